@@ -1,0 +1,28 @@
+#pragma once
+
+#include "tapecache/core/tensor.h"
+
+namespace tapecache {
+
+/// For a scope, every operation of this thread checks its outputs, and in backward the gradients it gives; the first
+/// that holds a NaN or Inf throws NumericalError naming it. Slow; for finding where a run goes wrong.
+class AnomalyMode {
+ public:
+  explicit AnomalyMode(bool on = true) : previous_(enabled_) { enabled_ = on; }
+  ~AnomalyMode() { enabled_ = previous_; }
+  AnomalyMode(const AnomalyMode&) = delete;
+  AnomalyMode& operator=(const AnomalyMode&) = delete;
+
+  static bool enabled() { return enabled_; }
+
+ private:
+  bool previous_;
+  static inline thread_local bool enabled_ = false;
+};
+
+namespace detail {
+/// Throws NumericalError "anomaly: <what> of '<op>' …" where the tensor holds a NaN or Inf.
+void check_anomaly(const char* op, const char* what, const Tensor& tensor);
+}  // namespace detail
+
+}  // namespace tapecache

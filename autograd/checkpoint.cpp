@@ -1,0 +1,56 @@
+#include "tapecache/autograd/checkpoint.h"
+
+#include "tapecache/core/random.h"
+
+namespace tapecache {
+
+namespace {
+
+void replay(Backward& context, const VariableFunction& f, const RandomState& random, std::size_t input_count) {
+  const RandomStateGuard guard;
+  random_state() = random;
+  Tape tape;
+  tape.set_run_hooks(false);
+  std::vector<Variable> inputs;
+  for (std::size_t i = 0; i < input_count; ++i) {
+    inputs.push_back(context.needs(i) ? tape.leaf(context.saved(i)) : Variable(context.saved(i)));
+  }
+  std::vector<Variable> outputs;
+  {
+    const Recording recording(tape);
+    outputs = f(inputs);
+  }
+  std::vector<Variable> seeded;
+  std::vector<Tensor> seeds;
+  for (std::size_t k = 0; k < outputs.size(); ++k) {
+    if (!context.output_gradient(k).defined() || !tape.holds(outputs[k])) continue;
+    seeded.push_back(outputs[k]);
+    seeds.push_back(context.output_gradient(k));
+  }
+  if (seeded.empty()) return;
+  tape.backward(seeded, seeds);
+  for (std::size_t i = 0; i < input_count; ++i) {
+    if (!context.needs(i)) continue;
+    if (const Tensor gradient = tape.gradient(inputs[i]); gradient.defined()) context.pass(i, gradient);
+  }
+}
+
+}  // namespace
+
+std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Variable> inputs) {
+  const RandomState random = random_state();
+  std::vector<Tensor> outputs;
+  std::vector<Variable> sources(inputs.begin(), inputs.end());
+  {
+    const NoRecording no_tape;
+    const ParametersRead parameters;
+    for (const Variable& output : f(inputs)) outputs.push_back(output.value());
+    for (const Parameter& parameter : parameters.distinct()) sources.emplace_back(parameter);
+  }
+  std::vector<Tensor> saved;
+  for (const Variable& input : inputs) saved.push_back(input.value());
+  return Tape::append("checkpoint", std::move(outputs), sources, std::move(saved),
+                      [f, random, count = inputs.size()](Backward& context) { replay(context, f, random, count); });
+}
+
+}  // namespace tapecache

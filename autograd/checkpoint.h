@@ -1,0 +1,19 @@
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "tapecache/autograd/tape.h"
+
+namespace tapecache {
+
+/// Any computation over variables.
+using VariableFunction = std::function<std::vector<Variable>(std::span<const Variable>)>;
+
+/// Activation checkpointing (Chen et al. 2016, "Training deep nets with sublinear memory cost"): runs `f` keeping
+/// only its inputs, and runs it again within backward, under the same random state, for the values its derivatives
+/// need. `f` must depend on nothing that changes in between.
+std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Variable> inputs);
+
+}  // namespace tapecache

@@ -1,0 +1,34 @@
+#include "tapecache/autograd/parameter.h"
+
+#include <fmt/format.h>
+
+namespace tapecache {
+
+Parameter::Parameter(std::string name, Tensor value) : state_(std::make_shared<State>()) {
+  if (!value.defined() || !is_floating(value.dtype())) {
+    throw DTypeError(fmt::format("parameter '{}': value is {}, expected a floating type", name, describe(value)));
+  }
+  state_->name = std::move(name);
+  state_->value = std::move(value);
+}
+
+void Parameter::assign(const Tensor& value) {
+  const Tensor& own = state().value;
+  if (!value.defined() || value.shape() != own.shape() || value.dtype() != own.dtype() ||
+      value.device() != own.device()) {
+    throw ShapeError(
+        fmt::format("parameter '{}': new value is {}, expected {}", name(), describe(value), describe(own)));
+  }
+  state().value.copy_from(value);
+}
+
+void Parameter::run_hooks() {
+  for (const Hook& hook : state().hooks) hook(*this);
+}
+
+Parameter::State& Parameter::state() const {
+  if (!state_) throw Error("parameter: used before it was given a value");
+  return *state_;
+}
+
+}  // namespace tapecache

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tapecache/core/tensor.h"
+
+namespace tapecache {
+
+/// A named leaf that owns a value and its gradient and outlives tapes. A handle: copies are the same parameter, so
+/// tied weights are one Parameter held twice.
+class Parameter {
+ public:
+  using Hook = std::function<void(Parameter&)>;
+
+  Parameter() = default;
+  Parameter(std::string name, Tensor value);
+
+  bool defined() const { return state_ != nullptr; }
+  const std::string& name() const { return state().name; }
+  void set_name(std::string name) { state().name = std::move(name); }
+
+  const Tensor& value() const { return state().value; }
+  /// The value for in-place change; shape and dtype stay.
+  Tensor& mutable_value() { return state().value; }
+  /// Replaces the value. Throws ShapeError where shape, dtype or device differ from the present one.
+  void assign(const Tensor& value);
+
+  /// Sum of the gradients since the last `clear_gradient`; undefined where there was none.
+  const Tensor& gradient() const { return state().gradient; }
+  Tensor& mutable_gradient() { return state().gradient; }
+  void clear_gradient() { state().gradient = Tensor(); }
+
+  /// False for a frozen parameter: no tape records for its sake and it receives no gradient.
+  bool requires_gradient() const { return state().requires_gradient; }
+  void set_requires_gradient(bool on) { state().requires_gradient = on; }
+
+  /// Calls `hook` in each backward pass, as soon as that pass has added its last contribution to the gradient.
+  void add_hook(Hook hook) { state().hooks.push_back(std::move(hook)); }
+  void clear_hooks() { state().hooks.clear(); }
+  void run_hooks();
+
+  /// Whether both are the same parameter.
+  bool operator==(const Parameter& other) const { return state_ == other.state_; }
+  /// Identity for use as a map key.
+  const void* id() const { return state_.get(); }
+
+ private:
+  struct State {
+    std::string name;
+    Tensor value, gradient;
+    bool requires_gradient = true;
+    std::vector<Hook> hooks;
+  };
+  State& state() const;
+
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace tapecache

@@ -1,0 +1,257 @@
+#include "tapecache/autograd/tape.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/anomaly.h"
+#include "tapecache/core/op_scope.h"
+
+namespace tapecache {
+
+namespace {
+
+thread_local Tape* active_tape = nullptr;
+thread_local std::vector<Parameter>* parameter_listener = nullptr;
+
+std::uint64_t next_tape_id() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
+/// Adds to a gradient that may still be shared with another slot or with the caller's seed.
+void add_to_slot(Tensor& slot, const Tensor& gradient) {
+  if (!slot.defined()) {
+    slot = gradient;
+    return;
+  }
+  if (!slot.owns_storage_alone()) slot = slot.clone();
+  slot.accumulate(gradient);
+}
+
+}  // namespace
+
+Tape::Tape() : id_(next_tape_id()) {}
+
+Tape::~Tape() {
+  if (active_tape == this) active_tape = nullptr;
+}
+
+Tape* Tape::active() { return active_tape; }
+
+void Tape::clear() {
+  nodes_.clear();
+  values_.clear();
+  first_use_.clear();
+  consumed_ = true;
+}
+
+std::int64_t Tape::add_value(const Tensor& tensor, bool is_leaf) {
+  values_.push_back({tensor.shape(), tensor.dtype(), tensor.device(), is_leaf, {}});
+  return static_cast<std::int64_t>(values_.size()) - 1;
+}
+
+Variable Tape::leaf(Tensor value) {
+  if (consumed_) throw TapeError("tape: a leaf added after backward; use a fresh tape");
+  if (!is_floating(value.dtype())) {
+    throw DTypeError(fmt::format("tape: a leaf is {}, expected a floating type", describe(value)));
+  }
+  Variable v(std::move(value));
+  v.tape_ = id_;
+  v.id_ = add_value(v.value_, true);
+  return v;
+}
+
+std::vector<Variable> Tape::append(const char* op, std::vector<Tensor> outputs, std::span<const Variable> inputs,
+                                   std::vector<Tensor> saved, std::function<void(Backward&)> derivative) {
+  if (AnomalyMode::enabled()) {
+    for (const Tensor& output : outputs) detail::check_anomaly(op, "output", output);
+  }
+  std::vector<Variable> results(outputs.begin(), outputs.end());
+  Tape* tape = active_tape;
+  if (!tape && parameter_listener) {
+    for (const Variable& v : inputs) {
+      if (v.parameter_.defined() && v.parameter_.requires_gradient()) parameter_listener->push_back(v.parameter_);
+    }
+  }
+  if (!tape || std::none_of(inputs.begin(), inputs.end(), [](const Variable& v) { return v.has_history(); })) {
+    return results;
+  }
+  if (tape->consumed_) throw TapeError(fmt::format("{}: recorded on a tape whose backward has run", op));
+
+  Node node;
+  node.op = op;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const Variable& v = inputs[i];
+    if (v.tape_ != 0 && v.tape_ != tape->id_) {
+      throw TapeError(fmt::format("{}: input {} belongs to another tape; detach it to use its value", op, i));
+    }
+    Node::Input input{.value = -1, .parameter = {}, .shape = v.shape()};
+    if (v.tape_ != 0) {
+      input.value = v.id_;
+    } else if (v.parameter_.defined() && v.parameter_.requires_gradient()) {
+      input.parameter = v.parameter_;
+      tape->first_use_.try_emplace(v.parameter_.id(), tape->nodes_.size());
+    }
+    node.inputs.push_back(std::move(input));
+  }
+  for (const Tensor& t : saved) node.saved_versions.push_back(t.defined() ? t.version() : 0);
+  node.saved = std::move(saved);
+  node.derivative = std::move(derivative);
+  node.outputs = static_cast<int>(outputs.size());
+  node.first_output = static_cast<std::int64_t>(tape->values_.size());
+  for (Variable& v : results) {
+    v.id_ = tape->add_value(v.value_, false);
+    v.tape_ = tape->id_;
+  }
+  tape->nodes_.push_back(std::move(node));
+  return results;
+}
+
+void Tape::backward(const Variable& scalar) {
+  if (scalar.numel() != 1) {
+    throw ShapeError(fmt::format("backward: the output has shape {}, expected a scalar; give a seed for any other",
+                                 to_string(scalar.shape())));
+  }
+  const Tensor one = Tensor::full(scalar.shape(), 1.0, scalar.dtype(), scalar.device());
+  backward(std::span(&scalar, 1), std::span(&one, 1));
+}
+
+void Tape::check_seeds(std::span<const Variable> outputs, std::span<const Tensor> seeds) const {
+  if (consumed_) throw TapeError("backward: this tape was consumed by an earlier backward; record a fresh one");
+  if (outputs.size() != seeds.size() || outputs.empty()) {
+    throw ValueError(fmt::format("backward: {} outputs and {} seeds, expected one seed for each of at least one output",
+                                 outputs.size(), seeds.size()));
+  }
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    const Variable& output = outputs[i];
+    const bool is_parameter = output.tape_ == 0 && output.has_history();
+    if (!holds(output) && !is_parameter) {
+      throw TapeError(fmt::format("backward: output {} has no history on this tape", i));
+    }
+    const Tensor& seed = seeds[i];
+    if (!seed.defined() || seed.shape() != output.shape() || seed.dtype() != output.dtype() ||
+        seed.device() != output.device()) {
+      throw ShapeError(fmt::format("backward: seed {} is {}, but output {} is {}", i, describe(seed), i,
+                                   describe(output.value())));
+    }
+  }
+}
+
+void Tape::seed(const Variable& output, const Tensor& gradient) {
+  if (holds(output)) {
+    add_to_slot(values_[static_cast<std::size_t>(output.id_)].gradient, gradient);
+    return;
+  }
+  Parameter parameter = output.parameter();
+  add_to_slot(parameter.mutable_gradient(), parameter.gradient().defined() ? gradient : gradient.clone());
+  if (run_hooks_ && !first_use_.contains(parameter.id())) parameter.run_hooks();
+}
+
+void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> seeds) {
+  check_seeds(outputs, seeds);
+  consumed_ = true;
+  const NoRecording no_tape;
+  for (std::size_t i = 0; i < outputs.size(); ++i) seed(outputs[i], seeds[i]);
+  for (std::size_t i = nodes_.size(); i-- > 0;) run(i);
+}
+
+void Tape::run(std::size_t index) {
+  Node& node = nodes_[index];
+  std::vector<Tensor> gradients;
+  bool any = false;
+  for (int k = 0; k < node.outputs; ++k) {
+    gradients.push_back(std::exchange(values_[static_cast<std::size_t>(node.first_output + k)].gradient, Tensor()));
+    any = any || gradients.back().defined();
+  }
+  if (any) {
+    for (std::size_t i = 0; i < node.saved.size(); ++i) {
+      if (node.saved[i].defined() && node.saved[i].version() != node.saved_versions[i]) {
+        throw TapeError(fmt::format("backward of '{}': saved tensor {} ({}) was changed after the forward", node.op, i,
+                                    describe(node.saved[i])));
+      }
+    }
+    const OpScope scope(node.op);
+    Backward context(*this, node, std::move(gradients));
+    node.derivative(context);
+    if (AnomalyMode::enabled()) {
+      for (std::size_t i = 0; i < node.inputs.size(); ++i) {
+        if (context.needs(i)) detail::check_anomaly(node.op, "gradient", context.slot(i));
+      }
+    }
+  }
+  for (Node::Input& input : node.inputs) {
+    if (!input.parameter.defined()) continue;
+    const auto first = first_use_.find(input.parameter.id());
+    if (first == first_use_.end() || first->second != index) continue;
+    first_use_.erase(first);
+    if (run_hooks_ && input.parameter.gradient().defined()) input.parameter.run_hooks();
+  }
+  node.inputs.clear();
+  node.saved.clear();
+  node.derivative = nullptr;
+}
+
+Tensor Tape::gradient(const Variable& leaf) const {
+  if (!holds(leaf) || !values_[static_cast<std::size_t>(leaf.id_)].is_leaf) {
+    throw TapeError("gradient: the variable is no leaf of this tape");
+  }
+  return values_[static_cast<std::size_t>(leaf.id_)].gradient;
+}
+
+Recording::Recording(Tape& tape) : Recording(&tape) {}
+Recording::Recording(Tape* tape) : previous_(active_tape) { active_tape = tape; }
+Recording::~Recording() { active_tape = previous_; }
+
+ParametersRead::ParametersRead() : previous_(parameter_listener) { parameter_listener = &seen_; }
+ParametersRead::~ParametersRead() { parameter_listener = previous_; }
+
+std::vector<Parameter> ParametersRead::distinct() const {
+  std::vector<Parameter> result;
+  for (const Parameter& parameter : seen_) {
+    if (std::find(result.begin(), result.end(), parameter) == result.end()) result.push_back(parameter);
+  }
+  return result;
+}
+
+bool Backward::needs(std::size_t input) const {
+  const Node::Input& from = node_.inputs[input];
+  return from.value >= 0 || from.parameter.defined();
+}
+
+Tensor& Backward::slot(std::size_t input) {
+  Node::Input& from = node_.inputs[input];
+  if (from.parameter.defined()) return from.parameter.mutable_gradient();
+  return tape_.values_[static_cast<std::size_t>(from.value)].gradient;
+}
+
+GradientTarget Backward::gradient(std::size_t input) {
+  Tensor& target = slot(input);
+  if (!target.defined()) {
+    const Node::Input& from = node_.inputs[input];
+    if (from.parameter.defined()) {
+      const Tensor& value = from.parameter.value();
+      target = Tensor::empty(value.shape(), value.dtype(), value.device());
+    } else {
+      const Tape::Value& value = tape_.values_[static_cast<std::size_t>(from.value)];
+      target = Tensor::empty(value.shape, value.dtype, value.device);
+    }
+    return {target, false};
+  }
+  if (!target.owns_storage_alone()) target = target.clone();
+  return {target, true};
+}
+
+void Backward::pass(std::size_t input, const Tensor& gradient) {
+  Tensor& target = slot(input);
+  // A parameter's gradient outlives the pass: it must not keep a larger storage alive that it only views.
+  const bool first_of_parameter = node_.inputs[input].parameter.defined() && !target.defined();
+  add_to_slot(target, first_of_parameter ? gradient.clone() : gradient);
+}
+
+bool will_record(std::initializer_list<Variable> inputs) {
+  return Tape::active() && std::any_of(inputs.begin(), inputs.end(), [](const Variable& v) { return v.has_history(); });
+}
+
+}  // namespace tapecache

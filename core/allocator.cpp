@@ -1,0 +1,125 @@
+#include "tapecache/core/allocator.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdlib>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/error.h"
+#include "tapecache/core/op_scope.h"
+
+namespace tapecache {
+
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+[[noreturn]] void throw_out_of_memory(std::size_t requested, const MemoryStats& stats) {
+  const char* op = OpScope::current() ? OpScope::current() : "allocate";
+  const std::string bound = stats.limit ? fmt::format("a limit of {} bytes", stats.limit) : "what the system gives";
+  throw OutOfMemory(
+      fmt::format("{}: out of memory: {} bytes requested with {} in use exceed {}", op, requested, stats.current, bound),
+      requested, stats.current, stats.limit);
+}
+
+}  // namespace
+
+Allocator::~Allocator() { release_cache_locked(); }
+
+std::size_t Allocator::block_size(std::size_t bytes) {
+  if (bytes <= 8 * kAlignment) return std::max(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  const std::size_t step = std::bit_floor(bytes) / 8;
+  return (bytes + step - 1) / step * step;
+}
+
+void* Allocator::allocate(std::size_t bytes) {
+  const std::size_t size = block_size(bytes);
+  std::lock_guard lock(mutex_);
+  if (size < bytes || (stats_.limit && (size > stats_.limit || stats_.current > stats_.limit - size))) {
+    throw_out_of_memory(bytes, stats_);
+  }
+  void* block = nullptr;
+  if (auto found = free_.find(size); found != free_.end() && !found->second.empty()) {
+    block = found->second.back();
+    found->second.pop_back();
+    stats_.cached -= size;
+  } else {
+    if (stats_.limit && stats_.current + stats_.cached > stats_.limit - size) release_cache_locked();
+    block = std::aligned_alloc(kAlignment, size);
+    if (!block) {
+      release_cache_locked();
+      block = std::aligned_alloc(kAlignment, size);
+    }
+    if (!block) throw_out_of_memory(bytes, stats_);
+    ++stats_.system_allocations;
+  }
+  stats_.current += size;
+  stats_.peak = std::max(stats_.peak, stats_.current);
+  if (poison_) std::memset(block, 0xFF, size);
+  return block;
+}
+
+void Allocator::deallocate(void* block, std::size_t bytes) noexcept {
+  const std::size_t size = block_size(bytes);
+  std::lock_guard lock(mutex_);
+  stats_.current -= size;
+  try {
+    free_[size].push_back(block);
+    stats_.cached += size;
+  } catch (...) {
+    std::free(block);
+  }
+}
+
+MemoryStats Allocator::stats() const {
+  std::lock_guard lock(mutex_);
+  return stats_;
+}
+
+void Allocator::reset_peak() {
+  std::lock_guard lock(mutex_);
+  stats_.peak = stats_.current;
+}
+
+void Allocator::set_limit(std::size_t bytes) {
+  std::lock_guard lock(mutex_);
+  stats_.limit = bytes;
+}
+
+void Allocator::set_poison(bool on) {
+  std::lock_guard lock(mutex_);
+  poison_ = on;
+}
+
+void Allocator::release_cache() {
+  std::lock_guard lock(mutex_);
+  release_cache_locked();
+}
+
+void Allocator::release_cache_locked() noexcept {
+  for (auto& [size, blocks] : free_) {
+    for (void* block : blocks) std::free(block);
+    blocks.clear();
+  }
+  stats_.cached = 0;
+}
+
+Allocator& allocator(Device device) {
+  if (!device.is_cpu()) {
+    throw DeviceError(fmt::format("allocator: {} is not available: this build has no CUDA backend", to_string(device)));
+  }
+  // Never destroyed: tensors in static storage may be freed after it would have been.
+  static Allocator* cpu = new Allocator;
+  return *cpu;
+}
+
+MemoryLimit::MemoryLimit(std::size_t bytes, Device device)
+    : device_(device), previous_(allocator(device).stats().limit) {
+  allocator(device).set_limit(bytes);
+}
+
+MemoryLimit::~MemoryLimit() { allocator(device_).set_limit(previous_); }
+
+}  // namespace tapecache

@@ -1,0 +1,56 @@
+#include "tapecache/core/dtype.h"
+
+#include <bit>
+#include <cmath>
+
+#include <fmt/format.h>
+
+namespace tapecache {
+
+BFloat16::BFloat16(float value) {
+  const auto word = std::bit_cast<std::uint32_t>(value);
+  if (std::isnan(value)) {
+    bits = static_cast<std::uint16_t>((word >> 16) | 0x40);
+    return;
+  }
+  const std::uint32_t round_to_even = 0x7fff + ((word >> 16) & 1);
+  bits = static_cast<std::uint16_t>((word + round_to_even) >> 16);
+}
+
+BFloat16::operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+
+std::size_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+    case DType::kInt32: return 4;
+    case DType::kFloat64:
+    case DType::kInt64: return 8;
+    case DType::kBFloat16: return 2;
+    case DType::kUInt8:
+    case DType::kBool: return 1;
+  }
+  return 0;
+}
+
+std::string_view name(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return "float32";
+    case DType::kFloat64: return "float64";
+    case DType::kBFloat16: return "bfloat16";
+    case DType::kInt32: return "int32";
+    case DType::kInt64: return "int64";
+    case DType::kUInt8: return "uint8";
+    case DType::kBool: return "bool";
+  }
+  return "unknown";
+}
+
+bool is_floating(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kFloat64 || dtype == DType::kBFloat16;
+}
+
+void detail::throw_not_computable(const char* op, DType dtype) {
+  throw DTypeError(fmt::format("{}: no kernel for {}; expected float32 or float64", op, name(dtype)));
+}
+
+}  // namespace tapecache

@@ -1,0 +1,28 @@
+#include "tapecache/core/random.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/core/error.h"
+
+namespace tapecache {
+
+RandomState& random_state() {
+  thread_local RandomState state;
+  return state;
+}
+
+void begin_random_step(std::uint64_t seed, std::uint32_t step) { random_state() = {{seed, step, 0}, 0, 0}; }
+
+RandomDraw next_random_draw(const char* op, std::int64_t leading) {
+  RandomState& state = random_state();
+  const std::int64_t samples = state.samples > 0 ? state.samples : leading;
+  if (samples > 0 && leading % samples != 0) {
+    throw ShapeError(fmt::format("{}: axis 0 has {} rows, expected a multiple of the {} samples in view", op, leading,
+                                 samples));
+  }
+  const RandomDraw draw{state.key, state.first_sample, samples};
+  ++state.key.call;
+  return draw;
+}
+
+}  // namespace tapecache

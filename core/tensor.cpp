@@ -1,0 +1,207 @@
+#include "tapecache/core/tensor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/parallel_for.h"
+
+namespace tapecache {
+
+namespace {
+
+constexpr std::int64_t kElementBlock = 1 << 15;
+
+void require_host(const char* op, Device device) {
+  if (!device.is_cpu()) {
+    throw DeviceError(fmt::format("{}: {} is not available: this build has no CUDA backend", op, to_string(device)));
+  }
+}
+
+void require_same(const char* op, const Tensor& source, const Tensor& destination) {
+  const bool same = source.defined() && destination.defined() && source.shape() == destination.shape() &&
+                    source.dtype() == destination.dtype() && source.device() == destination.device();
+  if (!same) {
+    throw ShapeError(fmt::format("{}: source is {}, destination {}", op, describe(source), describe(destination)));
+  }
+}
+
+template <class F>
+void dispatch_any(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat32: f.template operator()<float>(); break;
+    case DType::kFloat64: f.template operator()<double>(); break;
+    case DType::kBFloat16: f.template operator()<BFloat16>(); break;
+    case DType::kInt32: f.template operator()<std::int32_t>(); break;
+    case DType::kInt64: f.template operator()<std::int64_t>(); break;
+    case DType::kUInt8: f.template operator()<std::uint8_t>(); break;
+    case DType::kBool: f.template operator()<bool>(); break;
+  }
+}
+
+template <class To, class From>
+To convert(From value) {
+  if constexpr (std::is_same_v<From, BFloat16>) return convert<To>(static_cast<float>(value));
+  else if constexpr (std::is_same_v<To, BFloat16>) return BFloat16(static_cast<float>(value));
+  else if constexpr (std::is_same_v<To, bool>) return value != From{0};
+  else return static_cast<To>(value);
+}
+
+}  // namespace
+
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+  Tensor t;
+  t.shape_ = shape;
+  t.dtype_ = dtype;
+  t.storage_ = std::make_shared<Storage>(t.bytes(), device);
+  return t;
+}
+
+Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
+  Tensor t = empty(shape, dtype, device);
+  t.fill(0);
+  return t;
+}
+
+Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device) {
+  Tensor t = empty(shape, dtype, device);
+  t.fill(value);
+  return t;
+}
+
+Tensor Tensor::from_bytes(const void* values, std::size_t count, const Shape& shape, DType dtype) {
+  if (static_cast<std::size_t>(shape.numel()) != count) {
+    throw ShapeError(fmt::format("tensor: {} values for shape {}, which has {} elements", count, to_string(shape),
+                                 shape.numel()));
+  }
+  Tensor t = empty(shape, dtype);
+  if (count > 0) std::memcpy(t.mutable_raw(), values, t.bytes());
+  return t;
+}
+
+Storage& Tensor::storage() const {
+  if (!storage_) throw Error("tensor: used before it was given a value");
+  return *storage_;
+}
+
+std::byte* Tensor::mutable_raw() {
+  storage().bump_version();
+  return storage_->data() + offset_;
+}
+
+void* Tensor::typed_data(DType requested) const {
+  if (requested != dtype_ && defined()) {
+    throw DTypeError(fmt::format("tensor: elements asked for as {}, but they are {}", name(requested), name(dtype_)));
+  }
+  return storage().data() + offset_;
+}
+
+Tensor Tensor::reshape(const Shape& shape) const {
+  if (shape.numel() != numel()) {
+    throw ShapeError(fmt::format("reshape: {} has {} elements, {} has {}", to_string(shape_), numel(),
+                                 to_string(shape), shape.numel()));
+  }
+  Tensor view = *this;
+  view.shape_ = shape;
+  return view;
+}
+
+Tensor Tensor::slice(std::int64_t begin, std::int64_t end) const {
+  if (rank() == 0 || begin < 0 || end < begin || end > shape_[0]) {
+    throw ShapeError(fmt::format("slice: rows [{}, {}) of {}", begin, end, to_string(shape_)));
+  }
+  Tensor view = *this;
+  view.shape_ = shape_.with(0, end - begin);
+  view.offset_ += static_cast<std::size_t>(begin * shape_.product(1, rank())) * size_of(dtype_);
+  return view;
+}
+
+Tensor Tensor::clone() const {
+  Tensor copy = empty(shape_, dtype_, device());
+  copy.copy_from(*this);
+  return copy;
+}
+
+Tensor Tensor::to(Device device) const {
+  if (this->device() == device) return *this;
+  require_host("to", device);
+  return *this;
+}
+
+Tensor Tensor::to(DType dtype) const {
+  if (dtype == dtype_) return *this;
+  require_host("to", device());
+  Tensor result = empty(shape_, dtype);
+  dispatch_any(dtype_, [&]<class From>() {
+    dispatch_any(dtype, [&]<class To>() {
+      const From* from = data<From>();
+      To* to = result.mutable_data<To>();
+      parallel_for(numel(), kElementBlock, [=](std::int64_t begin, std::int64_t end) {
+        std::transform(from + begin, from + end, to + begin, [](From v) { return convert<To>(v); });
+      });
+    });
+  });
+  return result;
+}
+
+void Tensor::copy_from(const Tensor& source) {
+  require_same("copy_from", source, *this);
+  require_host("copy_from", device());
+  const std::byte* from = source.raw();
+  std::byte* to = mutable_raw();
+  parallel_for(static_cast<std::int64_t>(bytes()), kElementBlock * 4, [=](std::int64_t begin, std::int64_t end) {
+    std::memcpy(to + begin, from + begin, static_cast<std::size_t>(end - begin));
+  });
+}
+
+void Tensor::accumulate(const Tensor& source) {
+  require_same("accumulate", source, *this);
+  require_host("accumulate", device());
+  dispatch_floating("accumulate", dtype_, [&]<class T>() {
+    const T* from = source.data<T>();
+    T* to = mutable_data<T>();
+    parallel_for(numel(), kElementBlock, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) to[i] += from[i];
+    });
+  });
+}
+
+void Tensor::fill(double value) {
+  require_host("fill", device());
+  dispatch_any(dtype_, [&]<class T>() {
+    T* p = mutable_data<T>();
+    const T converted = convert<T>(value);
+    parallel_for(numel(), kElementBlock,
+                 [=](std::int64_t begin, std::int64_t end) { std::fill(p + begin, p + end, converted); });
+  });
+}
+
+double Tensor::item() const {
+  if (numel() != 1) throw ShapeError(fmt::format("item: {} has {} elements, expected 1", to_string(shape_), numel()));
+  double value = 0;
+  const Tensor host = to(Device::cpu());
+  dispatch_any(dtype_, [&]<class T>() { value = convert<double>(*host.data<T>()); });
+  return value;
+}
+
+std::int64_t first_non_finite(const Tensor& tensor) {
+  std::int64_t found = -1;
+  const Tensor host = tensor.to(Device::cpu());
+  if (!is_floating(tensor.dtype())) return found;
+  dispatch_any(tensor.dtype(), [&]<class T>() {
+    const T* begin = host.data<T>();
+    const T* end = begin + host.numel();
+    const T* at = std::find_if(begin, end, [](T v) { return !std::isfinite(convert<double>(v)); });
+    if (at != end) found = at - begin;
+  });
+  return found;
+}
+
+std::string describe(const Tensor& tensor) {
+  if (!tensor.defined()) return "an undefined tensor";
+  return fmt::format("{} {} on {}", name(tensor.dtype()), to_string(tensor.shape()), to_string(tensor.device()));
+}
+
+}  // namespace tapecache

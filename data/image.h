@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace tapecache::data {
+
+/// A picture of 8-bit samples `[height, width, channels]`, row-major, rows from top to bottom.
+struct Image {
+  int width = 0;
+  int height = 0;
+  int channels = 0;
+  std::vector<std::uint8_t> pixels;
+};
+
+/// How the colour samples of an RGBA picture relate to its alpha.
+enum class Alpha { straight, premultiplied };
+
+/// Throws ValueError unless the sizes are positive, channels are 1 to 4 and `pixels` holds exactly that many bytes;
+/// `operation` opens the message.
+void check_image(const Image& image, const char* operation);
+
+/// Resizes by area averaging to `[height, width, channels]`: each result sample is the mean of the source rectangle
+/// it covers, so the mean of the picture is kept to within rounding. Throws ValueError for an empty size.
+Image resize_area(const Image& image, int width, int height);
+
+/// Lays an RGBA picture over white and returns RGB of the same size. Throws ValueError unless channels are 4.
+Image composite_over_white(const Image& rgba, Alpha alpha);
+
+/// Centres a picture in a square with sides of `max(width, height)`, the border filled with `fill`.
+Image pad_to_square(const Image& image, std::uint8_t fill);
+
+}  // namespace tapecache::data

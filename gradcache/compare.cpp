@@ -1,0 +1,109 @@
+#include "tapecache/gradcache/compare.h"
+
+#include <cmath>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/random.h"
+
+namespace tapecache::gradcache {
+
+namespace {
+
+/// Takes the gradients away for a scope, and gives them back.
+class GradientsAside {
+ public:
+  explicit GradientsAside(std::span<const Parameter> parameters) : parameters_(parameters.begin(), parameters.end()) {
+    for (Parameter& p : parameters_) {
+      kept_.push_back(p.gradient());
+      p.clear_gradient();
+    }
+  }
+  ~GradientsAside() {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].mutable_gradient() = kept_[i];
+  }
+  GradientsAside(const GradientsAside&) = delete;
+  GradientsAside& operator=(const GradientsAside&) = delete;
+
+  std::vector<Tensor> take() {
+    std::vector<Tensor> taken;
+    for (Parameter& p : parameters_) {
+      taken.push_back(p.gradient());
+      p.clear_gradient();
+    }
+    return taken;
+  }
+
+ private:
+  std::vector<Parameter> parameters_;
+  std::vector<Tensor> kept_;
+};
+
+/// max that keeps a NaN.
+double max_or_nan(double a, double b) { return std::isnan(a) || std::isnan(b) ? std::numeric_limits<double>::quiet_NaN() : std::max(a, b); }
+
+double ratio(double difference, double reference) {
+  if (difference == 0 && reference == 0) return 0;
+  return reference == 0 ? std::numeric_limits<double>::infinity() : difference / reference;
+}
+
+struct Norms {
+  double difference = 0, reference = 0;
+};
+
+std::vector<double> values(const Tensor& gradient, const Parameter& parameter) {
+  if (!gradient.defined()) return std::vector<double>(static_cast<std::size_t>(parameter.value().numel()), 0.0);
+  return gradient.to(DType::kFloat64).to_vector<double>();
+}
+
+ParameterDifference difference_of(const Parameter& parameter, const Tensor& reference, const Tensor& other,
+                                  Norms& norms) {
+  const std::vector<double> a = values(reference, parameter), b = values(other, parameter);
+  ParameterDifference result{parameter.name(), 0, 0};
+  double largest = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double difference = std::abs(a[i] - b[i]);
+    result.max_absolute = max_or_nan(result.max_absolute, difference);
+    largest = max_or_nan(largest, std::abs(a[i]));
+    norms.difference += difference * difference;
+    norms.reference += a[i] * a[i];
+  }
+  result.max_relative = ratio(result.max_absolute, largest);
+  return result;
+}
+
+}  // namespace
+
+double Comparison::max_relative() const {
+  double largest = 0;
+  for (const ParameterDifference& p : parameters) largest = max_or_nan(largest, p.max_relative);
+  return largest;
+}
+
+Comparison compare_steps(const std::function<StepResult()>& reference, const std::function<StepResult()>& other,
+                         std::span<const Parameter> parameters) {
+  const RandomStateGuard random_guard;
+  const RandomState random = random_state();
+  GradientsAside aside(parameters);
+  Comparison result;
+  result.loss_reference = reference().loss;
+  const std::vector<Tensor> reference_gradients = aside.take();
+  random_state() = random;
+  result.loss_other = other().loss;
+  const std::vector<Tensor> other_gradients = aside.take();
+  Norms norms;
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    result.parameters.push_back(difference_of(parameters[i], reference_gradients[i], other_gradients[i], norms));
+  }
+  result.relative_norm = ratio(std::sqrt(norms.difference), std::sqrt(norms.reference));
+  return result;
+}
+
+Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
+                   std::span<const Parameter> parameters) {
+  return compare_steps([&] { return direct_step(towers, loss); }, [&] { return cached_step(towers, loss, options); },
+                       parameters);
+}
+
+}  // namespace tapecache::gradcache

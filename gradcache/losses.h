@@ -1,0 +1,30 @@
+#pragma once
+
+#include "tapecache/autograd/variable.h"
+
+namespace tapecache::gradcache {
+
+/// InfoNCE in one direction (van den Oord et al. 2018; with hard negatives as in Karpukhin et al. 2020): queries
+/// [M, width], targets [M·(1+h), width], where row i·(1+h) is the positive of query i and the h rows after it are its
+/// hard negatives. Every query is scored against all targets: mean of -log softmax(scale · q tᵀ). Representations are
+/// used as given; normalise them for cosine similarity. Throws ShapeError where the rows are no such multiple.
+Variable info_nce(const Variable& queries, const Variable& targets, const Variable& scale);
+Variable info_nce(const Variable& queries, const Variable& targets, double scale = 20.0);
+
+/// The largest factor that CLIP's logits are scaled by.
+inline constexpr double kMaxLogitScale = 100.0;
+
+/// CLIP's symmetric loss (Radford et al. 2021): images and texts [N, width], log_scale a scalar, the logarithm of the
+/// inverse temperature, clamped so that the scale stays at most 100. Mean of both directions' cross-entropies.
+/// Throws ShapeError where the numbers of rows differ.
+Variable clip_loss(const Variable& images, const Variable& texts, const Variable& log_scale);
+
+/// SigLIP's loss (Zhai et al. 2023): every pair is a binary problem; -1/N Σ_ij log σ(z_ij (scale x_i·y_j + bias)),
+/// z = 1 on the diagonal and -1 off it. log_scale and bias are scalars. Throws as clip_loss.
+Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& log_scale, const Variable& bias);
+
+/// Brings a log_scale parameter back to at most log(100), as CLIP's training does after every optimiser step: beyond
+/// the clamp the loss gives it no gradient.
+void clamp_log_scale(Parameter& log_scale);
+
+}  // namespace tapecache::gradcache

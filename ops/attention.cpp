@@ -1,0 +1,49 @@
+#include "tapecache/ops/attention.h"
+
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/checks.h"
+
+namespace tapecache::ops {
+
+using kernels::KernelTable;
+
+Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptions& options) {
+  constexpr const char* kOp = "attention";
+  const OpScope scope(kOp);
+  detail::require_floating(kOp, "qkv", qkv, 3);
+  if (heads < 1) throw ValueError(fmt::format("{}: {} heads, expected at least 1", kOp, heads));
+  if (qkv.rank() != 3 || qkv.size(2) == 0 || qkv.size(2) % (3 * heads) != 0) {
+    throw ShapeError(fmt::format("{}: qkv has shape {}, expected [batch, tokens, 3·width] with width a multiple of {} "
+                                 "heads", kOp, to_string(qkv.shape()), heads));
+  }
+  const std::int64_t batch = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3;
+  if (options.valid.defined()) {
+    detail::require_mask(kOp, "valid", options.valid, {batch, tokens}, qkv.device());
+  }
+  const std::int64_t head_width = width / heads;
+  const kernels::Attention layout{batch,      tokens, heads, head_width, 1.0 / std::sqrt(static_cast<double>(head_width)),
+                                  options.causal};
+  Tensor y = Tensor::empty({batch, tokens, width}, qkv.dtype(), qkv.device());
+  Tensor logsumexp = Tensor::empty({batch, heads, tokens}, qkv.dtype(), qkv.device());
+  const auto valid_of = [](const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; };
+  dispatch_floating(kOp, qkv.dtype(), [&]<class T>() {
+    kernels::find(&KernelTable<T>::attention, kOp, qkv.device())(
+        layout, qkv.value().data<T>(), valid_of(options.valid), y.mutable_data<T>(), logsumexp.mutable_data<T>());
+  });
+  return record(kOp, y, {qkv}, {qkv.value(), options.valid, y, logsumexp}, [=](Backward& ctx) {
+    // P = exp(S - logsumexp); dV = Pᵀ dY; dS = P (dY Vᵀ - Σ dY Y); dQ = scale dS K; dK = scale dSᵀ Q
+    const Tensor& dy = ctx.output_gradient();
+    GradientTarget dqkv = ctx.gradient(0);
+    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+      kernels::find(&KernelTable<T>::attention_backward, kOp, dy.device())(
+          layout, ctx.saved(0).data<T>(), valid_of(ctx.saved(1)), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(),
+          dy.data<T>(), dqkv.tensor.mutable_data<T>(), detail::mode_of(dqkv));
+    });
+  });
+}
+
+}  // namespace tapecache::ops

@@ -1,0 +1,64 @@
+#include "tapecache/ops/checks.h"
+
+#include <fmt/format.h>
+
+namespace tapecache::ops::detail {
+
+void require_floating(const char* op, const char* argument, const Variable& x, int rank) {
+  if (!x.defined()) throw ValueError(fmt::format("{}: {} is undefined", op, argument));
+  if (x.dtype() != DType::kFloat32 && x.dtype() != DType::kFloat64) {
+    throw DTypeError(fmt::format("{}: {} is {}, expected float32 or float64", op, argument, name(x.dtype())));
+  }
+  if (x.rank() < rank) {
+    throw ShapeError(fmt::format("{}: {} has shape {}, expected at least {} axes", op, argument, to_string(x.shape()),
+                                 rank));
+  }
+}
+
+void require_alike(const char* op, const Variable& a, const char* argument_b, const Variable& b) {
+  require_floating(op, argument_b, b);
+  if (a.dtype() != b.dtype()) {
+    throw DTypeError(
+        fmt::format("{}: {} is {}, expected {}", op, argument_b, name(b.dtype()), name(a.dtype())));
+  }
+  if (a.device() != b.device()) {
+    throw DeviceError(fmt::format("{}: {} is on {}, expected {}", op, argument_b, to_string(b.device()),
+                                  to_string(a.device())));
+  }
+}
+
+void require_shape(const char* op, const char* argument, const Shape& found, const Shape& expected) {
+  if (found != expected) {
+    throw ShapeError(
+        fmt::format("{}: {} has shape {}, expected {}", op, argument, to_string(found), to_string(expected)));
+  }
+}
+
+void require_mask(const char* op, const char* argument, const Tensor& mask, const Shape& expected, Device device) {
+  if (mask.dtype() != DType::kBool) {
+    throw DTypeError(fmt::format("{}: {} is {}, expected bool", op, argument, name(mask.dtype())));
+  }
+  require_shape(op, argument, mask.shape(), expected);
+  if (mask.device() != device) {
+    throw DeviceError(fmt::format("{}: {} is on {}, expected {}", op, argument, to_string(mask.device()),
+                                  to_string(device)));
+  }
+}
+
+Tensor checked_indices(const char* op, const char* argument, const Tensor& indices, std::int64_t limit) {
+  if (!indices.defined()) throw ValueError(fmt::format("{}: {} are undefined", op, argument));
+  if (indices.dtype() != DType::kInt32 && indices.dtype() != DType::kInt64) {
+    throw DTypeError(fmt::format("{}: {} are {}, expected int32 or int64", op, argument, name(indices.dtype())));
+  }
+  const Tensor wide = indices.to(DType::kInt64);
+  const Tensor host = wide.to(Device::cpu());
+  const std::int64_t* p = host.data<std::int64_t>();
+  for (std::int64_t i = 0; i < host.numel(); ++i) {
+    if (p[i] < 0 || p[i] >= limit) {
+      throw ValueError(fmt::format("{}: {}[{}] is {}, expected 0 to {}", op, argument, i, p[i], limit - 1));
+    }
+  }
+  return wide;
+}
+
+}  // namespace tapecache::ops::detail

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+
+#include "tapecache/autograd/tape.h"
+#include "tapecache/ops/kernels.h"
+
+/// What the op files share: argument checks and the step from a gradient target to a kernel's mode.
+namespace tapecache::ops::detail {
+
+/// Throws unless x is defined, of type f32 or f64 and of at least `rank` axes.
+void require_floating(const char* op, const char* argument, const Variable& x, int rank = 0);
+
+/// Throws unless both are defined and of one floating dtype and device.
+void require_alike(const char* op, const Variable& a, const char* argument_b, const Variable& b);
+
+/// Throws ShapeError unless the argument has exactly this shape.
+void require_shape(const char* op, const char* argument, const Shape& found, const Shape& expected);
+
+/// Throws unless the tensor is bool, on `device`, and of the given shape.
+void require_mask(const char* op, const char* argument, const Tensor& mask, const Shape& expected, Device device);
+
+/// Indices as i64. Throws DTypeError unless they are i32 or i64, ValueError naming the first outside [0, limit).
+Tensor checked_indices(const char* op, const char* argument, const Tensor& indices, std::int64_t limit);
+
+inline kernels::Mode mode_of(const GradientTarget& target) {
+  return target.accumulate ? kernels::Mode::kAccumulate : kernels::Mode::kWrite;
+}
+
+/// All rows of the last axis: numel / size(-1), 0 where the axis is empty.
+inline std::int64_t rows_of(const Shape& shape) { return shape.product(0, shape.rank() - 1); }
+
+}  // namespace tapecache::ops::detail

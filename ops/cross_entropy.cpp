@@ -1,0 +1,53 @@
+#include "tapecache/ops/cross_entropy.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/checks.h"
+
+namespace tapecache::ops {
+
+using kernels::KernelTable;
+
+Variable cross_entropy(const Variable& logits, const Tensor& targets, Reduction reduction) {
+  constexpr const char* kOp = "cross_entropy";
+  const OpScope scope(kOp);
+  detail::require_floating(kOp, "logits", logits, 2);
+  if (logits.rank() != 2 || logits.size(1) == 0) {
+    throw ShapeError(fmt::format("{}: logits have shape {}, expected [rows, classes]", kOp, to_string(logits.shape())));
+  }
+  const std::int64_t rows = logits.size(0), classes = logits.size(1);
+  if (reduction == Reduction::kMean && rows == 0) {
+    throw ShapeError(fmt::format("{}: the mean over no rows; logits have shape {}", kOp, to_string(logits.shape())));
+  }
+  const Tensor index = detail::checked_indices(kOp, "targets", targets, classes);
+  detail::require_shape(kOp, "targets", targets.shape(), {rows});
+
+  Tensor losses = Tensor::empty({rows}, logits.dtype(), logits.device());
+  Tensor logsumexp = Tensor::empty({rows}, logits.dtype(), logits.device());
+  Tensor result = losses;
+  dispatch_floating(kOp, logits.dtype(), [&]<class T>() {
+    kernels::find(&KernelTable<T>::cross_entropy, kOp, logits.device())(
+        rows, classes, logits.value().data<T>(), index.data<std::int64_t>(), losses.mutable_data<T>(),
+        logsumexp.mutable_data<T>());
+    if (reduction == Reduction::kNone) return;
+    result = Tensor::empty({}, logits.dtype(), logits.device());
+    kernels::find(&KernelTable<T>::reduce, kOp, logits.device())(
+        reduction == Reduction::kMean ? kernels::ReduceOp::kMean : kernels::ReduceOp::kSum, 1, rows, 1,
+        losses.data<T>(), result.mutable_data<T>(), kernels::Mode::kWrite);
+  });
+  return record(kOp, std::move(result), {logits}, {logits.value(), index, logsumexp}, [=](Backward& ctx) {
+    // dlogits = (softmax(logits) - onehot(target)) dloss
+    const Tensor& dloss = ctx.output_gradient();
+    GradientTarget dx = ctx.gradient(0);
+    const double weight = reduction == Reduction::kMean ? 1.0 / static_cast<double>(rows) : 1.0;
+    dispatch_floating(kOp, dloss.dtype(), [&]<class T>() {
+      kernels::find(&KernelTable<T>::cross_entropy_backward, kOp, dloss.device())(
+          rows, classes, ctx.saved(0).data<T>(), ctx.saved(1).data<std::int64_t>(), ctx.saved(2).data<T>(),
+          dloss.data<T>(), reduction == Reduction::kNone ? 1 : 0, weight, dx.tensor.mutable_data<T>(),
+          detail::mode_of(dx));
+    });
+  });
+}
+
+}  // namespace tapecache::ops

@@ -1,0 +1,41 @@
+#include "tapecache/ops/dropout.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/core/random.h"
+#include "tapecache/ops/checks.h"
+
+namespace tapecache::ops {
+
+using kernels::KernelTable;
+
+Variable dropout(const Variable& x, double probability) {
+  constexpr const char* kOp = "dropout";
+  const OpScope scope(kOp);
+  detail::require_floating(kOp, "x", x, 1);
+  if (!(probability >= 0 && probability < 1)) {
+    throw ValueError(fmt::format("{}: probability is {}, expected 0 <= p < 1", kOp, probability));
+  }
+  const RandomDraw draw = next_random_draw(kOp, x.size(0));
+  if (probability == 0) return x;
+  const std::int64_t per_sample = draw.samples > 0 ? x.numel() / draw.samples : 0;
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
+    kernels::find(&KernelTable<T>::dropout, kOp, x.device())(draw.key, draw.first_sample, draw.samples, per_sample,
+                                                             probability, x.value().data<T>(), y.mutable_data<T>(),
+                                                             kernels::Mode::kWrite);
+  });
+  return record(kOp, std::move(y), {x}, {}, [=](Backward& ctx) {
+    // dx = dy keep / (1 - p), with keep drawn again from its key
+    const Tensor& dy = ctx.output_gradient();
+    GradientTarget dx = ctx.gradient(0);
+    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+      kernels::find(&KernelTable<T>::dropout, kOp, dy.device())(draw.key, draw.first_sample, draw.samples, per_sample,
+                                                                probability, dy.data<T>(), dx.tensor.mutable_data<T>(),
+                                                                detail::mode_of(dx));
+    });
+  });
+}
+
+}  // namespace tapecache::ops

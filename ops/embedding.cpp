@@ -1,0 +1,59 @@
+#include "tapecache/ops/embedding.h"
+
+#include <array>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/checks.h"
+
+namespace tapecache::ops {
+
+namespace {
+
+using kernels::KernelTable;
+
+Variable take_rows(const char* op, const char* argument, const Variable& table, const Tensor& ids,
+                   const Shape& result) {
+  const std::int64_t rows = table.size(0), width = table.shape().product(1, table.rank());
+  const Tensor index = detail::checked_indices(op, argument, ids, rows);
+  const std::int64_t count = index.numel();
+  Tensor y = Tensor::empty(result, table.dtype(), table.device());
+  dispatch_floating(op, table.dtype(), [&]<class T>() {
+    kernels::find(&KernelTable<T>::gather_rows, op, table.device())(
+        count, width, table.value().data<T>(), index.data<std::int64_t>(), y.mutable_data<T>());
+  });
+  return record(op, std::move(y), {table}, {index}, [=](Backward& ctx) {
+    // dtable[r] = Σ_{i: id = r} dy[i]
+    const Tensor& dy = ctx.output_gradient();
+    GradientTarget dtable = ctx.gradient(0);
+    dispatch_floating(op, dy.dtype(), [&]<class T>() {
+      kernels::find(&KernelTable<T>::gather_rows_backward, op, dy.device())(
+          count, width, rows, ctx.saved(0).data<std::int64_t>(), dy.data<T>(), dtable.tensor.mutable_data<T>(),
+          detail::mode_of(dtable));
+    });
+  });
+}
+
+}  // namespace
+
+Variable embedding(const Variable& table, const Tensor& ids) {
+  const OpScope scope("embedding");
+  detail::require_floating("embedding", "table", table, 2);
+  if (table.rank() != 2) {
+    throw ShapeError(fmt::format("embedding: table has shape {}, expected [entries, width]", to_string(table.shape())));
+  }
+  if (!ids.defined()) throw ValueError("embedding: ids are undefined");
+  return take_rows("embedding", "ids", table, ids, ids.shape().inserted(ids.rank(), table.size(1)));
+}
+
+Variable gather_rows(const Variable& x, const Tensor& index) {
+  const OpScope scope("gather_rows");
+  detail::require_floating("gather_rows", "x", x, 1);
+  if (!index.defined() || index.rank() != 1) {
+    throw ShapeError(fmt::format("gather_rows: index is {}, expected shape [count]", describe(index)));
+  }
+  return take_rows("gather_rows", "index", x, index, x.shape().with(0, index.numel()));
+}
+
+}  // namespace tapecache::ops

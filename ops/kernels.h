@@ -1,0 +1,197 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <type_traits>
+
+#include "tapecache/core/device.h"
+#include "tapecache/core/philox.h"
+#include "tapecache/core/shape.h"
+
+/// The contract between ops and backends: kernels are plain functions over pointers and sizes, one table of function
+/// pointers per backend and element type. All arrays are contiguous and row-major.
+namespace tapecache::kernels {
+
+/// Whether a gradient kernel overwrites its destination or adds to it.
+enum class Mode { kWrite, kAccumulate };
+
+enum class BinaryOp { kAdd, kSubtract, kMultiply, kDivide };
+
+/// Element-wise functions of one argument; `a` and `b` are their numbers.
+enum class UnaryOp {
+  kScale,      // a x
+  kExp,
+  kLog,
+  kSqrt,
+  kRsqrt,      // 1 / sqrt(x)
+  kPow,        // x^a
+  kTanh,
+  kSigmoid,
+  kRelu,
+  kGelu,       // x Φ(x), with erf
+  kGeluTanh,   // 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))
+  kQuickGelu,  // x σ(1.702 x)
+  kSilu,       // x σ(x)
+  kSoftplus,   // log(1 + eˣ)
+  kClamp,      // min(max(x, a), b)
+};
+
+/// Whether the derivative of a unary function is taken from its output (else from its input).
+constexpr bool derivative_uses_output(UnaryOp op) {
+  return op == UnaryOp::kExp || op == UnaryOp::kSqrt || op == UnaryOp::kRsqrt || op == UnaryOp::kTanh ||
+         op == UnaryOp::kSigmoid;
+}
+
+enum class ReduceOp { kSum, kMean, kMax, kLogSumExp };
+
+/// Strides by which two operands are read while the output shape is walked; 0 where an operand is repeated.
+struct Broadcast {
+  int rank = 0;
+  std::array<std::int64_t, Shape::kMaxRank> sizes{}, a{}, b{};
+};
+
+/// C = op(A) op(B) for `batch` matrices. op(A) is [m, k], op(B) [k, n], C [m, n]; with transpose_a, A is stored
+/// [k, m]; with transpose_b, B is stored [n, k]. A batch stride of 0 repeats the matrix.
+struct Gemm {
+  std::int64_t batch = 1, m = 0, n = 0, k = 0;
+  bool transpose_a = false, transpose_b = false;
+  std::int64_t stride_a = 0, stride_b = 0, stride_c = 0;
+};
+
+/// Attention on packed [batch, tokens, 3, heads, width] queries, keys and values.
+struct Attention {
+  std::int64_t batch = 0, tokens = 0, heads = 0, width = 0;
+  double scale = 1;
+  bool causal = false;
+};
+
+/// One step of AdamW (Loshchilov & Hutter 2019). The corrections are 1 - βᵗ.
+struct AdamW {
+  double learning_rate, beta1, beta2, epsilon, weight_decay, correction1, correction2, gradient_scale;
+};
+
+struct Sgd {
+  double learning_rate, momentum, weight_decay, gradient_scale;
+};
+
+template <class T>
+struct KernelTable {
+  // Element-wise. `saved` is the output or the input, by derivative_uses_output.
+  void (*unary)(UnaryOp, double a, double b, std::int64_t n, const T* x, T* y);
+  void (*unary_backward)(UnaryOp, double a, double b, std::int64_t n, const T* saved, const T* dy, T* dx, Mode);
+  void (*binary)(BinaryOp, const Broadcast&, const T* a, const T* b, T* y);
+  // Gradient of operand 0 or 1 in that operand's own shape: sums over the axes along which it was repeated.
+  void (*binary_backward)(BinaryOp, int operand, const Broadcast&, const T* a, const T* b, const T* dy, T* dx, Mode);
+
+  // Products. bias [n] is added to each row where it is not null.
+  void (*gemm)(const Gemm&, const T* a, const T* b, const T* bias, T* c, Mode);
+
+  // Reductions of x [outer, axis, inner] to y [outer, inner]. Of several maxima the first receives the gradient.
+  void (*reduce)(ReduceOp, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode);
+  void (*reduce_backward)(ReduceOp, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, const T* y,
+                          const T* dy, T* dx, Mode);
+
+  // Rows of x [rows, cols]. Where mask is not null, `layout.b` strides it over x's shape (`layout.sizes`); false
+  // entries get probability 0, and a row without a true entry is all 0.
+  void (*softmax)(std::int64_t rows, std::int64_t cols, const T* x, const bool* mask, const Broadcast& layout, T* y);
+  void (*softmax_backward)(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode);
+  void (*log_softmax)(std::int64_t rows, std::int64_t cols, const T* x, T* y);
+  void (*log_softmax_backward)(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode);
+
+  // loss[r] = logsumexp(x[r]) - x[r, target[r]]. In backward row r has the cotangent scale * dloss[r * dloss_stride].
+  void (*cross_entropy)(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets, T* loss,
+                        T* logsumexp);
+  void (*cross_entropy_backward)(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets,
+                                 const T* logsumexp, const T* dloss, std::int64_t dloss_stride, double scale, T* dx,
+                                 Mode);
+
+  // Rows of [rows, cols]. In backward any of dx, dgamma, dbeta may be null; gamma and beta share a mode each.
+  void (*layer_norm)(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* gamma, const T* beta,
+                     T* y, T* mean, T* rstd);
+  void (*layer_norm_backward)(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
+                              const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
+                              Mode dbeta_mode);
+  // y = x / max(‖x‖, ε); inverse[r] is the factor used, negative where ε was.
+  void (*l2_normalize)(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, T* y, T* inverse);
+  void (*l2_normalize_backward)(std::int64_t rows, std::int64_t cols, const T* y, const T* inverse, const T* dy, T* dx,
+                                Mode);
+
+  // y[i] = table[index[i]]; backward sums in the order of i, so it is deterministic.
+  void (*gather_rows)(std::int64_t count, std::int64_t width, const T* table, const std::int64_t* index, T* y);
+  void (*gather_rows_backward)(std::int64_t count, std::int64_t width, std::int64_t table_rows,
+                               const std::int64_t* index, const T* dy, T* dtable, Mode);
+
+  // y = x · keep / (1 - p) with keep drawn by (key, first_sample + sample, element); its own derivative.
+  void (*dropout)(const RandomKey&, std::int64_t first_sample, std::int64_t samples, std::int64_t per_sample,
+                  double probability, const T* x, T* y, Mode);
+
+  // Copies `count` blocks of `length` elements between strided places.
+  void (*copy_blocks)(std::int64_t count, std::int64_t length, const T* x, std::int64_t x_stride, T* y,
+                      std::int64_t y_stride, Mode);
+  // x [outer, a, middle, b, inner] to y [outer, b, middle, a, inner].
+  void (*transpose)(std::int64_t outer, std::int64_t a, std::int64_t middle, std::int64_t b, std::int64_t inner,
+                    const T* x, T* y, Mode);
+
+  // qkv [batch, tokens, 3, heads, width], valid [batch, tokens] or null, y [batch, tokens, heads, width],
+  // logsumexp [batch, heads, tokens]. A query that may attend to nothing gets 0.
+  void (*attention)(const Attention&, const T* qkv, const bool* valid, T* y, T* logsumexp);
+  void (*attention_backward)(const Attention&, const T* qkv, const bool* valid, const T* y, const T* logsumexp,
+                             const T* dy, T* dqkv, Mode);
+
+  // x [batch, channels, height, width] to rows [batch, height/patch, width/patch, channels, patch, patch]; backward
+  // is the inverse permutation.
+  void (*patches)(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width,
+                  std::int64_t patch, const T* x, T* rows);
+  void (*patches_backward)(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width,
+                           std::int64_t patch, const T* drows, T* dx, Mode);
+
+  // x [batch, tokens, width] to y [batch, width] over the valid tokens (all where `valid` is null). A sample without
+  // a valid token gets 0. argmax [batch, width] is the token of each maximum, -1 for none.
+  void (*mean_pool)(std::int64_t batch, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y);
+  void (*mean_pool_backward)(std::int64_t batch, std::int64_t tokens, std::int64_t width, const bool* valid,
+                             const T* dy, T* dx, Mode);
+  void (*max_pool)(std::int64_t batch, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y,
+                   std::int64_t* argmax);
+  void (*max_pool_backward)(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* argmax,
+                            const T* dy, T* dx, Mode);
+  // y[i] = x[i, index[i]]; backward writes 0 to the other tokens.
+  void (*select_token)(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index,
+                       const T* x, T* y);
+  void (*select_token_backward)(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index,
+                                const T* dy, T* dx, Mode);
+
+  // Optimiser steps, in place. The gradient is multiplied by gradient_scale first.
+  void (*adamw)(const AdamW&, std::int64_t n, const T* gradient, T* value, T* m, T* v);
+  void (*sgd)(const Sgd&, std::int64_t n, const T* gradient, T* value, T* velocity);
+  double (*squared_norm)(std::int64_t n, const T* x);
+};
+
+/// The CPU backend's table.
+template <class T>
+const KernelTable<T>& cpu_table();
+template <>
+const KernelTable<float>& cpu_table<float>();
+template <>
+const KernelTable<double>& cpu_table<double>();
+
+/// The CUDA backend's table: of `ops/cuda`, or of `ops/no_cuda`, which throws DeviceError. Decided at link time.
+template <class T>
+const KernelTable<T>& cuda_table();
+template <>
+const KernelTable<float>& cuda_table<float>();
+template <>
+const KernelTable<double>& cuda_table<double>();
+
+namespace detail {
+[[noreturn]] void throw_missing(const char* op, Device device, bool is_double);
+}
+
+/// A kernel of a device's table. Throws DTypeError "softmax: no cuda kernel for float64" where it has none.
+template <class T, class Function>
+Function find(Function KernelTable<T>::*entry, const char* op, Device device) {
+  const Function function = (device.is_cpu() ? cpu_table<T>() : cuda_table<T>()).*entry;
+  if (!function) detail::throw_missing(op, device, std::is_same_v<T, double>);
+  return function;
+}
+
+}  // namespace tapecache::kernels

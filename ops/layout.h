@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "tapecache/autograd/variable.h"
+
+namespace tapecache::ops {
+
+/// The same elements under another shape; shares storage. Throws ShapeError where the number of elements differs.
+Variable reshape(const Variable& x, const Shape& shape);
+
+/// Joins along an axis; the other axes must be equal. Throws ShapeError, ValueError for no parts.
+Variable concat(std::span<const Variable> parts, int axis = 0);
+
+/// Places [begin, end) of an axis. Along axis 0 it shares storage. Throws ShapeError outside the axis.
+Variable slice(const Variable& x, int axis, std::int64_t begin, std::int64_t end);
+
+/// Exchanges two axes. Throws ShapeError where there is no such axis.
+Variable transpose(const Variable& x, int axis_a, int axis_b);
+
+}  // namespace tapecache::ops

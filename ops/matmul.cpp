@@ -1,0 +1,129 @@
+#include "tapecache/ops/matmul.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/checks.h"
+
+namespace tapecache::ops {
+
+namespace {
+
+using kernels::Gemm;
+using kernels::KernelTable;
+using kernels::Mode;
+
+template <class T>
+void gemm(const char* op, const Gemm& shape, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor& c,
+          Mode mode) {
+  kernels::find(&KernelTable<T>::gemm, op, a.device())(shape, a.data<T>(), b.data<T>(),
+                                                       bias.defined() ? bias.data<T>() : nullptr,
+                                                       c.mutable_data<T>(), mode);
+}
+
+/// The product of a batched left factor's transpose with the right, summed over the batch, into one matrix.
+template <class T>
+void gemm_summed(const char* op, const Gemm& shape, const Tensor& a, const Tensor& b, GradientTarget& c) {
+  Gemm one = shape;
+  one.batch = 1;
+  const auto kernel = kernels::find(&KernelTable<T>::gemm, op, a.device());
+  for (std::int64_t i = 0; i < shape.batch; ++i) {
+    kernel(one, a.data<T>() + i * shape.stride_a, b.data<T>() + i * shape.stride_b, nullptr,
+           c.tensor.mutable_data<T>(), i == 0 ? detail::mode_of(c) : Mode::kAccumulate);
+  }
+}
+
+Shape leading(const Shape& shape) { return Shape(std::span(shape.begin(), shape.end() - 2)); }
+
+}  // namespace
+
+Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& options) {
+  const OpScope scope("matmul");
+  detail::require_floating("matmul", "a", a, 2);
+  detail::require_alike("matmul", a, "b", b);
+  detail::require_floating("matmul", "b", b, 2);
+  const bool ta = options.transpose_a, tb = options.transpose_b;
+  const std::int64_t m = a.size(ta ? -1 : -2), k = a.size(ta ? -2 : -1);
+  const std::int64_t n = b.size(tb ? -2 : -1), k_b = b.size(tb ? -1 : -2);
+  const bool a_batched = a.rank() > 2, b_batched = b.rank() > 2;
+  if (k != k_b || (a_batched && b_batched && leading(a.shape()) != leading(b.shape()))) {
+    throw ShapeError(fmt::format("matmul: {}{} times {}{}: the inner sizes are {} and {}, and batches must be equal",
+                                 to_string(a.shape()), ta ? "ᵀ" : "", to_string(b.shape()), tb ? "ᵀ" : "", k, k_b));
+  }
+  const Shape& batched = b_batched ? b.shape() : a.shape();
+  const Shape shape = (a_batched ? a.shape() : batched).with(-1, n).with(-2, m);
+  const std::int64_t batch = leading(shape).numel();
+  const std::int64_t stride_a = a_batched ? m * k : 0, stride_b = b_batched ? n * k : 0;
+
+  Tensor c = Tensor::empty(shape, a.dtype(), a.device());
+  const Gemm forward{batch, m, n, k, ta, tb, stride_a, stride_b, m * n};
+  dispatch_floating("matmul", a.dtype(), [&]<class T>() {
+    gemm<T>("matmul", forward, a.value(), b.value(), {}, c, Mode::kWrite);
+  });
+  return record("matmul", std::move(c), {a, b}, {a.value(), b.value()}, [=](Backward& ctx) {
+    const Tensor& dc = ctx.output_gradient();
+    const std::int64_t stride_c = m * n;
+    dispatch_floating("matmul", dc.dtype(), [&]<class T>() {
+      if (ctx.needs(0)) {
+        // dA = dC Bᵀ, or stored transposed: dAᵀ = B dCᵀ
+        GradientTarget da = ctx.gradient(0);
+        const Tensor& left = ta ? ctx.saved(1) : dc;
+        const Tensor& right = ta ? dc : ctx.saved(1);
+        const Gemm g = ta ? Gemm{batch, k, m, n, tb, true, stride_b, stride_c, stride_a}
+                          : Gemm{batch, m, k, n, false, !tb, stride_c, stride_b, stride_a};
+        if (a_batched || batch == 1) gemm<T>("matmul", g, left, right, {}, da.tensor, detail::mode_of(da));
+        else gemm_summed<T>("matmul", g, left, right, da);
+      }
+      if (ctx.needs(1)) {
+        // dB = Aᵀ dC, or stored transposed: dBᵀ = dCᵀ A
+        GradientTarget db = ctx.gradient(1);
+        const Tensor& left = tb ? dc : ctx.saved(0);
+        const Tensor& right = tb ? ctx.saved(0) : dc;
+        const Gemm g = tb ? Gemm{batch, n, k, m, true, ta, stride_c, stride_a, stride_b}
+                          : Gemm{batch, k, n, m, !ta, false, stride_a, stride_c, stride_b};
+        if (b_batched || batch == 1) gemm<T>("matmul", g, left, right, {}, db.tensor, detail::mode_of(db));
+        else gemm_summed<T>("matmul", g, left, right, db);
+      }
+    });
+  });
+}
+
+Variable linear(const Variable& x, const Variable& weight, const Variable& bias) {
+  const OpScope scope("linear");
+  detail::require_floating("linear", "x", x, 1);
+  detail::require_alike("linear", x, "weight", weight);
+  if (weight.rank() != 2 || weight.size(1) != x.size(-1)) {
+    throw ShapeError(fmt::format("linear: weight has shape {}, expected [out, {}] for x {}", to_string(weight.shape()),
+                                 x.size(-1), to_string(x.shape())));
+  }
+  const std::int64_t rows = detail::rows_of(x.shape()), in = x.size(-1), out = weight.size(0);
+  if (bias.defined()) {
+    detail::require_alike("linear", x, "bias", bias);
+    detail::require_shape("linear", "bias", bias.shape(), {out});
+  }
+  Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
+  dispatch_floating("linear", x.dtype(), [&]<class T>() {
+    gemm<T>("linear", {1, rows, out, in, false, true}, x.value(), weight.value(), bias.value(), y, Mode::kWrite);
+  });
+  return record("linear", std::move(y), {x, weight, bias}, {x.value(), weight.value()}, [=](Backward& ctx) {
+    const Tensor& dy = ctx.output_gradient();
+    dispatch_floating("linear", dy.dtype(), [&]<class T>() {
+      if (ctx.needs(0)) {  // dX = dY W
+        GradientTarget dx = ctx.gradient(0);
+        gemm<T>("linear", {1, rows, in, out, false, false}, dy, ctx.saved(1), {}, dx.tensor, detail::mode_of(dx));
+      }
+      if (ctx.needs(1)) {  // dW = dYᵀ X
+        GradientTarget dw = ctx.gradient(1);
+        gemm<T>("linear", {1, out, in, rows, true, false}, dy, ctx.saved(0), {}, dw.tensor, detail::mode_of(dw));
+      }
+      if (ctx.needs(2)) {  // db = Σ_rows dY
+        GradientTarget db = ctx.gradient(2);
+        kernels::find(&KernelTable<T>::reduce, "linear", dy.device())(kernels::ReduceOp::kSum, 1, rows, out,
+                                                                      dy.data<T>(), db.tensor.mutable_data<T>(),
+                                                                      detail::mode_of(db));
+      }
+    });
+  });
+}
+
+}  // namespace tapecache::ops

@@ -1,0 +1,126 @@
+#include "tapecache/ops/pooling.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/checks.h"
+
+namespace tapecache::ops {
+
+namespace {
+
+using kernels::KernelTable;
+
+struct Tokens {
+  std::int64_t batch, tokens, width;
+  Shape pooled() const { return {batch, width}; }
+};
+
+Tokens checked_tokens(const char* op, const Variable& x, const Tensor& valid) {
+  detail::require_floating(op, "x", x, 3);
+  if (x.rank() != 3 || x.size(1) == 0) {
+    throw ShapeError(fmt::format("{}: x has shape {}, expected [batch, tokens, width] with at least one token", op,
+                                 to_string(x.shape())));
+  }
+  if (valid.defined()) detail::require_mask(op, "valid", valid, {x.size(0), x.size(1)}, x.device());
+  return {x.size(0), x.size(1), x.size(2)};
+}
+
+const bool* pointer(const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; }
+
+Variable take_token(const char* op, const Variable& x, const Tensor& index) {
+  const auto [batch, tokens, width] = checked_tokens(op, x, {});
+  const Tensor wide = detail::checked_indices(op, "index", index, tokens);
+  detail::require_shape(op, "index", index.shape(), {batch});
+  Tensor y = Tensor::empty({batch, width}, x.dtype(), x.device());
+  dispatch_floating(op, x.dtype(), [&, batch = batch, tokens = tokens, width = width]<class T>() {
+    kernels::find(&KernelTable<T>::select_token, op, x.device())(
+        batch, tokens, width, wide.data<std::int64_t>(), x.value().data<T>(), y.mutable_data<T>());
+  });
+  return record(op, std::move(y), {x}, {wide}, [op, batch = batch, tokens = tokens, width = width](Backward& ctx) {
+    const Tensor& dy = ctx.output_gradient();
+    GradientTarget dx = ctx.gradient(0);
+    dispatch_floating(op, dy.dtype(), [&]<class T>() {
+      kernels::find(&KernelTable<T>::select_token_backward, op, dy.device())(
+          batch, tokens, width, ctx.saved(0).data<std::int64_t>(), dy.data<T>(), dx.tensor.mutable_data<T>(),
+          detail::mode_of(dx));
+    });
+  });
+}
+
+}  // namespace
+
+Variable mean_pool(const Variable& x, const Tensor& valid) {
+  constexpr const char* kOp = "mean_pool";
+  const OpScope scope(kOp);
+  const Tokens t = checked_tokens(kOp, x, valid);
+  Tensor y = Tensor::empty(t.pooled(), x.dtype(), x.device());
+  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
+    kernels::find(&KernelTable<T>::mean_pool, kOp, x.device())(t.batch, t.tokens, t.width, x.value().data<T>(),
+                                                               pointer(valid), y.mutable_data<T>());
+  });
+  return record(kOp, std::move(y), {x}, {valid}, [=](Backward& ctx) {
+    // dx = dy / (valid tokens), 0 for padding
+    const Tensor& dy = ctx.output_gradient();
+    GradientTarget dx = ctx.gradient(0);
+    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+      kernels::find(&KernelTable<T>::mean_pool_backward, kOp, dy.device())(
+          t.batch, t.tokens, t.width, pointer(ctx.saved(0)), dy.data<T>(), dx.tensor.mutable_data<T>(),
+          detail::mode_of(dx));
+    });
+  });
+}
+
+Variable max_pool(const Variable& x, const Tensor& valid) {
+  constexpr const char* kOp = "max_pool";
+  const OpScope scope(kOp);
+  const Tokens t = checked_tokens(kOp, x, valid);
+  Tensor y = Tensor::empty(t.pooled(), x.dtype(), x.device());
+  Tensor argmax = Tensor::empty(t.pooled(), DType::kInt64, x.device());
+  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
+    kernels::find(&KernelTable<T>::max_pool, kOp, x.device())(t.batch, t.tokens, t.width, x.value().data<T>(),
+                                                              pointer(valid), y.mutable_data<T>(),
+                                                              argmax.mutable_data<std::int64_t>());
+  });
+  return record(kOp, std::move(y), {x}, {argmax}, [=](Backward& ctx) {
+    const Tensor& dy = ctx.output_gradient();
+    GradientTarget dx = ctx.gradient(0);
+    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+      kernels::find(&KernelTable<T>::max_pool_backward, kOp, dy.device())(
+          t.batch, t.tokens, t.width, ctx.saved(0).data<std::int64_t>(), dy.data<T>(), dx.tensor.mutable_data<T>(),
+          detail::mode_of(dx));
+    });
+  });
+}
+
+Variable select_token(const Variable& x, const Tensor& index) {
+  const OpScope scope("select_token");
+  return take_token("select_token", x, index);
+}
+
+Variable cls_pool(const Variable& x) {
+  const OpScope scope("cls_pool");
+  const Tokens t = checked_tokens("cls_pool", x, {});
+  return take_token("cls_pool", x, Tensor::zeros({t.batch}, DType::kInt64, x.device()));
+}
+
+Variable last_token_pool(const Variable& x, const Tensor& valid) {
+  constexpr const char* kOp = "last_token_pool";
+  const OpScope scope(kOp);
+  const Tokens t = checked_tokens(kOp, x, valid);
+  Tensor index = Tensor::full({t.batch}, static_cast<double>(t.tokens - 1), DType::kInt64);
+  if (valid.defined()) {
+    const Tensor host = valid.to(Device::cpu());
+    std::int64_t* last = index.mutable_data<std::int64_t>();
+    for (std::int64_t i = 0; i < t.batch; ++i) {
+      const bool* row = host.data<bool>() + i * t.tokens;
+      std::int64_t token = t.tokens - 1;
+      while (token >= 0 && !row[token]) --token;
+      if (token < 0) throw ValueError(fmt::format("{}: sample {} has no valid token", kOp, i));
+      last[i] = token;
+    }
+  }
+  return take_token(kOp, x, index.to(x.device()));
+}
+
+}  // namespace tapecache::ops

@@ -1,0 +1,62 @@
+#include "tapecache/ops/reduce.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/checks.h"
+#include "tapecache/ops/layout.h"
+
+namespace tapecache::ops {
+
+namespace {
+
+using kernels::KernelTable;
+using kernels::ReduceOp;
+
+Variable reduce(const char* op, ReduceOp kind, const Variable& x, int axis_or_negative) {
+  const OpScope scope(op);
+  detail::require_floating(op, "x", x, 1);
+  const int axis = x.shape().normalize_axis(axis_or_negative);
+  if (kind != ReduceOp::kSum && x.size(axis) == 0) {
+    throw ShapeError(fmt::format("{}: axis {} of {} is empty", op, axis, to_string(x.shape())));
+  }
+  const std::int64_t outer = x.shape().product(0, axis), length = x.size(axis),
+                     inner = x.shape().product(axis + 1, x.rank());
+  Tensor y = Tensor::empty(x.shape().without(axis), x.dtype(), x.device());
+  dispatch_floating(op, x.dtype(), [&]<class T>() {
+    kernels::find(&KernelTable<T>::reduce, op, x.device())(kind, outer, length, inner, x.value().data<T>(),
+                                                           y.mutable_data<T>(), kernels::Mode::kWrite);
+  });
+  const bool needs_values = kind == ReduceOp::kMax || kind == ReduceOp::kLogSumExp;
+  std::vector<Tensor> saved;
+  if (needs_values) saved = {x.value(), y};
+  return record(op, std::move(y), {x}, std::move(saved), [=](Backward& ctx) {
+    const Tensor& dy = ctx.output_gradient();
+    GradientTarget dx = ctx.gradient(0);
+    dispatch_floating(op, dy.dtype(), [&]<class T>() {
+      kernels::find(&KernelTable<T>::reduce_backward, op, dy.device())(
+          kind, outer, length, inner, needs_values ? ctx.saved(0).data<T>() : nullptr,
+          needs_values ? ctx.saved(1).data<T>() : nullptr, dy.data<T>(), dx.tensor.mutable_data<T>(),
+          detail::mode_of(dx));
+    });
+  });
+}
+
+}  // namespace
+
+Variable sum(const Variable& x, int axis) { return reduce("sum", ReduceOp::kSum, x, axis); }
+Variable mean(const Variable& x, int axis) { return reduce("mean", ReduceOp::kMean, x, axis); }
+Variable max(const Variable& x, int axis) { return reduce("max", ReduceOp::kMax, x, axis); }
+Variable logsumexp(const Variable& x, int axis) { return reduce("logsumexp", ReduceOp::kLogSumExp, x, axis); }
+
+Variable sum(const Variable& x) {
+  detail::require_floating("sum", "x", x);
+  return sum(reshape(x, {x.numel()}), 0);
+}
+
+Variable mean(const Variable& x) {
+  detail::require_floating("mean", "x", x);
+  return mean(reshape(x, {x.numel()}), 0);
+}
+
+}  // namespace tapecache::ops

@@ -1,0 +1,277 @@
+#!/usr/bin/env python3
+"""Checks that includes only point down the floors of Tapecache.
+
+Prints `file:line: message` for every violation and exits with 1 if there are any.
+`--self-test` checks the checker: it must catch each of a set of deliberately wrong includes.
+"""
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path, PurePosixPath
+from typing import Iterator, NamedTuple, Optional
+
+KERNEL_TABLE = "ops/kernels.h"
+UMBRELLA = "tapecache.h"
+BACKENDS = ("ops/cpu", "ops/cuda", "ops/no_cuda")
+MODULES = ("core", "autograd", "ops", "gradcache", "models", "train", "data")
+PROGRAMS = ("demos", "bench", "tests")
+
+# A zone is a module, a kernel backend, the kernel table or a folder of programs.
+MAY_INCLUDE = {
+    "core": {"core"},
+    "autograd": {"core", "autograd"},
+    # Kernels reach everything that the table includes, so it is held to their floor.
+    KERNEL_TABLE: {"core"},
+    "ops": {"core", "autograd", "ops", KERNEL_TABLE},
+    **{backend: {"core", KERNEL_TABLE, backend} for backend in BACKENDS},
+    "gradcache": {"core", "autograd", "ops", KERNEL_TABLE, "gradcache"},
+    "models": {"core", "autograd", "ops", KERNEL_TABLE, "models"},
+    "train": {"core", "autograd", "ops", KERNEL_TABLE, "gradcache", "train"},
+    "data": {"core", "data"},
+    UMBRELLA: {*MODULES, KERNEL_TABLE},
+}
+PUBLIC_ZONES = {*MODULES, KERNEL_TABLE, UMBRELLA}
+
+SOURCE_SUFFIXES = {".h", ".hpp", ".cpp", ".cu", ".cuh"}
+HEADER_SUFFIXES = {".h", ".hpp", ".cuh"}
+
+# Strings are matched so that a comment marker inside one does not start a comment.
+COMMENT_OR_STRING = re.compile(
+    r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL)
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE)
+HIDDEN_LIBRARY = re.compile(r"(unsupported/)?Eigen/|(.*/)?(cuda|cublas|cudnn)", re.IGNORECASE)
+
+
+class Include(NamedTuple):
+    line: int
+    path: str
+    quoted: bool
+
+
+def includes_of(text: str) -> Iterator[Include]:
+    def blank_comment(match: re.Match) -> str:
+        token = match.group()
+        return "\n" * token.count("\n") if token.startswith(("//", "/*")) else token
+
+    code = COMMENT_OR_STRING.sub(blank_comment, text)
+    for match in INCLUDE.finditer(code):
+        line = code.count("\n", 0, match.start()) + 1
+        yield Include(line, match[1] or match[2], match[1] is not None)
+
+
+def normalize(path: PurePosixPath) -> Optional[PurePosixPath]:
+    """Resolves `..`; None if the path leaves the repository. Symlinks are left alone."""
+    parts = []
+    for part in path.parts:
+        if part == "..":
+            if not parts:
+                return None
+            parts.pop()
+        elif part != ".":
+            parts.append(part)
+    return PurePosixPath(*parts)
+
+
+def zone_of(path: PurePosixPath) -> Optional[str]:
+    """The zone of a path relative to the repository; None if it belongs to no zone."""
+    if str(path) == KERNEL_TABLE:
+        return KERNEL_TABLE
+    if str(path) == f"include/tapecache/{UMBRELLA}":
+        return UMBRELLA
+    folder = "/".join(path.parts[:2])
+    if folder in BACKENDS and len(path.parts) > 2:
+        return folder
+    if path.parts and path.parts[0] in MODULES + PROGRAMS:
+        return path.parts[0]
+    return None
+
+
+def check_include(root: Path, source: PurePosixPath, include: Include) -> Optional[str]:
+    """What is wrong with this include, or None."""
+    zone = zone_of(source)
+    parts = PurePosixPath(include.path).parts
+
+    if parts[0] == "tapecache":
+        inside = normalize(PurePosixPath(*parts[1:]))
+        if inside == PurePosixPath(UMBRELLA):
+            target = PurePosixPath("include/tapecache", UMBRELLA)
+        elif inside is not None and inside.parts and inside.parts[0] in MODULES:
+            target = inside
+        else:
+            return f'"{include.path}" names no module (known: {", ".join(MODULES)})'
+        if not (root / target).is_file():
+            return f'"{include.path}" does not exist'
+    else:
+        target = None
+        folders = [PurePosixPath()]
+        if include.quoted:
+            folders.insert(0, source.parent)
+        for folder in folders:
+            candidate = normalize(folder / include.path)
+            if candidate is not None and zone_of(candidate) and (root / candidate).is_file():
+                target = candidate
+                break
+
+    if target is None:
+        if (zone in PUBLIC_ZONES and source.suffix in HEADER_SUFFIXES
+                and HIDDEN_LIBRARY.match(include.path)):
+            return f"public header includes <{include.path}>: Eigen and CUDA stay out of public headers"
+        if include.quoted and zone not in PROGRAMS:
+            return (f'"{include.path}" is not in this folder: write "tapecache/<module>/file.h", '
+                    "or <> for another library's header")
+        return None
+
+    if zone in PROGRAMS:
+        return None
+    target_zone = zone_of(target)
+    if target_zone not in MAY_INCLUDE[zone]:
+        allowed = ", ".join(sorted(MAY_INCLUDE[zone]))
+        return f"{zone} must not include {target_zone} ({include.path}); it may include {allowed}"
+    if parts[0] != "tapecache" and target.parent != source.parent:
+        return f'"{include.path}" is in another folder: write "tapecache/{target}"'
+    return None
+
+
+def source_files(root: Path) -> Iterator[PurePosixPath]:
+    umbrella = root / "include/tapecache" / UMBRELLA
+    if umbrella.is_file():
+        yield PurePosixPath(umbrella.relative_to(root).as_posix())
+    for folder in MODULES + PROGRAMS:
+        for path in sorted((root / folder).rglob("*")):
+            if path.suffix in SOURCE_SUFFIXES and path.is_file():
+                yield PurePosixPath(path.relative_to(root).as_posix())
+
+
+def violations_in(root: Path) -> "tuple[int, list[str]]":
+    """The number of files checked and `file:line: message` for each violation."""
+    found = []
+    count = 0
+    for source in source_files(root):
+        count += 1
+        text = (root / source).read_text(encoding="utf-8", errors="replace")
+        for include in includes_of(text):
+            message = check_include(root, source, include)
+            if message:
+                found.append(f"{source}:{include.line}: {message}")
+    return count, found
+
+
+# A tree without a violation; every snippet below adds one file to it.
+GOOD_TREE = {
+    "include/tapecache/tapecache.h": '#include "tapecache/core/a.h"\n#include "tapecache/train/a.h"\n',
+    "core/a.h": '#include <vector>\n#include "b.h"\n// #include "tapecache/ops/a.h"\n',
+    "core/b.h": '/* "\n#include <Eigen/Dense>\n*/\n',
+    "core/a.cpp": '#include "tapecache/core/a.h"\n#include <unsupported/Eigen/CXX11/ThreadPool>\n',
+    "autograd/a.h": '#include "tapecache/core/a.h"\n#include "tapecache/autograd/b.h"\n',
+    "autograd/b.h": "",
+    "ops/kernels.h": '#include "tapecache/core/a.h"\n',
+    "ops/a.h": '#include "tapecache/autograd/a.h"\n',
+    "ops/a.cpp": '#include "tapecache/ops/a.h"\n#include "tapecache/ops/kernels.h"\n',
+    "ops/cpu/a.h": '#include <Eigen/Core>\n#include "tapecache/ops/kernels.h"\n',
+    "ops/cpu/a.cpp": '#include "a.h"\n#include "tapecache/ops/cpu/a.h"\n#include "tapecache/core/a.h"\n',
+    "ops/cuda/a.cu": '#include <cuda_runtime.h>\n#include "tapecache/ops/kernels.h"\n',
+    "ops/no_cuda/a.cpp": '#include "tapecache/ops/kernels.h"\n',
+    "gradcache/a.h": '#include "tapecache/ops/a.h"\n#include "tapecache/autograd/a.h"\n',
+    "models/a.h": '#include "tapecache/ops/a.h"\n#include <tapecache/autograd/a.h>\n',
+    "train/a.h": '#include "tapecache/gradcache/a.h"\n',
+    "data/a.h": '#include "tapecache/core/a.h"\n',
+    "demos/d/a.h": '#include "tapecache/tapecache.h"\n',
+    "tests/a.cpp": '#include "../demos/d/a.h"\n#include "tapecache/ops/cpu/a.h"\n#include <Eigen/Core>\n',
+    "bench/a.cpp": '#include "tapecache/models/a.h"\n#include "tapecache/data/a.h"\n',
+}
+
+WRONG_SNIPPETS = [
+    # (file, text, line of the violation, words of its message)
+    ("core/x.h", '#include "tapecache/autograd/a.h"', 1, "core must not include autograd"),
+    ("core/x.cpp", '#include "tapecache/tapecache.h"', 1, "core must not include tapecache.h"),
+    ("core/x.cpp", '/* // */\n#include <vector>\n\n# include <tapecache/ops/a.h>', 4, "must not include ops"),
+    ("core/x.cpp", 'auto s = "/*";\n#include "tapecache/data/a.h"\n// */', 2, "must not include data"),
+    ("core/x.cpp", '#include "../ops/kernels.h"', 1, "must not include ops/kernels.h"),
+    ("core/x.h", '#include "../core/../autograd/b.h"', 1, "core must not include autograd"),
+    ("autograd/x.h", '#include "tapecache/ops/kernels.h"', 1, "autograd must not include ops/kernels.h"),
+    ("autograd/x.h", '#include "../core/a.h"', 1, 'write "tapecache/core/a.h"'),
+    ("ops/x.cpp", '#include "tapecache/ops/cpu/a.h"', 1, "ops must not include ops/cpu"),
+    ("ops/x.cpp", '#include "cpu/a.h"', 1, "ops must not include ops/cpu"),
+    ("ops/x.h", '#include "tapecache/gradcache/a.h"', 1, "ops must not include gradcache"),
+    ("ops/kernels.h", '#include "tapecache/ops/a.h"', 1, "ops/kernels.h must not include ops"),
+    ("ops/cpu/x.cpp", '#include "tapecache/ops/a.h"', 1, "ops/cpu must not include ops"),
+    ("ops/cpu/x.cpp", '#include "tapecache/autograd/a.h"', 1, "ops/cpu must not include autograd"),
+    ("ops/cuda/x.cu", '#include "tapecache/ops/cpu/a.h"', 1, "ops/cuda must not include ops/cpu"),
+    ("ops/no_cuda/x.cpp", '#include "../cpu/a.h"', 1, "ops/no_cuda must not include ops/cpu"),
+    ("gradcache/x.h", '#include "tapecache/models/a.h"', 1, "gradcache must not include models"),
+    ("gradcache/x.cpp", '#include "tapecache/train/a.h"', 1, "gradcache must not include train"),
+    ("models/x.cpp", '#include "tapecache/gradcache/a.h"', 1, "models must not include gradcache"),
+    ("models/x.cpp", '#include "tapecache/ops/cpu/a.h"', 1, "models must not include ops/cpu"),
+    ("train/x.cpp", '#include "tapecache/models/a.h"', 1, "train must not include models"),
+    ("train/x.cpp", '#include "tapecache/data/a.h"', 1, "train must not include data"),
+    ("data/x.cpp", '#include "tapecache/autograd/a.h"', 1, "data must not include autograd"),
+    ("train/x.cpp", '#include "../demos/d/a.h"', 1, "train must not include demos"),
+    ("models/x.cpp", "#include <demos/d/a.h>", 1, "models must not include demos"),
+    ("core/x.h", "#include <Eigen/Core>", 1, "public header"),
+    ("ops/x.h", "#include <unsupported/Eigen/CXX11/Tensor>", 1, "public header"),
+    ("data/x.h", "#include <cuda_runtime.h>", 1, "public header"),
+    ("models/x.h", "#include <cublasLt.h>", 1, "public header"),
+    ("train/x.h", '#include "cudnn.h"', 1, "public header"),
+    ("include/tapecache/tapecache.h", "#include <Eigen/Core>", 1, "public header"),
+    ("core/x.cpp", '#include "tapecache/nothing/a.h"', 1, "names no module"),
+    ("tests/x.cpp", '#include "tapecache/demos/d/a.h"', 1, "names no module"),
+    ("tests/x.cpp", '#include "tapecache/core/nothing.h"', 1, "does not exist"),
+    ("core/x.cpp", '#include "nothing.h"', 1, "is not in this folder"),
+]
+
+
+def write_tree(root: Path, files: "dict[str, str]") -> None:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def self_test() -> int:
+    failures = []
+    with tempfile.TemporaryDirectory() as folder:
+        good = Path(folder, "good")
+        write_tree(good, GOOD_TREE)
+        count, found = violations_in(good)
+        if count != len(GOOD_TREE):
+            failures.append(f"checked {count} of {len(GOOD_TREE)} files")
+        failures += [f"flagged though allowed: {violation}" for violation in found]
+
+        for index, (name, text, line, words) in enumerate(WRONG_SNIPPETS):
+            root = Path(folder, str(index))
+            write_tree(root, {**GOOD_TREE, name: text + "\n"})
+            _, found = violations_in(root)
+            if len(found) != 1 or not found[0].startswith(f"{name}:{line}: ") or words not in found[0]:
+                failures.append(f"{name}: {text!r}: expected '{words}' at line {line}, found {found}")
+
+    for failure in failures:
+        print(f"self-test: {failure}")
+    if not failures:
+        print(f"self-test: all {len(WRONG_SNIPPETS)} wrong includes were caught, no allowed one was")
+    return 1 if failures else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent,
+                        help="repository to check (default: the one this script is in)")
+    parser.add_argument("--self-test", action="store_true",
+                        help="check that deliberately wrong includes are caught")
+    options = parser.parse_args()
+    if options.self_test:
+        return self_test()
+
+    count, found = violations_in(options.root)
+    for violation in found:
+        print(violation)
+    if count == 0:
+        print(f"{options.root}: no source file found", file=sys.stderr)
+        return 1
+    print(f"{count} files checked, {len(found)} wrong includes")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
