@@ -1,0 +1,108 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "tapecache/core/parallel_for.h"
+#include "tapecache/ops/kernels.h"
+
+/// The CPU kernels, as `kernels.h` describes them; each family has a file of its own. Work is cut into blocks whose
+/// size depends on the problem alone, and sums across blocks are taken in block order.
+namespace tapecache::kernels::cpu {
+
+template <class T>
+inline void put(T& destination, T value, Mode mode) {
+  destination = mode == Mode::kWrite ? value : destination + value;
+}
+
+template <class T>
+void unary(UnaryOp, double a, double b, std::int64_t n, const T* x, T* y);
+template <class T>
+void unary_backward(UnaryOp, double a, double b, std::int64_t n, const T* saved, const T* dy, T* dx, Mode);
+template <class T>
+void binary(BinaryOp, const Broadcast&, const T* a, const T* b, T* y);
+template <class T>
+void binary_backward(BinaryOp, int operand, const Broadcast&, const T* a, const T* b, const T* dy, T* dx, Mode);
+template <class T>
+void gemm(const Gemm&, const T* a, const T* b, const T* bias, T* c, Mode);
+template <class T>
+void reduce(ReduceOp, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode);
+template <class T>
+void reduce_backward(ReduceOp, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, const T* y,
+                     const T* dy, T* dx, Mode);
+template <class T>
+void softmax(std::int64_t rows, std::int64_t cols, const T* x, const bool* mask, const Broadcast&, T* y);
+template <class T>
+void softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode);
+template <class T>
+void log_softmax(std::int64_t rows, std::int64_t cols, const T* x, T* y);
+template <class T>
+void log_softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode);
+template <class T>
+void cross_entropy(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets, T* loss,
+                   T* logsumexp);
+template <class T>
+void cross_entropy_backward(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets,
+                            const T* logsumexp, const T* dloss, std::int64_t dloss_stride, double scale, T* dx, Mode);
+template <class T>
+void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* gamma, const T* beta, T* y,
+                T* mean, T* rstd);
+template <class T>
+void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
+                         const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
+                         Mode dbeta_mode);
+template <class T>
+void l2_normalize(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, T* y, T* inverse);
+template <class T>
+void l2_normalize_backward(std::int64_t rows, std::int64_t cols, const T* y, const T* inverse, const T* dy, T* dx,
+                           Mode);
+template <class T>
+void gather_rows(std::int64_t count, std::int64_t width, const T* table, const std::int64_t* index, T* y);
+template <class T>
+void gather_rows_backward(std::int64_t count, std::int64_t width, std::int64_t table_rows, const std::int64_t* index,
+                          const T* dy, T* dtable, Mode);
+template <class T>
+void dropout(const RandomKey&, std::int64_t first_sample, std::int64_t samples, std::int64_t per_sample,
+             double probability, const T* x, T* y, Mode);
+template <class T>
+void copy_blocks(std::int64_t count, std::int64_t length, const T* x, std::int64_t x_stride, T* y,
+                 std::int64_t y_stride, Mode);
+template <class T>
+void transpose(std::int64_t outer, std::int64_t a, std::int64_t middle, std::int64_t b, std::int64_t inner,
+               const T* x, T* y, Mode);
+template <class T>
+void attention(const Attention&, const T* qkv, const bool* valid, T* y, T* logsumexp);
+template <class T>
+void attention_backward(const Attention&, const T* qkv, const bool* valid, const T* y, const T* logsumexp,
+                        const T* dy, T* dqkv, Mode);
+template <class T>
+void patches(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t patch,
+             const T* x, T* rows);
+template <class T>
+void patches_backward(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width,
+                      std::int64_t patch, const T* drows, T* dx, Mode);
+template <class T>
+void mean_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y);
+template <class T>
+void mean_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const bool* valid, const T* dy,
+                        T* dx, Mode);
+template <class T>
+void max_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y,
+              std::int64_t* argmax);
+template <class T>
+void max_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* argmax,
+                       const T* dy, T* dx, Mode);
+template <class T>
+void select_token(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index, const T* x,
+                  T* y);
+template <class T>
+void select_token_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index,
+                           const T* dy, T* dx, Mode);
+template <class T>
+void adamw(const AdamW&, std::int64_t n, const T* gradient, T* value, T* m, T* v);
+template <class T>
+void sgd(const Sgd&, std::int64_t n, const T* gradient, T* value, T* velocity);
+template <class T>
+double squared_norm(std::int64_t n, const T* x);
+
+}  // namespace tapecache::kernels::cpu

@@ -1,0 +1,39 @@
+#include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/row_math.h"
+
+namespace tapecache::kernels::cpu {
+
+template <class T>
+void cross_entropy(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets, T* loss,
+                   T* logsumexp) {
+  parallel_for(rows, block_for(cols * 4), [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      logsumexp[row] = row_logsumexp(x + row * cols, cols);
+      loss[row] = logsumexp[row] - x[row * cols + targets[row]];
+    }
+  });
+}
+
+template <class T>
+void cross_entropy_backward(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets,
+                            const T* logsumexp, const T* dloss, std::int64_t dloss_stride, double scale, T* dx,
+                            Mode mode) {
+  parallel_for(rows, block_for(cols * 4), [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T gradient = dloss[row * dloss_stride] * static_cast<T>(scale), normalizer = logsumexp[row];
+      const T* from = x + row * cols;
+      T* to = dx + row * cols;
+      for (std::int64_t i = 0; i < cols; ++i) put(to[i], gradient * exponential(from[i] - normalizer), mode);
+      to[targets[row]] -= gradient;
+    }
+  });
+}
+
+template void cross_entropy(std::int64_t, std::int64_t, const float*, const std::int64_t*, float*, float*);
+template void cross_entropy(std::int64_t, std::int64_t, const double*, const std::int64_t*, double*, double*);
+template void cross_entropy_backward(std::int64_t, std::int64_t, const float*, const std::int64_t*, const float*,
+                                     const float*, std::int64_t, double, float*, Mode);
+template void cross_entropy_backward(std::int64_t, std::int64_t, const double*, const std::int64_t*, const double*,
+                                     const double*, std::int64_t, double, double*, Mode);
+
+}  // namespace tapecache::kernels::cpu

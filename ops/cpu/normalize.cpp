@@ -1,0 +1,132 @@
+#include <cmath>
+#include <vector>
+
+#include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/row_math.h"
+
+namespace tapecache::kernels::cpu {
+
+namespace {
+
+constexpr std::int64_t kRowBlock = 64;
+
+/// Adds up the blocks' partial rows in block order.
+template <class T>
+void sum_partials(const std::vector<T>& partial, std::int64_t blocks, std::int64_t cols, T* to, Mode mode) {
+  if (!to) return;
+  for (std::int64_t i = 0; i < cols; ++i) {
+    T total{0};
+    for (std::int64_t block = 0; block < blocks; ++block) total += partial[static_cast<std::size_t>(block * cols + i)];
+    put(to[i], total, mode);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* gamma, const T* beta, T* y,
+                T* mean, T* rstd) {
+  parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T* from = x + row * cols;
+      const T average = row_sum(from, cols) / static_cast<T>(cols);
+      T variance{0};
+#pragma omp simd reduction(+ : variance)
+      for (std::int64_t i = 0; i < cols; ++i) variance += (from[i] - average) * (from[i] - average);
+      const T inverse = T{1} / std::sqrt(variance / static_cast<T>(cols) + static_cast<T>(epsilon));
+      T* to = y + row * cols;
+      for (std::int64_t i = 0; i < cols; ++i) to[i] = (from[i] - average) * inverse * gamma[i] + beta[i];
+      mean[row] = average;
+      rstd[row] = inverse;
+    }
+  });
+}
+
+template <class T>
+void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
+                         const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
+                         Mode dbeta_mode) {
+  const std::int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+  std::vector<T> gamma_partial(static_cast<std::size_t>(dgamma ? blocks * cols : 0), T{0});
+  std::vector<T> beta_partial(static_cast<std::size_t>(dbeta ? blocks * cols : 0), T{0});
+  parallel_for(rows, kRowBlock, [&](std::int64_t begin, std::int64_t end) {
+    T* gamma_sum = dgamma ? gamma_partial.data() + begin / kRowBlock * cols : nullptr;
+    T* beta_sum = dbeta ? beta_partial.data() + begin / kRowBlock * cols : nullptr;
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T *from = x + row * cols, *g = dy + row * cols;
+      const T average = mean[row], inverse = rstd[row];
+      if (gamma_sum) {
+        for (std::int64_t i = 0; i < cols; ++i) gamma_sum[i] += g[i] * (from[i] - average) * inverse;
+      }
+      if (beta_sum) {
+        for (std::int64_t i = 0; i < cols; ++i) beta_sum[i] += g[i];
+      }
+      if (!dx) continue;
+      T sum{0}, dot{0};
+#pragma omp simd reduction(+ : sum, dot)
+      for (std::int64_t i = 0; i < cols; ++i) {
+        const T scaled = g[i] * gamma[i];
+        sum += scaled;
+        dot += scaled * (from[i] - average) * inverse;
+      }
+      sum /= static_cast<T>(cols);
+      dot /= static_cast<T>(cols);
+      T* to = dx + row * cols;
+      for (std::int64_t i = 0; i < cols; ++i) {
+        put(to[i], inverse * (g[i] * gamma[i] - sum - (from[i] - average) * inverse * dot), dx_mode);
+      }
+    }
+  });
+  sum_partials(gamma_partial, blocks, cols, dgamma, dgamma_mode);
+  sum_partials(beta_partial, blocks, cols, dbeta, dbeta_mode);
+}
+
+template <class T>
+void l2_normalize(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, T* y, T* inverse) {
+  parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T* from = x + row * cols;
+      T squares{0};
+#pragma omp simd reduction(+ : squares)
+      for (std::int64_t i = 0; i < cols; ++i) squares += from[i] * from[i];
+      const T length = std::sqrt(squares);
+      const bool is_short = length < static_cast<T>(epsilon);
+      const T factor = T{1} / (is_short ? static_cast<T>(epsilon) : length);
+      for (std::int64_t i = 0; i < cols; ++i) y[row * cols + i] = from[i] * factor;
+      inverse[row] = is_short ? -factor : factor;
+    }
+  });
+}
+
+template <class T>
+void l2_normalize_backward(std::int64_t rows, std::int64_t cols, const T* y, const T* inverse, const T* dy, T* dx,
+                           Mode mode) {
+  parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T *unit = y + row * cols, *g = dy + row * cols;
+      T dot{0};
+#pragma omp simd reduction(+ : dot)
+      for (std::int64_t i = 0; i < cols; ++i) dot += unit[i] * g[i];
+      if (inverse[row] < T{0}) dot = T{0};  // divided by the constant ε, not by the length
+      const T factor = std::fabs(inverse[row]);
+      for (std::int64_t i = 0; i < cols; ++i) put(dx[row * cols + i], (g[i] - unit[i] * dot) * factor, mode);
+    }
+  });
+}
+
+template void layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, float*, float*,
+                         float*);
+template void layer_norm(std::int64_t, std::int64_t, double, const double*, const double*, const double*, double*,
+                         double*, double*);
+template void layer_norm_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, const float*,
+                                  const float*, float*, Mode, float*, Mode, float*, Mode);
+template void layer_norm_backward(std::int64_t, std::int64_t, const double*, const double*, const double*,
+                                  const double*, const double*, double*, Mode, double*, Mode, double*, Mode);
+template void l2_normalize(std::int64_t, std::int64_t, double, const float*, float*, float*);
+template void l2_normalize(std::int64_t, std::int64_t, double, const double*, double*, double*);
+template void l2_normalize_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, float*,
+                                    Mode);
+template void l2_normalize_backward(std::int64_t, std::int64_t, const double*, const double*, const double*, double*,
+                                    Mode);
+
+}  // namespace tapecache::kernels::cpu

@@ -1,0 +1,52 @@
+#include "tapecache/ops/cpu/cpu_kernels.h"
+
+namespace tapecache::kernels::cpu {
+
+namespace {
+
+/// Calls body(image offset, row offset) for each run of `patch` elements that lie together in both layouts.
+template <class Body>
+void for_each_run(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width,
+                  std::int64_t patch, const Body& body) {
+  const std::int64_t down = height / patch, across = width / patch;
+  parallel_for(batch * down, block_for(channels * patch * width), [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t strip = begin; strip < end; ++strip) {
+      const std::int64_t sample = strip / down, i = strip % down;
+      for (std::int64_t j = 0; j < across; ++j) {
+        for (std::int64_t channel = 0; channel < channels; ++channel) {
+          for (std::int64_t u = 0; u < patch; ++u) {
+            body(((sample * channels + channel) * height + i * patch + u) * width + j * patch,
+                 (((strip * across + j) * channels + channel) * patch + u) * patch);
+          }
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+template <class T>
+void patches(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t patch,
+             const T* x, T* rows) {
+  for_each_run(batch, channels, height, width, patch, [=](std::int64_t image, std::int64_t row) {
+    std::copy(x + image, x + image + patch, rows + row);
+  });
+}
+
+template <class T>
+void patches_backward(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width,
+                      std::int64_t patch, const T* drows, T* dx, Mode mode) {
+  for_each_run(batch, channels, height, width, patch, [=](std::int64_t image, std::int64_t row) {
+    for (std::int64_t v = 0; v < patch; ++v) put(dx[image + v], drows[row + v], mode);
+  });
+}
+
+template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, float*);
+template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*, double*);
+template void patches_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*,
+                               float*, Mode);
+template void patches_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*,
+                               double*, Mode);
+
+}  // namespace tapecache::kernels::cpu

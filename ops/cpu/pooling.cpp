@@ -1,0 +1,123 @@
+#include <cmath>
+
+#include "tapecache/ops/cpu/cpu_kernels.h"
+
+namespace tapecache::kernels::cpu {
+
+namespace {
+
+template <class Body>
+void for_each_sample(std::int64_t batch, std::int64_t cost, const Body& body) {
+  parallel_for(batch, block_for(cost), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t sample = begin; sample < end; ++sample) body(sample);
+  });
+}
+
+std::int64_t count_valid(const bool* valid, std::int64_t tokens) {
+  return valid ? std::count(valid, valid + tokens, true) : tokens;
+}
+
+}  // namespace
+
+template <class T>
+void mean_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y) {
+  for_each_sample(batch, tokens * width, [=](std::int64_t sample) {
+    const bool* mask = valid ? valid + sample * tokens : nullptr;
+    T* to = y + sample * width;
+    std::fill(to, to + width, T{0});
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      if (mask && !mask[token]) continue;
+      const T* from = x + (sample * tokens + token) * width;
+      for (std::int64_t j = 0; j < width; ++j) to[j] += from[j];
+    }
+    const T factor = T{1} / static_cast<T>(std::max<std::int64_t>(1, count_valid(mask, tokens)));
+    for (std::int64_t j = 0; j < width; ++j) to[j] *= factor;
+  });
+}
+
+template <class T>
+void mean_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const bool* valid, const T* dy,
+                        T* dx, Mode mode) {
+  for_each_sample(batch, tokens * width, [=](std::int64_t sample) {
+    const bool* mask = valid ? valid + sample * tokens : nullptr;
+    const T factor = T{1} / static_cast<T>(std::max<std::int64_t>(1, count_valid(mask, tokens)));
+    const T* from = dy + sample * width;
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      const T weight = !mask || mask[token] ? factor : T{0};
+      T* to = dx + (sample * tokens + token) * width;
+      for (std::int64_t j = 0; j < width; ++j) put(to[j], weight * from[j], mode);
+    }
+  });
+}
+
+template <class T>
+void max_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y,
+              std::int64_t* argmax) {
+  for_each_sample(batch, tokens * width, [=](std::int64_t sample) {
+    T* to = y + sample * width;
+    std::int64_t* best = argmax + sample * width;
+    std::fill(to, to + width, T{0});
+    std::fill(best, best + width, std::int64_t{-1});
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      if (valid && !valid[sample * tokens + token]) continue;
+      const T* from = x + (sample * tokens + token) * width;
+      for (std::int64_t j = 0; j < width; ++j) {
+        if (best[j] < 0 || from[j] > to[j] || (std::isnan(from[j]) && !std::isnan(to[j]))) {
+          to[j] = from[j];
+          best[j] = token;
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void max_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* argmax,
+                       const T* dy, T* dx, Mode mode) {
+  for_each_sample(batch, tokens * width, [=](std::int64_t sample) {
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      T* to = dx + (sample * tokens + token) * width;
+      for (std::int64_t j = 0; j < width; ++j) {
+        put(to[j], argmax[sample * width + j] == token ? dy[sample * width + j] : T{0}, mode);
+      }
+    }
+  });
+}
+
+template <class T>
+void select_token(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index, const T* x,
+                  T* y) {
+  for_each_sample(batch, width, [=](std::int64_t sample) {
+    const T* from = x + (sample * tokens + index[sample]) * width;
+    std::copy(from, from + width, y + sample * width);
+  });
+}
+
+template <class T>
+void select_token_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index,
+                           const T* dy, T* dx, Mode mode) {
+  for_each_sample(batch, tokens * width, [=](std::int64_t sample) {
+    if (mode == Mode::kWrite) std::fill(dx + sample * tokens * width, dx + (sample + 1) * tokens * width, T{0});
+    T* to = dx + (sample * tokens + index[sample]) * width;
+    for (std::int64_t j = 0; j < width; ++j) to[j] += dy[sample * width + j];
+  });
+}
+
+template void mean_pool(std::int64_t, std::int64_t, std::int64_t, const float*, const bool*, float*);
+template void mean_pool(std::int64_t, std::int64_t, std::int64_t, const double*, const bool*, double*);
+template void mean_pool_backward(std::int64_t, std::int64_t, std::int64_t, const bool*, const float*, float*, Mode);
+template void mean_pool_backward(std::int64_t, std::int64_t, std::int64_t, const bool*, const double*, double*, Mode);
+template void max_pool(std::int64_t, std::int64_t, std::int64_t, const float*, const bool*, float*, std::int64_t*);
+template void max_pool(std::int64_t, std::int64_t, std::int64_t, const double*, const bool*, double*, std::int64_t*);
+template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*,
+                                Mode);
+template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*,
+                                Mode);
+template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*);
+template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*);
+template void select_token_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*,
+                                    float*, Mode);
+template void select_token_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*,
+                                    double*, Mode);
+
+}  // namespace tapecache::kernels::cpu

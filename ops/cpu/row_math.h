@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "tapecache/ops/cpu/vector_math.h"
+
+/// Sums and maxima over one contiguous row, shared by softmax, cross-entropy and the reductions.
+namespace tapecache::kernels::cpu {
+
+template <class T>
+T row_sum(const T* x, std::int64_t n) {
+  T sum{0};
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) sum += x[i];
+  return sum;
+}
+
+/// The largest element; NaN elements are passed over.
+template <class T>
+T row_max(const T* x, std::int64_t n) {
+  T largest = -std::numeric_limits<T>::infinity();
+#pragma omp simd reduction(max : largest)
+  for (std::int64_t i = 0; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
+  return largest;
+}
+
+/// log Σ exp(x); ±Inf where that is the maximum, NaN where the row holds one.
+template <class T>
+T row_logsumexp(const T* x, std::int64_t n) {
+  const T largest = row_max(x, n);
+  const T shift = std::isfinite(largest) ? largest : T{0};
+  T sum{0};
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) sum += exponential(x[i] - shift);
+  return std::isinf(largest) && !std::isnan(sum) ? largest : shift + std::log(sum);
+}
+
+}  // namespace tapecache::kernels::cpu

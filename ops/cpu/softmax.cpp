@@ -1,0 +1,100 @@
+#include <vector>
+
+#include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/row_math.h"
+
+namespace tapecache::kernels::cpu {
+
+namespace {
+
+template <class Body>
+void for_each_row(std::int64_t rows, std::int64_t cols, const Body& body) {
+  parallel_for(rows, block_for(cols * 4), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) body(row);
+  });
+}
+
+/// exp(x - shift) / Σ over a row, in place of y; all 0 where the sum is 0.
+template <class T>
+void normalize_exponentials(const T* x, T shift, std::int64_t n, T* y) {
+  T sum{0};
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) {
+    y[i] = exponential(x[i] - shift);
+    sum += y[i];
+  }
+  const T factor = sum == T{0} ? T{0} : T{1} / sum;
+  for (std::int64_t i = 0; i < n; ++i) y[i] *= factor;
+}
+
+std::int64_t mask_offset(const Broadcast& layout, std::int64_t row) {
+  std::int64_t offset = 0;
+  for (std::int64_t i = layout.rank - 2; i >= 0; --i) {
+    const auto axis = static_cast<std::size_t>(i);
+    offset += row % layout.sizes[axis] * layout.b[axis];
+    row /= layout.sizes[axis];
+  }
+  return offset;
+}
+
+}  // namespace
+
+template <class T>
+void softmax(std::int64_t rows, std::int64_t cols, const T* x, const bool* mask, const Broadcast& layout, T* y) {
+  if (!mask) {
+    for_each_row(rows, cols, [=](std::int64_t row) {
+      const T* from = x + row * cols;
+      normalize_exponentials(from, row_max(from, cols), cols, y + row * cols);
+    });
+    return;
+  }
+  const std::int64_t step = layout.b[static_cast<std::size_t>(layout.rank - 1)];
+  for_each_row(rows, cols, [&](std::int64_t row) {
+    const T* from = x + row * cols;
+    T* to = y + row * cols;
+    const bool* allowed = mask + mask_offset(layout, row);
+    for (std::int64_t i = 0; i < cols; ++i) to[i] = allowed[i * step] ? from[i] : -std::numeric_limits<T>::infinity();
+    const T largest = row_max(to, cols);
+    // A row of -Inf alone has nothing allowed in it (or nothing likely): a shift of 0 leaves its exponentials 0.
+    normalize_exponentials(to, largest == -std::numeric_limits<T>::infinity() ? T{0} : largest, cols, to);
+  });
+}
+
+template <class T>
+void softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode mode) {
+  for_each_row(rows, cols, [=](std::int64_t row) {
+    const T *p = y + row * cols, *g = dy + row * cols;
+    T dot{0};
+#pragma omp simd reduction(+ : dot)
+    for (std::int64_t i = 0; i < cols; ++i) dot += p[i] * g[i];
+    for (std::int64_t i = 0; i < cols; ++i) put(dx[row * cols + i], p[i] * (g[i] - dot), mode);
+  });
+}
+
+template <class T>
+void log_softmax(std::int64_t rows, std::int64_t cols, const T* x, T* y) {
+  for_each_row(rows, cols, [=](std::int64_t row) {
+    const T normalizer = row_logsumexp(x + row * cols, cols);
+    for (std::int64_t i = 0; i < cols; ++i) y[row * cols + i] = x[row * cols + i] - normalizer;
+  });
+}
+
+template <class T>
+void log_softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode mode) {
+  for_each_row(rows, cols, [=](std::int64_t row) {
+    const T *log_p = y + row * cols, *g = dy + row * cols;
+    const T sum = row_sum(g, cols);
+    for (std::int64_t i = 0; i < cols; ++i) put(dx[row * cols + i], g[i] - exponential(log_p[i]) * sum, mode);
+  });
+}
+
+template void softmax(std::int64_t, std::int64_t, const float*, const bool*, const Broadcast&, float*);
+template void softmax(std::int64_t, std::int64_t, const double*, const bool*, const Broadcast&, double*);
+template void softmax_backward(std::int64_t, std::int64_t, const float*, const float*, float*, Mode);
+template void softmax_backward(std::int64_t, std::int64_t, const double*, const double*, double*, Mode);
+template void log_softmax(std::int64_t, std::int64_t, const float*, float*);
+template void log_softmax(std::int64_t, std::int64_t, const double*, double*);
+template void log_softmax_backward(std::int64_t, std::int64_t, const float*, const float*, float*, Mode);
+template void log_softmax_backward(std::int64_t, std::int64_t, const double*, const double*, double*, Mode);
+
+}  // namespace tapecache::kernels::cpu

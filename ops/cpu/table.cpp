@@ -1,0 +1,58 @@
+#include "tapecache/ops/cpu/cpu_kernels.h"
+
+namespace tapecache::kernels {
+
+namespace {
+
+template <class T>
+constexpr KernelTable<T> kTable{
+    .unary = cpu::unary<T>,
+    .unary_backward = cpu::unary_backward<T>,
+    .binary = cpu::binary<T>,
+    .binary_backward = cpu::binary_backward<T>,
+    .gemm = cpu::gemm<T>,
+    .reduce = cpu::reduce<T>,
+    .reduce_backward = cpu::reduce_backward<T>,
+    .softmax = cpu::softmax<T>,
+    .softmax_backward = cpu::softmax_backward<T>,
+    .log_softmax = cpu::log_softmax<T>,
+    .log_softmax_backward = cpu::log_softmax_backward<T>,
+    .cross_entropy = cpu::cross_entropy<T>,
+    .cross_entropy_backward = cpu::cross_entropy_backward<T>,
+    .layer_norm = cpu::layer_norm<T>,
+    .layer_norm_backward = cpu::layer_norm_backward<T>,
+    .l2_normalize = cpu::l2_normalize<T>,
+    .l2_normalize_backward = cpu::l2_normalize_backward<T>,
+    .gather_rows = cpu::gather_rows<T>,
+    .gather_rows_backward = cpu::gather_rows_backward<T>,
+    .dropout = cpu::dropout<T>,
+    .copy_blocks = cpu::copy_blocks<T>,
+    .transpose = cpu::transpose<T>,
+    .attention = cpu::attention<T>,
+    .attention_backward = cpu::attention_backward<T>,
+    .patches = cpu::patches<T>,
+    .patches_backward = cpu::patches_backward<T>,
+    .mean_pool = cpu::mean_pool<T>,
+    .mean_pool_backward = cpu::mean_pool_backward<T>,
+    .max_pool = cpu::max_pool<T>,
+    .max_pool_backward = cpu::max_pool_backward<T>,
+    .select_token = cpu::select_token<T>,
+    .select_token_backward = cpu::select_token_backward<T>,
+    .adamw = cpu::adamw<T>,
+    .sgd = cpu::sgd<T>,
+    .squared_norm = cpu::squared_norm<T>,
+};
+
+}  // namespace
+
+template <>
+const KernelTable<float>& cpu_table<float>() {
+  return kTable<float>;
+}
+
+template <>
+const KernelTable<double>& cpu_table<double>() {
+  return kTable<double>;
+}
+
+}  // namespace tapecache::kernels

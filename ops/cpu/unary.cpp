@@ -1,0 +1,97 @@
+#include <cmath>
+
+#include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/vector_math.h"
+
+namespace tapecache::kernels::cpu {
+
+namespace {
+
+constexpr std::int64_t kBlock = 8192;
+constexpr double kInverseSqrt2 = 0.70710678118654752440;
+constexpr double kInverseSqrt2Pi = 0.39894228040143267794;
+constexpr double kSqrt2OverPi = 0.79788456080286535588;
+constexpr double kGeluCubic = 0.044715;
+constexpr double kQuickGelu = 1.702;
+
+/// Calls `f` with the function value and the derivative as lambdas of (x or saved); one place for each formula.
+template <class T, class F>
+void with_function(UnaryOp op, T a, T b, F&& f) {
+  switch (op) {
+    case UnaryOp::kScale: return f([=](T x) { return a * x; }, [=](T) { return a; });
+    case UnaryOp::kExp: return f([](T x) { return exponential(x); }, [](T y) { return y; });
+    case UnaryOp::kLog: return f([](T x) { return std::log(x); }, [](T x) { return T{1} / x; });
+    case UnaryOp::kSqrt: return f([](T x) { return std::sqrt(x); }, [](T y) { return T(0.5) / y; });
+    case UnaryOp::kRsqrt: return f([](T x) { return T{1} / std::sqrt(x); }, [](T y) { return T(-0.5) * y * y * y; });
+    case UnaryOp::kPow:
+      return f([=](T x) { return std::pow(x, a); }, [=](T x) { return a == 0 ? T{0} : a * std::pow(x, a - 1); });
+    case UnaryOp::kTanh: return f([](T x) { return hyperbolic_tangent(x); }, [](T y) { return T{1} - y * y; });
+    case UnaryOp::kSigmoid: return f([](T x) { return logistic(x); }, [](T y) { return y * (T{1} - y); });
+    case UnaryOp::kRelu: return f([](T x) { return x < T{0} ? T{0} : x; }, [](T x) { return x > T{0} ? T{1} : T{0}; });
+    case UnaryOp::kGelu:
+      return f([](T x) { return T(0.5) * x * (T{1} + error_function(x * T(kInverseSqrt2))); },
+               [](T x) {  // Φ(x) + x φ(x)
+                 return T(0.5) * (T{1} + error_function(x * T(kInverseSqrt2))) +
+                        x * T(kInverseSqrt2Pi) * exponential(T(-0.5) * x * x);
+               });
+    case UnaryOp::kGeluTanh:
+      return f(
+          [](T x) { return T(0.5) * x * (T{1} + hyperbolic_tangent(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x))); },
+          [](T x) {
+            const T t = hyperbolic_tangent(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x));
+            const T inner = T(kSqrt2OverPi) * (T{1} + T(3 * kGeluCubic) * x * x);
+            return T(0.5) * (T{1} + t) + T(0.5) * x * (T{1} - t * t) * inner;
+          });
+    case UnaryOp::kQuickGelu:
+      return f([](T x) { return x * logistic(T(kQuickGelu) * x); },
+               [](T x) {  // σ + 1.702 x σ (1 - σ)
+                 const T s = logistic(T(kQuickGelu) * x);
+                 return s + T(kQuickGelu) * x * s * (T{1} - s);
+               });
+    case UnaryOp::kSilu:
+      return f([](T x) { return x * logistic(x); },
+               [](T x) {  // σ + x σ (1 - σ)
+                 const T s = logistic(x);
+                 return s + x * s * (T{1} - s);
+               });
+    case UnaryOp::kSoftplus:
+      return f([](T x) { return (x < T{0} ? T{0} : x) + std::log1p(exponential(-std::fabs(x))); },
+               [](T x) { return logistic(x); });
+    case UnaryOp::kClamp:
+      return f([=](T x) { return x < a ? a : (x > b ? b : x); },
+               [=](T x) { return x >= a && x <= b ? T{1} : T{0}; });
+  }
+}
+
+}  // namespace
+
+template <class T>
+void unary(UnaryOp op, double a, double b, std::int64_t n, const T* x, T* y) {
+  with_function<T>(op, static_cast<T>(a), static_cast<T>(b), [=](auto value, auto) {
+    parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) y[i] = value(x[i]);
+    });
+  });
+}
+
+template <class T>
+void unary_backward(UnaryOp op, double a, double b, std::int64_t n, const T* saved, const T* dy, T* dx, Mode mode) {
+  // A scale has nothing saved; any readable array will do for its constant derivative.
+  const T* from = saved ? saved : dy;
+  with_function<T>(op, static_cast<T>(a), static_cast<T>(b), [=](auto, auto derivative) {
+    parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
+      if (mode == Mode::kWrite) {
+        for (std::int64_t i = begin; i < end; ++i) dx[i] = dy[i] * derivative(from[i]);
+      } else {
+        for (std::int64_t i = begin; i < end; ++i) dx[i] += dy[i] * derivative(from[i]);
+      }
+    });
+  });
+}
+
+template void unary(UnaryOp, double, double, std::int64_t, const float*, float*);
+template void unary(UnaryOp, double, double, std::int64_t, const double*, double*);
+template void unary_backward(UnaryOp, double, double, std::int64_t, const float*, const float*, float*, Mode);
+template void unary_backward(UnaryOp, double, double, std::int64_t, const double*, const double*, double*, Mode);
+
+}  // namespace tapecache::kernels::cpu
