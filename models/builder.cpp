@@ -1,0 +1,69 @@
+#include "tapecache/models/builder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/philox.h"
+
+namespace tapecache::models {
+
+namespace {
+
+/// FNV-1a: the same on every machine, unlike std::hash.
+std::uint64_t hash_of(std::string_view text) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (unsigned char c : text) hash = (hash ^ c) * 0x100000001b3;
+  return hash;
+}
+
+Tensor normal_values(const Shape& shape, const Init& init, std::uint64_t seed) {
+  Tensor values = Tensor::empty(shape, DType::kFloat64);
+  double* p = values.mutable_data<double>();
+  for (std::int64_t i = 0; i < values.numel(); ++i) {
+    // Box–Muller, with 53 bits for the radius.
+    const auto w = RandomKey{seed}.draw(0, static_cast<std::uint32_t>(i));
+    const std::uint64_t bits = (std::uint64_t{w[0]} << 32 | w[1]) >> 11;
+    const double u = (static_cast<double>(bits) + 0.5) * 0x1p-53;
+    const double angle = 2 * std::numbers::pi * (static_cast<double>(w[2]) * 0x1p-32);
+    p[i] = init.mean + init.standard_deviation * std::sqrt(-2 * std::log(u)) * std::cos(angle);
+  }
+  return values;
+}
+
+}  // namespace
+
+Builder::Builder(std::uint64_t seed, DType dtype) : shared_(std::make_shared<Shared>()) {
+  if (dtype != DType::kFloat32 && dtype != DType::kFloat64) {
+    throw DTypeError(fmt::format("builder: dtype is {}, expected float32 or float64", name(dtype)));
+  }
+  shared_->seed = seed;
+  shared_->dtype = dtype;
+}
+
+std::string Builder::full_name(std::string_view name) const {
+  return prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name);
+}
+
+Builder Builder::child(std::string_view name) const {
+  Builder part = *this;
+  part.prefix_ = full_name(name);
+  return part;
+}
+
+Parameter Builder::parameter(std::string_view name, const Shape& shape, const Init& init) const {
+  const std::string full = full_name(name);
+  std::vector<Parameter>& made = shared_->parameters;
+  if (std::any_of(made.begin(), made.end(), [&](const Parameter& p) { return p.name() == full; })) {
+    throw ValueError(fmt::format("builder: two parameters are named '{}'", full));
+  }
+  const Tensor values = init.standard_deviation == 0
+                            ? Tensor::full(shape, init.mean, shared_->dtype)
+                            : normal_values(shape, init, shared_->seed ^ hash_of(full)).to(shared_->dtype);
+  made.emplace_back(full, values);
+  return made.back();
+}
+
+}  // namespace tapecache::models

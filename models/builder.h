@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tapecache/autograd/parameter.h"
+
+namespace tapecache::models {
+
+/// How a parameter's first values are drawn.
+struct Init {
+  double mean = 0;
+  double standard_deviation = 0;  ///< of a normal distribution; 0: all values are the mean
+
+  static Init normal(double standard_deviation) { return {0, standard_deviation}; }
+  static Init constant(double value) { return {value, 0}; }
+};
+
+/// Makes a model's parameters under dotted names and keeps them in one list. Copies and children share the list and
+/// the training flag; they differ in the name they stand under.
+class Builder {
+ public:
+  explicit Builder(std::uint64_t seed, DType dtype = DType::kFloat32);
+
+  /// The builder of a part: its names begin with this one's, a dot, and `name`.
+  Builder child(std::string_view name) const;
+  /// A new parameter. Its values depend on the seed, the full name and the element alone, not on the order in which
+  /// parameters are made. Throws ValueError where the full name was taken.
+  Parameter parameter(std::string_view name, const Shape& shape, const Init& init) const;
+
+  /// All parameters made so far, in that order.
+  const std::vector<Parameter>& parameters() const { return shared_->parameters; }
+  DType dtype() const { return shared_->dtype; }
+
+  /// Whether layers such as dropout act as in training; true at first.
+  bool training() const { return shared_->training; }
+  void set_training(bool on) const { shared_->training = on; }
+
+ private:
+  struct Shared {
+    std::uint64_t seed;
+    DType dtype;
+    bool training = true;
+    std::vector<Parameter> parameters;
+  };
+  std::string full_name(std::string_view name) const;
+
+  std::shared_ptr<Shared> shared_;
+  std::string prefix_;
+};
+
+}  // namespace tapecache::models

@@ -1,0 +1,33 @@
+#include "tapecache/models/clip.h"
+
+#include <cmath>
+
+#include "tapecache/ops/normalize.h"
+
+namespace tapecache::models {
+
+namespace {
+
+Init projection_init(std::int64_t width) { return Init::normal(1.0 / std::sqrt(static_cast<double>(width))); }
+
+}  // namespace
+
+Clip::Clip(const ClipConfig& config, std::uint64_t seed, DType dtype)
+    : builder_(seed, dtype),
+      vision_(builder_.child("vision_model"), config.vision),
+      text_(builder_.child("text_model"), config.text),
+      visual_projection_(builder_.child("visual_projection"), config.vision.encoder.width, config.projection_width,
+                         projection_init(config.vision.encoder.width), false),
+      text_projection_(builder_.child("text_projection"), config.text.encoder.width, config.projection_width,
+                       projection_init(config.text.encoder.width), false),
+      logit_scale_(builder_.parameter("logit_scale", {}, Init::constant(std::log(1.0 / config.initial_temperature)))) {}
+
+Variable Clip::encode_image(const Variable& images) const {
+  return ops::l2_normalize(visual_projection_(vision_(images)));
+}
+
+Variable Clip::encode_text(const TokenBatch& tokens) const {
+  return ops::l2_normalize(text_projection_(text_(tokens)));
+}
+
+}  // namespace tapecache::models

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tapecache/models/text_transformer.h"
+#include "tapecache/models/vision_transformer.h"
+
+namespace tapecache::models {
+
+struct ClipConfig {
+  VisionConfig vision;
+  TextConfig text;
+  std::int64_t projection_width = 512;
+  double initial_temperature = 0.07;
+};
+
+/// CLIP (Radford et al. 2021): two towers and their projections into one space. Parameters are named as in a Hugging
+/// Face checkpoint (`vision_model.…`, `text_model.…`, `visual_projection.weight`, `text_projection.weight`,
+/// `logit_scale`) and initialised as OpenAI's; projections by N(0, 1/width), logit_scale by log(1/temperature).
+class Clip {
+ public:
+  Clip(const ClipConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32);
+
+  /// images [batch, channels, size, size] to representations [batch, projection_width] of length 1.
+  Variable encode_image(const Variable& images) const;
+  /// Tokens to representations [batch, projection_width] of length 1.
+  Variable encode_text(const TokenBatch& tokens) const;
+
+  /// Logarithm of the factor that similarities are scaled by, a scalar.
+  const Parameter& logit_scale() const { return logit_scale_; }
+  const std::vector<Parameter>& parameters() const { return builder_.parameters(); }
+  /// Turns dropout on or off.
+  void set_training(bool on) { builder_.set_training(on); }
+
+ private:
+  Builder builder_;
+  VisionTransformer vision_;
+  TextTransformer text_;
+  Linear visual_projection_, text_projection_;
+  Parameter logit_scale_;
+};
+
+}  // namespace tapecache::models

@@ -1,0 +1,55 @@
+#include "tapecache/models/layers.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/ops/dropout.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/embedding.h"
+#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/normalize.h"
+
+namespace tapecache::models {
+
+Linear::Linear(const Builder& builder, std::int64_t in, std::int64_t out, const Init& weight_init, bool with_bias)
+    : weight(builder.parameter("weight", {out, in}, weight_init)) {
+  if (with_bias) bias = builder.parameter("bias", {out}, Init::constant(0));
+}
+
+Variable Linear::operator()(const Variable& x) const {
+  return ops::linear(x, weight, bias.defined() ? Variable(bias) : Variable());
+}
+
+LayerNorm::LayerNorm(const Builder& builder, std::int64_t width, double epsilon)
+    : weight(builder.parameter("weight", {width}, Init::constant(1))),
+      bias(builder.parameter("bias", {width}, Init::constant(0))),
+      epsilon_(epsilon) {}
+
+Variable LayerNorm::operator()(const Variable& x) const { return ops::layer_norm(x, weight, bias, epsilon_); }
+
+Embedding::Embedding(const Builder& builder, std::int64_t entries, std::int64_t width, const Init& weight_init)
+    : weight(builder.parameter("weight", {entries, width}, weight_init)) {}
+
+Variable Embedding::operator()(const Tensor& ids) const { return ops::embedding(weight, ids); }
+
+Dropout::Dropout(const Builder& builder, double probability) : builder_(builder), probability_(probability) {
+  if (!(probability >= 0 && probability < 1)) {
+    throw ValueError(fmt::format("dropout: probability is {}, expected 0 <= p < 1", probability));
+  }
+}
+
+Variable Dropout::operator()(const Variable& x) const {
+  return builder_.training() ? ops::dropout(x, probability_) : x;
+}
+
+Variable activate(Activation activation, const Variable& x) {
+  switch (activation) {
+    case Activation::kQuickGelu: return ops::quick_gelu(x);
+    case Activation::kGelu: return ops::gelu(x);
+    case Activation::kGeluTanh: return ops::gelu_tanh(x);
+    case Activation::kSilu: return ops::silu(x);
+    case Activation::kRelu: return ops::relu(x);
+  }
+  throw ValueError("activate: unknown activation");
+}
+
+}  // namespace tapecache::models

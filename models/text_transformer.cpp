@@ -1,0 +1,34 @@
+#include "tapecache/models/text_transformer.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/layout.h"
+#include "tapecache/ops/pooling.h"
+
+namespace tapecache::models {
+
+TextTransformer::TextTransformer(const Builder& builder, const TextConfig& config)
+    : config_(config),
+      token_embedding_(builder.child("embeddings").child("token_embedding"), config.vocabulary, config.encoder.width,
+                       Init::normal(0.02)),
+      positions_(builder.child("embeddings").child("position_embedding"), config.max_tokens, config.encoder.width,
+                 Init::normal(0.01)),
+      encoder_(builder.child("encoder"), config.encoder),
+      final_norm_(builder.child("final_layer_norm"), config.encoder.width, config.encoder.epsilon) {}
+
+Variable TextTransformer::operator()(const TokenBatch& tokens) const {
+  if (!tokens.ids.defined() || tokens.ids.rank() != 2 || tokens.ids.size(1) < 1 ||
+      tokens.ids.size(1) > config_.max_tokens) {
+    throw ShapeError(fmt::format("text transformer: ids are {}, expected [batch, tokens] with 1 to {} tokens",
+                                 describe(tokens.ids), config_.max_tokens));
+  }
+  const Variable positions = ops::slice(positions_.weight, 0, 0, tokens.ids.size(1));
+  const Variable embedded = ops::add(token_embedding_(tokens.ids), positions);
+  const Variable encoded = encoder_(embedded, {.causal = config_.causal, .valid = tokens.valid});
+  // The norm works on each token alone, so it may follow the choice of the last one.
+  if (config_.pooling == TextPooling::kLastToken) return final_norm_(ops::last_token_pool(encoded, tokens.valid));
+  return ops::mean_pool(final_norm_(encoded), tokens.valid);
+}
+
+}  // namespace tapecache::models

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+
+#include "tapecache/models/token_batch.h"
+#include "tapecache/models/transformer_block.h"
+
+namespace tapecache::models {
+
+enum class TextPooling { kLastToken, kMean };
+
+struct TextConfig {
+  std::int64_t vocabulary = 49408;
+  std::int64_t max_tokens = 77;
+  bool causal = true;
+  TextPooling pooling = TextPooling::kLastToken;
+  TransformerConfig encoder{.width = 512, .layers = 12, .heads = 8, .mlp_width = 2048};
+};
+
+/// CLIP's text tower (Radford et al. 2021), with parameter names as in a Hugging Face CLIP checkpoint's `text_model`.
+/// Token embedding by N(0, 0.02²), positions by N(0, 0.01²).
+class TextTransformer {
+ public:
+  TextTransformer(const Builder& builder, const TextConfig& config);
+  /// [batch, width], pooled over the valid tokens. Throws ShapeError for more than max_tokens, ValueError for an id
+  /// outside the vocabulary or a sample without a valid token.
+  Variable operator()(const TokenBatch& tokens) const;
+
+ private:
+  TextConfig config_;
+  Embedding token_embedding_, positions_;
+  TransformerEncoder encoder_;
+  LayerNorm final_norm_;
+};
+
+}  // namespace tapecache::models

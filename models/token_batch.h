@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tapecache/core/tensor.h"
+
+namespace tapecache::models {
+
+/// Token sequences of one batch, padded to a common length.
+struct TokenBatch {
+  Tensor ids;    ///< i32 or i64 [batch, tokens]
+  Tensor valid;  ///< bool [batch, tokens], false for padding; undefined where there is none
+
+  std::int64_t size() const { return ids.size(0); }
+  TokenBatch slice(std::int64_t begin, std::int64_t end) const;
+
+  /// Pads each sequence with `pad_id` to the longest, but at least `min_tokens`. Throws ValueError for no sequences or
+  /// an empty one.
+  static TokenBatch pad(std::span<const std::vector<std::int32_t>> sequences, std::int32_t pad_id = 0,
+                        std::int64_t min_tokens = 1);
+};
+
+}  // namespace tapecache::models

@@ -1,0 +1,62 @@
+#include "tapecache/models/transformer_block.h"
+
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/ops/elementwise.h"
+
+namespace tapecache::models {
+
+namespace {
+
+double width_scale(const TransformerConfig& c) { return 1.0 / std::sqrt(static_cast<double>(c.width)); }
+Init residual_init(const TransformerConfig& c) {
+  return Init::normal(width_scale(c) / std::sqrt(2.0 * static_cast<double>(c.layers)));
+}
+
+}  // namespace
+
+TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConfig& config)
+    : activation_(config.activation),
+      checkpoint_(config.checkpoint),
+      norm1_(builder.child("layer_norm1"), config.width, config.epsilon),
+      attention_(builder.child("self_attn"), config.width, config.heads, residual_init(config),
+                 Init::normal(width_scale(config))),
+      norm2_(builder.child("layer_norm2"), config.width, config.epsilon),
+      fc1_(builder.child("mlp").child("fc1"), config.width, config.mlp_width,
+           Init::normal(width_scale(config) / std::sqrt(2.0))),
+      fc2_(builder.child("mlp").child("fc2"), config.mlp_width, config.width, residual_init(config)),
+      dropout_(builder, config.dropout) {}
+
+Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOptions& options) const {
+  const Variable attended = ops::add(x, dropout_(attention_(norm1_(x), options)));
+  return ops::add(attended, dropout_(fc2_(activate(activation_, fc1_(norm2_(attended))))));
+}
+
+Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options) const {
+  if (!checkpoint_) return forward(x, options);
+  // By value: the replay in backward may come when this block's caller is gone.
+  const auto replay = [block = *this, options](std::span<const Variable> inputs) {
+    return std::vector<Variable>{block.forward(inputs[0], options)};
+  };
+  return checkpoint(replay, std::span(&x, 1)).front();
+}
+
+TransformerEncoder::TransformerEncoder(const Builder& builder, const TransformerConfig& config) {
+  if (config.width < 1 || config.layers < 1 || config.heads < 1 || config.mlp_width < 1) {
+    throw ValueError(fmt::format("transformer: width {}, layers {}, heads {}, mlp_width {}; each must be at least 1",
+                                 config.width, config.layers, config.heads, config.mlp_width));
+  }
+  for (std::int64_t i = 0; i < config.layers; ++i) {
+    blocks_.emplace_back(builder.child("layers").child(std::to_string(i)), config);
+  }
+}
+
+Variable TransformerEncoder::operator()(Variable x, const ops::AttentionOptions& options) const {
+  for (const TransformerBlock& block : blocks_) x = block(x, options);
+  return x;
+}
+
+}  // namespace tapecache::models

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tapecache/models/attention.h"
+
+namespace tapecache::models {
+
+struct TransformerConfig {
+  std::int64_t width = 512;
+  std::int64_t layers = 12;  ///< of the whole stack; sets the scale of residual projections at initialisation
+  std::int64_t heads = 8;
+  std::int64_t mlp_width = 2048;
+  Activation activation = Activation::kQuickGelu;
+  double dropout = 0;       ///< of both residual branches
+  double epsilon = 1e-5;    ///< of the layer norms
+  bool checkpoint = false;  ///< keep only each block's input and compute the block again in backward
+};
+
+/// Pre-norm transformer block (Xiong et al. 2020): x + attention(norm(x)), then x + mlp(norm(x)), over
+/// [batch, tokens, width], with names as in a Hugging Face CLIP encoder layer. Initialised as OpenAI's CLIP: with
+/// w the width and L the layers, q, k, v and fc2 by N(0, (w^-½ (2L)^-½)²), out_proj by N(0, w^-1), fc1 by
+/// N(0, (2w)^-1), biases 0.
+class TransformerBlock {
+ public:
+  TransformerBlock(const Builder& builder, const TransformerConfig& config);
+  Variable operator()(const Variable& x, const ops::AttentionOptions& options = {}) const;
+
+ private:
+  Variable forward(const Variable& x, const ops::AttentionOptions& options) const;
+
+  Activation activation_;
+  bool checkpoint_;
+  LayerNorm norm1_;
+  MultiHeadAttention attention_;
+  LayerNorm norm2_;
+  Linear fc1_, fc2_;
+  Dropout dropout_;
+};
+
+/// The blocks `layers.0`, `layers.1`, … one after another.
+class TransformerEncoder {
+ public:
+  /// Throws ValueError for sizes below 1.
+  TransformerEncoder(const Builder& builder, const TransformerConfig& config);
+  Variable operator()(Variable x, const ops::AttentionOptions& options = {}) const;
+
+ private:
+  std::vector<TransformerBlock> blocks_;
+};
+
+}  // namespace tapecache::models

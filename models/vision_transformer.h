@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+
+#include "tapecache/models/transformer_block.h"
+
+namespace tapecache::models {
+
+enum class VisionPooling { kCls, kMean };
+
+struct VisionConfig {
+  std::int64_t image_size = 224;
+  std::int64_t patch_size = 32;
+  std::int64_t channels = 3;
+  VisionPooling pooling = VisionPooling::kCls;
+  TransformerConfig encoder{.width = 768, .layers = 12, .heads = 12, .mlp_width = 3072};
+};
+
+/// Image patches as tokens: `weight` [width, channels, patch, patch], no bias, as in CLIP.
+class PatchEmbedding {
+ public:
+  PatchEmbedding(const Builder& builder, std::int64_t channels, std::int64_t patch, std::int64_t width);
+  /// images [batch, channels, height, width] to [batch, patches, width].
+  Variable operator()(const Variable& images) const;
+
+  Parameter weight;
+};
+
+/// CLIP's vision transformer (Dosovitskiy et al. 2021, Radford et al. 2021), with parameter names as in a Hugging Face
+/// CLIP checkpoint's `vision_model`. Patch embedding by N(0, 0.02²), class embedding by N(0, 1/width), positions by
+/// N(0, 0.01²).
+class VisionTransformer {
+ public:
+  /// Throws ValueError where the patch does not divide the image.
+  VisionTransformer(const Builder& builder, const VisionConfig& config);
+  /// images [batch, channels, size, size] to [batch, width]. Throws ShapeError.
+  Variable operator()(const Variable& images) const;
+
+ private:
+  VisionConfig config_;
+  Parameter class_embedding_;
+  PatchEmbedding patches_;
+  Embedding positions_;
+  LayerNorm pre_norm_;
+  TransformerEncoder encoder_;
+  LayerNorm post_norm_;
+};
+
+}  // namespace tapecache::models

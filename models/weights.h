@@ -1,0 +1,19 @@
+#pragma once
+
+#include <filesystem>
+#include <span>
+
+#include "tapecache/autograd/parameter.h"
+
+namespace tapecache::models {
+
+/// Writes the parameters' values under their names as safetensors, atomically. Throws FileError, and ValueError where
+/// two parameters have one name.
+void save_weights(const std::filesystem::path& path, std::span<const Parameter> parameters);
+
+/// Reads values by name, converted from any floating type to the parameter's. Everything is checked before anything
+/// is changed. Throws FileError naming what is missing, of another shape or not floating, and, if strict, what the
+/// file holds beyond the parameters.
+void load_weights(const std::filesystem::path& path, std::span<const Parameter> parameters, bool strict = true);
+
+}  // namespace tapecache::models
