@@ -27,6 +27,14 @@ void require_alike(const char* op, const Variable& a, const char* argument_b, co
   }
 }
 
+int checked_axis(const char* op, const Shape& shape, int axis) {
+  const int positive = axis < 0 ? axis + shape.rank() : axis;
+  if (positive < 0 || positive >= shape.rank()) {
+    throw ShapeError(fmt::format("{}: axis {} of {}, which has {} axes", op, axis, to_string(shape), shape.rank()));
+  }
+  return positive;
+}
+
 void require_shape(const char* op, const char* argument, const Shape& found, const Shape& expected) {
   if (found != expected) {
     throw ShapeError(

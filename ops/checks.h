@@ -14,6 +14,9 @@ void require_floating(const char* op, const char* argument, const Variable& x, i
 /// Throws unless both are defined and of one floating dtype and device.
 void require_alike(const char* op, const Variable& a, const char* argument_b, const Variable& b);
 
+/// The axis as a number in [0, rank). Throws ShapeError where there is no such axis.
+int checked_axis(const char* op, const Shape& shape, int axis);
+
 /// Throws ShapeError unless the argument has exactly this shape.
 void require_shape(const char* op, const char* argument, const Shape& found, const Shape& expected);
 

@@ -1,5 +1,7 @@
 #include "tapecache/ops/layout.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
@@ -22,7 +24,7 @@ Variable concat(std::span<const Variable> parts, int axis_or_negative) {
   if (parts.empty()) throw ValueError("concat: no parts, expected at least one");
   detail::require_floating("concat", "part 0", parts[0], 1);
   const Shape& first = parts[0].shape();
-  const int axis = first.normalize_axis(axis_or_negative);
+  const int axis = detail::checked_axis("concat", first, axis_or_negative);
   std::int64_t total = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     detail::require_alike("concat", parts[0], fmt::format("part {}", i).c_str(), parts[i]);
@@ -68,7 +70,7 @@ Variable concat(std::span<const Variable> parts, int axis_or_negative) {
 Variable slice(const Variable& x, int axis_or_negative, std::int64_t begin, std::int64_t end) {
   const OpScope scope("slice");
   detail::require_floating("slice", "x", x, 1);
-  const int axis = x.shape().normalize_axis(axis_or_negative);
+  const int axis = detail::checked_axis("slice", x.shape(), axis_or_negative);
   const std::int64_t size = x.size(axis);
   if (begin < 0 || end < begin || end > size) {
     throw ShapeError(fmt::format("slice: places [{}, {}) of axis {}, which has {}, in {}", begin, end, axis, size,
@@ -100,8 +102,8 @@ Variable slice(const Variable& x, int axis_or_negative, std::int64_t begin, std:
 Variable transpose(const Variable& x, int axis_a, int axis_b) {
   const OpScope scope("transpose");
   detail::require_floating("transpose", "x", x, 1);
-  const int a = std::min(x.shape().normalize_axis(axis_a), x.shape().normalize_axis(axis_b));
-  const int b = std::max(x.shape().normalize_axis(axis_a), x.shape().normalize_axis(axis_b));
+  const auto [a, b] = std::minmax({detail::checked_axis("transpose", x.shape(), axis_a),
+                                   detail::checked_axis("transpose", x.shape(), axis_b)});
   if (a == b) return x;
   const Shape& shape = x.shape();
   const std::int64_t outer = shape.product(0, a), size_a = shape[a], middle = shape.product(a + 1, b),

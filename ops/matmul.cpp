@@ -24,6 +24,7 @@ void gemm(const char* op, const Gemm& shape, const Tensor& a, const Tensor& b, c
 /// The product of a batched left factor's transpose with the right, summed over the batch, into one matrix.
 template <class T>
 void gemm_summed(const char* op, const Gemm& shape, const Tensor& a, const Tensor& b, GradientTarget& c) {
+  if (shape.batch == 0 && !c.accumulate) c.tensor.fill(0);
   Gemm one = shape;
   one.batch = 1;
   const auto kernel = kernels::find(&KernelTable<T>::gemm, op, a.device());

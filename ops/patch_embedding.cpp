@@ -51,6 +51,10 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
     throw ShapeError(fmt::format("{}: images {} are not divided into patches of {}", kOp, to_string(images.shape()),
                                  patch));
   }
+  if (bias.defined()) {
+    detail::require_alike(kOp, images, "bias", bias);
+    detail::require_shape(kOp, "bias", bias.shape(), {weight.size(0)});
+  }
   const Variable flat_weight = reshape(weight, {weight.size(0), weight.shape().product(1, 4)});
   return linear(patches(images, patch), flat_weight, bias);
 }

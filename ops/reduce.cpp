@@ -16,7 +16,7 @@ using kernels::ReduceOp;
 Variable reduce(const char* op, ReduceOp kind, const Variable& x, int axis_or_negative) {
   const OpScope scope(op);
   detail::require_floating(op, "x", x, 1);
-  const int axis = x.shape().normalize_axis(axis_or_negative);
+  const int axis = detail::checked_axis(op, x.shape(), axis_or_negative);
   if (kind != ReduceOp::kSum && x.size(axis) == 0) {
     throw ShapeError(fmt::format("{}: axis {} of {} is empty", op, axis, to_string(x.shape())));
   }
@@ -56,6 +56,7 @@ Variable sum(const Variable& x) {
 
 Variable mean(const Variable& x) {
   detail::require_floating("mean", "x", x);
+  if (x.numel() == 0) throw ShapeError(fmt::format("mean: x has shape {} and is empty", to_string(x.shape())));
   return mean(reshape(x, {x.numel()}), 0);
 }
 

@@ -40,6 +40,16 @@ void sgd_update(const kernels::Sgd& step, const Tensor& gradient, Tensor& value,
   });
 }
 
+void scale_in_place(Tensor& tensor, double factor) {
+  constexpr const char* kOp = "scale_in_place";
+  detail::require_floating(kOp, "tensor", tensor);
+  dispatch_floating(kOp, tensor.dtype(), [&]<class T>() {
+    T* p = tensor.mutable_data<T>();
+    kernels::find(&KernelTable<T>::unary, kOp, tensor.device())(kernels::UnaryOp::kScale, factor, 0, tensor.numel(), p,
+                                                                p);
+  });
+}
+
 double squared_norm(std::span<const Tensor> tensors) {
   constexpr const char* kOp = "squared_norm";
   double total = 0;

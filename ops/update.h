@@ -14,6 +14,9 @@ void adamw_update(const kernels::AdamW& step, const Tensor& gradient, Tensor& va
 /// One step of SGD with momentum in place: velocity = momentum · velocity + g; value -= rate · velocity.
 void sgd_update(const kernels::Sgd& step, const Tensor& gradient, Tensor& value, Tensor& velocity);
 
+/// Multiplies every element of a floating tensor in place.
+void scale_in_place(Tensor& tensor, double factor);
+
 /// Sum of squares of all elements of all tensors, added in f64 in a fixed order.
 double squared_norm(std::span<const Tensor> tensors);
 

@@ -8,8 +8,9 @@ void cross_entropy(std::int64_t rows, std::int64_t cols, const T* x, const std::
                    T* logsumexp) {
   parallel_for(rows, block_for(cols * 4), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
-      logsumexp[row] = row_logsumexp(x + row * cols, cols);
-      loss[row] = logsumexp[row] - x[row * cols + targets[row]];
+      const LogSumExp<T> normalizer = row_logsumexp_parts(x + row * cols, cols);
+      logsumexp[row] = normalizer.shift + normalizer.rest;
+      loss[row] = normalizer.rest - (x[row * cols + targets[row]] - normalizer.shift);
     }
   });
 }

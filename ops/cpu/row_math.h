@@ -26,15 +26,28 @@ T row_max(const T* x, std::int64_t n) {
   return largest;
 }
 
-/// log Σ exp(x); ±Inf where that is the maximum, NaN where the row holds one.
+/// log Σ exp(x) in two parts, whose sum it is: differences from it lose nothing where x is large.
 template <class T>
-T row_logsumexp(const T* x, std::int64_t n) {
+struct LogSumExp {
+  T shift, rest;
+};
+
+/// ±Inf where that is the maximum, NaN where the row holds one.
+template <class T>
+LogSumExp<T> row_logsumexp_parts(const T* x, std::int64_t n) {
   const T largest = row_max(x, n);
   const T shift = std::isfinite(largest) ? largest : T{0};
   T sum{0};
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t i = 0; i < n; ++i) sum += exponential(x[i] - shift);
-  return std::isinf(largest) && !std::isnan(sum) ? largest : shift + std::log(sum);
+  if (std::isinf(largest) && !std::isnan(sum)) return {largest, T{0}};
+  return {shift, std::log(sum)};
+}
+
+template <class T>
+T row_logsumexp(const T* x, std::int64_t n) {
+  const LogSumExp<T> parts = row_logsumexp_parts(x, n);
+  return parts.shift + parts.rest;
 }
 
 }  // namespace tapecache::kernels::cpu

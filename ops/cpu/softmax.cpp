@@ -74,8 +74,10 @@ void softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, const T*
 template <class T>
 void log_softmax(std::int64_t rows, std::int64_t cols, const T* x, T* y) {
   for_each_row(rows, cols, [=](std::int64_t row) {
-    const T normalizer = row_logsumexp(x + row * cols, cols);
-    for (std::int64_t i = 0; i < cols; ++i) y[row * cols + i] = x[row * cols + i] - normalizer;
+    const LogSumExp<T> normalizer = row_logsumexp_parts(x + row * cols, cols);
+    for (std::int64_t i = 0; i < cols; ++i) {
+      y[row * cols + i] = (x[row * cols + i] - normalizer.shift) - normalizer.rest;
+    }
   });
 }
 

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+
+#include "tapecache/train/optimizer.h"
+
+namespace tapecache::train {
+
+/// Where a training run stands, apart from its weights and its optimiser's state.
+struct TrainingPosition {
+  std::int64_t step = 0;    ///< steps taken
+  std::uint64_t seed = 0;   ///< of the random stream; a step's draws depend on (seed, step) alone
+  std::map<std::string, std::string> notes;  ///< whatever else the program needs to go on
+
+  bool operator==(const TrainingPosition&) const = default;
+};
+
+/// Writes weights (`model.…`), optimiser state (`optimizer.…`) and position as one safetensors file, atomically: a
+/// run that is killed finds the last whole checkpoint, and goes on from it to the same bits. Throws FileError.
+void save_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
+                     const Optimizer& optimizer, const TrainingPosition& position);
+
+/// Restores parameters and optimiser and gives the position. Everything is checked before anything is changed.
+/// Throws FileError naming the path and what does not fit.
+TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
+                                 Optimizer& optimizer);
+
+}  // namespace tapecache::train

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <span>
+
+#include "tapecache/autograd/parameter.h"
+
+namespace tapecache::train {
+
+/// Euclidean norm of all gradients together, added in f64; parameters without a gradient are passed over.
+double gradient_norm(std::span<const Parameter> parameters);
+
+/// Scales all gradients so that their norm is at most `max_norm` (Pascanu et al. 2013) and returns the norm before
+/// that. A norm that is NaN or Inf leaves the gradients as they are. Throws ValueError unless max_norm > 0.
+double clip_gradient_norm(std::span<const Parameter> parameters, double max_norm);
+
+}  // namespace tapecache::train

@@ -1,0 +1,126 @@
+#include "tapecache/train/metrics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/tape.h"
+#include "tapecache/ops/cross_entropy.h"
+#include "tapecache/ops/matmul.h"
+#include "tapecache/train/optimizer.h"
+
+namespace tapecache::train {
+
+namespace {
+
+void require_features(const char* what, const Tensor& features, const Tensor& classes) {
+  if (!features.defined() || features.rank() != 2 || features.size(0) < 1 || classes.dtype() != DType::kInt64 ||
+      classes.shape() != Shape{features.size(0)}) {
+    throw ShapeError(fmt::format("linear_probe: {} features are {} and classes {}, expected [n, width] and int64 [n]",
+                                 what, describe(features), describe(classes)));
+  }
+}
+
+/// Columns shifted and scaled by the mean and deviation of `reference`'s.
+Tensor standardized(const Tensor& features, const Tensor& reference) {
+  const Tensor from = reference.to(DType::kFloat64);
+  Tensor result = features.to(DType::kFloat64).clone();
+  const std::int64_t rows = from.size(0), width = from.size(1);
+  for (std::int64_t j = 0; j < width; ++j) {
+    double mean = 0, squares = 0;
+    for (std::int64_t i = 0; i < rows; ++i) mean += from.data<double>()[i * width + j];
+    mean /= static_cast<double>(rows);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const double d = from.data<double>()[i * width + j] - mean;
+      squares += d * d;
+    }
+    const double deviation = std::sqrt(squares / static_cast<double>(rows));
+    double* to = result.mutable_data<double>();
+    for (std::int64_t i = 0; i < result.size(0); ++i) {
+      to[i * width + j] = (to[i * width + j] - mean) / std::max(deviation, 1e-12);
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+std::map<int, double> recall_at_k(const Tensor& queries, const Tensor& targets, std::span<const int> ks) {
+  if (!queries.defined() || !targets.defined() || queries.rank() != 2 || queries.shape() != targets.shape() ||
+      queries.size(0) < 1) {
+    throw ShapeError(fmt::format("recall_at_k: queries are {} and targets {}, expected [n, width] alike",
+                                 describe(queries), describe(targets)));
+  }
+  for (int k : ks) {
+    if (k < 1) throw ValueError(fmt::format("recall_at_k: k is {}, expected at least 1", k));
+  }
+  const std::int64_t n = queries.size(0);
+  const Tensor scores = ops::matmul(queries, targets, {.transpose_b = true}).value().to(DType::kFloat64);
+  std::map<int, double> recall;
+  for (int k : ks) recall[k] = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double* row = scores.data<double>() + i * n;
+    std::int64_t not_below = 0;
+    for (std::int64_t j = 0; j < n; ++j) not_below += j != i && !(row[j] < row[i]);
+    const bool comparable = !std::isnan(row[i]);
+    for (auto& [k, hits] : recall) hits += comparable && not_below < k;
+  }
+  for (auto& [k, hits] : recall) hits /= static_cast<double>(n);
+  return recall;
+}
+
+double linear_probe(const Tensor& features, const Tensor& classes, const Tensor& held_out_features,
+                    const Tensor& held_out_classes, const LinearProbeOptions& options) {
+  require_features("fitted", features, classes);
+  require_features("held-out", held_out_features, held_out_classes);
+  if (features.size(1) != held_out_features.size(1)) {
+    throw ShapeError(fmt::format("linear_probe: features of width {} and {}", features.size(1),
+                                 held_out_features.size(1)));
+  }
+  const std::int64_t* label = classes.data<std::int64_t>();
+  const std::int64_t class_count = *std::max_element(label, label + classes.numel()) + 1;
+  const Variable x = standardized(features, features);
+  const Variable held_out = standardized(held_out_features, features);
+
+  Parameter weight("weight", Tensor::zeros({class_count, features.size(1)}, DType::kFloat64));
+  Parameter bias("bias", Tensor::zeros({class_count}, DType::kFloat64));
+  AdamW optimizer({weight, bias}, {.weight_decay = options.weight_decay});
+  for (int step = 0; step < options.steps; ++step) {
+    Tape tape;
+    Variable loss;
+    {
+      const Recording recording(tape);
+      loss = ops::cross_entropy(ops::linear(x, weight, bias), classes);
+    }
+    tape.backward(loss);
+    optimizer.step(options.learning_rate);
+    optimizer.clear_gradients();
+  }
+
+  const NoRecording no_tape;
+  const Tensor logits = ops::linear(held_out, weight, bias).value();
+  std::int64_t right = 0;
+  for (std::int64_t i = 0; i < logits.size(0); ++i) {
+    const double* row = logits.data<double>() + i * class_count;
+    right += std::max_element(row, row + class_count) - row == held_out_classes.data<std::int64_t>()[i];
+  }
+  return static_cast<double>(right) / static_cast<double>(logits.size(0));
+}
+
+double majority_class_accuracy(const Tensor& classes, const Tensor& held_out_classes) {
+  if (classes.numel() < 1 || held_out_classes.numel() < 1) {
+    throw ShapeError("majority_class_accuracy: no classes, expected at least one on each side");
+  }
+  std::map<std::int64_t, std::int64_t> counts;
+  for (std::int64_t c : classes.to_vector<std::int64_t>()) ++counts[c];
+  const std::int64_t majority =
+      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; })
+          ->first;
+  const auto held_out = held_out_classes.to_vector<std::int64_t>();
+  return static_cast<double>(std::count(held_out.begin(), held_out.end(), majority)) /
+         static_cast<double>(held_out.size());
+}
+
+}  // namespace tapecache::train

@@ -1,0 +1,111 @@
+#include "tapecache/train/optimizer.h"
+
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "tapecache/ops/update.h"
+
+namespace tapecache::train {
+
+namespace {
+
+void require(bool holds, const char* optimizer, const char* what, double found, const char* expected) {
+  if (!holds) throw ValueError(fmt::format("{}: {} is {}, expected {}", optimizer, what, found, expected));
+}
+
+Tensor zeros_like(const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), t.device()); }
+
+double decay_of(const Parameter& parameter, double weight_decay) {
+  return parameter.value().rank() >= 2 ? weight_decay : 0.0;
+}
+
+}  // namespace
+
+void Optimizer::clear_gradients() {
+  for (Parameter& parameter : parameters_) parameter.clear_gradient();
+}
+
+void Optimizer::load_state(const std::map<std::string, Tensor>& given) {
+  std::map<std::string, Tensor> own = state();
+  for (const auto& [name, tensor] : given) {
+    if (!own.contains(name)) throw ValueError(fmt::format("optimizer: unknown state '{}'", name));
+  }
+  for (const auto& [name, tensor] : own) {
+    const auto found = given.find(name);
+    if (found == given.end()) throw ValueError(fmt::format("optimizer: state '{}' is missing", name));
+    if (found->second.shape() != tensor.shape() || found->second.dtype() != tensor.dtype()) {
+      throw ShapeError(fmt::format("optimizer: state '{}' is {}, expected {}", name, describe(found->second),
+                                   describe(tensor)));
+    }
+  }
+  for (auto& [name, tensor] : own) tensor.copy_from(given.at(name).to(tensor.device()));
+}
+
+AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
+    : Optimizer(std::move(parameters)), options_(options), steps_(Tensor::zeros({}, DType::kInt64)) {
+  require(options.beta1 >= 0 && options.beta1 < 1, "AdamW", "beta1", options.beta1, "0 <= beta1 < 1");
+  require(options.beta2 >= 0 && options.beta2 < 1, "AdamW", "beta2", options.beta2, "0 <= beta2 < 1");
+  require(options.epsilon > 0, "AdamW", "epsilon", options.epsilon, "above 0");
+  require(options.weight_decay >= 0, "AdamW", "weight_decay", options.weight_decay, "at least 0");
+  for (const Parameter& p : parameters_) {
+    m_.push_back(zeros_like(p.value()));
+    v_.push_back(zeros_like(p.value()));
+  }
+}
+
+void AdamW::step(double learning_rate, double gradient_scale) {
+  const std::int64_t t = ++*steps_.mutable_data<std::int64_t>();
+  kernels::AdamW update{.learning_rate = learning_rate,
+                        .beta1 = options_.beta1,
+                        .beta2 = options_.beta2,
+                        .epsilon = options_.epsilon,
+                        .weight_decay = 0,
+                        .correction1 = 1 - std::pow(options_.beta1, static_cast<double>(t)),
+                        .correction2 = 1 - std::pow(options_.beta2, static_cast<double>(t)),
+                        .gradient_scale = gradient_scale};
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& p = parameters_[i];
+    if (!p.gradient().defined()) continue;
+    update.weight_decay = decay_of(p, options_.weight_decay);
+    ops::adamw_update(update, p.gradient(), p.mutable_value(), m_[i], v_[i]);
+  }
+}
+
+std::map<std::string, Tensor> AdamW::state() const {
+  std::map<std::string, Tensor> state{{"steps", steps_}};
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    state.emplace("m." + parameters_[i].name(), m_[i]);
+    state.emplace("v." + parameters_[i].name(), v_[i]);
+  }
+  return state;
+}
+
+Sgd::Sgd(std::vector<Parameter> parameters, const SgdOptions& options)
+    : Optimizer(std::move(parameters)), options_(options) {
+  require(options.momentum >= 0 && options.momentum < 1, "Sgd", "momentum", options.momentum, "0 <= momentum < 1");
+  require(options.weight_decay >= 0, "Sgd", "weight_decay", options.weight_decay, "at least 0");
+  for (const Parameter& p : parameters_) velocity_.push_back(zeros_like(p.value()));
+}
+
+void Sgd::step(double learning_rate, double gradient_scale) {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    Parameter& p = parameters_[i];
+    if (!p.gradient().defined()) continue;
+    ops::sgd_update({.learning_rate = learning_rate,
+                     .momentum = options_.momentum,
+                     .weight_decay = decay_of(p, options_.weight_decay),
+                     .gradient_scale = gradient_scale},
+                    p.gradient(), p.mutable_value(), velocity_[i]);
+  }
+}
+
+std::map<std::string, Tensor> Sgd::state() const {
+  std::map<std::string, Tensor> state;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    state.emplace("velocity." + parameters_[i].name(), velocity_[i]);
+  }
+  return state;
+}
+
+}  // namespace tapecache::train

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tapecache/autograd/parameter.h"
+
+namespace tapecache::train {
+
+/// What optimisers share: parameters, and state that a checkpoint can keep.
+class Optimizer {
+ public:
+  virtual ~Optimizer() = default;
+
+  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first.
+  virtual void step(double learning_rate, double gradient_scale = 1.0) = 0;
+  void clear_gradients();
+
+  /// All state by name; the tensors are the optimiser's own, not copies.
+  virtual std::map<std::string, Tensor> state() const = 0;
+  /// Takes over copies. Throws ValueError or ShapeError, before anything is changed, where a name is missing or
+  /// unknown or a tensor does not fit.
+  void load_state(const std::map<std::string, Tensor>& state);
+
+ protected:
+  explicit Optimizer(std::vector<Parameter> parameters) : parameters_(std::move(parameters)) {}
+
+  std::vector<Parameter> parameters_;
+};
+
+struct AdamWOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  /// Decoupled; applied to parameters of two or more axes, so not to biases, norms and temperatures.
+  double weight_decay = 0.01;
+};
+
+/// AdamW (Loshchilov & Hutter 2019, "Decoupled weight decay regularization").
+class AdamW : public Optimizer {
+ public:
+  /// Throws ValueError for options outside their range.
+  AdamW(std::vector<Parameter> parameters, const AdamWOptions& options = {});
+  void step(double learning_rate, double gradient_scale = 1.0) override;
+  std::map<std::string, Tensor> state() const override;
+
+ private:
+  AdamWOptions options_;
+  Tensor steps_;  // i64 scalar: kept as a tensor so that it travels with the rest of the state
+  std::vector<Tensor> m_, v_;
+};
+
+struct SgdOptions {
+  double momentum = 0.0;
+  double weight_decay = 0.0;  ///< as an L2 penalty; applied as AdamW's is
+};
+
+/// Stochastic gradient descent with (heavy-ball) momentum.
+class Sgd : public Optimizer {
+ public:
+  /// Throws ValueError for options outside their range.
+  Sgd(std::vector<Parameter> parameters, const SgdOptions& options = {});
+  void step(double learning_rate, double gradient_scale = 1.0) override;
+  std::map<std::string, Tensor> state() const override;
+
+ private:
+  SgdOptions options_;
+  std::vector<Tensor> velocity_;
+};
+
+}  // namespace tapecache::train
