@@ -23,7 +23,7 @@ void replay(Backward& context, const VariableFunction& f, const RandomState& ran
   std::vector<Variable> seeded;
   std::vector<Tensor> seeds;
   for (std::size_t k = 0; k < outputs.size(); ++k) {
-    if (!context.output_gradient(k).defined() || !tape.holds(outputs[k])) continue;
+    if (!context.output_gradient(k).defined() || !outputs[k].has_history()) continue;
     seeded.push_back(outputs[k]);
     seeds.push_back(context.output_gradient(k));
   }
@@ -44,7 +44,10 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
   {
     const NoRecording no_tape;
     const ParametersRead parameters;
-    for (const Variable& output : f(inputs)) outputs.push_back(output.value());
+    for (const Variable& output : f(inputs)) {
+      outputs.push_back(output.value());
+      if (output.parameter().defined()) sources.push_back(output);
+    }
     for (const Parameter& parameter : parameters.distinct()) sources.emplace_back(parameter);
   }
   std::vector<Tensor> saved;

@@ -146,7 +146,6 @@ void Tape::seed(const Variable& output, const Tensor& gradient) {
   }
   Parameter parameter = output.parameter();
   add_to_slot(parameter.mutable_gradient(), parameter.gradient().defined() ? gradient : gradient.clone());
-  if (run_hooks_ && !first_use_.contains(parameter.id())) parameter.run_hooks();
 }
 
 void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> seeds) {
@@ -154,6 +153,16 @@ void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> s
   consumed_ = true;
   const NoRecording no_tape;
   for (std::size_t i = 0; i < outputs.size(); ++i) seed(outputs[i], seeds[i]);
+  // A parameter that is an output and no node's input has its whole gradient now.
+  std::vector<Parameter> complete;
+  for (const Variable& output : outputs) {
+    const Parameter& p = output.parameter();
+    if (holds(output) || first_use_.contains(p.id())) continue;
+    if (std::find(complete.begin(), complete.end(), p) == complete.end()) complete.push_back(p);
+  }
+  if (run_hooks_) {
+    for (Parameter& p : complete) p.run_hooks();
+  }
   for (std::size_t i = nodes_.size(); i-- > 0;) run(i);
 }
 
@@ -194,10 +203,11 @@ void Tape::run(std::size_t index) {
 }
 
 Tensor Tape::gradient(const Variable& leaf) const {
-  if (!holds(leaf) || !values_[static_cast<std::size_t>(leaf.id_)].is_leaf) {
+  const auto index = static_cast<std::size_t>(leaf.id_);
+  if (!holds(leaf) || index >= values_.size() || !values_[index].is_leaf) {
     throw TapeError("gradient: the variable is no leaf of this tape");
   }
-  return values_[static_cast<std::size_t>(leaf.id_)].gradient;
+  return values_[index].gradient;
 }
 
 Recording::Recording(Tape& tape) : Recording(&tape) {}

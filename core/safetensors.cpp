@@ -6,6 +6,7 @@
 #include <cstring>
 #include <fstream>
 #include <optional>
+#include <set>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -70,8 +71,12 @@ Entry parse_entry(const std::string& where, const std::string& tensor_name, cons
   };
   const auto offsets = numbers("data_offsets", 2);
   if (offsets.size() != 2) throw bad("bad data_offsets");
-  Entry entry{tensor_name, *dtype, Shape(std::span<const std::int64_t>(numbers("shape", Shape::kMaxRank))),
-              static_cast<std::uint64_t>(offsets[0]), static_cast<std::uint64_t>(offsets[1])};
+  Entry entry{tensor_name, *dtype, {}, static_cast<std::uint64_t>(offsets[0]), static_cast<std::uint64_t>(offsets[1])};
+  try {
+    entry.shape = Shape(std::span<const std::int64_t>(numbers("shape", Shape::kMaxRank)));
+  } catch (const ShapeError& e) {
+    throw bad(e.what());
+  }
   if (entry.end < entry.begin || entry.end > data_bytes) {
     throw bad(fmt::format("its data ends at byte {} of {}: the file is truncated or malformed", entry.end, data_bytes));
   }
@@ -81,6 +86,27 @@ Entry parse_entry(const std::string& where, const std::string& tensor_name, cons
     throw bad(fmt::format("{} bytes of data for {} {}", entry.end - entry.begin, type_text, to_string(entry.shape)));
   }
   return entry;
+}
+
+/// The header as JSON. Of a repeated key a JSON object keeps one value silently, so repeats are refused here.
+nlohmann::json parse_header(const std::string& where, const std::string& text) {
+  std::set<std::string> names;
+  const auto refuse_repeats = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
+    if (event == nlohmann::json::parse_event_t::key && depth == 1 && !names.insert(parsed.get<std::string>()).second) {
+      throw FileError(fmt::format("{}: two tensors are named '{}'", where, parsed.get<std::string>()));
+    }
+    return true;
+  };
+  nlohmann::json header = nlohmann::json::parse(text, refuse_repeats, false);
+  if (!header.is_object()) throw FileError(fmt::format("{}: its header is not a JSON object", where));
+  return header;
+}
+
+void require_bools(const std::string& where, const std::string& name, const Tensor& tensor) {
+  const auto* p = reinterpret_cast<const std::uint8_t*>(tensor.raw());
+  if (std::any_of(p, p + tensor.bytes(), [](std::uint8_t byte) { return byte > 1; })) {
+    throw FileError(fmt::format("{}: tensor '{}' is BOOL, but holds a byte other than 0 and 1", where, name));
+  }
 }
 
 }  // namespace
@@ -100,8 +126,8 @@ SafetensorsFile read_safetensors(const std::filesystem::path& path) {
   }
   std::string text(header_bytes, '\0');
   in.read(text.data(), static_cast<std::streamsize>(header_bytes));
-  const nlohmann::json header = nlohmann::json::parse(text, nullptr, false);
-  if (!in || !header.is_object()) throw FileError(fmt::format("{}: its header is not a JSON object", where));
+  if (!in) throw FileError(fmt::format("{}: reading its header failed", where));
+  const nlohmann::json header = parse_header(where, text);
 
   const std::uint64_t data_bytes = file_bytes - sizeof(header_bytes) - header_bytes;
   SafetensorsFile file;
@@ -111,6 +137,7 @@ SafetensorsFile read_safetensors(const std::filesystem::path& path) {
       entries.push_back(parse_entry(where, key, item, data_bytes));
       continue;
     }
+    if (!item.is_object()) throw FileError(fmt::format("{}: its metadata is not a JSON object", where));
     for (const auto& [name, value] : item.items()) {
       if (!value.is_string()) throw FileError(fmt::format("{}: metadata '{}' is not a string", where, name));
       file.metadata[name] = value.get<std::string>();
@@ -128,6 +155,7 @@ SafetensorsFile read_safetensors(const std::filesystem::path& path) {
     Tensor tensor = Tensor::empty(entry.shape, entry.dtype);
     in.read(reinterpret_cast<char*>(tensor.mutable_raw()), static_cast<std::streamsize>(tensor.bytes()));
     if (!in) throw FileError(fmt::format("{}: reading tensor '{}' failed: the file is truncated", where, entry.name));
+    if (entry.dtype == DType::kBool) require_bools(where, entry.name, tensor);
     file.tensors.emplace(entry.name, std::move(tensor));
   }
   if (expected != data_bytes) {

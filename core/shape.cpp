@@ -1,7 +1,6 @@
 #include "tapecache/core/shape.h"
 
 #include <algorithm>
-#include <limits>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -9,6 +8,13 @@
 #include "tapecache/core/error.h"
 
 namespace tapecache {
+
+namespace {
+
+// Times the 8 bytes of the largest type this still fits 63 bits, so sizes in bytes need no check of their own.
+constexpr std::int64_t kMaxElements = std::int64_t{1} << 59;
+
+}  // namespace
 
 Shape::Shape(std::initializer_list<std::int64_t> sizes) : Shape(std::span(sizes.begin(), sizes.size())) {}
 
@@ -20,7 +26,7 @@ Shape::Shape(std::span<const std::int64_t> sizes) : rank_(static_cast<int>(sizes
   std::int64_t total = 1;
   for (std::int64_t size : sizes) {
     if (size < 0) throw ShapeError(fmt::format("shape: negative size in [{}]", fmt::join(sizes, ", ")));
-    if (size > 0 && total > std::numeric_limits<std::int64_t>::max() / size) {
+    if (size > 0 && total > kMaxElements / size) {
       throw ShapeError(fmt::format("shape: too many elements in [{}]", fmt::join(sizes, ", ")));
     }
     total *= std::max<std::int64_t>(size, 1);

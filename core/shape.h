@@ -14,7 +14,7 @@ class Shape {
   static constexpr int kMaxRank = 6;
 
   Shape() = default;
-  /// Throws ShapeError on a negative size, more than kMaxRank axes, or more elements than fit in 63 bits.
+  /// Throws ShapeError on a negative size, more than kMaxRank axes, or more than 2^59 elements.
   Shape(std::initializer_list<std::int64_t> sizes);
   explicit Shape(std::span<const std::int64_t> sizes);
 

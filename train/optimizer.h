@@ -54,7 +54,7 @@ class AdamW : public Optimizer {
 
 struct SgdOptions {
   double momentum = 0.0;
-  double weight_decay = 0.0;  ///< as an L2 penalty; applied as AdamW's is
+  double weight_decay = 0.0;  ///< an L2 penalty, on parameters of two or more axes
 };
 
 /// Stochastic gradient descent with (heavy-ball) momentum.

@@ -24,6 +24,7 @@ using tapecache::models::ClipConfig;
 
 namespace {
 
+constexpr std::int64_t kWidth = 96;
 constexpr double kDropout = 0.1;
 constexpr double kMaxGradientNorm = 1.0;
 constexpr double kWeightDecay = 0.1;
@@ -32,19 +33,11 @@ ClipConfig model_config(const Dataset& data) {
   ClipConfig config;
   config.vision.image_size = kImageSize;
   config.vision.patch_size = 8;
-  config.vision.width = 96;
-  config.vision.layers = 3;
-  config.vision.heads = 4;
-  config.vision.mlp_width = 384;
-  config.vision.dropout = kDropout;
+  config.vision.encoder = {.width = kWidth, .layers = 3, .heads = 4, .mlp_width = 4 * kWidth, .dropout = kDropout};
   config.text.vocabulary = data.tokenizer.vocabulary_size();
   config.text.max_tokens = kMaxTokens;
-  config.text.width = 96;
-  config.text.layers = 2;
-  config.text.heads = 4;
-  config.text.mlp_width = 384;
-  config.text.dropout = kDropout;
-  config.projection_width = 96;
+  config.text.encoder = {.width = kWidth, .layers = 2, .heads = 4, .mlp_width = 4 * kWidth, .dropout = kDropout};
+  config.projection_width = kWidth;
   return config;
 }
 

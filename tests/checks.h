@@ -1,0 +1,39 @@
+#pragma once
+
+#include <boost/test/unit_test.hpp>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "compare.h"
+
+namespace tapecache::testing {
+
+inline Tensor vector_of(const std::vector<double>& values) {
+  return Tensor::from(values, {static_cast<std::int64_t>(values.size())});
+}
+
+inline void check_equal(const std::vector<double>& found, const std::vector<double>& expected) {
+  BOOST_CHECK_EQUAL_COLLECTIONS(found.begin(), found.end(), expected.begin(), expected.end());
+}
+
+inline void check_equal(const Tensor& found, const std::vector<double>& expected) {
+  BOOST_REQUIRE(found.defined());
+  check_equal(doubles(found), expected);
+}
+
+/// For BOOST_CHECK_EXCEPTION: whether the message holds all of these words.
+inline auto says(std::vector<std::string> words) {
+  return [words = std::move(words)](const std::exception& e) {
+    bool all = true;
+    for (const std::string& word : words) {
+      const bool found = std::string(e.what()).find(word) != std::string::npos;
+      BOOST_CHECK_MESSAGE(found, "'" << word << "' is not in: " << e.what());
+      all = all && found;
+    }
+    return all;
+  };
+}
+
+}  // namespace tapecache::testing

@@ -1,0 +1,450 @@
+#include <boost/test/unit_test.hpp>
+
+#include <functional>
+#include <limits>
+#include <string>
+#include <typeinfo>
+#include <vector>
+
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/random.h"
+#include "tapecache/ops/attention.h"
+#include "tapecache/ops/cross_entropy.h"
+#include "tapecache/ops/dropout.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/embedding.h"
+#include "tapecache/ops/layout.h"
+#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/normalize.h"
+#include "tapecache/ops/patch_embedding.h"
+#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
+#include "tapecache/ops/softmax.h"
+#include "tapecache/ops/update.h"
+
+using namespace tapecache;
+
+namespace {
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+/// A tape with what the cases need to call an op with.
+struct Given {
+  Tape tape;
+
+  Variable f32(const Shape& shape) { return tape.leaf(Tensor::full(shape, 1)); }
+  Variable f64(const Shape& shape) { return tape.leaf(Tensor::full(shape, 1, DType::kFloat64)); }
+};
+
+Tensor whole(const Shape& shape, double value = 0, DType dtype = DType::kInt64) {
+  return Tensor::full(shape, value, dtype);
+}
+
+Tensor all_true(const Shape& shape) { return Tensor::full(shape, 1, DType::kBool); }
+
+struct ErrorCase {
+  std::string name;
+  std::function<void(Given&)> call;
+  std::function<bool(const Error&)> is_expected_type;
+  std::vector<std::string> words;  // that the message must hold
+};
+
+template <class E>
+ErrorCase error(std::string name, std::function<void(Given&)> call, std::vector<std::string> words) {
+  const auto is_expected_type = [](const Error& thrown) {
+    const Error* e = &thrown;
+    return dynamic_cast<const E*>(e) != nullptr;
+  };
+  return {std::move(name), std::move(call), is_expected_type, std::move(words)};
+}
+
+void check(const ErrorCase& c) {
+  Given given;
+  const Recording recording(given.tape);
+  try {
+    c.call(given);
+    BOOST_ERROR("nothing was thrown");
+  } catch (const Error& e) {
+    BOOST_CHECK_MESSAGE(c.is_expected_type(e), "thrown: " << typeid(e).name() << ": " << e.what());
+    for (const std::string& word : c.words) {
+      BOOST_CHECK_MESSAGE(std::string(e.what()).find(word) != std::string::npos,
+                          "'" << word << "' is not in: " << e.what());
+    }
+  }
+  BOOST_CHECK(given.tape.nodes().empty());
+}
+
+std::vector<ErrorCase> binary_cases() {
+  std::vector<ErrorCase> cases;
+  const std::vector<std::pair<std::string, Variable (*)(const Variable&, const Variable&)>> all{
+      {"add", ops::add}, {"subtract", ops::subtract}, {"multiply", ops::multiply}, {"divide", ops::divide}};
+  for (const auto& [op, f] : all) {
+    cases.push_back(error<ShapeError>(op + "_shapes", [f = f](Given& g) { f(g.f32({2, 3}), g.f32({2, 4})); },
+                                      {op + ":", "[2, 3]", "[2, 4]"}));
+    cases.push_back(error<DTypeError>(op + "_mixed_types", [f = f](Given& g) { f(g.f32({2}), g.f64({2})); },
+                                      {op + ":", "float64", "float32"}));
+    cases.push_back(error<DTypeError>(op + "_integers", [f = f](Given& g) { f(g.f32({2}), whole({2})); },
+                                      {op + ":", "int64", "float32"}));
+    cases.push_back(
+        error<Error>(op + "_undefined_first", [f = f](Given& g) { f({}, g.f32({2})); }, {op + ":", "undefined"}));
+    cases.push_back(
+        error<Error>(op + "_undefined_second", [f = f](Given& g) { f(g.f32({2}), {}); }, {op + ":", "undefined"}));
+  }
+  return cases;
+}
+
+std::vector<ErrorCase> unary_cases() {
+  std::vector<ErrorCase> cases;
+  const std::vector<std::pair<std::string, std::function<void(const Variable&)>>> all{
+      {"scale", [](const Variable& x) { ops::scale(x, 2); }},
+      {"negate", ops::negate},
+      {"exp", ops::exp},
+      {"log", ops::log},
+      {"sqrt", ops::sqrt},
+      {"rsqrt", ops::rsqrt},
+      {"pow", [](const Variable& x) { ops::pow(x, 2); }},
+      {"tanh", ops::tanh},
+      {"sigmoid", ops::sigmoid},
+      {"relu", ops::relu},
+      {"gelu", ops::gelu},
+      {"gelu_tanh", ops::gelu_tanh},
+      {"quick_gelu", ops::quick_gelu},
+      {"silu", ops::silu},
+      {"softplus", ops::softplus},
+      {"clamp", [](const Variable& x) { ops::clamp(x, 0, 1); }},
+      {"softmax", ops::softmax},
+      {"log_softmax", ops::log_softmax},
+      {"masked_softmax", [](const Variable& x) { ops::masked_softmax(x, all_true({2})); }},
+      {"l2_normalize", [](const Variable& x) { ops::l2_normalize(x); }},
+      {"sum", [](const Variable& x) { ops::sum(x, 0); }},
+      {"sum", [](const Variable& x) { ops::sum(x); }},
+      {"mean", [](const Variable& x) { ops::mean(x, 0); }},
+      {"mean", [](const Variable& x) { ops::mean(x); }},
+      {"max", [](const Variable& x) { ops::max(x, 0); }},
+      {"logsumexp", [](const Variable& x) { ops::logsumexp(x, 0); }},
+      {"reshape", [](const Variable& x) { ops::reshape(x, {1}); }},
+      {"slice", [](const Variable& x) { ops::slice(x, 0, 0, 1); }},
+      {"transpose", [](const Variable& x) { ops::transpose(x, 0, 0); }},
+      {"concat", [](const Variable& x) { ops::concat(std::vector<Variable>{x}); }},
+      {"dropout", [](const Variable& x) { ops::dropout(x, 0.5); }},
+      {"matmul", [](const Variable& x) { ops::matmul(x, x); }},
+      {"linear", [](const Variable& x) { ops::linear(x, x); }},
+      {"layer_norm", [](const Variable& x) { ops::layer_norm(x, x, x); }},
+      {"embedding", [](const Variable& x) { ops::embedding(x, whole({1})); }},
+      {"gather_rows", [](const Variable& x) { ops::gather_rows(x, whole({1})); }},
+      {"cross_entropy", [](const Variable& x) { ops::cross_entropy(x, whole({2})); }},
+      {"attention", [](const Variable& x) { ops::attention(x, 1); }},
+      {"patch_embedding", [](const Variable& x) { ops::patch_embedding(x, x); }},
+      {"mean_pool", [](const Variable& x) { ops::mean_pool(x); }},
+      {"max_pool", [](const Variable& x) { ops::max_pool(x); }},
+      {"cls_pool", ops::cls_pool},
+      {"last_token_pool", [](const Variable& x) { ops::last_token_pool(x); }},
+      {"select_token", [](const Variable& x) { ops::select_token(x, whole({2})); }},
+  };
+  int number = 0;
+  for (const auto& [op, f] : all) {
+    const std::string id = op + "_" + std::to_string(number++);
+    cases.push_back(error<Error>(id + "_undefined", [f = f](Given&) { f({}); }, {op + ":", "undefined"}));
+    cases.push_back(error<DTypeError>(id + "_integers", [f = f](Given&) { f(whole({2, 3})); }, {op + ":", "int64"}));
+    cases.push_back(error<DTypeError>(
+        id + "_bfloat16", [f = f](Given&) { f(Tensor::zeros({2, 3}, DType::kBFloat16)); }, {op + ":", "bfloat16"}));
+  }
+  return cases;
+}
+
+std::vector<ErrorCase> value_cases() {
+  return {
+      error<ValueError>("clamp_range", [](Given& g) { ops::clamp(g.f32({2}), 2, 1); }, {"clamp:", "2", "1"}),
+      error<ValueError>("clamp_nan", [](Given& g) { ops::clamp(g.f32({2}), kNaN, 1); }, {"clamp:", "nan"}),
+      error<ValueError>("dropout_one", [](Given& g) { ops::dropout(g.f32({2}), 1); }, {"dropout:", "1"}),
+      error<ValueError>("dropout_negative", [](Given& g) { ops::dropout(g.f32({2}), -0.5); }, {"dropout:", "-0.5"}),
+      error<ValueError>("dropout_nan", [](Given& g) { ops::dropout(g.f32({2}), kNaN); }, {"dropout:", "nan"}),
+      error<ShapeError>("dropout_scalar", [](Given& g) { ops::dropout(g.f32({}), 0.5); }, {"dropout:", "[]"}),
+      error<ShapeError>("dropout_rows_not_of_samples",
+                        [](Given& g) {
+                          const RandomStateGuard guard;
+                          random_state().samples = 2;
+                          ops::dropout(g.f32({3, 2}), 0.5);
+                        },
+                        {"dropout:", "3", "2"}),
+      error<ValueError>("layer_norm_epsilon",
+                        [](Given& g) { ops::layer_norm(g.f32({2, 3}), g.f32({3}), g.f32({3}), 0); },
+                        {"layer_norm:", "epsilon", "0"}),
+      error<ValueError>("l2_normalize_epsilon", [](Given& g) { ops::l2_normalize(g.f32({2, 3}), -1); },
+                        {"l2_normalize:", "epsilon", "-1"}),
+      error<ValueError>("attention_no_heads", [](Given& g) { ops::attention(g.f32({1, 2, 6}), 0); },
+                        {"attention:", "0"}),
+      error<ValueError>("attention_negative_heads", [](Given& g) { ops::attention(g.f32({1, 2, 6}), -1); },
+                        {"attention:", "-1"}),
+      error<Error>("attention_too_many_heads",
+                   [](Given& g) { ops::attention(g.f32({1, 2, 6}), std::numeric_limits<std::int64_t>::max()); },
+                   {"attention:"}),
+  };
+}
+
+std::vector<ErrorCase> matmul_cases() {
+  return {
+      error<ShapeError>("matmul_inner", [](Given& g) { ops::matmul(g.f32({2, 3}), g.f32({4, 5})); },
+                        {"matmul:", "[2, 3]", "[4, 5]", "3", "4"}),
+      error<ShapeError>("matmul_inner_transposed",
+                        [](Given& g) { ops::matmul(g.f32({2, 3}), g.f32({3, 5}), {false, true}); },
+                        {"matmul:", "[2, 3]", "[3, 5]", "5"}),
+      error<ShapeError>("matmul_batches", [](Given& g) { ops::matmul(g.f32({2, 2, 3}), g.f32({3, 3, 5})); },
+                        {"matmul:", "[2, 2, 3]", "[3, 3, 5]"}),
+      error<ShapeError>("matmul_batch_rank", [](Given& g) { ops::matmul(g.f32({2, 3, 4}), g.f32({5, 2, 4, 3})); },
+                        {"matmul:", "[2, 3, 4]", "[5, 2, 4, 3]"}),
+      error<ShapeError>("matmul_vector", [](Given& g) { ops::matmul(g.f32({3}), g.f32({3, 2})); },
+                        {"matmul:", "[3]", "2"}),
+      error<DTypeError>("matmul_mixed_types", [](Given& g) { ops::matmul(g.f32({2, 3}), g.f64({3, 2})); },
+                        {"matmul:", "float64", "float32"}),
+      error<ShapeError>("linear_weight", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 4})); },
+                        {"linear:", "weight", "[5, 4]", "3"}),
+      error<ShapeError>("linear_weight_rank", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({3})); },
+                        {"linear:", "weight", "[3]"}),
+      error<ShapeError>("linear_bias", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f32({3})); },
+                        {"linear:", "bias", "[3]", "[5]"}),
+      error<DTypeError>("linear_bias_type", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f64({5})); },
+                        {"linear:", "bias", "float64", "float32"}),
+      error<ShapeError>("patch_embedding_division",
+                        [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 5}), g.f32({2, 3, 2, 2})); },
+                        {"patch_embedding:", "[1, 3, 4, 5]", "2"}),
+      error<ShapeError>("patch_embedding_channels",
+                        [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 4}), g.f32({2, 1, 2, 2})); },
+                        {"patch_embedding:", "[1, 3, 4, 4]", "[2, 1, 2, 2]"}),
+      error<ShapeError>("patch_embedding_oblong",
+                        [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 4}), g.f32({2, 3, 2, 1})); },
+                        {"patch_embedding:", "[2, 3, 2, 1]"}),
+      error<ShapeError>("patch_embedding_rank",
+                        [](Given& g) { ops::patch_embedding(g.f32({3, 4, 4}), g.f32({2, 3, 2, 2})); },
+                        {"patch_embedding:", "[3, 4, 4]"}),
+      error<ShapeError>(
+          "patch_embedding_bias",
+          [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 4}), g.f32({2, 3, 2, 2}), g.f32({3})); },
+          {"patch_embedding:", "bias", "[3]", "[2]"}),
+      error<DTypeError>(
+          "patch_embedding_bias_type",
+          [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 4}), g.f32({2, 3, 2, 2}), g.f64({2})); },
+          {"patch_embedding:", "bias", "float64", "float32"}),
+  };
+}
+
+std::vector<ErrorCase> axis_cases() {
+  std::vector<ErrorCase> cases;
+  const std::vector<std::pair<std::string, Variable (*)(const Variable&, int)>> reductions{
+      {"sum", ops::sum}, {"mean", ops::mean}, {"max", ops::max}, {"logsumexp", ops::logsumexp}};
+  for (const auto& [op, f] : reductions) {
+    for (const int axis : {2, -3, std::numeric_limits<int>::max(), std::numeric_limits<int>::min()}) {
+      cases.push_back(error<ShapeError>(op + "_axis_" + std::to_string(axis),
+                                        [f = f, axis](Given& g) { f(g.f32({2, 3}), axis); },
+                                        {op + ":", "axis", std::to_string(axis), "[2, 3]"}));
+    }
+    cases.push_back(error<ShapeError>(op + "_scalar", [f = f](Given& g) { f(g.f32({}), 0); }, {op + ":", "[]"}));
+    if (op == "sum") continue;
+    cases.push_back(error<ShapeError>(op + "_empty_axis", [f = f](Given& g) { f(g.f32({2, 0, 3}), 1); },
+                                      {op + ":", "axis 1", "[2, 0, 3]", "empty"}));
+  }
+  cases.push_back(error<ShapeError>("mean_of_nothing", [](Given& g) { ops::mean(g.f32({0, 3})); }, {"mean:", "empty"}));
+  const std::vector<std::pair<std::string, Variable (*)(const Variable&)>> over_rows{{"softmax", ops::softmax},
+                                                                                    {"log_softmax", ops::log_softmax}};
+  for (const auto& [op, f] : over_rows) {
+    cases.push_back(error<ShapeError>(op + "_scalar", [f = f](Given& g) { f(g.f32({})); }, {op + ":", "[]"}));
+    cases.push_back(
+        error<ShapeError>(op + "_empty", [f = f](Given& g) { f(g.f32({3, 0})); }, {op + ":", "[3, 0]", "empty"}));
+  }
+  return cases;
+}
+
+std::vector<ErrorCase> mask_cases() {
+  return {
+      error<DTypeError>("masked_softmax_mask_type",
+                        [](Given& g) { ops::masked_softmax(g.f32({2, 3}), whole({2, 3}, 1, DType::kUInt8)); },
+                        {"masked_softmax:", "mask", "uint8", "bool"}),
+      error<ShapeError>("masked_softmax_mask_shape",
+                        [](Given& g) { ops::masked_softmax(g.f32({2, 3}), all_true({2})); },
+                        {"masked_softmax:", "[2]", "[2, 3]"}),
+      error<ShapeError>("masked_softmax_mask_larger",
+                        [](Given& g) { ops::masked_softmax(g.f32({1, 3}), all_true({2, 3})); },
+                        {"masked_softmax:", "[2, 3]", "[1, 3]"}),
+      error<ShapeError>("masked_softmax_mask_rank",
+                        [](Given& g) { ops::masked_softmax(g.f32({3}), all_true({1, 3})); },
+                        {"masked_softmax:", "[1, 3]", "[3]"}),
+      error<Error>("masked_softmax_no_mask", [](Given& g) { ops::masked_softmax(g.f32({2, 3}), {}); },
+                   {"masked_softmax:", "mask", "undefined"}),
+      error<DTypeError>("attention_mask_type",
+                        [](Given& g) { ops::attention(g.f32({1, 2, 6}), 1, {false, whole({1, 2}, 1, DType::kInt32)}); },
+                        {"attention:", "int32", "bool"}),
+      error<ShapeError>("attention_mask_shape",
+                        [](Given& g) { ops::attention(g.f32({1, 2, 6}), 1, {false, all_true({2})}); },
+                        {"attention:", "[2]", "[1, 2]"}),
+      error<ShapeError>("attention_width", [](Given& g) { ops::attention(g.f32({1, 2, 6}), 4); },
+                        {"attention:", "[1, 2, 6]", "4"}),
+      error<ShapeError>("attention_rank", [](Given& g) { ops::attention(g.f32({2, 6}), 1); }, {"attention:", "[2, 6]"}),
+      error<DTypeError>("mean_pool_mask_type",
+                        [](Given& g) { ops::mean_pool(g.f32({2, 3, 4}), Tensor::full({2, 3}, 1)); },
+                        {"mean_pool:", "float32", "bool"}),
+      error<ShapeError>("mean_pool_mask_shape",
+                        [](Given& g) { ops::mean_pool(g.f32({2, 3, 4}), all_true({2, 4})); },
+                        {"mean_pool:", "[2, 4]", "[2, 3]"}),
+      error<ShapeError>("max_pool_mask_shape", [](Given& g) { ops::max_pool(g.f32({2, 3, 4}), all_true({3})); },
+                        {"max_pool:", "[3]", "[2, 3]"}),
+      error<ShapeError>("max_pool_no_tokens", [](Given& g) { ops::max_pool(g.f32({2, 0, 4})); },
+                        {"max_pool:", "[2, 0, 4]"}),
+      error<ShapeError>("last_token_pool_mask_shape",
+                        [](Given& g) { ops::last_token_pool(g.f32({2, 3, 4}), all_true({3, 2})); },
+                        {"last_token_pool:", "[3, 2]", "[2, 3]"}),
+      error<ValueError>("last_token_pool_dead_sample",
+                        [](Given& g) {
+                          Tensor valid = all_true({3, 2});
+                          valid.slice(1, 2).fill(0);
+                          ops::last_token_pool(g.f32({3, 2, 4}), valid);
+                        },
+                        {"last_token_pool:", "sample 1"}),
+      error<ShapeError>("cls_pool_rank", [](Given& g) { ops::cls_pool(g.f32({2, 3})); }, {"cls_pool:", "[2, 3]"}),
+      error<ShapeError>("cls_pool_no_tokens", [](Given& g) { ops::cls_pool(g.f32({2, 0, 3})); },
+                        {"cls_pool:", "[2, 0, 3]"}),
+  };
+}
+
+std::vector<ErrorCase> index_cases() {
+  return {
+      error<ValueError>("cross_entropy_target",
+                        [](Given& g) {
+                          ops::cross_entropy(g.f32({3, 4}), Tensor::from<std::int64_t>({0, 4, 9}, {3}));
+                        },
+                        {"cross_entropy:", "[1]", "4", "3"}),
+      error<ValueError>("cross_entropy_negative_target",
+                        [](Given& g) { ops::cross_entropy(g.f32({3, 4}), whole({3}, -1)); },
+                        {"cross_entropy:", "[0]", "-1"}),
+      error<ShapeError>("cross_entropy_target_count", [](Given& g) { ops::cross_entropy(g.f32({3, 4}), whole({2})); },
+                        {"cross_entropy:", "[2]", "[3]"}),
+      error<ShapeError>("cross_entropy_target_rank", [](Given& g) { ops::cross_entropy(g.f32({3, 4}), whole({3, 1})); },
+                        {"cross_entropy:", "[3, 1]", "[3]"}),
+      error<DTypeError>("cross_entropy_target_type",
+                        [](Given& g) { ops::cross_entropy(g.f32({3, 4}), Tensor::zeros({3})); },
+                        {"cross_entropy:", "float32", "int64"}),
+      error<Error>("cross_entropy_no_targets", [](Given& g) { ops::cross_entropy(g.f32({3, 4}), {}); },
+                   {"cross_entropy:", "undefined"}),
+      error<ShapeError>("cross_entropy_rank", [](Given& g) { ops::cross_entropy(g.f32({4}), whole({4})); },
+                        {"cross_entropy:", "[4]"}),
+      error<ShapeError>("cross_entropy_mean_of_nothing",
+                        [](Given& g) { ops::cross_entropy(g.f32({0, 4}), whole({0})); }, {"cross_entropy:", "[0, 4]"}),
+      error<ValueError>("embedding_id",
+                        [](Given& g) {
+                          ops::embedding(g.f32({5, 2}), Tensor::from<std::int32_t>({4, 5, -1}, {3}));
+                        },
+                        {"embedding:", "[1]", "5", "4"}),
+      error<ValueError>("embedding_id_beyond_int32",
+                        [](Given& g) { ops::embedding(g.f32({5, 2}), whole({1}, 4294967296.0)); },
+                        {"embedding:", "4294967296"}),
+      error<DTypeError>("embedding_id_type", [](Given& g) { ops::embedding(g.f32({5, 2}), Tensor::zeros({2})); },
+                        {"embedding:", "float32", "int64"}),
+      error<ShapeError>("embedding_table_rank", [](Given& g) { ops::embedding(g.f32({5, 2, 2}), whole({2})); },
+                        {"embedding:", "[5, 2, 2]"}),
+      error<ValueError>("embedding_of_empty_table", [](Given& g) { ops::embedding(g.f32({0, 2}), whole({1})); },
+                        {"embedding:", "0"}),
+      error<ShapeError>("embedding_too_many_axes",
+                        [](Given& g) { ops::embedding(g.f32({5, 2}), whole({1, 1, 1, 1, 1, 1})); }, {"6"}),
+      error<ValueError>("gather_rows_index", [](Given& g) { ops::gather_rows(g.f32({3, 2}), whole({2}, 3)); },
+                        {"gather_rows:", "[0]", "3", "2"}),
+      error<ShapeError>("gather_rows_index_rank", [](Given& g) { ops::gather_rows(g.f32({3, 2}), whole({2, 1})); },
+                        {"gather_rows:", "[2, 1]"}),
+      error<ShapeError>("gather_rows_scalar", [](Given& g) { ops::gather_rows(g.f32({}), whole({2})); },
+                        {"gather_rows:", "[]"}),
+      error<ValueError>("select_token_index", [](Given& g) { ops::select_token(g.f32({2, 3, 4}), whole({2}, 3)); },
+                        {"select_token:", "[0]", "3", "2"}),
+      error<ShapeError>("select_token_index_count",
+                        [](Given& g) { ops::select_token(g.f32({2, 3, 4}), whole({3})); },
+                        {"select_token:", "[3]", "[2]"}),
+  };
+}
+
+std::vector<ErrorCase> layout_cases() {
+  return {
+      error<ShapeError>("reshape_count", [](Given& g) { ops::reshape(g.f32({2, 3}), {4}); },
+                        {"reshape:", "[2, 3]", "6", "[4]", "4"}),
+      error<ValueError>("concat_nothing", [](Given&) { ops::concat({}); }, {"concat:", "no parts"}),
+      error<ShapeError>("concat_shapes",
+                        [](Given& g) { ops::concat(std::vector{g.f32({2, 3}), g.f32({2, 4})}, 0); },
+                        {"concat:", "part 1", "[2, 4]", "[2, 3]"}),
+      error<ShapeError>("concat_rank", [](Given& g) { ops::concat(std::vector{g.f32({2, 3}), g.f32({3})}, 0); },
+                        {"concat:", "part 1", "[3]", "[2, 3]"}),
+      error<ShapeError>("concat_axis", [](Given& g) { ops::concat(std::vector{g.f32({2, 3})}, 2); },
+                        {"concat:", "axis", "2", "[2, 3]"}),
+      error<ShapeError>("concat_scalars", [](Given& g) { ops::concat(std::vector{g.f32({}), g.f32({})}); },
+                        {"concat:", "[]"}),
+      error<DTypeError>("concat_mixed_types",
+                        [](Given& g) { ops::concat(std::vector{g.f32({2}), g.f64({2})}); },
+                        {"concat:", "part 1", "float64", "float32"}),
+      error<Error>("concat_undefined", [](Given& g) { ops::concat(std::vector{g.f32({2}), Variable()}); },
+                   {"concat:", "part 1", "undefined"}),
+      error<ShapeError>("slice_beyond", [](Given& g) { ops::slice(g.f32({2, 3}), 1, 1, 4); },
+                        {"slice:", "[1, 4)", "3", "[2, 3]"}),
+      error<ShapeError>("slice_negative", [](Given& g) { ops::slice(g.f32({2, 3}), 0, -1, 1); },
+                        {"slice:", "[-1, 1)", "[2, 3]"}),
+      error<ShapeError>("slice_backwards", [](Given& g) { ops::slice(g.f32({2, 3}), 1, 2, 1); },
+                        {"slice:", "[2, 1)", "[2, 3]"}),
+      error<ShapeError>("slice_axis", [](Given& g) { ops::slice(g.f32({2, 3}), 2, 0, 1); },
+                        {"slice:", "axis", "2", "[2, 3]"}),
+      error<ShapeError>("slice_scalar", [](Given& g) { ops::slice(g.f32({}), 0, 0, 1); }, {"slice:", "[]"}),
+      error<ShapeError>("transpose_axis", [](Given& g) { ops::transpose(g.f32({2, 3}), 0, 2); },
+                        {"transpose:", "axis", "2", "[2, 3]"}),
+      error<ShapeError>("layer_norm_weight",
+                        [](Given& g) { ops::layer_norm(g.f32({2, 3}), g.f32({2}), g.f32({3})); },
+                        {"layer_norm:", "weight", "[2]", "[3]"}),
+      error<ShapeError>("layer_norm_bias", [](Given& g) { ops::layer_norm(g.f32({2, 3}), g.f32({3}), g.f32({1, 3})); },
+                        {"layer_norm:", "bias", "[1, 3]", "[3]"}),
+      error<DTypeError>("layer_norm_mixed_types",
+                        [](Given& g) { ops::layer_norm(g.f32({2, 3}), g.f32({3}), g.f64({3})); },
+                        {"layer_norm:", "bias", "float64", "float32"}),
+      error<ShapeError>("layer_norm_scalar", [](Given& g) { ops::layer_norm(g.f32({}), g.f32({1}), g.f32({1})); },
+                        {"layer_norm:", "[]"}),
+      error<ShapeError>("layer_norm_empty", [](Given& g) { ops::layer_norm(g.f32({2, 0}), g.f32({0}), g.f32({0})); },
+                        {"layer_norm:", "[2, 0]"}),
+      error<ShapeError>("l2_normalize_scalar", [](Given& g) { ops::l2_normalize(g.f32({})); }, {"l2_normalize:", "[]"}),
+  };
+}
+
+std::vector<ErrorCase> update_cases() {
+  return {
+      error<ShapeError>("adamw_update_moment",
+                        [](Given&) {
+                          Tensor value = Tensor::zeros({3}), m = Tensor::zeros({2}), v = Tensor::zeros({3});
+                          ops::adamw_update({}, Tensor::zeros({3}), value, m, v);
+                        },
+                        {"adamw_update:", "m", "[2]", "[3]"}),
+      error<ShapeError>("sgd_update_gradient",
+                        [](Given&) {
+                          Tensor value = Tensor::zeros({3}), velocity = Tensor::zeros({3});
+                          ops::sgd_update({}, Tensor::zeros({4}), value, velocity);
+                        },
+                        {"sgd_update:", "gradient", "[4]", "[3]"}),
+      error<Error>("adamw_update_undefined_gradient",
+                   [](Given&) {
+                     Tensor value = Tensor::zeros({3}), m = Tensor::zeros({3}), v = Tensor::zeros({3});
+                     ops::adamw_update({}, {}, value, m, v);
+                   },
+                   {"adamw_update:", "gradient", "undefined"}),
+      error<DTypeError>("squared_norm_integers",
+                        [](Given&) {
+                          const Tensor t = whole({2});
+                          ops::squared_norm(std::span(&t, 1));
+                        },
+                        {"squared_norm:", "int64"}),
+  };
+}
+
+struct Registration {
+  Registration() {
+    for (const auto& family : {binary_cases(), unary_cases(), value_cases(), matmul_cases(), axis_cases(), mask_cases(),
+                               index_cases(), layout_cases(), update_cases()}) {
+      for (const ErrorCase& c : family) {
+        boost::unit_test::framework::master_test_suite().add(
+            boost::unit_test::make_test_case([c] { check(c); }, c.name, __FILE__, __LINE__));
+      }
+    }
+  }
+};
+const Registration registration;
+
+}  // namespace

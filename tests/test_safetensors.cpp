@@ -1,0 +1,348 @@
+#include "checks.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include <unistd.h>
+
+#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/safetensors.h"
+
+using namespace tapecache;
+using namespace tapecache::testing;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Folder {
+  fs::path path = fs::temp_directory_path() / ("tapecache-core-" + std::to_string(::getpid()));
+  Folder() {
+    fs::remove_all(path);
+    fs::create_directories(path);
+  }
+  ~Folder() {
+    std::error_code ignored;
+    fs::remove_all(path, ignored);
+  }
+
+  /// A file with these bytes.
+  fs::path with(const std::string& bytes) const {
+    const fs::path file = path / "given.safetensors";
+    std::ofstream(file, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    return file;
+  }
+};
+
+std::string contents(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::string file_of(const std::string& header, const std::string& data) {
+  const std::uint64_t size = header.size();
+  return std::string(reinterpret_cast<const char*>(&size), sizeof(size)) + header + data;
+}
+
+std::string entry(const std::string& dtype, const std::string& shape, const std::string& offsets) {
+  return R"({"dtype":")" + dtype + R"(","shape":)" + shape + R"(,"data_offsets":)" + offsets + "}";
+}
+
+SafetensorsFile sample() {
+  SafetensorsFile file;
+  file.tensors["weight"] = Tensor::from<float>({1, 2, 3, 4, 5, 6}, {2, 3});
+  file.tensors["ids"] = Tensor::from<std::int64_t>({7, -8}, {2});
+  file.tensors["mask"] = vector_of({1, 0, 1}).to(DType::kBool);
+  file.metadata["step"] = "12";
+  return file;
+}
+
+std::string sample_bytes(const Folder& folder) {
+  const fs::path path = folder.path / "sample.safetensors";
+  write_safetensors(path, sample());
+  return contents(path);
+}
+
+void check_refused(const Folder& folder, const std::string& bytes, std::vector<std::string> words = {}) {
+  words.emplace_back("given.safetensors");
+  BOOST_CHECK_EXCEPTION(read_safetensors(folder.with(bytes)), FileError, says(words));
+}
+
+}  // namespace
+
+BOOST_FIXTURE_TEST_SUITE(safetensors, Folder)
+
+BOOST_AUTO_TEST_CASE(round_trip_of_each_type) {
+  SafetensorsFile file;
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kInt32, DType::kInt64,
+                            DType::kUInt8, DType::kBool}) {
+    const std::string type(name(dtype));
+    file.tensors[type] = vector_of({0, 1, 2, 100, 0.5, 1}).reshape({2, 3}).to(dtype);
+    file.tensors[type + " scalar"] = Tensor::full({}, 1, dtype);
+    file.tensors[type + " empty"] = Tensor::zeros({0, 5}, dtype);
+    file.tensors[type + " rank 6"] = Tensor::full({1, 2, 1, 1, 3, 1}, 1, dtype);
+  }
+  file.metadata = {{"format", "pt"}, {"text", "quotes \" and \\ and\nlines, ünïcödé 🙂"}, {"", ""}};
+  write_safetensors(path / "f", file);
+  const SafetensorsFile read = read_safetensors(path / "f");
+  BOOST_CHECK(read.metadata == file.metadata);
+  BOOST_REQUIRE_EQUAL(read.tensors.size(), file.tensors.size());
+  for (const auto& [key, tensor] : file.tensors) BOOST_CHECK_MESSAGE(same_bits(read.tensors.at(key), tensor), key);
+}
+
+BOOST_AUTO_TEST_CASE(an_empty_file_of_tensors) {
+  write_safetensors(path / "f", {});
+  const SafetensorsFile read = read_safetensors(path / "f");
+  BOOST_CHECK(read.tensors.empty());
+  BOOST_CHECK(read.metadata.empty());
+}
+
+BOOST_AUTO_TEST_CASE(views_are_written_without_their_surroundings) {
+  SafetensorsFile file;
+  file.tensors["rows"] = vector_of({0, 1, 2, 3, 4, 5}).reshape({3, 2}).slice(1, 2);
+  write_safetensors(path / "f", file);
+  check_equal(read_safetensors(path / "f").tensors.at("rows"), {2, 3});
+}
+
+BOOST_AUTO_TEST_CASE(the_format_is_that_of_others) {
+  const std::string data("\x00\x00\x80\x3f\x00\x00\x00\xc0", 8);  // 1, -2
+  const SafetensorsFile read = read_safetensors(
+      with(file_of(R"({"x":)" + entry("F32", "[2]", "[0,8]") + R"(,"__metadata__":{"a":"b"}}   )", data)));
+  check_equal(read.tensors.at("x"), {1, -2});
+  BOOST_CHECK_EQUAL(read.metadata.at("a"), "b");
+
+  const std::string bytes = sample_bytes(*this);
+  std::uint64_t header = 0;
+  bytes.copy(reinterpret_cast<char*>(&header), sizeof(header));
+  BOOST_CHECK_EQUAL(header % 8, 0u);
+  BOOST_CHECK_EQUAL(bytes[8], '{');
+}
+
+BOOST_AUTO_TEST_CASE(entries_in_any_order) {
+  const std::string header = R"({"b":)" + entry("U8", "[1]", "[1,2]") + R"(,"a":)" + entry("U8", "[1]", "[0,1]") +
+                             R"(,"none":)" + entry("F64", "[0]", "[1,1]") + "}";
+  const SafetensorsFile read = read_safetensors(with(file_of(header, "AB")));
+  check_equal(read.tensors.at("a"), {65});
+  check_equal(read.tensors.at("b"), {66});
+  BOOST_CHECK_EQUAL(read.tensors.at("none").numel(), 0);
+}
+
+BOOST_AUTO_TEST_CASE(missing_files_and_folders) {
+  BOOST_CHECK_EXCEPTION(read_safetensors(path / "absent"), FileError, says({"absent"}));
+  BOOST_CHECK_THROW(read_safetensors(path), FileError);
+  BOOST_CHECK_THROW(read_safetensors(""), FileError);
+}
+
+BOOST_AUTO_TEST_CASE(truncated_at_every_length) {
+  const std::string bytes = sample_bytes(*this);
+  for (std::size_t length = 0; length < bytes.size(); ++length) check_refused(*this, bytes.substr(0, length));
+}
+
+BOOST_AUTO_TEST_CASE(trailing_bytes) {
+  check_refused(*this, sample_bytes(*this) + "x");
+  check_refused(*this, file_of("{}", "x"));
+}
+
+BOOST_AUTO_TEST_CASE(bad_header_lengths) {
+  for (const std::uint64_t length : {std::uint64_t{3}, std::uint64_t{1000}, std::uint64_t{1} << 40,
+                                     std::uint64_t{1} << 63, ~std::uint64_t{0}, ~std::uint64_t{0} - 7}) {
+    check_refused(*this, std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + "{}");
+  }
+}
+
+BOOST_AUTO_TEST_CASE(headers_that_are_no_object) {
+  for (const std::string header : {"", " ", "[]", "1", "null", "\"text\"", "{", "{}}", "{\"a\"}", "nonsense", "\xff",
+                                   "{\"a\":1}", "{\"a\":[]}", "{\"a\":null}", "{\"a\":{}}"}) {
+    check_refused(*this, file_of(header, ""));
+  }
+  check_refused(*this, file_of(std::string(100'000, '['), ""));
+  check_refused(*this, file_of(std::string(100'000, '[') + std::string(100'000, ']'), ""));
+}
+
+BOOST_AUTO_TEST_CASE(bad_entries) {
+  const auto refused = [&](const std::string& text, const std::string& data = std::string(8, 'x')) {
+    check_refused(*this, file_of(R"({"a":)" + text + "}", data), {"'a'"});
+  };
+  refused(entry("F16", "[4]", "[0,8]"));
+  refused(entry("", "[4]", "[0,8]"));
+  refused(entry("F32", "[3]", "[0,8]"));       // too many bytes
+  refused(entry("F32", "[2]", "[0,7]"));       // not whole elements
+  refused(entry("F32", "[-2]", "[0,8]"));      // negative
+  refused(entry("F32", "[-1,-2]", "[0,8]"));
+  refused(entry("F32", "[2.0]", "[0,8]"));     // no integer
+  refused(entry("F32", "[\"2\"]", "[0,8]"));
+  refused(entry("F32", "2", "[0,8]"));
+  refused(entry("F32", "[1,1,1,1,1,1,2]", "[0,8]"));  // more axes than there can be
+  refused(entry("F32", "[2]", "[0,4,8]"));
+  refused(entry("F32", "[2]", "[8]"));
+  refused(entry("F32", "[2]", "[8,0]"));
+  refused(entry("F32", "[2]", "[0,800]"));
+  refused(entry("F32", "[2]", "[-8,0]"));
+  refused(entry("F32", "[2]", "[0,1e1]"));
+  refused(entry("F32", "[2]", "[18446744073709551608,18446744073709551616]"));
+  refused(entry("F32", "[2]", "[18446744073709551600,18446744073709551608]"));
+  refused(entry("F32", "[0]", "[4,12]"));
+  refused(R"({"dtype":7,"shape":[2],"data_offsets":[0,8]})");
+  refused(R"({"shape":[2],"data_offsets":[0,8]})");
+  refused(R"({"dtype":"F32","data_offsets":[0,8]})");
+  refused(R"({"dtype":"F32","shape":[2]})");
+}
+
+BOOST_AUTO_TEST_CASE(shapes_that_overflow) {
+  for (const std::string shape : {"[4294967296,4294967296]", "[4294967296,4294967296,4]", "[9223372036854775807]",
+                                  "[18446744073709551615]", "[18446744073709551616]", "[4611686018427387904,4]",
+                                  "[2305843009213693953]", "[0,4294967296,4294967296]"}) {
+    BOOST_TEST_CONTEXT(shape) {
+      check_refused(*this, file_of(R"({"a":)" + entry("F64", shape, "[0,8]") + "}", std::string(8, 'x')));
+      check_refused(*this, file_of(R"({"a":)" + entry("F64", shape, "[0,0]") + "}", ""));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(overlaps_and_holes) {
+  const auto two = [&](const std::string& first, const std::string& second, std::size_t bytes) {
+    check_refused(*this, file_of(R"({"a":)" + entry("U8", "[2]", first) + R"(,"b":)" + entry("U8", "[2]", second) + "}",
+                                 std::string(bytes, 'x')));
+  };
+  two("[0,2]", "[1,3]", 3);
+  two("[0,2]", "[0,2]", 2);
+  two("[0,2]", "[3,5]", 5);
+  two("[1,3]", "[3,5]", 5);
+  two("[0,2]", "[2,4]", 5);
+}
+
+BOOST_AUTO_TEST_CASE(duplicate_names) {
+  const std::string a = entry("U8", "[2]", "[0,2]");
+  check_refused(*this, file_of(R"({"a":)" + a + R"(,"a":)" + a + "}", "xx"));
+  check_refused(*this, file_of(R"({"a":)" + a + R"(,"a":)" + entry("U8", "[2]", "[2,4]") + "}", "xxxx"));
+}
+
+BOOST_AUTO_TEST_CASE(bad_metadata) {
+  for (const std::string value : {"1", "\"text\"", "[\"a\"]", "{\"a\":1}", "{\"a\":{}}", "{\"a\":null}"}) {
+    BOOST_TEST_CONTEXT(value) { check_refused(*this, file_of(R"({"__metadata__":)" + value + "}", "")); }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(bools_are_0_or_1) {
+  const fs::path file = with(file_of(R"({"a":)" + entry("BOOL", "[2]", "[0,2]") + "}", std::string("\x02\xff")));
+  try {
+    const Tensor mask = read_safetensors(file).tensors.at("a");
+    for (std::size_t i = 0; i < mask.bytes(); ++i) BOOST_CHECK_LE(std::to_integer<int>(mask.raw()[i]), 1);
+  } catch (const FileError&) {
+  }
+}
+
+BOOST_AUTO_TEST_CASE(mutated_files_are_read_or_refused) {
+  const std::string bytes = sample_bytes(*this);
+  std::mt19937 engine(1);
+  int refused = 0;
+  for (int i = 0; i < 4000; ++i) {
+    std::string changed = bytes;
+    for (std::uint32_t changes = 1 + engine() % 4; changes > 0; --changes) {
+      const std::size_t at = engine() % changed.size();
+      switch (engine() % 4) {
+        case 0: changed[at] = static_cast<char>(engine()); break;
+        case 1: changed[at] = static_cast<char>(changed[at] ^ (1 << engine() % 8)); break;
+        case 2: changed.erase(at, 1 + engine() % 8); break;
+        default: changed.insert(at, changed.substr(engine() % changed.size(), 1 + engine() % 8)); break;
+      }
+      if (changed.empty()) changed = "x";
+    }
+    try {
+      for (const auto& [key, tensor] : read_safetensors(with(changed)).tensors) {
+        BOOST_REQUIRE_LE(tensor.bytes(), changed.size());
+        std::uint8_t seen = 0;
+        for (std::size_t b = 0; b < tensor.bytes(); ++b) seen |= std::to_integer<std::uint8_t>(tensor.raw()[b]);
+        (void)seen;
+      }
+    } catch (const FileError&) {
+      ++refused;
+    } catch (const std::exception& e) {
+      BOOST_ERROR("mutation " << i << " gives another error: " << e.what());
+    }
+  }
+  BOOST_CHECK_GT(refused, 2000);
+}
+
+BOOST_AUTO_TEST_CASE(what_cannot_be_written) {
+  SafetensorsFile reserved;
+  reserved.tensors["__metadata__"] = Tensor::zeros({1});
+  BOOST_CHECK_THROW(write_safetensors(path / "f", reserved), FileError);
+  SafetensorsFile undefined;
+  undefined.tensors["a"] = Tensor();
+  BOOST_CHECK_THROW(write_safetensors(path / "f", undefined), Error);
+  SafetensorsFile not_utf8;
+  not_utf8.metadata["a"] = "\xff\xfe";
+  BOOST_CHECK_THROW(write_safetensors(path / "f", not_utf8), FileError);
+  BOOST_CHECK(fs::is_empty(path));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_FIXTURE_TEST_SUITE(atomic_files, Folder)
+
+BOOST_AUTO_TEST_CASE(replaces_the_old_file) {
+  write_file_atomically(path / "f", "old");
+  write_file_atomically(path / "f", "new and longer");
+  BOOST_CHECK_EQUAL(contents(path / "f"), "new and longer");
+  BOOST_CHECK_EQUAL(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 1);
+}
+
+BOOST_AUTO_TEST_CASE(creates_parent_folders) {
+  write_file_atomically(path / "a" / "b" / "f", "text");
+  BOOST_CHECK_EQUAL(contents(path / "a" / "b" / "f"), "text");
+}
+
+BOOST_AUTO_TEST_CASE(parts_follow_one_another) {
+  const std::string_view parts[] = {"one", "", "two", std::string_view("\0", 1)};
+  write_file_atomically(path / "f", parts);
+  BOOST_CHECK_EQUAL(contents(path / "f"), std::string("onetwo\0", 7));
+  write_file_atomically(path / "f", std::span<const std::string_view>{});
+  BOOST_CHECK_EQUAL(contents(path / "f"), "");
+}
+
+BOOST_AUTO_TEST_CASE(a_folder_in_its_place) {
+  fs::create_directories(path / "f" / "inside");
+  BOOST_CHECK_EXCEPTION(write_file_atomically(path / "f", "text"), FileError, says({(path / "f").string()}));
+  BOOST_CHECK(fs::is_directory(path / "f" / "inside"));
+  BOOST_CHECK_EQUAL(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 1);
+}
+
+BOOST_AUTO_TEST_CASE(a_file_in_place_of_its_folder) {
+  write_file_atomically(path / "f", "old");
+  BOOST_CHECK_THROW(write_file_atomically(path / "f" / "g", "text"), FileError);
+  BOOST_CHECK_EQUAL(contents(path / "f"), "old");
+}
+
+BOOST_AUTO_TEST_CASE(a_failed_write_leaves_the_old_file) {
+  write_safetensors(path / "f", sample());
+  const std::string before = contents(path / "f");
+  SafetensorsFile bad = sample();
+  bad.metadata["a"] = "\xff";
+  BOOST_CHECK_THROW(write_safetensors(path / "f", bad), FileError);
+  BOOST_CHECK(contents(path / "f") == before);
+  BOOST_CHECK_EQUAL(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 1);
+}
+
+BOOST_AUTO_TEST_CASE(a_read_only_folder) {
+  if (::geteuid() == 0) return;  // root writes anywhere
+  write_file_atomically(path / "f", "old");
+  fs::permissions(path, fs::perms::owner_read | fs::perms::owner_exec);
+  BOOST_CHECK_THROW(write_file_atomically(path / "f", "new"), FileError);
+  fs::permissions(path, fs::perms::owner_all);
+  BOOST_CHECK_EQUAL(contents(path / "f"), "old");
+}
+
+BOOST_AUTO_TEST_CASE(where_nothing_can_be_written) {
+  BOOST_CHECK_THROW(write_file_atomically("/proc/tapecache/f", "text"), FileError);
+  BOOST_CHECK_THROW(write_file_atomically("", "text"), FileError);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
