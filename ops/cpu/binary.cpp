@@ -163,17 +163,24 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
     outer_all_repeated = outer_all_repeated && strides[i] == 0;
   }
   with_derivative(op, operand, [&](auto derivative) {
-    const auto term = [&](std::int64_t row, const Offsets& at, std::int64_t i) {
-      const T g = dy[row * rows.length + i];
+    // By value, so that stores to dx cannot seem to change what the loops run on.
+    const auto term = [=, length = rows.length, step_a = rows.step_a, step_b = rows.step_b](
+                          std::int64_t row, const Offsets& at, std::int64_t i) {
+      const T g = dy[row * length + i];
       if (!needs_values) return derivative(g, g, g);
-      return derivative(a[at.a + i * rows.step_a], b[at.b + i * rows.step_b], g);
+      return derivative(a[at.a + i * step_a], b[at.b + i * step_b], g);
     };
     const auto place = [&](const Offsets& at) { return operand == 0 ? at.a : at.b; };
 
     if (!outer_repeated && step != 0) {  // nothing repeated: one term each
       rows.for_each_piece([&](std::int64_t row, std::int64_t begin, std::int64_t end) {
         const Offsets at = rows.at(row);
-        for (std::int64_t i = begin; i < end; ++i) put(dx[place(at) + i * step], term(row, at, i), mode);
+        T* to = dx + place(at);
+        if (step == 1 && mode == Mode::kWrite) {
+          for (std::int64_t i = begin; i < end; ++i) to[i] = term(row, at, i);
+        } else {
+          for (std::int64_t i = begin; i < end; ++i) put(to[i * step], term(row, at, i), mode);
+        }
       });
     } else if (rows.rows == 1) {  // one element repeated along the only axis
       put(dx[0], blocked_sum<T>(rows.length, [&](std::int64_t i) { return term(0, {}, i); }), mode);
