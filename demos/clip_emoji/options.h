@@ -20,7 +20,7 @@ struct Options {
   std::int64_t batch = 64;
   std::int64_t chunk = 16;
   std::int64_t batch_large = 1024;
-  std::int64_t memory_limit_mib = 320;
+  std::int64_t memory_limit_mib = 128;
   int threads = 0;  ///< 0: as many as there are processors
   std::uint64_t seed = 1;
   tapecache::DType dtype = tapecache::DType::kFloat32;

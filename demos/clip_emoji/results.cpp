@@ -1,0 +1,180 @@
+#include "results.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <system_error>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+#include "evaluation.h"
+#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/error.h"
+
+namespace clip_emoji {
+
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+/// JSON has no NaN and no infinity, and null already means not measured.
+Json number(double value) {
+  if (std::isfinite(value)) return value;
+  return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
+}
+
+template <typename T>
+Json or_null(const std::optional<T>& value) {
+  return value ? Json(*value) : Json();
+}
+
+Json or_null(const std::optional<double>& value) { return value ? number(*value) : Json(); }
+
+Json by_k(const std::map<int, double>& recall) {
+  Json object = Json::object();
+  for (const auto& [k, share] : recall) object[std::to_string(k)] = number(share);
+  return object;
+}
+
+Json to_json(const WayResult& way) {
+  return {{"batch", way.batch},
+          {"chunk", or_null(way.chunk)},
+          {"steps", way.records.size()},
+          {"loss_first", number(way.records.empty() ? kNaN : way.records.front().loss)},
+          {"loss_last", number(way.records.empty() ? kNaN : way.records.back().loss)},
+          {"max_rel_grad_diff", or_null(way.max_relative_gradient_difference())},
+          {"recall_text_to_image", by_k(way.recall_text_to_image)},
+          {"recall_image_to_text", by_k(way.recall_image_to_text)},
+          {"linear_probe_accuracy", number(way.linear_probe_accuracy)},
+          {"peak_bytes", way.peak_bytes},
+          {"seconds", number(way.seconds)},
+          {"pairs_per_second", number(way.pairs_per_second())}};
+}
+
+std::string text_of(const Json& json, int indent) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string metrics_line(std::string_view way, const StepRecord& record) {
+  return text_of({{"way", way},
+                  {"step", record.step},
+                  {"loss", number(record.loss)},
+                  {"learning_rate", number(record.learning_rate)},
+                  {"gradient_norm", number(record.gradient_norm)},
+                  {"rel_grad_diff", or_null(record.relative_gradient_difference)},
+                  {"seconds", number(record.seconds)}},
+                 -1);
+}
+
+}  // namespace
+
+std::optional<double> WayResult::max_relative_gradient_difference() const {
+  std::optional<double> largest;
+  for (const StepRecord& record : records) {
+    const auto& difference = record.relative_gradient_difference;
+    if (!difference || (largest && std::isnan(*largest))) continue;
+    if (!largest || !(*difference <= *largest)) largest = *difference;
+  }
+  return largest;
+}
+
+double WayResult::pairs_per_second() const {
+  return seconds > 0 ? static_cast<double>(batch) * static_cast<double>(records.size()) / seconds : kNaN;
+}
+
+const WayResult& Results::way(std::string_view name) const {
+  for (const WayResult& result : ways) {
+    if (result.name == name) return result;
+  }
+  throw tapecache::ValueError(fmt::format("results: there is no way {}", name));
+}
+
+double Results::chance(int k) const {
+  return pairs_held_out > 0 ? std::min(1.0, static_cast<double>(k) / static_cast<double>(pairs_held_out)) : kNaN;
+}
+
+std::vector<std::pair<std::string, bool>> check_claims(const Results& results) {
+  const double cached = results.way("gradcache").max_relative_gradient_difference().value_or(kNaN);
+  const double accumulated = results.way("accumulation").max_relative_gradient_difference().value_or(kNaN);
+  const WayResult& large = results.way("gradcache_large");
+  return {{"gradcache equals direct", cached <= results.equality_bound()},
+          {"accumulation does not", accumulated > kAccumulationBound},
+          {fmt::format("direct at {} is refused", large.batch), !results.direct_large_error.empty()},
+          {fmt::format("gradcache at {} fits", large.batch), large.peak_bytes <= results.memory_limit_bytes}};
+}
+
+std::string summary_json(const Results& results) {
+  Json summary;
+  for (const WayResult& way : results.ways) summary[way.name] = to_json(way);
+  summary["pairs_train"] = results.pairs_train;
+  summary["pairs_held_out"] = results.pairs_held_out;
+  summary["direct_large_error"] = results.direct_large_error;
+  summary["majority_class_accuracy"] = number(results.majority_class_accuracy);
+  std::map<int, double> chance;
+  for (const int k : kRecallAt) chance[k] = results.chance(k);
+  summary["recall_chance"] = by_k(chance);
+  summary["memory_limit_bytes"] = results.memory_limit_bytes;
+  summary["dtype"] = results.dtype;
+  summary["seed"] = results.seed;
+  summary["threads"] = results.threads;
+  return text_of(summary, 2);
+}
+
+void write_summary(const std::filesystem::path& path, const Results& results) {
+  tapecache::write_file_atomically(path, summary_json(results));
+}
+
+std::string metrics_jsonl(const Results& results) {
+  std::string lines;
+  for (const WayResult& way : results.ways) {
+    for (const StepRecord& record : way.records) lines += metrics_line(way.name, record);
+  }
+  return lines;
+}
+
+MetricsLog::MetricsLog(std::filesystem::path path) : path_(std::move(path)), temporary_(path_) {
+  temporary_ += fmt::format(".tmp{}", ::getpid());
+  if (path_.has_parent_path()) {
+    std::error_code error;
+    std::filesystem::create_directories(path_.parent_path(), error);
+    if (error) {
+      throw tapecache::FileError(fmt::format("{}: cannot create its folder: {}", path_.string(), error.message()));
+    }
+  }
+  file_.open(temporary_, std::ios::binary | std::ios::trunc);
+  check("create a file there");
+}
+
+MetricsLog::~MetricsLog() {
+  if (temporary_.empty()) return;
+  file_.close();
+  std::error_code ignored;
+  std::filesystem::remove(temporary_, ignored);
+}
+
+void MetricsLog::append(std::string_view way, const StepRecord& record) {
+  file_ << metrics_line(way, record) << std::flush;
+  check("write");
+}
+
+void MetricsLog::finish() {
+  file_.close();
+  check("close");
+  std::error_code error;
+  std::filesystem::rename(temporary_, path_, error);
+  if (error) {
+    throw tapecache::FileError(fmt::format("{}: cannot rename the finished file: {}", path_.string(), error.message()));
+  }
+  temporary_.clear();
+}
+
+void MetricsLog::check(const char* action) const {
+  if (!file_) throw tapecache::FileError(fmt::format("{}: cannot {}", path_.string(), action));
+}
+
+}  // namespace clip_emoji

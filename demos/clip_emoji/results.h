@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "training.h"
+
+namespace clip_emoji {
+
+/// What one way of training came to.
+struct WayResult {
+  std::string name;  ///< direct, gradcache, accumulation or gradcache_large
+  std::int64_t batch = 0;
+  std::optional<std::int64_t> chunk;  ///< nothing where the batch is not cut
+  std::vector<StepRecord> records;
+  std::map<int, double> recall_text_to_image, recall_image_to_text;  ///< by K, held-out pairs
+  double linear_probe_accuracy = 0;                                  ///< held-out pictures
+  std::size_t peak_bytes = 0;
+  double seconds = 0;
+
+  /// The largest of the records' gradient differences (NaN where one is NaN); nothing where none was measured.
+  std::optional<double> max_relative_gradient_difference() const;
+  /// NaN before the first step.
+  double pairs_per_second() const;
+};
+
+/// Most bytes in use during one step, measured without a limit.
+struct MemoryPoint {
+  std::int64_t batch = 0;
+  std::size_t direct = 0, cached = 0;
+};
+
+struct Results {
+  std::vector<WayResult> ways;
+  std::int64_t pairs_train = 0, pairs_held_out = 0;
+  std::string direct_large_error;  ///< of direct training at gradcache_large's batch; empty where it went through
+  double majority_class_accuracy = 0;
+  std::size_t memory_limit_bytes = 0;
+  std::string dtype;  ///< f32 or f64
+  std::uint64_t seed = 0;
+  int threads = 0;
+  std::vector<MemoryPoint> memory;  ///< ascending batch
+  std::int64_t logits_size = 0;
+  std::vector<float> logits;  ///< [logits_size, logits_size], pictures by captions
+
+  /// Throws tapecache::ValueError where there is no such way.
+  const WayResult& way(std::string_view name) const;
+  /// recall@k of a random ranking of the held-out pairs.
+  double chance(int k) const;
+  /// Relative gradient difference up to which two ways count as equal.
+  double equality_bound() const { return dtype == "f64" ? 1e-10 : 1e-5; }
+};
+
+/// Relative gradient difference above which accumulation counts as another gradient.
+inline constexpr double kAccumulationBound = 1e-2;
+
+/// What the demo sets out to show, and whether this run showed it. A NaN shows nothing.
+std::vector<std::pair<std::string, bool>> check_claims(const Results& results);
+
+/// summary.json. A number that is not finite is written as "nan", "inf" or "-inf"; null means not measured.
+std::string summary_json(const Results& results);
+void write_summary(const std::filesystem::path& path, const Results& results);
+
+/// metrics.jsonl of all ways at once.
+std::string metrics_jsonl(const Results& results);
+
+/// metrics.jsonl, a line for every step as it is made. The file has a temporary name in its folder until `finish`
+/// and is removed where that is never reached.
+class MetricsLog {
+ public:
+  /// Creates missing parent folders. Throws tapecache::FileError where the file cannot be made.
+  explicit MetricsLog(std::filesystem::path path);
+  ~MetricsLog();
+  MetricsLog(const MetricsLog&) = delete;
+  MetricsLog& operator=(const MetricsLog&) = delete;
+
+  void append(std::string_view way, const StepRecord& record);
+  void finish();
+
+ private:
+  void check(const char* action) const;
+
+  std::filesystem::path path_, temporary_;
+  std::ofstream file_;
+};
+
+}  // namespace clip_emoji
