@@ -19,16 +19,17 @@ std::uint64_t hash_of(std::string_view text) {
   return hash;
 }
 
-Tensor normal_values(const Shape& shape, const Init& init, std::uint64_t seed) {
+Tensor drawn_values(const Shape& shape, const Init& init, std::uint64_t seed) {
   Tensor values = Tensor::empty(shape, DType::kFloat64);
   double* p = values.mutable_data<double>();
   for (std::int64_t i = 0; i < values.numel(); ++i) {
-    // Box–Muller, with 53 bits for the radius.
     const auto w = RandomKey{seed}.draw(0, static_cast<std::uint32_t>(i));
     const std::uint64_t bits = (std::uint64_t{w[0]} << 32 | w[1]) >> 11;
+    // Box–Muller, with 53 bits for the radius.
     const double u = (static_cast<double>(bits) + 0.5) * 0x1p-53;
     const double angle = 2 * std::numbers::pi * (static_cast<double>(w[2]) * 0x1p-32);
-    p[i] = init.mean + init.standard_deviation * std::sqrt(-2 * std::log(u)) * std::cos(angle);
+    p[i] = init.mean + init.standard_deviation * std::sqrt(-2 * std::log(u)) * std::cos(angle) +
+           init.half_range * (static_cast<double>(bits) * 0x1p-52 - 1);
   }
   return values;
 }
@@ -59,9 +60,9 @@ Parameter Builder::parameter(std::string_view name, const Shape& shape, const In
   if (std::any_of(made.begin(), made.end(), [&](const Parameter& p) { return p.name() == full; })) {
     throw ValueError(fmt::format("builder: two parameters are named '{}'", full));
   }
-  const Tensor values = init.standard_deviation == 0
+  const Tensor values = init.standard_deviation == 0 && init.half_range == 0
                             ? Tensor::full(shape, init.mean, shared_->dtype)
-                            : normal_values(shape, init, shared_->seed ^ hash_of(full)).to(shared_->dtype);
+                            : drawn_values(shape, init, shared_->seed ^ hash_of(full)).to(shared_->dtype);
   made.emplace_back(full, values);
   return made.back();
 }

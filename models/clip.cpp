@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include <fmt/format.h>
+
 #include "tapecache/ops/normalize.h"
 
 namespace tapecache::models {
@@ -9,6 +11,13 @@ namespace tapecache::models {
 namespace {
 
 Init projection_init(std::int64_t width) { return Init::normal(1.0 / std::sqrt(static_cast<double>(width))); }
+
+Init logit_scale_init(double temperature) {
+  if (!(temperature > 0 && std::isfinite(temperature))) {
+    throw ValueError(fmt::format("clip: initial_temperature is {}, expected above 0 and finite", temperature));
+  }
+  return Init::constant(std::log(1.0 / temperature));
+}
 
 }  // namespace
 
@@ -20,7 +29,7 @@ Clip::Clip(const ClipConfig& config, std::uint64_t seed, DType dtype)
                          projection_init(config.vision.encoder.width), false),
       text_projection_(builder_.child("text_projection"), config.text.encoder.width, config.projection_width,
                        projection_init(config.text.encoder.width), false),
-      logit_scale_(builder_.parameter("logit_scale", {}, Init::constant(std::log(1.0 / config.initial_temperature)))) {}
+      logit_scale_(builder_.parameter("logit_scale", {}, logit_scale_init(config.initial_temperature))) {}
 
 Variable Clip::encode_image(const Variable& images) const {
   return ops::l2_normalize(visual_projection_(vision_(images)));

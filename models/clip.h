@@ -17,9 +17,10 @@ struct ClipConfig {
 
 /// CLIP (Radford et al. 2021): two towers and their projections into one space. Parameters are named as in a Hugging
 /// Face checkpoint (`vision_model.…`, `text_model.…`, `visual_projection.weight`, `text_projection.weight`,
-/// `logit_scale`) and initialised as OpenAI's; projections by N(0, 1/width), logit_scale by log(1/temperature).
+/// `logit_scale`) and initialised as each part says; projections by N(0, 1/width), logit_scale by log(1/temperature).
 class Clip {
  public:
+  /// Throws ValueError for sizes or a temperature out of range.
   Clip(const ClipConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32);
 
   /// images [batch, channels, size, size] to representations [batch, projection_width] of length 1.

@@ -18,12 +18,13 @@ struct TextConfig {
 };
 
 /// CLIP's text tower (Radford et al. 2021), with parameter names as in a Hugging Face CLIP checkpoint's `text_model`.
-/// Token embedding by N(0, 0.02²), positions by N(0, 0.01²).
+/// Token embedding by N(0, 0.02²), positions by N(0, 0.01²), as OpenAI's.
 class TextTransformer {
  public:
   TextTransformer(const Builder& builder, const TextConfig& config);
-  /// [batch, width], pooled over the valid tokens. Throws ShapeError for more than max_tokens, ValueError for an id
-  /// outside the vocabulary or a sample without a valid token.
+  /// [batch, width], pooled over the valid tokens. Throws ShapeError for more than max_tokens or a mask of another
+  /// shape, DTypeError for ids or a mask of another type, ValueError for an id outside the vocabulary or a sample
+  /// without a valid token.
   Variable operator()(const TokenBatch& tokens) const;
 
  private:

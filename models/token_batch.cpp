@@ -1,6 +1,7 @@
 #include "tapecache/models/token_batch.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -11,11 +12,19 @@ TokenBatch TokenBatch::slice(std::int64_t begin, std::int64_t end) const {
 }
 
 TokenBatch TokenBatch::pad(std::span<const std::vector<std::int32_t>> sequences, std::int32_t pad_id,
-                           std::int64_t min_tokens) {
+                           std::int64_t min_tokens, std::int64_t max_tokens) {
   if (sequences.empty()) throw ValueError("token batch: no sequences, expected at least one");
+  if (min_tokens > max_tokens) {
+    throw ValueError(fmt::format("token batch: min_tokens is {}, expected at most max_tokens, {}", min_tokens,
+                                 max_tokens));
+  }
   std::size_t tokens = static_cast<std::size_t>(std::max<std::int64_t>(1, min_tokens));
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     if (sequences[i].empty()) throw ValueError(fmt::format("token batch: sequence {} is empty", i));
+    if (std::cmp_greater(sequences[i].size(), max_tokens)) {
+      throw ShapeError(fmt::format("token batch: sequence {} has {} tokens, expected at most {}", i,
+                                   sequences[i].size(), max_tokens));
+    }
     tokens = std::max(tokens, sequences[i].size());
   }
   const Shape shape{static_cast<std::int64_t>(sequences.size()), static_cast<std::int64_t>(tokens)};

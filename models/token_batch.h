@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -16,10 +17,11 @@ struct TokenBatch {
   std::int64_t size() const { return ids.size(0); }
   TokenBatch slice(std::int64_t begin, std::int64_t end) const;
 
-  /// Pads each sequence with `pad_id` to the longest, but at least `min_tokens`. Throws ValueError for no sequences or
-  /// an empty one.
+  /// Pads each sequence with `pad_id` to the longest, but at least `min_tokens`. Throws ValueError for no sequences,
+  /// an empty one or min_tokens > max_tokens, ShapeError for a sequence of more than `max_tokens`.
   static TokenBatch pad(std::span<const std::vector<std::int32_t>> sequences, std::int32_t pad_id = 0,
-                        std::int64_t min_tokens = 1);
+                        std::int64_t min_tokens = 1,
+                        std::int64_t max_tokens = std::numeric_limits<std::int64_t>::max());
 };
 
 }  // namespace tapecache::models

@@ -19,9 +19,10 @@ struct TransformerConfig {
 };
 
 /// Pre-norm transformer block (Xiong et al. 2020): x + attention(norm(x)), then x + mlp(norm(x)), over
-/// [batch, tokens, width], with names as in a Hugging Face CLIP encoder layer. Initialised as OpenAI's CLIP: with
-/// w the width and L the layers, q, k, v and fc2 by N(0, (w^-½ (2L)^-½)²), out_proj by N(0, w^-1), fc1 by
-/// N(0, (2w)^-1), biases 0.
+/// [batch, tokens, width], with names as in a Hugging Face CLIP encoder layer. Initialised as there
+/// (`CLIPPreTrainedModel._init_weights`): with w the width and L the layers, q, k, v and fc2 by N(0, (w^-½ (2L)^-½)²),
+/// out_proj by N(0, w^-1), fc1 by N(0, (2w)^-1), biases 0. OpenAI's own code draws q, k, v and out_proj the other way
+/// round.
 class TransformerBlock {
  public:
   TransformerBlock(const Builder& builder, const TransformerConfig& config);

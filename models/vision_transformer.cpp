@@ -14,11 +14,15 @@ namespace tapecache::models {
 
 namespace {
 
-std::int64_t patch_count(const VisionConfig& config) {
+const VisionConfig& checked(const VisionConfig& config) {
   if (config.patch_size < 1 || config.image_size < 1 || config.image_size % config.patch_size != 0) {
     throw ValueError(fmt::format("vision transformer: patches of {} do not divide images of {}", config.patch_size,
                                  config.image_size));
   }
+  return config;
+}
+
+std::int64_t patch_count(const VisionConfig& config) {
   const std::int64_t side = config.image_size / config.patch_size;
   return side * side;
 }
@@ -31,7 +35,7 @@ PatchEmbedding::PatchEmbedding(const Builder& builder, std::int64_t channels, st
 Variable PatchEmbedding::operator()(const Variable& images) const { return ops::patch_embedding(images, weight); }
 
 VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig& config)
-    : config_(config),
+    : config_(checked(config)),
       class_embedding_(builder.child("embeddings")
                            .parameter("class_embedding", {config.encoder.width},
                                       Init::normal(1.0 / std::sqrt(static_cast<double>(config.encoder.width))))),

@@ -27,8 +27,8 @@ class PatchEmbedding {
 };
 
 /// CLIP's vision transformer (Dosovitskiy et al. 2021, Radford et al. 2021), with parameter names as in a Hugging Face
-/// CLIP checkpoint's `vision_model`. Patch embedding by N(0, 0.02²), class embedding by N(0, 1/width), positions by
-/// N(0, 0.01²).
+/// CLIP checkpoint's `vision_model`. Patch embedding by N(0, 0.02²), class embedding by N(0, 1/width), as there;
+/// positions by N(0, 0.01²), as those of OpenAI's text tower.
 class VisionTransformer {
  public:
   /// Throws ValueError where the patch does not divide the image.

@@ -14,12 +14,16 @@ using Line = std::function<double(const std::vector<double>&)>;
 double naive_mean(const std::vector<double>& x) { return naive_sum(x) / static_cast<double>(x.size()); }
 double naive_max(const std::vector<double>& x) { return *std::max_element(x.begin(), x.end()); }
 
-OpRow reduce_row(std::string name, Reduce op, const Line& f, int axis, Input input, std::vector<Input> large = {}) {
+OpRow reduce_row(std::string name, Reduce op, const Line& f, int axis, Input input,
+                 std::vector<Input> large = {}) {
   const double flops = large.empty() ? 0 : static_cast<double>(large[0].shape.numel());
   return {.name = std::move(name),
           .inputs = {std::move(input)},
           .op = [=](std::span<const Variable> x) { return op(x[0], axis); },
-          .reference = [=](std::span<const NaiveArray> x) { return naive_reduce(x[0], x[0].shape.normalize_axis(axis), f); },
+          .reference =
+              [=](std::span<const NaiveArray> x) {
+                return naive_reduce(x[0], x[0].shape.normalize_axis(axis), f);
+              },
           .large = std::move(large),
           .flops = flops};
 }

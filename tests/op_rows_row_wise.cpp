@@ -54,7 +54,8 @@ void add_softmax_rows(std::vector<OpRow>& rows) {
     for (const bool log : {false, true}) {
       rows.push_back({.name = (log ? "log_softmax" : "softmax") + name,
                       .inputs = {input},
-                      .op = [log](std::span<const Variable> x) { return log ? ops::log_softmax(x[0]) : ops::softmax(x[0]); },
+                      .op = [f = log ? ops::log_softmax : ops::softmax](
+                                std::span<const Variable> x) { return f(x[0]); },
                       .reference =
                           [log](std::span<const NaiveArray> x) {
                             return naive_rows(x[0], log ? naive_log_softmax : naive_softmax);
@@ -122,7 +123,8 @@ void add_cross_entropy_rows(std::vector<OpRow>& rows) {
   row("cross_entropy_sum", Reduction::kSum, floating({5, 4}, -3, 3), indices({5}, 4));
   row("cross_entropy_int32_targets", Reduction::kNone, floating({5, 4}, -3, 3), indices({5}, 4, DType::kInt32));
   row("cross_entropy_single_class", Reduction::kMean, floating({3, 1}), indices({3}, 1));
-  row("cross_entropy_far_out", Reduction::kNone, floating({3, 3}, far_out()), indices({3}, std::vector<double>{1, 2, 0}));
+  row("cross_entropy_far_out", Reduction::kNone, floating({3, 3}, far_out()),
+      indices({3}, std::vector<double>{1, 2, 0}));
   // The logsumexp that is kept is known to half a unit in the last place, 5e-4 at 1e4.
   rows.back().float32_gradient_tolerance = 1e-3;
   row("cross_entropy_no_rows_sum", Reduction::kSum, floating({0, 3}), indices({0}, 3));

@@ -128,7 +128,8 @@ void add_pooling_rows(std::vector<OpRow>& rows) {
     const double flops = large.empty() || !reads_all ? 0 : static_cast<double>(large[0].shape.numel());
     rows.push_back({.name = name,
                     .inputs = std::move(inputs),
-                    .op = [op](std::span<const Variable> x) { return op(x[0], x.size() > 1 ? x[1].value() : Tensor()); },
+                    .op = [op](
+                              std::span<const Variable> x) { return op(x[0], x.size() > 1 ? x[1].value() : Tensor()); },
                     .reference = [f](std::span<const NaiveArray> x) { return naive_pool(x, f); },
                     .large = std::move(large),
                     .flops = flops,

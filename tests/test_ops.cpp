@@ -74,8 +74,8 @@ Outcome run(const OpRow& row, std::span<const Tensor> inputs) { return run(row.o
 
 void check_close(const Tensor& found, const Tensor& expected, double tolerance, const std::string& what) {
   BOOST_REQUIRE_MESSAGE(found.defined(), what << " is missing");
-  BOOST_CHECK_MESSAGE(found.shape() == expected.shape(),
-                      what << " has shape " << to_string(found.shape()) << ", expected " << to_string(expected.shape()));
+  BOOST_CHECK_MESSAGE(found.shape() == expected.shape(), what << " has shape " << to_string(found.shape())
+                                                              << ", expected " << to_string(expected.shape()));
   const double difference = max_difference(found, expected);
   BOOST_CHECK_MESSAGE(difference <= tolerance, what << " differs by " << difference << ", allowed " << tolerance);
 }

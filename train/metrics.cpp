@@ -21,26 +21,38 @@ void require_features(const char* what, const Tensor& features, const Tensor& cl
     throw ShapeError(fmt::format("linear_probe: {} features are {} and classes {}, expected [n, width] and int64 [n]",
                                  what, describe(features), describe(classes)));
   }
+  const std::int64_t* label = classes.data<std::int64_t>();
+  for (std::int64_t i = 0; i < classes.numel(); ++i) {
+    if (label[i] < 0) {
+      throw ValueError(fmt::format("linear_probe: {} class {} is {}, expected at least 0", what, i, label[i]));
+    }
+  }
 }
 
-/// Columns shifted and scaled by the mean and deviation of `reference`'s.
+/// Columns shifted and scaled by the mean and deviation of `reference`'s; 0 where that one is constant.
 Tensor standardized(const Tensor& features, const Tensor& reference) {
   const Tensor from = reference.to(DType::kFloat64);
   Tensor result = features.to(DType::kFloat64).clone();
   const std::int64_t rows = from.size(0), width = from.size(1);
   for (std::int64_t j = 0; j < width; ++j) {
-    double mean = 0, squares = 0;
-    for (std::int64_t i = 0; i < rows; ++i) mean += from.data<double>()[i * width + j];
+    double mean = 0, squares = 0, low = from.data<double>()[j], high = low;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const double value = from.data<double>()[i * width + j];
+      mean += value;
+      low = std::min(low, value);
+      high = std::max(high, value);
+    }
     mean /= static_cast<double>(rows);
     for (std::int64_t i = 0; i < rows; ++i) {
       const double d = from.data<double>()[i * width + j] - mean;
       squares += d * d;
     }
     const double deviation = std::sqrt(squares / static_cast<double>(rows));
+    // What differs by rounding alone is constant too: divided by its deviation, any other value would swamp the rest.
+    const bool constant = high - low <= 1e-12 * std::max(std::abs(low), std::abs(high));
+    const double factor = constant ? 0.0 : 1.0 / deviation;
     double* to = result.mutable_data<double>();
-    for (std::int64_t i = 0; i < result.size(0); ++i) {
-      to[i * width + j] = (to[i * width + j] - mean) / std::max(deviation, 1e-12);
-    }
+    for (std::int64_t i = 0; i < result.size(0); ++i) to[i * width + j] = (to[i * width + j] - mean) * factor;
   }
   return result;
 }
@@ -104,7 +116,8 @@ double linear_probe(const Tensor& features, const Tensor& classes, const Tensor&
   std::int64_t right = 0;
   for (std::int64_t i = 0; i < logits.size(0); ++i) {
     const double* row = logits.data<double>() + i * class_count;
-    right += std::max_element(row, row + class_count) - row == held_out_classes.data<std::int64_t>()[i];
+    const double* best = std::max_element(row, row + class_count);
+    right += !std::isnan(*best) && best - row == held_out_classes.data<std::int64_t>()[i];
   }
   return static_cast<double>(right) / static_cast<double>(logits.size(0));
 }

@@ -1,6 +1,7 @@
 #include "tapecache/train/optimizer.h"
 
 #include <cmath>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -21,6 +22,27 @@ double decay_of(const Parameter& parameter, double weight_decay) {
 }
 
 }  // namespace
+
+Optimizer::Optimizer(std::vector<Parameter> parameters) : parameters_(std::move(parameters)) {
+  std::set<std::string> names;
+  for (const Parameter& p : parameters_) {
+    if (!names.insert(p.name()).second) {
+      throw ValueError(fmt::format("optimizer: two parameters are named '{}'", p.name()));
+    }
+  }
+}
+
+void Optimizer::check_gradients() const {
+  for (const Parameter& p : parameters_) {
+    const Tensor &gradient = p.gradient(), &value = p.value();
+    if (!gradient.defined()) continue;
+    if (gradient.shape() != value.shape() || gradient.dtype() != value.dtype() ||
+        gradient.device() != value.device()) {
+      throw ShapeError(fmt::format("optimizer: the gradient of '{}' is {}, expected {}", p.name(), describe(gradient),
+                                   describe(value)));
+    }
+  }
+}
 
 void Optimizer::clear_gradients() {
   for (Parameter& parameter : parameters_) parameter.clear_gradient();
@@ -55,6 +77,7 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
 }
 
 void AdamW::step(double learning_rate, double gradient_scale) {
+  check_gradients();
   const std::int64_t t = ++*steps_.mutable_data<std::int64_t>();
   kernels::AdamW update{.learning_rate = learning_rate,
                         .beta1 = options_.beta1,
@@ -89,6 +112,7 @@ Sgd::Sgd(std::vector<Parameter> parameters, const SgdOptions& options)
 }
 
 void Sgd::step(double learning_rate, double gradient_scale) {
+  check_gradients();
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined()) continue;

@@ -14,7 +14,8 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
 
-  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first.
+  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first. Throws ShapeError,
+  /// before anything is changed, where a gradient does not fit its parameter.
   virtual void step(double learning_rate, double gradient_scale = 1.0) = 0;
   void clear_gradients();
 
@@ -25,7 +26,9 @@ class Optimizer {
   void load_state(const std::map<std::string, Tensor>& state);
 
  protected:
-  explicit Optimizer(std::vector<Parameter> parameters) : parameters_(std::move(parameters)) {}
+  /// Throws ValueError where two parameters have one name, since state goes by name.
+  explicit Optimizer(std::vector<Parameter> parameters);
+  void check_gradients() const;
 
   std::vector<Parameter> parameters_;
 };
@@ -41,7 +44,7 @@ struct AdamWOptions {
 /// AdamW (Loshchilov & Hutter 2019, "Decoupled weight decay regularization").
 class AdamW : public Optimizer {
  public:
-  /// Throws ValueError for options outside their range.
+  /// Throws ValueError for options outside their range or two parameters of one name.
   AdamW(std::vector<Parameter> parameters, const AdamWOptions& options = {});
   void step(double learning_rate, double gradient_scale = 1.0) override;
   std::map<std::string, Tensor> state() const override;
@@ -60,7 +63,7 @@ struct SgdOptions {
 /// Stochastic gradient descent with (heavy-ball) momentum.
 class Sgd : public Optimizer {
  public:
-  /// Throws ValueError for options outside their range.
+  /// Throws ValueError for options outside their range or two parameters of one name.
   Sgd(std::vector<Parameter> parameters, const SgdOptions& options = {});
   void step(double learning_rate, double gradient_scale = 1.0) override;
   std::map<std::string, Tensor> state() const override;

@@ -56,7 +56,7 @@ struct Results {
   /// recall@k of a random ranking of the held-out pairs.
   double chance(int k) const;
   /// Relative gradient difference up to which two ways count as equal.
-  double equality_bound() const { return dtype == "f64" ? 1e-10 : 1e-5; }
+  double equality_bound() const { return dtype == "f64" ? 1e-12 : 1e-5; }
 };
 
 /// Relative gradient difference above which accumulation counts as another gradient.

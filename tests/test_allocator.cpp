@@ -1,0 +1,157 @@
+#include "checks.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "tapecache/core/allocator.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/op_scope.h"
+#include "tapecache/core/tensor.h"
+
+using namespace tapecache;
+using namespace tapecache::testing;
+
+BOOST_AUTO_TEST_SUITE(allocators)
+
+BOOST_AUTO_TEST_CASE(block_sizes) {
+  BOOST_CHECK_EQUAL(Allocator::block_size(0), 64u);
+  BOOST_CHECK_EQUAL(Allocator::block_size(1), 64u);
+  BOOST_CHECK_EQUAL(Allocator::block_size(64), 64u);
+  BOOST_CHECK_EQUAL(Allocator::block_size(65), 128u);
+  for (std::size_t bytes = 1; bytes < 100'000'000; bytes += bytes / 7 + 1) {
+    const std::size_t size = Allocator::block_size(bytes);
+    BOOST_CHECK_EQUAL(size % 64, 0u);
+    BOOST_CHECK_GE(size, bytes);
+    BOOST_CHECK_LE(size, std::max<std::size_t>(bytes + 64, bytes + bytes / 8));
+    BOOST_CHECK_EQUAL(Allocator::block_size(size), size);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(counters) {
+  Allocator own;
+  void* a = own.allocate(1000);
+  void* b = own.allocate(100);
+  BOOST_CHECK_EQUAL(reinterpret_cast<std::uintptr_t>(a) % 64, 0u);
+  const std::size_t size_a = Allocator::block_size(1000), size_b = Allocator::block_size(100);
+  BOOST_CHECK_EQUAL(own.stats().current, size_a + size_b);
+  own.deallocate(a, 1000);
+  BOOST_CHECK_EQUAL(own.stats().current, size_b);
+  BOOST_CHECK_EQUAL(own.stats().cached, size_a);
+  BOOST_CHECK_EQUAL(own.stats().peak, size_a + size_b);
+  own.reset_peak();
+  BOOST_CHECK_EQUAL(own.stats().peak, size_b);
+  void* again = own.allocate(990);
+  BOOST_CHECK(again == a);
+  BOOST_CHECK_EQUAL(own.stats().system_allocations, 2u);
+  own.deallocate(again, 990);
+  own.deallocate(b, 100);
+  BOOST_CHECK_EQUAL(own.stats().current, 0u);
+  own.release_cache();
+  BOOST_CHECK_EQUAL(own.stats().cached, 0u);
+}
+
+BOOST_AUTO_TEST_CASE(the_limit_holds) {
+  Allocator own;
+  own.set_limit(1024);
+  void* a = own.allocate(512);
+  BOOST_CHECK_EXCEPTION(own.allocate(1000), OutOfMemory, says({"1000 bytes", "512", "1024"}));
+  try {
+    const OpScope scope("softmax");
+    own.allocate(1000);
+    BOOST_ERROR("nothing was thrown");
+  } catch (const OutOfMemory& e) {
+    says({"softmax:", "1000 bytes"})(e);
+    BOOST_CHECK_EQUAL(e.requested(), 1000u);
+    BOOST_CHECK_EQUAL(e.in_use(), 512u);
+    BOOST_CHECK_EQUAL(e.limit(), 1024u);
+  }
+  BOOST_CHECK_EQUAL(own.stats().current, 512u);
+  void* b = own.allocate(512);
+  BOOST_CHECK_EQUAL(own.stats().current, 1024u);
+  BOOST_CHECK_THROW(own.allocate(1), OutOfMemory);
+  own.deallocate(a, 512);
+  own.deallocate(b, 512);
+  // Cached blocks of another size give way.
+  void* whole = own.allocate(1024);
+  BOOST_CHECK_EQUAL(own.stats().cached, 0u);
+  own.deallocate(whole, 1024);
+  own.set_limit(0);
+  void* larger = own.allocate(4096);
+  own.deallocate(larger, 4096);
+}
+
+BOOST_AUTO_TEST_CASE(what_the_system_refuses) {
+  Allocator own;
+  for (const std::size_t bytes : {std::size_t{1} << 60, ~std::size_t{0}, ~std::size_t{0} - 63}) {
+    BOOST_CHECK_THROW(own.allocate(bytes), OutOfMemory);
+  }
+  BOOST_CHECK_EQUAL(own.stats().current, 0u);
+}
+
+BOOST_AUTO_TEST_CASE(nothing_leaks_after_running_out) {
+  const std::size_t before = allocator().stats().current;
+  {
+    const MemoryLimit limit(before + 10'000);
+    BOOST_CHECK_THROW(Tensor::zeros({100, 100}), OutOfMemory);
+    const Tensor small = Tensor::zeros({10, 10});
+    BOOST_CHECK_THROW(small.reshape({100}).to(DType::kFloat64).reshape({100}).clone().to(DType::kFloat32);
+                      Tensor::zeros({3000}), OutOfMemory);
+  }
+  BOOST_CHECK_EQUAL(allocator().stats().current, before);
+  BOOST_CHECK_EQUAL(allocator().stats().limit, 0u);
+  BOOST_CHECK_NO_THROW(Tensor::zeros({100, 100}));
+}
+
+BOOST_AUTO_TEST_CASE(memory_limits_nest) {
+  const MemoryLimit outer(std::size_t{1} << 40);
+  {
+    const MemoryLimit inner(std::size_t{1} << 30);
+    BOOST_CHECK_EQUAL(allocator().stats().limit, std::size_t{1} << 30);
+  }
+  BOOST_CHECK_EQUAL(allocator().stats().limit, std::size_t{1} << 40);
+}
+
+BOOST_AUTO_TEST_CASE(a_steady_state_asks_the_system_for_nothing) {
+  const auto step = [] {
+    const Tensor a = Tensor::zeros({300, 7}), b = a.to(DType::kFloat64), c = b.clone(), d = Tensor::zeros({});
+  };
+  step();
+  const std::uint64_t before = allocator().stats().system_allocations;
+  for (int i = 0; i < 10; ++i) step();
+  BOOST_CHECK_EQUAL(allocator().stats().system_allocations, before);
+}
+
+BOOST_AUTO_TEST_CASE(poisoned_memory_is_nan) {
+  allocator().set_poison(true);
+  const Tensor f32 = Tensor::empty({7}), f64 = Tensor::empty({7}, DType::kFloat64);
+  allocator().set_poison(false);
+  for (const Tensor& t : {f32, f64}) {
+    for (const double v : doubles(t)) BOOST_CHECK(std::isnan(v));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(used_from_many_threads) {
+  const std::size_t before = allocator().stats().current;
+  std::atomic<int> foreign_values = 0;
+  {
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([&, i] {
+        for (int repeat = 0; repeat < 500; ++repeat) {
+          const Tensor t = Tensor::full({1 + (repeat * (i + 1)) % 50}, i, DType::kInt32);
+          for (const std::int32_t v : t.to_vector<std::int32_t>()) {
+            if (v != i) ++foreign_values;
+          }
+        }
+      });
+    }
+  }
+  BOOST_CHECK_EQUAL(foreign_values.load(), 0);
+  BOOST_CHECK_EQUAL(allocator().stats().current, before);
+}
+
+BOOST_AUTO_TEST_SUITE_END()

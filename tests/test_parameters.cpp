@@ -1,0 +1,173 @@
+#include "checks.h"
+
+#include <string>
+#include <vector>
+
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/error.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/reduce.h"
+
+using namespace tapecache;
+using namespace tapecache::testing;
+
+namespace {
+
+void backward(Tape& tape, const Variable& output, const Tensor& seed) {
+  tape.backward(std::span(&output, 1), std::span(&seed, 1));
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(parameters)
+
+BOOST_AUTO_TEST_CASE(gradients_add_up_until_cleared) {
+  Parameter p("p", vector_of({1, 2}));
+  for (int pass = 1; pass <= 3; ++pass) {
+    Tape tape;
+    const Recording recording(tape);
+    tape.backward(ops::sum(ops::scale(p, 2)));
+    check_equal(p.gradient(), {2.0 * pass, 2.0 * pass});
+  }
+  p.clear_gradient();
+  BOOST_CHECK(!p.gradient().defined());
+}
+
+BOOST_AUTO_TEST_CASE(a_kept_gradient_is_not_changed_by_a_later_pass) {
+  Parameter p("p", vector_of({1, 2}));
+  Tensor kept;
+  for (int pass = 0; pass < 2; ++pass) {
+    Tape tape;
+    const Recording recording(tape);
+    tape.backward(ops::sum(ops::multiply(p, p)));
+    if (pass == 0) kept = p.gradient();
+  }
+  check_equal(kept, {2, 4});
+  check_equal(p.gradient(), {4, 8});
+}
+
+BOOST_AUTO_TEST_CASE(a_gradient_does_not_share_the_seed) {
+  Parameter p("p", vector_of({1, 2}));
+  Tape tape;
+  const Variable y = [&] {
+    const Recording recording(tape);
+    return ops::add(p, vector_of({1, 1}));
+  }();
+  Tensor seed = vector_of({3, 4});
+  backward(tape, y, seed);
+  seed.fill(0);
+  check_equal(p.gradient(), {3, 4});
+}
+
+BOOST_AUTO_TEST_CASE(tied_parameters) {
+  const Parameter p("p", vector_of({2, 3}));
+  const Parameter tied = p;
+  BOOST_CHECK(p == tied);
+  BOOST_CHECK(p.id() == tied.id());
+  Tape tape;
+  const Recording recording(tape);
+  tape.backward(ops::sum(ops::multiply(p, tied)));
+  check_equal(p.gradient(), {4, 6});
+}
+
+BOOST_AUTO_TEST_CASE(frozen_parameters_get_nothing) {
+  Parameter frozen("frozen", vector_of({1, 2})), free("free", vector_of({3, 4}));
+  frozen.set_requires_gradient(false);
+  int calls = 0;
+  frozen.add_hook([&](Parameter&) { ++calls; });
+  Tape tape;
+  const Recording recording(tape);
+  BOOST_CHECK(!ops::exp(frozen).has_history());
+  BOOST_CHECK(tape.nodes().empty());
+  tape.backward(ops::sum(ops::multiply(frozen, free)));
+  BOOST_CHECK(!frozen.gradient().defined());
+  BOOST_CHECK_EQUAL(calls, 0);
+  check_equal(free.gradient(), {1, 2});
+}
+
+BOOST_AUTO_TEST_CASE(a_hook_runs_once_after_the_last_contribution) {
+  Parameter early("early", vector_of({1, 2})), late("late", vector_of({3, 4}));
+  std::vector<std::string> order;
+  std::vector<std::vector<double>> seen;
+  for (Parameter* p : {&early, &late}) {
+    p->add_hook([&](Parameter& self) {
+      order.push_back(self.name());
+      seen.push_back(doubles(self.gradient()));
+    });
+  }
+  Tape tape;
+  {
+    const Recording recording(tape);
+    const Variable x = ops::multiply(early, early);
+    const Variable y = ops::multiply(ops::add(x, late), early);
+    tape.backward(ops::sum(y));
+  }
+  BOOST_CHECK((order == std::vector<std::string>{"late", "early"}));
+  check_equal(early.gradient(), {3 * 1 + 3, 3 * 4 + 4});  // 3 e² + l
+  BOOST_REQUIRE_EQUAL(seen.size(), 2u);
+  BOOST_CHECK(seen[0] == doubles(late.gradient()));
+  BOOST_CHECK(seen[1] == doubles(early.gradient()));
+}
+
+BOOST_AUTO_TEST_CASE(a_hook_runs_once_in_each_pass) {
+  Parameter p("p", vector_of({1, 2}));
+  int calls = 0;
+  p.add_hook([&](Parameter&) { ++calls; });
+  p.add_hook([&](Parameter&) { calls += 10; });
+  for (int pass = 1; pass <= 3; ++pass) {
+    Tape tape;
+    const Recording recording(tape);
+    tape.backward(ops::sum(ops::multiply(p, p)));
+    BOOST_CHECK_EQUAL(calls, 11 * pass);
+  }
+  p.clear_hooks();
+  Tape tape;
+  const Recording recording(tape);
+  tape.backward(ops::sum(p));
+  BOOST_CHECK_EQUAL(calls, 33);
+}
+
+BOOST_AUTO_TEST_CASE(a_hook_runs_although_its_first_use_leads_nowhere) {
+  Parameter p("p", vector_of({1, 2}));
+  std::vector<double> seen;
+  p.add_hook([&](Parameter& self) { seen = doubles(self.gradient()); });
+  Tape tape;
+  const Recording recording(tape);
+  ops::exp(p);
+  const Variable y = ops::sum(ops::scale(p, 3));
+  ops::log(p);
+  tape.backward(y);
+  BOOST_CHECK((seen == std::vector<double>{3, 3}));
+}
+
+BOOST_AUTO_TEST_CASE(an_unreached_parameter_has_no_gradient_and_no_hook) {
+  Parameter reached("reached", vector_of({1, 2})), unreached("unreached", vector_of({1, 2}));
+  int calls = 0;
+  unreached.add_hook([&](Parameter&) { ++calls; });
+  Tape tape;
+  const Recording recording(tape);
+  ops::exp(unreached);
+  tape.backward(ops::sum(reached));
+  BOOST_CHECK(!unreached.gradient().defined());
+  BOOST_CHECK_EQUAL(calls, 0);
+}
+
+BOOST_AUTO_TEST_CASE(assign_keeps_shape_and_type) {
+  Parameter p("weight", vector_of({1, 2}));
+  BOOST_CHECK_EXCEPTION(p.assign(vector_of({1, 2, 3})), ShapeError, says({"weight", "[3]", "[2]"}));
+  BOOST_CHECK_THROW(p.assign(Tensor::zeros({2})), Error);
+  BOOST_CHECK_THROW(p.assign(Tensor()), Error);
+  const Tensor new_value = vector_of({5, 6});
+  p.assign(new_value);
+  check_equal(p.value(), {5, 6});
+  BOOST_CHECK(!p.value().shares_storage(new_value));
+}
+
+BOOST_AUTO_TEST_CASE(an_undefined_parameter_says_so) {
+  const Parameter p;
+  BOOST_CHECK(!p.defined());
+  BOOST_CHECK_THROW(p.value(), Error);
+  BOOST_CHECK_THROW(Variable{p}, Error);
+}
+
+BOOST_AUTO_TEST_SUITE_END()

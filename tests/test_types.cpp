@@ -1,0 +1,119 @@
+#include "checks.h"
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tapecache/core/device.h"
+#include "tapecache/core/dtype.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/tensor.h"
+
+using namespace tapecache;
+using namespace tapecache::testing;
+
+namespace {
+
+constexpr DType kAllTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kInt32,
+                               DType::kInt64,   DType::kUInt8,   DType::kBool};
+
+std::uint16_t bfloat16_bits(float value) { return BFloat16(value).bits; }
+float from_bits(std::uint32_t bits) { return std::bit_cast<float>(bits); }
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(types)
+
+BOOST_AUTO_TEST_CASE(names_and_sizes) {
+  const std::vector<std::pair<std::string_view, std::size_t>> expected{
+      {"float32", 4}, {"float64", 8}, {"bfloat16", 2}, {"int32", 4}, {"int64", 8}, {"uint8", 1}, {"bool", 1}};
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    BOOST_CHECK_EQUAL(name(kAllTypes[i]), expected[i].first);
+    BOOST_CHECK_EQUAL(size_of(kAllTypes[i]), expected[i].second);
+    BOOST_CHECK_EQUAL(is_floating(kAllTypes[i]), i < 3);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(bfloat16_rounds_to_nearest_even) {
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x3f800000)), 0x3f80);  // 1
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x3f807fff)), 0x3f80);  // below a tie
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x3f808000)), 0x3f80);  // tie, even below
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x3f808001)), 0x3f81);  // above a tie
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x3f818000)), 0x3f82);  // tie, even above
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0xbf818000)), 0xbf82);
+  BOOST_CHECK_EQUAL(bfloat16_bits(-0.0f), 0x8000);
+}
+
+BOOST_AUTO_TEST_CASE(bfloat16_at_the_ends_of_its_range) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  BOOST_CHECK_EQUAL(bfloat16_bits(kInfinity), 0x7f80);
+  BOOST_CHECK_EQUAL(bfloat16_bits(-kInfinity), 0xff80);
+  BOOST_CHECK_EQUAL(bfloat16_bits(std::numeric_limits<float>::max()), 0x7f80);  // rounds up to infinity
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x7f7f0000)), 0x7f7f);              // its largest finite number
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x00010000)), 0x0001);              // its smallest subnormal
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x00008000)), 0x0000);              // half of it: a tie, to even
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x00018000)), 0x0002);
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x00000001)), 0x0000);
+  BOOST_CHECK_EQUAL(bfloat16_bits(from_bits(0x007fffff)), 0x0080);  // subnormals round up into the normal range
+}
+
+BOOST_AUTO_TEST_CASE(bfloat16_keeps_nan) {
+  for (const std::uint32_t bits : {0x7f800001u, 0x7fc00000u, 0x7fffffffu, 0xff800001u, 0xffffffffu}) {
+    const BFloat16 converted(from_bits(bits));
+    BOOST_CHECK_MESSAGE(std::isnan(static_cast<float>(converted)), "of bits " << bits);
+    BOOST_CHECK_EQUAL(converted.bits >> 15, bits >> 31);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(bfloat16_round_trips) {
+  for (std::uint32_t upper = 0; upper <= 0xffff; ++upper) {
+    const float value = from_bits(upper << 16);
+    if (std::isnan(value)) continue;
+    BOOST_REQUIRE_EQUAL(bfloat16_bits(value), upper);
+    BOOST_REQUIRE(std::bit_cast<std::uint32_t>(static_cast<float>(BFloat16(value))) == upper << 16);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(conversions_between_all_types) {
+  const std::vector<double> values{0, 1, 2, 100};
+  const Tensor source = vector_of(values);
+  for (const DType from : kAllTypes) {
+    for (const DType to : kAllTypes) {
+      const bool through_bool = from == DType::kBool || to == DType::kBool;
+      const Tensor converted = source.to(from).to(to);
+      BOOST_CHECK(converted.dtype() == to);
+      check_equal(converted, through_bool ? std::vector<double>{0, 1, 1, 1} : values);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(conversions_to_integers_truncate) {
+  check_equal(vector_of({1.9, -1.9, 0.5}).to(DType::kInt32), {1, -1, 0});
+  check_equal(vector_of({0.25, -0.0, 0}).to(DType::kBool), {1, 0, 0});
+  check_equal(vector_of({4294967297.0, -4294967297.0}).to(DType::kInt64), {4294967297.0, -4294967297.0});
+}
+
+BOOST_AUTO_TEST_CASE(float64_to_bfloat16) {
+  check_equal(vector_of({1.0 / 3, 3.140625, 1e300}).to(DType::kBFloat16),
+              {0.333984375, 3.140625, std::numeric_limits<double>::infinity()});
+}
+
+BOOST_AUTO_TEST_CASE(an_unchanged_type_is_the_same_handle) {
+  const Tensor t = Tensor::zeros({3});
+  BOOST_CHECK(t.to(DType::kFloat32).shares_storage(t));
+  BOOST_CHECK(t.to(Device::cpu()).shares_storage(t));
+  BOOST_CHECK(!t.to(DType::kFloat64).shares_storage(t));
+}
+
+BOOST_AUTO_TEST_CASE(other_devices_are_refused) {
+  BOOST_CHECK_EXCEPTION(Tensor::zeros({3}).to(Device::cuda(1)), DeviceError, says({"to:", "cuda:1"}));
+  BOOST_CHECK_EXCEPTION(Tensor::zeros({3}, DType::kFloat32, Device::cuda()), DeviceError, says({"cuda:0"}));
+  BOOST_CHECK_EQUAL(to_string(Device::cpu()), "cpu");
+  BOOST_CHECK_EQUAL(to_string(Device::cuda(2)), "cuda:2");
+}
+
+BOOST_AUTO_TEST_SUITE_END()
