@@ -1,6 +1,7 @@
 #define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Core>
 
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -72,6 +73,22 @@ void masked_scores(const Head<T>& head, const T* qkv, const bool* valid, std::in
   }
 }
 
+/// Turns scores into probabilities, all 0 where nothing is allowed, and returns their logsumexp.
+template <class T>
+T normalize_row(T* row, std::int64_t keys) {
+  const T largest = row_max(row, keys);
+  const T shift = largest == -std::numeric_limits<T>::infinity() ? T{0} : largest;
+  T sum{0};
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t j = 0; j < keys; ++j) {
+    row[j] = exponential(row[j] - shift);
+    sum += row[j];
+  }
+  const T factor = sum == T{0} ? T{0} : T{1} / sum;
+  for (std::int64_t j = 0; j < keys; ++j) row[j] *= factor;
+  return shift + std::log(sum);
+}
+
 std::int64_t keys_before(const Attention& layout, std::int64_t tile_end) {
   return layout.causal ? tile_end : layout.tokens;
 }
@@ -81,19 +98,20 @@ std::int64_t keys_before(const Attention& layout, std::int64_t tile_end) {
 template <class T>
 void attention(const Attention& layout, const T* qkv, const bool* valid, T* y, T* logsumexp) {
   for_each_head<T>(layout, [&](const Head<T>& head) {
-    thread_local Matrix<T> scores;
+    thread_local Matrix<T> scores, result;
     for (std::int64_t first = 0; first < layout.tokens; first += kQueryTile) {
       const std::int64_t count = std::min(kQueryTile, layout.tokens - first);
       const std::int64_t keys = keys_before(layout, first + count);
       masked_scores(head, qkv, valid, first, count, keys, scores);
       for (std::int64_t i = 0; i < count; ++i) {
         T* row = scores.row(i).data();
-        const T normalizer = row_logsumexp(row, keys);
-        const bool nothing = normalizer == -std::numeric_limits<T>::infinity();
-        for (std::int64_t j = 0; j < keys; ++j) row[j] = nothing ? T{0} : exponential(row[j] - normalizer);
-        logsumexp[head.row_of(first + i)] = normalizer;
+        logsumexp[head.row_of(first + i)] = normalize_row(row, keys);
       }
-      head.output(y).middleRows(first, count).noalias() = scores * head.part(qkv, 2).topRows(keys);
+      // By way of scratch: Eigen's order of sums in a small product follows the alignment of its destination, which
+      // in y depends on the sample's place in the batch.
+      result.resize(count, layout.width);
+      result.noalias() = scores * head.part(qkv, 2).topRows(keys);
+      head.output(y).middleRows(first, count) = result;
     }
   });
 }

@@ -8,6 +8,7 @@ namespace {
 
 constexpr std::int64_t kBlock = 8192;
 constexpr std::int64_t kRowBlock = 128;
+constexpr std::int64_t kColumnBlock = 2048;
 
 /// Merges adjacent axes that both operands walk alike, so that most layouts come down to one or two axes.
 Broadcast collapse(const Broadcast& layout) {
@@ -114,20 +115,12 @@ void with_steps(std::int64_t a, std::int64_t b, const Body& body) {
   else body(a, b);
 }
 
-/// Sum of term(i) over [0, n), by fixed blocks.
 template <class T, class Term>
-T blocked_sum(std::int64_t n, const Term& term) {
-  const std::int64_t blocks = (n + kBlock - 1) / kBlock;
-  std::vector<T> partial(static_cast<std::size_t>(blocks), T{0});
-  parallel_for(n, kBlock, [&](std::int64_t begin, std::int64_t end) {
-    T sum{0};
+T sum_terms(std::int64_t begin, std::int64_t end, const Term& term) {
+  T sum{0};
 #pragma omp simd reduction(+ : sum)
-    for (std::int64_t i = begin; i < end; ++i) sum += term(i);
-    partial[static_cast<std::size_t>(begin / kBlock)] = sum;
-  });
-  T total{0};
-  for (T p : partial) total += p;
-  return total;
+  for (std::int64_t i = begin; i < end; ++i) sum += term(i);
+  return sum;
 }
 
 }  // namespace
@@ -151,9 +144,6 @@ template <class T>
 void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T* a, const T* b, const T* dy, T* dx,
                      Mode mode) {
   const Rows rows(layout);
-  // Sums need no values; reading the gradient instead of a null pointer keeps the loops free of a test.
-  if (!a) a = dy;
-  if (!b) b = dy;
   const bool needs_values = op == BinaryOp::kMultiply || op == BinaryOp::kDivide;
   const auto& strides = operand == 0 ? rows.layout.a : rows.layout.b;
   const std::int64_t step = operand == 0 ? rows.step_a : rows.step_b;
@@ -163,67 +153,90 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
     outer_all_repeated = outer_all_repeated && strides[i] == 0;
   }
   with_derivative(op, operand, [&](auto derivative) {
-    // By value, so that stores to dx cannot seem to change what the loops run on.
-    const auto term = [=, length = rows.length, step_a = rows.step_a, step_b = rows.step_b](
-                          std::int64_t row, const Offsets& at, std::int64_t i) {
-      const T g = dy[row * length + i];
-      if (!needs_values) return derivative(g, g, g);
-      return derivative(a[at.a + i * step_a], b[at.b + i * step_b], g);
+    /// Calls `body` with a row's terms as a function of the position in the row.
+    const auto with_terms = [&](std::int64_t row, const Offsets& at, const auto& body) {
+      const T* g = dy + row * rows.length;
+      if (!needs_values) return body([=](std::int64_t i) { return derivative(g[i], g[i], g[i]); });
+      const T *row_a = a + at.a, *row_b = b + at.b;
+      with_steps(rows.step_a, rows.step_b, [&](auto step_a, auto step_b) {
+        body([=](std::int64_t i) { return derivative(row_a[i * step_a], row_b[i * step_b], g[i]); });
+      });
     };
-    const auto place = [&](const Offsets& at) { return operand == 0 ? at.a : at.b; };
+    const auto place = [&](const Offsets& at) { return dx + (operand == 0 ? at.a : at.b); };
 
     if (!outer_repeated && step != 0) {  // nothing repeated: one term each
       rows.for_each_piece([&](std::int64_t row, std::int64_t begin, std::int64_t end) {
         const Offsets at = rows.at(row);
-        T* to = dx + place(at);
-        if (step == 1 && mode == Mode::kWrite) {
-          for (std::int64_t i = begin; i < end; ++i) to[i] = term(row, at, i);
-        } else {
-          for (std::int64_t i = begin; i < end; ++i) put(to[i * step], term(row, at, i), mode);
-        }
+        with_terms(row, at, [&, to = place(at)](auto term) {
+          if (mode == Mode::kWrite && step == 1) {
+            for (std::int64_t i = begin; i < end; ++i) to[i] = term(i);
+          } else if (step == 1) {
+            for (std::int64_t i = begin; i < end; ++i) to[i] += term(i);
+          } else {
+            for (std::int64_t i = begin; i < end; ++i) put(to[i * step], term(i), mode);
+          }
+        });
       });
     } else if (rows.rows == 1) {  // one element repeated along the only axis
-      put(dx[0], blocked_sum<T>(rows.length, [&](std::int64_t i) { return term(0, {}, i); }), mode);
+      std::vector<T> partial(static_cast<std::size_t>((rows.length + kBlock - 1) / kBlock), T{0});
+      parallel_for(rows.length, kBlock, [&](std::int64_t begin, std::int64_t end) {
+        with_terms(0, {}, [&](auto term) {
+          partial[static_cast<std::size_t>(begin / kBlock)] = sum_terms<T>(begin, end, term);
+        });
+      });
+      T total{0};
+      for (T sum : partial) total += sum;
+      put(dx[0], total, mode);
     } else if (!outer_repeated) {  // one element a row
       parallel_for(rows.rows, block_for(rows.length, kBlock), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t row = begin; row < end; ++row) {
           const Offsets at = rows.at(row);
-          T sum{0};
-#pragma omp simd reduction(+ : sum)
-          for (std::int64_t i = 0; i < rows.length; ++i) sum += term(row, at, i);
-          put(dx[place(at)], sum, mode);
+          with_terms(row, at, [&](auto term) { put(*place(at), sum_terms<T>(0, rows.length, term), mode); });
         }
       });
     } else if (outer_all_repeated && step != 0) {  // one row for all, as a bias: sums of row blocks, then of those
-      const std::int64_t blocks = (rows.rows + kRowBlock - 1) / kRowBlock;
-      std::vector<T> partial(static_cast<std::size_t>(blocks * rows.length), T{0});
-      parallel_for(rows.rows, kRowBlock, [&](std::int64_t begin, std::int64_t end) {
-        T* sum = partial.data() + begin / kRowBlock * rows.length;
-        for (std::int64_t row = begin; row < end; ++row) {
-          const Offsets at = rows.at(row);
-          for (std::int64_t i = 0; i < rows.length; ++i) sum[i] += term(row, at, i);
+      const std::int64_t down = (rows.rows + kRowBlock - 1) / kRowBlock;
+      const std::int64_t across = (rows.length + kColumnBlock - 1) / kColumnBlock;
+      std::vector<T> partial(static_cast<std::size_t>(down * rows.length), T{0});
+      const std::int64_t cost = std::min(rows.rows, kRowBlock) * std::min(rows.length, kColumnBlock);
+      parallel_for(down * across, block_for(cost, kBlock), [&](std::int64_t first, std::int64_t last) {
+        for (std::int64_t block = first; block < last; ++block) {
+          const std::int64_t top = block / across * kRowBlock, begin = block % across * kColumnBlock;
+          const std::int64_t end = std::min(rows.length, begin + kColumnBlock);
+          T* sum = partial.data() + block / across * rows.length;
+          for (std::int64_t row = top; row < std::min(rows.rows, top + kRowBlock); ++row) {
+            with_terms(row, rows.at(row), [&](auto term) {
+              for (std::int64_t i = begin; i < end; ++i) sum[i] += term(i);
+            });
+          }
         }
       });
-      for (std::int64_t i = 0; i < rows.length; ++i) {
-        T total{0};
-        for (std::int64_t block = 0; block < blocks; ++block) {
-          total += partial[static_cast<std::size_t>(block * rows.length + i)];
+      parallel_for(rows.length, kColumnBlock, [&](std::int64_t begin, std::int64_t end) {
+        T* total = partial.data();
+        for (std::int64_t block = 1; block < down; ++block) {
+          const T* sum = partial.data() + block * rows.length;
+          for (std::int64_t i = begin; i < end; ++i) total[i] += sum[i];
         }
-        put(dx[i * step], total, mode);
-      }
+        for (std::int64_t i = begin; i < end; ++i) put(dx[i * step], down == 0 ? T{0} : total[i], mode);
+      });
     } else {  // any other pattern, in the order of the output
       std::int64_t size = 1;
       for (std::size_t i = 0; i < static_cast<std::size_t>(rows.layout.rank); ++i) {
         if (strides[i] != 0) size *= rows.layout.sizes[i];
       }
-      std::vector<T> sum(static_cast<std::size_t>(size), T{0});
+      std::vector<T> sums(static_cast<std::size_t>(size), T{0});
       for (std::int64_t row = 0; row < rows.rows; ++row) {
         const Offsets at = rows.at(row);
-        for (std::int64_t i = 0; i < rows.length; ++i) {
-          sum[static_cast<std::size_t>(place(at) + i * step)] += term(row, at, i);
-        }
+        T* sum = sums.data() + (place(at) - dx);
+        with_terms(row, at, [&](auto term) {
+          if (step == 0) {
+            *sum += sum_terms<T>(0, rows.length, term);
+          } else {
+            for (std::int64_t i = 0; i < rows.length; ++i) sum[i * step] += term(i);
+          }
+        });
       }
-      for (std::int64_t i = 0; i < size; ++i) put(dx[i], sum[static_cast<std::size_t>(i)], mode);
+      for (std::int64_t i = 0; i < size; ++i) put(dx[i], sums[static_cast<std::size_t>(i)], mode);
     }
   });
 }

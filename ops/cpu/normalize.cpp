@@ -9,16 +9,19 @@ namespace tapecache::kernels::cpu {
 namespace {
 
 constexpr std::int64_t kRowBlock = 64;
+constexpr std::int64_t kMaxBlocks = 32;  // of partial sums
 
 /// Adds up the blocks' partial rows in block order.
 template <class T>
-void sum_partials(const std::vector<T>& partial, std::int64_t blocks, std::int64_t cols, T* to, Mode mode) {
+void sum_partials(std::vector<T>& partial, std::int64_t blocks, std::int64_t cols, T* to, Mode mode) {
   if (!to) return;
-  for (std::int64_t i = 0; i < cols; ++i) {
-    T total{0};
-    for (std::int64_t block = 0; block < blocks; ++block) total += partial[static_cast<std::size_t>(block * cols + i)];
-    put(to[i], total, mode);
+  T* total = partial.data();
+  for (std::int64_t block = 1; block < blocks; ++block) {
+    const T* row = total + block * cols;
+#pragma omp simd
+    for (std::int64_t i = 0; i < cols; ++i) total[i] += row[i];
   }
+  for (std::int64_t i = 0; i < cols; ++i) put(to[i], blocks == 0 ? T{0} : total[i], mode);
 }
 
 }  // namespace
@@ -46,20 +49,23 @@ template <class T>
 void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
                          const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
                          Mode dbeta_mode) {
-  const std::int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
-  std::vector<T> gamma_partial(static_cast<std::size_t>(dgamma ? blocks * cols : 0), T{0});
-  std::vector<T> beta_partial(static_cast<std::size_t>(dbeta ? blocks * cols : 0), T{0});
-  parallel_for(rows, kRowBlock, [&](std::int64_t begin, std::int64_t end) {
-    T* gamma_sum = dgamma ? gamma_partial.data() + begin / kRowBlock * cols : nullptr;
-    T* beta_sum = dbeta ? beta_partial.data() + begin / kRowBlock * cols : nullptr;
+  const std::int64_t block = std::max(kRowBlock, (rows + kMaxBlocks - 1) / kMaxBlocks);
+  const std::int64_t blocks = (rows + block - 1) / block;
+  const bool wants_sums = dgamma || dbeta;
+  std::vector<T> gamma_partial(static_cast<std::size_t>(wants_sums ? blocks * cols : 0), T{0});
+  std::vector<T> beta_partial(gamma_partial);
+  parallel_for(rows, block, [&](std::int64_t begin, std::int64_t end) {
+    T* gamma_sum = gamma_partial.data() + begin / block * cols;
+    T* beta_sum = beta_partial.data() + begin / block * cols;
     for (std::int64_t row = begin; row < end; ++row) {
       const T *from = x + row * cols, *g = dy + row * cols;
       const T average = mean[row], inverse = rstd[row];
-      if (gamma_sum) {
-        for (std::int64_t i = 0; i < cols; ++i) gamma_sum[i] += g[i] * (from[i] - average) * inverse;
-      }
-      if (beta_sum) {
-        for (std::int64_t i = 0; i < cols; ++i) beta_sum[i] += g[i];
+      if (wants_sums) {
+#pragma omp simd
+        for (std::int64_t i = 0; i < cols; ++i) {
+          gamma_sum[i] += g[i] * (from[i] - average) * inverse;
+          beta_sum[i] += g[i];
+        }
       }
       if (!dx) continue;
       T sum{0}, dot{0};
@@ -72,8 +78,10 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
       sum /= static_cast<T>(cols);
       dot /= static_cast<T>(cols);
       T* to = dx + row * cols;
+      const T slope = inverse * dot;
+#pragma omp simd
       for (std::int64_t i = 0; i < cols; ++i) {
-        put(to[i], inverse * (g[i] * gamma[i] - sum - (from[i] - average) * inverse * dot), dx_mode);
+        put(to[i], inverse * (g[i] * gamma[i] - sum - (from[i] - average) * slope), dx_mode);
       }
     }
   });

@@ -1,10 +1,10 @@
-#include <cmath>
-
 #include "tapecache/ops/cpu/cpu_kernels.h"
 
 namespace tapecache::kernels::cpu {
 
 namespace {
+
+constexpr std::int64_t kColumns = 64;  // whose maxima are held at a time
 
 template <class Body>
 void for_each_sample(std::int64_t batch, std::int64_t cost, const Body& body) {
@@ -54,19 +54,24 @@ template <class T>
 void max_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y,
               std::int64_t* argmax) {
   for_each_sample(batch, tokens * width, [=](std::int64_t sample) {
-    T* to = y + sample * width;
-    std::int64_t* best = argmax + sample * width;
-    std::fill(to, to + width, T{0});
-    std::fill(best, best + width, std::int64_t{-1});
-    for (std::int64_t token = 0; token < tokens; ++token) {
-      if (valid && !valid[sample * tokens + token]) continue;
-      const T* from = x + (sample * tokens + token) * width;
-      for (std::int64_t j = 0; j < width; ++j) {
-        if (best[j] < 0 || from[j] > to[j] || (std::isnan(from[j]) && !std::isnan(to[j]))) {
-          to[j] = from[j];
-          best[j] = token;
+    for (std::int64_t first = 0; first < width; first += kColumns) {
+      const std::int64_t count = std::min(kColumns, width - first);
+      T largest[kColumns] = {};
+      std::int64_t best[kColumns];
+      std::fill(best, best + kColumns, std::int64_t{-1});
+      for (std::int64_t token = 0; token < tokens; ++token) {
+        if (valid && !valid[sample * tokens + token]) continue;
+        const T* from = x + (sample * tokens + token) * width + first;
+        for (std::int64_t j = 0; j < count; ++j) {
+          // Branch-free; a NaN counts as larger than any number.
+          const T value = from[j], old = largest[j];
+          const bool larger = (best[j] < 0) | (value > old) | ((value != value) & (old == old));
+          largest[j] = larger ? value : old;
+          best[j] = larger ? token : best[j];
         }
       }
+      std::copy(largest, largest + count, y + sample * width + first);
+      std::copy(best, best + count, argmax + sample * width + first);
     }
   });
 }

@@ -47,32 +47,109 @@ void sum_axis(std::int64_t outer, std::int64_t axis, std::int64_t inner, T facto
   });
 }
 
-/// Calls body(i, j) for every place of the result, in parallel.
+/// Position of the first maximum; a NaN counts as larger than any number.
+template <class T>
+std::int64_t first_maximum(const T* x, std::int64_t n) {
+  const T largest = row_max(x, n);
+  T sum{0};
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t k = 0; k < n; ++k) sum += x[k] - x[k];  // NaN where an element is not finite
+  std::int64_t nan = n;
+  if (sum != T{0}) nan = std::find_if(x, x + n, [](T value) { return value != value; }) - x;
+  return nan < n ? nan : std::find(x, x + n, largest) - x;
+}
+
+/// Columns of x [axis, inner] that are reduced side by side, with what is known of each.
+constexpr std::int64_t kColumns = 64;
+template <class T>
+struct Columns {
+  const T* x;
+  std::int64_t axis, inner, count;
+  T largest[kColumns];
+  std::int64_t best[kColumns];
+
+  /// Finds the maxima, the first of several; a NaN counts as larger than any number.
+  void find_maxima() {
+    for (std::int64_t j = 0; j < count; ++j) {
+      largest[j] = axis == 0 ? -std::numeric_limits<T>::infinity() : x[j];
+      best[j] = 0;
+    }
+    for (std::int64_t k = 1; k < axis; ++k) {
+      const T* row = x + k * inner;
+      for (std::int64_t j = 0; j < count; ++j) {
+        const T value = row[j], old = largest[j];
+        const bool larger = (value > old) | ((value != value) & (old == old));
+        largest[j] = larger ? value : old;
+        best[j] = larger ? k : best[j];
+      }
+    }
+  }
+
+  /// log Σ exp of each column, as row_logsumexp has it.
+  void logsumexp(T* result) const {
+    T shift[kColumns], sum[kColumns];
+    for (std::int64_t j = 0; j < count; ++j) {
+      shift[j] = std::isinf(largest[j]) ? T{0} : largest[j];
+      sum[j] = T{0};
+    }
+    for (std::int64_t k = 0; k < axis; ++k) {
+      const T* row = x + k * inner;
+      for (std::int64_t j = 0; j < count; ++j) sum[j] += exponential(row[j] - shift[j]);
+    }
+    for (std::int64_t j = 0; j < count; ++j) {
+      result[j] = std::isinf(largest[j]) && !std::isnan(sum[j]) ? largest[j] : shift[j] + std::log(sum[j]);
+    }
+  }
+};
+
+/// Calls body(columns, offset in the result, offset in x) for groups of neighbouring columns, in parallel.
+template <class T, class Body>
+void for_each_group(std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, const Body& body) {
+  const std::int64_t groups = (inner + kColumns - 1) / kColumns;
+  parallel_for(outer * groups, block_for(axis * std::min(inner, kColumns), kWork),
+               [&](std::int64_t begin, std::int64_t end) {
+                 Columns<T> columns;
+                 columns.axis = axis;
+                 columns.inner = inner;
+                 for (std::int64_t i = begin; i < end; ++i) {
+                   const std::int64_t first = i % groups * kColumns, base = i / groups * axis * inner + first;
+                   columns.x = x + base;
+                   columns.count = std::min(kColumns, inner - first);
+                   body(columns, i / groups * inner + first, base);
+                 }
+               });
+}
+
+/// Calls body(row) for rows of `length` elements, in parallel.
 template <class Body>
-void for_each_result(std::int64_t outer, std::int64_t axis, std::int64_t inner, const Body& body) {
-  parallel_for(outer * inner, block_for(axis, kWork), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t at = begin; at < end; ++at) body(at / inner, at % inner);
+void for_each_row(std::int64_t rows, std::int64_t length, const Body& body) {
+  parallel_for(rows, block_for(length, kWork), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) body(row);
   });
 }
 
-/// A strided row, gathered where it is not contiguous.
-template <class T>
-const T* contiguous(const T* x, std::int64_t axis, std::int64_t stride, std::vector<T>& scratch) {
-  if (stride == 1) return x;
-  scratch.resize(static_cast<std::size_t>(axis));
-  for (std::int64_t k = 0; k < axis; ++k) scratch[static_cast<std::size_t>(k)] = x[k * stride];
-  return scratch.data();
-}
-
-/// Position of the first maximum; a NaN counts as larger than any number.
-template <class T>
-std::int64_t first_maximum(const T* x, std::int64_t axis, std::int64_t stride) {
-  std::int64_t best = 0;
-  for (std::int64_t k = 1; k < axis; ++k) {
-    const T value = x[k * stride], largest = x[best * stride];
-    if (value > largest || (std::isnan(value) && !std::isnan(largest))) best = k;
+/// dx [outer, axis, inner] from value(place in x, place in y). Written out by mode and by shape so that each inner
+/// loop vectorises.
+template <class T, class Value>
+void spread(std::int64_t outer, std::int64_t axis, std::int64_t inner, T* dx, Mode mode, const Value& value) {
+  const auto fill = [&](std::int64_t to, std::int64_t from, std::int64_t count, auto step) {
+    if (mode == Mode::kWrite) {
+      for (std::int64_t j = 0; j < count; ++j) dx[to + j] = value(to + j, from + j * step);
+    } else {
+      for (std::int64_t j = 0; j < count; ++j) dx[to + j] += value(to + j, from + j * step);
+    }
+  };
+  if (inner == 1) {
+    const std::int64_t pieces = std::max<std::int64_t>(1, (axis + kWork - 1) / kWork);
+    for_each_row(outer * pieces, std::min(axis, kWork), [&](std::int64_t i) {
+      const std::int64_t row = i / pieces, first = i % pieces * kWork;
+      fill(row * axis + first, row, std::min(kWork, axis - first), std::integral_constant<std::int64_t, 0>{});
+    });
+  } else {
+    for_each_row(outer * axis, inner, [&](std::int64_t row) {
+      fill(row * inner, row / axis * inner, inner, std::integral_constant<std::int64_t, 1>{});
+    });
   }
-  return best;
 }
 
 }  // namespace
@@ -83,14 +160,25 @@ void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inn
     case ReduceOp::kSum: return sum_axis(outer, axis, inner, T{1}, x, y, mode);
     case ReduceOp::kMean: return sum_axis(outer, axis, inner, T{1} / static_cast<T>(axis), x, y, mode);
     case ReduceOp::kMax:
-      return for_each_result(outer, axis, inner, [=](std::int64_t i, std::int64_t j) {
-        const T* row = x + i * axis * inner + j;
-        put(y[i * inner + j], row[first_maximum(row, axis, inner) * inner], mode);
+      if (inner == 1) {
+        return for_each_row(outer, axis, [=](std::int64_t i) {
+          const T* row = x + i * axis;
+          put(y[i], axis == 0 ? -std::numeric_limits<T>::infinity() : row[first_maximum(row, axis)], mode);
+        });
+      }
+      return for_each_group(outer, axis, inner, x, [=](Columns<T>& columns, std::int64_t to, std::int64_t) {
+        columns.find_maxima();
+        for (std::int64_t j = 0; j < columns.count; ++j) put(y[to + j], columns.largest[j], mode);
       });
     case ReduceOp::kLogSumExp:
-      return for_each_result(outer, axis, inner, [=](std::int64_t i, std::int64_t j) {
-        thread_local std::vector<T> scratch;
-        put(y[i * inner + j], row_logsumexp(contiguous(x + i * axis * inner + j, axis, inner, scratch), axis), mode);
+      if (inner == 1) {
+        return for_each_row(outer, axis, [=](std::int64_t i) { put(y[i], row_logsumexp(x + i * axis, axis), mode); });
+      }
+      return for_each_group(outer, axis, inner, x, [=](Columns<T>& columns, std::int64_t to, std::int64_t) {
+        T result[kColumns];
+        columns.find_maxima();
+        columns.logsumexp(result);
+        for (std::int64_t j = 0; j < columns.count; ++j) put(y[to + j], result[j], mode);
       });
   }
 }
@@ -98,25 +186,28 @@ void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inn
 template <class T>
 void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, const T* y,
                      const T* dy, T* dx, Mode mode) {
-  const T mean_factor = T{1} / static_cast<T>(axis);
-  if (op == ReduceOp::kMax) {
-    for_each_result(outer, axis, inner, [=](std::int64_t i, std::int64_t j) {
-      const std::int64_t base = i * axis * inner + j, best = first_maximum(x + base, axis, inner);
-      for (std::int64_t k = 0; k < axis; ++k) put(dx[base + k * inner], k == best ? dy[i * inner + j] : T{0}, mode);
-    });
-    return;
-  }
-  parallel_for(outer * axis, block_for(inner, kWork), [=](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      const std::int64_t from = row / axis * inner, to = row * inner;
-      for (std::int64_t j = 0; j < inner; ++j) {
-        T gradient = dy[from + j];
-        if (op == ReduceOp::kMean) gradient *= mean_factor;
-        if (op == ReduceOp::kLogSumExp) gradient *= exponential(x[to + j] - y[from + j]);
-        put(dx[to + j], gradient, mode);
-      }
+  if (axis == 0) return;
+  switch (op) {
+    case ReduceOp::kSum:
+      return spread(outer, axis, inner, dx, mode, [=](std::int64_t, std::int64_t from) { return dy[from]; });
+    case ReduceOp::kMean: {
+      const T factor = T{1} / static_cast<T>(axis);
+      return spread(outer, axis, inner, dx, mode, [=](std::int64_t, std::int64_t from) { return dy[from] * factor; });
     }
-  });
+    case ReduceOp::kLogSumExp:  // dy softmax(x)
+      return spread(outer, axis, inner, dx, mode, [=](std::int64_t to, std::int64_t from) {
+        return dy[from] * exponential(x[to] - y[from]);
+      });
+    case ReduceOp::kMax:
+      return for_each_group(outer, axis, inner, x, [=](Columns<T>& columns, std::int64_t from, std::int64_t to) {
+        if (inner == 1) columns.best[0] = first_maximum(columns.x, axis);
+        else columns.find_maxima();
+        if (mode == Mode::kWrite) {
+          for (std::int64_t k = 0; k < axis; ++k) std::fill_n(dx + to + k * inner, columns.count, T{0});
+        }
+        for (std::int64_t j = 0; j < columns.count; ++j) dx[to + columns.best[j] * inner + j] += dy[from + j];
+      });
+  }
 }
 
 template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);

@@ -52,8 +52,14 @@ void softmax(std::int64_t rows, std::int64_t cols, const T* x, const bool* mask,
   for_each_row(rows, cols, [&](std::int64_t row) {
     const T* from = x + row * cols;
     T* to = y + row * cols;
-    const bool* allowed = mask + mask_offset(layout, row);
-    for (std::int64_t i = 0; i < cols; ++i) to[i] = allowed[i * step] ? from[i] : -std::numeric_limits<T>::infinity();
+    // As bytes: the compiler has no vector loads of bool.
+    const auto* allowed = reinterpret_cast<const unsigned char*>(mask + mask_offset(layout, row));
+    constexpr T kNothing = -std::numeric_limits<T>::infinity();
+    if (step == 1) {
+      for (std::int64_t i = 0; i < cols; ++i) to[i] = allowed[i] != 0 ? from[i] : kNothing;
+    } else {
+      for (std::int64_t i = 0; i < cols; ++i) to[i] = allowed[i * step] != 0 ? from[i] : kNothing;
+    }
     const T largest = row_max(to, cols);
     // A row of -Inf alone has nothing allowed in it (or nothing likely): a shift of 0 leaves its exponentials 0.
     normalize_exponentials(to, largest == -std::numeric_limits<T>::infinity() ? T{0} : largest, cols, to);

@@ -14,13 +14,15 @@ constexpr double kSqrt2OverPi = 0.79788456080286535588;
 constexpr double kGeluCubic = 0.044715;
 constexpr double kQuickGelu = 1.702;
 
-/// Calls `f` with the function value and the derivative as lambdas of (x or saved); one place for each formula.
+/// Calls `f` with the function value and the derivative as lambdas of (x or saved); one place for each formula. None
+/// has the form a b + c d: which product goes into a fused multiply-add would then differ between a vector loop and
+/// its tail, and an element's bits with its position.
 template <class T, class F>
 void with_function(UnaryOp op, T a, T b, F&& f) {
   switch (op) {
     case UnaryOp::kScale: return f([=](T x) { return a * x; }, [=](T) { return a; });
     case UnaryOp::kExp: return f([](T x) { return exponential(x); }, [](T y) { return y; });
-    case UnaryOp::kLog: return f([](T x) { return std::log(x); }, [](T x) { return T{1} / x; });
+    case UnaryOp::kLog: return f([](T x) { return logarithm(x); }, [](T x) { return T{1} / x; });
     case UnaryOp::kSqrt: return f([](T x) { return std::sqrt(x); }, [](T y) { return T(0.5) / y; });
     case UnaryOp::kRsqrt: return f([](T x) { return T{1} / std::sqrt(x); }, [](T y) { return T(-0.5) * y * y * y; });
     case UnaryOp::kPow:
@@ -31,8 +33,8 @@ void with_function(UnaryOp op, T a, T b, F&& f) {
     case UnaryOp::kGelu:
       return f([](T x) { return T(0.5) * x * (T{1} + error_function(x * T(kInverseSqrt2))); },
                [](T x) {  // Φ(x) + x φ(x)
-                 return T(0.5) * (T{1} + error_function(x * T(kInverseSqrt2))) +
-                        x * T(kInverseSqrt2Pi) * exponential(T(-0.5) * x * x);
+                 const T density = T(kInverseSqrt2Pi) * exponential(T(-0.5) * x * x);
+                 return T(0.5) + T(0.5) * error_function(x * T(kInverseSqrt2)) + x * density;
                });
     case UnaryOp::kGeluTanh:
       return f(
@@ -40,7 +42,7 @@ void with_function(UnaryOp op, T a, T b, F&& f) {
           [](T x) {
             const T t = hyperbolic_tangent(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x));
             const T inner = T(kSqrt2OverPi) * (T{1} + T(3 * kGeluCubic) * x * x);
-            return T(0.5) * (T{1} + t) + T(0.5) * x * (T{1} - t * t) * inner;
+            return T(0.5) + T(0.5) * t + T(0.5) * x * (T{1} - t * t) * inner;
           });
     case UnaryOp::kQuickGelu:
       return f([](T x) { return x * logistic(T(kQuickGelu) * x); },
@@ -55,7 +57,7 @@ void with_function(UnaryOp op, T a, T b, F&& f) {
                  return s + x * s * (T{1} - s);
                });
     case UnaryOp::kSoftplus:
-      return f([](T x) { return (x < T{0} ? T{0} : x) + std::log1p(exponential(-std::fabs(x))); },
+      return f([](T x) { return (x < T{0} ? T{0} : x) + log1p_exponential(-std::fabs(x)); },
                [](T x) { return logistic(x); });
     case UnaryOp::kClamp:
       return f([=](T x) { return x < a ? a : (x > b ? b : x); },

@@ -16,7 +16,8 @@ void adamw(const AdamW& step, std::int64_t n, const T* gradient, T* value, T* m,
   const auto beta1 = static_cast<T>(step.beta1), beta2 = static_cast<T>(step.beta2);
   const auto rest1 = static_cast<T>(1 - step.beta1), rest2 = static_cast<T>(1 - step.beta2);
   const auto inverse1 = static_cast<T>(1 / step.correction1), inverse2 = static_cast<T>(1 / step.correction2);
-  const auto keep = static_cast<T>(1 - step.learning_rate * step.weight_decay);
+  // Not value · (1 - rate · decay): that factor rounds to 1 or to a wrong decay where the product is below 1e-7.
+  const auto decay = static_cast<T>(step.learning_rate * step.weight_decay);
   const auto rate = static_cast<T>(step.learning_rate), epsilon = static_cast<T>(step.epsilon);
   const auto scale = static_cast<T>(step.gradient_scale);
   parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
@@ -24,7 +25,7 @@ void adamw(const AdamW& step, std::int64_t n, const T* gradient, T* value, T* m,
       const T g = gradient[i] * scale;
       m[i] = beta1 * m[i] + rest1 * g;
       v[i] = beta2 * v[i] + rest2 * g * g;
-      value[i] = keep * value[i] - rate * (m[i] * inverse1) / (std::sqrt(v[i] * inverse2) + epsilon);
+      value[i] -= decay * value[i] + rate * (m[i] * inverse1) / (std::sqrt(v[i] * inverse2) + epsilon);
     }
   });
 }

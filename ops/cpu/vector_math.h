@@ -3,6 +3,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 /// Element functions written so that the compiler turns loops over them into vector code: no branches, no library
 /// calls. The f32 coefficients are least-squares fits on Chebyshev nodes of the functions named beside them. For f64
@@ -11,7 +12,8 @@ namespace tapecache::kernels::cpu {
 
 /// eˣ: x = n ln 2 + r, eʳ by polynomial, 2ⁿ put into the exponent in two steps so that it may be subnormal.
 inline float exponential(float x) {
-  const float in_range = x < -104.0f ? -104.0f : (x > 89.0f ? 89.0f : x);
+  // Below -104 the result is 0, and is not computed: arithmetic that underflows is slow, and masks are full of -Inf.
+  const float in_range = x < -104.0f ? 0.0f : (x > 89.0f ? 89.0f : x);
   // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits; NaN stays NaN without a conversion.
   const float shifted = in_range * 1.44269504f + 12582912.0f;
   const float n = shifted - 12582912.0f;
@@ -27,7 +29,7 @@ inline float exponential(float x) {
   const auto power = [](std::int32_t e) {
     return std::bit_cast<float>(static_cast<std::uint32_t>(e + 127) << 23);
   };
-  return p * power(half) * power(exponent - half);
+  return x < -104.0f ? 0.0f : p * power(half) * power(exponent - half);
 }
 inline double exponential(double x) { return std::exp(x); }
 
@@ -65,6 +67,37 @@ inline float error_function(float x) {
   return a < 0.93f ? small : (x != x ? x : std::copysign(large, x));
 }
 inline double error_function(double x) { return std::erf(x); }
+
+/// log x = e ln 2 + log m with x = 2ᵉ m, m in [√½, √2); a subnormal x is first brought into the normal range.
+inline float logarithm(float x) {
+  const float scaled = x < 1.17549435e-38f ? x * 8388608.0f : x;
+  const std::int32_t bits = std::bit_cast<std::int32_t>(scaled);
+  const std::int32_t exponent = (bits - 0x3F3504F3) >> 23;
+  const float f = std::bit_cast<float>(bits - (exponent << 23)) - 1.0f, s = f * f;
+  const float e = static_cast<float>(exponent) - (x < 1.17549435e-38f ? 23.0f : 0.0f);
+  float p = 6.797289027e-02f;  // (log(1 + f) - f + f²/2) / f³
+  p = p * f + -1.170896173e-01f;
+  p = p * f + 1.188262650e-01f;
+  p = p * f + -1.239910817e-01f;
+  p = p * f + 1.421942715e-01f;
+  p = p * f + -1.666840199e-01f;
+  p = p * f + 2.000214517e-01f;
+  p = p * f + -2.500000153e-01f;
+  p = p * f + 3.333331201e-01f;
+  const float tail = e * -2.12194440e-4f + (s * (p * f) - 0.5f * s);
+  const float value = e * 0.693359375f + (f + tail);
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float edge = x == 0.0f ? -infinity : (x > 0.0f ? x : std::numeric_limits<float>::quiet_NaN());
+  return x > 0.0f && x < infinity ? value : edge;
+}
+inline double logarithm(double x) { return std::log(x); }
+
+/// log(1 + eˣ) for x ≤ 0: with u = eˣ, the rounding error of 1 + u is given back.
+inline float log1p_exponential(float x) {
+  const float u = exponential(x), w = 1.0f + u;
+  return logarithm(w) + (u - (w - 1.0f)) / w;
+}
+inline double log1p_exponential(double x) { return std::log1p(std::exp(x)); }
 
 template <class T>
 inline T logistic(T x) {
