@@ -171,7 +171,7 @@ BOOST_AUTO_TEST_CASE(adamw_is_adamw) {
           // the gradient itself stays
           BOOST_TEST(same_bits(parameters[i].gradient(), gradient_of(parameters[i], t)));
         }
-        BOOST_TEST(optimizer.state().at("steps").item() == t);
+        for (const Parameter& p : parameters) BOOST_TEST(optimizer.state().at("steps." + p.name()).item() == t);
       }
     }
   }
@@ -312,6 +312,27 @@ BOOST_AUTO_TEST_CASE(a_gradient_that_does_not_fit_leaves_no_half_step) {
   check([](auto p) { return std::make_unique<Sgd>(p); });
 }
 
+BOOST_AUTO_TEST_CASE(adamw_counts_the_steps_of_each_parameter) {
+  // One that first gets a gradient late is corrected as in its own first steps.
+  const Tensor one = Tensor::full({1}, 1.0, DType::kFloat64);
+  Parameter early("early", one.clone()), late("late", one.clone());
+  AdamW optimizer({early, late}, {.weight_decay = 0});
+  for (int t = 0; t < 300; ++t) {
+    early.mutable_gradient() = one;
+    optimizer.step(1e-3);
+  }
+  BOOST_TEST(late.value().item() == 1.0);
+  double x = 1, m = 0, v = 0;
+  for (int t = 1; t <= 10; ++t) {
+    late.mutable_gradient() = one;
+    optimizer.step(1e-3);
+    m = 0.9 * m + 0.1;
+    v = 0.999 * v + 0.001;
+    x -= 1e-3 * (m / (1 - std::pow(0.9, t))) / (std::sqrt(v / (1 - std::pow(0.999, t))) + 1e-8);
+  }
+  BOOST_TEST(std::abs(late.value().item() - x) <= 1e-12);
+}
+
 BOOST_AUTO_TEST_CASE(state_moves_between_optimisers) {
   const std::vector<Parameter> a = some_parameters(), b = some_parameters();
   AdamW from(a), to(b);
@@ -321,7 +342,7 @@ BOOST_AUTO_TEST_CASE(state_moves_between_optimisers) {
   BOOST_TEST(same(from.state(), to.state()));
   for (const auto& [name, tensor] : to.state()) BOOST_TEST(!tensor.shares_storage(from.state().at(name)));
   give_gradients(a, 4), from.step(0.1);
-  BOOST_TEST(to.state().at("steps").item() == 3);
+  BOOST_TEST(to.state().at("steps.vector").item() == 3);
   give_gradients(b, 4), to.step(0.1);
   BOOST_TEST(same(b, copies(a)));
 
@@ -351,7 +372,7 @@ BOOST_AUTO_TEST_CASE(state_that_does_not_fit_changes_nothing) {
   ValueError* const value_error = nullptr;
   ShapeError* const shape_error = nullptr;
   refused(value_error, [](auto& s) { s.erase("v.vector"); }, {"'v.vector'", "missing"});
-  refused(value_error, [](auto& s) { s.erase("steps"); }, {"'steps'", "missing"});
+  refused(value_error, [](auto& s) { s.erase("steps.vector"); }, {"'steps.vector'", "missing"});
   refused(value_error, [](auto& s) { s.clear(); }, {"missing"});
   refused(value_error, [](auto& s) { s.emplace("w.vector", Tensor::zeros({5})); }, {"'w.vector'", "unknown"});
   refused(shape_error, [](auto& s) { s["v.vector"] = Tensor::zeros({6}, DType::kFloat64); },
@@ -362,7 +383,7 @@ BOOST_AUTO_TEST_CASE(state_that_does_not_fit_changes_nothing) {
           },
           {"'v.matrix'", "[4, 3]", "[3, 4]"});
   refused(shape_error, [](auto& s) { s["v.vector"] = Tensor::zeros({5}); }, {"'v.vector'", "float32", "float64"});
-  refused(shape_error, [](auto& s) { s["steps"] = Tensor::zeros({}); }, {"'steps'", "int64"});
+  refused(shape_error, [](auto& s) { s["steps.vector"] = Tensor::zeros({}); }, {"'steps.vector'", "int64"});
   BOOST_CHECK_THROW(optimizer.load_state(Sgd(parameters).state()), ValueError);
   BOOST_TEST(same(optimizer.state(), before));
   optimizer.load_state(good);
@@ -549,7 +570,7 @@ BOOST_AUTO_TEST_CASE(a_resumed_run_goes_on_to_the_same_bits) {
   third.load(folder / "run.safetensors");
   third.position.seed = 5;
   third.step();
-  BOOST_TEST(third.optimizer.state().at("steps").item() == 4);
+  BOOST_TEST(third.optimizer.state().at("steps.logit_scale").item() == 4);
   Run fourth;
   for (int i = 0; i < 4; ++i) fourth.step();
   BOOST_TEST(!same(third.clip.parameters(), copies(fourth.clip.parameters())));
@@ -655,7 +676,7 @@ BOOST_AUTO_TEST_CASE(checkpoints_of_something_else_are_refused) {
   refuses([](auto& f) { f.tensors["optimizer.surplus"] = Tensor::zeros({1}); }, {"'surplus'"});
   refuses([](auto& f) { f.tensors.erase("optimizer.v.logit_scale"); }, {"'v.logit_scale'", "missing"});
   refuses([](auto& f) { f.tensors["optimizer.v.logit_scale"] = Tensor::zeros({2}); }, {"'v.logit_scale'", "[2]"});
-  refuses([](auto& f) { f.tensors["optimizer.steps"] = Tensor::zeros({}); }, {"'steps'"});
+  refuses([](auto& f) { f.tensors["optimizer.steps.logit_scale"] = Tensor::zeros({}); }, {"'steps.logit_scale'"});
 
   models::ClipConfig deeper = tiny_clip(), wider = tiny_clip();
   deeper.text.encoder.layers = 2;

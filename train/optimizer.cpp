@@ -65,12 +65,13 @@ void Optimizer::load_state(const std::map<std::string, Tensor>& given) {
 }
 
 AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
-    : Optimizer(std::move(parameters)), options_(options), steps_(Tensor::zeros({}, DType::kInt64)) {
+    : Optimizer(std::move(parameters)), options_(options) {
   require(options.beta1 >= 0 && options.beta1 < 1, "AdamW", "beta1", options.beta1, "0 <= beta1 < 1");
   require(options.beta2 >= 0 && options.beta2 < 1, "AdamW", "beta2", options.beta2, "0 <= beta2 < 1");
   require(options.epsilon > 0, "AdamW", "epsilon", options.epsilon, "above 0");
   require(options.weight_decay >= 0, "AdamW", "weight_decay", options.weight_decay, "at least 0");
   for (const Parameter& p : parameters_) {
+    steps_.push_back(Tensor::zeros({}, DType::kInt64));
     m_.push_back(zeros_like(p.value()));
     v_.push_back(zeros_like(p.value()));
   }
@@ -78,26 +79,29 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
 
 void AdamW::step(double learning_rate, double gradient_scale) {
   check_gradients();
-  const std::int64_t t = ++*steps_.mutable_data<std::int64_t>();
   kernels::AdamW update{.learning_rate = learning_rate,
                         .beta1 = options_.beta1,
                         .beta2 = options_.beta2,
                         .epsilon = options_.epsilon,
                         .weight_decay = 0,
-                        .correction1 = 1 - std::pow(options_.beta1, static_cast<double>(t)),
-                        .correction2 = 1 - std::pow(options_.beta2, static_cast<double>(t)),
+                        .correction1 = 1,
+                        .correction2 = 1,
                         .gradient_scale = gradient_scale};
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined()) continue;
+    const auto t = static_cast<double>(++*steps_[i].mutable_data<std::int64_t>());
+    update.correction1 = 1 - std::pow(options_.beta1, t);
+    update.correction2 = 1 - std::pow(options_.beta2, t);
     update.weight_decay = decay_of(p, options_.weight_decay);
     ops::adamw_update(update, p.gradient(), p.mutable_value(), m_[i], v_[i]);
   }
 }
 
 std::map<std::string, Tensor> AdamW::state() const {
-  std::map<std::string, Tensor> state{{"steps", steps_}};
+  std::map<std::string, Tensor> state;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    state.emplace("steps." + parameters_[i].name(), steps_[i]);
     state.emplace("m." + parameters_[i].name(), m_[i]);
     state.emplace("v." + parameters_[i].name(), v_[i]);
   }

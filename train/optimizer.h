@@ -51,8 +51,8 @@ class AdamW : public Optimizer {
 
  private:
   AdamWOptions options_;
-  Tensor steps_;  // i64 scalar: kept as a tensor so that it travels with the rest of the state
-  std::vector<Tensor> m_, v_;
+  // Of each parameter, since one may be skipped. The counts are i64 scalars: as tensors they travel with the rest.
+  std::vector<Tensor> steps_, m_, v_;
 };
 
 struct SgdOptions {

@@ -2,64 +2,133 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
-#include <regex>
+#include <limits>
+#include <set>
+#include <sstream>
+#include <utility>
+#include <vector>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <pugixml.hpp>
 
 #include "gnuplot.h"
 #include "tapecache/core/error.h"
+#include "wording.h"
 
 namespace clip_emoji {
 
 namespace {
 
 constexpr double kMiB = 1024.0 * 1024.0;
-constexpr std::int64_t kSmoothing = 15;  // steps averaged to a line
+constexpr std::size_t kSmoothing = 15;  // steps averaged to a line
+constexpr double kSmallest = 1e-17;     // stands in for 0, which has no place on a log axis
 
-std::string prologue() {
-  return "set encoding utf8\n"
-         "set terminal svg size 760,420 font 'DejaVu Sans,13' enhanced background '#ffffff'\n"
-         "set border 3 lc rgb '#444444'\nset tics nomirror\nset grid lc rgb '#dddddd' lt 1\n"
-         "set key outside top center horizontal samplen 2\n";
+using Points = std::vector<std::pair<double, double>>;
+
+/// Text between single quotes, with what gnuplot's enhanced mode would read as markup escaped.
+std::string literal(std::string_view text) {
+  std::string result = "'";
+  for (const char c : text) {
+    if (std::string_view("_^@&{}~\\").find(c) != std::string_view::npos) result += '\\';
+    result += c;
+    if (c == '\'') result += c;
+  }
+  return result + "'";
 }
 
-std::string data_block(const std::string& name, const std::vector<std::pair<double, double>>& points) {
+std::string prologue(int height) {
+  // A user's ~/.gnuplot has been read by now.
+  return fmt::format(
+      "reset\nset encoding utf8\nset terminal svg size 820,{} font 'DejaVu Sans,13' enhanced "
+      "background '#ffffff'\nset border 3 lc rgb '#666666'\nset tics nomirror out scale 0.6\n"
+      "set format '%g'\nset grid back lc rgb '#e4e4e4' lt 1 lw 1\nset key Left reverse samplen 2.5\n",
+      height);
+}
+
+std::string title(std::string_view text) { return fmt::format("set title {} font ',15'\n", literal(text)); }
+
+/// A data block; a point that is not finite breaks the line.
+std::string data_block(const std::string& name, const Points& points) {
   std::string text = fmt::format("${} << EOD\n", name);
-  for (const auto& [x, y] : points) text += fmt::format("{:.9g} {:.9g}\n", x, y);
+  for (const auto& [x, y] : points) text += std::isfinite(y) ? fmt::format("{:.9g} {:.9g}\n", x, y) : "\n";
   return text + "EOD\n";
 }
 
-/// A name as gnuplot shows it: its enhanced mode would read '_' as a subscript.
-std::string title_of(std::string way) { return std::regex_replace(way, std::regex("_"), "\\\\_"); }
-
-/// gnuplot's SVG as an element of a page: without prolog and with ids of its own.
-std::string embedded(const std::string& svg, const std::string& prefix) {
-  const std::size_t begin = svg.find("<svg");
-  if (begin == std::string::npos) throw tapecache::Error("gnuplot: gave no SVG");
-  std::string element = svg.substr(begin);
-  element = std::regex_replace(element, std::regex("(\\sid=['\"])"), "$1" + prefix);
-  element = std::regex_replace(element, std::regex("(href=['\"]#)"), "$1" + prefix);
-  return std::regex_replace(element, std::regex("(url\\(#)"), "$1" + prefix);
-}
-
-std::vector<std::pair<double, double>> loss_points(const WayResult& way, bool smooth) {
-  std::vector<std::pair<double, double>> points;
-  const auto n = static_cast<std::int64_t>(way.records.size());
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::int64_t reach = smooth ? kSmoothing / 2 : 0;
-    const std::int64_t first = std::max<std::int64_t>(0, i - reach), last = std::min(n - 1, i + reach);
+Points loss_points(const WayResult& way, std::size_t window) {
+  Points points;
+  const std::size_t n = way.records.size(), reach = std::min(window, n / 8) / 2;
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::size_t first = i > reach ? i - reach : 0, last = std::min(n - 1, i + reach);
     double sum = 0;
-    for (std::int64_t k = first; k <= last; ++k) sum += way.records[static_cast<std::size_t>(k)].loss;
-    points.emplace_back(static_cast<double>((i + 1) * way.batch) / 1000.0, sum / static_cast<double>(last - first + 1));
+    for (std::size_t k = first; k <= last; ++k) sum += way.records[k].loss;
+    points.emplace_back(static_cast<double>(i + 1), sum / static_cast<double>(last - first + 1));
   }
   return points;
 }
 
+/// One panel of the loss figure: ways whose losses are taken over the same number of pairs.
+struct Panel {
+  std::string caption;
+  double pairs;
+  std::vector<const WayResult*> ways;
+};
+
+/// 1, 2 or 5 times a power of ten, two to five of them up to `end`.
+double tick_step(double end) {
+  const double power = std::pow(10, std::floor(std::log10(end)));
+  return power * (end / power < 2 ? 0.5 : end / power < 4 ? 1 : 2);
+}
+
+std::string panel_script(const Panel& panel, double top) {
+  const double ceiling = std::log(panel.pairs);
+  double steps = 1;
+  std::vector<std::string> raw, lines;
+  for (const WayResult* way : panel.ways) {
+    steps = std::max(steps, static_cast<double>(way->records.size()));
+    const bool dashed = way != panel.ways.front();
+    const char* color = color_of(way->name);
+    raw.push_back(fmt::format("${}_raw with lines lw 1 lc rgb '#b0{}' notitle", way->name, color + 1));
+    lines.push_back(fmt::format("${} with {} lw {} {} lc rgb '{}' title {}", way->name,
+                                way->records.size() < 20 ? "linespoints pt 7 ps 0.5" : "lines", dashed ? 2 : 4,
+                                dashed ? "dt (7,5)" : "dt 1", color, literal(way->name)));
+  }
+  raw.insert(raw.end(), lines.begin(), lines.end());
+  // The curve falls from the ceiling: a high one leaves room below, a low one above.
+  const char* key = ceiling > 0.6 * top ? "bottom left" : "top right";
+  return fmt::format(
+      "set title {} font ',13'\nset key {}\nset xrange [0:{}]\n{}set label 1 {} at graph 0.98,first {:.6g} right "
+      "offset 0,0.6 font ',11' tc rgb '#444444'\nplot {:.9g} with lines dt (2,3) lw 1.5 lc rgb '#444444' "
+      "notitle, {}\n",
+      literal(panel.caption), key, steps, fmt::format("set xtics {}\n", std::max(1.0, tick_step(steps))),
+      literal(fmt::format("guessing: log {} = {:.2f}", panel.pairs, ceiling)), ceiling, ceiling, fmt::join(raw, ", "));
+}
+
+/// The largest difference of the losses of two ways at the same step.
+double largest_gap(const WayResult& a, const WayResult& b, std::size_t steps) {
+  double gap = 0;
+  for (std::size_t i = 0; i < steps; ++i) {
+    const double here = std::abs(a.records[i].loss - b.records[i].loss);
+    if (!(here <= gap)) gap = here;
+  }
+  return gap;
+}
+
+std::int64_t largest_fitting(const Results& results, std::size_t MemoryPoint::*bytes) {
+  std::int64_t batch = 0;
+  for (const MemoryPoint& point : results.memory) {
+    if (point.*bytes <= results.memory_limit_bytes) batch = std::max(batch, point.batch);
+  }
+  return batch;
+}
+
+std::string fits(std::int64_t batch) {
+  return batch > 0 ? "fits up to batch " + grouped(batch) : "fits at none of these batches";
+}
+
 }  // namespace
 
-const char* color_of(const std::string& way) {
+const char* color_of(std::string_view way) {
   if (way == "direct") return "#56B4E9";
   if (way == "gradcache") return "#0072B2";
   if (way == "accumulation") return "#D55E00";
@@ -68,137 +137,159 @@ const char* color_of(const std::string& way) {
 
 void require_gnuplot() { run_gnuplot("print 1\n"); }
 
-std::string loss_plot(const Results& results) {
-  std::string script = prologue() +
-                       "set title 'Training loss (of more negatives it is larger)'\nset xlabel 'pairs seen (thousands)'\nset ylabel 'training loss'\nset yrange [0:*]\n";
-  std::vector<std::string> raw, lines;
-  for (const WayResult& way : results.ways) {
-    script += data_block(way.name + "_raw", loss_points(way, false)) + data_block(way.name, loss_points(way, true));
-    const bool dashed = way.name == "gradcache";
-    raw.push_back(fmt::format("${}_raw with lines lw 0.6 lc rgb '#C0{}' notitle", way.name, color_of(way.name) + 1));
-    lines.push_back(fmt::format("${} with lines lw {} {} lc rgb '{}' title '{}'", way.name, dashed ? 2.5 : 3.5,
-                                dashed ? "dt (6,6)" : "dt 1", color_of(way.name), title_of(way.name)));
+bool gnuplot_available() {
+  try {
+    require_gnuplot();
+    return true;
+  } catch (const tapecache::Error&) {
+    return false;
   }
-  raw.insert(raw.end(), lines.begin(), lines.end());
-  return embedded(run_gnuplot(script + fmt::format("plot {}\n", fmt::join(raw, ", "))), "loss-");
+}
+
+std::string loss_plot(const Results& results) {
+  const WayResult &direct = results.way("direct"), &cached = results.way("gradcache");
+  const WayResult &accumulated = results.way("accumulation"), &large = results.way("gradcache_large");
+  const std::int64_t chunk = accumulated.chunk.value_or(accumulated.batch);
+  const Panel panels[] = {
+      {fmt::format("one loss over {} pairs", direct.batch), static_cast<double>(direct.batch), {&direct, &cached}},
+      {fmt::format("losses over {} pairs each", chunk), static_cast<double>(chunk), {&accumulated}},
+      {fmt::format("one loss over {} pairs", grouped(large.batch)), static_cast<double>(large.batch), {&large}}};
+
+  const std::size_t steps = std::min(direct.records.size(), cached.records.size());
+  const std::string message =
+      fmt::format("direct and gradcache: losses at most {} apart in {} steps",
+                  scientific(largest_gap(direct, cached, steps)), grouped(static_cast<std::int64_t>(steps)));
+  double top = 0;
+  for (const Panel& panel : panels) top = std::max(top, std::log(panel.pairs));
+  std::string script = prologue(410);
+  for (const WayResult& way : results.ways) {
+    script += data_block(way.name + "_raw", loss_points(way, 0)) + data_block(way.name, loss_points(way, kSmoothing));
+    for (const StepRecord& record : way.records) {
+      if (std::isfinite(record.loss)) top = std::max(top, record.loss);
+    }
+  }
+  top *= 1.1;
+  script += fmt::format(
+      "set multiplot layout 1,3 margins 0.075,0.985,0.165,0.8 spacing 0.04,0 title {} font ',15'\n"
+      "set yrange [0:{:.3g}]\nset xlabel 'step'\nset ylabel 'training loss, nats' offset 1,0\n"
+      "set ytics 1\n",
+      literal(message), top);
+  for (const Panel& panel : panels) script += panel_script(panel, top) + "unset ylabel\nset format y ''\n";
+  return embedded_svg(run_gnuplot(script + "unset multiplot\n"), "loss-", message);
 }
 
 std::string gradient_plot(const Results& results) {
-  std::string script = prologue() +
-                       "set title 'Distance of the gradient from the direct one, at the same weights'\n"
-                       "set xlabel 'step'\nset ylabel '||g - g_{direct}|| / ||g_{direct}||'\nset logscale y\n"
-                       "set format y '10^{%T}'\nset key outside top center horizontal\n";
+  const double bound = results.equality_bound();
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const double cached = results.way("gradcache").max_relative_gradient_difference().value_or(nan);
+  const double accumulated = results.way("accumulation").max_relative_gradient_difference().value_or(nan);
+  const std::string message =
+      fmt::format("gradcache: {} gradient, at most {} off; accumulation: up to {} off",
+                  cached <= bound ? "the direct" : "another", scientific(cached), scientific(accumulated));
+  std::string script = prologue(380) + title(message) +
+                       "set xlabel 'step'\nset ylabel '‖g − g_{direct}‖ / ‖g_{direct}‖' offset 0.5,0\n"
+                       "set logscale y\nset format y '10^{%T}'\nset key right center\n";
   std::vector<std::string> plots;
-  double smallest = results.equality_bound(), largest = 1;
+  double smallest = bound, largest = 1, last = 1;
   for (const WayResult& way : results.ways) {
-    std::vector<std::pair<double, double>> points;
+    Points points;
+    bool exact = false;
     for (const StepRecord& record : way.records) {
       if (!record.relative_gradient_difference) continue;
-      // An exact 0 has no place on a log axis; it is drawn at the smallest difference that f64 can tell.
-      const double value = std::max(*record.relative_gradient_difference, 1e-17);
-      points.emplace_back(static_cast<double>(record.step + 1), value);
+      exact = exact || *record.relative_gradient_difference == 0;
+      const double value = std::max(*record.relative_gradient_difference, kSmallest);
+      last = static_cast<double>(record.step + 1);
+      points.emplace_back(last, value);
+      if (!std::isfinite(value)) continue;
       smallest = std::min(smallest, value);
       largest = std::max(largest, value);
     }
     if (points.empty()) continue;
     script += data_block(way.name, points);
-    plots.push_back(fmt::format("${} with linespoints pt 7 ps 0.7 lw 2 lc rgb '{}' title '{}'", way.name,
-                                color_of(way.name), title_of(way.name)));
+    plots.push_back(fmt::format("${} with linespoints pt 7 ps 0.7 lw 2 lc rgb '{}' title {}", way.name,
+                                color_of(way.name), literal(way.name + (exact ? " (0 drawn as 10⁻¹⁷)" : ""))));
   }
-  plots.push_back(fmt::format("{:g} with lines dt (4,4) lw 1.5 lc rgb '#000000' title 'bound {:g}'",
-                              results.equality_bound(), results.equality_bound()));
-  script += fmt::format("set yrange [{:g}:{:g}]\n", smallest / 10, largest * 10);
-  return embedded(run_gnuplot(script + fmt::format("plot {}\n", fmt::join(plots, ", "))), "gradient-");
+  plots.push_back(fmt::format("{:g} with lines dt (5,4) lw 1.5 lc rgb '#222222' title {}", bound,
+                              literal("bound " + scientific(bound))));
+  script += fmt::format("set xrange [0:{}]\nset yrange [{:g}:{:g}]\n", last + 1,
+                        std::pow(10, std::floor(std::log10(smallest)) - 1),
+                        std::pow(10, std::ceil(std::log10(largest)) + 0.5));
+  return embedded_svg(run_gnuplot(script + fmt::format("plot {}\n", fmt::join(plots, ", "))), "gradient-", message);
 }
 
 std::string memory_plot(const Results& results) {
-  std::vector<std::pair<double, double>> direct, cached;
+  if (results.memory.empty()) throw tapecache::ValueError("memory_plot: no memory was measured");
+  Points direct, cached;
   std::vector<std::string> ticks;
-  for (const MemoryPoint& p : results.memory) {
-    direct.emplace_back(static_cast<double>(p.batch), static_cast<double>(p.direct) / kMiB);
-    cached.emplace_back(static_cast<double>(p.batch), static_cast<double>(p.cached) / kMiB);
-    ticks.push_back(fmt::format("'{}' {}", p.batch, p.batch));
-  }
   const double limit = static_cast<double>(results.memory_limit_bytes) / kMiB;
+  double low = limit, high = limit;
+  for (const MemoryPoint& point : results.memory) {
+    const double batch = static_cast<double>(point.batch);
+    direct.emplace_back(batch, static_cast<double>(point.direct) / kMiB);
+    cached.emplace_back(batch, static_cast<double>(point.cached) / kMiB);
+    low = std::min({low, direct.back().second, cached.back().second});
+    high = std::max({high, direct.back().second, cached.back().second});
+    ticks.push_back(fmt::format("{} {}", literal(grouped(point.batch)), point.batch));
+  }
+  const std::string message = fmt::format("Within {}, direct {}, cached {}", mebibytes(results.memory_limit_bytes),
+                                          fits(largest_fitting(results, &MemoryPoint::direct)),
+                                          fits(largest_fitting(results, &MemoryPoint::cached)));
   const std::string script =
-      prologue() +
-      fmt::format("set title 'Most memory in use during one step'\nset xlabel 'batch (pairs)'\nset ylabel 'peak, MiB'\n"
-                  "set logscale xy 2\nset xtics ({})\nset xrange [{}:{}]\n",
-                  fmt::join(ticks, ", "), direct.front().first / 1.3, direct.back().first * 1.3) +
+      prologue(380) + title(message) +
+      fmt::format(
+          "set xlabel 'batch, pairs'\nset ylabel 'peak of one step, MiB' offset 0.5,0\nset logscale xy 2\n"
+          "set xtics ({})\nset xrange [{}:{}]\nset yrange [{:.6g}:{:.6g}]\nset key top left\n"
+          "set object 1 rect from graph 0,first {:.6g} to graph 1,1 fc rgb '#f0f0f0' fs solid noborder behind\n"
+          "set label 1 {} at graph 0.985,first {:.6g} right offset 0,-0.7 font ',12' tc rgb '#222222'\n",
+          fmt::join(ticks, ", "), direct.front().first / 1.25, direct.back().first * 1.25, low / 1.5, high * 1.6, limit,
+          literal("limit " + mebibytes(results.memory_limit_bytes)), limit) +
       data_block("direct", direct) + data_block("cached", cached) +
-      fmt::format("plot $direct with linespoints pt 7 lw 2.5 lc rgb '{}' title 'direct', $cached with linespoints pt 7 "
-                  "lw 2.5 lc rgb '{}' title 'cached, chunk {}', {:g} with lines dt (4,4) lw 1.5 lc rgb '#000000' title "
-                  "'limit {:g} MiB'\n",
-                  color_of("direct"), color_of("gradcache"), results.way("gradcache").chunk.value_or(0), limit, limit);
-  return embedded(run_gnuplot(script), "memory-");
+      fmt::format(
+          "plot {:.6g} with lines dt (5,4) lw 1.5 lc rgb '#222222' notitle, $direct with linespoints pt 7 ps 0.8 "
+          "lw 2.5 lc rgb '{}' title 'direct', $cached with linespoints pt 7 ps 0.8 lw 2.5 lc rgb '{}' title {}\n",
+          limit, color_of("direct"), color_of("gradcache"),
+          literal(fmt::format("cached, chunk {}", results.way("gradcache").chunk.value_or(0))));
+  return embedded_svg(run_gnuplot(script), "memory-", message);
 }
 
-std::string logits_figure(const Results& results) {
-  constexpr int kLevels = 12;
-  constexpr int kSide = 220, kGap = 40, kTop = 50;
-  const std::int64_t n = results.logits_size;
-  const auto [low, high] = std::minmax_element(results.logits.begin(), results.logits.end());
-  const float span = std::max(*high - *low, 1e-6f);
-  std::vector<std::string> cells(kLevels);
-  for (std::int64_t i = 0; i < n; ++i) {
-    for (std::int64_t j = 0; j < n; ++j) {
-      const float share = (results.logits[static_cast<std::size_t>(i * n + j)] - *low) / span;
-      const auto level = static_cast<std::size_t>(std::clamp(static_cast<int>(share * kLevels), 0, kLevels - 1));
-      fmt::format_to(std::back_inserter(cells[level]), "M{} {}h1v1h-1z", j, i);
+std::string embedded_svg(const std::string& svg, const std::string& prefix, const std::string& title) {
+  pugi::xml_document document;
+  const auto parsed = document.load_buffer(svg.data(), svg.size(), pugi::parse_default | pugi::parse_ws_pcdata);
+  pugi::xml_node root = document.child("svg");
+  if (!parsed || !root) throw tapecache::Error("embedded_svg: what gnuplot gave is no SVG");
+  const auto elements = root.select_nodes("descendant-or-self::*");
+  std::set<std::string> wanted;
+  for (const auto& element : elements) {
+    for (pugi::xml_attribute attribute : element.node().attributes()) {
+      std::string value = attribute.value();
+      if (std::string_view(attribute.name()) == "xlink:href") attribute.set_name("href");
+      const bool link = std::string_view(attribute.name()) == "href" && value.starts_with('#');
+      std::size_t at = link ? 1 : value.find("url(#");
+      if (at == std::string::npos) continue;
+      if (!link) at += 5;
+      wanted.insert(link ? value.substr(at) : value.substr(at, value.find(')', at) - at));
+      attribute.set_value(value.insert(at, prefix).c_str());
     }
   }
-  std::string map = "<symbol id=\"logits-map\" viewBox=\"0 0 " + fmt::format("{} {}", n, n) + "\">";
-  for (int level = 0; level < kLevels; ++level) {
-    // White to dark blue.
-    const double t = static_cast<double>(level) / (kLevels - 1);
-    map += fmt::format("<path fill=\"#{:02x}{:02x}{:02x}\" d=\"{}\"/>", static_cast<int>(245 - 237 * t),
-                       static_cast<int>(249 - 201 * t), static_cast<int>(253 - 146 * t),
-                       cells[static_cast<std::size_t>(level)]);
-  }
-  map += "</symbol>";
-
-  const std::int64_t chunk = results.way("accumulation").chunk.value_or(n);
-  const std::int64_t blocks = (n + chunk - 1) / chunk;
-  const double unit = static_cast<double>(kSide) / static_cast<double>(n);
-  const struct {
-    const char *title, *note;
-    bool lines, greyed;
-  } panels[] = {{"direct", "sees every pair", false, false},
-                {"gradcache", "computes in chunks, sees every pair", true, false},
-                {"accumulation", "sees the diagonal blocks alone", true, true}};
-  std::string svg = fmt::format("<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {} {}\" font-family=\"DejaVu "
-                                "Sans, sans-serif\" font-size=\"13\"><defs>{}<pattern id=\"logits-unseen\" width=\"6\" "
-                                "height=\"6\" patternUnits=\"userSpaceOnUse\"><rect width=\"6\" height=\"6\" "
-                                "fill=\"#d9d9d9\"/><path d=\"M0 6L6 0\" stroke=\"#b5b5b5\"/></pattern></defs>",
-                                3 * kSide + 4 * kGap, kSide + kTop + 30, map);
-  int x = kGap;
-  for (const auto& panel : panels) {
-    svg += fmt::format("<g transform=\"translate({} {})\"><text x=\"{}\" y=\"-26\" text-anchor=\"middle\" "
-                       "font-weight=\"bold\">{}</text><text x=\"{}\" y=\"-9\" text-anchor=\"middle\" font-size=\"11\" "
-                       "fill=\"#555\">{}</text><use href=\"#logits-map\" width=\"{}\" height=\"{}\"/>",
-                       x, kTop, kSide / 2, panel.title, kSide / 2, panel.note, kSide, kSide);
-    for (std::int64_t i = 0; panel.greyed && i < blocks; ++i) {
-      for (std::int64_t j = 0; j < blocks; ++j) {
-        if (i == j) continue;
-        const std::int64_t w = std::min(chunk, n - j * chunk), h = std::min(chunk, n - i * chunk);
-        svg += fmt::format("<rect x=\"{:.2f}\" y=\"{:.2f}\" width=\"{:.2f}\" height=\"{:.2f}\" "
-                           "fill=\"url(#logits-unseen)\"/>",
-                           static_cast<double>(j * chunk) * unit, static_cast<double>(i * chunk) * unit,
-                           static_cast<double>(w) * unit, static_cast<double>(h) * unit);
-      }
+  for (const auto& element : elements) {
+    pugi::xml_node node = element.node();
+    node.remove_attribute("font-family");
+    const std::string id = node.attribute("id").value();
+    if (wanted.contains(id)) {
+      node.attribute("id").set_value((prefix + id).c_str());
+    } else {
+      node.remove_attribute("id");
     }
-    for (std::int64_t b = 1; panel.lines && b < blocks; ++b) {
-      const double at = static_cast<double>(b * chunk) * unit;
-      svg += fmt::format("<path d=\"M0 {:.2f}H{}M{:.2f} 0V{}\" stroke=\"#333\" stroke-width=\"1\" fill=\"none\"{}/>", at,
-                         kSide, at, kSide, panel.greyed ? "" : " stroke-dasharray=\"4 3\"");
-    }
-    svg += fmt::format("<rect width=\"{}\" height=\"{}\" fill=\"none\" stroke=\"#333\"/></g>", kSide, kSide);
-    x += kSide + kGap;
   }
-  svg += fmt::format("<text x=\"{}\" y=\"{}\" font-size=\"11\" fill=\"#555\">rows: pictures, columns: captions of one "
-                     "batch; darker is more alike; the diagonal holds the true pairs</text></svg>",
-                     kGap, kTop + kSide + 20);
-  return svg;
+  root.remove_attribute("xmlns:xlink");
+  root.remove_attribute("width");
+  root.remove_attribute("height");
+  root.append_attribute("role").set_value("img");
+  root.remove_child("desc");
+  root.child("title").text().set(title.c_str());
+  std::ostringstream out;
+  root.print(out, "", pugi::format_raw);
+  return out.str();
 }
 
 }  // namespace clip_emoji

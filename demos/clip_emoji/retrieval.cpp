@@ -8,6 +8,7 @@
 
 #include "captions.h"
 #include "emoji_source.h"
+#include "tapecache/core/error.h"
 #include "tapecache/ops/matmul.h"
 #include "text_painter.h"
 
@@ -35,6 +36,11 @@ void fill(Image& image, int x, int y, int width, int height, std::array<std::uin
 }
 
 void paste(Image& image, int x, int y, const Image& picture) {
+  tapecache::data::check_image(picture, "draw_retrieval");
+  if (picture.width != kPicture || picture.height != kPicture || picture.channels != 3) {
+    throw tapecache::ValueError(fmt::format("draw_retrieval: a picture is {} x {} with {} channels, expected {} x {} "
+                                            "RGB", picture.width, picture.height, picture.channels, kPicture, kPicture));
+  }
   for (int row = 0; row < picture.height; ++row) {
     const auto from = picture.pixels.begin() + row * picture.width * 3;
     std::copy(from, from + picture.width * 3, image.pixels.begin() + ((y + row) * image.width + x) * 3);
