@@ -137,15 +137,6 @@ const char* color_of(std::string_view way) {
 
 void require_gnuplot() { run_gnuplot("print 1\n"); }
 
-bool gnuplot_available() {
-  try {
-    require_gnuplot();
-    return true;
-  } catch (const tapecache::Error&) {
-    return false;
-  }
-}
-
 std::string loss_plot(const Results& results) {
   const WayResult &direct = results.way("direct"), &cached = results.way("gradcache");
   const WayResult &accumulated = results.way("accumulation"), &large = results.way("gradcache_large");

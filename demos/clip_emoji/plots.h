@@ -12,7 +12,6 @@ const char* color_of(std::string_view way);
 
 /// Throws tapecache::Error naming the package where gnuplot cannot be started; called before anything is trained.
 void require_gnuplot();
-bool gnuplot_available();
 
 // Each gives an <svg> element to be put into a page; its ids begin with its own prefix. The title says what this run
 // showed.

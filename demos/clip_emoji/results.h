@@ -62,15 +62,11 @@ struct Results {
 /// Relative gradient difference above which accumulation counts as another gradient.
 inline constexpr double kAccumulationBound = 1e-2;
 
-/// What the demo sets out to show, and whether this run showed it. A NaN shows nothing.
+/// What the demo sets out to show, as far as its options let it, and whether this run showed it. A NaN shows nothing.
 std::vector<std::pair<std::string, bool>> check_claims(const Results& results);
 
 /// summary.json. A number that is not finite is written as "nan", "inf" or "-inf"; null means not measured.
 std::string summary_json(const Results& results);
-void write_summary(const std::filesystem::path& path, const Results& results);
-
-/// metrics.jsonl of all ways at once.
-std::string metrics_jsonl(const Results& results);
 
 /// metrics.jsonl, a line for every step as it is made. The file has a temporary name in its folder until `finish`
 /// and is removed where that is never reached.
