@@ -28,10 +28,10 @@ constexpr double kMiB = 1024.0 * 1024.0;
 /// Steps, learning rates and batches that the command line leaves open.
 struct Plan {
   std::int64_t steps, steps_large;
-  double learning_rate = 1e-3, learning_rate_large = 3e-3;
+  double learning_rate = 1e-3, learning_rate_large = 2e-3;
   std::vector<std::int64_t> memory_batches;
 
-  explicit Plan(const Options& o) : steps(o.quick ? 60 : 800), steps_large(o.quick ? 3 : 72) {
+  explicit Plan(const Options& o) : steps(o.quick ? 60 : 800), steps_large(o.quick ? 3 : 80) {
     if (o.steps > 0) steps = o.steps;
     if (o.steps_large > 0) steps_large = o.steps_large;
     for (std::int64_t batch = o.batch; batch < o.batch_large; batch *= o.quick ? 4 : 2) memory_batches.push_back(batch);
