@@ -20,10 +20,11 @@ std::uint64_t next_tape_id() {
   return ++last;
 }
 
-/// Adds to a gradient that may still be shared with another slot or with the caller's seed.
-void add_to_slot(Tensor& slot, const Tensor& gradient) {
+/// Adds to a gradient that may still be shared with another slot or with the caller's seed. The gradient of a leaf
+/// outlives the pass: it is the leaf's alone, and keeps no larger storage alive that it only views.
+void add_to_slot(Tensor& slot, const Tensor& gradient, bool is_leaf) {
   if (!slot.defined()) {
-    slot = gradient;
+    slot = is_leaf ? gradient.clone() : gradient;
     return;
   }
   if (!slot.owns_storage_alone()) slot = slot.clone();
@@ -141,11 +142,12 @@ void Tape::check_seeds(std::span<const Variable> outputs, std::span<const Tensor
 
 void Tape::seed(const Variable& output, const Tensor& gradient) {
   if (holds(output)) {
-    add_to_slot(values_[static_cast<std::size_t>(output.id_)].gradient, gradient);
+    Value& value = values_[static_cast<std::size_t>(output.id_)];
+    add_to_slot(value.gradient, gradient, value.is_leaf);
     return;
   }
   Parameter parameter = output.parameter();
-  add_to_slot(parameter.mutable_gradient(), parameter.gradient().defined() ? gradient : gradient.clone());
+  add_to_slot(parameter.mutable_gradient(), gradient, true);
 }
 
 void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> seeds) {
@@ -247,17 +249,21 @@ GradientTarget Backward::gradient(std::size_t input) {
       const Tape::Value& value = tape_.values_[static_cast<std::size_t>(from.value)];
       target = Tensor::empty(value.shape, value.dtype, value.device);
     }
+    given_.push_back(&target);
     return {target, false};
   }
-  if (!target.owns_storage_alone()) target = target.clone();
+  // Handles that this node itself was given, for another input that is the same variable, do not count as sharing:
+  // its kernel writes through the first and adds through the second.
+  const bool given_before = std::find(given_.begin(), given_.end(), &target) != given_.end();
+  if (!given_before && !target.owns_storage_alone()) target = target.clone();
+  given_.push_back(&target);
   return {target, true};
 }
 
 void Backward::pass(std::size_t input, const Tensor& gradient) {
-  Tensor& target = slot(input);
-  // A parameter's gradient outlives the pass: it must not keep a larger storage alive that it only views.
-  const bool first_of_parameter = node_.inputs[input].parameter.defined() && !target.defined();
-  add_to_slot(target, first_of_parameter ? gradient.clone() : gradient);
+  const Node::Input& from = node_.inputs[input];
+  const bool is_leaf = from.parameter.defined() || tape_.values_[static_cast<std::size_t>(from.value)].is_leaf;
+  add_to_slot(slot(input), gradient, is_leaf);
 }
 
 bool will_record(std::initializer_list<Variable> inputs) {

@@ -153,7 +153,8 @@ class Backward {
   const Shape& input_shape(std::size_t input) const { return node_.inputs[input].shape; }
   /// Whether an input's gradient is wanted.
   bool needs(std::size_t input) const;
-  /// The buffer for an input's gradient. A kernel must write or accumulate as it says, and write every element.
+  /// The buffer for an input's gradient. A kernel must write or accumulate as it says, and write every element; of
+  /// several inputs, in their order, since two of them may be one variable.
   GradientTarget gradient(std::size_t input);
   /// Gives a finished tensor as (a summand of) an input's gradient, without a copy where it is the first.
   void pass(std::size_t input, const Tensor& gradient);
@@ -167,6 +168,7 @@ class Backward {
   Tape& tape_;
   Node& node_;
   std::vector<Tensor> output_gradients_;
+  std::vector<const Tensor*> given_;  // slots whose buffers this node holds
 };
 
 /// Records an operation with one output. The derivative may capture plain numbers only: tensors go to `saved`,

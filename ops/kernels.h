@@ -105,7 +105,8 @@ struct KernelTable {
                                  const T* logsumexp, const T* dloss, std::int64_t dloss_stride, double scale, T* dx,
                                  Mode);
 
-  // Rows of [rows, cols]. In backward any of dx, dgamma, dbeta may be null; gamma and beta share a mode each.
+  // Rows of [rows, cols]. In backward any of dx, dgamma, dbeta may be null. They may be one array: dx is finished
+  // before dgamma is touched, and that before dbeta.
   void (*layer_norm)(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* gamma, const T* beta,
                      T* y, T* mean, T* rstd);
   void (*layer_norm_backward)(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,

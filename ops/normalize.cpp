@@ -8,7 +8,6 @@
 namespace tapecache::ops {
 
 using kernels::KernelTable;
-using kernels::Mode;
 
 namespace {
 
@@ -41,21 +40,17 @@ Variable layer_norm(const Variable& x, const Variable& weight, const Variable& b
   return record(kOp, std::move(y), {x, weight, bias}, {x.value(), weight.value(), mean, rstd}, [=](Backward& ctx) {
     // x̂ = (x - mean) rstd; g = dy γ; dx = rstd (g - mean(g) - x̂ mean(g x̂)); dγ = Σ dy x̂; dβ = Σ dy
     const Tensor& dy = ctx.output_gradient();
-    GradientTarget dx;
-    if (ctx.needs(0)) dx = ctx.gradient(0);
-    // Passed on rather than written in place: weight and bias, and x where it is a vector, may be one variable.
-    Tensor dweight, dbias;
-    if (ctx.needs(1)) dweight = Tensor::empty({width}, dy.dtype(), dy.device());
-    if (ctx.needs(2)) dbias = Tensor::empty({width}, dy.dtype(), dy.device());
+    GradientTarget target[3];
+    for (std::size_t i = 0; i < 3; ++i) {
+      if (ctx.needs(i)) target[i] = ctx.gradient(i);
+    }
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      const auto pointer = [](Tensor& t) { return t.defined() ? t.mutable_data<T>() : nullptr; };
+      const auto pointer = [](GradientTarget& t) { return t.tensor.defined() ? t.tensor.mutable_data<T>() : nullptr; };
       kernels::find(&KernelTable<T>::layer_norm_backward, kOp, dy.device())(
           rows, width, ctx.saved(0).data<T>(), ctx.saved(1).data<T>(), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(),
-          dy.data<T>(), pointer(dx.tensor), detail::mode_of(dx), pointer(dweight), Mode::kWrite, pointer(dbias),
-          Mode::kWrite);
+          dy.data<T>(), pointer(target[0]), detail::mode_of(target[0]), pointer(target[1]), detail::mode_of(target[1]),
+          pointer(target[2]), detail::mode_of(target[2]));
     });
-    if (dweight.defined()) ctx.pass(1, dweight);
-    if (dbias.defined()) ctx.pass(2, dbias);
   });
 }
 

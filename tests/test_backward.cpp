@@ -160,6 +160,20 @@ BOOST_AUTO_TEST_CASE(detach_cuts_the_history) {
   check_equal(tape.gradient(a), {4, 9});
 }
 
+BOOST_AUTO_TEST_CASE(leaf_gradients_belong_to_the_leaf_alone) {
+  Tape tape;
+  const Variable a = tape.leaf(vector_of({2, 3})), b = tape.leaf(vector_of({5, 7}));
+  const Variable y = [&] {
+    const Recording recording(tape);
+    return ops::add(a, b);
+  }();
+  const Tensor seed = vector_of({1, 10});
+  backward(tape, y, seed);
+  tape.gradient(a).fill(0);
+  check_equal(tape.gradient(b), {1, 10});
+  check_equal(seed, {1, 10});
+}
+
 BOOST_AUTO_TEST_CASE(residual_connections) {
   const Tensor input = random_tensor({3, 4}, DType::kFloat64, 1), weight = random_tensor({4, 4}, DType::kFloat64, 2);
   Tape tape;

@@ -11,6 +11,8 @@
 #include "tapecache/core/random.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/core/tensor.h"
+#include "tapecache/data/image.h"
+#include "tapecache/data/word_tokenizer.h"
 #include "tapecache/gradcache/compare.h"
 #include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
