@@ -7,11 +7,22 @@
 #include <vector>
 
 #include "compare.h"
+#include "tapecache/core/philox.h"
 
 namespace tapecache::testing {
 
 inline Tensor vector_of(const std::vector<double>& values) {
   return Tensor::from(values, {static_cast<std::int64_t>(values.size())});
+}
+
+/// Uniform in [-1, 1), a function of the seed alone.
+inline Tensor random_values(const Shape& shape, std::uint64_t seed, DType dtype = DType::kFloat64) {
+  Tensor t = Tensor::empty(shape, DType::kFloat64);
+  double* p = t.mutable_data<double>();
+  for (std::int64_t i = 0; i < t.numel(); ++i) {
+    p[i] = 2.0 * static_cast<double>(uniform(RandomKey{seed, 77}.draw(0, static_cast<std::uint32_t>(i))[0])) - 1.0;
+  }
+  return t.to(dtype);
 }
 
 inline void check_equal(const std::vector<double>& found, const std::vector<double>& expected) {

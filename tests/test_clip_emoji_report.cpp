@@ -4,10 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
-#include <random>
 #include <set>
 #include <sstream>
 #include <string>
@@ -20,9 +17,12 @@
 #include "../demos/clip_emoji/report.h"
 #include "../demos/clip_emoji/results.h"
 #include "../demos/clip_emoji/retrieval.h"
+#include "folder.h"
 #include "tapecache/core/error.h"
 
 using namespace clip_emoji;
+using tapecache::testing::contents;
+using tapecache::testing::Folder;
 using Json = nlohmann::json;
 
 namespace {
@@ -79,32 +79,6 @@ Results plausible() {
   results.logits_size = 32;
   for (int i = 0; i < 32 * 32; ++i) results.logits.push_back(i % 33 == 0 ? 12.0f : static_cast<float>(i % 7));
   return results;
-}
-
-class Folder {
- public:
-  Folder()
-      : path_(std::filesystem::temp_directory_path() / ("tapecache-report-" + std::to_string(std::random_device{}()))) {
-    std::filesystem::create_directories(path_);
-  }
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  std::filesystem::path file(const char* name) const { return path_ / name; }
-  std::ptrdiff_t count() const {
-    return std::distance(std::filesystem::directory_iterator(path_), std::filesystem::directory_iterator());
-  }
-
- private:
-  std::filesystem::path path_;
-};
-
-std::string read(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
 }
 
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
@@ -194,22 +168,22 @@ BOOST_AUTO_TEST_CASE(metrics_appear_whole_or_not_at_all) {
   const Folder folder;
   StepRecord record{7, 2.5, 1e-3, 0.5, std::nullopt, 1.25};
   {
-    MetricsLog log(folder.file("metrics.jsonl"));
+    MetricsLog log(folder / "metrics.jsonl");
     log.append("direct", record);
-    BOOST_TEST(!std::filesystem::exists(folder.file("metrics.jsonl")));
+    BOOST_TEST(!std::filesystem::exists(folder / "metrics.jsonl"));
   }
-  BOOST_TEST(folder.count() == 0);
+  BOOST_TEST(folder.entries() == 0);
 
-  MetricsLog log(folder.file("metrics.jsonl"));
+  MetricsLog log(folder / "metrics.jsonl");
   log.append("direct", record);
   record.loss = kNaN;
   record.gradient_norm = std::numeric_limits<double>::infinity();
   record.relative_gradient_difference = kNaN;
   log.append("gradcache", record);
   log.finish();
-  BOOST_TEST(folder.count() == 1);
+  BOOST_TEST(folder.entries() == 1);
 
-  std::istringstream lines(read(folder.file("metrics.jsonl")));
+  std::istringstream lines(contents(folder / "metrics.jsonl"));
   std::string line;
   std::getline(lines, line);
   const Json first = Json::parse(line);

@@ -6,14 +6,12 @@
 #include <cstdint>
 #include <cmath>
 #include <filesystem>
-#include <iterator>
 #include <numeric>
-#include <random>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <vector>
 
+#include "folder.h"
 #include "tapecache/core/error.h"
 #include "tapecache/data/image.h"
 #include "tapecache/data/png.h"
@@ -22,29 +20,9 @@
 using tapecache::data::Alpha;
 using tapecache::data::Image;
 using tapecache::data::WordTokenizer;
+using tapecache::testing::Folder;
 
 namespace {
-
-class TemporaryFolder {
- public:
-  TemporaryFolder()
-      : path_(std::filesystem::temp_directory_path() / ("tapecache-data-" + std::to_string(std::random_device{}()))) {
-    std::filesystem::create_directory(path_);
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::filesystem::path& path() const { return path_; }
-  std::ptrdiff_t file_count() const {
-    return std::distance(std::filesystem::directory_iterator(path_), std::filesystem::directory_iterator());
-  }
-
- private:
-  std::filesystem::path path_;
-};
 
 Image noise(int width, int height, int channels) {
   Image image{width, height, channels, {}};
@@ -184,27 +162,27 @@ BOOST_AUTO_TEST_CASE(malformed_images_are_rejected) {
 }
 
 BOOST_AUTO_TEST_CASE(png_holds_the_pixels_written) {
-  const TemporaryFolder folder;
+  const Folder folder;
   const png_uint_32 formats[] = {PNG_FORMAT_GRAY, PNG_FORMAT_GA, PNG_FORMAT_RGB, PNG_FORMAT_RGBA};
   for (int channels = 1; channels <= 4; ++channels) {
     const Image image = noise(13, 9, channels);
-    tapecache::data::write_png(folder.path() / "noise.png", image);
-    BOOST_TEST(read_png(folder.path() / "noise.png", formats[channels - 1]) == image.pixels,
+    tapecache::data::write_png(folder / "noise.png", image);
+    BOOST_TEST(read_png(folder / "noise.png", formats[channels - 1]) == image.pixels,
                boost::test_tools::per_element());
   }
-  BOOST_TEST(folder.file_count() == 1);
+  BOOST_TEST(folder.entries() == 1);
 }
 
 BOOST_AUTO_TEST_CASE(png_that_cannot_be_written_leaves_nothing_behind) {
-  const TemporaryFolder folder;
-  const std::filesystem::path missing = folder.path() / "missing" / "noise.png";
+  const Folder folder;
+  const std::filesystem::path missing = folder / "missing" / "noise.png";
   BOOST_CHECK_EXCEPTION(tapecache::data::write_png(missing, noise(4, 4, 3)), tapecache::FileError,
                         [&](const tapecache::FileError& error) {
                           return std::string(error.what()).find(missing.string()) != std::string::npos;
                         });
-  std::filesystem::create_directory(folder.path() / "taken.png");
-  BOOST_CHECK_THROW(tapecache::data::write_png(folder.path() / "taken.png", noise(4, 4, 3)), tapecache::FileError);
-  BOOST_TEST(folder.file_count() == 1);
+  std::filesystem::create_directory(folder / "taken.png");
+  BOOST_CHECK_THROW(tapecache::data::write_png(folder / "taken.png", noise(4, 4, 3)), tapecache::FileError);
+  BOOST_TEST(folder.entries() == 1);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

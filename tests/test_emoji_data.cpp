@@ -4,19 +4,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
-#include <random>
 #include <set>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
 #include "../demos/clip_emoji/captions.h"
 #include "../demos/clip_emoji/emoji_source.h"
+#include "folder.h"
 #include "tapecache/core/error.h"
 
 using clip_emoji::EmojiPair;
@@ -62,26 +59,19 @@ const EmojiPair& pair_of(std::string_view sequence) {
 /// Small stand-ins for the list and the annotations, which a test can spoil, beside the real font.
 class Files {
  public:
-  Files()
-      : path_(std::filesystem::temp_directory_path() / ("tapecache-emoji-" + std::to_string(std::random_device{}()))) {
-    std::filesystem::create_directories(path_ / "annotations");
-    std::filesystem::create_directories(path_ / "annotationsDerived");
-    paths_.annotations = path_;
-    paths_.emoji_test = path_ / "emoji-test.txt";
+  Files() {
+    std::filesystem::create_directories(folder_ / "annotations");
+    std::filesystem::create_directories(folder_ / "annotationsDerived");
+    paths_.annotations = folder_.path();
+    paths_.emoji_test = folder_ / "emoji-test.txt";
     write("emoji-test.txt", "# group: Smileys\n# subgroup: face\n1F600 ; fully-qualified # 😀 E1.0 grinning face\n");
     write("annotations/en.xml", kAnnotations);
     write("annotationsDerived/en.xml", kAnnotations);
   }
-  Files(const Files&) = delete;
-  Files& operator=(const Files&) = delete;
-  ~Files() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
 
-  void write(const std::string& name, std::string_view content) const { std::ofstream(path_ / name) << content; }
-  void remove(const std::string& name) const { std::filesystem::remove(path_ / name); }
-  std::filesystem::path file(const std::string& name) const { return path_ / name; }
+  void write(const std::string& name, std::string_view content) const { tapecache::testing::put(folder_ / name, content); }
+  void remove(const std::string& name) const { std::filesystem::remove(folder_ / name); }
+  std::filesystem::path file(const std::string& name) const { return folder_ / name; }
   EmojiPaths& paths() { return paths_; }
 
   /// Checks that loading throws a FileError whose message has all of `parts`.
@@ -101,7 +91,7 @@ class Files {
       "<ldml><annotations><annotation cp='😀'>face | grin</annotation>"
       "<annotation cp='😀' type='tts'>grinning face</annotation></annotations></ldml>";
 
-  std::filesystem::path path_;
+  tapecache::testing::Folder folder_;
   EmojiPaths paths_;
 };
 

@@ -1,9 +1,8 @@
 #include "checks.h"
+#include "folder.h"
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <random>
 #include <sstream>
 #include <string>
@@ -21,30 +20,6 @@ using namespace tapecache::testing;
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Folder {
-  fs::path path = fs::temp_directory_path() / ("tapecache-core-" + std::to_string(::getpid()));
-  Folder() {
-    fs::remove_all(path);
-    fs::create_directories(path);
-  }
-  ~Folder() {
-    std::error_code ignored;
-    fs::remove_all(path, ignored);
-  }
-
-  /// A file with these bytes.
-  fs::path with(const std::string& bytes) const {
-    const fs::path file = path / "given.safetensors";
-    std::ofstream(file, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-    return file;
-  }
-};
-
-std::string contents(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 std::string file_of(const std::string& header, const std::string& data) {
   const std::uint64_t size = header.size();
@@ -65,14 +40,19 @@ SafetensorsFile sample() {
 }
 
 std::string sample_bytes(const Folder& folder) {
-  const fs::path path = folder.path / "sample.safetensors";
+  const fs::path path = folder / "sample.safetensors";
   write_safetensors(path, sample());
   return contents(path);
 }
 
+fs::path with(const Folder& folder, const std::string& bytes) {
+  put(folder / "given.safetensors", bytes);
+  return folder / "given.safetensors";
+}
+
 void check_refused(const Folder& folder, const std::string& bytes, std::vector<std::string> words = {}) {
   words.emplace_back("given.safetensors");
-  BOOST_CHECK_EXCEPTION(read_safetensors(folder.with(bytes)), FileError, says(words));
+  BOOST_CHECK_EXCEPTION(read_safetensors(with(folder, bytes)), FileError, says(words));
 }
 
 }  // namespace
@@ -90,16 +70,16 @@ BOOST_AUTO_TEST_CASE(round_trip_of_each_type) {
     file.tensors[type + " rank 6"] = Tensor::full({1, 2, 1, 1, 3, 1}, 1, dtype);
   }
   file.metadata = {{"format", "pt"}, {"text", "quotes \" and \\ and\nlines, ünïcödé 🙂"}, {"", ""}};
-  write_safetensors(path / "f", file);
-  const SafetensorsFile read = read_safetensors(path / "f");
+  write_safetensors(*this / "f", file);
+  const SafetensorsFile read = read_safetensors(*this / "f");
   BOOST_CHECK(read.metadata == file.metadata);
   BOOST_REQUIRE_EQUAL(read.tensors.size(), file.tensors.size());
   for (const auto& [key, tensor] : file.tensors) BOOST_CHECK_MESSAGE(same_bits(read.tensors.at(key), tensor), key);
 }
 
 BOOST_AUTO_TEST_CASE(an_empty_file_of_tensors) {
-  write_safetensors(path / "f", {});
-  const SafetensorsFile read = read_safetensors(path / "f");
+  write_safetensors(*this / "f", {});
+  const SafetensorsFile read = read_safetensors(*this / "f");
   BOOST_CHECK(read.tensors.empty());
   BOOST_CHECK(read.metadata.empty());
 }
@@ -107,14 +87,14 @@ BOOST_AUTO_TEST_CASE(an_empty_file_of_tensors) {
 BOOST_AUTO_TEST_CASE(views_are_written_without_their_surroundings) {
   SafetensorsFile file;
   file.tensors["rows"] = vector_of({0, 1, 2, 3, 4, 5}).reshape({3, 2}).slice(1, 2);
-  write_safetensors(path / "f", file);
-  check_equal(read_safetensors(path / "f").tensors.at("rows"), {2, 3});
+  write_safetensors(*this / "f", file);
+  check_equal(read_safetensors(*this / "f").tensors.at("rows"), {2, 3});
 }
 
 BOOST_AUTO_TEST_CASE(the_format_is_that_of_others) {
   const std::string data("\x00\x00\x80\x3f\x00\x00\x00\xc0", 8);  // 1, -2
   const SafetensorsFile read = read_safetensors(
-      with(file_of(R"({"x":)" + entry("F32", "[2]", "[0,8]") + R"(,"__metadata__":{"a":"b"}}   )", data)));
+      with(*this, file_of(R"({"x":)" + entry("F32", "[2]", "[0,8]") + R"(,"__metadata__":{"a":"b"}}   )", data)));
   check_equal(read.tensors.at("x"), {1, -2});
   BOOST_CHECK_EQUAL(read.metadata.at("a"), "b");
 
@@ -128,15 +108,15 @@ BOOST_AUTO_TEST_CASE(the_format_is_that_of_others) {
 BOOST_AUTO_TEST_CASE(entries_in_any_order) {
   const std::string header = R"({"b":)" + entry("U8", "[1]", "[1,2]") + R"(,"a":)" + entry("U8", "[1]", "[0,1]") +
                              R"(,"none":)" + entry("F64", "[0]", "[1,1]") + "}";
-  const SafetensorsFile read = read_safetensors(with(file_of(header, "AB")));
+  const SafetensorsFile read = read_safetensors(with(*this, file_of(header, "AB")));
   check_equal(read.tensors.at("a"), {65});
   check_equal(read.tensors.at("b"), {66});
   BOOST_CHECK_EQUAL(read.tensors.at("none").numel(), 0);
 }
 
 BOOST_AUTO_TEST_CASE(missing_files_and_folders) {
-  BOOST_CHECK_EXCEPTION(read_safetensors(path / "absent"), FileError, says({"absent"}));
-  BOOST_CHECK_THROW(read_safetensors(path), FileError);
+  BOOST_CHECK_EXCEPTION(read_safetensors(*this / "absent"), FileError, says({"absent"}));
+  BOOST_CHECK_THROW(read_safetensors(path()), FileError);
   BOOST_CHECK_THROW(read_safetensors(""), FileError);
 }
 
@@ -231,7 +211,7 @@ BOOST_AUTO_TEST_CASE(bad_metadata) {
 }
 
 BOOST_AUTO_TEST_CASE(bools_are_0_or_1) {
-  const fs::path file = with(file_of(R"({"a":)" + entry("BOOL", "[2]", "[0,2]") + "}", std::string("\x02\xff")));
+  const fs::path file = with(*this, file_of(R"({"a":)" + entry("BOOL", "[2]", "[0,2]") + "}", std::string("\x02\xff")));
   try {
     const Tensor mask = read_safetensors(file).tensors.at("a");
     for (std::size_t i = 0; i < mask.bytes(); ++i) BOOST_CHECK_LE(std::to_integer<int>(mask.raw()[i]), 1);
@@ -256,7 +236,7 @@ BOOST_AUTO_TEST_CASE(mutated_files_are_read_or_refused) {
       if (changed.empty()) changed = "x";
     }
     try {
-      for (const auto& [key, tensor] : read_safetensors(with(changed)).tensors) {
+      for (const auto& [key, tensor] : read_safetensors(with(*this, changed)).tensors) {
         BOOST_REQUIRE_LE(tensor.bytes(), changed.size());
         std::uint8_t seen = 0;
         for (std::size_t b = 0; b < tensor.bytes(); ++b) seen |= std::to_integer<std::uint8_t>(tensor.raw()[b]);
@@ -274,14 +254,14 @@ BOOST_AUTO_TEST_CASE(mutated_files_are_read_or_refused) {
 BOOST_AUTO_TEST_CASE(what_cannot_be_written) {
   SafetensorsFile reserved;
   reserved.tensors["__metadata__"] = Tensor::zeros({1});
-  BOOST_CHECK_THROW(write_safetensors(path / "f", reserved), FileError);
+  BOOST_CHECK_THROW(write_safetensors(*this / "f", reserved), FileError);
   SafetensorsFile undefined;
   undefined.tensors["a"] = Tensor();
-  BOOST_CHECK_THROW(write_safetensors(path / "f", undefined), Error);
+  BOOST_CHECK_THROW(write_safetensors(*this / "f", undefined), Error);
   SafetensorsFile not_utf8;
   not_utf8.metadata["a"] = "\xff\xfe";
-  BOOST_CHECK_THROW(write_safetensors(path / "f", not_utf8), FileError);
-  BOOST_CHECK(fs::is_empty(path));
+  BOOST_CHECK_THROW(write_safetensors(*this / "f", not_utf8), FileError);
+  BOOST_CHECK(fs::is_empty(path()));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
@@ -289,55 +269,55 @@ BOOST_AUTO_TEST_SUITE_END()
 BOOST_FIXTURE_TEST_SUITE(atomic_files, Folder)
 
 BOOST_AUTO_TEST_CASE(replaces_the_old_file) {
-  write_file_atomically(path / "f", "old");
-  write_file_atomically(path / "f", "new and longer");
-  BOOST_CHECK_EQUAL(contents(path / "f"), "new and longer");
-  BOOST_CHECK_EQUAL(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 1);
+  write_file_atomically(*this / "f", "old");
+  write_file_atomically(*this / "f", "new and longer");
+  BOOST_CHECK_EQUAL(contents(*this / "f"), "new and longer");
+  BOOST_CHECK_EQUAL(entries(), 1);
 }
 
 BOOST_AUTO_TEST_CASE(creates_parent_folders) {
-  write_file_atomically(path / "a" / "b" / "f", "text");
-  BOOST_CHECK_EQUAL(contents(path / "a" / "b" / "f"), "text");
+  write_file_atomically(path() / "a" / "b" / "f", "text");
+  BOOST_CHECK_EQUAL(contents(path() / "a" / "b" / "f"), "text");
 }
 
 BOOST_AUTO_TEST_CASE(parts_follow_one_another) {
   const std::string_view parts[] = {"one", "", "two", std::string_view("\0", 1)};
-  write_file_atomically(path / "f", parts);
-  BOOST_CHECK_EQUAL(contents(path / "f"), std::string("onetwo\0", 7));
-  write_file_atomically(path / "f", std::span<const std::string_view>{});
-  BOOST_CHECK_EQUAL(contents(path / "f"), "");
+  write_file_atomically(*this / "f", parts);
+  BOOST_CHECK_EQUAL(contents(*this / "f"), std::string("onetwo\0", 7));
+  write_file_atomically(*this / "f", std::span<const std::string_view>{});
+  BOOST_CHECK_EQUAL(contents(*this / "f"), "");
 }
 
 BOOST_AUTO_TEST_CASE(a_folder_in_its_place) {
-  fs::create_directories(path / "f" / "inside");
-  BOOST_CHECK_EXCEPTION(write_file_atomically(path / "f", "text"), FileError, says({(path / "f").string()}));
-  BOOST_CHECK(fs::is_directory(path / "f" / "inside"));
-  BOOST_CHECK_EQUAL(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 1);
+  fs::create_directories(path() / "f" / "inside");
+  BOOST_CHECK_EXCEPTION(write_file_atomically(*this / "f", "text"), FileError, says({(*this / "f").string()}));
+  BOOST_CHECK(fs::is_directory(path() / "f" / "inside"));
+  BOOST_CHECK_EQUAL(entries(), 1);
 }
 
 BOOST_AUTO_TEST_CASE(a_file_in_place_of_its_folder) {
-  write_file_atomically(path / "f", "old");
-  BOOST_CHECK_THROW(write_file_atomically(path / "f" / "g", "text"), FileError);
-  BOOST_CHECK_EQUAL(contents(path / "f"), "old");
+  write_file_atomically(*this / "f", "old");
+  BOOST_CHECK_THROW(write_file_atomically(path() / "f" / "g", "text"), FileError);
+  BOOST_CHECK_EQUAL(contents(*this / "f"), "old");
 }
 
 BOOST_AUTO_TEST_CASE(a_failed_write_leaves_the_old_file) {
-  write_safetensors(path / "f", sample());
-  const std::string before = contents(path / "f");
+  write_safetensors(*this / "f", sample());
+  const std::string before = contents(*this / "f");
   SafetensorsFile bad = sample();
   bad.metadata["a"] = "\xff";
-  BOOST_CHECK_THROW(write_safetensors(path / "f", bad), FileError);
-  BOOST_CHECK(contents(path / "f") == before);
-  BOOST_CHECK_EQUAL(std::distance(fs::directory_iterator(path), fs::directory_iterator()), 1);
+  BOOST_CHECK_THROW(write_safetensors(*this / "f", bad), FileError);
+  BOOST_CHECK(contents(*this / "f") == before);
+  BOOST_CHECK_EQUAL(entries(), 1);
 }
 
 BOOST_AUTO_TEST_CASE(a_read_only_folder) {
   if (::geteuid() == 0) return;  // root writes anywhere
-  write_file_atomically(path / "f", "old");
-  fs::permissions(path, fs::perms::owner_read | fs::perms::owner_exec);
-  BOOST_CHECK_THROW(write_file_atomically(path / "f", "new"), FileError);
-  fs::permissions(path, fs::perms::owner_all);
-  BOOST_CHECK_EQUAL(contents(path / "f"), "old");
+  write_file_atomically(*this / "f", "old");
+  fs::permissions(path(), fs::perms::owner_read | fs::perms::owner_exec);
+  BOOST_CHECK_THROW(write_file_atomically(*this / "f", "new"), FileError);
+  fs::permissions(path(), fs::perms::owner_all);
+  BOOST_CHECK_EQUAL(contents(*this / "f"), "old");
 }
 
 BOOST_AUTO_TEST_CASE(where_nothing_can_be_written) {

@@ -1,0 +1,137 @@
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "model_checks.h"
+#include "tapecache/core/error.h"
+#include "tapecache/models/clip.h"
+
+using namespace tapecache;
+using namespace tapecache::models;
+using namespace tapecache::testing;
+
+namespace {
+
+using Sequences = std::vector<std::vector<std::int32_t>>;
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(model_errors)
+
+BOOST_AUTO_TEST_CASE(models_that_cannot_be_built) {
+  const auto vision = [](const std::function<void(VisionConfig&)>& change) {
+    VisionConfig config = small_vision();
+    change(config);
+    VisionTransformer(Builder(1), config);
+  };
+  BOOST_CHECK_NO_THROW(vision([](auto&) {}));
+  BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.encoder.heads = 3; }), ValueError, says({"3 heads", "width of 8"}));
+  BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.encoder.heads = 0; }), ValueError, says({"heads 0"}));
+  BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.encoder.heads = -2; }), ValueError, says({"heads -2"}));
+  BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.encoder.layers = 0; }), ValueError, says({"layers 0"}));
+  BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.encoder.mlp_width = 0; }), ValueError, says({"mlp_width 0"}));
+  BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.encoder.width = 0; }), ValueError, says({"width 0"}));
+  BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.patch_size = 3; }), ValueError, says({"patches of 3", "images of 8"}));
+  BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.patch_size = 16; }), ValueError, says({"patches of 16", "images of 8"}));
+  BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.patch_size = 0; }), ValueError, says({"patches of 0", "images of 8"}));
+  for (const double p : {1.0, -0.1, 1.5, std::numeric_limits<double>::quiet_NaN()}) {
+    BOOST_CHECK_EXCEPTION(vision([&](auto& c) { c.encoder.dropout = p; }), ValueError, says({"dropout", "0 <= p < 1"}));
+  }
+  for (const double temperature : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN()}) {
+    ClipConfig config = small_clip();
+    config.initial_temperature = temperature;
+    BOOST_CHECK_EXCEPTION(Clip(config, 1), ValueError, says({"initial_temperature"}));
+  }
+  TextConfig text = small_text();
+  text.encoder.heads = 5;
+  BOOST_CHECK_EXCEPTION(TextTransformer(Builder(1), text), ValueError, says({"5 heads", "width of 12"}));
+  BOOST_CHECK_EXCEPTION(MultiHeadAttention(Builder(1), 8, 0, {}, {}), ValueError, says({"0 heads"}));
+  BOOST_CHECK_EXCEPTION(TransformerBlock(Builder(1), {.width = 8, .heads = 3, .mlp_width = 8}), ValueError,
+                        says({"3 heads"}));
+  BOOST_CHECK_EXCEPTION(Builder(1, DType::kInt32), DTypeError, says({"int32"}));
+}
+
+BOOST_AUTO_TEST_CASE(sizes_below_zero_are_refused_as_documented) {
+  VisionConfig config = small_vision();
+  config.patch_size = -4;
+  BOOST_CHECK_THROW(VisionTransformer(Builder(1), config), ValueError);
+  config = small_vision();
+  config.encoder.width = -8;
+  BOOST_CHECK_THROW(TransformerEncoder(Builder(1), config.encoder), ValueError);
+}
+
+BOOST_AUTO_TEST_CASE(parameters_of_one_name_are_refused) {
+  const Builder builder(1);
+  const Linear first(builder.child("fc"), 2, 3, Init::normal(1));
+  BOOST_CHECK_EXCEPTION(Linear(builder.child("fc"), 2, 3, Init::normal(1)), ValueError, says({"'fc.weight'"}));
+  BOOST_CHECK_EXCEPTION(builder.parameter("fc.bias", {1}, {}), ValueError, says({"'fc.bias'"}));
+  BOOST_TEST(builder.parameters().size() == 2u);
+  BOOST_CHECK_NO_THROW(builder.child("fc").parameter("other", {1}, {}));
+  BOOST_TEST(builder.parameters().back().name() == "fc.other");
+}
+
+BOOST_AUTO_TEST_CASE(images_of_the_wrong_shape) {
+  const Builder builder(1);
+  const VisionTransformer vision(builder, small_vision());
+  for (const Shape& shape : {Shape{2, 3, 8, 4}, Shape{2, 3, 4, 8}, Shape{2, 1, 8, 8}, Shape{3, 8, 8}, Shape{2, 8, 8, 3},
+                             Shape{2, 3, 16, 16}, Shape{1, 2, 3, 8, 8}, Shape{8}, Shape{}}) {
+    BOOST_TEST_CONTEXT(to_string(shape)) {
+      BOOST_CHECK_EXCEPTION(vision(Tensor::zeros(shape)), ShapeError, says({to_string(shape), "[batch, 3, 8, 8]"}));
+    }
+  }
+  BOOST_CHECK_THROW(vision(Tensor::zeros({2, 3, 8, 8}, DType::kFloat64)), DTypeError);
+  BOOST_CHECK_THROW(vision(Tensor::zeros({2, 3, 8, 8}, DType::kUInt8)), DTypeError);
+  BOOST_CHECK_THROW(vision(Variable()), Error);
+  BOOST_TEST((values_of([&] { return vision(Tensor::zeros({1, 3, 8, 8})); }).shape() == Shape{1, 8}));
+}
+
+BOOST_AUTO_TEST_CASE(tokens_that_do_not_fit) {
+  const Builder builder(1);
+  const TextTransformer text(builder, small_text());
+  const auto ids = [](const Shape& shape, double id = 1) { return Tensor::full(shape, id, DType::kInt32); };
+  BOOST_CHECK_NO_THROW(text({ids({2, 6}), {}}));
+  BOOST_CHECK_NO_THROW(text({ids({2, 6}, 10).to(DType::kInt64), {}}));
+  BOOST_CHECK_EXCEPTION(text({ids({2, 7}), {}}), ShapeError, says({"[2, 7]", "1 to 6 tokens"}));
+  BOOST_CHECK_EXCEPTION(text({ids({2, 0}), {}}), ShapeError, says({"[2, 0]", "1 to 6 tokens"}));
+  BOOST_CHECK_THROW(text({ids({6}), {}}), ShapeError);
+  BOOST_CHECK_THROW(text({ids({1, 2, 3}), {}}), ShapeError);
+  BOOST_CHECK_THROW(text({Tensor(), {}}), Error);
+  BOOST_CHECK_EXCEPTION(text({ids({2, 3}, 11), {}}), ValueError, says({"11"}));
+  BOOST_CHECK_EXCEPTION(text({ids({2, 3}, -1), {}}), ValueError, says({"-1"}));
+  BOOST_CHECK_THROW(text({Tensor::zeros({2, 3}), {}}), DTypeError);
+  BOOST_CHECK_THROW(text({ids({2, 3}), Tensor::full({2, 4}, 1, DType::kBool)}), ShapeError);
+  BOOST_CHECK_THROW(text({ids({2, 3}), Tensor::full({2, 3}, 1, DType::kFloat32)}), DTypeError);
+}
+
+BOOST_AUTO_TEST_CASE(samples_without_a_valid_token) {
+  for (const TextPooling pooling : {TextPooling::kLastToken, TextPooling::kMean}) {
+    TextConfig config = small_text();
+    config.pooling = pooling;
+    const Builder builder(1);
+    const TextTransformer text(builder, config);
+    TokenBatch tokens = TokenBatch::pad(std::vector<std::vector<std::int32_t>>{{1, 2}, {3, 4}});
+    tokens.valid = Tensor::from(std::vector<double>{1, 1, 0, 0}, {2, 2}).to(DType::kBool);
+    BOOST_TEST_CONTEXT("pooling " << static_cast<int>(pooling)) {
+      BOOST_CHECK_EXCEPTION(text(tokens), ValueError, says({"sample 1"}));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(masks_that_do_not_fit_their_tokens) {
+  const TextTransformer tower(Builder(3, DType::kFloat64), small_text());
+  TokenBatch tokens = TokenBatch::pad(Sequences{{1, 2}, {3}});
+  tokens.valid = Tensor::full({2, 3}, 1, DType::kBool);
+  BOOST_CHECK_EXCEPTION(tower(tokens), ShapeError, says({"text transformer", "[2, 3]", "[2, 2]"}));
+  tokens.valid = Tensor::full({2, 2}, 1, DType::kUInt8);
+  BOOST_CHECK_EXCEPTION(tower(tokens), DTypeError, says({"text transformer", "uint8", "bool"}));
+}
+
+BOOST_AUTO_TEST_CASE(token_batches_have_a_longest_length) {
+  BOOST_CHECK_EXCEPTION(TokenBatch::pad(Sequences{{1}, {1, 2, 3}}, 0, 1, 2), ShapeError,
+                        says({"sequence 1", "3 tokens", "at most 2"}));
+  BOOST_CHECK_EQUAL(TokenBatch::pad(Sequences{{1, 2}}, 0, 2, 2).ids.size(1), 2);
+  BOOST_CHECK_THROW(TokenBatch::pad(Sequences{{1}}, 0, 3, 2), ValueError);
+}
+
+BOOST_AUTO_TEST_SUITE_END()

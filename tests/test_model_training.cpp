@@ -1,0 +1,137 @@
+#include <cmath>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "model_checks.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/random.h"
+#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/losses.h"
+#include "tapecache/gradcache/step.h"
+#include "tapecache/models/clip.h"
+
+using namespace tapecache;
+using namespace tapecache::models;
+using namespace tapecache::testing;
+
+BOOST_AUTO_TEST_SUITE(model_training)
+
+BOOST_AUTO_TEST_CASE(dropout_acts_in_training_alone) {
+  Clip clip(small_clip(0.5), 41);
+  const Clip without(small_clip(0), 41);
+  const Tensor images = small_images(3, DType::kFloat32);
+  const auto image = [&](const Clip& c, std::uint32_t step) {
+    begin_random_step(1, step);
+    return values_of([&] { return c.encode_image(images); });
+  };
+  const auto text = [&](const Clip& c, std::uint32_t step) {
+    begin_random_step(1, step);
+    return values_of([&] { return c.encode_text(sentences()); });
+  };
+  for (const auto& encode : {std::function<Tensor(const Clip&, std::uint32_t)>(image),
+                             std::function<Tensor(const Clip&, std::uint32_t)>(text)}) {
+    clip.set_training(true);
+    const Tensor plain = encode(without, 1);
+    BOOST_TEST(same_bits(encode(clip, 1), encode(clip, 1)));
+    BOOST_TEST(max_difference(encode(clip, 1), encode(clip, 2)) > 1e-3);
+    BOOST_TEST(max_difference(encode(clip, 1), plain) > 1e-3);
+    BOOST_TEST(random_state().key.call == 4u);  // two layers of two dropouts
+    clip.set_training(false);
+    BOOST_TEST(same_bits(encode(clip, 1), plain));
+    BOOST_TEST(same_bits(encode(clip, 2), plain));
+    BOOST_TEST(random_state().key.call == 0u);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(copies_share_parameters_and_training_flag) {
+  Clip clip(small_clip(0.5), 41);
+  const Clip copy = clip;
+  clip.set_training(false);
+  begin_random_step(1, 1);
+  values_of([&] { return copy.encode_text(sentences()); });
+  BOOST_TEST(random_state().key.call == 0u);
+  for (std::size_t i = 0; i < clip.parameters().size(); ++i) {
+    BOOST_TEST((clip.parameters()[i] == copy.parameters()[i]));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(activation_checkpointing_gives_the_same_bits) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const Clip plain(small_clip(0.3), 51, dtype), checkpointed(small_clip(0.3, true), 51, dtype);
+    const Tensor images = small_images(5, dtype);
+    const auto run = [&](const Clip& clip) {
+      shake(clip.parameters(), 900);
+      begin_random_step(6, 7);
+      run_backward([&] { return clip.encode_image(images); }, 1);
+      run_backward([&] { return clip.encode_text(sentences()); }, 2);
+      return random_state();
+    };
+    BOOST_TEST((run(plain) == run(checkpointed)));
+    for (std::size_t i = 0; i + 1 < plain.parameters().size(); ++i) {  // the last is the loss's logit_scale
+      const Parameter &a = plain.parameters()[i], &b = checkpointed.parameters()[i];
+      BOOST_REQUIRE_MESSAGE(a.gradient().defined() && b.gradient().defined(), a.name());
+      BOOST_TEST(same_bits(a.gradient(), b.gradient()), a.name());
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(activation_checkpointing_keeps_less) {
+  const auto kept = [](bool checkpoint) {
+    const Clip clip(small_clip(0.3, checkpoint), 51);
+    Tape tape;
+    {
+      const Recording recording(tape);
+      clip.encode_image(small_images(5, DType::kFloat32));
+    }
+    std::size_t bytes = 0;
+    for (const Node& node : tape.nodes()) {
+      for (const Tensor& t : node.saved) bytes += t.defined() ? t.bytes() : 0;
+    }
+    return bytes;
+  };
+  BOOST_TEST(2 * kept(true) < kept(false));
+}
+
+BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {
+  constexpr std::int64_t kSamples = 5;
+  for (const bool checkpoint : {false, true}) {
+    const Clip clip(small_clip(0.2, checkpoint), 61, DType::kFloat64);
+    shake(clip.parameters(), 1000);
+    Parameter(clip.logit_scale()).mutable_value().fill(1.5);
+    const std::vector<gradcache::Tower> towers{
+        {"image", small_images(kSamples), [clip](const Tensor& images) { return clip.encode_image(images); }},
+        {"text", sentences(), [clip](const TokenBatch& tokens) { return clip.encode_text(tokens); }}};
+    const gradcache::Loss loss = [clip](std::span<const Variable> r) {
+      return gradcache::clip_loss(r[0], r[1], clip.logit_scale());
+    };
+    const auto check = [&](const gradcache::StepOptions& options) {
+      begin_random_step(5, 3);
+      const gradcache::Comparison c = gradcache::compare(towers, loss, options, clip.parameters());
+      BOOST_TEST(c.parameters.size() == clip.parameters().size());
+      BOOST_TEST(c.relative_norm <= 1e-12);
+      BOOST_TEST(std::abs(c.loss_reference - c.loss_other) <= 1e-12);
+      for (const gradcache::ParameterDifference& p : c.parameters) {
+        // That gradient is 0 but for rounding, so that nothing is relative to it.
+        const double difference = p.name.ends_with("k_proj.bias") ? p.max_absolute : p.max_relative;
+        BOOST_TEST(difference <= 1e-12, p.name << ": " << difference);
+      }
+    };
+    for (std::int64_t chunk = 1; chunk <= kSamples + 1; ++chunk) {
+      BOOST_TEST_CONTEXT("chunk " << chunk << (checkpoint ? ", checkpointed" : "")) { check({{chunk}}); }
+    }
+    check({{2, 3}});
+
+    const gradcache::Comparison accumulated = gradcache::compare_steps(
+        [&] { return gradcache::direct_step(towers, loss); },
+        [&] { return gradcache::accumulated_step(towers, loss, {{2}}); }, clip.parameters());
+    BOOST_TEST(accumulated.relative_norm > 1e-2);
+
+    clear_gradients(clip.parameters());
+    const gradcache::StepResult step = gradcache::cached_step(towers, loss, {{2}});
+    BOOST_TEST(step.parameters.size() == clip.parameters().size());
+    for (const Parameter& p : clip.parameters()) BOOST_TEST(p.gradient().defined(), p.name());
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()

@@ -1,0 +1,220 @@
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "folder.h"
+#include "model_checks.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/safetensors.h"
+#include "tapecache/models/clip.h"
+#include "tapecache/models/weights.h"
+
+using namespace tapecache;
+using namespace tapecache::models;
+using namespace tapecache::testing;
+
+BOOST_AUTO_TEST_SUITE(model_weights)
+
+BOOST_AUTO_TEST_CASE(parameters_are_named_as_in_hugging_face_checkpoints) {
+  // CLIPModel.state_dict() of transformers, for vision width 8, text width 12 and a projection of 5.
+  const std::map<std::string, Shape> expected{
+      {"logit_scale", {}},
+      {"text_model.embeddings.token_embedding.weight", {11, 12}},
+      {"text_model.embeddings.position_embedding.weight", {6, 12}},
+      {"text_model.encoder.layers.0.self_attn.k_proj.weight", {12, 12}},
+      {"text_model.encoder.layers.0.self_attn.k_proj.bias", {12}},
+      {"text_model.encoder.layers.0.self_attn.v_proj.weight", {12, 12}},
+      {"text_model.encoder.layers.0.self_attn.v_proj.bias", {12}},
+      {"text_model.encoder.layers.0.self_attn.q_proj.weight", {12, 12}},
+      {"text_model.encoder.layers.0.self_attn.q_proj.bias", {12}},
+      {"text_model.encoder.layers.0.self_attn.out_proj.weight", {12, 12}},
+      {"text_model.encoder.layers.0.self_attn.out_proj.bias", {12}},
+      {"text_model.encoder.layers.0.layer_norm1.weight", {12}},
+      {"text_model.encoder.layers.0.layer_norm1.bias", {12}},
+      {"text_model.encoder.layers.0.mlp.fc1.weight", {20, 12}},
+      {"text_model.encoder.layers.0.mlp.fc1.bias", {20}},
+      {"text_model.encoder.layers.0.mlp.fc2.weight", {12, 20}},
+      {"text_model.encoder.layers.0.mlp.fc2.bias", {12}},
+      {"text_model.encoder.layers.0.layer_norm2.weight", {12}},
+      {"text_model.encoder.layers.0.layer_norm2.bias", {12}},
+      {"text_model.encoder.layers.1.self_attn.k_proj.weight", {12, 12}},
+      {"text_model.encoder.layers.1.self_attn.k_proj.bias", {12}},
+      {"text_model.encoder.layers.1.self_attn.v_proj.weight", {12, 12}},
+      {"text_model.encoder.layers.1.self_attn.v_proj.bias", {12}},
+      {"text_model.encoder.layers.1.self_attn.q_proj.weight", {12, 12}},
+      {"text_model.encoder.layers.1.self_attn.q_proj.bias", {12}},
+      {"text_model.encoder.layers.1.self_attn.out_proj.weight", {12, 12}},
+      {"text_model.encoder.layers.1.self_attn.out_proj.bias", {12}},
+      {"text_model.encoder.layers.1.layer_norm1.weight", {12}},
+      {"text_model.encoder.layers.1.layer_norm1.bias", {12}},
+      {"text_model.encoder.layers.1.mlp.fc1.weight", {20, 12}},
+      {"text_model.encoder.layers.1.mlp.fc1.bias", {20}},
+      {"text_model.encoder.layers.1.mlp.fc2.weight", {12, 20}},
+      {"text_model.encoder.layers.1.mlp.fc2.bias", {12}},
+      {"text_model.encoder.layers.1.layer_norm2.weight", {12}},
+      {"text_model.encoder.layers.1.layer_norm2.bias", {12}},
+      {"text_model.final_layer_norm.weight", {12}},
+      {"text_model.final_layer_norm.bias", {12}},
+      {"vision_model.embeddings.class_embedding", {8}},
+      {"vision_model.embeddings.patch_embedding.weight", {8, 3, 4, 4}},
+      {"vision_model.embeddings.position_embedding.weight", {5, 8}},
+      {"vision_model.pre_layrnorm.weight", {8}},
+      {"vision_model.pre_layrnorm.bias", {8}},
+      {"vision_model.encoder.layers.0.self_attn.k_proj.weight", {8, 8}},
+      {"vision_model.encoder.layers.0.self_attn.k_proj.bias", {8}},
+      {"vision_model.encoder.layers.0.self_attn.v_proj.weight", {8, 8}},
+      {"vision_model.encoder.layers.0.self_attn.v_proj.bias", {8}},
+      {"vision_model.encoder.layers.0.self_attn.q_proj.weight", {8, 8}},
+      {"vision_model.encoder.layers.0.self_attn.q_proj.bias", {8}},
+      {"vision_model.encoder.layers.0.self_attn.out_proj.weight", {8, 8}},
+      {"vision_model.encoder.layers.0.self_attn.out_proj.bias", {8}},
+      {"vision_model.encoder.layers.0.layer_norm1.weight", {8}},
+      {"vision_model.encoder.layers.0.layer_norm1.bias", {8}},
+      {"vision_model.encoder.layers.0.mlp.fc1.weight", {16, 8}},
+      {"vision_model.encoder.layers.0.mlp.fc1.bias", {16}},
+      {"vision_model.encoder.layers.0.mlp.fc2.weight", {8, 16}},
+      {"vision_model.encoder.layers.0.mlp.fc2.bias", {8}},
+      {"vision_model.encoder.layers.0.layer_norm2.weight", {8}},
+      {"vision_model.encoder.layers.0.layer_norm2.bias", {8}},
+      {"vision_model.encoder.layers.1.self_attn.k_proj.weight", {8, 8}},
+      {"vision_model.encoder.layers.1.self_attn.k_proj.bias", {8}},
+      {"vision_model.encoder.layers.1.self_attn.v_proj.weight", {8, 8}},
+      {"vision_model.encoder.layers.1.self_attn.v_proj.bias", {8}},
+      {"vision_model.encoder.layers.1.self_attn.q_proj.weight", {8, 8}},
+      {"vision_model.encoder.layers.1.self_attn.q_proj.bias", {8}},
+      {"vision_model.encoder.layers.1.self_attn.out_proj.weight", {8, 8}},
+      {"vision_model.encoder.layers.1.self_attn.out_proj.bias", {8}},
+      {"vision_model.encoder.layers.1.layer_norm1.weight", {8}},
+      {"vision_model.encoder.layers.1.layer_norm1.bias", {8}},
+      {"vision_model.encoder.layers.1.mlp.fc1.weight", {16, 8}},
+      {"vision_model.encoder.layers.1.mlp.fc1.bias", {16}},
+      {"vision_model.encoder.layers.1.mlp.fc2.weight", {8, 16}},
+      {"vision_model.encoder.layers.1.mlp.fc2.bias", {8}},
+      {"vision_model.encoder.layers.1.layer_norm2.weight", {8}},
+      {"vision_model.encoder.layers.1.layer_norm2.bias", {8}},
+      {"vision_model.post_layernorm.weight", {8}},
+      {"vision_model.post_layernorm.bias", {8}},
+      {"visual_projection.weight", {5, 8}},
+      {"text_projection.weight", {5, 12}},
+  };
+  const Clip clip(small_clip(), 1);
+  std::map<std::string, Shape> found;
+  for (const Parameter& p : clip.parameters()) found.emplace(p.name(), p.value().shape());
+  BOOST_TEST(found.size() == clip.parameters().size());
+  for (const auto& [name, shape] : expected) {
+    BOOST_TEST(found.contains(name), name << " is missing");
+    if (found.contains(name)) {
+      BOOST_TEST((found.at(name) == shape),
+                 name << " is " << to_string(found.at(name)) << ", not " << to_string(shape));
+    }
+  }
+  for (const auto& [name, shape] : found) BOOST_TEST(expected.contains(name), name << " is not expected");
+}
+
+BOOST_AUTO_TEST_CASE(weights_come_back_from_their_file) {
+  const Folder folder;
+  for (const DType written : {DType::kFloat32, DType::kFloat64}) {
+    for (const DType read : {DType::kFloat32, DType::kFloat64}) {
+      const Clip from(small_clip(), 11, written), to(small_clip(), 12, read);
+      shake(from.parameters(), 800);
+      const Parameter handle = to.parameters()[3];
+      save_weights(folder / "weights.safetensors", from.parameters());
+      load_weights(folder / "weights.safetensors", to.parameters());
+      for (std::size_t i = 0; i < from.parameters().size(); ++i) {
+        const Tensor expected = from.parameters()[i].value().to(read);
+        BOOST_TEST(same_bits(to.parameters()[i].value(), expected), from.parameters()[i].name());
+        BOOST_TEST(!to.parameters()[i].value().shares_storage(from.parameters()[i].value()));
+      }
+      BOOST_TEST(same_bits(handle.value(), to.parameters()[3].value()));
+      if (read == written) {
+        const Tensor images = small_images(2, read);
+        BOOST_TEST(same_bits(values_of([&] { return from.encode_image(images); }),
+                             values_of([&] { return to.encode_image(images); })));
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(weights_load_from_bfloat16) {
+  const Folder folder;
+  const Clip clip(small_clip(), 11);
+  SafetensorsFile file;
+  for (const Parameter& p : clip.parameters()) file.tensors.emplace(p.name(), p.value().to(DType::kBFloat16));
+  write_safetensors(folder / "bf16.safetensors", file);
+  load_weights(folder / "bf16.safetensors", clip.parameters());
+  for (const Parameter& p : clip.parameters()) {
+    BOOST_TEST(same_bits(p.value(), file.tensors.at(p.name()).to(DType::kFloat32)), p.name());
+  }
+}
+
+BOOST_AUTO_TEST_CASE(weights_that_do_not_fit_change_nothing) {
+  const Folder folder;
+  const Clip clip(small_clip(), 13), other(small_clip(), 14);
+  const auto before = values_by_name(clip.parameters());
+  const std::string path = (folder / "w.safetensors").string();
+  const auto refused = [&](const std::vector<std::string>& words, bool strict = true) {
+    std::vector<std::string> all = words;
+    all.push_back(path);
+    BOOST_CHECK_EXCEPTION(load_weights(path, clip.parameters(), strict), FileError, says(all));
+    BOOST_TEST(same_values(clip.parameters(), before));
+  };
+  const auto write = [&](const std::function<void(SafetensorsFile&)>& change) {
+    SafetensorsFile file;
+    for (const Parameter& p : other.parameters()) file.tensors.emplace(p.name(), p.value().clone());
+    change(file);
+    write_safetensors(path, file);
+  };
+  const std::string last = "vision_model.post_layernorm.weight", bias = "text_model.final_layer_norm.bias";
+
+  refused({"open"});
+  write([&](auto& file) { file.tensors.erase(last), file.tensors.erase(bias); });
+  refused({last, bias, "missing"});
+  refused({last, bias, "missing"}, false);
+  write([&](auto& file) { file.tensors.emplace("surplus", Tensor::zeros({2})); });
+  refused({"'surplus'"});
+  write([&](auto& file) { file.tensors[last] = Tensor::zeros({2, 4}); });
+  refused({last, "[2, 4]", "[8]"});
+  refused({last, "[2, 4]", "[8]"}, false);
+  write([&](auto& file) { file.tensors[last] = Tensor::zeros({8}, DType::kInt64); });
+  refused({last, "int64", "floating"});
+
+  write([](auto&) {});
+  std::string bytes;
+  {
+    std::ifstream in(path, std::ios::binary);
+    bytes.assign(std::istreambuf_iterator<char>(in), {});
+  }
+  BOOST_TEST(bytes.size() > 10000u);
+  for (const std::size_t length : {std::size_t{0}, std::size_t{7}, std::size_t{8}, std::size_t{100}, bytes.size() / 2,
+                                   bytes.size() - 1}) {
+    BOOST_TEST_CONTEXT("first " << length << " bytes") {
+      std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(length));
+      refused({});
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(surplus_tensors_are_passed_over_where_asked_to) {
+  const Folder folder;
+  const Clip clip(small_clip(), 13), other(small_clip(), 14);
+  SafetensorsFile file;
+  for (const Parameter& p : other.parameters()) file.tensors.emplace(p.name(), p.value());
+  // As in older Hugging Face checkpoints.
+  file.tensors.emplace("text_model.embeddings.position_ids", Tensor::zeros({1, 6}, DType::kInt64));
+  write_safetensors(folder / "w.safetensors", file);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w.safetensors", clip.parameters()), FileError, says({"position_ids"}));
+  load_weights(folder / "w.safetensors", clip.parameters(), false);
+  BOOST_TEST(same_values(clip.parameters(), values_by_name(other.parameters())));
+}
+
+BOOST_AUTO_TEST_CASE(two_parameters_of_one_name_are_not_saved) {
+  const Folder folder;
+  const std::vector<Parameter> twins{{"w", Tensor::zeros({2})}, {"w", Tensor::zeros({2})}};
+  BOOST_CHECK_EXCEPTION(save_weights(folder / "w.safetensors", twins), ValueError, says({"'w'"}));
+  BOOST_TEST(!std::filesystem::exists(folder / "w.safetensors"));
+}
+
+BOOST_AUTO_TEST_SUITE_END()

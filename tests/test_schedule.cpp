@@ -1,0 +1,115 @@
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <vector>
+
+#include "train_checks.h"
+#include "tapecache/core/error.h"
+#include "tapecache/train/clip_gradients.h"
+#include "tapecache/train/schedule.h"
+
+using namespace tapecache;
+using namespace tapecache::testing;
+using namespace tapecache::train;
+
+namespace {
+
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(schedule_and_clipping)
+
+BOOST_AUTO_TEST_CASE(warmup_cosine_values) {
+  const auto close = [](double found, double expected) { return std::abs(found - expected) <= 1e-15; };
+  for (std::int64_t step = 0; step < 4; ++step) {
+    BOOST_TEST(close(warmup_cosine(step, 4, 12, 0.8), 0.2 * static_cast<double>(step + 1)));
+  }
+  BOOST_TEST(close(warmup_cosine(4, 4, 12, 0.8), 0.8));
+  BOOST_TEST(close(warmup_cosine(6, 4, 12, 0.8), 0.4 * (1 + std::numbers::sqrt2 / 2)));
+  BOOST_TEST(close(warmup_cosine(8, 4, 12, 0.8), 0.4));
+  BOOST_TEST(close(warmup_cosine(10, 4, 12, 0.8), 0.4 * (1 - std::numbers::sqrt2 / 2)));
+  BOOST_TEST(warmup_cosine(12, 4, 12, 0.8) == 0);
+  BOOST_TEST(warmup_cosine(1000, 4, 12, 0.8) == 0);
+  BOOST_TEST(close(warmup_cosine(8, 4, 12, 0.8, 0.2), 0.5));
+  BOOST_TEST(warmup_cosine(12, 4, 12, 0.8, 0.2) == 0.2);
+  BOOST_TEST(warmup_cosine(99, 4, 12, 0.8, 0.2) == 0.2);
+  BOOST_TEST(close(warmup_cosine(0, 0, 10, 0.3), 0.3));             // no warmup
+  BOOST_TEST(close(warmup_cosine(9, 10, 10, 0.3, 0.1), 0.3));       // warmup alone
+  BOOST_TEST(close(warmup_cosine(10, 10, 10, 0.3, 0.1), 0.1));
+  BOOST_TEST(close(warmup_cosine(5, 0, 10, 0.3, 0.3), 0.3));        // floor = peak
+  double previous = 1;
+  for (std::int64_t step = 4; step <= 40; ++step) {
+    const double rate = warmup_cosine(step, 4, 40, 1, 0.1);
+    BOOST_TEST(rate <= previous);
+    BOOST_TEST(rate >= 0.1);
+    previous = rate;
+  }
+}
+
+BOOST_AUTO_TEST_CASE(warmup_cosine_arguments) {
+  BOOST_CHECK_THROW(warmup_cosine(-1, 0, 10, 1), ValueError);
+  BOOST_CHECK_THROW(warmup_cosine(0, -1, 10, 1), ValueError);
+  BOOST_CHECK_THROW(warmup_cosine(0, 11, 10, 1), ValueError);
+  BOOST_CHECK_THROW(warmup_cosine(0, 0, 0, 1), ValueError);
+  BOOST_CHECK_THROW(warmup_cosine(0, 0, 10, 1, -0.1), ValueError);
+  BOOST_CHECK_THROW(warmup_cosine(0, 0, 10, 1, 1.1), ValueError);
+  BOOST_CHECK_THROW(warmup_cosine(0, 0, 10, kNan), ValueError);
+  BOOST_CHECK_THROW(warmup_cosine(0, 0, 10, 1, kNan), ValueError);
+  BOOST_CHECK_EXCEPTION(warmup_cosine(3, 11, 10, 0.5), ValueError, says({"warmup 11", "total 10", "step 3"}));
+}
+
+BOOST_AUTO_TEST_CASE(gradients_are_clipped_by_their_common_norm) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const double tolerance = dtype == DType::kFloat32 ? 1e-6 : 1e-14;
+    Parameter a("a", Tensor::zeros({2, 2}, dtype)), b("b", Tensor::zeros({}, dtype)), none("none", Tensor::zeros({3}));
+    a.mutable_gradient() = Tensor::from(std::vector<double>{1, -2, 4, 0}, {2, 2}).to(dtype);
+    b.mutable_gradient() = Tensor::full({}, 10, dtype);
+    const std::vector<Parameter> parameters{a, none, b};
+    BOOST_TEST(std::abs(gradient_norm(parameters) - 11) <= 1e-12);
+    BOOST_TEST(std::abs(clip_gradient_norm(parameters, 11.5) - 11) <= 1e-12);
+    check_equal(a.gradient(), {1, -2, 4, 0});
+    BOOST_TEST(std::abs(clip_gradient_norm(parameters, 2.2) - 11) <= 1e-12);
+    BOOST_TEST(max_difference(doubles(a.gradient()), std::vector{0.2, -0.4, 0.8, 0.0}) <= tolerance);
+    BOOST_TEST(std::abs(b.gradient().item() - 2) <= 2 * tolerance);
+    BOOST_TEST(!none.gradient().defined());
+    BOOST_TEST(std::abs(gradient_norm(parameters) - 2.2) <= 4 * tolerance);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(gradients_that_are_not_finite_stay) {
+  for (const double bad : {kNan, kInf, -kInf}) {
+    Parameter a("a", Tensor::zeros({2})), b("b", Tensor::zeros({2}));
+    a.mutable_gradient() = Tensor::from(std::vector<float>{3, 400}, {2});
+    b.mutable_gradient() = Tensor::from(std::vector<double>{bad, 5}, {2}).to(DType::kFloat32);
+    const Tensor a_before = a.gradient().clone(), b_before = b.gradient().clone();
+    const double norm = clip_gradient_norm(std::vector{a, b}, 1);
+    BOOST_TEST(!std::isfinite(norm));
+    BOOST_TEST(std::isnan(norm) == std::isnan(bad));
+    BOOST_TEST(same_bits(a.gradient(), a_before));
+    BOOST_TEST(same_bits(b.gradient(), b_before));
+  }
+  // Squares that overflow f32 are no reason not to clip.
+  Parameter large("large", Tensor::zeros({2}));
+  large.mutable_gradient() = Tensor::full({2}, 3e30);
+  BOOST_TEST(std::abs(clip_gradient_norm(std::vector{large}, 1) / (3e30 * std::numbers::sqrt2) - 1) <= 1e-6);
+  BOOST_TEST(std::abs(gradient_norm(std::vector{large}) - 1) <= 1e-6);
+}
+
+BOOST_AUTO_TEST_CASE(gradient_clipping_arguments) {
+  const std::vector<Parameter> parameters = some_parameters();
+  BOOST_TEST(gradient_norm({}) == 0);
+  BOOST_TEST(clip_gradient_norm(parameters, 1) == 0);  // none has a gradient
+  give_gradients(parameters, 1);
+  for (const double bad : {0.0, -1.0, kNan}) {
+    BOOST_CHECK_EXCEPTION(clip_gradient_norm(parameters, bad), ValueError, says({"max_norm"}));
+  }
+  for (const Parameter& p : parameters) BOOST_TEST(same_bits(p.gradient(), gradient_of(p, 1)));
+  const double norm = gradient_norm(parameters);
+  BOOST_TEST(norm > 0);
+  BOOST_TEST(clip_gradient_norm(parameters, kInf) == norm);
+  for (const Parameter& p : parameters) BOOST_TEST(same_bits(p.gradient(), gradient_of(p, 1)));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
