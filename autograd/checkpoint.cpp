@@ -1,12 +1,14 @@
 #include "tapecache/autograd/checkpoint.h"
 
+#include "tapecache/autograd/forward_context.h"
 #include "tapecache/core/random.h"
 
 namespace tapecache {
 
 namespace {
 
-void replay(Backward& context, const VariableFunction& f, const RandomState& random, std::size_t input_count) {
+void replay(Backward& context, const VariableFunction& f, const RandomState& random, bool partial_batch,
+            std::size_t input_count) {
   const RandomStateGuard guard;
   random_state() = random;
   Tape tape;
@@ -17,6 +19,7 @@ void replay(Backward& context, const VariableFunction& f, const RandomState& ran
   }
   std::vector<Variable> outputs;
   {
+    const ForwardContextGuard context_guard({.replay = true, .partial_batch = partial_batch});
     const Recording recording(tape);
     outputs = f(inputs);
   }
@@ -53,7 +56,9 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
   std::vector<Tensor> saved;
   for (const Variable& input : inputs) saved.push_back(input.value());
   return Tape::append("checkpoint", std::move(outputs), sources, std::move(saved),
-                      [f, random, count = inputs.size()](Backward& context) { replay(context, f, random, count); });
+                      [f, random, partial_batch = forward_context().partial_batch, count = inputs.size()](Backward& context) {
+                        replay(context, f, random, partial_batch, count);
+                      });
 }
 
 }  // namespace tapecache

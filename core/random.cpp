@@ -6,12 +6,17 @@
 
 namespace tapecache {
 
+bool RandomState::operator==(const RandomState& other) const {
+  const auto ids = [](const RandomState& state) { return state.sample_ids.defined() ? state.sample_ids.raw() : nullptr; };
+  return key == other.key && first_sample == other.first_sample && samples == other.samples && ids(*this) == ids(other);
+}
+
 RandomState& random_state() {
   thread_local RandomState state;
   return state;
 }
 
-void begin_random_step(std::uint64_t seed, std::uint32_t step) { random_state() = {{seed, step, 0}, 0, 0}; }
+void begin_random_step(std::uint64_t seed, std::uint32_t step) { random_state() = {{seed, step, 0}, 0, 0, {}}; }
 
 RandomDraw next_random_draw(const char* op, std::int64_t leading) {
   RandomState& state = random_state();
@@ -20,7 +25,7 @@ RandomDraw next_random_draw(const char* op, std::int64_t leading) {
     throw ShapeError(fmt::format("{}: axis 0 has {} rows, expected a multiple of the {} samples in view", op, leading,
                                  samples));
   }
-  const RandomDraw draw{state.key, state.first_sample, samples};
+  const RandomDraw draw{state.key, state.first_sample, samples, state.sample_ids};
   ++state.key.call;
   return draw;
 }

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "tapecache/core/philox.h"
+#include "tapecache/core/tensor.h"
 
 namespace tapecache {
 
@@ -12,8 +13,11 @@ struct RandomState {
   RandomKey key;
   std::int64_t first_sample = 0;  ///< global index of the first sample in view
   std::int64_t samples = 0;       ///< samples in view; 0: each op takes the size of its axis 0
+  /// i64 [samples] on the CPU: the global index of each sample in view, where they do not follow one another; then
+  /// first_sample says nothing. Else undefined.
+  Tensor sample_ids = {};
 
-  bool operator==(const RandomState&) const = default;
+  bool operator==(const RandomState&) const;
 };
 
 /// The state the next stochastic op of this thread draws from. Set seed and step before a training step; restore a
@@ -28,6 +32,7 @@ struct RandomDraw {
   RandomKey key;
   std::int64_t first_sample = 0;
   std::int64_t samples = 0;
+  Tensor sample_ids = {};  ///< as in RandomState
 };
 
 /// Takes the next call number for an op over `leading` rows. Throws ShapeError naming `op` where the rows are not

@@ -10,6 +10,14 @@ namespace tapecache::ops {
 
 using kernels::KernelTable;
 
+namespace {
+
+kernels::Samples samples_of(std::int64_t first, std::int64_t count, const Tensor& ids) {
+  return {first, count, ids.defined() ? ids.data<std::int64_t>() : nullptr};
+}
+
+}  // namespace
+
 Variable dropout(const Variable& x, double probability) {
   constexpr const char* kOp = "dropout";
   const OpScope scope(kOp);
@@ -22,18 +30,19 @@ Variable dropout(const Variable& x, double probability) {
   const std::int64_t per_sample = draw.samples > 0 ? x.numel() / draw.samples : 0;
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::dropout, kOp, x.device())(draw.key, draw.first_sample, draw.samples, per_sample,
-                                                             probability, x.value().data<T>(), y.mutable_data<T>(),
-                                                             kernels::Mode::kWrite);
+    kernels::find(&KernelTable<T>::dropout, kOp, x.device())(
+        draw.key, samples_of(draw.first_sample, draw.samples, draw.sample_ids), per_sample, probability,
+        x.value().data<T>(), y.mutable_data<T>(), kernels::Mode::kWrite);
   });
-  return record(kOp, std::move(y), {x}, {}, [=](Backward& ctx) {
+  return record(kOp, std::move(y), {x}, {draw.sample_ids}, [key = draw.key, first = draw.first_sample, samples = draw.samples, per_sample,
+                                                            probability](Backward& ctx) {
     // dx = dy keep / (1 - p), with keep drawn again from its key
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::dropout, kOp, dy.device())(draw.key, draw.first_sample, draw.samples, per_sample,
-                                                                probability, dy.data<T>(), dx.tensor.mutable_data<T>(),
-                                                                detail::mode_of(dx));
+      kernels::find(&KernelTable<T>::dropout, kOp, dy.device())(key, samples_of(first, samples, ctx.saved(0)),
+                                                                per_sample, probability, dy.data<T>(),
+                                                                dx.tensor.mutable_data<T>(), detail::mode_of(dx));
     });
   });
 }

@@ -58,6 +58,12 @@ struct Gemm {
   std::int64_t stride_a = 0, stride_b = 0, stride_c = 0;
 };
 
+/// The samples that rows belong to: `ids` where it is not null, else first, first + 1, …
+struct Samples {
+  std::int64_t first = 0, count = 0;
+  const std::int64_t* ids = nullptr;
+};
+
 /// Attention on packed [batch, tokens, 3, heads, width] queries, keys and values.
 struct Attention {
   std::int64_t batch = 0, tokens = 0, heads = 0, width = 0;
@@ -122,9 +128,9 @@ struct KernelTable {
   void (*gather_rows_backward)(std::int64_t count, std::int64_t width, std::int64_t table_rows,
                                const std::int64_t* index, const T* dy, T* dtable, Mode);
 
-  // y = x · keep / (1 - p) with keep drawn by (key, first_sample + sample, element); its own derivative.
-  void (*dropout)(const RandomKey&, std::int64_t first_sample, std::int64_t samples, std::int64_t per_sample,
-                  double probability, const T* x, T* y, Mode);
+  // y = x · keep / (1 - p) with keep drawn by (key, sample, element); its own derivative.
+  void (*dropout)(const RandomKey&, const Samples&, std::int64_t per_sample, double probability, const T* x, T* y,
+                  Mode);
 
   // Copies `count` blocks of `length` elements between strided places.
   void (*copy_blocks)(std::int64_t count, std::int64_t length, const T* x, std::int64_t x_stride, T* y,

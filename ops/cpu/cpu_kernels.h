@@ -62,8 +62,7 @@ template <class T>
 void gather_rows_backward(std::int64_t count, std::int64_t width, std::int64_t table_rows, const std::int64_t* index,
                           const T* dy, T* dtable, Mode);
 template <class T>
-void dropout(const RandomKey&, std::int64_t first_sample, std::int64_t samples, std::int64_t per_sample,
-             double probability, const T* x, T* y, Mode);
+void dropout(const RandomKey&, const Samples&, std::int64_t per_sample, double probability, const T* x, T* y, Mode);
 template <class T>
 void copy_blocks(std::int64_t count, std::int64_t length, const T* x, std::int64_t x_stride, T* y,
                  std::int64_t y_stride, Mode);

@@ -40,17 +40,17 @@ void draw_group(const RandomKey& key, std::uint32_t sample, std::uint32_t first,
 }  // namespace
 
 template <class T>
-void dropout(const RandomKey& key, std::int64_t first_sample, std::int64_t samples, std::int64_t per_sample,
-             double probability, const T* x, T* y, Mode mode) {
+void dropout(const RandomKey& key, const Samples& samples, std::int64_t per_sample, double probability, const T* x,
+             T* y, Mode mode) {
   const T factor = T{1} / (T{1} - static_cast<T>(probability));
   const auto threshold = static_cast<float>(probability);
   const std::int64_t groups = (per_sample + kGroup - 1) / kGroup;
-  parallel_for(samples * groups, 32, [=](std::int64_t begin, std::int64_t end) {
+  parallel_for(samples.count * groups, 32, [=](std::int64_t begin, std::int64_t end) {
     std::uint32_t words[kGroup];
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t sample = i / groups, group = i % groups, first = group * kGroup;
-      draw_group(key, static_cast<std::uint32_t>(first_sample + sample), static_cast<std::uint32_t>(group * kLanes),
-                 words);
+      const std::int64_t id = samples.ids ? samples.ids[sample] : samples.first + sample;
+      draw_group(key, static_cast<std::uint32_t>(id), static_cast<std::uint32_t>(group * kLanes), words);
       const std::int64_t count = std::min(kGroup, per_sample - first), at = sample * per_sample + first;
       const T* from = x + at;
       T* to = y + at;
@@ -69,8 +69,7 @@ void dropout(const RandomKey& key, std::int64_t first_sample, std::int64_t sampl
   });
 }
 
-template void dropout(const RandomKey&, std::int64_t, std::int64_t, std::int64_t, double, const float*, float*, Mode);
-template void dropout(const RandomKey&, std::int64_t, std::int64_t, std::int64_t, double, const double*, double*,
-                      Mode);
+template void dropout(const RandomKey&, const Samples&, std::int64_t, double, const float*, float*, Mode);
+template void dropout(const RandomKey&, const Samples&, std::int64_t, double, const double*, double*, Mode);
 
 }  // namespace tapecache::kernels::cpu
