@@ -34,13 +34,15 @@ Variable dropout(const Variable& x, double probability) {
         draw.key, samples_of(draw.first_sample, draw.samples, draw.sample_ids), per_sample, probability,
         x.value().data<T>(), y.mutable_data<T>(), kernels::Mode::kWrite);
   });
-  return record(kOp, std::move(y), {x}, {draw.sample_ids}, [key = draw.key, first = draw.first_sample, samples = draw.samples, per_sample,
-                                                            probability](Backward& ctx) {
+  const bool ordered = !draw.sample_ids.defined();  // then nothing is kept: the key gives the mask again
+  std::vector<Tensor> saved = ordered ? std::vector<Tensor>{} : std::vector<Tensor>{draw.sample_ids};
+  return record(kOp, std::move(y), {x}, std::move(saved), [=, key = draw.key, first = draw.first_sample,
+                                                           count = draw.samples](Backward& ctx) {
     // dx = dy keep / (1 - p), with keep drawn again from its key
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::dropout, kOp, dy.device())(key, samples_of(first, samples, ctx.saved(0)),
+      kernels::find(&KernelTable<T>::dropout, kOp, dy.device())(key, samples_of(first, count, ordered ? Tensor() : ctx.saved(0)),
                                                                 per_sample, probability, dy.data<T>(),
                                                                 dx.tensor.mutable_data<T>(), detail::mode_of(dx));
     });
