@@ -83,6 +83,11 @@ void Allocator::reset_peak() {
   stats_.peak = stats_.current;
 }
 
+void Allocator::raise_peak(std::size_t bytes) {
+  std::lock_guard lock(mutex_);
+  stats_.peak = std::max(stats_.peak, bytes);
+}
+
 void Allocator::set_limit(std::size_t bytes) {
   std::lock_guard lock(mutex_);
   stats_.limit = bytes;
@@ -121,5 +126,13 @@ MemoryLimit::MemoryLimit(std::size_t bytes, Device device)
 }
 
 MemoryLimit::~MemoryLimit() { allocator(device_).set_limit(previous_); }
+
+PeakMeter::PeakMeter(Device device) : device_(device), outer_peak_(allocator(device).stats().peak) {
+  allocator(device).reset_peak();
+}
+
+PeakMeter::~PeakMeter() { allocator(device_).raise_peak(outer_peak_); }
+
+std::size_t PeakMeter::peak() const { return allocator(device_).stats().peak; }
 
 }  // namespace tapecache

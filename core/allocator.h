@@ -37,6 +37,8 @@ class Allocator {
   MemoryStats stats() const;
   /// Starts a new peak measurement at the bytes in use now.
   void reset_peak();
+  /// Takes into the present measurement a peak that was seen elsewhere.
+  void raise_peak(std::size_t bytes);
   /// Sets the most bytes that may be in use at once; 0 is no limit. Cached blocks count as soon as they would push
   /// the total over it: they are returned to the system first.
   void set_limit(std::size_t bytes);
@@ -72,6 +74,22 @@ class MemoryLimit {
  private:
   Device device_;
   std::size_t previous_;
+};
+
+/// Measures the peak of a scope, and leaves the allocator's own measurement as if it were not there.
+class PeakMeter {
+ public:
+  explicit PeakMeter(Device device = Device::cpu());
+  ~PeakMeter();
+  PeakMeter(const PeakMeter&) = delete;
+  PeakMeter& operator=(const PeakMeter&) = delete;
+
+  /// Most bytes in use at once since the scope began.
+  std::size_t peak() const;
+
+ private:
+  Device device_;
+  std::size_t outer_peak_;
 };
 
 }  // namespace tapecache

@@ -87,11 +87,20 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
   const RandomState random = random_state();
   GradientsAside aside(parameters);
   Comparison result;
-  result.loss_reference = reference().loss;
+  const StepResult step_reference = reference();
   const std::vector<Tensor> reference_gradients = aside.take();
   random_state() = random;
-  result.loss_other = other().loss;
+  const StepResult step_other = other();
   const std::vector<Tensor> other_gradients = aside.take();
+  result.loss_reference = step_reference.loss;
+  result.loss_other = step_other.loss;
+  if (step_reference.status != StepStatus::kDone || step_other.status != StepStatus::kDone) {
+    // There are no gradients to compare, and no difference is not what that means.
+    constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+    for (const Parameter& p : parameters) result.parameters.push_back({p.name(), kNaN, kNaN});
+    result.relative_norm = kNaN;
+    return result;
+  }
   Norms norms;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
     result.parameters.push_back(difference_of(parameters[i], reference_gradients[i], other_gradients[i], norms));
@@ -102,7 +111,7 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
 
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
                    std::span<const Parameter> parameters) {
-  return compare_steps([&] { return direct_step(towers, loss); }, [&] { return cached_step(towers, loss, options); },
+  return compare_steps([&] { return direct_step(towers, loss, options); }, [&] { return cached_step(towers, loss, options); },
                        parameters);
 }
 

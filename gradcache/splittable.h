@@ -2,22 +2,144 @@
 
 #include <concepts>
 #include <cstdint>
+#include <span>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
 
 #include "tapecache/core/tensor.h"
 
 namespace tapecache::gradcache {
 
-/// A batch of samples that can be cut: `size()` samples, `slice(b, e)` those of [b, e). A Tensor is cut along axis 0.
+namespace detail {
+
 template <class T>
-concept Splittable = std::same_as<T, Tensor> || requires(const T& batch, std::int64_t begin, std::int64_t end) {
+struct IsTuple : std::false_type {};
+template <class... Parts>
+struct IsTuple<std::tuple<Parts...>> : std::true_type {};
+template <class A, class B>
+struct IsTuple<std::pair<A, B>> : std::true_type {};
+
+template <class T>
+concept Sliceable = requires(const T& batch, std::int64_t begin, std::int64_t end) {
   { batch.size() } -> std::convertible_to<std::int64_t>;
   { batch.slice(begin, end) } -> std::convertible_to<T>;
 };
 
-template <Splittable T>
+/// Samples of different cost: their lengths, and any choice of them, padded only as far as that choice needs.
+template <class T>
+concept HasLengths = requires(const T& batch, std::span<const std::int64_t> samples) {
+  { batch.lengths() } -> std::convertible_to<std::vector<std::int64_t>>;
+  { batch.select(samples) } -> std::convertible_to<T>;
+};
+
+template <class T>
+concept HasVersion = requires(const T& batch) {
+  { batch.version() } -> std::convertible_to<std::uint64_t>;
+};
+
+}  // namespace detail
+
+/// A batch of samples that can be cut: a Tensor (along axis 0), any type with `size()` and `slice(begin, end)`, or a
+/// std::tuple of such, for encoders that are called with several inputs. Optional members: `lengths()` with
+/// `select(samples)` for chunks of equal cost, `version()` so that a change between the two forwards is noticed.
+template <class T>
+concept Splittable = std::same_as<T, Tensor> || detail::IsTuple<T>::value || detail::Sliceable<T>;
+
+namespace detail {
+
+[[noreturn]] void throw_uneven_inputs(std::int64_t first, std::int64_t other, std::size_t position);
+
+/// The given rows of axis 0, in their order.
+Tensor select_rows(const Tensor& tensor, std::span<const std::int64_t> rows);
+
+template <class T>
 std::int64_t sample_count(const T& batch) {
-  if constexpr (std::same_as<T, Tensor>) return batch.size(0);
-  else return static_cast<std::int64_t>(batch.size());
+  if constexpr (std::same_as<T, Tensor>) {
+    return batch.size(0);
+  } else if constexpr (IsTuple<T>::value) {
+    return std::apply(
+        [](const auto&... parts) {
+          const std::vector<std::int64_t> counts{sample_count(parts)...};
+          for (std::size_t i = 1; i < counts.size(); ++i) {
+            if (counts[i] != counts[0]) throw_uneven_inputs(counts[0], counts[i], i);
+          }
+          return counts.at(0);
+        },
+        batch);
+  } else {
+    return static_cast<std::int64_t>(batch.size());
+  }
 }
+
+template <class T>
+T slice_samples(const T& batch, std::int64_t begin, std::int64_t end) {
+  if constexpr (IsTuple<T>::value) {
+    return std::apply([&](const auto&... parts) { return T(slice_samples(parts, begin, end)...); }, batch);
+  } else {
+    return T(batch.slice(begin, end));
+  }
+}
+
+template <class T>
+constexpr bool has_lengths() {
+  if constexpr (IsTuple<T>::value) {
+    return []<std::size_t... I>(std::index_sequence<I...>) {
+      return (has_lengths<std::tuple_element_t<I, T>>() || ...) &&
+             ((has_lengths<std::tuple_element_t<I, T>>() || std::same_as<std::tuple_element_t<I, T>, Tensor>) && ...);
+    }(std::make_index_sequence<std::tuple_size_v<T>>());
+  } else {
+    return HasLengths<T>;
+  }
+}
+
+/// Cost of each sample; of several inputs, the sum.
+template <class T>
+std::vector<std::int64_t> lengths_of(const T& batch) {
+  if constexpr (IsTuple<T>::value) {
+    std::vector<std::int64_t> total(static_cast<std::size_t>(sample_count(batch)), 0);
+    std::apply(
+        [&](const auto&... parts) {
+          const auto add = [&](const std::vector<std::int64_t>& lengths) {
+            for (std::size_t i = 0; i < lengths.size(); ++i) total[i] += lengths[i];
+          };
+          (add(lengths_of(parts)), ...);
+        },
+        batch);
+    return total;
+  } else if constexpr (HasLengths<T>) {
+    return batch.lengths();
+  } else {
+    return {};
+  }
+}
+
+template <class T>
+T select_samples(const T& batch, std::span<const std::int64_t> samples) {
+  if constexpr (std::same_as<T, Tensor>) {
+    return select_rows(batch, samples);
+  } else if constexpr (IsTuple<T>::value) {
+    return std::apply([&](const auto&... parts) { return T(select_samples(parts, samples)...); }, batch);
+  } else {
+    return T(batch.select(samples));
+  }
+}
+
+/// A number that changes with the contents, as far as the type tells of changes.
+template <class T>
+std::uint64_t version_of(const T& batch) {
+  if constexpr (std::same_as<T, Tensor>) {
+    return batch.defined() ? batch.version() : 0;
+  } else if constexpr (IsTuple<T>::value) {
+    return std::apply([](const auto&... parts) { return (version_of(parts) + ... + 0); }, batch);
+  } else if constexpr (HasVersion<T>) {
+    return batch.version();
+  } else {
+    return 0;
+  }
+}
+
+}  // namespace detail
 
 }  // namespace tapecache::gradcache

@@ -2,41 +2,112 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "tapecache/autograd/parameter.h"
+#include "tapecache/core/device.h"
+#include "tapecache/gradcache/memory_plan.h"
+#include "tapecache/gradcache/representations.h"
 #include "tapecache/gradcache/tower.h"
 
 namespace tapecache::gradcache {
 
-/// A scalar from the representations of all towers, in the towers' order. May use parameters of its own.
-using Loss = std::function<Variable(std::span<const Variable> representations)>;
+/// A scalar from the representations of all towers. May use parameters of its own, such as a temperature, and whatever
+/// labels or weights it holds: those are never cut.
+using Loss = std::function<Variable(const Representations& representations)>;
+
+enum class Phase { kForward, kLoss, kBackward };
+
+/// Where a running step is: chunk `chunk` of `chunks` of a tower has just been done, or the loss.
+struct Progress {
+  Phase phase = Phase::kForward;
+  std::string tower;  ///< empty for the loss
+  std::int64_t chunk = 0, chunks = 0;
+  std::size_t bytes = 0;  ///< in use now
+  double seconds = 0;     ///< since the step began
+};
 
 struct StepOptions {
-  /// Samples a chunk: one number for all towers, or one a tower. The last chunk of a tower may be smaller.
-  std::vector<std::int64_t> chunk_sizes;
+  /// Samples a chunk: one number for all towers, or one a tower. The last chunk of a tower may be smaller. A tower made
+  /// from chunks keeps its own.
+  std::vector<std::int64_t> chunk_sizes = {};
+  /// For towers whose samples have lengths: the most tokens (samples times the longest) a chunk may have. Samples are
+  /// ordered by length, so that each chunk is padded to its own longest alone. 0: cut by count.
+  std::int64_t chunk_tokens = 0;
+  /// Instead of chunk sizes: what the step may use. Chunks, and how many of them keep their tape, follow from it.
+  std::optional<MemoryBudget> memory_budget = {};
+  /// A plan made for such a budget before; else `cached_step` measures and makes one.
+  std::optional<MemoryPlan> memory_plan = {};
+  /// Multiplies every gradient, those of the loss's own parameters too: 1/k over k accumulated steps, a loss scale.
+  double scale = 1;
+  /// Whether the loss may leave a tower's representations out.
+  bool allow_unused = false;
+  /// Sums over samples in fixed blocks of `kReproducibleBlock` samples: cached and direct steps then give bit-identical
+  /// gradients for every chunk size that is a multiple of it.
+  bool reproducible = false;
+  /// Compares the representations of the second forward with those of the first, bit by bit.
+  bool check_replay = false;
+  /// On OutOfMemory, halves the chunks and runs the step again, down to one sample a chunk.
+  bool retry_smaller_chunks = false;
+  /// kBFloat16: the encoders' matrix products take operands rounded to bf16, in both forwards. The loss stays in f32.
+  DType autocast = DType::kFloat32;
+  /// Called as the step proceeds.
+  std::function<void(const Progress&)> observer = {};
+  /// The device whose bytes are counted and limited.
+  Device device = Device::cpu();
+};
+
+enum class StepStatus {
+  kDone,
+  kNonFiniteLoss,   ///< nothing was given a gradient
+  kNonFiniteCache,  ///< the same; the message names tower, chunk and sample
+};
+
+struct PhaseSeconds {
+  double forward = 0, loss = 0, backward = 0;
+};
+
+struct AuxiliaryResult {
+  std::string name;
+  double mean = 0;  ///< over the batch, unweighted
+  double weight = 1;
 };
 
 struct StepResult {
+  StepStatus status = StepStatus::kDone;
+  std::string message;  ///< what was not finite
+  /// The loss with its auxiliary parts, unscaled.
   double loss = 0;
-  /// Representations of each tower over the whole batch, without history.
+  std::vector<AuxiliaryResult> auxiliary;
+  /// Each output of each tower over the whole batch, without history.
   std::vector<Tensor> representations;
+  /// Root mean square, over the samples, of the norm of a sample's representation; 0 for outputs that are no floats.
+  std::vector<double> representation_norms;
   /// Every parameter that the step gave a gradient.
   std::vector<Parameter> parameters;
+  std::int64_t chunks = 0;       ///< of all towers
+  std::int64_t kept_chunks = 0;  ///< of those, the ones whose tape was kept, so that they were forwarded once
+  std::int64_t retries = 0;      ///< times the step began again with smaller chunks
+  std::size_t peak_bytes = 0;    ///< most bytes in use at once
+  PhaseSeconds seconds;
 };
 
 /// The cached step (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup"):
 /// forward every chunk without a tape, take the loss over all representations, keep its gradient with respect to
 /// each, then forward every chunk again and inject its slice. Adds to the parameters' gradients what a backward over
 /// the whole batch would add. A tower that reads no unfrozen parameter is not forwarded a second time. Hooks of
-/// parameters run once, after the last chunk. The random stream advances as in `direct_step`.
-/// Throws ValueError for a chunk size below 1, no towers, an empty tower, a representation the loss does not use;
-/// ShapeError for a loss that is not scalar.
+/// parameters run once, at the end. The random stream advances as in `direct_step`.
+///
+/// An exception leaves parameters, gradients and random state as they were. Throws ValueError for a chunk size below
+/// 1, no towers, an empty tower, a representation the loss does not use, inputs or parameters changed between the two
+/// forwards, an encoder whose second forward differs; ShapeError for a loss that is not scalar; OutOfMemory.
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
-/// The same step with the whole batch on one tape: what `cached_step` must equal.
-StepResult direct_step(std::span<const Tower> towers, const Loss& loss);
+/// The same step with the whole batch on one tape: what `cached_step` must equal. Chunk sizes and budget are ignored.
+StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options = {});
 
 /// Plain gradient accumulation, for comparison: each group of chunks takes its own loss, weighted by its share of
 /// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count.

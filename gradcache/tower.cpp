@@ -1,46 +1,137 @@
 #include "tapecache/gradcache/tower.h"
 
+#include <numeric>
+
 #include <fmt/format.h>
 
+#include "tapecache/autograd/forward_context.h"
 #include "tapecache/core/random.h"
 
 namespace tapecache::gradcache {
+
+namespace detail {
+
+void throw_uneven_inputs(std::int64_t first, std::int64_t other, std::size_t position) {
+  throw ShapeError(fmt::format("tower: input 0 has {} samples, input {} has {}, expected equal numbers", first,
+                               position, other));
+}
+
+Tensor select_rows(const Tensor& tensor, std::span<const std::int64_t> rows) {
+  const auto count = static_cast<std::int64_t>(rows.size());
+  Tensor selected = Tensor::empty(tensor.shape().with(0, count), tensor.dtype(), tensor.device());
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t row = rows[static_cast<std::size_t>(i)];
+    selected.slice(i, i + 1).copy_from(tensor.slice(row, row + 1));
+  }
+  return selected;
+}
+
+}  // namespace detail
 
 namespace {
 
 /// Shows the encoder which samples it sees; the stream itself goes on.
 class SampleWindow {
  public:
-  SampleWindow(std::int64_t begin, std::int64_t samples)
-      : first_sample_(random_state().first_sample), samples_(random_state().samples) {
+  SampleWindow(std::int64_t begin, std::int64_t samples, Tensor ids = {})
+      : first_sample_(random_state().first_sample),
+        samples_(random_state().samples),
+        ids_(random_state().sample_ids) {
     random_state().first_sample += begin;
     random_state().samples = samples;
+    random_state().sample_ids = std::move(ids);
   }
   ~SampleWindow() {
     random_state().first_sample = first_sample_;
     random_state().samples = samples_;
+    random_state().sample_ids = ids_;
   }
   SampleWindow(const SampleWindow&) = delete;
   SampleWindow& operator=(const SampleWindow&) = delete;
 
  private:
   std::int64_t first_sample_, samples_;
+  Tensor ids_;
 };
+
+ForwardContext context_for(std::int64_t samples, std::int64_t batch) {
+  ForwardContext context = forward_context();
+  context.partial_batch = context.partial_batch || samples < batch;
+  return context;
+}
 
 }  // namespace
 
-Variable Tower::encode(std::int64_t begin, std::int64_t end) const {
+Tower::Tower(std::string name, std::vector<std::int64_t> own_chunks)
+    : name_(std::move(name)),
+      size_(std::accumulate(own_chunks.begin(), own_chunks.end(), std::int64_t{0})),
+      own_chunks_(std::move(own_chunks)) {
+  if (own_chunks_.empty()) throw ValueError(fmt::format("tower '{}': no chunks, expected at least one", name_));
+  for (std::size_t i = 0; i < own_chunks_.size(); ++i) {
+    if (own_chunks_[i] < 1) throw ValueError(fmt::format("tower '{}': chunk {} has no samples", name_, i));
+  }
+}
+
+Tower Tower::first(std::int64_t count) const {
+  if (count < 1 || count > size_ || !own_chunks_.empty()) {
+    throw ValueError(fmt::format("tower '{}': first {} samples asked for, expected 1 to {} of a tower that the step cuts",
+                                 name_, count, size_));
+  }
+  Tower part = *this;
+  part.size_ = count;
+  if (!part.lengths_.empty()) part.lengths_.resize(static_cast<std::size_t>(count));
+  return part;
+}
+
+Encoded Tower::checked(Encoded encoded, std::int64_t samples, const std::string& which) const {
+  const auto fail = [&](const std::string& what, const std::string& expected) {
+    return fmt::format("tower '{}': the encoder returned {} for {}, expected {}", name_, what, which, expected);
+  };
+  if (encoded.outputs.empty()) throw ShapeError(fail("no output", "at least one"));
+  for (const Output& output : encoded.outputs) {
+    const Variable& value = output.value;
+    const std::string named = output.name.empty() ? "" : fmt::format("'{}', ", output.name);
+    if (!value.defined() || value.rank() == 0 || value.size(0) != samples) {
+      throw ShapeError(fail(named + describe(value.value()), fmt::format("{} rows", samples)));
+    }
+    if (value.dtype() == DType::kBFloat16) throw DTypeError(fail(named + describe(value.value()), "float32 or float64"));
+    if (!is_floating(value.dtype()) && encoded.outputs.size() == 1) {
+      throw DTypeError(fail(named + describe(value.value()), "float32 or float64"));
+    }
+  }
+  for (const AuxiliaryLoss& loss : encoded.auxiliary) {
+    if (!loss.values.defined() || loss.values.shape() != Shape{samples} || !is_floating(loss.values.dtype())) {
+      throw ShapeError(fail(fmt::format("auxiliary loss '{}', {},", loss.name, describe(loss.values.value())),
+                            fmt::format("one value for each of {} samples", samples)));
+    }
+  }
+  return encoded;
+}
+
+Encoded Tower::encode(std::int64_t begin, std::int64_t end) const {
   const SampleWindow window(begin, end - begin);
-  const Variable representations = encode_(begin, end);
-  if (!representations.defined() || representations.rank() == 0 || representations.size(0) != end - begin) {
-    throw ShapeError(fmt::format("tower '{}': the encoder returned {} for samples [{}, {}), expected {} rows", name_,
-                                 describe(representations.value()), begin, end, end - begin));
+  const ForwardContextGuard context(context_for(end - begin, size_));
+  const std::string which = fmt::format("samples [{}, {})", begin, end);
+  if (!encode_chunk_) return checked(encode_range_(begin, end), end - begin, which);
+  std::size_t chunk = 0;
+  std::int64_t at = 0;
+  while (chunk < own_chunks_.size() && at < begin) at += own_chunks_[chunk++];
+  if (at != begin || chunk == own_chunks_.size() || begin + own_chunks_[chunk] != end) {
+    throw ValueError(fmt::format("tower '{}': {} are no chunk of those that it was made from", name_, which));
   }
-  if (representations.dtype() != DType::kFloat32 && representations.dtype() != DType::kFloat64) {
-    throw DTypeError(fmt::format("tower '{}': the encoder returned {}, expected float32 or float64", name_,
-                                 describe(representations.value())));
+  return checked(encode_chunk_(chunk), end - begin, which);
+}
+
+Encoded Tower::encode(std::span<const std::int64_t> samples) const {
+  if (!encode_selected_) {
+    throw ValueError(fmt::format("tower '{}': its samples have no lengths to be ordered by", name_));
   }
-  return representations;
+  const auto count = static_cast<std::int64_t>(samples.size());
+  Tensor ids = Tensor::from(samples, {count});
+  for (std::int64_t i = 0; i < count; ++i) ids.mutable_data<std::int64_t>()[i] += random_state().first_sample;
+  const SampleWindow window(0, count, std::move(ids));
+  const ForwardContextGuard context(context_for(count, size_));
+  return checked(encode_selected_(samples), count, fmt::format("{} samples ordered by length", count));
 }
 
 }  // namespace tapecache::gradcache

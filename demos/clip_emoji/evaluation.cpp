@@ -34,7 +34,8 @@ class EvaluationMode {
 Tensor encode_all(const Tower& tower) {
   std::vector<Variable> parts;
   for (std::int64_t begin = 0; begin < tower.size(); begin += kEvaluationChunk) {
-    parts.push_back(tower.encode(begin, std::min(tower.size(), begin + kEvaluationChunk)));
+    const auto encoded = tower.encode(begin, std::min(tower.size(), begin + kEvaluationChunk));
+    parts.push_back(encoded.outputs.front().value);
   }
   return tapecache::ops::concat(parts).value();
 }

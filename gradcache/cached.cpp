@@ -1,0 +1,183 @@
+#include "tapecache/gradcache/cached.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/forward_context.h"
+#include "tapecache/core/allocator.h"
+#include "tapecache/core/random.h"
+#include "tapecache/gradcache/cached_run.h"
+#include "tapecache/gradcache/loss_pass.h"
+#include "tapecache/gradcache/step_checks.h"
+
+namespace tapecache::gradcache {
+
+struct CachedForward::State {
+  Tower tower;
+  StepOptions options;
+  RandomState random;  // before the first forward
+  detail::TowerRun run;
+
+  State(Tower t, StepOptions o, RandomState r)
+      : tower(std::move(t)), options(std::move(o)), random(std::move(r)), run(tower, cut_as_given(sizes()), options) {}
+
+  std::vector<std::int64_t> sizes() const {
+    if (!tower.own_chunks().empty()) return tower.own_chunks();
+    return {tower.size()};
+  }
+  /// A sub-batch is no batch.
+  static ForwardContext context() {
+    ForwardContext context = forward_context();
+    context.partial_batch = true;
+    return context;
+  }
+};
+
+const std::vector<Tensor>& CachedForward::representations() const {
+  return state().run.representations();
+}
+
+std::int64_t CachedForward::size() const { return state().tower.size(); }
+
+CachedForward cached(Tower tower, const CachedOptions& options) {
+  StepOptions step;
+  step.check_replay = options.check_replay;
+  step.autocast = options.autocast;
+  detail::check_step("cached", std::span(&tower, 1), step);
+  RandomState random = random_state();
+  const std::uint32_t call_after = random.key.call;
+  if (options.after) {
+    const CachedForward::State& before = options.after->state();
+    random = before.random;
+    random.first_sample += before.tower.size();
+  }
+  const auto state = std::make_shared<CachedForward::State>(std::move(tower), std::move(step), random);
+  const RandomState outside = random_state();
+  std::uint32_t call = 0;
+  {
+    const RandomStateGuard guard;
+    const ForwardContextGuard context(CachedForward::State::context());
+    random_state() = state->random;
+    for (std::size_t c = 0; c < state->run.chunks().parts.size(); ++c) state->run.forward(c, false);
+    state->run.finish_forward();
+    call = random_state().key.call;
+  }
+  // Sub-batches of one batch advance the stream once.
+  random_state().key.call = options.after ? call_after : call;
+  return CachedForward(state);
+}
+
+void CachedForward::replay(std::span<const Tensor> gradients) const {
+  State& state = this->state();
+  const std::vector<Tensor>& outputs = state.run.representations();
+  if (gradients.size() != outputs.size()) {
+    throw ValueError(fmt::format("replay of '{}': {} gradients for {} outputs", state.tower.name(), gradients.size(),
+                                 outputs.size()));
+  }
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (!gradients[i].defined()) continue;
+    if (gradients[i].shape() != outputs[i].shape() || gradients[i].dtype() != outputs[i].dtype()) {
+      throw ShapeError(fmt::format("replay of '{}': gradient {} is {}, but the output is {}", state.run.names()[i], i,
+                                   describe(gradients[i]), describe(outputs[i])));
+    }
+  }
+  if (state.run.frozen()) return;
+  const NoRecording outside_tape;
+  const RandomStateGuard guard;
+  const ForwardContextGuard context(State::context());
+  random_state() = state.random;
+  state.run.cache.assign(gradients.begin(), gradients.end());
+  for (std::size_t c = state.run.chunks().parts.size(); c-- > 0;) state.run.backward(c);
+  state.run.cache.clear();
+}
+
+namespace {
+
+/// The sub-batches of a tower side by side.
+detail::LossInput joined(const CachedBatch& batch) {
+  if (batch.chunks.empty()) throw ValueError(fmt::format("cached_backward: tower '{}' has no sub-batches", batch.name));
+  detail::LossInput input{.tower = batch.name, .names = {}, .representations = {}, .frozen = true};
+  std::vector<std::int64_t> sizes;
+  std::int64_t rows = 0;
+  for (const CachedForward& chunk : batch.chunks) {
+    sizes.push_back(chunk.size());
+    rows += chunk.size();
+    input.frozen = input.frozen && chunk.state().run.frozen();
+  }
+  input.chunks = cut_as_given(sizes);
+  const std::vector<Tensor>& first = batch.chunks.front().representations();
+  for (std::size_t i = 0; i < first.size(); ++i) {
+    const std::string& own = batch.chunks.front().state().run.names()[i];
+    const std::size_t dot = own.find('.');
+    input.names.push_back(dot == std::string::npos ? batch.name : batch.name + own.substr(dot));
+    Tensor all = Tensor::empty(first[i].shape().with(0, rows), first[i].dtype(), first[i].device());
+    for (std::size_t c = 0; c < batch.chunks.size(); ++c) {
+      const std::vector<Tensor>& outputs = batch.chunks[c].representations();
+      if (outputs.size() != first.size() || outputs[i].shape().without(0) != first[i].shape().without(0)) {
+        throw ShapeError(fmt::format("cached_backward: tower '{}' has {} in sub-batch {}, but {} in its first",
+                                     batch.name, describe(outputs.at(std::min(i, outputs.size() - 1))), c,
+                                     describe(first[i])));
+      }
+      put_rows(all, input.chunks, input.chunks.parts[c], outputs[i]);
+    }
+    input.representations.push_back(std::move(all));
+  }
+  return input;
+}
+
+/// Sub-batches add to the means of their tower's auxiliary losses.
+void add_auxiliary(StepResult& result, const AuxiliaryResult& part) {
+  result.loss += part.weight * part.mean;
+  for (AuxiliaryResult& known : result.auxiliary) {
+    if (known.name != part.name) continue;
+    known.mean += part.mean;
+    return;
+  }
+  result.auxiliary.push_back(part);
+}
+
+}  // namespace
+
+StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss, const StepOptions& options) {
+  if (towers.empty()) throw ValueError("cached_backward: no towers, expected at least one");
+  const PeakMeter meter(options.device);
+  const NoRecording outside_tape;
+  GradientTransaction transaction;
+  StepResult result;
+  std::vector<detail::LossInput> inputs;
+  for (const CachedBatch& batch : towers) {
+    inputs.push_back(joined(batch));
+    for (const CachedForward& chunk : batch.chunks) {
+      chunk.state().run.set_batch_size(inputs.back().representations.front().size(0));
+      transaction.add(chunk.state().run.parameters());
+      for (const AuxiliaryResult& part : chunk.state().run.auxiliary()) add_auxiliary(result, part);
+    }
+    for (const Tensor& r : inputs.back().representations) {
+      result.representations.push_back(r);
+      result.representation_norms.push_back(detail::rms_norm(r));
+    }
+    result.chunks += static_cast<std::int64_t>(batch.chunks.size());
+  }
+  const detail::LossPass pass = detail::take_loss("cached_backward", inputs, loss, options, transaction, result);
+  result.loss += pass.loss;
+  if (result.status != StepStatus::kDone) {
+    transaction.keep_random_state();
+    transaction.commit();
+    return result;
+  }
+  for (std::size_t t = towers.size(); t-- > 0;) {
+    for (std::size_t c = towers[t].chunks.size(); c-- > 0;) {
+      std::vector<Tensor> gradients;
+      for (const Tensor& cache : pass.caches[t]) {
+        gradients.push_back(cache.defined() ? take_rows(cache, inputs[t].chunks, inputs[t].chunks.parts[c]) : Tensor());
+      }
+      towers[t].chunks[c].replay(gradients);
+    }
+  }
+  result.parameters = transaction.with_gradient();
+  transaction.commit();
+  result.peak_bytes = meter.peak();
+  for (Parameter& parameter : result.parameters) parameter.run_hooks();
+  return result;
+}
+
+}  // namespace tapecache::gradcache

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "tapecache/gradcache/step.h"
+
+namespace tapecache::gradcache {
+
+/// A sub-batch that has been forwarded without a tape, with what it takes to forward it again. Cheap to copy; several
+/// may wait for one backward without sharing anything.
+class CachedForward {
+ public:
+  /// The outputs of the encoder, without history.
+  const std::vector<Tensor>& representations() const;
+  std::int64_t size() const;
+
+  /// Forwards again on a tape, with the same random draws, and gives the parameters what these gradients (one for each
+  /// output; undefined: none) and the auxiliary losses of the sub-batch are worth. The random stream is left alone.
+  /// Throws ShapeError where a gradient has another shape than its output, ValueError as `cached_step` does.
+  void replay(std::span<const Tensor> gradients) const;
+
+  struct State;
+  explicit CachedForward(std::shared_ptr<State> state) : state_(std::move(state)) {}
+  State& state() const { return *state_; }
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+struct CachedOptions {
+  /// The sub-batch before this one in the same batch of the same encoder: random draws go on from its samples, as if
+  /// both had been encoded together.
+  const CachedForward* after = nullptr;
+  bool check_replay = false;             ///< as in StepOptions
+  DType autocast = DType::kFloat32;      ///< as in StepOptions
+};
+
+/// Forwards a whole tower, as one sub-batch of a batch to come, without a tape.
+CachedForward cached(Tower tower, const CachedOptions& options = {});
+
+/// The functional form of gradient caching, for loaders that emit small batches from which the big one is built:
+/// `cached(encode, chunk)` forwards without a tape and remembers how to do so again.
+template <class Encode, Splittable Input>
+CachedForward cached(Encode encode, Input chunk, const CachedOptions& options = {}) {
+  return cached(Tower("cached", std::move(chunk), std::move(encode)), options);
+}
+
+/// What several sub-batches of one encoder give together, under a name for messages and for the loss.
+struct CachedBatch {
+  std::string name;
+  std::vector<CachedForward> chunks;
+};
+
+/// The loss over all sub-batches of all towers, its backward, and the second forward of every sub-batch: from here on
+/// as `cached_step`, with the same promises. Of the options those that cut the batch are not used.
+StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss, const StepOptions& options = {});
+
+}  // namespace tapecache::gradcache

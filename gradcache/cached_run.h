@@ -1,0 +1,119 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tapecache/autograd/tape.h"
+#include "tapecache/gradcache/chunks.h"
+#include "tapecache/gradcache/gradient_transaction.h"
+#include "tapecache/gradcache/step.h"
+
+namespace tapecache::gradcache::detail {
+
+/// Samples that were encoded together.
+struct Piece {
+  Chunk range;
+  Encoded encoded;
+};
+
+/// One tower's side of a cached step: its chunks, what their first forward gave, and their second forward.
+class TowerRun {
+ public:
+  /// Tower and options must outlive it.
+  TowerRun(const Tower& tower, Chunks chunks, const StepOptions& options);
+
+  /// Forwards a chunk for the first time. With `keep` it is recorded, and the tape stays for its backward, unless no
+  /// parameter is read.
+  void forward(std::size_t chunk, bool keep);
+  /// Gives a chunk's rows of the cache, and its auxiliary losses, to the parameters: from its kept tape, or forwarding
+  /// it again. Throws ValueError where inputs, parameters or (on demand) representations changed in between.
+  void backward(std::size_t chunk);
+  /// Drops a kept tape, so that the chunk will be forwarded again. Says whether there was one.
+  bool drop(std::size_t chunk);
+  /// Moves the random stream to where one forward leaves it.
+  void finish_forward();
+
+  const Tower& tower() const { return *tower_; }
+  const Chunks& chunks() const { return chunks_; }
+  std::size_t kept() const;
+  /// Each output over the whole batch.
+  const std::vector<Tensor>& representations() const { return representations_; }
+  const std::vector<std::string>& names() const { return names_; }
+  /// Unfrozen parameters that the encoder reads.
+  std::span<const Parameter> parameters() const { return parameters_; }
+  bool frozen() const { return parameters_.empty(); }
+  /// Samples whose mean an auxiliary loss is taken over, where they are more than this tower's.
+  void set_batch_size(std::int64_t samples) { batch_size_ = samples; }
+  /// Each auxiliary loss, as a summand of its mean over the batch.
+  std::vector<AuxiliaryResult> auxiliary() const;
+
+  /// d loss / d representations, one for each output; undefined where the loss does not use it.
+  std::vector<Tensor> cache;
+
+ private:
+  struct Kept {
+    std::unique_ptr<Tape> tape;
+    std::vector<Piece> pieces;
+  };
+  struct Auxiliary {
+    std::string name;
+    double sum, weight;
+  };
+
+  std::vector<Piece> encode(std::size_t chunk);
+  void check_calls(const Chunk& range);
+  void store(const std::vector<Piece>& pieces);
+  void note_parameters(std::span<const Parameter> parameters);
+  void check_unchanged() const;
+  void check_replay(const std::vector<Piece>& pieces) const;
+  void inject_cache(Tape& tape, const std::vector<Piece>& pieces) const;
+
+  const Tower* tower_;
+  Chunks chunks_;
+  const StepOptions* options_;
+  std::int64_t batch_size_;
+  std::optional<std::uint32_t> first_call_, last_call_;  // of the random stream, at one forward
+  std::vector<Tensor> representations_;
+  std::vector<std::string> names_;
+  std::vector<Parameter> parameters_;
+  std::vector<std::uint64_t> parameter_versions_;
+  std::uint64_t input_version_ = 0;
+  std::vector<Auxiliary> auxiliary_;
+  std::vector<Kept> kept_;
+};
+
+/// A cached step from its first forward to its last backward, without regard to what must be undone when it fails.
+class CachedRun {
+ public:
+  /// `keep` chunks, those forwarded last, keep their tapes.
+  CachedRun(std::span<const Tower> towers, const Loss& loss, const StepOptions& options, std::vector<Chunks> chunks,
+            std::int64_t keep);
+
+  /// Gives the gradients to the parameters that `transaction` holds.
+  StepResult run(GradientTransaction& transaction);
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void forward();
+  void forward_chunk(std::size_t tower, std::size_t chunk, bool keep);
+  bool drop_a_kept_tape();
+  bool fill_caches(GradientTransaction& transaction);
+  void backward();
+  void report(Phase phase, const std::string& tower, std::size_t chunk, std::size_t chunks) const;
+
+  std::vector<TowerRun> towers_;
+  const Loss& loss_;
+  const StepOptions& options_;
+  std::int64_t keep_;
+  StepResult result_;
+  Clock::time_point begun_ = Clock::now();
+};
+
+}  // namespace tapecache::gradcache::detail

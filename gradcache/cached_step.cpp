@@ -1,0 +1,79 @@
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/allocator.h"
+#include "tapecache/gradcache/cached_run.h"
+#include "tapecache/gradcache/step_checks.h"
+
+namespace tapecache::gradcache {
+
+namespace {
+
+/// Half of a chunk size, in whole blocks where the sums are taken in blocks.
+std::int64_t halved(std::int64_t size, const StepOptions& options) {
+  const std::int64_t unit = options.reproducible ? kReproducibleBlock : 1;
+  return std::max(unit, size / 2 / unit * unit);
+}
+
+/// Makes the chunks smaller. False where none could be.
+bool halve_chunks(StepOptions& options, std::span<const Tower> towers, std::span<const Chunks> chunks) {
+  bool changed = false;
+  std::vector<std::int64_t> sizes;
+  bool by_cost = false;
+  for (std::size_t i = 0; i < towers.size(); ++i) {
+    std::int64_t largest = 0;
+    for (const Chunk& chunk : chunks[i].parts) largest = std::max(largest, chunk.size());
+    const bool ordered = !chunks[i].order.empty();
+    const bool given = !towers[i].own_chunks().empty();
+    sizes.push_back(given || ordered ? std::max<std::int64_t>(1, largest) : halved(largest, options));
+    changed = changed || sizes.back() < largest;
+    by_cost = by_cost || (ordered && largest > 1);
+  }
+  if (by_cost) {
+    options.chunk_tokens = std::max<std::int64_t>(1, options.chunk_tokens / 2);
+    changed = true;
+  }
+  options.memory_plan.reset();
+  options.chunk_sizes = std::move(sizes);
+  return changed;
+}
+
+StepResult attempt(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
+                   std::vector<Chunks> chunks, std::int64_t keep) {
+  GradientTransaction transaction;
+  StepResult result = detail::CachedRun(towers, loss, options, std::move(chunks), keep).run(transaction);
+  result.parameters = transaction.with_gradient();
+  transaction.commit();
+  return result;
+}
+
+std::size_t tighter(std::size_t limit, std::size_t budget) { return limit == 0 ? budget : std::min(limit, budget); }
+
+}  // namespace
+
+StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
+  detail::check_step("cached_step", towers, options);
+  const PeakMeter meter(options.device);
+  const std::size_t limit = allocator(options.device).stats().limit;
+  const MemoryLimit within(options.memory_budget ? tighter(limit, options.memory_budget->bytes) : limit, options.device);
+  StepOptions current = options;
+  if (options.memory_budget && !options.memory_plan) current.memory_plan = plan_memory(towers, options);
+  std::int64_t keep = current.memory_plan ? current.memory_plan->kept_chunks : 0;
+  for (std::int64_t retries = 0;; ++retries) {
+    const std::vector<Chunks> chunks = detail::cut_towers("cached_step", towers, current);
+    try {
+      StepResult result = attempt(towers, loss, current, chunks, keep);
+      result.retries = retries;
+      result.peak_bytes = meter.peak();
+      for (Parameter& parameter : result.parameters) parameter.run_hooks();
+      return result;
+    } catch (const OutOfMemory&) {
+      const bool again = options.retry_smaller_chunks || options.memory_budget;
+      if (!again || !halve_chunks(current, towers, chunks)) throw;
+      keep = 0;
+    }
+  }
+}
+
+}  // namespace tapecache::gradcache

@@ -1,0 +1,179 @@
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/allocator.h"
+#include "tapecache/core/random.h"
+#include "tapecache/gradcache/gradient_transaction.h"
+#include "tapecache/gradcache/step_checks.h"
+#include "tapecache/ops/layout.h"
+
+namespace tapecache::gradcache {
+
+namespace {
+
+/// The samples of a tower that one direct forward takes: all of them, or the caller's chunks, or reproducible blocks.
+std::vector<Chunk> direct_pieces(const Tower& tower, const Chunk& range, const StepOptions& options) {
+  if (!tower.own_chunks().empty()) {
+    std::vector<Chunk> within;
+    for (const Chunk& chunk : cut_as_given(tower.own_chunks()).parts) {
+      if (chunk.begin >= range.begin && chunk.end <= range.end) within.push_back(chunk);
+    }
+    return within;
+  }
+  return detail::pieces_of(tower, range, options);
+}
+
+/// A tower's samples in `range`, recorded on the active tape.
+Encoded encode_joined(const Tower& tower, const Chunk& range, const StepOptions& options) {
+  const detail::PrecisionGuard precision(options);
+  const std::uint32_t first_call = random_state().key.call;
+  std::vector<Encoded> parts;
+  for (const Chunk& piece : direct_pieces(tower, range, options)) {
+    random_state().key.call = first_call;
+    parts.push_back(tower.encode(piece.begin, piece.end));
+  }
+  if (parts.size() == 1) return std::move(parts.front());
+  Encoded joined = parts.front();
+  const auto join = [&](auto&& value_of) {
+    std::vector<Variable> values;
+    for (const Encoded& part : parts) values.push_back(value_of(part));
+    return ops::concat(values);
+  };
+  for (std::size_t i = 0; i < joined.outputs.size(); ++i) {
+    joined.outputs[i].value = join([&](const Encoded& part) { return part.outputs.at(i).value; });
+  }
+  for (std::size_t i = 0; i < joined.auxiliary.size(); ++i) {
+    joined.auxiliary[i].values = join([&](const Encoded& part) { return part.auxiliary.at(i).values; });
+  }
+  return joined;
+}
+
+/// The loss of some samples of each tower with its auxiliary parts, on a tape of its own.
+struct Recorded {
+  Tape tape;
+  Representations representations;
+  std::vector<AuxiliaryResult> auxiliary;
+  std::vector<Variable> sources;   // scalars whose sum is the loss
+  std::vector<double> weights;
+  double loss = 0;
+
+  Recorded(const char* step, std::span<const Tower> towers, std::span<const Chunk> ranges, const Loss& loss_function,
+           const StepOptions& options) {
+    tape.set_run_hooks(false);
+    const Recording recording(tape);
+    for (std::size_t t = 0; t < towers.size(); ++t) {
+      Encoded encoded = encode_joined(towers[t], ranges[t], options);
+      for (std::size_t i = 0; i < encoded.outputs.size(); ++i) {
+        representations.add(detail::full_name(towers[t], encoded.outputs[i], i, encoded.outputs.size()),
+                            encoded.outputs[i].value);
+      }
+      for (const AuxiliaryLoss& part : encoded.auxiliary) {
+        const double mean = detail::sum_of(part.values.value()) / static_cast<double>(ranges[t].size());
+        auxiliary.push_back({part.name, mean, part.weight});
+        sources.push_back(part.values);
+        weights.push_back(part.weight / static_cast<double>(ranges[t].size()));
+        loss += part.weight * mean;
+      }
+    }
+    const Variable value = loss_function(representations);
+    detail::check_loss(step, value);
+    sources.push_back(value);
+    weights.push_back(1);
+    loss += value.value().item();
+  }
+
+  void backward(double scale) {
+    std::vector<Variable> outputs;
+    std::vector<Tensor> seeds;
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+      if (!sources[i].has_history()) continue;
+      outputs.push_back(sources[i]);
+      seeds.push_back(Tensor::full(sources[i].shape(), scale * weights[i], sources[i].dtype(), sources[i].device()));
+    }
+    if (!outputs.empty()) tape.backward(outputs, seeds);
+  }
+};
+
+std::vector<Chunk> whole(std::span<const Tower> towers) {
+  std::vector<Chunk> ranges;
+  for (const Tower& tower : towers) ranges.push_back({0, tower.size()});
+  return ranges;
+}
+
+void finish(StepResult& result, GradientTransaction& transaction) {
+  if (std::isfinite(result.loss)) {
+    result.parameters = transaction.with_gradient();
+    transaction.commit();
+    for (Parameter& parameter : result.parameters) parameter.run_hooks();
+  } else {
+    result.status = StepStatus::kNonFiniteLoss;
+    result.message = fmt::format("the loss is {}", result.loss);
+    transaction.keep_random_state();
+    transaction.commit();
+  }
+}
+
+}  // namespace
+
+StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
+  detail::check_step("direct_step", towers, options);
+  const PeakMeter meter(options.device);
+  GradientTransaction transaction;
+  StepResult result;
+  {
+    Recorded recorded("direct_step", towers, whole(towers), loss, options);
+    result.loss = recorded.loss;
+    result.auxiliary = recorded.auxiliary;
+    for (const Variable& r : recorded.representations) {
+      result.representations.push_back(r.value());
+      result.representation_norms.push_back(detail::rms_norm(r.value()));
+    }
+    if (std::isfinite(result.loss)) {
+      transaction.add(detail::parameters_on(recorded.tape));
+      recorded.backward(options.scale);
+    }
+  }
+  result.chunks = static_cast<std::int64_t>(towers.size());
+  result.kept_chunks = result.chunks;
+  result.peak_bytes = meter.peak();
+  finish(result, transaction);
+  return result;
+}
+
+StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
+  detail::check_step("accumulated_step", towers, options);
+  if (options.chunk_tokens != 0) {
+    throw ValueError("accumulated_step: chunks by tokens would pair other samples; give chunk sizes");
+  }
+  const std::vector<Chunks> chunks = detail::cut_towers("accumulated_step", towers, options);
+  for (std::size_t i = 1; i < towers.size(); ++i) {
+    if (chunks[i].parts.size() != chunks[0].parts.size()) {
+      throw ValueError(fmt::format("accumulated_step: tower '{}' has {} chunks, tower '{}' {}, expected equal numbers",
+                                   towers[i].name(), chunks[i].parts.size(), towers[0].name(),
+                                   chunks[0].parts.size()));
+    }
+  }
+  const PeakMeter meter(options.device);
+  GradientTransaction transaction;
+  StepResult result;
+  const std::uint32_t first_call = random_state().key.call;
+  for (std::size_t c = 0; c < chunks[0].parts.size(); ++c) {
+    random_state().key.call = first_call;
+    std::vector<Chunk> ranges;
+    for (const Chunks& tower : chunks) ranges.push_back(tower.parts[c]);
+    Recorded recorded("accumulated_step", towers, ranges, loss, options);
+    transaction.add(detail::parameters_on(recorded.tape));
+    const double weight = static_cast<double>(ranges[0].size()) / static_cast<double>(towers[0].size());
+    result.loss += weight * recorded.loss;
+    recorded.backward(options.scale * weight);
+  }
+  for (const Chunks& tower : chunks) result.chunks += static_cast<std::int64_t>(tower.parts.size());
+  result.kept_chunks = result.chunks;
+  result.peak_bytes = meter.peak();
+  finish(result, transaction);
+  return result;
+}
+
+}  // namespace tapecache::gradcache

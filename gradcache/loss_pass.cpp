@@ -1,0 +1,92 @@
+#include "tapecache/gradcache/loss_pass.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/tape.h"
+#include "tapecache/gradcache/step_checks.h"
+
+namespace tapecache::gradcache::detail {
+
+namespace {
+
+std::vector<std::vector<Variable>> make_leaves(Tape& tape, std::span<const LossInput> towers) {
+  std::vector<std::vector<Variable>> leaves;
+  for (const LossInput& tower : towers) {
+    std::vector<Variable>& own = leaves.emplace_back();
+    for (const Tensor& r : tower.representations) {
+      own.push_back(!tower.frozen && is_floating(r.dtype()) ? tape.leaf(r) : Variable(r));
+    }
+  }
+  return leaves;
+}
+
+void check_used(const char* step, std::span<const LossInput> towers, const LossPass& pass) {
+  for (std::size_t t = 0; t < towers.size(); ++t) {
+    const bool used = std::any_of(pass.caches[t].begin(), pass.caches[t].end(), [](const Tensor& c) { return c.defined(); });
+    if (!used && !towers[t].frozen) {
+      throw ValueError(fmt::format("{}: the loss does not use the representations of tower '{}'", step, towers[t].tower));
+    }
+  }
+}
+
+/// Where in a tower's cache something is not finite; empty where nothing is.
+std::string non_finite(const LossInput& tower, std::size_t output, const Tensor& cache) {
+  const std::int64_t element = cache.defined() ? first_non_finite(cache) : -1;
+  if (element < 0) return {};
+  const std::int64_t sample = element / (cache.numel() / cache.size(0));
+  const std::vector<std::int64_t>& order = tower.chunks.order;
+  const std::int64_t place = order.empty() ? sample : std::find(order.begin(), order.end(), sample) - order.begin();
+  const std::vector<Chunk>& parts = tower.chunks.parts;
+  const auto chunk = std::find_if(parts.begin(), parts.end(), [&](const Chunk& c) { return place < c.end; });
+  return fmt::format("the gradient of the loss with respect to tower '{}' is not finite, first at sample {}, in chunk {} "
+                     "of {}", tower.names[output], sample, chunk - parts.begin(), parts.size());
+}
+
+}  // namespace
+
+LossPass take_loss(const char* step, std::span<const LossInput> towers, const Loss& loss, const StepOptions& options,
+                   GradientTransaction& transaction, StepResult& result) {
+  Tape tape;
+  tape.set_run_hooks(false);
+  const std::vector<std::vector<Variable>> leaves = make_leaves(tape, towers);
+  Representations given;
+  for (std::size_t t = 0; t < towers.size(); ++t) {
+    for (std::size_t i = 0; i < leaves[t].size(); ++i) given.add(towers[t].names[i], leaves[t][i]);
+  }
+  Variable value;
+  {
+    const Recording recording(tape);
+    value = loss(given);
+  }
+  check_loss(step, value);
+  LossPass pass{.loss = value.value().item(), .caches = {}};
+  if (const double total = result.loss + pass.loss; !std::isfinite(total)) {
+    result.status = StepStatus::kNonFiniteLoss;
+    result.message = fmt::format("the loss is {}", total);
+    return pass;
+  }
+  transaction.add(parameters_on(tape));
+  if (value.has_history()) {
+    const Tensor seed = Tensor::full(value.shape(), options.scale, value.dtype(), value.device());
+    tape.backward(std::span(&value, 1), std::span(&seed, 1));
+  }
+  for (const std::vector<Variable>& own : leaves) {
+    std::vector<Tensor>& caches = pass.caches.emplace_back();
+    for (const Variable& leaf : own) caches.push_back(tape.holds(leaf) ? tape.gradient(leaf) : Tensor());
+  }
+  if (!options.allow_unused) check_used(step, towers, pass);
+  for (std::size_t t = 0; t < towers.size(); ++t) {
+    for (std::size_t i = 0; i < pass.caches[t].size(); ++i) {
+      result.message = non_finite(towers[t], i, pass.caches[t][i]);
+      if (result.message.empty()) continue;
+      result.status = StepStatus::kNonFiniteCache;
+      return pass;
+    }
+  }
+  return pass;
+}
+
+}  // namespace tapecache::gradcache::detail

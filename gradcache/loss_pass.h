@@ -1,0 +1,35 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tapecache/gradcache/chunks.h"
+#include "tapecache/gradcache/gradient_transaction.h"
+#include "tapecache/gradcache/step.h"
+
+/// Step 3 of a cached step: the loss over all representations. Private to gradcache.
+namespace tapecache::gradcache::detail {
+
+/// A tower as the loss sees it.
+struct LossInput {
+  std::string tower;
+  std::vector<std::string> names;
+  std::vector<Tensor> representations;  ///< each output over the whole batch
+  bool frozen = false;
+  Chunks chunks = {};  ///< for messages
+};
+
+struct LossPass {
+  double loss = 0;
+  /// d loss / d representations of each tower's outputs; undefined where there is none.
+  std::vector<std::vector<Tensor>> caches;
+};
+
+/// Takes the loss and its gradients, `options.scale` times; the loss's own parameters receive theirs. Sets
+/// `result.status` where the loss (with what `result.loss` holds already) or a cache is not finite. Throws ShapeError
+/// for a loss that is no scalar, ValueError for a tower that it does not use.
+LossPass take_loss(const char* step, std::span<const LossInput> towers, const Loss& loss, const StepOptions& options,
+                   GradientTransaction& transaction, StepResult& result);
+
+}  // namespace tapecache::gradcache::detail

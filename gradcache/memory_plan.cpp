@@ -1,0 +1,174 @@
+#include "tapecache/gradcache/memory_plan.h"
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/forward_context.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/allocator.h"
+#include "tapecache/core/random.h"
+#include "tapecache/gradcache/gradient_transaction.h"
+#include "tapecache/gradcache/step_checks.h"
+
+namespace tapecache::gradcache {
+
+namespace {
+
+constexpr std::int64_t kSmallProbe = 8, kLargeProbe = 32;
+constexpr double kMargin = 0.97;     // of a budget that a plan makes use of: block sizes are rounded up
+constexpr double kChunkShare = 0.25; // of what is left, for the work on one chunk: the rest is for kept tapes
+
+/// What a number of units (samples, or samples times their longest) costs, in bytes.
+struct Line {
+  double fixed = 0, per_unit = 0;
+  double at(double units) const { return fixed + per_unit * units; }
+  /// Most units that `bytes` hold.
+  double within(double bytes) const { return per_unit > 0 ? (bytes - fixed) / per_unit : bytes < fixed ? 0 : 1e18; }
+};
+
+struct Measured {
+  double units = 0, held = 0, peak = 0;
+};
+
+struct TowerCost {
+  Line held, peak;           // bytes: of a recorded forward; of that with its backward
+  double output_bytes = 0;   // representations of one sample
+};
+
+double units_of(const Tower& tower, const Chunks& chunks, const Chunk& chunk) {
+  if (tower.lengths().empty()) return static_cast<double>(chunk.size());
+  std::int64_t longest = 1;
+  for (std::int64_t i = chunk.begin; i < chunk.end; ++i) {
+    const std::int64_t sample = chunks.order.empty() ? i : chunks.order[static_cast<std::size_t>(i)];
+    longest = std::max(longest, tower.lengths()[static_cast<std::size_t>(sample)]);
+  }
+  return static_cast<double>(chunk.size() * longest);
+}
+
+/// Forward and backward of one chunk with a cotangent of zeros, undone afterwards.
+Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, const StepOptions& options,
+               double& output_bytes) {
+  Allocator& memory = allocator(options.device);
+  const PeakMeter meter(options.device);
+  const RandomStateGuard random;
+  GradientTransaction undone;
+  ForwardContext context = forward_context();
+  context.replay = true;  // no buffer may notice
+  const ForwardContextGuard context_guard(context);
+  const detail::PrecisionGuard precision(options);
+  const auto before = static_cast<double>(memory.stats().current);
+  Tape tape;
+  tape.set_run_hooks(false);
+  Encoded encoded;
+  {
+    const Recording recording(tape);
+    encoded = chunks.order.empty() ? tower.encode(chunk.begin, chunk.end) : tower.encode(chunks.samples(chunk));
+  }
+  Measured measured{.units = units_of(tower, chunks, chunk)};
+  undone.add(detail::parameters_on(tape));
+  measured.held = tape.nodes().empty() ? 0 : static_cast<double>(memory.stats().current) - before;
+  std::vector<Variable> outputs;
+  std::vector<Tensor> zeros;
+  output_bytes = 0;
+  for (const Output& output : encoded.outputs) {
+    output_bytes += static_cast<double>(output.value.value().bytes()) / static_cast<double>(chunk.size());
+    if (!output.value.has_history()) continue;
+    outputs.push_back(output.value);
+    zeros.push_back(Tensor::zeros(output.value.shape(), output.value.dtype(), output.value.device()));
+  }
+  if (!outputs.empty()) inject(tape, outputs, zeros);
+  measured.peak = static_cast<double>(meter.peak()) - before;
+  return measured;
+}
+
+Line through(double x0, double y0, double x1, double y1) {
+  if (x1 <= x0) return {0, y0 / x0};
+  const double slope = std::max(0.0, (y1 - y0) / (x1 - x0));
+  return {std::max(0.0, y0 - slope * x0), slope};
+}
+
+TowerCost measure(const Tower& tower, const Chunks& order, const StepOptions& options) {
+  TowerCost cost;
+  const auto run = [&](const Chunk& chunk) -> std::optional<Measured> {
+    try {
+      return probe(tower, order, chunk, options, cost.output_bytes);
+    } catch (const OutOfMemory&) {
+      return {};
+    }
+  };
+  // Of ordered samples the last are the longest. Chunks that the caller made cannot be probed in part.
+  const auto last = [&](std::int64_t count) { return Chunk{tower.size() - std::min(count, tower.size()), tower.size()}; };
+  const bool given = !tower.own_chunks().empty();
+  const auto by_size = [](const Chunk& a, const Chunk& b) { return a.size() < b.size(); };
+  const Chunk small = given ? *std::min_element(order.parts.begin(), order.parts.end(), by_size) : last(kSmallProbe);
+  const Chunk large = given ? *std::max_element(order.parts.begin(), order.parts.end(), by_size) : last(kLargeProbe);
+  std::optional<Measured> a = run(small), b = a && large.size() > small.size() ? run(large) : a;
+  if (!a && !given) a = b = run(last(1));
+  if (!a) {
+    const MemoryStats stats = allocator(options.device).stats();
+    throw OutOfMemory(fmt::format("memory budget: {} bytes do not hold the work on one chunk of tower '{}' beside the "
+                                  "{} in use", stats.limit, tower.name(), stats.current),
+                      0, stats.current, stats.limit);
+  }
+  if (!b) b = a;
+  cost.held = through(a->units, a->held, b->units, b->held);
+  cost.peak = through(a->units, a->peak, b->units, b->peak);
+  return cost;
+}
+
+/// As many samples as the share of a chunk allows, or, where that is not even a block, as the whole does.
+std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double available, std::int64_t longest) {
+  const auto samples = [&](double bytes) {
+    return static_cast<std::int64_t>(std::min(cost.peak.within(bytes) / static_cast<double>(longest), 1e15));
+  };
+  std::int64_t size = samples(kChunkShare * available);
+  if (size < kReproducibleBlock) size = std::min(samples(available), kReproducibleBlock);
+  size = std::clamp<std::int64_t>(size, 1, tower.size());
+  if (size > kReproducibleBlock && size < tower.size()) size -= size % kReproducibleBlock;
+  return size;
+}
+
+}  // namespace
+
+MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options) {
+  if (!options.memory_budget) throw ValueError("plan_memory: no memory_budget is set");
+  const auto budget = static_cast<double>(options.memory_budget->bytes);
+  const NoRecording outside_tape;
+  MemoryPlan plan;
+  std::vector<TowerCost> costs;
+  double available = kMargin * budget - static_cast<double>(allocator(options.device).stats().current);
+  for (const Tower& tower : towers) {
+    Chunks order;
+    if (!tower.own_chunks().empty()) order = cut_as_given(tower.own_chunks());
+    else if (!tower.lengths().empty()) order = cut_by_cost(tower.lengths(), 1);
+    costs.push_back(measure(tower, order, options));
+    // Representations and their gradients stay for the whole step.
+    available -= 2 * costs.back().output_bytes * static_cast<double>(tower.size());
+  }
+  for (std::size_t i = 0; i < towers.size(); ++i) {
+    const Tower& tower = towers[i];
+    const bool given = !tower.own_chunks().empty() || (options.chunk_tokens > 0 && !tower.lengths().empty());
+    const std::int64_t longest =
+        tower.lengths().empty() ? 1 : std::max<std::int64_t>(1, *std::max_element(tower.lengths().begin(), tower.lengths().end()));
+    plan.chunk_sizes.push_back(given ? 0 : chunk_size_for(tower, costs[i], available, longest));
+  }
+  StepOptions cut = options;
+  cut.memory_plan = plan;
+  const std::vector<Chunks> chunks = detail::cut_towers("plan_memory", towers, cut);
+  double held = 0, work = 0;
+  for (std::size_t t = towers.size(); t-- > 0;) {
+    for (std::size_t c = chunks[t].parts.size(); c-- > 0;) {
+      const double units = units_of(towers[t], chunks[t], chunks[t].parts[c]);
+      held += costs[t].held.at(units);
+      work = std::max(work, costs[t].peak.at(units) - costs[t].held.at(units));
+      if (held + work > available) return plan;
+      ++plan.kept_chunks;
+    }
+  }
+  return plan;
+}
+
+}  // namespace tapecache::gradcache

@@ -1,0 +1,108 @@
+#include "tapecache/gradcache/step_checks.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "tapecache/ops/update.h"
+
+namespace tapecache::gradcache::detail {
+
+void check_step(const char* step, std::span<const Tower> towers, const StepOptions& options) {
+  if (towers.empty()) throw ValueError(fmt::format("{}: no towers, expected at least one", step));
+  for (const Tower& tower : towers) {
+    if (tower.size() < 1) throw ValueError(fmt::format("{}: tower '{}' has no samples", step, tower.name()));
+  }
+  if (!std::isfinite(options.scale)) {
+    throw ValueError(fmt::format("{}: scale is {}, expected a finite number", step, options.scale));
+  }
+}
+
+std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, const StepOptions& options) {
+  const std::vector<std::int64_t>& sizes = options.memory_plan ? options.memory_plan->chunk_sizes : options.chunk_sizes;
+  if (options.chunk_tokens < 0) {
+    throw ValueError(fmt::format("{}: chunk_tokens is {}, expected at least 1, or 0 for none", step,
+                                 options.chunk_tokens));
+  }
+  if (options.chunk_tokens > 0 && options.reproducible) {
+    throw ValueError(fmt::format("{}: chunks by tokens cannot be reproducible, whose blocks are {} samples in batch "
+                                 "order", step, kReproducibleBlock));
+  }
+  std::vector<Chunks> chunks;
+  for (std::size_t i = 0; i < towers.size(); ++i) {
+    const Tower& tower = towers[i];
+    if (!tower.own_chunks().empty()) {
+      chunks.push_back(cut_as_given(tower.own_chunks()));
+      continue;
+    }
+    if (options.chunk_tokens > 0 && !tower.lengths().empty()) {
+      chunks.push_back(cut_by_cost(tower.lengths(), options.chunk_tokens));
+      continue;
+    }
+    if (sizes.size() != 1 && sizes.size() != towers.size()) {
+      throw ValueError(fmt::format("{}: {} chunk sizes for {} towers, expected one for all or one each", step,
+                                   sizes.size(), towers.size()));
+    }
+    const std::int64_t size = sizes[sizes.size() == 1 ? 0 : i];
+    if (size < 1) {
+      throw ValueError(
+          fmt::format("{}: chunk size {} for tower '{}', expected at least 1", step, size, tower.name()));
+    }
+    if (options.reproducible && size % kReproducibleBlock != 0 && size < tower.size()) {
+      throw ValueError(fmt::format("{}: chunk size {} for tower '{}', expected a multiple of {} for a reproducible step",
+                                   step, size, tower.name(), kReproducibleBlock));
+    }
+    chunks.push_back(cut_by_count(tower.size(), size));
+  }
+  return chunks;
+}
+
+void check_loss(const char* step, const Variable& loss) {
+  if (!loss.defined() || loss.numel() != 1) {
+    throw ShapeError(fmt::format("{}: the loss is {}, expected a scalar", step, describe(loss.value())));
+  }
+}
+
+void add_distinct(std::vector<Parameter>& into, std::span<const Parameter> parameters) {
+  for (const Parameter& parameter : parameters) {
+    if (std::find(into.begin(), into.end(), parameter) == into.end()) into.push_back(parameter);
+  }
+}
+
+std::vector<Parameter> parameters_on(const Tape& tape) {
+  std::vector<Parameter> found;
+  for (const Node& node : tape.nodes()) {
+    for (const Node::Input& input : node.inputs) {
+      if (input.parameter.defined()) add_distinct(found, std::span(&input.parameter, 1));
+    }
+  }
+  return found;
+}
+
+std::vector<Chunk> pieces_of(const Tower& tower, const Chunk& chunk, const StepOptions& options) {
+  if (!options.reproducible || !tower.own_chunks().empty()) return {chunk};
+  std::vector<Chunk> pieces;
+  for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += kReproducibleBlock) {
+    pieces.push_back({begin, std::min(begin + kReproducibleBlock, chunk.end)});
+  }
+  return pieces;
+}
+
+std::string full_name(const Tower& tower, const Output& output, std::size_t index, std::size_t outputs) {
+  if (!output.name.empty()) return fmt::format("{}.{}", tower.name(), output.name);
+  return outputs == 1 ? tower.name() : fmt::format("{}.{}", tower.name(), index);
+}
+
+double sum_of(const Tensor& values) {
+  double sum = 0;
+  for (const double v : values.to(DType::kFloat64).to_vector<double>()) sum += v;
+  return sum;
+}
+
+double rms_norm(const Tensor& representations) {
+  if (!is_floating(representations.dtype()) || representations.size(0) == 0) return 0;
+  return std::sqrt(ops::squared_norm(std::span(&representations, 1)) / static_cast<double>(representations.size(0)));
+}
+
+}  // namespace tapecache::gradcache::detail

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tapecache/autograd/tape.h"
+#include "tapecache/gradcache/chunks.h"
+#include "tapecache/gradcache/step.h"
+
+/// What the ways to take a step have in common. Private to gradcache.
+namespace tapecache::gradcache::detail {
+
+/// Throws ValueError for no towers, an empty one, a scale that is not finite.
+void check_step(const char* step, std::span<const Tower> towers, const StepOptions& options);
+
+/// The cuts of every tower, by the options and, where it is not 0, by `sizes`. Throws ValueError for sizes that are
+/// missing, too many, below 1, or no multiple of the reproducible block.
+std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, const StepOptions& options);
+
+/// Throws ShapeError where the loss is no scalar.
+void check_loss(const char* step, const Variable& loss);
+
+/// Adds those that are not there yet.
+void add_distinct(std::vector<Parameter>& into, std::span<const Parameter> parameters);
+/// Every unfrozen parameter that a recorded operation read.
+std::vector<Parameter> parameters_on(const Tape& tape);
+
+/// The ranges of a chunk that are forwarded together: the whole of it, or blocks of `kReproducibleBlock` samples.
+std::vector<Chunk> pieces_of(const Tower& tower, const Chunk& chunk, const StepOptions& options);
+
+/// Runs encoders under the precision that the options ask for, or the surrounding one where they ask for none.
+class PrecisionGuard {
+ public:
+  explicit PrecisionGuard(const StepOptions&) {}
+};
+
+/// "image", or "image.tokens".
+std::string full_name(const Tower& tower, const Output& output, std::size_t index, std::size_t outputs);
+
+/// Sum of all elements, in f64.
+double sum_of(const Tensor& values);
+
+/// See StepResult::representation_norms.
+double rms_norm(const Tensor& representations);
+
+}  // namespace tapecache::gradcache::detail

@@ -1,0 +1,229 @@
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/forward_context.h"
+#include "tapecache/core/random.h"
+#include "tapecache/gradcache/cached_run.h"
+#include "tapecache/gradcache/step_checks.h"
+
+namespace tapecache::gradcache::detail {
+
+namespace {
+
+std::string range_text(const Chunks& chunks, const Chunk& range) {
+  if (chunks.order.empty()) return fmt::format("samples [{}, {})", range.begin, range.end);
+  return fmt::format("{} samples ordered by length, first {}", range.size(), chunks.samples(range).front());
+}
+
+/// Largest |a - b|; NaN where exactly one side is NaN, 0 where both are.
+double largest_difference(const Tensor& a, const Tensor& b) {
+  const auto x = a.to(DType::kFloat64).to_vector<double>(), y = b.to(DType::kFloat64).to_vector<double>();
+  double largest = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double difference = x[i] == y[i] || (std::isnan(x[i]) && std::isnan(y[i])) ? 0 : std::abs(x[i] - y[i]);
+    if (!(difference <= largest)) largest = difference;
+    if (std::isnan(largest)) break;
+  }
+  return largest;
+}
+
+}  // namespace
+
+TowerRun::TowerRun(const Tower& tower, Chunks chunks, const StepOptions& options)
+    : tower_(&tower),
+      chunks_(std::move(chunks)),
+      options_(&options),
+      batch_size_(tower.size()),
+      kept_(chunks_.parts.size()) {}
+
+std::vector<Piece> TowerRun::encode(std::size_t chunk) {
+  const PrecisionGuard precision(*options_);
+  std::vector<Piece> pieces;
+  for (const Chunk& range : pieces_of(*tower_, chunks_.parts[chunk], *options_)) {
+    // Every piece makes the same calls: the same layers, on other samples.
+    random_state().key.call = *first_call_;
+    pieces.push_back({range, chunks_.order.empty() ? tower_->encode(range.begin, range.end)
+                                                   : tower_->encode(chunks_.samples(range))});
+    check_calls(range);
+  }
+  return pieces;
+}
+
+void TowerRun::check_calls(const Chunk& range) {
+  const std::uint32_t call = random_state().key.call;
+  if (!last_call_) last_call_ = call;
+  if (call == *last_call_) return;
+  throw ValueError(fmt::format("cached_step: tower '{}' made {} random draws for {}, but {} at its first forward: they "
+                               "cannot equal those of the whole batch", tower_->name(), call - *first_call_,
+                               range_text(chunks_, range), *last_call_ - *first_call_));
+}
+
+void TowerRun::forward(std::size_t chunk, bool keep) {
+  if (!first_call_) {
+    first_call_ = random_state().key.call;
+    input_version_ = tower_->version();
+  }
+  if (keep) {
+    auto tape = std::make_unique<Tape>();
+    tape->set_run_hooks(false);
+    std::vector<Piece> pieces;
+    {
+      const Recording recording(*tape);
+      pieces = encode(chunk);
+    }
+    note_parameters(parameters_on(*tape));
+    store(pieces);
+    if (!tape->nodes().empty()) kept_[chunk] = {std::move(tape), std::move(pieces)};
+  } else {
+    const NoRecording no_tape;
+    const ParametersRead parameters;
+    const std::vector<Piece> pieces = encode(chunk);
+    note_parameters(parameters.distinct());
+    store(pieces);
+  }
+}
+
+void TowerRun::note_parameters(std::span<const Parameter> parameters) {
+  for (const Parameter& parameter : parameters) {
+    if (std::find(parameters_.begin(), parameters_.end(), parameter) != parameters_.end()) continue;
+    parameters_.push_back(parameter);
+    parameter_versions_.push_back(parameter.value().version());
+  }
+}
+
+void TowerRun::store(const std::vector<Piece>& pieces) {
+  for (const Piece& piece : pieces) {
+    const std::vector<Output>& outputs = piece.encoded.outputs;
+    if (representations_.empty()) {
+      for (std::size_t i = 0; i < outputs.size(); ++i) {
+        const Variable& value = outputs[i].value;
+        names_.push_back(full_name(*tower_, outputs[i], i, outputs.size()));
+        representations_.push_back(
+            Tensor::empty(value.shape().with(0, tower_->size()), value.dtype(), value.device()));
+      }
+    }
+    if (outputs.size() != representations_.size()) {
+      throw ShapeError(fmt::format("cached_step: tower '{}' gave {} outputs for {}, but {} for its first chunk",
+                                   tower_->name(), outputs.size(), range_text(chunks_, piece.range),
+                                   representations_.size()));
+    }
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const Tensor& value = outputs[i].value.value();
+      Tensor& batch = representations_[i];
+      if (value.shape().without(0) != batch.shape().without(0) || value.dtype() != batch.dtype()) {
+        throw ShapeError(fmt::format("cached_step: tower '{}' gave {} for {}, but its first chunk leads to {}",
+                                     tower_->name(), describe(value), range_text(chunks_, piece.range),
+                                     describe(batch)));
+      }
+      put_rows(batch, chunks_, piece.range, value);
+    }
+    for (std::size_t i = 0; i < piece.encoded.auxiliary.size(); ++i) {
+      const AuxiliaryLoss& loss = piece.encoded.auxiliary[i];
+      if (i == auxiliary_.size()) auxiliary_.push_back({loss.name, 0, loss.weight});
+      auxiliary_[i].sum += sum_of(loss.values.value());
+    }
+  }
+}
+
+void TowerRun::finish_forward() {
+  if (last_call_) random_state().key.call = *last_call_;
+}
+
+bool TowerRun::drop(std::size_t chunk) { return std::exchange(kept_[chunk], {}).tape != nullptr; }
+
+std::size_t TowerRun::kept() const {
+  return static_cast<std::size_t>(
+      std::count_if(kept_.begin(), kept_.end(), [](const Kept& kept) { return kept.tape != nullptr; }));
+}
+
+std::vector<AuxiliaryResult> TowerRun::auxiliary() const {
+  std::vector<AuxiliaryResult> results;
+  for (const Auxiliary& loss : auxiliary_) {
+    results.push_back({loss.name, loss.sum / static_cast<double>(batch_size_), loss.weight});
+  }
+  return results;
+}
+
+void TowerRun::check_unchanged() const {
+  if (tower_->version() != input_version_) {
+    throw ValueError(fmt::format("cached_step: the input of tower '{}' was changed between the two forwards",
+                                 tower_->name()));
+  }
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    if (parameters_[i].value().version() != parameter_versions_[i]) {
+      throw ValueError(fmt::format("cached_step: parameter '{}' of tower '{}' was changed between the two forwards",
+                                   parameters_[i].name(), tower_->name()));
+    }
+  }
+}
+
+void TowerRun::check_replay(const std::vector<Piece>& pieces) const {
+  for (const Piece& piece : pieces) {
+    const std::vector<Output>& outputs = piece.encoded.outputs;
+    bool same_shapes = outputs.size() == representations_.size();
+    for (std::size_t i = 0; same_shapes && i < outputs.size(); ++i) {
+      same_shapes = outputs[i].value.shape().without(0) == representations_[i].shape().without(0) &&
+                    outputs[i].value.dtype() == representations_[i].dtype();
+    }
+    if (!same_shapes) {
+      throw ShapeError(fmt::format("cached_step: the second forward of tower '{}' gave {} for {}, the first led to {}",
+                                   tower_->name(), describe(outputs.front().value.value()),
+                                   range_text(chunks_, piece.range), describe(representations_.front())));
+    }
+    if (!options_->check_replay) continue;
+    for (std::size_t i = 0; i < outputs.size(); ++i) {
+      const double difference =
+          largest_difference(outputs[i].value.value(), take_rows(representations_[i], chunks_, piece.range));
+      if (difference == 0) continue;
+      throw ValueError(fmt::format("cached_step: the second forward of tower '{}' differs from the first by up to {} "
+                                   "for {}: the encoder depends on something that changes between calls",
+                                   names_[i], difference, range_text(chunks_, piece.range)));
+    }
+  }
+}
+
+void TowerRun::backward(std::size_t chunk) {
+  if (kept_[chunk].tape) {
+    const Kept kept = std::exchange(kept_[chunk], {});
+    inject_cache(*kept.tape, kept.pieces);
+    return;
+  }
+  check_unchanged();
+  const RandomStateGuard random;
+  Tape tape;
+  tape.set_run_hooks(false);
+  std::vector<Piece> pieces;
+  {
+    ForwardContext context = forward_context();
+    context.replay = true;
+    const ForwardContextGuard replay(context);
+    const Recording recording(tape);
+    pieces = encode(chunk);
+  }
+  check_replay(pieces);
+  inject_cache(tape, pieces);
+}
+
+void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces) const {
+  std::vector<Variable> outputs;
+  std::vector<Tensor> gradients;
+  for (const Piece& piece : pieces) {
+    for (std::size_t i = 0; i < cache.size(); ++i) {
+      const Variable& output = piece.encoded.outputs[i].value;
+      if (!output.has_history() || !cache[i].defined()) continue;
+      outputs.push_back(output);
+      gradients.push_back(take_rows(cache[i], chunks_, piece.range));
+    }
+    for (const AuxiliaryLoss& loss : piece.encoded.auxiliary) {
+      if (!loss.values.has_history()) continue;
+      const double share = options_->scale * loss.weight / static_cast<double>(batch_size_);
+      outputs.push_back(loss.values);
+      gradients.push_back(Tensor::full(loss.values.shape(), share, loss.values.dtype(), loss.values.device()));
+    }
+  }
+  if (!outputs.empty()) inject(tape, outputs, gradients);
+}
+
+}  // namespace tapecache::gradcache::detail
