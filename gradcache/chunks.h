@@ -25,9 +25,6 @@ struct Chunks {
   }
 };
 
-/// Samples that the reproducible steps forward together: a chunk size there is a multiple of it.
-inline constexpr std::int64_t kReproducibleBlock = 8;
-
 /// Chunks of `size` samples; the last may be smaller.
 Chunks cut_by_count(std::int64_t samples, std::int64_t size);
 

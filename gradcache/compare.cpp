@@ -5,7 +5,11 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/forward_context.h"
+#include "tapecache/autograd/tape.h"
 #include "tapecache/core/random.h"
+#include "tapecache/gradcache/step_checks.h"
+#include "tapecache/ops/layout.h"
 
 namespace tapecache::gradcache {
 
@@ -73,6 +77,31 @@ ParameterDifference difference_of(const Parameter& parameter, const Tensor& refe
   return result;
 }
 
+std::vector<Parameter> parameters_read(std::span<const Tower> towers, const Loss& loss) {
+  const RandomStateGuard random;
+  ForwardContext context = forward_context();
+  context.replay = true;  // buffers are for the steps to update
+  const ForwardContextGuard context_guard(context);
+  const NoRecording no_tape;
+  const ParametersRead read;
+  Representations representations;
+  for (const Tower& tower : towers) {
+    std::vector<Chunk> ranges = cut_as_given(tower.own_chunks()).parts;
+    if (ranges.empty()) ranges.push_back({0, tower.size()});
+    std::vector<Encoded> parts;
+    for (const Chunk& range : ranges) parts.push_back(tower.encode(range.begin, range.end));
+    for (std::size_t i = 0; i < parts.front().outputs.size(); ++i) {
+      const std::vector<Output>& outputs = parts.front().outputs;
+      std::vector<Variable> values;
+      for (const Encoded& part : parts) values.push_back(part.outputs.at(i).value);
+      representations.add(detail::full_name(tower, outputs[i], i, outputs.size()),
+                          values.size() == 1 ? values.front() : ops::concat(values));
+    }
+  }
+  loss(representations);
+  return read.distinct();
+}
+
 }  // namespace
 
 double Comparison::max_relative() const {
@@ -111,8 +140,12 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
 
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
                    std::span<const Parameter> parameters) {
-  return compare_steps([&] { return direct_step(towers, loss, options); }, [&] { return cached_step(towers, loss, options); },
-                       parameters);
+  return compare_steps([&] { return direct_step(towers, loss, options); },
+                       [&] { return cached_step(towers, loss, options); }, parameters);
+}
+
+Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
+  return compare(towers, loss, options, parameters_read(towers, loss));
 }
 
 }  // namespace tapecache::gradcache

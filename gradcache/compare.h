@@ -30,6 +30,9 @@ struct Comparison {
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
                    std::span<const Parameter> parameters);
 
+/// The same for every parameter that the encoders and the loss read, found by one forward more.
+Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
+
 /// The same for any two ways to take a step.
 Comparison compare_steps(const std::function<StepResult()>& reference, const std::function<StepResult()>& other,
                          std::span<const Parameter> parameters);

@@ -19,6 +19,9 @@ namespace tapecache::gradcache {
 /// labels or weights it holds: those are never cut.
 using Loss = std::function<Variable(const Representations& representations)>;
 
+/// Samples that a reproducible step forwards together: its chunk sizes are multiples of it.
+inline constexpr std::int64_t kReproducibleBlock = 8;
+
 enum class Phase { kForward, kLoss, kBackward };
 
 /// Where a running step is: chunk `chunk` of `chunks` of a tower has just been done, or the loss.

@@ -11,6 +11,40 @@ TokenBatch TokenBatch::slice(std::int64_t begin, std::int64_t end) const {
   return {ids.slice(begin, end), valid.defined() ? valid.slice(begin, end) : Tensor()};
 }
 
+std::vector<std::int64_t> TokenBatch::lengths() const {
+  const std::int64_t tokens = ids.size(1);
+  std::vector<std::int64_t> result(static_cast<std::size_t>(size()), tokens);
+  if (!valid.defined()) return result;
+  const Tensor host = valid.to(Device::cpu());
+  for (std::int64_t i = 0; i < size(); ++i) {
+    const bool* row = host.data<bool>() + i * tokens;
+    std::int64_t length = tokens;
+    while (length > 0 && !row[length - 1]) --length;
+    result[static_cast<std::size_t>(i)] = length;
+  }
+  return result;
+}
+
+TokenBatch TokenBatch::select(std::span<const std::int64_t> sequences) const {
+  const std::vector<std::int64_t> all = lengths();
+  std::int64_t longest = 1;
+  for (const std::int64_t i : sequences) longest = std::max(longest, all.at(static_cast<std::size_t>(i)));
+  const Shape shape{static_cast<std::int64_t>(sequences.size()), longest};
+  TokenBatch chosen{Tensor::empty(shape, ids.dtype()), valid.defined() ? Tensor::empty(shape, DType::kBool) : Tensor()};
+  const Tensor host_ids = ids.to(Device::cpu()), host_valid = valid.defined() ? valid.to(Device::cpu()) : Tensor();
+  const auto copy = [&](const Tensor& from, Tensor& to) {
+    const auto width = static_cast<std::int64_t>(size_of(from.dtype()));
+    std::byte* place = to.mutable_raw();
+    for (const std::int64_t i : sequences) {
+      std::copy_n(from.raw() + i * from.size(1) * width, longest * width, place);
+      place += longest * width;
+    }
+  };
+  copy(host_ids, chosen.ids);
+  if (valid.defined()) copy(host_valid, chosen.valid);
+  return {chosen.ids.to(ids.device()), valid.defined() ? chosen.valid.to(valid.device()) : Tensor()};
+}
+
 TokenBatch TokenBatch::pad(std::span<const std::vector<std::int32_t>> sequences, std::int32_t pad_id,
                            std::int64_t min_tokens, std::int64_t max_tokens) {
   if (sequences.empty()) throw ValueError("token batch: no sequences, expected at least one");

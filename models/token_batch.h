@@ -16,6 +16,12 @@ struct TokenBatch {
 
   std::int64_t size() const { return ids.size(0); }
   TokenBatch slice(std::int64_t begin, std::int64_t end) const;
+  /// Tokens of each sequence up to its last valid one: what gradient caching cuts by, where it is given a token budget.
+  std::vector<std::int64_t> lengths() const;
+  /// The given sequences in their order, cut behind the longest of them.
+  TokenBatch select(std::span<const std::int64_t> sequences) const;
+  /// Changes when the tokens or the mask do.
+  std::uint64_t version() const { return ids.version() + (valid.defined() ? valid.version() : 0); }
 
   /// Pads each sequence with `pad_id` to the longest, but at least `min_tokens`. Throws ValueError for no sequences,
   /// an empty one or min_tokens > max_tokens, ShapeError for a sequence of more than `max_tokens`.

@@ -1,87 +1,14 @@
-#include <boost/test/unit_test.hpp>
-
-#include <cmath>
-
+#include "gradcache_checks.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/parallel_for.h"
-#include "tapecache/core/random.h"
-#include "tapecache/gradcache/compare.h"
-#include "tapecache/gradcache/losses.h"
-#include "tapecache/gradcache/step.h"
-#include "tapecache/ops/dropout.h"
-#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/matmul.h"
-#include "tapecache/ops/normalize.h"
 #include "tapecache/ops/reduce.h"
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::testing;
 
 namespace {
-
-Tensor random_tensor(const Shape& shape, std::uint64_t seed, DType dtype = DType::kFloat64) {
-  Tensor t = Tensor::empty(shape, DType::kFloat64);
-  double* p = t.mutable_data<double>();
-  for (std::int64_t i = 0; i < t.numel(); ++i) {
-    p[i] = 2.0 * uniform(RandomKey{seed}.draw(0, static_cast<std::uint32_t>(i))[0]) - 1.0;
-  }
-  return t.to(dtype);
-}
-
-/// Two layers with dropout and a normalised output.
-struct Encoder {
-  Parameter w1, b1, w2;
-  double dropout = 0;
-
-  Encoder(std::uint64_t seed, DType dtype, double p, std::int64_t in = 5, std::int64_t hidden = 7, std::int64_t out = 4)
-      : w1("w1", random_tensor({hidden, in}, seed, dtype)),
-        b1("b1", random_tensor({hidden}, seed + 1, dtype)),
-        w2("w2", random_tensor({out, hidden}, seed + 2, dtype)),
-        dropout(p) {}
-
-  Variable operator()(const Tensor& x) const {
-    const Variable hidden = ops::dropout(ops::tanh(ops::linear(x, w1, b1)), dropout);
-    return ops::l2_normalize(ops::dropout(ops::linear(hidden, w2), dropout));
-  }
-  std::vector<Parameter> parameters() const { return {w1, b1, w2}; }
-};
-
-std::vector<Parameter> joined(std::initializer_list<std::vector<Parameter>> lists) {
-  std::vector<Parameter> all;
-  for (const auto& list : lists) all.insert(all.end(), list.begin(), list.end());
-  return all;
-}
-
-struct ClipSetup {
-  std::int64_t n;
-  Encoder image, text;
-  Parameter log_scale;
-  Tensor images, texts;
-
-  explicit ClipSetup(std::int64_t samples, DType dtype = DType::kFloat64, double dropout = 0.0)
-      : n(samples),
-        image(10, dtype, dropout),
-        text(20, dtype, dropout),
-        log_scale("log_scale", Tensor::full({}, 1.5, dtype)),
-        images(random_tensor({samples, 5}, 30, dtype)),
-        texts(random_tensor({samples, 5}, 31, dtype)) {}
-
-  std::vector<Tower> towers() const { return {{"image", images, image}, {"text", texts, text}}; }
-  Loss loss() const {
-    return [scale = log_scale](std::span<const Variable> r) { return clip_loss(r[0], r[1], scale); };
-  }
-  std::vector<Parameter> parameters() const { return joined({image.parameters(), text.parameters(), {log_scale}}); }
-};
-
-void check_equal(const Comparison& c, double tolerance) {
-  BOOST_TEST(!c.parameters.empty());
-  BOOST_TEST(c.relative_norm <= tolerance);
-  BOOST_TEST(std::abs(c.loss_reference - c.loss_other) <= tolerance * std::max(1.0, std::abs(c.loss_reference)));
-  for (const ParameterDifference& p : c.parameters) {
-    BOOST_TEST(p.max_relative <= tolerance, p.name << ": " << p.max_relative);
-  }
-}
 
 std::int64_t rows_seen = 0;
 
@@ -147,7 +74,7 @@ BOOST_AUTO_TEST_CASE(chunk_size_per_tower) {
 BOOST_AUTO_TEST_CASE(tied_towers_receive_both_contributions) {
   const Encoder shared(40, DType::kFloat64, 0.2);
   const Parameter log_scale("log_scale", Tensor::full({}, 1.0, DType::kFloat64));
-  const std::vector<Tower> towers{{"a", random_tensor({8, 5}, 1), shared}, {"b", random_tensor({8, 5}, 2), shared}};
+  const std::vector<Tower> towers{{"a", random_values({8, 5}, 1), shared}, {"b", random_values({8, 5}, 2), shared}};
   const Loss loss = [&](std::span<const Variable> r) { return clip_loss(r[0], r[1], log_scale); };
   for (const std::int64_t chunk : {1, 3, 8}) {
     check_equal(compare(towers, loss, {{chunk}}, joined({shared.parameters(), {log_scale}})), 1e-12);
@@ -180,9 +107,9 @@ BOOST_AUTO_TEST_CASE(all_towers_frozen_leaves_the_loss_parameters) {
 
 BOOST_AUTO_TEST_CASE(three_towers) {
   const Encoder a(50, DType::kFloat64, 0.1), b(60, DType::kFloat64, 0.1), c(70, DType::kFloat64, 0.1);
-  const std::vector<Tower> towers{{"a", random_tensor({7, 5}, 1), a},
-                                  {"b", random_tensor({7, 5}, 2), b},
-                                  {"c", random_tensor({7, 5}, 3), c}};
+  const std::vector<Tower> towers{{"a", random_values({7, 5}, 1), a},
+                                  {"b", random_values({7, 5}, 2), b},
+                                  {"c", random_values({7, 5}, 3), c}};
   const Loss loss = [](std::span<const Variable> r) {
     return ops::add(info_nce(r[0], r[1]), ops::add(info_nce(r[1], r[2]), info_nce(r[2], r[0], 3.0)));
   };
@@ -193,8 +120,8 @@ BOOST_AUTO_TEST_CASE(three_towers) {
 
 BOOST_AUTO_TEST_CASE(hard_negatives) {
   const Encoder query(80, DType::kFloat64, 0.1), passage(90, DType::kFloat64, 0.1);
-  const std::vector<Tower> towers{{"query", random_tensor({5, 5}, 1), query},
-                                  {"passage", random_tensor({15, 5}, 2), passage}};
+  const std::vector<Tower> towers{{"query", random_values({5, 5}, 1), query},
+                                  {"passage", random_values({15, 5}, 2), passage}};
   const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], r[1]); };
   for (const std::int64_t chunk : {1, 4, 15, 16}) {
     check_equal(compare(towers, loss, {{chunk}}, joined({query.parameters(), passage.parameters()})), 1e-12);
@@ -210,17 +137,17 @@ BOOST_AUTO_TEST_CASE(any_splittable_input) {
   };
   const Encoder encoder(11, DType::kFloat64, 0.1);
   const std::vector<Tower> towers{
-      {"pairs", Pairs{random_tensor({6, 5}, 1), random_tensor({6, 5}, 2)},
+      {"pairs", Pairs{random_values({6, 5}, 1), random_values({6, 5}, 2)},
        [encoder](const Pairs& p) { return ops::add(encoder(p.left), encoder(p.right)); }},
-      {"single", random_tensor({6, 5}, 3), encoder}};
+      {"single", random_values({6, 5}, 3), encoder}};
   const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], r[1]); };
   check_equal(compare(towers, loss, {{4}}, encoder.parameters()), 1e-12);
 }
 
 BOOST_AUTO_TEST_CASE(representations_of_any_rank) {
-  const Parameter w("w", random_tensor({3, 4}, 1));
+  const Parameter w("w", random_values({3, 4}, 1));
   const auto encode = [w](const Tensor& x) { return ops::tanh(ops::linear(x, w)); };
-  const std::vector<Tower> towers{{"tokens", random_tensor({6, 2, 4}, 2), encode}};
+  const std::vector<Tower> towers{{"tokens", random_values({6, 2, 4}, 2), encode}};
   const Loss loss = [](std::span<const Variable> r) {
     const Variable pooled = ops::max(r[0], 1);
     return info_nce(pooled, ops::scale(ops::mean(r[0], 1), 2.0));
@@ -280,7 +207,7 @@ BOOST_AUTO_TEST_CASE(peak_memory_is_flat_as_the_batch_grows) {
   // Wide hidden layers: activations outweigh representations by far.
   const auto extra_bytes = [](std::int64_t n) {
     const Encoder image(1, DType::kFloat32, 0.1, 8, 512, 4), text(2, DType::kFloat32, 0.1, 8, 512, 4);
-    const Tensor images = random_tensor({n, 8}, 3, DType::kFloat32), texts = random_tensor({n, 8}, 4, DType::kFloat32);
+    const Tensor images = random_values({n, 8}, 3, DType::kFloat32), texts = random_values({n, 8}, 4, DType::kFloat32);
     const std::vector<Tower> towers{{"image", images, image}, {"text", texts, text}};
     const Loss loss = [](std::span<const Variable> r) {
       return ops::sum(ops::multiply(r[0], r[1]));  // no N×N logits: what is measured is the step itself
@@ -299,8 +226,8 @@ BOOST_AUTO_TEST_CASE(peak_memory_is_flat_as_the_batch_grows) {
 
 BOOST_AUTO_TEST_CASE(fits_under_a_limit_that_direct_does_not) {
   const Encoder image(1, DType::kFloat32, 0.1, 8, 512, 4), text(2, DType::kFloat32, 0.1, 8, 512, 4);
-  const std::vector<Tower> towers{{"image", random_tensor({512, 8}, 3, DType::kFloat32), image},
-                                  {"text", random_tensor({512, 8}, 4, DType::kFloat32), text}};
+  const std::vector<Tower> towers{{"image", random_values({512, 8}, 3, DType::kFloat32), image},
+                                  {"text", random_values({512, 8}, 4, DType::kFloat32), text}};
   const Loss loss = [](std::span<const Variable> r) { return ops::sum(ops::multiply(r[0], r[1])); };
   const std::size_t in_use = allocator().stats().current;
   const MemoryLimit limit(in_use + (1 << 20));

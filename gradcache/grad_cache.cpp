@@ -1,0 +1,61 @@
+#include "tapecache/gradcache/grad_cache.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+
+namespace tapecache::gradcache {
+
+GradCache::GradCache(Loss loss, StepOptions options, SelfCheck self_check)
+    : loss_(std::move(loss)), options_(std::move(options)), self_check_(self_check) {
+  if (self_check_.every < 0 || self_check_.samples < 1) {
+    throw ValueError(fmt::format("grad cache: a self-check every {} steps of {} samples, expected every >= 0 and samples "
+                                 ">= 1", self_check_.every, self_check_.samples));
+  }
+}
+
+StepResult GradCache::step(std::span<const Tower> towers) {
+  checked_.reset();
+  if (self_check_.every > 0 && steps_ % self_check_.every == 0) check(towers);
+  StepOptions options = options_;
+  if (options.memory_budget && !options.memory_plan) {
+    std::vector<std::int64_t> sizes;
+    for (const Tower& tower : towers) sizes.push_back(tower.size());
+    if (!plan_ || sizes != planned_sizes_) {
+      plan_ = plan_memory(towers, options);
+      planned_sizes_ = std::move(sizes);
+    }
+    options.memory_plan = plan_;
+  }
+  StepResult result = cached_step(towers, loss_, options);
+  ++steps_;
+  if (result.status != StepStatus::kDone) ++skipped_;
+  if (plan_) {
+    // What did not fit will not fit the next time either.
+    plan_->kept_chunks = std::min(plan_->kept_chunks, result.kept_chunks);
+    for (std::int64_t i = 0; i < result.retries; ++i) {
+      for (std::int64_t& size : plan_->chunk_sizes) size = std::max<std::int64_t>(size == 0 ? 0 : 1, size / 2);
+    }
+  }
+  return result;
+}
+
+void GradCache::check(std::span<const Tower> towers) {
+  std::vector<Tower> parts;
+  const std::int64_t samples = std::min(self_check_.samples, towers.empty() ? 0 : towers.front().size());
+  for (const Tower& tower : towers) {
+    parts.push_back(tower.first(std::max<std::int64_t>(1, tower.size() * samples / towers.front().size())));
+  }
+  StepOptions options = options_;
+  options.memory_budget.reset();
+  options.memory_plan.reset();
+  options.observer = nullptr;
+  if (options.chunk_tokens == 0) {
+    const std::int64_t block = options.reproducible ? kReproducibleBlock : 1;
+    options.chunk_sizes = {std::max(block, samples / 4 / block * block)};
+  }
+  checked_ = compare(parts, loss_, options);
+}
+
+}  // namespace tapecache::gradcache

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/step.h"
+
+namespace tapecache::gradcache {
+
+/// Checks of a running training against the direct step.
+struct SelfCheck {
+  std::int64_t every = 0;     ///< steps between two checks; 0: none
+  std::int64_t samples = 16;  ///< of each step's batch, that the check takes
+};
+
+/// Cached steps that learn from one another: a loss, its options, and what was measured. With a memory budget the first
+/// step makes the plan, and the following ones keep it while the batch has the same size and memory suffices.
+class GradCache {
+ public:
+  /// Throws ValueError for a self-check of fewer than 1 sample or every -1 steps.
+  GradCache(Loss loss, StepOptions options, SelfCheck self_check = {});
+
+  /// `cached_step` over these towers.
+  StepResult step(std::span<const Tower> towers);
+
+  /// What the last step's self-check found: the cached against the direct step on the first samples of each tower (of a
+  /// tower with k times the samples of the first, k times as many). Empty where that step was not checked.
+  const std::optional<Comparison>& checked() const { return checked_; }
+  /// The plan in force; empty without a budget, or before the first step.
+  const std::optional<MemoryPlan>& plan() const { return plan_; }
+  std::int64_t steps() const { return steps_; }
+  /// Steps whose loss or cache was not finite.
+  std::int64_t skipped_steps() const { return skipped_; }
+
+  const StepOptions& options() const { return options_; }
+  /// For a loss scale or an accumulation factor that changes as training goes on.
+  void set_scale(double scale) { options_.scale = scale; }
+
+ private:
+  void check(std::span<const Tower> towers);
+
+  Loss loss_;
+  StepOptions options_;
+  SelfCheck self_check_;
+  std::optional<MemoryPlan> plan_;
+  std::vector<std::int64_t> planned_sizes_;
+  std::optional<Comparison> checked_;
+  std::int64_t steps_ = 0, skipped_ = 0;
+};
+
+}  // namespace tapecache::gradcache
