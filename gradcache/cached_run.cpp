@@ -1,5 +1,7 @@
 #include "tapecache/gradcache/cached_run.h"
 
+#include <algorithm>
+
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/loss_pass.h"
@@ -29,6 +31,8 @@ CachedRun::CachedRun(std::span<const Tower> towers, const Loss& loss, const Step
     : loss_(loss), options_(options), keep_(keep) {
   for (std::size_t i = 0; i < towers.size(); ++i) {
     result_.chunks += static_cast<std::int64_t>(chunks[i].parts.size());
+    std::int64_t& largest = result_.largest_chunks.emplace_back(0);
+    for (const Chunk& chunk : chunks[i].parts) largest = std::max(largest, chunk.size());
     towers_.emplace_back(towers[i], std::move(chunks[i]), options);
   }
 }

@@ -69,9 +69,12 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
       for (Parameter& parameter : result.parameters) parameter.run_hooks();
       return result;
     } catch (const OutOfMemory&) {
+      if (keep > 0) {
+        keep /= 2;  // the plan was too hopeful
+        continue;
+      }
       const bool again = options.retry_smaller_chunks || options.memory_budget;
       if (!again || !halve_chunks(current, towers, chunks)) throw;
-      keep = 0;
     }
   }
 }

@@ -31,11 +31,11 @@ StepResult GradCache::step(std::span<const Tower> towers) {
   StepResult result = cached_step(towers, loss_, options);
   ++steps_;
   if (result.status != StepStatus::kDone) ++skipped_;
-  if (plan_) {
+  if (plan_ && result.retries > 0) {
     // What did not fit will not fit the next time either.
     plan_->kept_chunks = std::min(plan_->kept_chunks, result.kept_chunks);
-    for (std::int64_t i = 0; i < result.retries; ++i) {
-      for (std::int64_t& size : plan_->chunk_sizes) size = std::max<std::int64_t>(size == 0 ? 0 : 1, size / 2);
+    for (std::size_t i = 0; i < towers.size(); ++i) {
+      plan_->chunk_sizes[i] = std::min(plan_->chunk_sizes[i], result.largest_chunks[i]);
     }
   }
   return result;

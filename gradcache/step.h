@@ -92,8 +92,9 @@ struct StepResult {
   /// Every parameter that the step gave a gradient.
   std::vector<Parameter> parameters;
   std::int64_t chunks = 0;       ///< of all towers
+  std::vector<std::int64_t> largest_chunks;  ///< samples of each tower's largest
   std::int64_t kept_chunks = 0;  ///< of those, the ones whose tape was kept, so that they were forwarded once
-  std::int64_t retries = 0;      ///< times the step began again with smaller chunks
+  std::int64_t retries = 0;      ///< times the step began again, keeping fewer tapes or with smaller chunks
   std::size_t peak_bytes = 0;    ///< most bytes in use at once
   PhaseSeconds seconds;
 };
