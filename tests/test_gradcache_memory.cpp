@@ -2,9 +2,9 @@
 #include <vector>
 
 #include "gradcache_checks.h"
+#include "small_model.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/gradcache/grad_cache.h"
-#include "tapecache/models/clip.h"
 #include "tapecache/ops/reduce.h"
 
 using namespace tapecache;
@@ -12,46 +12,6 @@ using namespace tapecache::gradcache;
 using namespace tapecache::testing;
 
 namespace {
-
-/// A small CLIP whose activations weigh far more than its parameters.
-struct Model {
-  models::Clip clip;
-  Tensor images;
-  models::TokenBatch texts;
-
-  explicit Model(std::int64_t samples)
-      : clip(config(), 3), images(random_values({samples, 3, 16, 16}, 1, DType::kFloat32)), texts(make_texts(samples)) {}
-
-  static models::ClipConfig config() {
-    const models::TransformerConfig encoder{.width = 16, .layers = 2, .heads = 2, .mlp_width = 32, .dropout = 0.1};
-    return {.vision = {.image_size = 16, .patch_size = 4, .encoder = encoder},
-            .text = {.vocabulary = 30, .max_tokens = 12, .encoder = encoder},
-            .projection_width = 8};
-  }
-  static models::TokenBatch make_texts(std::int64_t samples) {
-    std::vector<std::vector<std::int32_t>> words;
-    for (std::int64_t i = 0; i < samples; ++i) {
-      words.emplace_back(static_cast<std::size_t>(1 + i * 7 % 12), static_cast<std::int32_t>(i % 30));
-    }
-    return models::TokenBatch::pad(words);
-  }
-  std::vector<Tower> towers() const {
-    return {{"image", images, [this](const Tensor& x) { return clip.encode_image(x); }},
-            {"text", texts, [this](const models::TokenBatch& x) { return clip.encode_text(x); }}};
-  }
-  Loss loss() const {
-    return [this](std::span<const Variable> r) { return clip_loss(r[0], r[1], clip.logit_scale()); };
-  }
-  void clear() {
-    for (Parameter p : clip.parameters()) p.clear_gradient();
-  }
-};
-
-/// Over all parameters together: the gradient of a key bias is 0, and what is left of it in f32 is noise.
-void check_close(const Comparison& c, double tolerance) {
-  BOOST_TEST(c.relative_norm <= tolerance);
-  BOOST_TEST(std::abs(c.loss_reference - c.loss_other) <= tolerance * std::abs(c.loss_reference));
-}
 
 StepOptions budget(std::size_t bytes) {
   StepOptions options;
@@ -64,7 +24,7 @@ StepOptions budget(std::size_t bytes) {
 BOOST_AUTO_TEST_SUITE(gradcache_memory)
 
 BOOST_AUTO_TEST_CASE(a_step_stays_within_its_budget) {
-  Model model(96);
+  SmallModel model(96);
   const std::vector<Tower> towers = model.towers();
   const StepResult direct = direct_step(towers, model.loss());
   model.clear();
@@ -91,7 +51,7 @@ BOOST_AUTO_TEST_CASE(a_step_stays_within_its_budget) {
 }
 
 BOOST_AUTO_TEST_CASE(a_tight_budget_keeps_nothing_and_an_ample_one_all) {
-  Model model(64);
+  SmallModel model(64);
   const std::vector<Tower> towers = model.towers();
   const std::size_t base = allocator().stats().current;
   int forwards = 0;
@@ -116,7 +76,7 @@ BOOST_AUTO_TEST_CASE(a_tight_budget_keeps_nothing_and_an_ample_one_all) {
 }
 
 BOOST_AUTO_TEST_CASE(a_budget_that_holds_nothing) {
-  const Model model(16);
+  const SmallModel model(16);
   const std::size_t base = allocator().stats().current;
   BOOST_CHECK_EXCEPTION(cached_step(model.towers(), model.loss(), budget(base + 2000)), OutOfMemory,
                         says({"memory budget", "'image'"}));
@@ -125,7 +85,7 @@ BOOST_AUTO_TEST_CASE(a_budget_that_holds_nothing) {
 }
 
 BOOST_AUTO_TEST_CASE(kept_tapes_give_way_to_the_loss) {
-  Model model(64);
+  SmallModel model(64);
   const std::vector<Tower> towers = model.towers();
   const Comparison want = compare(towers, model.loss(), {{8}}, model.clip.parameters());
   BOOST_TEST(want.relative_norm <= 1e-5);
@@ -157,7 +117,7 @@ BOOST_AUTO_TEST_CASE(kept_tapes_give_way_to_the_loss) {
 }
 
 BOOST_AUTO_TEST_CASE(smaller_chunks_after_running_out) {
-  Model model(32);
+  SmallModel model(32);
   const std::vector<Tower> towers = model.towers();
   const std::size_t base = allocator().stats().current;
   const StepResult small = cached_step(towers, model.loss(), {{4}});
@@ -177,7 +137,7 @@ BOOST_AUTO_TEST_CASE(smaller_chunks_after_running_out) {
 }
 
 BOOST_AUTO_TEST_CASE(the_class_form_plans_once) {
-  Model model(48);
+  SmallModel model(48);
   std::vector<Tower> towers = model.towers();
   const std::size_t base = allocator().stats().current;
   const std::size_t direct = direct_step(towers, model.loss()).peak_bytes;
@@ -220,7 +180,7 @@ BOOST_AUTO_TEST_CASE(the_class_form_plans_once) {
 
 BOOST_AUTO_TEST_CASE(peak_bytes_stay_flat_as_the_batch_grows) {
   const auto beyond_the_data = [](std::int64_t samples) {
-    Model model(samples);
+    SmallModel model(samples);
     const std::size_t base = allocator().stats().current;
     StepResult result = cached_step(model.towers(), [](std::span<const Variable> r) {
       // O(N): every image against its own text alone

@@ -1,0 +1,132 @@
+#include <vector>
+
+#include "gradcache_checks.h"
+#include "tapecache/gradcache/cached.h"
+#include "tapecache/ops/reduce.h"
+
+using namespace tapecache;
+using namespace tapecache::gradcache;
+using namespace tapecache::testing;
+
+namespace {
+
+/// The batch of a tower, emitted in small parts.
+CachedBatch batch_of(const std::string& name, const Encoder& encoder, const Tensor& samples,
+                     const std::vector<std::int64_t>& cuts) {
+  CachedBatch batch{name, {}};
+  std::int64_t begin = 0;
+  for (const std::int64_t end : cuts) {
+    CachedOptions options;
+    if (!batch.chunks.empty()) options.after = &batch.chunks.back();
+    batch.chunks.push_back(cached(encoder, samples.slice(begin, end), options));
+    begin = end;
+  }
+  return batch;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(gradcache_functional)
+
+BOOST_AUTO_TEST_CASE(small_batches_from_a_loader_make_the_big_one) {
+  const ClipSetup setup(9, DType::kFloat64, 0.3);
+  begin_random_step(3, 4);
+  const auto by_parts = [&] {
+    const std::vector<CachedBatch> towers{batch_of("image", setup.image, setup.images, {2, 3, 9}),
+                                          batch_of("text", setup.text, setup.texts, {4, 9})};
+    return cached_backward(towers, setup.loss());
+  };
+  check_equal(compare_steps([&] { return direct_step(setup.towers(), setup.loss()); }, by_parts, setup.parameters()), 1e-12);
+  direct_step(setup.towers(), setup.loss());
+  const RandomState after = random_state();
+  begin_random_step(3, 4);
+  const StepResult result = by_parts();
+  BOOST_TEST((random_state() == after));
+  BOOST_TEST(result.chunks == 5);
+  BOOST_TEST(result.parameters.size() == 7u);
+}
+
+BOOST_AUTO_TEST_CASE(a_replay_by_hand) {
+  const Encoder encoder(1, DType::kFloat64, 0.4);
+  const Tensor x = random_values({6, 5}, 2), c = random_values({6, 4}, 3);
+  const std::vector<Tower> towers{{"x", x, encoder}};
+  const Loss projection = [&](std::span<const Variable> r) { return ops::sum(ops::multiply(r[0], c)); };
+  const auto by_hand = [&] {
+    const CachedForward forward = cached(encoder, x);
+    const RandomState after = random_state();
+    StepResult result;
+    result.loss = 0;
+    for (std::size_t i = 0; i < 24; ++i) result.loss += doubles(forward.representations()[0])[i] * doubles(c)[i];
+    forward.replay(std::span(&c, 1));
+    BOOST_TEST((random_state() == after));
+    return result;
+  };
+  check_equal(compare_steps([&] { return direct_step(towers, projection); }, by_hand, encoder.parameters()), 1e-12);
+}
+
+BOOST_AUTO_TEST_CASE(two_pending_forwards_share_nothing) {
+  const Encoder encoder(1, DType::kFloat64, 0.4);
+  const Tensor x = random_values({6, 5}, 2), c = random_values({6, 4}, 3), d = random_values({6, 4}, 4);
+  const auto gradient_of = [&](auto&& run) {
+    for (Parameter p : encoder.parameters()) p.clear_gradient();
+    run();
+    std::vector<double> all;
+    for (const Parameter& p : encoder.parameters()) {
+      for (const double v : doubles(p.gradient())) all.push_back(v);
+    }
+    return all;
+  };
+  begin_random_step(1, 1);
+  const auto first = gradient_of([&] { cached(encoder, x).replay(std::span(&c, 1)); });
+  begin_random_step(2, 9);
+  const auto second = gradient_of([&] { cached(encoder, x).replay(std::span(&d, 1)); });
+  const auto both = gradient_of([&] {
+    begin_random_step(1, 1);
+    const CachedForward a = cached(encoder, x);
+    begin_random_step(2, 9);
+    const CachedForward b = cached(encoder, x);
+    a.replay(std::span(&c, 1));
+    b.replay(std::span(&d, 1));
+  });
+  std::vector<double> sum(first.size());
+  for (std::size_t i = 0; i < sum.size(); ++i) sum[i] = first[i] + second[i];
+  BOOST_TEST(max_difference(both, sum) <= 1e-13);
+}
+
+BOOST_AUTO_TEST_CASE(auxiliary_losses_over_sub_batches) {
+  const Encoder encoder(1, DType::kFloat64, 0.2);
+  const auto encode = [&](const Tensor& x) {
+    const Variable y = encoder(x);
+    return Encoded{{{"pooled", y}}, {{"size", ops::mean(ops::exp(y), 1), 0.7}}};
+  };
+  const Tensor x = random_values({7, 5}, 2);
+  const std::vector<Tower> towers{{"x", x, encode}};
+  const Loss loss = [](const Representations& r) { return info_nce(r.at("x.pooled"), ops::tanh(r[0])); };
+  const auto by_parts = [&] {
+    CachedBatch batch{"x", {cached(encode, x.slice(0, 2))}};
+    batch.chunks.push_back(cached(encode, x.slice(2, 7), {.after = &batch.chunks.back()}));
+    return cached_backward(std::span(&batch, 1), loss);
+  };
+  check_equal(compare_steps([&] { return direct_step(towers, loss); }, by_parts, encoder.parameters()), 1e-12);
+}
+
+BOOST_AUTO_TEST_CASE(misuse) {
+  const Encoder encoder(1, DType::kFloat64, 0.2), wider(1, DType::kFloat64, 0.0, 5, 7, 6);
+  const Tensor x = random_values({6, 5}, 2);
+  const CachedForward forward = cached(encoder, x);
+  const Tensor wrong = random_values({6, 3}, 1);
+  BOOST_CHECK_EXCEPTION(forward.replay(std::span(&wrong, 1)), ShapeError, says({"[6, 3]", "[6, 4]"}));
+  BOOST_CHECK_EXCEPTION(forward.replay({}), ValueError, says({"0 gradients for 1 outputs"}));
+  BOOST_CHECK_EXCEPTION(cached(encoder, x.slice(0, 0)), ValueError, says({"no samples"}));
+  const Loss loss = [](std::span<const Variable> r) { return ops::sum(r[0]); };
+  BOOST_CHECK_THROW(cached_backward({}, loss), ValueError);
+  const CachedBatch none{"none", {}}, mixed{"mixed", {forward, cached(wider, x)}};
+  BOOST_CHECK_EXCEPTION(cached_backward(std::span(&none, 1), loss), ValueError, says({"'none'"}));
+  BOOST_CHECK_EXCEPTION(cached_backward(std::span(&mixed, 1), loss), ShapeError, says({"'mixed'", "[6, 6]", "[6, 4]"}));
+  Parameter w = encoder.w1;
+  w.mutable_value().fill(1);
+  const Tensor c = random_values({6, 4}, 3);
+  BOOST_CHECK_EXCEPTION(forward.replay(std::span(&c, 1)), ValueError, says({"'w1'", "changed"}));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
