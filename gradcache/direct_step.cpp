@@ -55,8 +55,8 @@ struct Recorded {
   Tape tape;
   Representations representations;
   std::vector<AuxiliaryResult> auxiliary;
-  std::vector<Variable> sources;   // scalars whose sum is the loss
-  std::vector<double> weights;
+  std::vector<Variable> sources;  // what the loss is made of
+  std::vector<double> seeds;      // their cotangents
   double loss = 0;
 
   Recorded(const char* step, std::span<const Tower> towers, std::span<const Chunk> ranges, const Loss& loss_function,
@@ -70,29 +70,31 @@ struct Recorded {
                             encoded.outputs[i].value);
       }
       for (const AuxiliaryLoss& part : encoded.auxiliary) {
-        const double mean = detail::sum_of(part.values.value()) / static_cast<double>(ranges[t].size());
+        double sum = 0;
+        detail::add_elements(sum, part.values.value());
+        const double mean = sum / static_cast<double>(ranges[t].size());
         auxiliary.push_back({part.name, mean, part.weight});
         sources.push_back(part.values);
-        weights.push_back(part.weight / static_cast<double>(ranges[t].size()));
+        seeds.push_back(detail::auxiliary_seed(options, part.weight, ranges[t].size()));
         loss += part.weight * mean;
       }
     }
     const Variable value = loss_function(representations);
     detail::check_loss(step, value);
     sources.push_back(value);
-    weights.push_back(1);
+    seeds.push_back(options.scale);
     loss += value.value().item();
   }
 
-  void backward(double scale) {
+  void backward(double weight = 1) {
     std::vector<Variable> outputs;
-    std::vector<Tensor> seeds;
+    std::vector<Tensor> gradients;
     for (std::size_t i = 0; i < sources.size(); ++i) {
       if (!sources[i].has_history()) continue;
       outputs.push_back(sources[i]);
-      seeds.push_back(Tensor::full(sources[i].shape(), scale * weights[i], sources[i].dtype(), sources[i].device()));
+      gradients.push_back(Tensor::full(sources[i].shape(), weight * seeds[i], sources[i].dtype(), sources[i].device()));
     }
-    if (!outputs.empty()) tape.backward(outputs, seeds);
+    if (!outputs.empty()) tape.backward(outputs, gradients);
   }
 };
 
@@ -132,7 +134,7 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const St
     }
     if (std::isfinite(result.loss)) {
       transaction.add(detail::parameters_on(recorded.tape));
-      recorded.backward(options.scale);
+      recorded.backward();
     }
   }
   result.chunks = static_cast<std::int64_t>(towers.size());
@@ -167,7 +169,7 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
     transaction.add(detail::parameters_on(recorded.tape));
     const double weight = static_cast<double>(ranges[0].size()) / static_cast<double>(towers[0].size());
     result.loss += weight * recorded.loss;
-    recorded.backward(options.scale * weight);
+    recorded.backward(weight);
   }
   for (const Chunks& tower : chunks) result.chunks += static_cast<std::int64_t>(tower.parts.size());
   result.kept_chunks = result.chunks;

@@ -94,10 +94,8 @@ std::string full_name(const Tower& tower, const Output& output, std::size_t inde
   return outputs == 1 ? tower.name() : fmt::format("{}.{}", tower.name(), index);
 }
 
-double sum_of(const Tensor& values) {
-  double sum = 0;
+void add_elements(double& sum, const Tensor& values) {
   for (const double v : values.to(DType::kFloat64).to_vector<double>()) sum += v;
-  return sum;
 }
 
 double rms_norm(const Tensor& representations) {

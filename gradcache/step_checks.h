@@ -38,8 +38,13 @@ class PrecisionGuard {
 /// "image", or "image.tokens".
 std::string full_name(const Tower& tower, const Output& output, std::size_t index, std::size_t outputs);
 
-/// Sum of all elements, in f64.
-double sum_of(const Tensor& values);
+/// Adds the elements one by one, in f64, so that it does not show where they were cut.
+void add_elements(double& sum, const Tensor& values);
+
+/// The cotangent of each sample's auxiliary loss.
+inline double auxiliary_seed(const StepOptions& options, double weight, std::int64_t samples) {
+  return options.scale * (weight / static_cast<double>(samples));
+}
 
 /// See StepResult::representation_norms.
 double rms_norm(const Tensor& representations);

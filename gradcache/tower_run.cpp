@@ -122,7 +122,7 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
     for (std::size_t i = 0; i < piece.encoded.auxiliary.size(); ++i) {
       const AuxiliaryLoss& loss = piece.encoded.auxiliary[i];
       if (i == auxiliary_.size()) auxiliary_.push_back({loss.name, 0, loss.weight});
-      auxiliary_[i].sum += sum_of(loss.values.value());
+      add_elements(auxiliary_[i].sum, loss.values.value());
     }
   }
 }
@@ -218,7 +218,7 @@ void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces) const 
     }
     for (const AuxiliaryLoss& loss : piece.encoded.auxiliary) {
       if (!loss.values.has_history()) continue;
-      const double share = options_->scale * loss.weight / static_cast<double>(batch_size_);
+      const double share = auxiliary_seed(*options_, loss.weight, batch_size_);
       outputs.push_back(loss.values);
       gradients.push_back(Tensor::full(loss.values.shape(), share, loss.values.dtype(), loss.values.device()));
     }
