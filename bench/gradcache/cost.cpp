@@ -1,0 +1,95 @@
+#include <algorithm>
+#include <functional>
+
+#include "../timing.h"
+#include "measurements.h"
+#include "tapecache/core/allocator.h"
+#include "workload.h"
+
+namespace gradcache_bench {
+
+using namespace tapecache;
+using namespace tapecache::gradcache;
+
+Cost measure_cost(const Effort& effort) {
+  Workload workload(effort.batch);
+  const std::vector<Tower> towers = workload.towers();
+  const Loss loss = workload.loss();
+  const auto cached = [&](const StepOptions& options) {
+    const StepResult result = cached_step(towers, loss, options);
+    workload.clear_gradients();
+    return result;
+  };
+  std::vector<std::function<void()>> runs{[&] {
+    direct_step(towers, loss);
+    workload.clear_gradients();
+  }};
+  Cost cost;
+  for (std::int64_t chunk = 8; chunk <= effort.batch; chunk *= 2) {
+    cost.by_chunk.push_back({chunk, 0});
+    runs.push_back([&, chunk] { cached({{chunk}}); });
+  }
+  // From the least that chunks of 32 need to what it takes to keep them all.
+  constexpr std::int64_t kChunk = 32;
+  const std::int64_t chunks = (effort.batch + kChunk - 1) / kChunk;
+  const std::size_t least = cached({{kChunk}}).peak_bytes;
+  StepOptions all;
+  all.memory_plan = MemoryPlan{{kChunk, kChunk}, 2 * chunks};
+  const std::size_t most = cached(all).peak_bytes;
+  for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0, 1.5}) {
+    StepOptions options;
+    const auto bytes = least + static_cast<std::size_t>(share * static_cast<double>(most - least));
+    // 3 % is what a plan leaves free.
+    options.memory_budget = MemoryBudget{bytes + bytes / 32};
+    {
+      const MemoryLimit limit(options.memory_budget->bytes);
+      options.memory_plan = plan_memory(towers, options);
+    }
+    const StepResult result = cached(options);
+    cost.by_budget.push_back({share, options.memory_budget->bytes, result.peak_bytes,
+                              static_cast<double>(result.kept_chunks) / static_cast<double>(result.chunks), 0});
+    runs.push_back([&, options] { cached(options); });
+  }
+  const Timings timings = time_in_turn(runs, effort.rounds);
+  cost.direct_seconds = timings.seconds(0);
+  std::size_t run = 1;
+  for (ChunkCost& c : cost.by_chunk) c.ratio = timings.ratio(run++, 0);
+  for (BudgetCost& c : cost.by_budget) c.ratio = timings.ratio(run++, 0);
+  const auto by_ratio = [](const ChunkCost& a, const ChunkCost& b) { return a.ratio < b.ratio; };
+  cost.no_tape_kept = std::min_element(cost.by_chunk.begin(), cost.by_chunk.end(), by_ratio)->ratio;
+  cost.ample_budget = cost.by_budget.back().ratio;
+  return cost;
+}
+
+Reproducible measure_reproducible(const Effort& effort) {
+  Workload workload(effort.batch);
+  const std::vector<Tower> towers = workload.towers();
+  const Loss loss = workload.loss();
+  Reproducible found;
+  StepOptions options;
+  options.reproducible = true;
+  for (std::int64_t chunk = 8; chunk <= effort.batch; chunk += chunk < 64 ? 8 : 64) {
+    options.chunk_sizes = {chunk};
+    const Comparison difference = compare(towers, loss, options, workload.clip.parameters());
+    found.bit_identical = found.bit_identical && difference.max_relative() == 0;
+    found.chunks.push_back(chunk);
+  }
+  StepOptions plain{{32}};
+  options.chunk_sizes = {32};
+  const auto timed = [&](auto step) {
+    return [&workload, step] {
+      step();
+      workload.clear_gradients();
+    };
+  };
+  const std::vector<std::function<void()>> runs{timed([&] { cached_step(towers, loss, plain); }),
+                                                timed([&] { cached_step(towers, loss, options); }),
+                                                timed([&] { direct_step(towers, loss, plain); }),
+                                                timed([&] { direct_step(towers, loss, options); })};
+  const Timings timings = time_in_turn(runs, effort.rounds);
+  found.cost = timings.ratio(1, 0);
+  found.direct_cost = timings.ratio(3, 2);
+  return found;
+}
+
+}  // namespace gradcache_bench

@@ -1,0 +1,60 @@
+#include <chrono>
+
+#include "measurements.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/allocator.h"
+#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/ops/normalize.h"
+#include "workload.h"
+
+namespace gradcache_bench {
+
+using namespace tapecache;
+using namespace tapecache::gradcache;
+
+std::vector<Peak> measure_peaks(const Effort& effort) {
+  std::vector<Peak> peaks;
+  for (std::int64_t batch = 64; batch <= effort.largest_batch; batch *= 4) {
+    Workload workload(batch);
+    const std::size_t before = allocator().stats().current;
+    const Loss loss = [&](std::span<const Variable> r) {
+      return tiled_clip_loss(r[0], r[1], workload.clip.logit_scale());
+    };
+    const StepResult result = cached_step(workload.towers(), loss, {{32}});
+    workload.clear_gradients();
+    std::size_t data = before;
+    for (const Tensor& r : result.representations) data += 2 * r.bytes();
+    peaks.push_back({batch, result.peak_bytes, result.peak_bytes - data});
+    allocator().release_cache();
+  }
+  return peaks;
+}
+
+TiledLoss measure_tiled_loss(std::int64_t batch) {
+  constexpr std::int64_t kWidth = 512;
+  allocator().release_cache();
+  const std::size_t before = allocator().stats().current;
+  const PeakMeter meter;
+  const auto rows = [&](std::uint32_t state) {
+    Tensor t = Tensor::empty({batch, kWidth});
+    float* p = t.mutable_data<float>();
+    for (std::int64_t i = 0; i < t.numel(); ++i) {
+      p[i] = (static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f) * 0.07f;
+    }
+    return t;
+  };
+  Tape tape;
+  const Variable images = tape.leaf(rows(1)), texts = tape.leaf(rows(2));
+  const Variable log_scale = tape.leaf(Tensor::full({}, 2.0));
+  const auto begin = std::chrono::steady_clock::now();
+  Variable loss;
+  {
+    const Recording recording(tape);
+    loss = tiled_clip_loss(images, texts, log_scale);
+  }
+  tape.backward(loss);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return {batch, kWidth, meter.peak() - before, seconds, loss.value().item()};
+}
+
+}  // namespace gradcache_bench

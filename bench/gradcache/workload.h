@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tapecache/gradcache/losses.h"
+#include "tapecache/gradcache/step.h"
+#include "tapecache/models/clip.h"
+
+namespace gradcache_bench {
+
+/// A CLIP of the demo's size over random samples.
+struct Workload {
+  tapecache::models::Clip clip;
+  tapecache::Tensor images;
+  tapecache::models::TokenBatch texts;
+
+  explicit Workload(std::int64_t samples) : clip(config(), 1), images(random_images(samples)), texts(random_texts(samples)) {}
+
+  static tapecache::models::ClipConfig config() {
+    const tapecache::models::TransformerConfig encoder{.width = 64, .layers = 3, .heads = 4, .mlp_width = 256, .dropout = 0.1};
+    return {.vision = {.image_size = 32, .patch_size = 8, .encoder = encoder},
+            .text = {.vocabulary = 1000, .max_tokens = 16, .encoder = encoder},
+            .projection_width = 64};
+  }
+  static tapecache::Tensor random_images(std::int64_t samples) {
+    tapecache::Tensor images = tapecache::Tensor::empty({samples, 3, 32, 32});
+    float* p = images.mutable_data<float>();
+    std::uint32_t state = 1;
+    for (std::int64_t i = 0; i < images.numel(); ++i) {
+      p[i] = static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f;
+    }
+    return images;
+  }
+  static tapecache::models::TokenBatch random_texts(std::int64_t samples) {
+    tapecache::Tensor ids = tapecache::Tensor::empty({samples, 16}, tapecache::DType::kInt32);
+    std::int32_t* p = ids.mutable_data<std::int32_t>();
+    std::uint32_t state = 2;
+    for (std::int64_t i = 0; i < ids.numel(); ++i) {
+      p[i] = static_cast<std::int32_t>((state = state * 1664525u + 1013904223u) >> 16) % 1000;
+    }
+    return {ids, {}};
+  }
+
+  std::vector<tapecache::gradcache::Tower> towers() const {
+    return {{"image", images, [this](const tapecache::Tensor& x) { return clip.encode_image(x); }},
+            {"text", texts, [this](const tapecache::models::TokenBatch& x) { return clip.encode_text(x); }}};
+  }
+  tapecache::gradcache::Loss loss() const {
+    return [this](std::span<const tapecache::Variable> r) {
+      return tapecache::gradcache::clip_loss(r[0], r[1], clip.logit_scale());
+    };
+  }
+  void clear_gradients() {
+    for (tapecache::Parameter p : clip.parameters()) p.clear_gradient();
+  }
+};
+
+}  // namespace gradcache_bench
