@@ -16,6 +16,7 @@
 #include "tapecache/gradcache/compare.h"
 #include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/models/batch_norm.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/ops/attention.h"
