@@ -1,5 +1,4 @@
 #include <cmath>
-#include <utility>
 #include <vector>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
@@ -8,47 +7,48 @@ namespace tapecache::kernels::cpu {
 
 namespace {
 
-constexpr std::int64_t kWork = 65536;      // elements of a block of sums
-constexpr std::int64_t kMostRows = 512;    // of a block: blocks are summed alone, then in order
-constexpr std::int64_t kLeastTerms = 32;   // of a partial sum, so that the partial sums stay few
+constexpr std::int64_t kWork = 32768;     // elements of a block of sums
+constexpr std::int64_t kMostRows = 512;   // of a block: blocks are summed alone, then in order
+constexpr std::int64_t kLeastTerms = 32;  // of a partial sum, so that the partial sums stay few
 
-/// Two sums over each channel, [2, channels], of the two terms that `terms(place, channel)` gives.
-template <class T, class Terms>
-std::vector<T> channel_sums(const Channels& x, const Terms& terms) {
+/// Two sums over each channel, [2, channels]: of a(v - centre, w) and of b(v - centre, w) for the elements v and w of
+/// two arrays. Written over pointers that start at a row, or GCC 12 gathers the elements one by one.
+template <class T, class A, class B>
+std::vector<T> channel_sums(const Channels& x, const T* v, const T* centre, const T* w, const A& a, const B& b) {
   if (x.outer * x.inner == 0) return std::vector<T>(static_cast<std::size_t>(2 * x.count), T{0});
   const std::int64_t least = (kLeastTerms + x.inner - 1) / x.inner;
   const std::int64_t block = std::max(least, std::min(kMostRows, block_for(x.count * x.inner, kWork)));
   const std::int64_t blocks = (x.outer + block - 1) / block;
   std::vector<T> partial(static_cast<std::size_t>(blocks * 2 * x.count), T{0});
-  parallel_for(x.outer, block, [&](std::int64_t begin, std::int64_t end) {
-    T *first = partial.data() + begin / block * 2 * x.count, *second = first + x.count;
+  parallel_for(x.outer, block, [=, to = partial.data()](std::int64_t begin, std::int64_t end) {
+    T *first = to + begin / block * 2 * x.count, *second = first + x.count;
     for (std::int64_t row = begin; row < end; ++row) {
       if (x.inner == 1) {
+        const T *v_row = v + row * x.count, *w_row = w + row * x.count;
 #pragma omp simd
         for (std::int64_t k = 0; k < x.count; ++k) {
-          const std::pair<T, T> term = terms(row * x.count + k, k);
-          first[k] += term.first;
-          second[k] += term.second;
+          first[k] += a(v_row[k] - centre[k], w_row[k]);
+          second[k] += b(v_row[k] - centre[k], w_row[k]);
         }
         continue;
       }
       for (std::int64_t k = 0; k < x.count; ++k) {
         const std::int64_t from = (row * x.count + k) * x.inner;
+        const T *v_row = v + from, *w_row = w + from, middle = centre[k];
         T sum{0}, other{0};
 #pragma omp simd reduction(+ : sum, other)
         for (std::int64_t i = 0; i < x.inner; ++i) {
-          const std::pair<T, T> term = terms(from + i, k);
-          sum += term.first;
-          other += term.second;
+          sum += a(v_row[i] - middle, w_row[i]);
+          other += b(v_row[i] - middle, w_row[i]);
         }
         first[k] += sum;
         second[k] += other;
       }
     }
   });
-  for (std::int64_t b = 1; b < blocks; ++b) {
-    const T* from = partial.data() + b * 2 * x.count;
-    for (std::int64_t i = 0; i < 2 * x.count; ++i) partial[static_cast<std::size_t>(i)] += from[i];
+  for (std::int64_t i = 1; i < blocks; ++i) {
+    const T* from = partial.data() + i * 2 * x.count;
+    for (std::int64_t k = 0; k < 2 * x.count; ++k) partial[static_cast<std::size_t>(k)] += from[k];
   }
   return partial;
 }
@@ -86,14 +86,12 @@ std::vector<T> inverse_deviations(std::int64_t channels, const T* variance, doub
 template <class T>
 void channel_statistics(const Channels& layout, const T* x, T* mean, T* variance) {
   const T count = static_cast<T>(layout.outer * layout.inner);
-  const std::vector<T> totals =
-      channel_sums<T>(layout, [=](std::int64_t i, std::int64_t) { return std::pair(x[i], T{0}); });
+  const auto difference = [](T d, T) { return d; };
+  std::fill_n(mean, layout.count, T{0});
+  const std::vector<T> totals = channel_sums(layout, x, mean, x, difference, [](T, T) { return T{0}; });
   for (std::int64_t k = 0; k < layout.count; ++k) mean[k] = totals[static_cast<std::size_t>(k)] / count;
   // Two passes, where the second makes good what rounding took from the first mean (Chan et al. 1983).
-  const std::vector<T> sums = channel_sums<T>(layout, [=](std::int64_t i, std::int64_t k) {
-    const T difference = x[i] - mean[k];
-    return std::pair(difference, difference * difference);
-  });
+  const std::vector<T> sums = channel_sums(layout, x, mean, x, difference, [](T d, T) { return d * d; });
   for (std::int64_t k = 0; k < layout.count; ++k) {
     const T shift = sums[static_cast<std::size_t>(k)] / count;
     const T squares = sums[static_cast<std::size_t>(layout.count + k)] / count;
@@ -119,9 +117,7 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
   const std::vector<T> inverse = inverse_deviations(layout.count, variance, epsilon);
   std::vector<T> sums;  // Σ dy, Σ dy (x - mean)
   if (dgamma || dbeta || own_statistics) {
-    sums = channel_sums<T>(layout, [=](std::int64_t i, std::int64_t k) {
-      return std::pair(dy[i], dy[i] * (x[i] - mean[k]));
-    });
+    sums = channel_sums(layout, x, mean, dy, [](T, T g) { return g; }, [](T d, T g) { return g * d; });
   }
   if (dx) {
     // dx = factor (dy - shift - slope (x - mean))
