@@ -54,17 +54,34 @@ Builder Builder::child(std::string_view name) const {
   return part;
 }
 
+void Builder::require_free(const std::string& full) const {
+  const std::vector<Parameter>& parameters = shared_->parameters;
+  const std::vector<Buffer>& buffers = shared_->buffers;
+  if (std::any_of(parameters.begin(), parameters.end(), [&](const Parameter& p) { return p.name() == full; }) ||
+      std::any_of(buffers.begin(), buffers.end(), [&](const Buffer& b) { return b.name == full; })) {
+    throw ValueError(fmt::format("builder: two parameters or buffers are named '{}'", full));
+  }
+}
+
+Tensor Builder::buffer(std::string_view name, const Tensor& value) const {
+  const std::string full = full_name(name);
+  require_free(full);
+  if (!is_floating(value.dtype())) {
+    throw DTypeError(fmt::format("builder: buffer '{}' is {}, expected a floating type", full,
+                                 tapecache::name(value.dtype())));
+  }
+  shared_->buffers.push_back({full, value});
+  return value;
+}
+
 Parameter Builder::parameter(std::string_view name, const Shape& shape, const Init& init) const {
   const std::string full = full_name(name);
-  std::vector<Parameter>& made = shared_->parameters;
-  if (std::any_of(made.begin(), made.end(), [&](const Parameter& p) { return p.name() == full; })) {
-    throw ValueError(fmt::format("builder: two parameters are named '{}'", full));
-  }
+  require_free(full);
   const Tensor values = init.standard_deviation == 0 && init.half_range == 0
                             ? Tensor::full(shape, init.mean, shared_->dtype)
                             : drawn_values(shape, init, shared_->seed ^ hash_of(full)).to(shared_->dtype);
-  made.emplace_back(full, values);
-  return made.back();
+  shared_->parameters.emplace_back(full, values);
+  return shared_->parameters.back();
 }
 
 }  // namespace tapecache::models

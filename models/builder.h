@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tapecache/autograd/buffer.h"
 #include "tapecache/autograd/parameter.h"
 
 namespace tapecache::models {
@@ -33,9 +34,16 @@ class Builder {
   /// A new parameter. Its values depend on the seed, the full name and the element alone, not on the order in which
   /// parameters are made. Throws ValueError where the full name was taken.
   Parameter parameter(std::string_view name, const Shape& shape, const Init& init) const;
+  /// A new buffer, which holds the given floating tensor itself. Throws ValueError where the full name was taken,
+  /// DTypeError for another type.
+  Tensor buffer(std::string_view name, const Tensor& value) const;
 
   /// All parameters made so far, in that order.
   const std::vector<Parameter>& parameters() const { return shared_->parameters; }
+  /// All buffers made so far, in that order.
+  const std::vector<Buffer>& buffers() const { return shared_->buffers; }
+  /// The name that this builder makes things under; empty at the root.
+  const std::string& prefix() const { return prefix_; }
   DType dtype() const { return shared_->dtype; }
 
   /// Whether layers such as dropout act as in training; true at first.
@@ -48,8 +56,10 @@ class Builder {
     DType dtype;
     bool training = true;
     std::vector<Parameter> parameters;
+    std::vector<Buffer> buffers;
   };
   std::string full_name(std::string_view name) const;
+  void require_free(const std::string& full) const;
 
   std::shared_ptr<Shared> shared_;
   std::string prefix_;

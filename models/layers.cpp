@@ -10,6 +10,17 @@
 
 namespace tapecache::models {
 
+namespace {
+
+double checked_probability(const char* layer, double probability) {
+  if (!(probability >= 0 && probability < 1)) {
+    throw ValueError(fmt::format("{}: probability is {}, expected 0 <= p < 1", layer, probability));
+  }
+  return probability;
+}
+
+}  // namespace
+
 Linear::Linear(const Builder& builder, std::int64_t in, std::int64_t out, const Init& weight_init, bool with_bias)
     : weight(builder.parameter("weight", {out, in}, weight_init)) {
   if (with_bias) bias = builder.parameter("bias", {out}, Init::constant(0));
@@ -31,14 +42,18 @@ Embedding::Embedding(const Builder& builder, std::int64_t entries, std::int64_t 
 
 Variable Embedding::operator()(const Tensor& ids) const { return ops::embedding(weight, ids); }
 
-Dropout::Dropout(const Builder& builder, double probability) : builder_(builder), probability_(probability) {
-  if (!(probability >= 0 && probability < 1)) {
-    throw ValueError(fmt::format("dropout: probability is {}, expected 0 <= p < 1", probability));
-  }
-}
+Dropout::Dropout(const Builder& builder, double probability)
+    : builder_(builder), probability_(checked_probability("dropout", probability)) {}
 
 Variable Dropout::operator()(const Variable& x) const {
   return builder_.training() ? ops::dropout(x, probability_) : x;
+}
+
+DropPath::DropPath(const Builder& builder, double probability)
+    : builder_(builder), probability_(checked_probability("drop_path", probability)) {}
+
+Variable DropPath::operator()(const Variable& x) const {
+  return builder_.training() && probability_ > 0 ? ops::drop_path(x, probability_) : x;
 }
 
 Variable activate(Activation activation, const Variable& x) {

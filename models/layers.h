@@ -49,6 +49,19 @@ class Dropout {
   double probability_;
 };
 
+/// Drop path (`ops::drop_path`) while the builder's training flag is set, else the identity. With a probability of 0 it
+/// takes no call number: a model without drop path draws as if the layer were not there.
+class DropPath {
+ public:
+  /// Throws ValueError where the probability is not in [0, 1).
+  DropPath(const Builder& builder, double probability);
+  Variable operator()(const Variable& x) const;
+
+ private:
+  Builder builder_;
+  double probability_;
+};
+
 enum class Activation { kQuickGelu, kGelu, kGeluTanh, kSilu, kRelu };
 
 Variable activate(Activation activation, const Variable& x);

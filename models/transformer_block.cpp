@@ -28,11 +28,12 @@ TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConf
       fc1_(builder.child("mlp").child("fc1"), config.width, config.mlp_width,
            Init::normal(width_scale(config) / std::sqrt(2.0))),
       fc2_(builder.child("mlp").child("fc2"), config.mlp_width, config.width, residual_init(config)),
-      dropout_(builder, config.dropout) {}
+      dropout_(builder, config.dropout),
+      drop_path_(builder, config.drop_path) {}
 
 Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOptions& options) const {
-  const Variable attended = ops::add(x, dropout_(attention_(norm1_(x), options)));
-  return ops::add(attended, dropout_(fc2_(activate(activation_, fc1_(norm2_(attended))))));
+  const Variable attended = ops::add(x, drop_path_(dropout_(attention_(norm1_(x), options))));
+  return ops::add(attended, drop_path_(dropout_(fc2_(activate(activation_, fc1_(norm2_(attended)))))));
 }
 
 Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options) const {

@@ -14,6 +14,9 @@ struct TransformerConfig {
   std::int64_t mlp_width = 2048;
   Activation activation = Activation::kQuickGelu;
   double dropout = 0;       ///< of both residual branches
+  /// Of both residual branches, for each sample as a whole, after dropout (stochastic depth, Huang et al. 2016). The
+  /// same in every block: for a rate that grows with depth give each TransformerBlock a config of its own.
+  double drop_path = 0;
   double epsilon = 1e-5;    ///< of the layer norms
   bool checkpoint = false;  ///< keep only each block's input and compute the block again in backward
 };
@@ -38,6 +41,7 @@ class TransformerBlock {
   LayerNorm norm2_;
   Linear fc1_, fc2_;
   Dropout dropout_;
+  DropPath drop_path_;
 };
 
 /// The blocks `layers.0`, `layers.1`, … one after another.

@@ -16,37 +16,47 @@ kernels::Samples samples_of(std::int64_t first, std::int64_t count, const Tensor
   return {first, count, ids.defined() ? ids.data<std::int64_t>() : nullptr};
 }
 
-}  // namespace
+enum class Unit { kElement, kSample };  // what is kept or dropped as a whole
 
-Variable dropout(const Variable& x, double probability) {
-  constexpr const char* kOp = "dropout";
-  const OpScope scope(kOp);
-  detail::require_floating(kOp, "x", x, 1);
+template <class T>
+auto kernel_of(Unit unit, const char* op, Device device) {
+  return kernels::find(unit == Unit::kElement ? &KernelTable<T>::dropout : &KernelTable<T>::drop_path, op, device);
+}
+
+Variable drop(const char* op, Unit unit, const Variable& x, double probability) {
+  const OpScope scope(op);
+  detail::require_floating(op, "x", x, 1);
   if (!(probability >= 0 && probability < 1)) {
-    throw ValueError(fmt::format("{}: probability is {}, expected 0 <= p < 1", kOp, probability));
+    throw ValueError(fmt::format("{}: probability is {}, expected 0 <= p < 1", op, probability));
   }
-  const RandomDraw draw = next_random_draw(kOp, x.size(0));
+  const RandomDraw draw = next_random_draw(op, x.size(0));
   if (probability == 0) return x;
   const std::int64_t per_sample = draw.samples > 0 ? x.numel() / draw.samples : 0;
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
-  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::dropout, kOp, x.device())(
-        draw.key, samples_of(draw.first_sample, draw.samples, draw.sample_ids), per_sample, probability,
-        x.value().data<T>(), y.mutable_data<T>(), kernels::Mode::kWrite);
+  dispatch_floating(op, x.dtype(), [&]<class T>() {
+    kernel_of<T>(unit, op, x.device())(draw.key, samples_of(draw.first_sample, draw.samples, draw.sample_ids),
+                                       per_sample, probability, x.value().data<T>(), y.mutable_data<T>(),
+                                       kernels::Mode::kWrite);
   });
   const bool ordered = !draw.sample_ids.defined();  // then nothing is kept: the key gives the mask again
   std::vector<Tensor> saved = ordered ? std::vector<Tensor>{} : std::vector<Tensor>{draw.sample_ids};
-  return record(kOp, std::move(y), {x}, std::move(saved), [=, key = draw.key, first = draw.first_sample,
-                                                           count = draw.samples](Backward& ctx) {
-    // dx = dy keep / (1 - p), with keep drawn again from its key
-    const Tensor& dy = ctx.output_gradient();
-    GradientTarget dx = ctx.gradient(0);
-    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::dropout, kOp, dy.device())(key, samples_of(first, count, ordered ? Tensor() : ctx.saved(0)),
-                                                                per_sample, probability, dy.data<T>(),
-                                                                dx.tensor.mutable_data<T>(), detail::mode_of(dx));
-    });
-  });
+  return record(op, std::move(y), {x}, std::move(saved),
+                [=, key = draw.key, first = draw.first_sample, count = draw.samples](Backward& ctx) {
+                  // dx = dy keep / (1 - p), with keep drawn again from its key
+                  const Tensor& dy = ctx.output_gradient();
+                  const kernels::Samples samples = samples_of(first, count, ordered ? Tensor() : ctx.saved(0));
+                  GradientTarget dx = ctx.gradient(0);
+                  dispatch_floating(op, dy.dtype(), [&]<class T>() {
+                    kernel_of<T>(unit, op, dy.device())(key, samples, per_sample, probability, dy.data<T>(),
+                                                        dx.tensor.mutable_data<T>(), detail::mode_of(dx));
+                  });
+                });
 }
+
+}  // namespace
+
+Variable dropout(const Variable& x, double probability) { return drop("dropout", Unit::kElement, x, probability); }
+
+Variable drop_path(const Variable& x, double probability) { return drop("drop_path", Unit::kSample, x, probability); }
 
 }  // namespace tapecache::ops

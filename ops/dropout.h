@@ -10,4 +10,8 @@ namespace tapecache::ops {
 /// number all the same. Throws ValueError where the probability is not in [0, 1).
 Variable dropout(const Variable& x, double probability);
 
+/// Stochastic depth (Huang et al. 2016): sets whole samples to 0 with the given probability and scales the others by
+/// 1 / (1 - probability). A sample's draw is that of its element 0; all else is as in `dropout`.
+Variable drop_path(const Variable& x, double probability);
+
 }  // namespace tapecache::ops

@@ -64,6 +64,11 @@ struct Samples {
   const std::int64_t* ids = nullptr;
 };
 
+/// x [outer, count, inner] by channel: the axis of `count`.
+struct Channels {
+  std::int64_t outer = 0, count = 0, inner = 0;
+};
+
 /// Attention on packed [batch, tokens, 3, heads, width] queries, keys and values.
 struct Attention {
   std::int64_t batch = 0, tokens = 0, heads = 0, width = 0;
@@ -123,6 +128,17 @@ struct KernelTable {
   void (*l2_normalize_backward)(std::int64_t rows, std::int64_t cols, const T* y, const T* inverse, const T* dy, T* dx,
                                 Mode);
 
+  // Mean and biased variance of each channel of x; there is at least one value a channel.
+  void (*channel_statistics)(const Channels&, const T* x, T* mean, T* variance);
+  // y = (x - mean) / √(variance + ε) · γ + β, all four by channel. In backward `own_statistics` says that mean and
+  // variance are those of x, so that dx goes through them too. Any of dx, dgamma, dbeta may be null; dgamma and dbeta
+  // may be one array: dgamma is finished first.
+  void (*batch_norm)(const Channels&, double epsilon, const T* x, const T* gamma, const T* beta, const T* mean,
+                     const T* variance, T* y);
+  void (*batch_norm_backward)(const Channels&, double epsilon, bool own_statistics, const T* x, const T* gamma,
+                              const T* mean, const T* variance, const T* dy, T* dx, Mode dx_mode, T* dgamma,
+                              Mode dgamma_mode, T* dbeta, Mode dbeta_mode);
+
   // y[i] = table[index[i]]; backward sums in the order of i, so it is deterministic.
   void (*gather_rows)(std::int64_t count, std::int64_t width, const T* table, const std::int64_t* index, T* y);
   void (*gather_rows_backward)(std::int64_t count, std::int64_t width, std::int64_t table_rows,
@@ -131,6 +147,11 @@ struct KernelTable {
   // y = x · keep / (1 - p) with keep drawn by (key, sample, element); its own derivative.
   void (*dropout)(const RandomKey&, const Samples&, std::int64_t per_sample, double probability, const T* x, T* y,
                   Mode);
+  // The same with one draw a sample, that of its element 0.
+  void (*drop_path)(const RandomKey&, const Samples&, std::int64_t per_sample, double probability, const T* x, T* y,
+                    Mode);
+  // y [samples, per_sample] in [0, 1), by (key, sample, element).
+  void (*sample_uniform)(const RandomKey&, const Samples&, std::int64_t per_sample, T* y);
 
   // Copies `count` blocks of `length` elements between strided places.
   void (*copy_blocks)(std::int64_t count, std::int64_t length, const T* x, std::int64_t x_stride, T* y,

@@ -142,11 +142,12 @@ struct Draw {
 constexpr std::uint64_t kSeed = 0x0123456789abcdef;
 constexpr std::uint32_t kStep = 77;
 
-NaiveArray naive_dropout(const NaiveArray& x, const Draw& draw) {
+/// Dropout, or drop path, where all elements of a sample are kept or dropped by the draw of the first.
+NaiveArray naive_drop(const NaiveArray& x, const Draw& draw, bool whole_samples) {
   NaiveArray y = x;
   const std::int64_t samples = draw.samples > 0 ? draw.samples : x.shape[0];
   for (std::int64_t i = 0; i < x.shape.numel(); ++i) {
-    const std::int64_t per_sample = x.shape.numel() / samples, element = i % per_sample;
+    const std::int64_t per_sample = x.shape.numel() / samples, element = whole_samples ? 0 : i % per_sample;
     const PhiloxReference philox{{static_cast<std::uint32_t>(element / 4),
                                   static_cast<std::uint32_t>(draw.first_sample + i / per_sample), draw.call, kStep},
                                  {0x89abcdef, 0x01234567}};
@@ -156,23 +157,26 @@ NaiveArray naive_dropout(const NaiveArray& x, const Draw& draw) {
   return y;
 }
 
-void add_dropout_row(std::vector<OpRow>& rows, const std::string& name, Input input, const Draw& draw,
-                     std::vector<Input> large = {}) {
+void add_drop_rows(std::vector<OpRow>& rows, const std::string& suffix, Input input, const Draw& draw,
+                   std::vector<Input> large = {}) {
   const double flops = large.empty() ? 0 : static_cast<double>(large[0].shape.numel());
-  rows.push_back({.name = name,
-                  .inputs = {std::move(input)},
-                  .op =
-                      [draw](std::span<const Variable> x) {
-                        const RandomStateGuard guard;
-                        begin_random_step(kSeed, kStep);
-                        random_state().key.call = draw.call;
-                        random_state().first_sample = draw.first_sample;
-                        random_state().samples = draw.samples;
-                        return ops::dropout(x[0], draw.probability);
-                      },
-                  .reference = [draw](std::span<const NaiveArray> x) { return naive_dropout(x[0], draw); },
-                  .large = std::move(large),
-                  .flops = flops});
+  for (const bool whole_samples : {false, true}) {
+    rows.push_back({.name = (whole_samples ? "drop_path" : "dropout") + suffix,
+                    .inputs = {input},
+                    .op =
+                        [draw, f = whole_samples ? ops::drop_path : ops::dropout](std::span<const Variable> x) {
+                          const RandomStateGuard guard;
+                          begin_random_step(kSeed, kStep);
+                          random_state().key.call = draw.call;
+                          random_state().first_sample = draw.first_sample;
+                          random_state().samples = draw.samples;
+                          return f(x[0], draw.probability);
+                        },
+                    .reference =
+                        [=](std::span<const NaiveArray> x) { return naive_drop(x[0], draw, whole_samples); },
+                    .large = large,
+                    .flops = flops});
+  }
 }
 
 }  // namespace
@@ -207,14 +211,14 @@ std::vector<OpRow> layout_rows() {
 
   add_gather_rows(rows);
 
-  add_dropout_row(rows, "dropout", floating({4, 10}), {}, {floating({1024, 1030})});
-  add_dropout_row(rows, "dropout_half", floating({3, 2, 5}), {.probability = 0.5, .call = 3});
-  add_dropout_row(rows, "dropout_zero", floating({3, 4}), {.probability = 0});
-  add_dropout_row(rows, "dropout_most", floating({3, 40}), {.probability = 0.9375});
-  add_dropout_row(rows, "dropout_later_samples", floating({4, 7}), {.first_sample = 1000});
-  add_dropout_row(rows, "dropout_rows_of_samples", floating({6, 7}), {.first_sample = 5, .samples = 2});
-  add_dropout_row(rows, "dropout_of_vector", floating({9}), {.probability = 0.5});
-  add_dropout_row(rows, "dropout_no_rows", floating({0, 4}), {});
+  add_drop_rows(rows, "", floating({4, 10}), {}, {floating({1024, 1030})});
+  add_drop_rows(rows, "_half", floating({3, 2, 5}), {.probability = 0.5, .call = 3});
+  add_drop_rows(rows, "_zero", floating({3, 4}), {.probability = 0});
+  add_drop_rows(rows, "_most", floating({3, 40}), {.probability = 0.9375});
+  add_drop_rows(rows, "_later_samples", floating({4, 7}), {.first_sample = 1000});
+  add_drop_rows(rows, "_rows_of_samples", floating({6, 7}), {.first_sample = 5, .samples = 2});
+  add_drop_rows(rows, "_of_vector", floating({9}), {.probability = 0.5});
+  add_drop_rows(rows, "_no_rows", floating({0, 4}), {});
   return rows;
 }
 

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "op_table.h"
+#include "tapecache/ops/batch_norm.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/softmax.h"
@@ -208,6 +209,88 @@ void add_l2_normalize_rows(std::vector<OpRow>& rows) {
   rows.push_back(std::move(zero));
 }
 
+/// By the array's own statistics, or by those given as inputs 3 and 4.
+NaiveArray naive_batch_norm(std::span<const NaiveArray> x, double epsilon) {
+  const std::int64_t channels = x[0].size(1);
+  std::vector<Row> of_channel(static_cast<std::size_t>(channels));
+  for_each_index(x[0].shape, [&](const Index& at) {
+    of_channel[static_cast<std::size_t>(at[1])].push_back(x[0][flat(x[0].shape, at)]);
+  });
+  NaiveArray y = x[0];
+  for (std::int64_t k = 0; k < channels; ++k) {
+    const Row& row = of_channel[static_cast<std::size_t>(k)];
+    const double count = static_cast<double>(row.size());
+    double mean = naive_sum(row) / count, variance = 0;
+    for (const double v : row) variance += (v - mean) * (v - mean) / count;
+    if (x.size() == 5) {
+      mean = x[3][k];
+      variance = x[4][k];
+    }
+    for_each_index(y.shape, [&](const Index& at) {
+      double& value = y[flat(y.shape, at)];
+      if (at[1] == k) value = (value - mean) / std::sqrt(variance + epsilon) * x[1][k] + x[2][k];
+    });
+  }
+  return y;
+}
+
+std::vector<Input> batch_norm_inputs(Input x) {
+  const Shape channels{x.shape[1]};
+  return {std::move(x), floating(channels, 0.5, 1.5), floating(channels)};
+}
+
+OpRow batch_norm_row(std::string name, Input x, double epsilon = 1e-5, std::vector<Input> large = {}) {
+  const double flops = large.empty() ? 0 : 7.0 * static_cast<double>(large[0].shape.numel());
+  return {.name = std::move(name),
+          .inputs = batch_norm_inputs(std::move(x)),
+          .op = [=](std::span<const Variable> v) { return ops::batch_norm(v[0], v[1], v[2], epsilon).y; },
+          .reference = [=](std::span<const NaiveArray> v) { return naive_batch_norm(v, epsilon); },
+          .large = std::move(large),
+          .flops = flops};
+}
+
+/// By given statistics: constants, which no gradient goes through.
+OpRow frozen_batch_norm_row(std::string name, Input x, std::vector<Input> large = {}) {
+  const auto statistics = [](std::int64_t channels, DType dtype) {
+    return std::pair{Tensor::full({channels}, 0.25, dtype), Tensor::full({channels}, 1.5, dtype)};
+  };
+  OpRow row = batch_norm_row(std::move(name), std::move(x), 1e-5, std::move(large));
+  row.op = [=](std::span<const Variable> v) {
+    const auto [mean, variance] = statistics(v[0].size(1), v[0].dtype());
+    return ops::batch_norm(v[0], v[1], v[2], mean, variance);
+  };
+  row.reference = [=](std::span<const NaiveArray> v) {
+    const auto [mean, variance] = statistics(v[0].size(1), DType::kFloat64);
+    return naive_batch_norm(std::vector{v[0], v[1], v[2], to_naive(mean), to_naive(variance)}, 1e-5);
+  };
+  return row;
+}
+
+void add_batch_norm_rows(std::vector<OpRow>& rows) {
+  const std::vector<Input> tall = batch_norm_inputs(floating({2050, 130})),
+                           images = batch_norm_inputs(floating({10, 20, 33, 15}));
+  rows.push_back(batch_norm_row("batch_norm", floating({6, 4}), 1e-5, tall));
+  rows.push_back(batch_norm_row("batch_norm_of_tokens", floating({3, 4, 5})));
+  rows.push_back(batch_norm_row("batch_norm_of_images", floating({2, 3, 2, 4}), 1e-5, images));
+  rows.push_back(batch_norm_row("batch_norm_of_one_sample", floating({1, 3, 6})));
+  rows.push_back(batch_norm_row("batch_norm_one_channel", floating({7, 1})));
+  rows.push_back(batch_norm_row("batch_norm_large_epsilon", floating({5, 3}), 0.5));
+  rows.push_back(frozen_batch_norm_row("batch_norm_frozen", floating({6, 4}), tall));
+  rows.push_back(frozen_batch_norm_row("batch_norm_frozen_of_images", floating({2, 3, 2, 4}), images));
+  rows.push_back(frozen_batch_norm_row("batch_norm_frozen_of_one_value", floating({1, 3})));
+  rows.push_back(frozen_batch_norm_row("batch_norm_frozen_no_rows", floating({0, 3})));
+
+  OpRow constant = batch_norm_row("batch_norm_constant_channel", floating({3, 2}, {3, 1, 3, 2, 3, 4}));
+  constant.differentiable = false;  // it is, but too steep at variance 0 for a central difference
+  rows.push_back(std::move(constant));
+
+  // The mean is known to half a unit in the last place, 3e-5 at 1000, where the spread is 0.6.
+  OpRow shifted = batch_norm_row("batch_norm_far_from_zero", floating({16, 3}, 999, 1001));
+  shifted.float32_tolerance = 2e-4;
+  shifted.float32_gradient_tolerance = 1e-3;
+  rows.push_back(std::move(shifted));
+}
+
 }  // namespace
 
 std::vector<OpRow> row_wise_rows() {
@@ -216,6 +299,7 @@ std::vector<OpRow> row_wise_rows() {
   add_cross_entropy_rows(rows);
   add_layer_norm_rows(rows);
   add_l2_normalize_rows(rows);
+  add_batch_norm_rows(rows);
   return rows;
 }
 

@@ -137,6 +137,28 @@ BOOST_AUTO_TEST_CASE(saving_twice_gives_the_same_file) {
   BOOST_TEST(folder.entries() == 2);  // and no temporary file is left
 }
 
+BOOST_AUTO_TEST_CASE(buffers_travel_too) {
+  const Folder folder;
+  const std::vector<Parameter> parameters = some_parameters();
+  AdamW optimizer(parameters, {});
+  const std::vector<Buffer> saved{{"norm.running_mean", vector_of({1, 2})}},
+      loaded{{"norm.running_mean", vector_of({0, 0})}};
+  save_checkpoint(folder / "run.safetensors", parameters, optimizer, {4, 0, {}}, saved);
+  BOOST_TEST(load_checkpoint(folder / "run.safetensors", parameters, optimizer, loaded).step == 4);
+  check_equal(loaded[0].value, {1, 2});
+  const std::vector<Buffer> other{{"norm.running_mean", vector_of({0, 0, 0})}},
+      missing{{"norm.running_var", vector_of({7})}};
+  BOOST_CHECK_EXCEPTION(load_checkpoint(folder / "run.safetensors", parameters, optimizer, other), FileError,
+                        says({"'norm.running_mean'", "[2]", "[3]"}));
+  BOOST_CHECK_EXCEPTION(load_checkpoint(folder / "run.safetensors", parameters, optimizer, missing), FileError,
+                        says({"'norm.running_var' is missing"}));
+  BOOST_CHECK_EXCEPTION(load_checkpoint(folder / "run.safetensors", parameters, optimizer), FileError,
+                        says({"'model.norm.running_mean' belongs to no parameter"}));
+  const std::vector<Buffer> twin{{"matrix", vector_of({1})}};
+  BOOST_CHECK_EXCEPTION(save_checkpoint(folder / "twin.safetensors", parameters, optimizer, {}, twin), ValueError,
+                        says({"'matrix'"}));
+}
+
 BOOST_AUTO_TEST_CASE(momentum_travels_too) {
   const Folder folder;
   const std::vector<Parameter> a = some_parameters(), b = some_parameters();

@@ -32,11 +32,11 @@ Integer number(const std::filesystem::path& path, const SafetensorsFile& file, c
 }  // namespace
 
 void save_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
-                     const Optimizer& optimizer, const TrainingPosition& position) {
+                     const Optimizer& optimizer, const TrainingPosition& position, std::span<const Buffer> buffers) {
   SafetensorsFile file;
-  for (const Parameter& p : parameters) {
-    if (!file.tensors.emplace(kModel + p.name(), p.value()).second) {
-      throw ValueError(fmt::format("{}: two parameters are named '{}'", path.string(), p.name()));
+  for (const auto& [name, value] : state_of(parameters, buffers)) {
+    if (!file.tensors.emplace(kModel + name, value).second) {
+      throw ValueError(fmt::format("{}: two parameters are named '{}'", path.string(), name));
     }
   }
   for (const auto& [name, tensor] : optimizer.state()) file.tensors.emplace(kOptimizer + name, tensor);
@@ -46,24 +46,25 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
 }
 
 TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
-                                 Optimizer& optimizer) {
+                                 Optimizer& optimizer, std::span<const Buffer> buffers) {
   SafetensorsFile file = read_safetensors(path);
   TrainingPosition position{number<std::int64_t>(path, file, kStep), number<std::uint64_t>(path, file, kSeed), {}};
   for (const auto& [key, text] : file.metadata) {
     if (key.starts_with(kNote)) position.notes.emplace(key.substr(kNote.size()), text);
   }
+  std::vector<Buffer> model = state_of(parameters, buffers);
   std::vector<Tensor> values;
-  for (const Parameter& p : parameters) {
-    const auto found = file.tensors.find(kModel + p.name());
+  for (const auto& [name, own] : model) {
+    const auto found = file.tensors.find(kModel + name);
     if (found == file.tensors.end()) {
-      throw FileError(fmt::format("{}: parameter '{}' is missing", path.string(), p.name()));
+      throw FileError(fmt::format("{}: parameter '{}' is missing", path.string(), name));
     }
     const Tensor& value = found->second;
-    if (value.shape() != p.value().shape() || value.dtype() != p.value().dtype()) {
-      throw FileError(fmt::format("{}: parameter '{}' is {}, expected {}", path.string(), p.name(), describe(value),
-                                  describe(p.value())));
+    if (value.shape() != own.shape() || value.dtype() != own.dtype()) {
+      throw FileError(fmt::format("{}: parameter '{}' is {}, expected {}", path.string(), name, describe(value),
+                                  describe(own)));
     }
-    values.push_back(value.to(p.value().device()));
+    values.push_back(value.to(own.device()));
     file.tensors.erase(found);
   }
   std::map<std::string, Tensor> state;
@@ -78,10 +79,7 @@ TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<co
   } catch (const Error& e) {
     throw FileError(fmt::format("{}: {}", path.string(), e.what()));
   }
-  for (std::size_t i = 0; i < parameters.size(); ++i) {
-    Parameter parameter = parameters[i];
-    parameter.assign(values[i]);
-  }
+  for (std::size_t i = 0; i < model.size(); ++i) model[i].value.copy_from(values[i]);
   return position;
 }
 

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "tapecache/autograd/buffer.h"
 #include "tapecache/train/optimizer.h"
 
 namespace tapecache::train {
@@ -19,14 +20,16 @@ struct TrainingPosition {
   bool operator==(const TrainingPosition&) const = default;
 };
 
-/// Writes weights (`model.…`), optimiser state (`optimizer.…`) and position as one safetensors file, atomically: a
-/// run that is killed finds the last whole checkpoint, and goes on from it to the same bits. Throws FileError.
+/// Writes weights and buffers (`model.…`), optimiser state (`optimizer.…`) and position as one safetensors file,
+/// atomically: a run that is killed finds the last whole checkpoint, and goes on from it to the same bits. Throws
+/// FileError.
 void save_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
-                     const Optimizer& optimizer, const TrainingPosition& position);
+                     const Optimizer& optimizer, const TrainingPosition& position,
+                     std::span<const Buffer> buffers = {});
 
-/// Restores parameters and optimiser and gives the position. Everything is checked before anything is changed.
+/// Restores parameters, buffers and optimiser and gives the position. Everything is checked before anything is changed.
 /// Throws FileError naming the path and what does not fit.
 TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
-                                 Optimizer& optimizer);
+                                 Optimizer& optimizer, std::span<const Buffer> buffers = {});
 
 }  // namespace tapecache::train

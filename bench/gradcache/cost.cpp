@@ -4,6 +4,7 @@
 #include "../timing.h"
 #include "measurements.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/gradcache/compare.h"
 #include "workload.h"
 
 namespace gradcache_bench {

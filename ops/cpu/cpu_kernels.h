@@ -57,12 +57,25 @@ template <class T>
 void l2_normalize_backward(std::int64_t rows, std::int64_t cols, const T* y, const T* inverse, const T* dy, T* dx,
                            Mode);
 template <class T>
+void channel_statistics(const Channels&, const T* x, T* mean, T* variance);
+template <class T>
+void batch_norm(const Channels&, double epsilon, const T* x, const T* gamma, const T* beta, const T* mean,
+                const T* variance, T* y);
+template <class T>
+void batch_norm_backward(const Channels&, double epsilon, bool own_statistics, const T* x, const T* gamma,
+                         const T* mean, const T* variance, const T* dy, T* dx, Mode dx_mode, T* dgamma,
+                         Mode dgamma_mode, T* dbeta, Mode dbeta_mode);
+template <class T>
 void gather_rows(std::int64_t count, std::int64_t width, const T* table, const std::int64_t* index, T* y);
 template <class T>
 void gather_rows_backward(std::int64_t count, std::int64_t width, std::int64_t table_rows, const std::int64_t* index,
                           const T* dy, T* dtable, Mode);
 template <class T>
 void dropout(const RandomKey&, const Samples&, std::int64_t per_sample, double probability, const T* x, T* y, Mode);
+template <class T>
+void drop_path(const RandomKey&, const Samples&, std::int64_t per_sample, double probability, const T* x, T* y, Mode);
+template <class T>
+void sample_uniform(const RandomKey&, const Samples&, std::int64_t per_sample, T* y);
 template <class T>
 void copy_blocks(std::int64_t count, std::int64_t length, const T* x, std::int64_t x_stride, T* y,
                  std::int64_t y_stride, Mode);

@@ -37,6 +37,24 @@ void draw_group(const RandomKey& key, std::uint32_t sample, std::uint32_t first,
   }
 }
 
+std::uint32_t id_of(const Samples& samples, std::int64_t i) {
+  return static_cast<std::uint32_t>(samples.ids ? samples.ids[i] : samples.first + i);
+}
+
+/// Calls body(words, at, count) in parallel: the draws of `count` elements, the first of which is element `at` of all.
+template <class Body>
+void for_each_group(const RandomKey& key, const Samples& samples, std::int64_t per_sample, const Body& body) {
+  const std::int64_t groups = (per_sample + kGroup - 1) / kGroup;
+  parallel_for(samples.count * groups, 32, [&](std::int64_t begin, std::int64_t end) {
+    std::uint32_t words[kGroup];
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t sample = i / groups, group = i % groups, first = group * kGroup;
+      draw_group(key, id_of(samples, sample), static_cast<std::uint32_t>(group * kLanes), words);
+      body(words, sample * per_sample + first, std::min(kGroup, per_sample - first));
+    }
+  });
+}
+
 }  // namespace
 
 template <class T>
@@ -44,32 +62,54 @@ void dropout(const RandomKey& key, const Samples& samples, std::int64_t per_samp
              T* y, Mode mode) {
   const T factor = T{1} / (T{1} - static_cast<T>(probability));
   const auto threshold = static_cast<float>(probability);
-  const std::int64_t groups = (per_sample + kGroup - 1) / kGroup;
-  parallel_for(samples.count * groups, 32, [=](std::int64_t begin, std::int64_t end) {
-    std::uint32_t words[kGroup];
+  for_each_group(key, samples, per_sample, [=](const std::uint32_t* words, std::int64_t at, std::int64_t count) {
+    const T* from = x + at;
+    T* to = y + at;
+    T kept[kGroup];
+    // Not a product with 0: a dropped NaN or Inf is dropped.
+    for (std::int64_t j = 0; j < count; ++j) {
+      const T value = from[j] * factor;
+      kept[j] = uniform(words[j]) >= threshold ? value : T{0};
+    }
+    if (mode == Mode::kWrite) {
+      for (std::int64_t j = 0; j < count; ++j) to[j] = kept[j];
+    } else {
+      for (std::int64_t j = 0; j < count; ++j) to[j] += kept[j];
+    }
+  });
+}
+
+template <class T>
+void drop_path(const RandomKey& key, const Samples& samples, std::int64_t per_sample, double probability, const T* x,
+               T* y, Mode mode) {
+  const T factor = T{1} / (T{1} - static_cast<T>(probability));
+  const auto threshold = static_cast<float>(probability);
+  parallel_for(samples.count, block_for(per_sample), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t sample = i / groups, group = i % groups, first = group * kGroup;
-      const std::int64_t id = samples.ids ? samples.ids[sample] : samples.first + sample;
-      draw_group(key, static_cast<std::uint32_t>(id), static_cast<std::uint32_t>(group * kLanes), words);
-      const std::int64_t count = std::min(kGroup, per_sample - first), at = sample * per_sample + first;
-      const T* from = x + at;
-      T* to = y + at;
-      T kept[kGroup];
-      // Not a product with 0: a dropped NaN or Inf is dropped.
-      for (std::int64_t j = 0; j < count; ++j) {
-        const T value = from[j] * factor;
-        kept[j] = uniform(words[j]) >= threshold ? value : T{0};
-      }
-      if (mode == Mode::kWrite) {
-        for (std::int64_t j = 0; j < count; ++j) to[j] = kept[j];
-      } else {
-        for (std::int64_t j = 0; j < count; ++j) to[j] += kept[j];
+      const bool keep = uniform(key.draw(id_of(samples, i), 0)[0]) >= threshold;
+      const T* from = x + i * per_sample;
+      T* to = y + i * per_sample;
+      if (keep) {
+        for (std::int64_t j = 0; j < per_sample; ++j) put(to[j], from[j] * factor, mode);
+      } else if (mode == Mode::kWrite) {
+        std::fill_n(to, per_sample, T{0});
       }
     }
   });
 }
 
+template <class T>
+void sample_uniform(const RandomKey& key, const Samples& samples, std::int64_t per_sample, T* y) {
+  for_each_group(key, samples, per_sample, [=](const std::uint32_t* words, std::int64_t at, std::int64_t count) {
+    for (std::int64_t j = 0; j < count; ++j) y[at + j] = static_cast<T>(uniform(words[j]));
+  });
+}
+
 template void dropout(const RandomKey&, const Samples&, std::int64_t, double, const float*, float*, Mode);
 template void dropout(const RandomKey&, const Samples&, std::int64_t, double, const double*, double*, Mode);
+template void drop_path(const RandomKey&, const Samples&, std::int64_t, double, const float*, float*, Mode);
+template void drop_path(const RandomKey&, const Samples&, std::int64_t, double, const double*, double*, Mode);
+template void sample_uniform(const RandomKey&, const Samples&, std::int64_t, float*);
+template void sample_uniform(const RandomKey&, const Samples&, std::int64_t, double*);
 
 }  // namespace tapecache::kernels::cpu

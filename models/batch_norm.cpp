@@ -1,0 +1,57 @@
+#include "tapecache/models/batch_norm.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/forward_context.h"
+#include "tapecache/ops/batch_norm.h"
+#include "tapecache/ops/elementwise.h"
+
+namespace tapecache::models {
+
+namespace {
+
+std::int64_t checked(const Builder& builder, std::int64_t channels, double momentum) {
+  if (channels < 1 || !(momentum >= 0 && momentum <= 1)) {
+    throw ValueError(fmt::format("batch norm '{}': {} channels, momentum {}; expected at least 1, and 0 to 1",
+                                 builder.prefix(), channels, momentum));
+  }
+  return channels;
+}
+
+/// average += momentum (value - average)
+void move_towards(Tensor average, const Tensor& value, double scale, double momentum) {
+  average.copy_from(ops::add(ops::scale(average, 1 - momentum), ops::scale(value, scale * momentum)).value());
+}
+
+}  // namespace
+
+BatchNorm::BatchNorm(const Builder& builder, std::int64_t channels, double momentum, double epsilon)
+    : weight(builder.parameter("weight", {checked(builder, channels, momentum)}, Init::constant(1))),
+      bias(builder.parameter("bias", {channels}, Init::constant(0))),
+      running_mean(builder.buffer("running_mean", Tensor::zeros({channels}, builder.dtype()))),
+      running_var(builder.buffer("running_var", Tensor::full({channels}, 1, builder.dtype()))),
+      builder_(builder),
+      frozen_(std::make_shared<bool>(false)),
+      momentum_(momentum),
+      epsilon_(epsilon) {}
+
+Variable BatchNorm::operator()(const Variable& x) const {
+  if (!builder_.training() || *frozen_) {
+    return ops::batch_norm(x, weight, bias, running_mean, running_var, epsilon_);
+  }
+  if (forward_context().partial_batch) {
+    throw ValueError(fmt::format("batch norm '{}': the statistics of a chunk are not those of the batch; freeze them "
+                                 "(freeze_statistics), or use layer norm", builder_.prefix()));
+  }
+  const ops::BatchNormalized result = ops::batch_norm(x, weight, bias, epsilon_);
+  if (!forward_context().replay) update_averages(result.mean, result.variance, x.numel() / x.size(1));
+  return result.y;
+}
+
+void BatchNorm::update_averages(const Tensor& mean, const Tensor& variance, std::int64_t count) const {
+  const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
+  move_towards(running_mean, mean, 1, momentum_);
+  move_towards(running_var, variance, unbiased, momentum_);
+}
+
+}  // namespace tapecache::models

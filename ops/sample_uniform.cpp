@@ -1,0 +1,28 @@
+#include "tapecache/ops/sample_uniform.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/core/random.h"
+#include "tapecache/ops/checks.h"
+
+namespace tapecache::ops {
+
+Tensor sample_uniform(std::int64_t samples, std::int64_t per_sample, Device device) {
+  constexpr const char* kOp = "sample_uniform";
+  const OpScope scope(kOp);
+  if (samples < 0 || per_sample < 0) {
+    throw ValueError(
+        fmt::format("{}: {} samples of {} draws, expected neither to be negative", kOp, samples, per_sample));
+  }
+  Tensor y = Tensor::empty({samples, per_sample}, DType::kFloat32, device);
+  const RandomDraw draw = next_random_draw(kOp, samples);
+  if (y.numel() == 0) return y;
+  const kernels::Samples in_view{draw.first_sample, draw.samples,
+                                 draw.sample_ids.defined() ? draw.sample_ids.data<std::int64_t>() : nullptr};
+  kernels::find(&kernels::KernelTable<float>::sample_uniform, kOp, device)(draw.key, in_view, y.numel() / draw.samples,
+                                                                           y.mutable_data<float>());
+  return y;
+}
+
+}  // namespace tapecache::ops
