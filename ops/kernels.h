@@ -76,6 +76,28 @@ struct Attention {
   bool causal = false;
 };
 
+/// Which cross-entropies a contrastive loss takes of its logits.
+enum class ContrastiveOp {
+  kRows,            // mean over rows of -log softmax
+  kRowsAndColumns,  // the mean of that and of the same over columns
+  kSigmoid,         // Σ log(1 + exp(∓z)) / rows, positives with the minus sign
+};
+
+/// A loss over the logits z = scale · a bᵀ + bias of a [rows, width] and b [cols, width], taken tile by tile. The
+/// positive of row i is column i · step.
+struct Contrastive {
+  ContrastiveOp op = ContrastiveOp::kRows;
+  std::int64_t rows = 0, cols = 0, width = 0, step = 1;
+  std::int64_t tile_rows = 1, tile_cols = 1;
+
+  std::int64_t tiles_across() const { return (cols + tile_cols - 1) / tile_cols; }
+  /// Elements of T: one row of tiles, and two blocks of its rows.
+  std::int64_t workspace() const { return tile_rows * (tiles_across() * tile_cols + 2 * width); }
+  /// Doubles: a maximum and a sum for each row in each tile of a row of tiles, and for each column; or one for each
+  /// block of products.
+  std::int64_t partials() const { return 2 * (tiles_across() + width) * tile_rows + 2 * cols; }
+};
+
 /// One step of AdamW (Loshchilov & Hutter 2019). The corrections are 1 - βᵗ.
 struct AdamW {
   double learning_rate, beta1, beta2, epsilon, weight_decay, correction1, correction2, gradient_scale;
@@ -187,6 +209,15 @@ struct KernelTable {
                        const T* x, T* y);
   void (*select_token_backward)(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index,
                                 const T* dy, T* dx, Mode);
+
+  // logsumexp over each row and (kRowsAndColumns) column; neither is used by kSigmoid. Sums across tiles are in f64.
+  double (*contrastive)(const Contrastive&, const T* a, const T* b, T scale, T bias, double* row_logsumexp,
+                        double* col_logsumexp, T* workspace, double* partials);
+  // `weight` is the loss's cotangent. da and db may be null and must not overlap. dscale and dbias get their summands.
+  void (*contrastive_backward)(const Contrastive&, const T* a, const T* b, T scale, T bias,
+                               const double* row_logsumexp, const double* col_logsumexp, double weight, T* da,
+                               Mode da_mode, T* db, Mode db_mode, double* dscale, double* dbias, T* workspace,
+                               double* partials);
 
   // Optimiser steps, in place. The gradient is multiplied by gradient_scale first.
   void (*adamw)(const AdamW&, std::int64_t n, const T* gradient, T* value, T* m, T* v);

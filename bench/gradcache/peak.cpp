@@ -3,7 +3,7 @@
 #include "measurements.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/gradcache/losses.h"
+#include "tapecache/gradcache/tiled_losses.h"
 #include "tapecache/ops/normalize.h"
 #include "workload.h"
 
@@ -18,7 +18,7 @@ std::vector<Peak> measure_peaks(const Effort& effort) {
     Workload workload(batch);
     const std::size_t before = allocator().stats().current;
     const Loss loss = [&](std::span<const Variable> r) {
-      return clip_loss(r[0], r[1], workload.clip.logit_scale());
+      return tiled_clip_loss(r[0], r[1], workload.clip.logit_scale());
     };
     const StepResult result = cached_step(workload.towers(), loss, {{32}});
     workload.clear_gradients();
@@ -50,7 +50,7 @@ TiledLoss measure_tiled_loss(std::int64_t batch) {
   Variable loss;
   {
     const Recording recording(tape);
-    loss = clip_loss(images, texts, log_scale);
+    loss = tiled_clip_loss(images, texts, log_scale);
   }
   tape.backward(loss);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

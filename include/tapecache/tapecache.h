@@ -18,6 +18,7 @@
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/gradcache/tiled_losses.h"
 #include "tapecache/models/batch_norm.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/models/weights.h"

@@ -111,6 +111,13 @@ template <class T>
 void select_token_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index,
                            const T* dy, T* dx, Mode);
 template <class T>
+double contrastive(const Contrastive&, const T* a, const T* b, T scale, T bias, double* row_logsumexp,
+                   double* col_logsumexp, T* workspace, double* partials);
+template <class T>
+void contrastive_backward(const Contrastive&, const T* a, const T* b, T scale, T bias, const double* row_logsumexp,
+                          const double* col_logsumexp, double weight, T* da, Mode da_mode, T* db, Mode db_mode,
+                          double* dscale, double* dbias, T* workspace, double* partials);
+template <class T>
 void adamw(const AdamW&, std::int64_t n, const T* gradient, T* value, T* m, T* v);
 template <class T>
 void sgd(const Sgd&, std::int64_t n, const T* gradient, T* value, T* velocity);

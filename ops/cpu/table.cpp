@@ -43,6 +43,8 @@ constexpr KernelTable<T> kTable{
     .max_pool_backward = cpu::max_pool_backward<T>,
     .select_token = cpu::select_token<T>,
     .select_token_backward = cpu::select_token_backward<T>,
+    .contrastive = cpu::contrastive<T>,
+    .contrastive_backward = cpu::contrastive_backward<T>,
     .adamw = cpu::adamw<T>,
     .sgd = cpu::sgd<T>,
     .squared_norm = cpu::squared_norm<T>,

@@ -1,0 +1,34 @@
+#include "tapecache/gradcache/tiled_losses.h"
+
+#include <cmath>
+#include <limits>
+
+#include "tapecache/gradcache/losses.h"
+#include "tapecache/ops/elementwise.h"
+
+namespace tapecache::gradcache {
+
+using kernels::ContrastiveOp;
+
+Variable tiled_info_nce(const Variable& queries, const Variable& targets, const Variable& scale,
+                        const TileOptions& tile) {
+  return ops::contrastive_loss(ContrastiveOp::kRows, queries, targets, scale, {}, tile);
+}
+
+Variable tiled_info_nce(const Variable& queries, const Variable& targets, double scale, const TileOptions& tile) {
+  return tiled_info_nce(queries, targets, Variable(Tensor::full({}, scale, queries.dtype(), queries.device())), tile);
+}
+
+Variable tiled_clip_loss(const Variable& images, const Variable& texts, const Variable& log_scale,
+                         const TileOptions& tile) {
+  const Variable scale =
+      ops::exp(ops::clamp(log_scale, -std::numeric_limits<double>::infinity(), std::log(kMaxLogitScale)));
+  return ops::contrastive_loss(ContrastiveOp::kRowsAndColumns, images, texts, scale, {}, tile);
+}
+
+Variable tiled_siglip_loss(const Variable& images, const Variable& texts, const Variable& log_scale,
+                           const Variable& bias, const TileOptions& tile) {
+  return ops::contrastive_loss(ContrastiveOp::kSigmoid, images, texts, ops::exp(log_scale), bias, tile);
+}
+
+}  // namespace tapecache::gradcache

@@ -1,0 +1,27 @@
+#pragma once
+
+#include "tapecache/autograd/variable.h"
+#include "tapecache/ops/contrastive.h"
+
+/// The losses of losses.h without their logits: equal to them but for rounding, with memory for one row of tiles instead
+/// of rows × columns (Cheng et al. 2024, "Breaking the memory barrier: near infinite batch size scaling for contrastive
+/// loss"). Arguments and errors are those of the plain losses; TileOptions below 1 throw ValueError.
+namespace tapecache::gradcache {
+
+using ops::TileOptions;
+
+/// As info_nce: queries [M, width], targets [M·(1+h), width].
+Variable tiled_info_nce(const Variable& queries, const Variable& targets, const Variable& scale,
+                        const TileOptions& tile = {});
+Variable tiled_info_nce(const Variable& queries, const Variable& targets, double scale = 20.0,
+                        const TileOptions& tile = {});
+
+/// As clip_loss, both directions from one pass over the tiles.
+Variable tiled_clip_loss(const Variable& images, const Variable& texts, const Variable& log_scale,
+                         const TileOptions& tile = {});
+
+/// As siglip_loss.
+Variable tiled_siglip_loss(const Variable& images, const Variable& texts, const Variable& log_scale,
+                           const Variable& bias, const TileOptions& tile = {});
+
+}  // namespace tapecache::gradcache

@@ -1,0 +1,106 @@
+#include "tapecache/ops/contrastive.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/checks.h"
+
+namespace tapecache::ops {
+
+using kernels::Contrastive;
+using kernels::ContrastiveOp;
+using kernels::KernelTable;
+using kernels::Mode;
+
+namespace {
+
+constexpr const char* kOp = "contrastive_loss";
+
+Contrastive checked_layout(ContrastiveOp op, const Variable& a, const Variable& b, const TileOptions& tile) {
+  const bool fits = a.defined() && b.defined() && a.rank() == 2 && b.rank() == 2 && a.size(1) == b.size(1) &&
+                    a.size(0) > 0 && a.size(1) > 0 && b.size(0) > 0 && b.size(0) % a.size(0) == 0 &&
+                    a.dtype() == b.dtype() && a.device() == b.device() &&
+                    (op == ContrastiveOp::kRows || a.size(0) == b.size(0));
+  if (!fits) {
+    throw ShapeError(fmt::format("{}: a is {} and b {}, expected [rows, width] and [columns, width] of one type, with "
+                                 "{}", kOp, describe(a.value()), describe(b.value()),
+                                 op == ContrastiveOp::kRows ? "columns a multiple of rows" : "as many columns as rows"));
+  }
+  if (tile.rows < 1 || tile.columns < 1) {
+    throw ValueError(fmt::format("{}: tiles of {} by {}, expected at least 1 by 1", kOp, tile.rows, tile.columns));
+  }
+  return {op,          a.size(0), b.size(0), a.size(1), b.size(0) / a.size(0), std::min(tile.rows, a.size(0)),
+          std::min(tile.columns, b.size(0))};
+}
+
+void require_scalar(const char* argument, const Variable& x, const Variable& a) {
+  if (!x.defined() || x.numel() != 1 || x.dtype() != a.dtype() || x.device() != a.device()) {
+    throw ShapeError(fmt::format("{}: {} is {}, expected a scalar of the type of a", kOp, argument, describe(x.value())));
+  }
+}
+
+struct Buffers {
+  Tensor workspace, partials;
+  Buffers(const Contrastive& c, DType dtype, Device device)
+      : workspace(Tensor::empty({c.workspace()}, dtype, device)),
+        partials(Tensor::empty({c.partials()}, DType::kFloat64, device)) {}
+};
+
+void give_scalar(Backward& ctx, std::size_t input, double value, const Tensor& like) {
+  if (ctx.needs(input)) ctx.pass(input, Tensor::full(ctx.input_shape(input), value, like.dtype(), like.device()));
+}
+
+}  // namespace
+
+Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b, const Variable& scale,
+                          const Variable& bias, const TileOptions& tile) {
+  const OpScope scope(kOp);
+  const Contrastive c = checked_layout(op, a, b, tile);
+  detail::require_floating(kOp, "a", a, 2);
+  require_scalar("scale", scale, a);
+  const bool sigmoid = op == ContrastiveOp::kSigmoid;
+  if (sigmoid) require_scalar("bias", bias, a);
+  const Variable offset = sigmoid ? bias : Variable(Tensor::zeros({}, a.dtype(), a.device()));
+  Tensor rows = Tensor::empty({c.rows}, DType::kFloat64, a.device());
+  Tensor cols = Tensor::empty({c.cols}, DType::kFloat64, a.device());
+  Tensor loss;
+  dispatch_floating(kOp, a.dtype(), [&]<class T>() {
+    Buffers buffers(c, a.dtype(), a.device());
+    loss = Tensor::full({}, kernels::find(&KernelTable<T>::contrastive, kOp, a.device())(
+                                c, a.value().data<T>(), b.value().data<T>(), static_cast<T>(scale.value().item()),
+                                static_cast<T>(offset.value().item()), rows.mutable_data<double>(),
+                                cols.mutable_data<double>(), buffers.workspace.mutable_data<T>(),
+                                buffers.partials.mutable_data<double>()),
+                        a.dtype(), a.device());
+  });
+  return record(kOp, std::move(loss), {a, b, scale, offset},
+                {a.value(), b.value(), scale.value(), offset.value(), rows, cols}, [c](Backward& ctx) {
+    // dA = scale dZ B; dB = scale dZᵀ A; dscale = Σ dZ (A Bᵀ); dbias = Σ dZ
+    const Tensor &left = ctx.saved(0), &right = ctx.saved(1);
+    GradientTarget da, db;
+    if (ctx.needs(0)) da = ctx.gradient(0);
+    if (ctx.needs(1)) db = ctx.gradient(1);
+    // Both operands may be one variable: then the kernel's two gradients are two tensors all the same.
+    const bool shared = da.tensor.defined() && db.tensor.defined() && da.tensor.shares_storage(db.tensor);
+    GradientTarget db_alone = shared ? GradientTarget{Tensor::empty(right.shape(), right.dtype(), right.device()), false} : db;
+    double dscale = 0, dbias = 0;
+    dispatch_floating(kOp, left.dtype(), [&]<class T>() {
+      Buffers buffers(c, left.dtype(), left.device());
+      const auto data = [](GradientTarget& target) {
+        return target.tensor.defined() ? target.tensor.mutable_data<T>() : nullptr;
+      };
+      kernels::find(&KernelTable<T>::contrastive_backward, kOp, left.device())(
+          c, left.data<T>(), right.data<T>(), static_cast<T>(ctx.saved(2).item()), static_cast<T>(ctx.saved(3).item()),
+          ctx.saved(4).data<double>(), ctx.saved(5).data<double>(), ctx.output_gradient().item(), data(da),
+          detail::mode_of(da), data(db_alone), detail::mode_of(db_alone), &dscale, &dbias,
+          buffers.workspace.mutable_data<T>(), buffers.partials.mutable_data<double>());
+    });
+    if (shared) db.tensor.accumulate(db_alone.tensor);
+    give_scalar(ctx, 2, dscale, left);
+    give_scalar(ctx, 3, dbias, left);
+  });
+}
+
+}  // namespace tapecache::ops

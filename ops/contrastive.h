@@ -1,0 +1,25 @@
+#pragma once
+
+#include <cstdint>
+
+#include "tapecache/autograd/variable.h"
+#include "tapecache/ops/kernels.h"
+
+namespace tapecache::ops {
+
+/// Samples a tile of logits is wide and high.
+struct TileOptions {
+  std::int64_t rows = 512;
+  std::int64_t columns = 256;
+};
+
+/// A contrastive loss over the logits z = scale · a bᵀ + bias of a [rows, width] and b [columns, width], which are never
+/// in memory: forward takes running logsumexps over tiles, backward computes each tile again (the idea of Inf-CL, Cheng
+/// et al. 2024). The positive of row i is column i · columns / rows. kRowsAndColumns updates both directions from one
+/// pass over the tiles. `scale` is a scalar; `bias` too, for kSigmoid, and undefined else. Extra memory: one row of
+/// tiles, and a few numbers for each row and column. Sums across tiles are in f64 and in a fixed order.
+/// Throws ShapeError for shapes that do not fit, ValueError for a tile below 1 sample.
+Variable contrastive_loss(kernels::ContrastiveOp op, const Variable& a, const Variable& b, const Variable& scale,
+                          const Variable& bias = {}, const TileOptions& tile = {});
+
+}  // namespace tapecache::ops

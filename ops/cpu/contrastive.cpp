@@ -1,0 +1,314 @@
+#define EIGEN_DONT_PARALLELIZE
+#include <Eigen/Core>
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/vector_math.h"
+
+// Rows of tiles are worked on one after the other; the tiles of a row in parallel. A column belongs to one tile of each
+// row of tiles, so what is summed over rows is summed in their order; what is summed over columns is combined in the
+// order of the tiles. Neither depends on the number of threads.
+namespace tapecache::kernels::cpu {
+
+namespace {
+
+constexpr double kNothing = -std::numeric_limits<double>::infinity();
+constexpr std::int64_t kBlockRows = 64, kBlockWidth = 128;  // of da, for one thread
+
+template <class T>
+using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+template <class T>
+using Map = Eigen::Map<Matrix<T>, 0, Eigen::OuterStride<>>;
+template <class T>
+using ConstMap = Eigen::Map<const Matrix<T>, 0, Eigen::OuterStride<>>;
+
+/// One tile of the logits: rows [row, row + rows) and columns [col, col + cols), stored with a stride of tile_cols.
+template <class T>
+struct Tile {
+  T* z;
+  std::int64_t row, col, rows, cols, stride;
+
+  T* line(std::int64_t i) const { return z + i * stride; }
+  /// The column within the tile of the positive of row i, or -1.
+  std::int64_t positive(std::int64_t i, std::int64_t step) const {
+    const std::int64_t at = (row + i) * step - col;
+    return at >= 0 && at < cols ? at : -1;
+  }
+};
+
+/// A running maximum and the sum of exponentials relative to it.
+struct Running {
+  double* largest;
+  double* sum;
+
+  void add(std::int64_t i, double other_largest, double other_sum) const {
+    const double before = largest[i], top = other_largest > before ? other_largest : before;
+    if (top == kNothing) {
+      sum[i] += other_sum;  // nothing yet, or NaN
+      return;
+    }
+    sum[i] = sum[i] * std::exp(before - top) + other_sum * std::exp(other_largest - top);
+    largest[i] = top;
+  }
+  double logsumexp(std::int64_t i) const { return largest[i] == kNothing ? largest[i] + sum[i] : largest[i] + std::log(sum[i]); }
+};
+
+template <class T>
+class Walk {
+ public:
+  Walk(const Contrastive& c, const T* a, const T* b, T scale, T bias, T* workspace)
+      : c_(c), a_(a), b_(b), scale_(scale), bias_(bias), panel_(workspace),
+        scaled_(workspace + c.tile_rows * c.tiles_across() * c.tile_cols), product_(scaled_ + c.tile_rows * c.width) {}
+
+  /// Calls `on_tile(tile, number)` for each tile, in parallel within a row of tiles, then `on_row(row, rows)`.
+  template <class OnTile, class OnRow>
+  void run(const OnTile& on_tile, const OnRow& on_row) {
+    for (std::int64_t row = 0; row < c_.rows; row += c_.tile_rows) {
+      const std::int64_t rows = std::min(c_.tile_rows, c_.rows - row);
+      for (std::int64_t i = 0; i < rows * c_.width; ++i) scaled_[i] = a_[row * c_.width + i] * scale_;
+      parallel_for(c_.tiles_across(), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t t = begin; t < end; ++t) {
+          const Tile<T> tile = this->tile(t, row, rows);
+          fill(tile);
+          on_tile(tile, t);
+        }
+      });
+      on_row(row, rows);
+    }
+  }
+
+  Tile<T> tile(std::int64_t t, std::int64_t row, std::int64_t rows) const {
+    const std::int64_t col = t * c_.tile_cols;
+    return {panel_ + t * c_.tile_rows * c_.tile_cols, row, col, rows, std::min(c_.tile_cols, c_.cols - col),
+            c_.tile_cols};
+  }
+  const T* scaled() const { return scaled_; }
+  T* product() const { return product_; }
+
+ private:
+  void fill(const Tile<T>& tile) const {
+    const ConstMap<T> left(scaled_, tile.rows, c_.width, Eigen::OuterStride<>(c_.width));
+    const ConstMap<T> right(b_ + tile.col * c_.width, tile.cols, c_.width, Eigen::OuterStride<>(c_.width));
+    Map<T> z(tile.z, tile.rows, tile.cols, Eigen::OuterStride<>(tile.stride));
+    z.setConstant(bias_);
+    z.noalias() += left * right.transpose();
+  }
+
+  const Contrastive& c_;
+  const T *a_, *b_;
+  T scale_, bias_;
+  T *panel_, *scaled_, *product_;
+};
+
+/// Maximum and sum of exponentials of each row of a tile.
+template <class T>
+void row_parts(const Tile<T>& tile, double* largest, double* sum) {
+  for (std::int64_t i = 0; i < tile.rows; ++i) {
+    const T* z = tile.line(i);
+    T top = -std::numeric_limits<T>::infinity();
+#pragma omp simd reduction(max : top)
+    for (std::int64_t j = 0; j < tile.cols; ++j) top = z[j] > top ? z[j] : top;
+    const T shift = std::isfinite(top) ? top : T{0};
+    T total{0};
+#pragma omp simd reduction(+ : total)
+    for (std::int64_t j = 0; j < tile.cols; ++j) total += exponential(z[j] - shift);
+    largest[i] = total == T{0} ? kNothing : static_cast<double>(shift);
+    sum[i] = static_cast<double>(total);
+  }
+}
+
+/// Adds a tile to the columns' running sums. `top` and `total` are scratch for its columns.
+template <class T>
+void add_columns(const Tile<T>& tile, const Running& columns, T* top, T* total) {
+  for (std::int64_t j = 0; j < tile.cols; ++j) {
+    top[j] = -std::numeric_limits<T>::infinity();
+    total[j] = T{0};
+  }
+  for (std::int64_t i = 0; i < tile.rows; ++i) {
+    const T* z = tile.line(i);
+#pragma omp simd
+    for (std::int64_t j = 0; j < tile.cols; ++j) top[j] = z[j] > top[j] ? z[j] : top[j];
+  }
+  for (std::int64_t j = 0; j < tile.cols; ++j) top[j] = std::isfinite(top[j]) ? top[j] : T{0};
+  for (std::int64_t i = 0; i < tile.rows; ++i) {
+    const T* z = tile.line(i);
+#pragma omp simd
+    for (std::int64_t j = 0; j < tile.cols; ++j) total[j] += exponential(z[j] - top[j]);
+  }
+  for (std::int64_t j = 0; j < tile.cols; ++j) {
+    columns.add(tile.col + j, total[j] == T{0} ? kNothing : static_cast<double>(top[j]), static_cast<double>(total[j]));
+  }
+}
+
+/// log(1 + eᶻ) for any z.
+template <class T>
+T softplus(T z) {
+  return (z > T{0} ? z : T{0}) + log1p_exponential(z > T{0} ? -z : z);
+}
+
+template <class T>
+double sigmoid_loss(const Tile<T>& tile, std::int64_t step) {
+  double loss = 0;
+  for (std::int64_t i = 0; i < tile.rows; ++i) {
+    const T* z = tile.line(i);
+    T sum{0};
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t j = 0; j < tile.cols; ++j) sum += softplus(z[j]);
+    loss += static_cast<double>(sum);
+    const std::int64_t positive = tile.positive(i, step);
+    // log(1 + e⁻ᶻ) = log(1 + eᶻ) - z
+    if (positive >= 0) loss -= static_cast<double>(z[positive]);
+  }
+  return loss;
+}
+
+/// Turns a tile of logits into one of their gradients.
+template <class T>
+void differentiate(const Contrastive& c, const Tile<T>& tile, const double* row_logsumexp, const double* col_logsumexp,
+                   double weight) {
+  const T share = static_cast<T>(weight / static_cast<double>(c.rows));
+  for (std::int64_t i = 0; i < tile.rows; ++i) {
+    T* z = tile.line(i);
+    const std::int64_t positive = tile.positive(i, c.step);
+    if (c.op == ContrastiveOp::kSigmoid) {
+#pragma omp simd
+      for (std::int64_t j = 0; j < tile.cols; ++j) z[j] = share * logistic(z[j]);
+    } else if (c.op == ContrastiveOp::kRows) {
+      const T shift = static_cast<T>(row_logsumexp[tile.row + i]);
+#pragma omp simd
+      for (std::int64_t j = 0; j < tile.cols; ++j) z[j] = share * exponential(z[j] - shift);
+    } else {
+      const T shift = static_cast<T>(row_logsumexp[tile.row + i]), half = share / T{2};
+      const double* columns = col_logsumexp + tile.col;
+#pragma omp simd
+      for (std::int64_t j = 0; j < tile.cols; ++j) {
+        z[j] = half * (exponential(z[j] - shift) + exponential(z[j] - static_cast<T>(columns[j])));
+      }
+    }
+    if (positive >= 0) z[positive] -= share;
+  }
+}
+
+}  // namespace
+
+template <class T>
+double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias, double* row_logsumexp,
+                   double* col_logsumexp, T* workspace, double* partials) {
+  Walk<T> walk(c, a, b, scale, bias, workspace);
+  const std::int64_t across = c.tiles_across(), part = across * c.tile_rows;
+  double *largest = partials, *sum = partials + part;
+  const Running columns{partials + 2 * part, partials + 2 * part + c.cols};
+  std::fill_n(columns.largest, c.cols, kNothing);
+  std::fill_n(columns.sum, c.cols, 0.0);
+  double positives = 0, sigmoid = 0;
+  walk.run(
+      [&](const Tile<T>& tile, std::int64_t t) {
+        if (c.op == ContrastiveOp::kSigmoid) {
+          sum[t] = sigmoid_loss(tile, c.step);
+          return;
+        }
+        row_parts(tile, largest + t * c.tile_rows, sum + t * c.tile_rows);
+        if (c.op == ContrastiveOp::kRowsAndColumns) {
+          thread_local std::vector<T> scratch;
+          scratch.resize(static_cast<std::size_t>(2 * c.tile_cols));
+          add_columns(tile, columns, scratch.data(), scratch.data() + c.tile_cols);
+        }
+      },
+      [&](std::int64_t row, std::int64_t rows) {
+        if (c.op == ContrastiveOp::kSigmoid) {
+          for (std::int64_t t = 0; t < across; ++t) sigmoid += sum[t];
+          return;
+        }
+        for (std::int64_t i = 0; i < rows; ++i) {
+          double top = kNothing, total = 0;
+          const Running all{&top, &total};
+          for (std::int64_t t = 0; t < across; ++t) all.add(0, largest[t * c.tile_rows + i], sum[t * c.tile_rows + i]);
+          row_logsumexp[row + i] = all.logsumexp(0);
+          const std::int64_t column = (row + i) * c.step;
+          positives += static_cast<double>(
+              walk.tile(column / c.tile_cols, row, rows).line(i)[column % c.tile_cols]);
+        }
+      });
+  const auto count = static_cast<double>(c.rows);
+  if (c.op == ContrastiveOp::kSigmoid) return sigmoid / count;
+  double rows_loss = 0, cols_loss = 0;
+  for (std::int64_t i = 0; i < c.rows; ++i) rows_loss += row_logsumexp[i];
+  if (c.op == ContrastiveOp::kRows) return (rows_loss - positives) / count;
+  for (std::int64_t j = 0; j < c.cols; ++j) cols_loss += col_logsumexp[j] = columns.logsumexp(j);
+  return 0.5 * (rows_loss + cols_loss - 2 * positives) / count;
+}
+
+template <class T>
+void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale, T bias, const double* row_logsumexp,
+                          const double* col_logsumexp, double weight, T* da, Mode da_mode, T* db, Mode db_mode,
+                          double* dscale, double* dbias, T* workspace, double* partials) {
+  Walk<T> walk(c, a, b, scale, bias, workspace);
+  const std::int64_t across = c.tiles_across(), blocks_across = (c.width + kBlockWidth - 1) / kBlockWidth;
+  *dscale = *dbias = 0;
+  walk.run(
+      [&](const Tile<T>& tile, std::int64_t t) {
+        differentiate(c, tile, row_logsumexp, col_logsumexp, weight);
+        const ConstMap<T> dz(tile.z, tile.rows, tile.cols, Eigen::OuterStride<>(tile.stride));
+        if (db) {
+          // dB = scale dZᵀ A
+          Map<T> to(db + tile.col * c.width, tile.cols, c.width, Eigen::OuterStride<>(c.width));
+          if (tile.row == 0 && db_mode == Mode::kWrite) to.setZero();
+          to.noalias() += dz.transpose() * ConstMap<T>(walk.scaled(), tile.rows, c.width, Eigen::OuterStride<>(c.width));
+        }
+        double sum = 0;
+        for (std::int64_t i = 0; i < tile.rows; ++i) {
+          T line{0};
+          const T* z = tile.line(i);
+#pragma omp simd reduction(+ : line)
+          for (std::int64_t j = 0; j < tile.cols; ++j) line += z[j];
+          sum += static_cast<double>(line);
+        }
+        partials[t] = sum;
+      },
+      [&](std::int64_t row, std::int64_t rows) {
+        for (std::int64_t t = 0; t < across; ++t) *dbias += partials[t];
+        const std::int64_t blocks = (rows + kBlockRows - 1) / kBlockRows * blocks_across;
+        parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t block = begin; block < end; ++block) {
+            const std::int64_t first = block / blocks_across * kBlockRows, w = block % blocks_across * kBlockWidth;
+            const std::int64_t height = std::min(kBlockRows, rows - first), wide = std::min(kBlockWidth, c.width - w);
+            // dZ B, of which dA is scale times and dscale the product with A
+            Map<T> product(walk.product() + first * c.width + w, height, wide, Eigen::OuterStride<>(c.width));
+            product.setZero();
+            for (std::int64_t t = 0; t < across; ++t) {
+              const Tile<T> tile = walk.tile(t, row, rows);
+              const ConstMap<T> dz(tile.line(first), height, tile.cols, Eigen::OuterStride<>(tile.stride));
+              const ConstMap<T> right(b + tile.col * c.width + w, tile.cols, wide, Eigen::OuterStride<>(c.width));
+              product.noalias() += dz * right;
+            }
+            double sum = 0;
+            for (std::int64_t i = 0; i < height; ++i) {
+              const std::int64_t at = (row + first + i) * c.width + w;
+              const T* p = walk.product() + (first + i) * c.width + w;
+              for (std::int64_t k = 0; k < wide; ++k) {
+                sum += static_cast<double>(p[k]) * static_cast<double>(a[at + k]);
+                if (da) put(da[at + k], p[k] * scale, da_mode);
+              }
+            }
+            partials[block] = sum;
+          }
+        });
+        for (std::int64_t block = 0; block < blocks; ++block) *dscale += partials[block];
+      });
+}
+
+template double contrastive(const Contrastive&, const float*, const float*, float, float, double*, double*, float*,
+                            double*);
+template double contrastive(const Contrastive&, const double*, const double*, double, double, double*, double*, double*,
+                            double*);
+template void contrastive_backward(const Contrastive&, const float*, const float*, float, float, const double*,
+                                   const double*, double, float*, Mode, float*, Mode, double*, double*, float*,
+                                   double*);
+template void contrastive_backward(const Contrastive&, const double*, const double*, double, double, const double*,
+                                   const double*, double, double*, Mode, double*, Mode, double*, double*, double*,
+                                   double*);
+
+}  // namespace tapecache::kernels::cpu
