@@ -1,5 +1,6 @@
 #include "tapecache/autograd/checkpoint.h"
 
+#include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/forward_context.h"
 #include "tapecache/core/random.h"
 
@@ -8,7 +9,7 @@ namespace tapecache {
 namespace {
 
 void replay(Backward& context, const VariableFunction& f, const RandomState& random, bool partial_batch,
-            std::size_t input_count) {
+            DType precision, std::size_t input_count) {
   const RandomStateGuard guard;
   random_state() = random;
   Tape tape;
@@ -19,6 +20,7 @@ void replay(Backward& context, const VariableFunction& f, const RandomState& ran
   }
   std::vector<Variable> outputs;
   {
+    const Autocast autocast(precision);
     const ForwardContextGuard context_guard({.replay = true, .partial_batch = partial_batch});
     const Recording recording(tape);
     outputs = f(inputs);
@@ -56,8 +58,9 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
   std::vector<Tensor> saved;
   for (const Variable& input : inputs) saved.push_back(input.value());
   return Tape::append("checkpoint", std::move(outputs), sources, std::move(saved),
-                      [f, random, partial_batch = forward_context().partial_batch, count = inputs.size()](Backward& context) {
-                        replay(context, f, random, partial_batch, count);
+                      [f, random, partial_batch = forward_context().partial_batch, precision = autocast_dtype(),
+                       count = inputs.size()](Backward& context) {
+                        replay(context, f, random, partial_batch, precision, count);
                       });
 }
 

@@ -1,23 +1,8 @@
 #include "tapecache/core/dtype.h"
 
-#include <bit>
-#include <cmath>
-
 #include <fmt/format.h>
 
 namespace tapecache {
-
-BFloat16::BFloat16(float value) {
-  const auto word = std::bit_cast<std::uint32_t>(value);
-  if (std::isnan(value)) {
-    bits = static_cast<std::uint16_t>((word >> 16) | 0x40);
-    return;
-  }
-  const std::uint32_t round_to_even = 0x7fff + ((word >> 16) & 1);
-  bits = static_cast<std::uint16_t>((word + round_to_even) >> 16);
-}
-
-BFloat16::operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 
 std::size_t size_of(DType dtype) {
   switch (dtype) {

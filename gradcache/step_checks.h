@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/step.h"
@@ -32,7 +33,11 @@ std::vector<Chunk> pieces_of(const Tower& tower, const Chunk& chunk, const StepO
 /// Runs encoders under the precision that the options ask for, or the surrounding one where they ask for none.
 class PrecisionGuard {
  public:
-  explicit PrecisionGuard(const StepOptions&) {}
+  explicit PrecisionGuard(const StepOptions& options)
+      : autocast_(options.autocast == DType::kFloat32 ? autocast_dtype() : options.autocast) {}
+
+ private:
+  Autocast autocast_;
 };
 
 /// "image", or "image.tokens".

@@ -6,6 +6,7 @@
 
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/checks.h"
+#include "tapecache/ops/low_precision.h"
 
 namespace tapecache::ops {
 
@@ -30,18 +31,20 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
                                   options.causal};
   Tensor y = Tensor::empty({batch, tokens, width}, qkv.dtype(), qkv.device());
   Tensor logsumexp = Tensor::empty({batch, heads, tokens}, qkv.dtype(), qkv.device());
+  const detail::Operand operand = detail::operand_of(qkv.value());
   const auto valid_of = [](const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; };
   dispatch_floating(kOp, qkv.dtype(), [&]<class T>() {
     kernels::find(&KernelTable<T>::attention, kOp, qkv.device())(
-        layout, qkv.value().data<T>(), valid_of(options.valid), y.mutable_data<T>(), logsumexp.mutable_data<T>());
+        layout, operand.value.data<T>(), valid_of(options.valid), y.mutable_data<T>(), logsumexp.mutable_data<T>());
   });
-  return record(kOp, y, {qkv}, {qkv.value(), options.valid, y, logsumexp}, [=](Backward& ctx) {
+  return record(kOp, y, {qkv}, {operand.kept, options.valid, y, logsumexp}, [=](Backward& ctx) {
     // P = exp(S - logsumexp); dV = Pᵀ dY; dS = P (dY Vᵀ - Σ dY Y); dQ = scale dS K; dK = scale dSᵀ Q
-    const Tensor& dy = ctx.output_gradient();
+    const Tensor dy = detail::gradient_like(ctx.saved(0), ctx.output_gradient());
+    const Tensor rounded_qkv = detail::restored(ctx.saved(0));
     GradientTarget dqkv = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
       kernels::find(&KernelTable<T>::attention_backward, kOp, dy.device())(
-          layout, ctx.saved(0).data<T>(), valid_of(ctx.saved(1)), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(),
+          layout, rounded_qkv.data<T>(), valid_of(ctx.saved(1)), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(),
           dy.data<T>(), dqkv.tensor.mutable_data<T>(), detail::mode_of(dqkv));
     });
   });

@@ -4,6 +4,7 @@
 
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/checks.h"
+#include "tapecache/ops/low_precision.h"
 
 namespace tapecache::ops {
 
@@ -58,32 +59,33 @@ Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& optio
 
   Tensor c = Tensor::empty(shape, a.dtype(), a.device());
   const Gemm forward{batch, m, n, k, ta, tb, stride_a, stride_b, m * n};
+  const detail::Operand left = detail::operand_of(a.value()), right = detail::operand_of(b.value());
   dispatch_floating("matmul", a.dtype(), [&]<class T>() {
-    gemm<T>("matmul", forward, a.value(), b.value(), {}, c, Mode::kWrite);
+    gemm<T>("matmul", forward, left.value, right.value, {}, c, Mode::kWrite);
   });
-  return record("matmul", std::move(c), {a, b}, {a.value(), b.value()}, [=](Backward& ctx) {
-    const Tensor& dc = ctx.output_gradient();
+  return record("matmul", std::move(c), {a, b}, {left.kept, right.kept}, [=](Backward& ctx) {
+    const Tensor dc = detail::gradient_like(ctx.saved(0), ctx.output_gradient());
     const std::int64_t stride_c = m * n;
     dispatch_floating("matmul", dc.dtype(), [&]<class T>() {
       if (ctx.needs(0)) {
         // dA = dC Bᵀ, or stored transposed: dAᵀ = B dCᵀ
         GradientTarget da = ctx.gradient(0);
-        const Tensor& left = ta ? ctx.saved(1) : dc;
-        const Tensor& right = ta ? dc : ctx.saved(1);
+        const Tensor other = detail::restored(ctx.saved(1));
+        const Tensor &first = ta ? other : dc, &second = ta ? dc : other;
         const Gemm g = ta ? Gemm{batch, k, m, n, tb, true, stride_b, stride_c, stride_a}
                           : Gemm{batch, m, k, n, false, !tb, stride_c, stride_b, stride_a};
-        if (a_batched || batch == 1) gemm<T>("matmul", g, left, right, {}, da.tensor, detail::mode_of(da));
-        else gemm_summed<T>("matmul", g, left, right, da);
+        if (a_batched || batch == 1) gemm<T>("matmul", g, first, second, {}, da.tensor, detail::mode_of(da));
+        else gemm_summed<T>("matmul", g, first, second, da);
       }
       if (ctx.needs(1)) {
         // dB = Aᵀ dC, or stored transposed: dBᵀ = dCᵀ A
         GradientTarget db = ctx.gradient(1);
-        const Tensor& left = tb ? dc : ctx.saved(0);
-        const Tensor& right = tb ? ctx.saved(0) : dc;
+        const Tensor other = detail::restored(ctx.saved(0));
+        const Tensor &first = tb ? dc : other, &second = tb ? other : dc;
         const Gemm g = tb ? Gemm{batch, n, k, m, true, ta, stride_c, stride_a, stride_b}
                           : Gemm{batch, k, n, m, !ta, false, stride_a, stride_c, stride_b};
-        if (b_batched || batch == 1) gemm<T>("matmul", g, left, right, {}, db.tensor, detail::mode_of(db));
-        else gemm_summed<T>("matmul", g, left, right, db);
+        if (b_batched || batch == 1) gemm<T>("matmul", g, first, second, {}, db.tensor, detail::mode_of(db));
+        else gemm_summed<T>("matmul", g, first, second, db);
       }
     });
   });
@@ -103,19 +105,23 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias)
     detail::require_shape("linear", "bias", bias.shape(), {out});
   }
   Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
+  const detail::Operand input = detail::operand_of(x.value()), w = detail::operand_of(weight.value());
   dispatch_floating("linear", x.dtype(), [&]<class T>() {
-    gemm<T>("linear", {1, rows, out, in, false, true}, x.value(), weight.value(), bias.value(), y, Mode::kWrite);
+    gemm<T>("linear", {1, rows, out, in, false, true}, input.value, w.value, bias.value(), y, Mode::kWrite);
   });
-  return record("linear", std::move(y), {x, weight, bias}, {x.value(), weight.value()}, [=](Backward& ctx) {
+  return record("linear", std::move(y), {x, weight, bias}, {input.kept, w.kept}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
+    const Tensor low_dy = detail::gradient_like(ctx.saved(0), dy);
     dispatch_floating("linear", dy.dtype(), [&]<class T>() {
       if (ctx.needs(0)) {  // dX = dY W
         GradientTarget dx = ctx.gradient(0);
-        gemm<T>("linear", {1, rows, in, out, false, false}, dy, ctx.saved(1), {}, dx.tensor, detail::mode_of(dx));
+        gemm<T>("linear", {1, rows, in, out, false, false}, low_dy, detail::restored(ctx.saved(1)), {}, dx.tensor,
+                detail::mode_of(dx));
       }
       if (ctx.needs(1)) {  // dW = dYᵀ X
         GradientTarget dw = ctx.gradient(1);
-        gemm<T>("linear", {1, out, in, rows, true, false}, dy, ctx.saved(0), {}, dw.tensor, detail::mode_of(dw));
+        gemm<T>("linear", {1, out, in, rows, true, false}, low_dy, detail::restored(ctx.saved(0)), {}, dw.tensor,
+                detail::mode_of(dw));
       }
       if (ctx.needs(2)) {  // db = Σ_rows dY
         GradientTarget db = ctx.gradient(2);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "tapecache/autograd/anomaly.h"
+#include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/checkpoint.h"
 #include "tapecache/autograd/gradcheck.h"
 #include "tapecache/autograd/parameter.h"
@@ -38,6 +39,7 @@
 #include "tapecache/ops/softmax.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/clip_gradients.h"
+#include "tapecache/train/loss_scaler.h"
 #include "tapecache/train/metrics.h"
 #include "tapecache/train/optimizer.h"
 #include "tapecache/train/schedule.h"

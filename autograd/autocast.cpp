@@ -1,0 +1,22 @@
+#include "tapecache/autograd/autocast.h"
+
+#include <fmt/format.h>
+
+namespace tapecache {
+
+namespace {
+thread_local DType active_dtype = DType::kFloat32;
+}
+
+DType autocast_dtype() { return active_dtype; }
+
+Autocast::Autocast(DType dtype) : previous_(active_dtype) {
+  if (dtype != DType::kFloat32 && dtype != DType::kBFloat16) {
+    throw DTypeError(fmt::format("autocast: {} asked for, expected bfloat16, or float32 for none", name(dtype)));
+  }
+  active_dtype = dtype;
+}
+
+Autocast::~Autocast() { active_dtype = previous_; }
+
+}  // namespace tapecache

@@ -1,0 +1,265 @@
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "checks.h"
+#include "small_model.h"
+#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/parallel_for.h"
+#include "tapecache/ops/attention.h"
+#include "tapecache/ops/patch_embedding.h"
+#include "tapecache/ops/softmax.h"
+
+using namespace tapecache;
+using namespace tapecache::testing;
+
+namespace {
+
+using Span = std::span<const Variable>;
+using Function = std::function<Variable(Span)>;
+
+Tensor rounded(const Tensor& x) { return x.to(DType::kBFloat16).to(DType::kFloat32); }
+
+Tensor single(const Shape& shape, std::uint64_t seed) { return random_values(shape, seed, DType::kFloat32); }
+
+/// The value, then the gradients of <c, f> in f64 or f32, as the inputs are.
+std::vector<Tensor> run(const Function& f, const std::vector<Tensor>& inputs, const Tensor& cotangent) {
+  Tape tape;
+  std::vector<Variable> leaves;
+  for (const Tensor& input : inputs) leaves.push_back(tape.leaf(input));
+  Variable y;
+  {
+    const Recording recording(tape);
+    y = f(leaves);
+  }
+  inject(tape, std::span(&y, 1), std::span(&cotangent, 1));
+  std::vector<Tensor> found{y.value()};
+  for (const Variable& leaf : leaves) found.push_back(tape.gradient(leaf));
+  return found;
+}
+
+std::vector<Tensor> under_bfloat16(const Function& f, const std::vector<Tensor>& inputs, const Tensor& cotangent) {
+  const Autocast autocast(DType::kBFloat16);
+  return run(f, inputs, cotangent);
+}
+
+/// What autocast means: the same product in f64 over rounded operands and a rounded gradient. `exact` names the inputs
+/// that stay as they are.
+void check_products(const Function& f, const std::vector<Tensor>& inputs, const Shape& out,
+                    const std::vector<std::size_t>& exact = {}) {
+  const Tensor cotangent = single(out, 99);
+  std::vector<Tensor> reference;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const bool as_is = std::find(exact.begin(), exact.end(), i) != exact.end();
+    reference.push_back((as_is ? inputs[i] : rounded(inputs[i])).to(DType::kFloat64));
+  }
+  const auto found = under_bfloat16(f, inputs, cotangent);
+  const auto expected = run(f, reference, rounded(cotangent).to(DType::kFloat64));
+  const auto unrounded_gradient = run(f, reference, cotangent.to(DType::kFloat64));
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const bool bias = i > 0 && std::find(exact.begin(), exact.end(), i - 1) != exact.end();
+    BOOST_TEST(found[i].dtype() == DType::kFloat32);
+    BOOST_TEST(max_difference(found[i], bias ? unrounded_gradient[i] : expected[i]) <= 1e-5, "part " << i);
+  }
+  // And it is not what f32 gives.
+  BOOST_TEST(max_difference(found[0], run(f, inputs, cotangent)[0]) > 1e-4);
+}
+
+}  // namespace
+
+BOOST_TEST_DONT_PRINT_LOG_VALUE(tapecache::DType)
+
+BOOST_AUTO_TEST_SUITE(autocast)
+
+BOOST_AUTO_TEST_CASE(products_take_rounded_operands) {
+  check_products([](Span x) { return ops::linear(x[0], x[1], x[2]); }, {single({4, 9, 30}, 1), single({20, 30}, 2), single({20}, 3)},
+                 {4, 9, 20}, {2});
+  check_products([](Span x) { return ops::linear(x[0], x[1]); }, {single({7, 30}, 1), single({20, 30}, 2)}, {7, 20});
+  for (const bool ta : {false, true}) {
+    for (const bool tb : {false, true}) {
+      const Shape a = ta ? Shape{30, 7} : Shape{7, 30}, b = tb ? Shape{20, 30} : Shape{30, 20};
+      const auto product = [=](Span x) { return ops::matmul(x[0], x[1], {.transpose_a = ta, .transpose_b = tb}); };
+      const auto batched = [](const Shape& s) { return Shape{3, s[0], s[1]}; };
+      check_products(product, {single(a, 1), single(b, 2)}, {7, 20});
+      check_products(product, {single(batched(a), 1), single(batched(b), 2)}, {3, 7, 20});
+      check_products(product, {single(batched(a), 1), single(b, 2)}, {3, 7, 20});
+      check_products(product, {single(a, 1), single(batched(b), 2)}, {3, 7, 20});
+    }
+  }
+  check_products([](Span x) { return ops::patch_embedding(x[0], x[1], x[2]); },
+                 {single({2, 3, 8, 8}, 1), single({5, 3, 4, 4}, 2), single({5}, 3)}, {2, 4, 5}, {2});
+  Tensor valid = Tensor::full({2, 6}, 1, DType::kBool);
+  valid.slice(1, 2).reshape({6}).slice(4, 6).fill(0);
+  for (const bool causal : {false, true}) {
+    check_products([=](Span x) { return ops::attention(x[0], 2, {.causal = causal, .valid = valid}); },
+                   {single({2, 6, 24}, 1)}, {2, 6, 8});
+  }
+}
+
+BOOST_AUTO_TEST_CASE(other_ops_and_other_types_are_left_alone) {
+  const std::vector<Function> others{[](Span x) { return ops::multiply(x[0], x[1]); },
+                                     [](Span x) { return ops::gelu(x[0]); }, [](Span x) { return ops::softmax(x[0]); },
+                                     [](Span x) { return ops::l2_normalize(x[0]); }};
+  const std::vector<Tensor> inputs{single({6, 8}, 1), single({6, 8}, 2)};
+  const Tensor c = single({6, 8}, 3);
+  for (const Function& f : others) {
+    const std::vector<Tensor> needed(inputs.begin(), inputs.begin() + (&f == &others[0] ? 2 : 1));
+    const auto found = under_bfloat16(f, needed, c), expected = run(f, needed, c);
+    for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], expected[i]));
+  }
+  const auto product = [](Span x) { return ops::linear(x[0], x[1]); };
+  const std::vector<Tensor> doubles_in{random_values({4, 8}, 1), random_values({5, 8}, 2)};
+  const auto found = under_bfloat16(product, doubles_in, random_values({4, 5}, 3)),
+             expected = run(product, doubles_in, random_values({4, 5}, 3));
+  for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], expected[i]));
+}
+
+BOOST_AUTO_TEST_CASE(guards_nest_and_restore) {
+  BOOST_TEST(autocast_dtype() == DType::kFloat32);
+  try {
+    const Autocast on(DType::kBFloat16);
+    BOOST_TEST(autocast_dtype() == DType::kBFloat16);
+    {
+      const Autocast off(DType::kFloat32);
+      BOOST_TEST(autocast_dtype() == DType::kFloat32);
+    }
+    BOOST_TEST(autocast_dtype() == DType::kBFloat16);
+    throw std::runtime_error("stop");
+  } catch (const std::runtime_error&) {
+  }
+  BOOST_TEST(autocast_dtype() == DType::kFloat32);
+  BOOST_CHECK_EXCEPTION(Autocast(DType::kInt32), DTypeError, says({"int32", "bfloat16"}));
+}
+
+BOOST_AUTO_TEST_CASE(backward_works_as_was_recorded) {
+  const auto product = [](Span x) { return ops::linear(x[0], x[1]); };
+  const std::vector<Tensor> inputs{single({6, 8}, 1), single({5, 8}, 2)};
+  const Tensor c = single({6, 5}, 3);
+  const auto expected = under_bfloat16(product, inputs, c);
+  Tape tape;
+  const Variable x = tape.leaf(inputs[0]), w = tape.leaf(inputs[1]);
+  Variable y;
+  {
+    const Autocast on(DType::kBFloat16);
+    const Recording recording(tape);
+    y = ops::linear(x, w);
+  }
+  for (const Tensor& saved : tape.nodes()[0].saved) BOOST_TEST(saved.dtype() == DType::kBFloat16);
+  inject(tape, std::span(&y, 1), std::span(&c, 1));
+  BOOST_TEST(same_bits(tape.gradient(x), expected[1]));
+  BOOST_TEST(same_bits(tape.gradient(w), expected[2]));
+}
+
+BOOST_AUTO_TEST_CASE(checkpoints_replay_in_their_own_precision) {
+  const auto two_layers = [](Span x) { return ops::linear(ops::tanh(ops::linear(x[0], x[1])), x[1]); };
+  const auto checkpointed = [&](Span x) {
+    return checkpoint([&](Span in) { return std::vector{two_layers(in)}; }, x).front();
+  };
+  const std::vector<Tensor> inputs{single({6, 8}, 1), single({8, 8}, 2)};
+  const Tensor c = single({6, 8}, 3);
+  const auto expected = under_bfloat16(two_layers, inputs, c);
+  Tape tape;
+  const std::vector<Variable> leaves{tape.leaf(inputs[0]), tape.leaf(inputs[1])};
+  Variable y;
+  {
+    const Autocast on(DType::kBFloat16);
+    const Recording recording(tape);
+    y = checkpointed(leaves);
+  }
+  inject(tape, std::span(&y, 1), std::span(&c, 1));
+  BOOST_TEST(same_bits(tape.gradient(leaves[0]), expected[1]));
+  BOOST_TEST(same_bits(tape.gradient(leaves[1]), expected[2]));
+}
+
+BOOST_AUTO_TEST_CASE(no_rounded_weight_outlives_its_call) {
+  // A copy made without a tape has no history: a cache of such copies would leave the weight without a gradient.
+  Parameter w("w", single({5, 8}, 2));
+  const Variable x = single({6, 8}, 1);
+  const Autocast on(DType::kBFloat16);
+  const Tensor first = ops::linear(x, w).value();
+  Tape tape;
+  Variable y;
+  {
+    const Recording recording(tape);
+    y = ops::linear(x, w);
+  }
+  BOOST_TEST(same_bits(first, y.value()));
+  const Tensor c = single({6, 5}, 3);
+  inject(tape, std::span(&y, 1), std::span(&c, 1));
+  BOOST_TEST(w.gradient().defined());
+  w.mutable_value().fill(0.5);
+  BOOST_TEST(!same_bits(first, ops::linear(x, w).value()));
+}
+
+BOOST_AUTO_TEST_CASE(numbers_that_do_not_fit) {
+  Tensor x = Tensor::full({1, 1}, 3.4e38);
+  const Variable one = Tensor::full({1, 1}, 1.0);
+  const auto product = [&](double v) {
+    x.fill(v);
+    return ops::linear(x, one).value().item();
+  };
+  BOOST_TEST(std::isfinite(product(3.4e38)));
+  const Autocast on(DType::kBFloat16);
+  BOOST_TEST(std::isinf(product(3.4e38)));
+  BOOST_TEST(std::isinf(product(std::numeric_limits<double>::infinity())));
+  BOOST_TEST(std::isnan(product(std::numeric_limits<double>::quiet_NaN())));
+  BOOST_TEST(product(1.00390625) == 1.0);  // half way between two: to even
+  BOOST_TEST(product(1.01171875) == 1.015625);
+}
+
+BOOST_AUTO_TEST_CASE(cached_steps_encode_twice_in_one_precision) {
+  SmallModel model(40);
+  gradcache::StepOptions options{{8}};
+  options.autocast = DType::kBFloat16;
+  options.check_replay = true;
+  options.reproducible = true;
+  BOOST_TEST(gradcache::compare(model.towers(), model.loss(), options).relative_norm == 0.0);
+  // Beside f32 it is near, and not the same.
+  const auto step = [&](DType autocast) {
+    return [&, autocast] {
+      gradcache::StepOptions own = options;
+      own.autocast = autocast;
+      return gradcache::cached_step(model.towers(), model.loss(), own);
+    };
+  };
+  const gradcache::Comparison c = gradcache::compare_steps(step(DType::kFloat32), step(DType::kBFloat16), model.clip.parameters());
+  BOOST_TEST(c.relative_norm > 1e-5);
+  BOOST_TEST(c.relative_norm < 0.1);
+  // The loss runs in f32, and its result too.
+  DType in_loss = DType::kBool;
+  const gradcache::Loss loss = [&](Span r) {
+    in_loss = autocast_dtype();
+    for (const Variable& v : r) BOOST_TEST(v.dtype() == DType::kFloat32);
+    return gradcache::clip_loss(r[0], r[1], model.clip.logit_scale());
+  };
+  gradcache::cached_step(model.towers(), loss, options);
+  BOOST_TEST(in_loss == DType::kFloat32);
+}
+
+BOOST_AUTO_TEST_CASE(the_same_bits_for_any_number_of_threads) {
+  SmallModel model(16);
+  const auto gradients = [&](int threads) {
+    set_thread_count(threads);
+    gradcache::StepOptions options{{8}};
+    options.autocast = DType::kBFloat16;
+    for (Parameter p : model.clip.parameters()) p.clear_gradient();
+    begin_random_step(1, 1);
+    gradcache::cached_step(model.towers(), model.loss(), options);
+    std::vector<Tensor> all;
+    for (const Parameter& p : model.clip.parameters()) all.push_back(p.gradient());
+    return all;
+  };
+  const int before = thread_count();
+  const auto expected = gradients(1);
+  for (const int threads : {2, 4}) {
+    const auto found = gradients(threads);
+    for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], expected[i]));
+  }
+  set_thread_count(before);
+}
+
+BOOST_AUTO_TEST_SUITE_END()

@@ -1,0 +1,129 @@
+#include <cmath>
+#include <limits>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "gradcache_checks.h"
+#include "tapecache/train/clip_gradients.h"
+#include "tapecache/train/loss_scaler.h"
+
+using namespace tapecache;
+using namespace tapecache::testing;
+using namespace tapecache::train;
+
+BOOST_AUTO_TEST_SUITE(loss_scaler)
+
+BOOST_AUTO_TEST_CASE(grows_and_backs_off) {
+  LossScaler scaler({.initial_scale = 8, .growth_factor = 4, .backoff_factor = 0.25, .growth_interval = 3, .min_scale = 1,
+                     .max_scale = 64});
+  const auto after = [&](bool finite) {
+    scaler.update(finite);
+    return scaler.scale();
+  };
+  BOOST_TEST(after(true) == 8.0);
+  BOOST_TEST(after(true) == 8.0);
+  BOOST_TEST(after(true) == 32.0);
+  BOOST_TEST(after(true) == 32.0);
+  BOOST_TEST(after(false) == 8.0);  // and the count begins anew
+  BOOST_TEST(after(true) == 8.0);
+  BOOST_TEST(after(true) == 8.0);
+  BOOST_TEST(after(true) == 32.0);
+  for (int i = 0; i < 3; ++i) after(true);
+  BOOST_TEST(scaler.scale() == 64.0);
+  for (int i = 0; i < 9; ++i) after(false);
+  BOOST_TEST(scaler.scale() == 1.0);
+  BOOST_TEST(scaler.skipped_steps() == 10);
+  BOOST_TEST(scaler.steps() == 20);
+}
+
+BOOST_AUTO_TEST_CASE(unscaled_gradients_are_those_without_scaling) {
+  const ClipSetup setup(8, DType::kFloat32, 0.2);
+  const auto gradients = [&](double scale) {
+    for (Parameter p : setup.parameters()) p.clear_gradient();
+    begin_random_step(1, 1);
+    gradcache::StepOptions options{{3}};
+    options.scale = scale;
+    gradcache::cached_step(setup.towers(), setup.loss(), options);
+    LossScaler scaler({.initial_scale = scale});
+    BOOST_TEST(scaler.unscale(setup.parameters()));
+    BOOST_CHECK_EXCEPTION(scaler.unscale(setup.parameters()), Error, says({"twice"}));
+    std::vector<Tensor> all;
+    for (const Parameter& p : setup.parameters()) all.push_back(p.gradient());
+    return all;
+  };
+  const auto plain = gradients(1), scaled = gradients(65536);  // a power of two changes exponents alone
+  for (std::size_t i = 0; i < plain.size(); ++i) BOOST_TEST(same_bits(scaled[i], plain[i]));
+  const double norm = gradient_norm(setup.parameters());
+  BOOST_TEST(clip_gradient_norm(setup.parameters(), 1e-3) == norm);
+}
+
+BOOST_AUTO_TEST_CASE(a_step_that_overflows_is_skipped) {
+  const ClipSetup setup(8, DType::kFloat32);
+  LossScaler scaler({.initial_scale = std::ldexp(1.0, 120), .max_scale = std::ldexp(1.0, 125)});
+  int taken = 0;
+  for (int step = 0; step < 40; ++step) {
+    gradcache::StepOptions options{{3}};
+    options.scale = scaler.scale();
+    // Steep enough for the cache to overflow at first.
+    const gradcache::Loss loss = [&](std::span<const Variable> r) { 
+      return ops::scale(gradcache::clip_loss(r[0], r[1], setup.log_scale), 1e6);
+    };
+    const gradcache::StepResult result = gradcache::cached_step(setup.towers(), loss, options);
+    const bool finite = result.status == gradcache::StepStatus::kDone && scaler.unscale(setup.parameters());
+    scaler.update(finite);
+    if (finite) {
+      ++taken;
+      for (const Parameter& p : setup.parameters()) BOOST_TEST(first_non_finite(p.gradient()) == -1);
+    }
+    for (Parameter p : setup.parameters()) p.clear_gradient();
+  }
+  BOOST_TEST(scaler.skipped_steps() > 0);
+  BOOST_TEST(taken == 40 - scaler.skipped_steps());
+  BOOST_TEST(taken > 0);
+}
+
+BOOST_AUTO_TEST_CASE(state_travels) {
+  LossScaler scaler({.initial_scale = 3 * 0.1, .growth_interval = 3, .min_scale = 0.01});
+  scaler.update(true);
+  scaler.update(false);
+  scaler.update(true);
+  std::map<std::string, std::string> notes{{"epoch", "2"}};
+  scaler.save(notes);
+  LossScaler other({.growth_interval = 3, .min_scale = 0.01});
+  other.load(notes);
+  for (const bool finite : {true, true, false, true}) {
+    BOOST_TEST(other.scale() == scaler.scale());
+    scaler.update(finite);
+    other.update(finite);
+  }
+  BOOST_TEST(other.skipped_steps() == scaler.skipped_steps());
+  BOOST_TEST(other.steps() == 7);
+  for (const char* bad : {"", "x", "-1", "nan", "1e400", "4 5"}) {
+    auto broken = notes;
+    broken["loss_scaler.steps"] = bad;
+    const double before = other.scale();
+    BOOST_CHECK_EXCEPTION(other.load(broken), ValueError, says({"loss_scaler.steps"}));
+    BOOST_TEST(other.scale() == before);
+  }
+  notes.erase("loss_scaler.scale");
+  BOOST_CHECK_EXCEPTION(other.load(notes), ValueError, says({"no 'loss_scaler.scale'"}));
+}
+
+BOOST_AUTO_TEST_CASE(options_outside_their_range) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto refused = [](const LossScalerOptions& options, const char* name) {
+    BOOST_CHECK_EXCEPTION(LossScaler{options}, ValueError, says({name}));
+  };
+  refused({.initial_scale = 0.5}, "initial_scale");
+  refused({.initial_scale = nan}, "initial_scale");
+  refused({.growth_factor = 1}, "growth_factor");
+  refused({.growth_factor = nan}, "growth_factor");
+  refused({.backoff_factor = 1}, "backoff_factor");
+  refused({.backoff_factor = 0}, "backoff_factor");
+  refused({.growth_interval = 0}, "growth_interval");
+  refused({.min_scale = 0}, "min_scale");
+  refused({.max_scale = 0.5}, "max_scale");
+}
+
+BOOST_AUTO_TEST_SUITE_END()
