@@ -3,100 +3,86 @@
 #include <cmath>
 #include <limits>
 
-#include <fmt/format.h>
-
+#include "tapecache/gradcache/loss_checks.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/matmul.h"
 #include "tapecache/ops/reduce.h"
 
 namespace tapecache::gradcache {
 
 namespace {
 
-void require_rows(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
-  const bool fits = a.defined() && b.defined() && a.rank() == 2 && b.rank() == 2 && a.size(1) == b.size(1) &&
-                    a.size(0) > 0 && b.size(0) > 0;
-  if (!fits) {
-    throw ShapeError(fmt::format("{}: {} are {} and {} {}, expected [rows, width] of one width", loss, name_a,
-                                 describe(a.value()), name_b, describe(b.value())));
-  }
-}
-
-void require_pairs(const char* loss, const Variable& images, const Variable& texts) {
-  require_rows(loss, images, texts, "images", "texts");
-  if (images.size(0) != texts.size(0)) {
-    throw ShapeError(fmt::format("{}: {} images and {} texts, expected as many of each", loss, images.size(0),
-                                 texts.size(0)));
-  }
-}
-
-void require_scalar(const char* loss, const char* argument, const Variable& x) {
-  if (!x.defined() || x.numel() != 1 || x.rank() > 1) {
-    throw ShapeError(fmt::format("{}: {} is {}, expected a scalar", loss, argument, describe(x.value())));
-  }
-}
-
-/// [0, step, 2·step, …]
-Tensor every(std::int64_t step, std::int64_t count) {
-  Tensor index = Tensor::empty({count}, DType::kInt64);
-  for (std::int64_t i = 0; i < count; ++i) index.mutable_data<std::int64_t>()[i] = i * step;
-  return index;
-}
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 Variable clamped_scale(const Variable& log_scale) {
-  return ops::exp(ops::clamp(log_scale, -std::numeric_limits<double>::infinity(), std::log(kMaxLogitScale)));
+  return ops::exp(ops::clamp(log_scale, -kInfinity, std::log(kMaxLogitScale)));
 }
 
-/// scale · a bᵀ, with the factor on the smaller operand instead of the product
-Variable scaled_logits(const Variable& a, const Variable& b, const Variable& scale) {
-  return ops::matmul(ops::multiply(a, scale), b, {.transpose_b = true});
+void check_options(const char* loss, const ContrastiveOptions& options) {
+  detail::require_between(loss, "label_smoothing", options.label_smoothing, 0, 1);
+  detail::require_between(loss, "hardness", options.hardness, 0, kInfinity);
+}
+
+/// z + log w on the negatives, where w = exp(β z) over its mean among the row's negatives
+Variable with_hard_negatives(const Variable& logits, std::int64_t step, double beta) {
+  const std::int64_t rows = logits.size(0), cols = logits.size(1);
+  if (beta == 0 || cols == 1) return logits;
+  const Variable weighted = ops::scale(logits, beta);
+  const Variable positives_out = detail::marked(logits, rows, cols, 0, step, -kInfinity);
+  const Variable total = ops::reshape(ops::logsumexp(ops::add(weighted, positives_out), 1), {rows, 1});
+  const Variable mean = ops::subtract(total, detail::constant_like(logits, std::log(static_cast<double>(cols - 1))));
+  const Variable negatives = ops::subtract(detail::constant_like(logits, 1), detail::marked(logits, rows, cols, 0, step, 1));
+  return ops::add(logits, ops::multiply(ops::subtract(weighted, mean), negatives));
+}
+
+/// Mean cross-entropy of rows whose positive is column i · step.
+Variable contrast(const Variable& logits, std::int64_t step, const ContrastiveOptions& options) {
+  const Variable z = with_hard_negatives(logits, step, options.hardness);
+  const Variable plain = ops::cross_entropy(z, detail::every(step, z.size(0), z.device()));
+  if (options.label_smoothing == 0) return plain;
+  // (1 - ε)(lse - z₊) + ε (lse - mean z)
+  const Variable uniform = ops::subtract(ops::mean(ops::logsumexp(z, 1)), ops::mean(z));
+  return ops::add(ops::scale(plain, 1 - options.label_smoothing), ops::scale(uniform, options.label_smoothing));
 }
 
 }  // namespace
 
-Variable info_nce(const Variable& queries, const Variable& targets, const Variable& scale) {
-  require_rows("info_nce", queries, targets, "queries", "targets");
-  require_scalar("info_nce", "scale", scale);
-  const std::int64_t m = queries.size(0);
-  if (targets.size(0) % m != 0) {
-    throw ShapeError(fmt::format("info_nce: {} targets for {} queries, expected a multiple: one positive and h hard "
-                                 "negatives each", targets.size(0), m));
-  }
-  const Tensor positives = every(targets.size(0) / m, m).to(queries.device());
-  return ops::cross_entropy(scaled_logits(queries, targets, scale), positives);
+Variable info_nce(const Variable& queries, const Variable& targets, const Variable& scale,
+                  const ContrastiveOptions& options) {
+  detail::require_rows("info_nce", queries, targets, "queries", "targets");
+  detail::require_scalar("info_nce", "scale", scale);
+  check_options("info_nce", options);
+  const std::int64_t step = detail::require_multiple("info_nce", targets.size(0), queries.size(0));
+  return contrast(detail::scaled_logits(queries, targets, scale), step, options);
 }
 
-Variable info_nce(const Variable& queries, const Variable& targets, double scale) {
-  require_rows("info_nce", queries, targets, "queries", "targets");
-  return info_nce(queries, targets, Variable(Tensor::full({}, scale, queries.dtype(), queries.device())));
+Variable info_nce(const Variable& queries, const Variable& targets, double scale, const ContrastiveOptions& options) {
+  detail::require_rows("info_nce", queries, targets, "queries", "targets");
+  return info_nce(queries, targets, detail::constant_like(queries, scale), options);
 }
 
-Variable clip_loss(const Variable& images, const Variable& texts, const Variable& log_scale) {
-  require_pairs("clip_loss", images, texts);
-  require_scalar("clip_loss", "log_scale", log_scale);
-  const Tensor diagonal = every(1, images.size(0)).to(images.device());
-  const Variable logits = scaled_logits(images, texts, clamped_scale(log_scale));
-  const Variable image_to_text = ops::cross_entropy(logits, diagonal);
-  const Variable text_to_image = ops::cross_entropy(ops::transpose(logits, 0, 1), diagonal);
+Variable clip_loss(const Variable& images, const Variable& texts, const Variable& log_scale,
+                   const ContrastiveOptions& options) {
+  detail::require_pairs("clip_loss", images, texts, "images", "texts");
+  detail::require_scalar("clip_loss", "log_scale", log_scale);
+  check_options("clip_loss", options);
+  const Variable logits = detail::scaled_logits(images, texts, clamped_scale(log_scale));
+  const Variable image_to_text = contrast(logits, 1, options);
+  const Variable text_to_image = contrast(ops::transpose(logits, 0, 1), 1, options);
   return ops::scale(ops::add(image_to_text, text_to_image), 0.5);
 }
 
 Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& log_scale, const Variable& bias) {
-  require_pairs("siglip_loss", images, texts);
-  require_scalar("siglip_loss", "log_scale", log_scale);
-  require_scalar("siglip_loss", "bias", bias);
+  detail::require_pairs("siglip_loss", images, texts, "images", "texts");
+  detail::require_scalar("siglip_loss", "log_scale", log_scale);
+  detail::require_scalar("siglip_loss", "bias", bias);
   const std::int64_t n = images.size(0);
   // -z: softplus(-z · logit) = -log σ(z · logit)
-  Tensor sign = Tensor::full({n, n}, 1.0, images.dtype());
-  dispatch_floating("siglip_loss", sign.dtype(), [&]<class T>() {
-    T* p = sign.mutable_data<T>();
-    for (std::int64_t i = 0; i < n; ++i) p[i * n + i] = T{-1};
-  });
-  const Variable logits = ops::add(scaled_logits(images, texts, ops::exp(log_scale)), bias);
-  const Variable losses = ops::softplus(ops::multiply(logits, Variable(sign.to(images.device()))));
-  return ops::scale(ops::sum(losses), 1.0 / static_cast<double>(n));
+  const Variable sign =
+      ops::add(detail::constant_like(images, 1), detail::marked(images, n, n, 0, 1, -2));
+  const Variable logits = ops::add(detail::scaled_logits(images, texts, ops::exp(log_scale)), bias);
+  return ops::scale(ops::sum(ops::softplus(ops::multiply(logits, sign))), 1.0 / static_cast<double>(n));
 }
 
 void clamp_log_scale(Parameter& log_scale) {

@@ -5,6 +5,7 @@
 
 #include "tapecache/gradcache/losses.h"
 #include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/maxsim.h"
 
 namespace tapecache::gradcache {
 
@@ -29,6 +30,11 @@ Variable tiled_clip_loss(const Variable& images, const Variable& texts, const Va
 Variable tiled_siglip_loss(const Variable& images, const Variable& texts, const Variable& log_scale,
                            const Variable& bias, const TileOptions& tile) {
   return ops::contrastive_loss(ContrastiveOp::kSigmoid, images, texts, ops::exp(log_scale), bias, tile);
+}
+
+Variable tiled_maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
+                           const Tensor& document_mask, const Variable& scale, const TileOptions& tile) {
+  return ops::maxsim_loss(queries, query_mask, documents, document_mask, scale, tile);
 }
 
 }  // namespace tapecache::gradcache

@@ -98,6 +98,23 @@ struct Contrastive {
   std::int64_t partials() const { return 2 * (tiles_across() + width) * tile_rows + 2 * cols; }
 };
 
+/// InfoNCE over scale · Σ_t max_s q[i, t] · d[j, s] of queries [queries, query_tokens, width] and documents [documents,
+/// document_tokens, width], taken tile by tile. The positive of query i is document i · step.
+struct MaxSim {
+  std::int64_t queries = 0, documents = 0, query_tokens = 0, document_tokens = 0, width = 0, step = 1;
+  std::int64_t tile_rows = 1, tile_cols = 1;
+
+  std::int64_t tiles_across() const { return (documents + tile_cols - 1) / tile_cols; }
+  /// Elements of T: similarities and scores of one row of tiles.
+  std::int64_t workspace() const {
+    return tile_rows * tiles_across() * tile_cols * (query_tokens * document_tokens + 1);
+  }
+  /// Doubles: a maximum and a sum for each query in each tile of a row of tiles.
+  std::int64_t partials() const { return 2 * tiles_across() * tile_rows; }
+  /// Best document tokens of one row of tiles.
+  std::int64_t best() const { return tile_rows * query_tokens * tiles_across() * tile_cols; }
+};
+
 /// One step of AdamW (Loshchilov & Hutter 2019). The corrections are 1 - βᵗ.
 struct AdamW {
   double learning_rate, beta1, beta2, epsilon, weight_decay, correction1, correction2, gradient_scale;
@@ -218,6 +235,15 @@ struct KernelTable {
                                const double* row_logsumexp, const double* col_logsumexp, double weight, T* da,
                                Mode da_mode, T* db, Mode db_mode, double* dscale, double* dbias, T* workspace,
                                double* partials);
+
+  // Masks may be null; every document has a valid token. `best` is scratch.
+  double (*maxsim)(const MaxSim&, const T* queries, const bool* query_mask, const T* documents,
+                   const bool* document_mask, T scale, double* logsumexp, T* workspace, std::int32_t* best,
+                   double* partials);
+  void (*maxsim_backward)(const MaxSim&, const T* queries, const bool* query_mask, const T* documents,
+                          const bool* document_mask, T scale, const double* logsumexp, double weight, T* dqueries,
+                          Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, double* dscale, T* workspace,
+                          std::int32_t* best, double* partials);
 
   // Optimiser steps, in place. The gradient is multiplied by gradient_scale first.
   void (*adamw)(const AdamW&, std::int64_t n, const T* gradient, T* value, T* m, T* v);

@@ -1,124 +1,211 @@
-#include <boost/test/unit_test.hpp>
-
 #include <cmath>
+#include <limits>
+#include <vector>
 
+#include "checks.h"
+#include "loss_table.h"
 #include "tapecache/autograd/gradcheck.h"
-#include "tapecache/core/philox.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/parallel_for.h"
+#include "tapecache/gradcache/compare.h"
 #include "tapecache/gradcache/losses.h"
+#include "tapecache/gradcache/losses_guided.h"
+#include "tapecache/gradcache/losses_supervised.h"
+#include "tapecache/gradcache/matryoshka.h"
+#include "tapecache/gradcache/maxsim.h"
+#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/matmul.h"
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::testing;
 
 namespace {
 
-using Matrix = std::vector<std::vector<double>>;
-
-Tensor random_rows(std::int64_t rows, std::int64_t width, std::uint64_t seed) {
-  Tensor t = Tensor::empty({rows, width}, DType::kFloat64);
-  for (std::int64_t i = 0; i < t.numel(); ++i) {
-    t.mutable_data<double>()[i] = 2.0 * uniform(RandomKey{seed}.draw(0, static_cast<std::uint32_t>(i))[0]) - 1.0;
-  }
-  return t;
-}
-
-Matrix logits_of(const Tensor& a, const Tensor& b, double scale) {
-  Matrix logits(static_cast<std::size_t>(a.size(0)), std::vector<double>(static_cast<std::size_t>(b.size(0)), 0.0));
-  for (std::int64_t i = 0; i < a.size(0); ++i) {
-    for (std::int64_t j = 0; j < b.size(0); ++j) {
-      for (std::int64_t k = 0; k < a.size(1); ++k) {
-        logits[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] +=
-            scale * a.data<double>()[i * a.size(1) + k] * b.data<double>()[j * b.size(1) + k];
-      }
-    }
-  }
-  return logits;
-}
-
-double mean_nll(const Matrix& logits, std::size_t target_step) {
-  double total = 0;
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    double sum = 0;
-    for (double z : logits[i]) sum += std::exp(z);
-    total += std::log(sum) - logits[i][i * target_step];
-  }
-  return total / static_cast<double>(logits.size());
-}
-
-Matrix transposed(const Matrix& m) {
-  Matrix t(m[0].size(), std::vector<double>(m.size()));
-  for (std::size_t i = 0; i < m.size(); ++i) {
-    for (std::size_t j = 0; j < m[0].size(); ++j) t[j][i] = m[i][j];
-  }
-  return t;
-}
-
-void check_near(double found, double expected) {
-  BOOST_TEST(std::abs(found - expected) <= 1e-12 * std::max(1.0, std::abs(expected)), found << " vs " << expected);
-}
-
-void check_gradient(const std::function<Variable(std::span<const Variable>)>& loss, std::vector<Tensor> inputs) {
-  const GradcheckResult result = gradcheck(loss, inputs);
-  BOOST_TEST(result.passed, result.message);
-}
-
 Tensor scalar(double value) { return Tensor::scalar(value); }
+
+double value_of(const LossRow& row, DType dtype) {
+  std::vector<Variable> inputs;
+  for (const Tensor& input : row.inputs) inputs.emplace_back(input.to(dtype));
+  return row.loss(inputs).value().item();
+}
+
+std::vector<Tensor> gradients_of(const LossRow& row, DType dtype) {
+  Tape tape;
+  std::vector<Variable> leaves;
+  for (const Tensor& input : row.inputs) leaves.push_back(tape.leaf(input.to(dtype)));
+  Variable loss;
+  {
+    const Recording recording(tape);
+    loss = row.loss(leaves);
+  }
+  tape.backward(loss);
+  std::vector<Tensor> gradients;
+  for (const Variable& leaf : leaves) gradients.push_back(tape.gradient(leaf));
+  return gradients;
+}
 
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(gradcache_losses)
 
-BOOST_AUTO_TEST_CASE(info_nce_equals_its_definition) {
-  const Tensor q = random_rows(4, 3, 1);
-  for (const std::int64_t hard : {0, 1, 2}) {
-    const Tensor t = random_rows(4 * (1 + hard), 3, 2);
-    check_near(info_nce(q, t, 5.0).value().item(), mean_nll(logits_of(q, t, 5.0), static_cast<std::size_t>(1 + hard)));
-    check_gradient([](auto v) { return info_nce(v[0], v[1], v[2]); }, {q, t, scalar(5.0)});
+BOOST_AUTO_TEST_CASE(equal_to_their_definitions) {
+  for (const LossRow& row : loss_rows()) {
+    const double expected = row.reference();
+    BOOST_TEST(std::abs(value_of(row, DType::kFloat64) - expected) <= 1e-12 * std::max(1.0, std::abs(expected)), row.name);
+    BOOST_TEST(std::abs(value_of(row, DType::kFloat32) - expected) <= 1e-5 * std::max(1.0, std::abs(expected)), row.name);
   }
 }
 
-BOOST_AUTO_TEST_CASE(clip_loss_equals_its_definition) {
-  const Tensor a = random_rows(5, 3, 3), b = random_rows(5, 3, 4);
-  const Matrix logits = logits_of(a, b, std::exp(1.2));
-  check_near(clip_loss(a, b, scalar(1.2)).value().item(),
-             0.5 * (mean_nll(logits, 1) + mean_nll(transposed(logits), 1)));
-  check_gradient([](auto v) { return clip_loss(v[0], v[1], v[2]); }, {a, b, scalar(1.2)});
+BOOST_AUTO_TEST_CASE(derivatives) {
+  for (const LossRow& row : loss_rows()) {
+    const GradcheckResult result = gradcheck(row.loss, row.inputs);
+    BOOST_TEST(result.passed, row.name << ": " << result.message);
+    const auto exact = gradients_of(row, DType::kFloat64), single = gradients_of(row, DType::kFloat32);
+    for (std::size_t i = 0; i < exact.size(); ++i) BOOST_TEST(max_difference(single[i], exact[i]) <= 1e-4, row.name);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(in_cached_steps) {
+  for (const LossRow& row : loss_rows()) {
+    std::vector<Tower> towers;
+    std::vector<Parameter> parameters;
+    for (std::size_t i = 0; i < row.representations; ++i) {
+      const std::int64_t width = row.inputs[i].size(-1);
+      const Parameter w("w" + std::to_string(i), random_values({width, width}, 40 + i));
+      parameters.push_back(w);
+      towers.emplace_back("tower" + std::to_string(i), row.inputs[i],
+                          [w](const Tensor& x) { return ops::tanh(ops::linear(x, w)); });
+    }
+    for (std::size_t i = row.representations; i < row.inputs.size(); ++i) {
+      parameters.emplace_back("loss" + std::to_string(i), row.inputs[i].clone());
+    }
+    const Loss loss = [&](const Representations& r) {
+      std::vector<Variable> inputs(r.begin(), r.end());
+      for (std::size_t i = row.representations; i < row.inputs.size(); ++i) inputs.emplace_back(parameters[i]);
+      return row.loss(inputs);
+    };
+    for (const std::int64_t chunk : {1, 3}) {
+      const Comparison c = compare(towers, loss, {{chunk}}, parameters);
+      BOOST_TEST(c.relative_norm <= 1e-12, row.name << ": " << c.relative_norm);
+      BOOST_TEST(c.max_relative() <= 1e-11, row.name << ": " << c.max_relative());
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(the_same_bits_for_any_number_of_threads) {
+  const int before = thread_count();
+  for (const LossRow& row : loss_rows()) {
+    set_thread_count(1);
+    const auto expected = gradients_of(row, DType::kFloat32);
+    for (const int threads : {2, 4}) {
+      set_thread_count(threads);
+      const auto found = gradients_of(row, DType::kFloat32);
+      for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], expected[i]), row.name);
+    }
+  }
+  set_thread_count(before);
 }
 
 BOOST_AUTO_TEST_CASE(clip_scale_is_clamped_at_100) {
-  const Tensor a = random_rows(4, 3, 5), b = random_rows(4, 3, 6);
+  const Tensor a = random_values({4, 3}, 5), b = random_values({4, 3}, 6);
   const double at_limit = clip_loss(a, b, scalar(std::log(100.0))).value().item();
-  check_near(clip_loss(a, b, scalar(9.0)).value().item(), at_limit);
+  BOOST_TEST(clip_loss(a, b, scalar(9.0)).value().item() == at_limit);
   Parameter log_scale("log_scale", scalar(9.0));
   clamp_log_scale(log_scale);
-  check_near(log_scale.value().item(), std::log(100.0));
+  BOOST_TEST(log_scale.value().item() == std::log(100.0));
   Parameter below("log_scale", scalar(1.0));
   clamp_log_scale(below);
-  check_near(below.value().item(), 1.0);
+  BOOST_TEST(below.value().item() == 1.0);
 }
 
-BOOST_AUTO_TEST_CASE(siglip_loss_equals_its_definition) {
-  const Tensor a = random_rows(4, 3, 7), b = random_rows(4, 3, 8);
-  const Matrix logits = logits_of(a, b, std::exp(0.7));
-  double expected = 0;
-  for (std::size_t i = 0; i < 4; ++i) {
-    for (std::size_t j = 0; j < 4; ++j) {
-      const double z = i == j ? 1.0 : -1.0;
-      expected += std::log1p(std::exp(-z * (logits[i][j] - 2.0))) / 4.0;
-    }
+BOOST_AUTO_TEST_CASE(plain_numbers_for_temperatures) {
+  const Tensor a = random_values({4, 3}, 5), b = random_values({4, 3}, 6);
+  const Tensor labels = Tensor::from<std::int32_t>({1, 2, 1, 2}, {4});
+  const auto same = [](const Variable& x, const Variable& y) {
+    BOOST_TEST(std::abs(x.value().item() - y.value().item()) <= 1e-14 * std::abs(y.value().item()));
+  };
+  same(info_nce(a, b, 5.0), info_nce(a, b, scalar(5)));
+  same(info_nce(a, b), info_nce(a, b, scalar(20)));
+  same(tiled_info_nce(a, b, 5.0), info_nce(a, b, scalar(5)));
+  same(nt_xent(a, b), nt_xent(a, b, scalar(2)));
+  same(sup_con(a, labels), sup_con(a, labels, scalar(10)));
+  same(gist_loss(a, b, a, b), gist_loss(a, b, a, b, scalar(100)));
+}
+
+BOOST_AUTO_TEST_CASE(limits_of_the_options) {
+  const Tensor a = random_values({4, 3}, 5), b = random_values({4, 3}, 6), one = a.slice(0, 1);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  // One candidate alone is no choice.
+  BOOST_TEST(std::abs(info_nce(one, one, scalar(3), {.label_smoothing = 0.1, .hardness = 2}).value().item()) <= 1e-15);
+  for (const double bad : {-0.1, 1.0, nan}) {
+    BOOST_CHECK_EXCEPTION(info_nce(a, b, scalar(1), {.label_smoothing = bad}), ValueError, says({"label_smoothing"}));
+    BOOST_CHECK_EXCEPTION(clip_loss(a, b, scalar(1), {.label_smoothing = bad}), ValueError, says({"label_smoothing"}));
   }
-  check_near(siglip_loss(a, b, scalar(0.7), scalar(-2.0)).value().item(), expected);
-  check_gradient([](auto v) { return siglip_loss(v[0], v[1], v[2], v[3]); }, {a, b, scalar(0.7), scalar(-2.0)});
+  for (const double bad : {-0.1, nan}) {
+    BOOST_CHECK_EXCEPTION(info_nce(a, b, scalar(1), {.hardness = bad}), ValueError, says({"hardness"}));
+  }
+  for (const double bad : {0.0, -1.0, nan}) {
+    BOOST_CHECK_EXCEPTION(nt_xent(a, b, bad), ValueError, says({"temperature"}));
+    BOOST_CHECK_EXCEPTION(sup_con(a, Tensor::zeros({4}, DType::kInt64), bad), ValueError, says({"temperature"}));
+    BOOST_CHECK_EXCEPTION(gist_loss(a, b, a, b, {.temperature = bad}), ValueError, says({"temperature"}));
+  }
+  BOOST_CHECK_EXCEPTION(gist_loss(a, b, a, b, {.margin = nan}), ValueError, says({"margin"}));
+  // A guide that finds everything nearer leaves the positive alone.
+  BOOST_TEST(std::abs(gist_loss(a, b, a, b, {.margin = 10}).value().item()) <= 1e-12);
 }
 
 BOOST_AUTO_TEST_CASE(shapes_are_checked) {
-  const Tensor a = random_rows(4, 3, 1);
-  BOOST_CHECK_THROW(clip_loss(a, random_rows(3, 3, 2), scalar(1.0)), ShapeError);
-  BOOST_CHECK_THROW(clip_loss(a, random_rows(4, 2, 2), scalar(1.0)), ShapeError);
+  const Tensor a = random_values({4, 3}, 1), labels = Tensor::from<std::int64_t>({1, 2, 1, 2}, {4});
+  BOOST_CHECK_THROW(clip_loss(a, random_values({3, 3}, 2), scalar(1.0)), ShapeError);
+  BOOST_CHECK_THROW(clip_loss(a, random_values({4, 2}, 2), scalar(1.0)), ShapeError);
   BOOST_CHECK_THROW(clip_loss(a, a, a), ShapeError);
-  BOOST_CHECK_THROW(siglip_loss(a, random_rows(5, 3, 2), scalar(1.0), scalar(0.0)), ShapeError);
-  BOOST_CHECK_THROW(info_nce(a, random_rows(6, 3, 2)), ShapeError);
+  BOOST_CHECK_THROW(siglip_loss(a, random_values({5, 3}, 2), scalar(1.0), scalar(0.0)), ShapeError);
+  BOOST_CHECK_THROW(info_nce(a, random_values({6, 3}, 2)), ShapeError);
   BOOST_CHECK_THROW(info_nce(a, Variable()), ShapeError);
-  BOOST_CHECK_THROW(info_nce(a, random_rows(4, 3, 2).to(DType::kFloat32)), DTypeError);
+  BOOST_CHECK_THROW(info_nce(a, random_values({4, 3}, 2).to(DType::kFloat32)), DTypeError);
+  BOOST_CHECK_EXCEPTION(nt_xent(a, random_values({5, 3}, 2)), ShapeError, says({"nt_xent", "4 a and 5 b"}));
+  BOOST_CHECK_EXCEPTION(sup_con(a, labels.slice(0, 3)), ShapeError, says({"sup_con", "[3]", "[4]"}));
+  BOOST_CHECK_EXCEPTION(sup_con(a, Tensor::zeros({4})), ShapeError, says({"sup_con", "float32"}));
+  BOOST_CHECK_EXCEPTION(sup_con(a, Tensor::from<std::int64_t>({1, 2, 3, 4}, {4})), ValueError, says({"no two of 4"}));
+  BOOST_CHECK_EXCEPTION(gist_loss(a, a, a.slice(0, 3), a), ShapeError, says({"guide_queries", "[3, 3]"}));
+  BOOST_CHECK_EXCEPTION(gist_loss(a, a, a, random_values({4, 2}, 1)), ShapeError, says({"one width"}));
+  const auto plain = [](std::span<const Variable> r) { return info_nce(r[0], r[1]); };
+  const std::vector<Variable> both{a, a};
+  BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {}), ValueError, says({"0 widths"}));
+  BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {.widths = {4}}), ValueError, says({"width 4", "[4, 3]"}));
+  BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {.widths = {0}}), ValueError, says({"width 0"}));
+  BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {.widths = {2}, .weights = {1, 2}}), ValueError, says({"2 weights"}));
+  BOOST_TEST(std::abs(matryoshka(plain, both, {.widths = {3}, .normalize = false}).value().item() -
+                      plain(both).value().item()) <= 1e-15);
+}
+
+BOOST_AUTO_TEST_CASE(late_interaction_is_checked) {
+  const Tensor q = random_values({2, 3, 4}, 1), d = random_values({4, 5, 4}, 2);
+  Tensor mask = Tensor::full({4, 5}, 1, DType::kBool);
+  for (const bool tiled : {false, true}) {
+    const auto loss = [&](const Variable& a, const Tensor& query_mask, const Variable& b, const Tensor& document_mask,
+                          const Tensor& scale) {
+      return tiled ? tiled_maxsim_loss(a, query_mask, b, document_mask, scale)
+                   : maxsim_loss(a, query_mask, b, document_mask, scale);
+    };
+    mask.fill(1);
+    const double plain = loss(q, {}, d, {}, scalar(1)).value().item();
+    BOOST_TEST(loss(q, Tensor::full({2, 3}, 1, DType::kBool), d, mask, scalar(1)).value().item() == plain);
+    mask.slice(2, 3).fill(0);
+    BOOST_CHECK_EXCEPTION(loss(q, {}, d, mask, scalar(1)), ValueError, says({"document 2"}));
+    BOOST_CHECK_THROW(loss(q, {}, d, mask.slice(0, 3), scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q, {}, random_values({4, 5, 3}, 2), {}, scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q, {}, random_values({3, 5, 4}, 2), {}, scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q.reshape({6, 4}), {}, d, {}, scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q, {}, d, {}, Tensor::zeros({2}, DType::kFloat64)), ShapeError);
+    // A NaN is not lost among maxima.
+    Tensor broken = d.clone();
+    broken.slice(1, 2).reshape({20}).slice(7, 8).fill(std::numeric_limits<double>::quiet_NaN());
+    BOOST_TEST((tiled ? std::isnan(loss(q, {}, broken, {}, scalar(1)).value().item()) : true));
+  }
+  BOOST_CHECK_THROW(tiled_maxsim_loss(q, {}, d, {}, scalar(1), {0, 1}), ValueError);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
-#include "tapecache/ops/cpu/vector_math.h"
+#include "tapecache/ops/cpu/row_math.h"
 
 // Rows of tiles are worked on one after the other; the tiles of a row in parallel. A column belongs to one tile of each
 // row of tiles, so what is summed over rows is summed in their order; what is summed over columns is combined in the
@@ -15,7 +15,6 @@ namespace tapecache::kernels::cpu {
 
 namespace {
 
-constexpr double kNothing = -std::numeric_limits<double>::infinity();
 constexpr std::int64_t kBlockRows = 64, kBlockWidth = 128;  // of da, for one thread
 
 template <class T>
@@ -37,23 +36,6 @@ struct Tile {
     const std::int64_t at = (row + i) * step - col;
     return at >= 0 && at < cols ? at : -1;
   }
-};
-
-/// A running maximum and the sum of exponentials relative to it.
-struct Running {
-  double* largest;
-  double* sum;
-
-  void add(std::int64_t i, double other_largest, double other_sum) const {
-    const double before = largest[i], top = other_largest > before ? other_largest : before;
-    if (top == kNothing) {
-      sum[i] += other_sum;  // nothing yet, or NaN
-      return;
-    }
-    sum[i] = sum[i] * std::exp(before - top) + other_sum * std::exp(other_largest - top);
-    largest[i] = top;
-  }
-  double logsumexp(std::int64_t i) const { return largest[i] == kNothing ? largest[i] + sum[i] : largest[i] + std::log(sum[i]); }
 };
 
 template <class T>
@@ -103,26 +85,9 @@ class Walk {
   T *panel_, *scaled_, *product_;
 };
 
-/// Maximum and sum of exponentials of each row of a tile.
-template <class T>
-void row_parts(const Tile<T>& tile, double* largest, double* sum) {
-  for (std::int64_t i = 0; i < tile.rows; ++i) {
-    const T* z = tile.line(i);
-    T top = -std::numeric_limits<T>::infinity();
-#pragma omp simd reduction(max : top)
-    for (std::int64_t j = 0; j < tile.cols; ++j) top = z[j] > top ? z[j] : top;
-    const T shift = std::isfinite(top) ? top : T{0};
-    T total{0};
-#pragma omp simd reduction(+ : total)
-    for (std::int64_t j = 0; j < tile.cols; ++j) total += exponential(z[j] - shift);
-    largest[i] = total == T{0} ? kNothing : static_cast<double>(shift);
-    sum[i] = static_cast<double>(total);
-  }
-}
-
 /// Adds a tile to the columns' running sums. `top` and `total` are scratch for its columns.
 template <class T>
-void add_columns(const Tile<T>& tile, const Running& columns, T* top, T* total) {
+void add_columns(const Tile<T>& tile, const RunningLogSumExp& columns, T* top, T* total) {
   for (std::int64_t j = 0; j < tile.cols; ++j) {
     top[j] = -std::numeric_limits<T>::infinity();
     total[j] = T{0};
@@ -139,7 +104,7 @@ void add_columns(const Tile<T>& tile, const Running& columns, T* top, T* total) 
     for (std::int64_t j = 0; j < tile.cols; ++j) total[j] += exponential(z[j] - top[j]);
   }
   for (std::int64_t j = 0; j < tile.cols; ++j) {
-    columns.add(tile.col + j, total[j] == T{0} ? kNothing : static_cast<double>(top[j]), static_cast<double>(total[j]));
+    columns.add(tile.col + j, total[j] == T{0} ? kNoSummand : static_cast<double>(top[j]), static_cast<double>(total[j]));
   }
 }
 
@@ -200,8 +165,8 @@ double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias
   Walk<T> walk(c, a, b, scale, bias, workspace);
   const std::int64_t across = c.tiles_across(), part = across * c.tile_rows;
   double *largest = partials, *sum = partials + part;
-  const Running columns{partials + 2 * part, partials + 2 * part + c.cols};
-  std::fill_n(columns.largest, c.cols, kNothing);
+  const RunningLogSumExp columns{partials + 2 * part, partials + 2 * part + c.cols};
+  std::fill_n(columns.largest, c.cols, kNoSummand);
   std::fill_n(columns.sum, c.cols, 0.0);
   double positives = 0, sigmoid = 0;
   walk.run(
@@ -210,7 +175,10 @@ double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias
           sum[t] = sigmoid_loss(tile, c.step);
           return;
         }
-        row_parts(tile, largest + t * c.tile_rows, sum + t * c.tile_rows);
+        for (std::int64_t i = 0; i < tile.rows; ++i) {
+          const std::int64_t at = t * c.tile_rows + i;
+          row_parts(tile.line(i), tile.cols, largest[at], sum[at]);
+        }
         if (c.op == ContrastiveOp::kRowsAndColumns) {
           thread_local std::vector<T> scratch;
           scratch.resize(static_cast<std::size_t>(2 * c.tile_cols));
@@ -223,8 +191,8 @@ double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias
           return;
         }
         for (std::int64_t i = 0; i < rows; ++i) {
-          double top = kNothing, total = 0;
-          const Running all{&top, &total};
+          double top = kNoSummand, total = 0;
+          const RunningLogSumExp all{&top, &total};
           for (std::int64_t t = 0; t < across; ++t) all.add(0, largest[t * c.tile_rows + i], sum[t * c.tile_rows + i]);
           row_logsumexp[row + i] = all.logsumexp(0);
           const std::int64_t column = (row + i) * c.step;

@@ -118,6 +118,14 @@ void contrastive_backward(const Contrastive&, const T* a, const T* b, T scale, T
                           const double* col_logsumexp, double weight, T* da, Mode da_mode, T* db, Mode db_mode,
                           double* dscale, double* dbias, T* workspace, double* partials);
 template <class T>
+double maxsim(const MaxSim&, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
+              T scale, double* logsumexp, T* workspace, std::int32_t* best, double* partials);
+template <class T>
+void maxsim_backward(const MaxSim&, const T* queries, const bool* query_mask, const T* documents,
+                     const bool* document_mask, T scale, const double* logsumexp, double weight, T* dqueries,
+                     Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, double* dscale, T* workspace,
+                     std::int32_t* best, double* partials);
+template <class T>
 void adamw(const AdamW&, std::int64_t n, const T* gradient, T* value, T* m, T* v);
 template <class T>
 void sgd(const Sgd&, std::int64_t n, const T* gradient, T* value, T* velocity);

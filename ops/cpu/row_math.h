@@ -50,4 +50,37 @@ T row_logsumexp(const T* x, std::int64_t n) {
   return parts.shift + parts.rest;
 }
 
+/// The maximum of a sum without summands.
+inline constexpr double kNoSummand = -std::numeric_limits<double>::infinity();
+
+/// Maximum and sum of exponentials relative to it, for a RunningLogSumExp.
+template <class T>
+void row_parts(const T* x, std::int64_t n, double& largest, double& sum) {
+  const T top = row_max(x, n), shift = std::isfinite(top) ? top : T{0};
+  T total{0};
+#pragma omp simd reduction(+ : total)
+  for (std::int64_t i = 0; i < n; ++i) total += exponential(x[i] - shift);
+  largest = total == T{0} ? kNoSummand : static_cast<double>(shift);
+  sum = static_cast<double>(total);
+}
+
+/// Running maxima and sums of exponentials relative to them.
+struct RunningLogSumExp {
+  double* largest;
+  double* sum;
+
+  void add(std::int64_t i, double other_largest, double other_sum) const {
+    const double before = largest[i], top = other_largest > before ? other_largest : before;
+    if (top == kNoSummand) {
+      sum[i] += other_sum;  // nothing yet, or NaN
+      return;
+    }
+    sum[i] = sum[i] * std::exp(before - top) + other_sum * std::exp(other_largest - top);
+    largest[i] = top;
+  }
+  double logsumexp(std::int64_t i) const {
+    return largest[i] == kNoSummand ? largest[i] + sum[i] : largest[i] + std::log(sum[i]);
+  }
+};
+
 }  // namespace tapecache::kernels::cpu

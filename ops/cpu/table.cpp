@@ -45,6 +45,8 @@ constexpr KernelTable<T> kTable{
     .select_token_backward = cpu::select_token_backward<T>,
     .contrastive = cpu::contrastive<T>,
     .contrastive_backward = cpu::contrastive_backward<T>,
+    .maxsim = cpu::maxsim<T>,
+    .maxsim_backward = cpu::maxsim_backward<T>,
     .adamw = cpu::adamw<T>,
     .sgd = cpu::sgd<T>,
     .squared_norm = cpu::squared_norm<T>,

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+
+#include "tapecache/autograd/variable.h"
+
+/// What the contrastive losses share. Private to gradcache.
+namespace tapecache::gradcache::detail {
+
+/// Throws ShapeError unless both are [rows, width] of one width, with rows.
+void require_rows(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b);
+/// The same, and as many rows in both.
+void require_pairs(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b);
+/// Throws ShapeError unless there are M·(1+h) targets for M queries; gives 1 + h.
+std::int64_t require_multiple(const char* loss, std::int64_t targets, std::int64_t queries);
+void require_scalar(const char* loss, const char* argument, const Variable& x);
+/// Throws ValueError unless low <= value (< high, where high is given).
+void require_between(const char* loss, const char* option, double value, double low, double high);
+
+/// A scalar constant of the type and on the device of another.
+Variable constant_like(const Variable& like, double value);
+/// [0, step, 2·step, …] on a device
+Tensor every(std::int64_t step, std::int64_t count, Device device);
+/// scale · a bᵀ, with the factor on the smaller operand instead of the product
+Variable scaled_logits(const Variable& a, const Variable& b, const Variable& scale);
+
+/// A constant [rows, cols] of 0, with `value` at column first + i · step of each row i.
+Variable marked(const Variable& like, std::int64_t rows, std::int64_t cols, std::int64_t first, std::int64_t step,
+                double value);
+
+}  // namespace tapecache::gradcache::detail

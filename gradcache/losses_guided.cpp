@@ -1,0 +1,102 @@
+#include "tapecache/gradcache/losses_guided.h"
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/tape.h"
+#include "tapecache/gradcache/loss_checks.h"
+#include "tapecache/ops/cross_entropy.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/embedding.h"
+#include "tapecache/ops/layout.h"
+#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/normalize.h"
+
+namespace tapecache::gradcache {
+
+namespace {
+
+Tensor cosines(const Tensor& a, const Tensor& b) {
+  const NoRecording constants;
+  return ops::matmul(ops::l2_normalize(Variable(a)), ops::l2_normalize(Variable(b)), {.transpose_b = true})
+      .value()
+      .to(DType::kFloat64)
+      .to(Device::cpu());
+}
+
+/// -Inf where the guide finds a candidate nearer than the positive, else 0. `kept` is the column of row i that stays
+/// whatever the guide finds (i · kept), `self` whether column i is row i itself.
+Tensor false_negatives(const Tensor& guide, const std::vector<double>& thresholds, std::int64_t kept, bool self,
+                       const Variable& like) {
+  const std::int64_t rows = guide.size(0), cols = guide.size(1);
+  Tensor mask = Tensor::zeros(guide.shape(), DType::kFloat64);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = 0; j < cols; ++j) {
+      const bool nearer = guide.data<double>()[i * cols + j] > thresholds[static_cast<std::size_t>(i)];
+      const bool positive = kept > 0 && j == i * kept;
+      if ((nearer && !positive) || (self && j == i)) {
+        mask.mutable_data<double>()[i * cols + j] = -std::numeric_limits<double>::infinity();
+      }
+    }
+  }
+  return mask.to(like.dtype()).to(like.device());
+}
+
+void require_guide(const Tensor& guide, const char* name, std::int64_t rows) {
+  if (!guide.defined() || guide.rank() != 2 || guide.size(0) != rows ||
+      (guide.dtype() != DType::kFloat32 && guide.dtype() != DType::kFloat64)) {
+    throw ShapeError(fmt::format("gist_loss: {} are {}, expected float32 or float64 [{}, width]", name, describe(guide),
+                                 rows));
+  }
+}
+
+}  // namespace
+
+Variable gist_loss(const Variable& queries, const Variable& targets, const Tensor& guide_queries,
+                   const Tensor& guide_targets, const GistOptions& options) {
+  detail::require_rows("gist_loss", queries, targets, "queries", "targets");
+  if (!(options.temperature > 0)) {
+    throw ValueError(fmt::format("gist_loss: temperature is {}, expected above 0", options.temperature));
+  }
+  return gist_loss(queries, targets, guide_queries, guide_targets,
+                   detail::constant_like(queries, 1 / options.temperature), options);
+}
+
+Variable gist_loss(const Variable& queries, const Variable& targets, const Tensor& guide_queries,
+                   const Tensor& guide_targets, const Variable& scale, const GistOptions& options) {
+  detail::require_rows("gist_loss", queries, targets, "queries", "targets");
+  detail::require_scalar("gist_loss", "scale", scale);
+  const std::int64_t step = detail::require_multiple("gist_loss", targets.size(0), queries.size(0));
+  const std::int64_t m = queries.size(0);
+  require_guide(guide_queries, "guide_queries", m);
+  require_guide(guide_targets, "guide_targets", targets.size(0));
+  if (guide_queries.size(1) != guide_targets.size(1) || guide_queries.dtype() != guide_targets.dtype()) {
+    throw ShapeError(fmt::format("gist_loss: guide_queries are {} and guide_targets {}, expected one width and type",
+                                 describe(guide_queries), describe(guide_targets)));
+  }
+  if (!std::isfinite(options.margin)) {
+    throw ValueError(fmt::format("gist_loss: margin is {}, expected a finite number", options.margin));
+  }
+  const Tensor positives = detail::every(step, m, queries.device());
+  const Tensor guide_positives = ops::gather_rows(Variable(guide_targets), positives).value();
+  const Tensor query_target = cosines(guide_queries, guide_targets);
+  std::vector<double> thresholds;
+  for (std::int64_t i = 0; i < m; ++i) {
+    const double positive = query_target.data<double>()[i * targets.size(0) + i * step];
+    thresholds.push_back(options.relative ? positive * (1 - options.margin) : positive - options.margin);
+  }
+  const Variable q = ops::l2_normalize(queries), t = ops::l2_normalize(targets);
+  const Variable p = step == 1 ? t : ops::gather_rows(t, positives);
+  const auto masked = [&](const Variable& a, const Variable& b, const Tensor& guide, std::int64_t kept, bool self) {
+    return ops::add(detail::scaled_logits(a, b, scale), false_negatives(guide, thresholds, kept, self, queries));
+  };
+  const std::vector<Variable> candidates{masked(q, t, query_target, step, false),
+                                         masked(q, q, cosines(guide_queries, guide_queries), 0, true),
+                                         masked(p, p, cosines(guide_positives, guide_positives), 0, true)};
+  return ops::cross_entropy(ops::concat(candidates, 1), positives);
+}
+
+}  // namespace tapecache::gradcache

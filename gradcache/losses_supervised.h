@@ -1,0 +1,21 @@
+#pragma once
+
+#include "tapecache/autograd/variable.h"
+
+/// Losses over one set of representations, each anchor against all others. Cosine similarity: rows are normalised here.
+namespace tapecache::gradcache {
+
+/// NT-Xent of SimCLR (Chen et al. 2020): two views a and b [N, width] of the same samples are 2N anchors; the other view
+/// is the positive and the 2N - 2 remaining rows are the negatives: mean of -log softmax(cos / temperature), the
+/// similarity with itself left out. `scale` is the inverse temperature, a scalar. Throws ShapeError where the numbers of
+/// rows differ, ValueError for a temperature that is not positive.
+Variable nt_xent(const Variable& a, const Variable& b, double temperature = 0.5);
+Variable nt_xent(const Variable& a, const Variable& b, const Variable& scale);
+
+/// SupCon (Khosla et al. 2020, L_out): representations [N, width] and labels [N] (i32 or i64; any number is a class).
+/// Mean over the anchors that share their class of -1/|P(i)| Σ_{p∈P(i)} log softmax(cos / temperature), the similarity
+/// with itself left out. Throws ShapeError, ValueError where no two labels are equal.
+Variable sup_con(const Variable& representations, const Tensor& labels, double temperature = 0.1);
+Variable sup_con(const Variable& representations, const Tensor& labels, const Variable& scale);
+
+}  // namespace tapecache::gradcache

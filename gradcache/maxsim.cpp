@@ -1,0 +1,56 @@
+#include "tapecache/gradcache/maxsim.h"
+
+#include <limits>
+
+#include "tapecache/gradcache/loss_checks.h"
+#include "tapecache/ops/cross_entropy.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/layout.h"
+#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/maxsim.h"
+#include "tapecache/ops/reduce.h"
+
+namespace tapecache::gradcache {
+
+namespace {
+
+/// `where_false` at the invalid tokens, `where_true` at the others.
+Variable as_numbers(const Tensor& mask, double where_true, double where_false, const Variable& like) {
+  Tensor numbers = Tensor::empty(mask.shape(), DType::kFloat64);
+  const Tensor host = mask.to(Device::cpu());
+  for (std::int64_t i = 0; i < mask.numel(); ++i) {
+    numbers.mutable_data<double>()[i] = host.data<bool>()[i] ? where_true : where_false;
+  }
+  return numbers.to(like.dtype()).to(like.device());
+}
+
+}  // namespace
+
+Variable maxsim_scores(const Variable& queries, const Tensor& query_mask, const Variable& documents,
+                       const Tensor& document_mask) {
+  ops::check_maxsim("maxsim_scores", queries, query_mask, documents, document_mask);
+  const std::int64_t n = queries.size(0), m = documents.size(0), query_tokens = queries.size(1),
+                     document_tokens = documents.size(1), width = queries.size(2);
+  const Variable rows = ops::reshape(queries, {n * query_tokens, width});
+  const Variable cols = ops::reshape(documents, {m * document_tokens, width});
+  Variable similarities = ops::reshape(ops::matmul(rows, cols, {.transpose_b = true}), {n * query_tokens, m, document_tokens});
+  if (document_mask.defined()) {
+    similarities = ops::add(similarities,
+                            as_numbers(document_mask, 0, -std::numeric_limits<double>::infinity(), queries));
+  }
+  Variable best = ops::reshape(ops::max(similarities, 2), {n, query_tokens, m});
+  if (query_mask.defined()) {
+    best = ops::multiply(best, ops::reshape(as_numbers(query_mask, 1, 0, queries), {n, query_tokens, 1}));
+  }
+  return ops::sum(best, 1);
+}
+
+Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
+                     const Tensor& document_mask, const Variable& scale) {
+  detail::require_scalar("maxsim_loss", "scale", scale);
+  const Variable scores = maxsim_scores(queries, query_mask, documents, document_mask);
+  const std::int64_t step = detail::require_multiple("maxsim_loss", scores.size(1), scores.size(0));
+  return ops::cross_entropy(ops::multiply(scores, scale), detail::every(step, scores.size(0), scores.device()));
+}
+
+}  // namespace tapecache::gradcache

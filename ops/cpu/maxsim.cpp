@@ -1,0 +1,199 @@
+#define EIGEN_DONT_PARALLELIZE
+#include <Eigen/Core>
+
+#include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/row_math.h"
+
+// As in contrastive.cpp: rows of tiles in their order, the tiles of a row in parallel, each with its own documents.
+namespace tapecache::kernels::cpu {
+
+namespace {
+
+template <class T>
+using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+template <class T>
+using Map = Eigen::Map<Matrix<T>>;
+template <class T>
+using ConstMap = Eigen::Map<const Matrix<T>>;
+
+/// Queries [row, row + rows) against documents [col, col + cols).
+template <class T>
+struct Tile {
+  std::int64_t row, col, rows, cols;
+  T* scores;           // [rows, cols], with a stride of tile_cols
+  std::int32_t* best;  // [rows, query tokens, cols]: the document token, or -1 for an invalid query token
+};
+
+template <class T>
+class Walk {
+ public:
+  Walk(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask, T* workspace,
+       std::int32_t* best)
+      : m_(m), queries_(queries), documents_(documents), query_mask_(query_mask), document_mask_(document_mask),
+        workspace_(workspace), best_(best) {}
+
+  template <class OnTile, class OnRow>
+  void run(const OnTile& on_tile, const OnRow& on_row) {
+    for (std::int64_t row = 0; row < m_.queries; row += m_.tile_rows) {
+      const std::int64_t rows = std::min(m_.tile_rows, m_.queries - row);
+      parallel_for(m_.tiles_across(), 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t t = begin; t < end; ++t) {
+          const Tile<T> tile = this->tile(t, row, rows);
+          fill(tile, t);
+          on_tile(tile, t);
+        }
+      });
+      on_row(row, rows);
+    }
+  }
+
+  Tile<T> tile(std::int64_t t, std::int64_t row, std::int64_t rows) const {
+    const std::int64_t col = t * m_.tile_cols, cells = m_.tile_rows * m_.tile_cols;
+    T* scores = workspace_ + m_.tiles_across() * cells * m_.query_tokens * m_.document_tokens + t * cells;
+    return {row, col, rows, std::min(m_.tile_cols, m_.documents - col), scores, best_ + t * cells * m_.query_tokens};
+  }
+
+ private:
+  void fill(const Tile<T>& tile, std::int64_t t) const {
+    const std::int64_t query_rows = tile.rows * m_.query_tokens, document_rows = tile.cols * m_.document_tokens;
+    T* similarities = workspace_ + t * m_.tile_rows * m_.tile_cols * m_.query_tokens * m_.document_tokens;
+    Map<T>(similarities, query_rows, document_rows).noalias() =
+        ConstMap<T>(queries_ + tile.row * m_.query_tokens * m_.width, query_rows, m_.width) *
+        ConstMap<T>(documents_ + tile.col * m_.document_tokens * m_.width, document_rows, m_.width).transpose();
+    for (std::int64_t i = 0; i < tile.rows; ++i) {
+      T* scores = tile.scores + i * m_.tile_cols;
+      std::fill_n(scores, tile.cols, T{0});
+      for (std::int64_t q = 0; q < m_.query_tokens; ++q) {
+        const std::int64_t token = i * m_.query_tokens + q;
+        std::int32_t* best = tile.best + token * tile.cols;
+        const bool valid = !query_mask_ || query_mask_[(tile.row + i) * m_.query_tokens + q];
+        for (std::int64_t j = 0; j < tile.cols; ++j) {
+          best[j] = valid ? best_token(similarities + token * document_rows + j * m_.document_tokens, tile.col + j) : -1;
+          if (valid) scores[j] += similarities[token * document_rows + j * m_.document_tokens + best[j]];
+        }
+      }
+    }
+  }
+
+  /// The first of the largest; a NaN is taken, so that it is not lost.
+  std::int32_t best_token(const T* similarities, std::int64_t document) const {
+    std::int64_t best = -1;
+    for (std::int64_t s = 0; s < m_.document_tokens; ++s) {
+      if (document_mask_ && !document_mask_[document * m_.document_tokens + s]) continue;
+      if (best < 0 || similarities[s] > similarities[best] || std::isnan(similarities[s])) best = s;
+      if (std::isnan(similarities[best])) break;
+    }
+    return static_cast<std::int32_t>(best);
+  }
+
+  const MaxSim& m_;
+  const T *queries_, *documents_;
+  const bool *query_mask_, *document_mask_;
+  T* workspace_;
+  std::int32_t* best_;
+};
+
+}  // namespace
+
+template <class T>
+double maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
+              T scale, double* logsumexp, T* workspace, std::int32_t* best, double* partials) {
+  Walk<T> walk(m, queries, query_mask, documents, document_mask, workspace, best);
+  const std::int64_t across = m.tiles_across();
+  double *largest = partials, *sum = partials + across * m.tile_rows;
+  double loss = 0;
+  walk.run(
+      [&](const Tile<T>& tile, std::int64_t t) {
+        for (std::int64_t i = 0; i < tile.rows; ++i) {
+          const std::int64_t at = t * m.tile_rows + i;
+          for (std::int64_t j = 0; j < tile.cols; ++j) tile.scores[i * m.tile_cols + j] *= scale;
+          row_parts(tile.scores + i * m.tile_cols, tile.cols, largest[at], sum[at]);
+        }
+      },
+      [&](std::int64_t row, std::int64_t rows) {
+        for (std::int64_t i = 0; i < rows; ++i) {
+          double top = kNoSummand, total = 0;
+          const RunningLogSumExp all{&top, &total};
+          for (std::int64_t t = 0; t < across; ++t) all.add(0, largest[t * m.tile_rows + i], sum[t * m.tile_rows + i]);
+          logsumexp[row + i] = all.logsumexp(0);
+          const std::int64_t positive = (row + i) * m.step;
+          const Tile<T> tile = walk.tile(positive / m.tile_cols, row, rows);
+          loss += logsumexp[row + i] - static_cast<double>(tile.scores[i * m.tile_cols + positive % m.tile_cols]);
+        }
+      });
+  return loss / static_cast<double>(m.queries);
+}
+
+template <class T>
+void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents,
+                     const bool* document_mask, T scale, const double* logsumexp, double weight, T* dqueries,
+                     Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, double* dscale, T* workspace,
+                     std::int32_t* best, double* partials) {
+  Walk<T> walk(m, queries, query_mask, documents, document_mask, workspace, best);
+  const std::int64_t across = m.tiles_across();
+  const T share = static_cast<T>(weight / static_cast<double>(m.queries));
+  *dscale = 0;
+  walk.run(
+      [&](const Tile<T>& tile, std::int64_t t) {
+        T* to = ddocuments ? ddocuments + tile.col * m.document_tokens * m.width : nullptr;
+        if (to && tile.row == 0 && ddocuments_mode == Mode::kWrite) {
+          std::fill_n(to, tile.cols * m.document_tokens * m.width, T{0});
+        }
+        double total = 0;
+        for (std::int64_t i = 0; i < tile.rows; ++i) {
+          T* scores = tile.scores + i * m.tile_cols;
+          const T shift = static_cast<T>(logsumexp[tile.row + i]);
+          const std::int64_t positive = (tile.row + i) * m.step - tile.col;
+          for (std::int64_t j = 0; j < tile.cols; ++j) {
+            const T score = scores[j];
+            scores[j] = share * (exponential(scale * score - shift) - (j == positive ? T{1} : T{0}));
+            total += static_cast<double>(scores[j]) * static_cast<double>(score);
+          }
+          for (std::int64_t q = 0; to && q < m.query_tokens; ++q) {
+            const std::int64_t token = i * m.query_tokens + q;
+            const std::int32_t* chosen = tile.best + token * tile.cols;
+            const T* query = queries + (tile.row * m.query_tokens + token) * m.width;
+            for (std::int64_t j = 0; j < tile.cols; ++j) {
+              if (chosen[j] < 0) continue;
+              const T factor = scale * scores[j];
+              T* row = to + (j * m.document_tokens + chosen[j]) * m.width;
+              for (std::int64_t w = 0; w < m.width; ++w) row[w] += factor * query[w];
+            }
+          }
+        }
+        partials[t] = total;
+      },
+      [&](std::int64_t row, std::int64_t rows) {
+        for (std::int64_t t = 0; t < across; ++t) *dscale += partials[t];
+        if (!dqueries) return;
+        parallel_for(rows * m.query_tokens, 1, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t token = begin; token < end; ++token) {
+            T* to = dqueries + (row * m.query_tokens + token) * m.width;
+            if (dqueries_mode == Mode::kWrite) std::fill_n(to, m.width, T{0});
+            for (std::int64_t t = 0; t < across; ++t) {
+              const Tile<T> tile = walk.tile(t, row, rows);
+              const T* gradients = tile.scores + token / m.query_tokens * m.tile_cols;
+              const std::int32_t* chosen = tile.best + token * tile.cols;
+              for (std::int64_t j = 0; j < tile.cols; ++j) {
+                if (chosen[j] < 0) continue;
+                const T factor = scale * gradients[j];
+                const T* document = documents + ((tile.col + j) * m.document_tokens + chosen[j]) * m.width;
+                for (std::int64_t w = 0; w < m.width; ++w) to[w] += factor * document[w];
+              }
+            }
+          }
+        });
+      });
+}
+
+template double maxsim(const MaxSim&, const float*, const bool*, const float*, const bool*, float, double*, float*,
+                       std::int32_t*, double*);
+template double maxsim(const MaxSim&, const double*, const bool*, const double*, const bool*, double, double*, double*,
+                       std::int32_t*, double*);
+template void maxsim_backward(const MaxSim&, const float*, const bool*, const float*, const bool*, float, const double*,
+                              double, float*, Mode, float*, Mode, double*, float*, std::int32_t*, double*);
+template void maxsim_backward(const MaxSim&, const double*, const bool*, const double*, const bool*, double,
+                              const double*, double, double*, Mode, double*, Mode, double*, double*, std::int32_t*,
+                              double*);
+
+}  // namespace tapecache::kernels::cpu

@@ -1,0 +1,112 @@
+#include "tapecache/ops/maxsim.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/checks.h"
+
+namespace tapecache::ops {
+
+using kernels::KernelTable;
+using kernels::MaxSim;
+
+namespace {
+
+constexpr const char* kOp = "maxsim_loss";
+
+const bool* data_of(const Tensor& mask) { return mask.defined() ? mask.data<bool>() : nullptr; }
+
+struct Buffers {
+  Tensor workspace, best, partials;
+  Buffers(const MaxSim& m, DType dtype, Device device)
+      : workspace(Tensor::empty({m.workspace()}, dtype, device)),
+        best(Tensor::empty({m.best()}, DType::kInt32, device)),
+        partials(Tensor::empty({m.partials()}, DType::kFloat64, device)) {}
+};
+
+}  // namespace
+
+void check_maxsim(const char* op, const Variable& queries, const Tensor& query_mask, const Variable& documents,
+                  const Tensor& document_mask) {
+  const bool fits = queries.defined() && documents.defined() && queries.rank() == 3 && documents.rank() == 3 &&
+                    queries.size(2) == documents.size(2) && queries.numel() > 0 && documents.numel() > 0;
+  if (!fits) {
+    throw ShapeError(fmt::format("{}: queries are {} and documents {}, expected [batch, tokens, width] of one width", op,
+                                 describe(queries.value()), describe(documents.value())));
+  }
+  detail::require_floating(op, "queries", queries, 3);
+  detail::require_alike(op, queries, "documents", documents);
+  if (query_mask.defined()) {
+    detail::require_mask(op, "query_mask", query_mask, {queries.size(0), queries.size(1)}, queries.device());
+  }
+  if (!document_mask.defined()) return;
+  detail::require_mask(op, "document_mask", document_mask, {documents.size(0), documents.size(1)}, documents.device());
+  const Tensor host = document_mask.to(Device::cpu());
+  const bool* valid = host.data<bool>();
+  const std::int64_t tokens = documents.size(1);
+  for (std::int64_t j = 0; j < documents.size(0); ++j) {
+    if (std::none_of(valid + j * tokens, valid + (j + 1) * tokens, [](bool v) { return v; })) {
+      throw ValueError(fmt::format("{}: document {} has no valid token", op, j));
+    }
+  }
+}
+
+Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
+                     const Tensor& document_mask, const Variable& scale, const TileOptions& tile) {
+  const OpScope scope(kOp);
+  check_maxsim(kOp, queries, query_mask, documents, document_mask);
+  if (documents.size(0) % queries.size(0) != 0) {
+    throw ShapeError(fmt::format("{}: {} documents for {} queries, expected a multiple", kOp, documents.size(0),
+                                 queries.size(0)));
+  }
+  if (!scale.defined() || scale.numel() != 1 || scale.dtype() != queries.dtype()) {
+    throw ShapeError(fmt::format("{}: scale is {}, expected a scalar of the type of the queries", kOp,
+                                 describe(scale.value())));
+  }
+  if (tile.rows < 1 || tile.columns < 1) {
+    throw ValueError(fmt::format("{}: tiles of {} by {}, expected at least 1 by 1", kOp, tile.rows, tile.columns));
+  }
+  const MaxSim m{queries.size(0),   documents.size(0), queries.size(1),
+                 documents.size(1), queries.size(2),   documents.size(0) / queries.size(0),
+                 std::min(tile.rows, queries.size(0)), std::min(tile.columns, documents.size(0))};
+  Tensor logsumexp = Tensor::empty({m.queries}, DType::kFloat64, queries.device());
+  Tensor loss;
+  dispatch_floating(kOp, queries.dtype(), [&]<class T>() {
+    Buffers buffers(m, queries.dtype(), queries.device());
+    const double value = kernels::find(&KernelTable<T>::maxsim, kOp, queries.device())(
+        m, queries.value().data<T>(), data_of(query_mask), documents.value().data<T>(), data_of(document_mask),
+        static_cast<T>(scale.value().item()), logsumexp.mutable_data<double>(), buffers.workspace.mutable_data<T>(),
+        buffers.best.mutable_data<std::int32_t>(), buffers.partials.mutable_data<double>());
+    loss = Tensor::full({}, value, queries.dtype(), queries.device());
+  });
+  return record(kOp, std::move(loss), {queries, documents, scale},
+                {queries.value(), query_mask, documents.value(), document_mask, scale.value(), logsumexp},
+                [m](Backward& ctx) {
+    // With dz = softmax - onehot: dq[i, t] = scale Σ_j dz[i, j] d[j, best]; dd[j, best] += scale dz[i, j] q[i, t];
+    // dscale = Σ dz score
+    const Tensor &q = ctx.saved(0), &d = ctx.saved(2);
+    GradientTarget dq, dd;
+    if (ctx.needs(0)) dq = ctx.gradient(0);
+    if (ctx.needs(1)) dd = ctx.gradient(1);
+    const bool shared = dq.tensor.defined() && dd.tensor.defined() && dq.tensor.shares_storage(dd.tensor);
+    GradientTarget dd_alone = shared ? GradientTarget{Tensor::empty(d.shape(), d.dtype(), d.device()), false} : dd;
+    double dscale = 0;
+    dispatch_floating(kOp, q.dtype(), [&]<class T>() {
+      Buffers buffers(m, q.dtype(), q.device());
+      const auto data = [](GradientTarget& target) {
+        return target.tensor.defined() ? target.tensor.mutable_data<T>() : nullptr;
+      };
+      kernels::find(&KernelTable<T>::maxsim_backward, kOp, q.device())(
+          m, q.data<T>(), data_of(ctx.saved(1)), d.data<T>(), data_of(ctx.saved(3)),
+          static_cast<T>(ctx.saved(4).item()), ctx.saved(5).data<double>(), ctx.output_gradient().item(), data(dq),
+          detail::mode_of(dq), data(dd_alone), detail::mode_of(dd_alone), &dscale, buffers.workspace.mutable_data<T>(),
+          buffers.best.mutable_data<std::int32_t>(), buffers.partials.mutable_data<double>());
+    });
+    if (shared) dd.tensor.accumulate(dd_alone.tensor);
+    if (ctx.needs(2)) ctx.pass(2, Tensor::full(ctx.input_shape(2), dscale, q.dtype(), q.device()));
+  });
+}
+
+}  // namespace tapecache::ops

@@ -1,0 +1,291 @@
+#include "loss_table.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "checks.h"
+#include "tapecache/gradcache/losses.h"
+#include "tapecache/gradcache/losses_guided.h"
+#include "tapecache/gradcache/losses_supervised.h"
+#include "tapecache/gradcache/matryoshka.h"
+#include "tapecache/gradcache/maxsim.h"
+#include "tapecache/gradcache/tiled_losses.h"
+
+namespace tapecache::testing {
+
+using namespace gradcache;
+
+namespace {
+
+using Span = std::span<const Variable>;
+using Matrix = std::vector<std::vector<double>>;
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+Matrix matrix_of(const Tensor& t) {
+  const std::vector<double> values = doubles(t);
+  const auto cols = static_cast<std::size_t>(t.size(1));
+  Matrix m;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(t.size(0)); ++i) {
+    m.emplace_back(values.begin() + static_cast<std::ptrdiff_t>(i * cols),
+                   values.begin() + static_cast<std::ptrdiff_t>((i + 1) * cols));
+  }
+  return m;
+}
+
+double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+double cosine(const std::vector<double>& a, const std::vector<double>& b) {
+  return dot(a, b) / std::sqrt(dot(a, a) * dot(b, b));
+}
+
+Matrix logits_of(const Tensor& a, const Tensor& b, double scale) {
+  Matrix z;
+  for (const auto& x : matrix_of(a)) {
+    z.emplace_back();
+    for (const auto& y : matrix_of(b)) z.back().push_back(scale * dot(x, y));
+  }
+  return z;
+}
+
+Matrix transposed(const Matrix& m) {
+  Matrix t(m[0].size(), std::vector<double>(m.size()));
+  for (std::size_t i = 0; i < m.size(); ++i) {
+    for (std::size_t j = 0; j < m[0].size(); ++j) t[j][i] = m[i][j];
+  }
+  return t;
+}
+
+/// Mean over rows of the cross-entropy against (1 - ε) at the positive and ε spread evenly, negatives weighted.
+double contrast(const Matrix& z, std::size_t step, const ContrastiveOptions& options = {}) {
+  double total = 0;
+  for (std::size_t i = 0; i < z.size(); ++i) {
+    const std::size_t positive = i * step, m = z[i].size();
+    double weights = 0;
+    for (std::size_t j = 0; j < m; ++j) weights += j == positive ? 0 : std::exp(options.hardness * z[i][j]);
+    std::vector<double> terms(m);
+    double sum = 0;
+    for (std::size_t j = 0; j < m; ++j) {
+      const double weight =
+          j == positive ? 1 : std::exp(options.hardness * z[i][j]) * static_cast<double>(m - 1) / weights;
+      sum += terms[j] = weight * std::exp(z[i][j]);
+    }
+    for (std::size_t j = 0; j < m; ++j) {
+      const double target = (j == positive ? 1 - options.label_smoothing : 0) + options.label_smoothing / static_cast<double>(m);
+      total -= target * std::log(terms[j] / sum);
+    }
+  }
+  return total / static_cast<double>(z.size());
+}
+
+Tensor scalar(double value) { return Tensor::scalar(value); }
+
+double naive_siglip(const Tensor& a, const Tensor& b, double scale, double bias) {
+  const Matrix z = logits_of(a, b, scale);
+  double total = 0;
+  for (std::size_t i = 0; i < z.size(); ++i) {
+    for (std::size_t j = 0; j < z.size(); ++j) {
+      const double sign = i == j ? 1 : -1;
+      total += std::log1p(std::exp(-sign * (z[i][j] + bias)));
+    }
+  }
+  return total / static_cast<double>(z.size());
+}
+
+/// -log softmax over all rows but the anchor, averaged over its positives, then over the anchors that have one.
+double naive_supervised(const Matrix& x, const std::vector<std::int64_t>& labels, double scale) {
+  double total = 0;
+  int anchors = 0;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    double sum = 0, own = 0;
+    int positives = 0;
+    for (std::size_t j = 0; j < x.size(); ++j) {
+      if (j != i) sum += std::exp(scale * cosine(x[i], x[j]));
+    }
+    for (std::size_t j = 0; j < x.size(); ++j) {
+      if (j == i || labels[j] != labels[i]) continue;
+      own -= std::log(std::exp(scale * cosine(x[i], x[j])) / sum);
+      ++positives;
+    }
+    if (positives == 0) continue;
+    total += own / positives;
+    ++anchors;
+  }
+  return total / anchors;
+}
+
+double naive_gist(const Tensor& queries, const Tensor& targets, const Tensor& guide_queries, const Tensor& guide_targets,
+                  double scale, const GistOptions& options) {
+  const Matrix q = matrix_of(queries), t = matrix_of(targets), gq = matrix_of(guide_queries),
+               gt = matrix_of(guide_targets);
+  const std::size_t step = t.size() / q.size();
+  double total = 0;
+  for (std::size_t i = 0; i < q.size(); ++i) {
+    const double near = cosine(gq[i], gt[i * step]);
+    const double limit = options.relative ? near * (1 - options.margin) : near - options.margin;
+    double sum = 0;
+    for (std::size_t j = 0; j < t.size(); ++j) {
+      if (j == i * step || cosine(gq[i], gt[j]) <= limit) sum += std::exp(scale * cosine(q[i], t[j]));
+    }
+    for (std::size_t j = 0; j < q.size(); ++j) {
+      if (j == i) continue;
+      if (cosine(gq[i], gq[j]) <= limit) sum += std::exp(scale * cosine(q[i], q[j]));
+      if (cosine(gt[i * step], gt[j * step]) <= limit) sum += std::exp(scale * cosine(t[i * step], t[j * step]));
+    }
+    total += std::log(sum) - scale * cosine(q[i], t[i * step]);
+  }
+  return total / static_cast<double>(q.size());
+}
+
+double naive_maxsim(const Tensor& queries, const Tensor& query_mask, const Tensor& documents,
+                    const Tensor& document_mask, double scale) {
+  const auto valid = [](const Tensor& mask, std::int64_t i, std::int64_t t) {
+    return !mask.defined() || mask.data<bool>()[i * mask.size(1) + t];
+  };
+  const std::int64_t n = queries.size(0), m = documents.size(0), width = queries.size(2);
+  Matrix z(static_cast<std::size_t>(n), std::vector<double>(static_cast<std::size_t>(m), 0.0));
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j < m; ++j) {
+      for (std::int64_t t = 0; t < queries.size(1); ++t) {
+        if (!valid(query_mask, i, t)) continue;
+        double best = -kInfinity;
+        for (std::int64_t s = 0; s < documents.size(1); ++s) {
+          if (!valid(document_mask, j, s)) continue;
+          double similarity = 0;
+          for (std::int64_t w = 0; w < width; ++w) {
+            similarity += queries.data<double>()[(i * queries.size(1) + t) * width + w] *
+                          documents.data<double>()[(j * documents.size(1) + s) * width + w];
+          }
+          best = std::max(best, similarity);
+        }
+        z[static_cast<std::size_t>(i)][static_cast<std::size_t>(j)] += scale * best;
+      }
+    }
+  }
+  return contrast(z, static_cast<std::size_t>(m / n));
+}
+
+void add_pairwise(std::vector<LossRow>& rows) {
+  const Tensor a = random_values({6, 4}, 1), b = random_values({6, 4}, 2), hard = random_values({18, 4}, 3);
+  const auto info = [&](const std::string& name, const Tensor& targets, const ContrastiveOptions& options) {
+    rows.push_back({"info_nce" + name, {a, targets, scalar(3)},
+                    [=](Span x) { return info_nce(x[0], x[1], x[2], options); },
+                    [=] { return contrast(logits_of(a, targets, 3), static_cast<std::size_t>(targets.size(0) / 6), options); }});
+  };
+  const auto clip = [&](const std::string& name, const ContrastiveOptions& options) {
+    rows.push_back({"clip_loss" + name, {a, b, scalar(1.2)}, [=](Span x) { return clip_loss(x[0], x[1], x[2], options); },
+                    [=] {
+                      const Matrix z = logits_of(a, b, std::exp(1.2));
+                      return 0.5 * (contrast(z, 1, options) + contrast(transposed(z), 1, options));
+                    }});
+  };
+  info("", b, {});
+  info(", hard negatives", hard, {});
+  info(", smoothed", hard, {.label_smoothing = 0.2});
+  info(", hardness", hard, {.hardness = 0.7});
+  info(", both", b, {.label_smoothing = 0.1, .hardness = 1.5});
+  clip("", {});
+  clip(", smoothed", {.label_smoothing = 0.3});
+  clip(", hardness", {.hardness = 0.5});
+  rows.push_back({"siglip_loss", {a, b, scalar(0.7), scalar(-2)},
+                  [](Span x) { return siglip_loss(x[0], x[1], x[2], x[3]); },
+                  [=] { return naive_siglip(a, b, std::exp(0.7), -2); }});
+  rows.push_back({"tiled_info_nce", {a, hard, scalar(3)},
+                  [](Span x) { return tiled_info_nce(x[0], x[1], x[2], {4, 5}); },
+                  [=] { return contrast(logits_of(a, hard, 3), 3); }});
+  rows.push_back({"tiled_clip_loss", {a, b, scalar(1.2)}, [](Span x) { return tiled_clip_loss(x[0], x[1], x[2], {4, 5}); },
+                  [=] {
+                    const Matrix z = logits_of(a, b, std::exp(1.2));
+                    return 0.5 * (contrast(z, 1) + contrast(transposed(z), 1));
+                  }});
+  rows.push_back({"tiled_siglip_loss", {a, b, scalar(0.7), scalar(-2)},
+                  [](Span x) { return tiled_siglip_loss(x[0], x[1], x[2], x[3], {4, 5}); },
+                  [=] { return naive_siglip(a, b, std::exp(0.7), -2); }});
+}
+
+void add_supervised(std::vector<LossRow>& rows) {
+  const Tensor a = random_values({5, 4}, 4), b = random_values({5, 4}, 5), x = random_values({7, 3}, 6);
+  rows.push_back({"nt_xent", {a, b, scalar(2.5)}, [](Span v) { return nt_xent(v[0], v[1], v[2]); }, [=] {
+                    Matrix both = matrix_of(a);
+                    for (const auto& row : matrix_of(b)) both.push_back(row);
+                    return naive_supervised(both, {0, 1, 2, 3, 4, 0, 1, 2, 3, 4}, 2.5);
+                  }});
+  const std::vector<std::int64_t> labels{4, -1, 4, 9, -1, 4, 7};  // two anchors have no positive
+  const Tensor ids = Tensor::from(labels, {7});
+  rows.push_back({"sup_con", {x, scalar(3)}, [=](Span v) { return sup_con(v[0], ids, v[1]); },
+                  [=] { return naive_supervised(matrix_of(x), labels, 3); }, 1});
+  rows.push_back({"sup_con, one class", {x, scalar(3)},
+                  [](Span v) { return sup_con(v[0], Tensor::full({7}, 2, DType::kInt32), v[1]); },
+                  [=] { return naive_supervised(matrix_of(x), std::vector<std::int64_t>(7, 2), 3); }, 1});
+}
+
+void add_guided(std::vector<LossRow>& rows) {
+  const Tensor q = random_values({6, 4}, 7), t = random_values({6, 4}, 8), hard = random_values({12, 4}, 9),
+               gq = random_values({6, 3}, 10), gt = random_values({6, 3}, 11), ghard = random_values({12, 3}, 12);
+  const auto row = [&](const std::string& name, const Tensor& targets, const Tensor& guide, const GistOptions& options) {
+    rows.push_back({"gist_loss" + name, {q, targets, scalar(4)},
+                    [=](Span x) { return gist_loss(x[0], x[1], gq, guide, x[2], options); },
+                    [=] { return naive_gist(q, targets, gq, guide, 4, options); }});
+  };
+  row("", t, gt, {});
+  row(", hard negatives", hard, ghard, {});
+  row(", margin", t, gt, {.margin = 0.3});
+  row(", relative margin", hard, ghard, {.margin = 0.1, .relative = true});
+}
+
+void add_other_shapes(std::vector<LossRow>& rows) {
+  const Tensor a = random_values({5, 6}, 13), b = random_values({5, 6}, 14);
+  const auto cut = [](const Tensor& t, std::int64_t width) {
+    Matrix m = matrix_of(t);
+    std::vector<double> values;
+    for (auto& row : m) {
+      row.resize(static_cast<std::size_t>(width));
+      const double length = std::sqrt(dot(row, row));
+      for (const double v : row) values.push_back(v / length);
+    }
+    return Tensor::from(values, {t.size(0), width});
+  };
+  rows.push_back({"matryoshka", {a, b, scalar(3)},
+                  [](Span x) {
+                    const Variable scale = x[2];
+                    return matryoshka([&](Span r) { return info_nce(r[0], r[1], scale); }, x.first(2),
+                                      {.widths = {6, 2, 3}, .weights = {1, 0.5, 2}});
+                  },
+                  [=] {
+                    return contrast(logits_of(cut(a, 6), cut(b, 6), 3), 1) +
+                           0.5 * contrast(logits_of(cut(a, 2), cut(b, 2), 3), 1) +
+                           2 * contrast(logits_of(cut(a, 3), cut(b, 3), 3), 1);
+                  }});
+  const Tensor q = random_values({4, 3, 5}, 15), d = random_values({4, 6, 5}, 16), many = random_values({8, 6, 5}, 17);
+  Tensor query_mask = Tensor::full({4, 3}, 1, DType::kBool), mask = Tensor::full({8, 6}, 1, DType::kBool);
+  query_mask.slice(1, 2).fill(0);
+  query_mask.mutable_data<bool>()[4] = true;
+  for (const int at : {0, 5, 13, 14, 15, 16, 17, 40, 47}) mask.mutable_data<bool>()[at] = false;
+  const auto maxsim = [&](const std::string& name, const Tensor& own, const Tensor& documents, const Tensor& other) {
+    rows.push_back({"maxsim_loss" + name, {q, documents, scalar(0.8)},
+                    [=](Span x) { return maxsim_loss(x[0], own, x[1], other, x[2]); },
+                    [=] { return naive_maxsim(q, own, documents, other, 0.8); }});
+    rows.push_back({"tiled_maxsim_loss" + name, {q, documents, scalar(0.8)},
+                    [=](Span x) { return tiled_maxsim_loss(x[0], own, x[1], other, x[2], {3, 3}); },
+                    [=] { return naive_maxsim(q, own, documents, other, 0.8); }});
+  };
+  maxsim("", {}, d, {});
+  maxsim(", masked, hard negatives", query_mask, many, mask);
+}
+
+}  // namespace
+
+std::vector<LossRow> loss_rows() {
+  std::vector<LossRow> rows;
+  add_pairwise(rows);
+  add_supervised(rows);
+  add_guided(rows);
+  add_other_shapes(rows);
+  return rows;
+}
+
+}  // namespace tapecache::testing
