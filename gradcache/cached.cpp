@@ -84,7 +84,6 @@ void CachedForward::replay(std::span<const Tensor> gradients) const {
   const NoRecording outside_tape;
   const RandomStateGuard guard;
   const ForwardContextGuard context(State::context());
-  random_state() = state.random;
   state.run.cache.assign(gradients.begin(), gradients.end());
   for (std::size_t c = state.run.chunks().parts.size(); c-- > 0;) state.run.backward(c);
   state.run.cache.clear();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tapecache/autograd/tape.h"
+#include "tapecache/core/random.h"
 #include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step.h"
@@ -78,7 +79,9 @@ class TowerRun {
   Chunks chunks_;
   const StepOptions* options_;
   std::int64_t batch_size_;
-  std::optional<std::uint32_t> first_call_, last_call_;  // of the random stream, at one forward
+  RandomState random_;  // at the first forward, with the precision and the calls of the random stream there
+  DType precision_ = DType::kFloat32;
+  std::optional<std::uint32_t> first_call_, last_call_;
   std::vector<Tensor> representations_;
   std::vector<std::string> names_;
   std::vector<Parameter> parameters_;

@@ -27,7 +27,7 @@ std::vector<Chunk> direct_pieces(const Tower& tower, const Chunk& range, const S
 
 /// A tower's samples in `range`, recorded on the active tape.
 Encoded encode_joined(const Tower& tower, const Chunk& range, const StepOptions& options) {
-  const detail::PrecisionGuard precision(options);
+  const Autocast autocast(detail::encoder_precision(options));
   const std::uint32_t first_call = random_state().key.call;
   std::vector<Encoded> parts;
   for (const Chunk& piece : direct_pieces(tower, range, options)) {

@@ -58,7 +58,7 @@ Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, con
   ForwardContext context = forward_context();
   context.replay = true;  // no buffer may notice
   const ForwardContextGuard context_guard(context);
-  const detail::PrecisionGuard precision(options);
+  const Autocast autocast(detail::encoder_precision(options));
   const auto before = static_cast<double>(memory.stats().current);
   Tape tape;
   tape.set_run_hooks(false);

@@ -30,15 +30,10 @@ std::vector<Parameter> parameters_on(const Tape& tape);
 /// The ranges of a chunk that are forwarded together: the whole of it, or blocks of `kReproducibleBlock` samples.
 std::vector<Chunk> pieces_of(const Tower& tower, const Chunk& chunk, const StepOptions& options);
 
-/// Runs encoders under the precision that the options ask for, or the surrounding one where they ask for none.
-class PrecisionGuard {
- public:
-  explicit PrecisionGuard(const StepOptions& options)
-      : autocast_(options.autocast == DType::kFloat32 ? autocast_dtype() : options.autocast) {}
-
- private:
-  Autocast autocast_;
-};
+/// The precision that the options ask of encoders, or the surrounding one where they ask for none.
+inline DType encoder_precision(const StepOptions& options) {
+  return options.autocast == DType::kFloat32 ? autocast_dtype() : options.autocast;
+}
 
 /// "image", or "image.tokens".
 std::string full_name(const Tower& tower, const Output& output, std::size_t index, std::size_t outputs);

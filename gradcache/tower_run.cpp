@@ -39,7 +39,7 @@ TowerRun::TowerRun(const Tower& tower, Chunks chunks, const StepOptions& options
       kept_(chunks_.parts.size()) {}
 
 std::vector<Piece> TowerRun::encode(std::size_t chunk) {
-  const PrecisionGuard precision(*options_);
+  const Autocast autocast(precision_);
   std::vector<Piece> pieces;
   for (const Chunk& range : pieces_of(*tower_, chunks_.parts[chunk], *options_)) {
     // Every piece makes the same calls: the same layers, on other samples.
@@ -62,7 +62,9 @@ void TowerRun::check_calls(const Chunk& range) {
 
 void TowerRun::forward(std::size_t chunk, bool keep) {
   if (!first_call_) {
-    first_call_ = random_state().key.call;
+    random_ = random_state();
+    precision_ = encoder_precision(*options_);
+    first_call_ = random_.key.call;
     input_version_ = tower_->version();
   }
   if (keep) {
@@ -192,6 +194,7 @@ void TowerRun::backward(std::size_t chunk) {
   }
   check_unchanged();
   const RandomStateGuard random;
+  random_state() = random_;
   Tape tape;
   tape.set_run_hooks(false);
   std::vector<Piece> pieces;

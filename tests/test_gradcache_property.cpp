@@ -9,6 +9,8 @@
 
 #include "gradcache_checks.h"
 #include "tapecache/autograd/checkpoint.h"
+#include "tapecache/gradcache/losses_supervised.h"
+#include "tapecache/gradcache/tiled_losses.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"
 
@@ -143,6 +145,8 @@ struct Case {
       const std::int64_t chunk = dice.between(1, own + 1);
       sizes.push_back(options.reproducible ? 8 * ((chunk + 7) / 8) : chunk);
     }
+    // Only with sums in one order: elsewhere a last bit may decide how an operand is rounded to bf16.
+    if (options.reproducible && dtype == DType::kFloat32 && dice.chance(50)) options.autocast = DType::kBFloat16;
     if (dice.chance(40)) options.memory_plan = MemoryPlan{sizes, dice.between(0, 12)};
     else options.chunk_sizes = sizes;
     make_loss(dice, names, negatives, width);
@@ -152,17 +156,23 @@ struct Case {
     const Parameter scale("scale", Tensor::full({}, 0.3 * static_cast<double>(dice.between(1, 8)), dtype));
     const Parameter bias("bias", Tensor::full({}, -1.0, dtype));
     const Parameter target("target", random_values({1, width}, dice.seed(), dtype));
-    const std::int64_t kind = negatives > 0 ? 0 : dice.between(0, 3);
+    const std::int64_t kind = negatives > 0 ? 4 * dice.between(0, 1) : dice.between(0, 7);
+    const ContrastiveOptions contrastive{.label_smoothing = dice.chance(30) ? 0.1 : 0, .hardness = dice.chance(30) ? 0.5 : 0};
+    const TileOptions tile{dice.between(1, 20), dice.between(1, 20)};
     loss = [=](const Representations& r) {
       Variable total;
       for (std::size_t t = 0; t < names.size(); ++t) {
         const Variable& a = r.at(names[t]);
         const Variable b = names.size() == 1 ? ops::tanh(ops::multiply(a, target)) : r.at(names[(t + 1) % names.size()]);
         if (negatives > 0 && t == 1) break;
-        const Variable part = kind == 0   ? info_nce(a, b, Variable(scale))
-                              : kind == 1 ? clip_loss(a, b, scale)
+        const Variable part = kind == 0   ? info_nce(a, b, Variable(scale), contrastive)
+                              : kind == 1 ? clip_loss(a, b, scale, contrastive)
                               : kind == 2 ? siglip_loss(a, b, scale, bias)
-                                          : ops::mean(ops::mean(ops::exp(ops::multiply(a, b)), 1), 0);
+                              : kind == 3 ? ops::mean(ops::mean(ops::exp(ops::multiply(a, b)), 1), 0)
+                              : kind == 4 ? tiled_info_nce(a, b, Variable(scale), tile)
+                              : kind == 5 ? tiled_clip_loss(a, b, scale, tile)
+                              : kind == 6 ? tiled_siglip_loss(a, b, scale, bias, tile)
+                                          : nt_xent(a, b, Variable(scale));
         total = total.defined() ? ops::add(total, part) : part;
       }
       return total;

@@ -1,10 +1,16 @@
+#include <cmath>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "gradcache_checks.h"
 #include "small_model.h"
+#include "tapecache/autograd/autocast.h"
 #include "tapecache/core/parallel_for.h"
+#include "tapecache/gradcache/cached.h"
 #include "tapecache/models/batch_norm.h"
+#include "tapecache/ops/embedding.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/sample_uniform.h"
 
@@ -53,6 +59,58 @@ BOOST_AUTO_TEST_CASE(every_draw_is_the_same_for_every_cut_and_thread_count) {
   const double first = direct_step(towers, pairwise).loss;
   begin_random_step(9, 2);
   BOOST_TEST(direct_step(towers, pairwise).loss != first);
+}
+
+BOOST_AUTO_TEST_CASE(what_the_loss_does_to_the_random_state_does_not_reach_the_second_forward) {
+  const ClipSetup setup(9, DType::kFloat64, 0.4);
+  const Loss drawing = [&](std::span<const Variable> r) {
+    const Variable loss = clip_loss(ops::dropout(r[0], 0.2), r[1], setup.log_scale);
+    begin_random_step(77, 7);
+    return loss;
+  };
+  for (const std::int64_t chunk : {2, 9}) {
+    StepOptions options{{chunk}};
+    options.check_replay = true;
+    begin_random_step(1, 1);
+    check_equal(compare(setup.towers(), drawing, options), 1e-12);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(every_chunk_gives_its_own_gradient) {
+  // A published mini-batched loss kept only what its last chunk gave.
+  const Parameter table("table", random_values({12, 4}, 1));
+  std::vector<std::int64_t> own(12);
+  for (std::size_t i = 0; i < own.size(); ++i) own[i] = static_cast<std::int64_t>(i);
+  const std::vector<Tower> towers{{"rows", Tensor::from(own, {12}), [&](const Tensor& ids) { return ops::embedding(table, ids); }}};
+  const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], ops::tanh(r[0]), 2.0); };
+  for (const std::int64_t chunk : {1, 5}) {
+    Parameter(table).clear_gradient();
+    cached_step(towers, loss, {{chunk}});
+    const std::vector<double> gradient = doubles(table.gradient());
+    for (std::size_t row = 0; row < 12; ++row) {
+      double size = 0;
+      for (std::size_t k = 0; k < 4; ++k) size += std::abs(gradient[4 * row + k]);
+      BOOST_TEST(size > 1e-3, "row " << row << " of chunks of " << chunk);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_replay_outside_of_the_guard_it_was_made_in) {
+  const Encoder encoder(1, DType::kFloat32, 0.3);
+  const Tensor x = random_values({6, 5}, 2, DType::kFloat32), c = random_values({6, 4}, 3, DType::kFloat32);
+  const auto gradient = [&](bool inside) {
+    for (Parameter p : encoder.parameters()) p.clear_gradient();
+    begin_random_step(5, 5);
+    std::optional<Autocast> autocast(std::in_place, DType::kBFloat16);
+    const CachedForward forward = cached(encoder, x, {.check_replay = true});
+    if (!inside) {
+      autocast.reset();
+      begin_random_step(6, 6);
+    }
+    forward.replay(std::span(&c, 1));
+    return encoder.w1.gradient().clone();
+  };
+  BOOST_TEST(same_bits(gradient(true), gradient(false)));
 }
 
 BOOST_AUTO_TEST_CASE(drop_path_within_transformers) {

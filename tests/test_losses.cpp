@@ -203,7 +203,7 @@ BOOST_AUTO_TEST_CASE(late_interaction_is_checked) {
     // A NaN is not lost among maxima.
     Tensor broken = d.clone();
     broken.slice(1, 2).reshape({20}).slice(7, 8).fill(std::numeric_limits<double>::quiet_NaN());
-    BOOST_TEST((tiled ? std::isnan(loss(q, {}, broken, {}, scalar(1)).value().item()) : true));
+    if (tiled) BOOST_TEST(std::isnan(loss(q, {}, broken, {}, scalar(1)).value().item()));
   }
   BOOST_CHECK_THROW(tiled_maxsim_loss(q, {}, d, {}, scalar(1), {0, 1}), ValueError);
 }
