@@ -19,9 +19,9 @@ constexpr std::size_t kAlignment = 64;
 [[noreturn]] void throw_out_of_memory(std::size_t requested, const MemoryStats& stats) {
   const char* op = OpScope::current() ? OpScope::current() : "allocate";
   const std::string bound = stats.limit ? fmt::format("a limit of {} bytes", stats.limit) : "what the system gives";
-  throw OutOfMemory(
-      fmt::format("{}: out of memory: {} bytes requested with {} in use exceed {}", op, requested, stats.current, bound),
-      requested, stats.current, stats.limit);
+  throw OutOfMemory(fmt::format("{}: out of memory: {} bytes requested with {} in use exceed {}", op, requested,
+                                stats.current, bound),
+                    requested, stats.current, stats.limit);
 }
 
 }  // namespace

@@ -7,7 +7,9 @@
 namespace tapecache {
 
 bool RandomState::operator==(const RandomState& other) const {
-  const auto ids = [](const RandomState& state) { return state.sample_ids.defined() ? state.sample_ids.raw() : nullptr; };
+  const auto ids = [](const RandomState& state) {
+    return state.sample_ids.defined() ? state.sample_ids.raw() : nullptr;
+  };
   return key == other.key && first_sample == other.first_sample && samples == other.samples && ids(*this) == ids(other);
 }
 

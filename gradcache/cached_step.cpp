@@ -54,9 +54,13 @@ std::size_t tighter(std::size_t limit, std::size_t budget) { return limit == 0 ?
 
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
   detail::check_step("cached_step", towers, options);
+  if (options.memory_budget && !options.chunk_sizes.empty()) {
+    throw ValueError("cached_step: both chunk_sizes and a memory_budget, which chooses them; give one of the two");
+  }
   const PeakMeter meter(options.device);
   const std::size_t limit = allocator(options.device).stats().limit;
-  const MemoryLimit within(options.memory_budget ? tighter(limit, options.memory_budget->bytes) : limit, options.device);
+  const MemoryLimit within(options.memory_budget ? tighter(limit, options.memory_budget->bytes) : limit,
+                           options.device);
   StepOptions current = options;
   if (options.memory_budget && !options.memory_plan) current.memory_plan = plan_memory(towers, options);
   std::int64_t keep = current.memory_plan ? current.memory_plan->kept_chunks : 0;

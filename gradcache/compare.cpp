@@ -8,6 +8,7 @@
 #include "tapecache/autograd/forward_context.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/random.h"
+#include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step_checks.h"
 #include "tapecache/ops/layout.h"
 
@@ -15,37 +16,10 @@ namespace tapecache::gradcache {
 
 namespace {
 
-/// Takes the gradients away for a scope, and gives them back.
-class GradientsAside {
- public:
-  explicit GradientsAside(std::span<const Parameter> parameters) : parameters_(parameters.begin(), parameters.end()) {
-    for (Parameter& p : parameters_) {
-      kept_.push_back(p.gradient());
-      p.clear_gradient();
-    }
-  }
-  ~GradientsAside() {
-    for (std::size_t i = 0; i < parameters_.size(); ++i) parameters_[i].mutable_gradient() = kept_[i];
-  }
-  GradientsAside(const GradientsAside&) = delete;
-  GradientsAside& operator=(const GradientsAside&) = delete;
-
-  std::vector<Tensor> take() {
-    std::vector<Tensor> taken;
-    for (Parameter& p : parameters_) {
-      taken.push_back(p.gradient());
-      p.clear_gradient();
-    }
-    return taken;
-  }
-
- private:
-  std::vector<Parameter> parameters_;
-  std::vector<Tensor> kept_;
-};
-
 /// max that keeps a NaN.
-double max_or_nan(double a, double b) { return std::isnan(a) || std::isnan(b) ? std::numeric_limits<double>::quiet_NaN() : std::max(a, b); }
+double max_or_nan(double a, double b) {
+  return std::isnan(a) || std::isnan(b) ? std::numeric_limits<double>::quiet_NaN() : std::max(a, b);
+}
 
 double ratio(double difference, double reference) {
   if (difference == 0 && reference == 0) return 0;
@@ -112,15 +86,21 @@ double Comparison::max_relative() const {
 
 Comparison compare_steps(const std::function<StepResult()>& reference, const std::function<StepResult()>& other,
                          std::span<const Parameter> parameters) {
-  const RandomStateGuard random_guard;
+  GradientTransaction undone;
+  undone.add(parameters);
+  const auto take = [&] {
+    std::vector<Tensor> gradients;
+    for (const Parameter& p : parameters) gradients.push_back(p.gradient());
+    undone.clear();
+    return gradients;
+  };
   const RandomState random = random_state();
-  GradientsAside aside(parameters);
   Comparison result;
   const StepResult step_reference = reference();
-  const std::vector<Tensor> reference_gradients = aside.take();
+  const std::vector<Tensor> reference_gradients = take();
   random_state() = random;
   const StepResult step_other = other();
-  const std::vector<Tensor> other_gradients = aside.take();
+  const std::vector<Tensor> other_gradients = take();
   result.loss_reference = step_reference.loss;
   result.loss_other = step_other.loss;
   if (step_reference.status != StepStatus::kDone || step_other.status != StepStatus::kDone) {

@@ -10,8 +10,10 @@ namespace tapecache::gradcache {
 GradCache::GradCache(Loss loss, StepOptions options, SelfCheck self_check)
     : loss_(std::move(loss)), options_(std::move(options)), self_check_(self_check) {
   if (self_check_.every < 0 || self_check_.samples < 1) {
-    throw ValueError(fmt::format("grad cache: a self-check every {} steps of {} samples, expected every >= 0 and samples "
-                                 ">= 1", self_check_.every, self_check_.samples));
+    throw ValueError(
+        fmt::format("grad cache: a self-check every {} steps of {} samples, expected every >= 0 and samples "
+                    ">= 1",
+                    self_check_.every, self_check_.samples));
   }
 }
 

@@ -8,8 +8,8 @@
 
 namespace tapecache::gradcache {
 
-/// Gradients of a step that is not yet known to succeed: what the parameters had is set aside, the step adds to
-/// nothing, and only `commit` joins the two. Without it, gradients and random state are as before.
+/// Gradients of a step that is not yet known to succeed, or that is only tried: what the parameters had is set aside,
+/// the step adds to nothing, and only `commit` joins the two. Without it, gradients and random state are as before.
 class GradientTransaction {
  public:
   GradientTransaction() : random_(random_state()) {}

@@ -17,6 +17,9 @@ void require_scalar(const char* loss, const char* argument, const Variable& x);
 /// Throws ValueError unless low <= value (< high, where high is given).
 void require_between(const char* loss, const char* option, double value, double low, double high);
 
+/// What is added to a logit that is no candidate: far below all others, and finite, so that anomaly mode stays quiet.
+inline constexpr double kExcluded = -1e37;
+
 /// A scalar constant of the type and on the device of another.
 Variable constant_like(const Variable& like, double value);
 /// [0, step, 2·step, …] on a device

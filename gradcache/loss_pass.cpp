@@ -25,9 +25,11 @@ std::vector<std::vector<Variable>> make_leaves(Tape& tape, std::span<const LossI
 
 void check_used(const char* step, std::span<const LossInput> towers, const LossPass& pass) {
   for (std::size_t t = 0; t < towers.size(); ++t) {
-    const bool used = std::any_of(pass.caches[t].begin(), pass.caches[t].end(), [](const Tensor& c) { return c.defined(); });
+    const bool used =
+        std::any_of(pass.caches[t].begin(), pass.caches[t].end(), [](const Tensor& c) { return c.defined(); });
     if (!used && !towers[t].frozen) {
-      throw ValueError(fmt::format("{}: the loss does not use the representations of tower '{}'", step, towers[t].tower));
+      throw ValueError(
+          fmt::format("{}: the loss does not use the representations of tower '{}'", step, towers[t].tower));
     }
   }
 }
@@ -41,8 +43,10 @@ std::string non_finite(const LossInput& tower, std::size_t output, const Tensor&
   const std::int64_t place = order.empty() ? sample : std::find(order.begin(), order.end(), sample) - order.begin();
   const std::vector<Chunk>& parts = tower.chunks.parts;
   const auto chunk = std::find_if(parts.begin(), parts.end(), [&](const Chunk& c) { return place < c.end; });
-  return fmt::format("the gradient of the loss with respect to tower '{}' is not finite, first at sample {}, in chunk {} "
-                     "of {}", tower.names[output], sample, chunk - parts.begin(), parts.size());
+  return fmt::format(
+      "the gradient of the loss with respect to tower '{}' is not finite, first at sample {}, in chunk {} "
+      "of {}",
+      tower.names[output], sample, chunk - parts.begin(), parts.size());
 }
 
 }  // namespace

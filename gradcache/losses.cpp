@@ -29,10 +29,11 @@ Variable with_hard_negatives(const Variable& logits, std::int64_t step, double b
   const std::int64_t rows = logits.size(0), cols = logits.size(1);
   if (beta == 0 || cols == 1) return logits;
   const Variable weighted = ops::scale(logits, beta);
-  const Variable positives_out = detail::marked(logits, rows, cols, 0, step, -kInfinity);
+  const Variable positives_out = detail::marked(logits, rows, cols, 0, step, detail::kExcluded);
   const Variable total = ops::reshape(ops::logsumexp(ops::add(weighted, positives_out), 1), {rows, 1});
   const Variable mean = ops::subtract(total, detail::constant_like(logits, std::log(static_cast<double>(cols - 1))));
-  const Variable negatives = ops::subtract(detail::constant_like(logits, 1), detail::marked(logits, rows, cols, 0, step, 1));
+  const Variable negatives =
+      ops::subtract(detail::constant_like(logits, 1), detail::marked(logits, rows, cols, 0, step, 1));
   return ops::add(logits, ops::multiply(ops::subtract(weighted, mean), negatives));
 }
 

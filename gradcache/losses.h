@@ -9,7 +9,7 @@ struct ContrastiveOptions {
   /// Inception architecture"), in [0, 1).
   double label_smoothing = 0;
   /// β of Robinson et al. 2021, "Contrastive learning with hard negative samples": each negative j of row i counts
-  /// exp(β zᵢⱼ) over the mean of that over the row's negatives. At least 0.
+  /// exp(β zᵢⱼ) over the mean of that over the row's negatives, weights that the gradient passes through. At least 0.
   double hardness = 0;
 };
 

@@ -1,7 +1,6 @@
 #include "tapecache/gradcache/losses_guided.h"
 
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include <fmt/format.h>
@@ -27,7 +26,7 @@ Tensor cosines(const Tensor& a, const Tensor& b) {
       .to(Device::cpu());
 }
 
-/// -Inf where the guide finds a candidate nearer than the positive, else 0. `kept` is the column of row i that stays
+/// kExcluded where the guide finds a candidate nearer than the positive, else 0. `kept` is the column of row i that stays
 /// whatever the guide finds (i · kept), `self` whether column i is row i itself.
 Tensor false_negatives(const Tensor& guide, const std::vector<double>& thresholds, std::int64_t kept, bool self,
                        const Variable& like) {
@@ -38,7 +37,7 @@ Tensor false_negatives(const Tensor& guide, const std::vector<double>& threshold
       const bool nearer = guide.data<double>()[i * cols + j] > thresholds[static_cast<std::size_t>(i)];
       const bool positive = kept > 0 && j == i * kept;
       if ((nearer && !positive) || (self && j == i)) {
-        mask.mutable_data<double>()[i * cols + j] = -std::numeric_limits<double>::infinity();
+        mask.mutable_data<double>()[i * cols + j] = detail::kExcluded;
       }
     }
   }
@@ -86,7 +85,7 @@ Variable gist_loss(const Variable& queries, const Variable& targets, const Tenso
   std::vector<double> thresholds;
   for (std::int64_t i = 0; i < m; ++i) {
     const double positive = query_target.data<double>()[i * targets.size(0) + i * step];
-    thresholds.push_back(options.relative ? positive * (1 - options.margin) : positive - options.margin);
+    thresholds.push_back(positive - options.margin * (options.relative ? std::abs(positive) : 1.0));
   }
   const Variable q = ops::l2_normalize(queries), t = ops::l2_normalize(targets);
   const Variable p = step == 1 ? t : ops::gather_rows(t, positives);

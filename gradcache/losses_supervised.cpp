@@ -1,6 +1,5 @@
 #include "tapecache/gradcache/losses_supervised.h"
 
-#include <limits>
 #include <map>
 #include <vector>
 
@@ -18,8 +17,6 @@ namespace tapecache::gradcache {
 
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
 Variable inverse_temperature(const char* loss, const Variable& like, double temperature) {
   if (!(temperature > 0)) {
     throw ValueError(fmt::format("{}: temperature is {}, expected above 0", loss, temperature));
@@ -27,10 +24,10 @@ Variable inverse_temperature(const char* loss, const Variable& like, double temp
   return detail::constant_like(like, 1 / temperature);
 }
 
-/// -Inf on the diagonal: an anchor is no candidate of its own.
+/// The diagonal left out: an anchor is no candidate of its own.
 Variable without_itself(const Variable& logits) {
   const std::int64_t n = logits.size(0);
-  return ops::add(logits, detail::marked(logits, n, n, 0, 1, -kInfinity));
+  return ops::add(logits, detail::marked(logits, n, n, 0, 1, detail::kExcluded));
 }
 
 /// Row i has 1 / (|P(i)| · anchors) at its positives; `anchors` gets 1 / anchors where row i has one.
@@ -96,11 +93,13 @@ Variable sup_con(const Variable& representations, const Tensor& labels, const Va
                                  to_string(expected)));
   }
   const Positives positives = positives_of(labels.to(DType::kInt64).to_vector<std::int64_t>());
-  const auto like = [&](const Tensor& t) { return Variable(t.to(representations.dtype()).to(representations.device())); };
+  const auto like = [&](const Tensor& t) {
+    return Variable(t.to(representations.dtype()).to(representations.device()));
+  };
   const Variable anchors = ops::l2_normalize(representations);
   const Variable logits = detail::scaled_logits(anchors, anchors, scale);
   const Variable normalizers = ops::logsumexp(without_itself(logits), 1);
-  // Σᵢ (lseᵢ - mean of zᵢₚ over p ∈ P(i)) / anchors; unmasked logits, or 0 · ∞ would be NaN on the diagonal
+  // Σᵢ (lseᵢ - mean of zᵢₚ over p ∈ P(i)) / anchors; the logits as they are, or 0 would multiply what stands for -Inf
   return ops::subtract(ops::sum(ops::multiply(normalizers, like(positives.anchors))),
                        ops::sum(ops::multiply(logits, like(positives.pairs))));
 }

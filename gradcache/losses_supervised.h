@@ -5,10 +5,10 @@
 /// Losses over one set of representations, each anchor against all others. Cosine similarity: rows are normalised here.
 namespace tapecache::gradcache {
 
-/// NT-Xent of SimCLR (Chen et al. 2020): two views a and b [N, width] of the same samples are 2N anchors; the other view
-/// is the positive and the 2N - 2 remaining rows are the negatives: mean of -log softmax(cos / temperature), the
-/// similarity with itself left out. `scale` is the inverse temperature, a scalar. Throws ShapeError where the numbers of
-/// rows differ, ValueError for a temperature that is not positive.
+/// NT-Xent of SimCLR (Chen et al. 2020): two views a and b [N, width] of the same samples are 2N anchors; the other
+/// view is the positive and the 2N - 2 remaining rows are the negatives: mean of -log softmax(cos / temperature), the
+/// similarity with itself left out. `scale` is the inverse temperature, a scalar. Throws ShapeError where the numbers
+/// of rows differ, ValueError for a temperature that is not positive.
 Variable nt_xent(const Variable& a, const Variable& b, double temperature = 0.5);
 Variable nt_xent(const Variable& a, const Variable& b, const Variable& scale);
 

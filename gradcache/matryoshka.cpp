@@ -12,15 +12,18 @@ Variable matryoshka(const std::function<Variable(std::span<const Variable>)>& lo
                     std::span<const Variable> representations, const MatryoshkaOptions& options) {
   const std::vector<std::int64_t>& widths = options.widths;
   if (widths.empty() || (!options.weights.empty() && options.weights.size() != widths.size())) {
-    throw ValueError(fmt::format("matryoshka: {} widths and {} weights, expected at least one width, and as many weights "
-                                 "or none", widths.size(), options.weights.size()));
+    throw ValueError(
+        fmt::format("matryoshka: {} widths and {} weights, expected at least one width, and as many weights "
+                    "or none",
+                    widths.size(), options.weights.size()));
   }
   for (std::size_t i = 0; i < representations.size(); ++i) {
     const Variable& r = representations[i];
     for (const std::int64_t width : widths) {
       if (r.defined() && r.rank() >= 1 && width >= 1 && width <= r.size(-1)) continue;
-      throw ValueError(fmt::format("matryoshka: width {} of representation {}, which is {}, expected 1 to its last axis",
-                                   width, i, describe(r.value())));
+      throw ValueError(
+          fmt::format("matryoshka: width {} of representation {}, which is {}, expected 1 to its last axis", width, i,
+                      describe(r.value())));
     }
   }
   Variable total;

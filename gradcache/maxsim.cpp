@@ -1,7 +1,5 @@
 #include "tapecache/gradcache/maxsim.h"
 
-#include <limits>
-
 #include "tapecache/gradcache/loss_checks.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
@@ -33,10 +31,11 @@ Variable maxsim_scores(const Variable& queries, const Tensor& query_mask, const 
                      document_tokens = documents.size(1), width = queries.size(2);
   const Variable rows = ops::reshape(queries, {n * query_tokens, width});
   const Variable cols = ops::reshape(documents, {m * document_tokens, width});
-  Variable similarities = ops::reshape(ops::matmul(rows, cols, {.transpose_b = true}), {n * query_tokens, m, document_tokens});
+  Variable similarities =
+      ops::reshape(ops::matmul(rows, cols, {.transpose_b = true}), {n * query_tokens, m, document_tokens});
   if (document_mask.defined()) {
     similarities = ops::add(similarities,
-                            as_numbers(document_mask, 0, -std::numeric_limits<double>::infinity(), queries));
+                            as_numbers(document_mask, 0, detail::kExcluded, queries));
   }
   Variable best = ops::reshape(ops::max(similarities, 2), {n, query_tokens, m});
   if (query_mask.defined()) {

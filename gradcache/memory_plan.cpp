@@ -100,7 +100,9 @@ TowerCost measure(const Tower& tower, const Chunks& order, const StepOptions& op
     }
   };
   // Of ordered samples the last are the longest. Chunks that the caller made cannot be probed in part.
-  const auto last = [&](std::int64_t count) { return Chunk{tower.size() - std::min(count, tower.size()), tower.size()}; };
+  const auto last = [&](std::int64_t count) {
+    return Chunk{tower.size() - std::min(count, tower.size()), tower.size()};
+  };
   const bool given = !tower.own_chunks().empty();
   const auto by_size = [](const Chunk& a, const Chunk& b) { return a.size() < b.size(); };
   const Chunk small = given ? *std::min_element(order.parts.begin(), order.parts.end(), by_size) : last(kSmallProbe);
@@ -155,7 +157,9 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
     const Tower& tower = towers[i];
     const bool given = !tower.own_chunks().empty() || (options.chunk_tokens > 0 && !tower.lengths().empty());
     const std::int64_t longest =
-        tower.lengths().empty() ? 1 : std::max<std::int64_t>(1, *std::max_element(tower.lengths().begin(), tower.lengths().end()));
+        tower.lengths().empty()
+            ? 1
+            : std::max<std::int64_t>(1, *std::max_element(tower.lengths().begin(), tower.lengths().end()));
     plan.chunk_sizes.push_back(given ? 0 : chunk_size_for(tower, costs[i], available, longest));
   }
   StepOptions cut = options;

@@ -12,7 +12,8 @@ namespace tapecache::gradcache {
 const Variable& Representations::at(std::string_view name) const {
   const auto found = std::find(names_.begin(), names_.end(), name);
   if (found == names_.end()) {
-    throw ValueError(fmt::format("representations: none is named '{}', there are '{}'", name, fmt::join(names_, "', '")));
+    throw ValueError(
+        fmt::format("representations: none is named '{}', there are '{}'", name, fmt::join(names_, "', '")));
   }
   return values_[static_cast<std::size_t>(found - names_.begin())];
 }

@@ -50,8 +50,9 @@ std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, 
           fmt::format("{}: chunk size {} for tower '{}', expected at least 1", step, size, tower.name()));
     }
     if (options.reproducible && size % kReproducibleBlock != 0 && size < tower.size()) {
-      throw ValueError(fmt::format("{}: chunk size {} for tower '{}', expected a multiple of {} for a reproducible step",
-                                   step, size, tower.name(), kReproducibleBlock));
+      throw ValueError(
+          fmt::format("{}: chunk size {} for tower '{}', expected a multiple of {} for a reproducible step", step, size,
+                      tower.name(), kReproducibleBlock));
     }
     chunks.push_back(cut_by_count(tower.size(), size));
   }

@@ -3,9 +3,9 @@
 #include "tapecache/autograd/variable.h"
 #include "tapecache/ops/contrastive.h"
 
-/// The losses of losses.h without their logits: equal to them but for rounding, with memory for one row of tiles instead
-/// of rows × columns (Cheng et al. 2024, "Breaking the memory barrier: near infinite batch size scaling for contrastive
-/// loss"). Arguments and errors are those of the plain losses; TileOptions below 1 throw ValueError.
+/// The losses of losses.h without their logits: equal to them but for rounding, with memory for a few tiles
+/// instead of rows × columns (Cheng et al. 2024, "Breaking the memory barrier: near infinite batch size scaling for
+/// contrastive loss"). Arguments and errors are those of the plain losses; TileOptions below 1 throw ValueError.
 namespace tapecache::gradcache {
 
 using ops::TileOptions;

@@ -74,8 +74,8 @@ Tower::Tower(std::string name, std::vector<std::int64_t> own_chunks)
 
 Tower Tower::first(std::int64_t count) const {
   if (count < 1 || count > size_ || !own_chunks_.empty()) {
-    throw ValueError(fmt::format("tower '{}': first {} samples asked for, expected 1 to {} of a tower that the step cuts",
-                                 name_, count, size_));
+    throw ValueError(fmt::format(
+        "tower '{}': first {} samples asked for, expected 1 to {} of a tower that the step cuts", name_, count, size_));
   }
   Tower part = *this;
   part.size_ = count;
@@ -94,7 +94,8 @@ Encoded Tower::checked(Encoded encoded, std::int64_t samples, const std::string&
     if (!value.defined() || value.rank() == 0 || value.size(0) != samples) {
       throw ShapeError(fail(named + describe(value.value()), fmt::format("{} rows", samples)));
     }
-    if (value.dtype() == DType::kBFloat16) throw DTypeError(fail(named + describe(value.value()), "float32 or float64"));
+    if (value.dtype() == DType::kBFloat16)
+      throw DTypeError(fail(named + describe(value.value()), "float32 or float64"));
     if (!is_floating(value.dtype()) && encoded.outputs.size() == 1) {
       throw DTypeError(fail(named + describe(value.value()), "float32 or float64"));
     }

@@ -27,8 +27,8 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
     detail::require_mask(kOp, "valid", options.valid, {batch, tokens}, qkv.device());
   }
   const std::int64_t head_width = width / heads;
-  const kernels::Attention layout{batch,      tokens, heads, head_width, 1.0 / std::sqrt(static_cast<double>(head_width)),
-                                  options.causal};
+  const kernels::Attention layout{
+      batch, tokens, heads, head_width, 1.0 / std::sqrt(static_cast<double>(head_width)), options.causal};
   Tensor y = Tensor::empty({batch, tokens, width}, qkv.dtype(), qkv.device());
   Tensor logsumexp = Tensor::empty({batch, heads, tokens}, qkv.dtype(), qkv.device());
   const detail::Operand operand = detail::operand_of(qkv.value());

@@ -24,9 +24,11 @@ Contrastive checked_layout(ContrastiveOp op, const Variable& a, const Variable& 
                     a.dtype() == b.dtype() && a.device() == b.device() &&
                     (op == ContrastiveOp::kRows || a.size(0) == b.size(0));
   if (!fits) {
-    throw ShapeError(fmt::format("{}: a is {} and b {}, expected [rows, width] and [columns, width] of one type, with "
-                                 "{}", kOp, describe(a.value()), describe(b.value()),
-                                 op == ContrastiveOp::kRows ? "columns a multiple of rows" : "as many columns as rows"));
+    throw ShapeError(
+        fmt::format("{}: a is {} and b {}, expected [rows, width] and [columns, width] of one type, with "
+                    "{}",
+                    kOp, describe(a.value()), describe(b.value()),
+                    op == ContrastiveOp::kRows ? "columns a multiple of rows" : "as many columns as rows"));
   }
   if (tile.rows < 1 || tile.columns < 1) {
     throw ValueError(fmt::format("{}: tiles of {} by {}, expected at least 1 by 1", kOp, tile.rows, tile.columns));
@@ -37,7 +39,8 @@ Contrastive checked_layout(ContrastiveOp op, const Variable& a, const Variable& 
 
 void require_scalar(const char* argument, const Variable& x, const Variable& a) {
   if (!x.defined() || x.numel() != 1 || x.dtype() != a.dtype() || x.device() != a.device()) {
-    throw ShapeError(fmt::format("{}: {} is {}, expected a scalar of the type of a", kOp, argument, describe(x.value())));
+    throw ShapeError(
+        fmt::format("{}: {} is {}, expected a scalar of the type of a", kOp, argument, describe(x.value())));
   }
 }
 
@@ -84,7 +87,8 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
     if (ctx.needs(1)) db = ctx.gradient(1);
     // Both operands may be one variable: then the kernel's two gradients are two tensors all the same.
     const bool shared = da.tensor.defined() && db.tensor.defined() && da.tensor.shares_storage(db.tensor);
-    GradientTarget db_alone = shared ? GradientTarget{Tensor::empty(right.shape(), right.dtype(), right.device()), false} : db;
+    GradientTarget db_alone =
+        shared ? GradientTarget{Tensor::empty(right.shape(), right.dtype(), right.device()), false} : db;
     double dscale = 0, dbias = 0;
     dispatch_floating(kOp, left.dtype(), [&]<class T>() {
       Buffers buffers(c, left.dtype(), left.device());

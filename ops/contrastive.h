@@ -13,10 +13,10 @@ struct TileOptions {
   std::int64_t columns = 256;
 };
 
-/// A contrastive loss over the logits z = scale · a bᵀ + bias of a [rows, width] and b [columns, width], which are never
-/// in memory: forward takes running logsumexps over tiles, backward computes each tile again (the idea of Inf-CL, Cheng
-/// et al. 2024). The positive of row i is column i · columns / rows. kRowsAndColumns updates both directions from one
-/// pass over the tiles. `scale` is a scalar; `bias` too, for kSigmoid, and undefined else. Extra memory: one row of
+/// A contrastive loss over the logits z = scale · a bᵀ + bias of a [rows, width] and b [columns, width], which are
+/// never in memory: forward takes running logsumexps over tiles, backward computes each tile again (the idea of Inf-CL,
+/// Cheng et al. 2024). The positive of row i is column i · columns / rows. kRowsAndColumns updates both directions from
+/// one pass over the tiles. `scale` is a scalar; `bias` too, for kSigmoid, and undefined else. Extra memory: a group of
 /// tiles, and a few numbers for each row and column. Sums across tiles are in f64 and in a fixed order.
 /// Throws ShapeError for shapes that do not fit, ValueError for a tile below 1 sample.
 Variable contrastive_loss(kernels::ContrastiveOp op, const Variable& a, const Variable& b, const Variable& scale,

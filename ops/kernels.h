@@ -90,12 +90,14 @@ struct Contrastive {
   std::int64_t rows = 0, cols = 0, width = 0, step = 1;
   std::int64_t tile_rows = 1, tile_cols = 1;
 
+  /// Tiles beside each other that are in memory together.
+  static constexpr std::int64_t kGroup = 8;
   std::int64_t tiles_across() const { return (cols + tile_cols - 1) / tile_cols; }
-  /// Elements of T: one row of tiles, and two blocks of its rows.
-  std::int64_t workspace() const { return tile_rows * (tiles_across() * tile_cols + 2 * width); }
-  /// Doubles: a maximum and a sum for each row in each tile of a row of tiles, and for each column; or one for each
-  /// block of products.
-  std::int64_t partials() const { return 2 * (tiles_across() + width) * tile_rows + 2 * cols; }
+  std::int64_t group() const { return tiles_across() < kGroup ? tiles_across() : kGroup; }
+  /// Elements of T: a group of tiles, and two blocks of its rows.
+  std::int64_t workspace() const { return tile_rows * (group() * tile_cols + 2 * width); }
+  /// Doubles: a maximum and a sum for each row in each tile of a group, for each row, and for each column.
+  std::int64_t partials() const { return 2 * (group() + 1) * tile_rows + 2 * cols; }
 };
 
 /// InfoNCE over scale · Σ_t max_s q[i, t] · d[j, s] of queries [queries, query_tokens, width] and documents [documents,
@@ -104,15 +106,16 @@ struct MaxSim {
   std::int64_t queries = 0, documents = 0, query_tokens = 0, document_tokens = 0, width = 0, step = 1;
   std::int64_t tile_rows = 1, tile_cols = 1;
 
+  /// Tiles beside each other that are in memory together.
+  static constexpr std::int64_t kGroup = 8;
   std::int64_t tiles_across() const { return (documents + tile_cols - 1) / tile_cols; }
-  /// Elements of T: similarities and scores of one row of tiles.
-  std::int64_t workspace() const {
-    return tile_rows * tiles_across() * tile_cols * (query_tokens * document_tokens + 1);
-  }
-  /// Doubles: a maximum and a sum for each query in each tile of a row of tiles.
-  std::int64_t partials() const { return 2 * tiles_across() * tile_rows; }
-  /// Best document tokens of one row of tiles.
-  std::int64_t best() const { return tile_rows * query_tokens * tiles_across() * tile_cols; }
+  std::int64_t group() const { return tiles_across() < kGroup ? tiles_across() : kGroup; }
+  /// Elements of T: similarities and scores of a group of tiles.
+  std::int64_t workspace() const { return tile_rows * group() * tile_cols * (query_tokens * document_tokens + 1); }
+  /// Doubles: a maximum and a sum for each query in each tile of a group, a maximum, a sum and a positive for each query.
+  std::int64_t partials() const { return (2 * group() + 3) * tile_rows; }
+  /// Best document tokens of a group of tiles.
+  std::int64_t best() const { return tile_rows * query_tokens * group() * tile_cols; }
 };
 
 /// One step of AdamW (Loshchilov & Hutter 2019). The corrections are 1 - βᵗ.

@@ -33,8 +33,8 @@ void check_maxsim(const char* op, const Variable& queries, const Tensor& query_m
   const bool fits = queries.defined() && documents.defined() && queries.rank() == 3 && documents.rank() == 3 &&
                     queries.size(2) == documents.size(2) && queries.numel() > 0 && documents.numel() > 0;
   if (!fits) {
-    throw ShapeError(fmt::format("{}: queries are {} and documents {}, expected [batch, tokens, width] of one width", op,
-                                 describe(queries.value()), describe(documents.value())));
+    throw ShapeError(fmt::format("{}: queries are {} and documents {}, expected [batch, tokens, width] of one width",
+                                 op, describe(queries.value()), describe(documents.value())));
   }
   detail::require_floating(op, "queries", queries, 3);
   detail::require_alike(op, queries, "documents", documents);

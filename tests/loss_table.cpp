@@ -75,7 +75,8 @@ double contrast(const Matrix& z, std::size_t step, const ContrastiveOptions& opt
       sum += terms[j] = weight * std::exp(z[i][j]);
     }
     for (std::size_t j = 0; j < m; ++j) {
-      const double target = (j == positive ? 1 - options.label_smoothing : 0) + options.label_smoothing / static_cast<double>(m);
+      const double target =
+          (j == positive ? 1 - options.label_smoothing : 0) + options.label_smoothing / static_cast<double>(m);
       total -= target * std::log(terms[j] / sum);
     }
   }
@@ -118,15 +119,15 @@ double naive_supervised(const Matrix& x, const std::vector<std::int64_t>& labels
   return total / anchors;
 }
 
-double naive_gist(const Tensor& queries, const Tensor& targets, const Tensor& guide_queries, const Tensor& guide_targets,
-                  double scale, const GistOptions& options) {
+double naive_gist(const Tensor& queries, const Tensor& targets, const Tensor& guide_queries,
+                  const Tensor& guide_targets, double scale, const GistOptions& options) {
   const Matrix q = matrix_of(queries), t = matrix_of(targets), gq = matrix_of(guide_queries),
                gt = matrix_of(guide_targets);
   const std::size_t step = t.size() / q.size();
   double total = 0;
   for (std::size_t i = 0; i < q.size(); ++i) {
     const double near = cosine(gq[i], gt[i * step]);
-    const double limit = options.relative ? near * (1 - options.margin) : near - options.margin;
+    const double limit = near - options.margin * (options.relative ? std::abs(near) : 1);
     double sum = 0;
     for (std::size_t j = 0; j < t.size(); ++j) {
       if (j == i * step || cosine(gq[i], gt[j]) <= limit) sum += std::exp(scale * cosine(q[i], t[j]));
@@ -172,12 +173,16 @@ double naive_maxsim(const Tensor& queries, const Tensor& query_mask, const Tenso
 void add_pairwise(std::vector<LossRow>& rows) {
   const Tensor a = random_values({6, 4}, 1), b = random_values({6, 4}, 2), hard = random_values({18, 4}, 3);
   const auto info = [&](const std::string& name, const Tensor& targets, const ContrastiveOptions& options) {
-    rows.push_back({"info_nce" + name, {a, targets, scalar(3)},
-                    [=](Span x) { return info_nce(x[0], x[1], x[2], options); },
-                    [=] { return contrast(logits_of(a, targets, 3), static_cast<std::size_t>(targets.size(0) / 6), options); }});
+    rows.push_back(
+        {"info_nce" + name,
+         {a, targets, scalar(3)},
+         [=](Span x) { return info_nce(x[0], x[1], x[2], options); },
+         [=] { return contrast(logits_of(a, targets, 3), static_cast<std::size_t>(targets.size(0) / 6), options); }});
   };
   const auto clip = [&](const std::string& name, const ContrastiveOptions& options) {
-    rows.push_back({"clip_loss" + name, {a, b, scalar(1.2)}, [=](Span x) { return clip_loss(x[0], x[1], x[2], options); },
+    rows.push_back({"clip_loss" + name,
+                    {a, b, scalar(1.2)},
+                    [=](Span x) { return clip_loss(x[0], x[1], x[2], options); },
                     [=] {
                       const Matrix z = logits_of(a, b, std::exp(1.2));
                       return 0.5 * (contrast(z, 1, options) + contrast(transposed(z), 1, options));
@@ -197,7 +202,11 @@ void add_pairwise(std::vector<LossRow>& rows) {
   rows.push_back({"tiled_info_nce", {a, hard, scalar(3)},
                   [](Span x) { return tiled_info_nce(x[0], x[1], x[2], {4, 5}); },
                   [=] { return contrast(logits_of(a, hard, 3), 3); }});
-  rows.push_back({"tiled_clip_loss", {a, b, scalar(1.2)}, [](Span x) { return tiled_clip_loss(x[0], x[1], x[2], {4, 5}); },
+  rows.push_back({"tiled_clip_loss",
+                  {a, b, scalar(1.2)},
+                  [](Span x) {
+                    return tiled_clip_loss(x[0], x[1], x[2], {4, 5});
+                  },
                   [=] {
                     const Matrix z = logits_of(a, b, std::exp(1.2));
                     return 0.5 * (contrast(z, 1) + contrast(transposed(z), 1));
@@ -226,7 +235,8 @@ void add_supervised(std::vector<LossRow>& rows) {
 void add_guided(std::vector<LossRow>& rows) {
   const Tensor q = random_values({6, 4}, 7), t = random_values({6, 4}, 8), hard = random_values({12, 4}, 9),
                gq = random_values({6, 3}, 10), gt = random_values({6, 3}, 11), ghard = random_values({12, 3}, 12);
-  const auto row = [&](const std::string& name, const Tensor& targets, const Tensor& guide, const GistOptions& options) {
+  const auto row = [&](const std::string& name, const Tensor& targets, const Tensor& guide,
+                       const GistOptions& options) {
     rows.push_back({"gist_loss" + name, {q, targets, scalar(4)},
                     [=](Span x) { return gist_loss(x[0], x[1], gq, guide, x[2], options); },
                     [=] { return naive_gist(q, targets, gq, guide, 4, options); }});

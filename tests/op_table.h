@@ -59,5 +59,6 @@ std::vector<OpRow> reduce_rows();
 std::vector<OpRow> row_wise_rows();
 std::vector<OpRow> layout_rows();
 std::vector<OpRow> sequence_rows();
+std::vector<OpRow> contrastive_rows();
 
 }  // namespace tapecache::testing

@@ -16,7 +16,9 @@ struct SmallModel {
   models::TokenBatch texts;
 
   explicit SmallModel(std::int64_t samples, double dropout = 0.1)
-      : clip(config(dropout), 3), images(random_values({samples, 3, 16, 16}, 1, DType::kFloat32)), texts(make_texts(samples)) {}
+      : clip(config(dropout), 3),
+        images(random_values({samples, 3, 16, 16}, 1, DType::kFloat32)),
+        texts(make_texts(samples)) {}
 
   static models::ClipConfig config(double dropout) {
     const models::TransformerConfig encoder{.width = 16, .layers = 2, .heads = 2, .mlp_width = 32, .dropout = dropout};

@@ -76,8 +76,8 @@ BOOST_TEST_DONT_PRINT_LOG_VALUE(tapecache::DType)
 BOOST_AUTO_TEST_SUITE(autocast)
 
 BOOST_AUTO_TEST_CASE(products_take_rounded_operands) {
-  check_products([](Span x) { return ops::linear(x[0], x[1], x[2]); }, {single({4, 9, 30}, 1), single({20, 30}, 2), single({20}, 3)},
-                 {4, 9, 20}, {2});
+  check_products([](Span x) { return ops::linear(x[0], x[1], x[2]); },
+                 {single({4, 9, 30}, 1), single({20, 30}, 2), single({20}, 3)}, {4, 9, 20}, {2});
   check_products([](Span x) { return ops::linear(x[0], x[1]); }, {single({7, 30}, 1), single({20, 30}, 2)}, {7, 20});
   for (const bool ta : {false, true}) {
     for (const bool tb : {false, true}) {
@@ -226,7 +226,8 @@ BOOST_AUTO_TEST_CASE(cached_steps_encode_twice_in_one_precision) {
       return gradcache::cached_step(model.towers(), model.loss(), own);
     };
   };
-  const gradcache::Comparison c = gradcache::compare_steps(step(DType::kFloat32), step(DType::kBFloat16), model.clip.parameters());
+  const gradcache::Comparison c =
+      gradcache::compare_steps(step(DType::kFloat32), step(DType::kBFloat16), model.clip.parameters());
   BOOST_TEST(c.relative_norm > 1e-5);
   BOOST_TEST(c.relative_norm < 0.1);
   // The loss runs in f32, and its result too.

@@ -69,7 +69,9 @@ class Files {
     write("annotationsDerived/en.xml", kAnnotations);
   }
 
-  void write(const std::string& name, std::string_view content) const { tapecache::testing::put(folder_ / name, content); }
+  void write(const std::string& name, std::string_view content) const {
+    tapecache::testing::put(folder_ / name, content);
+  }
   void remove(const std::string& name) const { std::filesystem::remove(folder_ / name); }
   std::filesystem::path file(const std::string& name) const { return folder_ / name; }
   EmojiPaths& paths() { return paths_; }

@@ -133,7 +133,9 @@ BOOST_AUTO_TEST_CASE(any_splittable_input) {
   struct Pairs {
     Tensor left, right;
     std::int64_t size() const { return left.size(0); }
-    Pairs slice(std::int64_t begin, std::int64_t end) const { return {left.slice(begin, end), right.slice(begin, end)}; }
+    Pairs slice(std::int64_t begin, std::int64_t end) const {
+      return {left.slice(begin, end), right.slice(begin, end)};
+    }
   };
   const Encoder encoder(11, DType::kFloat64, 0.1);
   const std::vector<Tower> towers{

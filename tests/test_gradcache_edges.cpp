@@ -139,7 +139,8 @@ BOOST_AUTO_TEST_CASE(a_scale_reaches_every_gradient) {
   options.scale = -1024;
   for (const bool cached : {false, true}) {
     const auto scaled = gradients([&] {
-      return cached ? cached_step(setup.towers(), setup.loss(), options) : direct_step(setup.towers(), setup.loss(), options);
+      return cached ? cached_step(setup.towers(), setup.loss(), options)
+                    : direct_step(setup.towers(), setup.loss(), options);
     });
     BOOST_TEST(std::abs(scaled[0][0] - plain[0][0]) <= 1e-14);
     for (std::size_t p = 1; p < plain.size(); ++p) {
@@ -157,7 +158,8 @@ BOOST_AUTO_TEST_CASE(steps_accumulate_to_their_mean) {
   const ClipSetup first(6), second(6);
   const ClipSetup& model = first;
   const std::vector<Tower> a = first.towers();
-  const std::vector<Tower> b{{"image", random_values({6, 5}, 77), model.image}, {"text", random_values({6, 5}, 78), model.text}};
+  const std::vector<Tower> b{{"image", random_values({6, 5}, 77), model.image},
+                             {"text", random_values({6, 5}, 78), model.text}};
   StepOptions half{{2}};
   half.scale = 0.5;
   const auto twice = [&](const std::function<StepResult(std::span<const Tower>)>& step) {
@@ -221,9 +223,9 @@ BOOST_AUTO_TEST_CASE(the_result_tells_of_the_step) {
     BOOST_TEST(p.seconds >= 0);
   };
   const StepResult result = cached_step(setup.towers(), setup.loss(), options);
-  BOOST_TEST((seen == std::vector<std::string>{"fimage0/3", "fimage1/3", "fimage2/3", "ftext0/3", "ftext1/3", "ftext2/3",
-                                               "l0/1", "btext0/3", "btext1/3", "btext2/3", "bimage0/3", "bimage1/3",
-                                               "bimage2/3"}));
+  BOOST_TEST((seen == std::vector<std::string>{"fimage0/3", "fimage1/3", "fimage2/3", "ftext0/3", "ftext1/3",
+                                               "ftext2/3", "l0/1", "btext0/3", "btext1/3", "btext2/3", "bimage0/3",
+                                               "bimage1/3", "bimage2/3"}));
   BOOST_TEST((result.status == StepStatus::kDone));
   BOOST_TEST(result.message.empty());
   BOOST_TEST(result.chunks == 6);

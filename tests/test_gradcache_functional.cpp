@@ -36,7 +36,8 @@ BOOST_AUTO_TEST_CASE(small_batches_from_a_loader_make_the_big_one) {
                                           batch_of("text", setup.text, setup.texts, {4, 9})};
     return cached_backward(towers, setup.loss());
   };
-  check_equal(compare_steps([&] { return direct_step(setup.towers(), setup.loss()); }, by_parts, setup.parameters()), 1e-12);
+  check_equal(compare_steps([&] { return direct_step(setup.towers(), setup.loss()); }, by_parts, setup.parameters()),
+              1e-12);
   direct_step(setup.towers(), setup.loss());
   const RandomState after = random_state();
   begin_random_step(3, 4);

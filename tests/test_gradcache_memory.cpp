@@ -127,9 +127,10 @@ BOOST_AUTO_TEST_CASE(smaller_chunks_after_running_out) {
   BOOST_CHECK_THROW(cached_step(towers, model.loss(), options), OutOfMemory);
   options.retry_smaller_chunks = true;
   StepResult retried;
-  check_close(compare_steps([&] { return cached_step(towers, model.loss(), {{4}}); },
-                            [&] { return retried = cached_step(towers, model.loss(), options); }, model.clip.parameters()),
-              1e-5);
+  check_close(
+      compare_steps([&] { return cached_step(towers, model.loss(), {{4}}); },
+                    [&] { return retried = cached_step(towers, model.loss(), options); }, model.clip.parameters()),
+      1e-5);
   BOOST_TEST(retried.retries > 0);
   BOOST_TEST(retried.chunks > 2);
   const MemoryLimit hopeless(base + 1000);

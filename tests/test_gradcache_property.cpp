@@ -157,13 +157,15 @@ struct Case {
     const Parameter bias("bias", Tensor::full({}, -1.0, dtype));
     const Parameter target("target", random_values({1, width}, dice.seed(), dtype));
     const std::int64_t kind = negatives > 0 ? 4 * dice.between(0, 1) : dice.between(0, 7);
-    const ContrastiveOptions contrastive{.label_smoothing = dice.chance(30) ? 0.1 : 0, .hardness = dice.chance(30) ? 0.5 : 0};
+    const ContrastiveOptions contrastive{.label_smoothing = dice.chance(30) ? 0.1 : 0,
+                                         .hardness = dice.chance(30) ? 0.5 : 0};
     const TileOptions tile{dice.between(1, 20), dice.between(1, 20)};
     loss = [=](const Representations& r) {
       Variable total;
       for (std::size_t t = 0; t < names.size(); ++t) {
         const Variable& a = r.at(names[t]);
-        const Variable b = names.size() == 1 ? ops::tanh(ops::multiply(a, target)) : r.at(names[(t + 1) % names.size()]);
+        const Variable b =
+            names.size() == 1 ? ops::tanh(ops::multiply(a, target)) : r.at(names[(t + 1) % names.size()]);
         if (negatives > 0 && t == 1) break;
         const Variable part = kind == 0   ? info_nce(a, b, Variable(scale), contrastive)
                               : kind == 1 ? clip_loss(a, b, scale, contrastive)
@@ -192,7 +194,8 @@ BOOST_DATA_TEST_CASE(cached_equals_direct, boost::unit_test::data::xrange(600), 
   BOOST_TEST(!found.parameters.empty());
   const double tolerance = c.options.reproducible ? 0 : c.dtype == DType::kFloat64 ? 1e-12 : 2e-5;
   BOOST_TEST(found.relative_norm <= tolerance);
-  BOOST_TEST(std::abs(found.loss_reference - found.loss_other) <= tolerance * std::max(1.0, std::abs(found.loss_reference)));
+  BOOST_TEST(std::abs(found.loss_reference - found.loss_other) <=
+             tolerance * std::max(1.0, std::abs(found.loss_reference)));
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
   direct_step(c.towers, c.loss, c.options);
   const RandomState after = random_state();

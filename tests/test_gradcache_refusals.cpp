@@ -115,7 +115,9 @@ BOOST_AUTO_TEST_CASE(a_loss_that_is_not_finite) {
       return setup.image(x);
     };
     const std::vector<Tower> towers{{"image", setup.images, counting}, {"text", setup.texts, setup.text}};
-    const Loss loss = [&](std::span<const Variable> r) { return ops::scale(clip_loss(r[0], r[1], setup.log_scale), bad); };
+    const Loss loss = [&](std::span<const Variable> r) {
+      return ops::scale(clip_loss(r[0], r[1], setup.log_scale), bad);
+    };
     begin_random_step(1, 1);
     const Unchanged unchanged(setup.parameters());
     const StepResult result = cached_step(towers, loss, {{3}});
@@ -192,7 +194,8 @@ BOOST_AUTO_TEST_CASE(a_second_forward_that_differs) {
     return ++calls > 3 ? ops::matmul(y, Variable(random_values({4, 3}, 1))) : y;
   };
   const std::vector<Tower> shapes{{"image", setup.images, longer}, {"text", setup.texts, setup.text}};
-  BOOST_CHECK_EXCEPTION(cached_step(shapes, setup.loss(), {{2}}), ShapeError, says({"second forward", "'image'", "[2, 3]"}));
+  BOOST_CHECK_EXCEPTION(cached_step(shapes, setup.loss(), {{2}}), ShapeError,
+                        says({"second forward", "'image'", "[2, 3]"}));
 
   calls = 0;
   const auto drawing = [&](const Tensor& x) {
@@ -233,6 +236,9 @@ BOOST_AUTO_TEST_CASE(options_out_of_range) {
   refused({}, {"0 chunk sizes for 2 towers"});
   refused({{1, 2, 3}}, {"3 chunk sizes for 2 towers"});
   refused({{4, 0}}, {"chunk size 0", "'text'"});
+  StepOptions both{{4}};
+  both.memory_budget = MemoryBudget{1 << 20};
+  refused(both, {"both chunk_sizes and a memory_budget"});
   StepOptions tokens{{4}};
   tokens.chunk_tokens = -1;
   refused(tokens, {"chunk_tokens is -1"});

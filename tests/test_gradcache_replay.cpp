@@ -81,7 +81,8 @@ BOOST_AUTO_TEST_CASE(every_chunk_gives_its_own_gradient) {
   const Parameter table("table", random_values({12, 4}, 1));
   std::vector<std::int64_t> own(12);
   for (std::size_t i = 0; i < own.size(); ++i) own[i] = static_cast<std::int64_t>(i);
-  const std::vector<Tower> towers{{"rows", Tensor::from(own, {12}), [&](const Tensor& ids) { return ops::embedding(table, ids); }}};
+  const std::vector<Tower> towers{
+      {"rows", Tensor::from(own, {12}), [&](const Tensor& ids) { return ops::embedding(table, ids); }}};
   const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], ops::tanh(r[0]), 2.0); };
   for (const std::int64_t chunk : {1, 5}) {
     Parameter(table).clear_gradient();

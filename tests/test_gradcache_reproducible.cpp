@@ -109,8 +109,9 @@ BOOST_AUTO_TEST_CASE(tied_weights_and_reused_layers) {
 BOOST_AUTO_TEST_CASE(accumulated_steps_stay_equal) {
   const SmallModel a(24), b(32);
   const SmallModel& model = a;
-  const std::vector<Tower> second{{"image", b.images, [&](const Tensor& x) { return model.clip.encode_image(x); }},
-                                  {"text", b.texts, [&](const models::TokenBatch& x) { return model.clip.encode_text(x); }}};
+  const std::vector<Tower> second{
+      {"image", b.images, [&](const Tensor& x) { return model.clip.encode_image(x); }},
+      {"text", b.texts, [&](const models::TokenBatch& x) { return model.clip.encode_text(x); }}};
   const auto run = [&](auto&& step) {
     begin_random_step(1, 1);
     step(model.towers());

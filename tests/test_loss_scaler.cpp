@@ -15,7 +15,11 @@ using namespace tapecache::train;
 BOOST_AUTO_TEST_SUITE(loss_scaler)
 
 BOOST_AUTO_TEST_CASE(grows_and_backs_off) {
-  LossScaler scaler({.initial_scale = 8, .growth_factor = 4, .backoff_factor = 0.25, .growth_interval = 3, .min_scale = 1,
+  LossScaler scaler({.initial_scale = 8,
+                     .growth_factor = 4,
+                     .backoff_factor = 0.25,
+                     .growth_interval = 3,
+                     .min_scale = 1,
                      .max_scale = 64});
   const auto after = [&](bool finite) {
     scaler.update(finite);

@@ -94,8 +94,8 @@ BOOST_AUTO_TEST_CASE(equal_to_the_plain_losses) {
         const auto found = value_and_gradients(pair.with(tile), pair.inputs);
         for (std::size_t i = 0; i < found.size(); ++i) {
           BOOST_TEST(relative_difference(found[i], expected[i]) <= 1e-12,
-                     pair.name << ", " << rows << " rows, tile " << tile.rows << " by " << tile.columns << ", part " << i
-                               << ": " << relative_difference(found[i], expected[i]));
+                     pair.name << ", " << rows << " rows, tile " << tile.rows << " by " << tile.columns << ", part "
+                               << i << ": " << relative_difference(found[i], expected[i]));
         }
       }
     }
@@ -179,7 +179,8 @@ BOOST_AUTO_TEST_CASE(the_same_bits_for_any_number_of_threads) {
 
 BOOST_AUTO_TEST_CASE(memory_for_a_row_of_tiles) {
   constexpr std::int64_t kRows = 4096, kWidth = 64;
-  const Tensor a = random_values({kRows, kWidth}, 1, DType::kFloat32), b = random_values({kRows, kWidth}, 2, DType::kFloat32);
+  const Tensor a = random_values({kRows, kWidth}, 1, DType::kFloat32),
+               b = random_values({kRows, kWidth}, 2, DType::kFloat32);
   const PeakMeter meter;
   const std::size_t before = allocator().stats().current;
   value_and_gradients([](Span x) { return tiled_clip_loss(x[0], x[1], x[2], {64, 128}); },
@@ -197,7 +198,8 @@ BOOST_AUTO_TEST_CASE(large_logits_and_bad_ones) {
   for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     for (Pair pair : pairs(20, 5, DType::kFloat32)) {
       pair.inputs[1].slice(13, 14).fill(bad);
-      BOOST_TEST(!std::isfinite(pair.with({8, 8})(std::vector<Variable>(pair.inputs.begin(), pair.inputs.end())).value().item()),
+      BOOST_TEST(!std::isfinite(
+                     pair.with({8, 8})(std::vector<Variable>(pair.inputs.begin(), pair.inputs.end())).value().item()),
                  pair.name);
     }
   }
@@ -215,12 +217,14 @@ BOOST_AUTO_TEST_CASE(in_a_cached_step) {
 BOOST_AUTO_TEST_CASE(operands_that_do_not_fit) {
   const Variable a = random_values({6, 4}, 1), b = random_values({7, 4}, 2), c = random_values({6, 3}, 3);
   const Variable scale = Tensor::full({}, 1.0, DType::kFloat64);
-  BOOST_CHECK_EXCEPTION(tiled_clip_loss(a, b, scale), ShapeError, says({"[6, 4]", "[7, 4]", "as many columns as rows"}));
+  BOOST_CHECK_EXCEPTION(tiled_clip_loss(a, b, scale), ShapeError,
+                        says({"[6, 4]", "[7, 4]", "as many columns as rows"}));
   BOOST_CHECK_EXCEPTION(tiled_info_nce(a, b, scale), ShapeError, says({"a multiple of rows"}));
   BOOST_CHECK_THROW(tiled_info_nce(a, c, scale), ShapeError);
   BOOST_CHECK_THROW(tiled_info_nce(a, {}, scale), ShapeError);
   BOOST_CHECK_THROW(tiled_info_nce(a, a.value().to(DType::kFloat32), scale), ShapeError);
-  BOOST_CHECK_EXCEPTION(tiled_info_nce(a, a, Variable(Tensor::full({2}, 1.0, DType::kFloat64))), ShapeError, says({"scale"}));
+  BOOST_CHECK_EXCEPTION(tiled_info_nce(a, a, Variable(Tensor::full({2}, 1.0, DType::kFloat64))), ShapeError,
+                        says({"scale"}));
   BOOST_CHECK_EXCEPTION(tiled_siglip_loss(a, a, scale, {}), ShapeError, says({"bias"}));
   BOOST_CHECK_EXCEPTION(tiled_info_nce(a, a, scale, {0, 4}), ValueError, says({"0 by 4"}));
 }

@@ -37,7 +37,8 @@ LossScaler::LossScaler(const LossScalerOptions& options) : options_(options), sc
           "at least min_scale");
   require(options.initial_scale >= options.min_scale && options.initial_scale <= options.max_scale, "initial_scale",
           options.initial_scale, "min_scale to max_scale");
-  require(finite(options.growth_factor) && options.growth_factor > 1, "growth_factor", options.growth_factor, "above 1");
+  require(finite(options.growth_factor) && options.growth_factor > 1, "growth_factor", options.growth_factor,
+          "above 1");
   require(options.backoff_factor > 0 && options.backoff_factor < 1, "backoff_factor", options.backoff_factor,
           "between 0 and 1");
   require(options.growth_interval >= 1, "growth_interval", static_cast<double>(options.growth_interval), "at least 1");

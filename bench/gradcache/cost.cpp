@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <functional>
 
 #include "../timing.h"
@@ -56,8 +55,9 @@ Cost measure_cost(const Effort& effort) {
   std::size_t run = 1;
   for (ChunkCost& c : cost.by_chunk) c.ratio = timings.ratio(run++, 0);
   for (BudgetCost& c : cost.by_budget) c.ratio = timings.ratio(run++, 0);
-  const auto by_ratio = [](const ChunkCost& a, const ChunkCost& b) { return a.ratio < b.ratio; };
-  cost.no_tape_kept = std::min_element(cost.by_chunk.begin(), cost.by_chunk.end(), by_ratio)->ratio;
+  for (const ChunkCost& c : cost.by_chunk) {
+    if (c.chunk == kChunk) cost.no_tape_kept = c.ratio;
+  }
   cost.ample_budget = cost.by_budget.back().ratio;
   return cost;
 }

@@ -29,13 +29,15 @@ Json report(const Effort& effort, const std::string& folder) {
   }
   for (const BudgetCost& c : cost.by_budget) {
     fmt::print("  budget {:7.1f} MiB ({:3.0f} %), {:3.0f} % of tapes kept, peak {:7.1f} MiB   {:.3f}\n",
-               static_cast<double>(c.bytes) / kMiB, 100 * c.share, 100 * c.kept, static_cast<double>(c.peak_bytes) / kMiB,
-               c.ratio);
-    budgets.push_back({{"share", c.share}, {"bytes", c.bytes}, {"peak_bytes", c.peak_bytes}, {"kept", c.kept}, {"ratio", c.ratio}});
+               static_cast<double>(c.bytes) / kMiB, 100 * c.share, 100 * c.kept,
+               static_cast<double>(c.peak_bytes) / kMiB, c.ratio);
+    budgets.push_back(
+        {{"share", c.share}, {"bytes", c.bytes}, {"peak_bytes", c.peak_bytes}, {"kept", c.kept}, {"ratio", c.ratio}});
   }
   const Reproducible bits = measure_reproducible(effort);
   fmt::print("reproducible: {} over {} chunk sizes; costs {:.3f} (cached), {:.3f} (direct)\n",
-             bits.bit_identical ? "bit-identical" : "NOT BIT-IDENTICAL", bits.chunks.size(), bits.cost, bits.direct_cost);
+             bits.bit_identical ? "bit-identical" : "NOT BIT-IDENTICAL", bits.chunks.size(), bits.cost,
+             bits.direct_cost);
   const Lengths lengths = measure_lengths(effort);
   fmt::print("chunks by tokens: {:.2f} times as fast as padded ones ({} texts of {:.1f} tokens, longest {})\n",
              lengths.speedup, lengths.samples, lengths.mean_length, lengths.longest);
@@ -64,8 +66,8 @@ Json report(const Effort& effort, const std::string& folder) {
               {"by_batch", batches}};
   if (effort.tiled_batch > 0) {
     const TiledLoss tiled = measure_tiled_loss(effort.tiled_batch);
-    fmt::print("tiled loss at {} x {}: peak {:.1f} MiB in all, {:.1f} s forward and backward\n", tiled.batch, tiled.width,
-               static_cast<double>(tiled.peak_bytes) / kMiB, tiled.seconds);
+    fmt::print("tiled loss at {} x {}: peak {:.1f} MiB in all, {:.1f} s forward and backward\n", tiled.batch,
+               tiled.width, static_cast<double>(tiled.peak_bytes) / kMiB, tiled.seconds);
     result[fmt::format("tiled_loss_peak_bytes_{}", tiled.batch)] = tiled.peak_bytes;
     result["tiled_loss_seconds"] = tiled.seconds;
   }
@@ -82,6 +84,7 @@ int main(int argc, char** argv) {
   app.add_option("--out", folder, "folder for gradcache.json and the plots")->capture_default_str();
   app.add_flag("--quick", quick, "smaller batches and fewer rounds");
   CLI11_PARSE(app, argc, argv);
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // the parts take minutes
   try {
     Effort effort;
     if (quick) effort = {.rounds = 3, .batch = 64, .largest_batch = 1024, .tiled_batch = 4096};

@@ -32,7 +32,8 @@ struct Cost {
   double direct_seconds = 0;
   std::vector<ChunkCost> by_chunk;
   std::vector<BudgetCost> by_budget;
-  double no_tape_kept = 0, ample_budget = 0;
+  double no_tape_kept = 0;  ///< at chunks of 32
+  double ample_budget = 0;
 };
 Cost measure_cost(const Effort& effort);
 

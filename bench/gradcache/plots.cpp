@@ -21,7 +21,7 @@ std::string cost_script(const Cost& cost) {
   for (const BudgetCost& c : cost.by_budget) script += fmt::format("{} {} {}\n", c.kept, c.ratio, c.share);
   script += "EOD\nset title 'Time of a cached step, direct step = 1'\n"
             "set xlabel 'share of the chunks whose tape is kept'\nset ylabel 'times the direct step'\n"
-            "set yrange [0.9:1.5]\nset xrange [-0.03:1.03]\n"
+            "set yrange [0:1.5]\nset xrange [-0.03:1.03]\nset key bottom right\n"
             "plot 1 lc rgb '#888888' dt 2 title 'direct', "
             "$budget using 1:2 with linespoints lw 2 pt 7 lc rgb '#0072b2' title 'cached, by memory budget'\n";
   return script;
@@ -34,11 +34,13 @@ std::string peak_script(const std::vector<Peak>& peaks) {
     script += fmt::format("{} {} {}\n", p.batch, static_cast<double>(p.bytes) / 1048576,
                           static_cast<double>(p.beyond_data) / 1048576);
   }
-  script += "EOD\nset title 'Peak memory of a cached step, chunks of 32, tiled loss'\n"
-            "set xlabel 'batch'\nset ylabel 'MiB'\nset logscale xy\nset key top left\n"
-            "plot $peak using 1:2 with linespoints lw 2 pt 7 lc rgb '#888888' title 'all', "
-            "$peak using 1:3 with linespoints lw 2 pt 7 lc rgb '#0072b2' title 'beyond weights, input and "
-            "representations'\n";
+  script +=
+      "EOD\nset title 'Peak memory of a cached step, chunks of 32, tiled loss'\n"
+      "set xlabel 'batch'\nset ylabel 'MiB'\nset logscale xy\nset yrange [1:*]\nset xrange [50:100000]\nset key top "
+      "left\n"
+      "plot $peak using 1:2 with linespoints lw 2 pt 7 lc rgb '#888888' title 'all', "
+      "$peak using 1:3 with linespoints lw 2 pt 7 lc rgb '#0072b2' title 'beyond weights, input and "
+      "representations'\n";
   return script;
 }
 

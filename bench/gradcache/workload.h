@@ -15,10 +15,12 @@ struct Workload {
   tapecache::Tensor images;
   tapecache::models::TokenBatch texts;
 
-  explicit Workload(std::int64_t samples) : clip(config(), 1), images(random_images(samples)), texts(random_texts(samples)) {}
+  explicit Workload(std::int64_t samples)
+      : clip(config(), 1), images(random_images(samples)), texts(random_texts(samples)) {}
 
   static tapecache::models::ClipConfig config() {
-    const tapecache::models::TransformerConfig encoder{.width = 64, .layers = 3, .heads = 4, .mlp_width = 256, .dropout = 0.1};
+    const tapecache::models::TransformerConfig encoder{
+        .width = 64, .layers = 3, .heads = 4, .mlp_width = 256, .dropout = 0.1};
     return {.vision = {.image_size = 32, .patch_size = 8, .encoder = encoder},
             .text = {.vocabulary = 1000, .max_tokens = 16, .encoder = encoder},
             .projection_width = 64};

@@ -8,9 +8,9 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/row_math.h"
 
-// Rows of tiles are worked on one after the other; the tiles of a row in parallel. A column belongs to one tile of each
-// row of tiles, so what is summed over rows is summed in their order; what is summed over columns is combined in the
-// order of the tiles. Neither depends on the number of threads.
+// Rows of tiles are worked on one after the other, and in a row groups of a few tiles; the tiles of a group in parallel.
+// A column belongs to one tile of each row of tiles, so what is summed over rows is summed in their order; what is summed
+// over columns is combined in the order of the tiles. Neither depends on the number of threads.
 namespace tapecache::kernels::cpu {
 
 namespace {
@@ -43,27 +43,33 @@ class Walk {
  public:
   Walk(const Contrastive& c, const T* a, const T* b, T scale, T bias, T* workspace)
       : c_(c), a_(a), b_(b), scale_(scale), bias_(bias), panel_(workspace),
-        scaled_(workspace + c.tile_rows * c.tiles_across() * c.tile_cols), product_(scaled_ + c.tile_rows * c.width) {}
+        scaled_(workspace + c.tile_rows * c.group() * c.tile_cols), product_(scaled_ + c.tile_rows * c.width) {}
 
-  /// Calls `on_tile(tile, number)` for each tile, in parallel within a row of tiles, then `on_row(row, rows)`.
-  template <class OnTile, class OnRow>
-  void run(const OnTile& on_tile, const OnRow& on_row) {
+  /// For each row of tiles: for each group calls `on_tile(tile, place in the group)` in parallel, then
+  /// `on_group(row, rows, tiles, is_first)`; then `on_row(row, rows)`.
+  template <class OnTile, class OnGroup, class OnRow>
+  void run(const OnTile& on_tile, const OnGroup& on_group, const OnRow& on_row) {
     for (std::int64_t row = 0; row < c_.rows; row += c_.tile_rows) {
       const std::int64_t rows = std::min(c_.tile_rows, c_.rows - row);
       for (std::int64_t i = 0; i < rows * c_.width; ++i) scaled_[i] = a_[row * c_.width + i] * scale_;
-      parallel_for(c_.tiles_across(), 1, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t t = begin; t < end; ++t) {
-          const Tile<T> tile = this->tile(t, row, rows);
-          fill(tile);
-          on_tile(tile, t);
-        }
-      });
+      for (first_ = 0; first_ < c_.tiles_across(); first_ += c_.group()) {
+        const std::int64_t tiles = std::min(c_.group(), c_.tiles_across() - first_);
+        parallel_for(tiles, 1, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t t = begin; t < end; ++t) {
+            const Tile<T> tile = this->tile(t, row, rows);
+            fill(tile);
+            on_tile(tile, t);
+          }
+        });
+        on_group(row, rows, tiles, first_ == 0);
+      }
       on_row(row, rows);
     }
   }
 
+  /// The tile at place t of the present group.
   Tile<T> tile(std::int64_t t, std::int64_t row, std::int64_t rows) const {
-    const std::int64_t col = t * c_.tile_cols;
+    const std::int64_t col = (first_ + t) * c_.tile_cols;
     return {panel_ + t * c_.tile_rows * c_.tile_cols, row, col, rows, std::min(c_.tile_cols, c_.cols - col),
             c_.tile_cols};
   }
@@ -83,6 +89,7 @@ class Walk {
   const T *a_, *b_;
   T scale_, bias_;
   T *panel_, *scaled_, *product_;
+  std::int64_t first_ = 0;  // tile of the present group
 };
 
 /// Adds a tile to the columns' running sums. `top` and `total` are scratch for its columns.
@@ -104,7 +111,8 @@ void add_columns(const Tile<T>& tile, const RunningLogSumExp& columns, T* top, T
     for (std::int64_t j = 0; j < tile.cols; ++j) total[j] += exponential(z[j] - top[j]);
   }
   for (std::int64_t j = 0; j < tile.cols; ++j) {
-    columns.add(tile.col + j, total[j] == T{0} ? kNoSummand : static_cast<double>(top[j]), static_cast<double>(total[j]));
+    columns.add(tile.col + j, total[j] == T{0} ? kNoSummand : static_cast<double>(top[j]),
+                static_cast<double>(total[j]));
   }
 }
 
@@ -163,9 +171,10 @@ template <class T>
 double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias, double* row_logsumexp,
                    double* col_logsumexp, T* workspace, double* partials) {
   Walk<T> walk(c, a, b, scale, bias, workspace);
-  const std::int64_t across = c.tiles_across(), part = across * c.tile_rows;
+  const std::int64_t part = c.group() * c.tile_rows;
   double *largest = partials, *sum = partials + part;
-  const RunningLogSumExp columns{partials + 2 * part, partials + 2 * part + c.cols};
+  const RunningLogSumExp rows_so_far{partials + 2 * part, partials + 2 * part + c.tile_rows};
+  const RunningLogSumExp columns{partials + 2 * (part + c.tile_rows), partials + 2 * (part + c.tile_rows) + c.cols};
   std::fill_n(columns.largest, c.cols, kNoSummand);
   std::fill_n(columns.sum, c.cols, 0.0);
   double positives = 0, sigmoid = 0;
@@ -185,20 +194,27 @@ double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias
           add_columns(tile, columns, scratch.data(), scratch.data() + c.tile_cols);
         }
       },
+      [&](std::int64_t row, std::int64_t rows, std::int64_t tiles, bool is_first) {
+        if (is_first) {
+          std::fill_n(rows_so_far.largest, rows, kNoSummand);
+          std::fill_n(rows_so_far.sum, rows, 0.0);
+        }
+        for (std::int64_t t = 0; t < tiles; ++t) {
+          if (c.op == ContrastiveOp::kSigmoid) {
+            sigmoid += sum[t];
+            continue;
+          }
+          const Tile<T> tile = walk.tile(t, row, rows);
+          for (std::int64_t i = 0; i < rows; ++i) {
+            rows_so_far.add(i, largest[t * c.tile_rows + i], sum[t * c.tile_rows + i]);
+            const std::int64_t positive = tile.positive(i, c.step);
+            if (positive >= 0) positives += static_cast<double>(tile.line(i)[positive]);
+          }
+        }
+      },
       [&](std::int64_t row, std::int64_t rows) {
-        if (c.op == ContrastiveOp::kSigmoid) {
-          for (std::int64_t t = 0; t < across; ++t) sigmoid += sum[t];
-          return;
-        }
-        for (std::int64_t i = 0; i < rows; ++i) {
-          double top = kNoSummand, total = 0;
-          const RunningLogSumExp all{&top, &total};
-          for (std::int64_t t = 0; t < across; ++t) all.add(0, largest[t * c.tile_rows + i], sum[t * c.tile_rows + i]);
-          row_logsumexp[row + i] = all.logsumexp(0);
-          const std::int64_t column = (row + i) * c.step;
-          positives += static_cast<double>(
-              walk.tile(column / c.tile_cols, row, rows).line(i)[column % c.tile_cols]);
-        }
+        if (c.op == ContrastiveOp::kSigmoid) return;
+        for (std::int64_t i = 0; i < rows; ++i) row_logsumexp[row + i] = rows_so_far.logsumexp(i);
       });
   const auto count = static_cast<double>(c.rows);
   if (c.op == ContrastiveOp::kSigmoid) return sigmoid / count;
@@ -214,7 +230,7 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale,
                           const double* col_logsumexp, double weight, T* da, Mode da_mode, T* db, Mode db_mode,
                           double* dscale, double* dbias, T* workspace, double* partials) {
   Walk<T> walk(c, a, b, scale, bias, workspace);
-  const std::int64_t across = c.tiles_across(), blocks_across = (c.width + kBlockWidth - 1) / kBlockWidth;
+  const std::int64_t blocks_across = (c.width + kBlockWidth - 1) / kBlockWidth;
   *dscale = *dbias = 0;
   walk.run(
       [&](const Tile<T>& tile, std::int64_t t) {
@@ -224,7 +240,8 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale,
           // dB = scale dZᵀ A
           Map<T> to(db + tile.col * c.width, tile.cols, c.width, Eigen::OuterStride<>(c.width));
           if (tile.row == 0 && db_mode == Mode::kWrite) to.setZero();
-          to.noalias() += dz.transpose() * ConstMap<T>(walk.scaled(), tile.rows, c.width, Eigen::OuterStride<>(c.width));
+          to.noalias() +=
+              dz.transpose() * ConstMap<T>(walk.scaled(), tile.rows, c.width, Eigen::OuterStride<>(c.width));
         }
         double sum = 0;
         for (std::int64_t i = 0; i < tile.rows; ++i) {
@@ -236,8 +253,8 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale,
         }
         partials[t] = sum;
       },
-      [&](std::int64_t row, std::int64_t rows) {
-        for (std::int64_t t = 0; t < across; ++t) *dbias += partials[t];
+      [&](std::int64_t row, std::int64_t rows, std::int64_t tiles, bool is_first) {
+        for (std::int64_t t = 0; t < tiles; ++t) *dbias += partials[t];
         const std::int64_t blocks = (rows + kBlockRows - 1) / kBlockRows * blocks_across;
         parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
           for (std::int64_t block = begin; block < end; ++block) {
@@ -245,26 +262,30 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale,
             const std::int64_t height = std::min(kBlockRows, rows - first), wide = std::min(kBlockWidth, c.width - w);
             // dZ B, of which dA is scale times and dscale the product with A
             Map<T> product(walk.product() + first * c.width + w, height, wide, Eigen::OuterStride<>(c.width));
-            product.setZero();
-            for (std::int64_t t = 0; t < across; ++t) {
+            if (is_first) product.setZero();
+            for (std::int64_t t = 0; t < tiles; ++t) {
               const Tile<T> tile = walk.tile(t, row, rows);
               const ConstMap<T> dz(tile.line(first), height, tile.cols, Eigen::OuterStride<>(tile.stride));
               const ConstMap<T> right(b + tile.col * c.width + w, tile.cols, wide, Eigen::OuterStride<>(c.width));
               product.noalias() += dz * right;
             }
-            double sum = 0;
-            for (std::int64_t i = 0; i < height; ++i) {
-              const std::int64_t at = (row + first + i) * c.width + w;
-              const T* p = walk.product() + (first + i) * c.width + w;
-              for (std::int64_t k = 0; k < wide; ++k) {
-                sum += static_cast<double>(p[k]) * static_cast<double>(a[at + k]);
-                if (da) put(da[at + k], p[k] * scale, da_mode);
-              }
-            }
-            partials[block] = sum;
           }
         });
-        for (std::int64_t block = 0; block < blocks; ++block) *dscale += partials[block];
+      },
+      [&](std::int64_t row, std::int64_t rows) {
+        const T* product = walk.product();
+        parallel_for(rows, block_for(c.width), [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i) {
+            double sum = 0;
+            for (std::int64_t k = i * c.width; k < (i + 1) * c.width; ++k) {
+              const std::int64_t at = row * c.width + k;
+              sum += static_cast<double>(product[k]) * static_cast<double>(a[at]);
+              if (da) put(da[at], product[k] * scale, da_mode);
+            }
+            partials[i] = sum;
+          }
+        });
+        for (std::int64_t i = 0; i < rows; ++i) *dscale += partials[i];
       });
 }
 

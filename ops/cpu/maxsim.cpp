@@ -4,7 +4,8 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/row_math.h"
 
-// As in contrastive.cpp: rows of tiles in their order, the tiles of a row in parallel, each with its own documents.
+// As in contrastive.cpp: rows of tiles in their order, groups of tiles in theirs, the tiles of a group in parallel, each
+// with its own documents.
 namespace tapecache::kernels::cpu {
 
 namespace {
@@ -27,29 +28,39 @@ struct Tile {
 template <class T>
 class Walk {
  public:
-  Walk(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask, T* workspace,
-       std::int32_t* best)
-      : m_(m), queries_(queries), documents_(documents), query_mask_(query_mask), document_mask_(document_mask),
-        workspace_(workspace), best_(best) {}
+  Walk(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
+       T* workspace, std::int32_t* best)
+      : m_(m),
+        queries_(queries),
+        documents_(documents),
+        query_mask_(query_mask),
+        document_mask_(document_mask),
+        workspace_(workspace),
+        best_(best) {}
 
-  template <class OnTile, class OnRow>
-  void run(const OnTile& on_tile, const OnRow& on_row) {
+  template <class OnTile, class OnGroup, class OnRow>
+  void run(const OnTile& on_tile, const OnGroup& on_group, const OnRow& on_row) {
     for (std::int64_t row = 0; row < m_.queries; row += m_.tile_rows) {
       const std::int64_t rows = std::min(m_.tile_rows, m_.queries - row);
-      parallel_for(m_.tiles_across(), 1, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t t = begin; t < end; ++t) {
-          const Tile<T> tile = this->tile(t, row, rows);
-          fill(tile, t);
-          on_tile(tile, t);
-        }
-      });
+      for (first_ = 0; first_ < m_.tiles_across(); first_ += m_.group()) {
+        const std::int64_t tiles = std::min(m_.group(), m_.tiles_across() - first_);
+        parallel_for(tiles, 1, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t t = begin; t < end; ++t) {
+            const Tile<T> tile = this->tile(t, row, rows);
+            fill(tile, t);
+            on_tile(tile, t);
+          }
+        });
+        on_group(row, rows, tiles, first_ == 0);
+      }
       on_row(row, rows);
     }
   }
 
+  /// The tile at place t of the present group.
   Tile<T> tile(std::int64_t t, std::int64_t row, std::int64_t rows) const {
-    const std::int64_t col = t * m_.tile_cols, cells = m_.tile_rows * m_.tile_cols;
-    T* scores = workspace_ + m_.tiles_across() * cells * m_.query_tokens * m_.document_tokens + t * cells;
+    const std::int64_t col = (first_ + t) * m_.tile_cols, cells = m_.tile_rows * m_.tile_cols;
+    T* scores = workspace_ + m_.group() * cells * m_.query_tokens * m_.document_tokens + t * cells;
     return {row, col, rows, std::min(m_.tile_cols, m_.documents - col), scores, best_ + t * cells * m_.query_tokens};
   }
 
@@ -68,7 +79,8 @@ class Walk {
         std::int32_t* best = tile.best + token * tile.cols;
         const bool valid = !query_mask_ || query_mask_[(tile.row + i) * m_.query_tokens + q];
         for (std::int64_t j = 0; j < tile.cols; ++j) {
-          best[j] = valid ? best_token(similarities + token * document_rows + j * m_.document_tokens, tile.col + j) : -1;
+          best[j] =
+              valid ? best_token(similarities + token * document_rows + j * m_.document_tokens, tile.col + j) : -1;
           if (valid) scores[j] += similarities[token * document_rows + j * m_.document_tokens + best[j]];
         }
       }
@@ -91,6 +103,7 @@ class Walk {
   const bool *query_mask_, *document_mask_;
   T* workspace_;
   std::int32_t* best_;
+  std::int64_t first_ = 0;  // tile of the present group
 };
 
 }  // namespace
@@ -99,8 +112,9 @@ template <class T>
 double maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
               T scale, double* logsumexp, T* workspace, std::int32_t* best, double* partials) {
   Walk<T> walk(m, queries, query_mask, documents, document_mask, workspace, best);
-  const std::int64_t across = m.tiles_across();
-  double *largest = partials, *sum = partials + across * m.tile_rows;
+  const std::int64_t part = m.group() * m.tile_rows;
+  double *largest = partials, *sum = partials + part, *positives = partials + 2 * (part + m.tile_rows);
+  const RunningLogSumExp so_far{partials + 2 * part, partials + 2 * part + m.tile_rows};
   double loss = 0;
   walk.run(
       [&](const Tile<T>& tile, std::int64_t t) {
@@ -110,15 +124,26 @@ double maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T
           row_parts(tile.scores + i * m.tile_cols, tile.cols, largest[at], sum[at]);
         }
       },
+      [&](std::int64_t row, std::int64_t rows, std::int64_t tiles, bool is_first) {
+        if (is_first) {
+          std::fill_n(so_far.largest, rows, kNoSummand);
+          std::fill_n(so_far.sum, rows, 0.0);
+        }
+        for (std::int64_t t = 0; t < tiles; ++t) {
+          const Tile<T> tile = walk.tile(t, row, rows);
+          for (std::int64_t i = 0; i < rows; ++i) {
+            so_far.add(i, largest[t * m.tile_rows + i], sum[t * m.tile_rows + i]);
+            const std::int64_t positive = (row + i) * m.step - tile.col;
+            if (positive >= 0 && positive < tile.cols) {
+              positives[i] = static_cast<double>(tile.scores[i * m.tile_cols + positive]);
+            }
+          }
+        }
+      },
       [&](std::int64_t row, std::int64_t rows) {
         for (std::int64_t i = 0; i < rows; ++i) {
-          double top = kNoSummand, total = 0;
-          const RunningLogSumExp all{&top, &total};
-          for (std::int64_t t = 0; t < across; ++t) all.add(0, largest[t * m.tile_rows + i], sum[t * m.tile_rows + i]);
-          logsumexp[row + i] = all.logsumexp(0);
-          const std::int64_t positive = (row + i) * m.step;
-          const Tile<T> tile = walk.tile(positive / m.tile_cols, row, rows);
-          loss += logsumexp[row + i] - static_cast<double>(tile.scores[i * m.tile_cols + positive % m.tile_cols]);
+          logsumexp[row + i] = so_far.logsumexp(i);
+          loss += logsumexp[row + i] - positives[i];
         }
       });
   return loss / static_cast<double>(m.queries);
@@ -130,7 +155,6 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
                      Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, double* dscale, T* workspace,
                      std::int32_t* best, double* partials) {
   Walk<T> walk(m, queries, query_mask, documents, document_mask, workspace, best);
-  const std::int64_t across = m.tiles_across();
   const T share = static_cast<T>(weight / static_cast<double>(m.queries));
   *dscale = 0;
   walk.run(
@@ -163,14 +187,14 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
         }
         partials[t] = total;
       },
-      [&](std::int64_t row, std::int64_t rows) {
-        for (std::int64_t t = 0; t < across; ++t) *dscale += partials[t];
+      [&](std::int64_t row, std::int64_t rows, std::int64_t tiles, bool is_first) {
+        for (std::int64_t t = 0; t < tiles; ++t) *dscale += partials[t];
         if (!dqueries) return;
         parallel_for(rows * m.query_tokens, 1, [&](std::int64_t begin, std::int64_t end) {
           for (std::int64_t token = begin; token < end; ++token) {
             T* to = dqueries + (row * m.query_tokens + token) * m.width;
-            if (dqueries_mode == Mode::kWrite) std::fill_n(to, m.width, T{0});
-            for (std::int64_t t = 0; t < across; ++t) {
+            if (is_first && dqueries_mode == Mode::kWrite) std::fill_n(to, m.width, T{0});
+            for (std::int64_t t = 0; t < tiles; ++t) {
               const Tile<T> tile = walk.tile(t, row, rows);
               const T* gradients = tile.scores + token / m.query_tokens * m.tile_cols;
               const std::int32_t* chosen = tile.best + token * tile.cols;
@@ -183,7 +207,8 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
             }
           }
         });
-      });
+      },
+      [](std::int64_t, std::int64_t) {});
 }
 
 template double maxsim(const MaxSim&, const float*, const bool*, const float*, const bool*, float, double*, float*,

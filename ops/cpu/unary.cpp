@@ -38,7 +38,9 @@ void with_function(UnaryOp op, T a, T b, F&& f) {
                });
     case UnaryOp::kGeluTanh:
       return f(
-          [](T x) { return T(0.5) * x * (T{1} + hyperbolic_tangent(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x))); },
+          [](T x) {
+            return T(0.5) * x * (T{1} + hyperbolic_tangent(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x)));
+          },
           [](T x) {
             const T t = hyperbolic_tangent(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x));
             const T inner = T(kSqrt2OverPi) * (T{1} + T(3 * kGeluCubic) * x * x);
