@@ -83,7 +83,9 @@ Variable siglip_loss(const Variable& images, const Variable& texts, const Variab
   const Variable sign =
       ops::add(detail::constant_like(images, 1), detail::marked(images, n, n, 0, 1, -2));
   const Variable logits = ops::add(detail::scaled_logits(images, texts, ops::exp(log_scale)), bias);
-  return ops::scale(ops::sum(ops::softplus(ops::multiply(logits, sign))), 1.0 / static_cast<double>(n));
+  // Row by row: one f32 sum over N² terms would lose digits.
+  const Variable rows = ops::sum(ops::softplus(ops::multiply(logits, sign)), 1);
+  return ops::scale(ops::sum(rows), 1.0 / static_cast<double>(n));
 }
 
 void clamp_log_scale(Parameter& log_scale) {

@@ -39,8 +39,8 @@ Cost measure_cost(const Effort& effort);
 
 struct Peak {
   std::int64_t batch = 0;
-  std::size_t bytes = 0;         ///< most in use during the step
-  std::size_t beyond_data = 0;   ///< without weights, input, representations and their gradients
+  std::size_t bytes = 0;        ///< most in use during the step
+  std::size_t beyond_data = 0;  ///< without weights, input, representations and their gradients
 };
 
 /// How much memory a cached step takes at a fixed chunk size as the batch grows, under the tiled loss.
@@ -63,11 +63,15 @@ struct Lengths {
 /// Names against keywords of the emoji, of CLDR, with chunks padded to the longest text and with chunks by tokens.
 Lengths measure_lengths(const Effort& effort);
 
+/// Seconds of reproducible steps over those of plain ones.
+struct ReproducibleCost {
+  double cached = 0, direct = 0;
+};
 struct Reproducible {
   bool bit_identical = true;
   std::vector<std::int64_t> chunks;
-  double cost = 0;         ///< seconds of the reproducible cached step over those of the plain one
-  double direct_cost = 0;  ///< the same of the direct step
+  ReproducibleCost cost;           ///< towers of the demo's size
+  ReproducibleCost cost_vit_tiny;  ///< ViT-Ti/4 and a text tower of its width, a quarter of the batch
 };
 Reproducible measure_reproducible(const Effort& effort);
 

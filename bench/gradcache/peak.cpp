@@ -18,7 +18,7 @@ std::vector<Peak> measure_peaks(const Effort& effort) {
     Workload workload(batch);
     const std::size_t before = allocator().stats().current;
     const Loss loss = [&](std::span<const Variable> r) {
-      return tiled_clip_loss(r[0], r[1], workload.clip.logit_scale());
+      return tiled_clip_loss(r[1], r[0], workload.clip.logit_scale());
     };
     const StepResult result = cached_step(workload.towers(), loss, {{32}});
     workload.clear_gradients();

@@ -36,8 +36,8 @@ std::string peak_script(const std::vector<Peak>& peaks) {
   }
   script +=
       "EOD\nset title 'Peak memory of a cached step, chunks of 32, tiled loss'\n"
-      "set xlabel 'batch'\nset ylabel 'MiB'\nset logscale xy\nset yrange [1:*]\nset xrange [50:100000]\nset key top "
-      "left\n"
+      "set xlabel 'batch'\nset ylabel 'MiB'\nset logscale xy\nset yrange [1:*]\nset xrange [50:100000]\n"
+      "set key bottom right\n"
       "plot $peak using 1:2 with linespoints lw 2 pt 7 lc rgb '#888888' title 'all', "
       "$peak using 1:3 with linespoints lw 2 pt 7 lc rgb '#0072b2' title 'beyond weights, input and "
       "representations'\n";

@@ -9,24 +9,33 @@
 
 namespace gradcache_bench {
 
-/// A CLIP of the demo's size over random samples.
+/// A CLIP over random samples.
 struct Workload {
   tapecache::models::Clip clip;
   tapecache::Tensor images;
   tapecache::models::TokenBatch texts;
 
-  explicit Workload(std::int64_t samples)
-      : clip(config(), 1), images(random_images(samples)), texts(random_texts(samples)) {}
+  explicit Workload(std::int64_t samples, const tapecache::models::ClipConfig& config = demo_size())
+      : clip(config, 1), images(random_images(samples, config)), texts(random_texts(samples, config)) {}
 
-  static tapecache::models::ClipConfig config() {
+  static tapecache::models::ClipConfig demo_size() {
     const tapecache::models::TransformerConfig encoder{
         .width = 64, .layers = 3, .heads = 4, .mlp_width = 256, .dropout = 0.1};
     return {.vision = {.image_size = 32, .patch_size = 8, .encoder = encoder},
             .text = {.vocabulary = 1000, .max_tokens = 16, .encoder = encoder},
             .projection_width = 64};
   }
-  static tapecache::Tensor random_images(std::int64_t samples) {
-    tapecache::Tensor images = tapecache::Tensor::empty({samples, 3, 32, 32});
+  /// ViT-Ti/4 of 32 × 32 images, and a text tower of its width.
+  static tapecache::models::ClipConfig vit_tiny() {
+    const tapecache::models::TransformerConfig encoder{
+        .width = 192, .layers = 12, .heads = 3, .mlp_width = 768, .dropout = 0.1};
+    return {.vision = {.image_size = 32, .patch_size = 4, .encoder = encoder},
+            .text = {.vocabulary = 1000, .max_tokens = 32, .encoder = encoder},
+            .projection_width = 192};
+  }
+  static tapecache::Tensor random_images(std::int64_t samples, const tapecache::models::ClipConfig& config) {
+    const std::int64_t size = config.vision.image_size;
+    tapecache::Tensor images = tapecache::Tensor::empty({samples, 3, size, size});
     float* p = images.mutable_data<float>();
     std::uint32_t state = 1;
     for (std::int64_t i = 0; i < images.numel(); ++i) {
@@ -34,8 +43,8 @@ struct Workload {
     }
     return images;
   }
-  static tapecache::models::TokenBatch random_texts(std::int64_t samples) {
-    tapecache::Tensor ids = tapecache::Tensor::empty({samples, 16}, tapecache::DType::kInt32);
+  static tapecache::models::TokenBatch random_texts(std::int64_t samples, const tapecache::models::ClipConfig& config) {
+    tapecache::Tensor ids = tapecache::Tensor::empty({samples, config.text.max_tokens}, tapecache::DType::kInt32);
     std::int32_t* p = ids.mutable_data<std::int32_t>();
     std::uint32_t state = 2;
     for (std::int64_t i = 0; i < ids.numel(); ++i) {
@@ -44,13 +53,14 @@ struct Workload {
     return {ids, {}};
   }
 
+  /// The tower that takes more memory is last: its backward runs first, while all of the other's data is held.
   std::vector<tapecache::gradcache::Tower> towers() const {
-    return {{"image", images, [this](const tapecache::Tensor& x) { return clip.encode_image(x); }},
-            {"text", texts, [this](const tapecache::models::TokenBatch& x) { return clip.encode_text(x); }}};
+    return {{"text", texts, [this](const tapecache::models::TokenBatch& x) { return clip.encode_text(x); }},
+            {"image", images, [this](const tapecache::Tensor& x) { return clip.encode_image(x); }}};
   }
   tapecache::gradcache::Loss loss() const {
     return [this](std::span<const tapecache::Variable> r) {
-      return tapecache::gradcache::clip_loss(r[0], r[1], clip.logit_scale());
+      return tapecache::gradcache::clip_loss(r[1], r[0], clip.logit_scale());
     };
   }
   void clear_gradients() {
