@@ -172,10 +172,8 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
       towers[t].chunks[c].replay(gradients);
     }
   }
-  result.parameters = transaction.with_gradient();
-  transaction.commit();
   result.peak_bytes = meter.peak();
-  for (Parameter& parameter : result.parameters) parameter.run_hooks();
+  result.parameters = transaction.commit();
   return result;
 }
 

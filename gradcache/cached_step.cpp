@@ -39,15 +39,6 @@ bool halve_chunks(StepOptions& options, std::span<const Tower> towers, std::span
   return changed;
 }
 
-StepResult attempt(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
-                   std::vector<Chunks> chunks, std::int64_t keep) {
-  GradientTransaction transaction;
-  StepResult result = detail::CachedRun(towers, loss, options, std::move(chunks), keep).run(transaction);
-  result.parameters = transaction.with_gradient();
-  transaction.commit();
-  return result;
-}
-
 std::size_t tighter(std::size_t limit, std::size_t budget) { return limit == 0 ? budget : std::min(limit, budget); }
 
 }  // namespace
@@ -66,20 +57,24 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
   std::int64_t keep = current.memory_plan ? current.memory_plan->kept_chunks : 0;
   for (std::int64_t retries = 0;; ++retries) {
     const std::vector<Chunks> chunks = detail::cut_towers("cached_step", towers, current);
+    GradientTransaction transaction;
+    StepResult result;
     try {
-      StepResult result = attempt(towers, loss, current, chunks, keep);
-      result.retries = retries;
-      result.peak_bytes = meter.peak();
-      for (Parameter& parameter : result.parameters) parameter.run_hooks();
-      return result;
+      result = detail::CachedRun(towers, loss, current, chunks, keep).run(transaction);
     } catch (const OutOfMemory&) {
+      transaction.roll_back();
       if (keep > 0) {
         keep /= 2;  // the plan was too hopeful
         continue;
       }
       const bool again = options.retry_smaller_chunks || options.memory_budget;
       if (!again || !halve_chunks(current, towers, chunks)) throw;
+      continue;
     }
+    result.retries = retries;
+    result.peak_bytes = meter.peak();
+    result.parameters = transaction.commit();
+    return result;
   }
 }
 

@@ -106,9 +106,7 @@ std::vector<Chunk> whole(std::span<const Tower> towers) {
 
 void finish(StepResult& result, GradientTransaction& transaction) {
   if (std::isfinite(result.loss)) {
-    result.parameters = transaction.with_gradient();
-    transaction.commit();
-    for (Parameter& parameter : result.parameters) parameter.run_hooks();
+    result.parameters = transaction.commit();
   } else {
     result.status = StepStatus::kNonFiniteLoss;
     result.message = fmt::format("the loss is {}", result.loss);

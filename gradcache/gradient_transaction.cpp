@@ -32,21 +32,20 @@ void GradientTransaction::roll_back() {
   random_state() = random_;
 }
 
-void GradientTransaction::commit() {
+std::vector<Parameter> GradientTransaction::commit() {
+  std::vector<Parameter> given;
   for (Entry& entry : entries_) {
     Tensor& gradient = entry.parameter.mutable_gradient();
-    if (!gradient.defined()) gradient = entry.before;
-    else if (entry.before.defined()) gradient.accumulate(entry.before);
+    if (gradient.defined()) {
+      if (entry.before.defined()) gradient.accumulate(entry.before);
+      given.push_back(entry.parameter);
+    } else {
+      gradient = entry.before;
+    }
   }
+  for (Parameter& parameter : given) parameter.run_hooks();
   committed_ = true;
-}
-
-std::vector<Parameter> GradientTransaction::with_gradient() const {
-  std::vector<Parameter> found;
-  for (const Entry& entry : entries_) {
-    if (entry.parameter.gradient().defined()) found.push_back(entry.parameter);
-  }
-  return found;
+  return given;
 }
 
 }  // namespace tapecache::gradcache

@@ -25,10 +25,9 @@ class GradientTransaction {
   void roll_back();
   /// Gradients as before the step; the random state stays where the step has brought it.
   void keep_random_state();
-  void commit();
-
-  /// Every parameter that the step gave a gradient, in the order they were added.
-  std::vector<Parameter> with_gradient() const;
+  /// Joins the step's gradients with those of before and runs the hooks of the parameters that the step gave one, which
+  /// it returns in the order they were added. Where a hook throws, nothing was joined.
+  std::vector<Parameter> commit();
 
  private:
   struct Entry {

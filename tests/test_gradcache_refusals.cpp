@@ -84,6 +84,26 @@ BOOST_AUTO_TEST_CASE(an_exception_anywhere_leaves_all_as_it_was) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(an_exception_in_a_hook_leaves_all_as_it_was) {
+  const ClipSetup setup(8, DType::kFloat64, 0.2);
+  const std::vector<Parameter> parameters = joined({setup.image.parameters(), {setup.log_scale}});
+  for (const bool with_gradients : {false, true}) {
+    if (with_gradients) cached_step(setup.towers(), setup.loss(), {{2}});
+    for (Parameter p : parameters) {
+      p.add_hook([](Parameter& own) {
+        own.mutable_gradient() = Tensor::zeros(own.value().shape(), own.value().dtype());
+        throw Stop();
+      });
+      const Unchanged unchanged(parameters);
+      BOOST_CHECK_THROW(cached_step(setup.towers(), setup.loss(), {{2}}), Stop);
+      unchanged.check();
+      BOOST_CHECK_THROW(direct_step(setup.towers(), setup.loss()), Stop);
+      unchanged.check();
+      p.clear_hooks();
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(out_of_memory_anywhere_leaves_all_as_it_was) {
   const ClipSetup setup(32, DType::kFloat64, 0.2);
   cached_step(setup.towers(), setup.loss(), {{8}});
