@@ -1,100 +1,63 @@
-#define EIGEN_DONT_PARALLELIZE
-#include <Eigen/Core>
+#include <algorithm>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/product.h"
 
 namespace tapecache::kernels::cpu {
 
 namespace {
 
-constexpr std::int64_t kWorkPerBlock = 1 << 17;  // multiplications below which products share a block
-constexpr std::int64_t kRowGroup = 4;            // rows that Eigen's kernel computes together
-constexpr std::int64_t kSmall = 20;              // Eigen sums products with m + n + k below this in another order
+constexpr std::int64_t kWorkPerTask = 1 << 18;  // multiplications below which a task is not worth its start
+constexpr std::int64_t kTasksPerThread = 4;     // so that a thread that is held up does not hold up the others
 
-template <class T>
-using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-template <class T>
-using Strided = Eigen::Map<Matrix<T>, 0, Eigen::OuterStride<>>;
-template <class T>
-using ConstMap = Eigen::Map<const Matrix<T>>;
+constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-/// Tiles of C such that even a small product of long sums gives several threads work. Their width follows from n alone:
-/// it decides the order in which Eigen sums, and a row's result must not depend on the number of rows.
-struct Tiling {
-  std::int64_t rows, cols, down, across;
+/// How each product is cut: `down` × `across` parts of about equal size. The cut does not show in the result.
+struct Cut {
+  std::int64_t down = 1, across = 1, rows, cols;
 
-  explicit Tiling(const Gemm& g) {
-    cols = g.n <= 64 ? std::max<std::int64_t>(g.n, 1) : g.n <= 192 ? 64 : g.n <= 384 ? 128 : 256;
-    across = (g.n + cols - 1) / cols;
-    rows = 256;
-    while (rows > 32 && (g.m + rows - 1) / rows * across < (rows > 64 ? 8 : 4)) rows /= 2;
-    down = (g.m + rows - 1) / rows;
+  template <class T>
+  static Cut of(const Gemm& g) {
+    const std::int64_t tile_rows = product_detail::kTileRows, tile_cols = product_detail::kTileCols<T>;
+    const std::int64_t work = g.m * g.n * std::max<std::int64_t>(g.k, 1);
+    const std::int64_t wanted = std::min(work / kWorkPerTask, divide_up(thread_count() * kTasksPerThread, g.batch));
+    const std::int64_t most_down = divide_up(g.m, tile_rows), most_across = divide_up(g.n, tile_cols);
+    Cut best;
+    std::int64_t least = -1;
+    for (std::int64_t across = 1; across <= std::min(most_across, std::max<std::int64_t>(wanted, 1)); ++across) {
+      const std::int64_t down = std::clamp<std::int64_t>(divide_up(wanted, across), 1, most_down);
+      const std::int64_t packed = across * g.m + down * g.n;  // every part packs what it reads
+      if (down * across < std::min(wanted, most_down * most_across) || (least >= 0 && packed >= least)) continue;
+      least = packed;
+      best.down = down;
+      best.across = across;
+    }
+    best.rows = divide_up(divide_up(g.m, best.down), tile_rows) * tile_rows;
+    best.cols = divide_up(divide_up(g.n, best.across), tile_cols) * tile_cols;
+    best.down = divide_up(g.m, best.rows);
+    best.across = divide_up(g.n, best.cols);
+    return best;
   }
 };
-
-/// A tile of C, with bias or the old values in it, plus op(A) op(B).
-template <class T>
-void add_product(const Gemm& g, const T* a, const T* b, std::int64_t row, std::int64_t col, Strided<T> tile) {
-  const ConstMap<T> whole_a(a, g.transpose_a ? g.k : g.m, g.transpose_a ? g.m : g.k);
-  const ConstMap<T> whole_b(b, g.transpose_b ? g.n : g.k, g.transpose_b ? g.k : g.n);
-  const std::int64_t rows = tile.rows(), cols = tile.cols();
-  if (cols + g.k < kSmall) {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      for (std::int64_t j = 0; j < cols; ++j) {
-        T sum{0};
-        for (std::int64_t k = 0; k < g.k; ++k) {
-          sum += a[g.transpose_a ? k * g.m + row + i : (row + i) * g.k + k] *
-                 b[g.transpose_b ? (col + j) * g.k + k : k * g.n + col + j];
-        }
-        tile(i, j) += sum;
-      }
-    }
-    return;
-  }
-  const auto multiply = [&](const auto& left, auto&& to) {
-    if (g.transpose_b) to.noalias() += left * whole_b.middleRows(col, cols).transpose();
-    else to.noalias() += left * whole_b.middleCols(col, cols);
-  };
-  // Left-over rows go into a whole group padded with zeros, or Eigen would sum them in an order of their own.
-  const std::int64_t rest = rows % kRowGroup, whole = rows - rest;
-  if (whole > 0) {
-    if (g.transpose_a) multiply(whole_a.middleCols(row, whole).transpose(), tile.topRows(whole));
-    else multiply(whole_a.middleRows(row, whole), tile.topRows(whole));
-  }
-  if (rest > 0) {
-    thread_local Matrix<T> left, right;
-    left.setZero(kRowGroup, g.k);
-    right.setZero(kRowGroup, cols);
-    if (g.transpose_a) left.topRows(rest) = whole_a.middleCols(row + whole, rest).transpose();
-    else left.topRows(rest) = whole_a.middleRows(row + whole, rest);
-    right.topRows(rest) = tile.bottomRows(rest);
-    multiply(left, right);
-    tile.bottomRows(rest) = right.topRows(rest);
-  }
-}
-
-template <class T>
-void multiply_tile(const Gemm& g, const T* a, const T* b, const T* bias, T* c, Mode mode, std::int64_t row,
-                   std::int64_t col, std::int64_t rows, std::int64_t cols) {
-  Strided<T> tile(c + row * g.n + col, rows, cols, Eigen::OuterStride<>(g.n));
-  if (mode == Mode::kWrite) tile.setZero();
-  if (bias) tile.rowwise() += Eigen::Map<const Eigen::Matrix<T, 1, Eigen::Dynamic>>(bias + col, cols);
-  if (g.k > 0) add_product(g, a, b, row, col, tile);
-}
 
 }  // namespace
 
 template <class T>
 void gemm(const Gemm& g, const T* a, const T* b, const T* bias, T* c, Mode mode) {
-  const Tiling tiling(g);
-  const std::int64_t tiles = tiling.down * tiling.across;
-  const std::int64_t work = tiling.rows * tiling.cols * std::max<std::int64_t>(g.k, 1);
-  parallel_for(g.batch * tiles, block_for(work, kWorkPerBlock), [&](std::int64_t begin, std::int64_t end) {
+  if (g.batch <= 0 || g.m <= 0 || g.n <= 0) return;
+  const Cut cut = Cut::of<T>(g);
+  const std::int64_t parts = cut.down * cut.across;
+  const std::int64_t work = g.m * g.n * std::max<std::int64_t>(g.k, 1) / parts;
+  parallel_for(g.batch * parts, block_for(work, kWorkPerTask), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t batch = i / tiles;
-      const std::int64_t row = i % tiles / tiling.across * tiling.rows, col = i % tiling.across * tiling.cols;
-      multiply_tile(g, a + batch * g.stride_a, b + batch * g.stride_b, bias, c + batch * g.stride_c, mode, row, col,
-                    std::min(tiling.rows, g.m - row), std::min(tiling.cols, g.n - col));
+      const std::int64_t batch = i / parts;
+      const std::int64_t row = i % parts / cut.across * cut.rows, col = i % cut.across * cut.cols;
+      Operand<T> left{a + batch * g.stride_a, g.transpose_a ? g.m : g.k, g.transpose_a};
+      Operand<T> right{b + batch * g.stride_b, g.transpose_b ? g.k : g.n, g.transpose_b};
+      left.data = left.at(row, 0);
+      right.data = right.at(0, col);
+      multiply(std::min(cut.rows, g.m - row), std::min(cut.cols, g.n - col), g.k, left, right,
+               c + batch * g.stride_c + row * g.n + col, g.n, mode == Mode::kAccumulate, bias ? bias + col : nullptr);
     }
   });
 }

@@ -1,0 +1,252 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+/// The serial matrix product that every kernel of the CPU backend stands on. Blocks of both operands are packed as in
+/// Goto & van de Geijn 2008 ("Anatomy of High-Performance Matrix Multiplication"), and a micro-kernel keeps a tile of
+/// the result in registers. Each element of the result is a chain of fused multiply-adds over kDepth terms, and the sum
+/// of such chains: its bits do not depend on where it stands, nor on how many rows and columns there are.
+namespace tapecache::kernels::cpu {
+
+/// op(A): element (i, j) is data[i · stride + j], or data[j · stride + i] where it is transposed.
+template <class T>
+struct Operand {
+  const T* data = nullptr;
+  std::int64_t stride = 0;
+  bool transposed = false;
+
+  const T* at(std::int64_t i, std::int64_t j) const { return data + (transposed ? j * stride + i : i * stride + j); }
+};
+
+namespace product_detail {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kTileRows = 14;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32, kTileRows = 6;
+#else
+constexpr int kVectorBytes = 16, kTileRows = 4;
+#endif
+
+template <class T>
+using Vector [[gnu::vector_size(kVectorBytes)]] = T;
+/// The same without alignment, and free to alias T.
+template <class T>
+using Unaligned [[gnu::vector_size(kVectorBytes), gnu::aligned(alignof(T)), gnu::may_alias]] = T;
+
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+template <class T>
+constexpr int kTileCols = 2 * kLanes<T>;
+
+constexpr std::int64_t kDepth = 256;    // terms that are summed in registers
+constexpr std::int64_t kAcross = 512;   // columns whose packed block stays in the second-level cache
+constexpr std::int64_t kRowPitch = kDepth + 16;  // of packed rows; a power of two would put them into one cache set
+
+/// Packed rows of op(A): each contiguous, or (kInterleaved) all of them beside each other for each term.
+enum class Layout { kRows, kInterleaved };
+
+/// Adds, or writes, a tile of kRows × (kVectors · lanes) products of `depth` terms; only `cols` columns are there.
+template <class T, Layout kLayout, int kRows, int kVectors>
+void multiply_tile(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_stride, std::int64_t cols,
+                   const T* bias, bool accumulate) {
+  constexpr int kWidth = kVectors * kLanes<T>;
+  constexpr std::int64_t kRow = kLayout == Layout::kRows ? kRowPitch : 1;
+  constexpr std::int64_t kTerm = kLayout == Layout::kRows ? 1 : kTileRows;
+  Vector<T> sum[kRows][kVectors] = {};
+  for (std::int64_t p = 0; p < depth; ++p) {
+    const auto* right = reinterpret_cast<const Unaligned<T>*>(b + p * kWidth);
+    const T* left = a + p * kTerm;
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sum[i][v] += left[i * kRow] * Vector<T>(right[v]);
+    }
+  }
+  if (cols == kWidth) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      auto* row = reinterpret_cast<Unaligned<T>*>(c + i * c_stride);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        Vector<T> value = sum[i][v];
+        if (accumulate) value = Vector<T>(row[v]) + value;
+        if (bias) value += Vector<T>(reinterpret_cast<const Unaligned<T>*>(bias)[v]);
+        row[v] = value;
+      }
+    }
+    return;
+  }
+  alignas(kVectorBytes) T spill[kRows][kWidth];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<Unaligned<T>*>(&spill[i][v * kLanes<T>]) = sum[i][v];
+  }
+  for (int i = 0; i < kRows; ++i) {
+    T* row = c + i * c_stride;
+    for (std::int64_t j = 0; j < cols; ++j) {
+      T value = spill[i][j];
+      if (accumulate) value = row[j] + value;
+      if (bias) value += bias[j];
+      row[j] = value;
+    }
+  }
+}
+
+template <class T>
+using TileFunction = void (*)(std::int64_t, const T*, const T*, T*, std::int64_t, std::int64_t, const T*, bool);
+
+template <class T, Layout kLayout, int kVectors, std::size_t... kIndex>
+constexpr std::array<TileFunction<T>, kTileRows> tile_functions(std::index_sequence<kIndex...>) {
+  return {multiply_tile<T, kLayout, static_cast<int>(kIndex) + 1, kVectors>...};
+}
+/// By number of rows less one.
+template <class T, Layout kLayout, int kVectors>
+constexpr auto kTileFunctions = tile_functions<T, kLayout, kVectors>(std::make_index_sequence<kTileRows>());
+
+/// Room for one block of op(B) and one panel of op(A), of a thread's own.
+template <class T>
+struct Scratch {
+  struct Free {
+    void operator()(T* p) const { ::operator delete(p, std::align_val_t{64}); }
+  };
+  static constexpr std::int64_t kLeft = kRowPitch * kTileRows, kRight = kDepth * kAcross;
+  std::unique_ptr<T, Free> data{
+      static_cast<T*>(::operator new(sizeof(T) * (kLeft + kRight), std::align_val_t{64}))};
+
+  T* left() { return data.get(); }
+  T* right() { return data.get() + kLeft; }
+  static Scratch& of_thread() {
+    thread_local Scratch scratch;
+    return scratch;
+  }
+};
+
+/// Rows first … first + rows of op(A), terms begin … begin + depth.
+template <class T>
+void pack_left(const Operand<T>& a, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t depth,
+               T* to) {
+  if (!a.transposed) {
+    for (std::int64_t i = 0; i < rows; ++i) std::copy_n(a.at(first + i, begin), depth, to + i * kRowPitch);
+    return;
+  }
+  if (rows == kTileRows) {
+    for (std::int64_t p = 0; p < depth; ++p) std::copy_n(a.at(first, begin + p), kTileRows, to + p * kTileRows);
+    return;
+  }
+  for (std::int64_t p = 0; p < depth; ++p) std::copy_n(a.at(first, begin + p), rows, to + p * kTileRows);
+}
+
+/// Swaps the blocks of kStep × kStep elements beside the diagonal of blocks of twice that size.
+template <class T, int kStep>
+void swap_blocks(Vector<T> (&rows)[kLanes<T>]) {
+  using Index [[gnu::vector_size(kVectorBytes)]] = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+  Index upper, lower;
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    upper[lane] = (lane & kStep) == 0 ? lane : lane - kStep + kLanes<T>;
+    lower[lane] = (lane & kStep) == 0 ? lane + kStep : lane + kLanes<T>;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) {
+    if ((i & kStep) != 0) continue;
+    const Vector<T> above = rows[i], below = rows[i + kStep];
+    rows[i] = __builtin_shuffle(above, below, upper);
+    rows[i + kStep] = __builtin_shuffle(above, below, lower);
+  }
+  if constexpr (2 * kStep < kLanes<T>) swap_blocks<T, 2 * kStep>(rows);
+}
+
+/// Transposes a square of lanes × lanes elements.
+template <class T>
+void transpose_square(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride) {
+  Vector<T> rows[kLanes<T>];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) rows[i] = *reinterpret_cast<const Unaligned<T>*>(from + i * from_stride);
+  swap_blocks<T, 1>(rows);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes<T>; ++i) *reinterpret_cast<Unaligned<T>*>(to + i * to_stride) = rows[i];
+}
+
+/// One panel of op(B): for each term `width` columns, of which `cols` are there and the others 0.
+template <class T, int kWidth>
+void pack_panel(const Operand<T>& b, std::int64_t begin, std::int64_t depth, std::int64_t first, std::int64_t cols,
+                T* to) {
+  if (!b.transposed) {
+    if (cols == kWidth) {
+      for (std::int64_t p = 0; p < depth; ++p) std::copy_n(b.at(begin + p, first), kWidth, to + p * kWidth);
+      return;
+    }
+    for (std::int64_t p = 0; p < depth; ++p) {
+      const T* from = b.at(begin + p, first);
+      for (std::int64_t j = 0; j < kWidth; ++j) to[p * kWidth + j] = j < cols ? from[j] : T{0};
+    }
+    return;
+  }
+  // A square of lanes × lanes at a time.
+  for (std::int64_t j = 0; j < kWidth; j += kLanes<T>) {
+    std::int64_t p = 0;
+    if (j + kLanes<T> <= cols) {
+      for (; p + kLanes<T> <= depth; p += kLanes<T>) {
+        transpose_square(b.at(begin + p, first + j), b.stride, to + p * kWidth + j, kWidth);
+      }
+    }
+    for (std::int64_t lane = j; lane < j + kLanes<T>; ++lane) {
+      const T* from = lane < cols ? b.at(begin, first + lane) : nullptr;
+      for (std::int64_t rest = p; rest < depth; ++rest) to[rest * kWidth + lane] = from ? from[rest] : T{0};
+    }
+  }
+}
+
+}  // namespace product_detail
+
+/// C [m, n] (its rows `c_stride` apart) = op(A) op(B), or += with `accumulate`; plus bias [n] where it is not null.
+template <class T>
+void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& a, const Operand<T>& b, T* c,
+              std::int64_t c_stride, bool accumulate, const T* bias = nullptr) {
+  using namespace product_detail;
+  if (k <= 0) {
+    for (std::int64_t i = 0; i < m; ++i) {
+      for (std::int64_t j = 0; j < n; ++j) {
+        c[i * c_stride + j] = (accumulate ? c[i * c_stride + j] : T{0}) + (bias ? bias[j] : T{0});
+      }
+    }
+    return;
+  }
+  Scratch<T>& scratch = Scratch<T>::of_thread();
+  const std::int64_t panels = (m + kTileRows - 1) / kTileRows;
+  const std::int64_t height = panels > 0 ? (m + panels - 1) / panels : 0;
+  const auto& wide = a.transposed ? kTileFunctions<T, Layout::kInterleaved, 2> : kTileFunctions<T, Layout::kRows, 2>;
+  const auto& narrow = a.transposed ? kTileFunctions<T, Layout::kInterleaved, 1> : kTileFunctions<T, Layout::kRows, 1>;
+  for (std::int64_t col = 0; col < n; col += kAcross) {
+    const std::int64_t across = std::min(kAcross, n - col);
+    for (std::int64_t begin = 0; begin < k; begin += kDepth) {
+      const std::int64_t depth = std::min(kDepth, k - begin);
+      const bool first = begin == 0;
+      for (std::int64_t j = 0; j < across; j += kTileCols<T>) {
+        const std::int64_t cols = std::min<std::int64_t>(kTileCols<T>, across - j);
+        T* to = scratch.right() + j * depth;
+        if (cols > kLanes<T>) pack_panel<T, kTileCols<T>>(b, begin, depth, col + j, cols, to);
+        else pack_panel<T, kLanes<T>>(b, begin, depth, col + j, cols, to);
+      }
+      for (std::int64_t row = 0; row < m; row += height) {
+        const std::int64_t rows = std::min(height, m - row);
+        pack_left(a, row, rows, begin, depth, scratch.left());
+        for (std::int64_t j = 0; j < across; j += kTileCols<T>) {
+          const std::int64_t cols = std::min<std::int64_t>(kTileCols<T>, across - j);
+          const auto tile = (cols > kLanes<T> ? wide : narrow)[static_cast<std::size_t>(rows - 1)];
+          tile(depth, scratch.left(), scratch.right() + j * depth, c + row * c_stride + col + j, c_stride, cols,
+               first && bias ? bias + col + j : nullptr, accumulate || !first);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace tapecache::kernels::cpu
