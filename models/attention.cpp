@@ -10,12 +10,12 @@
 namespace tapecache::models {
 
 MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in,
-                                       const Init& out)
+                                       const Init& out, const AttentionNames& names)
     : heads_(heads),
-      q_(builder.child("q_proj"), width, width, in),
-      k_(builder.child("k_proj"), width, width, in),
-      v_(builder.child("v_proj"), width, width, in),
-      out_(builder.child("out_proj"), width, width, out) {
+      q_(builder.child(names.query), width, width, in),
+      k_(builder.child(names.key), width, width, in),
+      v_(builder.child(names.value), width, width, in),
+      out_(builder.child(names.out), width, width, out) {
   if (heads < 1 || width % heads != 0) {
     throw ValueError(fmt::format("attention: {} heads do not divide a width of {}", heads, width));
   }

@@ -17,10 +17,10 @@ struct Init {
   double standard_deviation = 0;  ///< of a normal distribution about the mean
   double half_range = 0;          ///< of a uniform distribution about the mean; both 0: all values are the mean
 
-  static Init normal(double standard_deviation) { return {0, standard_deviation, 0}; }
+  static constexpr Init normal(double standard_deviation) { return {0, standard_deviation, 0}; }
   /// Uniform in [low, high).
-  static Init uniform(double low, double high) { return {(low + high) / 2, 0, (high - low) / 2}; }
-  static Init constant(double value) { return {value, 0, 0}; }
+  static constexpr Init uniform(double low, double high) { return {(low + high) / 2, 0, (high - low) / 2}; }
+  static constexpr Init constant(double value) { return {value, 0, 0}; }
 };
 
 /// Makes a model's parameters under dotted names and keeps them in one list. Copies and children share the list and

@@ -7,6 +7,45 @@
 
 namespace tapecache::models {
 
+namespace {
+
+void check_ids(const char* model, const Tensor& ids, std::int64_t max_tokens, std::int64_t vocabulary) {
+  if (!ids.defined() || ids.rank() != 2 || ids.size(1) < 1 || ids.size(1) > max_tokens) {
+    throw ShapeError(fmt::format("{}: ids are {}, expected [batch, tokens] with 1 to {} tokens", model, describe(ids),
+                                 max_tokens));
+  }
+  if (ids.dtype() != DType::kInt32 && ids.dtype() != DType::kInt64) {
+    throw DTypeError(fmt::format("{}: ids are {}, expected int32 or int64", model, name(ids.dtype())));
+  }
+  const std::vector<std::int64_t> values = ids.to(DType::kInt64).to_vector<std::int64_t>();
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (values[i] < 0 || values[i] >= vocabulary) {
+      const auto tokens = static_cast<std::size_t>(ids.size(1));
+      throw ValueError(fmt::format("{}: token {} of sample {} is {}, expected an id from 0 to {}", model, i % tokens,
+                                   i / tokens, values[i], vocabulary - 1));
+    }
+  }
+}
+
+void check_valid(const char* model, const Tensor& valid, const Shape& expected) {
+  if (valid.dtype() != DType::kBool) {
+    throw DTypeError(fmt::format("{}: valid is {}, expected bool", model, name(valid.dtype())));
+  }
+  if (valid.shape() != expected) {
+    throw ShapeError(fmt::format("{}: valid has shape {}, expected that of the ids, {}", model,
+                                 to_string(valid.shape()), to_string(expected)));
+  }
+  const Tensor host = valid.to(Device::cpu());
+  for (std::int64_t i = 0; i < expected[0]; ++i) {
+    const bool* row = host.data<bool>() + i * expected[1];
+    if (std::none_of(row, row + expected[1], [](bool v) { return v; })) {
+      throw ValueError(fmt::format("{}: sample {} has no valid token, expected at least one", model, i));
+    }
+  }
+}
+
+}  // namespace
+
 TokenBatch TokenBatch::slice(std::int64_t begin, std::int64_t end) const {
   return {ids.slice(begin, end), valid.defined() ? valid.slice(begin, end) : Tensor()};
 }
@@ -72,6 +111,11 @@ TokenBatch TokenBatch::pad(std::span<const std::vector<std::int32_t>> sequences,
     valid += tokens;
   }
   return batch;
+}
+
+void check_tokens(const char* model, const TokenBatch& tokens, std::int64_t max_tokens, std::int64_t vocabulary) {
+  check_ids(model, tokens.ids, max_tokens, vocabulary);
+  if (tokens.valid.defined()) check_valid(model, tokens.valid, tokens.ids.shape());
 }
 
 }  // namespace tapecache::models

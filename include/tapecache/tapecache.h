@@ -25,6 +25,7 @@
 #include "tapecache/gradcache/step.h"
 #include "tapecache/gradcache/tiled_losses.h"
 #include "tapecache/models/batch_norm.h"
+#include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/ops/attention.h"

@@ -1,0 +1,215 @@
+#include "workloads.h"
+
+#include <cmath>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/error.h"
+#include "tapecache/gradcache/losses.h"
+#include "tapecache/gradcache/step.h"
+#include "tapecache/models/bert.h"
+#include "tapecache/models/clip.h"
+#include "tapecache/ops/cross_entropy.h"
+#include "tapecache/ops/normalize.h"
+
+namespace train_step {
+
+using namespace tapecache;
+
+namespace {
+
+constexpr std::int64_t kClasses = 1000;
+
+struct Random {
+  std::uint32_t state;
+  std::uint32_t next() { return (state = state * 1664525u + 1013904223u) >> 8; }
+};
+
+Tensor random_images(std::int64_t samples, std::int64_t size) {
+  Tensor images = Tensor::empty({samples, 3, size, size});
+  float* p = images.mutable_data<float>();
+  Random random{1};
+  for (std::int64_t i = 0; i < images.numel(); ++i) p[i] = static_cast<float>(random.next()) * 0x1p-23f - 1.0f;
+  return images;
+}
+
+Tensor random_ids(const Shape& shape, std::int64_t below, std::uint32_t seed) {
+  Tensor ids = Tensor::empty(shape, DType::kInt64);
+  std::int64_t* p = ids.mutable_data<std::int64_t>();
+  Random random{seed};
+  for (std::int64_t i = 0; i < ids.numel(); ++i) p[i] = random.next() % below;
+  return ids;
+}
+
+/// Of a stack over rows [samples · tokens, width], forward and backward.
+double transformer_flops(const models::TransformerConfig& c, std::int64_t samples, std::int64_t tokens) {
+  const auto rows = static_cast<double>(samples * tokens), width = static_cast<double>(c.width);
+  const double weights = 4 * width * width + 2 * width * static_cast<double>(c.mlp_width);
+  const double attention = 2 * width * static_cast<double>(tokens);
+  return 3 * 2 * rows * static_cast<double>(c.layers) * (weights + attention);
+}
+
+std::int64_t patches(const models::VisionConfig& c) {
+  return (c.image_size / c.patch_size) * (c.image_size / c.patch_size);
+}
+
+double vision_flops(const models::VisionConfig& c, std::int64_t samples) {
+  const auto patch_values = static_cast<double>(c.channels * c.patch_size * c.patch_size);
+  // No gradient goes to the images.
+  const double embedding = 2 * 2 * static_cast<double>(samples * patches(c) * c.encoder.width) * patch_values;
+  return embedding + transformer_flops(c.encoder, samples, patches(c) + 1);
+}
+
+models::TransformerConfig encoder(std::int64_t width, std::int64_t layers, std::int64_t heads,
+                                  models::Activation activation = models::Activation::kGelu) {
+  return {.width = width, .layers = layers, .heads = heads, .mlp_width = 4 * width, .activation = activation};
+}
+
+/// A loss on a tape of its own, taken backward.
+double take_step(DType precision, const std::function<Variable()>& loss) {
+  Tape tape;
+  Variable value;
+  {
+    const Recording recording(tape);
+    const Autocast autocast(precision);
+    value = loss();
+  }
+  tape.backward(value);
+  return value.value().item();
+}
+
+/// Images into classes.
+class VisionWorkload : public Workload {
+ public:
+  VisionWorkload(const models::VisionConfig& config, std::int64_t samples, DType precision)
+      : precision_(precision),
+        builder_(1),
+        vision_(builder_.child("vision"), config),
+        head_(builder_.child("head"), config.encoder.width, kClasses, models::Init::normal(0.02)) {
+    parameters = builder_.parameters();
+    inputs = {{"images", random_images(samples, config.image_size)}, {"classes", random_ids({samples}, kClasses, 2)}};
+    flops = vision_flops(config, samples) + 3 * 2.0 * static_cast<double>(samples * config.encoder.width * kClasses);
+  }
+  double loss_and_gradients() override {
+    return take_step(precision_, [&] {
+      return ops::cross_entropy(head_(vision_(inputs.at("images"))), inputs.at("classes"));
+    });
+  }
+
+ private:
+  DType precision_;
+  models::Builder builder_;
+  models::VisionTransformer vision_;
+  models::Linear head_;
+};
+
+/// CLIP ViT-B/32 over pairs, in one piece or in chunks.
+class ClipWorkload : public Workload {
+ public:
+  ClipWorkload(std::int64_t samples, std::int64_t chunk, DType precision)
+      : clip_(config(), 1), precision_(precision), chunk_(chunk) {
+    parameters = clip_.parameters();
+    const models::TextConfig text = config().text;
+    inputs = {{"images", random_images(samples, config().vision.image_size)},
+              {"ids", random_ids({samples, text.max_tokens}, text.vocabulary, 3)}};
+    flops = vision_flops(config().vision, samples) + transformer_flops(text.encoder, samples, text.max_tokens);
+  }
+  double loss_and_gradients() override {
+    if (chunk_ == 0) {
+      return take_step(precision_, [&] {
+        return gradcache::clip_loss(clip_.encode_image(inputs.at("images")), clip_.encode_text({inputs.at("ids"), {}}),
+                                    clip_.logit_scale());
+      });
+    }
+    const std::vector<gradcache::Tower> towers{
+        {"image", inputs.at("images"), [this](const Tensor& x) { return clip_.encode_image(x); }},
+        {"text", models::TokenBatch{inputs.at("ids"), {}},
+         [this](const models::TokenBatch& x) { return clip_.encode_text(x); }}};
+    gradcache::StepOptions options{{chunk_}};
+    options.autocast = precision_;
+    return gradcache::cached_step(
+               towers, [this](auto r) { return gradcache::clip_loss(r[0], r[1], clip_.logit_scale()); }, options)
+        .loss;
+  }
+
+ private:
+  static models::ClipConfig config() {
+    return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder(768, 12, 12, kActivation)},
+            .text = {.encoder = encoder(512, 12, 8, kActivation)}};
+  }
+  static constexpr auto kActivation = models::Activation::kQuickGelu;
+
+  models::Clip clip_;
+  DType precision_;
+  std::int64_t chunk_;
+};
+
+/// MiniLM-L6 over pairs of sentences of one length.
+class SentenceWorkload : public Workload {
+ public:
+  SentenceWorkload(std::int64_t pairs, std::int64_t tokens, DType precision)
+      : precision_(precision), builder_(1), bert_(builder_, {}) {
+    parameters = builder_.parameters();
+    const models::BertConfig config;
+    inputs = {{"queries", random_ids({pairs, tokens}, config.vocabulary, 4)},
+              {"documents", random_ids({pairs, tokens}, config.vocabulary, 5)}};
+    flops = 2 * transformer_flops(config.encoder, pairs, tokens);
+  }
+  double loss_and_gradients() override {
+    return take_step(precision_, [&] {
+      const auto encode = [&](const char* side) { return ops::l2_normalize(bert_({inputs.at(side), {}})); };
+      return gradcache::info_nce(encode("queries"), encode("documents"));
+    });
+  }
+
+ private:
+  DType precision_;
+  models::Builder builder_;
+  models::Bert bert_;
+};
+
+using Maker = std::function<std::unique_ptr<Workload>(DType)>;
+
+const std::vector<std::pair<std::string, Maker>>& makers() {
+  const auto vision = [](std::int64_t size, std::int64_t patch, std::int64_t width, std::int64_t heads,
+                         std::int64_t samples) -> Maker {
+    return [=](DType precision) {
+      return std::make_unique<VisionWorkload>(
+          models::VisionConfig{.image_size = size, .patch_size = patch, .encoder = encoder(width, 12, heads)}, samples,
+          precision);
+    };
+  };
+  static const std::vector<std::pair<std::string, Maker>> all{
+      {"vit_ti_4_32_b64", vision(32, 4, 192, 3, 64)},
+      {"vit_s_8_64_b32", vision(64, 8, 384, 6, 32)},
+      {"vit_b_32_224_b16", vision(224, 32, 768, 12, 16)},
+      {"vit_b_32_224_b64", vision(224, 32, 768, 12, 64)},
+      {"clip_b_32_b64", [](DType precision) { return std::make_unique<ClipWorkload>(64, 0, precision); }},
+      {"clip_b_32_b64_cached_16", [](DType precision) { return std::make_unique<ClipWorkload>(64, 16, precision); }},
+      {"minilm_l6_128_b64", [](DType precision) { return std::make_unique<SentenceWorkload>(64, 128, precision); }},
+  };
+  return all;
+}
+
+}  // namespace
+
+std::vector<std::string> workload_names() {
+  std::vector<std::string> names;
+  for (const auto& maker : makers()) names.push_back(maker.first);
+  return names;
+}
+
+std::unique_ptr<Workload> make_workload(const std::string& name, DType precision) {
+  for (const auto& [own, make] : makers()) {
+    if (own != name) continue;
+    std::unique_ptr<Workload> workload = make(precision);
+    workload->name = name;
+    return workload;
+  }
+  throw ValueError(fmt::format("unknown workload '{}', expected one of {}", name, fmt::join(workload_names(), ", ")));
+}
+
+}  // namespace train_step

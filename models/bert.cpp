@@ -1,0 +1,80 @@
+#include "tapecache/models/bert.h"
+
+#include <string>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/layout.h"
+#include "tapecache/ops/pooling.h"
+
+namespace tapecache::models {
+
+namespace {
+
+constexpr Init kInit = Init::normal(0.02);
+
+const BertConfig& checked(const BertConfig& config) {
+  const TransformerConfig& e = config.encoder;
+  if (config.vocabulary < 1 || config.max_tokens < 1 || config.types < 1 || e.width < 1 || e.layers < 1 ||
+      e.heads < 1 || e.mlp_width < 1) {
+    throw ValueError(fmt::format("bert: vocabulary {}, max_tokens {}, types {}, width {}, layers {}, heads {}, mlp_width "
+                                 "{}; each must be at least 1",
+                                 config.vocabulary, config.max_tokens, config.types, e.width, e.layers, e.heads,
+                                 e.mlp_width));
+  }
+  return config;
+}
+
+}  // namespace
+
+BertBlock::BertBlock(const Builder& builder, const TransformerConfig& config)
+    : activation_(config.activation),
+      checkpoint_(config.checkpoint),
+      attention_(builder.child("attention"), config.width, config.heads, kInit, kInit,
+                 {"self.query", "self.key", "self.value", "output.dense"}),
+      norm1_(builder.child("attention.output.LayerNorm"), config.width, config.epsilon),
+      intermediate_(builder.child("intermediate.dense"), config.width, config.mlp_width, kInit),
+      output_(builder.child("output.dense"), config.mlp_width, config.width, kInit),
+      norm2_(builder.child("output.LayerNorm"), config.width, config.epsilon),
+      dropout_(builder, config.dropout),
+      drop_path_(builder, config.drop_path) {}
+
+Variable BertBlock::forward(const Variable& x, const ops::AttentionOptions& options) const {
+  const Variable attended = norm1_(ops::add(x, drop_path_(dropout_(attention_(x, options)))));
+  const Variable hidden = activate(activation_, intermediate_(attended));
+  return norm2_(ops::add(attended, drop_path_(dropout_(output_(hidden)))));
+}
+
+Variable BertBlock::operator()(const Variable& x, const ops::AttentionOptions& options) const {
+  if (!checkpoint_) return forward(x, options);
+  // By value: the replay in backward may come when this block's caller is gone.
+  const auto replay = [block = *this, options](std::span<const Variable> inputs) {
+    return std::vector<Variable>{block.forward(inputs[0], options)};
+  };
+  return checkpoint(replay, std::span(&x, 1)).front();
+}
+
+Bert::Bert(const Builder& builder, const BertConfig& config)
+    : config_(checked(config)),
+      words_(builder.child("embeddings.word_embeddings"), config.vocabulary, config.encoder.width, kInit),
+      positions_(builder.child("embeddings.position_embeddings"), config.max_tokens, config.encoder.width, kInit),
+      types_(builder.child("embeddings.token_type_embeddings"), config.types, config.encoder.width, kInit),
+      norm_(builder.child("embeddings.LayerNorm"), config.encoder.width, config.encoder.epsilon),
+      dropout_(builder, config.encoder.dropout) {
+  for (std::int64_t i = 0; i < config.encoder.layers; ++i) {
+    blocks_.emplace_back(builder.child("encoder.layer").child(std::to_string(i)), config.encoder);
+  }
+}
+
+Variable Bert::operator()(const TokenBatch& tokens) const {
+  check_tokens("bert", tokens, config_.max_tokens, config_.vocabulary);
+  const Variable positions = ops::slice(positions_.weight, 0, 0, tokens.ids.size(1));
+  const Variable places = ops::add(positions, ops::slice(types_.weight, 0, 0, 1));
+  Variable x = dropout_(norm_(ops::add(words_(tokens.ids), places)));
+  for (const BertBlock& block : blocks_) x = block(x, {.valid = tokens.valid});
+  return config_.pooling == BertPooling::kCls ? ops::cls_pool(x) : ops::mean_pool(x, tokens.valid);
+}
+
+}  // namespace tapecache::models

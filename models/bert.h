@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "tapecache/models/token_batch.h"
+#include "tapecache/models/transformer_block.h"
+
+namespace tapecache::models {
+
+enum class BertPooling { kMean, kCls };
+
+struct BertConfig {
+  std::int64_t vocabulary = 30522;
+  std::int64_t max_tokens = 512;
+  std::int64_t types = 2;  ///< kinds of segment; every token here is of kind 0
+  BertPooling pooling = BertPooling::kMean;
+  /// Those of MiniLM-L6 (Wang et al. 2020). `drop_path` and `checkpoint` are as in the pre-norm block.
+  TransformerConfig encoder{.width = 384,
+                            .layers = 6,
+                            .heads = 12,
+                            .mlp_width = 1536,
+                            .activation = Activation::kGelu,
+                            .epsilon = 1e-12};
+};
+
+/// Post-norm transformer block (Vaswani et al. 2017): norm(x + attention(x)), then norm(x + mlp(x)), over [batch, tokens,
+/// width], with names as in a Hugging Face BERT layer. Weights are drawn from N(0, 0.02²), biases are 0.
+class BertBlock {
+ public:
+  BertBlock(const Builder& builder, const TransformerConfig& config);
+  Variable operator()(const Variable& x, const ops::AttentionOptions& options = {}) const;
+
+ private:
+  Variable forward(const Variable& x, const ops::AttentionOptions& options) const;
+
+  Activation activation_;
+  bool checkpoint_;
+  MultiHeadAttention attention_;
+  LayerNorm norm1_;
+  Linear intermediate_, output_;
+  LayerNorm norm2_;
+  Dropout dropout_;
+  DropPath drop_path_;
+};
+
+/// BERT's encoder (Devlin et al. 2019) with one vector a text, as sentence embeddings take it. Parameters are named as
+/// in a Hugging Face checkpoint of `BertModel` (`embeddings.…`, `encoder.layer.0.…`); its pooler is not used.
+class Bert {
+ public:
+  /// Throws ValueError for sizes below 1.
+  Bert(const Builder& builder, const BertConfig& config);
+  /// [batch, width], pooled over the valid tokens. Throws as `check_tokens`.
+  Variable operator()(const TokenBatch& tokens) const;
+
+ private:
+  BertConfig config_;
+  Embedding words_, positions_, types_;
+  LayerNorm norm_;
+  Dropout dropout_;
+  std::vector<BertBlock> blocks_;
+};
+
+}  // namespace tapecache::models
