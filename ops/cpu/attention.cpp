@@ -1,11 +1,10 @@
-#define EIGEN_DONT_PARALLELIZE
-#include <Eigen/Core>
-
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/product.h"
 #include "tapecache/ops/cpu/row_math.h"
 
 namespace tapecache::kernels::cpu {
@@ -14,40 +13,31 @@ namespace {
 
 constexpr std::int64_t kQueryTile = 64;  // scores exist for this many queries at a time
 
-template <class T>
-using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-template <class T>
-using Strided = Eigen::Map<Matrix<T>, 0, Eigen::OuterStride<>>;
-template <class T>
-using ConstStrided = Eigen::Map<const Matrix<T>, 0, Eigen::OuterStride<>>;
-
 /// One head of one sample.
 template <class T>
 struct Head {
   const Attention& layout;
   std::int64_t batch, head;
 
-  std::int64_t stride() const { return 3 * layout.heads * layout.width; }
-  /// Queries (0), keys (1) or values (2) as [tokens, width].
+  std::int64_t qkv_stride() const { return 3 * layout.heads * layout.width; }
+  std::int64_t output_stride() const { return layout.heads * layout.width; }
+  /// A token's query (0), key (1) or value (2); those of the next token are `qkv_stride` further.
   template <class Pointer>
-  auto part(Pointer qkv, int which) const {
-    using View = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, ConstStrided<T>, Strided<T>>;
-    return View(qkv + batch * layout.tokens * stride() + (which * layout.heads + head) * layout.width, layout.tokens,
-                layout.width, Eigen::OuterStride<>(stride()));
+  Pointer part(Pointer qkv, int which, std::int64_t token = 0) const {
+    return qkv + (batch * layout.tokens + token) * qkv_stride() + (which * layout.heads + head) * layout.width;
   }
-  /// This head's columns of y or dy, [tokens, width].
+  /// This head's columns of a token of y or dy.
   template <class Pointer>
-  auto output(Pointer y) const {
-    using View = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, ConstStrided<T>, Strided<T>>;
-    const std::int64_t row = layout.heads * layout.width;
-    return View(y + batch * layout.tokens * row + head * layout.width, layout.tokens, layout.width,
-                Eigen::OuterStride<>(row));
+  Pointer output(Pointer y, std::int64_t token) const {
+    return y + (batch * layout.tokens + token) * output_stride() + head * layout.width;
+  }
+  Operand<T> operand(const T* qkv, int which, std::int64_t token = 0) const {
+    return {part(qkv, which, token), qkv_stride(), false};
   }
   std::int64_t row_of(std::int64_t token) const { return (batch * layout.heads + head) * layout.tokens + token; }
 
-  bool allowed(const bool* valid, std::int64_t query, std::int64_t key) const {
-    return (!layout.causal || key <= query) && (!valid || valid[batch * layout.tokens + key]);
-  }
+  /// Keys that come before the end of what a query may attend to.
+  std::int64_t keys_of(std::int64_t query) const { return layout.causal ? query + 1 : layout.tokens; }
 };
 
 template <class T, class Body>
@@ -58,30 +48,35 @@ void for_each_head(const Attention& layout, const Body& body) {
   });
 }
 
-/// Scores of a tile of queries against the keys before `keys`, masked ones -Inf.
+template <class T>
+Operand<T> transposed(Operand<T> a) {
+  a.transposed = !a.transposed;
+  return a;
+}
+
+/// Q Kᵀ of a tile of queries against the keys before `keys`, unscaled; the keys that are not valid are -Inf.
 template <class T>
 void masked_scores(const Head<T>& head, const T* qkv, const bool* valid, std::int64_t first, std::int64_t count,
-                   std::int64_t keys, Matrix<T>& scores) {
-  scores.resize(count, keys);
-  scores.noalias() = head.part(qkv, 0).middleRows(first, count) * head.part(qkv, 1).topRows(keys).transpose();
-  scores *= static_cast<T>(head.layout.scale);
-  if (!head.layout.causal && !valid) return;
+                   std::int64_t keys, T* scores) {
+  multiply(count, keys, head.layout.width, head.operand(qkv, 0, first), transposed(head.operand(qkv, 1)), scores, keys,
+           false);
+  if (!valid) return;
   for (std::int64_t i = 0; i < count; ++i) {
     for (std::int64_t j = 0; j < keys; ++j) {
-      if (!head.allowed(valid, first + i, j)) scores(i, j) = -std::numeric_limits<T>::infinity();
+      if (!valid[head.batch * head.layout.tokens + j]) scores[i * keys + j] = -std::numeric_limits<T>::infinity();
     }
   }
 }
 
-/// Turns scores into probabilities, all 0 where nothing is allowed, and returns their logsumexp.
+/// Turns scores into probabilities, all 0 where nothing is allowed, and returns the logsumexp of the scaled ones.
 template <class T>
-T normalize_row(T* row, std::int64_t keys) {
+T normalize_row(T* row, std::int64_t keys, T scale) {
   const T largest = row_max(row, keys);
-  const T shift = largest == -std::numeric_limits<T>::infinity() ? T{0} : largest;
+  const T shift = largest == -std::numeric_limits<T>::infinity() ? T{0} : largest * scale;
   T sum{0};
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t j = 0; j < keys; ++j) {
-    row[j] = exponential(row[j] - shift);
+    row[j] = exponential(row[j] * scale - shift);
     sum += row[j];
   }
   const T factor = sum == T{0} ? T{0} : T{1} / sum;
@@ -89,29 +84,33 @@ T normalize_row(T* row, std::int64_t keys) {
   return shift + std::log(sum);
 }
 
-std::int64_t keys_before(const Attention& layout, std::int64_t tile_end) {
-  return layout.causal ? tile_end : layout.tokens;
+/// Room for `count` elements of a thread's own.
+template <class T>
+T* scratch(std::vector<T>& buffer, std::int64_t count) {
+  if (static_cast<std::int64_t>(buffer.size()) < count) buffer.resize(static_cast<std::size_t>(count));
+  return buffer.data();
 }
 
 }  // namespace
 
 template <class T>
 void attention(const Attention& layout, const T* qkv, const bool* valid, T* y, T* logsumexp) {
+  const T scale = static_cast<T>(layout.scale);
   for_each_head<T>(layout, [&](const Head<T>& head) {
-    thread_local Matrix<T> scores, result;
+    thread_local std::vector<T> buffer;
+    T* scores = scratch(buffer, kQueryTile * layout.tokens);
     for (std::int64_t first = 0; first < layout.tokens; first += kQueryTile) {
       const std::int64_t count = std::min(kQueryTile, layout.tokens - first);
-      const std::int64_t keys = keys_before(layout, first + count);
+      const std::int64_t keys = head.keys_of(first + count - 1);
       masked_scores(head, qkv, valid, first, count, keys, scores);
       for (std::int64_t i = 0; i < count; ++i) {
-        T* row = scores.row(i).data();
-        logsumexp[head.row_of(first + i)] = normalize_row(row, keys);
+        T* row = scores + i * keys;
+        const std::int64_t own = head.keys_of(first + i);
+        logsumexp[head.row_of(first + i)] = normalize_row(row, own, scale);
+        std::fill(row + own, row + keys, T{0});
       }
-      // By way of scratch: Eigen's order of sums in a small product follows the alignment of its destination, which
-      // in y depends on the sample's place in the batch.
-      result.resize(count, layout.width);
-      result.noalias() = scores * head.part(qkv, 2).topRows(keys);
-      head.output(y).middleRows(first, count) = result;
+      multiply(count, layout.width, keys, {scores, keys}, head.operand(qkv, 2), head.output(y, first),
+               head.output_stride(), false);
     }
   });
 }
@@ -120,37 +119,48 @@ template <class T>
 void attention_backward(const Attention& layout, const T* qkv, const bool* valid, const T* y, const T* logsumexp,
                         const T* dy, T* dqkv, Mode mode) {
   const T scale = static_cast<T>(layout.scale);
+  const bool accumulate = mode == Mode::kAccumulate;
   for_each_head<T>(layout, [&](const Head<T>& head) {
-    thread_local Matrix<T> p, ds, dq, dk, dv;
-    dk.setZero(layout.tokens, layout.width);
-    dv.setZero(layout.tokens, layout.width);
-    dq.resize(layout.tokens, layout.width);
-    const auto out = head.output(y), gradient = head.output(dy);
+    thread_local std::vector<T> buffer;
+    T* p = scratch(buffer, 2 * kQueryTile * layout.tokens);
+    T* ds = p + kQueryTile * layout.tokens;
+    const std::int64_t stride = head.qkv_stride(), width = layout.width;
+    std::int64_t keys_before = 0;  // that earlier tiles have given a gradient
     for (std::int64_t first = 0; first < layout.tokens; first += kQueryTile) {
       const std::int64_t count = std::min(kQueryTile, layout.tokens - first);
-      const std::int64_t keys = keys_before(layout, first + count);
+      const std::int64_t keys = head.keys_of(first + count - 1);
+      const Operand<T> gradient{head.output(dy, first), head.output_stride()};
       masked_scores(head, qkv, valid, first, count, keys, p);
-      ds.resize(count, keys);
-      ds.noalias() = gradient.middleRows(first, count) * head.part(qkv, 2).topRows(keys).transpose();
+      multiply(count, keys, width, gradient, transposed(head.operand(qkv, 2)), ds, keys, false);
       for (std::int64_t i = 0; i < count; ++i) {
+        const std::int64_t own = head.keys_of(first + i);
         const T normalizer = logsumexp[head.row_of(first + i)];
         const bool nothing = normalizer == -std::numeric_limits<T>::infinity();
-        const T dot = gradient.row(first + i).dot(out.row(first + i));
-        T *p_row = p.row(i).data(), *ds_row = ds.row(i).data();
-        for (std::int64_t j = 0; j < keys; ++j) {
-          p_row[j] = nothing ? T{0} : exponential(p_row[j] - normalizer);
+        const T *out = head.output(y, first + i), *dout = head.output(dy, first + i);
+        T dot{0};
+#pragma omp simd reduction(+ : dot)
+        for (std::int64_t d = 0; d < width; ++d) dot += dout[d] * out[d];
+        T *p_row = p + i * keys, *ds_row = ds + i * keys;
+        for (std::int64_t j = 0; j < own; ++j) {
+          p_row[j] = nothing ? T{0} : exponential(p_row[j] * scale - normalizer);
           ds_row[j] = p_row[j] * (ds_row[j] - dot) * scale;
         }
+        std::fill(p_row + own, p_row + keys, T{0});
+        std::fill(ds_row + own, ds_row + keys, T{0});
       }
-      dq.middleRows(first, count).noalias() = ds * head.part(qkv, 1).topRows(keys);
-      dk.topRows(keys).noalias() += ds.transpose() * head.part(qkv, 0).middleRows(first, count);
-      dv.topRows(keys).noalias() += p.transpose() * gradient.middleRows(first, count);
-    }
-    const Matrix<T>* parts[] = {&dq, &dk, &dv};
-    for (int which = 0; which < 3; ++which) {
-      auto target = head.part(dqkv, which);
-      if (mode == Mode::kWrite) target = *parts[which];
-      else target += *parts[which];
+      multiply(count, width, keys, {ds, keys}, head.operand(qkv, 1), head.part(dqkv, 0, first), stride, accumulate);
+      // Keys that no earlier tile has reached are written where the others are added to.
+      const auto to_keys = [&](const T* weights, const Operand<T>& right, int which) {
+        const auto rows = [&](std::int64_t begin, std::int64_t end, bool add) {
+          multiply(end - begin, width, count, {weights + begin, keys, true}, right, head.part(dqkv, which, begin),
+                   stride, add);
+        };
+        rows(0, keys_before, true);
+        rows(keys_before, keys, accumulate);
+      };
+      to_keys(ds, head.operand(qkv, 0, first), 1);
+      to_keys(p, gradient, 2);
+      keys_before = keys;
     }
   });
 }

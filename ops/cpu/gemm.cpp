@@ -8,26 +8,27 @@ namespace tapecache::kernels::cpu {
 namespace {
 
 constexpr std::int64_t kWorkPerTask = 1 << 18;  // multiplications below which a task is not worth its start
-constexpr std::int64_t kTasksPerThread = 4;     // so that a thread that is held up does not hold up the others
+constexpr std::int64_t kMostTasks = 4;          // a thread, so that one that is held up does not hold up the others
+constexpr double kPackingShare = 1.0 / 64;      // elements packed per multiplication-add that are not worth more tasks
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 /// How each product is cut: `down` × `across` parts of about equal size. The cut does not show in the result.
 struct Cut {
-  std::int64_t down = 1, across = 1, rows, cols;
+  std::int64_t down = 1, across = 1, rows = 0, cols = 0;
 
+  /// Into `parts` parts, or somewhat more; or as many as there are tiles. Every part packs what it reads.
   template <class T>
-  static Cut of(const Gemm& g) {
+  static Cut into(const Gemm& g, std::int64_t parts) {
     const std::int64_t tile_rows = product_detail::kTileRows, tile_cols = product_detail::kTileCols<T>;
-    const std::int64_t work = g.m * g.n * std::max<std::int64_t>(g.k, 1);
-    const std::int64_t wanted = std::min(work / kWorkPerTask, divide_up(thread_count() * kTasksPerThread, g.batch));
     const std::int64_t most_down = divide_up(g.m, tile_rows), most_across = divide_up(g.n, tile_cols);
+    parts = std::min(parts, most_down * most_across);
     Cut best;
     std::int64_t least = -1;
-    for (std::int64_t across = 1; across <= std::min(most_across, std::max<std::int64_t>(wanted, 1)); ++across) {
-      const std::int64_t down = std::clamp<std::int64_t>(divide_up(wanted, across), 1, most_down);
-      const std::int64_t packed = across * g.m + down * g.n;  // every part packs what it reads
-      if (down * across < std::min(wanted, most_down * most_across) || (least >= 0 && packed >= least)) continue;
+    for (std::int64_t across = 1; across <= std::min(most_across, parts); ++across) {
+      const std::int64_t down = divide_up(parts, across);
+      const std::int64_t packed = across * g.m + down * g.n;
+      if (down > most_down || (least >= 0 && packed >= least)) continue;
       least = packed;
       best.down = down;
       best.across = across;
@@ -37,6 +38,18 @@ struct Cut {
     best.down = divide_up(g.m, best.rows);
     best.across = divide_up(g.n, best.cols);
     return best;
+  }
+
+  /// Several parts a thread where packing costs little, else one.
+  template <class T>
+  static Cut of(const Gemm& g) {
+    const std::int64_t work = g.m * g.n * std::max<std::int64_t>(g.k, 1);
+    for (std::int64_t tasks = kMostTasks; ; tasks /= 2) {
+      const std::int64_t wanted = std::min(work / kWorkPerTask, divide_up(thread_count() * tasks, g.batch));
+      const Cut cut = into<T>(g, std::max<std::int64_t>(wanted, 1));
+      const double share = static_cast<double>(cut.across * g.m + cut.down * g.n) / static_cast<double>(g.m * g.n);
+      if (tasks == 1 || share <= kPackingShare) return cut;
+    }
   }
 };
 

@@ -49,24 +49,26 @@ constexpr std::int64_t kDepth = 256;    // terms that are summed in registers
 constexpr std::int64_t kAcross = 512;   // columns whose packed block stays in the second-level cache
 constexpr std::int64_t kRowPitch = kDepth + 16;  // of packed rows; a power of two would put them into one cache set
 
-/// Packed rows of op(A): each contiguous, or (kInterleaved) all of them beside each other for each term.
+/// Rows of op(A): each contiguous, a_stride apart, or (kInterleaved) packed beside each other for each term.
 enum class Layout { kRows, kInterleaved };
 
 /// Adds, or writes, a tile of kRows × (kVectors · lanes) products of `depth` terms; only `cols` columns are there.
 template <class T, Layout kLayout, int kRows, int kVectors>
-void multiply_tile(std::int64_t depth, const T* a, const T* b, T* c, std::int64_t c_stride, std::int64_t cols,
-                   const T* bias, bool accumulate) {
+void multiply_tile(std::int64_t depth, const T* a, std::int64_t a_stride, const T* b, T* c, std::int64_t c_stride,
+                   std::int64_t cols, const T* bias, bool accumulate) {
   constexpr int kWidth = kVectors * kLanes<T>;
-  constexpr std::int64_t kRow = kLayout == Layout::kRows ? kRowPitch : 1;
-  constexpr std::int64_t kTerm = kLayout == Layout::kRows ? 1 : kTileRows;
+  for (int i = 0; i < kRows; ++i) {
+    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(c + i * c_stride + v * kLanes<T>, 1);
+  }
   Vector<T> sum[kRows][kVectors] = {};
   for (std::int64_t p = 0; p < depth; ++p) {
     const auto* right = reinterpret_cast<const Unaligned<T>*>(b + p * kWidth);
-    const T* left = a + p * kTerm;
+    const T* left = kLayout == Layout::kRows ? a + p : a + p * kTileRows;
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
+      const T factor = kLayout == Layout::kRows ? left[i * a_stride] : left[i];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sum[i][v] += left[i * kRow] * Vector<T>(right[v]);
+      for (int v = 0; v < kVectors; ++v) sum[i][v] += factor * Vector<T>(right[v]);
     }
   }
   if (cols == kWidth) {
@@ -101,7 +103,7 @@ void multiply_tile(std::int64_t depth, const T* a, const T* b, T* c, std::int64_
 }
 
 template <class T>
-using TileFunction = void (*)(std::int64_t, const T*, const T*, T*, std::int64_t, std::int64_t, const T*, bool);
+using TileFunction = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t, std::int64_t, const T*, bool);
 
 template <class T, Layout kLayout, int kVectors, std::size_t... kIndex>
 constexpr std::array<TileFunction<T>, kTileRows> tile_functions(std::index_sequence<kIndex...>) {
@@ -174,13 +176,30 @@ void transpose_square(const T* from, std::int64_t from_stride, T* to, std::int64
   for (int i = 0; i < kLanes<T>; ++i) *reinterpret_cast<Unaligned<T>*>(to + i * to_stride) = rows[i];
 }
 
+/// Asks for what the next `pack_left` will read, while there is something to compute in the meantime.
+template <class T>
+void prefetch_left(const Operand<T>& a, std::int64_t first, std::int64_t rows, std::int64_t begin, std::int64_t depth) {
+  constexpr std::int64_t kLine = 64 / static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t lines = a.transposed ? depth : rows, length = a.transposed ? rows : depth;
+  for (std::int64_t i = 0; i < lines; ++i) {
+    const T* from = a.transposed ? a.at(first, begin + i) : a.at(first + i, begin);
+    for (std::int64_t j = 0; j < length; j += kLine) __builtin_prefetch(from + j, 0, 2);
+  }
+}
+
 /// One panel of op(B): for each term `width` columns, of which `cols` are there and the others 0.
 template <class T, int kWidth>
 void pack_panel(const Operand<T>& b, std::int64_t begin, std::int64_t depth, std::int64_t first, std::int64_t cols,
                 T* to) {
   if (!b.transposed) {
     if (cols == kWidth) {
-      for (std::int64_t p = 0; p < depth; ++p) std::copy_n(b.at(begin + p, first), kWidth, to + p * kWidth);
+      for (std::int64_t p = 0; p < depth; ++p) {
+        const T* from = b.at(begin + p, first);
+#pragma GCC unroll 2
+        for (int v = 0; v < kWidth; v += kLanes<T>) {
+          *reinterpret_cast<Unaligned<T>*>(to + p * kWidth + v) = *reinterpret_cast<const Unaligned<T>*>(from + v);
+        }
+      }
       return;
     }
     for (std::int64_t p = 0; p < depth; ++p) {
@@ -211,6 +230,7 @@ template <class T>
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& a, const Operand<T>& b, T* c,
               std::int64_t c_stride, bool accumulate, const T* bias = nullptr) {
   using namespace product_detail;
+  if (m <= 0 || n <= 0) return;
   if (k <= 0) {
     for (std::int64_t i = 0; i < m; ++i) {
       for (std::int64_t j = 0; j < n; ++j) {
@@ -221,7 +241,7 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
   }
   Scratch<T>& scratch = Scratch<T>::of_thread();
   const std::int64_t panels = (m + kTileRows - 1) / kTileRows;
-  const std::int64_t height = panels > 0 ? (m + panels - 1) / panels : 0;
+  const std::int64_t height = (m + panels - 1) / panels;
   const auto& wide = a.transposed ? kTileFunctions<T, Layout::kInterleaved, 2> : kTileFunctions<T, Layout::kRows, 2>;
   const auto& narrow = a.transposed ? kTileFunctions<T, Layout::kInterleaved, 1> : kTileFunctions<T, Layout::kRows, 1>;
   for (std::int64_t col = 0; col < n; col += kAcross) {
@@ -237,11 +257,14 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
       }
       for (std::int64_t row = 0; row < m; row += height) {
         const std::int64_t rows = std::min(height, m - row);
-        pack_left(a, row, rows, begin, depth, scratch.left());
+        const bool in_place = !a.transposed && a.stride * static_cast<std::int64_t>(sizeof(T)) % 4096 != 0;
+        if (!in_place) pack_left(a, row, rows, begin, depth, scratch.left());
+        const T* left = in_place ? a.at(row, begin) : scratch.left();
+        prefetch_left(a, row + rows, std::min(height, m - row - rows), begin, depth);
         for (std::int64_t j = 0; j < across; j += kTileCols<T>) {
           const std::int64_t cols = std::min<std::int64_t>(kTileCols<T>, across - j);
           const auto tile = (cols > kLanes<T> ? wide : narrow)[static_cast<std::size_t>(rows - 1)];
-          tile(depth, scratch.left(), scratch.right() + j * depth, c + row * c_stride + col + j, c_stride, cols,
+          tile(depth, left, in_place ? a.stride : kRowPitch, scratch.right() + j * depth, c + row * c_stride + col + j, c_stride, cols,
                first && bias ? bias + col + j : nullptr, accumulate || !first);
         }
       }
