@@ -1,11 +1,10 @@
-#define EIGEN_DONT_PARALLELIZE
-#include <Eigen/Core>
-
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/product.h"
 #include "tapecache/ops/cpu/row_math.h"
 
 // Rows of tiles are worked on one after the other, and in a row groups of a few tiles; the tiles of a group in parallel.
@@ -15,14 +14,7 @@ namespace tapecache::kernels::cpu {
 
 namespace {
 
-constexpr std::int64_t kBlockRows = 64, kBlockWidth = 128;  // of da, for one thread
-
-template <class T>
-using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-template <class T>
-using Map = Eigen::Map<Matrix<T>, 0, Eigen::OuterStride<>>;
-template <class T>
-using ConstMap = Eigen::Map<const Matrix<T>, 0, Eigen::OuterStride<>>;
+constexpr std::int64_t kBlockRows = 256, kBlockWidth = 128;  // of da, for one thread
 
 /// One tile of the logits: rows [row, row + rows) and columns [col, col + cols), stored with a stride of tile_cols.
 template <class T>
@@ -78,11 +70,9 @@ class Walk {
 
  private:
   void fill(const Tile<T>& tile) const {
-    const ConstMap<T> left(scaled_, tile.rows, c_.width, Eigen::OuterStride<>(c_.width));
-    const ConstMap<T> right(b_ + tile.col * c_.width, tile.cols, c_.width, Eigen::OuterStride<>(c_.width));
-    Map<T> z(tile.z, tile.rows, tile.cols, Eigen::OuterStride<>(tile.stride));
-    z.setConstant(bias_);
-    z.noalias() += left * right.transpose();
+    for (std::int64_t i = 0; i < tile.rows; ++i) std::fill_n(tile.line(i), tile.cols, bias_);
+    multiply<T>(tile.rows, tile.cols, c_.width, {scaled_, c_.width}, {b_ + tile.col * c_.width, c_.width, true}, tile.z,
+                tile.stride, true);
   }
 
   const Contrastive& c_;
@@ -235,13 +225,11 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale,
   walk.run(
       [&](const Tile<T>& tile, std::int64_t t) {
         differentiate(c, tile, row_logsumexp, col_logsumexp, weight);
-        const ConstMap<T> dz(tile.z, tile.rows, tile.cols, Eigen::OuterStride<>(tile.stride));
         if (db) {
           // dB = scale dZᵀ A
-          Map<T> to(db + tile.col * c.width, tile.cols, c.width, Eigen::OuterStride<>(c.width));
-          if (tile.row == 0 && db_mode == Mode::kWrite) to.setZero();
-          to.noalias() +=
-              dz.transpose() * ConstMap<T>(walk.scaled(), tile.rows, c.width, Eigen::OuterStride<>(c.width));
+          const bool accumulate = tile.row > 0 || db_mode == Mode::kAccumulate;
+          multiply<T>(tile.cols, c.width, tile.rows, {tile.z, tile.stride, true}, {walk.scaled(), c.width},
+                      db + tile.col * c.width, c.width, accumulate);
         }
         double sum = 0;
         for (std::int64_t i = 0; i < tile.rows; ++i) {
@@ -261,13 +249,11 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale,
             const std::int64_t first = block / blocks_across * kBlockRows, w = block % blocks_across * kBlockWidth;
             const std::int64_t height = std::min(kBlockRows, rows - first), wide = std::min(kBlockWidth, c.width - w);
             // dZ B, of which dA is scale times and dscale the product with A
-            Map<T> product(walk.product() + first * c.width + w, height, wide, Eigen::OuterStride<>(c.width));
-            if (is_first) product.setZero();
+            T* product = walk.product() + first * c.width + w;
             for (std::int64_t t = 0; t < tiles; ++t) {
               const Tile<T> tile = walk.tile(t, row, rows);
-              const ConstMap<T> dz(tile.line(first), height, tile.cols, Eigen::OuterStride<>(tile.stride));
-              const ConstMap<T> right(b + tile.col * c.width + w, tile.cols, wide, Eigen::OuterStride<>(c.width));
-              product.noalias() += dz * right;
+              multiply<T>(height, wide, tile.cols, {tile.line(first), tile.stride},
+                          {b + tile.col * c.width + w, c.width}, product, c.width, t > 0 || !is_first);
             }
           }
         });

@@ -1,7 +1,8 @@
-#define EIGEN_DONT_PARALLELIZE
-#include <Eigen/Core>
+#include <algorithm>
+#include <cmath>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/product.h"
 #include "tapecache/ops/cpu/row_math.h"
 
 // As in contrastive.cpp: rows of tiles in their order, groups of tiles in theirs, the tiles of a group in parallel, each
@@ -9,13 +10,6 @@
 namespace tapecache::kernels::cpu {
 
 namespace {
-
-template <class T>
-using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-template <class T>
-using Map = Eigen::Map<Matrix<T>>;
-template <class T>
-using ConstMap = Eigen::Map<const Matrix<T>>;
 
 /// Queries [row, row + rows) against documents [col, col + cols).
 template <class T>
@@ -68,9 +62,9 @@ class Walk {
   void fill(const Tile<T>& tile, std::int64_t t) const {
     const std::int64_t query_rows = tile.rows * m_.query_tokens, document_rows = tile.cols * m_.document_tokens;
     T* similarities = workspace_ + t * m_.tile_rows * m_.tile_cols * m_.query_tokens * m_.document_tokens;
-    Map<T>(similarities, query_rows, document_rows).noalias() =
-        ConstMap<T>(queries_ + tile.row * m_.query_tokens * m_.width, query_rows, m_.width) *
-        ConstMap<T>(documents_ + tile.col * m_.document_tokens * m_.width, document_rows, m_.width).transpose();
+    multiply<T>(query_rows, document_rows, m_.width, {queries_ + tile.row * m_.query_tokens * m_.width, m_.width},
+                {documents_ + tile.col * m_.document_tokens * m_.width, m_.width, true}, similarities, document_rows,
+                false);
     for (std::int64_t i = 0; i < tile.rows; ++i) {
       T* scores = tile.scores + i * m_.tile_cols;
       std::fill_n(scores, tile.cols, T{0});

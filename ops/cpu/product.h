@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -137,13 +138,16 @@ void pack_left(const Operand<T>& a, std::int64_t first, std::int64_t rows, std::
                T* to) {
   if (!a.transposed) {
     for (std::int64_t i = 0; i < rows; ++i) std::copy_n(a.at(first + i, begin), depth, to + i * kRowPitch);
-    return;
+  } else if (rows == kTileRows) {  // of known size, so that it is no call
+    for (std::int64_t p = 0; p < depth; ++p) {
+      std::memcpy(to + p * kTileRows, a.at(first, begin + p), kTileRows * sizeof(T));
+    }
+  } else {
+    for (std::int64_t p = 0; p < depth; ++p) {
+      const T* from = a.at(first, begin + p);
+      for (std::int64_t i = 0; i < rows; ++i) to[p * kTileRows + i] = from[i];
+    }
   }
-  if (rows == kTileRows) {
-    for (std::int64_t p = 0; p < depth; ++p) std::copy_n(a.at(first, begin + p), kTileRows, to + p * kTileRows);
-    return;
-  }
-  for (std::int64_t p = 0; p < depth; ++p) std::copy_n(a.at(first, begin + p), rows, to + p * kTileRows);
 }
 
 /// Swaps the blocks of kStep × kStep elements beside the diagonal of blocks of twice that size.
@@ -187,39 +191,56 @@ void prefetch_left(const Operand<T>& a, std::int64_t first, std::int64_t rows, s
   }
 }
 
-/// One panel of op(B): for each term `width` columns, of which `cols` are there and the others 0.
-template <class T, int kWidth>
-void pack_panel(const Operand<T>& b, std::int64_t begin, std::int64_t depth, std::int64_t first, std::int64_t cols,
-                T* to) {
-  if (!b.transposed) {
-    if (cols == kWidth) {
-      for (std::int64_t p = 0; p < depth; ++p) {
-        const T* from = b.at(begin + p, first);
-#pragma GCC unroll 2
-        for (int v = 0; v < kWidth; v += kLanes<T>) {
-          *reinterpret_cast<Unaligned<T>*>(to + p * kWidth + v) = *reinterpret_cast<const Unaligned<T>*>(from + v);
-        }
-      }
-      return;
-    }
-    for (std::int64_t p = 0; p < depth; ++p) {
-      const T* from = b.at(begin + p, first);
-      for (std::int64_t j = 0; j < kWidth; ++j) to[p * kWidth + j] = j < cols ? from[j] : T{0};
-    }
-    return;
-  }
+/// Columns of the panel that begins at column j of `across` columns of op(B): one vector wide where that is enough.
+template <class T>
+std::int64_t panel_width(std::int64_t across, std::int64_t j) {
+  return across - j > kLanes<T> ? kTileCols<T> : kLanes<T>;
+}
+
+/// A panel of op(B), stored transposed: for each term `width` columns, of which `cols` are there and the others 0.
+template <class T>
+void pack_transposed_panel(const Operand<T>& b, std::int64_t begin, std::int64_t depth, std::int64_t first,
+                           std::int64_t cols, std::int64_t width, T* to) {
   // A square of lanes × lanes at a time.
-  for (std::int64_t j = 0; j < kWidth; j += kLanes<T>) {
+  for (std::int64_t j = 0; j < width; j += kLanes<T>) {
     std::int64_t p = 0;
     if (j + kLanes<T> <= cols) {
       for (; p + kLanes<T> <= depth; p += kLanes<T>) {
-        transpose_square(b.at(begin + p, first + j), b.stride, to + p * kWidth + j, kWidth);
+        transpose_square(b.at(begin + p, first + j), b.stride, to + p * width + j, width);
       }
     }
     for (std::int64_t lane = j; lane < j + kLanes<T>; ++lane) {
       const T* from = lane < cols ? b.at(begin, first + lane) : nullptr;
-      for (std::int64_t rest = p; rest < depth; ++rest) to[rest * kWidth + lane] = from ? from[rest] : T{0};
+      for (std::int64_t rest = p; rest < depth; ++rest) to[rest * width + lane] = from ? from[rest] : T{0};
     }
+  }
+}
+
+/// `across` columns of op(B) from `first`, terms begin … begin + depth: panel after panel, each depth × its width.
+template <class T>
+void pack_right(const Operand<T>& b, std::int64_t begin, std::int64_t depth, std::int64_t first, std::int64_t across,
+                T* to) {
+  if (b.transposed) {
+    for (std::int64_t j = 0; j < across; j += kTileCols<T>) {
+      pack_transposed_panel(b, begin, depth, first + j, std::min<std::int64_t>(kTileCols<T>, across - j),
+                            panel_width<T>(across, j), to + j * depth);
+    }
+    return;
+  }
+  // Row by row, as they lie in memory.
+  const std::int64_t whole = across / kTileCols<T> * kTileCols<T>, width = panel_width<T>(across, whole);
+  for (std::int64_t p = 0; p < depth; ++p) {
+    const T* from = b.at(begin + p, first);
+    for (std::int64_t j = 0; j < whole; j += kTileCols<T>) {
+      T* panel = to + j * depth + p * kTileCols<T>;
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileCols<T>; v += kLanes<T>) {
+        *reinterpret_cast<Unaligned<T>*>(panel + v) = *reinterpret_cast<const Unaligned<T>*>(from + j + v);
+      }
+    }
+    if (whole == across) continue;
+    T* panel = to + whole * depth + p * width;
+    for (std::int64_t j = 0; j < width; ++j) panel[j] = whole + j < across ? from[whole + j] : T{0};
   }
 }
 
@@ -249,12 +270,7 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
     for (std::int64_t begin = 0; begin < k; begin += kDepth) {
       const std::int64_t depth = std::min(kDepth, k - begin);
       const bool first = begin == 0;
-      for (std::int64_t j = 0; j < across; j += kTileCols<T>) {
-        const std::int64_t cols = std::min<std::int64_t>(kTileCols<T>, across - j);
-        T* to = scratch.right() + j * depth;
-        if (cols > kLanes<T>) pack_panel<T, kTileCols<T>>(b, begin, depth, col + j, cols, to);
-        else pack_panel<T, kLanes<T>>(b, begin, depth, col + j, cols, to);
-      }
+      pack_right(b, begin, depth, col, across, scratch.right());
       for (std::int64_t row = 0; row < m; row += height) {
         const std::int64_t rows = std::min(height, m - row);
         const bool in_place = !a.transposed && a.stride * static_cast<std::int64_t>(sizeof(T)) % 4096 != 0;
@@ -263,7 +279,7 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
         prefetch_left(a, row + rows, std::min(height, m - row - rows), begin, depth);
         for (std::int64_t j = 0; j < across; j += kTileCols<T>) {
           const std::int64_t cols = std::min<std::int64_t>(kTileCols<T>, across - j);
-          const auto tile = (cols > kLanes<T> ? wide : narrow)[static_cast<std::size_t>(rows - 1)];
+          const auto tile = (panel_width<T>(across, j) == kTileCols<T> ? wide : narrow)[static_cast<std::size_t>(rows - 1)];
           tile(depth, left, in_place ? a.stride : kRowPitch, scratch.right() + j * depth, c + row * c_stride + col + j, c_stride, cols,
                first && bias ? bias + col + j : nullptr, accumulate || !first);
         }
