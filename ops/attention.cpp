@@ -31,16 +31,16 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
       batch, tokens, heads, head_width, 1.0 / std::sqrt(static_cast<double>(head_width)), options.causal};
   Tensor y = Tensor::empty({batch, tokens, width}, qkv.dtype(), qkv.device());
   Tensor logsumexp = Tensor::empty({batch, heads, tokens}, qkv.dtype(), qkv.device());
-  const detail::Operand operand = detail::operand_of(qkv.value());
+  const Tensor operand = detail::operand_of(qkv.value());
   const auto valid_of = [](const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; };
   dispatch_floating(kOp, qkv.dtype(), [&]<class T>() {
     kernels::find(&KernelTable<T>::attention, kOp, qkv.device())(
-        layout, operand.value.data<T>(), valid_of(options.valid), y.mutable_data<T>(), logsumexp.mutable_data<T>());
+        layout, detail::widened(operand).data<T>(), valid_of(options.valid), y.mutable_data<T>(), logsumexp.mutable_data<T>());
   });
-  return record(kOp, y, {qkv}, {operand.kept, options.valid, y, logsumexp}, [=](Backward& ctx) {
+  return record(kOp, y, {qkv}, {operand, options.valid, y, logsumexp}, [=](Backward& ctx) {
     // P = exp(S - logsumexp); dV = Pᵀ dY; dS = P (dY Vᵀ - Σ dY Y); dQ = scale dS K; dK = scale dSᵀ Q
-    const Tensor dy = detail::gradient_like(ctx.saved(0), ctx.output_gradient());
-    const Tensor rounded_qkv = detail::restored(ctx.saved(0));
+    const Tensor dy = detail::widened(detail::gradient_like(ctx.saved(0), ctx.output_gradient()));
+    const Tensor rounded_qkv = detail::widened(ctx.saved(0));
     GradientTarget dqkv = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
       kernels::find(&KernelTable<T>::attention_backward, kOp, dy.device())(

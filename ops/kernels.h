@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "tapecache/core/device.h"
+#include "tapecache/core/dtype.h"
 #include "tapecache/core/philox.h"
 #include "tapecache/core/shape.h"
 
@@ -138,6 +139,8 @@ struct KernelTable {
 
   // Products. bias [n] is added to each row where it is not null.
   void (*gemm)(const Gemm&, const T* a, const T* b, const T* bias, T* c, Mode);
+  // The same of bf16 matrices, summed in T.
+  void (*gemm_bf16)(const Gemm&, const BFloat16* a, const BFloat16* b, const T* bias, T* c, Mode);
 
   // Reductions of x [outer, axis, inner] to y [outer, inner]. Of several maxima the first receives the gradient.
   void (*reduce)(ReduceOp, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode);

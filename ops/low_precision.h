@@ -3,28 +3,23 @@
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/core/tensor.h"
 
-/// How products follow `Autocast`: the one place that knows that bf16 operands are multiplied as rounded f32 ones.
+/// How products follow `Autocast`.
 namespace tapecache::ops::detail {
 
-/// An operand of a product, and the form in which backward keeps it.
-struct Operand {
-  Tensor value, kept;
-};
-
-inline Operand operand_of(const Tensor& x) {
-  if (autocast_dtype() != DType::kBFloat16 || x.dtype() != DType::kFloat32) return {x, x};
-  const Tensor low = x.to(DType::kBFloat16);
-  return {low.to(DType::kFloat32), low};
+/// An operand of a product in the type that the product takes, and backward keeps, it in.
+inline Tensor operand_of(const Tensor& x) {
+  const bool low = autocast_dtype() == DType::kBFloat16 && x.dtype() == DType::kFloat32;
+  return low ? x.to(DType::kBFloat16) : x;
 }
 
-/// A kept operand for use in a product.
-inline Tensor restored(const Tensor& kept) {
-  return kept.dtype() == DType::kBFloat16 ? kept.to(DType::kFloat32) : kept;
+/// The incoming gradient in the type of the operand it will meet.
+inline Tensor gradient_like(const Tensor& operand, const Tensor& gradient) {
+  return operand.dtype() == DType::kBFloat16 ? gradient.to(DType::kBFloat16) : gradient;
 }
 
-/// The incoming gradient in the precision of the operand it will meet.
-inline Tensor gradient_like(const Tensor& kept, const Tensor& gradient) {
-  return kept.dtype() == DType::kBFloat16 ? gradient.to(DType::kBFloat16).to(DType::kFloat32) : gradient;
+/// An operand for a kernel that takes no bf16.
+inline Tensor widened(const Tensor& operand) {
+  return operand.dtype() == DType::kBFloat16 ? operand.to(DType::kFloat32) : operand;
 }
 
 }  // namespace tapecache::ops::detail

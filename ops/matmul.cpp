@@ -14,12 +14,18 @@ using kernels::Gemm;
 using kernels::KernelTable;
 using kernels::Mode;
 
+/// The product of operands of type T or bf16.
 template <class T>
 void gemm(const char* op, const Gemm& shape, const Tensor& a, const Tensor& b, const Tensor& bias, Tensor& c,
           Mode mode) {
-  kernels::find(&KernelTable<T>::gemm, op, a.device())(shape, a.data<T>(), b.data<T>(),
-                                                       bias.defined() ? bias.data<T>() : nullptr,
-                                                       c.mutable_data<T>(), mode);
+  const T* added = bias.defined() ? bias.data<T>() : nullptr;
+  if (a.dtype() == DType::kBFloat16) {
+    kernels::find(&KernelTable<T>::gemm_bf16, op, a.device())(shape, a.data<BFloat16>(), b.data<BFloat16>(), added,
+                                                              c.mutable_data<T>(), mode);
+  } else {
+    kernels::find(&KernelTable<T>::gemm, op, a.device())(shape, a.data<T>(), b.data<T>(), added, c.mutable_data<T>(),
+                                                         mode);
+  }
 }
 
 /// The product of a batched left factor's transpose with the right, summed over the batch, into one matrix.
@@ -28,10 +34,12 @@ void gemm_summed(const char* op, const Gemm& shape, const Tensor& a, const Tenso
   if (shape.batch == 0 && !c.accumulate) c.tensor.fill(0);
   Gemm one = shape;
   one.batch = 1;
-  const auto kernel = kernels::find(&KernelTable<T>::gemm, op, a.device());
+  const auto matrix = [](const Tensor& all, std::int64_t first, std::int64_t size) {
+    return all.reshape({all.numel()}).slice(first, first + size);
+  };
   for (std::int64_t i = 0; i < shape.batch; ++i) {
-    kernel(one, a.data<T>() + i * shape.stride_a, b.data<T>() + i * shape.stride_b, nullptr,
-           c.tensor.mutable_data<T>(), i == 0 ? detail::mode_of(c) : Mode::kAccumulate);
+    gemm<T>(op, one, matrix(a, i * shape.stride_a, shape.m * shape.k), matrix(b, i * shape.stride_b, shape.k * shape.n),
+            {}, c.tensor, i == 0 ? detail::mode_of(c) : Mode::kAccumulate);
   }
 }
 
@@ -59,18 +67,18 @@ Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& optio
 
   Tensor c = Tensor::empty(shape, a.dtype(), a.device());
   const Gemm forward{batch, m, n, k, ta, tb, stride_a, stride_b, m * n};
-  const detail::Operand left = detail::operand_of(a.value()), right = detail::operand_of(b.value());
+  const Tensor left = detail::operand_of(a.value()), right = detail::operand_of(b.value());
   dispatch_floating("matmul", a.dtype(), [&]<class T>() {
-    gemm<T>("matmul", forward, left.value, right.value, {}, c, Mode::kWrite);
+    gemm<T>("matmul", forward, left, right, {}, c, Mode::kWrite);
   });
-  return record("matmul", std::move(c), {a, b}, {left.kept, right.kept}, [=](Backward& ctx) {
+  return record("matmul", std::move(c), {a, b}, {left, right}, [=](Backward& ctx) {
     const Tensor dc = detail::gradient_like(ctx.saved(0), ctx.output_gradient());
     const std::int64_t stride_c = m * n;
-    dispatch_floating("matmul", dc.dtype(), [&]<class T>() {
+    dispatch_floating("matmul", ctx.output_gradient().dtype(), [&]<class T>() {
       if (ctx.needs(0)) {
         // dA = dC Bᵀ, or stored transposed: dAᵀ = B dCᵀ
         GradientTarget da = ctx.gradient(0);
-        const Tensor other = detail::restored(ctx.saved(1));
+        const Tensor& other = ctx.saved(1);
         const Tensor &first = ta ? other : dc, &second = ta ? dc : other;
         const Gemm g = ta ? Gemm{batch, k, m, n, tb, true, stride_b, stride_c, stride_a}
                           : Gemm{batch, m, k, n, false, !tb, stride_c, stride_b, stride_a};
@@ -80,7 +88,7 @@ Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& optio
       if (ctx.needs(1)) {
         // dB = Aᵀ dC, or stored transposed: dBᵀ = dCᵀ A
         GradientTarget db = ctx.gradient(1);
-        const Tensor other = detail::restored(ctx.saved(0));
+        const Tensor& other = ctx.saved(0);
         const Tensor &first = tb ? dc : other, &second = tb ? other : dc;
         const Gemm g = tb ? Gemm{batch, n, k, m, true, ta, stride_c, stride_a, stride_b}
                           : Gemm{batch, k, n, m, !ta, false, stride_a, stride_c, stride_b};
@@ -105,22 +113,22 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias)
     detail::require_shape("linear", "bias", bias.shape(), {out});
   }
   Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
-  const detail::Operand input = detail::operand_of(x.value()), w = detail::operand_of(weight.value());
+  const Tensor input = detail::operand_of(x.value()), w = detail::operand_of(weight.value());
   dispatch_floating("linear", x.dtype(), [&]<class T>() {
-    gemm<T>("linear", {1, rows, out, in, false, true}, input.value, w.value, bias.value(), y, Mode::kWrite);
+    gemm<T>("linear", {1, rows, out, in, false, true}, input, w, bias.value(), y, Mode::kWrite);
   });
-  return record("linear", std::move(y), {x, weight, bias}, {input.kept, w.kept}, [=](Backward& ctx) {
+  return record("linear", std::move(y), {x, weight, bias}, {input, w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     const Tensor low_dy = detail::gradient_like(ctx.saved(0), dy);
     dispatch_floating("linear", dy.dtype(), [&]<class T>() {
       if (ctx.needs(0)) {  // dX = dY W
         GradientTarget dx = ctx.gradient(0);
-        gemm<T>("linear", {1, rows, in, out, false, false}, low_dy, detail::restored(ctx.saved(1)), {}, dx.tensor,
+        gemm<T>("linear", {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, dx.tensor,
                 detail::mode_of(dx));
       }
       if (ctx.needs(1)) {  // dW = dYᵀ X
         GradientTarget dw = ctx.gradient(1);
-        gemm<T>("linear", {1, out, in, rows, true, false}, low_dy, detail::restored(ctx.saved(0)), {}, dw.tensor,
+        gemm<T>("linear", {1, out, in, rows, true, false}, low_dy, ctx.saved(0), {}, dw.tensor,
                 detail::mode_of(dw));
       }
       if (ctx.needs(2)) {  // db = Σ_rows dY

@@ -2,6 +2,7 @@
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/product.h"
+#include "tapecache/ops/cpu/product_bf16.h"
 
 namespace tapecache::kernels::cpu {
 
@@ -53,10 +54,8 @@ struct Cut {
   }
 };
 
-}  // namespace
-
-template <class T>
-void gemm(const Gemm& g, const T* a, const T* b, const T* bias, T* c, Mode mode) {
+template <class In, class T>
+void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, T* c, Mode mode) {
   if (g.batch <= 0 || g.m <= 0 || g.n <= 0) return;
   const Cut cut = Cut::of<T>(g);
   const std::int64_t parts = cut.down * cut.across;
@@ -65,14 +64,25 @@ void gemm(const Gemm& g, const T* a, const T* b, const T* bias, T* c, Mode mode)
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t batch = i / parts;
       const std::int64_t row = i % parts / cut.across * cut.rows, col = i % cut.across * cut.cols;
-      Operand<T> left{a + batch * g.stride_a, g.transpose_a ? g.m : g.k, g.transpose_a};
-      Operand<T> right{b + batch * g.stride_b, g.transpose_b ? g.k : g.n, g.transpose_b};
+      Operand<In> left{a + batch * g.stride_a, g.transpose_a ? g.m : g.k, g.transpose_a};
+      Operand<In> right{b + batch * g.stride_b, g.transpose_b ? g.k : g.n, g.transpose_b};
       left.data = left.at(row, 0);
       right.data = right.at(0, col);
       multiply(std::min(cut.rows, g.m - row), std::min(cut.cols, g.n - col), g.k, left, right,
                c + batch * g.stride_c + row * g.n + col, g.n, mode == Mode::kAccumulate, bias ? bias + col : nullptr);
     }
   });
+}
+
+}  // namespace
+
+template <class T>
+void gemm(const Gemm& g, const T* a, const T* b, const T* bias, T* c, Mode mode) {
+  multiply_parts(g, a, b, bias, c, mode);
+}
+
+void gemm_bf16(const Gemm& g, const BFloat16* a, const BFloat16* b, const float* bias, float* c, Mode mode) {
+  multiply_parts(g, a, b, bias, c, mode);
 }
 
 template void gemm(const Gemm&, const float*, const float*, const float*, float*, Mode);

@@ -4,6 +4,13 @@ namespace tapecache::kernels {
 
 namespace {
 
+/// There is none that sums in f64.
+template <class T>
+constexpr decltype(KernelTable<T>::gemm_bf16) gemm_bf16_of() {
+  if constexpr (std::is_same_v<T, float>) return cpu::gemm_bf16;
+  else return nullptr;
+}
+
 template <class T>
 constexpr KernelTable<T> kTable{
     .unary = cpu::unary<T>,
@@ -11,6 +18,7 @@ constexpr KernelTable<T> kTable{
     .binary = cpu::binary<T>,
     .binary_backward = cpu::binary_backward<T>,
     .gemm = cpu::gemm<T>,
+    .gemm_bf16 = gemm_bf16_of<T>(),
     .reduce = cpu::reduce<T>,
     .reduce_backward = cpu::reduce_backward<T>,
     .softmax = cpu::softmax<T>,
