@@ -43,8 +43,8 @@ BertBlock::BertBlock(const Builder& builder, const TransformerConfig& config)
 
 Variable BertBlock::forward(const Variable& x, const ops::AttentionOptions& options) const {
   const Variable attended = norm1_(ops::add(x, drop_path_(dropout_(attention_(x, options)))));
-  const Variable hidden = activate(activation_, intermediate_(attended));
-  return norm2_(ops::add(attended, drop_path_(dropout_(output_(hidden)))));
+  const Variable mlp = output_.after(activation_, intermediate_(attended));
+  return norm2_(ops::add(attended, drop_path_(dropout_(mlp))));
 }
 
 Variable BertBlock::operator()(const Variable& x, const ops::AttentionOptions& options) const {

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include "tapecache/ops/dropout.h"
-#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/embedding.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/normalize.h"
@@ -30,6 +29,10 @@ Variable Linear::operator()(const Variable& x) const {
   return ops::linear(x, weight, bias.defined() ? Variable(bias) : Variable());
 }
 
+Variable Linear::after(Activation activation, const Variable& x) const {
+  return ops::activated_linear(x, activation, weight, bias.defined() ? Variable(bias) : Variable());
+}
+
 LayerNorm::LayerNorm(const Builder& builder, std::int64_t width, double epsilon)
     : weight(builder.parameter("weight", {width}, Init::constant(1))),
       bias(builder.parameter("bias", {width}, Init::constant(0))),
@@ -54,17 +57,6 @@ DropPath::DropPath(const Builder& builder, double probability)
 
 Variable DropPath::operator()(const Variable& x) const {
   return builder_.training() && probability_ > 0 ? ops::drop_path(x, probability_) : x;
-}
-
-Variable activate(Activation activation, const Variable& x) {
-  switch (activation) {
-    case Activation::kQuickGelu: return ops::quick_gelu(x);
-    case Activation::kGelu: return ops::gelu(x);
-    case Activation::kGeluTanh: return ops::gelu_tanh(x);
-    case Activation::kSilu: return ops::silu(x);
-    case Activation::kRelu: return ops::relu(x);
-  }
-  throw ValueError("activate: unknown activation");
 }
 
 }  // namespace tapecache::models

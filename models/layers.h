@@ -4,14 +4,20 @@
 
 #include "tapecache/autograd/variable.h"
 #include "tapecache/models/builder.h"
+#include "tapecache/ops/elementwise.h"
 
 namespace tapecache::models {
+
+using ops::activate;
+using ops::Activation;
 
 /// x [..., in] to [..., out]: x Wᵀ + b, with `weight` [out, in] and, unless left out, `bias` [out] of zeros.
 class Linear {
  public:
   Linear(const Builder& builder, std::int64_t in, std::int64_t out, const Init& weight, bool with_bias = true);
   Variable operator()(const Variable& x) const;
+  /// Of activation(x), which backward computes again.
+  Variable after(Activation activation, const Variable& x) const;
 
   Parameter weight, bias;
 };
@@ -61,9 +67,5 @@ class DropPath {
   Builder builder_;
   double probability_;
 };
-
-enum class Activation { kQuickGelu, kGelu, kGeluTanh, kSilu, kRelu };
-
-Variable activate(Activation activation, const Variable& x);
 
 }  // namespace tapecache::models

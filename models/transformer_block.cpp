@@ -33,7 +33,7 @@ TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConf
 
 Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOptions& options) const {
   const Variable attended = ops::add(x, drop_path_(dropout_(attention_(norm1_(x), options))));
-  return ops::add(attended, drop_path_(dropout_(fc2_(activate(activation_, fc1_(norm2_(attended)))))));
+  return ops::add(attended, drop_path_(dropout_(fc2_.after(activation_, fc1_(norm2_(attended))))));
 }
 
 Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options) const {

@@ -114,6 +114,18 @@ Variable gelu(const Variable& x) { return unary("gelu", UnaryOp::kGelu, x); }
 Variable gelu_tanh(const Variable& x) { return unary("gelu_tanh", UnaryOp::kGeluTanh, x); }
 Variable quick_gelu(const Variable& x) { return unary("quick_gelu", UnaryOp::kQuickGelu, x); }
 Variable silu(const Variable& x) { return unary("silu", UnaryOp::kSilu, x); }
+
+Variable activate(Activation activation, const Variable& x) {
+  switch (activation) {
+    case Activation::kQuickGelu: return quick_gelu(x);
+    case Activation::kGelu: return gelu(x);
+    case Activation::kGeluTanh: return gelu_tanh(x);
+    case Activation::kSilu: return silu(x);
+    case Activation::kRelu: return relu(x);
+  }
+  throw ValueError("activate: unknown activation");
+}
+
 Variable softplus(const Variable& x) { return unary("softplus", UnaryOp::kSoftplus, x); }
 
 Variable clamp(const Variable& x, double low, double high) {

@@ -32,6 +32,11 @@ Variable gelu_tanh(const Variable& x);
 Variable quick_gelu(const Variable& x);
 /// x σ(x)
 Variable silu(const Variable& x);
+
+/// The activations of the models' layers.
+enum class Activation { kQuickGelu, kGelu, kGeluTanh, kSilu, kRelu };
+Variable activate(Activation activation, const Variable& x);
+
 /// log(1 + eˣ), without overflow; -softplus(-x) is log σ(x)
 Variable softplus(const Variable& x);
 /// min(max(x, low), high); no gradient outside [low, high]. Throws ValueError where low > high.

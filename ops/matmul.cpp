@@ -13,6 +13,7 @@ namespace {
 using kernels::Gemm;
 using kernels::KernelTable;
 using kernels::Mode;
+using kernels::UnaryOp;
 
 /// The product of operands of type T or bf16.
 template <class T>
@@ -99,44 +100,106 @@ Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& optio
   });
 }
 
-Variable linear(const Variable& x, const Variable& weight, const Variable& bias) {
-  const OpScope scope("linear");
-  detail::require_floating("linear", "x", x, 1);
-  detail::require_alike("linear", x, "weight", weight);
+namespace {
+
+UnaryOp kernel_of(Activation activation) {
+  switch (activation) {
+    case Activation::kQuickGelu: return UnaryOp::kQuickGelu;
+    case Activation::kGelu: return UnaryOp::kGelu;
+    case Activation::kGeluTanh: return UnaryOp::kGeluTanh;
+    case Activation::kSilu: return UnaryOp::kSilu;
+    case Activation::kRelu: return UnaryOp::kRelu;
+  }
+  throw ValueError("activated_linear: unknown activation");
+}
+
+template <class T>
+Tensor activated(const char* op, UnaryOp kind, const Tensor& x) {
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  kernels::find(&KernelTable<T>::unary, op, x.device())(kind, 0, 0, x.numel(), x.data<T>(), y.mutable_data<T>());
+  return y;
+}
+
+void check_linear(const char* op, const Variable& x, const Variable& weight, const Variable& bias) {
+  detail::require_floating(op, "x", x, 1);
+  detail::require_alike(op, x, "weight", weight);
   if (weight.rank() != 2 || weight.size(1) != x.size(-1)) {
-    throw ShapeError(fmt::format("linear: weight has shape {}, expected [out, {}] for x {}", to_string(weight.shape()),
+    throw ShapeError(fmt::format("{}: weight has shape {}, expected [out, {}] for x {}", op, to_string(weight.shape()),
                                  x.size(-1), to_string(x.shape())));
   }
-  const std::int64_t rows = detail::rows_of(x.shape()), in = x.size(-1), out = weight.size(0);
   if (bias.defined()) {
-    detail::require_alike("linear", x, "bias", bias);
-    detail::require_shape("linear", "bias", bias.shape(), {out});
+    detail::require_alike(op, x, "bias", bias);
+    detail::require_shape(op, "bias", bias.shape(), {weight.size(0)});
   }
+}
+
+template <class T>
+void add_rows(const char* op, const Tensor& dy, GradientTarget db) {
+  const std::int64_t out = dy.size(-1);
+  kernels::find(&KernelTable<T>::reduce, op, dy.device())(kernels::ReduceOp::kSum, 1, detail::rows_of(dy.shape()), out,
+                                                          dy.data<T>(), db.tensor.mutable_data<T>(),
+                                                          detail::mode_of(db));
+}
+
+}  // namespace
+
+Variable linear(const Variable& x, const Variable& weight, const Variable& bias) {
+  constexpr const char* kOp = "linear";
+  const OpScope scope(kOp);
+  check_linear(kOp, x, weight, bias);
+  const std::int64_t rows = detail::rows_of(x.shape()), in = x.size(-1), out = weight.size(0);
   Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
   const Tensor input = detail::operand_of(x.value()), w = detail::operand_of(weight.value());
-  dispatch_floating("linear", x.dtype(), [&]<class T>() {
-    gemm<T>("linear", {1, rows, out, in, false, true}, input, w, bias.value(), y, Mode::kWrite);
+  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
+    gemm<T>(kOp, {1, rows, out, in, false, true}, input, w, bias.value(), y, Mode::kWrite);
   });
-  return record("linear", std::move(y), {x, weight, bias}, {input, w}, [=](Backward& ctx) {
+  return record(kOp, std::move(y), {x, weight, bias}, {input, w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     const Tensor low_dy = detail::gradient_like(ctx.saved(0), dy);
-    dispatch_floating("linear", dy.dtype(), [&]<class T>() {
+    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
       if (ctx.needs(0)) {  // dX = dY W
         GradientTarget dx = ctx.gradient(0);
-        gemm<T>("linear", {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, dx.tensor,
-                detail::mode_of(dx));
+        gemm<T>(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, dx.tensor, detail::mode_of(dx));
       }
       if (ctx.needs(1)) {  // dW = dYᵀ X
         GradientTarget dw = ctx.gradient(1);
-        gemm<T>("linear", {1, out, in, rows, true, false}, low_dy, ctx.saved(0), {}, dw.tensor,
-                detail::mode_of(dw));
+        gemm<T>(kOp, {1, out, in, rows, true, false}, low_dy, ctx.saved(0), {}, dw.tensor, detail::mode_of(dw));
       }
-      if (ctx.needs(2)) {  // db = Σ_rows dY
-        GradientTarget db = ctx.gradient(2);
-        kernels::find(&KernelTable<T>::reduce, "linear", dy.device())(kernels::ReduceOp::kSum, 1, rows, out,
-                                                                      dy.data<T>(), db.tensor.mutable_data<T>(),
-                                                                      detail::mode_of(db));
+      if (ctx.needs(2)) add_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
+    });
+  });
+}
+
+Variable activated_linear(const Variable& x, Activation activation, const Variable& weight, const Variable& bias) {
+  constexpr const char* kOp = "activated_linear";
+  const OpScope scope(kOp);
+  check_linear(kOp, x, weight, bias);
+  const UnaryOp kind = kernel_of(activation);
+  const std::int64_t rows = detail::rows_of(x.shape()), in = x.size(-1), out = weight.size(0);
+  Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
+  const Tensor w = detail::operand_of(weight.value());
+  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
+    const Tensor hidden = detail::operand_of(activated<T>(kOp, kind, x.value()));
+    gemm<T>(kOp, {1, rows, out, in, false, true}, hidden, w, bias.value(), y, Mode::kWrite);
+  });
+  return record(kOp, std::move(y), {x, weight, bias}, {x.value(), w}, [=](Backward& ctx) {
+    const Tensor& dy = ctx.output_gradient();
+    const Tensor low_dy = detail::gradient_like(ctx.saved(1), dy);
+    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+      if (ctx.needs(0)) {  // dX = (dY W) f'(X)
+        GradientTarget dx = ctx.gradient(0);
+        Tensor dhidden = dx.accumulate ? Tensor::empty(dx.tensor.shape(), dy.dtype(), dy.device()) : dx.tensor;
+        gemm<T>(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, dhidden, Mode::kWrite);
+        kernels::find(&KernelTable<T>::unary_backward, kOp, dy.device())(
+            kind, 0, 0, dhidden.numel(), ctx.saved(0).data<T>(), dhidden.data<T>(), dx.tensor.mutable_data<T>(),
+            detail::mode_of(dx));
       }
+      if (ctx.needs(1)) {  // dW = dYᵀ f(X)
+        GradientTarget dw = ctx.gradient(1);
+        const Tensor hidden = detail::gradient_like(ctx.saved(1), activated<T>(kOp, kind, ctx.saved(0)));
+        gemm<T>(kOp, {1, out, in, rows, true, false}, low_dy, hidden, {}, dw.tensor, detail::mode_of(dw));
+      }
+      if (ctx.needs(2)) add_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
     });
   });
 }

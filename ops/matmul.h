@@ -1,6 +1,7 @@
 #pragma once
 
 #include "tapecache/autograd/variable.h"
+#include "tapecache/ops/elementwise.h"
 
 namespace tapecache::ops {
 
@@ -15,5 +16,8 @@ Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& optio
 
 /// x [..., in] · weightᵀ + bias = [..., out], with weight [out, in] and bias [out] or undefined. Throws ShapeError.
 Variable linear(const Variable& x, const Variable& weight, const Variable& bias = {});
+
+/// The same of activation(x). Backward keeps x and computes activation(x) again: one tensor less than the two ops keep.
+Variable activated_linear(const Variable& x, Activation activation, const Variable& weight, const Variable& bias = {});
 
 }  // namespace tapecache::ops

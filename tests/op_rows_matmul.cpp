@@ -1,3 +1,8 @@
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <string>
+#include <tuple>
 #include <utility>
 
 #include "op_table.h"
@@ -99,6 +104,49 @@ void add_linear_row(std::vector<OpRow>& rows, const std::string& name, std::vect
                   .flops = flops});
 }
 
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+void add_activated_linear_rows(std::vector<OpRow>& rows) {
+  using ops::Activation;
+  const std::vector<std::tuple<std::string, Activation, double (*)(double)>> activations{
+      {"quick_gelu", Activation::kQuickGelu, [](double x) { return x * sigmoid(1.702 * x); }},
+      {"gelu", Activation::kGelu, [](double x) { return 0.5 * x * std::erfc(-x / std::numbers::sqrt2); }},
+      {"gelu_tanh", Activation::kGeluTanh,
+       [](double x) {
+         return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
+       }},
+      {"silu", Activation::kSilu, [](double x) { return x * sigmoid(x); }},
+      {"relu", Activation::kRelu, [](double x) { return std::max(x, 0.0); }},
+  };
+  for (const auto& [name, activation, f] : activations) {
+    OpRow row{.name = "activated_linear_" + name,
+              .inputs = {floating({2, 3, 4}), floating({5, 4}), floating({5})},
+              .op = [activation = activation](
+                        std::span<const Variable> x) { return ops::activated_linear(x[0], activation, x[1], x[2]); },
+              .reference =
+                  [f = f](std::span<const NaiveArray> x) {
+                    const std::vector<NaiveArray> hidden{naive_unary(x[0], f), x[1], x[2]};
+                    return naive_linear(hidden);
+                  }};
+    if (activation == Activation::kGelu) {
+      row.large = {floating({4160, 256}), floating({64, 256}), floating({64})};
+      row.flops = 2.0 * 4160 * 256 * 64;
+    }
+    rows.push_back(std::move(row));
+  }
+  rows.push_back({.name = "activated_linear_without_bias",
+                  .inputs = {floating({4, 3}), floating({2, 3})},
+                  .op = [](std::span<const Variable> x) {
+                    return ops::activated_linear(x[0], Activation::kSilu, x[1]);
+                  },
+                  .reference =
+                      [](std::span<const NaiveArray> x) {
+                        const std::vector<NaiveArray> hidden{
+                            naive_unary(x[0], [](double v) { return v * sigmoid(v); }), x[1]};
+                        return naive_linear(hidden);
+                      }});
+}
+
 NaiveArray naive_patch_embedding(std::span<const NaiveArray> x) {
   const NaiveArray &images = x[0], &weight = x[1];
   const std::int64_t out = weight.size(0), channels = weight.size(1), patch = weight.size(2);
@@ -157,6 +205,8 @@ std::vector<OpRow> matmul_rows() {
   add_linear_row(rows, "linear_of_tokens_without_bias", {floating({2, 3, 4}), floating({5, 4})});
   add_linear_row(rows, "linear_of_vector", {floating({4}), floating({3, 4}), floating({3})});
   add_linear_row(rows, "linear_no_rows", {floating({0, 4}), floating({3, 4}), floating({3})});
+
+  add_activated_linear_rows(rows);
 
   add_patch_row(rows, "patch_embedding", {floating({2, 3, 4, 6}), floating({5, 3, 2, 2}), floating({5})},
                 {floating({8, 3, 64, 96}), floating({128, 3, 8, 8}), floating({128})});

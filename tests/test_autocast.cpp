@@ -79,6 +79,18 @@ BOOST_AUTO_TEST_CASE(products_take_rounded_operands) {
   check_products([](Span x) { return ops::linear(x[0], x[1], x[2]); },
                  {single({4, 9, 30}, 1), single({20, 30}, 2), single({20}, 3)}, {4, 9, 20}, {2});
   check_products([](Span x) { return ops::linear(x[0], x[1]); }, {single({7, 30}, 1), single({20, 30}, 2)}, {7, 20});
+  // Sizes that fill no vector of bf16, no pair and no block of terms.
+  for (const std::int64_t k : {31, 64, 1041}) {
+    for (const std::int64_t n : {5, 33, 64}) {
+      for (const bool ta : {false, true}) {
+        for (const bool tb : {false, true}) {
+          check_products([=](Span x) { return ops::matmul(x[0], x[1], {ta, tb}); },
+                         {single(ta ? Shape{k, 17} : Shape{17, k}, 1), single(tb ? Shape{n, k} : Shape{k, n}, 2)},
+                         {17, n});
+        }
+      }
+    }
+  }
   for (const bool ta : {false, true}) {
     for (const bool tb : {false, true}) {
       const Shape a = ta ? Shape{30, 7} : Shape{7, 30}, b = tb ? Shape{20, 30} : Shape{30, 20};

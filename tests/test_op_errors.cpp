@@ -81,6 +81,7 @@ std::vector<ErrorCase> unary_cases() {
       {"dropout", [](const Variable& x) { ops::dropout(x, 0.5); }},
       {"matmul", [](const Variable& x) { ops::matmul(x, x); }},
       {"linear", [](const Variable& x) { ops::linear(x, x); }},
+      {"activated_linear", [](const Variable& x) { ops::activated_linear(x, ops::Activation::kGelu, x); }},
       {"layer_norm", [](const Variable& x) { ops::layer_norm(x, x, x); }},
       {"embedding", [](const Variable& x) { ops::embedding(x, whole({1})); }},
       {"gather_rows", [](const Variable& x) { ops::gather_rows(x, whole({1})); }},
