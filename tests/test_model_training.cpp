@@ -5,11 +5,13 @@
 
 #include "model_checks.h"
 #include "tapecache/autograd/tape.h"
+#include "tapecache/core/allocator.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
 #include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/models/clip.h"
+#include "tapecache/train/optimizer.h"
 
 using namespace tapecache;
 using namespace tapecache::models;
@@ -91,6 +93,28 @@ BOOST_AUTO_TEST_CASE(activation_checkpointing_keeps_less) {
     return bytes;
   };
   BOOST_TEST(2 * kept(true) < kept(false));
+}
+
+BOOST_AUTO_TEST_CASE(a_steady_state_asks_the_system_for_no_tensor_memory) {
+  const Clip clip(small_clip(0.2), 61);
+  train::AdamW optimizer(clip.parameters());
+  const std::vector<gradcache::Tower> towers{
+      {"image", small_images(5, DType::kFloat32), [&](const Tensor& images) { return clip.encode_image(images); }},
+      {"text", sentences(), [&](const TokenBatch& tokens) { return clip.encode_text(tokens); }}};
+  const gradcache::Loss loss = [&](auto r) { return gradcache::clip_loss(r[0], r[1], clip.logit_scale()); };
+  for (const bool cached : {false, true}) {
+    const auto step = [&] {
+      if (cached) gradcache::cached_step(towers, loss, {{2}});
+      else gradcache::direct_step(towers, loss);
+      optimizer.step(1e-3);
+      optimizer.clear_gradients();
+    };
+    step();
+    step();
+    const std::uint64_t before = allocator().stats().system_allocations;
+    for (int i = 0; i < 5; ++i) step();
+    BOOST_TEST(allocator().stats().system_allocations == before, (cached ? "cached" : "direct"));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {

@@ -1,0 +1,111 @@
+#include <cmath>
+#include <vector>
+
+#include "checks.h"
+#include "tapecache/autograd/autocast.h"
+#include "tapecache/core/parallel_for.h"
+#include "tapecache/ops/matmul.h"
+
+// Matrix products at the edges of the tiles, panels and blocks that they are computed in.
+
+using namespace tapecache;
+using namespace tapecache::testing;
+
+namespace {
+
+Tensor product(const Tensor& a, const Tensor& b, bool transpose_a = false, bool transpose_b = false) {
+  return ops::matmul(a, b, {transpose_a, transpose_b}).value();
+}
+
+Tensor transposed(const Tensor& x) {
+  const std::vector<double> values = doubles(x);
+  const std::int64_t rows = x.size(0), cols = x.size(1);
+  std::vector<double> result(values.size());
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = 0; j < cols; ++j) {
+      result[static_cast<std::size_t>(j * rows + i)] = values[static_cast<std::size_t>(i * cols + j)];
+    }
+  }
+  return Tensor::from(result, {cols, rows}).to(x.dtype());
+}
+
+std::vector<double> naive(const Tensor& a, const Tensor& b) {
+  const std::vector<double> left = doubles(a), right = doubles(b);
+  const std::int64_t m = a.size(0), k = a.size(1), n = b.size(1);
+  std::vector<double> c(static_cast<std::size_t>(m * n));
+  for (std::int64_t i = 0; i < m; ++i) {
+    for (std::int64_t p = 0; p < k; ++p) {
+      for (std::int64_t j = 0; j < n; ++j) {
+        c[static_cast<std::size_t>(i * n + j)] +=
+            left[static_cast<std::size_t>(i * k + p)] * right[static_cast<std::size_t>(p * n + j)];
+      }
+    }
+  }
+  return c;
+}
+
+/// Without the rows before `first`.
+Tensor last_rows(const Tensor& a, std::int64_t first) { return a.slice(first, a.size(0)).clone(); }
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(products)
+
+BOOST_AUTO_TEST_CASE(sizes_at_the_edges) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const double tolerance = dtype == DType::kFloat32 ? 2e-5 : 1e-13;
+    for (const std::int64_t m : {1, 5, 14, 15, 29}) {
+      for (const std::int64_t n : {1, 8, 17, 33, 515}) {
+        // 512 and 1024 elements are rows that fall into one cache set, in f64 and f32.
+        for (const std::int64_t k : {1, 19, 256, 257, 512, 1024}) {
+          const Tensor a = random_values({m, k}, 1, dtype), b = random_values({k, n}, 2, dtype);
+          const std::vector<double> expected = naive(a, b);
+          const Tensor at = transposed(a), bt = transposed(b);
+          const Tensor plain = product(a, b);
+          const std::vector<double> found = doubles(plain);
+          double worst = 0;
+          for (std::size_t i = 0; i < expected.size(); ++i) {
+            const double difference = std::abs(found[i] - expected[i]);
+            if (!(difference <= worst)) worst = difference;
+          }
+          BOOST_TEST(worst <= tolerance * std::sqrt(static_cast<double>(k)), m << " x " << n << " x " << k);
+          // However the factors are stored, the same terms are added in the same order.
+          BOOST_TEST(same_bits(plain, product(at, b, true, false)), m << " x " << n << " x " << k);
+          BOOST_TEST(same_bits(plain, product(a, bt, false, true)), m << " x " << n << " x " << k);
+          BOOST_TEST(same_bits(plain, product(at, bt, true, true)), m << " x " << n << " x " << k);
+        }
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_row_does_not_know_of_the_others) {
+  for (const DType precision : {DType::kFloat32, DType::kBFloat16}) {
+    const Autocast autocast(precision);
+    for (const std::int64_t k : {40, 600}) {
+      const Tensor a = random_values({333, k}, 3, DType::kFloat32), b = random_values({k, 70}, 4, DType::kFloat32);
+      const Tensor all = product(a, b);
+      for (const std::int64_t first : {1, 13, 100, 332}) {
+        BOOST_TEST(same_bits(last_rows(all, first), product(last_rows(a, first), b)), "from row " << first);
+      }
+      const int threads = thread_count();
+      for (const int count : {1, 2, 5}) {
+        set_thread_count(count);
+        BOOST_TEST(same_bits(all, product(a, b)), count << " threads");
+      }
+      set_thread_count(threads);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(nan_reaches_its_row_alone) {
+  for (const DType precision : {DType::kFloat32, DType::kBFloat16}) {
+    const Autocast autocast(precision);
+    Tensor a = random_values({17, 31}, 5, DType::kFloat32);
+    a.mutable_data<float>()[5 * 31 + 30] = std::nanf("");
+    const std::vector<double> c = doubles(product(a, random_values({31, 21}, 6, DType::kFloat32)));
+    for (std::size_t i = 0; i < c.size(); ++i) BOOST_TEST(std::isnan(c[i]) == (i / 21 == 5));
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
