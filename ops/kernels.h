@@ -59,6 +59,9 @@ struct Gemm {
   std::int64_t stride_a = 0, stride_b = 0, stride_c = 0;
 };
 
+/// Where a function f stands in a product: C = f(op(A)) op(B), C = op(A) f(op(B)), or C = op(A) op(B) · f'(at).
+enum class Activated { kLeft, kRight, kDerivative };
+
 /// The samples that rows belong to: `ids` where it is not null, else first, first + 1, …
 struct Samples {
   std::int64_t first = 0, count = 0;
@@ -139,7 +142,11 @@ struct KernelTable {
 
   // Products. bias [n] is added to each row where it is not null.
   void (*gemm)(const Gemm&, const T* a, const T* b, const T* bias, T* c, Mode);
-  // The same of bf16 matrices, summed in T.
+  // With an element-wise function f (without numbers of its own) joined to one product, batch 1. `at` [m, n] is read
+  // by kDerivative alone, which does not accumulate.
+  void (*activated_gemm)(const Gemm&, UnaryOp f, Activated, const T* a, const T* b, const T* bias, const T* at, T* c,
+                         Mode);
+  // gemm of bf16 matrices, summed in T.
   void (*gemm_bf16)(const Gemm&, const BFloat16* a, const BFloat16* b, const T* bias, T* c, Mode);
 
   // Reductions of x [outer, axis, inner] to y [outer, inner]. Of several maxima the first receives the gradient.

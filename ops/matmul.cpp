@@ -10,6 +10,7 @@ namespace tapecache::ops {
 
 namespace {
 
+using kernels::Activated;
 using kernels::Gemm;
 using kernels::KernelTable;
 using kernels::Mode;
@@ -114,10 +115,16 @@ UnaryOp kernel_of(Activation activation) {
 }
 
 template <class T>
-Tensor activated(const char* op, UnaryOp kind, const Tensor& x) {
+const T* data_or_null(const Tensor& x) {
+  return x.defined() ? x.data<T>() : nullptr;
+}
+
+/// activation(x), rounded.
+template <class T>
+Tensor activated_bf16(const char* op, UnaryOp kind, const Tensor& x) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   kernels::find(&KernelTable<T>::unary, op, x.device())(kind, 0, 0, x.numel(), x.data<T>(), y.mutable_data<T>());
-  return y;
+  return y.to(DType::kBFloat16);
 }
 
 void check_linear(const char* op, const Variable& x, const Variable& weight, const Variable& bias) {
@@ -178,26 +185,46 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   const std::int64_t rows = detail::rows_of(x.shape()), in = x.size(-1), out = weight.size(0);
   Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
   const Tensor w = detail::operand_of(weight.value());
+  const bool low = w.dtype() == DType::kBFloat16;
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    const Tensor hidden = detail::operand_of(activated<T>(kOp, kind, x.value()));
-    gemm<T>(kOp, {1, rows, out, in, false, true}, hidden, w, bias.value(), y, Mode::kWrite);
+    const Gemm product{1, rows, out, in, false, true};
+    if (low) {
+      gemm<T>(kOp, product, activated_bf16<T>(kOp, kind, x.value()), w, bias.value(), y, Mode::kWrite);
+    } else {
+      kernels::find(&KernelTable<T>::activated_gemm, kOp, x.device())(
+          product, kind, Activated::kLeft, x.value().data<T>(), w.data<T>(), data_or_null<T>(bias.value()), nullptr,
+          y.mutable_data<T>(), Mode::kWrite);
+    }
   });
   return record(kOp, std::move(y), {x, weight, bias}, {x.value(), w}, [=](Backward& ctx) {
-    const Tensor& dy = ctx.output_gradient();
-    const Tensor low_dy = detail::gradient_like(ctx.saved(1), dy);
+    const Tensor &dy = ctx.output_gradient(), &z = ctx.saved(0), &saved_w = ctx.saved(1);
+    const Tensor low_dy = detail::gradient_like(saved_w, dy);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+      const auto fused = kernels::find(&KernelTable<T>::activated_gemm, kOp, dy.device());
       if (ctx.needs(0)) {  // dX = (dY W) f'(X)
         GradientTarget dx = ctx.gradient(0);
-        Tensor dhidden = dx.accumulate ? Tensor::empty(dx.tensor.shape(), dy.dtype(), dy.device()) : dx.tensor;
-        gemm<T>(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, dhidden, Mode::kWrite);
-        kernels::find(&KernelTable<T>::unary_backward, kOp, dy.device())(
-            kind, 0, 0, dhidden.numel(), ctx.saved(0).data<T>(), dhidden.data<T>(), dx.tensor.mutable_data<T>(),
-            detail::mode_of(dx));
+        const Gemm product{1, rows, in, out, false, false};
+        if (!low && !dx.accumulate) {
+          fused(product, kind, Activated::kDerivative, dy.data<T>(), saved_w.data<T>(), nullptr, z.data<T>(),
+                dx.tensor.mutable_data<T>(), Mode::kWrite);
+        } else {
+          Tensor dhidden = dx.accumulate ? Tensor::empty(dx.tensor.shape(), dy.dtype(), dy.device()) : dx.tensor;
+          gemm<T>(kOp, product, low_dy, saved_w, {}, dhidden, Mode::kWrite);
+          kernels::find(&KernelTable<T>::unary_backward, kOp, dy.device())(kind, 0, 0, dhidden.numel(), z.data<T>(),
+                                                                           dhidden.data<T>(),
+                                                                           dx.tensor.mutable_data<T>(),
+                                                                           detail::mode_of(dx));
+        }
       }
       if (ctx.needs(1)) {  // dW = dYᵀ f(X)
         GradientTarget dw = ctx.gradient(1);
-        const Tensor hidden = detail::gradient_like(ctx.saved(1), activated<T>(kOp, kind, ctx.saved(0)));
-        gemm<T>(kOp, {1, out, in, rows, true, false}, low_dy, hidden, {}, dw.tensor, detail::mode_of(dw));
+        const Gemm product{1, out, in, rows, true, false};
+        if (low) {
+          gemm<T>(kOp, product, low_dy, activated_bf16<T>(kOp, kind, z), {}, dw.tensor, detail::mode_of(dw));
+        } else {
+          fused(product, kind, Activated::kRight, dy.data<T>(), z.data<T>(), nullptr, nullptr,
+                dw.tensor.mutable_data<T>(), detail::mode_of(dw));
+        }
       }
       if (ctx.needs(2)) add_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
     });

@@ -25,6 +25,8 @@ template <class T>
 void binary_backward(BinaryOp, int operand, const Broadcast&, const T* a, const T* b, const T* dy, T* dx, Mode);
 template <class T>
 void gemm(const Gemm&, const T* a, const T* b, const T* bias, T* c, Mode);
+template <class T>
+void activated_gemm(const Gemm&, UnaryOp, Activated, const T* a, const T* b, const T* bias, const T* at, T* c, Mode);
 void gemm_bf16(const Gemm&, const BFloat16* a, const BFloat16* b, const float* bias, float* c, Mode);
 template <class T>
 void reduce(ReduceOp, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode);

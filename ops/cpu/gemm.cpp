@@ -54,8 +54,9 @@ struct Cut {
   }
 };
 
-template <class In, class T>
-void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, T* c, Mode mode) {
+/// `multiply_part(row, col, rows, cols, left, right, c, bias)` multiplies one part.
+template <class In, class T, class Part>
+void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, T* c, const Part& multiply_part) {
   if (g.batch <= 0 || g.m <= 0 || g.n <= 0) return;
   const Cut cut = Cut::of<T>(g);
   const std::int64_t parts = cut.down * cut.across;
@@ -68,11 +69,43 @@ void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, T* c
       Operand<In> right{b + batch * g.stride_b, g.transpose_b ? g.k : g.n, g.transpose_b};
       left.data = left.at(row, 0);
       right.data = right.at(0, col);
-      multiply(std::min(cut.rows, g.m - row), std::min(cut.cols, g.n - col), g.k, left, right,
-               c + batch * g.stride_c + row * g.n + col, g.n, mode == Mode::kAccumulate, bias ? bias + col : nullptr);
+      multiply_part(row, col, std::min(cut.rows, g.m - row), std::min(cut.cols, g.n - col), left, right,
+                    c + batch * g.stride_c + row * g.n + col, bias ? bias + col : nullptr);
     }
   });
 }
+
+template <class In, class T>
+void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, T* c, Mode mode) {
+  for_each_part(g, a, b, bias, c, [&](auto, auto, auto rows, auto cols, auto& left, auto& right, T* to, const T* added) {
+    multiply(rows, cols, g.k, left, right, to, g.n, mode == Mode::kAccumulate, added);
+  });
+}
+
+template <class T>
+struct ActivatedLeft : Plain {
+  static constexpr bool kLeft = true;
+  UnaryOp op;
+  void left(T* x, std::int64_t count) const { unary<T>(op, 0, 0, count, x, x); }
+};
+
+template <class T>
+struct ActivatedRight : Plain {
+  static constexpr bool kRight = true;
+  UnaryOp op;
+  void right(T* x, std::int64_t count) const { unary<T>(op, 0, 0, count, x, x); }
+};
+
+template <class T>
+struct TimesDerivative : Plain {
+  static constexpr bool kResult = true;
+  UnaryOp op;
+  const T* at;
+  std::int64_t stride;
+  void result(T* c, std::int64_t i, std::int64_t j, std::int64_t count) const {
+    unary_backward<T>(op, 0, 0, count, at + i * stride + j, c, c, Mode::kWrite);
+  }
+};
 
 }  // namespace
 
@@ -85,7 +118,29 @@ void gemm_bf16(const Gemm& g, const BFloat16* a, const BFloat16* b, const float*
   multiply_parts(g, a, b, bias, c, mode);
 }
 
+template <class T>
+void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, const T* b, const T* bias, const T* at, T* c,
+                    Mode mode) {
+  const bool accumulate = mode == Mode::kAccumulate;
+  for_each_part(g, a, b, bias, c, [&](std::int64_t row, std::int64_t col, std::int64_t rows, std::int64_t cols,
+                                      const Operand<T>& left, const Operand<T>& right, T* to, const T* added) {
+    switch (place) {
+      case Activated::kLeft:
+        return multiply(rows, cols, g.k, left, right, to, g.n, accumulate, added, ActivatedLeft<T>{{}, op});
+      case Activated::kRight:
+        return multiply(rows, cols, g.k, left, right, to, g.n, accumulate, added, ActivatedRight<T>{{}, op});
+      case Activated::kDerivative:
+        return multiply(rows, cols, g.k, left, right, to, g.n, accumulate, added,
+                        TimesDerivative<T>{{}, op, at + row * g.n + col, g.n});
+    }
+  });
+}
+
 template void gemm(const Gemm&, const float*, const float*, const float*, float*, Mode);
 template void gemm(const Gemm&, const double*, const double*, const double*, double*, Mode);
+template void activated_gemm(const Gemm&, UnaryOp, Activated, const float*, const float*, const float*, const float*,
+                             float*, Mode);
+template void activated_gemm(const Gemm&, UnaryOp, Activated, const double*, const double*, const double*,
+                             const double*, double*, Mode);
 
 }  // namespace tapecache::kernels::cpu

@@ -46,8 +46,8 @@ constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 template <class T>
 constexpr int kTileCols = 2 * kLanes<T>;
 
-constexpr std::int64_t kDepth = 256;    // terms that are summed in registers
-constexpr std::int64_t kAcross = 512;   // columns whose packed block stays in the second-level cache
+constexpr std::int64_t kDepth = 256;             // terms that are summed in registers
+constexpr std::int64_t kAcross = 512;            // columns whose packed block stays in the second-level cache
 constexpr std::int64_t kRowPitch = kDepth + 16;  // of packed rows; a power of two would put them into one cache set
 
 /// Rows of op(A): each contiguous, a_stride apart, or (kInterleaved) packed beside each other for each term.
@@ -145,7 +145,7 @@ void pack_left(const Operand<T>& a, std::int64_t first, std::int64_t rows, std::
   } else {
     for (std::int64_t p = 0; p < depth; ++p) {
       const T* from = a.at(first, begin + p);
-      for (std::int64_t i = 0; i < rows; ++i) to[p * kTileRows + i] = from[i];
+      for (std::int64_t i = 0; i < kTileRows; ++i) to[p * kTileRows + i] = i < rows ? from[i] : T{0};
     }
   }
 }
@@ -246,10 +246,17 @@ void pack_right(const Operand<T>& b, std::int64_t begin, std::int64_t depth, std
 
 }  // namespace product_detail
 
+/// What a product is joined with while its operands and its result are in the caches: nothing.
+struct Plain {
+  static constexpr bool kLeft = false, kRight = false, kResult = false;
+};
+
 /// C [m, n] (its rows `c_stride` apart) = op(A) op(B), or += with `accumulate`; plus bias [n] where it is not null.
-template <class T>
+/// `fused.left` and `fused.right` change `count` packed elements of a factor, `fused.result` changes `count` finished
+/// elements of C from element (i, j); each is called where its flag is set.
+template <class T, class Fused = Plain>
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& a, const Operand<T>& b, T* c,
-              std::int64_t c_stride, bool accumulate, const T* bias = nullptr) {
+              std::int64_t c_stride, bool accumulate, const T* bias = nullptr, const Fused& fused = {}) {
   using namespace product_detail;
   if (m <= 0 || n <= 0) return;
   if (k <= 0) {
@@ -257,6 +264,7 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
       for (std::int64_t j = 0; j < n; ++j) {
         c[i * c_stride + j] = (accumulate ? c[i * c_stride + j] : T{0}) + (bias ? bias[j] : T{0});
       }
+      if constexpr (Fused::kResult) fused.result(c + i * c_stride, i, 0, n);
     }
     return;
   }
@@ -271,17 +279,33 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
       const std::int64_t depth = std::min(kDepth, k - begin);
       const bool first = begin == 0;
       pack_right(b, begin, depth, col, across, scratch.right());
+      if constexpr (Fused::kRight) {
+        const std::int64_t whole = across / kTileCols<T> * kTileCols<T>;
+        fused.right(scratch.right(), (whole + (whole < across ? panel_width<T>(across, whole) : 0)) * depth);
+      }
       for (std::int64_t row = 0; row < m; row += height) {
         const std::int64_t rows = std::min(height, m - row);
-        const bool in_place = !a.transposed && a.stride * static_cast<std::int64_t>(sizeof(T)) % 4096 != 0;
+        // Rows that would fall into one cache set are packed.
+        const bool in_place =
+            !Fused::kLeft && !a.transposed && a.stride * static_cast<std::int64_t>(sizeof(T)) % 4096 != 0;
         if (!in_place) pack_left(a, row, rows, begin, depth, scratch.left());
+        if constexpr (Fused::kLeft) {
+          const std::int64_t lines = a.transposed ? 1 : rows, length = a.transposed ? kTileRows * depth : depth;
+          for (std::int64_t i = 0; i < lines; ++i) fused.left(scratch.left() + i * kRowPitch, length);
+        }
         const T* left = in_place ? a.at(row, begin) : scratch.left();
         prefetch_left(a, row + rows, std::min(height, m - row - rows), begin, depth);
         for (std::int64_t j = 0; j < across; j += kTileCols<T>) {
           const std::int64_t cols = std::min<std::int64_t>(kTileCols<T>, across - j);
-          const auto tile = (panel_width<T>(across, j) == kTileCols<T> ? wide : narrow)[static_cast<std::size_t>(rows - 1)];
-          tile(depth, left, in_place ? a.stride : kRowPitch, scratch.right() + j * depth, c + row * c_stride + col + j, c_stride, cols,
-               first && bias ? bias + col + j : nullptr, accumulate || !first);
+          const auto& tiles = panel_width<T>(across, j) == kTileCols<T> ? wide : narrow;
+          tiles[static_cast<std::size_t>(rows - 1)](depth, left, in_place ? a.stride : kRowPitch,
+                                                    scratch.right() + j * depth, c + row * c_stride + col + j, c_stride,
+                                                    cols, first && bias ? bias + col + j : nullptr,
+                                                    accumulate || !first);
+        }
+        if constexpr (Fused::kResult) {
+          if (begin + depth < k) continue;
+          for (std::int64_t i = row; i < row + rows; ++i) fused.result(c + i * c_stride + col, i, col, across);
         }
       }
     }

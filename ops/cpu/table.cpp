@@ -18,6 +18,7 @@ constexpr KernelTable<T> kTable{
     .binary = cpu::binary<T>,
     .binary_backward = cpu::binary_backward<T>,
     .gemm = cpu::gemm<T>,
+    .activated_gemm = cpu::activated_gemm<T>,
     .gemm_bf16 = gemm_bf16_of<T>(),
     .reduce = cpu::reduce<T>,
     .reduce_backward = cpu::reduce_backward<T>,
