@@ -26,7 +26,7 @@ Tensor cosines(const Tensor& a, const Tensor& b) {
       .to(Device::cpu());
 }
 
-/// kExcluded where the guide finds a candidate nearer than the positive, else 0. `kept` is the column of row i that stays
+/// kExcluded where the guide finds a candidate nearer than the positive, else 0. `kept` is row i's column that stays
 /// whatever the guide finds (i · kept), `self` whether column i is row i itself.
 Tensor false_negatives(const Tensor& guide, const std::vector<double>& thresholds, std::int64_t kept, bool self,
                        const Variable& like) {

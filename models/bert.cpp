@@ -19,8 +19,8 @@ const BertConfig& checked(const BertConfig& config) {
   const TransformerConfig& e = config.encoder;
   if (config.vocabulary < 1 || config.max_tokens < 1 || config.types < 1 || e.width < 1 || e.layers < 1 ||
       e.heads < 1 || e.mlp_width < 1) {
-    throw ValueError(fmt::format("bert: vocabulary {}, max_tokens {}, types {}, width {}, layers {}, heads {}, mlp_width "
-                                 "{}; each must be at least 1",
+    throw ValueError(fmt::format("bert: vocabulary {}, max_tokens {}, types {}, width {}, layers {}, heads {}, "
+                                 "mlp_width {}; each must be at least 1",
                                  config.vocabulary, config.max_tokens, config.types, e.width, e.layers, e.heads,
                                  e.mlp_width));
   }

@@ -24,8 +24,8 @@ struct BertConfig {
                             .epsilon = 1e-12};
 };
 
-/// Post-norm transformer block (Vaswani et al. 2017): norm(x + attention(x)), then norm(x + mlp(x)), over [batch, tokens,
-/// width], with names as in a Hugging Face BERT layer. Weights are drawn from N(0, 0.02²), biases are 0.
+/// Post-norm transformer block (Vaswani et al. 2017): norm(x + attention(x)), then norm(x + mlp(x)), over
+/// [batch, tokens, width], with names as in a Hugging Face BERT layer. Weights are drawn from N(0, 0.02²), biases are 0.
 class BertBlock {
  public:
   BertBlock(const Builder& builder, const TransformerConfig& config);

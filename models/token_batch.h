@@ -30,9 +30,9 @@ struct TokenBatch {
                         std::int64_t max_tokens = std::numeric_limits<std::int64_t>::max());
 };
 
-/// Throws, in the name of `model`: ShapeError for more than `max_tokens` tokens or a mask of another shape than the ids,
-/// DTypeError for ids or a mask of another type, ValueError for an id outside the vocabulary or a sample without a
-/// valid token.
+/// Throws, in the name of `model`: ShapeError for more than `max_tokens` tokens or a mask of another shape than the
+/// ids, DTypeError for ids or a mask of another type, ValueError for an id outside the vocabulary or a sample without
+/// a valid token.
 void check_tokens(const char* model, const TokenBatch& tokens, std::int64_t max_tokens, std::int64_t vocabulary);
 
 }  // namespace tapecache::models

@@ -35,7 +35,8 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
   const auto valid_of = [](const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; };
   dispatch_floating(kOp, qkv.dtype(), [&]<class T>() {
     kernels::find(&KernelTable<T>::attention, kOp, qkv.device())(
-        layout, detail::widened(operand).data<T>(), valid_of(options.valid), y.mutable_data<T>(), logsumexp.mutable_data<T>());
+        layout, detail::widened(operand).data<T>(), valid_of(options.valid), y.mutable_data<T>(),
+        logsumexp.mutable_data<T>());
   });
   return record(kOp, y, {qkv}, {operand, options.valid, y, logsumexp}, [=](Backward& ctx) {
     // P = exp(S - logsumexp); dV = Pᵀ dY; dS = P (dY Vᵀ - Σ dY Y); dQ = scale dS K; dK = scale dSᵀ Q

@@ -116,7 +116,7 @@ struct MaxSim {
   std::int64_t group() const { return tiles_across() < kGroup ? tiles_across() : kGroup; }
   /// Elements of T: similarities and scores of a group of tiles.
   std::int64_t workspace() const { return tile_rows * group() * tile_cols * (query_tokens * document_tokens + 1); }
-  /// Doubles: a maximum and a sum for each query in each tile of a group, a maximum, a sum and a positive for each query.
+  /// Doubles: a maximum and a sum for each query in each tile of a group; a maximum, a sum and a positive a query.
   std::int64_t partials() const { return (2 * group() + 3) * tile_rows; }
   /// Best document tokens of a group of tiles.
   std::int64_t best() const { return tile_rows * query_tokens * group() * tile_cols; }

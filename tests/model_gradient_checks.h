@@ -20,7 +20,7 @@ inline double projected(const Forward& forward, const std::vector<double>& cotan
 
 /// The derivative along one element by central differences, in f64.
 inline double central_difference(const Forward& forward, const std::vector<double>& cotangent, Parameter parameter,
-                          std::int64_t element, double step = 1e-5) {
+                                 std::int64_t element, double step = 1e-5) {
   const double value = parameter.value().data<double>()[element];
   parameter.mutable_value().mutable_data<double>()[element] = value + step;
   const double above = projected(forward, cotangent);
@@ -51,7 +51,7 @@ inline void check_gradients(const Forward& forward, std::span<const Parameter> p
       BOOST_TEST((p.gradient().shape() == p.value().shape()));
       const std::vector<double> gradient = doubles(p.gradient());
       // A shift of all keys moves no softmax, so that this one gradient is 0.
-      const bool vanishes = (p.name().ends_with("k_proj.bias") || p.name().ends_with("key.bias"));
+      const bool vanishes = p.name().ends_with("k_proj.bias") || p.name().ends_with("key.bias");
       const double largest = std::abs(gradient[static_cast<std::size_t>(elements_to_check(gradient, 0).front())]);
       BOOST_TEST((vanishes ? largest <= 1e-12 : largest > 1e-6), "largest gradient " << largest);
       for (const std::int64_t element : elements_to_check(gradient, ++seed)) {

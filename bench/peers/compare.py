@@ -57,7 +57,8 @@ def measure(binary, model, peer, rounds, threads):
         writer.ask(f"reference {reference}")
         writer.close()
         ours = Worker(own)
-        theirs = Worker([sys.executable, *script, "--model", model, "--reference", reference, "--threads", str(threads)])
+        arguments = ["--model", model, "--reference", reference, "--threads", str(threads)]
+        theirs = Worker([sys.executable, *script, *arguments])
         try:
             difference = theirs.ask(f"compare {reference}")
             limits = (1e-4, 1e-3) if dtype == "float32" else (1e-2, 5e-2)

@@ -9,6 +9,7 @@ namespace {
 
 constexpr std::int64_t kWork = 32768;     // elements of a block of sums
 constexpr std::int64_t kMostRows = 512;   // of a block: blocks are summed alone, then in order
+constexpr std::int64_t kStretch = 256;    // elements of a channel that are summed before they join the rest
 constexpr std::int64_t kLeastTerms = 32;  // of a partial sum, so that the partial sums stay few
 
 /// Two sums over each channel, [2, channels]: of a(v - centre, w) and of b(v - centre, w) for the elements v and w of
@@ -35,14 +36,18 @@ std::vector<T> channel_sums(const Channels& x, const T* v, const T* centre, cons
       for (std::int64_t k = 0; k < x.count; ++k) {
         const std::int64_t from = (row * x.count + k) * x.inner;
         const T *v_row = v + from, *w_row = w + from, middle = centre[k];
-        T sum{0}, other{0};
+        // In stretches, so that a long sum in f32 does not lose what it adds last.
+        for (std::int64_t start = 0; start < x.inner; start += kStretch) {
+          const std::int64_t end_of_stretch = std::min(x.inner, start + kStretch);
+          T sum{0}, other{0};
 #pragma omp simd reduction(+ : sum, other)
-        for (std::int64_t i = 0; i < x.inner; ++i) {
-          sum += a(v_row[i] - middle, w_row[i]);
-          other += b(v_row[i] - middle, w_row[i]);
+          for (std::int64_t i = start; i < end_of_stretch; ++i) {
+            sum += a(v_row[i] - middle, w_row[i]);
+            other += b(v_row[i] - middle, w_row[i]);
+          }
+          first[k] += sum;
+          second[k] += other;
         }
-        first[k] += sum;
-        second[k] += other;
       }
     }
   });

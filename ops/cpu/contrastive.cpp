@@ -7,9 +7,9 @@
 #include "tapecache/ops/cpu/product.h"
 #include "tapecache/ops/cpu/row_math.h"
 
-// Rows of tiles are worked on one after the other, and in a row groups of a few tiles; the tiles of a group in parallel.
-// A column belongs to one tile of each row of tiles, so what is summed over rows is summed in their order; what is summed
-// over columns is combined in the order of the tiles. Neither depends on the number of threads.
+// Rows of tiles are worked on one after the other, and in a row groups of a few tiles; the tiles of a group in
+// parallel. A column belongs to one tile of each row of tiles, so what is summed over rows is summed in their order;
+// what is summed over columns is combined in the order of the tiles. Neither depends on the number of threads.
 namespace tapecache::kernels::cpu {
 
 namespace {

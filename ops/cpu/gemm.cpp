@@ -77,7 +77,8 @@ void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, T* c,
 
 template <class In, class T>
 void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, T* c, Mode mode) {
-  for_each_part(g, a, b, bias, c, [&](auto, auto, auto rows, auto cols, auto& left, auto& right, T* to, const T* added) {
+  for_each_part(g, a, b, bias, c, [&](std::int64_t, std::int64_t, std::int64_t rows, std::int64_t cols,
+                                      const Operand<In>& left, const Operand<In>& right, T* to, const T* added) {
     multiply(rows, cols, g.k, left, right, to, g.n, mode == Mode::kAccumulate, added);
   });
 }
@@ -119,8 +120,8 @@ void gemm_bf16(const Gemm& g, const BFloat16* a, const BFloat16* b, const float*
 }
 
 template <class T>
-void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, const T* b, const T* bias, const T* at, T* c,
-                    Mode mode) {
+void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, const T* b, const T* bias, const T* at,
+                    T* c, Mode mode) {
   const bool accumulate = mode == Mode::kAccumulate;
   for_each_part(g, a, b, bias, c, [&](std::int64_t row, std::int64_t col, std::int64_t rows, std::int64_t cols,
                                       const Operand<T>& left, const Operand<T>& right, T* to, const T* added) {

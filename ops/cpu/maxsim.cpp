@@ -5,8 +5,8 @@
 #include "tapecache/ops/cpu/product.h"
 #include "tapecache/ops/cpu/row_math.h"
 
-// As in contrastive.cpp: rows of tiles in their order, groups of tiles in theirs, the tiles of a group in parallel, each
-// with its own documents.
+// As in contrastive.cpp: rows of tiles in their order, groups of tiles in theirs, the tiles of a group in parallel,
+// each with its own documents.
 namespace tapecache::kernels::cpu {
 
 namespace {

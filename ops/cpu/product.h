@@ -37,14 +37,22 @@ constexpr int kVectorBytes = 16, kTileRows = 4;
 
 template <class T>
 using Vector [[gnu::vector_size(kVectorBytes)]] = T;
-/// The same without alignment, and free to alias T.
-template <class T>
-using Unaligned [[gnu::vector_size(kVectorBytes), gnu::aligned(alignof(T)), gnu::may_alias]] = T;
-
 template <class T>
 constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 template <class T>
 constexpr int kTileCols = 2 * kLanes<T>;
+
+template <class T>
+Vector<T> load(const T* from) {
+  Vector<T> value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+template <class T, class V>
+void store(T* to, const V& vector) {
+  static_assert(sizeof(V) == kVectorBytes);
+  std::memcpy(to, &vector, sizeof(vector));
+}
 
 constexpr std::int64_t kDepth = 256;             // terms that are summed in registers
 constexpr std::int64_t kAcross = 512;            // columns whose packed block stays in the second-level cache
@@ -63,25 +71,28 @@ void multiply_tile(std::int64_t depth, const T* a, std::int64_t a_stride, const 
   }
   Vector<T> sum[kRows][kVectors] = {};
   for (std::int64_t p = 0; p < depth; ++p) {
-    const auto* right = reinterpret_cast<const Unaligned<T>*>(b + p * kWidth);
+    Vector<T> right[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) right[v] = load(b + p * kWidth + v * kLanes<T>);
     const T* left = kLayout == Layout::kRows ? a + p : a + p * kTileRows;
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const T factor = kLayout == Layout::kRows ? left[i * a_stride] : left[i];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sum[i][v] += factor * Vector<T>(right[v]);
+      for (int v = 0; v < kVectors; ++v) sum[i][v] += factor * right[v];
     }
   }
   if (cols == kWidth) {
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      auto* row = reinterpret_cast<Unaligned<T>*>(c + i * c_stride);
+      T* row = c + i * c_stride;
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
+        const std::int64_t j = v * kLanes<T>;
         Vector<T> value = sum[i][v];
-        if (accumulate) value = Vector<T>(row[v]) + value;
-        if (bias) value += Vector<T>(reinterpret_cast<const Unaligned<T>*>(bias)[v]);
-        row[v] = value;
+        if (accumulate) value = load(row + j) + value;
+        if (bias) value += load(bias + j);
+        store(row + j, value);
       }
     }
     return;
@@ -90,7 +101,7 @@ void multiply_tile(std::int64_t depth, const T* a, std::int64_t a_stride, const 
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) *reinterpret_cast<Unaligned<T>*>(&spill[i][v * kLanes<T>]) = sum[i][v];
+    for (int v = 0; v < kVectors; ++v) store(&spill[i][v * kLanes<T>], sum[i][v]);
   }
   for (int i = 0; i < kRows; ++i) {
     T* row = c + i * c_stride;
@@ -104,7 +115,8 @@ void multiply_tile(std::int64_t depth, const T* a, std::int64_t a_stride, const 
 }
 
 template <class T>
-using TileFunction = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t, std::int64_t, const T*, bool);
+using TileFunction = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t, std::int64_t, const T*,
+                              bool);
 
 template <class T, Layout kLayout, int kVectors, std::size_t... kIndex>
 constexpr std::array<TileFunction<T>, kTileRows> tile_functions(std::index_sequence<kIndex...>) {
@@ -121,8 +133,7 @@ struct Scratch {
     void operator()(T* p) const { ::operator delete(p, std::align_val_t{64}); }
   };
   static constexpr std::int64_t kLeft = kRowPitch * kTileRows, kRight = kDepth * kAcross;
-  std::unique_ptr<T, Free> data{
-      static_cast<T*>(::operator new(sizeof(T) * (kLeft + kRight), std::align_val_t{64}))};
+  std::unique_ptr<T, Free> data{static_cast<T*>(::operator new(sizeof(T) * (kLeft + kRight), std::align_val_t{64}))};
 
   T* left() { return data.get(); }
   T* right() { return data.get() + kLeft; }
@@ -150,6 +161,19 @@ void pack_left(const Operand<T>& a, std::int64_t first, std::int64_t rows, std::
   }
 }
 
+/// Elements of a and, from the number of lanes on, of b, by index.
+template <class V, class Index>
+V select(V a, V b, Index index) {
+#if defined(__clang__)
+  constexpr int kCount = sizeof(V) / sizeof(a[0]);
+  V result;
+  for (int i = 0; i < kCount; ++i) result[i] = index[i] < kCount ? a[index[i]] : b[index[i] - kCount];
+  return result;
+#else
+  return __builtin_shuffle(a, b, index);
+#endif
+}
+
 /// Swaps the blocks of kStep × kStep elements beside the diagonal of blocks of twice that size.
 template <class T, int kStep>
 void swap_blocks(Vector<T> (&rows)[kLanes<T>]) {
@@ -163,8 +187,8 @@ void swap_blocks(Vector<T> (&rows)[kLanes<T>]) {
   for (int i = 0; i < kLanes<T>; ++i) {
     if ((i & kStep) != 0) continue;
     const Vector<T> above = rows[i], below = rows[i + kStep];
-    rows[i] = __builtin_shuffle(above, below, upper);
-    rows[i + kStep] = __builtin_shuffle(above, below, lower);
+    rows[i] = select(above, below, upper);
+    rows[i + kStep] = select(above, below, lower);
   }
   if constexpr (2 * kStep < kLanes<T>) swap_blocks<T, 2 * kStep>(rows);
 }
@@ -174,10 +198,10 @@ template <class T>
 void transpose_square(const T* from, std::int64_t from_stride, T* to, std::int64_t to_stride) {
   Vector<T> rows[kLanes<T>];
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes<T>; ++i) rows[i] = *reinterpret_cast<const Unaligned<T>*>(from + i * from_stride);
+  for (int i = 0; i < kLanes<T>; ++i) rows[i] = load(from + i * from_stride);
   swap_blocks<T, 1>(rows);
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes<T>; ++i) *reinterpret_cast<Unaligned<T>*>(to + i * to_stride) = rows[i];
+  for (int i = 0; i < kLanes<T>; ++i) store(to + i * to_stride, rows[i]);
 }
 
 /// Asks for what the next `pack_left` will read, while there is something to compute in the meantime.
@@ -235,7 +259,7 @@ void pack_right(const Operand<T>& b, std::int64_t begin, std::int64_t depth, std
       T* panel = to + j * depth + p * kTileCols<T>;
 #pragma GCC unroll 2
       for (int v = 0; v < kTileCols<T>; v += kLanes<T>) {
-        *reinterpret_cast<Unaligned<T>*>(panel + v) = *reinterpret_cast<const Unaligned<T>*>(from + j + v);
+        store(panel + v, load(from + j + v));
       }
     }
     if (whole == across) continue;

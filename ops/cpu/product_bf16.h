@@ -9,9 +9,9 @@
 #include <immintrin.h>
 #endif
 
-/// The serial product of bf16 matrices with f32 sums. With AVX512-BF16 two terms are added at a time by VDPBF16PS, which
-/// takes subnormal numbers for 0; without it operands are widened and multiplied as f32. As in product.h an element's
-/// bits do not depend on where it stands.
+/// The serial product of bf16 matrices with f32 sums. With AVX512-BF16 two terms are added at a time by VDPBF16PS,
+/// which takes subnormal numbers for 0; without it operands are widened and multiplied as f32. As in product.h an
+/// element's bits do not depend on where it stands.
 namespace tapecache::kernels::cpu {
 
 #if defined(__AVX512BF16__)
@@ -88,8 +88,8 @@ inline void interleave(const BFloat16* row0, const BFloat16* row1, Pair* to) {
     low[i] = static_cast<std::int16_t>(i / 2 + (i % 2) * 32);
     high[i] = static_cast<std::int16_t>(i / 2 + 16 + (i % 2) * 32);
   }
-  even = __builtin_shuffle(first, second, low);
-  odd = __builtin_shuffle(first, second, high);
+  even = select(first, second, low);
+  odd = select(first, second, high);
   std::memcpy(static_cast<void*>(to), &even, sizeof(even));
   std::memcpy(static_cast<void*>(to + 16), &odd, sizeof(odd));
 }
