@@ -50,7 +50,7 @@ class Bert {
  public:
   /// Throws ValueError for sizes below 1.
   Bert(const Builder& builder, const BertConfig& config);
-  /// [batch, width], pooled over the valid tokens. Throws as `check_tokens`.
+  /// [batch, width]: the mean over the valid tokens, or token 0. Throws as `check_tokens`.
   Variable operator()(const TokenBatch& tokens) const;
 
  private:
