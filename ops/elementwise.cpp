@@ -108,6 +108,7 @@ Variable sqrt(const Variable& x) { return unary("sqrt", UnaryOp::kSqrt, x); }
 Variable rsqrt(const Variable& x) { return unary("rsqrt", UnaryOp::kRsqrt, x); }
 Variable pow(const Variable& x, double exponent) { return unary("pow", UnaryOp::kPow, x, exponent); }
 Variable tanh(const Variable& x) { return unary("tanh", UnaryOp::kTanh, x); }
+Variable erf(const Variable& x) { return unary("erf", UnaryOp::kErf, x); }
 Variable sigmoid(const Variable& x) { return unary("sigmoid", UnaryOp::kSigmoid, x); }
 Variable relu(const Variable& x) { return unary("relu", UnaryOp::kRelu, x); }
 Variable gelu(const Variable& x) { return unary("gelu", UnaryOp::kGelu, x); }

@@ -22,6 +22,8 @@ Variable rsqrt(const Variable& x);
 /// x^exponent, for x > 0 or an integer exponent
 Variable pow(const Variable& x, double exponent);
 Variable tanh(const Variable& x);
+/// The error function 2/√π ∫₀ˣ exp(-t²) dt
+Variable erf(const Variable& x);
 Variable sigmoid(const Variable& x);
 Variable relu(const Variable& x);
 /// x Φ(x) with the exact normal distribution function (Hendrycks & Gimpel 2016)

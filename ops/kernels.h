@@ -27,6 +27,7 @@ enum class UnaryOp {
   kRsqrt,      // 1 / sqrt(x)
   kPow,        // x^a
   kTanh,
+  kErf,
   kSigmoid,
   kRelu,
   kGelu,       // x Φ(x), with erf

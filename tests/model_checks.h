@@ -46,6 +46,7 @@ inline std::vector<double> run_backward(const Forward& forward, std::uint64_t se
   inject(tape, std::span(&y, 1), std::span(&cotangent, 1));
   return doubles(cotangent);
 }
+
 inline models::VisionConfig small_vision() {
   return {.image_size = 8,
           .patch_size = 4,
@@ -89,6 +90,20 @@ inline bool same_values(std::span<const Parameter> parameters, const std::map<st
   return parameters.size() == values.size() && std::all_of(parameters.begin(), parameters.end(), [&](const auto& p) {
            return values.contains(p.name()) && same_bits(p.value(), values.at(p.name()));
          });
+}
+
+/// That these parameters are there, with these shapes, and no others.
+inline void check_names(std::span<const Parameter> parameters, const std::map<std::string, Shape>& expected) {
+  std::map<std::string, Shape> found;
+  for (const Parameter& p : parameters) found.emplace(p.name(), p.value().shape());
+  BOOST_TEST(found.size() == parameters.size());
+  for (const auto& [name, shape] : expected) {
+    BOOST_TEST(found.contains(name), name << " is missing");
+    if (found.contains(name)) {
+      BOOST_TEST((found.at(name) == shape), name << " is " << to_string(found.at(name)) << ", not " << to_string(shape));
+    }
+  }
+  for (const auto& [name, shape] : found) BOOST_TEST(expected.contains(name), name << " is not expected");
 }
 
 inline const Parameter& named(std::span<const Parameter> parameters, const std::string& name) {

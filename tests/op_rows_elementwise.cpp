@@ -74,6 +74,7 @@ void add_unary_rows(std::vector<OpRow>& rows) {
       {"sqrt", ops::sqrt, [](double x) { return std::sqrt(x); }, 0.2, 3, false},
       {"rsqrt", ops::rsqrt, [](double x) { return 1 / std::sqrt(x); }, 0.2, 3, false},
       {"tanh", ops::tanh, [](double x) { return std::tanh(x); }, -3, 3, true},
+      {"erf", ops::erf, [](double x) { return std::erf(x); }, -3, 3, true},
       {"sigmoid", ops::sigmoid, sigmoid, -4, 4, true},
       {"relu", ops::relu, [](double x) { return std::max(x, 0.0); }, -2, 2, true},
       {"gelu", ops::gelu, gelu, -4, 4, true},

@@ -120,18 +120,7 @@ BOOST_AUTO_TEST_CASE(parameters_are_named_as_in_hugging_face_checkpoints) {
       {"encoder.layer.1.output.LayerNorm.bias", {12}},
   };
   const Setup setup;
-  const std::vector<Parameter>& parameters = setup.builder.parameters();
-  std::map<std::string, Shape> found;
-  for (const Parameter& p : parameters) found.emplace(p.name(), p.value().shape());
-  BOOST_TEST(found.size() == parameters.size());
-  for (const auto& [name, shape] : expected) {
-    BOOST_TEST(found.contains(name), name << " is missing");
-    if (found.contains(name)) {
-      BOOST_TEST((found.at(name) == shape),
-                 name << " is " << to_string(found.at(name)) << ", not " << to_string(shape));
-    }
-  }
-  for (const auto& [name, shape] : found) BOOST_TEST(expected.contains(name), name << " is not expected");
+  check_names(setup.builder.parameters(), expected);
 }
 
 BOOST_AUTO_TEST_CASE(computes_what_bert_computes) {

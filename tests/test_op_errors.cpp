@@ -56,6 +56,7 @@ std::vector<ErrorCase> unary_cases() {
       {"rsqrt", ops::rsqrt},
       {"pow", [](const Variable& x) { ops::pow(x, 2); }},
       {"tanh", ops::tanh},
+      {"erf", ops::erf},
       {"sigmoid", ops::sigmoid},
       {"relu", ops::relu},
       {"gelu", ops::gelu},

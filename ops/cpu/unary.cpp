@@ -10,6 +10,7 @@ namespace {
 constexpr std::int64_t kBlock = 8192;
 constexpr double kInverseSqrt2 = 0.70710678118654752440;
 constexpr double kInverseSqrt2Pi = 0.39894228040143267794;
+constexpr double kTwoOverSqrtPi = 1.12837916709551257390;
 constexpr double kSqrt2OverPi = 0.79788456080286535588;
 constexpr double kGeluCubic = 0.044715;
 constexpr double kQuickGelu = 1.702;
@@ -28,6 +29,8 @@ void with_function(UnaryOp op, T a, T b, F&& f) {
     case UnaryOp::kPow:
       return f([=](T x) { return std::pow(x, a); }, [=](T x) { return a == 0 ? T{0} : a * std::pow(x, a - 1); });
     case UnaryOp::kTanh: return f([](T x) { return hyperbolic_tangent(x); }, [](T y) { return T{1} - y * y; });
+    case UnaryOp::kErf:
+      return f([](T x) { return error_function(x); }, [](T x) { return T(kTwoOverSqrtPi) * exponential(-x * x); });
     case UnaryOp::kSigmoid: return f([](T x) { return logistic(x); }, [](T y) { return y * (T{1} - y); });
     case UnaryOp::kRelu: return f([](T x) { return x < T{0} ? T{0} : x; }, [](T x) { return x > T{0} ? T{1} : T{0}; });
     case UnaryOp::kGelu:

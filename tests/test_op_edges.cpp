@@ -1,0 +1,176 @@
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "checks.h"
+#include "op_table.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/ops/cross_entropy.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/layout.h"
+#include "tapecache/ops/normalize.h"
+#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
+#include "tapecache/ops/softmax.h"
+
+using namespace tapecache;
+using namespace tapecache::testing;
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+template <class F>
+std::vector<double> gradient_of_sum(const Tensor& x, F f) {
+  Tape tape;
+  const Variable leaf = tape.leaf(x);
+  const Recording recording(tape);
+  tape.backward(ops::sum(f(leaf)));
+  return doubles(tape.gradient(leaf));
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(ties)
+
+BOOST_AUTO_TEST_CASE(max_gives_the_gradient_to_the_first) {
+  const Tensor x = Tensor::from<double>({1, 3, 3, 2, 2, 2}, {2, 3});
+  check_equal(gradient_of_sum(x, [](const Variable& v) { return ops::max(v, 1); }), {0, 1, 0, 1, 0, 0});
+  check_equal(gradient_of_sum(x, [](const Variable& v) { return ops::max(v, 0); }), {0, 1, 1, 1, 0, 0});
+}
+
+BOOST_AUTO_TEST_CASE(max_pool_gives_the_gradient_to_the_first_valid) {
+  const Tensor x = Tensor::from<double>({5, 4, 4, 4}, {1, 4, 1});
+  check_equal(gradient_of_sum(x, [](const Variable& v) { return ops::max_pool(v); }), {1, 0, 0, 0});
+  const Tensor valid = Tensor::from<double>({0, 0, 1, 1}, {1, 4}).to(DType::kBool);
+  check_equal(gradient_of_sum(x, [&](const Variable& v) { return ops::max_pool(v, valid); }), {0, 0, 1, 0});
+}
+
+BOOST_AUTO_TEST_CASE(clamp_passes_the_gradient_inside_only) {
+  const Tensor x = vector_of({-2, 0.5, 3});
+  check_equal(gradient_of_sum(x, [](const Variable& v) { return ops::clamp(v, 0, 1); }), {0, 1, 0});
+}
+
+BOOST_AUTO_TEST_CASE(relu_has_gradient_0_at_0) {
+  check_equal(gradient_of_sum(vector_of({-1, 0, 2}), ops::relu), {0, 0, 1});
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(infinities)
+
+BOOST_AUTO_TEST_CASE(logsumexp_of_nothing_but_minus_infinity) {
+  const Tensor x = Tensor::from<double>({-kInfinity, -kInfinity, 0, -kInfinity}, {2, 2});
+  check_equal(doubles(ops::logsumexp(x, 1).value()), {-kInfinity, 0});
+  check_equal(gradient_of_sum(x.slice(1, 2), [](const Variable& v) { return ops::logsumexp(v, 1); }), {1, 0});
+}
+
+BOOST_AUTO_TEST_CASE(softmax_gives_minus_infinity_no_weight) {
+  const Tensor x = vector_of({-kInfinity, 0, 0});
+  check_equal(doubles(ops::softmax(x).value()), {0, 0.5, 0.5});
+  const std::vector<double> log = doubles(ops::log_softmax(x).value());
+  BOOST_CHECK(log[0] == -kInfinity);
+  BOOST_CHECK(std::abs(log[1] + std::log(2.0)) <= 1e-12);
+}
+
+BOOST_AUTO_TEST_CASE(cross_entropy_with_an_impossible_class) {
+  const Tensor x = Tensor::from<double>({0, -kInfinity, 0}, {1, 3});
+  const Tensor target = Tensor::from<std::int64_t>({0}, {1});
+  BOOST_CHECK(std::abs(ops::cross_entropy(x, target).value().item() - std::log(2.0)) <= 1e-12);
+  const std::vector<double> g =
+      gradient_of_sum(x, [&](const Variable& v) { return ops::cross_entropy(v, target, ops::Reduction::kNone); });
+  BOOST_CHECK(max_difference(g, std::vector<double>{-0.5, 0, 0.5}) <= 1e-12);
+}
+
+BOOST_AUTO_TEST_CASE(invalid_tokens_may_hold_anything) {
+  const Tensor valid = Tensor::from<double>({1, 0, 1}, {1, 3}).to(DType::kBool);
+  const Tensor x = Tensor::from<double>({1, kNaN, 3}, {1, 3, 1});
+  check_equal(doubles(ops::mean_pool(x, valid).value()), {2});
+  check_equal(doubles(ops::max_pool(x, valid).value()), {3});
+  check_equal(doubles(ops::masked_softmax(vector_of({0, kNaN, 0}), valid.reshape({3})).value()), {0.5, 0, 0.5});
+}
+
+BOOST_AUTO_TEST_CASE(nan_is_not_hidden) {
+  struct Case {
+    const char* name;
+    std::function<Variable(const Variable&)> op;
+  };
+  const std::vector<Case> cases{
+      {"relu", ops::relu},
+      {"gelu", ops::gelu},
+      {"gelu_tanh", ops::gelu_tanh},
+      {"quick_gelu", ops::quick_gelu},
+      {"silu", ops::silu},
+      {"softplus", ops::softplus},
+      {"sigmoid", ops::sigmoid},
+      {"tanh", ops::tanh},
+      {"erf", ops::erf},
+      {"exp", ops::exp},
+      {"log", ops::log},
+      {"sqrt", ops::sqrt},
+      {"rsqrt", ops::rsqrt},
+      {"pow", [](const Variable& x) { return ops::pow(x, 2); }},
+      {"clamp", [](const Variable& x) { return ops::clamp(x, -1, 1); }},
+      {"softmax", ops::softmax},
+      {"log_softmax", ops::log_softmax},
+      {"l2_normalize", [](const Variable& x) { return ops::l2_normalize(x); }},
+      {"max", [](const Variable& x) { return ops::max(x, 0); }},
+      {"sum", [](const Variable& x) { return ops::sum(x, 0); }},
+      {"logsumexp", [](const Variable& x) { return ops::logsumexp(x, 0); }},
+      {"max_pool", [](const Variable& x) { return ops::max_pool(ops::reshape(x, {1, x.size(0), 1})); }},
+      {"mean_pool", [](const Variable& x) { return ops::mean_pool(ops::reshape(x, {1, x.size(0), 1})); }},
+  };
+  for (const Case& c : cases) {
+    for (const std::size_t at : {0, 1, 17, 36}) {
+      std::vector<double> values(37, 0.5);
+      values[at] = kNaN;
+      for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+        const Tensor y = c.op(vector_of(values).to(dtype)).value();
+        BOOST_CHECK_MESSAGE(first_non_finite(y) >= 0,
+                            c.name << " hides a NaN at element " << at << " in " << name(dtype));
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(views)
+
+BOOST_AUTO_TEST_CASE(reshape_and_slices_of_axis_0_share_storage) {
+  const Variable x = random_tensor({4, 3}, DType::kFloat32, 1);
+  BOOST_CHECK(ops::reshape(x, {12}).value().shares_storage(x.value()));
+  BOOST_CHECK(ops::slice(x, 0, 1, 3).value().shares_storage(x.value()));
+}
+
+BOOST_AUTO_TEST_CASE(ops_read_views_at_their_offset) {
+  const Tensor x = random_tensor({6, 4}, DType::kFloat64, 1);
+  const Tensor view = x.slice(2, 5), copy = view.clone();
+  BOOST_CHECK(same_bits(ops::exp(view).value(), ops::exp(copy).value()));
+  BOOST_CHECK(same_bits(ops::softmax(view).value(), ops::softmax(copy).value()));
+  BOOST_CHECK(same_bits(ops::transpose(view, 0, 1).value(), ops::transpose(copy, 0, 1).value()));
+  BOOST_CHECK(same_bits(ops::add(view, x.slice(0, 1)).value(), ops::add(copy, x.slice(0, 1).clone()).value()));
+  BOOST_CHECK(same_bits(ops::l2_normalize(view).value(), ops::l2_normalize(copy).value()));
+}
+
+BOOST_AUTO_TEST_CASE(inputs_are_left_unchanged) {
+  for (const OpRow& row : op_rows()) {
+    const std::vector<Tensor> inputs = make_inputs(row.inputs, DType::kFloat32);
+    const std::vector<Tensor> before = make_inputs(row.inputs, DType::kFloat32);
+    Tape tape;
+    std::vector<Variable> variables;
+    for (const Tensor& t : inputs) variables.push_back(is_floating(t.dtype()) ? tape.leaf(t) : Variable(t));
+    const Recording recording(tape);
+    const Variable y = row.op(variables);
+    const Tensor cotangent = random_tensor(y.shape(), y.dtype(), 9);
+    const Tensor kept = cotangent.clone();
+    if (tape.holds(y)) tape.backward(std::span(&y, 1), std::span(&cotangent, 1));
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      BOOST_CHECK_MESSAGE(same_bits(inputs[i], before[i]), row.name << " changed input " << i);
+    }
+    BOOST_CHECK_MESSAGE(same_bits(cotangent, kept), row.name << " changed its cotangent");
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()

@@ -1,0 +1,133 @@
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "checks.h"
+#include "tapecache/ops/elementwise.h"
+
+using namespace tapecache;
+using namespace tapecache::testing;
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(float32_functions)
+
+BOOST_AUTO_TEST_CASE(limits) {
+  const auto check = [](Variable (*op)(const Variable&), const std::vector<double>& x, const std::vector<double>& y) {
+    for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+      check_equal(ops::scale(op(vector_of(x).to(dtype)), 1).value(), y);
+    }
+  };
+  check(ops::exp, {-kInfinity, -1e4, 0, 1e4, kInfinity}, {0, 0, 1, kInfinity, kInfinity});
+  check(ops::log, {0, 1, kInfinity}, {-kInfinity, 0, kInfinity});
+  check(ops::sqrt, {0, 4, kInfinity}, {0, 2, kInfinity});
+  check(ops::rsqrt, {4, kInfinity}, {0.5, 0});
+  check(ops::tanh, {-kInfinity, -50, 0, 50, kInfinity}, {-1, -1, 0, 1, 1});
+  check(ops::erf, {-kInfinity, -50, 0, 50, kInfinity}, {-1, -1, 0, 1, 1});
+  check(ops::sigmoid, {-kInfinity, -1e4, 0, 1e4, kInfinity}, {0, 0, 0.5, 1, 1});
+  check(ops::softplus, {-kInfinity, -1e4, 1e4, kInfinity}, {0, 0, 1e4, kInfinity});
+  check(ops::relu, {-kInfinity, kInfinity}, {0, kInfinity});
+  for (const auto& op : {ops::gelu, ops::gelu_tanh, ops::quick_gelu, ops::silu}) {
+    check(op, {-1e4, 0, 1e4, kInfinity}, {0, 0, 1e4, kInfinity});
+  }
+  BOOST_CHECK(std::isnan(ops::log(Tensor::scalar(-1.0f)).value().item()));
+  BOOST_CHECK(std::isnan(ops::sqrt(Tensor::scalar(-1.0f)).value().item()));
+}
+
+BOOST_AUTO_TEST_CASE(accurate_over_their_whole_range) {
+  struct Case {
+    const char* name;
+    Variable (*op)(const Variable&);
+    double (*f)(double);
+    double low, high;
+    bool logarithmic;  // the sweep runs over x = eᵗ
+    double relative, absolute;
+  };
+  const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+  const auto gelu = [](double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); };
+  const auto softplus = [](double x) { return std::fmax(x, 0) + std::log1p(std::exp(-std::abs(x))); };
+  const Case cases[] = {
+      {"exp", ops::exp, [](double x) { return std::exp(x); }, -103.3, 88.7, false, 1e-6, 2e-45},
+      {"log", ops::log, [](double x) { return std::log(x); }, -103.1, 88.7, true, 1e-6, 0},
+      {"log near 1", ops::log, [](double x) { return std::log(x); }, -0.01, 0.01, true, 1e-6, 0},
+      {"tanh", ops::tanh, [](double x) { return std::tanh(x); }, -12.3, 12.1, false, 1e-6, 0},
+      {"tanh near 0", ops::tanh, [](double x) { return std::tanh(x); }, -80.0, 0.0, true, 1e-6, 0},
+      {"sigmoid", ops::sigmoid, sigmoid, -85.3, 30.1, false, 1e-6, 2e-45},
+      {"gelu", ops::gelu, gelu, -12.3, 12.1, false, 1e-6, 1e-6},
+      {"softplus", ops::softplus, softplus, -85.3, 30.1, false, 1e-6, 2e-7},
+  };
+  constexpr int kPoints = 200'003;
+  for (const Case& c : cases) {
+    std::vector<float> x;
+    for (int i = 0; i < kPoints; ++i) {
+      const double t = c.low + (c.high - c.low) * i / (kPoints - 1);
+      x.push_back(static_cast<float>(c.logarithmic ? std::exp(t) : t));
+    }
+    const std::vector<double> y = doubles(c.op(Tensor::from(x, {kPoints})).value());
+    double worst = 0;
+    float at = 0;
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const double expected = c.f(static_cast<double>(x[i]));
+      if (y[i] == expected) continue;
+      const double difference = std::isnan(y[i]) ? kInfinity : std::abs(y[i] - expected);
+      const double excess = difference / (c.relative * std::abs(expected) + c.absolute);
+      if (excess > worst) {
+        worst = excess;
+        at = x[i];
+      }
+    }
+    BOOST_CHECK_MESSAGE(worst <= 1, c.name << "(" << at << ") is off by " << worst << " times what is allowed");
+  }
+}
+
+BOOST_AUTO_TEST_CASE(exp_tanh_erf_and_log_are_within_two_units_in_the_last_place) {
+  struct Case {
+    const char* name;
+    Variable (*op)(const Variable&);
+    double (*f)(double);
+    float low, high;
+  };
+  const Case cases[] = {
+      {"exp", ops::exp, [](double x) { return std::exp(x); }, -103.9f, 88.7f},
+      {"tanh", ops::tanh, [](double x) { return std::tanh(x); }, -12, 12},
+      {"erf", ops::erf, [](double x) { return std::erf(x); }, -6, 6},
+      {"log", ops::log, [](double x) { return std::log(x); }, 1e-44f, 3e38f},
+  };
+  // Every 997th float32 number of the range, which are as dense as float32 numbers are.
+  constexpr std::uint32_t kStep = 997;
+  for (const Case& c : cases) {
+    std::vector<float> x;
+    const auto sweep = [&](float sign, float from, float to) {
+      const auto last = std::bit_cast<std::uint32_t>(to);
+      for (auto bits = std::bit_cast<std::uint32_t>(from); bits <= last; bits += kStep) {
+        x.push_back(sign * std::bit_cast<float>(bits));
+      }
+    };
+    sweep(1, std::fmax(c.low, 0.0f), c.high);
+    if (c.low < 0) sweep(-1, 0, -c.low);
+    const std::vector<double> y = doubles(c.op(Tensor::from(x, {static_cast<std::int64_t>(x.size())})).value());
+    double worst = 0;
+    float at = 0;
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const double expected = c.f(static_cast<double>(x[i]));
+      int exponent = 0;
+      std::frexp(expected, &exponent);
+      const double unit = std::ldexp(1.0, std::max(exponent - 24, -149));  // of float32 at that size
+      const double off = std::isnan(y[i]) ? kInfinity : std::abs(y[i] - expected) / unit;
+      if (off > worst) {
+        worst = off;
+        at = x[i];
+      }
+    }
+    BOOST_CHECK_MESSAGE(worst <= 2, c.name << "(" << at << ") is off by " << worst << " units in the last place");
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
