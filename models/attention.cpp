@@ -1,11 +1,8 @@
 #include "tapecache/models/attention.h"
 
-#include <array>
-
 #include <fmt/format.h>
 
-#include "tapecache/ops/layout.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 
 namespace tapecache::models {
 
@@ -21,10 +18,16 @@ MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t widt
   }
 }
 
-Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionOptions& options) const {
-  const std::array<Variable, 3> weights{q_.weight, k_.weight, v_.weight}, biases{q_.bias, k_.bias, v_.bias};
-  const Variable qkv = ops::linear(x, ops::concat(weights), ops::concat(biases));
-  return out_(ops::attention(qkv, heads_, options));
+Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionOptions& options,
+                                        const Variable& residual) const {
+  const Variable qkv = ops::joined_linear(x, weights(), biases());
+  return out_(ops::attention(qkv, heads_, options), residual);
+}
+
+Variable MultiHeadAttention::after(const LayerNorm& norm, const Variable& x, const ops::AttentionOptions& options,
+                                   const Variable& residual) const {
+  const Variable qkv = ops::normalized_linear(x, norm, weights(), biases());
+  return out_(ops::attention(qkv, heads_, options), residual);
 }
 
 }  // namespace tapecache::models

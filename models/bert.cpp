@@ -42,9 +42,9 @@ BertBlock::BertBlock(const Builder& builder, const TransformerConfig& config)
       drop_path_(builder, config.drop_path) {}
 
 Variable BertBlock::forward(const Variable& x, const ops::AttentionOptions& options) const {
-  const Variable attended = norm1_(ops::add(x, drop_path_(dropout_(attention_(x, options)))));
+  const Variable attended = norm1_(drop_path_(dropout_(attention_(x, options))), x);
   const Variable mlp = output_.after(activation_, intermediate_(attended));
-  return norm2_(ops::add(attended, drop_path_(dropout_(mlp))));
+  return norm2_(drop_path_(dropout_(mlp)), attended);
 }
 
 Variable BertBlock::operator()(const Variable& x, const ops::AttentionOptions& options) const {

@@ -4,7 +4,7 @@
 
 #include "tapecache/ops/dropout.h"
 #include "tapecache/ops/embedding.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
 
 namespace tapecache::models {
@@ -25,12 +25,17 @@ Linear::Linear(const Builder& builder, std::int64_t in, std::int64_t out, const 
   if (with_bias) bias = builder.parameter("bias", {out}, Init::constant(0));
 }
 
-Variable Linear::operator()(const Variable& x) const {
-  return ops::linear(x, weight, bias.defined() ? Variable(bias) : Variable());
+Variable Linear::operator()(const Variable& x, const Variable& residual) const {
+  return ops::linear(x, weight, bias_or_none(), residual);
 }
 
-Variable Linear::after(Activation activation, const Variable& x) const {
-  return ops::activated_linear(x, activation, weight, bias.defined() ? Variable(bias) : Variable());
+Variable Linear::after(Activation activation, const Variable& x, const Variable& residual) const {
+  return ops::activated_linear(x, activation, weight, bias_or_none(), residual);
+}
+
+Variable Linear::after(const LayerNorm& norm, const Variable& x) const {
+  const Variable weights(weight), biases = bias_or_none();
+  return ops::normalized_linear(x, norm, std::span(&weights, 1), std::span(&biases, 1));
 }
 
 LayerNorm::LayerNorm(const Builder& builder, std::int64_t width, double epsilon)
@@ -38,7 +43,9 @@ LayerNorm::LayerNorm(const Builder& builder, std::int64_t width, double epsilon)
       bias(builder.parameter("bias", {width}, Init::constant(0))),
       epsilon_(epsilon) {}
 
-Variable LayerNorm::operator()(const Variable& x) const { return ops::layer_norm(x, weight, bias, epsilon_); }
+Variable LayerNorm::operator()(const Variable& x, const Variable& residual) const {
+  return ops::layer_norm(x, weight, bias, epsilon_, residual);
+}
 
 Embedding::Embedding(const Builder& builder, std::int64_t entries, std::int64_t width, const Init& weight_init)
     : weight(builder.parameter("weight", {entries, width}, weight_init)) {}
@@ -56,7 +63,7 @@ DropPath::DropPath(const Builder& builder, double probability)
     : builder_(builder), probability_(checked_probability("drop_path", probability)) {}
 
 Variable DropPath::operator()(const Variable& x) const {
-  return builder_.training() && probability_ > 0 ? ops::drop_path(x, probability_) : x;
+  return active() ? ops::drop_path(x, probability_) : x;
 }
 
 }  // namespace tapecache::models

@@ -4,34 +4,41 @@
 
 #include "tapecache/autograd/variable.h"
 #include "tapecache/models/builder.h"
-#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/linear.h"
 
 namespace tapecache::models {
 
 using ops::activate;
 using ops::Activation;
 
-/// x [..., in] to [..., out]: x Wᵀ + b, with `weight` [out, in] and, unless left out, `bias` [out] of zeros.
-class Linear {
- public:
-  Linear(const Builder& builder, std::int64_t in, std::int64_t out, const Init& weight, bool with_bias = true);
-  Variable operator()(const Variable& x) const;
-  /// Of activation(x), which backward computes again.
-  Variable after(Activation activation, const Variable& x) const;
-
-  Parameter weight, bias;
-};
-
 /// Layer normalisation of the last axis, with `weight` of ones and `bias` of zeros, both [width].
 class LayerNorm {
  public:
   LayerNorm(const Builder& builder, std::int64_t width, double epsilon = 1e-5);
-  Variable operator()(const Variable& x) const;
+  /// Of x + residual where there is one.
+  Variable operator()(const Variable& x, const Variable& residual = {}) const;
+  operator ops::Norm() const { return {weight, bias, epsilon_}; }
 
   Parameter weight, bias;
 
  private:
   double epsilon_;
+};
+
+/// x [..., in] to [..., out]: x Wᵀ + b, with `weight` [out, in] and, unless left out, `bias` [out] of zeros; plus the
+/// residual where there is one.
+class Linear {
+ public:
+  Linear(const Builder& builder, std::int64_t in, std::int64_t out, const Init& weight, bool with_bias = true);
+  Variable operator()(const Variable& x, const Variable& residual = {}) const;
+  /// Of activation(x), or of norm(x), which backward computes again.
+  Variable after(Activation activation, const Variable& x, const Variable& residual = {}) const;
+  Variable after(const LayerNorm& norm, const Variable& x) const;
+
+  Parameter weight, bias;
+
+ private:
+  Variable bias_or_none() const { return bias.defined() ? Variable(bias) : Variable(); }
 };
 
 /// Rows of `weight` [entries, width] by integer ids of any shape.
@@ -49,6 +56,8 @@ class Dropout {
   /// Throws ValueError where the probability is not in [0, 1).
   Dropout(const Builder& builder, double probability);
   Variable operator()(const Variable& x) const;
+  /// Whether it may change anything now.
+  bool active() const { return builder_.training() && probability_ > 0; }
 
  private:
   Builder builder_;
@@ -62,6 +71,8 @@ class DropPath {
   /// Throws ValueError where the probability is not in [0, 1).
   DropPath(const Builder& builder, double probability);
   Variable operator()(const Variable& x) const;
+  /// Whether it may change anything now.
+  bool active() const { return builder_.training() && probability_ > 0; }
 
  private:
   Builder builder_;

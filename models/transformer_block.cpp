@@ -32,8 +32,12 @@ TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConf
       drop_path_(builder, config.drop_path) {}
 
 Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOptions& options) const {
-  const Variable attended = ops::add(x, drop_path_(dropout_(attention_(norm1_(x), options))));
-  return ops::add(attended, drop_path_(dropout_(fc2_.after(activation_, fc1_(norm2_(attended))))));
+  if (dropout_.active() || drop_path_.active()) {
+    const Variable attended = ops::add(x, drop_path_(dropout_(attention_.after(norm1_, x, options))));
+    return ops::add(attended, drop_path_(dropout_(fc2_.after(activation_, fc1_.after(norm2_, attended)))));
+  }
+  const Variable attended = attention_.after(norm1_, x, options, x);
+  return fc2_.after(activation_, fc1_.after(norm2_, attended), attended);
 }
 
 Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options) const {

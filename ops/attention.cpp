@@ -40,7 +40,7 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
   });
   return record(kOp, y, {qkv}, {operand, options.valid, y, logsumexp}, [=](Backward& ctx) {
     // P = exp(S - logsumexp); dV = Pᵀ dY; dS = P (dY Vᵀ - Σ dY Y); dQ = scale dS K; dK = scale dSᵀ Q
-    const Tensor dy = detail::widened(detail::gradient_like(ctx.saved(0), ctx.output_gradient()));
+    const Tensor dy = detail::widened(detail::in_type_of(ctx.saved(0), ctx.output_gradient()));
     const Tensor rounded_qkv = detail::widened(ctx.saved(0));
     GradientTarget dqkv = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {

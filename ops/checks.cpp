@@ -42,6 +42,31 @@ void require_shape(const char* op, const char* argument, const Shape& found, con
   }
 }
 
+void require_weight(const char* op, const Variable& x, const Variable& weight, const Variable& bias) {
+  require_alike(op, x, "weight", weight);
+  if (weight.rank() != 2 || weight.size(1) != x.size(-1)) {
+    throw ShapeError(fmt::format("{}: weight has shape {}, expected [out, {}] for x {}", op, to_string(weight.shape()),
+                                 x.size(-1), to_string(x.shape())));
+  }
+  if (bias.defined()) {
+    require_alike(op, x, "bias", bias);
+    require_shape(op, "bias", bias.shape(), {weight.size(0)});
+  }
+}
+
+void require_epsilon(const char* op, double epsilon) {
+  if (!(epsilon > 0)) throw ValueError(fmt::format("{}: epsilon is {}, expected above 0", op, epsilon));
+}
+
+void require_norm(const char* op, const Variable& x, const Variable& weight, const Variable& bias, double epsilon) {
+  require_epsilon(op, epsilon);
+  require_alike(op, x, "weight", weight);
+  require_alike(op, x, "bias", bias);
+  if (x.size(-1) == 0) throw ShapeError(fmt::format("{}: the last axis of {} is empty", op, to_string(x.shape())));
+  require_shape(op, "weight", weight.shape(), {x.size(-1)});
+  require_shape(op, "bias", bias.shape(), {x.size(-1)});
+}
+
 void require_mask(const char* op, const char* argument, const Tensor& mask, const Shape& expected, Device device) {
   if (mask.dtype() != DType::kBool) {
     throw DTypeError(fmt::format("{}: {} is {}, expected bool", op, argument, name(mask.dtype())));

@@ -20,6 +20,15 @@ int checked_axis(const char* op, const Shape& shape, int axis);
 /// Throws ShapeError unless the argument has exactly this shape.
 void require_shape(const char* op, const char* argument, const Shape& found, const Shape& expected);
 
+/// Throws unless weight is [out, x's last axis] and bias, where it is defined, [out], both of x's type.
+void require_weight(const char* op, const Variable& x, const Variable& weight, const Variable& bias);
+
+/// Throws unless weight and bias are [x's last axis], which is not empty, of x's type, and ε is positive.
+void require_norm(const char* op, const Variable& x, const Variable& weight, const Variable& bias, double epsilon);
+
+/// Throws ValueError unless ε is positive.
+void require_epsilon(const char* op, double epsilon);
+
 /// Throws unless the tensor is bool, on `device`, and of the given shape.
 void require_mask(const char* op, const char* argument, const Tensor& mask, const Shape& expected, Device device);
 

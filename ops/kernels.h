@@ -53,11 +53,17 @@ struct Broadcast {
 };
 
 /// C = op(A) op(B) for `batch` matrices. op(A) is [m, k], op(B) [k, n], C [m, n]; with transpose_a, A is stored
-/// [k, m]; with transpose_b, B is stored [n, k]. A batch stride of 0 repeats the matrix.
+/// [k, m]; with transpose_b, B is stored [n, k]. A batch stride of 0 repeats the matrix. The pitches are the distances
+/// between rows as they are stored, 0 where no gap is between them.
 struct Gemm {
   std::int64_t batch = 1, m = 0, n = 0, k = 0;
   bool transpose_a = false, transpose_b = false;
   std::int64_t stride_a = 0, stride_b = 0, stride_c = 0;
+  std::int64_t pitch_a = 0, pitch_b = 0, pitch_c = 0;
+
+  std::int64_t row_stride_a() const { return pitch_a != 0 ? pitch_a : transpose_a ? m : k; }
+  std::int64_t row_stride_b() const { return pitch_b != 0 ? pitch_b : transpose_b ? k : n; }
+  std::int64_t row_stride_c() const { return pitch_c != 0 ? pitch_c : n; }
 };
 
 /// Where a function f stands in a product: C = f(op(A)) op(B), C = op(A) f(op(B)), or C = op(A) op(B) · f'(at).
@@ -141,14 +147,15 @@ struct KernelTable {
   // Gradient of operand 0 or 1 in that operand's own shape: sums over the axes along which it was repeated.
   void (*binary_backward)(BinaryOp, int operand, const Broadcast&, const T* a, const T* b, const T* dy, T* dx, Mode);
 
-  // Products. bias [n] is added to each row where it is not null.
-  void (*gemm)(const Gemm&, const T* a, const T* b, const T* bias, T* c, Mode);
+  // Products. bias [n] is added to each row, and with Mode::kWrite residual (in the layout of C) to C, where they are
+  // not null.
+  void (*gemm)(const Gemm&, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode);
   // With an element-wise function f (without numbers of its own) joined to one product, batch 1. `at` [m, n] is read
   // by kDerivative alone, which does not accumulate.
-  void (*activated_gemm)(const Gemm&, UnaryOp f, Activated, const T* a, const T* b, const T* bias, const T* at, T* c,
-                         Mode);
+  void (*activated_gemm)(const Gemm&, UnaryOp f, Activated, const T* a, const T* b, const T* bias, const T* residual,
+                         const T* at, T* c, Mode);
   // gemm of bf16 matrices, summed in T.
-  void (*gemm_bf16)(const Gemm&, const BFloat16* a, const BFloat16* b, const T* bias, T* c, Mode);
+  void (*gemm_bf16)(const Gemm&, const BFloat16* a, const BFloat16* b, const T* bias, const T* residual, T* c, Mode);
 
   // Reductions of x [outer, axis, inner] to y [outer, inner]. Of several maxima the first receives the gradient.
   void (*reduce)(ReduceOp, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode);
@@ -169,10 +176,11 @@ struct KernelTable {
                                  const T* logsumexp, const T* dloss, std::int64_t dloss_stride, double scale, T* dx,
                                  Mode);
 
-  // Rows of [rows, cols]. In backward any of dx, dgamma, dbeta may be null. They may be one array: dx is finished
-  // before dgamma is touched, and that before dbeta.
-  void (*layer_norm)(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* gamma, const T* beta,
-                     T* y, T* mean, T* rstd);
+  // Rows of [rows, cols]. Where residual is not null, x + residual is written to `sum` and normalised. In backward,
+  // where x stands for that sum, any of dx, dgamma, dbeta may be null. They may be one array: dx is finished before
+  // dgamma is touched, and that before dbeta.
+  void (*layer_norm)(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* residual,
+                     const T* gamma, const T* beta, T* sum, T* y, T* mean, T* rstd);
   void (*layer_norm_backward)(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
                               const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
                               Mode dbeta_mode);

@@ -12,9 +12,9 @@ inline Tensor operand_of(const Tensor& x) {
   return low ? x.to(DType::kBFloat16) : x;
 }
 
-/// The incoming gradient in the type of the operand it will meet.
-inline Tensor gradient_like(const Tensor& operand, const Tensor& gradient) {
-  return operand.dtype() == DType::kBFloat16 ? gradient.to(DType::kBFloat16) : gradient;
+/// A tensor, mostly the incoming gradient, in the type of the operand it will meet.
+inline Tensor in_type_of(const Tensor& operand, const Tensor& x) {
+  return operand.dtype() == DType::kBFloat16 ? x.to(DType::kBFloat16) : x;
 }
 
 /// An operand for a kernel that takes no bf16.

@@ -1,63 +1,56 @@
 #include "tapecache/ops/normalize.h"
 
-#include <fmt/format.h>
+#include <vector>
 
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/checks.h"
+#include "tapecache/ops/layer_norm_gradient.h"
 
 namespace tapecache::ops {
 
 using kernels::KernelTable;
 
-namespace {
-
-void require_positive(const char* op, double epsilon) {
-  if (!(epsilon > 0)) throw ValueError(fmt::format("{}: epsilon is {}, expected above 0", op, epsilon));
-}
-
-}  // namespace
-
-Variable layer_norm(const Variable& x, const Variable& weight, const Variable& bias, double epsilon) {
+Variable layer_norm(const Variable& x, const Variable& weight, const Variable& bias, double epsilon,
+                    const Variable& residual) {
   constexpr const char* kOp = "layer_norm";
   const OpScope scope(kOp);
-  require_positive(kOp, epsilon);
   detail::require_floating(kOp, "x", x, 1);
-  detail::require_alike(kOp, x, "weight", weight);
-  detail::require_alike(kOp, x, "bias", bias);
+  detail::require_norm(kOp, x, weight, bias, epsilon);
+  if (residual.defined()) {
+    detail::require_alike(kOp, x, "residual", residual);
+    detail::require_shape(kOp, "residual", residual.shape(), x.shape());
+  }
   const std::int64_t rows = detail::rows_of(x.shape()), width = x.size(-1);
-  if (width == 0) throw ShapeError(fmt::format("{}: the last axis of {} is empty", kOp, to_string(x.shape())));
-  detail::require_shape(kOp, "weight", weight.shape(), {width});
-  detail::require_shape(kOp, "bias", bias.shape(), {width});
-
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  Tensor sum = residual.defined() ? Tensor::empty(x.shape(), x.dtype(), x.device()) : x.value();
   Tensor mean = Tensor::empty({rows}, x.dtype(), x.device());
   Tensor rstd = Tensor::empty({rows}, x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
     kernels::find(&KernelTable<T>::layer_norm, kOp, x.device())(
-        rows, width, epsilon, x.value().data<T>(), weight.value().data<T>(), bias.value().data<T>(),
+        rows, width, epsilon, x.value().data<T>(), residual.defined() ? residual.value().data<T>() : nullptr,
+        weight.value().data<T>(), bias.value().data<T>(), residual.defined() ? sum.mutable_data<T>() : nullptr,
         y.mutable_data<T>(), mean.mutable_data<T>(), rstd.mutable_data<T>());
   });
-  return record(kOp, std::move(y), {x, weight, bias}, {x.value(), weight.value(), mean, rstd}, [=](Backward& ctx) {
-    // x̂ = (x - mean) rstd; g = dy γ; dx = rstd (g - mean(g) - x̂ mean(g x̂)); dγ = Σ dy x̂; dβ = Σ dy
-    const Tensor& dy = ctx.output_gradient();
-    GradientTarget target[3];
-    for (std::size_t i = 0; i < 3; ++i) {
-      if (ctx.needs(i)) target[i] = ctx.gradient(i);
-    }
+  const std::vector<Tensor> saved{sum, weight.value(), mean, rstd};
+  return record(kOp, std::move(y), {x, weight, bias, residual}, saved, [](Backward& ctx) {
+    const Tensor &dy = ctx.output_gradient(), &input = ctx.saved(0);
+    // x and the residual have one gradient.
+    const bool shared = ctx.needs(3);
+    GradientTarget dx;
+    if (shared) dx.tensor = Tensor::empty(input.shape(), input.dtype(), input.device());
+    else if (ctx.needs(0)) dx = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      const auto pointer = [](GradientTarget& t) { return t.tensor.defined() ? t.tensor.mutable_data<T>() : nullptr; };
-      kernels::find(&KernelTable<T>::layer_norm_backward, kOp, dy.device())(
-          rows, width, ctx.saved(0).data<T>(), ctx.saved(1).data<T>(), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(),
-          dy.data<T>(), pointer(target[0]), detail::mode_of(target[0]), pointer(target[1]), detail::mode_of(target[1]),
-          pointer(target[2]), detail::mode_of(target[2]));
+      detail::layer_norm_gradient<T>(kOp, ctx, input, ctx.saved(1), ctx.saved(2), ctx.saved(3), dy, dx);
     });
+    if (shared && ctx.needs(0)) ctx.pass(0, dx.tensor);
+    if (shared) ctx.pass(3, dx.tensor);
   });
 }
 
 Variable l2_normalize(const Variable& x, double epsilon) {
   constexpr const char* kOp = "l2_normalize";
   const OpScope scope(kOp);
-  require_positive(kOp, epsilon);
+  detail::require_epsilon(kOp, epsilon);
   detail::require_floating(kOp, "x", x, 1);
   const std::int64_t rows = detail::rows_of(x.shape()), width = x.size(-1);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());

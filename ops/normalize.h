@@ -5,8 +5,10 @@
 namespace tapecache::ops {
 
 /// Layer normalisation (Ba et al. 2016) of the last axis: (x - mean) / √(var + ε) · weight + bias, with x [..., width],
-/// weight and bias [width]. Throws ShapeError, and ValueError where ε is not positive.
-Variable layer_norm(const Variable& x, const Variable& weight, const Variable& bias, double epsilon = 1e-5);
+/// weight and bias [width]; of x + residual where there is one. Throws ShapeError, and ValueError where ε is not
+/// positive.
+Variable layer_norm(const Variable& x, const Variable& weight, const Variable& bias, double epsilon = 1e-5,
+                    const Variable& residual = {});
 
 /// Rows of the last axis scaled to Euclidean length 1: x / max(‖x‖, ε). Throws ValueError where ε is not positive.
 Variable l2_normalize(const Variable& x, double epsilon = 1e-12);

@@ -5,7 +5,7 @@
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 
 namespace tapecache::ops {
 

@@ -14,7 +14,7 @@
 #include "tapecache/gradcache/step.h"
 #include "tapecache/ops/dropout.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
 
 namespace tapecache::testing {

@@ -93,4 +93,18 @@ double naive_logsumexp(const std::vector<double>& x) {
   return largest + std::log(static_cast<double>(total));
 }
 
+NaiveArray naive_layer_norm(const NaiveArray& x, const NaiveArray& gamma, const NaiveArray& beta, double epsilon) {
+  return naive_rows(x, [&](const std::vector<double>& row) {
+    const double width = static_cast<double>(row.size());
+    const double mean = naive_sum(row) / width;
+    double variance = 0;
+    for (const double v : row) variance += (v - mean) * (v - mean) / width;
+    std::vector<double> y;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      y.push_back((row[i] - mean) / std::sqrt(variance + epsilon) * gamma.values[i] + beta.values[i]);
+    }
+    return y;
+  });
+}
+
 }  // namespace tapecache::testing

@@ -40,6 +40,8 @@ NaiveArray naive_reduce(const NaiveArray& x, int axis, const std::function<doubl
 NaiveArray naive_rows(const NaiveArray& x,
                       const std::function<std::vector<double>(const std::vector<double>&)>& f);
 
+NaiveArray naive_layer_norm(const NaiveArray& x, const NaiveArray& gamma, const NaiveArray& beta, double epsilon);
+
 double naive_sum(const std::vector<double>& x);
 double naive_logsumexp(const std::vector<double>& x);
 

@@ -1,8 +1,4 @@
-#include <algorithm>
-#include <cmath>
-#include <numbers>
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "op_table.h"
@@ -77,76 +73,6 @@ void add_matmul_rows(std::vector<OpRow>& rows, const std::string& name, const Sh
   }
 }
 
-NaiveArray naive_linear(std::span<const NaiveArray> x) {
-  const NaiveArray flat_x = [&] {
-    NaiveArray copy = x[0];
-    const std::int64_t in = x[0].shape[-1];
-    copy.shape = Shape{x[0].shape.product(0, x[0].shape.rank() - 1), in};
-    return copy;
-  }();
-  NaiveArray y = naive_matmul(flat_x, x[1], false, true);
-  y.shape = x[0].shape.with(-1, x[1].shape[0]);
-  return x.size() == 3 ? naive_binary(y, x[2], [](double v, double b) { return v + b; }) : y;
-}
-
-void add_linear_row(std::vector<OpRow>& rows, const std::string& name, std::vector<Input> inputs,
-                    std::vector<Input> large = {}) {
-  const double flops =
-      large.empty() ? 0 : 2.0 * static_cast<double>(large[0].shape.numel() * large[1].shape[0]);
-  rows.push_back({.name = name,
-                  .inputs = std::move(inputs),
-                  .op =
-                      [](std::span<const Variable> x) {
-                        return ops::linear(x[0], x[1], x.size() == 3 ? x[2] : Variable());
-                      },
-                  .reference = naive_linear,
-                  .large = std::move(large),
-                  .flops = flops});
-}
-
-double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
-
-void add_activated_linear_rows(std::vector<OpRow>& rows) {
-  using ops::Activation;
-  const std::vector<std::tuple<std::string, Activation, double (*)(double)>> activations{
-      {"quick_gelu", Activation::kQuickGelu, [](double x) { return x * sigmoid(1.702 * x); }},
-      {"gelu", Activation::kGelu, [](double x) { return 0.5 * x * std::erfc(-x / std::numbers::sqrt2); }},
-      {"gelu_tanh", Activation::kGeluTanh,
-       [](double x) {
-         return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
-       }},
-      {"silu", Activation::kSilu, [](double x) { return x * sigmoid(x); }},
-      {"relu", Activation::kRelu, [](double x) { return std::max(x, 0.0); }},
-  };
-  for (const auto& [name, activation, f] : activations) {
-    OpRow row{.name = "activated_linear_" + name,
-              .inputs = {floating({2, 3, 4}), floating({5, 4}), floating({5})},
-              .op = [activation = activation](
-                        std::span<const Variable> x) { return ops::activated_linear(x[0], activation, x[1], x[2]); },
-              .reference =
-                  [f = f](std::span<const NaiveArray> x) {
-                    const std::vector<NaiveArray> hidden{naive_unary(x[0], f), x[1], x[2]};
-                    return naive_linear(hidden);
-                  }};
-    if (activation == Activation::kGelu) {
-      row.large = {floating({4160, 256}), floating({64, 256}), floating({64})};
-      row.flops = 2.0 * 4160 * 256 * 64;
-    }
-    rows.push_back(std::move(row));
-  }
-  rows.push_back({.name = "activated_linear_without_bias",
-                  .inputs = {floating({4, 3}), floating({2, 3})},
-                  .op = [](std::span<const Variable> x) {
-                    return ops::activated_linear(x[0], Activation::kSilu, x[1]);
-                  },
-                  .reference =
-                      [](std::span<const NaiveArray> x) {
-                        const std::vector<NaiveArray> hidden{
-                            naive_unary(x[0], [](double v) { return v * sigmoid(v); }), x[1]};
-                        return naive_linear(hidden);
-                      }});
-}
-
 NaiveArray naive_patch_embedding(std::span<const NaiveArray> x) {
   const NaiveArray &images = x[0], &weight = x[1];
   const std::int64_t out = weight.size(0), channels = weight.size(1), patch = weight.size(2);
@@ -195,18 +121,6 @@ std::vector<OpRow> matmul_rows() {
   add_matmul_rows(rows, "matmul_column", {5, 3}, {3, 1});
   add_matmul_rows(rows, "matmul_nothing_to_sum", {3, 0}, {0, 5});
   add_matmul_rows(rows, "matmul_no_batch", {0, 3, 4}, {4, 5});
-
-  add_linear_row(rows, "linear", {floating({5, 4}), floating({3, 4}), floating({3})},
-                 {floating({515, 256}), floating({384, 256}), floating({384})});
-  add_linear_row(rows, "linear_without_bias", {floating({5, 4}), floating({3, 4})},
-                 {floating({515, 256}), floating({384, 256})});
-  add_linear_row(rows, "linear_of_tokens", {floating({2, 3, 4}), floating({5, 4}), floating({5})},
-                 {floating({8, 77, 128}), floating({512, 128}), floating({512})});
-  add_linear_row(rows, "linear_of_tokens_without_bias", {floating({2, 3, 4}), floating({5, 4})});
-  add_linear_row(rows, "linear_of_vector", {floating({4}), floating({3, 4}), floating({3})});
-  add_linear_row(rows, "linear_no_rows", {floating({0, 4}), floating({3, 4}), floating({3})});
-
-  add_activated_linear_rows(rows);
 
   add_patch_row(rows, "patch_embedding", {floating({2, 3, 4, 6}), floating({5, 3, 2, 2}), floating({5})},
                 {floating({8, 3, 64, 96}), floating({128, 3, 8, 8}), floating({128})});

@@ -132,27 +132,13 @@ void add_cross_entropy_rows(std::vector<OpRow>& rows) {
   row("cross_entropy_no_rows_none", Reduction::kNone, floating({0, 3}), indices({0}, 3));
 }
 
-NaiveArray naive_layer_norm(std::span<const NaiveArray> x, double epsilon) {
-  return naive_rows(x[0], [&](const Row& row) {
-    const double width = static_cast<double>(row.size());
-    const double mean = naive_sum(row) / width;
-    double variance = 0;
-    for (const double v : row) variance += (v - mean) * (v - mean) / width;
-    Row y;
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      y.push_back((row[i] - mean) / std::sqrt(variance + epsilon) * x[1].values[i] + x[2].values[i]);
-    }
-    return y;
-  });
-}
-
 OpRow layer_norm_row(std::string name, Input x, double epsilon, std::vector<Input> large = {}) {
   const Shape width{x.shape[-1]};
   const double flops = large.empty() ? 0 : 7.0 * static_cast<double>(large[0].shape.numel());
   return {.name = std::move(name),
           .inputs = {std::move(x), floating(width, 0.5, 1.5), floating(width)},
           .op = [=](std::span<const Variable> v) { return ops::layer_norm(v[0], v[1], v[2], epsilon); },
-          .reference = [=](std::span<const NaiveArray> v) { return naive_layer_norm(v, epsilon); },
+          .reference = [=](std::span<const NaiveArray> v) { return naive_layer_norm(v[0], v[1], v[2], epsilon); },
           .large = std::move(large),
           .flops = flops};
 }
@@ -166,6 +152,20 @@ void add_layer_norm_rows(std::vector<OpRow>& rows) {
   rows.push_back(layer_norm_row("layer_norm_of_vector", floating({6}), 1e-5));
   rows.push_back(layer_norm_row("layer_norm_large_epsilon", floating({3, 4}), 0.5));
   rows.push_back(layer_norm_row("layer_norm_no_rows", floating({0, 4}), 1e-5));
+
+  const auto with_residual = [&](const std::string& name, const Shape& shape, std::vector<Input> large = {}) {
+    OpRow row = layer_norm_row(name, floating(shape), 1e-5, std::move(large));
+    row.inputs.push_back(floating(shape));
+    if (!row.large.empty()) row.large.push_back(row.large[0]);
+    row.op = [](std::span<const Variable> v) { return ops::layer_norm(v[0], v[1], v[2], 1e-5, v[3]); };
+    row.reference = [](std::span<const NaiveArray> v) {
+      const NaiveArray sum = naive_binary(v[0], v[3], [](double x, double residual) { return x + residual; });
+      return naive_layer_norm(sum, v[1], v[2], 1e-5);
+    };
+    rows.push_back(std::move(row));
+  };
+  with_residual("layer_norm_of_sum", {2, 3, 5}, at_width({2050, 515}));
+  with_residual("layer_norm_of_sum_no_rows", {0, 4});
 
   OpRow constant = layer_norm_row("layer_norm_constant_row", floating({2, 4}, {3, 3, 3, 3, 1, 2, 3, 4}), 1e-5);
   constant.differentiable = false;  // it is, but too steep at variance 0 for a central difference

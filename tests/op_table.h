@@ -55,6 +55,7 @@ NaiveArray to_naive(const Tensor& tensor);
 
 std::vector<OpRow> elementwise_rows();
 std::vector<OpRow> matmul_rows();
+std::vector<OpRow> linear_rows();
 std::vector<OpRow> reduce_rows();
 std::vector<OpRow> row_wise_rows();
 std::vector<OpRow> layout_rows();

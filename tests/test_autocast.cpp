@@ -11,6 +11,8 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/attention.h"
+#include "tapecache/ops/linear.h"
+#include "tapecache/ops/matmul.h"
 #include "tapecache/ops/patch_embedding.h"
 #include "tapecache/ops/softmax.h"
 

@@ -16,7 +16,7 @@
 #include "tapecache/gradcache/maxsim.h"
 #include "tapecache/gradcache/tiled_losses.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 
 using namespace tapecache;
 using namespace tapecache::gradcache;

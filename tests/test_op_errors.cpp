@@ -11,6 +11,7 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/embedding.h"
 #include "tapecache/ops/layout.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/patch_embedding.h"
@@ -151,6 +152,43 @@ std::vector<ErrorCase> matmul_cases() {
                         {"matmul:", "[3]", "2"}),
       error<DTypeError>("matmul_mixed_types", [](Given& g) { ops::matmul(g.f32({2, 3}), g.f64({3, 2})); },
                         {"matmul:", "float64", "float32"}),
+      error<ShapeError>("linear_residual",
+                        [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f32({5}), g.f32({2, 3})); },
+                        {"linear:", "residual", "[2, 3]", "[2, 5]"}),
+      error<DTypeError>("linear_residual_type",
+                        [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f32({5}), g.f64({2, 5})); },
+                        {"linear:", "residual", "float64", "float32"}),
+      error<ShapeError>("activated_linear_residual",
+                        [](Given& g) {
+                          ops::activated_linear(g.f32({2, 3}), ops::Activation::kRelu, g.f32({5, 3}), {}, g.f32({5}));
+                        },
+                        {"activated_linear:", "residual", "[5]", "[2, 5]"}),
+      error<ValueError>("joined_linear_no_weight", [](Given& g) { ops::joined_linear(g.f32({2, 3}), {}); },
+                        {"joined_linear:", "0 weights", "1 to 8"}),
+      error<ValueError>("joined_linear_biases",
+                        [](Given& g) {
+                          const Variable w[] = {g.f32({5, 3}), g.f32({4, 3})}, b[] = {g.f32({5})};
+                          ops::joined_linear(g.f32({2, 3}), w, b);
+                        },
+                        {"joined_linear:", "2 weights", "1 biases"}),
+      error<ShapeError>("joined_linear_weight",
+                        [](Given& g) {
+                          const Variable w[] = {g.f32({5, 3}), g.f32({4, 2})};
+                          ops::joined_linear(g.f32({2, 3}), w);
+                        },
+                        {"joined_linear:", "weight", "[4, 2]", "3"}),
+      error<ShapeError>("normalized_linear_norm",
+                        [](Given& g) {
+                          const Variable w[] = {g.f32({5, 3})};
+                          ops::normalized_linear(g.f32({2, 3}), {g.f32({2}), g.f32({3})}, w);
+                        },
+                        {"normalized_linear:", "weight", "[2]", "[3]"}),
+      error<ValueError>("normalized_linear_epsilon",
+                        [](Given& g) {
+                          const Variable w[] = {g.f32({5, 3})};
+                          ops::normalized_linear(g.f32({2, 3}), {g.f32({3}), g.f32({3}), -1}, w);
+                        },
+                        {"normalized_linear:", "epsilon", "-1"}),
       error<ShapeError>("linear_weight", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 4})); },
                         {"linear:", "weight", "[5, 4]", "3"}),
       error<ShapeError>("linear_weight_rank", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({3})); },
@@ -342,6 +380,9 @@ std::vector<ErrorCase> layout_cases() {
       error<ShapeError>("slice_scalar", [](Given& g) { ops::slice(g.f32({}), 0, 0, 1); }, {"slice:", "[]"}),
       error<ShapeError>("transpose_axis", [](Given& g) { ops::transpose(g.f32({2, 3}), 0, 2); },
                         {"transpose:", "axis", "2", "[2, 3]"}),
+      error<ShapeError>("layer_norm_residual",
+                        [](Given& g) { ops::layer_norm(g.f32({2, 3}), g.f32({3}), g.f32({3}), 1e-5, g.f32({3})); },
+                        {"layer_norm:", "residual", "[3]", "[2, 3]"}),
       error<ShapeError>("layer_norm_weight",
                         [](Given& g) { ops::layer_norm(g.f32({2, 3}), g.f32({2}), g.f32({3})); },
                         {"layer_norm:", "weight", "[2]", "[3]"}),

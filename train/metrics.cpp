@@ -8,6 +8,7 @@
 
 #include "tapecache/autograd/tape.h"
 #include "tapecache/ops/cross_entropy.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/train/optimizer.h"
 

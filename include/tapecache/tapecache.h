@@ -35,6 +35,7 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/embedding.h"
 #include "tapecache/ops/layout.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/patch_embedding.h"

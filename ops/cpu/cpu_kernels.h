@@ -24,10 +24,12 @@ void binary(BinaryOp, const Broadcast&, const T* a, const T* b, T* y);
 template <class T>
 void binary_backward(BinaryOp, int operand, const Broadcast&, const T* a, const T* b, const T* dy, T* dx, Mode);
 template <class T>
-void gemm(const Gemm&, const T* a, const T* b, const T* bias, T* c, Mode);
+void gemm(const Gemm&, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode);
 template <class T>
-void activated_gemm(const Gemm&, UnaryOp, Activated, const T* a, const T* b, const T* bias, const T* at, T* c, Mode);
-void gemm_bf16(const Gemm&, const BFloat16* a, const BFloat16* b, const float* bias, float* c, Mode);
+void activated_gemm(const Gemm&, UnaryOp, Activated, const T* a, const T* b, const T* bias, const T* residual,
+                    const T* at, T* c, Mode);
+void gemm_bf16(const Gemm&, const BFloat16* a, const BFloat16* b, const float* bias, const float* residual, float* c,
+               Mode);
 template <class T>
 void reduce(ReduceOp, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode);
 template <class T>
@@ -48,8 +50,8 @@ template <class T>
 void cross_entropy_backward(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets,
                             const T* logsumexp, const T* dloss, std::int64_t dloss_stride, double scale, T* dx, Mode);
 template <class T>
-void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* gamma, const T* beta, T* y,
-                T* mean, T* rstd);
+void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* residual, const T* gamma,
+                const T* beta, T* sum, T* y, T* mean, T* rstd);
 template <class T>
 void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
                          const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,

@@ -54,9 +54,19 @@ struct Cut {
   }
 };
 
-/// `multiply_part(row, col, rows, cols, left, right, c, bias)` multiplies one part.
-template <class In, class T, class Part>
-void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, T* c, const Part& multiply_part) {
+/// One part of one product of a batch.
+template <class In, class T>
+struct Part {
+  std::int64_t row, col, rows, cols;
+  Operand<In> left, right;
+  T* c;
+  const T *bias, *residual;
+};
+
+/// Calls `multiply_part(part)` for each.
+template <class In, class T, class Multiply>
+void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, const T* residual, T* c,
+                   const Multiply& multiply_part) {
   if (g.batch <= 0 || g.m <= 0 || g.n <= 0) return;
   const Cut cut = Cut::of<T>(g);
   const std::int64_t parts = cut.down * cut.across;
@@ -65,21 +75,22 @@ void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, T* c,
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t batch = i / parts;
       const std::int64_t row = i % parts / cut.across * cut.rows, col = i % cut.across * cut.cols;
-      Operand<In> left{a + batch * g.stride_a, g.transpose_a ? g.m : g.k, g.transpose_a};
-      Operand<In> right{b + batch * g.stride_b, g.transpose_b ? g.k : g.n, g.transpose_b};
-      left.data = left.at(row, 0);
-      right.data = right.at(0, col);
-      multiply_part(row, col, std::min(cut.rows, g.m - row), std::min(cut.cols, g.n - col), left, right,
-                    c + batch * g.stride_c + row * g.n + col, bias ? bias + col : nullptr);
+      const Operand<In> left{a + batch * g.stride_a, g.row_stride_a(), g.transpose_a};
+      const Operand<In> right{b + batch * g.stride_b, g.row_stride_b(), g.transpose_b};
+      const std::int64_t at = batch * g.stride_c + row * g.row_stride_c() + col;
+      multiply_part(Part<In, T>{row, col, std::min(cut.rows, g.m - row), std::min(cut.cols, g.n - col),
+                                {left.at(row, 0), left.stride, left.transposed},
+                                {right.at(0, col), right.stride, right.transposed}, c + at,
+                                bias ? bias + col : nullptr, residual ? residual + at : nullptr});
     }
   });
 }
 
 template <class In, class T>
-void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, T* c, Mode mode) {
-  for_each_part(g, a, b, bias, c, [&](std::int64_t, std::int64_t, std::int64_t rows, std::int64_t cols,
-                                      const Operand<In>& left, const Operand<In>& right, T* to, const T* added) {
-    multiply(rows, cols, g.k, left, right, to, g.n, mode == Mode::kAccumulate, added);
+void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, const T* residual, T* c, Mode mode) {
+  for_each_part(g, a, b, bias, residual, c, [&](const Part<In, T>& part) {
+    multiply(part.rows, part.cols, g.k, part.left, part.right, part.c, g.row_stride_c(), mode == Mode::kAccumulate,
+             part.bias, part.residual);
   });
 }
 
@@ -111,37 +122,37 @@ struct TimesDerivative : Plain {
 }  // namespace
 
 template <class T>
-void gemm(const Gemm& g, const T* a, const T* b, const T* bias, T* c, Mode mode) {
-  multiply_parts(g, a, b, bias, c, mode);
+void gemm(const Gemm& g, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode mode) {
+  multiply_parts(g, a, b, bias, residual, c, mode);
 }
 
-void gemm_bf16(const Gemm& g, const BFloat16* a, const BFloat16* b, const float* bias, float* c, Mode mode) {
-  multiply_parts(g, a, b, bias, c, mode);
+void gemm_bf16(const Gemm& g, const BFloat16* a, const BFloat16* b, const float* bias, const float* residual, float* c,
+               Mode mode) {
+  multiply_parts(g, a, b, bias, residual, c, mode);
 }
 
 template <class T>
-void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, const T* b, const T* bias, const T* at,
-                    T* c, Mode mode) {
-  const bool accumulate = mode == Mode::kAccumulate;
-  for_each_part(g, a, b, bias, c, [&](std::int64_t row, std::int64_t col, std::int64_t rows, std::int64_t cols,
-                                      const Operand<T>& left, const Operand<T>& right, T* to, const T* added) {
+void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, const T* b, const T* bias,
+                    const T* residual, const T* at, T* c, Mode mode) {
+  for_each_part(g, a, b, bias, residual, c, [&](const Part<T, T>& part) {
+    const auto joined_with = [&](const auto& fused) {
+      multiply(part.rows, part.cols, g.k, part.left, part.right, part.c, g.row_stride_c(), mode == Mode::kAccumulate,
+               part.bias, part.residual, fused);
+    };
     switch (place) {
-      case Activated::kLeft:
-        return multiply(rows, cols, g.k, left, right, to, g.n, accumulate, added, ActivatedLeft<T>{{}, op});
-      case Activated::kRight:
-        return multiply(rows, cols, g.k, left, right, to, g.n, accumulate, added, ActivatedRight<T>{{}, op});
+      case Activated::kLeft: return joined_with(ActivatedLeft<T>{{}, op});
+      case Activated::kRight: return joined_with(ActivatedRight<T>{{}, op});
       case Activated::kDerivative:
-        return multiply(rows, cols, g.k, left, right, to, g.n, accumulate, added,
-                        TimesDerivative<T>{{}, op, at + row * g.n + col, g.n});
+        return joined_with(TimesDerivative<T>{{}, op, at + part.row * g.n + part.col, g.n});
     }
   });
 }
 
-template void gemm(const Gemm&, const float*, const float*, const float*, float*, Mode);
-template void gemm(const Gemm&, const double*, const double*, const double*, double*, Mode);
+template void gemm(const Gemm&, const float*, const float*, const float*, const float*, float*, Mode);
+template void gemm(const Gemm&, const double*, const double*, const double*, const double*, double*, Mode);
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const float*, const float*, const float*, const float*,
-                             float*, Mode);
+                             const float*, float*, Mode);
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const double*, const double*, const double*,
-                             const double*, double*, Mode);
+                             const double*, const double*, double*, Mode);
 
 }  // namespace tapecache::kernels::cpu

@@ -27,11 +27,16 @@ void sum_partials(std::vector<T>& partial, std::int64_t blocks, std::int64_t col
 }  // namespace
 
 template <class T>
-void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* gamma, const T* beta, T* y,
-                T* mean, T* rstd) {
+void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* residual, const T* gamma,
+                const T* beta, T* sum, T* y, T* mean, T* rstd) {
   parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const T* from = x + row * cols;
+      if (residual) {
+        T* added = sum + row * cols;
+        for (std::int64_t i = 0; i < cols; ++i) added[i] = from[i] + residual[row * cols + i];
+        from = added;
+      }
       const T average = row_sum(from, cols) / static_cast<T>(cols);
       T variance{0};
 #pragma omp simd reduction(+ : variance)
@@ -122,10 +127,10 @@ void l2_normalize_backward(std::int64_t rows, std::int64_t cols, const T* y, con
   });
 }
 
-template void layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, float*, float*,
-                         float*);
-template void layer_norm(std::int64_t, std::int64_t, double, const double*, const double*, const double*, double*,
-                         double*, double*);
+template void layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, const float*,
+                         float*, float*, float*, float*);
+template void layer_norm(std::int64_t, std::int64_t, double, const double*, const double*, const double*,
+                         const double*, double*, double*, double*, double*);
 template void layer_norm_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, const float*,
                                   const float*, float*, Mode, float*, Mode, float*, Mode);
 template void layer_norm_backward(std::int64_t, std::int64_t, const double*, const double*, const double*,

@@ -61,10 +61,11 @@ constexpr std::int64_t kRowPitch = kDepth + 16;  // of packed rows; a power of t
 /// Rows of op(A): each contiguous, a_stride apart, or (kInterleaved) packed beside each other for each term.
 enum class Layout { kRows, kInterleaved };
 
-/// Adds, or writes, a tile of kRows × (kVectors · lanes) products of `depth` terms; only `cols` columns are there.
+/// A tile of kRows × (kVectors · lanes) products of `depth` terms, added to `before` (in the layout of c) where that is
+/// not null. Only `cols` columns are there.
 template <class T, Layout kLayout, int kRows, int kVectors>
 void multiply_tile(std::int64_t depth, const T* a, std::int64_t a_stride, const T* b, T* c, std::int64_t c_stride,
-                   std::int64_t cols, const T* bias, bool accumulate) {
+                   std::int64_t cols, const T* bias, const T* before) {
   constexpr int kWidth = kVectors * kLanes<T>;
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kVectors; ++v) __builtin_prefetch(c + i * c_stride + v * kLanes<T>, 1);
@@ -90,7 +91,7 @@ void multiply_tile(std::int64_t depth, const T* a, std::int64_t a_stride, const 
       for (int v = 0; v < kVectors; ++v) {
         const std::int64_t j = v * kLanes<T>;
         Vector<T> value = sum[i][v];
-        if (accumulate) value = load(row + j) + value;
+        if (before) value = load(before + i * c_stride + j) + value;
         if (bias) value += load(bias + j);
         store(row + j, value);
       }
@@ -107,7 +108,7 @@ void multiply_tile(std::int64_t depth, const T* a, std::int64_t a_stride, const 
     T* row = c + i * c_stride;
     for (std::int64_t j = 0; j < cols; ++j) {
       T value = spill[i][j];
-      if (accumulate) value = row[j] + value;
+      if (before) value = before[i * c_stride + j] + value;
       if (bias) value += bias[j];
       row[j] = value;
     }
@@ -116,7 +117,7 @@ void multiply_tile(std::int64_t depth, const T* a, std::int64_t a_stride, const 
 
 template <class T>
 using TileFunction = void (*)(std::int64_t, const T*, std::int64_t, const T*, T*, std::int64_t, std::int64_t, const T*,
-                              bool);
+                              const T*);
 
 template <class T, Layout kLayout, int kVectors, std::size_t... kIndex>
 constexpr std::array<TileFunction<T>, kTileRows> tile_functions(std::index_sequence<kIndex...>) {
@@ -275,18 +276,21 @@ struct Plain {
   static constexpr bool kLeft = false, kRight = false, kResult = false;
 };
 
-/// C [m, n] (its rows `c_stride` apart) = op(A) op(B), or += with `accumulate`; plus bias [n] where it is not null.
+/// C [m, n] (its rows `c_stride` apart) = op(A) op(B), or += with `accumulate`; plus bias [n] and plus residual (in the
+/// layout of C, without `accumulate`) where they are not null.
 /// `fused.left` and `fused.right` change `count` packed elements of a factor, `fused.result` changes `count` finished
 /// elements of C from element (i, j); each is called where its flag is set.
 template <class T, class Fused = Plain>
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& a, const Operand<T>& b, T* c,
-              std::int64_t c_stride, bool accumulate, const T* bias = nullptr, const Fused& fused = {}) {
+              std::int64_t c_stride, bool accumulate, const T* bias = nullptr, const T* residual = nullptr,
+              const Fused& fused = {}) {
   using namespace product_detail;
   if (m <= 0 || n <= 0) return;
+  const T* start = accumulate ? c : residual;
   if (k <= 0) {
     for (std::int64_t i = 0; i < m; ++i) {
       for (std::int64_t j = 0; j < n; ++j) {
-        c[i * c_stride + j] = (accumulate ? c[i * c_stride + j] : T{0}) + (bias ? bias[j] : T{0});
+        c[i * c_stride + j] = (start ? start[i * c_stride + j] : T{0}) + (bias ? bias[j] : T{0});
       }
       if constexpr (Fused::kResult) fused.result(c + i * c_stride, i, 0, n);
     }
@@ -302,6 +306,7 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
     for (std::int64_t begin = 0; begin < k; begin += kDepth) {
       const std::int64_t depth = std::min(kDepth, k - begin);
       const bool first = begin == 0;
+      const T* before = first ? start : c;
       pack_right(b, begin, depth, col, across, scratch.right());
       if constexpr (Fused::kRight) {
         const std::int64_t whole = across / kTileCols<T> * kTileCols<T>;
@@ -322,10 +327,11 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
         for (std::int64_t j = 0; j < across; j += kTileCols<T>) {
           const std::int64_t cols = std::min<std::int64_t>(kTileCols<T>, across - j);
           const auto& tiles = panel_width<T>(across, j) == kTileCols<T> ? wide : narrow;
+          const std::int64_t at = row * c_stride + col + j;
           tiles[static_cast<std::size_t>(rows - 1)](depth, left, in_place ? a.stride : kRowPitch,
-                                                    scratch.right() + j * depth, c + row * c_stride + col + j, c_stride,
-                                                    cols, first && bias ? bias + col + j : nullptr,
-                                                    accumulate || !first);
+                                                    scratch.right() + j * depth, c + at, c_stride, cols,
+                                                    first && bias ? bias + col + j : nullptr,
+                                                    before ? before + at : nullptr);
         }
         if constexpr (Fused::kResult) {
           if (begin + depth < k) continue;

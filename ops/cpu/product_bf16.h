@@ -37,7 +37,7 @@ inline __m512bh repeat(const BFloat16* pair) {
 /// As multiply_tile, over `pairs` pairs of terms. Rows of a are `a_row` elements apart, its pairs `a_step`.
 template <int kRows>
 void multiply_pairs(std::int64_t pairs, const BFloat16* a, std::int64_t a_row, std::int64_t a_step, const Pair* b,
-                    float* c, std::int64_t c_stride, std::int64_t cols, const float* bias, bool accumulate) {
+                    float* c, std::int64_t c_stride, std::int64_t cols, const float* bias, const float* before) {
   for (int i = 0; i < kRows; ++i) {
     __builtin_prefetch(c + i * c_stride, 1);
     __builtin_prefetch(c + i * c_stride + kLanes<float>, 1);
@@ -63,7 +63,7 @@ void multiply_pairs(std::int64_t pairs, const BFloat16* a, std::int64_t a_row, s
       const __mmask16 mask = v == 0 ? low : high;
       float* to = c + i * c_stride + v * 16;
       __m512 value = sum[i][v];
-      if (accumulate) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), value);
+      if (before) value = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, before + i * c_stride + v * 16), value);
       if (bias) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, bias + v * 16));
       _mm512_mask_storeu_ps(to, mask, value);
     }
@@ -71,7 +71,7 @@ void multiply_pairs(std::int64_t pairs, const BFloat16* a, std::int64_t a_row, s
 }
 
 using PairsFunction = void (*)(std::int64_t, const BFloat16*, std::int64_t, std::int64_t, const Pair*, float*,
-                               std::int64_t, std::int64_t, const float*, bool);
+                               std::int64_t, std::int64_t, const float*, const float*);
 template <std::size_t... kIndex>
 constexpr std::array<PairsFunction, kPairRows> pairs_functions(std::index_sequence<kIndex...>) {
   return {multiply_pairs<static_cast<int>(kIndex) + 1>...};
@@ -145,11 +145,11 @@ inline void pack_right_pairs(const Operand<BFloat16>& b, std::int64_t begin, std
 /// As the product of f32 matrices.
 inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<BFloat16>& a,
                      const Operand<BFloat16>& b, float* c, std::int64_t c_stride, bool accumulate,
-                     const float* bias = nullptr) {
+                     const float* bias = nullptr, const float* residual = nullptr) {
   using namespace product_detail;
   if (m <= 0 || n <= 0) return;
   if (k <= 0) {
-    multiply<float>(m, n, k, {}, {}, c, c_stride, accumulate, bias);
+    multiply<float>(m, n, k, {}, {}, c, c_stride, accumulate, bias, residual);
     return;
   }
   constexpr std::int64_t kTerms = 2 * kDepth;
@@ -161,6 +161,7 @@ inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Opera
     const std::int64_t across = std::min(kAcross, n - col);
     for (std::int64_t begin = 0; begin < k; begin += kTerms) {
       const std::int64_t depth = std::min(kTerms, k - begin), pairs = (depth + 1) / 2;
+      const float* before = begin > 0 || accumulate ? c : residual;
       for (std::int64_t j = 0; j < across; j += kPairCols) {
         pack_right_pairs(b, begin, depth, col + j, std::min<std::int64_t>(kPairCols, across - j),
                          packed_right + j * pairs);
@@ -172,10 +173,11 @@ inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Opera
         if (!in_place) pack_left_pairs(a, row, rows, begin, depth, packed_left);
         const BFloat16* left = in_place ? a.at(row, begin) : &packed_left->first;
         for (std::int64_t j = 0; j < across; j += kPairCols) {
+          const std::int64_t at = row * c_stride + col + j;
           kPairsFunctions[static_cast<std::size_t>(rows - 1)](
-              pairs, left, in_place ? a.stride : 2, in_place ? 2 : 2 * kPairRows, packed_right + j * pairs,
-              c + row * c_stride + col + j, c_stride, std::min<std::int64_t>(kPairCols, across - j),
-              begin == 0 && bias ? bias + col + j : nullptr, accumulate || begin > 0);
+              pairs, left, in_place ? a.stride : 2, in_place ? 2 : 2 * kPairRows, packed_right + j * pairs, c + at,
+              c_stride, std::min<std::int64_t>(kPairCols, across - j), begin == 0 && bias ? bias + col + j : nullptr,
+              before ? before + at : nullptr);
         }
       }
     }
@@ -187,7 +189,7 @@ inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Opera
 /// As the product of f32 matrices.
 inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<BFloat16>& a,
                      const Operand<BFloat16>& b, float* c, std::int64_t c_stride, bool accumulate,
-                     const float* bias = nullptr) {
+                     const float* bias = nullptr, const float* residual = nullptr) {
   thread_local std::vector<float> left, right;
   const auto widen = [](const Operand<BFloat16>& x, std::int64_t rows, std::int64_t cols, std::vector<float>& to) {
     to.resize(static_cast<std::size_t>(rows * cols));
@@ -200,7 +202,7 @@ inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Opera
     return Operand<float>{to.data(), length, x.transposed};
   };
   const Operand<float> wide_a = widen(a, m, k, left), wide_b = widen(b, k, n, right);
-  multiply<float>(m, n, k, wide_a, wide_b, c, c_stride, accumulate, bias);
+  multiply<float>(m, n, k, wide_a, wide_b, c, c_stride, accumulate, bias, residual);
 }
 
 #endif

@@ -1,0 +1,193 @@
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/checks.h"
+#include "tapecache/ops/gemm.h"
+#include "tapecache/ops/layer_norm_gradient.h"
+#include "tapecache/ops/linear.h"
+#include "tapecache/ops/low_precision.h"
+
+namespace tapecache::ops {
+
+namespace {
+
+using kernels::KernelTable;
+using kernels::Mode;
+
+/// How many columns of the result each weight makes.
+struct Parts {
+  static constexpr std::size_t kMost = 8;
+
+  std::size_t count = 0;
+  std::array<std::int64_t, kMost> width{}, first{};
+  std::int64_t total = 0;
+
+  void add(std::int64_t columns) {
+    width[count] = columns;
+    first[count++] = total;
+    total += columns;
+  }
+};
+
+Parts checked_parts(const char* op, const Variable& x, std::span<const Variable> weights,
+                    std::span<const Variable> biases) {
+  detail::require_floating(op, "x", x, 1);
+  if (weights.empty() || weights.size() > Parts::kMost || (!biases.empty() && biases.size() != weights.size())) {
+    throw ValueError(fmt::format("{}: {} weights and {} biases, expected 1 to {} weights and as many biases or none", op,
+                                 weights.size(), biases.size(), Parts::kMost));
+  }
+  Parts parts;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    detail::require_weight(op, x, weights[i], biases.empty() ? Variable() : biases[i]);
+    parts.add(weights[i].size(0));
+  }
+  return parts;
+}
+
+/// The elements from a column of the first row on.
+Tensor from_column(const Tensor& rows, std::int64_t column) {
+  const Tensor flat = rows.reshape({rows.numel()});
+  return rows.numel() == 0 ? flat : flat.slice(column, rows.numel());
+}
+
+struct Normalized {
+  Tensor y, mean, rstd;
+};
+
+Normalized normalize(const char* op, const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
+  const std::int64_t rows = detail::rows_of(x.shape());
+  Normalized to{Tensor::empty(x.shape(), x.dtype(), x.device()), Tensor::empty({rows}, x.dtype(), x.device()),
+                Tensor::empty({rows}, x.dtype(), x.device())};
+  dispatch_floating(op, x.dtype(), [&]<class T>() {
+    kernels::find(&KernelTable<T>::layer_norm, op, x.device())(
+        rows, x.size(-1), epsilon, x.data<T>(), nullptr, gamma.data<T>(), beta.data<T>(), nullptr,
+        to.y.mutable_data<T>(), to.mean.mutable_data<T>(), to.rstd.mutable_data<T>());
+  });
+  return to;
+}
+
+template <class T>
+void multiply_parts(const char* op, const Parts& parts, const Tensor& input, std::span<const Tensor> weights,
+                    std::span<const Variable> biases, Tensor& y) {
+  const std::int64_t rows = detail::rows_of(y.shape()), in = input.size(-1);
+  for (std::size_t i = 0; i < parts.count; ++i) {
+    Tensor columns = from_column(y, parts.first[i]);
+    const Tensor bias = biases.empty() ? Tensor() : biases[i].value();
+    detail::gemm<T>(op, {.m = rows, .n = parts.width[i], .k = in, .transpose_b = true, .pitch_c = parts.total}, input,
+                    weights[i], bias, {}, columns, Mode::kWrite);
+  }
+}
+
+/// dX = Σ dYᵢ Wᵢ, the weights saved from `first` on.
+template <class T>
+void input_gradient(const char* op, Backward& ctx, const Parts& parts, const Tensor& dy, std::size_t first, Tensor& dx,
+                    Mode mode) {
+  const std::int64_t rows = detail::rows_of(dy.shape()), in = dx.size(-1);
+  for (std::size_t i = 0; i < parts.count; ++i) {
+    detail::gemm<T>(op, {.m = rows, .n = in, .k = parts.width[i], .pitch_a = parts.total},
+                    from_column(dy, parts.first[i]), ctx.saved(first + i), {}, {}, dx, i == 0 ? mode : Mode::kAccumulate);
+  }
+}
+
+/// dWᵢ = dYᵢᵀ X and dbᵢ = Σ_rows dYᵢ, the weights being the inputs from `first` on. `low_dy` is dy in the type of x.
+template <class T>
+void parameter_gradients(const char* op, Backward& ctx, const Parts& parts, const Tensor& dy, const Tensor& low_dy,
+                         const Tensor& x, std::size_t first) {
+  const std::int64_t rows = detail::rows_of(dy.shape()), in = x.size(-1);
+  for (std::size_t i = 0; i < parts.count; ++i) {
+    if (!ctx.needs(first + i)) continue;
+    GradientTarget dw = ctx.gradient(first + i);
+    detail::gemm<T>(op, {.m = parts.width[i], .n = in, .k = rows, .transpose_a = true, .pitch_a = parts.total},
+                    from_column(low_dy, parts.first[i]), x, {}, {}, dw.tensor, detail::mode_of(dw));
+  }
+  Tensor sums;
+  for (std::size_t i = 0; i < parts.count; ++i) {
+    const std::size_t input = first + parts.count + i;
+    if (!ctx.needs(input)) continue;
+    if (!sums.defined()) {
+      sums = Tensor::empty({parts.total}, dy.dtype(), dy.device());
+      kernels::find(&KernelTable<T>::reduce, op, dy.device())(kernels::ReduceOp::kSum, 1, rows, parts.total,
+                                                              dy.data<T>(), sums.mutable_data<T>(), Mode::kWrite);
+    }
+    GradientTarget db = ctx.gradient(input);
+    kernels::find(&KernelTable<T>::copy_blocks, op, dy.device())(1, parts.width[i], sums.data<T>() + parts.first[i], 0,
+                                                                 db.tensor.mutable_data<T>(), 0, detail::mode_of(db));
+  }
+}
+
+std::vector<Tensor> operands_of(std::span<const Variable> variables) {
+  std::vector<Tensor> operands;
+  for (const Variable& v : variables) operands.push_back(detail::operand_of(v.value()));
+  return operands;
+}
+
+/// The inputs of an op: x and whatever `more` holds, then the weights, then as many biases.
+std::vector<Variable> inputs_of(std::vector<Variable> inputs, std::span<const Variable> weights,
+                                std::span<const Variable> biases) {
+  inputs.insert(inputs.end(), weights.begin(), weights.end());
+  if (biases.empty()) inputs.resize(inputs.size() + weights.size());
+  inputs.insert(inputs.end(), biases.begin(), biases.end());
+  return inputs;
+}
+
+}  // namespace
+
+Variable joined_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases) {
+  constexpr const char* kOp = "joined_linear";
+  const OpScope scope(kOp);
+  const Parts parts = checked_parts(kOp, x, weights, biases);
+  const Tensor input = detail::operand_of(x.value());
+  std::vector<Tensor> saved = operands_of(weights);
+  Tensor y = Tensor::empty(x.shape().with(-1, parts.total), x.dtype(), x.device());
+  dispatch_floating(kOp, x.dtype(), [&]<class T>() { multiply_parts<T>(kOp, parts, input, saved, biases, y); });
+  saved.push_back(input);
+  return record(kOp, std::move(y), inputs_of({x}, weights, biases), std::move(saved), [=](Backward& ctx) {
+    const Tensor &dy = ctx.output_gradient(), &operand = ctx.saved(parts.count);
+    const Tensor low_dy = detail::in_type_of(operand, dy);
+    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+      if (ctx.needs(0)) {
+        GradientTarget dx = ctx.gradient(0);
+        input_gradient<T>(kOp, ctx, parts, low_dy, 0, dx.tensor, detail::mode_of(dx));
+      }
+      parameter_gradients<T>(kOp, ctx, parts, dy, low_dy, operand, 1);
+    });
+  });
+}
+
+Variable normalized_linear(const Variable& x, const Norm& norm, std::span<const Variable> weights,
+                           std::span<const Variable> biases) {
+  constexpr const char* kOp = "normalized_linear";
+  const OpScope scope(kOp);
+  const Parts parts = checked_parts(kOp, x, weights, biases);
+  detail::require_norm(kOp, x, norm.weight, norm.bias, norm.epsilon);
+  std::vector<Tensor> saved = operands_of(weights);
+  Tensor y = Tensor::empty(x.shape().with(-1, parts.total), x.dtype(), x.device());
+  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
+    const Normalized normalized = normalize(kOp, x.value(), norm.weight.value(), norm.bias.value(), norm.epsilon);
+    multiply_parts<T>(kOp, parts, detail::operand_of(normalized.y), saved, biases, y);
+  });
+  saved.insert(saved.end(), {x.value(), norm.weight.value(), norm.bias.value()});
+  const std::vector<Variable> inputs = inputs_of({x, norm.weight, norm.bias}, weights, biases);
+  const double epsilon = norm.epsilon;
+  return record(kOp, std::move(y), inputs, std::move(saved), [=](Backward& ctx) {
+    // h = layer_norm(x), again; dH = Σ dYᵢ Wᵢ, and from there as layer_norm's derivative
+    const Tensor &dy = ctx.output_gradient(), &input = ctx.saved(parts.count), &gamma = ctx.saved(parts.count + 1);
+    const Normalized h = normalize(kOp, input, gamma, ctx.saved(parts.count + 2), epsilon);
+    const Tensor low_dy = detail::in_type_of(ctx.saved(0), dy);
+    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+      if (ctx.needs(0) || ctx.needs(1) || ctx.needs(2)) {
+        Tensor dh = Tensor::empty(input.shape(), dy.dtype(), dy.device());
+        input_gradient<T>(kOp, ctx, parts, low_dy, 0, dh, Mode::kWrite);
+        detail::layer_norm_gradient<T>(kOp, ctx, input, gamma, h.mean, h.rstd, dh,
+                                       ctx.needs(0) ? ctx.gradient(0) : GradientTarget());
+      }
+      parameter_gradients<T>(kOp, ctx, parts, dy, low_dy, detail::in_type_of(ctx.saved(0), h.y), 3);
+    });
+  });
+}
+
+}  // namespace tapecache::ops

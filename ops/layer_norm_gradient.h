@@ -1,0 +1,23 @@
+#pragma once
+
+#include "tapecache/autograd/tape.h"
+#include "tapecache/ops/checks.h"
+
+/// The derivative that `layer_norm` and `normalized_linear` share.
+namespace tapecache::ops::detail {
+
+/// Puts dx into its target, if that has a tensor, and gives the gradients of inputs 1 (γ) and 2 (β) where wanted.
+template <class T>
+void layer_norm_gradient(const char* op, Backward& ctx, const Tensor& x, const Tensor& gamma, const Tensor& mean,
+                         const Tensor& rstd, const Tensor& dy, GradientTarget dx) {
+  // x̂ = (x - mean) rstd; g = dy γ; dx = rstd (g - mean(g) - x̂ mean(g x̂)); dγ = Σ dy x̂; dβ = Σ dy
+  GradientTarget dgamma, dbeta;
+  if (ctx.needs(1)) dgamma = ctx.gradient(1);
+  if (ctx.needs(2)) dbeta = ctx.gradient(2);
+  const auto pointer = [](GradientTarget& t) { return t.tensor.defined() ? t.tensor.mutable_data<T>() : nullptr; };
+  kernels::find(&kernels::KernelTable<T>::layer_norm_backward, op, dy.device())(
+      rows_of(x.shape()), x.size(-1), x.data<T>(), gamma.data<T>(), mean.data<T>(), rstd.data<T>(), dy.data<T>(),
+      pointer(dx), mode_of(dx), pointer(dgamma), mode_of(dgamma), pointer(dbeta), mode_of(dbeta));
+}
+
+}  // namespace tapecache::ops::detail
