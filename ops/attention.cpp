@@ -31,22 +31,35 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
       batch, tokens, heads, head_width, 1.0 / std::sqrt(static_cast<double>(head_width)), options.causal};
   Tensor y = Tensor::empty({batch, tokens, width}, qkv.dtype(), qkv.device());
   Tensor logsumexp = Tensor::empty({batch, heads, tokens}, qkv.dtype(), qkv.device());
-  const Tensor operand = detail::operand_of(qkv.value());
+  const Tensor operand = detail::operand_of(kOp, qkv.value());
+  const bool low = operand.dtype() == DType::kBFloat16;
   const auto valid_of = [](const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; };
   dispatch_floating(kOp, qkv.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::attention, kOp, qkv.device())(
-        layout, detail::widened(operand).data<T>(), valid_of(options.valid), y.mutable_data<T>(),
-        logsumexp.mutable_data<T>());
+    T *out = y.mutable_data<T>(), *sums = logsumexp.mutable_data<T>();
+    if (low) {
+      kernels::find(&KernelTable<T>::attention_bf16, kOp, qkv.device())(layout, operand.data<BFloat16>(),
+                                                                        valid_of(options.valid), out, sums);
+    } else {
+      kernels::find(&KernelTable<T>::attention, kOp, qkv.device())(layout, operand.data<T>(), valid_of(options.valid),
+                                                                   out, sums);
+    }
   });
   return record(kOp, y, {qkv}, {operand, options.valid, y, logsumexp}, [=](Backward& ctx) {
     // P = exp(S - logsumexp); dV = Pᵀ dY; dS = P (dY Vᵀ - Σ dY Y); dQ = scale dS K; dK = scale dSᵀ Q
-    const Tensor dy = detail::widened(detail::in_type_of(ctx.saved(0), ctx.output_gradient()));
-    const Tensor rounded_qkv = detail::widened(ctx.saved(0));
+    const Tensor& saved_qkv = ctx.saved(0);
+    const Tensor dy = detail::in_type_of(kOp, saved_qkv, ctx.output_gradient());
     GradientTarget dqkv = ctx.gradient(0);
-    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::attention_backward, kOp, dy.device())(
-          layout, rounded_qkv.data<T>(), valid_of(ctx.saved(1)), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(),
-          dy.data<T>(), dqkv.tensor.mutable_data<T>(), detail::mode_of(dqkv));
+    dispatch_floating(kOp, ctx.output_gradient().dtype(), [&]<class T>() {
+      const bool* valid = valid_of(ctx.saved(1));
+      const T *out = ctx.saved(2).data<T>(), *sums = ctx.saved(3).data<T>();
+      T* to = dqkv.tensor.mutable_data<T>();
+      if (low) {
+        kernels::find(&KernelTable<T>::attention_backward_bf16, kOp, dy.device())(
+            layout, saved_qkv.data<BFloat16>(), valid, out, sums, dy.data<BFloat16>(), to, detail::mode_of(dqkv));
+      } else {
+        kernels::find(&KernelTable<T>::attention_backward, kOp, dy.device())(
+            layout, saved_qkv.data<T>(), valid, out, sums, dy.data<T>(), to, detail::mode_of(dqkv));
+      }
     });
   });
 }

@@ -119,9 +119,9 @@ void parameter_gradients(const char* op, Backward& ctx, const Parts& parts, cons
   }
 }
 
-std::vector<Tensor> operands_of(std::span<const Variable> variables) {
+std::vector<Tensor> operands_of(const char* op, std::span<const Variable> variables) {
   std::vector<Tensor> operands;
-  for (const Variable& v : variables) operands.push_back(detail::operand_of(v.value()));
+  for (const Variable& v : variables) operands.push_back(detail::operand_of(op, v.value()));
   return operands;
 }
 
@@ -140,14 +140,14 @@ Variable joined_linear(const Variable& x, std::span<const Variable> weights, std
   constexpr const char* kOp = "joined_linear";
   const OpScope scope(kOp);
   const Parts parts = checked_parts(kOp, x, weights, biases);
-  const Tensor input = detail::operand_of(x.value());
-  std::vector<Tensor> saved = operands_of(weights);
+  const Tensor input = detail::operand_of(kOp, x.value());
+  std::vector<Tensor> saved = operands_of(kOp, weights);
   Tensor y = Tensor::empty(x.shape().with(-1, parts.total), x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() { multiply_parts<T>(kOp, parts, input, saved, biases, y); });
   saved.push_back(input);
   return record(kOp, std::move(y), inputs_of({x}, weights, biases), std::move(saved), [=](Backward& ctx) {
     const Tensor &dy = ctx.output_gradient(), &operand = ctx.saved(parts.count);
-    const Tensor low_dy = detail::in_type_of(operand, dy);
+    const Tensor low_dy = detail::in_type_of(kOp, operand, dy);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
       if (ctx.needs(0)) {
         GradientTarget dx = ctx.gradient(0);
@@ -164,11 +164,11 @@ Variable normalized_linear(const Variable& x, const Norm& norm, std::span<const 
   const OpScope scope(kOp);
   const Parts parts = checked_parts(kOp, x, weights, biases);
   detail::require_norm(kOp, x, norm.weight, norm.bias, norm.epsilon);
-  std::vector<Tensor> saved = operands_of(weights);
+  std::vector<Tensor> saved = operands_of(kOp, weights);
   Tensor y = Tensor::empty(x.shape().with(-1, parts.total), x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
     const Normalized normalized = normalize(kOp, x.value(), norm.weight.value(), norm.bias.value(), norm.epsilon);
-    multiply_parts<T>(kOp, parts, detail::operand_of(normalized.y), saved, biases, y);
+    multiply_parts<T>(kOp, parts, detail::operand_of(kOp, normalized.y), saved, biases, y);
   });
   saved.insert(saved.end(), {x.value(), norm.weight.value(), norm.bias.value()});
   const std::vector<Variable> inputs = inputs_of({x, norm.weight, norm.bias}, weights, biases);
@@ -177,7 +177,7 @@ Variable normalized_linear(const Variable& x, const Norm& norm, std::span<const 
     // h = layer_norm(x), again; dH = Σ dYᵢ Wᵢ, and from there as layer_norm's derivative
     const Tensor &dy = ctx.output_gradient(), &input = ctx.saved(parts.count), &gamma = ctx.saved(parts.count + 1);
     const Normalized h = normalize(kOp, input, gamma, ctx.saved(parts.count + 2), epsilon);
-    const Tensor low_dy = detail::in_type_of(ctx.saved(0), dy);
+    const Tensor low_dy = detail::in_type_of(kOp, ctx.saved(0), dy);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
       if (ctx.needs(0) || ctx.needs(1) || ctx.needs(2)) {
         Tensor dh = Tensor::empty(input.shape(), dy.dtype(), dy.device());
@@ -185,7 +185,7 @@ Variable normalized_linear(const Variable& x, const Norm& norm, std::span<const 
         detail::layer_norm_gradient<T>(kOp, ctx, input, gamma, h.mean, h.rstd, dh,
                                        ctx.needs(0) ? ctx.gradient(0) : GradientTarget());
       }
-      parameter_gradients<T>(kOp, ctx, parts, dy, low_dy, detail::in_type_of(ctx.saved(0), h.y), 3);
+      parameter_gradients<T>(kOp, ctx, parts, dy, low_dy, detail::in_type_of(kOp, ctx.saved(0), h.y), 3);
     });
   });
 }

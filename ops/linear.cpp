@@ -26,14 +26,6 @@ UnaryOp kernel_of(Activation activation) {
   throw ValueError("activated_linear: unknown activation");
 }
 
-/// activation(x), rounded.
-template <class T>
-Tensor activated_bf16(const char* op, UnaryOp kind, const Tensor& x) {
-  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
-  kernels::find(&KernelTable<T>::unary, op, x.device())(kind, 0, 0, x.numel(), x.data<T>(), y.mutable_data<T>());
-  return y.to(DType::kBFloat16);
-}
-
 void check_linear(const char* op, const Variable& x, const Variable& weight, const Variable& bias,
                   const Variable& residual) {
   detail::require_floating(op, "x", x, 1);
@@ -60,13 +52,13 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
   check_linear(kOp, x, weight, bias, residual);
   const std::int64_t rows = detail::rows_of(x.shape()), in = x.size(-1), out = weight.size(0);
   Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
-  const Tensor input = detail::operand_of(x.value()), w = detail::operand_of(weight.value());
+  const Tensor input = detail::operand_of(kOp, x.value()), w = detail::operand_of(kOp, weight.value());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
     detail::gemm<T>(kOp, {1, rows, out, in, false, true}, input, w, bias.value(), residual.value(), y, Mode::kWrite);
   });
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
-    const Tensor low_dy = detail::in_type_of(ctx.saved(0), dy);
+    const Tensor low_dy = detail::in_type_of(kOp, ctx.saved(0), dy);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
       if (ctx.needs(0)) {  // dX = dY W
         GradientTarget dx = ctx.gradient(0);
@@ -92,12 +84,12 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   const UnaryOp kind = kernel_of(activation);
   const std::int64_t rows = detail::rows_of(x.shape()), in = x.size(-1), out = weight.size(0);
   Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
-  const Tensor w = detail::operand_of(weight.value());
+  const Tensor w = detail::operand_of(kOp, weight.value());
   const bool low = w.dtype() == DType::kBFloat16;
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
     const Gemm product{1, rows, out, in, false, true};
     if (low) {
-      detail::gemm<T>(kOp, product, activated_bf16<T>(kOp, kind, x.value()), w, bias.value(), residual.value(), y,
+      detail::gemm<T>(kOp, product, detail::rounded(kOp, kind, x.value()), w, bias.value(), residual.value(), y,
                       Mode::kWrite);
     } else {
       kernels::find(&KernelTable<T>::activated_gemm, kOp, x.device())(
@@ -107,7 +99,7 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   });
   return record(kOp, std::move(y), {x, weight, bias, residual}, {x.value(), w}, [=](Backward& ctx) {
     const Tensor &dy = ctx.output_gradient(), &z = ctx.saved(0), &saved_w = ctx.saved(1);
-    const Tensor low_dy = detail::in_type_of(saved_w, dy);
+    const Tensor low_dy = detail::in_type_of(kOp, saved_w, dy);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
       const auto fused = kernels::find(&KernelTable<T>::activated_gemm, kOp, dy.device());
       if (ctx.needs(0)) {  // dX = (dY W) f'(X)
@@ -129,7 +121,7 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
         GradientTarget dw = ctx.gradient(1);
         const Gemm product{1, out, in, rows, true, false};
         if (low) {
-          detail::gemm<T>(kOp, product, low_dy, activated_bf16<T>(kOp, kind, z), {}, {}, dw.tensor,
+          detail::gemm<T>(kOp, product, low_dy, detail::rounded(kOp, kind, z), {}, {}, dw.tensor,
                           detail::mode_of(dw));
         } else {
           fused(product, kind, Activated::kRight, dy.data<T>(), z.data<T>(), nullptr, nullptr,

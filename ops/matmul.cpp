@@ -53,12 +53,12 @@ Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& optio
 
   Tensor c = Tensor::empty(shape, a.dtype(), a.device());
   const Gemm forward{batch, m, n, k, ta, tb, stride_a, stride_b, m * n};
-  const Tensor left = detail::operand_of(a.value()), right = detail::operand_of(b.value());
+  const Tensor left = detail::operand_of("matmul", a.value()), right = detail::operand_of("matmul", b.value());
   dispatch_floating("matmul", a.dtype(), [&]<class T>() {
     detail::gemm<T>("matmul", forward, left, right, {}, {}, c, Mode::kWrite);
   });
   return record("matmul", std::move(c), {a, b}, {left, right}, [=](Backward& ctx) {
-    const Tensor dc = detail::in_type_of(ctx.saved(0), ctx.output_gradient());
+    const Tensor dc = detail::in_type_of("matmul", ctx.saved(0), ctx.output_gradient());
     const std::int64_t stride_c = m * n;
     dispatch_floating("matmul", ctx.output_gradient().dtype(), [&]<class T>() {
       if (ctx.needs(0)) {

@@ -83,6 +83,13 @@ void add_attention_rows(std::vector<OpRow>& rows) {
   add_attention_row(rows, {"_causal", 2, 5, 2, 3, true}, {floating({16, 77, 3 * 256})});
   add_attention_row(rows, {"_padding", 2, 5, 2, 3, false, padding}, {floating({8, 130, 3 * 96}), mask({8, 130})});
   add_attention_row(rows, {"_causal_padding", 2, 5, 2, 3, true, padding}, {floating({8, 130, 3 * 96}), mask({8, 130})});
+  // More keys than are in memory together.
+  add_attention_row(rows, {"_long", 1, 3, 1, 2}, {floating({2, 600, 3 * 16})});
+  add_attention_row(rows, {"_long_causal", 1, 3, 1, 2, true}, {floating({2, 600, 3 * 16})});
+  std::vector<double> late(1200, 1);
+  std::fill_n(late.begin(), 300, 0);
+  add_attention_row(rows, {"_long_padding", 1, 3, 1, 2, false, mask({1, 3}, {0, 1, 1})},
+                    {floating({2, 600, 3 * 16}), mask({2, 600}, late)});
   add_attention_row(rows, {"_holes", 2, 5, 2, 3, false, holes});
   add_attention_row(rows, {"_causal_holes", 2, 5, 2, 3, true, holes});
   add_attention_row(rows, {"_causal_only_last_token_valid", 2, 5, 2, 3, true, only_last});

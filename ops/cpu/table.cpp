@@ -4,10 +4,10 @@ namespace tapecache::kernels {
 
 namespace {
 
-/// There is none that sums in f64.
-template <class T>
-constexpr decltype(KernelTable<T>::gemm_bf16) gemm_bf16_of() {
-  if constexpr (std::is_same_v<T, float>) return cpu::gemm_bf16;
+/// Only f32 has kernels over bf16.
+template <class T, class Function>
+constexpr auto for_float32(Function function) {
+  if constexpr (std::is_same_v<T, float>) return function;
   else return nullptr;
 }
 
@@ -15,11 +15,12 @@ template <class T>
 constexpr KernelTable<T> kTable{
     .unary = cpu::unary<T>,
     .unary_backward = cpu::unary_backward<T>,
+    .unary_bf16 = for_float32<T>(cpu::unary_bf16),
     .binary = cpu::binary<T>,
     .binary_backward = cpu::binary_backward<T>,
     .gemm = cpu::gemm<T>,
     .activated_gemm = cpu::activated_gemm<T>,
-    .gemm_bf16 = gemm_bf16_of<T>(),
+    .gemm_bf16 = for_float32<T>(cpu::gemm_bf16),
     .reduce = cpu::reduce<T>,
     .reduce_backward = cpu::reduce_backward<T>,
     .softmax = cpu::softmax<T>,
@@ -44,6 +45,8 @@ constexpr KernelTable<T> kTable{
     .transpose = cpu::transpose<T>,
     .attention = cpu::attention<T>,
     .attention_backward = cpu::attention_backward<T>,
+    .attention_bf16 = for_float32<T>(cpu::attention_bf16),
+    .attention_backward_bf16 = for_float32<T>(cpu::attention_backward_bf16),
     .patches = cpu::patches<T>,
     .patches_backward = cpu::patches_backward<T>,
     .mean_pool = cpu::mean_pool<T>,

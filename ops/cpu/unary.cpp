@@ -96,6 +96,14 @@ void unary_backward(UnaryOp op, double a, double b, std::int64_t n, const T* sav
   });
 }
 
+void unary_bf16(UnaryOp op, double a, double b, std::int64_t n, const float* x, BFloat16* y) {
+  with_function<float>(op, static_cast<float>(a), static_cast<float>(b), [=](auto value, auto) {
+    parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) y[i] = BFloat16(value(x[i]));
+    });
+  });
+}
+
 template void unary(UnaryOp, double, double, std::int64_t, const float*, float*);
 template void unary(UnaryOp, double, double, std::int64_t, const double*, double*);
 template void unary_backward(UnaryOp, double, double, std::int64_t, const float*, const float*, float*, Mode);
