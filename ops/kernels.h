@@ -129,14 +129,41 @@ struct MaxSim {
   std::int64_t best() const { return tile_rows * query_tokens * group() * tile_cols; }
 };
 
-/// One step of AdamW (Loshchilov & Hutter 2019). The corrections are 1 - βᵗ.
+/// One step of AdamW (Loshchilov & Hutter 2019).
 struct AdamW {
-  double learning_rate, beta1, beta2, epsilon, weight_decay, correction1, correction2, gradient_scale;
+  double learning_rate, beta1, beta2, epsilon, gradient_scale;
 };
 
 struct Sgd {
-  double learning_rate, momentum, weight_decay, gradient_scale;
+  double learning_rate, momentum, gradient_scale;
 };
+
+/// What an update reads and changes, for many arrays at once. `first` is the number of elements in the arrays before it;
+/// the corrections are 1 - βᵗ.
+template <class T>
+struct AdamWArrays {
+  std::int64_t first, size;
+  const T* gradient;
+  T *value, *m, *v;
+  double weight_decay, correction1, correction2;
+};
+
+template <class T>
+struct SgdArrays {
+  std::int64_t first, size;
+  const T* gradient;
+  T *value, *velocity;
+  double weight_decay;
+};
+
+template <class T>
+struct ConstArray {
+  std::int64_t first, size;
+  const T* data;
+};
+
+/// Elements of all arrays together that one block of an update, and one partial sum, is of.
+constexpr std::int64_t kUpdateBlock = 16384;
 
 template <class T>
 struct KernelTable {
@@ -273,10 +300,12 @@ struct KernelTable {
                           Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, double* dscale, T* workspace,
                           std::int32_t* best, double* partials);
 
-  // Optimiser steps, in place. The gradient is multiplied by gradient_scale first.
-  void (*adamw)(const AdamW&, std::int64_t n, const T* gradient, T* value, T* m, T* v);
-  void (*sgd)(const Sgd&, std::int64_t n, const T* gradient, T* value, T* velocity);
-  double (*squared_norm)(std::int64_t n, const T* x);
+  // Optimiser steps over `count` arrays of at least one element, in place and in one pass. The gradient is multiplied by
+  // gradient_scale first.
+  void (*adamw)(const AdamW&, std::int64_t count, const AdamWArrays<T>*);
+  void (*sgd)(const Sgd&, std::int64_t count, const SgdArrays<T>*);
+  // The sum of squares over `count` arrays, added in f64; `partials` holds one element a block.
+  double (*squared_norm)(std::int64_t count, const ConstArray<T>*, double* partials);
 };
 
 /// The CPU backend's table.

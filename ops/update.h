@@ -8,11 +8,23 @@
 /// Optimiser arithmetic on tensors; never recorded.
 namespace tapecache::ops {
 
-/// One AdamW step in place. All tensors have the shape and dtype of `value`. Throws ShapeError.
-void adamw_update(const kernels::AdamW& step, const Tensor& gradient, Tensor& value, Tensor& m, Tensor& v);
+/// What AdamW changes of one parameter, and its own numbers: the corrections are 1 - βᵗ.
+struct AdamWParameter {
+  Tensor gradient, value, m, v;
+  double weight_decay = 0, correction1 = 1, correction2 = 1;
+};
 
-/// One step of SGD with momentum in place: velocity = momentum · velocity + g; value -= rate · velocity.
-void sgd_update(const kernels::Sgd& step, const Tensor& gradient, Tensor& value, Tensor& velocity);
+/// One AdamW step in place, over all parameters in one pass. All tensors of one have the shape and dtype of its `value`.
+/// Throws ShapeError or DTypeError before anything is changed.
+void adamw_update(const kernels::AdamW& step, std::span<AdamWParameter> parameters);
+
+struct SgdParameter {
+  Tensor gradient, value, velocity;
+  double weight_decay = 0;
+};
+
+/// The same of SGD with momentum: velocity = momentum · velocity + g; value -= rate · velocity.
+void sgd_update(const kernels::Sgd& step, std::span<SgdParameter> parameters);
 
 /// Multiplies every element of a floating tensor in place.
 void scale_in_place(Tensor& tensor, double factor);

@@ -403,20 +403,21 @@ std::vector<ErrorCase> update_cases() {
   return {
       error<ShapeError>("adamw_update_moment",
                         [](Given&) {
-                          Tensor value = Tensor::zeros({3}), m = Tensor::zeros({2}), v = Tensor::zeros({3});
-                          ops::adamw_update({}, Tensor::zeros({3}), value, m, v);
+                          ops::AdamWParameter p{Tensor::zeros({3}), Tensor::zeros({3}), Tensor::zeros({2}),
+                                                Tensor::zeros({3})};
+                          ops::adamw_update({}, std::span(&p, 1));
                         },
                         {"adamw_update:", "m", "[2]", "[3]"}),
       error<ShapeError>("sgd_update_gradient",
                         [](Given&) {
-                          Tensor value = Tensor::zeros({3}), velocity = Tensor::zeros({3});
-                          ops::sgd_update({}, Tensor::zeros({4}), value, velocity);
+                          ops::SgdParameter p{Tensor::zeros({4}), Tensor::zeros({3}), Tensor::zeros({3})};
+                          ops::sgd_update({}, std::span(&p, 1));
                         },
                         {"sgd_update:", "gradient", "[4]", "[3]"}),
       error<Error>("adamw_update_undefined_gradient",
                    [](Given&) {
-                     Tensor value = Tensor::zeros({3}), m = Tensor::zeros({3}), v = Tensor::zeros({3});
-                     ops::adamw_update({}, {}, value, m, v);
+                     ops::AdamWParameter p{{}, Tensor::zeros({3}), Tensor::zeros({3}), Tensor::zeros({3})};
+                     ops::adamw_update({}, std::span(&p, 1));
                    },
                    {"adamw_update:", "gradient", "undefined"}),
       error<DTypeError>("squared_norm_integers",

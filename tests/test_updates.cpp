@@ -1,4 +1,5 @@
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "checks.h"
@@ -9,58 +10,104 @@
 using namespace tapecache;
 using namespace tapecache::testing;
 
-BOOST_AUTO_TEST_SUITE(updates)
+namespace {
 
+// Arrays that end within blocks, fill several, are smaller than a vector, or hold nothing; and two types in turn.
+const std::vector<std::pair<Shape, DType>> kArrays{
+    {{37, 41}, DType::kFloat32}, {{3}, DType::kFloat32}, {{200, 301}, DType::kFloat32}, {{0}, DType::kFloat32},
+    {{5}, DType::kFloat64},      {{170, 99}, DType::kFloat64}, {{}, DType::kFloat32},   {{19}, DType::kFloat32},
+};
+
+double tolerance_of(DType dtype) { return dtype == DType::kFloat64 ? 1e-12 : 1e-5; }
+
+/// A parameter and what plain loops make of it.
 struct Moments {
   std::vector<double> value, m, v;
 };
 
-void naive_adamw(const kernels::AdamW& s, const std::vector<double>& gradient, Moments& state) {
+void naive_adamw(const kernels::AdamW& s, const ops::AdamWParameter& p, Moments& state) {
+  const std::vector<double> gradient = doubles(p.gradient);
   for (std::size_t i = 0; i < gradient.size(); ++i) {
     const double g = gradient[i] * s.gradient_scale;
     state.m[i] = s.beta1 * state.m[i] + (1 - s.beta1) * g;
     state.v[i] = s.beta2 * state.v[i] + (1 - s.beta2) * g * g;
-    const double adam = (state.m[i] / s.correction1) / (std::sqrt(state.v[i] / s.correction2) + s.epsilon);
-    state.value[i] -= s.learning_rate * (adam + s.weight_decay * state.value[i]);
+    const double adam = (state.m[i] / p.correction1) / (std::sqrt(state.v[i] / p.correction2) + s.epsilon);
+    state.value[i] -= s.learning_rate * (adam + p.weight_decay * state.value[i]);
   }
 }
 
+std::vector<ops::AdamWParameter> adamw_parameters() {
+  std::vector<ops::AdamWParameter> parameters;
+  for (const auto& [shape, dtype] : kArrays) {
+    const double decay = parameters.size() % 2 == 0 ? 0.1 : 0;
+    parameters.push_back({{}, random_tensor(shape, dtype, parameters.size()), Tensor::zeros(shape, dtype),
+                          Tensor::zeros(shape, dtype), decay});
+  }
+  return parameters;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(updates)
+
 BOOST_AUTO_TEST_CASE(adamw_against_plain_loops) {
-  for (const DType dtype : {DType::kFloat64, DType::kFloat32}) {
-    const Shape shape{37, 41};
-    Tensor value = random_tensor(shape, dtype, 1), m = Tensor::zeros(shape, dtype), v = Tensor::zeros(shape, dtype);
-    Moments expected{doubles(value), doubles(m), doubles(v)};
-    for (int t = 1; t <= 5; ++t) {
-      const kernels::AdamW step{0.01, 0.9, 0.99, 1e-8, 0.1, 1 - std::pow(0.9, t), 1 - std::pow(0.99, t), 0.5};
-      const Tensor gradient = random_tensor(shape, dtype, static_cast<std::uint64_t>(10 + t));
-      ops::adamw_update(step, gradient, value, m, v);
-      naive_adamw(step, doubles(gradient), expected);
+  const kernels::AdamW step{0.01, 0.9, 0.99, 1e-8, 0.5};
+  std::vector<ops::AdamWParameter> parameters = adamw_parameters();
+  std::vector<Moments> expected;
+  for (const auto& p : parameters) expected.push_back({doubles(p.value), doubles(p.m), doubles(p.v)});
+  for (int t = 1; t <= 5; ++t) {
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      ops::AdamWParameter& p = parameters[i];
+      p.gradient = random_tensor(p.value.shape(), p.value.dtype(), 10 * i + static_cast<std::uint64_t>(t));
+      const double age = t + static_cast<double>(i);  // they need not be of one age
+      p.correction1 = 1 - std::pow(0.9, age);
+      p.correction2 = 1 - std::pow(0.99, age);
     }
-    const double tolerance = dtype == DType::kFloat64 ? 1e-12 : 1e-5;
-    BOOST_CHECK(max_difference(doubles(value), expected.value) <= tolerance);
-    BOOST_CHECK(max_difference(doubles(m), expected.m) <= tolerance);
-    BOOST_CHECK(max_difference(doubles(v), expected.v) <= tolerance);
+    ops::adamw_update(step, parameters);
+    for (std::size_t i = 0; i < parameters.size(); ++i) naive_adamw(step, parameters[i], expected[i]);
+  }
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    const double tolerance = tolerance_of(parameters[i].value.dtype());
+    BOOST_TEST(max_difference(doubles(parameters[i].value), expected[i].value) <= tolerance, "array " << i);
+    BOOST_TEST(max_difference(doubles(parameters[i].m), expected[i].m) <= tolerance, "array " << i);
+    BOOST_TEST(max_difference(doubles(parameters[i].v), expected[i].v) <= tolerance, "array " << i);
   }
 }
 
 BOOST_AUTO_TEST_CASE(sgd_against_plain_loops) {
-  for (const DType dtype : {DType::kFloat64, DType::kFloat32}) {
-    Tensor value = random_tensor({1003}, dtype, 1), velocity = Tensor::zeros({1003}, dtype);
-    std::vector<double> expected = doubles(value), speed(1003);
-    const kernels::Sgd step{0.1, 0.9, 0.01, 0.5};
-    for (std::uint64_t t = 1; t <= 5; ++t) {
-      const Tensor gradient = random_tensor({1003}, dtype, 10 + t);
-      ops::sgd_update(step, gradient, value, velocity);
-      const std::vector<double> g = doubles(gradient);
+  const kernels::Sgd step{0.1, 0.9, 0.5};
+  std::vector<ops::SgdParameter> parameters;
+  std::vector<std::vector<double>> expected, speed;
+  for (const auto& [shape, dtype] : kArrays) {
+    parameters.push_back({{}, random_tensor(shape, dtype, 1), Tensor::zeros(shape, dtype), 0.01});
+    expected.push_back(doubles(parameters.back().value));
+    speed.emplace_back(expected.back().size());
+  }
+  for (std::uint64_t t = 1; t <= 5; ++t) {
+    for (ops::SgdParameter& p : parameters) p.gradient = random_tensor(p.value.shape(), p.value.dtype(), 10 + t);
+    ops::sgd_update(step, parameters);
+    for (std::size_t k = 0; k < parameters.size(); ++k) {
+      const std::vector<double> g = doubles(parameters[k].gradient);
       for (std::size_t i = 0; i < g.size(); ++i) {
-        speed[i] = 0.9 * speed[i] + (0.5 * g[i] + 0.01 * expected[i]);
-        expected[i] -= 0.1 * speed[i];
+        speed[k][i] = 0.9 * speed[k][i] + (0.5 * g[i] + 0.01 * expected[k][i]);
+        expected[k][i] -= 0.1 * speed[k][i];
       }
     }
-    const double tolerance = dtype == DType::kFloat64 ? 1e-12 : 1e-5;
-    BOOST_CHECK(max_difference(doubles(value), expected) <= tolerance);
-    BOOST_CHECK(max_difference(doubles(velocity), speed) <= tolerance);
   }
+  for (std::size_t k = 0; k < parameters.size(); ++k) {
+    const double tolerance = tolerance_of(parameters[k].value.dtype());
+    BOOST_TEST(max_difference(doubles(parameters[k].value), expected[k]) <= tolerance, "array " << k);
+    BOOST_TEST(max_difference(doubles(parameters[k].velocity), speed[k]) <= tolerance, "array " << k);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(nothing_is_changed_where_one_does_not_fit) {
+  std::vector<ops::AdamWParameter> parameters = adamw_parameters();
+  for (auto& p : parameters) p.gradient = random_tensor(p.value.shape(), p.value.dtype(), 3);
+  const Tensor before = parameters[0].value.clone();
+  parameters.back().v = Tensor::zeros({4});
+  BOOST_CHECK_THROW(ops::adamw_update({0.01, 0.9, 0.99, 1e-8, 1}, parameters), ShapeError);
+  BOOST_TEST(same_bits(parameters[0].value, before));
 }
 
 BOOST_AUTO_TEST_CASE(squared_norm_adds_in_float64) {
@@ -75,21 +122,23 @@ BOOST_AUTO_TEST_CASE(squared_norm_adds_in_float64) {
 
 BOOST_AUTO_TEST_CASE(updates_do_not_depend_on_the_thread_count) {
   const int threads = thread_count();
-  std::vector<Tensor> values;
+  std::vector<std::vector<Tensor>> values;
   std::vector<double> norms;
   for (const int count : {1, 2, 4}) {
     set_thread_count(count);
-    const Shape shape{500, 401};
-    Tensor value = random_tensor(shape, DType::kFloat32, 1), m = Tensor::zeros(shape), v = Tensor::zeros(shape);
-    const Tensor gradient = random_tensor(shape, DType::kFloat32, 2);
-    ops::adamw_update({0.01, 0.9, 0.99, 1e-8, 0.1, 0.1, 0.01, 1}, gradient, value, m, v);
-    ops::sgd_update({0.1, 0.9, 0, 1}, gradient, value, m);
-    values.push_back(value);
-    norms.push_back(ops::squared_norm(std::span(&value, 1)));
+    std::vector<ops::AdamWParameter> parameters = adamw_parameters();
+    std::vector<ops::SgdParameter> others;
+    for (auto& p : parameters) p.gradient = random_tensor(p.value.shape(), p.value.dtype(), 3);
+    ops::adamw_update({0.01, 0.9, 0.99, 1e-8, 1}, parameters);
+    for (auto& p : parameters) others.push_back({p.gradient, p.value, p.m});
+    ops::sgd_update({0.1, 0.9, 1}, others);
+    std::vector<Tensor>& found = values.emplace_back();
+    for (const auto& p : parameters) found.push_back(p.value);
+    norms.push_back(ops::squared_norm(found));
   }
   set_thread_count(threads);
   for (std::size_t i = 1; i < values.size(); ++i) {
-    BOOST_CHECK(same_bits(values[i], values[0]));
+    for (std::size_t k = 0; k < values[i].size(); ++k) BOOST_CHECK(same_bits(values[i][k], values[0][k]));
     BOOST_CHECK(norms[i] == norms[0]);
   }
 }

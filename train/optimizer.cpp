@@ -79,23 +79,20 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
 
 void AdamW::step(double learning_rate, double gradient_scale) {
   check_gradients();
-  kernels::AdamW update{.learning_rate = learning_rate,
-                        .beta1 = options_.beta1,
-                        .beta2 = options_.beta2,
-                        .epsilon = options_.epsilon,
-                        .weight_decay = 0,
-                        .correction1 = 1,
-                        .correction2 = 1,
-                        .gradient_scale = gradient_scale};
+  std::vector<ops::AdamWParameter> updates;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined()) continue;
     const auto t = static_cast<double>(++*steps_[i].mutable_data<std::int64_t>());
-    update.correction1 = 1 - std::pow(options_.beta1, t);
-    update.correction2 = 1 - std::pow(options_.beta2, t);
-    update.weight_decay = decay_of(p, options_.weight_decay);
-    ops::adamw_update(update, p.gradient(), p.mutable_value(), m_[i], v_[i]);
+    updates.push_back({p.gradient(), p.mutable_value(), m_[i], v_[i], decay_of(p, options_.weight_decay),
+                       1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t)});
   }
+  ops::adamw_update({.learning_rate = learning_rate,
+                     .beta1 = options_.beta1,
+                     .beta2 = options_.beta2,
+                     .epsilon = options_.epsilon,
+                     .gradient_scale = gradient_scale},
+                    updates);
 }
 
 std::map<std::string, Tensor> AdamW::state() const {
@@ -117,15 +114,14 @@ Sgd::Sgd(std::vector<Parameter> parameters, const SgdOptions& options)
 
 void Sgd::step(double learning_rate, double gradient_scale) {
   check_gradients();
+  std::vector<ops::SgdParameter> updates;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined()) continue;
-    ops::sgd_update({.learning_rate = learning_rate,
-                     .momentum = options_.momentum,
-                     .weight_decay = decay_of(p, options_.weight_decay),
-                     .gradient_scale = gradient_scale},
-                    p.gradient(), p.mutable_value(), velocity_[i]);
+    updates.push_back({p.gradient(), p.mutable_value(), velocity_[i], decay_of(p, options_.weight_decay)});
   }
+  ops::sgd_update(
+      {.learning_rate = learning_rate, .momentum = options_.momentum, .gradient_scale = gradient_scale}, updates);
 }
 
 std::map<std::string, Tensor> Sgd::state() const {

@@ -135,10 +135,10 @@ void maxsim_backward(const MaxSim&, const T* queries, const bool* query_mask, co
                      Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, double* dscale, T* workspace,
                      std::int32_t* best, double* partials);
 template <class T>
-void adamw(const AdamW&, std::int64_t n, const T* gradient, T* value, T* m, T* v);
+void adamw(const AdamW&, std::int64_t count, const AdamWArrays<T>*);
 template <class T>
-void sgd(const Sgd&, std::int64_t n, const T* gradient, T* value, T* velocity);
+void sgd(const Sgd&, std::int64_t count, const SgdArrays<T>*);
 template <class T>
-double squared_norm(std::int64_t n, const T* x);
+double squared_norm(std::int64_t count, const ConstArray<T>*, double* partials);
 
 }  // namespace tapecache::kernels::cpu
