@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <string_view>
 #include <type_traits>
 
 #include "tapecache/core/device.h"
@@ -308,13 +309,18 @@ struct KernelTable {
   double (*squared_norm)(std::int64_t count, const ConstArray<T>*, double* partials);
 };
 
-/// The CPU backend's table.
+/// The CPU backend's table: of the most demanding variant of this build that the processor can run, or of the one that the
+/// environment variable TAPECACHE_CPU names. Throws DeviceError where the processor can run none, ValueError for an unknown
+/// name.
 template <class T>
 const KernelTable<T>& cpu_table();
 template <>
 const KernelTable<float>& cpu_table<float>();
 template <>
 const KernelTable<double>& cpu_table<double>();
+
+/// The name of that variant: "native", "x86-64-v3", …
+std::string_view cpu_variant();
 
 /// The CUDA backend's table: of `ops/cuda`, or of `ops/no_cuda`, which throws DeviceError. Decided at link time.
 template <class T>

@@ -1,6 +1,228 @@
-#include "tapecache/ops/cpu/attention.h"
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
 
-namespace tapecache::kernels::cpu {
+#include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/product.h"
+#include "tapecache/ops/cpu/product_bf16.h"
+#include "tapecache/ops/cpu/row_math.h"
+#include "tapecache/ops/cpu/scratch.h"
+
+// Attention whose scores exist for one tile of queries and keys at a time (Dao et al. 2022, "FlashAttention"): maxima and
+// sums of a row are carried from tile to tile. Queries, keys and values are In; sums are T, and so is everything else but
+// the weights, which meet the values as In.
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
+
+namespace {
+
+constexpr std::int64_t kQueryTile = 64, kKeyTile = 256;
+
+/// One head of one sample.
+struct Head {
+  const Attention& layout;
+  std::int64_t batch, head;
+
+  std::int64_t qkv_stride() const { return 3 * layout.heads * layout.width; }
+  std::int64_t output_stride() const { return layout.heads * layout.width; }
+  /// A token's query (0), key (1) or value (2); those of the next token are `qkv_stride` further.
+  template <class Pointer>
+  Pointer part(Pointer qkv, int which, std::int64_t token) const {
+    return qkv + (batch * layout.tokens + token) * qkv_stride() + (which * layout.heads + head) * layout.width;
+  }
+  /// This head's columns of a token of y or dy.
+  template <class Pointer>
+  Pointer output(Pointer y, std::int64_t token) const {
+    return y + (batch * layout.tokens + token) * output_stride() + head * layout.width;
+  }
+  template <class In>
+  Operand<In> operand(const In* qkv, int which, std::int64_t token, bool transposed = false) const {
+    return {part(qkv, which, token), qkv_stride(), transposed};
+  }
+  std::int64_t row_of(std::int64_t token) const { return (batch * layout.heads + head) * layout.tokens + token; }
+  /// Keys that come before the end of what a query may attend to.
+  std::int64_t keys_of(std::int64_t query) const { return layout.causal ? query + 1 : layout.tokens; }
+};
+
+template <class Body>
+void for_each_head(const Attention& layout, const Body& body) {
+  const std::int64_t cost = layout.tokens * layout.tokens * layout.width;
+  parallel_for(layout.batch * layout.heads, block_for(cost, 1 << 16), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) body(Head{layout, i / layout.heads, i % layout.heads});
+  });
+}
+
+/// Queries first … first + count and keys begin … begin + keys.
+struct Tile {
+  std::int64_t first, count, begin, keys;
+
+  /// How many of the tile's keys the i-th of its queries may attend to.
+  std::int64_t keys_of(const Head& head, std::int64_t i) const {
+    return std::clamp<std::int64_t>(head.keys_of(first + i) - begin, 0, keys);
+  }
+};
+
+/// `body(tile)` for the tiles of a tile of queries, in the order of the keys.
+template <class Body>
+void for_each_key_tile(const Head& head, std::int64_t first, std::int64_t count, const Body& body) {
+  const std::int64_t end = head.keys_of(first + count - 1);
+  for (std::int64_t begin = 0; begin < end; begin += kKeyTile) {
+    body(Tile{first, count, begin, std::min(kKeyTile, end - begin)});
+  }
+}
+
+/// Room of a thread's own for two tiles of T and of In, and for a maximum and a sum a query.
+template <class In, class T>
+struct TileRoom {
+  static constexpr std::int64_t kTile = kQueryTile * kKeyTile;
+
+  T* tile0 = thread_scratch<T, TileRoom>(2 * kTile + 2 * kQueryTile);
+  T* tile1 = tile0 + kTile;
+  T* largest = tile1 + kTile;
+  T* sum = largest + kQueryTile;
+  In* low0 = std::is_same_v<In, T> ? nullptr : thread_scratch<In, TileRoom*>(2 * kTile);
+  In* low1 = low0 + (low0 ? kTile : 0);
+};
+
+/// Q Kᵀ of a tile, unscaled; what may not be attended to is -Inf.
+template <class In, class T>
+void masked_scores(const Head& head, const Tile& tile, const In* qkv, const bool* valid, T* scores) {
+  multiply(tile.count, tile.keys, head.layout.width, head.operand(qkv, 0, tile.first),
+           head.operand(qkv, 1, tile.begin, true), scores, tile.keys, false);
+  constexpr T kNothing = -std::numeric_limits<T>::infinity();
+  for (std::int64_t i = 0; i < tile.count; ++i) {
+    T* row = scores + i * tile.keys;
+    const std::int64_t own = tile.keys_of(head, i);
+    if (valid) {
+      const bool* of_keys = valid + head.batch * head.layout.tokens + tile.begin;
+      for (std::int64_t j = 0; j < own; ++j) row[j] = of_keys[j] ? row[j] : kNothing;
+    }
+    std::fill(row + own, row + tile.keys, kNothing);
+  }
+}
+
+/// A tile of weights as the products take it.
+template <class In, class T>
+const In* as_operand(const T* weights, std::int64_t count, In* room) {
+  if constexpr (std::is_same_v<In, T>) {
+    return weights;
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) room[i] = In(weights[i]);
+    return room;
+  }
+}
+
+/// Turns a row of scores into exp(scale · score - maximum), the maximum being that of this tile and those before; returns
+/// the factor by which sums of earlier tiles are too large.
+template <class T>
+T exponentials(T* row, std::int64_t keys, T scale, T& largest, T& sum) {
+  constexpr T kNothing = -std::numeric_limits<T>::infinity();
+  const T here = row_max(row, keys), before = largest;
+  if (here != kNothing) largest = std::max(before, here * scale);
+  const T shift = largest == kNothing ? T{0} : largest;
+  T total{0};
+#pragma omp simd reduction(+ : total)
+  for (std::int64_t j = 0; j < keys; ++j) {
+    row[j] = exponential(row[j] * scale - shift);
+    total += row[j];
+  }
+  const T factor = before == largest ? T{1} : exponential(before - shift);
+  sum = sum * factor + total;
+  return factor;
+}
+
+template <class T>
+void scale_row(T* row, std::int64_t count, T factor) {
+  for (std::int64_t i = 0; i < count; ++i) row[i] *= factor;
+}
+
+
+template <class In, class T>
+void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, T* y, T* logsumexp) {
+  const T scale = static_cast<T>(layout.scale);
+  const std::int64_t width = layout.width;
+  for_each_head(layout, [&](const Head& head) {
+    const TileRoom<In, T> room;
+    T *scores = room.tile0, *largest = room.largest, *sum = room.sum;
+    for (std::int64_t first = 0; first < layout.tokens; first += kQueryTile) {
+      const std::int64_t count = std::min(kQueryTile, layout.tokens - first);
+      std::fill_n(largest, count, -std::numeric_limits<T>::infinity());
+      std::fill_n(sum, count, T{0});
+      for_each_key_tile(head, first, count, [&](const Tile& tile) {
+        masked_scores(head, tile, qkv, valid, scores);
+        for (std::int64_t i = 0; i < count; ++i) {
+          const T factor = exponentials(scores + i * tile.keys, tile.keys, scale, largest[i], sum[i]);
+          if (tile.begin > 0 && factor != T{1}) scale_row(head.output(y, first + i), width, factor);
+        }
+        const In* weights = as_operand<In>(scores, count * tile.keys, room.low0);
+        multiply(count, width, tile.keys, {weights, tile.keys}, head.operand(qkv, 2, tile.begin), head.output(y, first),
+                 head.output_stride(), tile.begin > 0);
+      });
+      for (std::int64_t i = 0; i < count; ++i) {
+        scale_row(head.output(y, first + i), width, sum[i] == T{0} ? T{0} : T{1} / sum[i]);
+        const T shift = largest[i] == -std::numeric_limits<T>::infinity() ? T{0} : largest[i];
+        logsumexp[head.row_of(first + i)] = shift + std::log(sum[i]);
+      }
+    }
+  });
+}
+
+template <class In, class T>
+void attention_tiles_backward(const Attention& layout, const In* qkv, const bool* valid, const T* y,
+                              const T* logsumexp, const In* dy, T* dqkv, Mode mode) {
+  const T scale = static_cast<T>(layout.scale);
+  const bool accumulate = mode == Mode::kAccumulate;
+  for_each_head(layout, [&](const Head& head) {
+    const TileRoom<In, T> room;
+    T *p = room.tile0, *ds = room.tile1, *dots = room.sum;
+    const std::int64_t stride = head.qkv_stride(), width = layout.width;
+    std::int64_t keys_before = 0;  // that earlier queries have given a gradient
+    for (std::int64_t first = 0; first < layout.tokens; first += kQueryTile) {
+      const std::int64_t count = std::min(kQueryTile, layout.tokens - first);
+      const Operand<In> gradient{head.output(dy, first), head.output_stride()};
+      for (std::int64_t i = 0; i < count; ++i) {
+        const T* out = head.output(y, first + i);
+        const In* dout = head.output(dy, first + i);
+        T dot{0};
+#pragma omp simd reduction(+ : dot)
+        for (std::int64_t d = 0; d < width; ++d) dot += static_cast<T>(dout[d]) * out[d];
+        dots[i] = dot;
+      }
+      for_each_key_tile(head, first, count, [&](const Tile& tile) {
+        masked_scores(head, tile, qkv, valid, p);
+        multiply(count, tile.keys, width, gradient, head.operand(qkv, 2, tile.begin, true), ds, tile.keys, false);
+        for (std::int64_t i = 0; i < count; ++i) {
+          const T normalizer = logsumexp[head.row_of(first + i)], dot = dots[i];
+          const bool nothing = normalizer == -std::numeric_limits<T>::infinity();
+          T *p_row = p + i * tile.keys, *ds_row = ds + i * tile.keys;
+          for (std::int64_t j = 0; j < tile.keys; ++j) {
+            p_row[j] = nothing ? T{0} : exponential(p_row[j] * scale - normalizer);
+            ds_row[j] = p_row[j] * (ds_row[j] - dot) * scale;
+          }
+        }
+        const std::int64_t size = count * tile.keys;
+        const In *weights = as_operand<In>(p, size, room.low0), *slopes = as_operand<In>(ds, size, room.low1);
+        multiply(count, width, tile.keys, {slopes, tile.keys}, head.operand(qkv, 1, tile.begin),
+                 head.part(dqkv, 0, first), stride, accumulate || tile.begin > 0);
+        // Keys that no earlier query has reached are written where the others are added to.
+        const auto to_keys = [&](const In* left, const Operand<In>& right, int which) {
+          const auto rows = [&](std::int64_t begin, std::int64_t end, bool add) {
+            multiply(end - begin, width, count, {left + begin, tile.keys, true}, right,
+                     head.part(dqkv, which, tile.begin + begin), stride, add);
+          };
+          const std::int64_t reached = std::clamp<std::int64_t>(keys_before - tile.begin, 0, tile.keys);
+          rows(0, reached, true);
+          rows(reached, tile.keys, accumulate);
+        };
+        to_keys(slopes, head.operand(qkv, 0, first), 1);
+        to_keys(weights, gradient, 2);
+      });
+      keys_before = head.keys_of(first + count - 1);
+    }
+  });
+}
+
+}  // namespace
 
 template <class T>
 void attention(const Attention& layout, const T* qkv, const bool* valid, T* y, T* logsumexp) {
@@ -13,6 +235,15 @@ void attention_backward(const Attention& layout, const T* qkv, const bool* valid
   attention_tiles_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
 }
 
+void attention_bf16(const Attention& layout, const BFloat16* qkv, const bool* valid, float* y, float* logsumexp) {
+  attention_tiles(layout, qkv, valid, y, logsumexp);
+}
+
+void attention_backward_bf16(const Attention& layout, const BFloat16* qkv, const bool* valid, const float* y,
+                             const float* logsumexp, const BFloat16* dy, float* dqkv, Mode mode) {
+  attention_tiles_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
+}
+
 template void attention(const Attention&, const float*, const bool*, float*, float*);
 template void attention(const Attention&, const double*, const bool*, double*, double*);
 template void attention_backward(const Attention&, const float*, const bool*, const float*, const float*, const float*,
@@ -20,4 +251,4 @@ template void attention_backward(const Attention&, const float*, const bool*, co
 template void attention_backward(const Attention&, const double*, const bool*, const double*, const double*,
                                  const double*, double*, Mode);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -3,7 +3,7 @@
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -156,4 +156,4 @@ template void batch_norm_backward(const Channels&, double, bool, const float*, c
 template void batch_norm_backward(const Channels&, double, bool, const double*, const double*, const double*,
                                   const double*, const double*, double*, Mode, double*, Mode, double*, Mode);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -2,7 +2,7 @@
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -247,4 +247,4 @@ template void binary_backward(BinaryOp, int, const Broadcast&, const float*, con
 template void binary_backward(BinaryOp, int, const Broadcast&, const double*, const double*, const double*, double*,
                               Mode);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

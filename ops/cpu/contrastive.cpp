@@ -10,7 +10,7 @@
 // Rows of tiles are worked on one after the other, and in a row groups of a few tiles; the tiles of a group in
 // parallel. A column belongs to one tile of each row of tiles, so what is summed over rows is summed in their order;
 // what is summed over columns is combined in the order of the tiles. Neither depends on the number of threads.
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -179,9 +179,8 @@ double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias
           row_parts(tile.line(i), tile.cols, largest[at], sum[at]);
         }
         if (c.op == ContrastiveOp::kRowsAndColumns) {
-          thread_local std::vector<T> scratch;
-          scratch.resize(static_cast<std::size_t>(2 * c.tile_cols));
-          add_columns(tile, columns, scratch.data(), scratch.data() + c.tile_cols);
+          T* scratch = thread_scratch<T, Tile<T>>(2 * c.tile_cols);
+          add_columns(tile, columns, scratch, scratch + c.tile_cols);
         }
       },
       [&](std::int64_t row, std::int64_t rows, std::int64_t tiles, bool is_first) {
@@ -286,4 +285,4 @@ template void contrastive_backward(const Contrastive&, const double*, const doub
                                    const double*, double, double*, Mode, double*, Mode, double*, double*, double*,
                                    double*);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -8,7 +8,7 @@
 
 /// The CPU kernels, as `kernels.h` describes them; each family has a file of its own. Work is cut into blocks whose
 /// size depends on the problem alone, and sums across blocks are taken in block order.
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 template <class T>
 inline void put(T& destination, T value, Mode mode) {
@@ -141,4 +141,4 @@ void sgd(const Sgd&, std::int64_t count, const SgdArrays<T>*);
 template <class T>
 double squared_norm(std::int64_t count, const ConstArray<T>*, double* partials);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

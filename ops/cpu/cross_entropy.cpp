@@ -1,7 +1,7 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/row_math.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 template <class T>
 void cross_entropy(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets, T* loss,
@@ -37,4 +37,4 @@ template void cross_entropy_backward(std::int64_t, std::int64_t, const float*, c
 template void cross_entropy_backward(std::int64_t, std::int64_t, const double*, const std::int64_t*, const double*,
                                      const double*, std::int64_t, double, double*, Mode);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -1,6 +1,6 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -112,4 +112,4 @@ template void drop_path(const RandomKey&, const Samples&, std::int64_t, double, 
 template void sample_uniform(const RandomKey&, const Samples&, std::int64_t, float*);
 template void sample_uniform(const RandomKey&, const Samples&, std::int64_t, double*);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -4,7 +4,7 @@
 #include "tapecache/ops/cpu/product.h"
 #include "tapecache/ops/cpu/product_bf16.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -155,4 +155,4 @@ template void activated_gemm(const Gemm&, UnaryOp, Activated, const float*, cons
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const double*, const double*, const double*,
                              const double*, const double*, double*, Mode);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

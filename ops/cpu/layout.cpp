@@ -1,6 +1,6 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -74,4 +74,4 @@ template void transpose(std::int64_t, std::int64_t, std::int64_t, std::int64_t, 
 template void transpose(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*, double*,
                         Mode);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

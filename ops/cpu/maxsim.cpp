@@ -7,7 +7,7 @@
 
 // As in contrastive.cpp: rows of tiles in their order, groups of tiles in theirs, the tiles of a group in parallel,
 // each with its own documents.
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -215,4 +215,4 @@ template void maxsim_backward(const MaxSim&, const double*, const bool*, const d
                               const double*, double, double*, Mode, double*, Mode, double*, double*, std::int32_t*,
                               double*);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

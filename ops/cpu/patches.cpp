@@ -1,6 +1,6 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -49,4 +49,4 @@ template void patches_backward(std::int64_t, std::int64_t, std::int64_t, std::in
 template void patches_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*,
                                double*, Mode);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

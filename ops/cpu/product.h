@@ -4,16 +4,16 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <new>
 #include <type_traits>
 #include <utility>
+
+#include "tapecache/ops/cpu/scratch.h"
 
 /// The serial matrix product that every kernel of the CPU backend stands on. Blocks of both operands are packed as in
 /// Goto & van de Geijn 2008 ("Anatomy of High-Performance Matrix Multiplication"), and a micro-kernel keeps a tile of
 /// the result in registers. Each element of the result is a chain of fused multiply-adds over kDepth terms, and the sum
 /// of such chains: its bits do not depend on where it stands, nor on how many rows and columns there are.
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 /// op(A): element (i, j) is data[i · stride + j], or data[j · stride + i] where it is transposed.
 template <class T>
@@ -127,21 +127,13 @@ constexpr std::array<TileFunction<T>, kTileRows> tile_functions(std::index_seque
 template <class T, Layout kLayout, int kVectors>
 constexpr auto kTileFunctions = tile_functions<T, kLayout, kVectors>(std::make_index_sequence<kTileRows>());
 
-/// Room for one block of op(B) and one panel of op(A), of a thread's own.
+/// Room for one panel of op(A) and one block of op(B), of a thread's own.
 template <class T>
-struct Scratch {
-  struct Free {
-    void operator()(T* p) const { ::operator delete(p, std::align_val_t{64}); }
-  };
+struct PackedBlocks {
   static constexpr std::int64_t kLeft = kRowPitch * kTileRows, kRight = kDepth * kAcross;
-  std::unique_ptr<T, Free> data{static_cast<T*>(::operator new(sizeof(T) * (kLeft + kRight), std::align_val_t{64}))};
 
-  T* left() { return data.get(); }
-  T* right() { return data.get() + kLeft; }
-  static Scratch& of_thread() {
-    thread_local Scratch scratch;
-    return scratch;
-  }
+  T* left = thread_scratch<T, PackedBlocks>(kLeft + kRight);
+  T* right = left + kLeft;
 };
 
 /// Rows first … first + rows of op(A), terms begin … begin + depth.
@@ -296,7 +288,7 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
     }
     return;
   }
-  Scratch<T>& scratch = Scratch<T>::of_thread();
+  const PackedBlocks<T> packed;
   const std::int64_t panels = (m + kTileRows - 1) / kTileRows;
   const std::int64_t height = (m + panels - 1) / panels;
   const auto& wide = a.transposed ? kTileFunctions<T, Layout::kInterleaved, 2> : kTileFunctions<T, Layout::kRows, 2>;
@@ -307,29 +299,29 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
       const std::int64_t depth = std::min(kDepth, k - begin);
       const bool first = begin == 0;
       const T* before = first ? start : c;
-      pack_right(b, begin, depth, col, across, scratch.right());
+      pack_right(b, begin, depth, col, across, packed.right);
       if constexpr (Fused::kRight) {
         const std::int64_t whole = across / kTileCols<T> * kTileCols<T>;
-        fused.right(scratch.right(), (whole + (whole < across ? panel_width<T>(across, whole) : 0)) * depth);
+        fused.right(packed.right, (whole + (whole < across ? panel_width<T>(across, whole) : 0)) * depth);
       }
       for (std::int64_t row = 0; row < m; row += height) {
         const std::int64_t rows = std::min(height, m - row);
         // Rows that would fall into one cache set are packed.
         const bool in_place =
             !Fused::kLeft && !a.transposed && a.stride * static_cast<std::int64_t>(sizeof(T)) % 4096 != 0;
-        if (!in_place) pack_left(a, row, rows, begin, depth, scratch.left());
+        if (!in_place) pack_left(a, row, rows, begin, depth, packed.left);
         if constexpr (Fused::kLeft) {
           const std::int64_t lines = a.transposed ? 1 : rows, length = a.transposed ? kTileRows * depth : depth;
-          for (std::int64_t i = 0; i < lines; ++i) fused.left(scratch.left() + i * kRowPitch, length);
+          for (std::int64_t i = 0; i < lines; ++i) fused.left(packed.left + i * kRowPitch, length);
         }
-        const T* left = in_place ? a.at(row, begin) : scratch.left();
+        const T* left = in_place ? a.at(row, begin) : packed.left;
         prefetch_left(a, row + rows, std::min(height, m - row - rows), begin, depth);
         for (std::int64_t j = 0; j < across; j += kTileCols<T>) {
           const std::int64_t cols = std::min<std::int64_t>(kTileCols<T>, across - j);
           const auto& tiles = panel_width<T>(across, j) == kTileCols<T> ? wide : narrow;
           const std::int64_t at = row * c_stride + col + j;
           tiles[static_cast<std::size_t>(rows - 1)](depth, left, in_place ? a.stride : kRowPitch,
-                                                    scratch.right() + j * depth, c + at, c_stride, cols,
+                                                    packed.right + j * depth, c + at, c_stride, cols,
                                                     first && bias ? bias + col + j : nullptr,
                                                     before ? before + at : nullptr);
         }
@@ -342,4 +334,4 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
   }
 }
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

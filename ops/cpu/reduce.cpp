@@ -4,7 +4,7 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/row_math.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -217,4 +217,4 @@ template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t
 template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, const double*,
                               const double*, double*, Mode);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

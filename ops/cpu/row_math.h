@@ -7,7 +7,7 @@
 #include "tapecache/ops/cpu/vector_math.h"
 
 /// Sums and maxima over one contiguous row, shared by softmax, cross-entropy and the reductions.
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 template <class T>
 T row_sum(const T* x, std::int64_t n) {
@@ -83,4 +83,4 @@ struct RunningLogSumExp {
   }
 };
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -3,7 +3,7 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/row_math.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -105,4 +105,4 @@ template void log_softmax(std::int64_t, std::int64_t, const double*, double*);
 template void log_softmax_backward(std::int64_t, std::int64_t, const float*, const float*, float*, Mode);
 template void log_softmax_backward(std::int64_t, std::int64_t, const double*, const double*, double*, Mode);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

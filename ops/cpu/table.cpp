@@ -1,6 +1,7 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/variant.h"
 
-namespace tapecache::kernels {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -13,67 +14,77 @@ constexpr auto for_float32(Function function) {
 
 template <class T>
 constexpr KernelTable<T> kTable{
-    .unary = cpu::unary<T>,
-    .unary_backward = cpu::unary_backward<T>,
-    .unary_bf16 = for_float32<T>(cpu::unary_bf16),
-    .binary = cpu::binary<T>,
-    .binary_backward = cpu::binary_backward<T>,
-    .gemm = cpu::gemm<T>,
-    .activated_gemm = cpu::activated_gemm<T>,
-    .gemm_bf16 = for_float32<T>(cpu::gemm_bf16),
-    .reduce = cpu::reduce<T>,
-    .reduce_backward = cpu::reduce_backward<T>,
-    .softmax = cpu::softmax<T>,
-    .softmax_backward = cpu::softmax_backward<T>,
-    .log_softmax = cpu::log_softmax<T>,
-    .log_softmax_backward = cpu::log_softmax_backward<T>,
-    .cross_entropy = cpu::cross_entropy<T>,
-    .cross_entropy_backward = cpu::cross_entropy_backward<T>,
-    .layer_norm = cpu::layer_norm<T>,
-    .layer_norm_backward = cpu::layer_norm_backward<T>,
-    .l2_normalize = cpu::l2_normalize<T>,
-    .l2_normalize_backward = cpu::l2_normalize_backward<T>,
-    .channel_statistics = cpu::channel_statistics<T>,
-    .batch_norm = cpu::batch_norm<T>,
-    .batch_norm_backward = cpu::batch_norm_backward<T>,
-    .gather_rows = cpu::gather_rows<T>,
-    .gather_rows_backward = cpu::gather_rows_backward<T>,
-    .dropout = cpu::dropout<T>,
-    .drop_path = cpu::drop_path<T>,
-    .sample_uniform = cpu::sample_uniform<T>,
-    .copy_blocks = cpu::copy_blocks<T>,
-    .transpose = cpu::transpose<T>,
-    .attention = cpu::attention<T>,
-    .attention_backward = cpu::attention_backward<T>,
-    .attention_bf16 = for_float32<T>(cpu::attention_bf16),
-    .attention_backward_bf16 = for_float32<T>(cpu::attention_backward_bf16),
-    .patches = cpu::patches<T>,
-    .patches_backward = cpu::patches_backward<T>,
-    .mean_pool = cpu::mean_pool<T>,
-    .mean_pool_backward = cpu::mean_pool_backward<T>,
-    .max_pool = cpu::max_pool<T>,
-    .max_pool_backward = cpu::max_pool_backward<T>,
-    .select_token = cpu::select_token<T>,
-    .select_token_backward = cpu::select_token_backward<T>,
-    .contrastive = cpu::contrastive<T>,
-    .contrastive_backward = cpu::contrastive_backward<T>,
-    .maxsim = cpu::maxsim<T>,
-    .maxsim_backward = cpu::maxsim_backward<T>,
-    .adamw = cpu::adamw<T>,
-    .sgd = cpu::sgd<T>,
-    .squared_norm = cpu::squared_norm<T>,
+    .unary = unary<T>,
+    .unary_backward = unary_backward<T>,
+    .unary_bf16 = for_float32<T>(unary_bf16),
+    .binary = binary<T>,
+    .binary_backward = binary_backward<T>,
+    .gemm = gemm<T>,
+    .activated_gemm = activated_gemm<T>,
+    .gemm_bf16 = for_float32<T>(gemm_bf16),
+    .reduce = reduce<T>,
+    .reduce_backward = reduce_backward<T>,
+    .softmax = softmax<T>,
+    .softmax_backward = softmax_backward<T>,
+    .log_softmax = log_softmax<T>,
+    .log_softmax_backward = log_softmax_backward<T>,
+    .cross_entropy = cross_entropy<T>,
+    .cross_entropy_backward = cross_entropy_backward<T>,
+    .layer_norm = layer_norm<T>,
+    .layer_norm_backward = layer_norm_backward<T>,
+    .l2_normalize = l2_normalize<T>,
+    .l2_normalize_backward = l2_normalize_backward<T>,
+    .channel_statistics = channel_statistics<T>,
+    .batch_norm = batch_norm<T>,
+    .batch_norm_backward = batch_norm_backward<T>,
+    .gather_rows = gather_rows<T>,
+    .gather_rows_backward = gather_rows_backward<T>,
+    .dropout = dropout<T>,
+    .drop_path = drop_path<T>,
+    .sample_uniform = sample_uniform<T>,
+    .copy_blocks = copy_blocks<T>,
+    .transpose = transpose<T>,
+    .attention = attention<T>,
+    .attention_backward = attention_backward<T>,
+    .attention_bf16 = for_float32<T>(attention_bf16),
+    .attention_backward_bf16 = for_float32<T>(attention_backward_bf16),
+    .patches = patches<T>,
+    .patches_backward = patches_backward<T>,
+    .mean_pool = mean_pool<T>,
+    .mean_pool_backward = mean_pool_backward<T>,
+    .max_pool = max_pool<T>,
+    .max_pool_backward = max_pool_backward<T>,
+    .select_token = select_token<T>,
+    .select_token_backward = select_token_backward<T>,
+    .contrastive = contrastive<T>,
+    .contrastive_backward = contrastive_backward<T>,
+    .maxsim = maxsim<T>,
+    .maxsim_backward = maxsim_backward<T>,
+    .adamw = adamw<T>,
+    .sgd = sgd<T>,
+    .squared_norm = squared_norm<T>,
 };
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && \
+    defined(__AVX512VL__)
+constexpr bool kAvx512 = true;
+#else
+constexpr bool kAvx512 = false;
+#endif
+#if defined(__AVX2__) && defined(__FMA__) && defined(__BMI2__)
+constexpr bool kAvx2 = true;
+#else
+constexpr bool kAvx2 = false;
+#endif
+#if defined(__SSE4_2__)
+constexpr bool kSse42 = true;
+#else
+constexpr bool kSse42 = false;
+#endif
 
 }  // namespace
 
-template <>
-const KernelTable<float>& cpu_table<float>() {
-  return kTable<float>;
-}
+extern const Variant kVariant;
+const Variant kVariant{TAPECACHE_CPU_NAME, {kSse42, kAvx2, kAvx512}, &kTable<float>, &kTable<double>};
 
-template <>
-const KernelTable<double>& cpu_table<double>() {
-  return kTable<double>;
-}
-
-}  // namespace tapecache::kernels
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -3,7 +3,7 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/vector_math.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -109,4 +109,4 @@ template void unary(UnaryOp, double, double, std::int64_t, const double*, double
 template void unary_backward(UnaryOp, double, double, std::int64_t, const float*, const float*, float*, Mode);
 template void unary_backward(UnaryOp, double, double, std::int64_t, const double*, const double*, double*, Mode);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -3,7 +3,7 @@
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
 
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
@@ -91,4 +91,4 @@ template void sgd(const Sgd&, std::int64_t, const SgdArrays<double>*);
 template double squared_norm(std::int64_t, const ConstArray<float>*, double*);
 template double squared_norm(std::int64_t, const ConstArray<double>*, double*);
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -8,7 +8,7 @@
 /// Element functions written so that the compiler turns loops over them into vector code: no branches, no library
 /// calls. The f32 coefficients are least-squares fits on Chebyshev nodes of the functions named beside them. For f64
 /// the C library's functions are used.
-namespace tapecache::kernels::cpu {
+namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 /// eˣ: x = n ln 2 + r, eʳ by polynomial, 2ⁿ put into the exponent in two steps so that it may be subnormal.
 inline float exponential(float x) {
@@ -104,4 +104,4 @@ inline T logistic(T x) {
   return T{1} / (T{1} + exponential(-x));
 }
 
-}  // namespace tapecache::kernels::cpu
+}  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT
