@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <type_traits>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/product.h"
@@ -41,6 +42,13 @@ struct Cut {
     return best;
   }
 
+  /// One that does not depend on the number of threads, for products whose bits depend on the cut.
+  template <class T>
+  static Cut fixed(const Gemm& g) {
+    constexpr std::int64_t kParts = 8;
+    return into<T>(g, std::clamp<std::int64_t>(g.m * g.n * g.k / kWorkPerTask, 1, kParts));
+  }
+
   /// Several parts a thread where packing costs little, else one.
   template <class T>
   static Cut of(const Gemm& g) {
@@ -68,7 +76,8 @@ template <class In, class T, class Multiply>
 void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, const T* residual, T* c,
                    const Multiply& multiply_part) {
   if (g.batch <= 0 || g.m <= 0 || g.n <= 0) return;
-  const Cut cut = Cut::of<T>(g);
+  const bool own_kernel = !std::is_same_v<In, BFloat16> || !onednn::takes(g.m, g.n, g.k);
+  const Cut cut = own_kernel ? Cut::of<T>(g) : Cut::fixed<T>(g);
   const std::int64_t parts = cut.down * cut.across;
   const std::int64_t work = g.m * g.n * std::max<std::int64_t>(g.k, 1) / parts;
   parallel_for(g.batch * parts, block_for(work, kWorkPerTask), [&](std::int64_t begin, std::int64_t end) {
