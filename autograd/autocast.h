@@ -8,11 +8,11 @@ namespace tapecache {
 /// `Autocast`.
 DType autocast_dtype();
 
-/// Mixed precision for a scope (Micikevicius et al. 2018): with kBFloat16, linear, matmul, attention and
-/// patch_embedding round their f32 operands to bf16 and add in f32; attention rounds queries, keys, values and the
-/// incoming gradient and keeps its probabilities in f32. Results, weights and all other ops stay in f32; f64 is left
-/// alone. What backward needs is kept in bf16, and backward works as was recorded, wherever it runs. A rounded copy of
-/// a weight is never kept for a later call. kFloat32 turns it off for a scope.
+/// Mixed precision for a scope (Micikevicius et al. 2018): with kBFloat16 the linear ops, matmul, attention and
+/// patch_embedding round their f32 operands to bf16 and add in f32. So does attention with its weights, whose sums and
+/// maxima stay in f32, and activated_linear with x and again with activation(x). Results, weights and all other ops stay
+/// in f32; f64 is left alone. What backward needs is kept in bf16, and backward works as was recorded, wherever it runs.
+/// A rounded copy of a weight is never kept for a later call. kFloat32 turns it off for a scope.
 class Autocast {
  public:
   /// Throws DTypeError for any other type.

@@ -44,21 +44,23 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
                                                                    out, sums);
     }
   });
-  return record(kOp, y, {qkv}, {operand, options.valid, y, logsumexp}, [=](Backward& ctx) {
+  const Tensor saved_y = detail::in_type_of(kOp, operand, y);
+  return record(kOp, y, {qkv}, {operand, options.valid, saved_y, logsumexp}, [=](Backward& ctx) {
     // P = exp(S - logsumexp); dV = Pᵀ dY; dS = P (dY Vᵀ - Σ dY Y); dQ = scale dS K; dK = scale dSᵀ Q
     const Tensor& saved_qkv = ctx.saved(0);
     const Tensor dy = detail::in_type_of(kOp, saved_qkv, ctx.output_gradient());
     GradientTarget dqkv = ctx.gradient(0);
     dispatch_floating(kOp, ctx.output_gradient().dtype(), [&]<class T>() {
       const bool* valid = valid_of(ctx.saved(1));
-      const T *out = ctx.saved(2).data<T>(), *sums = ctx.saved(3).data<T>();
+      const T* sums = ctx.saved(3).data<T>();
       T* to = dqkv.tensor.mutable_data<T>();
       if (low) {
         kernels::find(&KernelTable<T>::attention_backward_bf16, kOp, dy.device())(
-            layout, saved_qkv.data<BFloat16>(), valid, out, sums, dy.data<BFloat16>(), to, detail::mode_of(dqkv));
+            layout, saved_qkv.data<BFloat16>(), valid, ctx.saved(2).data<BFloat16>(), sums, dy.data<BFloat16>(), to,
+            detail::mode_of(dqkv));
       } else {
         kernels::find(&KernelTable<T>::attention_backward, kOp, dy.device())(
-            layout, saved_qkv.data<T>(), valid, out, sums, dy.data<T>(), to, detail::mode_of(dqkv));
+            layout, saved_qkv.data<T>(), valid, ctx.saved(2).data<T>(), sums, dy.data<T>(), to, detail::mode_of(dqkv));
       }
     });
   });

@@ -171,8 +171,10 @@ struct KernelTable {
   // Element-wise. `saved` is the output or the input, by derivative_uses_output.
   void (*unary)(UnaryOp, double a, double b, std::int64_t n, const T* x, T* y);
   void (*unary_backward)(UnaryOp, double a, double b, std::int64_t n, const T* saved, const T* dy, T* dx, Mode);
-  // y = f(x), rounded.
-  void (*unary_bf16)(UnaryOp, double a, double b, std::int64_t n, const T* x, BFloat16* y);
+  // Over bf16: x itself rounded, f(x) rounded, and the derivative of f at x, for a function without numbers of its own.
+  void (*to_bf16)(std::int64_t n, const T* x, BFloat16* y);
+  void (*unary_bf16)(UnaryOp, std::int64_t n, const BFloat16* x, BFloat16* y);
+  void (*unary_backward_bf16)(UnaryOp, std::int64_t n, const BFloat16* x, const T* dy, T* dx, Mode);
   void (*binary)(BinaryOp, const Broadcast&, const T* a, const T* b, T* y);
   // Gradient of operand 0 or 1 in that operand's own shape: sums over the axes along which it was repeated.
   void (*binary_backward)(BinaryOp, int operand, const Broadcast&, const T* a, const T* b, const T* dy, T* dx, Mode);
@@ -256,9 +258,9 @@ struct KernelTable {
   void (*attention)(const Attention&, const T* qkv, const bool* valid, T* y, T* logsumexp);
   void (*attention_backward)(const Attention&, const T* qkv, const bool* valid, const T* y, const T* logsumexp,
                              const T* dy, T* dqkv, Mode);
-  // The same with products of bf16, to which weights are rounded.
+  // The same with products of bf16, to which weights are rounded; in backward y is rounded too.
   void (*attention_bf16)(const Attention&, const BFloat16* qkv, const bool* valid, T* y, T* logsumexp);
-  void (*attention_backward_bf16)(const Attention&, const BFloat16* qkv, const bool* valid, const T* y,
+  void (*attention_backward_bf16)(const Attention&, const BFloat16* qkv, const bool* valid, const BFloat16* y,
                                   const T* logsumexp, const BFloat16* dy, T* dqkv, Mode);
 
   // x [batch, channels, height, width] to rows [batch, height/patch, width/patch, channels, patch, patch]; backward

@@ -76,6 +76,30 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
   });
 }
 
+namespace {
+
+/// activation(x) of bf16.
+Tensor activated(const char* op, UnaryOp kind, const Tensor& x) {
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  kernels::find(&KernelTable<float>::unary_bf16, op, x.device())(kind, x.numel(), x.data<BFloat16>(),
+                                                                 y.mutable_data<BFloat16>());
+  return y;
+}
+
+template <class T>
+void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Tensor& dy, GradientTarget& dx) {
+  T* to = dx.tensor.mutable_data<T>();
+  if (x.dtype() == DType::kBFloat16) {
+    kernels::find(&KernelTable<T>::unary_backward_bf16, op, dy.device())(kind, dy.numel(), x.data<BFloat16>(),
+                                                                         dy.data<T>(), to, detail::mode_of(dx));
+  } else {
+    kernels::find(&KernelTable<T>::unary_backward, op, dy.device())(kind, 0, 0, dy.numel(), x.data<T>(), dy.data<T>(),
+                                                                    to, detail::mode_of(dx));
+  }
+}
+
+}  // namespace
+
 Variable activated_linear(const Variable& x, Activation activation, const Variable& weight, const Variable& bias,
                           const Variable& residual) {
   constexpr const char* kOp = "activated_linear";
@@ -84,20 +108,19 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   const UnaryOp kind = kernel_of(activation);
   const std::int64_t rows = detail::rows_of(x.shape()), in = x.size(-1), out = weight.size(0);
   Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
-  const Tensor w = detail::operand_of(kOp, weight.value());
+  const Tensor input = detail::operand_of(kOp, x.value()), w = detail::operand_of(kOp, weight.value());
   const bool low = w.dtype() == DType::kBFloat16;
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
     const Gemm product{1, rows, out, in, false, true};
     if (low) {
-      detail::gemm<T>(kOp, product, detail::rounded(kOp, kind, x.value()), w, bias.value(), residual.value(), y,
-                      Mode::kWrite);
+      detail::gemm<T>(kOp, product, activated(kOp, kind, input), w, bias.value(), residual.value(), y, Mode::kWrite);
     } else {
       kernels::find(&KernelTable<T>::activated_gemm, kOp, x.device())(
-          product, kind, Activated::kLeft, x.value().data<T>(), w.data<T>(), detail::data_or_null<T>(bias.value()),
+          product, kind, Activated::kLeft, input.data<T>(), w.data<T>(), detail::data_or_null<T>(bias.value()),
           detail::data_or_null<T>(residual.value()), nullptr, y.mutable_data<T>(), Mode::kWrite);
     }
   });
-  return record(kOp, std::move(y), {x, weight, bias, residual}, {x.value(), w}, [=](Backward& ctx) {
+  return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor &dy = ctx.output_gradient(), &z = ctx.saved(0), &saved_w = ctx.saved(1);
     const Tensor low_dy = detail::in_type_of(kOp, saved_w, dy);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
@@ -106,26 +129,22 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
         GradientTarget dx = ctx.gradient(0);
         const Gemm product{1, rows, in, out, false, false};
         if (!low && !dx.accumulate) {
-          fused(product, kind, Activated::kDerivative, dy.data<T>(), saved_w.data<T>(), nullptr, nullptr,
-                z.data<T>(), dx.tensor.mutable_data<T>(), Mode::kWrite);
+          fused(product, kind, Activated::kDerivative, dy.data<T>(), saved_w.data<T>(), nullptr, nullptr, z.data<T>(),
+                dx.tensor.mutable_data<T>(), Mode::kWrite);
         } else {
           Tensor dhidden = dx.accumulate ? Tensor::empty(dx.tensor.shape(), dy.dtype(), dy.device()) : dx.tensor;
           detail::gemm<T>(kOp, product, low_dy, saved_w, {}, {}, dhidden, Mode::kWrite);
-          kernels::find(&KernelTable<T>::unary_backward, kOp, dy.device())(kind, 0, 0, dhidden.numel(), z.data<T>(),
-                                                                           dhidden.data<T>(),
-                                                                           dx.tensor.mutable_data<T>(),
-                                                                           detail::mode_of(dx));
+          activation_gradient<T>(kOp, kind, z, dhidden, dx);
         }
       }
       if (ctx.needs(1)) {  // dW = dYᵀ f(X)
         GradientTarget dw = ctx.gradient(1);
         const Gemm product{1, out, in, rows, true, false};
         if (low) {
-          detail::gemm<T>(kOp, product, low_dy, detail::rounded(kOp, kind, z), {}, {}, dw.tensor,
-                          detail::mode_of(dw));
+          detail::gemm<T>(kOp, product, low_dy, activated(kOp, kind, z), {}, {}, dw.tensor, detail::mode_of(dw));
         } else {
-          fused(product, kind, Activated::kRight, dy.data<T>(), z.data<T>(), nullptr, nullptr,
-                nullptr, dw.tensor.mutable_data<T>(), detail::mode_of(dw));
+          fused(product, kind, Activated::kRight, dy.data<T>(), z.data<T>(), nullptr, nullptr, nullptr,
+                dw.tensor.mutable_data<T>(), detail::mode_of(dw));
         }
       }
       if (ctx.needs(2)) add_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY

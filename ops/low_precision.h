@@ -7,15 +7,13 @@
 /// How products follow `Autocast`.
 namespace tapecache::ops::detail {
 
-/// f(x) of an f32 tensor, rounded to bf16.
-inline Tensor rounded(const char* op, kernels::UnaryOp f, const Tensor& x, double a = 0) {
+/// An f32 tensor as bf16.
+inline Tensor rounded(const char* op, const Tensor& x) {
   Tensor y = Tensor::empty(x.shape(), DType::kBFloat16, x.device());
-  kernels::find(&kernels::KernelTable<float>::unary_bf16, op, x.device())(f, a, 0, x.numel(), x.data<float>(),
-                                                                         y.mutable_data<BFloat16>());
+  kernels::find(&kernels::KernelTable<float>::to_bf16, op, x.device())(x.numel(), x.data<float>(),
+                                                                      y.mutable_data<BFloat16>());
   return y;
 }
-
-inline Tensor rounded(const char* op, const Tensor& x) { return rounded(op, kernels::UnaryOp::kScale, x, 1); }
 
 /// An operand of a product in the type that the product takes, and backward keeps, it in.
 inline Tensor operand_of(const char* op, const Tensor& x) {

@@ -76,7 +76,7 @@ void check_products(const Function& f, const std::vector<Tensor>& inputs, const 
 double rounded(double x) { return static_cast<double>(static_cast<float>(BFloat16(static_cast<float>(x)))); }
 
 /// Attention of qkv [2, 6, 3, 2, 4] and the gradient of <dy, attention>, with those weights rounded that enter a product:
-/// exp(score - maximum) in forward, probabilities and the scores' gradients in backward.
+/// exp(score - maximum) in forward, probabilities and the scores' gradients in backward; and y for the latter.
 std::array<std::vector<double>, 2> attention_over_rounded(const std::vector<double>& qkv,
                                                           const std::vector<double>& valid, bool causal,
                                                           const std::vector<double>& dy) {
@@ -111,7 +111,7 @@ std::array<std::vector<double>, 2> attention_over_rounded(const std::vector<doub
         }
         for (int d = 0; d < kWidth; ++d) {
           y[out(i, d)] /= sum;
-          dot += dy[out(i, d)] * y[out(i, d)];
+          dot += dy[out(i, d)] * rounded(y[out(i, d)]);
         }
         for (int j = 0; j < kTokens; ++j) {
           if (!allowed(j)) continue;
@@ -164,6 +164,24 @@ BOOST_AUTO_TEST_CASE(products_take_rounded_operands) {
   }
   check_products([](Span x) { return ops::patch_embedding(x[0], x[1], x[2]); },
                  {single({2, 3, 8, 8}, 1), single({5, 3, 4, 4}, 2), single({5}, 3)}, {2, 4, 5}, {2});
+}
+
+BOOST_AUTO_TEST_CASE(activated_linear_rounds_before_and_after_the_activation) {
+  for (const auto activation : {ops::Activation::kGelu, ops::Activation::kQuickGelu, ops::Activation::kRelu}) {
+    const Tensor x = single({4, 9, 30}, 1), w = single({20, 30}, 2), b = single({20}, 3), c = single({4, 9, 20}, 99);
+    const auto found = under_bfloat16(
+        [=](Span v) { return ops::activated_linear(v[0], activation, v[1], v[2]); }, {x, w, b}, c);
+    const auto as_double = [](const Tensor& t) { return t.to(DType::kFloat64); };
+    const auto activate = [=](Span v) { return ops::activate(activation, v[0]); };
+    const Tensor z = as_double(rounded(x));
+    const Tensor hidden = ops::activate(activation, z).value();
+    const auto product = run([](Span v) { return ops::linear(v[0], v[1], v[2]); },
+                             {as_double(rounded(hidden.to(DType::kFloat32))), as_double(rounded(w)), as_double(b)},
+                             as_double(rounded(c)));
+    BOOST_TEST(max_difference(found[0], product[0]) <= 1e-5);
+    BOOST_TEST(max_difference(found[1], run(activate, {z}, product[1])[1]) <= 1e-5);
+    BOOST_TEST(max_difference(found[2], product[2]) <= 1e-5);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(attention_rounds_its_weights_too) {

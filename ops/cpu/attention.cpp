@@ -168,7 +168,7 @@ void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, 
 }
 
 template <class In, class T>
-void attention_tiles_backward(const Attention& layout, const In* qkv, const bool* valid, const T* y,
+void attention_tiles_backward(const Attention& layout, const In* qkv, const bool* valid, const In* y,
                               const T* logsumexp, const In* dy, T* dqkv, Mode mode) {
   const T scale = static_cast<T>(layout.scale);
   const bool accumulate = mode == Mode::kAccumulate;
@@ -181,11 +181,10 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
       const std::int64_t count = std::min(kQueryTile, layout.tokens - first);
       const Operand<In> gradient{head.output(dy, first), head.output_stride()};
       for (std::int64_t i = 0; i < count; ++i) {
-        const T* out = head.output(y, first + i);
-        const In* dout = head.output(dy, first + i);
+        const In *out = head.output(y, first + i), *dout = head.output(dy, first + i);
         T dot{0};
 #pragma omp simd reduction(+ : dot)
-        for (std::int64_t d = 0; d < width; ++d) dot += static_cast<T>(dout[d]) * out[d];
+        for (std::int64_t d = 0; d < width; ++d) dot += static_cast<T>(dout[d]) * static_cast<T>(out[d]);
         dots[i] = dot;
       }
       for_each_key_tile(head, first, count, [&](const Tile& tile) {
@@ -239,7 +238,7 @@ void attention_bf16(const Attention& layout, const BFloat16* qkv, const bool* va
   attention_tiles(layout, qkv, valid, y, logsumexp);
 }
 
-void attention_backward_bf16(const Attention& layout, const BFloat16* qkv, const bool* valid, const float* y,
+void attention_backward_bf16(const Attention& layout, const BFloat16* qkv, const bool* valid, const BFloat16* y,
                              const float* logsumexp, const BFloat16* dy, float* dqkv, Mode mode) {
   attention_tiles_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
 }

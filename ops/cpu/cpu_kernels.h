@@ -19,7 +19,9 @@ template <class T>
 void unary(UnaryOp, double a, double b, std::int64_t n, const T* x, T* y);
 template <class T>
 void unary_backward(UnaryOp, double a, double b, std::int64_t n, const T* saved, const T* dy, T* dx, Mode);
-void unary_bf16(UnaryOp, double a, double b, std::int64_t n, const float* x, BFloat16* y);
+void to_bf16(std::int64_t n, const float* x, BFloat16* y);
+void unary_bf16(UnaryOp, std::int64_t n, const BFloat16* x, BFloat16* y);
+void unary_backward_bf16(UnaryOp, std::int64_t n, const BFloat16* x, const float* dy, float* dx, Mode);
 template <class T>
 void binary(BinaryOp, const Broadcast&, const T* a, const T* b, T* y);
 template <class T>
@@ -94,7 +96,7 @@ template <class T>
 void attention_backward(const Attention&, const T* qkv, const bool* valid, const T* y, const T* logsumexp,
                         const T* dy, T* dqkv, Mode);
 void attention_bf16(const Attention&, const BFloat16* qkv, const bool* valid, float* y, float* logsumexp);
-void attention_backward_bf16(const Attention&, const BFloat16* qkv, const bool* valid, const float* y,
+void attention_backward_bf16(const Attention&, const BFloat16* qkv, const bool* valid, const BFloat16* y,
                              const float* logsumexp, const BFloat16* dy, float* dqkv, Mode);
 template <class T>
 void patches(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t patch,

@@ -16,7 +16,9 @@ template <class T>
 constexpr KernelTable<T> kTable{
     .unary = unary<T>,
     .unary_backward = unary_backward<T>,
+    .to_bf16 = for_float32<T>(to_bf16),
     .unary_bf16 = for_float32<T>(unary_bf16),
+    .unary_backward_bf16 = for_float32<T>(unary_backward_bf16),
     .binary = binary<T>,
     .binary_backward = binary_backward<T>,
     .gemm = gemm<T>,

@@ -96,10 +96,28 @@ void unary_backward(UnaryOp op, double a, double b, std::int64_t n, const T* sav
   });
 }
 
-void unary_bf16(UnaryOp op, double a, double b, std::int64_t n, const float* x, BFloat16* y) {
-  with_function<float>(op, static_cast<float>(a), static_cast<float>(b), [=](auto value, auto) {
+void to_bf16(std::int64_t n, const float* x, BFloat16* y) {
+  parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) y[i] = BFloat16(x[i]);
+  });
+}
+
+void unary_bf16(UnaryOp op, std::int64_t n, const BFloat16* x, BFloat16* y) {
+  with_function<float>(op, 0, 0, [=](auto value, auto) {
     parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) y[i] = BFloat16(value(x[i]));
+      for (std::int64_t i = begin; i < end; ++i) y[i] = BFloat16(value(static_cast<float>(x[i])));
+    });
+  });
+}
+
+void unary_backward_bf16(UnaryOp op, std::int64_t n, const BFloat16* x, const float* dy, float* dx, Mode mode) {
+  with_function<float>(op, 0, 0, [=](auto, auto derivative) {
+    parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
+      if (mode == Mode::kWrite) {
+        for (std::int64_t i = begin; i < end; ++i) dx[i] = dy[i] * derivative(static_cast<float>(x[i]));
+      } else {
+        for (std::int64_t i = begin; i < end; ++i) dx[i] += dy[i] * derivative(static_cast<float>(x[i]));
+      }
     });
   });
 }
