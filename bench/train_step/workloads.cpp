@@ -128,8 +128,8 @@ class ClipWorkload : public Workload {
         {"image", inputs.at("images"), [this](const Tensor& x) { return clip_.encode_image(x); }},
         {"text", models::TokenBatch{inputs.at("ids"), {}},
          [this](const models::TokenBatch& x) { return clip_.encode_text(x); }}};
-    gradcache::StepOptions options{{chunk_}};
-    options.autocast = precision_;
+    // The tape of the chunk forwarded last costs no memory that its backward, which comes first, would not need.
+    gradcache::StepOptions options{.memory_plan = gradcache::MemoryPlan{{chunk_, chunk_}, 1}, .autocast = precision_};
     return gradcache::cached_step(
                towers, [this](auto r) { return gradcache::clip_loss(r[0], r[1], clip_.logit_scale()); }, options)
         .loss;
