@@ -202,6 +202,21 @@ BOOST_AUTO_TEST_CASE(attention_rounds_its_weights_too) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(threads_do_not_show) {
+  const int threads = thread_count();
+  const auto product = [](Span x) { return ops::matmul(x[0], x[1]); };
+  for (const std::int64_t k : {40, 600}) {
+    const std::vector<Tensor> factors{single({333, k}, 3), single({k, 70}, 4)};
+    const auto before = under_bfloat16(product, factors, single({333, 70}, 5));
+    for (const int count : {1, 2, 5}) {
+      set_thread_count(count);
+      const auto found = under_bfloat16(product, factors, single({333, 70}, 5));
+      for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], before[i]), count << " threads");
+    }
+    set_thread_count(threads);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(other_ops_and_other_types_are_left_alone) {
   const std::vector<Function> others{[](Span x) { return ops::multiply(x[0], x[1]); },
                                      [](Span x) { return ops::gelu(x[0]); }, [](Span x) { return ops::softmax(x[0]); },

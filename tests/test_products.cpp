@@ -94,17 +94,14 @@ BOOST_AUTO_TEST_CASE(a_row_does_not_know_of_the_others) {
 
 BOOST_AUTO_TEST_CASE(threads_do_not_show) {
   const int threads = thread_count();
-  for (const DType precision : {DType::kFloat32, DType::kBFloat16}) {
-    const Autocast autocast(precision);
-    for (const std::int64_t k : {40, 600}) {
-      const Tensor a = random_values({333, k}, 3, DType::kFloat32), b = random_values({k, 70}, 4, DType::kFloat32);
-      const Tensor all = product(a, b);
-      for (const int count : {1, 2, 5}) {
-        set_thread_count(count);
-        BOOST_TEST(same_bits(all, product(a, b)), count << " threads");
-      }
-      set_thread_count(threads);
+  for (const std::int64_t k : {40, 600}) {
+    const Tensor a = random_values({333, k}, 3, DType::kFloat32), b = random_values({k, 70}, 4, DType::kFloat32);
+    const Tensor all = product(a, b);
+    for (const int count : {1, 2, 5}) {
+      set_thread_count(count);
+      BOOST_TEST(same_bits(all, product(a, b)), count << " threads");
     }
+    set_thread_count(threads);
   }
 }
 
