@@ -113,7 +113,7 @@ const In* as_operand(const T* weights, std::int64_t count, In* room) {
 }
 
 /// Turns a row of scores into exp(scale · score - maximum), the maximum being that of this tile and those before; returns
-/// the factor by which sums of earlier tiles are too large.
+/// the factor that brings sums of earlier tiles to that maximum.
 template <class T>
 T exponentials(T* row, std::int64_t keys, T scale, T& largest, T& sum) {
   constexpr T kNothing = -std::numeric_limits<T>::infinity();
@@ -135,7 +135,6 @@ template <class T>
 void scale_row(T* row, std::int64_t count, T factor) {
   for (std::int64_t i = 0; i < count; ++i) row[i] *= factor;
 }
-
 
 template <class In, class T>
 void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, T* y, T* logsumexp) {

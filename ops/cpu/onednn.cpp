@@ -89,9 +89,9 @@ bool takes(std::int64_t m, std::int64_t n, std::int64_t k) {
 
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Matrix& a, const Matrix& b, float* c,
               std::int64_t c_stride, bool accumulate, const float* bias) {
-  thread_local std::map<Key, Product> products;
-  thread_local dnnl::stream stream(engine());
   try {
+    thread_local std::map<Key, Product> products;
+    thread_local dnnl::stream stream(engine());
     const OneThread one_thread;
     const Key key{m, n, k, a.row, a.column, b.row, b.column, c_stride, accumulate, bias != nullptr};
     auto found = products.find(key);
