@@ -4,9 +4,12 @@
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <vector>
 
 #include <fmt/format.h>
 
+#include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
 
@@ -22,6 +25,34 @@ constexpr std::size_t kAlignment = 64;
   throw OutOfMemory(fmt::format("{}: out of memory: {} bytes requested with {} in use exceed {}", op, requested,
                                 stats.current, bound),
                     requested, stats.current, stats.limit);
+}
+
+/// nullptr where the system has no room.
+void* system_allocate(Device device, std::size_t bytes) {
+  return device.is_cpu() ? std::aligned_alloc(kAlignment, bytes) : device_backend::allocate(device.index, bytes);
+}
+
+void system_release(Device device, void* block) noexcept {
+  if (device.is_cpu()) std::free(block);
+  else device_backend::release(device.index, block);
+}
+
+void poison_bytes(Device device, void* block, std::size_t bytes) {
+  constexpr int kPoison = 0xFF;
+  if (device.is_cpu()) std::memset(block, kPoison, bytes);
+  else device_backend::set_bytes(device.index, block, kPoison, bytes);
+}
+
+/// One for each CUDA device; never destroyed.
+const std::vector<std::unique_ptr<Allocator>>& cuda_allocators() {
+  static const auto* all = [] {
+    auto* allocators = new std::vector<std::unique_ptr<Allocator>>;
+    for (int i = 0; i < device_backend::count(); ++i) {
+      allocators->push_back(std::make_unique<Allocator>(Device::cuda(i)));
+    }
+    return allocators;
+  }();
+  return *all;
 }
 
 }  // namespace
@@ -47,17 +78,17 @@ void* Allocator::allocate(std::size_t bytes) {
     stats_.cached -= size;
   } else {
     if (stats_.limit && stats_.current + stats_.cached > stats_.limit - size) release_cache_locked();
-    block = std::aligned_alloc(kAlignment, size);
+    block = system_allocate(device_, size);
     if (!block) {
       release_cache_locked();
-      block = std::aligned_alloc(kAlignment, size);
+      block = system_allocate(device_, size);
     }
     if (!block) throw_out_of_memory(bytes, stats_);
     ++stats_.system_allocations;
   }
   stats_.current += size;
   stats_.peak = std::max(stats_.peak, stats_.current);
-  if (poison_) std::memset(block, 0xFF, size);
+  if (poison_) poison_bytes(device_, block, size);
   return block;
 }
 
@@ -69,7 +100,7 @@ void Allocator::deallocate(void* block, std::size_t bytes) noexcept {
     free_[size].push_back(block);
     stats_.cached += size;
   } catch (...) {
-    std::free(block);
+    system_release(device_, block);
   }
 }
 
@@ -105,7 +136,7 @@ void Allocator::release_cache() {
 
 void Allocator::release_cache_locked() noexcept {
   for (auto& [size, blocks] : free_) {
-    for (void* block : blocks) std::free(block);
+    for (void* block : blocks) system_release(device_, block);
     blocks.clear();
   }
   stats_.cached = 0;
@@ -113,7 +144,8 @@ void Allocator::release_cache_locked() noexcept {
 
 Allocator& allocator(Device device) {
   if (!device.is_cpu()) {
-    throw DeviceError(fmt::format("allocator: {} is not available: this build has no CUDA backend", to_string(device)));
+    device_backend::require(OpScope::current() ? OpScope::current() : "allocate", device.index);
+    return *cuda_allocators()[static_cast<std::size_t>(device.index)];
   }
   // Never destroyed: tensors in static storage may be freed after it would have been.
   static Allocator* cpu = new Allocator;

@@ -23,7 +23,7 @@ struct MemoryStats {
 /// for nothing. Blocks are counted at their true (rounded) size. Thread-safe.
 class Allocator {
  public:
-  Allocator() = default;
+  explicit Allocator(Device device = Device::cpu()) : device_(device) {}
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
   ~Allocator();
@@ -54,6 +54,7 @@ class Allocator {
  private:
   void release_cache_locked() noexcept;
 
+  Device device_;
   mutable std::mutex mutex_;
   std::map<std::size_t, std::vector<void*>> free_;
   MemoryStats stats_;

@@ -2,7 +2,23 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/device_backend.h"
+
 namespace tapecache {
+
+int cuda_device_count() { return device_backend::count(); }
+
+std::string device_name(Device device) {
+  if (device.is_cpu()) return "cpu";
+  device_backend::require("device_name", device.index);
+  return device_backend::name(device.index);
+}
+
+void synchronize(Device device) {
+  if (device.is_cpu()) return;
+  device_backend::require("synchronize", device.index);
+  device_backend::synchronize(device.index);
+}
 
 std::string to_string(Device device) { return device.is_cpu() ? "cpu" : fmt::format("cuda:{}", device.index); }
 

@@ -18,6 +18,16 @@ struct Device {
   bool operator==(const Device&) const = default;
 };
 
+/// CUDA devices that can be used: 0 where this build has no CUDA backend or the machine no device.
+int cuda_device_count();
+
+/// Waits until a device has done all it was given. Throws DeviceError where there is no such device, or where some of its
+/// work failed.
+void synchronize(Device device);
+
+/// What a CUDA device calls itself ("emulated" where it is one), or "cpu". Throws DeviceError where there is no such device.
+std::string device_name(Device device);
+
 /// "cpu" or "cuda:0".
 std::string to_string(Device device);
 

@@ -19,12 +19,12 @@ struct BFloat16 {
   std::uint16_t bits = 0;
 
   BFloat16() = default;
-  explicit BFloat16(float value) {
+  constexpr explicit BFloat16(float value) {
     const auto word = std::bit_cast<std::uint32_t>(value);
     const std::uint32_t rounded = (word + 0x7fff + ((word >> 16) & 1)) >> 16, quiet_nan = (word >> 16) | 0x40;
     bits = static_cast<std::uint16_t>((word & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded);
   }
-  explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+  constexpr explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 };
 
 /// Bytes of one element.

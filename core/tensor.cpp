@@ -6,6 +6,8 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/device_backend.h"
+#include "tapecache/core/element.h"
 #include "tapecache/core/parallel_for.h"
 
 namespace tapecache {
@@ -14,39 +16,12 @@ namespace {
 
 constexpr std::int64_t kElementBlock = 1 << 15;
 
-void require_host(const char* op, Device device) {
-  if (!device.is_cpu()) {
-    throw DeviceError(fmt::format("{}: {} is not available: this build has no CUDA backend", op, to_string(device)));
-  }
-}
-
 void require_same(const char* op, const Tensor& source, const Tensor& destination) {
   const bool same = source.defined() && destination.defined() && source.shape() == destination.shape() &&
                     source.dtype() == destination.dtype() && source.device() == destination.device();
   if (!same) {
     throw ShapeError(fmt::format("{}: source is {}, destination {}", op, describe(source), describe(destination)));
   }
-}
-
-template <class F>
-void dispatch_any(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat32: f.template operator()<float>(); break;
-    case DType::kFloat64: f.template operator()<double>(); break;
-    case DType::kBFloat16: f.template operator()<BFloat16>(); break;
-    case DType::kInt32: f.template operator()<std::int32_t>(); break;
-    case DType::kInt64: f.template operator()<std::int64_t>(); break;
-    case DType::kUInt8: f.template operator()<std::uint8_t>(); break;
-    case DType::kBool: f.template operator()<bool>(); break;
-  }
-}
-
-template <class To, class From>
-To convert(From value) {
-  if constexpr (std::is_same_v<From, BFloat16>) return convert<To>(static_cast<float>(value));
-  else if constexpr (std::is_same_v<To, BFloat16>) return BFloat16(static_cast<float>(value));
-  else if constexpr (std::is_same_v<To, bool>) return value != From{0};
-  else return static_cast<To>(value);
 }
 
 }  // namespace
@@ -125,21 +100,29 @@ Tensor Tensor::clone() const {
 }
 
 Tensor Tensor::to(Device device) const {
-  if (this->device() == device) return *this;
-  require_host("to", device);
-  return *this;
+  const Device here = this->device();
+  if (here == device) return *this;
+  if (!here.is_cpu() && !device.is_cpu()) return to(Device::cpu()).to(device);
+  if (!device.is_cpu()) device_backend::require("to", device.index);
+  Tensor result = empty(shape_, dtype_, device);
+  if (device.is_cpu()) device_backend::copy_to_host(here.index, result.mutable_raw(), raw(), bytes());
+  else device_backend::copy_to_device(device.index, result.mutable_raw(), raw(), bytes());
+  return result;
 }
 
 Tensor Tensor::to(DType dtype) const {
   if (dtype == dtype_) return *this;
-  require_host("to", device());
-  Tensor result = empty(shape_, dtype);
+  Tensor result = empty(shape_, dtype, device());
+  if (!device().is_cpu()) {
+    device_backend::convert(device().index, dtype, result.mutable_raw(), dtype_, raw(), numel());
+    return result;
+  }
   dispatch_any(dtype_, [&]<class From>() {
     dispatch_any(dtype, [&]<class To>() {
       const From* from = data<From>();
       To* to = result.mutable_data<To>();
       parallel_for(numel(), kElementBlock, [=](std::int64_t begin, std::int64_t end) {
-        std::transform(from + begin, from + end, to + begin, [](From v) { return convert<To>(v); });
+        std::transform(from + begin, from + end, to + begin, [](From v) { return convert_element<To>(v); });
       });
     });
   });
@@ -148,9 +131,9 @@ Tensor Tensor::to(DType dtype) const {
 
 void Tensor::copy_from(const Tensor& source) {
   require_same("copy_from", source, *this);
-  require_host("copy_from", device());
   const std::byte* from = source.raw();
   std::byte* to = mutable_raw();
+  if (!device().is_cpu()) return device_backend::copy(device().index, to, from, bytes());
   parallel_for(static_cast<std::int64_t>(bytes()), kElementBlock * 4, [=](std::int64_t begin, std::int64_t end) {
     std::memcpy(to + begin, from + begin, static_cast<std::size_t>(end - begin));
   });
@@ -158,8 +141,10 @@ void Tensor::copy_from(const Tensor& source) {
 
 void Tensor::accumulate(const Tensor& source) {
   require_same("accumulate", source, *this);
-  require_host("accumulate", device());
   dispatch_floating("accumulate", dtype_, [&]<class T>() {
+    if (!device().is_cpu()) {
+      return device_backend::accumulate(device().index, dtype_, mutable_raw(), source.raw(), numel());
+    }
     const T* from = source.data<T>();
     T* to = mutable_data<T>();
     parallel_for(numel(), kElementBlock, [=](std::int64_t begin, std::int64_t end) {
@@ -169,10 +154,10 @@ void Tensor::accumulate(const Tensor& source) {
 }
 
 void Tensor::fill(double value) {
-  require_host("fill", device());
+  if (!device().is_cpu()) return device_backend::fill(device().index, dtype_, mutable_raw(), value, numel());
   dispatch_any(dtype_, [&]<class T>() {
     T* p = mutable_data<T>();
-    const T converted = convert<T>(value);
+    const T converted = convert_element<T>(value);
     parallel_for(numel(), kElementBlock,
                  [=](std::int64_t begin, std::int64_t end) { std::fill(p + begin, p + end, converted); });
   });
@@ -182,7 +167,7 @@ double Tensor::item() const {
   if (numel() != 1) throw ShapeError(fmt::format("item: {} has {} elements, expected 1", to_string(shape_), numel()));
   double value = 0;
   const Tensor host = to(Device::cpu());
-  dispatch_any(dtype_, [&]<class T>() { value = convert<double>(*host.data<T>()); });
+  dispatch_any(dtype_, [&]<class T>() { value = convert_element<double>(*host.data<T>()); });
   return value;
 }
 
@@ -193,7 +178,7 @@ std::int64_t first_non_finite(const Tensor& tensor) {
   dispatch_any(tensor.dtype(), [&]<class T>() {
     const T* begin = host.data<T>();
     const T* end = begin + host.numel();
-    const T* at = std::find_if(begin, end, [](T v) { return !std::isfinite(convert<double>(v)); });
+    const T* at = std::find_if(begin, end, [](T v) { return !std::isfinite(convert_element<double>(v)); });
     if (at != end) found = at - begin;
   });
   return found;

@@ -74,6 +74,7 @@ class Tensor {
   Tensor clone() const;
   /// Elements converted; the same handle where nothing changes. Converting to an integer truncates.
   Tensor to(DType dtype) const;
+  /// A copy on another device; the same handle where it is there already. A copy to the host waits for the device.
   Tensor to(Device device) const;
   /// Copies elements from a tensor of equal shape, dtype and device. Throws on any difference.
   void copy_from(const Tensor& source);

@@ -324,13 +324,14 @@ const KernelTable<double>& cpu_table<double>();
 /// The name of that variant: "native", "x86-64-v3", …
 std::string_view cpu_variant();
 
-/// The CUDA backend's table: of `ops/cuda`, or of `ops/no_cuda`, which throws DeviceError. Decided at link time.
+/// The CUDA backend's table, whose kernels run on the given device, for this thread, until it is asked for again: of
+/// `ops/cuda`, or of `ops/no_cuda`, which throws DeviceError. Decided at link time.
 template <class T>
-const KernelTable<T>& cuda_table();
+const KernelTable<T>& cuda_table(int device);
 template <>
-const KernelTable<float>& cuda_table<float>();
+const KernelTable<float>& cuda_table<float>(int device);
 template <>
-const KernelTable<double>& cuda_table<double>();
+const KernelTable<double>& cuda_table<double>(int device);
 
 namespace detail {
 [[noreturn]] void throw_missing(const char* op, Device device, bool is_double);
@@ -339,7 +340,7 @@ namespace detail {
 /// A kernel of a device's table. Throws DTypeError "softmax: no cuda kernel for float64" where it has none.
 template <class T, class Function>
 Function find(Function KernelTable<T>::*entry, const char* op, Device device) {
-  const Function function = (device.is_cpu() ? cpu_table<T>() : cuda_table<T>()).*entry;
+  const Function function = (device.is_cpu() ? cpu_table<T>() : cuda_table<T>(device.index)).*entry;
   if (!function) detail::throw_missing(op, device, std::is_same_v<T, double>);
   return function;
 }

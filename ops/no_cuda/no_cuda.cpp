@@ -1,22 +1,53 @@
+#include <string>
+
+#include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
 #include "tapecache/ops/kernels.h"
 
-namespace tapecache::kernels {
+namespace tapecache {
 
 namespace {
 
-[[noreturn]] void throw_no_cuda() { throw DeviceError("cuda: this build has no CUDA backend"); }
+[[noreturn]] void throw_no_cuda(const std::string& asked_for) {
+  throw DeviceError(asked_for + ": this build has no CUDA backend");
+}
 
 }  // namespace
 
+namespace device_backend {
+
+int count() { return 0; }
+
+void require(const char* op, int device) {
+  throw_no_cuda(std::string(op) + ": cuda:" + std::to_string(device) + " is not available");
+}
+
+std::string name(int) { throw_no_cuda("name"); }
+void* allocate(int, std::size_t) { throw_no_cuda("allocate"); }
+void release(int, void*) noexcept {}
+void copy_to_device(int, void*, const void*, std::size_t) { throw_no_cuda("copy_to_device"); }
+void copy_to_host(int, void*, const void*, std::size_t) { throw_no_cuda("copy_to_host"); }
+void copy(int, void*, const void*, std::size_t) { throw_no_cuda("copy"); }
+void set_bytes(int, void*, int, std::size_t) { throw_no_cuda("set_bytes"); }
+void fill(int, DType, void*, double, std::int64_t) { throw_no_cuda("fill"); }
+void convert(int, DType, void*, DType, const void*, std::int64_t) { throw_no_cuda("convert"); }
+void accumulate(int, DType, void*, const void*, std::int64_t) { throw_no_cuda("accumulate"); }
+void synchronize(int) { throw_no_cuda("synchronize"); }
+
+}  // namespace device_backend
+
+namespace kernels {
+
 template <>
-const KernelTable<float>& cuda_table<float>() {
-  throw_no_cuda();
+const KernelTable<float>& cuda_table<float>(int) {
+  throw_no_cuda("cuda");
 }
 
 template <>
-const KernelTable<double>& cuda_table<double>() {
-  throw_no_cuda();
+const KernelTable<double>& cuda_table<double>(int) {
+  throw_no_cuda("cuda");
 }
 
-}  // namespace tapecache::kernels
+}  // namespace kernels
+
+}  // namespace tapecache

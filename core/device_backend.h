@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "tapecache/core/dtype.h"
+
+/// What the core asks of the CUDA devices. Implemented by `ops/cuda`, or by `ops/no_cuda`, where there is no device and
+/// every function but count() throws DeviceError. Decided at link time.
+///
+/// Work on a device is queued: only copy_to_host() and synchronize() wait for it. A failure of the device throws
+/// DeviceError naming the running op.
+namespace tapecache::device_backend {
+
+/// Devices that can be used.
+int count();
+/// What the device calls itself.
+std::string name(int device);
+/// Throws DeviceError naming `op`, the device asked for and how many there are, unless there is such a device.
+void require(const char* op, int device);
+
+/// Memory aligned to 256 bytes, or nullptr where the device has no room.
+void* allocate(int device, std::size_t bytes);
+void release(int device, void* memory) noexcept;
+
+/// The host memory may be changed as soon as this returns.
+void copy_to_device(int device, void* to, const void* from, std::size_t bytes);
+void copy_to_host(int device, void* to, const void* from, std::size_t bytes);
+void copy(int device, void* to, const void* from, std::size_t bytes);
+
+void set_bytes(int device, void* to, int byte, std::size_t bytes);
+void fill(int device, DType, void* to, double value, std::int64_t count);
+void convert(int device, DType to_type, void* to, DType from_type, const void* from, std::int64_t count);
+/// to += from, for f32 and f64.
+void accumulate(int device, DType, void* to, const void* from, std::int64_t count);
+
+void synchronize(int device);
+
+}  // namespace tapecache::device_backend
