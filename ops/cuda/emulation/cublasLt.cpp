@@ -1,0 +1,139 @@
+#include "cublasLt.h"
+
+#include <vector>
+
+namespace {
+
+constexpr std::size_t kWorkspace = 1024;  // asked for though not used
+
+template <class T>
+double read(const T* p) {
+  return static_cast<double>(*p);
+}
+
+struct Bits16 {
+  std::uint16_t bits;
+};
+double read(const Bits16* p) { return std::bit_cast<float>(static_cast<std::uint32_t>(p->bits) << 16); }
+
+/// D = α op(A) op(B) + βC + bias of one column-major product.
+template <class In, class Out>
+void multiply(const cublasLtMatmulDescOpaque_t& how, Out alpha, const In* a, std::int64_t lda, const In* b, std::int64_t ldb,
+              Out beta, const Out* c, Out* d, std::int64_t ldd, std::int64_t m, std::int64_t n, std::int64_t k) {
+  const Out* bias = how.epilogue == CUBLASLT_EPILOGUE_BIAS ? static_cast<const Out*>(how.bias) : nullptr;
+  std::vector<double> left(static_cast<std::size_t>(m * k)), sums(static_cast<std::size_t>(m));
+  for (std::int64_t p = 0; p < k; ++p) {
+    for (std::int64_t i = 0; i < m; ++i) {
+      left[static_cast<std::size_t>(p * m + i)] = read(how.transpose_a == CUBLAS_OP_T ? a + i * lda + p : a + p * lda + i);
+    }
+  }
+  for (std::int64_t j = 0; j < n; ++j) {
+    sums.assign(sums.size(), 0);
+    for (std::int64_t p = 0; p < k; ++p) {
+      const double right = read(how.transpose_b == CUBLAS_OP_T ? b + p * ldb + j : b + j * ldb + p);
+      const double* column = left.data() + p * m;
+      for (std::int64_t i = 0; i < m; ++i) sums[static_cast<std::size_t>(i)] += column[i] * right;
+    }
+    for (std::int64_t i = 0; i < m; ++i) {
+      double value = alpha * sums[static_cast<std::size_t>(i)];
+      if (beta != 0) value += beta * c[j * ldd + i];
+      if (bias) value += bias[i];
+      d[j * ldd + i] = static_cast<Out>(value);
+    }
+  }
+}
+
+template <class In, class Out>
+cublasStatus_t multiply_all(const cublasLtMatmulDescOpaque_t& how, const void* alpha, const void* a,
+                            const cublasLtMatrixLayoutOpaque_t& of_a, const void* b,
+                            const cublasLtMatrixLayoutOpaque_t& of_b, const void* beta, const void* c, void* d,
+                            const cublasLtMatrixLayoutOpaque_t& of_d) {
+  const std::int64_t k = how.transpose_a == CUBLAS_OP_T ? of_a.rows : of_a.cols;
+  for (std::int64_t i = 0; i < of_d.batch; ++i) {
+    multiply(how, *static_cast<const Out*>(alpha), static_cast<const In*>(a) + i * of_a.stride, of_a.ld,
+             static_cast<const In*>(b) + i * of_b.stride, of_b.ld, *static_cast<const Out*>(beta),
+             static_cast<const Out*>(c) + i * of_d.stride, static_cast<Out*>(d) + i * of_d.stride, of_d.ld, of_d.rows,
+             of_d.cols, k);
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+}  // namespace
+
+const char* cublasLtGetStatusString(cublasStatus_t status) {
+  return status == CUBLAS_STATUS_INVALID_VALUE ? "invalid value (emulated)" : "not supported (emulated)";
+}
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) { return *handle = nullptr, CUBLAS_STATUS_SUCCESS; }
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* how, cublasComputeType_t compute, cudaDataType_t) {
+  return *how = new cublasLtMatmulDescOpaque_t{compute}, CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t how, cublasLtMatmulDescAttributes_t attribute,
+                                              const void* value, std::size_t) {
+  switch (attribute) {
+    case CUBLASLT_MATMUL_DESC_TRANSA: how->transpose_a = *static_cast<const cublasOperation_t*>(value); break;
+    case CUBLASLT_MATMUL_DESC_TRANSB: how->transpose_b = *static_cast<const cublasOperation_t*>(value); break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE: how->epilogue = *static_cast<const cublasLtEpilogue_t*>(value); break;
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER: how->bias = *static_cast<const void* const*>(value); break;
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t how) { return delete how, CUBLAS_STATUS_SUCCESS; }
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType_t type, std::uint64_t rows,
+                                          std::uint64_t cols, std::int64_t ld) {
+  if (ld < static_cast<std::int64_t>(rows)) return CUBLAS_STATUS_INVALID_VALUE;
+  *layout = new cublasLtMatrixLayoutOpaque_t{type, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(cols), ld};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute,
+                                                const void* value, std::size_t) {
+  switch (attribute) {
+    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: layout->batch = *static_cast<const std::int32_t*>(value); break;
+    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET: layout->stride = *static_cast<const std::int64_t*>(value); break;
+  }
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) { return delete layout, CUBLAS_STATUS_SUCCESS; }
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
+  return *preference = new cublasLtMatmulPreferenceOpaque_t, CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t,
+                                                    const void*, std::size_t) {
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
+  return delete preference, CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+                                              cublasLtMatmulPreference_t, int, cublasLtMatmulHeuristicResult_t* result,
+                                              int* found) {
+  *result = {{}, kWorkspace, CUBLAS_STATUS_SUCCESS};
+  *found = 1;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t how, const void* alpha, const void* a,
+                              cublasLtMatrixLayout_t of_a, const void* b, cublasLtMatrixLayout_t of_b, const void* beta,
+                              const void* c, cublasLtMatrixLayout_t, void* d, cublasLtMatrixLayout_t of_d,
+                              const cublasLtMatmulAlgo_t*, void*, std::size_t workspace_bytes, cudaStream_t) {
+  for (const void* p : {a, b, c, static_cast<const void*>(d)}) {
+    if (!emulation::is_device_memory(p)) return CUBLAS_STATUS_INVALID_VALUE;
+  }
+  if (workspace_bytes < kWorkspace) return CUBLAS_STATUS_INVALID_VALUE;
+  const emulation::DeviceAccess access;
+  const bool low = of_a->type == CUDA_R_16BF;
+  if (of_d->type == CUDA_R_64F) return multiply_all<double, double>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
+  if (low) return multiply_all<Bits16, float>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
+  return multiply_all<float, float>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
+}

@@ -1,0 +1,172 @@
+#pragma once
+
+// A stand-in for the part of the CUDA runtime that `ops/cuda` uses, so that its kernels run, and are tested, where there is
+// no GPU. The threads of a block are fibers; blocks run one after another. For correctness alone: it has no speed to speak
+// of.
+
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <tuple>
+#include <type_traits>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __shared__ thread_local  // a host thread runs one block at a time
+
+struct uint3 {
+  unsigned x, y, z;
+};
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned vx = 1, unsigned vy = 1, unsigned vz = 1) : x(vx), y(vy), z(vz) {}
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
+
+extern constinit thread_local uint3 threadIdx, blockIdx;
+extern constinit thread_local dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+// --- host ------------------------------------------------------------------------------------------------------------
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorIllegalAddress = 700,
+  cudaErrorLaunchFailure = 719,
+};
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+using cudaStream_t = struct CUstream_st*;
+struct cudaDeviceProp {
+  char name[256];
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  void* attrs;
+  unsigned numAttrs;
+};
+
+const char* cudaGetErrorString(cudaError_t);
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaSetDevice(int device);
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int device);
+inline cudaError_t cudaStreamCreate(cudaStream_t* stream) { return *stream = nullptr, cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+/// Memory that the host cannot reach but by the functions below.
+cudaError_t cudaMalloc(void** memory, std::size_t bytes);
+cudaError_t cudaFree(void* memory);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t);
+cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t);
+
+namespace emulation {
+
+bool is_device_memory(const void*);
+
+/// Lets this process into device memory for a scope.
+class DeviceAccess {
+ public:
+  DeviceAccess();
+  ~DeviceAccess();
+  DeviceAccess(const DeviceAccess&) = delete;
+  DeviceAccess& operator=(const DeviceAccess&) = delete;
+};
+
+cudaError_t launch(const cudaLaunchConfig_t&, void (*thread)(const void* kernel), const void* kernel);
+
+template <class T>
+bool is_reachable(const T& argument) {
+  if constexpr (std::is_pointer_v<T>) return !argument || is_device_memory(argument);
+  else return true;
+}
+
+/// Where threads wait for one another. Returns what this one is told.
+enum class Meeting { kBlock, kWarp, kShuffle, kBallot };
+std::uint64_t meet(Meeting, unsigned mask, std::uint64_t said = 0, unsigned from_lane = 0);
+unsigned lane();
+
+template <class T>
+T shuffle(unsigned mask, T value, unsigned from_lane) {
+  static_assert(sizeof(T) <= sizeof(std::uint64_t) && std::is_trivially_copyable_v<T>);
+  std::uint64_t said = 0;
+  std::memcpy(&said, &value, sizeof(T));
+  said = meet(Meeting::kShuffle, mask, said, from_lane);
+  std::memcpy(&value, &said, sizeof(T));
+  return value;
+}
+
+}  // namespace emulation
+
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  static_assert((std::is_trivially_copyable_v<Parameters> && ...), "a kernel takes copies of bytes");
+  const std::tuple<Parameters...> copies(arguments...);
+  const auto thread = [&] { std::apply(kernel, copies); };
+  const bool reachable = std::apply([](const auto&... p) { return (emulation::is_reachable(p) && ...); }, copies);
+  if (!reachable) return cudaErrorIllegalAddress;
+  return emulation::launch(*config, [](const void* f) { (*static_cast<decltype(thread)*>(f))(); }, &thread);
+}
+
+// --- device ----------------------------------------------------------------------------------------------------------
+
+inline void __syncthreads() { emulation::meet(emulation::Meeting::kBlock, ~0u); }
+inline void __syncwarp(unsigned mask = ~0u) { emulation::meet(emulation::Meeting::kWarp, mask); }
+
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  return static_cast<unsigned>(emulation::meet(emulation::Meeting::kBallot, mask, predicate != 0));
+}
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, !predicate) == 0; }
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int from, int width = warpSize) {
+  const unsigned w = static_cast<unsigned>(width), lane = emulation::lane();
+  return emulation::shuffle(mask, value, lane / w * w + static_cast<unsigned>(from) % w);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int bits, int width = warpSize) {
+  const unsigned w = static_cast<unsigned>(width), lane = emulation::lane(), from = lane ^ static_cast<unsigned>(bits);
+  return emulation::shuffle(mask, value, from / w > lane / w ? lane : from);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
+  const unsigned w = static_cast<unsigned>(width), lane = emulation::lane();
+  return emulation::shuffle(mask, value, lane % w + delta < w ? lane + delta : lane);
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
+  const unsigned w = static_cast<unsigned>(width), lane = emulation::lane();
+  return emulation::shuffle(mask, value, lane % w >= delta ? lane - delta : lane);
+}
+
+template <class T>
+T __ldg(const T* p) {
+  return *p;
+}

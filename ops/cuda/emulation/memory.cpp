@@ -1,0 +1,170 @@
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <vector>
+
+#include <sanitizer/asan_interface.h>
+
+#include "cuda_runtime.h"
+
+namespace emulation {
+
+namespace {
+
+// Small blocks lie in an arena that is closed to the host between kernels, so that code which reads device memory on the
+// host crashes here as it would there. Opening it takes longer the more of it is in use; hence large blocks lie outside, each
+// before a page that nobody may touch.
+constexpr std::size_t kArenaBytes = std::size_t{64} << 20, kMostSmallBytes = 64 << 10, kPage = 4096, kAlignment = 256;
+
+constexpr std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
+
+struct Block {
+  std::size_t bytes;
+  void* mapped;  // null for one of the arena
+  std::size_t mapped_bytes;
+};
+
+class Memory {
+ public:
+  void* allocate(std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    void* p = bytes <= kMostSmallBytes ? allocate_small(bytes) : nullptr;
+    return p ? p : allocate_large(bytes);
+  }
+
+  bool release(void* p) {
+    const std::lock_guard lock(mutex_);
+    const auto found = blocks_.find(static_cast<char*>(p));
+    if (found == blocks_.end()) return false;
+    const Block block = found->second;
+    blocks_.erase(found);
+    if (block.mapped) {
+      munmap(block.mapped, block.mapped_bytes);
+    } else {
+      free_[round_up(block.bytes, kAlignment)].push_back(static_cast<char*>(p));
+      ASAN_POISON_MEMORY_REGION(p, block.bytes);
+    }
+    return true;
+  }
+
+  bool holds(const void* p) {
+    const std::lock_guard lock(mutex_);
+    const char* at = static_cast<const char*>(p);
+    auto after = blocks_.upper_bound(const_cast<char*>(at));
+    if (after == blocks_.begin()) return false;
+    const auto& [begin, block] = *std::prev(after);
+    return at <= begin + block.bytes;
+  }
+
+  void open() {
+    const std::lock_guard lock(mutex_);
+    if (inside_++ == 0) protect(PROT_READ | PROT_WRITE);
+  }
+  void close() {
+    const std::lock_guard lock(mutex_);
+    if (--inside_ == 0) protect(PROT_NONE);
+  }
+
+ private:
+  void protect(int rights) {
+    if (used_ > 0) mprotect(arena_, round_up(used_, kPage), rights);
+  }
+
+  void* allocate_small(std::size_t bytes) {
+    const std::size_t size = round_up(bytes, kAlignment);
+    char* p = nullptr;
+    if (auto& reusable = free_[size]; !reusable.empty()) {
+      p = reusable.back();
+      reusable.pop_back();
+    } else {
+      if (!arena_) {
+        void* arena = mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (arena == MAP_FAILED) return nullptr;
+        arena_ = static_cast<char*>(arena);
+        ASAN_POISON_MEMORY_REGION(arena_, kArenaBytes);
+      }
+      if (used_ + size + kAlignment > kArenaBytes) return nullptr;
+      p = arena_ + used_;
+      used_ += size + kAlignment;  // with a gap that is never handed out
+      if (inside_ > 0) protect(PROT_READ | PROT_WRITE);
+    }
+    ASAN_UNPOISON_MEMORY_REGION(p, bytes);
+    blocks_[p] = {bytes, nullptr, 0};
+    return p;
+  }
+
+  void* allocate_large(std::size_t bytes) {
+    const std::size_t whole = round_up(bytes, kPage), mapped_bytes = whole + kPage;
+    if (whole < bytes) return nullptr;
+    void* mapped = mmap(nullptr, mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) return nullptr;
+    mprotect(static_cast<char*>(mapped) + whole, kPage, PROT_NONE);
+    char* p = static_cast<char*>(mapped) + whole - round_up(bytes, kAlignment);
+    blocks_[p] = {bytes, mapped, mapped_bytes};
+    return p;
+  }
+
+  std::mutex mutex_;
+  char* arena_ = nullptr;
+  std::size_t used_ = 0;
+  int inside_ = 0;
+  std::map<char*, Block> blocks_;
+  std::map<std::size_t, std::vector<char*>> free_;
+};
+
+/// Never destroyed: tensors in static storage may be freed after it would have been.
+Memory& memory() {
+  static Memory* one = new Memory;
+  return *one;
+}
+
+}  // namespace
+
+bool is_device_memory(const void* p) { return memory().holds(p); }
+
+DeviceAccess::DeviceAccess() { memory().open(); }
+DeviceAccess::~DeviceAccess() { memory().close(); }
+
+}  // namespace emulation
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
+  if (device != 0) return cudaErrorInvalidDevice;
+  std::strcpy(properties->name, "emulated");
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** block, std::size_t bytes) {
+  *block = emulation::memory().allocate(bytes);
+  return *block ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFree(void* block) {
+  return !block || emulation::memory().release(block) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+  const bool to_device = kind != cudaMemcpyDeviceToHost, from_device = kind != cudaMemcpyHostToDevice;
+  if (to_device != emulation::is_device_memory(to) || from_device != emulation::is_device_memory(from)) {
+    return cudaErrorInvalidValue;
+  }
+  const emulation::DeviceAccess access;
+  std::memmove(to, from, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t) {
+  if (!emulation::is_device_memory(to)) return cudaErrorInvalidValue;
+  const emulation::DeviceAccess access;
+  std::memset(to, byte, bytes);
+  return cudaSuccess;
+}

@@ -1,0 +1,247 @@
+#include <algorithm>
+#include <bit>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <boost/context/fiber.hpp>
+#include <boost/context/protected_fixedsize_stack.hpp>
+#include <sanitizer/asan_interface.h>
+
+#include "cuda_runtime.h"
+
+constinit thread_local uint3 threadIdx{}, blockIdx{};
+constinit thread_local dim3 blockDim, gridDim;
+
+namespace tapecache::kernels::cuda {
+constexpr std::size_t kMostSharedBytes = 227 << 10;
+alignas(16) thread_local unsigned char dynamic_shared_bytes[kMostSharedBytes];
+}  // namespace tapecache::kernels::cuda
+
+namespace emulation {
+
+namespace {
+
+using boost::context::fiber;
+using tapecache::kernels::cuda::dynamic_shared_bytes;
+using tapecache::kernels::cuda::kMostSharedBytes;
+
+constexpr std::size_t kStackBytes = 128 << 10;
+constexpr unsigned kMostThreads = 1024, kMostBlocksAcross = 65535, kWarp = 32;
+constexpr std::uint64_t kNothingSaid = ~std::uint64_t{0};
+
+thread_local std::string failure;
+
+/// Runs the threads of a block, one at a time. A fiber runs one thread after another until one waits; then another fiber
+/// takes over. So a block none of whose threads wait costs one switch.
+class Multiprocessor {
+ public:
+  void begin(const dim3& block, void (*thread)(const void*), const void* kernel) {
+    thread_ = thread;
+    kernel_ = kernel;
+    threads_.resize(block.x * block.y * block.z);
+    if (block.x == blockDim.x && block.y == blockDim.y && block.z == blockDim.z && !index_.empty()) return;
+    blockDim = block;
+    index_.clear();
+    for (unsigned z = 0; z < block.z; ++z) {
+      for (unsigned y = 0; y < block.y; ++y) {
+        for (unsigned x = 0; x < block.x; ++x) index_.push_back({x, y, z});
+      }
+    }
+  }
+
+  /// False where threads wait for others that never come.
+  bool run_block() {
+    next_ = 0;
+    live_ = threads_.size();
+    for (Thread& t : threads_) t.state = State::kRunning;
+    while (next_ < threads_.size()) enter(idle_fiber());
+    while (live_ > 0) {
+      release();
+      if (released_.empty()) return give_up();
+      for (const std::size_t i : released_) {
+        select(i);
+        threads_[i].state = State::kRunning;
+        enter(*threads_[i].runner);
+      }
+    }
+    return true;
+  }
+
+  std::uint64_t meet(Meeting meeting, unsigned mask, std::uint64_t said, unsigned from_lane) {
+    Thread& t = threads_[current_];
+    t = {State::kWaiting, meeting, mask, from_lane, said, running_};
+    outside_ = std::move(outside_).resume();
+    return threads_[current_].said;
+  }
+
+  unsigned lane() const { return static_cast<unsigned>(current_ % kWarp); }
+
+ private:
+  enum class State : std::uint8_t { kRunning, kWaiting, kDone };
+  struct Thread {
+    State state;
+    Meeting meeting;
+    unsigned mask, from_lane;
+    std::uint64_t said;
+    fiber* runner;
+  };
+
+  void select(std::size_t i) {
+    current_ = i;
+    threadIdx = index_[i];
+  }
+
+  void enter(fiber& f) {
+    running_ = &f;
+    f = std::move(f).resume();
+  }
+
+  fiber& idle_fiber() {
+    if (idle_.empty()) {
+      fibers_.push_back(std::make_unique<fiber>(
+          std::allocator_arg, boost::context::protected_fixedsize_stack(kStackBytes), [this](fiber&& outside) {
+            outside_ = std::move(outside);
+            for (;;) run_threads();
+            return fiber();
+          }));
+      return *fibers_.back();
+    }
+    fiber& f = *idle_.back();
+    idle_.pop_back();
+    return f;
+  }
+
+  void run_threads() {
+    while (next_ < threads_.size()) {
+      select(next_++);
+      thread_(kernel_);
+      threads_[current_].state = State::kDone;
+      --live_;
+    }
+    idle_.push_back(running_);
+    outside_ = std::move(outside_).resume();
+  }
+
+  /// Finds the threads that may go on: all of a warp's mask that live have come, or all of the block.
+  void release() {
+    released_.clear();
+    for (std::size_t first = 0; first < threads_.size(); first += kWarp) {
+      Thread* warp = threads_.data() + first;
+      const auto lanes = static_cast<unsigned>(std::min<std::size_t>(kWarp, threads_.size() - first));
+      unsigned taken = 0;
+      for (unsigned i = 0; i < lanes; ++i) {
+        if (taken >> i & 1 || warp[i].state != State::kWaiting || warp[i].meeting == Meeting::kBlock) continue;
+        unsigned group = 0;
+        bool complete = warp[i].mask >> i & 1;
+        for (unsigned j = 0; j < lanes; ++j) {
+          if (!(warp[i].mask >> j & 1) || warp[j].state == State::kDone) continue;
+          group |= 1u << j;
+          complete = complete && warp[j].state == State::kWaiting && warp[j].meeting == warp[i].meeting &&
+                     warp[j].mask == warp[i].mask;
+        }
+        if (!complete) continue;
+        tell(warp, group, warp[i].meeting);
+        taken |= group;
+        for (unsigned j = 0; j < lanes; ++j) {
+          if (group >> j & 1) released_.push_back(first + j);
+        }
+      }
+    }
+    if (!released_.empty()) return;
+    for (std::size_t i = 0; i < threads_.size(); ++i) {
+      if (threads_[i].state == State::kDone) continue;
+      if (threads_[i].meeting != Meeting::kBlock) return released_.clear();
+      released_.push_back(i);
+    }
+  }
+
+  static void tell(Thread* warp, unsigned group, Meeting meeting) {
+    std::uint64_t said[kWarp], votes = 0;
+    for (unsigned i = 0; i < kWarp; ++i) {
+      said[i] = group >> i & 1 ? warp[i].said : kNothingSaid;
+      if (group >> i & 1 && warp[i].said == 1) votes |= 1u << i;
+    }
+    for (unsigned i = 0; i < kWarp; ++i) {
+      if (!(group >> i & 1)) continue;
+      if (meeting == Meeting::kBallot) warp[i].said = votes;
+      if (meeting == Meeting::kShuffle) warp[i].said = warp[i].from_lane < kWarp ? said[warp[i].from_lane] : kNothingSaid;
+    }
+  }
+
+  bool give_up() {
+    const auto waiting = [&](bool block) {
+      return std::to_string(std::count_if(threads_.begin(), threads_.end(), [&](const Thread& t) {
+        return t.state == State::kWaiting && (t.meeting == Meeting::kBlock) == block;
+      }));
+    };
+    failure = "divergent barrier: " + waiting(true) + " threads wait at __syncthreads and " + waiting(false) +
+              " at a function of their warp for threads that do not come";
+    idle_.clear();
+    fibers_.clear();
+    return false;
+  }
+
+  void (*thread_)(const void*) = nullptr;
+  const void* kernel_ = nullptr;
+  std::vector<uint3> index_;
+  std::vector<Thread> threads_;
+  std::vector<std::size_t> released_;
+  std::vector<std::unique_ptr<fiber>> fibers_;
+  std::vector<fiber*> idle_;
+  fiber outside_;
+  fiber* running_ = nullptr;
+  std::size_t next_ = 0, live_ = 0, current_ = 0;
+};
+
+thread_local Multiprocessor multiprocessor;
+
+}  // namespace
+
+std::uint64_t meet(Meeting meeting, unsigned mask, std::uint64_t said, unsigned from_lane) {
+  return multiprocessor.meet(meeting, mask, said, from_lane);
+}
+
+unsigned lane() { return multiprocessor.lane(); }
+
+cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*), const void* kernel) {
+  const dim3 &grid = config.gridDim, &block = config.blockDim;
+  const bool sizes_fit = grid.x > 0 && grid.y > 0 && grid.z > 0 && block.x > 0 && block.y > 0 && block.z > 0 &&
+                         grid.x <= 0x7fffffffu && grid.y <= kMostBlocksAcross && grid.z <= kMostBlocksAcross &&
+                         std::uint64_t{block.x} * block.y * block.z <= kMostThreads && block.z <= 64;
+  if (!sizes_fit || config.dynamicSmemBytes > kMostSharedBytes) return cudaErrorInvalidConfiguration;
+
+  const DeviceAccess access;
+  Multiprocessor& mp = multiprocessor;
+  mp.begin(block, thread, kernel);
+  gridDim = grid;
+  std::memset(dynamic_shared_bytes, 0xFF, config.dynamicSmemBytes);
+  ASAN_POISON_MEMORY_REGION(dynamic_shared_bytes + config.dynamicSmemBytes, kMostSharedBytes - config.dynamicSmemBytes);
+  bool finished = true;
+  for (unsigned z = 0; z < grid.z && finished; ++z) {
+    for (unsigned y = 0; y < grid.y && finished; ++y) {
+      for (unsigned x = 0; x < grid.x && finished; ++x) {
+        blockIdx = {x, y, z};
+        finished = mp.run_block();
+      }
+    }
+  }
+  ASAN_UNPOISON_MEMORY_REGION(dynamic_shared_bytes, kMostSharedBytes);
+  return finished ? cudaSuccess : cudaErrorLaunchFailure;
+}
+
+}  // namespace emulation
+
+const char* cudaGetErrorString(cudaError_t error) {
+  switch (error) {
+    case cudaSuccess: return "no error";
+    case cudaErrorInvalidValue: return "invalid argument (emulated)";
+    case cudaErrorMemoryAllocation: return "out of memory (emulated)";
+    case cudaErrorInvalidConfiguration: return "invalid configuration argument (emulated)";
+    case cudaErrorInvalidDevice: return "invalid device ordinal (emulated)";
+    case cudaErrorIllegalAddress: return "a pointer that is not to device memory (emulated)";
+    case cudaErrorLaunchFailure: return emulation::failure.c_str();
+  }
+  return "unknown error (emulated)";
+}

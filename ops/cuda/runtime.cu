@@ -1,0 +1,195 @@
+#include <vector>
+
+#include "tapecache/core/device_backend.h"
+#include "tapecache/core/element.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/cuda/launch.cuh"
+
+namespace tapecache {
+
+namespace kernels::cuda {
+
+namespace {
+
+thread_local bool has_own_stream = false;
+thread_local cudaStream_t own_stream = nullptr;
+thread_local int selected_device = 0;
+
+struct Devices {
+  cudaError_t found = cudaSuccess;
+  std::vector<cudaStream_t> streams;  // one for each
+
+  Devices() {
+    int count = 0, previous = 0;
+    found = cudaGetDeviceCount(&count);
+    cudaGetLastError();
+    if (found != cudaSuccess || count == 0) return;
+    check(cudaGetDevice(&previous), "asking for the current device");
+    streams.resize(static_cast<std::size_t>(count));
+    for (int i = 0; i < count; ++i) {
+      check(cudaSetDevice(i), "selecting a device");
+      check(cudaStreamCreate(&streams[static_cast<std::size_t>(i)]), "making a stream");
+    }
+    check(cudaSetDevice(previous), "selecting a device");
+  }
+};
+
+const Devices& devices() {
+  static const Devices found;
+  return found;
+}
+
+std::string running_op() { return OpScope::current() ? OpScope::current() : "cuda"; }
+
+std::string sizes(const dim3& d) {
+  return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
+}
+
+}  // namespace
+
+void throw_failure(const std::string& what, const char* reason) {
+  throw DeviceError(running_op() + ": " + what + " failed: " + reason);
+}
+
+void throw_launch_failure(cudaError_t status, const Grid& grid) {
+  const std::string reason = cudaGetErrorString(status);
+  cudaGetLastError();
+  throw_failure("a kernel on " + sizes(grid.blocks) + " blocks of " + sizes(grid.threads) + " threads with " +
+                    std::to_string(grid.shared_bytes) + " bytes of shared memory",
+                reason.c_str());
+}
+
+void select_device(int device) {
+  check(cudaSetDevice(device), "selecting a device");
+  selected_device = device;
+}
+
+int current_device() { return selected_device; }
+
+cudaStream_t current_stream() {
+  return has_own_stream ? own_stream : devices().streams[static_cast<std::size_t>(selected_device)];
+}
+
+StreamScope::StreamScope(cudaStream_t stream) : previous_(own_stream), had_previous_(has_own_stream) {
+  own_stream = stream;
+  has_own_stream = true;
+}
+
+StreamScope::~StreamScope() {
+  own_stream = previous_;
+  has_own_stream = had_previous_;
+}
+
+namespace {
+
+template <class T>
+__global__ void fill_kernel(std::int64_t n, T* to, T value) {
+  for (std::int64_t i = thread_index(); i < n; i += thread_count()) to[i] = value;
+}
+
+template <class To, class From>
+__global__ void convert_kernel(std::int64_t n, To* to, const From* from) {
+  for (std::int64_t i = thread_index(); i < n; i += thread_count()) to[i] = convert_element<To>(from[i]);
+}
+
+template <class T>
+__global__ void accumulate_kernel(std::int64_t n, T* to, const T* from) {
+  for (std::int64_t i = thread_index(); i < n; i += thread_count()) to[i] += from[i];
+}
+
+void copy_bytes(int device, void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, const char* what) {
+  if (bytes == 0) return;
+  select_device(device);
+  check(cudaMemcpyAsync(to, from, bytes, kind, current_stream()), what);
+}
+
+}  // namespace
+
+}  // namespace kernels::cuda
+
+namespace device_backend {
+
+using namespace kernels::cuda;
+
+int count() { return static_cast<int>(devices().streams.size()); }
+
+std::string name(int device) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "asking for a device's name");
+  return properties.name;
+}
+
+void require(const char* op, int device) {
+  if (device >= 0 && device < count()) return;
+  const cudaError_t found = devices().found;
+  std::string there = count() == 1 ? "there is 1 CUDA device" : "there are " + std::to_string(count()) + " CUDA devices";
+  if (found != cudaSuccess) there += std::string(": ") + cudaGetErrorString(found);
+  throw DeviceError(std::string(op) + ": cuda:" + std::to_string(device) + " was asked for, and " + there);
+}
+
+void* allocate(int device, std::size_t bytes) {
+  select_device(device);
+  void* memory = nullptr;
+  const cudaError_t status = cudaMalloc(&memory, bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  check(status, "allocating memory");
+  return memory;
+}
+
+// It waits for the device, so no kernel is left that uses the memory.
+void release(int, void* memory) noexcept { cudaFree(memory); }
+
+void copy_to_device(int device, void* to, const void* from, std::size_t bytes) {
+  copy_bytes(device, to, from, bytes, cudaMemcpyHostToDevice, "a copy to the device");
+}
+
+void copy_to_host(int device, void* to, const void* from, std::size_t bytes) {
+  copy_bytes(device, to, from, bytes, cudaMemcpyDeviceToHost, "a copy to the host");
+  synchronize(device);
+}
+
+void copy(int device, void* to, const void* from, std::size_t bytes) {
+  copy_bytes(device, to, from, bytes, cudaMemcpyDeviceToDevice, "a copy");
+}
+
+void set_bytes(int device, void* to, int byte, std::size_t bytes) {
+  if (bytes == 0) return;
+  select_device(device);
+  check(cudaMemsetAsync(to, byte, bytes, current_stream()), "setting memory");
+}
+
+void fill(int device, DType dtype, void* to, double value, std::int64_t n) {
+  select_device(device);
+  dispatch_any(dtype, [&]<class T>() {
+    launch(fill_kernel<T>, grid_for(n), n, static_cast<T*>(to), convert_element<T>(value));
+  });
+}
+
+void convert(int device, DType to_type, void* to, DType from_type, const void* from, std::int64_t n) {
+  select_device(device);
+  dispatch_any(from_type, [&]<class From>() {
+    dispatch_any(to_type, [&]<class To>() {
+      launch(convert_kernel<To, From>, grid_for(n), n, static_cast<To*>(to), static_cast<const From*>(from));
+    });
+  });
+}
+
+void accumulate(int device, DType dtype, void* to, const void* from, std::int64_t n) {
+  select_device(device);
+  dispatch_floating("accumulate", dtype, [&]<class T>() {
+    launch(accumulate_kernel<T>, grid_for(n), n, static_cast<T*>(to), static_cast<const T*>(from));
+  });
+}
+
+void synchronize(int device) {
+  select_device(device);
+  check(cudaStreamSynchronize(current_stream()), "the device's work");
+}
+
+}  // namespace device_backend
+
+}  // namespace tapecache

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace tapecache::kernels::cuda {
+
+/// Makes a device the one that this thread's kernels run on.
+void select_device(int device);
+int current_device();
+
+/// The stream that this thread's kernels run on: one for each device, which all threads share, unless a StreamScope says
+/// another. Memory that the host frees is handed out again without waiting, so work on several streams of a device must be
+/// put in order by who makes them.
+cudaStream_t current_stream();
+
+/// Puts the kernels of this thread on a stream for a scope.
+class StreamScope {
+ public:
+  explicit StreamScope(cudaStream_t stream);
+  ~StreamScope();
+  StreamScope(const StreamScope&) = delete;
+  StreamScope& operator=(const StreamScope&) = delete;
+
+ private:
+  cudaStream_t previous_;
+  bool had_previous_;
+};
+
+}  // namespace tapecache::kernels::cuda

@@ -1,0 +1,96 @@
+#pragma once
+
+#include <algorithm>
+
+#include "tapecache/ops/cuda/block_reduce.cuh"
+#include "tapecache/ops/cuda/launch.cuh"
+#include "tapecache/ops/cuda/put.cuh"
+#include "tapecache/ops/cuda/scratch.h"
+
+/// Many sums at once, of terms that are computed as they are needed. Long sums are cut into chunks, by the sizes alone, and
+/// the sums of the chunks added in order.
+namespace tapecache::kernels::cuda {
+
+/// Which terms lie next to each other in memory: those of one sum, or those of neighbouring sums.
+enum class Adjacent { kTerms, kSums };
+
+constexpr unsigned kColumnsOfBlock = 32, kRowsOfBlock = 8;
+
+/// Part [i, c] of sum i over its terms of chunk c, a block for each.
+template <class T, class Term>
+__global__ void sum_adjacent_terms_kernel(std::int64_t parts, std::int64_t chunks, std::int64_t length, std::int64_t chunk,
+                                          Term term, T factor, T* to, Mode mode) {
+  for (std::int64_t part = blockIdx.x; part < parts; part += gridDim.x) {
+    const std::int64_t i = part / chunks, begin = part % chunks * chunk;
+    const std::int64_t end = begin + chunk < length ? begin + chunk : length;
+    T sum{0};
+    for (std::int64_t k = begin + threadIdx.x; k < end; k += blockDim.x) sum += term(i, k);
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) put(to[part], factor * sum, mode);
+  }
+}
+
+/// Part [c, i] of sum i over its terms of chunk c; a block takes the terms of 32 sums 8 at a time.
+template <class T, class Term>
+__global__ void sum_adjacent_sums_kernel(std::int64_t count, std::int64_t chunks, std::int64_t length, std::int64_t chunk,
+                                         Term term, T factor, T* to, Mode mode) {
+  __shared__ T sums[kRowsOfBlock][kColumnsOfBlock];
+  const unsigned column = threadIdx.x % kColumnsOfBlock, row = threadIdx.x / kColumnsOfBlock;
+  const std::int64_t groups = (count + kColumnsOfBlock - 1) / kColumnsOfBlock;
+  for (std::int64_t part = blockIdx.x; part < groups * chunks; part += gridDim.x) {
+    const std::int64_t c = part / groups, i = part % groups * kColumnsOfBlock + column, begin = c * chunk;
+    const std::int64_t end = begin + chunk < length ? begin + chunk : length;
+    T sum{0};
+    if (i < count) {
+      for (std::int64_t k = begin + row; k < end; k += kRowsOfBlock) sum += term(i, k);
+    }
+    sums[row][column] = sum;
+    __syncthreads();
+    if (row == 0 && i < count) {
+      for (unsigned r = 1; r < kRowsOfBlock; ++r) sum += sums[r][column];
+      put(to[c * count + i], factor * sum, mode);
+    }
+    __syncthreads();  // sums is free again
+  }
+}
+
+template <class T>
+__global__ void sum_chunks_kernel(std::int64_t count, std::int64_t chunks, std::int64_t sum_step, std::int64_t chunk_step,
+                                  const T* parts, T factor, T* to, Mode mode) {
+  for (std::int64_t i = thread_index(); i < count; i += thread_count()) {
+    T sum{0};
+    for (std::int64_t c = 0; c < chunks; ++c) sum += parts[i * sum_step + c * chunk_step];
+    put(to[i], factor * sum, mode);
+  }
+}
+
+/// to[i] = factor · Σ term(i, k) over k in [0, length), or += it, for i in [0, count). `term` is called on the device.
+template <class T, class Term>
+void sum_terms(std::int64_t count, std::int64_t length, Adjacent adjacent, const Term& term, T factor, T* to, Mode mode) {
+  constexpr std::int64_t kEnoughBlocks = 512, kLeastTerms = 1024, kLeastRows = 128;
+  if (count == 0) return;
+  const bool terms = adjacent == Adjacent::kTerms;
+  const std::int64_t blocks = terms ? count : divide_up(count, kColumnsOfBlock);
+  const std::int64_t most = divide_up(length, terms ? kLeastTerms : kLeastRows);
+  const std::int64_t wanted = std::max<std::int64_t>(1, std::min(kEnoughBlocks / blocks, most));
+  const std::int64_t chunk = std::max<std::int64_t>(1, divide_up(length, wanted));
+  const std::int64_t chunks = std::max<std::int64_t>(1, divide_up(length, chunk));
+
+  const auto sum_chunks_into = [&](T* parts, T times, Mode how) {
+    if (terms) {
+      const unsigned threads = chunk <= 64 ? 32 : chunk <= 512 ? 64 : kThreads;
+      launch(sum_adjacent_terms_kernel<T, Term>, grid_of_rows(count * chunks, threads), count * chunks, chunks, length,
+             chunk, term, times, parts, how);
+    } else {
+      launch(sum_adjacent_sums_kernel<T, Term>, grid_of_rows(blocks * chunks, kColumnsOfBlock * kRowsOfBlock), count, chunks,
+             length, chunk, term, times, parts, how);
+    }
+  };
+  if (chunks == 1) return sum_chunks_into(to, factor, mode);
+  const Scratch<T> parts(count * chunks);
+  sum_chunks_into(parts.data(), T{1}, Mode::kWrite);
+  launch(sum_chunks_kernel<T>, grid_for(count), count, chunks, terms ? chunks : 1, terms ? 1 : count, parts.data(), factor,
+         to, mode);
+}
+
+}  // namespace tapecache::kernels::cuda

@@ -1,0 +1,90 @@
+#include <type_traits>
+
+#include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/stream.h"
+
+namespace tapecache::kernels {
+
+namespace cuda {
+
+namespace {
+
+/// Only f32 has kernels over bf16.
+template <class T, class Function>
+constexpr auto for_float32(Function function) {
+  if constexpr (std::is_same_v<T, float>) return function;
+  else return nullptr;
+}
+
+template <class T>
+constexpr KernelTable<T> kTable{
+    .unary = unary<T>,
+    .unary_backward = unary_backward<T>,
+    .to_bf16 = for_float32<T>(to_bf16),
+    .unary_bf16 = for_float32<T>(unary_bf16),
+    .unary_backward_bf16 = for_float32<T>(unary_backward_bf16),
+    .binary = binary<T>,
+    .binary_backward = binary_backward<T>,
+    .gemm = gemm<T>,
+    .activated_gemm = activated_gemm<T>,
+    .gemm_bf16 = for_float32<T>(gemm_bf16),
+    .reduce = nullptr,
+    .reduce_backward = nullptr,
+    .softmax = nullptr,
+    .softmax_backward = nullptr,
+    .log_softmax = nullptr,
+    .log_softmax_backward = nullptr,
+    .cross_entropy = nullptr,
+    .cross_entropy_backward = nullptr,
+    .layer_norm = nullptr,
+    .layer_norm_backward = nullptr,
+    .l2_normalize = nullptr,
+    .l2_normalize_backward = nullptr,
+    .channel_statistics = nullptr,
+    .batch_norm = nullptr,
+    .batch_norm_backward = nullptr,
+    .gather_rows = nullptr,
+    .gather_rows_backward = nullptr,
+    .dropout = nullptr,
+    .drop_path = nullptr,
+    .sample_uniform = nullptr,
+    .copy_blocks = nullptr,
+    .transpose = nullptr,
+    .attention = nullptr,
+    .attention_backward = nullptr,
+    .attention_bf16 = nullptr,
+    .attention_backward_bf16 = nullptr,
+    .patches = nullptr,
+    .patches_backward = nullptr,
+    .mean_pool = nullptr,
+    .mean_pool_backward = nullptr,
+    .max_pool = nullptr,
+    .max_pool_backward = nullptr,
+    .select_token = nullptr,
+    .select_token_backward = nullptr,
+    .contrastive = nullptr,
+    .contrastive_backward = nullptr,
+    .maxsim = nullptr,
+    .maxsim_backward = nullptr,
+    .adamw = nullptr,
+    .sgd = nullptr,
+    .squared_norm = nullptr,
+};
+
+}  // namespace
+
+}  // namespace cuda
+
+template <>
+const KernelTable<float>& cuda_table<float>(int device) {
+  cuda::select_device(device);
+  return cuda::kTable<float>;
+}
+
+template <>
+const KernelTable<double>& cuda_table<double>(int device) {
+  cuda::select_device(device);
+  return cuda::kTable<double>;
+}
+
+}  // namespace tapecache::kernels

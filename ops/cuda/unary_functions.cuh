@@ -1,0 +1,165 @@
+#pragma once
+
+#include <cmath>
+
+#include "tapecache/ops/kernels.h"
+
+/// The functions of UnaryOp and their derivatives, which take the output or the input by derivative_uses_output.
+namespace tapecache::kernels::cuda {
+
+template <class T>
+struct Scale {
+  T a, b;
+  __device__ T value(T x) const { return a * x; }
+  __device__ T derivative(T) const { return a; }
+};
+
+template <class T>
+struct Exp {
+  T a, b;
+  __device__ T value(T x) const { return std::exp(x); }
+  __device__ T derivative(T y) const { return y; }
+};
+
+template <class T>
+struct Log {
+  T a, b;
+  __device__ T value(T x) const { return std::log(x); }
+  __device__ T derivative(T x) const { return T{1} / x; }
+};
+
+template <class T>
+struct Sqrt {
+  T a, b;
+  __device__ T value(T x) const { return std::sqrt(x); }
+  __device__ T derivative(T y) const { return T(0.5) / y; }
+};
+
+template <class T>
+struct Rsqrt {
+  T a, b;
+  __device__ T value(T x) const { return T{1} / std::sqrt(x); }
+  __device__ T derivative(T y) const { return T(-0.5) * y * y * y; }
+};
+
+template <class T>
+struct Pow {
+  T a, b;
+  __device__ T value(T x) const { return std::pow(x, a); }
+  __device__ T derivative(T x) const { return a == 0 ? T{0} : a * std::pow(x, a - 1); }
+};
+
+template <class T>
+struct Tanh {
+  T a, b;
+  __device__ T value(T x) const { return std::tanh(x); }
+  __device__ T derivative(T y) const { return T{1} - y * y; }
+};
+
+template <class T>
+struct Erf {
+  T a, b;
+  __device__ T value(T x) const { return std::erf(x); }
+  __device__ T derivative(T x) const { return T(1.12837916709551257390) * std::exp(-x * x); }  // 2 / √π
+};
+
+template <class T>
+__device__ T logistic(T x) {
+  return T{1} / (T{1} + std::exp(-x));
+}
+
+template <class T>
+struct Sigmoid {
+  T a, b;
+  __device__ T value(T x) const { return logistic(x); }
+  __device__ T derivative(T y) const { return y * (T{1} - y); }
+};
+
+template <class T>
+struct Relu {
+  T a, b;
+  __device__ T value(T x) const { return x < T{0} ? T{0} : x; }
+  __device__ T derivative(T x) const { return x > T{0} ? T{1} : T{0}; }
+};
+
+template <class T>
+struct Gelu {
+  T a, b;
+  __device__ static T cumulative(T x) { return T(0.5) + T(0.5) * std::erf(x * T(0.70710678118654752440)); }
+  __device__ T value(T x) const { return x * cumulative(x); }
+  __device__ T derivative(T x) const {  // Φ(x) + x φ(x)
+    return cumulative(x) + x * T(0.39894228040143267794) * std::exp(T(-0.5) * x * x);
+  }
+};
+
+template <class T>
+struct GeluTanh {
+  T a, b;
+  static constexpr double kCubic = 0.044715, kSqrt2OverPi = 0.79788456080286535588;
+  __device__ static T bent(T x) { return std::tanh(T(kSqrt2OverPi) * (x + T(kCubic) * x * x * x)); }
+  __device__ T value(T x) const { return T(0.5) * x * (T{1} + bent(x)); }
+  __device__ T derivative(T x) const {
+    const T t = bent(x), inner = T(kSqrt2OverPi) * (T{1} + T(3 * kCubic) * x * x);
+    return T(0.5) + T(0.5) * t + T(0.5) * x * (T{1} - t * t) * inner;
+  }
+};
+
+template <class T>
+struct QuickGelu {
+  T a, b;
+  static constexpr double kSteepness = 1.702;
+  __device__ T value(T x) const { return x * logistic(T(kSteepness) * x); }
+  __device__ T derivative(T x) const {  // σ + 1.702 x σ (1 - σ)
+    const T s = logistic(T(kSteepness) * x);
+    return s + T(kSteepness) * x * s * (T{1} - s);
+  }
+};
+
+template <class T>
+struct Silu {
+  T a, b;
+  __device__ T value(T x) const { return x * logistic(x); }
+  __device__ T derivative(T x) const {  // σ + x σ (1 - σ)
+    const T s = logistic(x);
+    return s + x * s * (T{1} - s);
+  }
+};
+
+template <class T>
+struct Softplus {
+  T a, b;
+  __device__ T value(T x) const { return (x < T{0} ? T{0} : x) + std::log1p(std::exp(-std::fabs(x))); }
+  __device__ T derivative(T x) const { return logistic(x); }
+};
+
+template <class T>
+struct Clamp {
+  T a, b;
+  __device__ T value(T x) const { return x < a ? a : (x > b ? b : x); }
+  __device__ T derivative(T x) const { return x >= a && x <= b ? T{1} : T{0}; }
+};
+
+/// Calls `f` with the function, to be passed to a kernel.
+template <class T, class F>
+void with_function(UnaryOp op, T a, T b, const F& f) {
+  switch (op) {
+    case UnaryOp::kScale: return f(Scale<T>{a, b});
+    case UnaryOp::kExp: return f(Exp<T>{a, b});
+    case UnaryOp::kLog: return f(Log<T>{a, b});
+    case UnaryOp::kSqrt: return f(Sqrt<T>{a, b});
+    case UnaryOp::kRsqrt: return f(Rsqrt<T>{a, b});
+    case UnaryOp::kPow: return f(Pow<T>{a, b});
+    case UnaryOp::kTanh: return f(Tanh<T>{a, b});
+    case UnaryOp::kErf: return f(Erf<T>{a, b});
+    case UnaryOp::kSigmoid: return f(Sigmoid<T>{a, b});
+    case UnaryOp::kRelu: return f(Relu<T>{a, b});
+    case UnaryOp::kGelu: return f(Gelu<T>{a, b});
+    case UnaryOp::kGeluTanh: return f(GeluTanh<T>{a, b});
+    case UnaryOp::kQuickGelu: return f(QuickGelu<T>{a, b});
+    case UnaryOp::kSilu: return f(Silu<T>{a, b});
+    case UnaryOp::kSoftplus: return f(Softplus<T>{a, b});
+    case UnaryOp::kClamp: return f(Clamp<T>{a, b});
+  }
+}
+
+}  // namespace tapecache::kernels::cuda
