@@ -34,7 +34,8 @@ std::vector<Tensor> analytic_gradients(const Function& f, std::span<const Tensor
     output = f(variables);
   }
   cotangent = random_cotangent(output.shape(), seed);
-  if (tape.holds(output)) tape.backward(std::span(&output, 1), std::span(&cotangent, 1));
+  const Tensor given = cotangent.to(output.device());
+  if (tape.holds(output)) tape.backward(std::span(&output, 1), std::span(&given, 1));
   std::vector<Tensor> gradients;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (!is_floating(inputs[i].dtype())) {
@@ -42,7 +43,7 @@ std::vector<Tensor> analytic_gradients(const Function& f, std::span<const Tensor
       continue;
     }
     const Tensor gradient = tape.gradient(variables[i]);
-    gradients.push_back(gradient.defined() ? gradient : Tensor::zeros(inputs[i].shape(), DType::kFloat64));
+    gradients.push_back(gradient.defined() ? gradient.to(Device::cpu()) : Tensor::zeros(inputs[i].shape(), DType::kFloat64));
   }
   return gradients;
 }
@@ -72,13 +73,18 @@ GradcheckResult gradcheck(const Function& f, std::span<const Tensor> inputs, con
   result.passed = true;
   for (std::size_t i = 0; i < work.size(); ++i) {
     if (!is_floating(work[i].dtype())) continue;
+    Tensor host = work[i].to(Device::cpu());
+    const Device device = work[i].device();
+    const auto evaluate_with = [&](std::int64_t e, double value) {
+      host.mutable_data<double>()[e] = value;
+      work[i] = host.to(device);
+      return evaluate(f, work);
+    };
     for (std::int64_t e = 0; e < work[i].numel(); ++e) {
-      const double original = work[i].data<double>()[e];
-      work[i].mutable_data<double>()[e] = original + options.step;
-      const std::vector<double> above = evaluate(f, work);
-      work[i].mutable_data<double>()[e] = original - options.step;
-      const std::vector<double> below = evaluate(f, work);
-      work[i].mutable_data<double>()[e] = original;
+      const double original = host.data<double>()[e];
+      const std::vector<double> above = evaluate_with(e, original + options.step);
+      const std::vector<double> below = evaluate_with(e, original - options.step);
+      host.mutable_data<double>()[e] = original;
 
       double numeric = 0;
       for (std::size_t k = 0; k < above.size(); ++k) numeric += c[k] * (above[k] - below[k]);
@@ -94,6 +100,7 @@ GradcheckResult gradcheck(const Function& f, std::span<const Tensor> inputs, con
                                      analytic, numeric);
       }
     }
+    work[i] = host.to(device);
   }
   return result;
 }

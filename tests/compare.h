@@ -28,7 +28,8 @@ inline std::vector<double> doubles(const Tensor& tensor) { return tensor.to(DTyp
 inline double max_difference(const Tensor& a, const Tensor& b) { return max_difference(doubles(a), doubles(b)); }
 
 inline bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.shape() == b.shape() && a.dtype() == b.dtype() && std::memcmp(a.raw(), b.raw(), a.bytes()) == 0;
+  if (a.shape() != b.shape() || a.dtype() != b.dtype()) return false;
+  return std::memcmp(a.to(Device::cpu()).raw(), b.to(Device::cpu()).raw(), a.bytes()) == 0;
 }
 
 }  // namespace tapecache::testing

@@ -251,16 +251,16 @@ OpRow batch_norm_row(std::string name, Input x, double epsilon = 1e-5, std::vect
 
 /// By given statistics: constants, which no gradient goes through.
 OpRow frozen_batch_norm_row(std::string name, Input x, std::vector<Input> large = {}) {
-  const auto statistics = [](std::int64_t channels, DType dtype) {
-    return std::pair{Tensor::full({channels}, 0.25, dtype), Tensor::full({channels}, 1.5, dtype)};
+  const auto statistics = [](std::int64_t channels, DType dtype, Device device) {
+    return std::pair{Tensor::full({channels}, 0.25, dtype, device), Tensor::full({channels}, 1.5, dtype, device)};
   };
   OpRow row = batch_norm_row(std::move(name), std::move(x), 1e-5, std::move(large));
   row.op = [=](std::span<const Variable> v) {
-    const auto [mean, variance] = statistics(v[0].size(1), v[0].dtype());
+    const auto [mean, variance] = statistics(v[0].size(1), v[0].dtype(), v[0].device());
     return ops::batch_norm(v[0], v[1], v[2], mean, variance);
   };
   row.reference = [=](std::span<const NaiveArray> v) {
-    const auto [mean, variance] = statistics(v[0].size(1), DType::kFloat64);
+    const auto [mean, variance] = statistics(v[0].size(1), DType::kFloat64, Device::cpu());
     return naive_batch_norm(std::vector{v[0], v[1], v[2], to_naive(mean), to_naive(variance)}, 1e-5);
   };
   return row;

@@ -21,6 +21,13 @@ struct Maximum {
   }
 };
 
+struct Minimum {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return b < a ? b : a;
+  }
+};
+
 /// What all 32 lanes hold, combined in a fixed order. All get the same bits.
 template <class T, class Combine>
 __device__ T warp_reduce(T value, Combine combine) {

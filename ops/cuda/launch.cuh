@@ -32,10 +32,11 @@ constexpr Grid grid_of_rows(std::int64_t rows, unsigned threads = kThreads) { re
 __device__ inline std::int64_t thread_index() { return std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
 __device__ inline std::int64_t thread_count() { return std::int64_t{gridDim.x} * blockDim.x; }
 
+extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
+
 /// The shared memory that a Grid asks for.
 template <class T>
 __device__ T* dynamic_shared() {
-  extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
   return reinterpret_cast<T*>(dynamic_shared_bytes);
 }
 

@@ -1,0 +1,151 @@
+#include <cmath>
+#include <limits>
+
+#include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/sum_terms.cuh"
+
+namespace tapecache::kernels::cuda {
+
+namespace {
+
+/// Where element k of line i of x [outer, axis, inner] is; there are outer · inner lines.
+struct Lines {
+  std::int64_t count, axis, inner;
+
+  Lines(std::int64_t outer, std::int64_t axis_size, std::int64_t inner_size)
+      : count(outer * inner_size), axis(axis_size), inner(inner_size) {}
+  __device__ std::int64_t at(std::int64_t i, std::int64_t k) const {
+    return inner == 1 ? i * axis + k : (i / inner * axis + k) * inner + i % inner;
+  }
+};
+
+/// The block takes one line after another together. For lines of adjacent elements.
+struct ByBlock {
+  static Grid grid(const Lines& lines) { return grid_of_rows(lines.count); }
+  __device__ static std::int64_t first_line() { return blockIdx.x; }
+  __device__ static std::int64_t lines() { return gridDim.x; }
+  __device__ static std::int64_t first() { return threadIdx.x; }
+  __device__ static std::int64_t step() { return blockDim.x; }
+  template <class T, class Combine>
+  __device__ static T reduce(T value, Combine combine) {
+    return block_reduce(value, combine);
+  }
+};
+
+/// Each thread takes a line of its own, beside its neighbour's.
+struct ByThread {
+  static Grid grid(const Lines& lines) { return grid_for(lines.count); }
+  __device__ static std::int64_t first_line() { return thread_index(); }
+  __device__ static std::int64_t lines() { return thread_count(); }
+  __device__ static std::int64_t first() { return 0; }
+  __device__ static std::int64_t step() { return 1; }
+  template <class T, class Combine>
+  __device__ static T reduce(T value, Combine) {
+    return value;
+  }
+};
+
+template <class F>
+void with_threads(const Lines& lines, const F& f) {
+  if (lines.inner == 1) f(ByBlock{});
+  else f(ByThread{});
+}
+
+template <class T>
+struct Element {
+  Lines lines;
+  const T* x;
+  __device__ T operator()(std::int64_t i, std::int64_t k) const { return x[lines.at(i, k)]; }
+};
+
+/// The largest element of line i; a NaN counts as larger than any number.
+template <class T, class By>
+__device__ T maximum(const Lines& lines, std::int64_t i, const T* x) {
+  T largest = -std::numeric_limits<T>::infinity();
+  for (std::int64_t k = By::first(); k < lines.axis; k += By::step()) largest = Maximum{}(largest, x[lines.at(i, k)]);
+  return By::reduce(largest, Maximum{});
+}
+
+template <class T, class By>
+__global__ void max_kernel(Lines lines, const T* x, T* y, Mode mode) {
+  for (std::int64_t i = By::first_line(); i < lines.count; i += By::lines()) {
+    const T largest = maximum<T, By>(lines, i, x);
+    if (By::first() == 0) put(y[i], largest, mode);
+  }
+}
+
+template <class T, class By>
+__global__ void max_backward_kernel(Lines lines, const T* x, const T* dy, T* dx, Mode mode) {
+  for (std::int64_t i = By::first_line(); i < lines.count; i += By::lines()) {
+    const T largest = maximum<T, By>(lines, i, x);
+    std::int64_t best = lines.axis;
+    for (std::int64_t k = By::first(); k < lines.axis && best == lines.axis; k += By::step()) {
+      const T value = x[lines.at(i, k)];
+      if (value == largest || (value != value && largest != largest)) best = k;
+    }
+    best = By::reduce(best, Minimum{});
+    for (std::int64_t k = By::first(); k < lines.axis; k += By::step()) {
+      put(dx[lines.at(i, k)], k == best ? dy[i] : T{0}, mode);
+    }
+  }
+}
+
+/// ±Inf where that is the maximum, NaN where the line holds one.
+template <class T, class By>
+__global__ void logsumexp_kernel(Lines lines, const T* x, T* y, Mode mode) {
+  for (std::int64_t i = By::first_line(); i < lines.count; i += By::lines()) {
+    const T largest = maximum<T, By>(lines, i, x), shift = std::isinf(largest) ? T{0} : largest;
+    T sum{0};
+    for (std::int64_t k = By::first(); k < lines.axis; k += By::step()) sum += std::exp(x[lines.at(i, k)] - shift);
+    sum = By::reduce(sum, Sum{});
+    const T value = std::isinf(largest) && !std::isnan(sum) ? largest : shift + std::log(sum);
+    if (By::first() == 0) put(y[i], value, mode);
+  }
+}
+
+/// dx = dy · factor, or (logsumexp) dy · softmax(x).
+template <class T>
+__global__ void spread_kernel(std::int64_t n, Lines lines, T factor, const T* x, const T* y, const T* dy, T* dx, Mode mode) {
+  for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
+    const std::int64_t i = at / lines.inner / lines.axis * lines.inner + at % lines.inner;
+    put(dx[at], y ? dy[i] * std::exp(x[at] - y[i]) : dy[i] * factor, mode);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode mode) {
+  const Lines lines(outer, axis, inner);
+  if (op == ReduceOp::kSum || op == ReduceOp::kMean) {
+    const T factor = op == ReduceOp::kSum ? T{1} : T{1} / static_cast<T>(axis);
+    return sum_terms(lines.count, axis, inner == 1 ? Adjacent::kTerms : Adjacent::kSums, Element<T>{lines, x}, factor, y,
+                     mode);
+  }
+  with_threads(lines, [&]<class By>(By) {
+    launch(op == ReduceOp::kMax ? max_kernel<T, By> : logsumexp_kernel<T, By>, By::grid(lines), lines, x, y, mode);
+  });
+}
+
+template <class T>
+void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, const T* y,
+                     const T* dy, T* dx, Mode mode) {
+  const Lines lines(outer, axis, inner);
+  if (op == ReduceOp::kMax) {
+    return with_threads(lines, [&]<class By>(By) {
+      launch(max_backward_kernel<T, By>, By::grid(lines), lines, x, dy, dx, mode);
+    });
+  }
+  const T factor = op == ReduceOp::kMean ? T{1} / static_cast<T>(axis) : T{1};
+  const std::int64_t n = lines.count * axis;
+  launch(spread_kernel<T>, grid_for(n), n, lines, factor, x, op == ReduceOp::kLogSumExp ? y : nullptr, dy, dx, mode);
+}
+
+template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
+template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
+template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, const float*,
+                              const float*, float*, Mode);
+template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, const double*,
+                              const double*, double*, Mode);
+
+}  // namespace tapecache::kernels::cuda

@@ -1,0 +1,106 @@
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "checks.h"
+#include "cuda_device.h"
+#include "tapecache/core/allocator.h"
+#include "tapecache/core/error.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/matmul.h"
+
+using namespace tapecache;
+using namespace tapecache::testing;
+
+namespace {
+
+constexpr DType kAllTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kInt32,
+                               DType::kInt64,   DType::kUInt8,   DType::kBool};
+
+const auto on_device = boost::unit_test::precondition(needs_device);
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(cuda)
+
+BOOST_AUTO_TEST_CASE(devices_that_are_not_there_are_refused) {
+  const Device absent = Device::cuda(cuda_device_count());
+  const std::string asked_for = to_string(absent);
+  BOOST_CHECK_EXCEPTION(Tensor::zeros({3}).to(absent), DeviceError, says({"to:", asked_for}));
+  BOOST_CHECK_EXCEPTION(Tensor::zeros({3}, DType::kFloat32, absent), DeviceError, says({"allocate:", asked_for}));
+  BOOST_CHECK_THROW(device_name(absent), DeviceError);
+  BOOST_CHECK_THROW(allocator(Device::cuda(-1)), DeviceError);
+}
+
+BOOST_AUTO_TEST_CASE(copies_keep_every_type, *on_device) {
+  for (const DType dtype : kAllTypes) {
+    const Tensor host = vector_of({0, 1, 2, 100, 0, 7}).to(dtype);
+    const Tensor there = host.to(kCuda);
+    BOOST_CHECK(there.device() == kCuda && there.dtype() == dtype);
+    BOOST_CHECK(there.to(kCuda).shares_storage(there));
+    BOOST_CHECK(same_bits(there.to(Device::cpu()), host));
+    BOOST_CHECK(same_bits(there.clone(), host));
+    BOOST_CHECK(!there.clone().shares_storage(there));
+    BOOST_CHECK(same_bits(there.slice(2, 5).to(Device::cpu()), host.slice(2, 5)));
+    BOOST_CHECK_EQUAL(there.slice(1, 2).item(), 1);
+  }
+  BOOST_CHECK(Tensor::zeros({0, 3}).to(kCuda).to(Device::cpu()).shape() == Shape({0, 3}));
+}
+
+BOOST_AUTO_TEST_CASE(types_convert_as_on_the_cpu, *on_device) {
+  const Tensor values = vector_of({0, 1, -0.0, 2.75, 100.5, 1.0 / 3, 1e-40, 77});
+  for (const DType from : kAllTypes) {
+    for (const DType to : kAllTypes) {
+      const Tensor host = values.to(from);
+      BOOST_CHECK_MESSAGE(same_bits(host.to(kCuda).to(to), host.to(to)), name(from) << " to " << name(to));
+    }
+  }
+  const double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+  const Tensor special = vector_of({inf, -inf, 1e300, 3.4e38});
+  BOOST_CHECK(same_bits(special.to(kCuda).to(DType::kBFloat16), special.to(DType::kBFloat16)));
+  BOOST_CHECK(std::isnan(vector_of({nan}).to(kCuda).to(DType::kBFloat16).item()));
+}
+
+BOOST_AUTO_TEST_CASE(fill_and_accumulate, *on_device) {
+  for (const DType dtype : kAllTypes) {
+    BOOST_CHECK(same_bits(Tensor::full({1000}, 3, dtype, kCuda), Tensor::full({1000}, 3, dtype)));
+  }
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const Tensor a = random_values({70000}, 1, dtype), b = random_values({70000}, 2, dtype);
+    Tensor host = a.clone(), there = a.to(kCuda);
+    host.accumulate(b);
+    there.accumulate(b.to(kCuda));
+    BOOST_CHECK(same_bits(there, host));
+    BOOST_CHECK_THROW(there.accumulate(b), ShapeError);
+    BOOST_CHECK_THROW(there.copy_from(b), ShapeError);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(the_first_value_that_is_not_finite_is_found, *on_device) {
+  BOOST_CHECK_EQUAL(first_non_finite(vector_of({1, 2, NAN, 3}).to(kCuda)), 2);
+  BOOST_CHECK_EQUAL(first_non_finite(vector_of({1, 2}).to(kCuda)), -1);
+}
+
+BOOST_AUTO_TEST_CASE(memory_is_counted_cached_and_limited, *on_device) {
+  Allocator& memory = allocator(kCuda);
+  const MemoryStats before = memory.stats();
+  {
+    const Tensor t = Tensor::empty({1000, 1000}, DType::kFloat32, kCuda);
+    BOOST_CHECK_EQUAL(memory.stats().current - before.current, Allocator::block_size(t.bytes()));
+  }
+  const std::uint64_t asked = memory.stats().system_allocations;
+  BOOST_CHECK_EQUAL(memory.stats().current, before.current);
+  Tensor::empty({1000, 1000}, DType::kFloat32, kCuda);
+  BOOST_CHECK_EQUAL(memory.stats().system_allocations, asked);
+  const MemoryLimit limit(memory.stats().current + 1000, kCuda);
+  BOOST_CHECK_EXCEPTION(Tensor::empty({1000, 1000}, DType::kFloat32, kCuda), OutOfMemory, says({"4000000 bytes"}));
+  Tensor::empty({10}, DType::kFloat32, kCuda);
+}
+
+BOOST_AUTO_TEST_CASE(operands_on_two_devices_are_refused, *on_device) {
+  const Tensor here = Tensor::zeros({2, 2}), there = here.to(kCuda);
+  BOOST_CHECK_EXCEPTION(ops::add(here, there), DeviceError, says({"add", "cuda:0", "cpu"}));
+  BOOST_CHECK_EXCEPTION(ops::matmul(there, here), DeviceError, says({"matmul", "cuda:0", "cpu"}));
+}
+
+BOOST_AUTO_TEST_SUITE_END()

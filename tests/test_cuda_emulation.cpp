@@ -1,0 +1,112 @@
+#include <boost/test/unit_test.hpp>
+
+#include "checks.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/op_scope.h"
+#include "tapecache/core/tensor.h"
+#include "tapecache/ops/cuda/block_reduce.cuh"
+#include "tapecache/ops/cuda/launch.cuh"
+
+// What the emulation of CUDA promises to the kernels that are tested on it.
+
+using namespace tapecache;
+using namespace tapecache::testing;
+using namespace tapecache::kernels::cuda;
+
+namespace {
+
+__global__ void sum_kernel(const double* x, double* sums, double* maxima) {
+  const double value = x[thread_index()];
+  const double sum = block_sum(value), largest = block_max(value);
+  if (threadIdx.x == blockDim.x - 1) {
+    sums[blockIdx.x] = sum;
+    maxima[blockIdx.x] = largest;
+  }
+}
+
+__global__ void reverse_kernel(std::int64_t n, double* x) {
+  double* kept = dynamic_shared<double>();
+  const unsigned i = threadIdx.y * blockDim.x + threadIdx.x;
+  if (i >= n) return;  // those that leave early do not hold up the others
+  kept[i] = x[i];
+  __syncthreads();
+  x[i] = kept[n - 1 - i];
+}
+
+__global__ void shuffle_kernel(double* down, double* up, double* first_of_eight, int* even) {
+  const unsigned i = threadIdx.x;
+  down[i] = __shfl_down_sync(kAllLanes, double(i), 3);
+  up[i] = __shfl_up_sync(kAllLanes, double(i), 3);
+  first_of_eight[i] = __shfl_sync(kAllLanes, double(i), 0, 8);
+  even[i] = static_cast<int>(__ballot_sync(kAllLanes, i % 2 == 0) & 0xff);
+}
+
+__global__ void divergent_kernel() {
+  if (threadIdx.x == 3) __syncwarp();
+  else __syncthreads();
+}
+
+__global__ void nothing_kernel(const double*) {}
+
+Tensor device_vector(std::int64_t n, DType dtype = DType::kFloat64) { return Tensor::zeros({n}, dtype, Device::cuda()); }
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(emulation)
+
+BOOST_AUTO_TEST_CASE(it_says_what_it_is) { BOOST_CHECK_EQUAL(device_name(Device::cuda()), "emulated"); }
+
+BOOST_AUTO_TEST_CASE(blocks_reduce) {
+  const Tensor x = random_values({3 * 256}, 1).to(Device::cuda());
+  Tensor sums = device_vector(3), maxima = device_vector(3);
+  launch(sum_kernel, Grid{3, 256}, x.data<double>(), sums.mutable_data<double>(), maxima.mutable_data<double>());
+  const std::vector<double> values = doubles(x);
+  for (std::size_t block = 0; block < 3; ++block) {
+    double sum = 0, largest = -2;
+    for (std::size_t i = 0; i < 256; ++i) {
+      sum += values[block * 256 + i];
+      largest = std::max(largest, values[block * 256 + i]);
+    }
+    BOOST_TEST(std::abs(doubles(sums)[block] - sum) <= 1e-12);
+    BOOST_TEST(doubles(maxima)[block] == largest);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(threads_that_leave_do_not_hold_up_a_barrier) {
+  Tensor x = vector_of({1, 2, 3, 4, 5}).to(Device::cuda());
+  launch(reverse_kernel, Grid{1, dim3(16, 4), 5 * sizeof(double)}, 5, x.mutable_data<double>());
+  check_equal(x, {5, 4, 3, 2, 1});
+}
+
+BOOST_AUTO_TEST_CASE(lanes_exchange_values) {
+  Tensor down = device_vector(32), up = device_vector(32), first = device_vector(32);
+  Tensor even = device_vector(32, DType::kInt32);
+  launch(shuffle_kernel, Grid{1, 32}, down.mutable_data<double>(), up.mutable_data<double>(),
+         first.mutable_data<double>(), even.mutable_data<std::int32_t>());
+  for (std::size_t i = 0; i < 32; ++i) {
+    const auto lane = static_cast<double>(i);
+    BOOST_TEST(doubles(down)[i] == (i + 3 < 32 ? lane + 3 : lane));
+    BOOST_TEST(doubles(up)[i] == (i >= 3 ? lane - 3 : lane));
+    BOOST_TEST(doubles(first)[i] == static_cast<double>(i / 8 * 8));
+    BOOST_TEST(doubles(even)[i] == 0x55);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_divergent_barrier_is_an_error) {
+  const OpScope scope("some_op");
+  for (int again = 0; again < 2; ++again) {
+    BOOST_CHECK_EXCEPTION(launch(divergent_kernel, Grid{2, 64}), DeviceError, says({"some_op:", "divergent barrier", "63"}));
+  }
+  launch(nothing_kernel, Grid{2, 64}, nullptr);
+}
+
+BOOST_AUTO_TEST_CASE(sizes_and_pointers_are_checked_as_by_a_device) {
+  double here = 0;
+  BOOST_CHECK_THROW(launch(nothing_kernel, Grid{1, 1025}, nullptr), DeviceError);
+  BOOST_CHECK_THROW(launch(nothing_kernel, Grid{1, 32, 1 << 20}, nullptr), DeviceError);
+  BOOST_CHECK_THROW(launch(nothing_kernel, Grid{dim3(1, 70000)}, nullptr), DeviceError);
+  BOOST_CHECK_THROW(launch(nothing_kernel, Grid{1}, &here), DeviceError);
+  launch(nothing_kernel, Grid{0}, nullptr);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
