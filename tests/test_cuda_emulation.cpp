@@ -1,11 +1,19 @@
 #include <boost/test/unit_test.hpp>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <csignal>
+
 #include "checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/cuda/block_reduce.cuh"
 #include "tapecache/ops/cuda/launch.cuh"
+#include "tapecache/ops/cuda/transfer.h"
 
 // What the emulation of CUDA promises to the kernels that are tested on it.
 
@@ -72,6 +80,17 @@ BOOST_AUTO_TEST_CASE(blocks_reduce) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(values_go_there_and_back) {
+  const std::vector<double> values{1, 2, 3};
+  select_device(0);
+  const Uploaded<double> uploaded(values);
+  Scratch<double> sums(2);
+  launch(sum_kernel, Grid{1, 32}, Uploaded<double>(std::vector<double>(32, 0.5)).data(), sums.data(), sums.data() + 1);
+  BOOST_TEST(fetch(uploaded.data() + 2) == 3);
+  BOOST_TEST(fetch(sums.data()) == 16);
+  BOOST_TEST(fetch(sums.data() + 1) == 0.5);
+}
+
 BOOST_AUTO_TEST_CASE(threads_that_leave_do_not_hold_up_a_barrier) {
   Tensor x = vector_of({1, 2, 3, 4, 5}).to(Device::cuda());
   launch(reverse_kernel, Grid{1, dim3(16, 4), 5 * sizeof(double)}, 5, x.mutable_data<double>());
@@ -107,6 +126,20 @@ BOOST_AUTO_TEST_CASE(sizes_and_pointers_are_checked_as_by_a_device) {
   BOOST_CHECK_THROW(launch(nothing_kernel, Grid{dim3(1, 70000)}, nullptr), DeviceError);
   BOOST_CHECK_THROW(launch(nothing_kernel, Grid{1}, &here), DeviceError);
   launch(nothing_kernel, Grid{0}, nullptr);
+}
+
+BOOST_AUTO_TEST_CASE(the_host_cannot_read_device_memory) {
+  const Tensor x = vector_of({1, 2, 3}).to(Device::cuda());
+  const double* there = x.data<double>();
+  const pid_t child = fork();
+  if (child == 0) {
+    std::signal(SIGSEGV, SIG_DFL);
+    close(STDERR_FILENO);
+    _exit(*static_cast<const volatile double*>(there) == 1 ? 0 : 1);
+  }
+  int status = 0;
+  BOOST_REQUIRE(child > 0 && waitpid(child, &status, 0) == child);
+  BOOST_TEST(WIFSIGNALED(status));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
