@@ -1,6 +1,7 @@
 #include <algorithm>
-#include <bit>
+#include <iterator>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -37,6 +38,14 @@ thread_local std::string failure;
 /// takes over. So a block none of whose threads wait costs one switch.
 class Multiprocessor {
  public:
+  Multiprocessor() = default;
+  Multiprocessor(const Multiprocessor&) = delete;
+  Multiprocessor& operator=(const Multiprocessor&) = delete;
+  ~Multiprocessor() {
+    ended_ = true;
+    for (fiber* f : idle_) enter(*f);
+  }
+
   void begin(const dim3& block, void (*thread)(const void*), const void* kernel) {
     thread_ = thread;
     kernel_ = kernel;
@@ -103,8 +112,8 @@ class Multiprocessor {
       fibers_.push_back(std::make_unique<fiber>(
           std::allocator_arg, boost::context::protected_fixedsize_stack(kStackBytes), [this](fiber&& outside) {
             outside_ = std::move(outside);
-            for (;;) run_threads();
-            return fiber();
+            while (!ended_) run_threads();
+            return std::move(outside_);
           }));
       return *fibers_.back();
     }
@@ -178,8 +187,13 @@ class Multiprocessor {
     };
     failure = "divergent barrier: " + waiting(true) + " threads wait at __syncthreads and " + waiting(false) +
               " at a function of their warp for threads that do not come";
-    idle_.clear();
+    // Those that wait are in the middle of a kernel for good.
+    static auto* abandoned = new std::vector<std::unique_ptr<fiber>>;
+    static std::mutex mutex;
+    const std::lock_guard lock(mutex);
+    std::move(fibers_.begin(), fibers_.end(), std::back_inserter(*abandoned));
     fibers_.clear();
+    idle_.clear();
     return false;
   }
 
@@ -193,6 +207,7 @@ class Multiprocessor {
   fiber outside_;
   fiber* running_ = nullptr;
   std::size_t next_ = 0, live_ = 0, current_ = 0;
+  bool ended_ = false;
 };
 
 thread_local Multiprocessor multiprocessor;
