@@ -1,9 +1,6 @@
 #include "tapecache/core/allocator.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <vector>
 
@@ -12,6 +9,11 @@
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
+#include "tapecache/core/system_memory.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace tapecache {
 
@@ -19,28 +21,24 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
+// Blocks lie side by side, where the address sanitizer sees nothing wrong: it is told what is in use, and is left a gap.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kGuard = 64;
+void set_accessible(const void* begin, std::size_t bytes, bool accessible) {
+  if (accessible) ASAN_UNPOISON_MEMORY_REGION(begin, bytes);
+  else ASAN_POISON_MEMORY_REGION(begin, bytes);
+}
+#else
+constexpr std::size_t kGuard = 0;
+void set_accessible(const void*, std::size_t, bool) {}
+#endif
+
 [[noreturn]] void throw_out_of_memory(std::size_t requested, const MemoryStats& stats) {
   const char* op = OpScope::current() ? OpScope::current() : "allocate";
   const std::string bound = stats.limit ? fmt::format("a limit of {} bytes", stats.limit) : "what the system gives";
   throw OutOfMemory(fmt::format("{}: out of memory: {} bytes requested with {} in use exceed {}", op, requested,
                                 stats.current, bound),
                     requested, stats.current, stats.limit);
-}
-
-/// nullptr where the system has no room.
-void* system_allocate(Device device, std::size_t bytes) {
-  return device.is_cpu() ? std::aligned_alloc(kAlignment, bytes) : device_backend::allocate(device.index, bytes);
-}
-
-void system_release(Device device, void* block) noexcept {
-  if (device.is_cpu()) std::free(block);
-  else device_backend::release(device.index, block);
-}
-
-void poison_bytes(Device device, void* block, std::size_t bytes) {
-  constexpr int kPoison = 0xFF;
-  if (device.is_cpu()) std::memset(block, kPoison, bytes);
-  else device_backend::set_bytes(device.index, block, kPoison, bytes);
 }
 
 /// One for each CUDA device; never destroyed.
@@ -60,9 +58,42 @@ const std::vector<std::unique_ptr<Allocator>>& cuda_allocators() {
 Allocator::~Allocator() { release_cache_locked(); }
 
 std::size_t Allocator::block_size(std::size_t bytes) {
-  if (bytes <= 8 * kAlignment) return std::max(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
-  const std::size_t step = std::bit_floor(bytes) / 8;
-  return (bytes + step - 1) / step * step;
+  return std::max(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+}
+
+/// False where the system has no room.
+bool Allocator::add_segment(Arena& arena, std::size_t size) {
+  const std::size_t held = small_.reserved() + large_.reserved();
+  std::size_t wanted = system_memory::segment_size(device_, size, large_.reserved());
+  if (stats_.limit) wanted = std::min(wanted, stats_.limit > held ? block_size(stats_.limit - held) : 0);
+  for (const std::size_t bytes : {std::max(size, wanted), size}) {
+    std::byte* segment = system_memory::allocate(device_, bytes);
+    if (!segment) continue;
+    ++stats_.system_allocations;
+    try {
+      arena.add_segment(segment, bytes);
+    } catch (...) {
+      system_memory::release(device_, segment);
+      throw;
+    }
+    if (device_.is_cpu()) set_accessible(segment, bytes, false);
+    return true;
+  }
+  return false;
+}
+
+/// nullptr where the system has no room.
+std::byte* Allocator::take(std::size_t size) {
+  Arena& arena = arena_for(size);
+  const std::size_t alignment = system_memory::alignment(device_);
+  const std::size_t room = (size + alignment - 1) / alignment * alignment + (device_.is_cpu() ? kGuard : 0);
+  if (std::byte* block = arena.take(room)) return block;
+  if (stats_.limit && small_.reserved() + large_.reserved() > stats_.limit - size) release_cache_locked();
+  if (!add_segment(arena, room)) {
+    release_cache_locked();
+    if (!add_segment(arena, room)) return nullptr;
+  }
+  return arena.take(room);
 }
 
 void* Allocator::allocate(std::size_t bytes) {
@@ -71,24 +102,12 @@ void* Allocator::allocate(std::size_t bytes) {
   if (size < bytes || (stats_.limit && (size > stats_.limit || stats_.current > stats_.limit - size))) {
     throw_out_of_memory(bytes, stats_);
   }
-  void* block = nullptr;
-  if (auto found = free_.find(size); found != free_.end() && !found->second.empty()) {
-    block = found->second.back();
-    found->second.pop_back();
-    stats_.cached -= size;
-  } else {
-    if (stats_.limit && stats_.current + stats_.cached > stats_.limit - size) release_cache_locked();
-    block = system_allocate(device_, size);
-    if (!block) {
-      release_cache_locked();
-      block = system_allocate(device_, size);
-    }
-    if (!block) throw_out_of_memory(bytes, stats_);
-    ++stats_.system_allocations;
-  }
+  std::byte* block = take(size);
+  if (!block) throw_out_of_memory(bytes, stats_);
   stats_.current += size;
   stats_.peak = std::max(stats_.peak, stats_.current);
-  if (poison_) poison_bytes(device_, block, size);
+  if (device_.is_cpu()) set_accessible(block, bytes, true);
+  if (poison_) system_memory::set_bytes(device_, block, 0xFF, bytes);
   return block;
 }
 
@@ -96,17 +115,15 @@ void Allocator::deallocate(void* block, std::size_t bytes) noexcept {
   const std::size_t size = block_size(bytes);
   std::lock_guard lock(mutex_);
   stats_.current -= size;
-  try {
-    free_[size].push_back(block);
-    stats_.cached += size;
-  } catch (...) {
-    system_release(device_, block);
-  }
+  if (device_.is_cpu()) set_accessible(block, size, false);
+  arena_for(size).give_back(static_cast<std::byte*>(block));
 }
 
 MemoryStats Allocator::stats() const {
   std::lock_guard lock(mutex_);
-  return stats_;
+  MemoryStats stats = stats_;
+  stats.cached = small_.reserved() + large_.reserved() - stats.current;
+  return stats;
 }
 
 void Allocator::reset_peak() {
@@ -135,11 +152,12 @@ void Allocator::release_cache() {
 }
 
 void Allocator::release_cache_locked() noexcept {
-  for (auto& [size, blocks] : free_) {
-    for (void* block : blocks) system_release(device_, block);
-    blocks.clear();
-  }
-  stats_.cached = 0;
+  const auto release = [this](std::byte* segment, std::size_t bytes) {
+    if (device_.is_cpu()) set_accessible(segment, bytes, true);
+    system_memory::release(device_, segment);
+  };
+  small_.drop_free_segments(release);
+  large_.drop_free_segments(release);
 }
 
 Allocator& allocator(Device device) {

@@ -2,10 +2,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <mutex>
-#include <vector>
 
+#include "tapecache/core/arena.h"
 #include "tapecache/core/device.h"
 
 namespace tapecache {
@@ -14,13 +13,14 @@ namespace tapecache {
 struct MemoryStats {
   std::size_t current = 0;  ///< bytes in use now
   std::size_t peak = 0;     ///< most bytes in use at once since the last reset_peak()
-  std::size_t cached = 0;   ///< bytes held free for reuse
+  std::size_t cached = 0;   ///< bytes held free for reuse; of the host's, many were never touched and take no memory yet
   std::size_t limit = 0;    ///< settable limit of bytes in use; 0 is no limit
   std::uint64_t system_allocations = 0;  ///< times the system was asked for memory
 };
 
-/// A caching allocator: freed blocks are kept by size and handed out again, so a steady-state step asks the system
-/// for nothing. Blocks are counted at their true (rounded) size. Thread-safe.
+/// A caching allocator: blocks are cut from large segments, and freed ones handed out again in any size, so a steady-state
+/// step asks the system for nothing and takes little more than what is in use at its peak. Blocks are counted at their true
+/// (rounded) size. Thread-safe.
 class Allocator {
  public:
   explicit Allocator(Device device = Device::cpu()) : device_(device) {}
@@ -39,24 +39,29 @@ class Allocator {
   void reset_peak();
   /// Takes into the present measurement a peak that was seen elsewhere.
   void raise_peak(std::size_t bytes);
-  /// Sets the most bytes that may be in use at once; 0 is no limit. Cached blocks count as soon as they would push
-  /// the total over it: they are returned to the system first.
+  /// Sets the most bytes that may be in use at once; 0 is no limit. Segments of which nothing is in use are returned to
+  /// the system before a new one would push the bytes held over it.
   void set_limit(std::size_t bytes);
-  /// Returns every cached block to the system.
+  /// Returns every segment of which nothing is in use to the system.
   void release_cache();
   /// Fills each block handed out with bytes 0xFF, a NaN in every floating type, so that a kernel that does not
   /// write all of its output, or reads it first, is found out. For tests.
   void set_poison(bool on);
 
-  /// The size a request is rounded to: a multiple of 64, at most an eighth above the request.
+  /// The size a request is rounded to: a multiple of 64.
   static std::size_t block_size(std::size_t bytes);
 
  private:
+  Arena& arena_for(std::size_t size) { return size <= kSmall ? small_ : large_; }
+  std::byte* take(std::size_t size);
+  bool add_segment(Arena& arena, std::size_t size);
   void release_cache_locked() noexcept;
+
+  static constexpr std::size_t kSmall = 64 << 10;
 
   Device device_;
   mutable std::mutex mutex_;
-  std::map<std::size_t, std::vector<void*>> free_;
+  Arena small_, large_;  // apart, so that a long-lived small block does not sit in the middle of a large free one
   MemoryStats stats_;
   bool poison_ = false;
 };

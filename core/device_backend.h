@@ -23,6 +23,8 @@ void require(const char* op, int device);
 /// Memory aligned to 256 bytes, or nullptr where the device has no room.
 void* allocate(int device, std::size_t bytes);
 void release(int device, void* memory) noexcept;
+/// Whether blocks should be cut from large pieces of memory, which is faster, and not be pieces of their own.
+bool shares_segments(int device);
 
 /// The host memory may be changed as soon as this returns.
 void copy_to_device(int device, void* to, const void* from, std::size_t bytes);

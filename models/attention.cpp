@@ -20,14 +20,19 @@ MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t widt
 
 Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionOptions& options,
                                         const Variable& residual) const {
-  const Variable qkv = ops::joined_linear(x, weights(), biases());
-  return out_(ops::attention(qkv, heads_, options), residual);
+  return attend(project(x), options, residual);
 }
 
-Variable MultiHeadAttention::after(const LayerNorm& norm, const Variable& x, const ops::AttentionOptions& options,
-                                   const Variable& residual) const {
-  const Variable qkv = ops::normalized_linear(x, norm, weights(), biases());
-  return out_(ops::attention(qkv, heads_, options), residual);
+Variable MultiHeadAttention::project(const Variable& x) const { return ops::joined_linear(x, weights(), biases()); }
+
+ops::NormalizedLinear MultiHeadAttention::project(const LayerNorm& norm, const Variable& x) const {
+  return ops::normalized_linear(x, norm, weights(), biases());
+}
+
+Variable MultiHeadAttention::attend(const Variable& qkv, const ops::AttentionOptions& options,
+                                    const Variable& residual, const TokenChoice& choice) const {
+  const Variable attended = ops::attention(qkv, heads_, options);
+  return out_(choice ? choice(attended) : attended, residual);
 }
 
 }  // namespace tapecache::models

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 
 #include "tapecache/models/layers.h"
 #include "tapecache/ops/attention.h"
@@ -13,6 +14,9 @@ struct AttentionNames {
   const char *query = "q_proj", *key = "k_proj", *value = "v_proj", *out = "out_proj";
 };
 
+/// Picks one token of each sample: x [batch, tokens, width] to [batch, width], as `ops::cls_pool` does.
+using TokenChoice = std::function<Variable(const Variable& x)>;
+
 /// Multi-head self-attention [batch, tokens, width], plus the residual where there is one.
 class MultiHeadAttention {
  public:
@@ -21,9 +25,12 @@ class MultiHeadAttention {
                      const AttentionNames& names = {});
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {},
                       const Variable& residual = {}) const;
-  /// Of norm(x), which backward computes again.
-  Variable after(const LayerNorm& norm, const Variable& x, const ops::AttentionOptions& options = {},
-                 const Variable& residual = {}) const;
+  /// Its first half: queries, keys and values side by side, of x or of norm(x), which backward computes again.
+  Variable project(const Variable& x) const;
+  ops::NormalizedLinear project(const LayerNorm& norm, const Variable& x) const;
+  /// Its second half, from those; where `choice` is set, the output projection is of the chosen tokens alone.
+  Variable attend(const Variable& qkv, const ops::AttentionOptions& options = {}, const Variable& residual = {},
+                  const TokenChoice& choice = {}) const;
 
  private:
   std::array<Variable, 3> weights() const { return {q_.weight, k_.weight, v_.weight}; }

@@ -1,6 +1,8 @@
 #include "tapecache/models/bert.h"
 
+#include <optional>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -41,19 +43,29 @@ BertBlock::BertBlock(const Builder& builder, const TransformerConfig& config)
       dropout_(builder, config.dropout),
       drop_path_(builder, config.drop_path) {}
 
-Variable BertBlock::forward(const Variable& x, const ops::AttentionOptions& options) const {
-  const Variable attended = norm1_(drop_path_(dropout_(attention_(x, options))), x);
-  const Variable mlp = output_.after(activation_, intermediate_(attended));
-  return norm2_(drop_path_(dropout_(mlp)), attended);
+Variable BertBlock::forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options) const {
+  const bool drops = dropout_.active() || drop_path_.active();
+  const auto [qkv, input] =
+      before ? attention_.project(*before, x) : ops::NormalizedLinear{attention_.project(x), x};
+  const Variable attended = drops ? ops::add(input, drop_path_(dropout_(attention_.attend(qkv, options))))
+                                  : attention_.attend(qkv, options, input);
+  const auto [hidden, normalized] = intermediate_.after(norm1_, attended);
+  return drops ? ops::add(normalized, drop_path_(dropout_(output_.after(activation_, hidden))))
+               : output_.after(activation_, hidden, normalized);
+}
+
+Variable BertBlock::sum(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options) const {
+  if (!checkpoint_) return forward(x, before, options);
+  // By value: the replay in backward may come when this block's caller is gone.
+  const auto replay = [block = *this, norm = before ? std::optional(*before) : std::nullopt,
+                       options](std::span<const Variable> inputs) {
+    return std::vector<Variable>{block.forward(inputs[0], norm ? &*norm : nullptr, options)};
+  };
+  return checkpoint(replay, std::span(&x, 1)).front();
 }
 
 Variable BertBlock::operator()(const Variable& x, const ops::AttentionOptions& options) const {
-  if (!checkpoint_) return forward(x, options);
-  // By value: the replay in backward may come when this block's caller is gone.
-  const auto replay = [block = *this, options](std::span<const Variable> inputs) {
-    return std::vector<Variable>{block.forward(inputs[0], options)};
-  };
-  return checkpoint(replay, std::span(&x, 1)).front();
+  return norm2_(sum(x, nullptr, options));
 }
 
 Bert::Bert(const Builder& builder, const BertConfig& config)
@@ -72,8 +84,14 @@ Variable Bert::operator()(const TokenBatch& tokens) const {
   check_tokens("bert", tokens, config_.max_tokens, config_.vocabulary);
   const Variable positions = ops::slice(positions_.weight, 0, 0, tokens.ids.size(1));
   const Variable places = ops::add(positions, ops::slice(types_.weight, 0, 0, 1));
-  Variable x = dropout_(norm_(ops::add(words_(tokens.ids), places)));
-  for (const BertBlock& block : blocks_) x = block(x, {.valid = tokens.valid});
+  Variable x = ops::add(words_(tokens.ids), places);
+  const LayerNorm* norm = &norm_;  // that x still has before it
+  if (dropout_.active()) x = dropout_((*std::exchange(norm, nullptr))(x));
+  for (const BertBlock& block : blocks_) {
+    x = block.sum(x, norm, {.valid = tokens.valid});
+    norm = &block.last_norm();
+  }
+  x = (*norm)(x);
   return config_.pooling == BertPooling::kCls ? ops::cls_pool(x) : ops::mean_pool(x, tokens.valid);
 }
 

@@ -31,8 +31,13 @@ class BertBlock {
   BertBlock(const Builder& builder, const TransformerConfig& config);
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {}) const;
 
+  /// The block without its last norm, which the next block can join to its own products so that no norm is kept: of x, or of
+  /// before(x) where there is such a norm.
+  Variable sum(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options = {}) const;
+  const LayerNorm& last_norm() const { return norm2_; }
+
  private:
-  Variable forward(const Variable& x, const ops::AttentionOptions& options) const;
+  Variable forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options) const;
 
   Activation activation_;
   bool checkpoint_;

@@ -33,7 +33,7 @@ class Linear {
   Variable operator()(const Variable& x, const Variable& residual = {}) const;
   /// Of activation(x), or of norm(x), which backward computes again.
   Variable after(Activation activation, const Variable& x, const Variable& residual = {}) const;
-  Variable after(const LayerNorm& norm, const Variable& x) const;
+  ops::NormalizedLinear after(const LayerNorm& norm, const Variable& x) const;
 
   Parameter weight, bias;
 

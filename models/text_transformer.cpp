@@ -19,10 +19,11 @@ Variable TextTransformer::operator()(const TokenBatch& tokens) const {
   check_tokens("text transformer", tokens, config_.max_tokens, config_.vocabulary);
   const Variable positions = ops::slice(positions_.weight, 0, 0, tokens.ids.size(1));
   const Variable embedded = ops::add(token_embedding_(tokens.ids), positions);
-  const Variable encoded = encoder_(embedded, {.causal = config_.causal, .valid = tokens.valid});
+  const ops::AttentionOptions options{.causal = config_.causal, .valid = tokens.valid};
+  if (config_.pooling == TextPooling::kMean) return ops::mean_pool(final_norm_(encoder_(embedded, options)), tokens.valid);
   // The norm works on each token alone, so it may follow the choice of the last one.
-  if (config_.pooling == TextPooling::kLastToken) return final_norm_(ops::last_token_pool(encoded, tokens.valid));
-  return ops::mean_pool(final_norm_(encoded), tokens.valid);
+  const TokenChoice last = [valid = tokens.valid](const Variable& x) { return ops::last_token_pool(x, valid); };
+  return final_norm_(encoder_(embedded, options, last));
 }
 
 }  // namespace tapecache::models

@@ -31,20 +31,23 @@ TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConf
       dropout_(builder, config.dropout),
       drop_path_(builder, config.drop_path) {}
 
-Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOptions& options) const {
+Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOptions& options,
+                                   const TokenChoice& choice) const {
+  const Variable qkv = attention_.project(norm1_, x).y, chosen = choice ? choice(x) : x;
   if (dropout_.active() || drop_path_.active()) {
-    const Variable attended = ops::add(x, drop_path_(dropout_(attention_.after(norm1_, x, options))));
-    return ops::add(attended, drop_path_(dropout_(fc2_.after(activation_, fc1_.after(norm2_, attended)))));
+    const Variable attended = ops::add(chosen, drop_path_(dropout_(attention_.attend(qkv, options, {}, choice))));
+    return ops::add(attended, drop_path_(dropout_(fc2_.after(activation_, fc1_.after(norm2_, attended).y))));
   }
-  const Variable attended = attention_.after(norm1_, x, options, x);
-  return fc2_.after(activation_, fc1_.after(norm2_, attended), attended);
+  const Variable attended = attention_.attend(qkv, options, chosen, choice);
+  return fc2_.after(activation_, fc1_.after(norm2_, attended).y, attended);
 }
 
-Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options) const {
-  if (!checkpoint_) return forward(x, options);
+Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options,
+                                      const TokenChoice& choice) const {
+  if (!checkpoint_) return forward(x, options, choice);
   // By value: the replay in backward may come when this block's caller is gone.
-  const auto replay = [block = *this, options](std::span<const Variable> inputs) {
-    return std::vector<Variable>{block.forward(inputs[0], options)};
+  const auto replay = [block = *this, options, choice](std::span<const Variable> inputs) {
+    return std::vector<Variable>{block.forward(inputs[0], options, choice)};
   };
   return checkpoint(replay, std::span(&x, 1)).front();
 }
@@ -59,8 +62,9 @@ TransformerEncoder::TransformerEncoder(const Builder& builder, const Transformer
   }
 }
 
-Variable TransformerEncoder::operator()(Variable x, const ops::AttentionOptions& options) const {
-  for (const TransformerBlock& block : blocks_) x = block(x, options);
+Variable TransformerEncoder::operator()(Variable x, const ops::AttentionOptions& options,
+                                        const TokenChoice& choice) const {
+  for (const TransformerBlock& block : blocks_) x = block(x, options, &block == &blocks_.back() ? choice : TokenChoice());
   return x;
 }
 

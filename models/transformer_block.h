@@ -29,10 +29,12 @@ struct TransformerConfig {
 class TransformerBlock {
  public:
   TransformerBlock(const Builder& builder, const TransformerConfig& config);
-  Variable operator()(const Variable& x, const ops::AttentionOptions& options = {}) const;
+  /// Of the chosen tokens alone where `choice` is set: what follows the attention works on each token by itself, so the
+  /// last block of a stack need not compute what is not pooled.
+  Variable operator()(const Variable& x, const ops::AttentionOptions& options = {}, const TokenChoice& choice = {}) const;
 
  private:
-  Variable forward(const Variable& x, const ops::AttentionOptions& options) const;
+  Variable forward(const Variable& x, const ops::AttentionOptions& options, const TokenChoice& choice) const;
 
   Activation activation_;
   bool checkpoint_;
@@ -49,7 +51,8 @@ class TransformerEncoder {
  public:
   /// Throws ValueError for sizes below 1.
   TransformerEncoder(const Builder& builder, const TransformerConfig& config);
-  Variable operator()(Variable x, const ops::AttentionOptions& options = {}) const;
+  /// [batch, tokens, width], or [batch, width] where `choice` is set.
+  Variable operator()(Variable x, const ops::AttentionOptions& options = {}, const TokenChoice& choice = {}) const;
 
  private:
   std::vector<TransformerBlock> blocks_;

@@ -59,8 +59,8 @@ Variable VisionTransformer::operator()(const Variable& images) const {
   const Variable zeros(Tensor::zeros({batch, 1, width}, patches.dtype(), patches.device()));
   const std::array<Variable, 2> tokens{ops::add(zeros, class_embedding_), patches};
   const Variable embedded = ops::add(ops::concat(tokens, 1), positions_.weight);
+  if (config_.pooling == VisionPooling::kCls) return post_norm_(encoder_(pre_norm_(embedded), {}, ops::cls_pool));
   const Variable encoded = encoder_(pre_norm_(embedded));
-  if (config_.pooling == VisionPooling::kCls) return post_norm_(ops::cls_pool(encoded));
   return post_norm_(ops::mean_pool(ops::slice(encoded, 1, 1, encoded.size(1))));
 }
 

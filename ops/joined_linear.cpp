@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <type_traits>
 #include <vector>
 
 #include <fmt/format.h>
@@ -82,14 +83,15 @@ void multiply_parts(const char* op, const Parts& parts, const Tensor& input, std
   }
 }
 
-/// dX = Σ dYᵢ Wᵢ, the weights saved from `first` on.
+/// dX = Σ dYᵢ Wᵢ + residual, the weights being saved first.
 template <class T>
-void input_gradient(const char* op, Backward& ctx, const Parts& parts, const Tensor& dy, std::size_t first, Tensor& dx,
-                    Mode mode) {
+void input_gradient(const char* op, Backward& ctx, const Parts& parts, const Tensor& dy, const Tensor& residual,
+                    Tensor& dx, Mode mode) {
   const std::int64_t rows = detail::rows_of(dy.shape()), in = dx.size(-1);
   for (std::size_t i = 0; i < parts.count; ++i) {
     detail::gemm<T>(op, {.m = rows, .n = in, .k = parts.width[i], .pitch_a = parts.total},
-                    from_column(dy, parts.first[i]), ctx.saved(first + i), {}, {}, dx, i == 0 ? mode : Mode::kAccumulate);
+                    from_column(dy, parts.first[i]), ctx.saved(i), {}, i == 0 ? residual : Tensor(), dx,
+                    i == 0 ? mode : Mode::kAccumulate);
   }
 }
 
@@ -151,43 +153,52 @@ Variable joined_linear(const Variable& x, std::span<const Variable> weights, std
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
       if (ctx.needs(0)) {
         GradientTarget dx = ctx.gradient(0);
-        input_gradient<T>(kOp, ctx, parts, low_dy, 0, dx.tensor, detail::mode_of(dx));
+        input_gradient<T>(kOp, ctx, parts, low_dy, {}, dx.tensor, detail::mode_of(dx));
       }
       parameter_gradients<T>(kOp, ctx, parts, dy, low_dy, operand, 1);
     });
   });
 }
 
-Variable normalized_linear(const Variable& x, const Norm& norm, std::span<const Variable> weights,
-                           std::span<const Variable> biases) {
+NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::span<const Variable> weights,
+                                   std::span<const Variable> biases) {
   constexpr const char* kOp = "normalized_linear";
   const OpScope scope(kOp);
   const Parts parts = checked_parts(kOp, x, weights, biases);
   detail::require_norm(kOp, x, norm.weight, norm.bias, norm.epsilon);
   std::vector<Tensor> saved = operands_of(kOp, weights);
   Tensor y = Tensor::empty(x.shape().with(-1, parts.total), x.dtype(), x.device());
+  const Normalized normalized = normalize(kOp, x.value(), norm.weight.value(), norm.bias.value(), norm.epsilon);
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    const Normalized normalized = normalize(kOp, x.value(), norm.weight.value(), norm.bias.value(), norm.epsilon);
     multiply_parts<T>(kOp, parts, detail::operand_of(kOp, normalized.y), saved, biases, y);
   });
   saved.insert(saved.end(), {x.value(), norm.weight.value(), norm.bias.value()});
   const std::vector<Variable> inputs = inputs_of({x, norm.weight, norm.bias}, weights, biases);
   const double epsilon = norm.epsilon;
-  return record(kOp, std::move(y), inputs, std::move(saved), [=](Backward& ctx) {
-    // h = layer_norm(x), again; dH = Σ dYᵢ Wᵢ, and from there as layer_norm's derivative
-    const Tensor &dy = ctx.output_gradient(), &input = ctx.saved(parts.count), &gamma = ctx.saved(parts.count + 1);
+  const auto derivative = [=](Backward& ctx) {
+    // h = layer_norm(x), again; dH += Σ dYᵢ Wᵢ, and from there as layer_norm's derivative
+    const Tensor &dy = ctx.output_gradient(0), &input = ctx.saved(parts.count), &gamma = ctx.saved(parts.count + 1);
     const Normalized h = normalize(kOp, input, gamma, ctx.saved(parts.count + 2), epsilon);
-    const Tensor low_dy = detail::in_type_of(kOp, ctx.saved(0), dy);
-    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+    const Tensor low_dy = dy.defined() ? detail::in_type_of(kOp, ctx.saved(0), dy) : dy;
+    dispatch_floating(kOp, input.dtype(), [&]<class T>() {
       if (ctx.needs(0) || ctx.needs(1) || ctx.needs(2)) {
-        Tensor dh = Tensor::empty(input.shape(), dy.dtype(), dy.device());
-        input_gradient<T>(kOp, ctx, parts, low_dy, 0, dh, Mode::kWrite);
+        Tensor dh = ctx.output_gradient(1);
+        if (dy.defined()) {
+          const Tensor residual = dh;
+          dh = Tensor::empty(input.shape(), dy.dtype(), dy.device());
+          input_gradient<T>(kOp, ctx, parts, low_dy, residual, dh, Mode::kWrite);
+        }
         detail::layer_norm_gradient<T>(kOp, ctx, input, gamma, h.mean, h.rstd, dh,
                                        ctx.needs(0) ? ctx.gradient(0) : GradientTarget());
       }
+      if (!dy.defined()) return;
       parameter_gradients<T>(kOp, ctx, parts, dy, low_dy, detail::in_type_of(kOp, ctx.saved(0), h.y), 3);
     });
-  });
+  };
+  static_assert(std::is_trivially_copyable_v<decltype(derivative)>);
+  std::vector<Variable> outputs =
+      Tape::append(kOp, {std::move(y), normalized.y}, inputs, std::move(saved), derivative);
+  return {std::move(outputs[0]), std::move(outputs[1])};
 }
 
 }  // namespace tapecache::ops

@@ -27,8 +27,13 @@ struct Norm {
   double epsilon = 1e-5;
 };
 
+struct NormalizedLinear {
+  Variable y;           ///< joined_linear of the norm
+  Variable normalized;  ///< the norm itself, for what else reads it
+};
+
 /// joined_linear of layer_norm(x). Backward keeps x and computes its norm again: one tensor less than the two ops keep.
-Variable normalized_linear(const Variable& x, const Norm& norm, std::span<const Variable> weights,
+NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::span<const Variable> weights,
                            std::span<const Variable> biases = {});
 
 }  // namespace tapecache::ops

@@ -4,41 +4,32 @@
 
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/checks.h"
-#include "tapecache/ops/layout.h"
-#include "tapecache/ops/linear.h"
+#include "tapecache/ops/gemm.h"
+#include "tapecache/ops/low_precision.h"
 
 namespace tapecache::ops {
 
+using kernels::KernelTable;
+using kernels::Mode;
+
 namespace {
 
-using kernels::KernelTable;
+constexpr const char* kOp = "patch_embedding";
 
-/// Images [batch, channels, height, width] as rows of patches [batch, patches, channels · patch · patch].
-Variable patches(const Variable& images, std::int64_t patch) {
-  constexpr const char* kOp = "patch_embedding";
+/// Images [batch, channels, height, width] as rows of patches [batch · patches, channels · patch · patch].
+Tensor patches(const Tensor& images, std::int64_t patch) {
   const std::int64_t batch = images.size(0), channels = images.size(1), height = images.size(2),
                      width = images.size(3);
-  Tensor rows = Tensor::empty({batch, (height / patch) * (width / patch), channels * patch * patch}, images.dtype(),
+  Tensor rows = Tensor::empty({batch * (height / patch) * (width / patch), channels * patch * patch}, images.dtype(),
                               images.device());
   dispatch_floating(kOp, images.dtype(), [&]<class T>() {
     kernels::find(&KernelTable<T>::patches, kOp, images.device())(batch, channels, height, width, patch,
-                                                                  images.value().data<T>(), rows.mutable_data<T>());
+                                                                  images.data<T>(), rows.mutable_data<T>());
   });
-  return record("patches", std::move(rows), {images}, {}, [=](Backward& ctx) {
-    const Tensor& dy = ctx.output_gradient();
-    GradientTarget dx = ctx.gradient(0);
-    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::patches_backward, kOp, dy.device())(
-          batch, channels, height, width, patch, dy.data<T>(), dx.tensor.mutable_data<T>(), detail::mode_of(dx));
-    });
-  });
+  return rows;
 }
 
-}  // namespace
-
-Variable patch_embedding(const Variable& images, const Variable& weight, const Variable& bias) {
-  constexpr const char* kOp = "patch_embedding";
-  const OpScope scope(kOp);
+void check(const Variable& images, const Variable& weight, const Variable& bias) {
   detail::require_floating(kOp, "images", images, 4);
   detail::require_alike(kOp, images, "weight", weight);
   if (images.rank() != 4 || weight.rank() != 4 || weight.size(1) != images.size(1) ||
@@ -55,8 +46,45 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
     detail::require_alike(kOp, images, "bias", bias);
     detail::require_shape(kOp, "bias", bias.shape(), {weight.size(0)});
   }
-  const Variable flat_weight = reshape(weight, {weight.size(0), weight.shape().product(1, 4)});
-  return linear(patches(images, patch), flat_weight, bias);
+}
+
+}  // namespace
+
+Variable patch_embedding(const Variable& images, const Variable& weight, const Variable& bias) {
+  const OpScope scope(kOp);
+  check(images, weight, bias);
+  const std::int64_t batch = images.size(0), channels = images.size(1), height = images.size(2),
+                     width = images.size(3), patch = weight.size(2), out = weight.size(0);
+  const std::int64_t in = channels * patch * patch, rows = batch * (height / patch) * (width / patch);
+  Tensor y = Tensor::empty({batch, (height / patch) * (width / patch), out}, images.dtype(), images.device());
+  const Tensor w = detail::operand_of(kOp, weight.value());
+  dispatch_floating(kOp, images.dtype(), [&]<class T>() {
+    detail::gemm<T>(kOp, {1, rows, out, in, false, true}, detail::operand_of(kOp, patches(images.value(), patch)), w,
+                    bias.value(), {}, y, Mode::kWrite);
+  });
+  return record(kOp, std::move(y), {images, weight, bias}, {images.value(), w}, [=](Backward& ctx) {
+    const Tensor& dy = ctx.output_gradient();
+    const Tensor low_dy = detail::in_type_of(kOp, ctx.saved(1), dy);
+    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+      if (ctx.needs(0)) {  // dP = dY W, put back where the patches were
+        Tensor dpatches = Tensor::empty({rows, in}, dy.dtype(), dy.device());
+        detail::gemm<T>(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dpatches, Mode::kWrite);
+        GradientTarget dx = ctx.gradient(0);
+        kernels::find(&KernelTable<T>::patches_backward, kOp, dy.device())(
+            batch, channels, height, width, patch, dpatches.data<T>(), dx.tensor.mutable_data<T>(), detail::mode_of(dx));
+      }
+      if (ctx.needs(1)) {  // dW = dYᵀ P, the patches taken again
+        GradientTarget dw = ctx.gradient(1);
+        const Tensor again = detail::in_type_of(kOp, ctx.saved(1), patches(ctx.saved(0), patch));
+        detail::gemm<T>(kOp, {1, out, in, rows, true, false}, low_dy, again, {}, {}, dw.tensor, detail::mode_of(dw));
+      }
+      if (ctx.needs(2)) {  // db = Σ_rows dY
+        GradientTarget db = ctx.gradient(2);
+        kernels::find(&KernelTable<T>::reduce, kOp, dy.device())(kernels::ReduceOp::kSum, 1, rows, out, dy.data<T>(),
+                                                                 db.tensor.mutable_data<T>(), detail::mode_of(db));
+      }
+    });
+  });
 }
 
 }  // namespace tapecache::ops

@@ -128,7 +128,7 @@ OpRow joined_row(std::string name, const Shape& x, std::vector<std::int64_t> out
           .op =
               [=](std::span<const Variable> v) {
                 const auto weights = v.subspan(first, count), biases = v.subspan(first + count);
-                return normalized ? ops::normalized_linear(v[0], {v[1], v[2], 1e-5}, weights, biases)
+                return normalized ? ops::normalized_linear(v[0], {v[1], v[2], 1e-5}, weights, biases).y
                                   : ops::joined_linear(v[0], weights, biases);
               },
           .reference =
@@ -140,6 +140,21 @@ OpRow joined_row(std::string name, const Shape& x, std::vector<std::int64_t> out
                 }
                 return side_by_side(parts);
               }};
+}
+
+/// Both results of normalized_linear, as a post-norm block uses them.
+OpRow norm_used_twice_row() {
+  OpRow row = joined_row("normalized_linear_and_its_norm", {2, 3, 4}, {3, 1}, true, true);
+  row.large = joined_row("", {515, 96}, {64, 32}, true, true).inputs;
+  row.op = [](std::span<const Variable> v) {
+    const auto [y, normalized] =
+        ops::normalized_linear(v[0], {v[1], v[2], 1e-5}, v.subspan(3, 2), v.subspan(5, 2));
+    return ops::add(y, normalized);
+  };
+  row.reference = [products = row.reference](std::span<const NaiveArray> v) {
+    return naive_binary(products(v), naive_layer_norm(v[0], v[1], v[2], 1e-5), std::plus());
+  };
+  return row;
 }
 
 void add_joined_linear_rows(std::vector<OpRow>& rows) {
@@ -158,6 +173,8 @@ void add_joined_linear_rows(std::vector<OpRow>& rows) {
     rows.push_back(joined_row(name + "_of_vector", {4}, {3, 2}, true, normalized));
     rows.push_back(joined_row(name + "_no_rows", {0, 4}, {3, 2}, true, normalized));
   }
+
+  rows.push_back(norm_used_twice_row());
 
   // One of the biases is left out.
   OpRow row = joined_row("joined_linear_without_a_bias", {5, 4}, {3, 2}, false, false);

@@ -26,7 +26,7 @@ BOOST_AUTO_TEST_CASE(block_sizes) {
     const std::size_t size = Allocator::block_size(bytes);
     BOOST_CHECK_EQUAL(size % 64, 0u);
     BOOST_CHECK_GE(size, bytes);
-    BOOST_CHECK_LE(size, std::max<std::size_t>(bytes + 64, bytes + bytes / 8));
+    BOOST_CHECK_LT(size, bytes + 64);
     BOOST_CHECK_EQUAL(Allocator::block_size(size), size);
   }
 }
@@ -40,13 +40,13 @@ BOOST_AUTO_TEST_CASE(counters) {
   BOOST_CHECK_EQUAL(own.stats().current, size_a + size_b);
   own.deallocate(a, 1000);
   BOOST_CHECK_EQUAL(own.stats().current, size_b);
-  BOOST_CHECK_EQUAL(own.stats().cached, size_a);
+  BOOST_CHECK_GE(own.stats().cached, size_a);
   BOOST_CHECK_EQUAL(own.stats().peak, size_a + size_b);
   own.reset_peak();
   BOOST_CHECK_EQUAL(own.stats().peak, size_b);
   void* again = own.allocate(990);
   BOOST_CHECK(again == a);
-  BOOST_CHECK_EQUAL(own.stats().system_allocations, 2u);
+  BOOST_CHECK_EQUAL(own.stats().system_allocations, 1u);
   own.deallocate(again, 990);
   own.deallocate(b, 100);
   BOOST_CHECK_EQUAL(own.stats().current, 0u);
@@ -75,9 +75,8 @@ BOOST_AUTO_TEST_CASE(the_limit_holds) {
   BOOST_CHECK_THROW(own.allocate(1), OutOfMemory);
   own.deallocate(a, 512);
   own.deallocate(b, 512);
-  // Cached blocks of another size give way.
   void* whole = own.allocate(1024);
-  BOOST_CHECK_EQUAL(own.stats().cached, 0u);
+  BOOST_CHECK_EQUAL(own.stats().current, 1024u);
   own.deallocate(whole, 1024);
   own.set_limit(0);
   void* larger = own.allocate(4096);

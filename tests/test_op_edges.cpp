@@ -8,6 +8,7 @@
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/pooling.h"
 #include "tapecache/ops/reduce.h"
@@ -171,6 +172,24 @@ BOOST_AUTO_TEST_CASE(inputs_are_left_unchanged) {
     }
     BOOST_CHECK_MESSAGE(same_bits(cotangent, kept), row.name << " changed its cotangent");
   }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(joined)
+
+BOOST_AUTO_TEST_CASE(a_norm_used_without_its_products) {
+  const Tensor x = random_values({3, 4}, 1), weight = random_values({4}, 2), bias = random_values({4}, 3);
+  const std::vector<double> expected = gradient_of_sum(x, [&](const Variable& v) {
+    return ops::exp(ops::layer_norm(v, weight, bias));
+  });
+  Tape tape;
+  const Variable leaf = tape.leaf(x), product = tape.leaf(random_values({2, 4}, 4));
+  const Recording recording(tape);
+  const auto joined = ops::normalized_linear(leaf, {weight, bias}, std::span(&product, 1));
+  tape.backward(ops::sum(ops::exp(joined.normalized)));
+  BOOST_CHECK_LE(max_difference(doubles(tape.gradient(leaf)), expected), 1e-14);
+  BOOST_CHECK(!tape.gradient(product).defined());
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -44,12 +44,14 @@ Tensor random_ids(const Shape& shape, std::int64_t below, std::uint32_t seed) {
   return ids;
 }
 
-/// Of a stack over rows [samples · tokens, width], forward and backward.
-double transformer_flops(const models::TransformerConfig& c, std::int64_t samples, std::int64_t tokens) {
+/// Of a stack over rows [samples · tokens, width], forward and backward; without what the last block need not compute
+/// where one token a sample is chosen.
+double transformer_flops(const models::TransformerConfig& c, std::int64_t samples, std::int64_t tokens, bool chosen) {
   const auto rows = static_cast<double>(samples * tokens), width = static_cast<double>(c.width);
-  const double weights = 4 * width * width + 2 * width * static_cast<double>(c.mlp_width);
-  const double attention = 2 * width * static_cast<double>(tokens);
-  return 3 * 2 * rows * static_cast<double>(c.layers) * (weights + attention);
+  const double projections = 3 * width * width + 2 * width * static_cast<double>(tokens);
+  const double by_token = width * width + 2 * width * static_cast<double>(c.mlp_width);
+  const double left_out = chosen ? static_cast<double>(samples * (tokens - 1)) * by_token : 0;
+  return 3 * 2 * (rows * static_cast<double>(c.layers) * (projections + by_token) - left_out);
 }
 
 std::int64_t patches(const models::VisionConfig& c) {
@@ -60,7 +62,7 @@ double vision_flops(const models::VisionConfig& c, std::int64_t samples) {
   const auto patch_values = static_cast<double>(c.channels * c.patch_size * c.patch_size);
   // No gradient goes to the images.
   const double embedding = 2 * 2 * static_cast<double>(samples * patches(c) * c.encoder.width) * patch_values;
-  return embedding + transformer_flops(c.encoder, samples, patches(c) + 1);
+  return embedding + transformer_flops(c.encoder, samples, patches(c) + 1, true);
 }
 
 models::TransformerConfig encoder(std::int64_t width, std::int64_t layers, std::int64_t heads,
@@ -115,7 +117,7 @@ class ClipWorkload : public Workload {
     const models::TextConfig text = config().text;
     inputs = {{"images", random_images(samples, config().vision.image_size)},
               {"ids", random_ids({samples, text.max_tokens}, text.vocabulary, 3)}};
-    flops = vision_flops(config().vision, samples) + transformer_flops(text.encoder, samples, text.max_tokens);
+    flops = vision_flops(config().vision, samples) + transformer_flops(text.encoder, samples, text.max_tokens, true);
   }
   double loss_and_gradients() override {
     if (chunk_ == 0) {
@@ -128,8 +130,8 @@ class ClipWorkload : public Workload {
         {"image", inputs.at("images"), [this](const Tensor& x) { return clip_.encode_image(x); }},
         {"text", models::TokenBatch{inputs.at("ids"), {}},
          [this](const models::TokenBatch& x) { return clip_.encode_text(x); }}};
-    // The tape of the chunk forwarded last costs no memory that its backward, which comes first, would not need.
-    gradcache::StepOptions options{.memory_plan = gradcache::MemoryPlan{{chunk_, chunk_}, 1}, .autocast = precision_};
+    // The tapes of the two chunks forwarded last cost no memory: they are gone before the last gradients come.
+    gradcache::StepOptions options{.memory_plan = gradcache::MemoryPlan{{chunk_, chunk_}, 2}, .autocast = precision_};
     return gradcache::cached_step(
                towers, [this](auto r) { return gradcache::clip_loss(r[0], r[1], clip_.logit_scale()); }, options)
         .loss;
@@ -156,7 +158,7 @@ class SentenceWorkload : public Workload {
     const models::BertConfig config;
     inputs = {{"queries", random_ids({pairs, tokens}, config.vocabulary, 4)},
               {"documents", random_ids({pairs, tokens}, config.vocabulary, 5)}};
-    flops = 2 * transformer_flops(config.encoder, pairs, tokens);
+    flops = 2 * transformer_flops(config.encoder, pairs, tokens, false);
   }
   double loss_and_gradients() override {
     return take_step(precision_, [&] {

@@ -143,6 +143,9 @@ void* allocate(int device, std::size_t bytes) {
 // It waits for the device, so no kernel is left that uses the memory.
 void release(int, void* memory) noexcept { cudaFree(memory); }
 
+// The emulation guards the bounds of each piece.
+bool shares_segments(int device) { return name(device) != "emulated"; }
+
 // CUDA copies from pageable memory, which the host's tensors are in, before it returns.
 void copy_to_device(int device, void* to, const void* from, std::size_t bytes) {
   copy_bytes(device, to, from, bytes, cudaMemcpyHostToDevice, "a copy to the device");

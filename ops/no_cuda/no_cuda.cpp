@@ -25,6 +25,7 @@ void require(const char* op, int device) {
 std::string name(int) { throw_no_cuda("name"); }
 void* allocate(int, std::size_t) { throw_no_cuda("allocate"); }
 void release(int, void*) noexcept {}
+bool shares_segments(int) { throw_no_cuda("shares_segments"); }
 void copy_to_device(int, void*, const void*, std::size_t) { throw_no_cuda("copy_to_device"); }
 void copy_to_host(int, void*, const void*, std::size_t) { throw_no_cuda("copy_to_host"); }
 void copy(int, void*, const void*, std::size_t) { throw_no_cuda("copy"); }
