@@ -166,6 +166,8 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
   return emulation::shuffle(mask, value, lane % w >= delta ? lane - delta : lane);
 }
 
+inline int __popc(unsigned bits) { return std::popcount(bits); }
+
 template <class T>
 T __ldg(const T* p) {
   return *p;
