@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include "tapecache/ops/kernels.h"
 
 namespace tapecache::kernels::cuda {

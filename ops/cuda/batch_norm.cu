@@ -1,0 +1,155 @@
+#include <cmath>
+
+#include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/pair.cuh"
+#include "tapecache/ops/cuda/sum_terms.cuh"
+
+namespace tapecache::kernels::cuda {
+
+namespace {
+
+__device__ std::int64_t channel_of(const Channels& layout, std::int64_t at) { return at / layout.inner % layout.count; }
+
+/// Where value k of channel i is.
+__device__ std::int64_t place(const Channels& layout, std::int64_t i, std::int64_t k) {
+  if (layout.inner == 1) return k * layout.count + i;
+  return (k / layout.inner * layout.count + i) * layout.inner + k % layout.inner;
+}
+
+/// to[i] = factor · Σ term(i, k) over the values k of channel i.
+template <class T, class Term>
+void channel_sums(const Channels& layout, const Term& term, T factor, T* to) {
+  sum_terms(layout.count, layout.outer * layout.inner, layout.inner == 1 ? Adjacent::kSums : Adjacent::kTerms, term, factor,
+            to, Mode::kWrite);
+}
+
+template <class T>
+struct Value {
+  Channels layout;
+  const T* x;
+  __device__ T operator()(std::int64_t i, std::int64_t k) const { return x[place(layout, i, k)]; }
+};
+
+/// The distance from the mean, and its square.
+template <class T>
+struct Deviation {
+  Channels layout;
+  const T *x, *mean;
+  __device__ Pair<T> operator()(std::int64_t i, std::int64_t k) const {
+    const T d = x[place(layout, i, k)] - mean[i];
+    return {d, d * d};
+  }
+};
+
+/// dy, and dy (x - mean).
+template <class T>
+struct GradientTerm {
+  Channels layout;
+  const T *x, *mean, *dy;
+  __device__ Pair<T> operator()(std::int64_t i, std::int64_t k) const {
+    const std::int64_t at = place(layout, i, k);
+    return {dy[at], dy[at] * (x[at] - mean[i])};
+  }
+};
+
+/// Two passes, where the second makes good what rounding took from the first mean (Chan et al. 1983).
+template <class T>
+__global__ void statistics_kernel(std::int64_t channels, const Pair<T>* deviation, T* mean, T* variance) {
+  for (std::int64_t i = thread_index(); i < channels; i += thread_count()) {
+    const T shift = deviation[i].first, centred = deviation[i].second - shift * shift;
+    mean[i] += shift;
+    variance[i] = centred < T{0} ? T{0} : centred;  // a NaN stays one
+  }
+}
+
+template <class T>
+__global__ void batch_norm_kernel(std::int64_t n, Channels layout, T epsilon, const T* x, const T* gamma, const T* beta,
+                                  const T* mean, const T* variance, T* y) {
+  for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
+    const std::int64_t i = channel_of(layout, at);
+    y[at] = (x[at] - mean[i]) * (gamma[i] / std::sqrt(variance[i] + epsilon)) + beta[i];
+  }
+}
+
+/// dx = factor (dy - shift - slope (x - mean)) in a channel.
+template <class T>
+struct Slope {
+  T factor, shift, slope, mean;
+};
+
+/// The slopes where they are wanted, and the gradients of the parameters. `sums` is of GradientTerm, or null where only dx is
+/// wanted and the statistics are constants.
+template <class T>
+__global__ void channel_gradients_kernel(Channels layout, T epsilon, bool own_statistics, const Pair<T>* sums,
+                                         const T* gamma, const T* mean, const T* variance, Slope<T>* slopes, T* dgamma,
+                                         Mode dgamma_mode, T* dbeta, Mode dbeta_mode) {
+  const T count = static_cast<T>(layout.outer * layout.inner);
+  for (std::int64_t i = thread_index(); i < layout.count; i += thread_count()) {
+    const T inverse = T{1} / std::sqrt(variance[i] + epsilon);
+    const Pair<T> total = sums ? sums[i] : Pair<T>(0);
+    if (slopes) {
+      slopes[i] = {inverse * gamma[i], T{0}, T{0}, mean[i]};
+      if (own_statistics) {
+        slopes[i].shift = total.first / count;
+        slopes[i].slope = total.second / count * inverse * inverse;
+      }
+    }
+    if (dgamma) put(dgamma[i], total.second * inverse, dgamma_mode);
+    if (dbeta) put(dbeta[i], total.first, dbeta_mode);
+  }
+}
+
+template <class T>
+__global__ void batch_norm_backward_kernel(std::int64_t n, Channels layout, const Slope<T>* slopes, const T* x,
+                                           const T* dy, T* dx, Mode mode) {
+  for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
+    const Slope<T> s = slopes[channel_of(layout, at)];
+    put(dx[at], s.factor * (dy[at] - s.shift - s.slope * (x[at] - s.mean)), mode);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void channel_statistics(const Channels& layout, const T* x, T* mean, T* variance) {
+  const T share = T{1} / static_cast<T>(layout.outer * layout.inner);
+  channel_sums(layout, Value<T>{layout, x}, share, mean);
+  const Scratch<Pair<T>> deviation(layout.count);
+  channel_sums(layout, Deviation<T>{layout, x, mean}, Pair<T>(share), deviation.data());
+  launch(statistics_kernel<T>, grid_for(layout.count), layout.count, deviation.data(), mean, variance);
+}
+
+template <class T>
+void batch_norm(const Channels& layout, double epsilon, const T* x, const T* gamma, const T* beta, const T* mean,
+                const T* variance, T* y) {
+  const std::int64_t n = layout.outer * layout.count * layout.inner;
+  launch(batch_norm_kernel<T>, grid_for(n), n, layout, epsilon, x, gamma, beta, mean, variance, y);
+}
+
+template <class T>
+void batch_norm_backward(const Channels& layout, double epsilon, bool own_statistics, const T* x, const T* gamma,
+                         const T* mean, const T* variance, const T* dy, T* dx, Mode dx_mode, T* dgamma,
+                         Mode dgamma_mode, T* dbeta, Mode dbeta_mode) {
+  const std::int64_t n = layout.outer * layout.count * layout.inner;
+  const bool needs_sums = dgamma || dbeta || own_statistics;
+  const Scratch<Pair<T>> sums(needs_sums ? layout.count : 0);
+  if (needs_sums) channel_sums(layout, GradientTerm<T>{layout, x, mean, dy}, Pair<T>(1), sums.data());
+  const Scratch<Slope<T>> slopes(dx ? layout.count : 0);
+  launch(channel_gradients_kernel<T>, grid_for(layout.count), layout, epsilon, own_statistics,
+         needs_sums ? sums.data() : nullptr, gamma, mean, variance, dx ? slopes.data() : nullptr, dgamma, dgamma_mode, dbeta,
+         dbeta_mode);
+  if (dx) launch(batch_norm_backward_kernel<T>, grid_for(n), n, layout, slopes.data(), x, dy, dx, dx_mode);
+}
+
+template void channel_statistics(const Channels&, const float*, float*, float*);
+template void channel_statistics(const Channels&, const double*, double*, double*);
+template void batch_norm(const Channels&, double, const float*, const float*, const float*, const float*, const float*,
+                         float*);
+template void batch_norm(const Channels&, double, const double*, const double*, const double*, const double*,
+                         const double*, double*);
+template void batch_norm_backward(const Channels&, double, bool, const float*, const float*, const float*,
+                                  const float*, const float*, float*, Mode, float*, Mode, float*, Mode);
+template void batch_norm_backward(const Channels&, double, bool, const double*, const double*, const double*,
+                                  const double*, const double*, double*, Mode, double*, Mode, double*, Mode);
+
+}  // namespace tapecache::kernels::cuda

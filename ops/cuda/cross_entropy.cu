@@ -1,0 +1,58 @@
+#include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/put.cuh"
+#include "tapecache/ops/cuda/row_logsumexp.cuh"
+
+namespace tapecache::kernels::cuda {
+
+namespace {
+
+template <class T, class By>
+__global__ void __launch_bounds__(kMostRowThreads)
+    cross_entropy_kernel(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets, T* loss,
+                         T* logsumexp) {
+  for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
+    const Row<By, Elements<T>> row(cols, {x + i * cols});
+    const LogSumExp<T> normalizer = logsumexp_parts(row);
+    if (By::thread() != 0) continue;
+    logsumexp[i] = normalizer.shift + normalizer.rest;
+    loss[i] = normalizer.rest - (x[i * cols + targets[i]] - normalizer.shift);
+  }
+}
+
+template <class T>
+__global__ void cross_entropy_backward_kernel(std::int64_t n, std::int64_t cols, const T* x, const std::int64_t* targets,
+                                              const T* logsumexp, const T* dloss, std::int64_t dloss_stride, T scale, T* dx,
+                                              Mode mode) {
+  for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
+    const std::int64_t row = at / cols;
+    const T gradient = dloss[row * dloss_stride] * scale, spread = gradient * std::exp(x[at] - logsumexp[row]);
+    put(dx[at], at - row * cols == targets[row] ? spread - gradient : spread, mode);
+  }
+}
+
+}  // namespace
+
+template <class T>
+void cross_entropy(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets, T* loss,
+                   T* logsumexp) {
+  with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
+    launch(cross_entropy_kernel<T, By>, grid, rows, cols, x, targets, loss, logsumexp);
+  });
+}
+
+template <class T>
+void cross_entropy_backward(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets,
+                            const T* logsumexp, const T* dloss, std::int64_t dloss_stride, double scale, T* dx,
+                            Mode mode) {
+  launch(cross_entropy_backward_kernel<T>, grid_for(rows * cols), rows * cols, cols, x, targets, logsumexp, dloss,
+         dloss_stride, scale, dx, mode);
+}
+
+template void cross_entropy(std::int64_t, std::int64_t, const float*, const std::int64_t*, float*, float*);
+template void cross_entropy(std::int64_t, std::int64_t, const double*, const std::int64_t*, double*, double*);
+template void cross_entropy_backward(std::int64_t, std::int64_t, const float*, const std::int64_t*, const float*,
+                                     const float*, std::int64_t, double, float*, Mode);
+template void cross_entropy_backward(std::int64_t, std::int64_t, const double*, const std::int64_t*, const double*,
+                                     const double*, std::int64_t, double, double*, Mode);
+
+}  // namespace tapecache::kernels::cuda

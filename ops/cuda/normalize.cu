@@ -1,0 +1,158 @@
+#include <cmath>
+
+#include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/row_threads.cuh"
+#include "tapecache/ops/cuda/sum_terms.cuh"
+
+namespace tapecache::kernels::cuda {
+
+namespace {
+
+/// x + residual, or x where there is no residual.
+template <class T>
+struct WithResidual {
+  const T *x, *residual;
+  __device__ T operator()(std::int64_t at) const { return residual ? x[at] + residual[at] : x[at]; }
+};
+
+template <class T, class By>
+__global__ void __launch_bounds__(kMostRowThreads)
+    layer_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* residual, const T* gamma,
+                      const T* beta, T* sum, T* y, T* mean, T* rstd) {
+  const T count = static_cast<T>(cols);
+  for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
+    const std::int64_t from = i * cols;
+    const Row<By, WithResidual<T>> row(cols, {x + from, residual ? residual + from : nullptr});
+    if (residual) row.each([=](std::int64_t at, T v) { sum[from + at] = v; });
+    const T average = row.sum([](std::int64_t, T v) { return v; }) / count;
+    const T variance = row.sum([=](std::int64_t, T v) { return (v - average) * (v - average); }) / count;
+    const T inverse = T{1} / std::sqrt(variance + epsilon);
+    row.each([=](std::int64_t at, T v) { y[from + at] = (v - average) * inverse * gamma[at] + beta[at]; });
+    if (By::thread() == 0) {
+      mean[i] = average;
+      rstd[i] = inverse;
+    }
+  }
+}
+
+template <class T, class By>
+__global__ void __launch_bounds__(kMostRowThreads)
+    layer_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
+                               const T* rstd, const T* dy, T* dx, Mode mode) {
+  for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
+    const T average = mean[i], inverse = rstd[i];
+    const Row<By, PairedElements<T>> row(cols, {x + i * cols, dy + i * cols});
+    // Σ dy γ, Σ dy γ x̂
+    const Pair<T> sums = row.sum([=](std::int64_t at, Pair<T> v) {
+      const T scaled = v.second * gamma[at];
+      return Pair<T>(scaled, scaled * (v.first - average) * inverse);
+    });
+    const T shift = sums.first / static_cast<T>(cols), slope = inverse * (sums.second / static_cast<T>(cols));
+    row.each([=](std::int64_t at, Pair<T> v) {
+      put(dx[i * cols + at], inverse * (v.second * gamma[at] - shift - (v.first - average) * slope), mode);
+    });
+  }
+}
+
+/// dγ and dβ of column i by row k.
+template <class T>
+struct ParameterTerm {
+  std::int64_t cols;
+  const T *x, *mean, *rstd, *dy;
+  __device__ Pair<T> operator()(std::int64_t i, std::int64_t k) const {
+    const T g = dy[k * cols + i];
+    return {g * (x[k * cols + i] - mean[k]) * rstd[k], g};
+  }
+};
+
+template <class T>
+__global__ void put_parameters_kernel(std::int64_t cols, const Pair<T>* sums, T* dgamma, Mode dgamma_mode, T* dbeta,
+                                      Mode dbeta_mode) {
+  for (std::int64_t i = thread_index(); i < cols; i += thread_count()) {
+    if (dgamma) put(dgamma[i], sums[i].first, dgamma_mode);
+    if (dbeta) put(dbeta[i], sums[i].second, dbeta_mode);
+  }
+}
+
+template <class T, class By>
+__global__ void __launch_bounds__(kMostRowThreads) l2_normalize_kernel(std::int64_t rows, std::int64_t cols, T epsilon,
+                                                                       const T* x, T* y, T* inverse) {
+  for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
+    const Row<By, Elements<T>> row(cols, {x + i * cols});
+    const T length = std::sqrt(row.sum([](std::int64_t, T v) { return v * v; }));
+    const bool is_short = length < epsilon;
+    const T factor = T{1} / (is_short ? epsilon : length);
+    row.each([=](std::int64_t at, T v) { y[i * cols + at] = v * factor; });
+    if (By::thread() == 0) inverse[i] = is_short ? -factor : factor;
+  }
+}
+
+template <class T, class By>
+__global__ void __launch_bounds__(kMostRowThreads)
+    l2_normalize_backward_kernel(std::int64_t rows, std::int64_t cols, const T* y, const T* inverse, const T* dy, T* dx,
+                                 Mode mode) {
+  for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
+    const Row<By, PairedElements<T>> row(cols, {y + i * cols, dy + i * cols});
+    T dot = row.sum([](std::int64_t, Pair<T> v) { return v.first * v.second; });
+    if (inverse[i] < T{0}) dot = T{0};  // divided by the constant ε, not by the length
+    const T factor = std::fabs(inverse[i]);
+    row.each([=](std::int64_t at, Pair<T> v) { put(dx[i * cols + at], (v.second - v.first * dot) * factor, mode); });
+  }
+}
+
+}  // namespace
+
+template <class T>
+void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* residual, const T* gamma,
+                const T* beta, T* sum, T* y, T* mean, T* rstd) {
+  with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
+    launch(layer_norm_kernel<T, By>, grid, rows, cols, epsilon, x, residual, gamma, beta, sum, y, mean, rstd);
+  });
+}
+
+template <class T>
+void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
+                         const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
+                         Mode dbeta_mode) {
+  if (dx) {
+    with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
+      launch(layer_norm_backward_kernel<T, By>, grid, rows, cols, x, gamma, mean, rstd, dy, dx, dx_mode);
+    });
+  }
+  if (!dgamma && !dbeta) return;
+  const Scratch<Pair<T>> sums(cols);
+  sum_terms(cols, rows, Adjacent::kSums, ParameterTerm<T>{cols, x, mean, rstd, dy}, Pair<T>(1), sums.data(), Mode::kWrite);
+  launch(put_parameters_kernel<T>, grid_for(cols), cols, sums.data(), dgamma, dgamma_mode, dbeta, dbeta_mode);
+}
+
+template <class T>
+void l2_normalize(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, T* y, T* inverse) {
+  with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
+    launch(l2_normalize_kernel<T, By>, grid, rows, cols, epsilon, x, y, inverse);
+  });
+}
+
+template <class T>
+void l2_normalize_backward(std::int64_t rows, std::int64_t cols, const T* y, const T* inverse, const T* dy, T* dx,
+                           Mode mode) {
+  with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
+    launch(l2_normalize_backward_kernel<T, By>, grid, rows, cols, y, inverse, dy, dx, mode);
+  });
+}
+
+template void layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, const float*,
+                         float*, float*, float*, float*);
+template void layer_norm(std::int64_t, std::int64_t, double, const double*, const double*, const double*,
+                         const double*, double*, double*, double*, double*);
+template void layer_norm_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, const float*,
+                                  const float*, float*, Mode, float*, Mode, float*, Mode);
+template void layer_norm_backward(std::int64_t, std::int64_t, const double*, const double*, const double*,
+                                  const double*, const double*, double*, Mode, double*, Mode, double*, Mode);
+template void l2_normalize(std::int64_t, std::int64_t, double, const float*, float*, float*);
+template void l2_normalize(std::int64_t, std::int64_t, double, const double*, double*, double*);
+template void l2_normalize_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, float*,
+                                    Mode);
+template void l2_normalize_backward(std::int64_t, std::int64_t, const double*, const double*, const double*, double*,
+                                    Mode);
+
+}  // namespace tapecache::kernels::cuda

@@ -1,0 +1,25 @@
+#pragma once
+
+#include "tapecache/ops/cuda/block_reduce.cuh"
+
+namespace tapecache::kernels::cuda {
+
+/// Two numbers that are summed together, each by itself. One number alone stands for both.
+template <class T>
+struct Pair {
+  T first, second;
+
+  Pair() = default;
+  constexpr Pair(T both) : first(both), second(both) {}
+  constexpr Pair(T a, T b) : first(a), second(b) {}
+  constexpr Pair& operator+=(const Pair& b) { return *this = *this + b; }
+  friend constexpr Pair operator+(const Pair& a, const Pair& b) { return {a.first + b.first, a.second + b.second}; }
+  friend constexpr Pair operator*(const Pair& a, const Pair& b) { return {a.first * b.first, a.second * b.second}; }
+};
+
+template <class T>
+__device__ Pair<T> warp_reduce(Pair<T> value, Sum) {
+  return {warp_reduce(value.first, Sum{}), warp_reduce(value.second, Sum{})};
+}
+
+}  // namespace tapecache::kernels::cuda
