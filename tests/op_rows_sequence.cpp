@@ -99,6 +99,7 @@ void add_attention_rows(std::vector<OpRow>& rows) {
   add_attention_row(rows, {"_one_token", 3, 1, 2, 3, true});
   add_attention_row(rows, {"_head_width_one", 1, 4, 3, 1});
   add_attention_row(rows, {"_many_tokens", 1, 37, 1, 2, true});
+  add_attention_row(rows, {"_wide_heads", 1, 3, 2, 150, true});
   // Scores reach ±300; a rounding error of theirs is magnified by the exponential.
   AttentionCase sharp{"_sharp", 1, 6, 1, 4, false, {}, 20};
   add_attention_row(rows, sharp);

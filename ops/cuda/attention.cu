@@ -1,0 +1,438 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "tapecache/ops/cuda/block_reduce.cuh"
+#include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/launch.cuh"
+#include "tapecache/ops/cuda/put.cuh"
+#include "tapecache/ops/cuda/scratch.h"
+
+// Attention whose scores exist for one tile of queries and keys at a time (Dao et al. 2022, "FlashAttention"). A block has a
+// tile of the rows of a result, and as many of its columns as its threads can hold sums of; it walks over the tiles of what
+// those rows meet. Forward, dQ, dK and dV are such results, each taken by itself: so no sum has two writers, and scores are
+// computed again rather than kept. Of any width.
+namespace tapecache::kernels::cuda {
+
+namespace {
+
+constexpr int kTile = 64;            // tokens of a tile
+constexpr int kStep = 32;            // of the width, or of a tile's tokens, that are in shared memory at a time
+constexpr int kRows = 8, kCols = 4;  // of a tile of scores, a thread's
+constexpr int kLanes = kTile / kCols;  // neighbouring threads that have the same rows
+constexpr unsigned kTileThreads = kTile / kRows * kLanes;
+constexpr int kPitch = kTile + 4;
+constexpr int kStaged = 2 * kStep * kPitch, kShared = kStaged + kTile * kPitch;
+
+template <class T>
+constexpr T kNothing = -std::numeric_limits<T>::infinity();
+
+__device__ int own_row() { return static_cast<int>(threadIdx.x) / kLanes * kRows; }
+__device__ int own_lane() { return static_cast<int>(threadIdx.x) % kLanes; }
+
+/// Neighbours that are read together.
+template <class T, int kCount>
+struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Several {
+  T x[kCount];
+};
+
+template <int kCount, class T>
+__device__ Several<T, kCount> read(const T* p) {
+  return *reinterpret_cast<const Several<T, kCount>*>(p);
+}
+
+/// [tokens, width] of one head.
+template <class Element>
+struct Rows {
+  Element* first;
+  std::int64_t tokens, width, stride;
+
+  __device__ Element& at(std::int64_t token, std::int64_t column) const { return first[token * stride + column]; }
+  /// 0 outside.
+  template <class T>
+  __device__ T value(std::int64_t token, std::int64_t column) const {
+    return token < tokens && column < width ? static_cast<T>(at(token, column)) : T{0};
+  }
+};
+
+/// One head of one sample.
+struct Head {
+  const Attention& layout;
+  const bool* valid;
+  std::int64_t sample, head;
+
+  __device__ Head(const Attention& all, const bool* valid_tokens, std::int64_t i)
+      : layout(all),
+        valid(valid_tokens ? valid_tokens + i / all.heads * all.tokens : nullptr),
+        sample(i / all.heads),
+        head(i % all.heads) {}
+
+  /// Its queries (0), keys (1) or values (2).
+  template <class Element>
+  __device__ Rows<Element> part(Element* qkv, int which) const {
+    const std::int64_t stride = 3 * layout.heads * layout.width;
+    return {qkv + sample * layout.tokens * stride + (which * layout.heads + head) * layout.width, layout.tokens,
+            layout.width, stride};
+  }
+  /// Its columns of y or dy.
+  template <class Element>
+  __device__ Rows<Element> output(Element* y) const {
+    const std::int64_t stride = layout.heads * layout.width;
+    return {y + sample * layout.tokens * stride + head * layout.width, layout.tokens, layout.width, stride};
+  }
+  __device__ std::int64_t row_of(std::int64_t token) const {
+    return (sample * layout.heads + head) * layout.tokens + token;
+  }
+  /// Keys that come before the end of what some query of the tile that begins with `first` may attend to.
+  __device__ std::int64_t keys_of(std::int64_t first) const {
+    return layout.causal && first + kTile < layout.tokens ? first + kTile : layout.tokens;
+  }
+  __device__ bool attends(std::int64_t query, std::int64_t key) const {
+    return key < layout.tokens && (!layout.causal || key <= query) && (!valid || valid[key]);
+  }
+};
+
+/// What there is to do, in pieces of a tile of rows by some columns of one head.
+struct Work {
+  std::int64_t tiles, slices, columns, count;
+
+  Work(const Attention& layout, std::int64_t columns_at_once)
+      : tiles(divide_up(layout.tokens, kTile)),
+        slices(divide_up(layout.width, columns_at_once)),
+        columns(columns_at_once),
+        count(layout.batch * layout.heads * tiles * slices) {}
+  __device__ std::int64_t head(std::int64_t i) const { return i / slices / tiles; }
+  __device__ std::int64_t first(std::int64_t i) const { return i / slices % tiles * kTile; }
+  __device__ std::int64_t column(std::int64_t i) const { return i % slices * columns; }
+};
+
+template <class T>
+using Scores = T[kRows][kCols];
+template <class T, int kColumns>
+using Sums = T[kRows][kColumns / kLanes];
+
+/// A tile's rows, `kStep` columns of them, one column after the other.
+template <class Element, class T>
+__device__ void stage_columns(const Rows<Element>& rows, std::int64_t first, std::int64_t begin, T* to) {
+  for (int i = static_cast<int>(threadIdx.x); i < kTile * kStep; i += kTileThreads) {
+    to[i % kStep * kPitch + i / kStep] = rows.template value<T>(first + i / kStep, begin + i % kStep);
+  }
+}
+
+/// A Bᵀ of the tiles that begin with first_a and first_b.
+template <class Element, class T>
+__device__ void multiply_tiles(const Rows<Element>& a, std::int64_t first_a, const Rows<Element>& b, std::int64_t first_b,
+                               T* staged, Scores<T>& products) {
+  #pragma unroll
+  for (auto& row : products) {
+    #pragma unroll
+    for (T& product : row) product = T{0};
+  }
+  T *of_a = staged, *of_b = staged + kStep * kPitch;
+  for (std::int64_t begin = 0; begin < a.width; begin += kStep) {
+    __syncthreads();  // all have read what was there
+    stage_columns(a, first_a, begin, of_a);
+    stage_columns(b, first_b, begin, of_b);
+    __syncthreads();
+    const int steps = a.width - begin < kStep ? static_cast<int>(a.width - begin) : kStep;
+    for (int k = 0; k < steps; ++k) {
+      const auto left = read<kRows>(of_a + k * kPitch + own_row());
+      const auto right = read<kCols>(of_b + k * kPitch + own_lane() * kCols);
+      #pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        #pragma unroll
+        for (int j = 0; j < kCols; ++j) products[i][j] += left.x[i] * right.x[j];
+      }
+    }
+  }
+}
+
+/// Hands the other threads a tile of weights, transposed, as the products of In take them. They may be read after the next
+/// barrier.
+template <class In, class T>
+__device__ void share(const Scores<T>& weights, T* to) {
+  #pragma unroll
+  for (int j = 0; j < kCols; ++j) {
+    T* column = to + (own_lane() * kCols + j) * kPitch + own_row();
+    #pragma unroll
+    for (int i = 0; i < kRows; ++i) column[i] = static_cast<T>(static_cast<In>(weights[i][j]));
+  }
+}
+
+/// Where a thread's columns are: pieces of a few neighbours.
+template <int kColumns>
+struct OwnColumns {
+  static constexpr int kOwn = kColumns / kLanes, kPiece = kOwn < 4 ? kOwn : 4;
+  __device__ static int at(int c) { return (c / kPiece * kLanes + own_lane()) * kPiece + c % kPiece; }
+};
+
+/// sums += W B, of the shared weights and some columns of the `count` tokens from `first` on.
+template <int kColumns, class Element, class T>
+__device__ void add_weighted(const T* weights, const Rows<Element>& b, std::int64_t first, int count, std::int64_t column,
+                             T* staged, Sums<T, kColumns>& sums) {
+  using Own = OwnColumns<kColumns>;
+  for (int begin = 0; begin < count; begin += kStep) {
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < kStep * kColumns; i += kTileThreads) {
+      staged[i] = b.template value<T>(first + begin + i / kColumns, column + i % kColumns);
+    }
+    __syncthreads();
+    const int steps = count - begin < kStep ? count - begin : kStep;
+    for (int k = 0; k < steps; ++k) {
+      const auto left = read<kRows>(weights + (begin + k) * kPitch + own_row());
+      #pragma unroll
+      for (int c = 0; c < Own::kOwn; c += Own::kPiece) {
+        const auto right = read<Own::kPiece>(staged + k * kColumns + Own::at(c));
+        #pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          #pragma unroll
+          for (int e = 0; e < Own::kPiece; ++e) sums[i][c + e] += left.x[i] * right.x[e];
+        }
+      }
+    }
+  }
+}
+
+/// What the threads that share rows hold, combined.
+template <class T, class Combine>
+__device__ T combine_lanes(T value, Combine combine) {
+  for (int bits = kLanes / 2; bits > 0; bits /= 2) value = combine(value, __shfl_xor_sync(kAllLanes, value, bits));
+  return value;
+}
+
+/// The larger; a NaN is passed over, as long as the first is none.
+struct LargerNumber {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return b > a ? b : a;
+  }
+};
+
+/// A row's softmax so far: its maximum, and this thread's part of the sum of exponentials relative to that.
+template <class T>
+struct RunningRow {
+  T largest = kNothing<T>, sum{0};
+
+  /// Turns this thread's scores of a tile into exponentials; returns the factor that brings earlier sums to their maximum.
+  __device__ T add(T (&scores)[kCols], T scale) {
+    T here = kNothing<T>;
+    #pragma unroll
+    for (const T score : scores) here = LargerNumber{}(here, score);
+    here = combine_lanes(here, LargerNumber{});
+    const T before = largest;
+    if (here != kNothing<T>) largest = LargerNumber{}(before, here * scale);
+    const T factor = before == largest ? T{1} : std::exp(before - shift());
+    sum *= factor;
+    #pragma unroll
+    for (T& score : scores) {
+      score = std::exp(score * scale - shift());
+      sum += score;
+    }
+    return factor;
+  }
+  __device__ T shift() const { return largest == kNothing<T> ? T{0} : largest; }
+};
+
+template <class In, class T, int kColumns>
+__global__ void __launch_bounds__(kTileThreads)
+    attention_kernel(Attention layout, Work work, const In* qkv, const bool* valid, T* y, T* logsumexp) {
+  T *staged = dynamic_shared<T>(), *weights = staged + kStaged;
+  const T scale = static_cast<T>(layout.scale);
+  for (std::int64_t piece = blockIdx.x; piece < work.count; piece += gridDim.x) {
+    const Head head(layout, valid, work.head(piece));
+    const auto queries = head.part(qkv, 0), keys = head.part(qkv, 1), values = head.part(qkv, 2);
+    const std::int64_t first = work.first(piece), column = work.column(piece), end = head.keys_of(first);
+    RunningRow<T> rows[kRows];
+    Sums<T, kColumns> sums = {};
+    for (std::int64_t key = 0; key < end; key += kTile) {
+      Scores<T> scores;
+      multiply_tiles(queries, first, keys, key, staged, scores);
+      #pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        #pragma unroll
+        for (int j = 0; j < kCols; ++j) {
+          if (!head.attends(first + own_row() + i, key + own_lane() * kCols + j)) scores[i][j] = kNothing<T>;
+        }
+        const T factor = rows[i].add(scores[i], scale);
+        #pragma unroll
+        for (T& sum : sums[i]) sum *= factor;
+      }
+      share<In>(scores, weights);
+      add_weighted<kColumns>(weights, values, key, end - key < kTile ? static_cast<int>(end - key) : kTile, column, staged,
+                             sums);
+    }
+    #pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const T total = combine_lanes(rows[i].sum, Sum{}), inverse = total == T{0} ? T{0} : T{1} / total;
+      const std::int64_t token = first + own_row() + i;
+      if (token >= layout.tokens) continue;
+      #pragma unroll
+      for (int c = 0; c < OwnColumns<kColumns>::kOwn; ++c) {
+        const std::int64_t at = column + OwnColumns<kColumns>::at(c);
+        if (at < layout.width) head.output(y).at(token, at) = sums[i][c] * inverse;
+      }
+      if (column == 0 && own_lane() == 0) logsumexp[head.row_of(token)] = rows[i].shift() + std::log(total);
+    }
+  }
+}
+
+/// Σ dY Y of each row, as logsumexp is laid out: a warp for each.
+template <class In, class T>
+__global__ void dots_kernel(Attention layout, const In* y, const In* dy, T* dots) {
+  const std::int64_t count = layout.batch * layout.heads * layout.tokens;
+  for (std::int64_t row = thread_index() / kWarp; row < count; row += thread_count() / kWarp) {
+    const Head head(layout, nullptr, row / layout.tokens);
+    const std::int64_t token = row % layout.tokens;
+    T sum{0};
+    for (std::int64_t k = threadIdx.x % kWarp; k < layout.width; k += kWarp) {
+      sum += head.output(y).template value<T>(token, k) * head.output(dy).template value<T>(token, k);
+    }
+    sum = warp_reduce(sum, Sum{});
+    if (threadIdx.x % kWarp == 0) dots[row] = sum;
+  }
+}
+
+enum class GradientOf { kQueries, kKeys, kValues };
+
+// P = exp(S - logsumexp); dV = Pᵀ dY; dS = P (dY Vᵀ - Σ dY Y); dQ = scale dS K; dK = scale dSᵀ Q
+template <class In, class T, int kColumns, GradientOf kOf>
+__global__ void __launch_bounds__(kTileThreads)
+    attention_backward_kernel(Attention layout, Work work, const In* qkv, const bool* valid, const T* logsumexp,
+                              const T* dots, const In* dy, T* dqkv, Mode mode) {
+  constexpr bool kOfQueries = kOf == GradientOf::kQueries;
+  T *staged = dynamic_shared<T>(), *weights = staged + kStaged;
+  const T scale = static_cast<T>(layout.scale);
+  for (std::int64_t piece = blockIdx.x; piece < work.count; piece += gridDim.x) {
+    const Head head(layout, valid, work.head(piece));
+    const auto queries = head.part(qkv, 0), keys = head.part(qkv, 1), values = head.part(qkv, 2);
+    const auto gradients = head.output(dy);
+    const std::int64_t first = work.first(piece), column = work.column(piece);
+    const std::int64_t begin = layout.causal && !kOfQueries ? first : 0;
+    const std::int64_t end = kOfQueries ? head.keys_of(first) : layout.tokens;
+    Sums<T, kColumns> sums = {};
+    for (std::int64_t other = begin; other < end; other += kTile) {
+      Scores<T> scores, slopes = {};
+      if constexpr (kOfQueries) {
+        multiply_tiles(queries, first, keys, other, staged, scores);
+        multiply_tiles(gradients, first, values, other, staged, slopes);
+      } else {
+        multiply_tiles(keys, first, queries, other, staged, scores);
+        if constexpr (kOf == GradientOf::kKeys) multiply_tiles(values, first, gradients, other, staged, slopes);
+      }
+      #pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        #pragma unroll
+        for (int j = 0; j < kCols; ++j) {
+          const std::int64_t row = first + own_row() + i, col = other + own_lane() * kCols + j;
+          const std::int64_t query = kOfQueries ? row : col, key = kOfQueries ? col : row;
+          T weight{0};
+          if (query < layout.tokens && head.attends(query, key)) {
+            const T normalizer = logsumexp[head.row_of(query)];
+            if (normalizer != kNothing<T>) weight = std::exp(scores[i][j] * scale - normalizer);
+            if constexpr (kOf != GradientOf::kValues) weight *= (slopes[i][j] - dots[head.row_of(query)]) * scale;
+          }
+          scores[i][j] = weight;
+        }
+      }
+      share<In>(scores, weights);
+      const auto& summed = kOfQueries ? keys : kOf == GradientOf::kKeys ? queries : gradients;
+      add_weighted<kColumns>(weights, summed, other, end - other < kTile ? static_cast<int>(end - other) : kTile, column,
+                             staged, sums);
+    }
+    const auto to = head.part(dqkv, static_cast<int>(kOf));
+    #pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const std::int64_t token = first + own_row() + i;
+      if (token >= layout.tokens) continue;
+      #pragma unroll
+      for (int c = 0; c < OwnColumns<kColumns>::kOwn; ++c) {
+        const std::int64_t at = column + OwnColumns<kColumns>::at(c);
+        if (at < layout.width) put(to.at(token, at), sums[i][c], mode);
+      }
+    }
+  }
+}
+
+/// Calls `f` with the columns that a block takes: as many as fit into the registers of its threads.
+template <class T, class F>
+void with_columns(std::int64_t width, const F& f) {
+  if (width <= 32) return f(std::integral_constant<int, 32>{});
+  if constexpr (std::is_same_v<T, float>) {
+    if (width > 64) return f(std::integral_constant<int, 128>{});
+  }
+  f(std::integral_constant<int, 64>{});
+}
+
+template <class T>
+Grid grid_of_tiles(const Work& work) {
+  return {block_count(work.count), kTileThreads, kShared * sizeof(T)};
+}
+
+template <class In, class T>
+void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, T* y, T* logsumexp) {
+  with_columns<T>(layout.width, [&]<int kColumns>(std::integral_constant<int, kColumns>) {
+    const Work work(layout, kColumns);
+    launch(attention_kernel<In, T, kColumns>, grid_of_tiles<T>(work), layout, work, qkv, valid, y, logsumexp);
+  });
+}
+
+template <class In, class T>
+void attention_tiles_backward(const Attention& layout, const In* qkv, const bool* valid, const In* y, const T* logsumexp,
+                              const In* dy, T* dqkv, Mode mode) {
+  const std::int64_t rows = layout.batch * layout.heads * layout.tokens;
+  const Scratch<T> dots(rows);
+  launch(dots_kernel<In, T>, grid_for(rows * kWarp), layout, y, dy, dots.data());
+  with_columns<T>(layout.width, [&]<int kColumns>(std::integral_constant<int, kColumns>) {
+    const Work work(layout, kColumns);
+    const auto run = [&](auto kernel) {
+      launch(kernel, grid_of_tiles<T>(work), layout, work, qkv, valid, logsumexp, dots.data(), dy, dqkv, mode);
+    };
+    run(attention_backward_kernel<In, T, kColumns, GradientOf::kQueries>);
+    run(attention_backward_kernel<In, T, kColumns, GradientOf::kKeys>);
+    run(attention_backward_kernel<In, T, kColumns, GradientOf::kValues>);
+  });
+}
+
+// The choice of a way: tiles can do all there is.
+template <class In, class T>
+void run_attention(const Attention& layout, const In* qkv, const bool* valid, T* y, T* logsumexp) {
+  attention_tiles(layout, qkv, valid, y, logsumexp);
+}
+
+template <class In, class T>
+void run_attention_backward(const Attention& layout, const In* qkv, const bool* valid, const In* y, const T* logsumexp,
+                            const In* dy, T* dqkv, Mode mode) {
+  attention_tiles_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
+}
+
+}  // namespace
+
+template <class T>
+void attention(const Attention& layout, const T* qkv, const bool* valid, T* y, T* logsumexp) {
+  run_attention(layout, qkv, valid, y, logsumexp);
+}
+
+template <class T>
+void attention_backward(const Attention& layout, const T* qkv, const bool* valid, const T* y, const T* logsumexp,
+                        const T* dy, T* dqkv, Mode mode) {
+  run_attention_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
+}
+
+void attention_bf16(const Attention& layout, const BFloat16* qkv, const bool* valid, float* y, float* logsumexp) {
+  run_attention(layout, qkv, valid, y, logsumexp);
+}
+
+void attention_backward_bf16(const Attention& layout, const BFloat16* qkv, const bool* valid, const BFloat16* y,
+                             const float* logsumexp, const BFloat16* dy, float* dqkv, Mode mode) {
+  run_attention_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
+}
+
+template void attention(const Attention&, const float*, const bool*, float*, float*);
+template void attention(const Attention&, const double*, const bool*, double*, double*);
+template void attention_backward(const Attention&, const float*, const bool*, const float*, const float*, const float*,
+                                 float*, Mode);
+template void attention_backward(const Attention&, const double*, const bool*, const double*, const double*,
+                                 const double*, double*, Mode);
+
+}  // namespace tapecache::kernels::cuda
