@@ -78,10 +78,14 @@ void require_mask(const char* op, const char* argument, const Tensor& mask, cons
   }
 }
 
-Tensor checked_indices(const char* op, const char* argument, const Tensor& indices, std::int64_t limit) {
+Tensor checked_indices(const char* op, const char* argument, const Tensor& indices, std::int64_t limit, Device device) {
   if (!indices.defined()) throw ValueError(fmt::format("{}: {} are undefined", op, argument));
   if (indices.dtype() != DType::kInt32 && indices.dtype() != DType::kInt64) {
     throw DTypeError(fmt::format("{}: {} are {}, expected int32 or int64", op, argument, name(indices.dtype())));
+  }
+  if (!indices.device().is_cpu() && indices.device() != device) {
+    throw DeviceError(fmt::format("{}: {} are on {}, expected {}", op, argument, to_string(indices.device()),
+                                  to_string(device)));
   }
   const Tensor wide = indices.to(DType::kInt64);
   const Tensor host = wide.to(Device::cpu());
@@ -91,7 +95,7 @@ Tensor checked_indices(const char* op, const char* argument, const Tensor& indic
       throw ValueError(fmt::format("{}: {}[{}] is {}, expected 0 to {}", op, argument, i, p[i], limit - 1));
     }
   }
-  return wide;
+  return wide.to(device);
 }
 
 }  // namespace tapecache::ops::detail

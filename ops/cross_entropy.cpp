@@ -20,7 +20,7 @@ Variable cross_entropy(const Variable& logits, const Tensor& targets, Reduction 
   if (reduction == Reduction::kMean && rows == 0) {
     throw ShapeError(fmt::format("{}: the mean over no rows; logits have shape {}", kOp, to_string(logits.shape())));
   }
-  const Tensor index = detail::checked_indices(kOp, "targets", targets, classes);
+  const Tensor index = detail::checked_indices(kOp, "targets", targets, classes, logits.device());
   detail::require_shape(kOp, "targets", targets.shape(), {rows});
 
   Tensor losses = Tensor::empty({rows}, logits.dtype(), logits.device());

@@ -16,7 +16,7 @@ using kernels::KernelTable;
 Variable take_rows(const char* op, const char* argument, const Variable& table, const Tensor& ids,
                    const Shape& result) {
   const std::int64_t rows = table.size(0), width = table.shape().product(1, table.rank());
-  const Tensor index = detail::checked_indices(op, argument, ids, rows);
+  const Tensor index = detail::checked_indices(op, argument, ids, rows, table.device());
   const std::int64_t count = index.numel();
   Tensor y = Tensor::empty(result, table.dtype(), table.device());
   dispatch_floating(op, table.dtype(), [&]<class T>() {

@@ -30,7 +30,7 @@ const bool* pointer(const Tensor& valid) { return valid.defined() ? valid.data<b
 
 Variable take_token(const char* op, const Variable& x, const Tensor& index) {
   const auto [batch, tokens, width] = checked_tokens(op, x, {});
-  const Tensor wide = detail::checked_indices(op, "index", index, tokens);
+  const Tensor wide = detail::checked_indices(op, "index", index, tokens, x.device());
   detail::require_shape(op, "index", index.shape(), {batch});
   Tensor y = Tensor::empty({batch, width}, x.dtype(), x.device());
   dispatch_floating(op, x.dtype(), [&, batch = batch, tokens = tokens, width = width]<class T>() {
@@ -101,7 +101,7 @@ Variable select_token(const Variable& x, const Tensor& index) {
 Variable cls_pool(const Variable& x) {
   const OpScope scope("cls_pool");
   const Tokens t = checked_tokens("cls_pool", x, {});
-  return take_token("cls_pool", x, Tensor::zeros({t.batch}, DType::kInt64, x.device()));
+  return take_token("cls_pool", x, Tensor::zeros({t.batch}, DType::kInt64));
 }
 
 Variable last_token_pool(const Variable& x, const Tensor& valid) {
@@ -120,7 +120,7 @@ Variable last_token_pool(const Variable& x, const Tensor& valid) {
       last[i] = token;
     }
   }
-  return take_token(kOp, x, index.to(x.device()));
+  return take_token(kOp, x, index);
 }
 
 }  // namespace tapecache::ops

@@ -13,7 +13,8 @@ Variable max_pool(const Variable& x, const Tensor& valid = {});
 Variable cls_pool(const Variable& x);
 /// The last valid token of each sample. Throws ValueError naming a sample that has none.
 Variable last_token_pool(const Variable& x, const Tensor& valid = {});
-/// Token index[i] of sample i, index [batch] (i32 or i64). Throws ValueError naming the first index out of range.
+/// Token index[i] of sample i, index [batch] (i32 or i64, on x's device or the host). Throws ValueError naming the first
+/// index out of range.
 Variable select_token(const Variable& x, const Tensor& index);
 
 }  // namespace tapecache::ops

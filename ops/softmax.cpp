@@ -21,13 +21,16 @@ Rows checked_rows(const char* op, const Variable& x) {
   return {detail::rows_of(x.shape()), x.size(-1)};
 }
 
-kernels::Broadcast mask_layout(const char* op, const Shape& x, const Tensor& mask) {
+kernels::Broadcast mask_layout(const char* op, const Shape& x, Device device, const Tensor& mask) {
   if (!mask.defined() || mask.dtype() != DType::kBool) {
     throw DTypeError(fmt::format("{}: mask is {}, expected bool", op, describe(mask)));
   }
   if (mask.rank() > x.rank() || broadcast(op, x, mask.shape()) != x) {
     throw ShapeError(fmt::format("{}: mask has shape {}, expected one that broadcasts to {}", op,
                                  to_string(mask.shape()), to_string(x)));
+  }
+  if (mask.device() != device) {
+    throw DeviceError(fmt::format("{}: mask is on {}, expected {}", op, to_string(mask.device()), to_string(device)));
   }
   kernels::Broadcast layout;
   layout.rank = x.rank();
@@ -46,7 +49,7 @@ Variable softmax_over(const char* op, const Variable& x, const Tensor& mask) {
   const OpScope scope(op);
   const auto [rows, cols] = checked_rows(op, x);
   const kernels::Broadcast layout =
-      mask.defined() ? mask_layout(op, x.shape(), mask) : kernels::Broadcast{};
+      mask.defined() ? mask_layout(op, x.shape(), x.device(), mask) : kernels::Broadcast{};
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_floating(op, x.dtype(), [&]<class T>() {
     kernels::find(&KernelTable<T>::softmax, op, x.device())(rows, cols, x.value().data<T>(),
