@@ -1,0 +1,177 @@
+#include <algorithm>
+#include <cmath>
+
+#include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/logit_panel.cuh"
+#include "tapecache/ops/cuda/transfer.h"
+
+namespace tapecache::kernels::cuda {
+
+namespace {
+
+/// Calls `f(panel, is_last of its row of tiles)` for each panel a bᵀ.
+template <class T, class F, class OnRow>
+void for_each_panel(const Contrastive& c, const T* a, const T* b, T scale, T bias, T* workspace, const F& f,
+                    const OnRow& on_row) {
+  const std::int64_t pitch = c.group() * c.tile_cols;
+  for (std::int64_t row = 0; row < c.rows; row += c.tile_rows) {
+    const std::int64_t rows = std::min(c.tile_rows, c.rows - row);
+    for (std::int64_t col = 0; col < c.cols; col += pitch) {
+      const std::int64_t cols = std::min(pitch, c.cols - col);
+      gemm<T>({.m = rows, .n = cols, .k = c.width, .transpose_b = true, .pitch_c = pitch}, a + row * c.width,
+              b + col * c.width, nullptr, nullptr, workspace, Mode::kWrite);
+      f(Panel<T>{workspace, scale, bias, row, col, rows, cols, pitch, c.step}, col + cols == c.cols);
+    }
+    on_row(row, rows);
+  }
+}
+
+/// Adds a panel to the sums of its columns; a block takes the rows of 32 columns 8 at a time.
+template <class T>
+__global__ void add_columns_kernel(Panel<T> panel, RunningLogSumExp columns, bool is_last, double* logsumexp) {
+  __shared__ T parts[kRowsOfBlock][kColumnsOfBlock];
+  const unsigned column = threadIdx.x % kColumnsOfBlock, row = threadIdx.x / kColumnsOfBlock;
+  const auto combine = [&](T value, auto how) {
+    parts[row][column] = value;
+    __syncthreads();
+    T total = parts[0][column];
+    for (unsigned r = 1; r < kRowsOfBlock; ++r) total = how(total, parts[r][column]);
+    __syncthreads();  // parts is free again
+    return total;
+  };
+  for (std::int64_t first = blockIdx.x * kColumnsOfBlock; first < panel.cols; first += gridDim.x * kColumnsOfBlock) {
+    const std::int64_t j = first + column, rows = j < panel.cols ? panel.rows : 0;
+    T largest = -std::numeric_limits<T>::infinity();
+    for (std::int64_t i = row; i < rows; i += kRowsOfBlock) largest = Maximum{}(largest, panel.logits(i)(j));
+    largest = combine(largest, Maximum{});
+    const T shift = std::isfinite(largest) ? largest : T{0};
+    T sum{0};
+    for (std::int64_t i = row; i < rows; i += kRowsOfBlock) sum += std::exp(panel.logits(i)(j) - shift);
+    sum = combine(sum, Sum{});
+    if (row != 0 || j >= panel.cols) continue;
+    columns.add(panel.col + j, exponentials(shift, sum), panel.row == 0);
+    if (is_last) logsumexp[panel.col + j] = columns.logsumexp(panel.col + j);
+  }
+}
+
+/// Σ log(1 + eᶻ), less the logit of the positive, of each row: log(1 + e⁻ᶻ) = log(1 + eᶻ) - z.
+template <class T, class By>
+__global__ void __launch_bounds__(kMostRowThreads) sigmoid_rows_kernel(Panel<T> panel, double* losses) {
+  for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
+    const Row<By, Logits<T>> row(panel.cols, panel.logits(i));
+    const T sum = row.sum([](std::int64_t, T z) { return (z > T{0} ? z : T{0}) + std::log1p(std::exp(-std::fabs(z))); });
+    if (By::thread() != 0) continue;
+    double loss = static_cast<double>(sum);
+    const std::int64_t positive = panel.positive(i);
+    if (positive >= 0) loss -= static_cast<double>(panel.logits(i)(positive));
+    losses[i] = panel.col == 0 ? loss : losses[i] + loss;
+  }
+}
+
+/// The mean of the softmax over the row and that over the column.
+template <class T>
+struct BothSoftmaxes {
+  const double *row_logsumexp, *col_logsumexp;
+  T share;
+  __device__ T operator()(std::int64_t row, std::int64_t col, T logit) const {
+    return T(0.5) * share * (std::exp(logit - static_cast<T>(row_logsumexp[row])) +
+                             std::exp(logit - static_cast<T>(col_logsumexp[col])));
+  }
+};
+
+template <class T>
+struct Sigmoids {
+  T share;
+  __device__ T operator()(std::int64_t, std::int64_t, T logit) const { return share / (T{1} + std::exp(-logit)); }
+};
+
+template <class T, class F>
+void with_slope(const Contrastive& c, const double* row_logsumexp, const double* col_logsumexp, T share, const F& f) {
+  switch (c.op) {
+    case ContrastiveOp::kRows: return f(RowSoftmax<T>{row_logsumexp, share});
+    case ContrastiveOp::kRowsAndColumns: return f(BothSoftmaxes<T>{row_logsumexp, col_logsumexp, share});
+    case ContrastiveOp::kSigmoid: return f(Sigmoids<T>{share});
+  }
+}
+
+}  // namespace
+
+template <class T>
+double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias, double* row_logsumexp,
+                   double* col_logsumexp, T* workspace, double* partials) {
+  double* const positives = partials + 2 * c.tile_rows;
+  const RunningLogSumExp rows{partials, partials + c.tile_rows};
+  const RunningLogSumExp columns{positives + c.tile_rows, positives + c.tile_rows + c.cols};
+  const bool sigmoid = c.op == ContrastiveOp::kSigmoid, both = c.op == ContrastiveOp::kRowsAndColumns;
+  const Scratch<double> total(1);
+  for_each_panel(
+      c, a, b, scale, bias, workspace,
+      [&](const Panel<T>& panel, bool is_last) {
+        if (sigmoid) {
+          with_row_threads(panel.rows, panel.cols, [&]<class By>(By, const Grid& grid) {
+            launch(sigmoid_rows_kernel<T, By>, grid, panel, positives);
+          });
+          return;
+        }
+        add_rows(panel, rows, positives, is_last, row_logsumexp);
+        if (!both) return;
+        launch(add_columns_kernel<T>,
+               grid_of_rows(divide_up(panel.cols, kColumnsOfBlock), kColumnsOfBlock * kRowsOfBlock), panel, columns,
+               panel.row + panel.rows == c.rows, col_logsumexp);
+      },
+      [&](std::int64_t row, std::int64_t count) {
+        if (sigmoid) add_to_total(count, Summand{positives}, total.data(), row == 0);
+        else add_to_total(count, RowLoss{row_logsumexp + row, positives, both ? 2.0 : 1.0}, total.data(), row == 0);
+      });
+  if (both) add_to_total(c.cols, Summand{col_logsumexp}, total.data(), false);
+  return fetch(total.data()) / static_cast<double>(both ? 2 * c.rows : c.rows);
+}
+
+// dA = scale dZ B; dB = scale dZᵀ A; dscale = Σ dZ (A Bᵀ); dbias = Σ dZ
+template <class T>
+void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale, T bias, const double* row_logsumexp,
+                          const double* col_logsumexp, double weight, T* da, Mode da_mode, T* db, Mode db_mode,
+                          double* dscale, double* dbias, T* workspace, double* partials) {
+  struct Totals {
+    double scale, bias;
+  };
+  const T share = static_cast<T>(weight / static_cast<double>(c.rows));
+  double *of_scale = partials, *of_bias = partials + c.tile_rows;
+  const Scratch<Totals> totals(1);
+  for_each_panel(
+      c, a, b, scale, bias, workspace,
+      [&](const Panel<T>& panel, bool) {
+        with_slope<T>(c, row_logsumexp, col_logsumexp, share,
+                      [&](const auto& slope) { differentiate(panel, slope, share, of_bias, of_scale); });
+        if (db) {
+          gemm<T>({.m = panel.cols, .n = c.width, .k = panel.rows, .transpose_a = true, .pitch_a = panel.pitch}, panel.z,
+                  a + panel.row * c.width, nullptr, nullptr, db + panel.col * c.width,
+                  panel.row > 0 ? Mode::kAccumulate : db_mode);
+        }
+        if (da) {
+          gemm<T>({.m = panel.rows, .n = c.width, .k = panel.cols, .pitch_a = panel.pitch}, panel.z,
+                  b + panel.col * c.width, nullptr, nullptr, da + panel.row * c.width,
+                  panel.col > 0 ? Mode::kAccumulate : da_mode);
+        }
+      },
+      [&](std::int64_t row, std::int64_t rows) {
+        add_to_total(rows, Summand{of_scale}, &totals.data()->scale, row == 0);
+        add_to_total(rows, Summand{of_bias}, &totals.data()->bias, row == 0);
+      });
+  const Totals found = fetch(totals.data());
+  *dscale = found.scale;
+  *dbias = found.bias;
+}
+
+template double contrastive(const Contrastive&, const float*, const float*, float, float, double*, double*, float*,
+                            double*);
+template double contrastive(const Contrastive&, const double*, const double*, double, double, double*, double*, double*,
+                            double*);
+template void contrastive_backward(const Contrastive&, const float*, const float*, float, float, const double*,
+                                   const double*, double, float*, Mode, float*, Mode, double*, double*, float*,
+                                   double*);
+template void contrastive_backward(const Contrastive&, const double*, const double*, double, double, const double*,
+                                   const double*, double, double*, Mode, double*, Mode, double*, double*, double*,
+                                   double*);
+
+}  // namespace tapecache::kernels::cuda

@@ -1,0 +1,148 @@
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "tapecache/ops/cuda/pair.cuh"
+#include "tapecache/ops/cuda/row_threads.cuh"
+#include "tapecache/ops/cuda/sum_terms.cuh"
+
+/// What losses over tiles of logits share. The tiles of a group lie beside each other in memory, and one kernel takes them
+/// together, as a panel. Panels of one row of tiles come in the order of their columns, rows of tiles in theirs: so are sums
+/// over both.
+namespace tapecache::kernels::cuda {
+
+/// The maximum of a sum without summands.
+constexpr double kNoSummand = -std::numeric_limits<double>::infinity();
+
+/// Maximum and sum of exponentials relative to it.
+struct Exponentials {
+  double largest, sum;
+};
+
+template <class T>
+__device__ Exponentials exponentials(T shift, T sum) {
+  return {sum == T{0} ? kNoSummand : static_cast<double>(shift), static_cast<double>(sum)};
+}
+
+/// Many of them, whose summands come in parts.
+struct RunningLogSumExp {
+  double *largest, *sum;
+
+  __device__ void add(std::int64_t i, const Exponentials& part, bool is_first) const {
+    const double before = is_first ? kNoSummand : largest[i], so_far = is_first ? 0 : sum[i];
+    const double top = part.largest > before ? part.largest : before;
+    largest[i] = top;
+    sum[i] = top == kNoSummand ? so_far + part.sum  // nothing yet, or NaN
+                               : so_far * std::exp(before - top) + part.sum * std::exp(part.largest - top);
+  }
+  __device__ double logsumexp(std::int64_t i) const {
+    return largest[i] == kNoSummand ? sum[i] + kNoSummand : largest[i] + std::log(sum[i]);
+  }
+};
+
+/// A row of logits.
+template <class T>
+struct Logits {
+  const T* z;
+  T scale, bias;
+  __device__ T operator()(std::int64_t at) const { return z[at] * scale + bias; }
+};
+
+/// The logits scale · z + bias of rows [row, row + rows) and columns [col, col + cols) of a loss. The positive of row i is
+/// column i · step.
+template <class T>
+struct Panel {
+  T* z;
+  T scale, bias;
+  std::int64_t row, col, rows, cols, pitch, step;
+
+  __device__ T* line(std::int64_t i) const { return z + i * pitch; }
+  __device__ Logits<T> logits(std::int64_t i) const { return {line(i), scale, bias}; }
+  /// The column within the panel of the positive of row i, or -1.
+  __device__ std::int64_t positive(std::int64_t i) const {
+    const std::int64_t at = (row + i) * step - col;
+    return at >= 0 && at < cols ? at : -1;
+  }
+};
+
+/// Adds a panel to the sums of its rows, and remembers the logits of positives. `logsumexp` is of all rows.
+template <class T, class By>
+__global__ void __launch_bounds__(kMostRowThreads)
+    add_rows_kernel(Panel<T> panel, RunningLogSumExp rows, double* positives, bool is_last, double* logsumexp) {
+  for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
+    const Row<By, Logits<T>> row(panel.cols, panel.logits(i));
+    const T largest = row.maximum(), shift = std::isfinite(largest) ? largest : T{0};
+    const T sum = row.sum([=](std::int64_t, T z) { return std::exp(z - shift); });
+    if (By::thread() != 0) continue;
+    rows.add(i, exponentials(shift, sum), panel.col == 0);
+    if (is_last) logsumexp[panel.row + i] = rows.logsumexp(i);
+    const std::int64_t positive = panel.positive(i);
+    if (positive >= 0) positives[i] = static_cast<double>(panel.logits(i)(positive));
+  }
+}
+
+template <class T>
+void add_rows(const Panel<T>& panel, const RunningLogSumExp& rows, double* positives, bool is_last, double* logsumexp) {
+  with_row_threads(panel.rows, panel.cols, [&]<class By>(By, const Grid& grid) {
+    launch(add_rows_kernel<T, By>, grid, panel, rows, positives, is_last, logsumexp);
+  });
+}
+
+/// What a row of tiles adds to a loss.
+struct RowLoss {
+  const double *logsumexp, *positives;
+  double positive_weight;
+  __device__ double operator()(std::int64_t, std::int64_t i) const { return logsumexp[i] - positive_weight * positives[i]; }
+};
+
+struct Summand {
+  const double* of_rows;
+  __device__ double operator()(std::int64_t, std::int64_t i) const { return of_rows[i]; }
+};
+
+/// Adds a term for each row to a total, which the first row of tiles sets.
+template <class Term>
+void add_to_total(std::int64_t rows, const Term& term, double* total, bool is_first) {
+  sum_terms(1, rows, Adjacent::kTerms, term, 1.0, total, is_first ? Mode::kWrite : Mode::kAccumulate);
+}
+
+/// share · softmax of each row.
+template <class T>
+struct RowSoftmax {
+  const double* logsumexp;
+  T share;
+  __device__ T operator()(std::int64_t row, std::int64_t, T logit) const {
+    return share * std::exp(logit - static_cast<T>(logsumexp[row]));
+  }
+};
+
+/// Turns z into scale · dZ, where dZ is what `slope(row, column, logit)` says, less `share` at positives. Each row's Σ dZ and
+/// Σ dZ · z over all panels are its summands of dbias and dscale.
+template <class T, class By, class Slope>
+__global__ void __launch_bounds__(kMostRowThreads)
+    differentiate_kernel(Panel<T> panel, Slope slope, T share, double* of_bias, double* of_scale) {
+  for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
+    T* line = panel.line(i);
+    const std::int64_t positive = panel.positive(i);
+    const Row<By, Elements<T>> row(panel.cols, {line});
+    const Pair<double> sums = row.sum([=](std::int64_t j, T z) {
+      T dz = slope(panel.row + i, panel.col + j, z * panel.scale + panel.bias);
+      if (j == positive) dz -= share;
+      line[j] = panel.scale * dz;
+      return Pair<double>(static_cast<double>(dz), static_cast<double>(dz) * static_cast<double>(z));
+    });
+    if (By::thread() != 0) continue;
+    of_bias[i] = panel.col == 0 ? sums.first : of_bias[i] + sums.first;
+    of_scale[i] = panel.col == 0 ? sums.second : of_scale[i] + sums.second;
+  }
+}
+
+template <class T, class Slope>
+void differentiate(const Panel<T>& panel, const Slope& slope, T share, double* of_bias, double* of_scale) {
+  with_row_threads(panel.rows, panel.cols, [&]<class By>(By, const Grid& grid) {
+    launch(differentiate_kernel<T, By, Slope>, grid, panel, slope, share, of_bias, of_scale);
+  });
+}
+
+}  // namespace tapecache::kernels::cuda
