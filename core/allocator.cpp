@@ -89,13 +89,15 @@ bool Allocator::add_segment(Arena& arena, std::size_t size) {
 /// nullptr where the system has no room.
 std::byte* Allocator::take(std::size_t size) {
   Arena& arena = arena_for(size);
-  if (std::byte* block = arena.take(size + kGuard)) return block;
+  const std::size_t room = size + kGuard;
+  if (room < size) return nullptr;
+  if (std::byte* block = arena.take(room)) return block;
   if (stats_.limit && small_.reserved() + large_.reserved() > stats_.limit - size) release_cache_locked();
-  if (!add_segment(arena, size + kGuard)) {
+  if (!add_segment(arena, room)) {
     release_cache_locked();
-    if (!add_segment(arena, size + kGuard)) return nullptr;
+    if (!add_segment(arena, room)) return nullptr;
   }
-  return arena.take(size + kGuard);
+  return arena.take(room);
 }
 
 void* Allocator::allocate(std::size_t bytes) {
