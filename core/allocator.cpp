@@ -87,6 +87,7 @@ std::byte* Allocator::take(std::size_t size) {
   Arena& arena = arena_for(size);
   const std::size_t alignment = system_memory::alignment(device_);
   const std::size_t room = (size + alignment - 1) / alignment * alignment + (device_.is_cpu() ? kGuard : 0);
+  if (room < size) return nullptr;
   if (std::byte* block = arena.take(room)) return block;
   if (stats_.limit && small_.reserved() + large_.reserved() > stats_.limit - size) release_cache_locked();
   if (!add_segment(arena, room)) {

@@ -22,6 +22,8 @@ PEERS = {
     "torch-bf16": ("bfloat16", ["worker_torch.py", "--bf16"]),
     "jax": ("float32", ["worker_jax.py"]),
 }
+# This library again: with one thread, or (for a cached step) with the whole batch at once.
+OWN = {"one-thread": "float32", "direct": "float32"}
 
 
 class Worker:
@@ -48,7 +50,45 @@ class Worker:
         self.process.wait()
 
 
+def take_in_turn(ours, theirs, rounds):
+    for worker in (ours, theirs):
+        worker.ask("step")
+    return [(ours.ask("step")["seconds"], theirs.ask("step")["seconds"]) for _ in range(rounds)]
+
+
+def measure_own(binary, model, peer, rounds, threads):
+    dtype = OWN[peer]
+    ours = Worker([binary, "--dtype", dtype, "--threads", str(threads), "--serve", model])
+    other_threads, other_model = (1, model) if peer == "one-thread" else (threads, model.partition("_cached_")[0])
+    other = Worker([binary, "--dtype", dtype, "--threads", str(other_threads), "--serve", other_model])
+    try:
+        pairs = take_in_turn(ours, other, rounds)
+        return result(model, dtype, peer, pairs, ours, other)
+    finally:
+        ours.close()
+        other.close()
+
+
+def result(model, dtype, peer, pairs, ours, theirs):
+    seconds = statistics.median(p[0] for p in pairs)
+    peaks = [worker.ask("peak")["bytes"] for worker in (ours, theirs)]  # before the ceiling is measured
+    speed = ours.ask("flops")
+    return {
+        "model": model,
+        "dtype": dtype,
+        "peer": peer,
+        "ours_seconds": seconds,
+        "peer_seconds": statistics.median(p[1] for p in pairs),
+        "ratio": statistics.median(p[1] / p[0] for p in pairs),
+        "ours_peak_bytes": peaks[0],
+        "peer_peak_bytes": peaks[1],
+        "gemm_share": speed["flops"] / seconds / speed["gemm_ceiling"],
+    }
+
+
 def measure(binary, model, peer, rounds, threads):
+    if peer in OWN:
+        return measure_own(binary, model, peer, rounds, threads)
     dtype, script = PEERS[peer]
     with tempfile.TemporaryDirectory() as folder:
         reference = f"{folder}/reference.safetensors"
@@ -64,28 +104,15 @@ def measure(binary, model, peer, rounds, threads):
             limits = (1e-4, 1e-3) if dtype == "float32" else (1e-2, 5e-2)
             if not (difference["loss"] <= limits[0] and difference["gradient"] <= limits[1]):
                 raise RuntimeError(f"{model}, {peer}: not the same step: {difference}")
-            for worker in (ours, theirs):
-                worker.ask("step")
-            pairs = [(ours.ask("step")["seconds"], theirs.ask("step")["seconds"]) for _ in range(rounds)]
-            peaks = [worker.ask("peak")["bytes"] for worker in (ours, theirs)]
-            speed = ours.ask("flops")
+            pairs = take_in_turn(ours, theirs, rounds)
+            return {
+                **result(model, dtype, peer, pairs, ours, theirs),
+                "loss_difference": difference["loss"],
+                "gradient_difference": difference["gradient"],
+            }
         finally:
             ours.close()
             theirs.close()
-    seconds = statistics.median(p[0] for p in pairs)
-    return {
-        "model": model,
-        "dtype": dtype,
-        "peer": peer,
-        "ours_seconds": seconds,
-        "peer_seconds": statistics.median(p[1] for p in pairs),
-        "ratio": statistics.median(p[1] / p[0] for p in pairs),
-        "ours_peak_bytes": peaks[0],
-        "peer_peak_bytes": peaks[1],
-        "gemm_share": speed["flops"] / seconds / speed["gemm_ceiling"],
-        "loss_difference": difference["loss"],
-        "gradient_difference": difference["gradient"],
-    }
 
 
 def main():
@@ -93,7 +120,7 @@ def main():
     parser.add_argument("--binary", required=True)
     parser.add_argument("--out", default="out/bench")
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--peer", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--peer", nargs="+", choices=[*PEERS, *OWN], default=list(PEERS))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     arguments = parser.parse_args()
@@ -103,6 +130,8 @@ def main():
     print(f"{'model':26}{'peer':15}{'ours':>9}{'peer':>9}{'ratio':>7}{'memory':>8}{'of GEMM':>9}")
     for model in arguments.model:
         for peer in arguments.peer:
+            if peer == "direct" and "_cached_" not in model:
+                continue
             r = measure(arguments.binary, model, peer, arguments.rounds, arguments.threads)
             results.append(r)
             print(f"{model:26}{peer:15}{r['ours_seconds']:8.3f}s{r['peer_seconds']:8.3f}s{r['ratio']:7.2f}"
