@@ -22,6 +22,17 @@ void Parameter::assign(const Tensor& value) {
   state().value.copy_from(value);
 }
 
+void Parameter::move_to(Device device) {
+  const Device before = state().value.device();
+  state().value.move_to(device);
+  try {
+    if (state().gradient.defined()) state().gradient.move_to(device);
+  } catch (...) {
+    state().value.move_to(before);
+    throw;
+  }
+}
+
 void Parameter::run_hooks() {
   for (const Hook& hook : state().hooks) hook(*this);
 }

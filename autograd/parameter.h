@@ -28,6 +28,9 @@ class Parameter {
   /// Replaces the value. Throws ShapeError where shape, dtype or device differ from the present one.
   void assign(const Tensor& value);
 
+  /// Moves value and gradient to another device (`Tensor::move_to`).
+  void move_to(Device device);
+
   /// Sum of the gradients since the last `clear_gradient`; undefined where there was none.
   const Tensor& gradient() const { return state().gradient; }
   Tensor& mutable_gradient() { return state().gradient; }

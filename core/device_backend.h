@@ -9,8 +9,8 @@
 /// What the core asks of the CUDA devices. Implemented by `ops/cuda`, or by `ops/no_cuda`, where there is no device and
 /// every function but count() throws DeviceError. Decided at link time.
 ///
-/// Work on a device is queued: only copy_to_host() and synchronize() wait for it. A failure of the device throws
-/// DeviceError naming the running op.
+/// Work on a device is queued: only copy_to_host(), first_non_finite() and synchronize() wait for it. A failure of the
+/// device throws DeviceError naming the running op.
 namespace tapecache::device_backend {
 
 /// Devices that can be used.
@@ -36,6 +36,8 @@ void fill(int device, DType, void* to, double value, std::int64_t count);
 void convert(int device, DType to_type, void* to, DType from_type, const void* from, std::int64_t count);
 /// to += from, for f32 and f64.
 void accumulate(int device, DType, void* to, const void* from, std::int64_t count);
+/// Place of the first NaN or Inf among elements of a floating type, -1 where there is none. Waits for the device.
+std::int64_t first_non_finite(int device, DType, const void* elements, std::int64_t count);
 
 void synchronize(int device);
 

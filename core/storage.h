@@ -20,6 +20,9 @@ class Storage {
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
+  /// Moves the contents to another device, which every tensor that views them then is on; counts as a change of them.
+  /// Throws, before anything is changed, DeviceError or OutOfMemory.
+  void move_to(Device device);
 
   /// Counts the times the contents were opened for writing.
   std::uint64_t version() const { return version_; }

@@ -173,11 +173,14 @@ double Tensor::item() const {
 
 std::int64_t first_non_finite(const Tensor& tensor) {
   std::int64_t found = -1;
-  const Tensor host = tensor.to(Device::cpu());
+  const Device device = tensor.device();
   if (!is_floating(tensor.dtype())) return found;
+  if (!device.is_cpu()) {
+    return device_backend::first_non_finite(device.index, tensor.dtype(), tensor.raw(), tensor.numel());
+  }
   dispatch_any(tensor.dtype(), [&]<class T>() {
-    const T* begin = host.data<T>();
-    const T* end = begin + host.numel();
+    const T* begin = tensor.data<T>();
+    const T* end = begin + tensor.numel();
     const T* at = std::find_if(begin, end, [](T v) { return !std::isfinite(convert_element<double>(v)); });
     if (at != end) found = at - begin;
   });

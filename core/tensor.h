@@ -76,6 +76,9 @@ class Tensor {
   Tensor to(DType dtype) const;
   /// A copy on another device; the same handle where it is there already. A copy to the host waits for the device.
   Tensor to(Device device) const;
+  /// Moves the storage itself, and with it all tensors that view it, to another device: what holds a handle to a model's
+  /// weights then finds them there. Throws, before anything is changed, DeviceError or OutOfMemory.
+  void move_to(Device device) { storage().move_to(device); }
   /// Copies elements from a tensor of equal shape, dtype and device. Throws on any difference.
   void copy_from(const Tensor& source);
   void fill(double value);

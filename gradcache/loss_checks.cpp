@@ -48,10 +48,10 @@ Variable constant_like(const Variable& like, double value) {
   return Tensor::full({}, value, like.dtype(), like.device());
 }
 
-Tensor every(std::int64_t step, std::int64_t count, Device device) {
+Tensor every(std::int64_t step, std::int64_t count) {
   Tensor index = Tensor::empty({count}, DType::kInt64);
   for (std::int64_t i = 0; i < count; ++i) index.mutable_data<std::int64_t>()[i] = i * step;
-  return index.to(device);
+  return index;
 }
 
 Variable scaled_logits(const Variable& a, const Variable& b, const Variable& scale) {

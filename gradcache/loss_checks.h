@@ -22,8 +22,8 @@ inline constexpr double kExcluded = -1e37;
 
 /// A scalar constant of the type and on the device of another.
 Variable constant_like(const Variable& like, double value);
-/// [0, step, 2·step, …] on a device
-Tensor every(std::int64_t step, std::int64_t count, Device device);
+/// [0, step, 2·step, …] on the host, where indices are checked
+Tensor every(std::int64_t step, std::int64_t count);
 /// scale · a bᵀ, with the factor on the smaller operand instead of the product
 Variable scaled_logits(const Variable& a, const Variable& b, const Variable& scale);
 

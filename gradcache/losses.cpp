@@ -40,7 +40,7 @@ Variable with_hard_negatives(const Variable& logits, std::int64_t step, double b
 /// Mean cross-entropy of rows whose positive is column i · step.
 Variable contrast(const Variable& logits, std::int64_t step, const ContrastiveOptions& options) {
   const Variable z = with_hard_negatives(logits, step, options.hardness);
-  const Variable plain = ops::cross_entropy(z, detail::every(step, z.size(0), z.device()));
+  const Variable plain = ops::cross_entropy(z, detail::every(step, z.size(0)));
   if (options.label_smoothing == 0) return plain;
   // (1 - ε)(lse - z₊) + ε (lse - mean z)
   const Variable uniform = ops::subtract(ops::mean(ops::logsumexp(z, 1)), ops::mean(z));

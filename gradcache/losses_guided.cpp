@@ -79,7 +79,7 @@ Variable gist_loss(const Variable& queries, const Variable& targets, const Tenso
   if (!std::isfinite(options.margin)) {
     throw ValueError(fmt::format("gist_loss: margin is {}, expected a finite number", options.margin));
   }
-  const Tensor positives = detail::every(step, m, queries.device());
+  const Tensor positives = detail::every(step, m);
   const Tensor guide_positives = ops::gather_rows(Variable(guide_targets), positives).value();
   const Tensor query_target = cosines(guide_queries, guide_targets);
   std::vector<double> thresholds;

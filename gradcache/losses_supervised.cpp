@@ -75,7 +75,7 @@ Variable nt_xent(const Variable& a, const Variable& b, const Variable& scale) {
   const Variable anchors = ops::l2_normalize(ops::concat(views));
   Tensor other = Tensor::empty({2 * n}, DType::kInt64);
   for (std::int64_t i = 0; i < 2 * n; ++i) other.mutable_data<std::int64_t>()[i] = (i + n) % (2 * n);
-  return ops::cross_entropy(without_itself(detail::scaled_logits(anchors, anchors, scale)), other.to(a.device()));
+  return ops::cross_entropy(without_itself(detail::scaled_logits(anchors, anchors, scale)), other);
 }
 
 Variable sup_con(const Variable& representations, const Tensor& labels, double temperature) {

@@ -49,7 +49,7 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
   detail::require_scalar("maxsim_loss", "scale", scale);
   const Variable scores = maxsim_scores(queries, query_mask, documents, document_mask);
   const std::int64_t step = detail::require_multiple("maxsim_loss", scores.size(1), scores.size(0));
-  return ops::cross_entropy(ops::multiply(scores, scale), detail::every(step, scores.size(0), scores.device()));
+  return ops::cross_entropy(ops::multiply(scores, scale), detail::every(step, scores.size(0)));
 }
 
 }  // namespace tapecache::gradcache

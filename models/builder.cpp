@@ -71,6 +71,7 @@ Tensor Builder::buffer(std::string_view name, const Tensor& value) const {
                                  tapecache::name(value.dtype())));
   }
   shared_->buffers.push_back({full, value});
+  shared_->buffers.back().value.move_to(shared_->device);
   return value;
 }
 
@@ -80,8 +81,22 @@ Parameter Builder::parameter(std::string_view name, const Shape& shape, const In
   const Tensor values = init.standard_deviation == 0 && init.half_range == 0
                             ? Tensor::full(shape, init.mean, shared_->dtype)
                             : drawn_values(shape, init, shared_->seed ^ hash_of(full)).to(shared_->dtype);
-  shared_->parameters.emplace_back(full, values);
+  shared_->parameters.emplace_back(full, values.to(shared_->device));
   return shared_->parameters.back();
+}
+
+void Builder::to(Device device) const {
+  const auto move_all = [this](Device to) {
+    for (Parameter& p : shared_->parameters) p.move_to(to);
+    for (Buffer& b : shared_->buffers) b.value.move_to(to);
+  };
+  try {
+    move_all(device);
+  } catch (...) {
+    move_all(shared_->device);
+    throw;
+  }
+  shared_->device = device;
 }
 
 }  // namespace tapecache::models

@@ -38,6 +38,11 @@ class Builder {
   /// DTypeError for another type.
   Tensor buffer(std::string_view name, const Tensor& value) const;
 
+  /// Moves all parameters, with their gradients, and buffers to a device, where those to come are made too. Layers and
+  /// optimisers that hold them find them there. Throws DeviceError or OutOfMemory, and then leaves all where they were.
+  void to(Device device) const;
+  Device device() const { return shared_->device; }
+
   /// All parameters made so far, in that order.
   const std::vector<Parameter>& parameters() const { return shared_->parameters; }
   /// All buffers made so far, in that order.
@@ -54,6 +59,7 @@ class Builder {
   struct Shared {
     std::uint64_t seed;
     DType dtype;
+    Device device = Device::cpu();
     bool training = true;
     std::vector<Parameter> parameters;
     std::vector<Buffer> buffers;

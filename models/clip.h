@@ -31,6 +31,8 @@ class Clip {
   /// Logarithm of the factor that similarities are scaled by, a scalar.
   const Parameter& logit_scale() const { return logit_scale_; }
   const std::vector<Parameter>& parameters() const { return builder_.parameters(); }
+  /// Moves all parameters to a device (`Builder::to`), on which inputs must then be.
+  void to(Device device) { builder_.to(device); }
   /// Turns dropout on or off.
   void set_training(bool on) { builder_.set_training(on); }
 

@@ -50,6 +50,10 @@ TokenBatch TokenBatch::slice(std::int64_t begin, std::int64_t end) const {
   return {ids.slice(begin, end), valid.defined() ? valid.slice(begin, end) : Tensor()};
 }
 
+TokenBatch TokenBatch::to(Device device) const {
+  return {ids.to(device), valid.defined() ? valid.to(device) : Tensor()};
+}
+
 std::vector<std::int64_t> TokenBatch::lengths() const {
   const std::int64_t tokens = ids.size(1);
   std::vector<std::int64_t> result(static_cast<std::size_t>(size()), tokens);

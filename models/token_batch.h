@@ -16,6 +16,8 @@ struct TokenBatch {
 
   std::int64_t size() const { return ids.size(0); }
   TokenBatch slice(std::int64_t begin, std::int64_t end) const;
+  /// A copy on another device.
+  TokenBatch to(Device device) const;
   /// Tokens of each sequence up to its last valid one: what gradient caching cuts by, where it is given a token budget.
   std::vector<std::int64_t> lengths() const;
   /// The given sequences in their order, cut behind the longest of them.

@@ -61,8 +61,8 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
     throw ShapeError(fmt::format("{}: {} documents for {} queries, expected a multiple", kOp, documents.size(0),
                                  queries.size(0)));
   }
-  if (!scale.defined() || scale.numel() != 1 || scale.dtype() != queries.dtype()) {
-    throw ShapeError(fmt::format("{}: scale is {}, expected a scalar of the type of the queries", kOp,
+  if (!scale.defined() || scale.numel() != 1 || scale.dtype() != queries.dtype() || scale.device() != queries.device()) {
+    throw ShapeError(fmt::format("{}: scale is {}, expected a scalar of the type and on the device of the queries", kOp,
                                  describe(scale.value())));
   }
   if (tile.rows < 1 || tile.columns < 1) {

@@ -42,7 +42,7 @@ inline std::vector<double> run_backward(const Forward& forward, std::uint64_t se
     const Recording recording(tape);
     y = forward();
   }
-  const Tensor cotangent = random_values(y.shape(), seed, y.dtype());
+  const Tensor cotangent = random_values(y.shape(), seed, y.dtype()).to(y.device());
   inject(tape, std::span(&y, 1), std::span(&cotangent, 1));
   return doubles(cotangent);
 }

@@ -21,7 +21,8 @@ inline std::vector<Parameter> some_parameters(DType dtype = DType::kFloat64) {
 
 inline Tensor gradient_of(const Parameter& p, int step) {
   return random_values(p.value().shape(), 1000 + 10 * static_cast<std::uint64_t>(step) + p.name().size(),
-                       p.value().dtype());
+                       p.value().dtype())
+      .to(p.value().device());
 }
 
 inline void give_gradients(std::span<const Parameter> parameters, int step) {

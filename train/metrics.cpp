@@ -22,7 +22,8 @@ void require_features(const char* what, const Tensor& features, const Tensor& cl
     throw ShapeError(fmt::format("linear_probe: {} features are {} and classes {}, expected [n, width] and int64 [n]",
                                  what, describe(features), describe(classes)));
   }
-  const std::int64_t* label = classes.data<std::int64_t>();
+  const Tensor host = classes.to(Device::cpu());
+  const std::int64_t* label = host.data<std::int64_t>();
   for (std::int64_t i = 0; i < classes.numel(); ++i) {
     if (label[i] < 0) {
       throw ValueError(fmt::format("linear_probe: {} class {} is {}, expected at least 0", what, i, label[i]));
@@ -32,8 +33,8 @@ void require_features(const char* what, const Tensor& features, const Tensor& cl
 
 /// Columns shifted and scaled by the mean and deviation of `reference`'s; 0 where that one is constant.
 Tensor standardized(const Tensor& features, const Tensor& reference) {
-  const Tensor from = reference.to(DType::kFloat64);
-  Tensor result = features.to(DType::kFloat64).clone();
+  const Tensor from = reference.to(Device::cpu()).to(DType::kFloat64);
+  Tensor result = features.to(Device::cpu()).to(DType::kFloat64).clone();
   const std::int64_t rows = from.size(0), width = from.size(1);
   for (std::int64_t j = 0; j < width; ++j) {
     double mean = 0, squares = 0, low = from.data<double>()[j], high = low;
@@ -70,7 +71,8 @@ std::map<int, double> recall_at_k(const Tensor& queries, const Tensor& targets, 
     if (k < 1) throw ValueError(fmt::format("recall_at_k: k is {}, expected at least 1", k));
   }
   const std::int64_t n = queries.size(0);
-  const Tensor scores = ops::matmul(queries, targets, {.transpose_b = true}).value().to(DType::kFloat64);
+  const Tensor scores =
+      ops::matmul(queries, targets, {.transpose_b = true}).value().to(Device::cpu()).to(DType::kFloat64);
   std::map<int, double> recall;
   for (int k : ks) recall[k] = 0;
   for (std::int64_t i = 0; i < n; ++i) {
@@ -92,8 +94,9 @@ double linear_probe(const Tensor& features, const Tensor& classes, const Tensor&
     throw ShapeError(fmt::format("linear_probe: features of width {} and {}", features.size(1),
                                  held_out_features.size(1)));
   }
-  const std::int64_t* label = classes.data<std::int64_t>();
-  const std::int64_t class_count = *std::max_element(label, label + classes.numel()) + 1;
+  const Tensor targets = classes.to(Device::cpu());
+  const std::int64_t* label = targets.data<std::int64_t>();
+  const std::int64_t class_count = *std::max_element(label, label + targets.numel()) + 1;
   const Variable x = standardized(features, features);
   const Variable held_out = standardized(held_out_features, features);
 
@@ -105,7 +108,7 @@ double linear_probe(const Tensor& features, const Tensor& classes, const Tensor&
     Variable loss;
     {
       const Recording recording(tape);
-      loss = ops::cross_entropy(ops::linear(x, weight, bias), classes);
+      loss = ops::cross_entropy(ops::linear(x, weight, bias), targets);
     }
     tape.backward(loss);
     optimizer.step(options.learning_rate);
@@ -114,11 +117,12 @@ double linear_probe(const Tensor& features, const Tensor& classes, const Tensor&
 
   const NoRecording no_tape;
   const Tensor logits = ops::linear(held_out, weight, bias).value();
+  const auto expected = held_out_classes.to_vector<std::int64_t>();
   std::int64_t right = 0;
   for (std::int64_t i = 0; i < logits.size(0); ++i) {
     const double* row = logits.data<double>() + i * class_count;
     const double* best = std::max_element(row, row + class_count);
-    right += !std::isnan(*best) && best - row == held_out_classes.data<std::int64_t>()[i];
+    right += !std::isnan(*best) && best - row == expected[static_cast<std::size_t>(i)];
   }
   return static_cast<double>(right) / static_cast<double>(logits.size(0));
 }

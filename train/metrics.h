@@ -20,7 +20,7 @@ struct LinearProbeOptions {
 
 /// Accuracy on held-out samples of multinomial logistic regression fitted to frozen features: features [n, width]
 /// (each column standardised by the fitted samples, one that is constant among them left out), classes [n] (i64, from
-/// 0). A NaN is never right. Throws ShapeError, and ValueError for a class below 0.
+/// 0). It is fitted on the host. A NaN is never right. Throws ShapeError, and ValueError for a class below 0.
 double linear_probe(const Tensor& features, const Tensor& classes, const Tensor& held_out_features,
                     const Tensor& held_out_classes, const LinearProbeOptions& options = {});
 

@@ -83,6 +83,8 @@ void AdamW::step(double learning_rate, double gradient_scale) {
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined()) continue;
+    m_[i].move_to(p.value().device());  // where the parameter was moved after it was given to the optimiser
+    v_[i].move_to(p.value().device());
     const auto t = static_cast<double>(++*steps_[i].mutable_data<std::int64_t>());
     updates.push_back({p.gradient(), p.mutable_value(), m_[i], v_[i], decay_of(p, options_.weight_decay),
                        1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t)});
@@ -118,6 +120,7 @@ void Sgd::step(double learning_rate, double gradient_scale) {
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined()) continue;
+    velocity_[i].move_to(p.value().device());  // as in AdamW
     updates.push_back({p.gradient(), p.mutable_value(), velocity_[i], decay_of(p, options_.weight_decay)});
   }
   ops::sgd_update(

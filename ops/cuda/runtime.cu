@@ -1,10 +1,14 @@
+#include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/element.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/cuda/block_reduce.cuh"
 #include "tapecache/ops/cuda/launch.cuh"
+#include "tapecache/ops/cuda/transfer.h"
 
 namespace tapecache {
 
@@ -91,6 +95,30 @@ __global__ void fill_kernel(std::int64_t n, T* to, T value) {
 template <class To, class From>
 __global__ void convert_kernel(std::int64_t n, To* to, const From* from) {
   for (std::int64_t i = thread_index(); i < n; i += thread_count()) to[i] = convert_element<To>(from[i]);
+}
+
+template <class T>
+__device__ bool is_finite(T value) {
+  if constexpr (std::is_same_v<T, double>) return std::isfinite(value);
+  else return std::isfinite(static_cast<float>(value));
+}
+
+/// The place of the first of each block's elements that is not finite, n where all are.
+template <class T>
+__global__ void first_non_finite_kernel(std::int64_t n, const T* x, std::int64_t* first_of_block) {
+  std::int64_t first = n;
+  for (std::int64_t i = thread_index(); i < n && first == n; i += thread_count()) {
+    if (!is_finite(x[i])) first = i;
+  }
+  first = block_reduce(first, Minimum{});
+  if (threadIdx.x == 0) first_of_block[blockIdx.x] = first;
+}
+
+__global__ void smallest_kernel(std::int64_t n, const std::int64_t* x, std::int64_t* smallest) {
+  std::int64_t own = x[0];
+  for (std::int64_t i = threadIdx.x; i < n; i += blockDim.x) own = Minimum{}(own, x[i]);
+  own = block_reduce(own, Minimum{});
+  if (threadIdx.x == 0) *smallest = own;
 }
 
 template <class T>
@@ -187,6 +215,20 @@ void accumulate(int device, DType dtype, void* to, const void* from, std::int64_
   dispatch_floating("accumulate", dtype, [&]<class T>() {
     launch(accumulate_kernel<T>, grid_for(n), n, static_cast<T*>(to), static_cast<const T*>(from));
   });
+}
+
+std::int64_t first_non_finite(int device, DType dtype, const void* elements, std::int64_t n) {
+  constexpr std::int64_t kBlocks = 512;
+  if (n == 0) return -1;
+  select_device(device);
+  const std::int64_t blocks = std::min(kBlocks, divide_up(n, kThreads));
+  const Scratch<std::int64_t> first_of_block(blocks), first(1);
+  dispatch_any(dtype, [&]<class T>() {
+    launch(first_non_finite_kernel<T>, grid_of_rows(blocks), n, static_cast<const T*>(elements), first_of_block.data());
+  });
+  launch(smallest_kernel, grid_of_rows(1), blocks, first_of_block.data(), first.data());
+  const std::int64_t found = fetch(first.data());
+  return found < n ? found : -1;
 }
 
 void synchronize(int device) {

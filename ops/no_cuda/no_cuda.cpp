@@ -33,6 +33,7 @@ void set_bytes(int, void*, int, std::size_t) { throw_no_cuda("set_bytes"); }
 void fill(int, DType, void*, double, std::int64_t) { throw_no_cuda("fill"); }
 void convert(int, DType, void*, DType, const void*, std::int64_t) { throw_no_cuda("convert"); }
 void accumulate(int, DType, void*, const void*, std::int64_t) { throw_no_cuda("accumulate"); }
+std::int64_t first_non_finite(int, DType, const void*, std::int64_t) { throw_no_cuda("first_non_finite"); }
 void synchronize(int) { throw_no_cuda("synchronize"); }
 
 }  // namespace device_backend

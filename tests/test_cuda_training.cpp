@@ -1,0 +1,293 @@
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "cuda_device.h"
+#include "folder.h"
+#include "train_checks.h"
+#include "tapecache/autograd/anomaly.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/random.h"
+#include "tapecache/ops/dropout.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/embedding.h"
+#include "tapecache/ops/sample_uniform.h"
+#include "tapecache/ops/update.h"
+#include "tapecache/train/checkpoint.h"
+#include "tapecache/train/clip_gradients.h"
+#include "tapecache/train/loss_scaler.h"
+#include "tapecache/train/metrics.h"
+#include "tapecache/train/optimizer.h"
+
+// What training does beside the forward and backward of a model, on a CUDA device.
+
+using namespace tapecache;
+using namespace tapecache::testing;
+using namespace tapecache::train;
+
+namespace {
+
+const auto on_device = boost::unit_test::precondition(needs_device);
+
+using MakeOptimizer = std::function<std::unique_ptr<Optimizer>(std::vector<Parameter>)>;
+
+const MakeOptimizer kOptimizers[] = {
+    [](auto p) { return std::make_unique<AdamW>(p, AdamWOptions{.weight_decay = 0.1}); },
+    [](auto p) { return std::make_unique<Sgd>(p, SgdOptions{.momentum = 0.9, .weight_decay = 0.1}); },
+};
+
+/// Arrays that end within blocks of the update, fill several, and are smaller than a warp; and two types in turn.
+std::vector<Parameter> mixed_parameters() {
+  std::vector<Parameter> parameters;
+  const std::pair<Shape, DType> arrays[] = {{{37, 41}, DType::kFloat32}, {{3}, DType::kFloat32},
+                                            {{200, 301}, DType::kFloat32}, {{0}, DType::kFloat32},
+                                            {{5}, DType::kFloat64}, {{170, 99}, DType::kFloat64},
+                                            {{}, DType::kFloat32}, {{19}, DType::kFloat32}};
+  for (const auto& [shape, dtype] : arrays) {
+    const std::uint64_t seed = parameters.size();
+    parameters.emplace_back("p" + std::to_string(seed), random_values(shape, seed, dtype));
+  }
+  return parameters;
+}
+
+void move(std::span<const Parameter> parameters, Device device) {
+  for (Parameter p : parameters) p.move_to(device);
+}
+
+double tolerance_of(DType dtype) { return dtype == DType::kFloat64 ? 1e-13 : 1e-6; }
+
+void check_alike(std::span<const Parameter> there, std::span<const Parameter> here) {
+  for (std::size_t i = 0; i < here.size(); ++i) {
+    BOOST_TEST((there[i].value().device() == kCuda));
+    BOOST_TEST(max_difference(there[i].value(), here[i].value()) <= tolerance_of(here[i].value().dtype()), here[i].name());
+  }
+}
+
+/// What an op gives for x, and for its gradient by a cotangent.
+std::vector<Tensor> outcome(const std::function<Variable(const Variable&)>& op, const Tensor& x) {
+  Tape tape;
+  const Variable leaf = tape.leaf(x);
+  Variable y;
+  {
+    const Recording recording(tape);
+    y = op(leaf);
+  }
+  const Tensor cotangent = random_values(y.shape(), 9, y.dtype()).to(y.device());
+  tape.backward(std::span(&y, 1), std::span(&cotangent, 1));
+  return {y.value(), tape.gradient(leaf)};
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(cuda)
+
+BOOST_AUTO_TEST_CASE(optimizers_step_as_on_the_cpu, *on_device) {
+  for (const MakeOptimizer& make : kOptimizers) {
+    const std::vector<Parameter> here = mixed_parameters(), there = mixed_parameters();
+    move(there, kCuda);
+    const auto a = make(here), b = make(there);
+    for (int t = 1; t <= 4; ++t) {
+      give_gradients(here, t);
+      give_gradients(there, t);
+      a->step(0.05, 0.5);
+      b->step(0.05, 0.5);
+    }
+    check_alike(there, here);
+    const auto state = a->state();
+    for (const auto& [name, tensor] : b->state()) {
+      BOOST_TEST(max_difference(tensor, state.at(name)) <= tolerance_of(tensor.dtype()), name);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(an_optimizers_state_follows_its_parameters, *on_device) {
+  for (const MakeOptimizer& make : kOptimizers) {
+    const std::vector<Parameter> here = some_parameters(), moved = some_parameters();
+    const auto a = make(here), b = make(moved);
+    for (int t = 1; t <= 4; ++t) {
+      give_gradients(here, t);
+      give_gradients(moved, t);
+      move(moved, t % 2 == 0 ? kCuda : Device::cpu());
+      a->step(0.05);
+      b->step(0.05);
+    }
+    check_alike(moved, here);
+    Parameter(moved[0]).mutable_gradient() = here[0].gradient();
+    BOOST_CHECK_EXCEPTION(b->step(0.05), ShapeError, says({"'matrix'", "cpu", "cuda:0"}));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(norms_and_clipping, *on_device) {
+  const std::vector<Parameter> here = mixed_parameters(), there = mixed_parameters();
+  give_gradients(here, 1);
+  give_gradients(there, 1);
+  move(there, kCuda);
+  const double norm = gradient_norm(here), found = gradient_norm(there);
+  BOOST_TEST(std::abs(found - norm) <= 1e-13 * norm);
+  BOOST_TEST(found == gradient_norm(there));
+  BOOST_TEST(ops::squared_norm(std::vector<Tensor>{Tensor::zeros({0}, DType::kFloat32, kCuda)}) == 0);
+  BOOST_TEST(std::abs(clip_gradient_norm(there, 1) - norm) <= 1e-13 * norm);
+  BOOST_TEST(std::abs(gradient_norm(there) - 1) <= 1e-6);
+  // More blocks than a kernel of one block sums at once, and values that f32 sums would lose.
+  Tensor large = Tensor::full({300, 16384}, 1, DType::kFloat32, kCuda);
+  large.slice(0, 1).fill(1e4);
+  BOOST_TEST(ops::squared_norm(std::span(&large, 1)) == 299.0 * 16384 + 16384 * 1e8);
+  Parameter(there[2]).mutable_gradient().fill(std::numeric_limits<double>::quiet_NaN());
+  BOOST_TEST(std::isnan(gradient_norm(there)));
+}
+
+BOOST_AUTO_TEST_CASE(draws_have_the_bits_of_the_cpu, *on_device) {
+  const std::vector<std::int64_t> order{7, 2, 5'000'000'000, 0, 2, 4};
+  for (const bool in_order : {true, false}) {
+    const auto begin = [&] {
+      begin_random_step(0x123456789, 7);
+      random_state().key.call = 3;
+      random_state().first_sample = 1000;
+      if (!in_order) random_state().sample_ids = Tensor::from(order, {6});
+    };
+    for (const std::int64_t width : {1, 2, 7, 4096, 5001}) {
+      for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+        const Tensor x = random_values({6, width}, 1, dtype);
+        for (const auto op : {ops::dropout, ops::drop_path}) {
+          const auto drop = [&](const Variable& v) { return begin(), op(v, 0.3); };
+          const std::vector<Tensor> here = outcome(drop, x), there = outcome(drop, x.to(kCuda));
+          for (std::size_t i = 0; i < here.size(); ++i) {
+            BOOST_TEST((there[i].device() == kCuda));
+            BOOST_TEST(same_bits(there[i], here[i]));
+          }
+        }
+      }
+      begin();
+      const Tensor here = ops::sample_uniform(6, width);
+      begin();
+      BOOST_TEST(same_bits(ops::sample_uniform(6, width, kCuda), here));
+    }
+  }
+  begin_random_step(1, 1);
+}
+
+BOOST_AUTO_TEST_CASE(a_dropped_nan_is_dropped, *on_device) {
+  const Tensor x = Tensor::full({8, 100}, std::numeric_limits<double>::quiet_NaN());
+  for (const auto op : {ops::dropout, ops::drop_path}) {
+    begin_random_step(1, 1);
+    const std::vector<double> here = doubles(op(x, 0.5).value());
+    begin_random_step(1, 1);
+    const std::vector<double> there = doubles(op(x.to(kCuda), 0.5).value());
+    for (std::size_t i = 0; i < here.size(); ++i) BOOST_REQUIRE(std::isnan(here[i]) == std::isnan(there[i]));
+  }
+}
+
+/// Indices in runs of the given lengths, row by row, dealt in turn so that equal ones lie apart.
+Tensor dealt(const std::vector<std::pair<std::int64_t, std::int64_t>>& rows) {
+  std::vector<std::int64_t> index;
+  for (std::int64_t turn = 0, before = -1; before != static_cast<std::int64_t>(index.size()); ++turn) {
+    before = static_cast<std::int64_t>(index.size());
+    for (const auto& [row, length] : rows) {
+      if (turn < length) index.push_back(row);
+    }
+  }
+  return Tensor::from(index, {static_cast<std::int64_t>(index.size())});
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_rows_that_are_taken_often, *on_device) {
+  // Runs about the length of one and of several pieces; tables whose rows have numbers of one, two and three digits.
+  for (const std::int64_t rows : {3, 300, 70'000}) {
+    const Tensor index = dealt({{0, 63}, {1, 1000}, {2, 128}, {rows - 1, 127}, {rows / 2, 64}, {rows / 3, 191}, {rows / 5, 1}});
+    for (const std::int64_t width : {1, 3, 300}) {
+      if (rows * width > 1'000'000) continue;
+      const auto take = [&](const Variable& table) { return ops::embedding(table, index); };
+      const Tensor table = random_values({rows, width}, 1);
+      const std::vector<Tensor> here = outcome(take, table), wide = outcome(take, table.to(kCuda)),
+                                narrow = outcome(take, table.to(DType::kFloat32).to(kCuda)),
+                                again = outcome(take, table.to(DType::kFloat32).to(kCuda));
+      BOOST_TEST(same_bits(wide[0], here[0]));
+      BOOST_TEST(max_difference(wide[1], here[1]) <= 1e-13);
+      BOOST_TEST(max_difference(narrow[1], here[1]) <= 1e-5);
+      BOOST_TEST(same_bits(narrow[1], again[1]));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(checkpoints_pass_between_devices, *on_device) {
+  const Folder folder;
+  for (const MakeOptimizer& make : kOptimizers) {
+    const std::vector<Parameter> there = some_parameters(DType::kFloat32), here = some_parameters(DType::kFloat32),
+                                 back = some_parameters(DType::kFloat32);
+    const std::vector<Buffer> buffers{{"average", vector_of({1, 2}).to(kCuda)}}, empty{{"average", vector_of({0, 0})}};
+    move(there, kCuda);
+    const auto a = make(there), b = make(here);
+    give_gradients(there, 1);
+    a->step(0.1);
+    save_checkpoint(folder / "there", there, *a, {.step = 1, .seed = 2, .notes = {}}, buffers);
+    BOOST_TEST(load_checkpoint(folder / "there", here, *b, empty).step == 1);
+    check_equal(empty[0].value, {1, 2});
+    BOOST_TEST(same(here, copies(there)));
+    BOOST_TEST(same(a->state(), b->state()));
+    save_checkpoint(folder / "here", here, *b, {.step = 1, .seed = 2, .notes = {}}, empty);
+    BOOST_TEST((contents(folder / "here") == contents(folder / "there")));
+    // And into a model on the device, which then goes on to the same bits.
+    move(back, kCuda);
+    const auto c = make(back);
+    load_checkpoint(folder / "here", back, *c, buffers);
+    BOOST_TEST((back[0].value().device() == kCuda));
+    give_gradients(there, 2);
+    give_gradients(back, 2);
+    a->step(0.1);
+    c->step(0.1);
+    BOOST_TEST(same(back, copies(there)));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(what_is_not_finite_is_found, *on_device) {
+  const double inf = std::numeric_limits<double>::infinity();
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16}) {
+    for (const std::int64_t n : {1, 255, 256, 1'000'003}) {
+      Tensor x = Tensor::full({n}, 1, dtype, kCuda);
+      BOOST_TEST(first_non_finite(x) == -1);
+      for (const std::int64_t at : {n - 1, n / 2, n / 3}) {
+        x.slice(at, at + 1).fill(at % 2 == 0 ? inf : std::nan(""));
+        BOOST_TEST(first_non_finite(x) == at);
+      }
+    }
+  }
+  BOOST_TEST(first_non_finite(Tensor::zeros({0}, DType::kFloat32, kCuda)) == -1);
+  BOOST_TEST(first_non_finite(Tensor::full({3}, 1, DType::kInt64, kCuda)) == -1);
+
+  const AnomalyMode anomaly;
+  const Tensor x = vector_of({1, 2, 0, 4}).to(kCuda);
+  BOOST_CHECK_EXCEPTION(ops::log(x), NumericalError, says({"'log'", "-inf", "element 2"}));
+}
+
+BOOST_AUTO_TEST_CASE(the_loss_scaler_unscales_on_the_device, *on_device) {
+  const std::vector<Parameter> parameters = some_parameters();
+  give_gradients(parameters, 1);
+  move(parameters, kCuda);
+  LossScaler scaler({.initial_scale = 4});
+  BOOST_TEST(scaler.unscale(parameters));
+  for (const Parameter& p : parameters) {
+    std::vector<double> expected = doubles(gradient_of(p, 1));
+    for (double& e : expected) e /= 4;
+    check_equal(p.gradient(), expected);
+  }
+  scaler.update(true);
+  Parameter(parameters[3]).mutable_gradient().fill(std::numeric_limits<double>::infinity());
+  BOOST_TEST(!scaler.unscale(parameters));
+}
+
+BOOST_AUTO_TEST_CASE(metrics_of_what_a_device_holds, *on_device) {
+  const Tensor queries = random_values({20, 6}, 1), targets = random_values({20, 6}, 2);
+  const std::vector<int> ks{1, 5};
+  BOOST_TEST((recall_at_k(queries.to(kCuda), targets.to(kCuda), ks) == recall_at_k(queries, targets, ks)));
+  std::vector<std::int64_t> labels;
+  for (std::int64_t i = 0; i < 20; ++i) labels.push_back(i % 3);
+  const Tensor classes = Tensor::from(labels, {20});
+  const LinearProbeOptions options{.steps = 20};
+  BOOST_TEST(linear_probe(queries.to(kCuda), classes.to(kCuda), targets.to(kCuda), classes.to(kCuda), options) ==
+             linear_probe(queries, classes, targets, classes, options));
+  BOOST_TEST(majority_class_accuracy(classes.to(kCuda), classes.to(kCuda)) == majority_class_accuracy(classes, classes));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
