@@ -14,6 +14,11 @@ std::string device_name(Device device) {
   return device_backend::name(device.index);
 }
 
+std::vector<std::pair<std::string, std::string>> device_versions(Device device) {
+  device_backend::require("device_versions", device.is_cpu() ? -1 : device.index);
+  return device_backend::versions(device.index);
+}
+
 void synchronize(Device device) {
   if (device.is_cpu()) return;
   device_backend::require("synchronize", device.index);

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace tapecache {
 
@@ -27,6 +29,10 @@ void synchronize(Device device);
 
 /// What a CUDA device calls itself ("emulated" where it is one), or "cpu". Throws DeviceError where there is no such device.
 std::string device_name(Device device);
+
+/// Names and versions of what a CUDA device is reached by: its capability, the driver, the runtime, cuBLASLt. Throws
+/// DeviceError where there is no such device.
+std::vector<std::pair<std::string, std::string>> device_versions(Device device);
 
 /// "cpu" or "cuda:0".
 std::string to_string(Device device);

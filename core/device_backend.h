@@ -3,6 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "tapecache/core/dtype.h"
 
@@ -17,6 +19,8 @@ namespace tapecache::device_backend {
 int count();
 /// What the device calls itself.
 std::string name(int device);
+/// Names and versions of what the device is reached by.
+std::vector<std::pair<std::string, std::string>> versions(int device);
 /// Throws DeviceError naming `op`, the device asked for and how many there are, unless there is such a device.
 void require(const char* op, int device);
 

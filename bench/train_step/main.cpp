@@ -60,7 +60,7 @@ struct Training {
   train::AdamW optimizer;
 
   Training(const std::string& name, DType precision)
-      : workload(make_workload(name, precision)), optimizer(workload->parameters, kAdamW) {}
+      : workload(make_workload(name, {.precision = precision})), optimizer(workload->parameters, kAdamW) {}
 
   double step() {
     const double loss = workload->loss_and_gradients();

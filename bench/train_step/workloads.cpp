@@ -86,13 +86,15 @@ double take_step(DType precision, const std::function<Variable()>& loss) {
 /// Images into classes.
 class VisionWorkload : public Workload {
  public:
-  VisionWorkload(const models::VisionConfig& config, std::int64_t samples, DType precision)
-      : precision_(precision),
+  VisionWorkload(const models::VisionConfig& config, std::int64_t samples, const Setting& setting)
+      : precision_(setting.precision),
         builder_(1),
         vision_(builder_.child("vision"), config),
         head_(builder_.child("head"), config.encoder.width, kClasses, models::Init::normal(0.02)) {
+    builder_.to(setting.device);
     parameters = builder_.parameters();
-    inputs = {{"images", random_images(samples, config.image_size)}, {"classes", random_ids({samples}, kClasses, 2)}};
+    inputs = {{"images", random_images(samples, config.image_size).to(setting.device)},
+              {"classes", random_ids({samples}, kClasses, 2).to(setting.device)}};
     flops = vision_flops(config, samples) + 3 * 2.0 * static_cast<double>(samples * config.encoder.width * kClasses);
   }
   double loss_and_gradients() override {
@@ -108,20 +110,39 @@ class VisionWorkload : public Workload {
   models::Linear head_;
 };
 
-/// CLIP ViT-B/32 over pairs, in one piece or in chunks.
+models::ClipConfig clip_config(ClipSize size) {
+  constexpr auto kActivation = models::Activation::kQuickGelu;
+  switch (size) {
+    case ClipSize::kTiny:
+      return {.vision = {.image_size = 16, .patch_size = 8, .encoder = encoder(32, 2, 2, kActivation)},
+              .text = {.vocabulary = 64, .max_tokens = 8, .encoder = encoder(32, 2, 2, kActivation)},
+              .projection_width = 16};
+    case ClipSize::kBase32:
+      return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder(768, 12, 12, kActivation)},
+              .text = {.encoder = encoder(512, 12, 8, kActivation)}};
+    case ClipSize::kLarge14:
+      return {.vision = {.image_size = 224, .patch_size = 14, .encoder = encoder(1024, 24, 16, kActivation)},
+              .text = {.encoder = encoder(768, 12, 12, kActivation)},
+              .projection_width = 768};
+  }
+  throw ValueError("unknown size of CLIP");
+}
+
+/// CLIP over pairs, in one piece or in chunks.
 class ClipWorkload : public Workload {
  public:
-  ClipWorkload(std::int64_t samples, std::int64_t chunk, DType precision)
-      : clip_(config(), 1), precision_(precision), chunk_(chunk) {
+  ClipWorkload(const models::ClipConfig& config, std::int64_t samples, std::int64_t chunk, const Setting& setting)
+      : clip_(config, 1), setting_(setting), chunk_(chunk) {
+    clip_.to(setting.device);
     parameters = clip_.parameters();
-    const models::TextConfig text = config().text;
-    inputs = {{"images", random_images(samples, config().vision.image_size)},
-              {"ids", random_ids({samples, text.max_tokens}, text.vocabulary, 3)}};
-    flops = vision_flops(config().vision, samples) + transformer_flops(text.encoder, samples, text.max_tokens, true);
+    const models::TextConfig& text = config.text;
+    inputs = {{"images", random_images(samples, config.vision.image_size).to(setting.device)},
+              {"ids", random_ids({samples, text.max_tokens}, text.vocabulary, 3).to(setting.device)}};
+    flops = vision_flops(config.vision, samples) + transformer_flops(text.encoder, samples, text.max_tokens, true);
   }
   double loss_and_gradients() override {
     if (chunk_ == 0) {
-      return take_step(precision_, [&] {
+      return take_step(setting_.precision, [&] {
         return gradcache::clip_loss(clip_.encode_image(inputs.at("images")), clip_.encode_text({inputs.at("ids"), {}}),
                                     clip_.logit_scale());
       });
@@ -131,33 +152,30 @@ class ClipWorkload : public Workload {
         {"text", models::TokenBatch{inputs.at("ids"), {}},
          [this](const models::TokenBatch& x) { return clip_.encode_text(x); }}};
     // The tapes of the two chunks forwarded last cost no memory: they are gone before the last gradients come.
-    gradcache::StepOptions options{.memory_plan = gradcache::MemoryPlan{{chunk_, chunk_}, 2}, .autocast = precision_};
+    gradcache::StepOptions options{.memory_plan = gradcache::MemoryPlan{{chunk_, chunk_}, 2},
+                                   .autocast = setting_.precision,
+                                   .device = setting_.device};
     return gradcache::cached_step(
                towers, [this](auto r) { return gradcache::clip_loss(r[0], r[1], clip_.logit_scale()); }, options)
         .loss;
   }
 
  private:
-  static models::ClipConfig config() {
-    return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder(768, 12, 12, kActivation)},
-            .text = {.encoder = encoder(512, 12, 8, kActivation)}};
-  }
-  static constexpr auto kActivation = models::Activation::kQuickGelu;
-
   models::Clip clip_;
-  DType precision_;
+  Setting setting_;
   std::int64_t chunk_;
 };
 
 /// MiniLM-L6 over pairs of sentences of one length.
 class SentenceWorkload : public Workload {
  public:
-  SentenceWorkload(std::int64_t pairs, std::int64_t tokens, DType precision)
-      : precision_(precision), builder_(1), bert_(builder_, {}) {
+  SentenceWorkload(std::int64_t pairs, std::int64_t tokens, const Setting& setting)
+      : precision_(setting.precision), builder_(1), bert_(builder_, {}) {
+    builder_.to(setting.device);
     parameters = builder_.parameters();
     const models::BertConfig config;
-    inputs = {{"queries", random_ids({pairs, tokens}, config.vocabulary, 4)},
-              {"documents", random_ids({pairs, tokens}, config.vocabulary, 5)}};
+    inputs = {{"queries", random_ids({pairs, tokens}, config.vocabulary, 4).to(setting.device)},
+              {"documents", random_ids({pairs, tokens}, config.vocabulary, 5).to(setting.device)}};
     flops = 2 * transformer_flops(config.encoder, pairs, tokens, false);
   }
   double loss_and_gradients() override {
@@ -173,15 +191,15 @@ class SentenceWorkload : public Workload {
   models::Bert bert_;
 };
 
-using Maker = std::function<std::unique_ptr<Workload>(DType)>;
+using Maker = std::function<std::unique_ptr<Workload>(const Setting&)>;
 
 const std::vector<std::pair<std::string, Maker>>& makers() {
   const auto vision = [](std::int64_t size, std::int64_t patch, std::int64_t width, std::int64_t heads,
                          std::int64_t samples) -> Maker {
-    return [=](DType precision) {
+    return [=](const Setting& setting) {
       return std::make_unique<VisionWorkload>(
           models::VisionConfig{.image_size = size, .patch_size = patch, .encoder = encoder(width, 12, heads)}, samples,
-          precision);
+          setting);
     };
   };
   static const std::vector<std::pair<std::string, Maker>> all{
@@ -189,9 +207,9 @@ const std::vector<std::pair<std::string, Maker>>& makers() {
       {"vit_s_8_64_b32", vision(64, 8, 384, 6, 32)},
       {"vit_b_32_224_b16", vision(224, 32, 768, 12, 16)},
       {"vit_b_32_224_b64", vision(224, 32, 768, 12, 64)},
-      {"clip_b_32_b64", [](DType precision) { return std::make_unique<ClipWorkload>(64, 0, precision); }},
-      {"clip_b_32_b64_cached_16", [](DType precision) { return std::make_unique<ClipWorkload>(64, 16, precision); }},
-      {"minilm_l6_128_b64", [](DType precision) { return std::make_unique<SentenceWorkload>(64, 128, precision); }},
+      {"clip_b_32_b64", [](const Setting& s) { return make_clip(ClipSize::kBase32, 64, 0, s); }},
+      {"clip_b_32_b64_cached_16", [](const Setting& s) { return make_clip(ClipSize::kBase32, 64, 16, s); }},
+      {"minilm_l6_128_b64", [](const Setting& s) { return std::make_unique<SentenceWorkload>(64, 128, s); }},
   };
   return all;
 }
@@ -204,14 +222,18 @@ std::vector<std::string> workload_names() {
   return names;
 }
 
-std::unique_ptr<Workload> make_workload(const std::string& name, DType precision) {
+std::unique_ptr<Workload> make_workload(const std::string& name, const Setting& setting) {
   for (const auto& [own, make] : makers()) {
     if (own != name) continue;
-    std::unique_ptr<Workload> workload = make(precision);
+    std::unique_ptr<Workload> workload = make(setting);
     workload->name = name;
     return workload;
   }
   throw ValueError(fmt::format("unknown workload '{}', expected one of {}", name, fmt::join(workload_names(), ", ")));
+}
+
+std::unique_ptr<Workload> make_clip(ClipSize size, std::int64_t samples, std::int64_t chunk, const Setting& setting) {
+  return std::make_unique<ClipWorkload>(clip_config(size), samples, chunk, setting);
 }
 
 }  // namespace train_step

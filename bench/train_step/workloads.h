@@ -27,11 +27,21 @@ struct Workload {
   double flops = 0;  ///< of the matrix products of forward and backward, without what is computed twice
 };
 
-/// All names, in the order they are measured.
+/// Where and how a workload runs. With `precision` kBFloat16 matrix products run under autocast.
+struct Setting {
+  tapecache::DType precision = tapecache::DType::kFloat32;
+  tapecache::Device device = tapecache::Device::cpu();
+};
+
+/// All names for the host, in the order they are measured.
 std::vector<std::string> workload_names();
 
-/// Throws ValueError for a name that is not among `workload_names`. With `precision` kBFloat16 matrix products run
-/// under autocast.
-std::unique_ptr<Workload> make_workload(const std::string& name, tapecache::DType precision);
+/// Throws ValueError for a name that is not among `workload_names`.
+std::unique_ptr<Workload> make_workload(const std::string& name, const Setting& setting);
+
+enum class ClipSize { kTiny, kBase32, kLarge14 };  ///< kTiny is for trying a program out
+
+/// CLIP over pairs, direct where `chunk` is 0, else cached.
+std::unique_ptr<Workload> make_clip(ClipSize size, std::int64_t samples, std::int64_t chunk, const Setting& setting);
 
 }  // namespace train_step

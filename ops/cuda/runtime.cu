@@ -2,6 +2,8 @@
 #include <cmath>
 #include <vector>
 
+#include <cublasLt.h>
+
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/element.h"
 #include "tapecache/core/error.h"
@@ -146,6 +148,19 @@ std::string name(int device) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "asking for a device's name");
   return properties.name;
+}
+
+std::vector<std::pair<std::string, std::string>> versions(int device) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "asking for a device's properties");
+  int driver = 0, runtime = 0;
+  check(cudaDriverGetVersion(&driver), "asking for the driver's version");
+  check(cudaRuntimeGetVersion(&runtime), "asking for the runtime's version");
+  const auto dotted = [](int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); };
+  return {{"capability", std::to_string(properties.major) + "." + std::to_string(properties.minor)},
+          {"cuda_driver", dotted(driver)},
+          {"cuda_runtime", dotted(runtime)},
+          {"cublaslt", std::to_string(cublasLtGetVersion())}};
 }
 
 void require(const char* op, int device) {

@@ -23,6 +23,7 @@ void require(const char* op, int device) {
 }
 
 std::string name(int) { throw_no_cuda("name"); }
+std::vector<std::pair<std::string, std::string>> versions(int) { throw_no_cuda("versions"); }
 void* allocate(int, std::size_t) { throw_no_cuda("allocate"); }
 void release(int, void*) noexcept {}
 bool shares_segments(int) { throw_no_cuda("shares_segments"); }

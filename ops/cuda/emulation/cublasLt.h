@@ -54,6 +54,7 @@ struct cublasLtMatmulHeuristicResult_t {
   cublasStatus_t state;
 };
 
+inline std::size_t cublasLtGetVersion() { return 0; }
 const char* cublasLtGetStatusString(cublasStatus_t);
 cublasStatus_t cublasLtCreate(cublasLtHandle_t*);
 cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t*, cublasComputeType_t, cudaDataType_t scale);

@@ -140,6 +140,7 @@ cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaE
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (device != 0) return cudaErrorInvalidDevice;
   std::strcpy(properties->name, "emulated");
+  properties->major = properties->minor = 0;
   return cudaSuccess;
 }
 
