@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/kernels.h"
 #include "tapecache/ops/matmul.h"
 
 namespace tapecache::gradcache::detail {
@@ -60,12 +61,13 @@ Variable scaled_logits(const Variable& a, const Variable& b, const Variable& sca
 
 Variable marked(const Variable& like, std::int64_t rows, std::int64_t cols, std::int64_t first, std::int64_t step,
                 double value) {
-  Tensor marks = Tensor::zeros({rows, cols}, like.dtype());
+  Tensor marks = Tensor::zeros({rows, cols}, like.dtype(), like.device());
+  const Tensor mark = Tensor::full({}, value, like.dtype(), like.device());
   dispatch_floating("loss", like.dtype(), [&]<class T>() {
-    T* p = marks.mutable_data<T>();
-    for (std::int64_t i = 0; i < rows; ++i) p[i * cols + first + i * step] = static_cast<T>(value);
+    kernels::find(&kernels::KernelTable<T>::copy_blocks, "loss", like.device())(
+        rows, 1, mark.data<T>(), 0, marks.mutable_data<T>() + first, cols + step, kernels::Mode::kWrite);
   });
-  return marks.to(like.device());
+  return marks;
 }
 
 }  // namespace tapecache::gradcache::detail

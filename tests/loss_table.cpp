@@ -275,12 +275,15 @@ void add_other_shapes(std::vector<LossRow>& rows) {
   query_mask.slice(1, 2).fill(0);
   query_mask.mutable_data<bool>()[4] = true;
   for (const int at : {0, 5, 13, 14, 15, 16, 17, 40, 47}) mask.mutable_data<bool>()[at] = false;
+  const auto beside = [](const Tensor& m, const Variable& x) { return m.defined() ? m.to(x.device()) : m; };
   const auto maxsim = [&](const std::string& name, const Tensor& own, const Tensor& documents, const Tensor& other) {
     rows.push_back({"maxsim_loss" + name, {q, documents, scalar(0.8)},
-                    [=](Span x) { return maxsim_loss(x[0], own, x[1], other, x[2]); },
+                    [=](Span x) { return maxsim_loss(x[0], beside(own, x[0]), x[1], beside(other, x[1]), x[2]); },
                     [=] { return naive_maxsim(q, own, documents, other, 0.8); }});
     rows.push_back({"tiled_maxsim_loss" + name, {q, documents, scalar(0.8)},
-                    [=](Span x) { return tiled_maxsim_loss(x[0], own, x[1], other, x[2], {3, 3}); },
+                    [=](Span x) {
+                      return tiled_maxsim_loss(x[0], beside(own, x[0]), x[1], beside(other, x[1]), x[2], {3, 3});
+                    },
                     [=] { return naive_maxsim(q, own, documents, other, 0.8); }});
   };
   maxsim("", {}, d, {});
