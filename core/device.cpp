@@ -1,10 +1,22 @@
 #include "tapecache/core/device.h"
 
+#include <atomic>
+
 #include <fmt/format.h>
 
 #include "tapecache/core/device_backend.h"
 
 namespace tapecache {
+
+namespace {
+
+std::atomic<bool> tf32{false};
+
+}  // namespace
+
+void allow_tf32(bool allowed) { tf32 = allowed; }
+
+bool tf32_allowed() { return tf32; }
 
 int cuda_device_count() { return device_backend::count(); }
 

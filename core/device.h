@@ -34,6 +34,11 @@ std::string device_name(Device device);
 /// DeviceError where there is no such device.
 std::vector<std::pair<std::string, std::string>> device_versions(Device device);
 
+/// Whether f32 products on CUDA devices may round their factors to TF32, which has 10 bits after the point, as tensor cores
+/// take them. For the whole process; false unless it is set.
+void allow_tf32(bool allowed);
+bool tf32_allowed();
+
 /// "cpu" or "cuda:0".
 std::string to_string(Device device);
 

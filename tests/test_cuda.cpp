@@ -47,6 +47,22 @@ BOOST_AUTO_TEST_CASE(copies_keep_every_type, *on_device) {
   BOOST_CHECK(Tensor::zeros({0, 3}).to(kCuda).to(Device::cpu()).shape() == Shape({0, 3}));
 }
 
+BOOST_AUTO_TEST_CASE(tf32_is_a_switch, *on_device) {
+  const Tensor a = random_values({33, 65}, 1, DType::kFloat32), b = random_values({65, 40}, 2, DType::kFloat32);
+  const Tensor exact = ops::matmul(a.to(DType::kFloat64), b.to(DType::kFloat64)).value();
+  const auto error = [&] {
+    return max_difference(ops::matmul(a.to(kCuda), b.to(kCuda)).value().to(Device::cpu()).to(DType::kFloat64), exact);
+  };
+  BOOST_CHECK(!tf32_allowed());
+  BOOST_CHECK_LE(error(), 1e-5);
+  allow_tf32(true);
+  const double rounded = error();
+  allow_tf32(false);
+  BOOST_CHECK_LE(rounded, 5e-3);
+  BOOST_CHECK_GT(rounded, 1e-5);
+  BOOST_CHECK_LE(error(), 1e-5);
+}
+
 BOOST_AUTO_TEST_CASE(types_convert_as_on_the_cpu, *on_device) {
   const Tensor values = vector_of({0, 1, -0.0, 2.75, 100.5, 1.0 / 3, 1e-40, 77});
   for (const DType from : kAllTypes) {

@@ -9,6 +9,7 @@
 
 #include <cublasLt.h>
 
+#include "tapecache/core/device.h"
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/launch.cuh"
 #include "tapecache/ops/cuda/put.cuh"
@@ -32,6 +33,12 @@ constexpr cudaDataType_t kDataType = std::is_same_v<T, double>     ? CUDA_R_64F
                                      : std::is_same_v<T, BFloat16> ? CUDA_R_16BF
                                                                    : CUDA_R_32F;
 
+template <class T>
+cublasComputeType_t compute_type() {
+  if (std::is_same_v<T, double>) return CUBLAS_COMPUTE_64F;
+  return std::is_same_v<T, float> && tf32_allowed() ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+}
+
 std::uint32_t alignment_of(const void* p) {
   const auto bits = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(p)) | kMostAlignment;
   return 1u << std::countr_zero(bits);
@@ -42,6 +49,7 @@ struct Key {
   std::int64_t batch, m, n, k, stride_a, stride_b, stride_c, row_stride_a, row_stride_b, row_stride_c;
   bool transpose_a, transpose_b, bias, adds_to_c;
   cudaDataType_t in, out;
+  cublasComputeType_t compute;
   std::uint32_t align_a, align_b, align_c, align_d;
 
   auto operator<=>(const Key&) const = default;
@@ -118,7 +126,7 @@ class Products {
   bool multiply(const Gemm& g, const In* a, const In* b, const T* bias, T beta, const T* c, T* d) {
     const Key key{g.batch, g.m, g.n, g.k, g.stride_a, g.stride_b, g.stride_c, g.row_stride_a(), g.row_stride_b(),
                   g.row_stride_c(), g.transpose_a, g.transpose_b, bias && alignment_of(bias) >= kBiasAlignment, beta != T{0},
-                  kDataType<In>, kDataType<T>, alignment_of(a), alignment_of(b), alignment_of(c), alignment_of(d)};
+                  kDataType<In>, kDataType<T>, compute_type<In>(), alignment_of(a), alignment_of(b), alignment_of(c), alignment_of(d)};
     const std::lock_guard lock(mutex_);
     auto found = plans_.find(key);
     if (found == plans_.end()) found = plans_.emplace(key, plan(key)).first;
@@ -148,9 +156,7 @@ class Products {
   bool try_plan(const Key& key, bool with_bias, Plan& p) {
     p = Plan{};
     p.adds_bias = with_bias;
-    const bool is_double = key.out == CUDA_R_64F;
-    check(cublasLtMatmulDescCreate(p.operation.out(), is_double ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F, key.out),
-          "describing a product");
+    check(cublasLtMatmulDescCreate(p.operation.out(), key.compute, key.out), "describing a product");
     set(p.operation, CUBLASLT_MATMUL_DESC_TRANSA, key.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(p.operation, CUBLASLT_MATMUL_DESC_TRANSB, key.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     if (with_bias) set(p.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);

@@ -11,6 +11,15 @@ double read(const T* p) {
   return static_cast<double>(*p);
 }
 
+/// An f32 that is read as TF32.
+struct Tf32 {
+  float value;
+};
+double read(const Tf32* p) {
+  const auto bits = std::bit_cast<std::uint32_t>(p->value);
+  return std::bit_cast<float>((bits + 0xfff + (bits >> 13 & 1)) & ~0x1fffu);
+}
+
 struct Bits16 {
   std::uint16_t bits;
 };
@@ -135,5 +144,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t how, const 
   const bool low = of_a->type == CUDA_R_16BF;
   if (of_d->type == CUDA_R_64F) return multiply_all<double, double>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
   if (low) return multiply_all<Bits16, float>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
+  if (how->compute == CUBLAS_COMPUTE_32F_FAST_TF32) {
+    return multiply_all<Tf32, float>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
+  }
   return multiply_all<float, float>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
 }
