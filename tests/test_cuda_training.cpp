@@ -14,6 +14,7 @@
 #include "tapecache/ops/dropout.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/embedding.h"
+#include "tapecache/ops/pooling.h"
 #include "tapecache/ops/sample_uniform.h"
 #include "tapecache/ops/update.h"
 #include "tapecache/train/checkpoint.h"
@@ -207,6 +208,30 @@ BOOST_AUTO_TEST_CASE(gradients_of_rows_that_are_taken_often, *on_device) {
       BOOST_TEST(max_difference(wide[1], here[1]) <= 1e-13);
       BOOST_TEST(max_difference(narrow[1], here[1]) <= 1e-5);
       BOOST_TEST(same_bits(narrow[1], again[1]));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(pooling_of_equal_values_and_of_nan, *on_device) {
+  std::vector<double> values = doubles(random_values({5, 7, 40}, 1));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    values[i] = i % 97 == 3 ? std::numeric_limits<double>::quiet_NaN() : std::round(2 * values[i]);
+  }
+  const Tensor x = Tensor::from(values, {5, 7, 40});
+  std::vector<double> marks(35, 1);
+  for (const std::size_t i : {0, 8, 9, 14, 15, 16, 17, 18, 19, 20, 34}) marks[i] = 0;  // of sample 2 nothing is left
+  const Tensor valid = vector_of(marks).reshape({5, 7}).to(DType::kBool);
+  for (const auto op : {ops::max_pool, ops::mean_pool}) {
+    for (const Tensor& mask : {Tensor(), valid}) {
+      const Tensor mask_there = mask.defined() ? mask.to(kCuda) : mask;
+      const std::vector<Tensor> here = outcome([&](const Variable& v) { return op(v, mask); }, x),
+                                there = outcome([&](const Variable& v) { return op(v, mask_there); }, x.to(kCuda));
+      for (std::size_t i = 0; i < here.size(); ++i) {
+        const std::vector<double> a = doubles(here[i]), b = doubles(there[i]);
+        for (std::size_t k = 0; k < a.size(); ++k) {
+          BOOST_REQUIRE((std::abs(a[k] - b[k]) <= 1e-12 || (std::isnan(a[k]) && std::isnan(b[k]))));
+        }
+      }
     }
   }
 }
