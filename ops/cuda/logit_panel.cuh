@@ -117,8 +117,8 @@ struct RowSoftmax {
   }
 };
 
-/// Turns z into scale · dZ, where dZ is what `slope(row, column, logit)` says, less `share` at positives. Each row's Σ dZ and
-/// Σ dZ · z over all panels are its summands of dbias and dscale.
+/// Turns z into scale · dZ, where dZ is what `slope(row, column, logit)` says, less `share` at positives. Each row's Σ dZ
+/// and Σ dZ · z over all panels are its summands of dbias and dscale.
 template <class T, class By, class Slope>
 __global__ void __launch_bounds__(kMostRowThreads)
     differentiate_kernel(Panel<T> panel, Slope slope, T share, double* of_bias, double* of_scale) {
