@@ -22,4 +22,7 @@ inline boost::test_tools::assertion_result needs_device(boost::unit_test::test_u
   return skipped;
 }
 
+/// For BOOST_AUTO_TEST_CASE(name, *on_device).
+inline const auto on_device = boost::unit_test::precondition(needs_device);
+
 }  // namespace tapecache::testing

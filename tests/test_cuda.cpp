@@ -17,8 +17,6 @@ namespace {
 constexpr DType kAllTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kInt32,
                                DType::kInt64,   DType::kUInt8,   DType::kBool};
 
-const auto on_device = boost::unit_test::precondition(needs_device);
-
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(cuda)

@@ -4,18 +4,13 @@
 #include <string>
 #include <vector>
 
-#include "cuda_device.h"
-#include "gradcache_checks.h"
+#include "cuda_gradcache.h"
 #include "loss_table.h"
-#include "tapecache/autograd/tape.h"
-#include "tapecache/core/allocator.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/gradcache/losses_guided.h"
 #include "tapecache/gradcache/losses_supervised.h"
-#include "tapecache/gradcache/tiled_losses.h"
 #include "tapecache/models/text_transformer.h"
-#include "tapecache/ops/contrastive.h"
 #include "tapecache/ops/maxsim.h"
 #include "tapecache/ops/reduce.h"
 
@@ -26,8 +21,6 @@ using namespace tapecache::gradcache;
 using namespace tapecache::testing;
 
 namespace {
-
-const auto on_device = boost::unit_test::precondition(needs_device);
 
 constexpr std::pair<DType, double> kTypes[] = {{DType::kFloat64, 1e-12}, {DType::kFloat32, 1e-5}};
 
@@ -67,44 +60,6 @@ struct ClipThere : ClipSetup {
     texts = texts.to(kCuda);
   }
 };
-
-Encoder moved(Encoder encoder) {
-  for (Parameter p : encoder.parameters()) p.move_to(kCuda);
-  return encoder;
-}
-
-Tensor values_there(const Shape& shape, std::uint64_t seed, DType dtype = DType::kFloat64) {
-  return random_values(shape, seed, dtype).to(kCuda);
-}
-
-/// Hidden layers that take far more memory than anything else, the room that products work in on a real device included.
-struct WideThere {
-  bool emulated = device_name(kCuda) == "emulated";
-  std::int64_t samples = emulated ? 64 : 1024, hidden = emulated ? 64 : 8192;
-  Encoder image = moved(Encoder(1, DType::kFloat32, 0.1, 8, hidden, 4));
-  Encoder text = moved(Encoder(2, DType::kFloat32, 0.1, 8, hidden, 4));
-  std::vector<Tower> towers{{"image", values_there({samples, 8}, 3, DType::kFloat32), image},
-                            {"text", values_there({samples, 8}, 4, DType::kFloat32), text}};
-  std::vector<Parameter> parameters = joined({image.parameters(), text.parameters()});
-  Loss loss = [tile = TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
-    return tiled_info_nce(r[0], r[1], 3.0, tile);
-  };
-};
-
-StepOptions there(std::vector<std::int64_t> chunk_sizes = {}) {
-  StepOptions options{std::move(chunk_sizes)};
-  options.device = kCuda;
-  return options;
-}
-
-std::vector<Tensor> gradients_of(std::span<const Parameter> parameters) {
-  std::vector<Tensor> gradients;
-  for (Parameter p : parameters) {
-    gradients.push_back(p.gradient());
-    p.clear_gradient();
-  }
-  return gradients;
-}
 
 /// That both steps, from the same random state, give the same loss, representations and gradients.
 void check_alike(const StepResult& found, std::span<const Parameter> far, const StepResult& expected,
@@ -239,51 +194,6 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_and_a_loss_scale, *on_device) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(a_step_on_a_device_stays_within_its_budget, *on_device) {
-  const WideThere setup;
-  const StepResult direct = direct_step(setup.towers, setup.loss, there());
-  gradients_of(setup.parameters);
-  const std::size_t base = allocator(kCuda).stats().current, host_base = allocator().stats().current;
-  const PeakMeter host(Device::cpu());
-  for (const double part : {0.6, 1.5}) {
-    StepOptions options = there();
-    const auto share = static_cast<std::size_t>(part * static_cast<double>(direct.peak_bytes - base));
-    options.memory_budget = MemoryBudget{base + share};
-    BOOST_TEST_CONTEXT(part << " of what the direct step takes") {
-      check_equal(compare(setup.towers, setup.loss, options, setup.parameters), 1e-5);
-      const StepResult result = cached_step(setup.towers, setup.loss, options);
-      gradients_of(setup.parameters);
-      BOOST_TEST(result.peak_bytes <= options.memory_budget->bytes);
-      BOOST_TEST((part < 1 ? result.chunks > 2 : result.kept_chunks == result.chunks));
-    }
-  }
-  BOOST_TEST(allocator(kCuda).stats().limit == 0u);
-  BOOST_TEST(host.peak() - host_base <= (direct.peak_bytes - base) / 10);
-  StepOptions hopeless = there();
-  hopeless.memory_budget = MemoryBudget{base + 1000};
-  BOOST_CHECK_EXCEPTION(cached_step(setup.towers, setup.loss, hopeless), OutOfMemory, says({"memory budget", "'image'"}));
-  for (const Parameter& p : setup.parameters) BOOST_TEST(!p.gradient().defined());
-}
-
-BOOST_AUTO_TEST_CASE(running_out_of_device_memory_halves_the_chunks, *on_device) {
-  const WideThere setup;
-  const std::size_t base = allocator(kCuda).stats().current;
-  begin_random_step(1, 1);
-  const std::size_t small = cached_step(setup.towers, setup.loss, there({setup.samples / 8})).peak_bytes;
-  std::vector<Tensor> expected;
-  for (const Tensor& gradient : gradients_of(setup.parameters)) expected.push_back(gradient.to(Device::cpu()));
-  const MemoryLimit limit(small + (small - base) / 4, kCuda);
-  StepOptions options = there({setup.samples});
-  BOOST_CHECK_THROW(cached_step(setup.towers, setup.loss, options), OutOfMemory);
-  for (const Parameter& p : setup.parameters) BOOST_TEST(!p.gradient().defined());
-  options.retry_smaller_chunks = true;
-  begin_random_step(1, 1);
-  const StepResult retried = cached_step(setup.towers, setup.loss, options);
-  const std::vector<Tensor> found = gradients_of(setup.parameters);
-  for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(max_difference(found[i], expected[i]) <= 1e-5);
-  BOOST_TEST(retried.retries > 0);
-}
-
 BOOST_AUTO_TEST_CASE(reproducible_steps_on_a_device_are_equal_to_the_last_bit, *on_device) {
   for (const DType precision : {DType::kFloat32, DType::kBFloat16}) {
     const ClipThere setup(27, DType::kFloat32);
@@ -400,67 +310,6 @@ BOOST_AUTO_TEST_CASE(a_second_forward_that_differs_is_noticed, *on_device) {
   grad_cache.step(setup.towers());
   BOOST_REQUIRE(grad_cache.checked().has_value());
   check_equal(*grad_cache.checked(), 1e-12);
-}
-
-BOOST_AUTO_TEST_CASE(tiled_losses_of_awkward_values_are_as_on_the_cpu, *on_device) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const auto gradients = [](Device device, const std::vector<Tensor>& inputs, const auto& loss) {
-    Tape tape;
-    std::vector<Variable> leaves;
-    for (const Tensor& t : inputs) leaves.push_back(tape.leaf(t.to(device)));
-    Variable value;
-    {
-      const Recording recording(tape);
-      value = loss(leaves, device);
-    }
-    tape.backward(value);
-    std::vector<Tensor> all{value.value()};
-    for (const Variable& leaf : leaves) all.push_back(tape.gradient(leaf));
-    return all;
-  };
-  const auto check = [&](const std::string& what, const std::vector<Tensor>& inputs, double tolerance, const auto& loss) {
-    const std::vector<Tensor> found = gradients(kCuda, inputs, loss), expected = gradients(Device::cpu(), inputs, loss);
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      const std::vector<double> a = doubles(found[i]), b = doubles(expected[i]);
-      BOOST_REQUIRE(a.size() == b.size());
-      for (std::size_t k = 0; k < a.size(); ++k) {
-        const bool same = a[k] == b[k] || (std::isnan(a[k]) && std::isnan(b[k])) ||
-                          std::abs(a[k] - b[k]) <= tolerance * std::max(1.0, std::abs(b[k]));
-        BOOST_CHECK_MESSAGE(same, what << ": " << i << "[" << k << "] is " << a[k] << ", on the CPU " << b[k]);
-      }
-    }
-  };
-  using kernels::ContrastiveOp;
-  for (const ContrastiveOp op : {ContrastiveOp::kRows, ContrastiveOp::kRowsAndColumns, ContrastiveOp::kSigmoid}) {
-    const auto loss = [op](std::span<const Variable> x, Device device) {
-      const Variable bias = op == ContrastiveOp::kSigmoid ? Variable(Tensor::full({}, -3, x[0].dtype(), device)) : Variable();
-      return ops::contrastive_loss(op, x[0], x[1], x[2], bias, {5, 2});
-    };
-    for (const auto& [dtype, tolerance] : kTypes) {
-      const Tensor a = random_values({21, 6}, 1, dtype), b = random_values({21, 6}, 2, dtype);
-      check("large logits", {a, b, Tensor::full({}, 500, dtype)}, 1e3 * tolerance, loss);
-      check("equal logits", {a, b, Tensor::full({}, 0, dtype)}, tolerance, loss);
-      Tensor lost = b.clone();
-      lost.slice(7, 8).fill(kInfinity);
-      check("infinite logits", {a, lost, Tensor::full({}, 1, dtype)}, tolerance, loss);
-      lost.slice(7, 8).fill(std::numeric_limits<double>::quiet_NaN());
-      check("logits that are no numbers", {a, lost, Tensor::full({}, 1, dtype)}, tolerance, loss);
-    }
-  }
-  const auto maxsim = [](std::span<const Variable> x, Device device) {
-    Tensor mask = Tensor::full({20, 40}, 1, DType::kBool);
-    mask.slice(4, 5).fill(0);
-    mask.mutable_data<bool>()[4 * 40 + 39] = true;
-    return ops::maxsim_loss(x[0], {}, x[1], mask.to(device), x[2], {3, 2});
-  };
-  for (const auto& [dtype, tolerance] : kTypes) {
-    const Tensor q = random_values({10, 3, 4}, 1, dtype), d = random_values({20, 40, 4}, 2, dtype);
-    check("more tokens than a warp", {q, d, Tensor::full({}, 2, dtype)}, tolerance, maxsim);
-    check("ties", {q, Tensor::full({20, 40, 4}, 0.5, dtype), Tensor::full({}, 2, dtype)}, tolerance, maxsim);
-    Tensor lost = d.clone();
-    lost.slice(3, 4).fill(std::numeric_limits<double>::quiet_NaN());
-    check("similarities that are no numbers", {q, lost, Tensor::full({}, 2, dtype)}, tolerance, maxsim);
-  }
 }
 
 BOOST_AUTO_TEST_SUITE_END()

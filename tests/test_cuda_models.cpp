@@ -25,8 +25,6 @@ using namespace tapecache::testing;
 
 namespace {
 
-const auto on_device = boost::unit_test::precondition(needs_device);
-
 constexpr std::pair<DType, double> kTypes[] = {{DType::kFloat64, 1e-10}, {DType::kFloat32, 1e-4}};
 
 BertConfig small_bert(double dropout, BertPooling pooling) {

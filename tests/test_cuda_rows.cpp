@@ -22,8 +22,6 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity(), kNaN = std::numeric_limits<double>::quiet_NaN();
 
-const auto on_device = boost::unit_test::precondition(needs_device);
-
 struct RowOp {
   std::string name;
   std::vector<Input> inputs;

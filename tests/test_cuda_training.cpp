@@ -31,8 +31,6 @@ using namespace tapecache::train;
 
 namespace {
 
-const auto on_device = boost::unit_test::precondition(needs_device);
-
 using MakeOptimizer = std::function<std::unique_ptr<Optimizer>(std::vector<Parameter>)>;
 
 const MakeOptimizer kOptimizers[] = {

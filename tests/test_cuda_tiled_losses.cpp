@@ -1,0 +1,109 @@
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "checks.h"
+#include "cuda_device.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/ops/contrastive.h"
+#include "tapecache/ops/maxsim.h"
+
+// Tiled losses of awkward values on a CUDA device: what they and their gradients are on the CPU, infinities and NaN included.
+
+using namespace tapecache;
+using namespace tapecache::testing;
+
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity(), kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr std::pair<DType, double> kTypes[] = {{DType::kFloat64, 1e-12}, {DType::kFloat32, 1e-5}};
+
+using TiledLoss = std::function<Variable(std::span<const Variable>)>;
+
+/// The loss, and the gradient of each input.
+std::vector<Tensor> outcome(Device device, const std::vector<Tensor>& inputs, const TiledLoss& loss) {
+  Tape tape;
+  std::vector<Variable> leaves;
+  for (const Tensor& t : inputs) leaves.push_back(tape.leaf(t.to(device)));
+  Variable value;
+  {
+    const Recording recording(tape);
+    value = loss(leaves);
+  }
+  tape.backward(value);
+  std::vector<Tensor> all{value.value()};
+  for (const Variable& leaf : leaves) all.push_back(tape.gradient(leaf));
+  return all;
+}
+
+/// Equal where either is infinite, both or neither NaN, else within the tolerance.
+bool alike(double a, double b, double tolerance) {
+  if (std::isnan(a) || std::isnan(b)) return std::isnan(a) && std::isnan(b);
+  if (std::isinf(a) || std::isinf(b)) return a == b;
+  return std::abs(a - b) <= tolerance * std::max(1.0, std::abs(b));
+}
+
+void check_as_on_cpu(const std::string& what, const std::vector<Tensor>& inputs, double tolerance, const TiledLoss& loss) {
+  const std::vector<Tensor> found = outcome(kCuda, inputs, loss), expected = outcome(Device::cpu(), inputs, loss);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const std::vector<double> a = doubles(found[i]), b = doubles(expected[i]);
+    BOOST_REQUIRE(a.size() == b.size());
+    for (std::size_t k = 0; k < a.size(); ++k) {
+      BOOST_CHECK_MESSAGE(alike(a[k], b[k], tolerance),
+                          what << ": " << i << "[" << k << "] is " << a[k] << ", on the CPU " << b[k]);
+    }
+  }
+}
+
+Tensor with_row(const Tensor& x, std::int64_t row, double value) {
+  Tensor changed = x.clone();
+  changed.slice(row, row + 1).fill(value);
+  return changed;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(cuda)
+
+BOOST_AUTO_TEST_CASE(tiled_contrastive_losses_of_awkward_values, *on_device) {
+  using kernels::ContrastiveOp;
+  for (const ContrastiveOp op : {ContrastiveOp::kRows, ContrastiveOp::kRowsAndColumns, ContrastiveOp::kSigmoid}) {
+    const TiledLoss loss = [op](std::span<const Variable> x) {
+      const Variable bias =
+          op == ContrastiveOp::kSigmoid ? Variable(Tensor::full({}, -3, x[0].dtype(), x[0].device())) : Variable();
+      return ops::contrastive_loss(op, x[0], x[1], x[2], bias, {5, 2});
+    };
+    for (const auto& [dtype, tolerance] : kTypes) {
+      const Tensor a = random_values({21, 6}, 1, dtype), b = random_values({21, 6}, 2, dtype);
+      const auto scale = [of = dtype](double value) { return Tensor::full({}, value, of); };
+      // Rounding of a logit is multiplied by the scale before it is exponentiated.
+      check_as_on_cpu("large logits", {a, b, scale(500)}, 100 * tolerance, loss);
+      check_as_on_cpu("equal logits", {a, b, scale(0)}, tolerance, loss);
+      check_as_on_cpu("infinite logits", {a, with_row(b, 7, kInfinity), scale(1)}, tolerance, loss);
+      check_as_on_cpu("logits that are no numbers", {a, with_row(b, 7, kNaN), scale(1)}, tolerance, loss);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(tiled_maxsim_loss_of_awkward_values, *on_device) {
+  Tensor mask = Tensor::full({20, 40}, 1, DType::kBool);
+  mask.slice(4, 5).fill(0);
+  mask.mutable_data<bool>()[4 * 40 + 39] = true;
+  const TiledLoss loss = [mask](std::span<const Variable> x) {
+    return ops::maxsim_loss(x[0], {}, x[1], mask.to(x[0].device()), x[2], {3, 2});
+  };
+  for (const auto& [dtype, tolerance] : kTypes) {
+    const Tensor q = random_values({10, 3, 4}, 1, dtype), d = random_values({20, 40, 4}, 2, dtype),
+                 scale = Tensor::full({}, 2, dtype);
+    check_as_on_cpu("more tokens than a warp", {q, d, scale}, tolerance, loss);
+    check_as_on_cpu("ties", {q, Tensor::full({20, 40, 4}, 0.5, dtype), scale}, tolerance, loss);
+    check_as_on_cpu("similarities that are no numbers", {q, with_row(d, 3, kNaN), scale}, tolerance, loss);
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
