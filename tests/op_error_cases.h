@@ -3,6 +3,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include <functional>
+#include <initializer_list>
 #include <string>
 #include <typeinfo>
 #include <utility>
@@ -60,11 +61,15 @@ inline void check(const ErrorCase& c) {
 }
 
 /// Makes each case a test of its own.
-inline void add_tests(const std::vector<ErrorCase>& cases, const char* file) {
-  for (const ErrorCase& c : cases) {
-    boost::unit_test::framework::master_test_suite().add(
-        boost::unit_test::make_test_case([c] { check(c); }, c.name, file, 1));
+struct ErrorTests {
+  ErrorTests(std::initializer_list<std::vector<ErrorCase>> families, const char* file) {
+    for (const std::vector<ErrorCase>& family : families) {
+      for (const ErrorCase& c : family) {
+        boost::unit_test::framework::master_test_suite().add(
+            boost::unit_test::make_test_case([c] { check(c); }, c.name, file, 1));
+      }
+    }
   }
-}
+};
 
 }  // namespace tapecache::testing

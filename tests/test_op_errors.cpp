@@ -18,7 +18,6 @@
 #include "tapecache/ops/pooling.h"
 #include "tapecache/ops/reduce.h"
 #include "tapecache/ops/softmax.h"
-#include "tapecache/ops/update.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -134,89 +133,6 @@ std::vector<ErrorCase> value_cases() {
       error<Error>("attention_too_many_heads",
                    [](Given& g) { ops::attention(g.f32({1, 2, 6}), std::numeric_limits<std::int64_t>::max()); },
                    {"attention:"}),
-  };
-}
-
-std::vector<ErrorCase> matmul_cases() {
-  return {
-      error<ShapeError>("matmul_inner", [](Given& g) { ops::matmul(g.f32({2, 3}), g.f32({4, 5})); },
-                        {"matmul:", "[2, 3]", "[4, 5]", "3", "4"}),
-      error<ShapeError>("matmul_inner_transposed",
-                        [](Given& g) { ops::matmul(g.f32({2, 3}), g.f32({3, 5}), {false, true}); },
-                        {"matmul:", "[2, 3]", "[3, 5]", "5"}),
-      error<ShapeError>("matmul_batches", [](Given& g) { ops::matmul(g.f32({2, 2, 3}), g.f32({3, 3, 5})); },
-                        {"matmul:", "[2, 2, 3]", "[3, 3, 5]"}),
-      error<ShapeError>("matmul_batch_rank", [](Given& g) { ops::matmul(g.f32({2, 3, 4}), g.f32({5, 2, 4, 3})); },
-                        {"matmul:", "[2, 3, 4]", "[5, 2, 4, 3]"}),
-      error<ShapeError>("matmul_vector", [](Given& g) { ops::matmul(g.f32({3}), g.f32({3, 2})); },
-                        {"matmul:", "[3]", "2"}),
-      error<DTypeError>("matmul_mixed_types", [](Given& g) { ops::matmul(g.f32({2, 3}), g.f64({3, 2})); },
-                        {"matmul:", "float64", "float32"}),
-      error<ShapeError>("linear_residual",
-                        [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f32({5}), g.f32({2, 3})); },
-                        {"linear:", "residual", "[2, 3]", "[2, 5]"}),
-      error<DTypeError>("linear_residual_type",
-                        [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f32({5}), g.f64({2, 5})); },
-                        {"linear:", "residual", "float64", "float32"}),
-      error<ShapeError>("activated_linear_residual",
-                        [](Given& g) {
-                          ops::activated_linear(g.f32({2, 3}), ops::Activation::kRelu, g.f32({5, 3}), {}, g.f32({5}));
-                        },
-                        {"activated_linear:", "residual", "[5]", "[2, 5]"}),
-      error<ValueError>("joined_linear_no_weight", [](Given& g) { ops::joined_linear(g.f32({2, 3}), {}); },
-                        {"joined_linear:", "0 weights", "1 to 8"}),
-      error<ValueError>("joined_linear_biases",
-                        [](Given& g) {
-                          const Variable w[] = {g.f32({5, 3}), g.f32({4, 3})}, b[] = {g.f32({5})};
-                          ops::joined_linear(g.f32({2, 3}), w, b);
-                        },
-                        {"joined_linear:", "2 weights", "1 biases"}),
-      error<ShapeError>("joined_linear_weight",
-                        [](Given& g) {
-                          const Variable w[] = {g.f32({5, 3}), g.f32({4, 2})};
-                          ops::joined_linear(g.f32({2, 3}), w);
-                        },
-                        {"joined_linear:", "weight", "[4, 2]", "3"}),
-      error<ShapeError>("normalized_linear_norm",
-                        [](Given& g) {
-                          const Variable w[] = {g.f32({5, 3})};
-                          ops::normalized_linear(g.f32({2, 3}), {g.f32({2}), g.f32({3})}, w);
-                        },
-                        {"normalized_linear:", "weight", "[2]", "[3]"}),
-      error<ValueError>("normalized_linear_epsilon",
-                        [](Given& g) {
-                          const Variable w[] = {g.f32({5, 3})};
-                          ops::normalized_linear(g.f32({2, 3}), {g.f32({3}), g.f32({3}), -1}, w);
-                        },
-                        {"normalized_linear:", "epsilon", "-1"}),
-      error<ShapeError>("linear_weight", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 4})); },
-                        {"linear:", "weight", "[5, 4]", "3"}),
-      error<ShapeError>("linear_weight_rank", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({3})); },
-                        {"linear:", "weight", "[3]"}),
-      error<ShapeError>("linear_bias", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f32({3})); },
-                        {"linear:", "bias", "[3]", "[5]"}),
-      error<DTypeError>("linear_bias_type", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f64({5})); },
-                        {"linear:", "bias", "float64", "float32"}),
-      error<ShapeError>("patch_embedding_division",
-                        [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 5}), g.f32({2, 3, 2, 2})); },
-                        {"patch_embedding:", "[1, 3, 4, 5]", "2"}),
-      error<ShapeError>("patch_embedding_channels",
-                        [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 4}), g.f32({2, 1, 2, 2})); },
-                        {"patch_embedding:", "[1, 3, 4, 4]", "[2, 1, 2, 2]"}),
-      error<ShapeError>("patch_embedding_oblong",
-                        [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 4}), g.f32({2, 3, 2, 1})); },
-                        {"patch_embedding:", "[2, 3, 2, 1]"}),
-      error<ShapeError>("patch_embedding_rank",
-                        [](Given& g) { ops::patch_embedding(g.f32({3, 4, 4}), g.f32({2, 3, 2, 2})); },
-                        {"patch_embedding:", "[3, 4, 4]"}),
-      error<ShapeError>(
-          "patch_embedding_bias",
-          [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 4}), g.f32({2, 3, 2, 2}), g.f32({3})); },
-          {"patch_embedding:", "bias", "[3]", "[2]"}),
-      error<DTypeError>(
-          "patch_embedding_bias_type",
-          [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 4}), g.f32({2, 3, 2, 2}), g.f64({2})); },
-          {"patch_embedding:", "bias", "float64", "float32"}),
   };
 }
 
@@ -399,44 +315,8 @@ std::vector<ErrorCase> layout_cases() {
   };
 }
 
-std::vector<ErrorCase> update_cases() {
-  return {
-      error<ShapeError>("adamw_update_moment",
-                        [](Given&) {
-                          ops::AdamWParameter p{Tensor::zeros({3}), Tensor::zeros({3}), Tensor::zeros({2}),
-                                                Tensor::zeros({3})};
-                          ops::adamw_update({}, std::span(&p, 1));
-                        },
-                        {"adamw_update:", "m", "[2]", "[3]"}),
-      error<ShapeError>("sgd_update_gradient",
-                        [](Given&) {
-                          ops::SgdParameter p{Tensor::zeros({4}), Tensor::zeros({3}), Tensor::zeros({3})};
-                          ops::sgd_update({}, std::span(&p, 1));
-                        },
-                        {"sgd_update:", "gradient", "[4]", "[3]"}),
-      error<Error>("adamw_update_undefined_gradient",
-                   [](Given&) {
-                     ops::AdamWParameter p{{}, Tensor::zeros({3}), Tensor::zeros({3}), Tensor::zeros({3})};
-                     ops::adamw_update({}, std::span(&p, 1));
-                   },
-                   {"adamw_update:", "gradient", "undefined"}),
-      error<DTypeError>("squared_norm_integers",
-                        [](Given&) {
-                          const Tensor t = whole({2});
-                          ops::squared_norm(std::span(&t, 1));
-                        },
-                        {"squared_norm:", "int64"}),
-  };
-}
-
-struct Registration {
-  Registration() {
-    for (const auto& family : {binary_cases(), unary_cases(), value_cases(), matmul_cases(), axis_cases(), mask_cases(),
-                               index_cases(), layout_cases(), update_cases()}) {
-      add_tests(family, __FILE__);
-    }
-  }
-};
-const Registration registration;
+const ErrorTests tests({binary_cases(), unary_cases(), value_cases(), axis_cases(), mask_cases(), index_cases(),
+                        layout_cases()},
+                       __FILE__);
 
 }  // namespace

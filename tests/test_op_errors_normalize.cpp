@@ -109,11 +109,6 @@ std::vector<ErrorCase> draw_cases() {
   };
 }
 
-struct Registration {
-  Registration() {
-    for (const auto& family : {type_cases(), batch_norm_cases(), draw_cases()}) add_tests(family, __FILE__);
-  }
-};
-const Registration registration;
+const ErrorTests tests({type_cases(), batch_norm_cases(), draw_cases()}, __FILE__);
 
 }  // namespace
