@@ -1,11 +1,8 @@
-#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <type_traits>
 
-#include "tapecache/ops/cuda/block_reduce.cuh"
+#include "tapecache/ops/cuda/attention_tiles.cuh"
 #include "tapecache/ops/cuda/cuda_kernels.h"
-#include "tapecache/ops/cuda/launch.cuh"
 #include "tapecache/ops/cuda/put.cuh"
 #include "tapecache/ops/cuda/scratch.h"
 
@@ -16,190 +13,6 @@
 namespace tapecache::kernels::cuda {
 
 namespace {
-
-constexpr int kTile = 64;            // tokens of a tile
-constexpr int kStep = 32;            // of the width, or of a tile's tokens, that are in shared memory at a time
-constexpr int kRows = 8, kCols = 4;  // of a tile of scores, a thread's
-constexpr int kLanes = kTile / kCols;  // neighbouring threads that have the same rows
-constexpr unsigned kTileThreads = kTile / kRows * kLanes;
-constexpr int kPitch = kTile + 4;
-constexpr int kStaged = 2 * kStep * kPitch, kShared = kStaged + kTile * kPitch;
-
-template <class T>
-constexpr T kNothing = -std::numeric_limits<T>::infinity();
-
-__device__ int own_row() { return static_cast<int>(threadIdx.x) / kLanes * kRows; }
-__device__ int own_lane() { return static_cast<int>(threadIdx.x) % kLanes; }
-
-/// Neighbours that are read together.
-template <class T, int kCount>
-struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Several {
-  T x[kCount];
-};
-
-template <int kCount, class T>
-__device__ Several<T, kCount> read(const T* p) {
-  return *reinterpret_cast<const Several<T, kCount>*>(p);
-}
-
-/// [tokens, width] of one head.
-template <class Element>
-struct Rows {
-  Element* first;
-  std::int64_t tokens, width, stride;
-
-  __device__ Element& at(std::int64_t token, std::int64_t column) const { return first[token * stride + column]; }
-  /// 0 outside.
-  template <class T>
-  __device__ T value(std::int64_t token, std::int64_t column) const {
-    return token < tokens && column < width ? static_cast<T>(at(token, column)) : T{0};
-  }
-};
-
-/// One head of one sample.
-struct Head {
-  const Attention& layout;
-  const bool* valid;
-  std::int64_t sample, head;
-
-  __device__ Head(const Attention& all, const bool* valid_tokens, std::int64_t i)
-      : layout(all),
-        valid(valid_tokens ? valid_tokens + i / all.heads * all.tokens : nullptr),
-        sample(i / all.heads),
-        head(i % all.heads) {}
-
-  /// Its queries (0), keys (1) or values (2).
-  template <class Element>
-  __device__ Rows<Element> part(Element* qkv, int which) const {
-    const std::int64_t stride = 3 * layout.heads * layout.width;
-    return {qkv + sample * layout.tokens * stride + (which * layout.heads + head) * layout.width, layout.tokens,
-            layout.width, stride};
-  }
-  /// Its columns of y or dy.
-  template <class Element>
-  __device__ Rows<Element> output(Element* y) const {
-    const std::int64_t stride = layout.heads * layout.width;
-    return {y + sample * layout.tokens * stride + head * layout.width, layout.tokens, layout.width, stride};
-  }
-  __device__ std::int64_t row_of(std::int64_t token) const {
-    return (sample * layout.heads + head) * layout.tokens + token;
-  }
-  /// Keys that come before the end of what some query of the tile that begins with `first` may attend to.
-  __device__ std::int64_t keys_of(std::int64_t first) const {
-    return layout.causal && first + kTile < layout.tokens ? first + kTile : layout.tokens;
-  }
-  __device__ bool attends(std::int64_t query, std::int64_t key) const {
-    return key < layout.tokens && (!layout.causal || key <= query) && (!valid || valid[key]);
-  }
-};
-
-/// What there is to do, in pieces of a tile of rows by some columns of one head.
-struct Work {
-  std::int64_t tiles, slices, columns, count;
-
-  Work(const Attention& layout, std::int64_t columns_at_once)
-      : tiles(divide_up(layout.tokens, kTile)),
-        slices(divide_up(layout.width, columns_at_once)),
-        columns(columns_at_once),
-        count(layout.batch * layout.heads * tiles * slices) {}
-  __device__ std::int64_t head(std::int64_t i) const { return i / slices / tiles; }
-  __device__ std::int64_t first(std::int64_t i) const { return i / slices % tiles * kTile; }
-  __device__ std::int64_t column(std::int64_t i) const { return i % slices * columns; }
-};
-
-template <class T>
-using Scores = T[kRows][kCols];
-template <class T, int kColumns>
-using Sums = T[kRows][kColumns / kLanes];
-
-/// A tile's rows, `kStep` columns of them, one column after the other.
-template <class Element, class T>
-__device__ void stage_columns(const Rows<Element>& rows, std::int64_t first, std::int64_t begin, T* to) {
-  for (int i = static_cast<int>(threadIdx.x); i < kTile * kStep; i += kTileThreads) {
-    to[i % kStep * kPitch + i / kStep] = rows.template value<T>(first + i / kStep, begin + i % kStep);
-  }
-}
-
-/// A Bᵀ of the tiles that begin with first_a and first_b.
-template <class Element, class T>
-__device__ void multiply_tiles(const Rows<Element>& a, std::int64_t first_a, const Rows<Element>& b, std::int64_t first_b,
-                               T* staged, Scores<T>& products) {
-  #pragma unroll
-  for (auto& row : products) {
-    #pragma unroll
-    for (T& product : row) product = T{0};
-  }
-  T *of_a = staged, *of_b = staged + kStep * kPitch;
-  for (std::int64_t begin = 0; begin < a.width; begin += kStep) {
-    __syncthreads();  // all have read what was there
-    stage_columns(a, first_a, begin, of_a);
-    stage_columns(b, first_b, begin, of_b);
-    __syncthreads();
-    const int steps = a.width - begin < kStep ? static_cast<int>(a.width - begin) : kStep;
-    for (int k = 0; k < steps; ++k) {
-      const auto left = read<kRows>(of_a + k * kPitch + own_row());
-      const auto right = read<kCols>(of_b + k * kPitch + own_lane() * kCols);
-      #pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-        #pragma unroll
-        for (int j = 0; j < kCols; ++j) products[i][j] += left.x[i] * right.x[j];
-      }
-    }
-  }
-}
-
-/// Hands the other threads a tile of weights, transposed, as the products of In take them. They may be read after the next
-/// barrier.
-template <class In, class T>
-__device__ void share(const Scores<T>& weights, T* to) {
-  #pragma unroll
-  for (int j = 0; j < kCols; ++j) {
-    T* column = to + (own_lane() * kCols + j) * kPitch + own_row();
-    #pragma unroll
-    for (int i = 0; i < kRows; ++i) column[i] = static_cast<T>(static_cast<In>(weights[i][j]));
-  }
-}
-
-/// Where a thread's columns are: pieces of a few neighbours.
-template <int kColumns>
-struct OwnColumns {
-  static constexpr int kOwn = kColumns / kLanes, kPiece = kOwn < 4 ? kOwn : 4;
-  __device__ static int at(int c) { return (c / kPiece * kLanes + own_lane()) * kPiece + c % kPiece; }
-};
-
-/// sums += W B, of the shared weights and some columns of the `count` tokens from `first` on.
-template <int kColumns, class Element, class T>
-__device__ void add_weighted(const T* weights, const Rows<Element>& b, std::int64_t first, int count, std::int64_t column,
-                             T* staged, Sums<T, kColumns>& sums) {
-  using Own = OwnColumns<kColumns>;
-  for (int begin = 0; begin < count; begin += kStep) {
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < kStep * kColumns; i += kTileThreads) {
-      staged[i] = b.template value<T>(first + begin + i / kColumns, column + i % kColumns);
-    }
-    __syncthreads();
-    const int steps = count - begin < kStep ? count - begin : kStep;
-    for (int k = 0; k < steps; ++k) {
-      const auto left = read<kRows>(weights + (begin + k) * kPitch + own_row());
-      #pragma unroll
-      for (int c = 0; c < Own::kOwn; c += Own::kPiece) {
-        const auto right = read<Own::kPiece>(staged + k * kColumns + Own::at(c));
-        #pragma unroll
-        for (int i = 0; i < kRows; ++i) {
-          #pragma unroll
-          for (int e = 0; e < Own::kPiece; ++e) sums[i][c + e] += left.x[i] * right.x[e];
-        }
-      }
-    }
-  }
-}
-
-/// What the threads that share rows hold, combined.
-template <class T, class Combine>
-__device__ T combine_lanes(T value, Combine combine) {
-  for (int bits = kLanes / 2; bits > 0; bits /= 2) value = combine(value, __shfl_xor_sync(kAllLanes, value, bits));
-  return value;
-}
 
 /// The larger; a NaN is passed over, as long as the first is none.
 struct LargerNumber {
@@ -352,21 +165,6 @@ __global__ void __launch_bounds__(kTileThreads)
       }
     }
   }
-}
-
-/// Calls `f` with the columns that a block takes: as many as fit into the registers of its threads.
-template <class T, class F>
-void with_columns(std::int64_t width, const F& f) {
-  if (width <= 32) return f(std::integral_constant<int, 32>{});
-  if constexpr (std::is_same_v<T, float>) {
-    if (width > 64) return f(std::integral_constant<int, 128>{});
-  }
-  f(std::integral_constant<int, 64>{});
-}
-
-template <class T>
-Grid grid_of_tiles(const Work& work) {
-  return {block_count(work.count), kTileThreads, kShared * sizeof(T)};
 }
 
 template <class In, class T>
