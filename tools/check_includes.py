@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Iterator, NamedTuple, Optional
 
 KERNEL_TABLE = "ops/kernels.h"
+KERNEL_DECLARATIONS = "ops/kernel_declarations.inc"  # belongs to the table's zone
 UMBRELLA = "tapecache.h"
 BACKENDS = ("ops/cpu", "ops/cuda", "ops/no_cuda")
 MODULES = ("core", "autograd", "ops", "gradcache", "models", "train", "data")
@@ -76,7 +77,7 @@ def normalize(path: PurePosixPath) -> Optional[PurePosixPath]:
 
 def zone_of(path: PurePosixPath) -> Optional[str]:
     """The zone of a path relative to the repository; None if it belongs to no zone."""
-    if str(path) == KERNEL_TABLE:
+    if str(path) in (KERNEL_TABLE, KERNEL_DECLARATIONS):
         return KERNEL_TABLE
     if str(path) == f"include/tapecache/{UMBRELLA}":
         return UMBRELLA
