@@ -171,23 +171,27 @@ class Backward {
   std::vector<const Tensor*> given_;  // slots whose buffers this node holds
 };
 
-/// Records an operation with one output. The derivative may capture plain numbers only: tensors go to `saved`,
-/// where they can be seen and released.
+/// Records an operation. The derivative may capture plain numbers only: tensors go to `saved`, where they can be seen and
+/// released.
 template <class Derivative>
-Variable record(const char* op, Tensor output, std::initializer_list<Variable> inputs, std::vector<Tensor> saved,
-                Derivative derivative) {
+std::vector<Variable> record(const char* op, std::vector<Tensor> outputs, std::span<const Variable> inputs,
+                             std::vector<Tensor> saved, Derivative derivative) {
   static_assert(std::is_trivially_copyable_v<Derivative>, "a derivative captures numbers; tensors belong in `saved`");
-  return Tape::append(op, {std::move(output)}, std::span(inputs.begin(), inputs.size()), std::move(saved),
-                      std::move(derivative))
-      .front();
+  return Tape::append(op, std::move(outputs), inputs, std::move(saved), std::move(derivative));
 }
 
-/// The same for a number of inputs known only when it runs.
+/// The same for one output.
 template <class Derivative>
 Variable record(const char* op, Tensor output, std::span<const Variable> inputs, std::vector<Tensor> saved,
                 Derivative derivative) {
-  static_assert(std::is_trivially_copyable_v<Derivative>, "a derivative captures numbers; tensors belong in `saved`");
-  return Tape::append(op, {std::move(output)}, inputs, std::move(saved), std::move(derivative)).front();
+  return record(op, std::vector<Tensor>{std::move(output)}, inputs, std::move(saved), std::move(derivative)).front();
+}
+
+/// The same for a number of inputs known when it is compiled.
+template <class Derivative>
+Variable record(const char* op, Tensor output, std::initializer_list<Variable> inputs, std::vector<Tensor> saved,
+                Derivative derivative) {
+  return record(op, std::move(output), std::span(inputs.begin(), inputs.size()), std::move(saved), std::move(derivative));
 }
 
 /// Whether an op over these inputs would be recorded, so that what only the derivative needs can be left out.

@@ -1,9 +1,10 @@
 #pragma once
 
 #include "tapecache/core/tensor.h"
+#include "tapecache/ops/checks.h"
 #include "tapecache/ops/kernels.h"
 
-/// The step from tensors to the product kernels, which `linear` and `matmul` share.
+/// The steps from tensors to kernels that ops with products share.
 namespace tapecache::ops::detail {
 
 template <class T>
@@ -24,6 +25,13 @@ void gemm(const char* op, const kernels::Gemm& shape, const Tensor& a, const Ten
     kernels::find(&kernels::KernelTable<T>::gemm, op, a.device())(shape, a.data<T>(), b.data<T>(), added, before,
                                                                   c.mutable_data<T>(), mode);
   }
+}
+
+/// The gradient of a bias: the sum of dy over all its rows.
+template <class T>
+void sum_rows(const char* op, const Tensor& dy, GradientTarget db) {
+  kernels::find(&kernels::KernelTable<T>::reduce, op, dy.device())(kernels::ReduceOp::kSum, 1, rows_of(dy.shape()), dy.size(-1),
+                                                                   dy.data<T>(), db.tensor.mutable_data<T>(), mode_of(db));
 }
 
 }  // namespace tapecache::ops::detail

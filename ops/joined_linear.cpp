@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <array>
-#include <type_traits>
 #include <vector>
 
 #include <fmt/format.h>
@@ -175,7 +174,8 @@ NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::spa
   saved.insert(saved.end(), {x.value(), norm.weight.value(), norm.bias.value()});
   const std::vector<Variable> inputs = inputs_of({x, norm.weight, norm.bias}, weights, biases);
   const double epsilon = norm.epsilon;
-  const auto derivative = [=](Backward& ctx) {
+  std::vector<Tensor> results{std::move(y), normalized.y};
+  std::vector<Variable> outputs = record(kOp, std::move(results), inputs, std::move(saved), [=](Backward& ctx) {
     // h = layer_norm(x), again; dH += Σ dYᵢ Wᵢ, and from there as layer_norm's derivative
     const Tensor &dy = ctx.output_gradient(0), &input = ctx.saved(parts.count), &gamma = ctx.saved(parts.count + 1);
     const Normalized h = normalize(kOp, input, gamma, ctx.saved(parts.count + 2), epsilon);
@@ -194,10 +194,7 @@ NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::spa
       if (!dy.defined()) return;
       parameter_gradients<T>(kOp, ctx, parts, dy, low_dy, detail::in_type_of(kOp, ctx.saved(0), h.y), 3);
     });
-  };
-  static_assert(std::is_trivially_copyable_v<decltype(derivative)>);
-  std::vector<Variable> outputs =
-      Tape::append(kOp, {std::move(y), normalized.y}, inputs, std::move(saved), derivative);
+  });
   return {std::move(outputs[0]), std::move(outputs[1])};
 }
 

@@ -36,14 +36,6 @@ void check_linear(const char* op, const Variable& x, const Variable& weight, con
   }
 }
 
-template <class T>
-void add_rows(const char* op, const Tensor& dy, GradientTarget db) {
-  const std::int64_t out = dy.size(-1);
-  kernels::find(&KernelTable<T>::reduce, op, dy.device())(kernels::ReduceOp::kSum, 1, detail::rows_of(dy.shape()), out,
-                                                          dy.data<T>(), db.tensor.mutable_data<T>(),
-                                                          detail::mode_of(db));
-}
-
 }  // namespace
 
 Variable linear(const Variable& x, const Variable& weight, const Variable& bias, const Variable& residual) {
@@ -70,7 +62,7 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
         detail::gemm<T>(kOp, {1, out, in, rows, true, false}, low_dy, ctx.saved(0), {}, {}, dw.tensor,
                         detail::mode_of(dw));
       }
-      if (ctx.needs(2)) add_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
+      if (ctx.needs(2)) detail::sum_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
       if (ctx.needs(3)) ctx.pass(3, dy);                        // dR = dY
     });
   });
@@ -147,7 +139,7 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
                 dw.tensor.mutable_data<T>(), detail::mode_of(dw));
         }
       }
-      if (ctx.needs(2)) add_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
+      if (ctx.needs(2)) detail::sum_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
       if (ctx.needs(3)) ctx.pass(3, dy);                        // dR = dY
     });
   });

@@ -34,6 +34,6 @@ struct NormalizedLinear {
 
 /// joined_linear of layer_norm(x). Backward keeps x and computes its norm again: one tensor less than the two ops keep.
 NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::span<const Variable> weights,
-                           std::span<const Variable> biases = {});
+                                   std::span<const Variable> biases = {});
 
 }  // namespace tapecache::ops

@@ -78,11 +78,7 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
         const Tensor again = detail::in_type_of(kOp, ctx.saved(1), patches(ctx.saved(0), patch));
         detail::gemm<T>(kOp, {1, out, in, rows, true, false}, low_dy, again, {}, {}, dw.tensor, detail::mode_of(dw));
       }
-      if (ctx.needs(2)) {  // db = Σ_rows dY
-        GradientTarget db = ctx.gradient(2);
-        kernels::find(&KernelTable<T>::reduce, kOp, dy.device())(kernels::ReduceOp::kSum, 1, rows, out, dy.data<T>(),
-                                                                 db.tensor.mutable_data<T>(), detail::mode_of(db));
-      }
+      if (ctx.needs(2)) detail::sum_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
     });
   });
 }
