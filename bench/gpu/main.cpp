@@ -108,6 +108,7 @@ class Benchmark {
     measure("tiled_loss", [&] { return tiled_loss(); });
     measure("clip_l_14_cached", [&] { return step(scale_.large, scale_.large_batch, scale_.large_chunk); });
   }
+  bool failed() const { return failed_; }
 
  private:
   /// A figure, or why there is none.
@@ -179,10 +180,6 @@ class Benchmark {
             {"loss", loss.value().item()}};
   }
 
- public:
-  bool failed() const { return failed_; }
-
- private:
   Scale scale_;
   std::string path_;
   Clock::time_point begin_;
