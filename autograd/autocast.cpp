@@ -11,8 +11,8 @@ thread_local DType active_dtype = DType::kFloat32;
 DType autocast_dtype() { return active_dtype; }
 
 Autocast::Autocast(DType dtype) : previous_(active_dtype) {
-  if (dtype != DType::kFloat32 && dtype != DType::kBFloat16) {
-    throw DTypeError(fmt::format("autocast: {} asked for, expected bfloat16, or float32 for none", name(dtype)));
+  if (dtype != DType::kFloat32 && !is_low_precision(dtype)) {
+    throw DTypeError(fmt::format("autocast: {} asked for, expected bfloat16 or float16, or float32 for none", name(dtype)));
   }
   active_dtype = dtype;
 }

@@ -4,15 +4,19 @@
 
 namespace tapecache {
 
-/// The precision that matrix products of this thread take their f32 operands in: kFloat32, or kBFloat16 within an
-/// `Autocast`.
+/// The precision that matrix products of this thread take their f32 operands in: kFloat32, or kBFloat16 or kFloat16 within
+/// an `Autocast`.
 DType autocast_dtype();
 
-/// Mixed precision for a scope (Micikevicius et al. 2018): with kBFloat16 the linear ops, matmul, attention and
-/// patch_embedding round their f32 operands to bf16 and add in f32. So does attention with its weights, whose sums and
-/// maxima stay in f32, and activated_linear with x and again with activation(x). Results, weights and all other ops stay
-/// in f32; f64 is left alone. What backward needs is kept in bf16, and backward works as was recorded, wherever it runs.
+/// Mixed precision for a scope (Micikevicius et al. 2018): with kBFloat16 or kFloat16 the linear ops, matmul, attention and
+/// patch_embedding round their f32 operands to that type and add in f32. So does attention with its weights, whose sums and
+/// maxima stay in f32, and with its result, and activated_linear with x and again with activation(x). Results that are asked
+/// for as ResultType::kOperand are rounded too, and with them their gradients; other results, weights and all other ops stay
+/// in f32; f64 is left alone. What backward needs is kept in 16 bits, and backward works as was recorded, wherever it runs.
 /// A rounded copy of a weight is never kept for a later call. kFloat32 turns it off for a scope.
+///
+/// f16 has three more bits than bf16, and gradients that are below 6e-8 or above 65504 are lost in it: it needs a loss scale
+/// (`train::LossScaler`).
 class Autocast {
  public:
   /// Throws DTypeError for any other type.

@@ -38,7 +38,7 @@ void copy(int device, void* to, const void* from, std::size_t bytes);
 void set_bytes(int device, void* to, int byte, std::size_t bytes);
 void fill(int device, DType, void* to, double value, std::int64_t count);
 void convert(int device, DType to_type, void* to, DType from_type, const void* from, std::int64_t count);
-/// to += from, for f32 and f64.
+/// to += from, for floating types.
 void accumulate(int device, DType, void* to, const void* from, std::int64_t count);
 /// Place of the first NaN or Inf among elements of a floating type, -1 where there is none. Waits for the device.
 std::int64_t first_non_finite(int device, DType, const void* elements, std::int64_t count);

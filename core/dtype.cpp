@@ -10,7 +10,8 @@ std::size_t size_of(DType dtype) {
     case DType::kInt32: return 4;
     case DType::kFloat64:
     case DType::kInt64: return 8;
-    case DType::kBFloat16: return 2;
+    case DType::kBFloat16:
+    case DType::kFloat16: return 2;
     case DType::kUInt8:
     case DType::kBool: return 1;
   }
@@ -22,6 +23,7 @@ std::string_view name(DType dtype) {
     case DType::kFloat32: return "float32";
     case DType::kFloat64: return "float64";
     case DType::kBFloat16: return "bfloat16";
+    case DType::kFloat16: return "float16";
     case DType::kInt32: return "int32";
     case DType::kInt64: return "int64";
     case DType::kUInt8: return "uint8";
@@ -31,8 +33,10 @@ std::string_view name(DType dtype) {
 }
 
 bool is_floating(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kFloat64 || dtype == DType::kBFloat16;
+  return dtype == DType::kFloat32 || dtype == DType::kFloat64 || is_low_precision(dtype);
 }
+
+bool is_low_precision(DType dtype) { return dtype == DType::kBFloat16 || dtype == DType::kFloat16; }
 
 void detail::throw_not_computable(const char* op, DType dtype) {
   throw DTypeError(fmt::format("{}: no kernel for {}; expected float32 or float64", op, name(dtype)));

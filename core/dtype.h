@@ -10,9 +10,9 @@
 
 namespace tapecache {
 
-/// Element types. f32 and f64 are computed in everywhere; bf16 is a storage type; the others are indices, images
-/// and masks.
-enum class DType : std::uint8_t { kFloat32, kFloat64, kBFloat16, kInt32, kInt64, kUInt8, kBool };
+/// Element types. f32 and f64 are computed in everywhere; bf16 and f16 are what products take and leave under `Autocast`, and
+/// storage types elsewhere; the others are indices, images and masks.
+enum class DType : std::uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16, kInt32, kInt64, kUInt8, kBool };
 
 /// The upper half of an f32. Conversion rounds to nearest even and keeps NaN a NaN.
 struct BFloat16 {
@@ -27,18 +27,59 @@ struct BFloat16 {
   constexpr explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 };
 
+/// IEEE 754's binary16: 5 bits of exponent, 10 after the point. Conversion rounds to nearest even, beyond 65504 to infinity,
+/// and keeps NaN a NaN.
+struct Float16 {
+  std::uint16_t bits = 0;
+
+  Float16() = default;
+  constexpr explicit Float16(float value) {
+    constexpr std::uint32_t kInfinity = 0x7f80'0000, kTooLarge = 0x4780'0000, kSmallestNormal = 0x3880'0000;
+    const auto word = std::bit_cast<std::uint32_t>(value), magnitude = word & 0x7fff'ffff;
+    std::uint32_t rounded;
+    if (magnitude >= kTooLarge) {
+      rounded = magnitude > kInfinity ? 0x7e00 : 0x7c00;
+    } else if (magnitude < kSmallestNormal) {  // adding 0.5 leaves the subnormal's digits, rounded, at the lower end
+      rounded = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<std::uint32_t>(0.5f);
+    } else {
+      rounded = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+    }
+    bits = static_cast<std::uint16_t>(rounded | (word >> 16 & 0x8000));
+  }
+  constexpr explicit operator float() const {
+    // With the smallest exponent's bit at its place in an f32, a subnormal is 2⁻¹⁴ too much.
+    const std::uint32_t magnitude = bits & 0x7fffu, shifted = magnitude << 13;
+    const std::uint32_t wide = magnitude >= 0x7c00   ? shifted + (224u << 23)
+                               : magnitude >= 0x0400 ? shifted + (112u << 23)
+                                                     : std::bit_cast<std::uint32_t>(std::bit_cast<float>(shifted + (113u << 23)) -
+                                                                                    std::bit_cast<float>(113u << 23));
+    return std::bit_cast<float>(wide | (static_cast<std::uint32_t>(bits & 0x8000) << 16));
+  }
+};
+
+/// Whether T is one of the types of 16 bits, which are computed with in f32.
+template <class T>
+constexpr bool kLowPrecision = std::is_same_v<T, BFloat16> || std::is_same_v<T, Float16>;
+
+/// The type that elements of T are computed with in.
+template <class T>
+using ComputedType = std::conditional_t<kLowPrecision<T>, float, T>;
+
 /// Bytes of one element.
 std::size_t size_of(DType dtype);
 /// The name used in messages: "float32", "int64", …
 std::string_view name(DType dtype);
-/// Whether the type is f32, f64 or bf16.
+/// Whether the type is f32, f64, bf16 or f16.
 bool is_floating(DType dtype);
+/// Whether it is bf16 or f16.
+bool is_low_precision(DType dtype);
 
 template <class T>
 constexpr DType dtype_of() {
   if constexpr (std::is_same_v<T, float>) return DType::kFloat32;
   else if constexpr (std::is_same_v<T, double>) return DType::kFloat64;
   else if constexpr (std::is_same_v<T, BFloat16>) return DType::kBFloat16;
+  else if constexpr (std::is_same_v<T, Float16>) return DType::kFloat16;
   else if constexpr (std::is_same_v<T, std::int32_t>) return DType::kInt32;
   else if constexpr (std::is_same_v<T, std::int64_t>) return DType::kInt64;
   else if constexpr (std::is_same_v<T, std::uint8_t>) return DType::kUInt8;
@@ -58,6 +99,14 @@ decltype(auto) dispatch_floating(const char* op, DType dtype, F&& f) {
   if (dtype == DType::kFloat32) return f.template operator()<float>();
   if (dtype == DType::kFloat64) return f.template operator()<double>();
   detail::throw_not_computable(op, dtype);
+}
+
+/// The same with T = BFloat16 and Float16 too.
+template <class F>
+decltype(auto) dispatch_any_floating(const char* op, DType dtype, F&& f) {
+  if (dtype == DType::kBFloat16) return f.template operator()<BFloat16>();
+  if (dtype == DType::kFloat16) return f.template operator()<Float16>();
+  return dispatch_floating(op, dtype, f);
 }
 
 }  // namespace tapecache

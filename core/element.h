@@ -13,6 +13,7 @@ void dispatch_any(DType dtype, F&& f) {
     case DType::kFloat32: f.template operator()<float>(); break;
     case DType::kFloat64: f.template operator()<double>(); break;
     case DType::kBFloat16: f.template operator()<BFloat16>(); break;
+    case DType::kFloat16: f.template operator()<Float16>(); break;
     case DType::kInt32: f.template operator()<std::int32_t>(); break;
     case DType::kInt64: f.template operator()<std::int64_t>(); break;
     case DType::kUInt8: f.template operator()<std::uint8_t>(); break;
@@ -23,8 +24,8 @@ void dispatch_any(DType dtype, F&& f) {
 /// An element in another type, as `Tensor::to` has it.
 template <class To, class From>
 constexpr To convert_element(From value) {
-  if constexpr (std::is_same_v<From, BFloat16>) return convert_element<To>(static_cast<float>(value));
-  else if constexpr (std::is_same_v<To, BFloat16>) return BFloat16(static_cast<float>(value));
+  if constexpr (kLowPrecision<From>) return convert_element<To>(static_cast<float>(value));
+  else if constexpr (kLowPrecision<To>) return To(static_cast<float>(value));
   else if constexpr (std::is_same_v<To, bool>) return value != From{0};
   else return static_cast<To>(value);
 }

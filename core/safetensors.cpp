@@ -21,9 +21,10 @@ namespace {
 
 constexpr std::uint64_t kMaxHeader = 100'000'000;  // the reference implementation's own bound
 
-constexpr std::array<std::pair<const char*, DType>, 7> kTypes{{{"F32", DType::kFloat32},
+constexpr std::array<std::pair<const char*, DType>, 8> kTypes{{{"F32", DType::kFloat32},
                                                                {"F64", DType::kFloat64},
                                                                {"BF16", DType::kBFloat16},
+                                                               {"F16", DType::kFloat16},
                                                                {"I32", DType::kInt32},
                                                                {"I64", DType::kInt64},
                                                                {"U8", DType::kUInt8},
@@ -58,7 +59,7 @@ Entry parse_entry(const std::string& where, const std::string& tensor_name, cons
   const nlohmann::json& dtype_item = item["dtype"];
   const std::string type_text = dtype_item.is_string() ? dtype_item.get<std::string>() : dtype_item.dump();
   const auto dtype = dtype_from(type_text);
-  if (!dtype) throw bad(fmt::format("dtype {}, expected F32, F64, BF16, I32, I64, U8 or BOOL", type_text));
+  if (!dtype) throw bad(fmt::format("dtype {}, expected F32, F64, BF16, F16, I32, I64, U8 or BOOL", type_text));
 
   const auto numbers = [&](const char* key, std::size_t at_most) {
     std::vector<std::int64_t> values;

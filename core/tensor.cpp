@@ -141,14 +141,17 @@ void Tensor::copy_from(const Tensor& source) {
 
 void Tensor::accumulate(const Tensor& source) {
   require_same("accumulate", source, *this);
-  dispatch_floating("accumulate", dtype_, [&]<class T>() {
+  dispatch_any_floating("accumulate", dtype_, [&]<class T>() {
     if (!device().is_cpu()) {
       return device_backend::accumulate(device().index, dtype_, mutable_raw(), source.raw(), numel());
     }
     const T* from = source.data<T>();
     T* to = mutable_data<T>();
     parallel_for(numel(), kElementBlock, [=](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) to[i] += from[i];
+      for (std::int64_t i = begin; i < end; ++i) {
+        if constexpr (kLowPrecision<T>) to[i] = T(static_cast<float>(to[i]) + static_cast<float>(from[i]));
+        else to[i] += from[i];
+      }
     });
   });
 }

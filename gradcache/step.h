@@ -55,7 +55,8 @@ struct StepOptions {
   bool check_replay = false;
   /// On OutOfMemory, halves the chunks and runs the step again, down to one sample a chunk.
   bool retry_smaller_chunks = false;
-  /// kBFloat16: the encoders' matrix products take operands rounded to bf16, in both forwards. The loss stays in f32.
+  /// kBFloat16 or kFloat16: the encoders run under such an `Autocast`, in both forwards. The loss stays in f32. f16 needs a
+  /// loss scale.
   DType autocast = DType::kFloat32;
   /// Called as the step proceeds.
   std::function<void(const Progress&)> observer = {};

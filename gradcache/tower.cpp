@@ -94,7 +94,7 @@ Encoded Tower::checked(Encoded encoded, std::int64_t samples, const std::string&
     if (!value.defined() || value.rank() == 0 || value.size(0) != samples) {
       throw ShapeError(fail(named + describe(value.value()), fmt::format("{} rows", samples)));
     }
-    if (value.dtype() == DType::kBFloat16)
+    if (is_low_precision(value.dtype()))
       throw DTypeError(fail(named + describe(value.value()), "float32 or float64"));
     if (!is_floating(value.dtype()) && encoded.outputs.size() == 1) {
       throw DTypeError(fail(named + describe(value.value()), "float32 or float64"));

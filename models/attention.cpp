@@ -23,15 +23,19 @@ Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionO
   return attend(project(x), options, residual);
 }
 
-Variable MultiHeadAttention::project(const Variable& x) const { return ops::joined_linear(x, weights(), biases()); }
+Variable MultiHeadAttention::project(const Variable& x) const {
+  return ops::joined_linear(x, weights(), biases(), ops::ResultType::kOperand);
+}
 
-ops::NormalizedLinear MultiHeadAttention::project(const LayerNorm& norm, const Variable& x) const {
-  return ops::normalized_linear(x, norm, weights(), biases());
+ops::NormalizedLinear MultiHeadAttention::project(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep) const {
+  return ops::normalized_linear(x, norm, weights(), biases(), keep, ops::ResultType::kOperand);
 }
 
 Variable MultiHeadAttention::attend(const Variable& qkv, const ops::AttentionOptions& options,
                                     const Variable& residual, const TokenChoice& choice) const {
-  const Variable attended = ops::attention(qkv, heads_, options);
+  ops::AttentionOptions how = options;
+  if (!choice) how.result = ops::ResultType::kOperand;
+  const Variable attended = ops::attention(qkv, heads_, how);
   return out_(choice ? choice(attended) : attended, residual);
 }
 

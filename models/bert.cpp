@@ -46,10 +46,10 @@ BertBlock::BertBlock(const Builder& builder, const TransformerConfig& config)
 Variable BertBlock::forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options) const {
   const bool drops = dropout_.active() || drop_path_.active();
   const auto [qkv, input] =
-      before ? attention_.project(*before, x) : ops::NormalizedLinear{attention_.project(x), x};
+      before ? attention_.project(*before, x, ops::KeepNorm::kYes) : ops::NormalizedLinear{attention_.project(x), x};
   const Variable attended = drops ? ops::add(input, drop_path_(dropout_(attention_.attend(qkv, options))))
                                   : attention_.attend(qkv, options, input);
-  const auto [hidden, normalized] = intermediate_.after(norm1_, attended);
+  const auto [hidden, normalized] = intermediate_.after(norm1_, attended, ops::KeepNorm::kYes);
   return drops ? ops::add(normalized, drop_path_(dropout_(output_.after(activation_, hidden))))
                : output_.after(activation_, hidden, normalized);
 }

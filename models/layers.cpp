@@ -33,9 +33,9 @@ Variable Linear::after(Activation activation, const Variable& x, const Variable&
   return ops::activated_linear(x, activation, weight, bias_or_none(), residual);
 }
 
-ops::NormalizedLinear Linear::after(const LayerNorm& norm, const Variable& x) const {
+ops::NormalizedLinear Linear::after(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep) const {
   const Variable weights(weight), biases = bias_or_none();
-  return ops::normalized_linear(x, norm, std::span(&weights, 1), std::span(&biases, 1));
+  return ops::normalized_linear(x, norm, std::span(&weights, 1), std::span(&biases, 1), keep, ops::ResultType::kOperand);
 }
 
 LayerNorm::LayerNorm(const Builder& builder, std::int64_t width, double epsilon)

@@ -31,9 +31,9 @@ class Linear {
  public:
   Linear(const Builder& builder, std::int64_t in, std::int64_t out, const Init& weight, bool with_bias = true);
   Variable operator()(const Variable& x, const Variable& residual = {}) const;
-  /// Of activation(x), or of norm(x), which backward computes again.
+  /// Of activation(x), or of norm(x), which backward computes again; the latter of the type that a product takes.
   Variable after(Activation activation, const Variable& x, const Variable& residual = {}) const;
-  ops::NormalizedLinear after(const LayerNorm& norm, const Variable& x) const;
+  ops::NormalizedLinear after(const LayerNorm& norm, const Variable& x, ops::KeepNorm) const;
 
   Parameter weight, bias;
 

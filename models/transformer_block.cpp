@@ -33,13 +33,14 @@ TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConf
 
 Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOptions& options,
                                    const TokenChoice& choice) const {
-  const Variable qkv = attention_.project(norm1_, x).y, chosen = choice ? choice(x) : x;
+  constexpr auto kNoNorm = ops::KeepNorm::kNo;
+  const Variable qkv = attention_.project(norm1_, x, kNoNorm).y, chosen = choice ? choice(x) : x;
   if (dropout_.active() || drop_path_.active()) {
     const Variable attended = ops::add(chosen, drop_path_(dropout_(attention_.attend(qkv, options, {}, choice))));
-    return ops::add(attended, drop_path_(dropout_(fc2_.after(activation_, fc1_.after(norm2_, attended).y))));
+    return ops::add(attended, drop_path_(dropout_(fc2_.after(activation_, fc1_.after(norm2_, attended, kNoNorm).y))));
   }
   const Variable attended = attention_.attend(qkv, options, chosen, choice);
-  return fc2_.after(activation_, fc1_.after(norm2_, attended).y, attended);
+  return fc2_.after(activation_, fc1_.after(norm2_, attended, kNoNorm).y, attended);
 }
 
 Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options,

@@ -4,22 +4,33 @@
 
 namespace tapecache::ops::detail {
 
+namespace {
+
+void require_rank(const char* op, const char* argument, const Variable& x, int rank) {
+  if (x.rank() >= rank) return;
+  throw ShapeError(fmt::format("{}: {} has shape {}, expected at least {} axes", op, argument, to_string(x.shape()), rank));
+}
+
+}  // namespace
+
 void require_floating(const char* op, const char* argument, const Variable& x, int rank) {
   if (!x.defined()) throw ValueError(fmt::format("{}: {} is undefined", op, argument));
   if (x.dtype() != DType::kFloat32 && x.dtype() != DType::kFloat64) {
     throw DTypeError(fmt::format("{}: {} is {}, expected float32 or float64", op, argument, name(x.dtype())));
   }
-  if (x.rank() < rank) {
-    throw ShapeError(fmt::format("{}: {} has shape {}, expected at least {} axes", op, argument, to_string(x.shape()),
-                                 rank));
-  }
+  require_rank(op, argument, x, rank);
+}
+
+void require_operand(const char* op, const char* argument, const Variable& x, int rank) {
+  if (!x.defined() || !is_low_precision(x.dtype())) return require_floating(op, argument, x, rank);
+  require_rank(op, argument, x, rank);
 }
 
 void require_alike(const char* op, const Variable& a, const char* argument_b, const Variable& b) {
   require_floating(op, argument_b, b);
-  if (a.dtype() != b.dtype()) {
-    throw DTypeError(
-        fmt::format("{}: {} is {}, expected {}", op, argument_b, name(b.dtype()), name(a.dtype())));
+  const DType expected = is_low_precision(a.dtype()) ? DType::kFloat32 : a.dtype();
+  if (b.dtype() != expected) {
+    throw DTypeError(fmt::format("{}: {} is {}, expected {}", op, argument_b, name(b.dtype()), name(expected)));
   }
   if (a.device() != b.device()) {
     throw DeviceError(fmt::format("{}: {} is on {}, expected {}", op, argument_b, to_string(b.device()),

@@ -11,7 +11,10 @@ namespace tapecache::ops::detail {
 /// Throws unless x is defined, of type f32 or f64 and of at least `rank` axes.
 void require_floating(const char* op, const char* argument, const Variable& x, int rank = 0);
 
-/// Throws unless both are defined and of one floating dtype and device.
+/// Throws unless x is defined, of a floating type, as a product may take it, and of at least `rank` axes.
+void require_operand(const char* op, const char* argument, const Variable& x, int rank = 0);
+
+/// Throws unless b is defined, on the device of a, and of its type; of f32 where a is of 16 bits.
 void require_alike(const char* op, const Variable& a, const char* argument_b, const Variable& b);
 
 /// The axis as a number in [0, rank). Throws ShapeError where there is no such axis.
@@ -20,7 +23,7 @@ int checked_axis(const char* op, const Shape& shape, int axis);
 /// Throws ShapeError unless the argument has exactly this shape.
 void require_shape(const char* op, const char* argument, const Shape& found, const Shape& expected);
 
-/// Throws unless weight is [out, x's last axis] and bias, where it is defined, [out], both of x's type.
+/// Throws unless weight is [out, x's last axis] and bias, where it is defined, [out], both of x's type, or of f32 where x is of 16 bits.
 void require_weight(const char* op, const Variable& x, const Variable& weight, const Variable& bias);
 
 /// Throws unless weight and bias are [x's last axis], which is not empty, of x's type, and ε is positive.

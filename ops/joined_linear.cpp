@@ -35,7 +35,7 @@ struct Parts {
 
 Parts checked_parts(const char* op, const Variable& x, std::span<const Variable> weights,
                     std::span<const Variable> biases) {
-  detail::require_floating(op, "x", x, 1);
+  detail::require_operand(op, "x", x, 1);
   if (weights.empty() || weights.size() > Parts::kMost || (!biases.empty() && biases.size() != weights.size())) {
     throw ValueError(fmt::format("{}: {} weights and {} biases, expected 1 to {} weights and as many biases or none", op,
                                  weights.size(), biases.size(), Parts::kMost));
@@ -58,71 +58,77 @@ struct Normalized {
   Tensor y, mean, rstd;
 };
 
-Normalized normalize(const char* op, const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon) {
-  const std::int64_t rows = detail::rows_of(x.shape());
-  Normalized to{Tensor::empty(x.shape(), x.dtype(), x.device()), Tensor::empty({rows}, x.dtype(), x.device()),
+/// layer_norm(x), its rows in the type of an operand.
+Normalized normalize(const char* op, const Tensor& x, const Tensor& gamma, const Tensor& beta, double epsilon,
+                     DType operand) {
+  const std::int64_t rows = detail::rows_of(x.shape()), cols = x.size(-1);
+  Normalized to{Tensor::empty(x.shape(), operand, x.device()), Tensor::empty({rows}, x.dtype(), x.device()),
                 Tensor::empty({rows}, x.dtype(), x.device())};
-  dispatch_floating(op, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::layer_norm, op, x.device())(
-        rows, x.size(-1), epsilon, x.data<T>(), nullptr, gamma.data<T>(), beta.data<T>(), nullptr,
-        to.y.mutable_data<T>(), to.mean.mutable_data<T>(), to.rstd.mutable_data<T>());
+  dispatch_any_floating(op, operand, [&]<class Out>() {
+    using Table = KernelTable<Out>;
+    if constexpr (kLowPrecision<Out>) {
+      kernels::find(&Table::layer_norm, op, x.device())(
+          rows, cols, epsilon, x.data<float>(), gamma.data<float>(), beta.data<float>(), to.y.mutable_data<Out>(),
+          to.mean.mutable_data<float>(), to.rstd.mutable_data<float>());
+    } else {
+      kernels::find(&Table::layer_norm, op, x.device())(
+          rows, cols, epsilon, x.data<Out>(), nullptr, gamma.data<Out>(), beta.data<Out>(), nullptr,
+          to.y.mutable_data<Out>(), to.mean.mutable_data<Out>(), to.rstd.mutable_data<Out>());
+    }
   });
   return to;
 }
 
-template <class T>
 void multiply_parts(const char* op, const Parts& parts, const Tensor& input, std::span<const Tensor> weights,
                     std::span<const Variable> biases, Tensor& y) {
   const std::int64_t rows = detail::rows_of(y.shape()), in = input.size(-1);
   for (std::size_t i = 0; i < parts.count; ++i) {
     Tensor columns = from_column(y, parts.first[i]);
     const Tensor bias = biases.empty() ? Tensor() : biases[i].value();
-    detail::gemm<T>(op, {.m = rows, .n = parts.width[i], .k = in, .transpose_b = true, .pitch_c = parts.total}, input,
-                    weights[i], bias, {}, columns, Mode::kWrite);
+    detail::gemm(op, {.m = rows, .n = parts.width[i], .k = in, .transpose_b = true, .pitch_c = parts.total}, input,
+                 weights[i], bias, {}, columns, Mode::kWrite);
   }
 }
 
 /// dX = Σ dYᵢ Wᵢ + residual, the weights being saved first.
-template <class T>
 void input_gradient(const char* op, Backward& ctx, const Parts& parts, const Tensor& dy, const Tensor& residual,
                     Tensor& dx, Mode mode) {
   const std::int64_t rows = detail::rows_of(dy.shape()), in = dx.size(-1);
   for (std::size_t i = 0; i < parts.count; ++i) {
-    detail::gemm<T>(op, {.m = rows, .n = in, .k = parts.width[i], .pitch_a = parts.total},
-                    from_column(dy, parts.first[i]), ctx.saved(i), {}, i == 0 ? residual : Tensor(), dx,
-                    i == 0 ? mode : Mode::kAccumulate);
+    detail::gemm(op, {.m = rows, .n = in, .k = parts.width[i], .pitch_a = parts.total}, from_column(dy, parts.first[i]),
+                 ctx.saved(i), {}, i == 0 ? residual : Tensor(), dx, i == 0 ? mode : Mode::kAccumulate);
   }
 }
 
 /// dWᵢ = dYᵢᵀ X and dbᵢ = Σ_rows dYᵢ, the weights being the inputs from `first` on. `low_dy` is dy in the type of x.
-template <class T>
 void parameter_gradients(const char* op, Backward& ctx, const Parts& parts, const Tensor& dy, const Tensor& low_dy,
                          const Tensor& x, std::size_t first) {
   const std::int64_t rows = detail::rows_of(dy.shape()), in = x.size(-1);
   for (std::size_t i = 0; i < parts.count; ++i) {
     if (!ctx.needs(first + i)) continue;
     GradientTarget dw = ctx.gradient(first + i);
-    detail::gemm<T>(op, {.m = parts.width[i], .n = in, .k = rows, .transpose_a = true, .pitch_a = parts.total},
-                    from_column(low_dy, parts.first[i]), x, {}, {}, dw.tensor, detail::mode_of(dw));
+    detail::gemm(op, {.m = parts.width[i], .n = in, .k = rows, .transpose_a = true, .pitch_a = parts.total},
+                 from_column(low_dy, parts.first[i]), x, {}, {}, dw.tensor, detail::mode_of(dw));
   }
   Tensor sums;
   for (std::size_t i = 0; i < parts.count; ++i) {
     const std::size_t input = first + parts.count + i;
     if (!ctx.needs(input)) continue;
     if (!sums.defined()) {
-      sums = Tensor::empty({parts.total}, dy.dtype(), dy.device());
-      kernels::find(&KernelTable<T>::reduce, op, dy.device())(kernels::ReduceOp::kSum, 1, rows, parts.total,
-                                                              dy.data<T>(), sums.mutable_data<T>(), Mode::kWrite);
+      sums = Tensor::empty({parts.total}, detail::computed_type(dy.dtype()), dy.device());
+      detail::sum_rows(op, dy, sums, Mode::kWrite);
     }
     GradientTarget db = ctx.gradient(input);
-    kernels::find(&KernelTable<T>::copy_blocks, op, dy.device())(1, parts.width[i], sums.data<T>() + parts.first[i], 0,
-                                                                 db.tensor.mutable_data<T>(), 0, detail::mode_of(db));
+    dispatch_floating(op, sums.dtype(), [&]<class T>() {
+      kernels::find(&KernelTable<T>::copy_blocks, op, dy.device())(1, parts.width[i], sums.data<T>() + parts.first[i], 0,
+                                                                   db.tensor.mutable_data<T>(), 0, detail::mode_of(db));
+    });
   }
 }
 
-std::vector<Tensor> operands_of(const char* op, std::span<const Variable> variables) {
+std::vector<Tensor> in_type(const char* op, std::span<const Variable> variables, DType operand) {
   std::vector<Tensor> operands;
-  for (const Variable& v : variables) operands.push_back(detail::operand_of(op, v.value()));
+  for (const Variable& v : variables) operands.push_back(detail::in_type(op, v.value(), operand));
   return operands;
 }
 
@@ -137,65 +143,67 @@ std::vector<Variable> inputs_of(std::vector<Variable> inputs, std::span<const Va
 
 }  // namespace
 
-Variable joined_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases) {
+Variable joined_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases,
+                       ResultType result) {
   constexpr const char* kOp = "joined_linear";
   const OpScope scope(kOp);
   const Parts parts = checked_parts(kOp, x, weights, biases);
-  const Tensor input = detail::operand_of(kOp, x.value());
-  std::vector<Tensor> saved = operands_of(kOp, weights);
-  Tensor y = Tensor::empty(x.shape().with(-1, parts.total), x.dtype(), x.device());
-  dispatch_floating(kOp, x.dtype(), [&]<class T>() { multiply_parts<T>(kOp, parts, input, saved, biases, y); });
+  const DType operand = detail::operand_type(x.value());
+  const Tensor input = detail::in_type(kOp, x.value(), operand);
+  std::vector<Tensor> saved = in_type(kOp, weights, operand);
+  Tensor y = Tensor::empty(x.shape().with(-1, parts.total), detail::result_type(operand, result), x.device());
+  multiply_parts(kOp, parts, input, saved, biases, y);
   saved.push_back(input);
   return record(kOp, std::move(y), inputs_of({x}, weights, biases), std::move(saved), [=](Backward& ctx) {
-    const Tensor &dy = ctx.output_gradient(), &operand = ctx.saved(parts.count);
-    const Tensor low_dy = detail::in_type_of(kOp, operand, dy);
-    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      if (ctx.needs(0)) {
-        GradientTarget dx = ctx.gradient(0);
-        input_gradient<T>(kOp, ctx, parts, low_dy, {}, dx.tensor, detail::mode_of(dx));
-      }
-      parameter_gradients<T>(kOp, ctx, parts, dy, low_dy, operand, 1);
-    });
+    const Tensor& dy = ctx.output_gradient();
+    const Tensor low_dy = detail::in_type(kOp, dy, operand);
+    if (ctx.needs(0)) {
+      GradientTarget dx = ctx.gradient(0);
+      input_gradient(kOp, ctx, parts, low_dy, {}, dx.tensor, detail::mode_of(dx));
+    }
+    parameter_gradients(kOp, ctx, parts, dy, low_dy, ctx.saved(parts.count), 1);
   });
 }
 
 NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::span<const Variable> weights,
-                                   std::span<const Variable> biases) {
+                                   std::span<const Variable> biases, KeepNorm keep, ResultType result) {
   constexpr const char* kOp = "normalized_linear";
   const OpScope scope(kOp);
+  detail::require_floating(kOp, "x", x, 1);
   const Parts parts = checked_parts(kOp, x, weights, biases);
   detail::require_norm(kOp, x, norm.weight, norm.bias, norm.epsilon);
-  std::vector<Tensor> saved = operands_of(kOp, weights);
-  Tensor y = Tensor::empty(x.shape().with(-1, parts.total), x.dtype(), x.device());
-  const Normalized normalized = normalize(kOp, x.value(), norm.weight.value(), norm.bias.value(), norm.epsilon);
-  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    multiply_parts<T>(kOp, parts, detail::operand_of(kOp, normalized.y), saved, biases, y);
-  });
+  const DType operand = detail::operand_type(x.value());
+  const bool keeps = keep == KeepNorm::kYes;
+  std::vector<Tensor> saved = in_type(kOp, weights, operand);
+  Tensor y = Tensor::empty(x.shape().with(-1, parts.total), detail::result_type(operand, result), x.device());
+  const Tensor normalized = normalize(kOp, x.value(), norm.weight.value(), norm.bias.value(), norm.epsilon,
+                                      keeps ? x.dtype() : operand).y;
+  multiply_parts(kOp, parts, detail::in_type(kOp, normalized, operand), saved, biases, y);
   saved.insert(saved.end(), {x.value(), norm.weight.value(), norm.bias.value()});
   const std::vector<Variable> inputs = inputs_of({x, norm.weight, norm.bias}, weights, biases);
   const double epsilon = norm.epsilon;
-  std::vector<Tensor> results{std::move(y), normalized.y};
+  std::vector<Tensor> results{std::move(y)};
+  if (keeps) results.push_back(normalized);
   std::vector<Variable> outputs = record(kOp, std::move(results), inputs, std::move(saved), [=](Backward& ctx) {
     // h = layer_norm(x), again; dH += Σ dYᵢ Wᵢ, and from there as layer_norm's derivative
     const Tensor &dy = ctx.output_gradient(0), &input = ctx.saved(parts.count), &gamma = ctx.saved(parts.count + 1);
-    const Normalized h = normalize(kOp, input, gamma, ctx.saved(parts.count + 2), epsilon);
-    const Tensor low_dy = dy.defined() ? detail::in_type_of(kOp, ctx.saved(0), dy) : dy;
-    dispatch_floating(kOp, input.dtype(), [&]<class T>() {
-      if (ctx.needs(0) || ctx.needs(1) || ctx.needs(2)) {
-        Tensor dh = ctx.output_gradient(1);
-        if (dy.defined()) {
-          const Tensor residual = dh;
-          dh = Tensor::empty(input.shape(), dy.dtype(), dy.device());
-          input_gradient<T>(kOp, ctx, parts, low_dy, residual, dh, Mode::kWrite);
-        }
+    const Normalized h = normalize(kOp, input, gamma, ctx.saved(parts.count + 2), epsilon, operand);
+    const Tensor low_dy = dy.defined() ? detail::in_type(kOp, dy, operand) : dy;
+    if (ctx.needs(0) || ctx.needs(1) || ctx.needs(2)) {
+      Tensor dh = keeps ? ctx.output_gradient(1) : Tensor();
+      if (dy.defined()) {
+        const Tensor residual = dh;
+        dh = Tensor::empty(input.shape(), input.dtype(), input.device());
+        input_gradient(kOp, ctx, parts, low_dy, residual, dh, Mode::kWrite);
+      }
+      dispatch_floating(kOp, input.dtype(), [&]<class T>() {
         detail::layer_norm_gradient<T>(kOp, ctx, input, gamma, h.mean, h.rstd, dh,
                                        ctx.needs(0) ? ctx.gradient(0) : GradientTarget());
-      }
-      if (!dy.defined()) return;
-      parameter_gradients<T>(kOp, ctx, parts, dy, low_dy, detail::in_type_of(kOp, ctx.saved(0), h.y), 3);
-    });
+      });
+    }
+    if (dy.defined()) parameter_gradients(kOp, ctx, parts, dy, low_dy, h.y, 3);
   });
-  return {std::move(outputs[0]), std::move(outputs[1])};
+  return {std::move(outputs[0]), keeps ? std::move(outputs[1]) : Variable()};
 }
 
 }  // namespace tapecache::ops

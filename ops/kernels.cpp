@@ -6,9 +6,8 @@
 
 namespace tapecache::kernels::detail {
 
-void throw_missing(const char* op, Device device, bool is_double) {
-  throw DTypeError(fmt::format("{}: no {} kernel for {}", op, device.is_cpu() ? "cpu" : "cuda",
-                               is_double ? "float64" : "float32"));
+void throw_missing(const char* op, Device device, DType dtype) {
+  throw DTypeError(fmt::format("{}: no {} kernel for {}", op, device.is_cpu() ? "cpu" : "cuda", name(dtype)));
 }
 
 }  // namespace tapecache::kernels::detail

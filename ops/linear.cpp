@@ -28,7 +28,7 @@ UnaryOp kernel_of(Activation activation) {
 
 void check_linear(const char* op, const Variable& x, const Variable& weight, const Variable& bias,
                   const Variable& residual) {
-  detail::require_floating(op, "x", x, 1);
+  detail::require_operand(op, "x", x, 1);
   detail::require_weight(op, x, weight, bias);
   if (residual.defined()) {
     detail::require_alike(op, x, "residual", residual);
@@ -38,56 +38,72 @@ void check_linear(const char* op, const Variable& x, const Variable& weight, con
 
 }  // namespace
 
-Variable linear(const Variable& x, const Variable& weight, const Variable& bias, const Variable& residual) {
+Variable linear(const Variable& x, const Variable& weight, const Variable& bias, const Variable& residual,
+                ResultType result) {
   constexpr const char* kOp = "linear";
   const OpScope scope(kOp);
   check_linear(kOp, x, weight, bias, residual);
   const std::int64_t rows = detail::rows_of(x.shape()), in = x.size(-1), out = weight.size(0);
-  Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
-  const Tensor input = detail::operand_of(kOp, x.value()), w = detail::operand_of(kOp, weight.value());
-  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    detail::gemm<T>(kOp, {1, rows, out, in, false, true}, input, w, bias.value(), residual.value(), y, Mode::kWrite);
-  });
+  const DType operand = detail::operand_type(x.value());
+  if (residual.defined()) result = ResultType::kComputed;
+  Tensor y = Tensor::empty(x.shape().with(-1, out), detail::result_type(operand, result), x.device());
+  const Tensor input = detail::in_type(kOp, x.value(), operand), w = detail::in_type(kOp, weight.value(), operand);
+  detail::gemm(kOp, {1, rows, out, in, false, true}, input, w, bias.value(), residual.value(), y, Mode::kWrite);
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
-    const Tensor low_dy = detail::in_type_of(kOp, ctx.saved(0), dy);
-    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      if (ctx.needs(0)) {  // dX = dY W
-        GradientTarget dx = ctx.gradient(0);
-        detail::gemm<T>(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dx.tensor,
-                        detail::mode_of(dx));
-      }
-      if (ctx.needs(1)) {  // dW = dYᵀ X
-        GradientTarget dw = ctx.gradient(1);
-        detail::gemm<T>(kOp, {1, out, in, rows, true, false}, low_dy, ctx.saved(0), {}, {}, dw.tensor,
-                        detail::mode_of(dw));
-      }
-      if (ctx.needs(2)) detail::sum_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
-      if (ctx.needs(3)) ctx.pass(3, dy);                        // dR = dY
-    });
+    const Tensor low_dy = detail::in_type(kOp, dy, operand);
+    if (ctx.needs(0)) {  // dX = dY W
+      GradientTarget dx = ctx.gradient(0);
+      detail::gemm(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dx.tensor, detail::mode_of(dx));
+    }
+    if (ctx.needs(1)) {  // dW = dYᵀ X
+      GradientTarget dw = ctx.gradient(1);
+      detail::gemm(kOp, {1, out, in, rows, true, false}, low_dy, ctx.saved(0), {}, {}, dw.tensor, detail::mode_of(dw));
+    }
+    if (ctx.needs(2)) detail::bias_gradient(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
+    if (ctx.needs(3)) ctx.pass(3, dy);                                  // dR = dY
   });
 }
 
 namespace {
 
-/// activation(x) of bf16.
+/// activation(x) of 16 bits.
 Tensor activated(const char* op, UnaryOp kind, const Tensor& x) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
-  kernels::find(&KernelTable<float>::unary_bf16, op, x.device())(kind, x.numel(), x.data<BFloat16>(),
-                                                                 y.mutable_data<BFloat16>());
+  dispatch_any_floating(op, x.dtype(), [&]<class Low>() {
+    if constexpr (kLowPrecision<Low>) {
+      kernels::find(&KernelTable<Low>::unary, op, x.device())(kind, x.numel(), x.data<Low>(), y.mutable_data<Low>());
+    }
+  });
   return y;
 }
 
-template <class T>
+/// dx = dy f'(x). dy and dx are of one type, that of x or the one it is computed with in; they may share their memory.
 void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Tensor& dy, GradientTarget& dx) {
-  T* to = dx.tensor.mutable_data<T>();
-  if (x.dtype() == DType::kBFloat16) {
-    kernels::find(&KernelTable<T>::unary_backward_bf16, op, dy.device())(kind, dy.numel(), x.data<BFloat16>(),
-                                                                         dy.data<T>(), to, detail::mode_of(dx));
-  } else {
-    kernels::find(&KernelTable<T>::unary_backward, op, dy.device())(kind, 0, 0, dy.numel(), x.data<T>(), dy.data<T>(),
-                                                                    to, detail::mode_of(dx));
-  }
+  const Mode mode = detail::mode_of(dx);
+  dispatch_any_floating(op, x.dtype(), [&]<class In>() {
+    using Table = KernelTable<In>;
+    if constexpr (!kLowPrecision<In>) {
+      kernels::find(&Table::unary_backward, op, dy.device())(kind, 0, 0, dy.numel(), x.data<In>(), dy.data<In>(),
+                                                             dx.tensor.mutable_data<In>(), mode);
+    } else if (dy.dtype() == x.dtype()) {
+      kernels::find(&Table::unary_backward, op, dy.device())(kind, dy.numel(), x.data<In>(), dy.data<In>(),
+                                                             dx.tensor.mutable_data<In>(), mode);
+    } else {
+      kernels::find(&Table::unary_backward_to_f32, op, dy.device())(kind, dy.numel(), x.data<In>(), dy.data<float>(),
+                                                                    dx.tensor.mutable_data<float>(), mode);
+    }
+  });
+}
+
+/// One product with activation(x), or with its derivative, joined to it; of f32 or f64.
+void joined_gemm(const char* op, const Gemm& shape, UnaryOp kind, Activated place, const Tensor& a, const Tensor& b,
+                 const Tensor& bias, const Tensor& residual, const Tensor& at, Tensor& c, Mode mode) {
+  dispatch_floating(op, a.dtype(), [&]<class T>() {
+    kernels::find(&KernelTable<T>::activated_gemm, op, a.device())(
+        shape, kind, place, a.data<T>(), b.data<T>(), detail::data_or_null<T>(bias), detail::data_or_null<T>(residual),
+        detail::data_or_null<T>(at), c.mutable_data<T>(), mode);
+  });
 }
 
 }  // namespace
@@ -99,49 +115,42 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   check_linear(kOp, x, weight, bias, residual);
   const UnaryOp kind = kernel_of(activation);
   const std::int64_t rows = detail::rows_of(x.shape()), in = x.size(-1), out = weight.size(0);
-  Tensor y = Tensor::empty(x.shape().with(-1, out), x.dtype(), x.device());
-  const Tensor input = detail::operand_of(kOp, x.value()), w = detail::operand_of(kOp, weight.value());
-  const bool low = w.dtype() == DType::kBFloat16;
-  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    const Gemm product{1, rows, out, in, false, true};
-    if (low) {
-      detail::gemm<T>(kOp, product, activated(kOp, kind, input), w, bias.value(), residual.value(), y, Mode::kWrite);
-    } else {
-      kernels::find(&KernelTable<T>::activated_gemm, kOp, x.device())(
-          product, kind, Activated::kLeft, input.data<T>(), w.data<T>(), detail::data_or_null<T>(bias.value()),
-          detail::data_or_null<T>(residual.value()), nullptr, y.mutable_data<T>(), Mode::kWrite);
-    }
-  });
+  const DType operand = detail::operand_type(x.value());
+  const bool low = is_low_precision(operand);
+  Tensor y = Tensor::empty(x.shape().with(-1, out), detail::computed_type(operand), x.device());
+  const Tensor input = detail::in_type(kOp, x.value(), operand), w = detail::in_type(kOp, weight.value(), operand);
+  const Gemm product{1, rows, out, in, false, true};
+  if (low) {
+    detail::gemm(kOp, product, activated(kOp, kind, input), w, bias.value(), residual.value(), y, Mode::kWrite);
+  } else {
+    joined_gemm(kOp, product, kind, Activated::kLeft, input, w, bias.value(), residual.value(), {}, y, Mode::kWrite);
+  }
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor &dy = ctx.output_gradient(), &z = ctx.saved(0), &saved_w = ctx.saved(1);
-    const Tensor low_dy = detail::in_type_of(kOp, saved_w, dy);
-    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      const auto fused = kernels::find(&KernelTable<T>::activated_gemm, kOp, dy.device());
-      if (ctx.needs(0)) {  // dX = (dY W) f'(X)
-        GradientTarget dx = ctx.gradient(0);
-        const Gemm product{1, rows, in, out, false, false};
-        if (!low && !dx.accumulate) {
-          fused(product, kind, Activated::kDerivative, dy.data<T>(), saved_w.data<T>(), nullptr, nullptr, z.data<T>(),
-                dx.tensor.mutable_data<T>(), Mode::kWrite);
-        } else {
-          Tensor dhidden = dx.accumulate ? Tensor::empty(dx.tensor.shape(), dy.dtype(), dy.device()) : dx.tensor;
-          detail::gemm<T>(kOp, product, low_dy, saved_w, {}, {}, dhidden, Mode::kWrite);
-          activation_gradient<T>(kOp, kind, z, dhidden, dx);
-        }
+    const Tensor low_dy = detail::in_type(kOp, dy, operand);
+    if (ctx.needs(0)) {  // dX = (dY W) f'(X)
+      GradientTarget dx = ctx.gradient(0);
+      const Gemm back{1, rows, in, out, false, false};
+      if (!low && !dx.accumulate) {
+        joined_gemm(kOp, back, kind, Activated::kDerivative, dy, saved_w, {}, {}, z, dx.tensor, Mode::kWrite);
+      } else {
+        Tensor dhidden =
+            dx.accumulate ? Tensor::empty(dx.tensor.shape(), dx.tensor.dtype(), dx.tensor.device()) : dx.tensor;
+        detail::gemm(kOp, back, low_dy, saved_w, {}, {}, dhidden, Mode::kWrite);
+        activation_gradient(kOp, kind, z, dhidden, dx);
       }
-      if (ctx.needs(1)) {  // dW = dYᵀ f(X)
-        GradientTarget dw = ctx.gradient(1);
-        const Gemm product{1, out, in, rows, true, false};
-        if (low) {
-          detail::gemm<T>(kOp, product, low_dy, activated(kOp, kind, z), {}, {}, dw.tensor, detail::mode_of(dw));
-        } else {
-          fused(product, kind, Activated::kRight, dy.data<T>(), z.data<T>(), nullptr, nullptr, nullptr,
-                dw.tensor.mutable_data<T>(), detail::mode_of(dw));
-        }
+    }
+    if (ctx.needs(1)) {  // dW = dYᵀ f(X)
+      GradientTarget dw = ctx.gradient(1);
+      const Gemm of_weight{1, out, in, rows, true, false};
+      if (low) {
+        detail::gemm(kOp, of_weight, low_dy, activated(kOp, kind, z), {}, {}, dw.tensor, detail::mode_of(dw));
+      } else {
+        joined_gemm(kOp, of_weight, kind, Activated::kRight, dy, z, {}, {}, {}, dw.tensor, detail::mode_of(dw));
       }
-      if (ctx.needs(2)) detail::sum_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
-      if (ctx.needs(3)) ctx.pass(3, dy);                        // dR = dY
-    });
+    }
+    if (ctx.needs(2)) detail::bias_gradient(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
+    if (ctx.needs(3)) ctx.pass(3, dy);                                  // dR = dY
   });
 }
 

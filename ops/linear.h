@@ -4,14 +4,17 @@
 
 #include "tapecache/autograd/variable.h"
 #include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/result_type.h"
 
-/// Products with a weight [out, in] and perhaps a bias [out], for x [..., in]. Each throws ShapeError where shapes do not
-/// fit and DTypeError where types differ.
+/// Products with a weight [out, in] and perhaps a bias [out], for x [..., in]. x may be of 16 bits, as another product leaves
+/// it with ResultType::kOperand; weights, biases and residuals are then of f32. Each throws ShapeError where shapes do not fit
+/// and DTypeError where types differ.
 namespace tapecache::ops {
 
 /// x · weightᵀ + bias + residual, of shape [..., out]; bias and residual may be undefined. The residual is where the
-/// product begins, so that adding it costs no pass over memory.
-Variable linear(const Variable& x, const Variable& weight, const Variable& bias = {}, const Variable& residual = {});
+/// product begins, so that adding it costs no pass over memory; the result is then of the type it is computed in.
+Variable linear(const Variable& x, const Variable& weight, const Variable& bias = {}, const Variable& residual = {},
+                ResultType = ResultType::kComputed);
 
 /// The same of activation(x). Backward keeps x and computes activation(x) again: one tensor less than the two ops keep.
 Variable activated_linear(const Variable& x, Activation activation, const Variable& weight, const Variable& bias = {},
@@ -19,7 +22,8 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
 
 /// Several linear maps of one x, their outputs side by side: [..., Σ out_i]. `biases` is empty, or holds one for each
 /// weight, of which any may be undefined. Throws ValueError for no weight, more than 8, or another number of biases.
-Variable joined_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases = {});
+Variable joined_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases = {},
+                       ResultType = ResultType::kComputed);
 
 /// What layer_norm is given besides x.
 struct Norm {
@@ -29,11 +33,15 @@ struct Norm {
 
 struct NormalizedLinear {
   Variable y;           ///< joined_linear of the norm
-  Variable normalized;  ///< the norm itself, for what else reads it
+  Variable normalized;  ///< the norm itself, where it is kept
 };
+
+/// Whether the norm is a result too, for what else reads it.
+enum class KeepNorm { kNo, kYes };
 
 /// joined_linear of layer_norm(x). Backward keeps x and computes its norm again: one tensor less than the two ops keep.
 NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::span<const Variable> weights,
-                                   std::span<const Variable> biases = {});
+                                   std::span<const Variable> biases = {}, KeepNorm = KeepNorm::kYes,
+                                   ResultType = ResultType::kComputed);
 
 }  // namespace tapecache::ops

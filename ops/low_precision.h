@@ -3,27 +3,36 @@
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/kernels.h"
+#include "tapecache/ops/result_type.h"
 
 /// How products follow `Autocast`.
 namespace tapecache::ops::detail {
 
-/// An f32 tensor as bf16.
-inline Tensor rounded(const char* op, const Tensor& x) {
-  Tensor y = Tensor::empty(x.shape(), DType::kBFloat16, x.device());
-  kernels::find(&kernels::KernelTable<float>::to_bf16, op, x.device())(x.numel(), x.data<float>(),
-                                                                      y.mutable_data<BFloat16>());
+/// The type that is computed with where operands are of this one: f32 for those of 16 bits.
+inline DType computed_type(DType operand) { return is_low_precision(operand) ? DType::kFloat32 : operand; }
+
+/// An f32 tensor as bf16 or f16.
+inline Tensor rounded(const char* op, const Tensor& x, DType low) {
+  Tensor y = Tensor::empty(x.shape(), low, x.device());
+  dispatch_any_floating(op, low, [&]<class Low>() {
+    if constexpr (kLowPrecision<Low>) {
+      kernels::find(&kernels::KernelTable<Low>::round, op, x.device())(x.numel(), x.data<float>(), y.mutable_data<Low>());
+    }
+  });
   return y;
 }
 
-/// An operand of a product in the type that the product takes, and backward keeps, it in.
-inline Tensor operand_of(const char* op, const Tensor& x) {
-  const bool low = autocast_dtype() == DType::kBFloat16 && x.dtype() == DType::kFloat32;
-  return low ? rounded(op, x) : x;
+/// The type that a product takes x in, and backward keeps it in.
+inline DType operand_type(const Tensor& x) { return x.dtype() == DType::kFloat32 ? autocast_dtype() : x.dtype(); }
+
+/// A tensor, such as a weight or the incoming gradient, in the type of the operand that it will meet.
+inline Tensor in_type(const char* op, const Tensor& x, DType operand) {
+  return is_low_precision(operand) && x.dtype() == DType::kFloat32 ? rounded(op, x, operand) : x;
 }
 
-/// A tensor, mostly the incoming gradient, in the type of the operand it will meet.
-inline Tensor in_type_of(const char* op, const Tensor& operand, const Tensor& x) {
-  return operand.dtype() == DType::kBFloat16 ? rounded(op, x) : x;
+/// The type of a product's result.
+inline DType result_type(DType operand, ResultType wanted) {
+  return wanted == ResultType::kOperand ? operand : computed_type(operand);
 }
 
 }  // namespace tapecache::ops::detail

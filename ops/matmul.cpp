@@ -15,7 +15,6 @@ using kernels::Gemm;
 using kernels::Mode;
 
 /// The product of a batched left factor's transpose with the right, summed over the batch, into one matrix.
-template <class T>
 void gemm_summed(const char* op, const Gemm& shape, const Tensor& a, const Tensor& b, GradientTarget& c) {
   if (shape.batch == 0 && !c.accumulate) c.tensor.fill(0);
   Gemm one = shape;
@@ -24,7 +23,7 @@ void gemm_summed(const char* op, const Gemm& shape, const Tensor& a, const Tenso
     return all.reshape({all.numel()}).slice(first, first + size);
   };
   for (std::int64_t i = 0; i < shape.batch; ++i) {
-    detail::gemm<T>(op, one, matrix(a, i * shape.stride_a, shape.m * shape.k), matrix(b, i * shape.stride_b, shape.k * shape.n),
+    detail::gemm(op, one, matrix(a, i * shape.stride_a, shape.m * shape.k), matrix(b, i * shape.stride_b, shape.k * shape.n),
                     {}, {}, c.tensor, i == 0 ? detail::mode_of(c) : Mode::kAccumulate);
   }
 }
@@ -53,35 +52,32 @@ Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& optio
 
   Tensor c = Tensor::empty(shape, a.dtype(), a.device());
   const Gemm forward{batch, m, n, k, ta, tb, stride_a, stride_b, m * n};
-  const Tensor left = detail::operand_of("matmul", a.value()), right = detail::operand_of("matmul", b.value());
-  dispatch_floating("matmul", a.dtype(), [&]<class T>() {
-    detail::gemm<T>("matmul", forward, left, right, {}, {}, c, Mode::kWrite);
-  });
+  const DType operand = detail::operand_type(a.value());
+  const Tensor left = detail::in_type("matmul", a.value(), operand), right = detail::in_type("matmul", b.value(), operand);
+  detail::gemm("matmul", forward, left, right, {}, {}, c, Mode::kWrite);
   return record("matmul", std::move(c), {a, b}, {left, right}, [=](Backward& ctx) {
-    const Tensor dc = detail::in_type_of("matmul", ctx.saved(0), ctx.output_gradient());
+    const Tensor dc = detail::in_type("matmul", ctx.output_gradient(), ctx.saved(0).dtype());
     const std::int64_t stride_c = m * n;
-    dispatch_floating("matmul", ctx.output_gradient().dtype(), [&]<class T>() {
-      if (ctx.needs(0)) {
-        // dA = dC Bᵀ, or stored transposed: dAᵀ = B dCᵀ
-        GradientTarget da = ctx.gradient(0);
-        const Tensor& other = ctx.saved(1);
-        const Tensor &first = ta ? other : dc, &second = ta ? dc : other;
-        const Gemm g = ta ? Gemm{batch, k, m, n, tb, true, stride_b, stride_c, stride_a}
-                          : Gemm{batch, m, k, n, false, !tb, stride_c, stride_b, stride_a};
-        if (a_batched || batch == 1) detail::gemm<T>("matmul", g, first, second, {}, {}, da.tensor, detail::mode_of(da));
-        else gemm_summed<T>("matmul", g, first, second, da);
-      }
-      if (ctx.needs(1)) {
-        // dB = Aᵀ dC, or stored transposed: dBᵀ = dCᵀ A
-        GradientTarget db = ctx.gradient(1);
-        const Tensor& other = ctx.saved(0);
-        const Tensor &first = tb ? dc : other, &second = tb ? other : dc;
-        const Gemm g = tb ? Gemm{batch, n, k, m, true, ta, stride_c, stride_a, stride_b}
-                          : Gemm{batch, k, n, m, !ta, false, stride_a, stride_c, stride_b};
-        if (b_batched || batch == 1) detail::gemm<T>("matmul", g, first, second, {}, {}, db.tensor, detail::mode_of(db));
-        else gemm_summed<T>("matmul", g, first, second, db);
-      }
-    });
+    if (ctx.needs(0)) {
+      // dA = dC Bᵀ, or stored transposed: dAᵀ = B dCᵀ
+      GradientTarget da = ctx.gradient(0);
+      const Tensor& other = ctx.saved(1);
+      const Tensor &first = ta ? other : dc, &second = ta ? dc : other;
+      const Gemm g = ta ? Gemm{batch, k, m, n, tb, true, stride_b, stride_c, stride_a}
+                        : Gemm{batch, m, k, n, false, !tb, stride_c, stride_b, stride_a};
+      if (a_batched || batch == 1) detail::gemm("matmul", g, first, second, {}, {}, da.tensor, detail::mode_of(da));
+      else gemm_summed("matmul", g, first, second, da);
+    }
+    if (ctx.needs(1)) {
+      // dB = Aᵀ dC, or stored transposed: dBᵀ = dCᵀ A
+      GradientTarget db = ctx.gradient(1);
+      const Tensor& other = ctx.saved(0);
+      const Tensor &first = tb ? dc : other, &second = tb ? other : dc;
+      const Gemm g = tb ? Gemm{batch, n, k, m, true, ta, stride_c, stride_a, stride_b}
+                        : Gemm{batch, k, n, m, !ta, false, stride_a, stride_c, stride_b};
+      if (b_batched || batch == 1) detail::gemm("matmul", g, first, second, {}, {}, db.tensor, detail::mode_of(db));
+      else gemm_summed("matmul", g, first, second, db);
+    }
   });
 }
 

@@ -57,29 +57,28 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
                      width = images.size(3), patch = weight.size(2), out = weight.size(0);
   const std::int64_t in = channels * patch * patch, rows = batch * (height / patch) * (width / patch);
   Tensor y = Tensor::empty({batch, (height / patch) * (width / patch), out}, images.dtype(), images.device());
-  const Tensor w = detail::operand_of(kOp, weight.value());
-  dispatch_floating(kOp, images.dtype(), [&]<class T>() {
-    detail::gemm<T>(kOp, {1, rows, out, in, false, true}, detail::operand_of(kOp, patches(images.value(), patch)), w,
-                    bias.value(), {}, y, Mode::kWrite);
-  });
+  const DType operand = detail::operand_type(images.value());
+  const Tensor w = detail::in_type(kOp, weight.value(), operand);
+  detail::gemm(kOp, {1, rows, out, in, false, true}, detail::in_type(kOp, patches(images.value(), patch), operand), w,
+               bias.value(), {}, y, Mode::kWrite);
   return record(kOp, std::move(y), {images, weight, bias}, {images.value(), w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
-    const Tensor low_dy = detail::in_type_of(kOp, ctx.saved(1), dy);
-    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      if (ctx.needs(0)) {  // dP = dY W, put back where the patches were
-        Tensor dpatches = Tensor::empty({rows, in}, dy.dtype(), dy.device());
-        detail::gemm<T>(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dpatches, Mode::kWrite);
-        GradientTarget dx = ctx.gradient(0);
+    const Tensor low_dy = detail::in_type(kOp, dy, operand);
+    if (ctx.needs(0)) {  // dP = dY W, put back where the patches were
+      Tensor dpatches = Tensor::empty({rows, in}, dy.dtype(), dy.device());
+      detail::gemm(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dpatches, Mode::kWrite);
+      GradientTarget dx = ctx.gradient(0);
+      dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
         kernels::find(&KernelTable<T>::patches_backward, kOp, dy.device())(
             batch, channels, height, width, patch, dpatches.data<T>(), dx.tensor.mutable_data<T>(), detail::mode_of(dx));
-      }
-      if (ctx.needs(1)) {  // dW = dYᵀ P, the patches taken again
-        GradientTarget dw = ctx.gradient(1);
-        const Tensor again = detail::in_type_of(kOp, ctx.saved(1), patches(ctx.saved(0), patch));
-        detail::gemm<T>(kOp, {1, out, in, rows, true, false}, low_dy, again, {}, {}, dw.tensor, detail::mode_of(dw));
-      }
-      if (ctx.needs(2)) detail::sum_rows<T>(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
-    });
+      });
+    }
+    if (ctx.needs(1)) {  // dW = dYᵀ P, the patches taken again
+      GradientTarget dw = ctx.gradient(1);
+      const Tensor again = detail::in_type(kOp, patches(ctx.saved(0), patch), operand);
+      detail::gemm(kOp, {1, out, in, rows, true, false}, low_dy, again, {}, {}, dw.tensor, detail::mode_of(dw));
+    }
+    if (ctx.needs(2)) detail::bias_gradient(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
   });
 }
 

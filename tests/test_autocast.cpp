@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "low_precision_checks.h"
 #include "small_model.h"
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/checkpoint.h"
@@ -26,7 +27,7 @@ namespace {
 using Span = std::span<const Variable>;
 using Function = std::function<Variable(Span)>;
 
-Tensor rounded(const Tensor& x) { return x.to(DType::kBFloat16).to(DType::kFloat32); }
+Tensor rounded(const Tensor& x, DType low = DType::kBFloat16) { return x.to(low).to(DType::kFloat32); }
 
 Tensor single(const Shape& shape, std::uint64_t seed) { return random_values(shape, seed, DType::kFloat32); }
 
@@ -46,31 +47,43 @@ std::vector<Tensor> run(const Function& f, const std::vector<Tensor>& inputs, co
   return found;
 }
 
-std::vector<Tensor> under_bfloat16(const Function& f, const std::vector<Tensor>& inputs, const Tensor& cotangent) {
-  const Autocast autocast(DType::kBFloat16);
+std::vector<Tensor> under(DType low, const Function& f, const std::vector<Tensor>& inputs, const Tensor& cotangent) {
+  const Autocast autocast(low);
   return run(f, inputs, cotangent);
 }
 
-/// What autocast means: the same product in f64 over rounded operands and a rounded gradient. `exact` names the inputs
+std::vector<Tensor> under_bfloat16(const Function& f, const std::vector<Tensor>& inputs, const Tensor& cotangent) {
+  return under(DType::kBFloat16, f, inputs, cotangent);
+}
+
+/// What autocast means: the same product over rounded operands and a rounded gradient. `exact` names the inputs
 /// that stay as they are.
-void check_products(const Function& f, const std::vector<Tensor>& inputs, const Shape& out,
-                    const std::vector<std::size_t>& exact = {}) {
+void check_products_in(DType low, const Function& f, const std::vector<Tensor>& inputs, const Shape& out,
+                       const std::vector<std::size_t>& exact) {
+  // f16 is widened and then multiplied as f32 is, whose sums have an error of their own.
+  const DType wide = low == DType::kFloat16 ? DType::kFloat32 : DType::kFloat64;
   const Tensor cotangent = single(out, 99);
   std::vector<Tensor> reference;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     const bool as_is = std::find(exact.begin(), exact.end(), i) != exact.end();
-    reference.push_back((as_is ? inputs[i] : rounded(inputs[i])).to(DType::kFloat64));
+    reference.push_back((as_is ? inputs[i] : rounded(inputs[i], low)).to(wide));
   }
-  const auto found = under_bfloat16(f, inputs, cotangent);
-  const auto expected = run(f, reference, rounded(cotangent).to(DType::kFloat64));
-  const auto unrounded_gradient = run(f, reference, cotangent.to(DType::kFloat64));
+  const auto found = under(low, f, inputs, cotangent);
+  const auto expected = run(f, reference, rounded(cotangent, low).to(wide));
+  const auto unrounded_gradient = run(f, reference, cotangent.to(wide));
   for (std::size_t i = 0; i < found.size(); ++i) {
     const bool bias = i > 0 && std::find(exact.begin(), exact.end(), i - 1) != exact.end();
     BOOST_TEST(found[i].dtype() == DType::kFloat32);
-    BOOST_TEST(max_difference(found[i], bias ? unrounded_gradient[i] : expected[i]) <= 1e-5, "part " << i);
+    BOOST_TEST(max_difference(found[i], bias ? unrounded_gradient[i] : expected[i]) <= (wide == DType::kFloat32 ? 1e-6 : 1e-5),
+               "part " << i);
   }
   // And it is not what f32 gives.
-  BOOST_TEST(max_difference(found[0], run(f, inputs, cotangent)[0]) > 1e-4);
+  BOOST_TEST(max_difference(found[0], run(f, inputs, cotangent)[0]) > 1e-5);
+}
+
+void check_products(const Function& f, const std::vector<Tensor>& inputs, const Shape& out,
+                    const std::vector<std::size_t>& exact = {}) {
+  for (const DType low : {DType::kBFloat16, DType::kFloat16}) check_products_in(low, f, inputs, out, exact);
 }
 
 double rounded(double x) { return static_cast<double>(static_cast<float>(BFloat16(static_cast<float>(x)))); }
@@ -194,7 +207,14 @@ BOOST_AUTO_TEST_CASE(attention_rounds_its_weights_too) {
     const auto expected = attention_over_rounded(doubles(rounded(qkv)), doubles(valid), causal,
                                                  doubles(rounded(cotangent)));
     for (std::size_t i = 0; i < 2; ++i) {
-      BOOST_TEST(max_difference(doubles(found[i]), expected[i]) <= 1e-5, "part " << i);
+      // Rounded, as the result is: where a last bit of f32 decides, to the neighbour.
+      const std::vector<double> values = doubles(found[i]);
+      int elsewhere = 0;
+      for (std::size_t e = 0; e < values.size(); ++e) {
+        BOOST_TEST(std::abs(values[e] - expected[i][e]) <= 0x1p-8 * std::abs(expected[i][e]) + 1e-7, "part " << i);
+        elsewhere += values[e] != rounded(expected[i][e]);
+      }
+      BOOST_TEST(elsewhere * 100 <= static_cast<int>(values.size()), "part " << i);
       // And it is what f32 gives, but for the rounding.
       const double from_single = max_difference(found[i], run(attention, {qkv}, cotangent)[i]);
       BOOST_TEST((from_single > 1e-4 && from_single <= 3e-2));
@@ -249,7 +269,7 @@ BOOST_AUTO_TEST_CASE(guards_nest_and_restore) {
   } catch (const std::runtime_error&) {
   }
   BOOST_TEST(autocast_dtype() == DType::kFloat32);
-  BOOST_CHECK_EXCEPTION(Autocast(DType::kInt32), DTypeError, says({"int32", "bfloat16"}));
+  BOOST_CHECK_EXCEPTION(Autocast(DType::kInt32), DTypeError, says({"int32", "bfloat16", "float16"}));
 }
 
 BOOST_AUTO_TEST_CASE(backward_works_as_was_recorded) {
@@ -292,6 +312,44 @@ BOOST_AUTO_TEST_CASE(checkpoints_replay_in_their_own_precision) {
   BOOST_TEST(same_bits(tape.gradient(leaves[1]), expected[2]));
 }
 
+BOOST_AUTO_TEST_CASE(results_of_16_bits) {
+  for (const DType low : {DType::kBFloat16, DType::kFloat16}) {
+    check_low_block(Device::cpu(), low);
+    check_low_readers(Device::cpu(), low);
+    check_low_large_product(Device::cpu(), low);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(results_of_16_bits_are_read_outside_of_the_scope_too) {
+  const Tensor x = single({5, 8}, 1), w = single({6, 8}, 2), next = single({4, 6}, 3);
+  const auto hidden = [&] {
+    const Autocast on(DType::kFloat16);
+    return ops::linear(x, w, {}, {}, ops::ResultType::kOperand);
+  }();
+  BOOST_TEST(hidden.dtype() == DType::kFloat16);
+  const Tensor y = ops::linear(hidden, next).value(), wide = hidden.value().to(DType::kFloat32);
+  BOOST_TEST(y.dtype() == DType::kFloat32);
+  BOOST_TEST(max_difference(y, ops::linear(wide, rounded(next, DType::kFloat16)).value()) <= 1e-6);
+  // Without autocast there is nothing to round, and with a residual the result is of the residual's type.
+  BOOST_TEST(ops::linear(x, w, {}, {}, ops::ResultType::kOperand).dtype() == DType::kFloat32);
+  const Autocast on(DType::kFloat16);
+  BOOST_TEST(ops::linear(x, w, {}, single({5, 6}, 4), ops::ResultType::kOperand).dtype() == DType::kFloat32);
+}
+
+BOOST_AUTO_TEST_CASE(f16_needs_a_loss_scale) {
+  // A gradient of 2⁻²⁶ is nothing in f16. Times 2¹⁶ it is not, and divided by that again it is what f32 has.
+  const Tensor x = single({5, 8}, 1), w = single({6, 8}, 2);
+  const auto product = [](Span v) { return ops::linear(v[0], v[1]); };
+  const auto weight_gradient = [&](double scale) {
+    return under(DType::kFloat16, product, {x, w}, Tensor::full({5, 6}, scale * 0x1p-26))[2].to(DType::kFloat64);
+  };
+  for (const double value : doubles(weight_gradient(1))) BOOST_TEST(value == 0.0);
+  std::vector<double> scaled = doubles(weight_gradient(65536));
+  for (double& value : scaled) value /= 65536 * 0x1p-26;
+  const auto expected = run(product, {x, w}, Tensor::full({5, 6}, 1));
+  BOOST_TEST(max_difference(scaled, doubles(expected[2])) <= 2e-3);
+}
+
 BOOST_AUTO_TEST_CASE(no_rounded_weight_outlives_its_call) {
   // A copy made without a tape has no history: a cache of such copies would leave the weight without a gradient.
   Parameter w("w", single({5, 8}, 2));
@@ -329,33 +387,35 @@ BOOST_AUTO_TEST_CASE(numbers_that_do_not_fit) {
 }
 
 BOOST_AUTO_TEST_CASE(cached_steps_encode_twice_in_one_precision) {
-  SmallModel model(40);
-  gradcache::StepOptions options{{8}};
-  options.autocast = DType::kBFloat16;
-  options.check_replay = true;
-  options.reproducible = true;
-  BOOST_TEST(gradcache::compare(model.towers(), model.loss(), options).relative_norm == 0.0);
-  // Beside f32 it is near, and not the same.
-  const auto step = [&](DType autocast) {
-    return [&, autocast] {
-      gradcache::StepOptions own = options;
-      own.autocast = autocast;
-      return gradcache::cached_step(model.towers(), model.loss(), own);
+  for (const DType low : {DType::kBFloat16, DType::kFloat16}) {
+    SmallModel model(40);
+    gradcache::StepOptions options{{8}};
+    options.autocast = low;
+    options.check_replay = true;
+    options.reproducible = true;
+    BOOST_TEST(gradcache::compare(model.towers(), model.loss(), options).relative_norm == 0.0);
+    // Beside f32 it is near, and not the same.
+    const auto step = [&](DType autocast) {
+      return [&, autocast] {
+        gradcache::StepOptions own = options;
+        own.autocast = autocast;
+        return gradcache::cached_step(model.towers(), model.loss(), own);
+      };
     };
-  };
-  const gradcache::Comparison c =
-      gradcache::compare_steps(step(DType::kFloat32), step(DType::kBFloat16), model.clip.parameters());
-  BOOST_TEST(c.relative_norm > 1e-5);
-  BOOST_TEST(c.relative_norm < 0.1);
-  // The loss runs in f32, and its result too.
-  DType in_loss = DType::kBool;
-  const gradcache::Loss loss = [&](Span r) {
-    in_loss = autocast_dtype();
-    for (const Variable& v : r) BOOST_TEST(v.dtype() == DType::kFloat32);
-    return gradcache::clip_loss(r[0], r[1], model.clip.logit_scale());
-  };
-  gradcache::cached_step(model.towers(), loss, options);
-  BOOST_TEST(in_loss == DType::kFloat32);
+    const gradcache::Comparison c =
+        gradcache::compare_steps(step(DType::kFloat32), step(low), model.clip.parameters());
+    BOOST_TEST(c.relative_norm > 1e-5);
+    BOOST_TEST(c.relative_norm < 0.1);
+    // The loss runs in f32, and its result too.
+    DType in_loss = DType::kBool;
+    const gradcache::Loss loss = [&](Span r) {
+      in_loss = autocast_dtype();
+      for (const Variable& v : r) BOOST_TEST(v.dtype() == DType::kFloat32);
+      return gradcache::clip_loss(r[0], r[1], model.clip.logit_scale());
+    };
+    gradcache::cached_step(model.towers(), loss, options);
+    BOOST_TEST(in_loss == DType::kFloat32);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(the_same_bits_for_any_number_of_threads) {

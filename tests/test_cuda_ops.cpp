@@ -14,7 +14,7 @@ using namespace tapecache::testing;
 
 namespace {
 
-constexpr double kBFloat16Tolerance = 2e-2;
+constexpr double kBFloat16Tolerance = 2e-2, kFloat16Tolerance = 4e-3;
 
 struct PoisonDevice {
   PoisonDevice() {
@@ -81,14 +81,18 @@ void same_again(const OpRow& row) {
   check_same_bits(run(row, inputs), run(row, inputs), "differs from one run to the next");
 }
 
-/// With operands of products rounded to bf16, against the CPU's with the same.
-void bfloat16(const OpRow& row) {
-  const Autocast autocast(DType::kBFloat16);
-  const Outcome expected = run(row, make_inputs(row.inputs, DType::kFloat32));
+/// With operands of products rounded, against f64 on the CPU.
+void check_rounded(const OpRow& row, DType low, double tolerance) {
+  const Outcome expected = run(row, make_inputs(row.inputs, DType::kFloat64));
+  const Autocast autocast(low);
   const Outcome found = run(row, device_inputs(row.inputs, DType::kFloat32));
-  check_close(found.output, expected.output, kBFloat16Tolerance, "output");
-  check_gradients(found, expected, kBFloat16Tolerance);
+  check_close(found.output, expected.output, tolerance, "output");
+  check_gradients(found, expected, tolerance);
 }
+
+void bfloat16(const OpRow& row) { check_rounded(row, DType::kBFloat16, kBFloat16Tolerance); }
+
+void float16(const OpRow& row) { check_rounded(row, DType::kFloat16, kFloat16Tolerance); }
 
 bool has_products(const OpRow& row) {
   return std::ranges::any_of(std::vector<std::string>{"matmul", "linear", "attention", "patch_embedding"},
@@ -109,7 +113,10 @@ struct Registration {
       add("accumulate", accumulate);
       add("poison", poison);
       add("same_again", same_again);
-      if (has_products(row)) add("bfloat16", bfloat16);
+      if (has_products(row)) {
+        add("bfloat16", bfloat16);
+        add("float16", float16);
+      }
       if (!row.large.empty()) add("as_on_cpu_large", as_on_cpu_large);
       boost::unit_test::framework::master_test_suite().add(suite);
     }

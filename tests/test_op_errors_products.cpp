@@ -70,6 +70,28 @@ std::vector<ErrorCase> product_cases() {
                         {"linear:", "bias", "[3]", "[5]"}),
       error<DTypeError>("linear_bias_type", [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f64({5})); },
                         {"linear:", "bias", "float64", "float32"}),
+      error<DTypeError>("linear_of_16_bits_weight",
+                        [](Given& g) {
+                          ops::linear(g.f32({2, 3}).value().to(DType::kFloat16), g.f32({5, 3}).value().to(DType::kFloat16));
+                        },
+                        {"linear:", "weight", "float16", "float32"}),
+      error<DTypeError>("linear_of_16_bits_bias",
+                        [](Given& g) {
+                          ops::linear(g.f32({2, 3}).value().to(DType::kBFloat16), g.f32({5, 3}), g.f64({5}));
+                        },
+                        {"linear:", "bias", "float64", "float32"}),
+      error<DTypeError>("joined_linear_of_16_bits_weight",
+                        [](Given& g) {
+                          const Variable w[] = {g.f64({5, 3})};
+                          ops::joined_linear(g.f32({2, 3}).value().to(DType::kBFloat16), w);
+                        },
+                        {"joined_linear:", "weight", "float64", "float32"}),
+      error<DTypeError>("normalized_linear_of_16_bits",
+                        [](Given& g) {
+                          const Variable w[] = {g.f32({5, 3})};
+                          ops::normalized_linear(g.f32({2, 3}).value().to(DType::kBFloat16), {g.f32({3}), g.f32({3})}, w);
+                        },
+                        {"normalized_linear:", "x", "bfloat16"}),
       error<ShapeError>("patch_embedding_division",
                         [](Given& g) { ops::patch_embedding(g.f32({1, 3, 4, 5}), g.f32({2, 3, 2, 2})); },
                         {"patch_embedding:", "[1, 3, 4, 5]", "2"}),

@@ -61,8 +61,8 @@ BOOST_FIXTURE_TEST_SUITE(safetensors, Folder)
 
 BOOST_AUTO_TEST_CASE(round_trip_of_each_type) {
   SafetensorsFile file;
-  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kInt32, DType::kInt64,
-                            DType::kUInt8, DType::kBool}) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16, DType::kInt32,
+                            DType::kInt64, DType::kUInt8, DType::kBool}) {
     const std::string type(name(dtype));
     file.tensors[type] = vector_of({0, 1, 2, 100, 0.5, 1}).reshape({2, 3}).to(dtype);
     file.tensors[type + " scalar"] = Tensor::full({}, 1, dtype);
@@ -150,7 +150,7 @@ BOOST_AUTO_TEST_CASE(bad_entries) {
   const auto refused = [&](const std::string& text, const std::string& data = std::string(8, 'x')) {
     check_refused(*this, file_of(R"({"a":)" + text + "}", data), {"'a'"});
   };
-  refused(entry("F16", "[4]", "[0,8]"));
+  refused(entry("F8_E4M3", "[8]", "[0,8]"));
   refused(entry("", "[4]", "[0,8]"));
   refused(entry("F32", "[3]", "[0,8]"));       // too many bytes
   refused(entry("F32", "[2]", "[0,7]"));       // not whole elements

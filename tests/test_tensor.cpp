@@ -15,8 +15,8 @@ using namespace tapecache::testing;
 
 namespace {
 
-constexpr DType kAllTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kInt32,
-                               DType::kInt64,   DType::kUInt8,   DType::kBool};
+constexpr DType kAllTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16,
+                               DType::kInt32,   DType::kInt64,   DType::kUInt8,    DType::kBool};
 
 }  // namespace
 

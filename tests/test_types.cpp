@@ -18,10 +18,11 @@ using namespace tapecache::testing;
 
 namespace {
 
-constexpr DType kAllTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kInt32,
-                               DType::kInt64,   DType::kUInt8,   DType::kBool};
+constexpr DType kAllTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16,
+                               DType::kInt32,   DType::kInt64,   DType::kUInt8,    DType::kBool};
 
 std::uint16_t bfloat16_bits(float value) { return BFloat16(value).bits; }
+std::uint16_t float16_bits(float value) { return Float16(value).bits; }
 float from_bits(std::uint32_t bits) { return std::bit_cast<float>(bits); }
 
 }  // namespace
@@ -30,11 +31,12 @@ BOOST_AUTO_TEST_SUITE(types)
 
 BOOST_AUTO_TEST_CASE(names_and_sizes) {
   const std::vector<std::pair<std::string_view, std::size_t>> expected{
-      {"float32", 4}, {"float64", 8}, {"bfloat16", 2}, {"int32", 4}, {"int64", 8}, {"uint8", 1}, {"bool", 1}};
+      {"float32", 4}, {"float64", 8}, {"bfloat16", 2}, {"float16", 2}, {"int32", 4}, {"int64", 8}, {"uint8", 1}, {"bool", 1}};
   for (std::size_t i = 0; i < expected.size(); ++i) {
     BOOST_CHECK_EQUAL(name(kAllTypes[i]), expected[i].first);
     BOOST_CHECK_EQUAL(size_of(kAllTypes[i]), expected[i].second);
-    BOOST_CHECK_EQUAL(is_floating(kAllTypes[i]), i < 3);
+    BOOST_CHECK_EQUAL(is_floating(kAllTypes[i]), i < 4);
+    BOOST_CHECK_EQUAL(is_low_precision(kAllTypes[i]), i == 2 || i == 3);
   }
 }
 
@@ -78,6 +80,54 @@ BOOST_AUTO_TEST_CASE(bfloat16_round_trips) {
   }
 }
 
+/// The value of f16 bits, by IEEE 754's definition.
+double float16_value(std::uint32_t bits) {
+  const int exponent = static_cast<int>(bits >> 10 & 0x1f), fraction = static_cast<int>(bits & 0x3ff);
+  const double magnitude = exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+  return bits & 0x8000 ? -magnitude : magnitude;
+}
+
+BOOST_AUTO_TEST_CASE(float16_has_the_values_of_its_bits) {
+  for (std::uint32_t bits = 0; bits <= 0xffff; ++bits) {
+    const float value = static_cast<float>(std::bit_cast<Float16>(static_cast<std::uint16_t>(bits)));
+    if ((bits & 0x7c00) == 0x7c00) {
+      BOOST_REQUIRE((bits & 0x3ff) == 0 ? std::isinf(value) : std::isnan(value));
+      BOOST_REQUIRE_EQUAL(std::signbit(value), bits >> 15 == 1);
+      continue;
+    }
+    BOOST_REQUIRE_EQUAL(value, float16_value(bits));
+    BOOST_REQUIRE_EQUAL(float16_bits(value), bits);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(float16_rounds_to_nearest_even) {
+  // Between each two neighbours: the middle, and what lies next to it on either side.
+  for (std::uint32_t bits = 0; bits < 0x7bff; ++bits) {
+    const auto middle = static_cast<float>((float16_value(bits) + float16_value(bits + 1)) / 2);
+    BOOST_REQUIRE_EQUAL(float16_bits(middle), bits % 2 == 0 ? bits : bits + 1);
+    BOOST_REQUIRE_EQUAL(float16_bits(std::nextafter(middle, 0.0f)), bits);
+    BOOST_REQUIRE_EQUAL(float16_bits(std::nextafter(middle, 1e6f)), bits + 1);
+    BOOST_REQUIRE_EQUAL(float16_bits(-middle), 0x8000 | float16_bits(middle));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(float16_at_the_ends_of_its_range) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  BOOST_CHECK_EQUAL(float16_bits(kInfinity), 0x7c00);
+  BOOST_CHECK_EQUAL(float16_bits(-kInfinity), 0xfc00);
+  BOOST_CHECK_EQUAL(float16_bits(65504), 0x7bff);  // its largest finite number
+  BOOST_CHECK_EQUAL(float16_bits(std::nextafter(65520.0f, 0.0f)), 0x7bff);
+  BOOST_CHECK_EQUAL(float16_bits(65520), 0x7c00);  // half way to the next, which would be 65536
+  BOOST_CHECK_EQUAL(float16_bits(std::numeric_limits<float>::max()), 0x7c00);
+  BOOST_CHECK_EQUAL(float16_bits(-0.0f), 0x8000);
+  BOOST_CHECK_EQUAL(float16_bits(std::numeric_limits<float>::denorm_min()), 0x0000);
+  for (const std::uint32_t bits : {0x7f800001u, 0x7fc00000u, 0x7fffffffu, 0xff800001u, 0xffffffffu}) {
+    const Float16 converted(from_bits(bits));
+    BOOST_CHECK_MESSAGE(std::isnan(static_cast<float>(converted)), "of bits " << bits);
+    BOOST_CHECK_EQUAL(converted.bits >> 15, bits >> 31);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(conversions_between_all_types) {
   const std::vector<double> values{0, 1, 2, 100};
   const Tensor source = vector_of(values);
@@ -95,6 +145,11 @@ BOOST_AUTO_TEST_CASE(conversions_to_integers_truncate) {
   check_equal(vector_of({1.9, -1.9, 0.5}).to(DType::kInt32), {1, -1, 0});
   check_equal(vector_of({0.25, -0.0, 0}).to(DType::kBool), {1, 0, 0});
   check_equal(vector_of({4294967297.0, -4294967297.0}).to(DType::kInt64), {4294967297.0, -4294967297.0});
+}
+
+BOOST_AUTO_TEST_CASE(float64_to_float16) {
+  check_equal(vector_of({1.0 / 3, 3.140625, 1e300, 1e-7}).to(DType::kFloat16),
+              {0.333251953125, 3.140625, std::numeric_limits<double>::infinity(), 0x1p-23});
 }
 
 BOOST_AUTO_TEST_CASE(float64_to_bfloat16) {

@@ -10,8 +10,8 @@
 #include "tapecache/ops/cpu/scratch.h"
 
 // Attention whose scores exist for one tile of queries and keys at a time (Dao et al. 2022, "FlashAttention"): maxima and
-// sums of a row are carried from tile to tile. Queries, keys and values are In; sums are T, and so is everything else but
-// the weights, which meet the values as In.
+// sums of a row are carried from tile to tile. Queries, keys, values and results are In; sums are T, and so is everything
+// else but the weights, which meet the values as In.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
@@ -136,8 +136,31 @@ void scale_row(T* row, std::int64_t count, T factor) {
   for (std::int64_t i = 0; i < count; ++i) row[i] *= factor;
 }
 
+/// Rows of `width` that are added up in T: where they belong, or in room of the thread's own until they are put there.
 template <class In, class T>
-void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, T* y, T* logsumexp) {
+struct Sums {
+  static constexpr bool kInPlace = std::is_same_v<In, T>;
+
+  T* data;
+  std::int64_t stride;
+
+  template <class Use>
+  static Sums of(In* to, std::int64_t to_stride, std::int64_t rows, std::int64_t width) {
+    if constexpr (kInPlace) return {to, to_stride};
+    else return {thread_scratch<T, Use>(rows * width), width};
+  }
+  T* row(std::int64_t i) const { return data + i * stride; }
+  void put_into(In* to, std::int64_t to_stride, std::int64_t rows, std::int64_t width, Mode mode) const {
+    if constexpr (!kInPlace) {
+      for (std::int64_t i = 0; i < rows; ++i) {
+        for (std::int64_t d = 0; d < width; ++d) put(to[i * to_stride + d], row(i)[d], mode);
+      }
+    }
+  }
+};
+
+template <class In, class T>
+void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, In* y, T* logsumexp) {
   const T scale = static_cast<T>(layout.scale);
   const std::int64_t width = layout.width;
   for_each_head(layout, [&](const Head& head) {
@@ -147,34 +170,43 @@ void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, 
       const std::int64_t count = std::min(kQueryTile, layout.tokens - first);
       std::fill_n(largest, count, -std::numeric_limits<T>::infinity());
       std::fill_n(sum, count, T{0});
+      In* to = head.output(y, first);
+      const auto sums = Sums<In, T>::template of<Head>(to, head.output_stride(), count, width);
       for_each_key_tile(head, first, count, [&](const Tile& tile) {
         masked_scores(head, tile, qkv, valid, scores);
         for (std::int64_t i = 0; i < count; ++i) {
           const T factor = exponentials(scores + i * tile.keys, tile.keys, scale, largest[i], sum[i]);
-          if (tile.begin > 0 && factor != T{1}) scale_row(head.output(y, first + i), width, factor);
+          if (tile.begin > 0 && factor != T{1}) scale_row(sums.row(i), width, factor);
         }
         const In* weights = as_operand<In>(scores, count * tile.keys, room.low0);
-        multiply(count, width, tile.keys, {weights, tile.keys}, head.operand(qkv, 2, tile.begin), head.output(y, first),
-                 head.output_stride(), tile.begin > 0);
+        multiply(count, width, tile.keys, {weights, tile.keys}, head.operand(qkv, 2, tile.begin), sums.data,
+                 sums.stride, tile.begin > 0);
       });
       for (std::int64_t i = 0; i < count; ++i) {
-        scale_row(head.output(y, first + i), width, sum[i] == T{0} ? T{0} : T{1} / sum[i]);
+        scale_row(sums.row(i), width, sum[i] == T{0} ? T{0} : T{1} / sum[i]);
         const T shift = largest[i] == -std::numeric_limits<T>::infinity() ? T{0} : largest[i];
         logsumexp[head.row_of(first + i)] = shift + std::log(sum[i]);
       }
+      sums.put_into(to, head.output_stride(), count, width, Mode::kWrite);
     }
   });
 }
 
 template <class In, class T>
 void attention_tiles_backward(const Attention& layout, const In* qkv, const bool* valid, const In* y,
-                              const T* logsumexp, const In* dy, T* dqkv, Mode mode) {
+                              const T* logsumexp, const In* dy, In* dqkv, Mode mode) {
+  struct Queries;
+  struct Keys;
+  struct Values;
   const T scale = static_cast<T>(layout.scale);
-  const bool accumulate = mode == Mode::kAccumulate;
+  const bool accumulate = mode == Mode::kAccumulate && Sums<In, T>::kInPlace;
   for_each_head(layout, [&](const Head& head) {
     const TileRoom<In, T> room;
     T *p = room.tile0, *ds = room.tile1, *dots = room.sum;
-    const std::int64_t stride = head.qkv_stride(), width = layout.width;
+    const std::int64_t stride = head.qkv_stride(), width = layout.width, tokens = layout.tokens;
+    const Sums<In, T> sums[]{Sums<In, T>::template of<Queries>(head.part(dqkv, 0, 0), stride, tokens, width),
+                             Sums<In, T>::template of<Keys>(head.part(dqkv, 1, 0), stride, tokens, width),
+                             Sums<In, T>::template of<Values>(head.part(dqkv, 2, 0), stride, tokens, width)};
     std::int64_t keys_before = 0;  // that earlier queries have given a gradient
     for (std::int64_t first = 0; first < layout.tokens; first += kQueryTile) {
       const std::int64_t count = std::min(kQueryTile, layout.tokens - first);
@@ -201,12 +233,12 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
         const std::int64_t size = count * tile.keys;
         const In *weights = as_operand<In>(p, size, room.low0), *slopes = as_operand<In>(ds, size, room.low1);
         multiply(count, width, tile.keys, {slopes, tile.keys}, head.operand(qkv, 1, tile.begin),
-                 head.part(dqkv, 0, first), stride, accumulate || tile.begin > 0);
+                 sums[0].row(first), sums[0].stride, accumulate || tile.begin > 0);
         // Keys that no earlier query has reached are written where the others are added to.
         const auto to_keys = [&](const In* left, const Operand<In>& right, int which) {
           const auto rows = [&](std::int64_t begin, std::int64_t end, bool add) {
             multiply(end - begin, width, count, {left + begin, tile.keys, true}, right,
-                     head.part(dqkv, which, tile.begin + begin), stride, add);
+                     sums[which].row(tile.begin + begin), sums[which].stride, add);
           };
           const std::int64_t reached = std::clamp<std::int64_t>(keys_before - tile.begin, 0, tile.keys);
           rows(0, reached, true);
@@ -216,6 +248,9 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
         to_keys(weights, gradient, 2);
       });
       keys_before = head.keys_of(first + count - 1);
+    }
+    for (int which = 0; which < 3; ++which) {
+      sums[which].put_into(head.part(dqkv, which, 0), stride, tokens, width, mode);
     }
   });
 }
@@ -233,12 +268,14 @@ void attention_backward(const Attention& layout, const T* qkv, const bool* valid
   attention_tiles_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
 }
 
-void attention_bf16(const Attention& layout, const BFloat16* qkv, const bool* valid, float* y, float* logsumexp) {
+template <class Low>
+void low_attention(const Attention& layout, const Low* qkv, const bool* valid, Low* y, float* logsumexp) {
   attention_tiles(layout, qkv, valid, y, logsumexp);
 }
 
-void attention_backward_bf16(const Attention& layout, const BFloat16* qkv, const bool* valid, const BFloat16* y,
-                             const float* logsumexp, const BFloat16* dy, float* dqkv, Mode mode) {
+template <class Low>
+void low_attention_backward(const Attention& layout, const Low* qkv, const bool* valid, const Low* y,
+                            const float* logsumexp, const Low* dy, Low* dqkv, Mode mode) {
   attention_tiles_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
 }
 
@@ -248,5 +285,11 @@ template void attention_backward(const Attention&, const float*, const bool*, co
                                  float*, Mode);
 template void attention_backward(const Attention&, const double*, const bool*, const double*, const double*,
                                  const double*, double*, Mode);
+template void low_attention(const Attention&, const BFloat16*, const bool*, BFloat16*, float*);
+template void low_attention(const Attention&, const Float16*, const bool*, Float16*, float*);
+template void low_attention_backward(const Attention&, const BFloat16*, const bool*, const BFloat16*, const float*,
+                                     const BFloat16*, BFloat16*, Mode);
+template void low_attention_backward(const Attention&, const Float16*, const bool*, const Float16*, const float*,
+                                     const Float16*, Float16*, Mode);
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -14,6 +14,12 @@ template <class T>
 inline void put(T& destination, T value, Mode mode) {
   destination = mode == Mode::kWrite ? value : destination + value;
 }
+/// The value rounded, or what is there plus the value.
+template <class Low>
+  requires kLowPrecision<Low>
+inline void put(Low& destination, float value, Mode mode) {
+  destination = Low(mode == Mode::kWrite ? value : static_cast<float>(destination) + value);
+}
 
 #include "tapecache/ops/kernel_declarations.inc"
 

@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::int64_t kWorkPerTask = 1 << 18;  // multiplications below which a task is not worth its start
 constexpr std::int64_t kMostTasks = 4;          // a thread, so that one that is held up does not hold up the others
+constexpr std::int64_t kRoundedRows = 256;      // whose sums exist before they are rounded
 constexpr double kPackingShare = 1.0 / 64;      // elements packed per multiplication-add that are not worth more tasks
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -62,19 +63,19 @@ struct Cut {
   }
 };
 
-/// One part of one product of a batch.
-template <class In, class T>
+/// One part of one product of a batch, whose sums are of T.
+template <class In, class T, class Out = T>
 struct Part {
   std::int64_t row, col, rows, cols;
   Operand<In> left, right;
-  T* c;
-  const T *bias, *residual;
+  const T* bias;
+  Out* c;
+  std::int64_t at;  ///< where the part begins in all of C
 };
 
 /// Calls `multiply_part(part)` for each.
-template <class In, class T, class Multiply>
-void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, const T* residual, T* c,
-                   const Multiply& multiply_part) {
+template <class In, class T, class Out, class Multiply>
+void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, Out* c, const Multiply& multiply_part) {
   if (g.batch <= 0 || g.m <= 0 || g.n <= 0) return;
   const bool own_kernel = !std::is_same_v<In, BFloat16> || !onednn::takes(g.m, g.n, g.k);
   const Cut cut = own_kernel ? Cut::of<T>(g) : Cut::fixed<T>(g);
@@ -87,19 +88,19 @@ void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, const
       const Operand<In> left{a + batch * g.stride_a, g.row_stride_a(), g.transpose_a};
       const Operand<In> right{b + batch * g.stride_b, g.row_stride_b(), g.transpose_b};
       const std::int64_t at = batch * g.stride_c + row * g.row_stride_c() + col;
-      multiply_part(Part<In, T>{row, col, std::min(cut.rows, g.m - row), std::min(cut.cols, g.n - col),
-                                {left.at(row, 0), left.stride, left.transposed},
-                                {right.at(0, col), right.stride, right.transposed}, c + at,
-                                bias ? bias + col : nullptr, residual ? residual + at : nullptr});
+      multiply_part(Part<In, T, Out>{row, col, std::min(cut.rows, g.m - row), std::min(cut.cols, g.n - col),
+                                     {left.at(row, 0), left.stride, left.transposed},
+                                     {right.at(0, col), right.stride, right.transposed}, bias ? bias + col : nullptr, c + at,
+                                     at});
     }
   });
 }
 
 template <class In, class T>
 void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, const T* residual, T* c, Mode mode) {
-  for_each_part(g, a, b, bias, residual, c, [&](const Part<In, T>& part) {
+  for_each_part<In, T>(g, a, b, bias, c, [&](const Part<In, T>& part) {
     multiply(part.rows, part.cols, g.k, part.left, part.right, part.c, g.row_stride_c(), mode == Mode::kAccumulate,
-             part.bias, part.residual);
+             part.bias, residual ? residual + part.at : nullptr);
   });
 }
 
@@ -135,18 +136,35 @@ void gemm(const Gemm& g, const T* a, const T* b, const T* bias, const T* residua
   multiply_parts(g, a, b, bias, residual, c, mode);
 }
 
-void gemm_bf16(const Gemm& g, const BFloat16* a, const BFloat16* b, const float* bias, const float* residual, float* c,
-               Mode mode) {
+template <class Low>
+void low_gemm(const Gemm& g, const Low* a, const Low* b, const float* bias, const float* residual, float* c, Mode mode) {
   multiply_parts(g, a, b, bias, residual, c, mode);
+}
+
+template <class Low>
+void low_gemm_rounded(const Gemm& g, const Low* a, const Low* b, const float* bias, Low* c, Mode mode) {
+  struct Rows;
+  for_each_part<Low, float>(g, a, b, bias, c, [&](const Part<Low, float, Low>& part) {
+    for (std::int64_t row = 0; row < part.rows; row += kRoundedRows) {
+      const std::int64_t rows = std::min(kRoundedRows, part.rows - row);
+      float* sums = thread_scratch<float, Rows>(rows * part.cols);
+      const Operand<Low> left{part.left.at(row, 0), part.left.stride, part.left.transposed};
+      multiply(rows, part.cols, g.k, left, part.right, sums, part.cols, false, part.bias);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        Low* to = part.c + (row + i) * g.row_stride_c();
+        for (std::int64_t j = 0; j < part.cols; ++j) put(to[j], sums[i * part.cols + j], mode);
+      }
+    }
+  });
 }
 
 template <class T>
 void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, const T* b, const T* bias,
                     const T* residual, const T* at, T* c, Mode mode) {
-  for_each_part(g, a, b, bias, residual, c, [&](const Part<T, T>& part) {
+  for_each_part<T, T>(g, a, b, bias, c, [&](const Part<T, T>& part) {
     const auto joined_with = [&](const auto& fused) {
       multiply(part.rows, part.cols, g.k, part.left, part.right, part.c, g.row_stride_c(), mode == Mode::kAccumulate,
-               part.bias, part.residual, fused);
+               part.bias, residual ? residual + part.at : nullptr, fused);
     };
     switch (place) {
       case Activated::kLeft: return joined_with(ActivatedLeft<T>{{}, op});
@@ -159,6 +177,10 @@ void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, cons
 
 template void gemm(const Gemm&, const float*, const float*, const float*, const float*, float*, Mode);
 template void gemm(const Gemm&, const double*, const double*, const double*, const double*, double*, Mode);
+template void low_gemm(const Gemm&, const BFloat16*, const BFloat16*, const float*, const float*, float*, Mode);
+template void low_gemm(const Gemm&, const Float16*, const Float16*, const float*, const float*, float*, Mode);
+template void low_gemm_rounded(const Gemm&, const BFloat16*, const BFloat16*, const float*, BFloat16*, Mode);
+template void low_gemm_rounded(const Gemm&, const Float16*, const Float16*, const float*, Float16*, Mode);
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const float*, const float*, const float*, const float*,
                              const float*, float*, Mode);
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const double*, const double*, const double*,

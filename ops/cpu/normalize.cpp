@@ -24,6 +24,24 @@ void sum_partials(std::vector<T>& partial, std::int64_t blocks, std::int64_t col
   for (std::int64_t i = 0; i < cols; ++i) put(to[i], blocks == 0 ? T{0} : total[i], mode);
 }
 
+/// Rows [begin, end); Out is T, or what y is rounded to.
+template <class T, class Out>
+void normalize_rows(std::int64_t begin, std::int64_t end, std::int64_t cols, T epsilon, const T* x, const T* gamma,
+                    const T* beta, Out* y, T* mean, T* rstd) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    const T* from = x + row * cols;
+    const T average = row_sum(from, cols) / static_cast<T>(cols);
+    T variance{0};
+#pragma omp simd reduction(+ : variance)
+    for (std::int64_t i = 0; i < cols; ++i) variance += (from[i] - average) * (from[i] - average);
+    const T inverse = T{1} / std::sqrt(variance / static_cast<T>(cols) + epsilon);
+    Out* to = y + row * cols;
+    for (std::int64_t i = 0; i < cols; ++i) to[i] = static_cast<Out>((from[i] - average) * inverse * gamma[i] + beta[i]);
+    mean[row] = average;
+    rstd[row] = inverse;
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -31,22 +49,22 @@ void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x
                 const T* beta, T* sum, T* y, T* mean, T* rstd) {
   parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
-      const T* from = x + row * cols;
+      const T* from = x;
       if (residual) {
         T* added = sum + row * cols;
-        for (std::int64_t i = 0; i < cols; ++i) added[i] = from[i] + residual[row * cols + i];
-        from = added;
+        for (std::int64_t i = 0; i < cols; ++i) added[i] = x[row * cols + i] + residual[row * cols + i];
+        from = sum;
       }
-      const T average = row_sum(from, cols) / static_cast<T>(cols);
-      T variance{0};
-#pragma omp simd reduction(+ : variance)
-      for (std::int64_t i = 0; i < cols; ++i) variance += (from[i] - average) * (from[i] - average);
-      const T inverse = T{1} / std::sqrt(variance / static_cast<T>(cols) + static_cast<T>(epsilon));
-      T* to = y + row * cols;
-      for (std::int64_t i = 0; i < cols; ++i) to[i] = (from[i] - average) * inverse * gamma[i] + beta[i];
-      mean[row] = average;
-      rstd[row] = inverse;
+      normalize_rows(row, row + 1, cols, static_cast<T>(epsilon), from, gamma, beta, y, mean, rstd);
     }
+  });
+}
+
+template <class Low>
+void low_layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const float* x, const float* gamma,
+                    const float* beta, Low* y, float* mean, float* rstd) {
+  parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
+    normalize_rows(begin, end, cols, static_cast<float>(epsilon), x, gamma, beta, y, mean, rstd);
   });
 }
 
@@ -131,6 +149,10 @@ template void layer_norm(std::int64_t, std::int64_t, double, const float*, const
                          float*, float*, float*, float*);
 template void layer_norm(std::int64_t, std::int64_t, double, const double*, const double*, const double*,
                          const double*, double*, double*, double*, double*);
+template void low_layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, BFloat16*, float*,
+                             float*);
+template void low_layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, Float16*, float*,
+                             float*);
 template void layer_norm_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, const float*,
                                   const float*, float*, Mode, float*, Mode, float*, Mode);
 template void layer_norm_backward(std::int64_t, std::int64_t, const double*, const double*, const double*,

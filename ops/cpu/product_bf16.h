@@ -11,19 +11,19 @@
 #include "tapecache/ops/cpu/product_avx512_bf16.h"
 #endif
 
-/// The serial product of bf16 matrices with f32 sums: by oneDNN where it takes the product, by pairs of terms where the
-/// processor has an instruction for that, elsewhere with operands that are widened first. But for oneDNN, an element's bits
-/// do not depend on where it stands, as in product.h.
+/// The serial product of bf16 or f16 matrices with f32 sums: of bf16 by oneDNN where it takes the product, by pairs of terms
+/// where the processor has an instruction for that; else with operands that are widened first. But for oneDNN, an element's
+/// bits do not depend on where it stands, as in product.h.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace product_detail {
 
-inline void multiply_widened(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<BFloat16>& a,
-                             const Operand<BFloat16>& b, float* c, std::int64_t c_stride, bool accumulate,
-                             const float* bias, const float* residual) {
+template <class Low>
+void multiply_widened(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<Low>& a, const Operand<Low>& b, float* c,
+                      std::int64_t c_stride, bool accumulate, const float* bias, const float* residual) {
   struct Left;
   struct Right;
-  const auto widen = [](const Operand<BFloat16>& x, std::int64_t rows, std::int64_t cols, float* to) {
+  const auto widen = [](const Operand<Low>& x, std::int64_t rows, std::int64_t cols, float* to) {
     const std::int64_t lines = x.transposed ? cols : rows, length = x.transposed ? rows : cols;
     for (std::int64_t i = 0; i < lines; ++i) {
       for (std::int64_t j = 0; j < length; ++j) to[i * length + j] = static_cast<float>(x.data[i * x.stride + j]);
@@ -61,6 +61,12 @@ inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Opera
   }
 #endif
   product_detail::multiply_widened(m, n, k, a, b, c, c_stride, accumulate, bias, residual);
+}
+
+inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<Float16>& a, const Operand<Float16>& b,
+                     float* c, std::int64_t c_stride, bool accumulate, const float* bias = nullptr,
+                     const float* residual = nullptr) {
+  if (m > 0 && n > 0) product_detail::multiply_widened(m, n, k, a, b, c, c_stride, accumulate, bias, residual);
 }
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

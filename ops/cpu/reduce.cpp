@@ -1,4 +1,5 @@
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
@@ -12,20 +13,22 @@ constexpr std::int64_t kAxisBlock = 512;  // of a long sum: blocks are summed al
 constexpr std::int64_t kWork = 16384;
 
 /// Sum over positions [begin, end) of the axis into `to` [inner].
-template <class T>
-void sum_block(const T* x, std::int64_t begin, std::int64_t end, std::int64_t inner, T* to) {
-  if (inner == 1) {
-    *to = row_sum(x + begin, end - begin);
-    return;
+template <class T, class In>
+void sum_block(const In* x, std::int64_t begin, std::int64_t end, std::int64_t inner, T* to) {
+  if constexpr (std::is_same_v<T, In>) {
+    if (inner == 1) {
+      *to = row_sum(x + begin, end - begin);
+      return;
+    }
   }
   std::fill(to, to + inner, T{0});
   for (std::int64_t k = begin; k < end; ++k) {
-    for (std::int64_t j = 0; j < inner; ++j) to[j] += x[k * inner + j];
+    for (std::int64_t j = 0; j < inner; ++j) to[j] += static_cast<T>(x[k * inner + j]);
   }
 }
 
-template <class T>
-void sum_axis(std::int64_t outer, std::int64_t axis, std::int64_t inner, T factor, const T* x, T* y, Mode mode) {
+template <class T, class In>
+void sum_axis(std::int64_t outer, std::int64_t axis, std::int64_t inner, T factor, const In* x, T* y, Mode mode) {
   const std::int64_t blocks = std::max<std::int64_t>(1, (axis + kAxisBlock - 1) / kAxisBlock);
   std::vector<T> partial(static_cast<std::size_t>(outer * blocks * inner));
   parallel_for(outer * blocks, block_for(std::min(axis, kAxisBlock) * inner, kWork),
@@ -210,11 +213,18 @@ void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::in
   }
 }
 
+template <class Low>
+void low_sum_rows(std::int64_t rows, std::int64_t cols, const Low* x, float* y, Mode mode) {
+  sum_axis(1, rows, cols, 1.0f, x, y, mode);
+}
+
 template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
 template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
 template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, const float*,
                               const float*, float*, Mode);
 template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, const double*,
                               const double*, double*, Mode);
+template void low_sum_rows(std::int64_t, std::int64_t, const BFloat16*, float*, Mode);
+template void low_sum_rows(std::int64_t, std::int64_t, const Float16*, float*, Mode);
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -72,4 +72,14 @@ const KernelTable<double>& cpu_table<double>() {
   return *chosen().float64;
 }
 
+template <>
+const KernelTable<BFloat16>& cpu_table<BFloat16>() {
+  return *chosen().bfloat16;
+}
+
+template <>
+const KernelTable<Float16>& cpu_table<Float16>() {
+  return *chosen().float16;
+}
+
 }  // namespace tapecache::kernels

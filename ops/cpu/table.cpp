@@ -5,25 +5,14 @@ namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
-/// Only f32 has kernels over bf16.
-template <class T, class Function>
-constexpr auto for_float32(Function function) {
-  if constexpr (std::is_same_v<T, float>) return function;
-  else return nullptr;
-}
-
 template <class T>
 constexpr KernelTable<T> kTable{
     .unary = unary<T>,
     .unary_backward = unary_backward<T>,
-    .to_bf16 = for_float32<T>(to_bf16),
-    .unary_bf16 = for_float32<T>(unary_bf16),
-    .unary_backward_bf16 = for_float32<T>(unary_backward_bf16),
     .binary = binary<T>,
     .binary_backward = binary_backward<T>,
     .gemm = gemm<T>,
     .activated_gemm = activated_gemm<T>,
-    .gemm_bf16 = for_float32<T>(gemm_bf16),
     .reduce = reduce<T>,
     .reduce_backward = reduce_backward<T>,
     .softmax = softmax<T>,
@@ -48,8 +37,6 @@ constexpr KernelTable<T> kTable{
     .transpose = transpose<T>,
     .attention = attention<T>,
     .attention_backward = attention_backward<T>,
-    .attention_bf16 = for_float32<T>(attention_bf16),
-    .attention_backward_bf16 = for_float32<T>(attention_backward_bf16),
     .patches = patches<T>,
     .patches_backward = patches_backward<T>,
     .mean_pool = mean_pool<T>,
@@ -65,6 +52,20 @@ constexpr KernelTable<T> kTable{
     .adamw = adamw<T>,
     .sgd = sgd<T>,
     .squared_norm = squared_norm<T>,
+};
+
+template <class Low>
+constexpr KernelTable<Low> kLowTable{
+    .round = low_round<Low>,
+    .unary = low_unary<Low>,
+    .unary_backward = low_unary_backward<Low, Low>,
+    .unary_backward_to_f32 = low_unary_backward<Low, float>,
+    .gemm = low_gemm<Low>,
+    .gemm_rounded = low_gemm_rounded<Low>,
+    .sum_rows = low_sum_rows<Low>,
+    .layer_norm = low_layer_norm<Low>,
+    .attention = low_attention<Low>,
+    .attention_backward = low_attention_backward<Low>,
 };
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && \
@@ -87,6 +88,7 @@ constexpr bool kSse42 = false;
 }  // namespace
 
 extern const Variant kVariant;
-const Variant kVariant{TAPECACHE_CPU_NAME, {kSse42, kAvx2, kAvx512}, &kTable<float>, &kTable<double>};
+const Variant kVariant{TAPECACHE_CPU_NAME, {kSse42, kAvx2, kAvx512}, &kTable<float>, &kTable<double>,
+                       &kLowTable<BFloat16>, &kLowTable<Float16>};
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

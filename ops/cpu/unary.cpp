@@ -96,27 +96,31 @@ void unary_backward(UnaryOp op, double a, double b, std::int64_t n, const T* sav
   });
 }
 
-void to_bf16(std::int64_t n, const float* x, BFloat16* y) {
+template <class Low>
+void low_round(std::int64_t n, const float* x, Low* y) {
   parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) y[i] = BFloat16(x[i]);
+    for (std::int64_t i = begin; i < end; ++i) y[i] = Low(x[i]);
   });
 }
 
-void unary_bf16(UnaryOp op, std::int64_t n, const BFloat16* x, BFloat16* y) {
+template <class Low>
+void low_unary(UnaryOp op, std::int64_t n, const Low* x, Low* y) {
   with_function<float>(op, 0, 0, [=](auto value, auto) {
     parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) y[i] = BFloat16(value(static_cast<float>(x[i])));
+      for (std::int64_t i = begin; i < end; ++i) y[i] = Low(value(static_cast<float>(x[i])));
     });
   });
 }
 
-void unary_backward_bf16(UnaryOp op, std::int64_t n, const BFloat16* x, const float* dy, float* dx, Mode mode) {
+template <class Low, class Gradient>
+void low_unary_backward(UnaryOp op, std::int64_t n, const Low* x, const Gradient* dy, Gradient* dx, Mode mode) {
   with_function<float>(op, 0, 0, [=](auto, auto derivative) {
     parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
+      const auto gradient = [=](std::int64_t i) { return static_cast<float>(dy[i]) * derivative(static_cast<float>(x[i])); };
       if (mode == Mode::kWrite) {
-        for (std::int64_t i = begin; i < end; ++i) dx[i] = dy[i] * derivative(static_cast<float>(x[i]));
+        for (std::int64_t i = begin; i < end; ++i) dx[i] = Gradient(gradient(i));
       } else {
-        for (std::int64_t i = begin; i < end; ++i) dx[i] += dy[i] * derivative(static_cast<float>(x[i]));
+        for (std::int64_t i = begin; i < end; ++i) dx[i] = Gradient(static_cast<float>(dx[i]) + gradient(i));
       }
     });
   });
@@ -126,5 +130,13 @@ template void unary(UnaryOp, double, double, std::int64_t, const float*, float*)
 template void unary(UnaryOp, double, double, std::int64_t, const double*, double*);
 template void unary_backward(UnaryOp, double, double, std::int64_t, const float*, const float*, float*, Mode);
 template void unary_backward(UnaryOp, double, double, std::int64_t, const double*, const double*, double*, Mode);
+template void low_round(std::int64_t, const float*, BFloat16*);
+template void low_round(std::int64_t, const float*, Float16*);
+template void low_unary(UnaryOp, std::int64_t, const BFloat16*, BFloat16*);
+template void low_unary(UnaryOp, std::int64_t, const Float16*, Float16*);
+template void low_unary_backward(UnaryOp, std::int64_t, const BFloat16*, const BFloat16*, BFloat16*, Mode);
+template void low_unary_backward(UnaryOp, std::int64_t, const BFloat16*, const float*, float*, Mode);
+template void low_unary_backward(UnaryOp, std::int64_t, const Float16*, const Float16*, Float16*, Mode);
+template void low_unary_backward(UnaryOp, std::int64_t, const Float16*, const float*, float*, Mode);
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -18,6 +18,8 @@ struct Variant {
   Needs needs;
   const KernelTable<float>* float32;
   const KernelTable<double>* float64;
+  const KernelTable<BFloat16>* bfloat16;
+  const KernelTable<Float16>* float16;
 };
 
 /// Those of this build, the most demanding last. Made by the build files.

@@ -49,7 +49,7 @@ struct RunningRow {
 
 template <class In, class T, int kColumns>
 __global__ void __launch_bounds__(kTileThreads)
-    attention_kernel(Attention layout, Work work, const In* qkv, const bool* valid, T* y, T* logsumexp) {
+    attention_kernel(Attention layout, Work work, const In* qkv, const bool* valid, In* y, T* logsumexp) {
   T *staged = dynamic_shared<T>(), *weights = staged + kStaged;
   const T scale = static_cast<T>(layout.scale);
   for (std::int64_t piece = blockIdx.x; piece < work.count; piece += gridDim.x) {
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kTileThreads)
       #pragma unroll
       for (int c = 0; c < OwnColumns<kColumns>::kOwn; ++c) {
         const std::int64_t at = column + OwnColumns<kColumns>::at(c);
-        if (at < layout.width) head.output(y).at(token, at) = sums[i][c] * inverse;
+        if (at < layout.width) head.output(y).at(token, at) = In(sums[i][c] * inverse);
       }
       if (column == 0 && own_lane() == 0) logsumexp[head.row_of(token)] = rows[i].shift() + std::log(total);
     }
@@ -112,7 +112,7 @@ enum class GradientOf { kQueries, kKeys, kValues };
 template <class In, class T, int kColumns, GradientOf kOf>
 __global__ void __launch_bounds__(kTileThreads)
     attention_backward_kernel(Attention layout, Work work, const In* qkv, const bool* valid, const T* logsumexp,
-                              const T* dots, const In* dy, T* dqkv, Mode mode) {
+                              const T* dots, const In* dy, In* dqkv, Mode mode) {
   constexpr bool kOfQueries = kOf == GradientOf::kQueries;
   T *staged = dynamic_shared<T>(), *weights = staged + kStaged;
   const T scale = static_cast<T>(layout.scale);
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(kTileThreads)
 }
 
 template <class In, class T>
-void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, T* y, T* logsumexp) {
+void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, In* y, T* logsumexp) {
   with_columns<T>(layout.width, [&]<int kColumns>(std::integral_constant<int, kColumns>) {
     const Work work(layout, kColumns);
     launch(attention_kernel<In, T, kColumns>, grid_of_tiles<T>(work), layout, work, qkv, valid, y, logsumexp);
@@ -177,7 +177,7 @@ void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, 
 
 template <class In, class T>
 void attention_tiles_backward(const Attention& layout, const In* qkv, const bool* valid, const In* y, const T* logsumexp,
-                              const In* dy, T* dqkv, Mode mode) {
+                              const In* dy, In* dqkv, Mode mode) {
   const std::int64_t rows = layout.batch * layout.heads * layout.tokens;
   const Scratch<T> dots(rows);
   launch(dots_kernel<In, T>, grid_for(rows * kWarp), layout, y, dy, dots.data());
@@ -194,13 +194,13 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
 
 // The choice of a way: tiles can do all there is.
 template <class In, class T>
-void run_attention(const Attention& layout, const In* qkv, const bool* valid, T* y, T* logsumexp) {
+void run_attention(const Attention& layout, const In* qkv, const bool* valid, In* y, T* logsumexp) {
   attention_tiles(layout, qkv, valid, y, logsumexp);
 }
 
 template <class In, class T>
 void run_attention_backward(const Attention& layout, const In* qkv, const bool* valid, const In* y, const T* logsumexp,
-                            const In* dy, T* dqkv, Mode mode) {
+                            const In* dy, In* dqkv, Mode mode) {
   attention_tiles_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
 }
 
@@ -217,12 +217,14 @@ void attention_backward(const Attention& layout, const T* qkv, const bool* valid
   run_attention_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
 }
 
-void attention_bf16(const Attention& layout, const BFloat16* qkv, const bool* valid, float* y, float* logsumexp) {
+template <class Low>
+void low_attention(const Attention& layout, const Low* qkv, const bool* valid, Low* y, float* logsumexp) {
   run_attention(layout, qkv, valid, y, logsumexp);
 }
 
-void attention_backward_bf16(const Attention& layout, const BFloat16* qkv, const bool* valid, const BFloat16* y,
-                             const float* logsumexp, const BFloat16* dy, float* dqkv, Mode mode) {
+template <class Low>
+void low_attention_backward(const Attention& layout, const Low* qkv, const bool* valid, const Low* y,
+                            const float* logsumexp, const Low* dy, Low* dqkv, Mode mode) {
   run_attention_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
 }
 
@@ -232,5 +234,11 @@ template void attention_backward(const Attention&, const float*, const bool*, co
                                  float*, Mode);
 template void attention_backward(const Attention&, const double*, const bool*, const double*, const double*,
                                  const double*, double*, Mode);
+template void low_attention(const Attention&, const BFloat16*, const bool*, BFloat16*, float*);
+template void low_attention(const Attention&, const Float16*, const bool*, Float16*, float*);
+template void low_attention_backward(const Attention&, const BFloat16*, const bool*, const BFloat16*, const float*,
+                                     const BFloat16*, BFloat16*, Mode);
+template void low_attention_backward(const Attention&, const Float16*, const bool*, const Float16*, const float*,
+                                     const Float16*, Float16*, Mode);
 
 }  // namespace tapecache::kernels::cuda

@@ -31,7 +31,12 @@ void check(cublasStatus_t status, const char* what) {
 template <class T>
 constexpr cudaDataType_t kDataType = std::is_same_v<T, double>     ? CUDA_R_64F
                                      : std::is_same_v<T, BFloat16> ? CUDA_R_16BF
+                                     : std::is_same_v<T, Float16>  ? CUDA_R_16F
                                                                    : CUDA_R_32F;
+
+/// What products of In are summed in.
+template <class In>
+using SumType = std::conditional_t<std::is_same_v<In, double>, double, float>;
 
 template <class T>
 cublasComputeType_t compute_type() {
@@ -122,18 +127,18 @@ class Products {
   Products() { check(cublasLtCreate(&handle_), "starting cuBLASLt"); }
 
   /// D = op(A) op(B) + βC + bias; bias may be null. Returns whether the bias was added.
-  template <class In, class T>
-  bool multiply(const Gemm& g, const In* a, const In* b, const T* bias, T beta, const T* c, T* d) {
+  template <class In, class Out>
+  bool multiply(const Gemm& g, const In* a, const In* b, const Out* bias, SumType<In> beta, const Out* c, Out* d) {
     const Key key{g.batch, g.m, g.n, g.k, g.stride_a, g.stride_b, g.stride_c, g.row_stride_a(), g.row_stride_b(),
-                  g.row_stride_c(), g.transpose_a, g.transpose_b, bias && alignment_of(bias) >= kBiasAlignment, beta != T{0},
-                  kDataType<In>, kDataType<T>, compute_type<In>(), alignment_of(a), alignment_of(b), alignment_of(c), alignment_of(d)};
+                  g.row_stride_c(), g.transpose_a, g.transpose_b, bias && alignment_of(bias) >= kBiasAlignment, beta != 0,
+                  kDataType<In>, kDataType<Out>, compute_type<In>(), alignment_of(a), alignment_of(b), alignment_of(c), alignment_of(d)};
     const std::lock_guard lock(mutex_);
     auto found = plans_.find(key);
     if (found == plans_.end()) found = plans_.emplace(key, plan(key)).first;
     const Plan& p = found->second;
     if (p.adds_bias) set(p.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias);
     const Scratch<std::byte> workspace(static_cast<std::int64_t>(p.workspace));
-    const T alpha{1};
+    const SumType<In> alpha{1};
     check(cublasLtMatmul(handle_, p.operation.get(), &alpha, b, p.b.get(), a, p.a.get(), &beta, c, p.c.get(), d, p.c.get(),
                          &p.algorithm, workspace.data(), p.workspace, current_stream()),
           ("the product of " + sizes(key)).c_str());
@@ -156,7 +161,8 @@ class Products {
   bool try_plan(const Key& key, bool with_bias, Plan& p) {
     p = Plan{};
     p.adds_bias = with_bias;
-    check(cublasLtMatmulDescCreate(p.operation.out(), key.compute, key.out), "describing a product");
+    const cudaDataType_t sum = key.compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
+    check(cublasLtMatmulDescCreate(p.operation.out(), key.compute, sum), "describing a product");
     set(p.operation, CUBLASLT_MATMUL_DESC_TRANSA, key.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
     set(p.operation, CUBLASLT_MATMUL_DESC_TRANSB, key.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
     if (with_bias) set(p.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
@@ -209,8 +215,8 @@ struct Places {
 };
 
 /// C = residual + bias, or C += bias. Either may be null.
-template <class T>
-__global__ void add_bias_kernel(std::int64_t count, Places places, const T* bias, const T* residual, T* c, Mode mode) {
+template <class T, class Out>
+__global__ void add_bias_kernel(std::int64_t count, Places places, const T* bias, const T* residual, Out* c, Mode mode) {
   for (std::int64_t i = thread_index(); i < count; i += thread_count()) {
     const std::int64_t at = places.at(i);
     T value = bias ? bias[i % places.n] : T{0};
@@ -219,10 +225,10 @@ __global__ void add_bias_kernel(std::int64_t count, Places places, const T* bias
   }
 }
 
-template <class T>
-void add_bias(const Gemm& g, const T* bias, const T* residual, T* c, Mode mode) {
+template <class T, class Out>
+void add_bias(const Gemm& g, const T* bias, const T* residual, Out* c, Mode mode) {
   const std::int64_t count = g.batch * g.m * g.n;
-  launch(add_bias_kernel<T>, grid_for(count), count, Places(g), bias, residual, c, mode);
+  launch(add_bias_kernel<T, Out>, grid_for(count), count, Places(g), bias, residual, c, mode);
 }
 
 template <class In, class T>
@@ -264,9 +270,24 @@ void gemm(const Gemm& g, const T* a, const T* b, const T* bias, const T* residua
   multiply(g, a, b, bias, residual, c, mode);
 }
 
-void gemm_bf16(const Gemm& g, const BFloat16* a, const BFloat16* b, const float* bias, const float* residual, float* c,
-               Mode mode) {
+template <class Low>
+void low_gemm(const Gemm& g, const Low* a, const Low* b, const float* bias, const float* residual, float* c, Mode mode) {
   multiply(g, a, b, bias, residual, c, mode);
+}
+
+// cuBLASLt takes a bias in the type of the result.
+template <class Low>
+void low_gemm_rounded(const Gemm& g, const Low* a, const Low* b, const float* bias, Low* c, Mode mode) {
+  if (g.batch <= 0 || g.m <= 0 || g.n <= 0) return;
+  if (g.k <= 0) {
+    if (mode == Mode::kWrite || bias) add_bias<float, Low>(g, bias, nullptr, c, mode);
+    return;
+  }
+  const Scratch<Low> rounded(bias ? g.n : 0);
+  if (bias) low_round(g.n, bias, rounded.data());
+  const float beta = mode == Mode::kAccumulate ? 1.0f : 0.0f;
+  const bool bias_added = products().multiply(g, a, b, bias ? rounded.data() : nullptr, beta, c, c);
+  if (bias && !bias_added) add_bias<float, Low>(g, bias, nullptr, c, Mode::kAccumulate);
 }
 
 template <class T>
@@ -289,6 +310,10 @@ void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, cons
 
 template void gemm(const Gemm&, const float*, const float*, const float*, const float*, float*, Mode);
 template void gemm(const Gemm&, const double*, const double*, const double*, const double*, double*, Mode);
+template void low_gemm(const Gemm&, const BFloat16*, const BFloat16*, const float*, const float*, float*, Mode);
+template void low_gemm(const Gemm&, const Float16*, const Float16*, const float*, const float*, float*, Mode);
+template void low_gemm_rounded(const Gemm&, const BFloat16*, const BFloat16*, const float*, BFloat16*, Mode);
+template void low_gemm_rounded(const Gemm&, const Float16*, const Float16*, const float*, Float16*, Mode);
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const float*, const float*, const float*, const float*,
                              const float*, float*, Mode);
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const double*, const double*, const double*,

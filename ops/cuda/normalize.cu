@@ -15,10 +15,11 @@ struct WithResidual {
   __device__ T operator()(std::int64_t at) const { return residual ? x[at] + residual[at] : x[at]; }
 };
 
-template <class T, class By>
+/// Out is T, or what y is rounded to.
+template <class T, class Out, class By>
 __global__ void __launch_bounds__(kMostRowThreads)
     layer_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* residual, const T* gamma,
-                      const T* beta, T* sum, T* y, T* mean, T* rstd) {
+                      const T* beta, T* sum, Out* y, T* mean, T* rstd) {
   const T count = static_cast<T>(cols);
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const std::int64_t from = i * cols;
@@ -27,7 +28,7 @@ __global__ void __launch_bounds__(kMostRowThreads)
     const T average = row.sum([](std::int64_t, T v) { return v; }) / count;
     const T variance = row.sum([=](std::int64_t, T v) { return (v - average) * (v - average); }) / count;
     const T inverse = T{1} / std::sqrt(variance + epsilon);
-    row.each([=](std::int64_t at, T v) { y[from + at] = (v - average) * inverse * gamma[at] + beta[at]; });
+    row.each([=](std::int64_t at, T v) { y[from + at] = Out((v - average) * inverse * gamma[at] + beta[at]); });
     if (By::thread() == 0) {
       mean[i] = average;
       rstd[i] = inverse;
@@ -106,7 +107,15 @@ template <class T>
 void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* residual, const T* gamma,
                 const T* beta, T* sum, T* y, T* mean, T* rstd) {
   with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
-    launch(layer_norm_kernel<T, By>, grid, rows, cols, epsilon, x, residual, gamma, beta, sum, y, mean, rstd);
+    launch(layer_norm_kernel<T, T, By>, grid, rows, cols, epsilon, x, residual, gamma, beta, sum, y, mean, rstd);
+  });
+}
+
+template <class Low>
+void low_layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const float* x, const float* gamma,
+                    const float* beta, Low* y, float* mean, float* rstd) {
+  with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
+    launch(layer_norm_kernel<float, Low, By>, grid, rows, cols, epsilon, x, nullptr, gamma, beta, nullptr, y, mean, rstd);
   });
 }
 
@@ -144,6 +153,10 @@ template void layer_norm(std::int64_t, std::int64_t, double, const float*, const
                          float*, float*, float*, float*);
 template void layer_norm(std::int64_t, std::int64_t, double, const double*, const double*, const double*,
                          const double*, double*, double*, double*, double*);
+template void low_layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, BFloat16*, float*,
+                             float*);
+template void low_layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, Float16*, float*,
+                             float*);
 template void layer_norm_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, const float*,
                                   const float*, float*, Mode, float*, Mode, float*, Mode);
 template void layer_norm_backward(std::int64_t, std::int64_t, const double*, const double*, const double*,

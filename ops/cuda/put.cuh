@@ -10,5 +10,11 @@ template <class T>
 __device__ void put(T& destination, T value, Mode mode) {
   destination = mode == Mode::kWrite ? value : destination + value;
 }
+/// The value rounded, or what is there plus the value.
+template <class Low>
+  requires kLowPrecision<Low>
+__device__ void put(Low& destination, float value, Mode mode) {
+  destination = Low(mode == Mode::kWrite ? value : static_cast<float>(destination) + value);
+}
 
 }  // namespace tapecache::kernels::cuda

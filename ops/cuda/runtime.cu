@@ -125,7 +125,10 @@ __global__ void smallest_kernel(std::int64_t n, const std::int64_t* x, std::int6
 
 template <class T>
 __global__ void accumulate_kernel(std::int64_t n, T* to, const T* from) {
-  for (std::int64_t i = thread_index(); i < n; i += thread_count()) to[i] += from[i];
+  for (std::int64_t i = thread_index(); i < n; i += thread_count()) {
+    if constexpr (kLowPrecision<T>) to[i] = T(static_cast<float>(to[i]) + static_cast<float>(from[i]));
+    else to[i] += from[i];
+  }
 }
 
 void copy_bytes(int device, void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, const char* what) {
@@ -227,7 +230,7 @@ void convert(int device, DType to_type, void* to, DType from_type, const void* f
 
 void accumulate(int device, DType dtype, void* to, const void* from, std::int64_t n) {
   select_device(device);
-  dispatch_floating("accumulate", dtype, [&]<class T>() {
+  dispatch_any_floating("accumulate", dtype, [&]<class T>() {
     launch(accumulate_kernel<T>, grid_for(n), n, static_cast<T*>(to), static_cast<const T*>(from));
   });
 }

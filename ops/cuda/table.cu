@@ -1,5 +1,3 @@
-#include <type_traits>
-
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/stream.h"
 
@@ -9,25 +7,14 @@ namespace cuda {
 
 namespace {
 
-/// Only f32 has kernels over bf16.
-template <class T, class Function>
-constexpr auto for_float32(Function function) {
-  if constexpr (std::is_same_v<T, float>) return function;
-  else return nullptr;
-}
-
 template <class T>
 constexpr KernelTable<T> kTable{
     .unary = unary<T>,
     .unary_backward = unary_backward<T>,
-    .to_bf16 = for_float32<T>(to_bf16),
-    .unary_bf16 = for_float32<T>(unary_bf16),
-    .unary_backward_bf16 = for_float32<T>(unary_backward_bf16),
     .binary = binary<T>,
     .binary_backward = binary_backward<T>,
     .gemm = gemm<T>,
     .activated_gemm = activated_gemm<T>,
-    .gemm_bf16 = for_float32<T>(gemm_bf16),
     .reduce = reduce<T>,
     .reduce_backward = reduce_backward<T>,
     .softmax = softmax<T>,
@@ -52,8 +39,6 @@ constexpr KernelTable<T> kTable{
     .transpose = transpose<T>,
     .attention = attention<T>,
     .attention_backward = attention_backward<T>,
-    .attention_bf16 = for_float32<T>(attention_bf16),
-    .attention_backward_bf16 = for_float32<T>(attention_backward_bf16),
     .patches = patches<T>,
     .patches_backward = patches_backward<T>,
     .mean_pool = mean_pool<T>,
@@ -71,6 +56,20 @@ constexpr KernelTable<T> kTable{
     .squared_norm = squared_norm<T>,
 };
 
+template <class Low>
+constexpr KernelTable<Low> kLowTable{
+    .round = low_round<Low>,
+    .unary = low_unary<Low>,
+    .unary_backward = low_unary_backward<Low, Low>,
+    .unary_backward_to_f32 = low_unary_backward<Low, float>,
+    .gemm = low_gemm<Low>,
+    .gemm_rounded = low_gemm_rounded<Low>,
+    .sum_rows = low_sum_rows<Low>,
+    .layer_norm = low_layer_norm<Low>,
+    .attention = low_attention<Low>,
+    .attention_backward = low_attention_backward<Low>,
+};
+
 }  // namespace
 
 }  // namespace cuda
@@ -85,6 +84,18 @@ template <>
 const KernelTable<double>& cuda_table<double>(int device) {
   cuda::select_device(device);
   return cuda::kTable<double>;
+}
+
+template <>
+const KernelTable<BFloat16>& cuda_table<BFloat16>(int device) {
+  cuda::select_device(device);
+  return cuda::kLowTable<BFloat16>;
+}
+
+template <>
+const KernelTable<Float16>& cuda_table<Float16>(int device) {
+  cuda::select_device(device);
+  return cuda::kLowTable<Float16>;
 }
 
 }  // namespace tapecache::kernels

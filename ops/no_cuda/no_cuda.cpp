@@ -51,6 +51,16 @@ const KernelTable<double>& cuda_table<double>(int) {
   throw_no_cuda("cuda");
 }
 
+template <>
+const KernelTable<BFloat16>& cuda_table<BFloat16>(int) {
+  throw_no_cuda("cuda");
+}
+
+template <>
+const KernelTable<Float16>& cuda_table<Float16>(int) {
+  throw_no_cuda("cuda");
+}
+
 }  // namespace kernels
 
 }  // namespace tapecache

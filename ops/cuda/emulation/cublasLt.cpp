@@ -1,8 +1,14 @@
 #include "cublasLt.h"
 
+#include <type_traits>
 #include <vector>
 
+#include "tapecache/core/dtype.h"
+
 namespace {
+
+using tapecache::BFloat16;
+using tapecache::Float16;
 
 constexpr std::size_t kWorkspace = 1024;  // asked for though not used
 
@@ -20,15 +26,13 @@ double read(const Tf32* p) {
   return std::bit_cast<float>((bits + 0xfff + (bits >> 13 & 1)) & ~0x1fffu);
 }
 
-struct Bits16 {
-  std::uint16_t bits;
-};
-double read(const Bits16* p) { return std::bit_cast<float>(static_cast<std::uint32_t>(p->bits) << 16); }
+double read(const BFloat16* p) { return static_cast<float>(*p); }
+double read(const Float16* p) { return static_cast<float>(*p); }
 
 /// D = α op(A) op(B) + βC + bias of one column-major product.
-template <class In, class Out>
-void multiply(const cublasLtMatmulDescOpaque_t& how, Out alpha, const In* a, std::int64_t lda, const In* b, std::int64_t ldb,
-              Out beta, const Out* c, Out* d, std::int64_t ldd, std::int64_t m, std::int64_t n, std::int64_t k) {
+template <class In, class Out, class Scale>
+void multiply(const cublasLtMatmulDescOpaque_t& how, Scale alpha, const In* a, std::int64_t lda, const In* b, std::int64_t ldb,
+              Scale beta, const Out* c, Out* d, std::int64_t ldd, std::int64_t m, std::int64_t n, std::int64_t k) {
   const Out* bias = how.epilogue == CUBLASLT_EPILOGUE_BIAS ? static_cast<const Out*>(how.bias) : nullptr;
   std::vector<double> left(static_cast<std::size_t>(m * k)), sums(static_cast<std::size_t>(m));
   for (std::int64_t p = 0; p < k; ++p) {
@@ -45,9 +49,9 @@ void multiply(const cublasLtMatmulDescOpaque_t& how, Out alpha, const In* a, std
     }
     for (std::int64_t i = 0; i < m; ++i) {
       double value = alpha * sums[static_cast<std::size_t>(i)];
-      if (beta != 0) value += beta * c[j * ldd + i];
-      if (bias) value += bias[i];
-      d[j * ldd + i] = static_cast<Out>(value);
+      if (beta != 0) value += beta * read(c + j * ldd + i);
+      if (bias) value += read(bias + i);
+      d[j * ldd + i] = Out(static_cast<Scale>(value));
     }
   }
 }
@@ -57,10 +61,11 @@ cublasStatus_t multiply_all(const cublasLtMatmulDescOpaque_t& how, const void* a
                             const cublasLtMatrixLayoutOpaque_t& of_a, const void* b,
                             const cublasLtMatrixLayoutOpaque_t& of_b, const void* beta, const void* c, void* d,
                             const cublasLtMatrixLayoutOpaque_t& of_d) {
+  using Scale = std::conditional_t<std::is_same_v<Out, double>, double, float>;
   const std::int64_t k = how.transpose_a == CUBLAS_OP_T ? of_a.rows : of_a.cols;
   for (std::int64_t i = 0; i < of_d.batch; ++i) {
-    multiply(how, *static_cast<const Out*>(alpha), static_cast<const In*>(a) + i * of_a.stride, of_a.ld,
-             static_cast<const In*>(b) + i * of_b.stride, of_b.ld, *static_cast<const Out*>(beta),
+    multiply(how, *static_cast<const Scale*>(alpha), static_cast<const In*>(a) + i * of_a.stride, of_a.ld,
+             static_cast<const In*>(b) + i * of_b.stride, of_b.ld, *static_cast<const Scale*>(beta),
              static_cast<const Out*>(c) + i * of_d.stride, static_cast<Out*>(d) + i * of_d.stride, of_d.ld, of_d.rows,
              of_d.cols, k);
   }
@@ -141,11 +146,16 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t how, const 
   }
   if (workspace_bytes < kWorkspace) return CUBLAS_STATUS_INVALID_VALUE;
   const emulation::DeviceAccess access;
-  const bool low = of_a->type == CUDA_R_16BF;
-  if (of_d->type == CUDA_R_64F) return multiply_all<double, double>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
-  if (low) return multiply_all<Bits16, float>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
-  if (how->compute == CUBLAS_COMPUTE_32F_FAST_TF32) {
-    return multiply_all<Tf32, float>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
+  const auto multiply = [&]<class In, class Out>() {
+    return multiply_all<In, Out>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
+  };
+  const bool to_single = of_d->type == CUDA_R_32F;
+  switch (of_a->type) {
+    case CUDA_R_64F: return multiply.operator()<double, double>();
+    case CUDA_R_16BF: return to_single ? multiply.operator()<BFloat16, float>() : multiply.operator()<BFloat16, BFloat16>();
+    case CUDA_R_16F: return to_single ? multiply.operator()<Float16, float>() : multiply.operator()<Float16, Float16>();
+    case CUDA_R_32F: break;
   }
-  return multiply_all<float, float>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
+  if (how->compute == CUBLAS_COMPUTE_32F_FAST_TF32) return multiply.operator()<Tf32, float>();
+  return multiply.operator()<float, float>();
 }

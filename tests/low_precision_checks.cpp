@@ -1,0 +1,145 @@
+#include "low_precision_checks.h"
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "checks.h"
+#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/ops/attention.h"
+#include "tapecache/ops/linear.h"
+
+namespace tapecache::testing {
+
+namespace {
+
+using Span = std::span<const Variable>;
+using Function = std::function<Variable(Span)>;
+
+constexpr auto kOperand = ops::ResultType::kOperand;
+
+/// Units in the last place of the type, relative to 1.
+double unit(DType low) { return low == DType::kBFloat16 ? 0x1p-8 : 0x1p-11; }
+
+struct Run {
+  Tensor output;
+  std::vector<Tensor> gradients;
+};
+
+Run run(const Function& f, const std::vector<Tensor>& inputs, const Tensor& cotangent, DType autocast) {
+  Tape tape;
+  std::vector<Variable> leaves;
+  for (const Tensor& input : inputs) leaves.push_back(tape.leaf(input));
+  Variable y;
+  {
+    const Autocast precision(autocast);
+    const Recording recording(tape);
+    y = f(leaves);
+  }
+  inject(tape, std::span(&y, 1), std::span(&cotangent, 1));
+  Run found{y.value(), {}};
+  for (const Variable& leaf : leaves) found.gradients.push_back(tape.gradient(leaf));
+  return found;
+}
+
+/// ‖found - expected‖ / ‖expected‖, NaN where one holds a NaN.
+double relative_distance(const Tensor& found, const Tensor& expected) {
+  const std::vector<double> a = doubles(found), b = doubles(expected);
+  BOOST_REQUIRE_EQUAL(a.size(), b.size());
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    difference += (a[i] - b[i]) * (a[i] - b[i]);
+    size += b[i] * b[i];
+  }
+  return std::sqrt(difference / size);
+}
+
+/// In 16 bits and in f64, the same values: those of f32 rounded once, so that a comparison sees what the ops add.
+void compare(const Function& f, const std::vector<Tensor>& inputs, const Shape& out, Device device, DType low, double units) {
+  std::vector<Tensor> wide, narrow;
+  for (const Tensor& input : inputs) {
+    const Tensor once = input.to(low);
+    wide.push_back(once.to(DType::kFloat64));
+    narrow.push_back(once.to(DType::kFloat32).to(device));
+  }
+  const Tensor cotangent = random_values(out, 99).to(low);
+  const Run expected = run(f, wide, cotangent.to(DType::kFloat64), DType::kFloat32);
+  const Run found = run(f, narrow, cotangent.to(DType::kFloat32).to(device), low);
+  BOOST_TEST(relative_distance(found.output, expected.output) <= units * unit(low));
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    BOOST_REQUIRE(found.gradients[i].defined());
+    BOOST_TEST((found.gradients[i].dtype() == DType::kFloat32));
+    BOOST_TEST(relative_distance(found.gradients[i], expected.gradients[i]) <= units * unit(low), "gradient " << i << " in " << name(low));
+  }
+}
+
+Tensor weights(const Shape& shape, std::uint64_t seed) {
+  Tensor t = random_values(shape, seed);
+  double* p = t.mutable_data<double>();
+  for (std::int64_t i = 0; i < t.numel(); ++i) p[i] /= std::sqrt(static_cast<double>(shape[-1]));
+  return t;
+}
+
+void check_type(const Variable& v, DType low) {
+  // In the run in f64 nothing is of 16 bits.
+  if (v.dtype() != DType::kFloat64) BOOST_TEST((v.dtype() == low));
+}
+
+}  // namespace
+
+void check_low_block(Device device, DType low) {
+  const auto block = [=](Span x) {  // a bias of the keys would have no gradient
+    const Variable qkv_weights[] = {x[3], x[4], x[5]}, qkv_biases[] = {x[6], {}, x[7]};
+    const ops::NormalizedLinear qkv =
+        ops::normalized_linear(x[0], {x[1], x[2]}, qkv_weights, qkv_biases, ops::KeepNorm::kNo, kOperand);
+    check_type(qkv.y, low);
+    BOOST_TEST(!qkv.normalized.defined());
+    const Variable attended = ops::attention(qkv.y, 2, {.causal = true, .valid = {}, .result = kOperand});
+    check_type(attended, low);
+    const Variable sum = ops::linear(attended, x[8], x[9], x[0]);
+    const Variable w1[] = {x[12]}, b1[] = {x[13]};
+    const auto [hidden, normalized] =
+        ops::normalized_linear(sum, {x[10], x[11]}, w1, b1, ops::KeepNorm::kYes, kOperand);
+    check_type(hidden, low);
+    return ops::activated_linear(hidden, ops::Activation::kQuickGelu, x[14], x[15], normalized);
+  };
+  constexpr std::int64_t kWidth = 32, kHidden = 72;
+  std::vector<Tensor> inputs{random_values({3, 7, kWidth}, 1), random_values({kWidth}, 2), random_values({kWidth}, 3)};
+  for (std::uint64_t i = 0; i < 3; ++i) inputs.push_back(weights({kWidth, kWidth}, 4 + i));
+  for (std::uint64_t i = 0; i < 2; ++i) inputs.push_back(random_values({kWidth}, 7 + i));
+  inputs.insert(inputs.end(), {weights({kWidth, kWidth}, 10), random_values({kWidth}, 11), random_values({kWidth}, 12),
+                               random_values({kWidth}, 13), weights({kHidden, kWidth}, 14), random_values({kHidden}, 15),
+                               weights({kWidth, kHidden}, 16), random_values({kWidth}, 17)});
+  compare(block, inputs, {3, 7, kWidth}, device, low, 6);
+}
+
+void check_low_readers(Device device, DType low) {
+  const auto readers = [=](Span x) {
+    const Variable z = ops::linear(x[0], x[1], x[2], {}, kOperand);
+    check_type(z, low);
+    const Variable parts[] = {x[3], x[3]};
+    Variable sum = ops::linear(z, x[3], x[4]);
+    sum = ops::activated_linear(z, ops::Activation::kGelu, x[3], {}, sum);
+    sum = ops::add(sum, ops::attention(z, 2));
+    sum = ops::activated_linear(z, ops::Activation::kSilu, x[3], {}, sum);
+    return ops::linear(ops::joined_linear(z, parts, {}, kOperand), x[5], {}, sum);
+  };
+  const std::vector<Tensor> inputs{random_values({2, 6, 20}, 1), weights({24, 20}, 2), random_values({24}, 3),
+                                   weights({8, 24}, 4),          random_values({8}, 5), weights({8, 16}, 6)};
+  compare(readers, inputs, {2, 6, 8}, device, low, 6);
+}
+
+void check_low_large_product(Device device, DType low) {
+  const auto product = [](Span x) {
+    const Variable z = ops::linear(x[0], x[1], x.size() > 3 ? x[3] : Variable(), {}, kOperand);
+    return ops::linear(z, x[2], {}, ops::linear(z, x[2]));
+  };
+  std::vector<Tensor> inputs{random_values({700, 300}, 1), weights({90, 300}, 2), weights({300, 90}, 3)};
+  compare(product, inputs, {700, 300}, device, low, 4);
+  inputs.push_back(random_values({90}, 4));
+  compare(product, inputs, {700, 300}, device, low, 4);
+}
+
+}  // namespace tapecache::testing
