@@ -82,6 +82,21 @@ void check_gradients(std::span<const Parameter> there, std::span<const Parameter
   }
 }
 
+/// ‖found - expected‖ / ‖expected‖ of all gradients together.
+double distance(std::span<const Parameter> found, std::span<const Parameter> expected) {
+  double difference = 0, size = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    BOOST_REQUIRE(found[i].gradient().defined() == expected[i].gradient().defined());
+    if (!expected[i].gradient().defined()) continue;
+    const std::vector<double> a = doubles(found[i].gradient()), b = doubles(expected[i].gradient());
+    for (std::size_t k = 0; k < b.size(); ++k) {
+      difference += (a[k] - b[k]) * (a[k] - b[k]);
+      size += b[k] * b[k];
+    }
+  }
+  return std::sqrt(difference / size);
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(cuda)
@@ -220,13 +235,20 @@ BOOST_AUTO_TEST_CASE(a_step_within_a_memory_budget_of_the_device, *on_device) {
   BOOST_TEST(found.peak_bytes <= options.memory_budget->bytes);
 }
 
-BOOST_AUTO_TEST_CASE(mixed_precision_as_on_the_cpu, *on_device) {
-  const ClipThere here(Device::cpu(), DType::kFloat32), there(kCuda, DType::kFloat32);
-  gradcache::StepOptions options{.chunk_sizes = {2}};
-  options.autocast = DType::kBFloat16;
-  const double expected = here.step(options, Device::cpu()).loss, found = there.step(options, kCuda).loss;
-  BOOST_TEST(std::abs(found - expected) <= 2e-2);
-  check_gradients(there.clip.parameters(), here.clip.parameters(), 2e-2);
+BOOST_AUTO_TEST_CASE(mixed_precision_as_near_to_f64_as_on_the_cpu, *on_device) {
+  const ClipThere exact(Device::cpu(), DType::kFloat64), here(Device::cpu(), DType::kFloat32), there(kCuda, DType::kFloat32);
+  const double loss = exact.step({.chunk_sizes = {2}}, Device::cpu()).loss;
+  for (const auto& [low, tolerance] : {std::pair{DType::kBFloat16, 3e-2}, std::pair{DType::kFloat16, 4e-3}}) {
+    gradcache::StepOptions options{.chunk_sizes = {2}};
+    options.autocast = low;
+    BOOST_TEST(std::abs(here.step(options, Device::cpu()).loss - loss) <= tolerance * loss);
+    BOOST_TEST(std::abs(there.step(options, kCuda).loss - loss) <= tolerance * loss);
+    const double cpu = distance(here.clip.parameters(), exact.clip.parameters());
+    const double device = distance(there.clip.parameters(), exact.clip.parameters());
+    BOOST_TEST(device <= tolerance);
+    BOOST_TEST(device <= 1.5 * cpu);
+    BOOST_TEST(cpu <= 1.5 * device);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(weights_pass_between_devices, *on_device) {

@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "tapecache/ops/cuda/block_reduce.cuh"
-#include "tapecache/ops/cuda/launch.cuh"
+#include "tapecache/ops/cuda/packs.cuh"
 #include "tapecache/ops/kernels.h"
 
 /// The products of tiles that attention consists of: scores of a tile of rows with a tile of others, and sums of those
@@ -25,17 +25,6 @@ constexpr T kNothing = -std::numeric_limits<T>::infinity();
 
 __device__ inline int own_row() { return static_cast<int>(threadIdx.x) / kLanes * kRows; }
 __device__ inline int own_lane() { return static_cast<int>(threadIdx.x) % kLanes; }
-
-/// Neighbours that are read together.
-template <class T, int kCount>
-struct alignas(kCount * sizeof(T) < 16 ? kCount * sizeof(T) : 16) Several {
-  T x[kCount];
-};
-
-template <int kCount, class T>
-__device__ Several<T, kCount> read(const T* p) {
-  return *reinterpret_cast<const Several<T, kCount>*>(p);
-}
 
 /// [tokens, width] of one head.
 template <class Element>
@@ -132,8 +121,8 @@ __device__ void multiply_tiles(const Rows<Element>& a, std::int64_t first_a, con
     __syncthreads();
     const int steps = a.width - begin < kStep ? static_cast<int>(a.width - begin) : kStep;
     for (int k = 0; k < steps; ++k) {
-      const auto left = read<kRows>(of_a + k * kPitch + own_row());
-      const auto right = read<kCols>(of_b + k * kPitch + own_lane() * kCols);
+      const auto left = read_pack<kRows>(of_a + k * kPitch + own_row());
+      const auto right = read_pack<kCols>(of_b + k * kPitch + own_lane() * kCols);
       #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         #pragma unroll
@@ -175,10 +164,10 @@ __device__ void add_weighted(const T* weights, const Rows<Element>& b, std::int6
     __syncthreads();
     const int steps = count - begin < kStep ? count - begin : kStep;
     for (int k = 0; k < steps; ++k) {
-      const auto left = read<kRows>(weights + (begin + k) * kPitch + own_row());
+      const auto left = read_pack<kRows>(weights + (begin + k) * kPitch + own_row());
       #pragma unroll
       for (int c = 0; c < Own::kOwn; c += Own::kPiece) {
-        const auto right = read<Own::kPiece>(staged + k * kColumns + Own::at(c));
+        const auto right = read_pack<Own::kPiece>(staged + k * kColumns + Own::at(c));
         #pragma unroll
         for (int i = 0; i < kRows; ++i) {
           #pragma unroll

@@ -9,7 +9,8 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/cuda/block_reduce.cuh"
-#include "tapecache/ops/cuda/launch.cuh"
+#include "tapecache/ops/cuda/packs.cuh"
+#include "tapecache/ops/cuda/put.cuh"
 #include "tapecache/ops/cuda/transfer.h"
 
 namespace tapecache {
@@ -95,9 +96,19 @@ __global__ void fill_kernel(std::int64_t n, T* to, T value) {
 }
 
 template <class To, class From>
-__global__ void convert_kernel(std::int64_t n, To* to, const From* from) {
-  for (std::int64_t i = thread_index(); i < n; i += thread_count()) to[i] = convert_element<To>(from[i]);
-}
+struct Convert {
+  const From* from;
+  To* to;
+
+  template <int kCount>
+  __device__ void at(std::int64_t i) const {
+    const auto source = read_pack<kCount>(from + i);
+    Pack<To, kCount> converted;
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) converted.x[k] = convert_element<To>(source.x[k]);
+    write_pack(to + i, converted);
+  }
+};
 
 template <class T>
 __device__ bool is_finite(T value) {
@@ -124,12 +135,19 @@ __global__ void smallest_kernel(std::int64_t n, const std::int64_t* x, std::int6
 }
 
 template <class T>
-__global__ void accumulate_kernel(std::int64_t n, T* to, const T* from) {
-  for (std::int64_t i = thread_index(); i < n; i += thread_count()) {
-    if constexpr (kLowPrecision<T>) to[i] = T(static_cast<float>(to[i]) + static_cast<float>(from[i]));
-    else to[i] += from[i];
+struct Accumulate {
+  const T* from;
+  T* to;
+
+  template <int kCount>
+  __device__ void at(std::int64_t i) const {
+    const auto added = read_pack<kCount>(from + i);
+    auto sum = read_pack<kCount>(to + i);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) put(sum.x[k], static_cast<ComputedType<T>>(added.x[k]), kernels::Mode::kAccumulate);
+    write_pack(to + i, sum);
   }
-}
+};
 
 void copy_bytes(int device, void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, const char* what) {
   if (bytes == 0) return;
@@ -223,7 +241,9 @@ void convert(int device, DType to_type, void* to, DType from_type, const void* f
   select_device(device);
   dispatch_any(from_type, [&]<class From>() {
     dispatch_any(to_type, [&]<class To>() {
-      launch(convert_kernel<To, From>, grid_for(n), n, static_cast<To*>(to), static_cast<const From*>(from));
+      auto* target = static_cast<To*>(to);
+      const auto* source = static_cast<const From*>(from);
+      launch_each(n, Convert<To, From>{source, target}, source, target);
     });
   });
 }
@@ -231,7 +251,9 @@ void convert(int device, DType to_type, void* to, DType from_type, const void* f
 void accumulate(int device, DType dtype, void* to, const void* from, std::int64_t n) {
   select_device(device);
   dispatch_any_floating("accumulate", dtype, [&]<class T>() {
-    launch(accumulate_kernel<T>, grid_for(n), n, static_cast<T*>(to), static_cast<const T*>(from));
+    auto* target = static_cast<T*>(to);
+    const auto* source = static_cast<const T*>(from);
+    launch_each(n, Accumulate<T>{source, target}, source, target);
   });
 }
 

@@ -1,5 +1,5 @@
 #include "tapecache/ops/cuda/cuda_kernels.h"
-#include "tapecache/ops/cuda/launch.cuh"
+#include "tapecache/ops/cuda/packs.cuh"
 #include "tapecache/ops/cuda/put.cuh"
 #include "tapecache/ops/cuda/unary_functions.cuh"
 
@@ -7,27 +7,53 @@ namespace tapecache::kernels::cuda {
 
 namespace {
 
-/// In is T, or of 16 bits where T is float.
-template <class T, class In, class Function>
-__global__ void unary_kernel(std::int64_t n, Function function, const In* x, In* y) {
-  for (std::int64_t i = thread_index(); i < n; i += thread_count()) {
-    y[i] = static_cast<In>(function.value(static_cast<T>(x[i])));
-  }
-}
+/// y = f(x), computed in T. In is T, or of 16 bits where T is float; so is Out.
+template <class T, class In, class Out, class Function>
+struct Apply {
+  Function function;
+  const In* x;
+  Out* y;
 
-/// In and Gradient likewise. dy and dx may be one array.
+  template <int kCount>
+  __device__ void at(std::int64_t i) const {
+    const auto from = read_pack<kCount>(x + i);
+    Pack<Out, kCount> to;
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) to.x[k] = static_cast<Out>(function.value(static_cast<T>(from.x[k])));
+    write_pack(y + i, to);
+  }
+};
+
+/// dx = dy f'(saved), or +=. dy and dx may be one array.
 template <class T, class In, class Gradient, class Function>
-__global__ void unary_backward_kernel(std::int64_t n, Function function, const In* saved, const Gradient* dy, Gradient* dx,
-                                      Mode mode) {
-  for (std::int64_t i = thread_index(); i < n; i += thread_count()) {
-    const T at = saved ? static_cast<T>(saved[i]) : T{0};  // the derivative of a scale is constant
-    put(dx[i], static_cast<T>(dy[i]) * function.derivative(at), mode);
-  }
-}
+struct ApplyDerivative {
+  Function function;
+  const In* saved;
+  const Gradient* dy;
+  Gradient* dx;
+  Mode mode;
 
-template <class Low>
-__global__ void round_kernel(std::int64_t n, const float* x, Low* y) {
-  for (std::int64_t i = thread_index(); i < n; i += thread_count()) y[i] = Low(x[i]);
+  template <int kCount>
+  __device__ void at(std::int64_t i) const {
+    const auto where = read_pack<kCount>(saved + i);
+    const auto gradient = read_pack<kCount>(dy + i);
+    Pack<Gradient, kCount> to;
+    if (mode == Mode::kAccumulate) to = read_pack<kCount>(dx + i);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      put(to.x[k], static_cast<T>(gradient.x[k]) * function.derivative(static_cast<T>(where.x[k])), mode);
+    }
+    write_pack(dx + i, to);
+  }
+};
+
+struct Identity {
+  __device__ float value(float x) const { return x; }
+};
+
+template <class T, class In, class Gradient, class Function>
+void apply_derivative(const Function& function, std::int64_t n, const In* saved, const Gradient* dy, Gradient* dx, Mode mode) {
+  launch_each(n, ApplyDerivative<T, In, Gradient, Function>{function, saved, dy, dx, mode}, saved, dy, dx);
 }
 
 }  // namespace
@@ -35,33 +61,35 @@ __global__ void round_kernel(std::int64_t n, const float* x, Low* y) {
 template <class T>
 void unary(UnaryOp op, double a, double b, std::int64_t n, const T* x, T* y) {
   with_function<T>(op, static_cast<T>(a), static_cast<T>(b), [&]<class Function>(const Function& function) {
-    launch(unary_kernel<T, T, Function>, grid_for(n), n, function, x, y);
+    launch_each(n, Apply<T, T, T, Function>{function, x, y}, x, y);
   });
 }
 
 template <class T>
 void unary_backward(UnaryOp op, double a, double b, std::int64_t n, const T* saved, const T* dy, T* dx, Mode mode) {
+  // A scale has nothing saved; any readable array will do for its constant derivative.
+  const T* from = saved ? saved : dy;
   with_function<T>(op, static_cast<T>(a), static_cast<T>(b), [&]<class Function>(const Function& function) {
-    launch(unary_backward_kernel<T, T, T, Function>, grid_for(n), n, function, saved, dy, dx, mode);
+    apply_derivative<T>(function, n, from, dy, dx, mode);
   });
 }
 
 template <class Low>
 void low_round(std::int64_t n, const float* x, Low* y) {
-  launch(round_kernel<Low>, grid_for(n), n, x, y);
+  launch_each(n, Apply<float, float, Low, Identity>{{}, x, y}, x, y);
 }
 
 template <class Low>
 void low_unary(UnaryOp op, std::int64_t n, const Low* x, Low* y) {
   with_function<float>(op, 0, 0, [&]<class Function>(const Function& function) {
-    launch(unary_kernel<float, Low, Function>, grid_for(n), n, function, x, y);
+    launch_each(n, Apply<float, Low, Low, Function>{function, x, y}, x, y);
   });
 }
 
 template <class Low, class Gradient>
 void low_unary_backward(UnaryOp op, std::int64_t n, const Low* x, const Gradient* dy, Gradient* dx, Mode mode) {
   with_function<float>(op, 0, 0, [&]<class Function>(const Function& function) {
-    launch(unary_backward_kernel<float, Low, Gradient, Function>, grid_for(n), n, function, x, dy, dx, mode);
+    apply_derivative<float>(function, n, x, dy, dx, mode);
   });
 }
 

@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tapecache/ops/cuda/launch.cuh"
+
+/// Neighbouring elements that a thread reads and writes together: memory gives its full speed only to accesses of 16 bytes.
+namespace tapecache::kernels::cuda {
+
+constexpr std::size_t kPackBytes = 16;
+
+template <class T, int kCount>
+struct alignas(kCount * sizeof(T) < kPackBytes ? kCount * sizeof(T) : kPackBytes) Pack {
+  T x[kCount];
+};
+
+template <int kCount, class T>
+__device__ Pack<T, kCount> read_pack(const T* p) {
+  return *reinterpret_cast<const Pack<T, kCount>*>(p);
+}
+
+template <class T, int kCount>
+__device__ void write_pack(T* p, const Pack<T, kCount>& pack) {
+  *reinterpret_cast<Pack<T, kCount>*>(p) = pack;
+}
+
+/// work.at<k>(i) for the k elements from i on.
+template <int kCount, class Work>
+__global__ void each_kernel(std::int64_t n, Work work) {
+  for (std::int64_t i = thread_index(); i < n / kCount; i += thread_count()) work.template at<kCount>(i * kCount);
+  if constexpr (kCount > 1) {
+    const std::int64_t rest = n / kCount * kCount + thread_index();
+    if (rest < n) work.template at<1>(rest);
+  }
+}
+
+/// Does an element-wise piece of work on n elements of the given arrays: in packs that are 16 bytes of the narrowest of them,
+/// where every array is aligned to 16 bytes.
+template <class Work, class... T>
+void launch_each(std::int64_t n, const Work& work, const T*... arrays) {
+  constexpr std::size_t kNarrowest = [] {
+    std::size_t least = kPackBytes;
+    ((least = sizeof(T) < least ? sizeof(T) : least), ...);
+    return least;
+  }();
+  constexpr int kCount = static_cast<int>(kPackBytes / kNarrowest);
+  const bool aligned = ((reinterpret_cast<std::uintptr_t>(arrays) % kPackBytes == 0) && ...);
+  if (aligned) launch(each_kernel<kCount, Work>, grid_for(divide_up(n, kCount)), n, work);
+  else launch(each_kernel<1, Work>, grid_for(n), n, work);
+}
+
+}  // namespace tapecache::kernels::cuda
