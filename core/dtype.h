@@ -101,11 +101,18 @@ decltype(auto) dispatch_floating(const char* op, DType dtype, F&& f) {
   detail::throw_not_computable(op, dtype);
 }
 
-/// The same with T = BFloat16 and Float16 too.
+/// The same with T = BFloat16 or Float16.
 template <class F>
-decltype(auto) dispatch_any_floating(const char* op, DType dtype, F&& f) {
+decltype(auto) dispatch_low_precision(const char* op, DType dtype, F&& f) {
   if (dtype == DType::kBFloat16) return f.template operator()<BFloat16>();
   if (dtype == DType::kFloat16) return f.template operator()<Float16>();
+  detail::throw_not_computable(op, dtype);
+}
+
+/// The same with any of the four.
+template <class F>
+decltype(auto) dispatch_any_floating(const char* op, DType dtype, F&& f) {
+  if (is_low_precision(dtype)) return dispatch_low_precision(op, dtype, f);
   return dispatch_floating(op, dtype, f);
 }
 

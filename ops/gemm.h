@@ -34,21 +34,32 @@ inline void gemm(const char* op, const kernels::Gemm& shape, const Tensor& a, co
   });
 }
 
-/// y = Σ over all rows of x, in f32 where x is of 16 bits.
-inline void sum_rows(const char* op, const Tensor& x, Tensor& y, kernels::Mode mode) {
-  const std::int64_t rows = rows_of(x.shape()), cols = x.size(-1);
-  dispatch_any_floating(op, x.dtype(), [&]<class In>() {
-    using Table = kernels::KernelTable<In>;
-    if constexpr (kLowPrecision<In>) {
-      kernels::find(&Table::sum_rows, op, x.device())(rows, cols, x.data<In>(), y.mutable_data<float>(), mode);
-    } else {
-      kernels::find(&Table::reduce, op, x.device())(kernels::ReduceOp::kSum, 1, rows, cols, x.data<In>(),
-                                                    y.mutable_data<In>(), mode);
-    }
+/// The gradient of a bias: the sum over all rows of dy, which begin `pitch` elements apart.
+inline void bias_gradient(const char* op, const Tensor& dy, std::int64_t rows, std::int64_t pitch, GradientTarget db) {
+  dispatch_any_floating(op, dy.dtype(), [&]<class In>() {
+    kernels::find(&kernels::KernelTable<In>::sum_rows, op, dy.device())(
+        rows, db.tensor.numel(), pitch, dy.data<In>(), db.tensor.mutable_data<ComputedType<In>>(), mode_of(db));
   });
 }
 
-/// The gradient of a bias: the sum of dy over all its rows.
-inline void bias_gradient(const char* op, const Tensor& dy, GradientTarget db) { sum_rows(op, dy, db.tensor, mode_of(db)); }
+/// dW = dYᵀ X, `shape` being its product, and db = Σ_rows dY, for those of both that have a target. `low_dy` is dy in the type
+/// of x.
+inline void parameter_gradients(const char* op, const kernels::Gemm& shape, const Tensor& dy, const Tensor& low_dy,
+                                const Tensor& x, GradientTarget dw, GradientTarget db) {
+  if (dw.tensor.defined() && db.tensor.defined() && is_low_precision(dy.dtype())) {
+    return dispatch_low_precision(op, dy.dtype(), [&]<class Low>() {
+      kernels::find(&kernels::KernelTable<Low>::parameter_gradients, op, dy.device())(
+          shape, dy.data<Low>(), x.data<Low>(), dw.tensor.mutable_data<float>(), mode_of(dw),
+          db.tensor.mutable_data<float>(), mode_of(db));
+    });
+  }
+  if (dw.tensor.defined()) gemm(op, shape, low_dy, x, {}, {}, dw.tensor, mode_of(dw));
+  if (db.tensor.defined()) bias_gradient(op, dy, shape.k, shape.row_stride_a(), db);
+}
+
+/// The place of an input's gradient, where it wants one.
+inline GradientTarget wanted(Backward& ctx, std::size_t input) {
+  return ctx.needs(input) ? ctx.gradient(input) : GradientTarget();
+}
 
 }  // namespace tapecache::ops::detail

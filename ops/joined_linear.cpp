@@ -105,24 +105,10 @@ void parameter_gradients(const char* op, Backward& ctx, const Parts& parts, cons
                          const Tensor& x, std::size_t first) {
   const std::int64_t rows = detail::rows_of(dy.shape()), in = x.size(-1);
   for (std::size_t i = 0; i < parts.count; ++i) {
-    if (!ctx.needs(first + i)) continue;
-    GradientTarget dw = ctx.gradient(first + i);
-    detail::gemm(op, {.m = parts.width[i], .n = in, .k = rows, .transpose_a = true, .pitch_a = parts.total},
-                 from_column(low_dy, parts.first[i]), x, {}, {}, dw.tensor, detail::mode_of(dw));
-  }
-  Tensor sums;
-  for (std::size_t i = 0; i < parts.count; ++i) {
-    const std::size_t input = first + parts.count + i;
-    if (!ctx.needs(input)) continue;
-    if (!sums.defined()) {
-      sums = Tensor::empty({parts.total}, detail::computed_type(dy.dtype()), dy.device());
-      detail::sum_rows(op, dy, sums, Mode::kWrite);
-    }
-    GradientTarget db = ctx.gradient(input);
-    dispatch_floating(op, sums.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::copy_blocks, op, dy.device())(1, parts.width[i], sums.data<T>() + parts.first[i], 0,
-                                                                   db.tensor.mutable_data<T>(), 0, detail::mode_of(db));
-    });
+    const std::size_t weight = first + i, bias = weight + parts.count;
+    const kernels::Gemm shape{.m = parts.width[i], .n = in, .k = rows, .transpose_a = true, .pitch_a = parts.total};
+    detail::parameter_gradients(op, shape, from_column(dy, parts.first[i]), from_column(low_dy, parts.first[i]), x,
+                                detail::wanted(ctx, weight), detail::wanted(ctx, bias));
   }
 }
 

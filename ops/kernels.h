@@ -34,6 +34,9 @@ struct KernelTable {
   void (*reduce_backward)(ReduceOp, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, const T* y,
                           const T* dy, T* dx, Mode);
 
+  // y = Σ over the rows of x [rows, cols], which begin `pitch` elements apart.
+  void (*sum_rows)(std::int64_t rows, std::int64_t cols, std::int64_t pitch, const T* x, T* y, Mode);
+
   // Rows of x [rows, cols]. Where mask is not null, `layout.b` strides it over x's shape (`layout.sizes`); false
   // entries get probability 0, and a row without a true entry is all 0.
   void (*softmax)(std::int64_t rows, std::int64_t cols, const T* x, const bool* mask, const Broadcast& layout, T* y);
@@ -161,9 +164,13 @@ struct KernelTable<Low> {
   // As KernelTable<float>::gemm; and without a residual, rounded.
   void (*gemm)(const Gemm&, const Low* a, const Low* b, const float* bias, const float* residual, float* c, Mode);
   void (*gemm_rounded)(const Gemm&, const Low* a, const Low* b, const float* bias, Low* c, Mode);
+  // C = op(A) op(B) f'(at) for `at` in the layout of C, rounded. Batch 1.
+  void (*derivative_gemm)(const Gemm&, UnaryOp, const Low* a, const Low* b, const Low* at, Low* c);
+  // dW = dYᵀ X and db = Σ over the rows of dY, the Gemm being that of dW. Batch 1.
+  void (*parameter_gradients)(const Gemm&, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db, Mode db_mode);
 
-  // y = Σ over the rows of x [rows, cols].
-  void (*sum_rows)(std::int64_t rows, std::int64_t cols, const Low* x, float* y, Mode);
+  // As KernelTable<float>::sum_rows.
+  void (*sum_rows)(std::int64_t rows, std::int64_t cols, std::int64_t pitch, const Low* x, float* y, Mode);
   // Of f32 rows [rows, cols].
   void (*layer_norm)(std::int64_t rows, std::int64_t cols, double epsilon, const float* x, const float* gamma,
                      const float* beta, Low* y, float* mean, float* rstd);

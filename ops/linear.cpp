@@ -56,12 +56,10 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
       GradientTarget dx = ctx.gradient(0);
       detail::gemm(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dx.tensor, detail::mode_of(dx));
     }
-    if (ctx.needs(1)) {  // dW = dYᵀ X
-      GradientTarget dw = ctx.gradient(1);
-      detail::gemm(kOp, {1, out, in, rows, true, false}, low_dy, ctx.saved(0), {}, {}, dw.tensor, detail::mode_of(dw));
-    }
-    if (ctx.needs(2)) detail::bias_gradient(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
-    if (ctx.needs(3)) ctx.pass(3, dy);                                  // dR = dY
+    // dW = dYᵀ X; db = Σ_rows dY
+    detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, ctx.saved(0), detail::wanted(ctx, 1),
+                                detail::wanted(ctx, 2));
+    if (ctx.needs(3)) ctx.pass(3, dy);  // dR = dY
   });
 }
 
@@ -70,10 +68,8 @@ namespace {
 /// activation(x) of 16 bits.
 Tensor activated(const char* op, UnaryOp kind, const Tensor& x) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
-  dispatch_any_floating(op, x.dtype(), [&]<class Low>() {
-    if constexpr (kLowPrecision<Low>) {
-      kernels::find(&KernelTable<Low>::unary, op, x.device())(kind, x.numel(), x.data<Low>(), y.mutable_data<Low>());
-    }
+  dispatch_low_precision(op, x.dtype(), [&]<class Low>() {
+    kernels::find(&KernelTable<Low>::unary, op, x.device())(kind, x.numel(), x.data<Low>(), y.mutable_data<Low>());
   });
   return y;
 }
@@ -93,6 +89,15 @@ void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Te
       kernels::find(&Table::unary_backward_to_f32, op, dy.device())(kind, dy.numel(), x.data<In>(), dy.data<float>(),
                                                                     dx.tensor.mutable_data<float>(), mode);
     }
+  });
+}
+
+/// C = op(A) op(B) f'(at), all of 16 bits.
+void derivative_gemm(const char* op, const Gemm& shape, UnaryOp kind, const Tensor& a, const Tensor& b, const Tensor& at,
+                     Tensor& c) {
+  dispatch_low_precision(op, a.dtype(), [&]<class Low>() {
+    kernels::find(&KernelTable<Low>::derivative_gemm, op, a.device())(shape, kind, a.data<Low>(), b.data<Low>(),
+                                                                      at.data<Low>(), c.mutable_data<Low>());
   });
 }
 
@@ -133,6 +138,8 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
       const Gemm back{1, rows, in, out, false, false};
       if (!low && !dx.accumulate) {
         joined_gemm(kOp, back, kind, Activated::kDerivative, dy, saved_w, {}, {}, z, dx.tensor, Mode::kWrite);
+      } else if (dx.tensor.dtype() == operand && !dx.accumulate) {
+        derivative_gemm(kOp, back, kind, low_dy, saved_w, z, dx.tensor);
       } else {
         Tensor dhidden =
             dx.accumulate ? Tensor::empty(dx.tensor.shape(), dx.tensor.dtype(), dx.tensor.device()) : dx.tensor;
@@ -149,8 +156,8 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
         joined_gemm(kOp, of_weight, kind, Activated::kRight, dy, z, {}, {}, {}, dw.tensor, detail::mode_of(dw));
       }
     }
-    if (ctx.needs(2)) detail::bias_gradient(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
-    if (ctx.needs(3)) ctx.pass(3, dy);                                  // dR = dY
+    if (ctx.needs(2)) detail::bias_gradient(kOp, dy, rows, out, ctx.gradient(2));  // db = Σ_rows dY
+    if (ctx.needs(3)) ctx.pass(3, dy);                                             // dR = dY
   });
 }
 

@@ -14,10 +14,8 @@ inline DType computed_type(DType operand) { return is_low_precision(operand) ? D
 /// An f32 tensor as bf16 or f16.
 inline Tensor rounded(const char* op, const Tensor& x, DType low) {
   Tensor y = Tensor::empty(x.shape(), low, x.device());
-  dispatch_any_floating(op, low, [&]<class Low>() {
-    if constexpr (kLowPrecision<Low>) {
-      kernels::find(&kernels::KernelTable<Low>::round, op, x.device())(x.numel(), x.data<float>(), y.mutable_data<Low>());
-    }
+  dispatch_low_precision(op, low, [&]<class Low>() {
+    kernels::find(&kernels::KernelTable<Low>::round, op, x.device())(x.numel(), x.data<float>(), y.mutable_data<Low>());
   });
   return y;
 }

@@ -73,12 +73,10 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
             batch, channels, height, width, patch, dpatches.data<T>(), dx.tensor.mutable_data<T>(), detail::mode_of(dx));
       });
     }
-    if (ctx.needs(1)) {  // dW = dYᵀ P, the patches taken again
-      GradientTarget dw = ctx.gradient(1);
-      const Tensor again = detail::in_type(kOp, patches(ctx.saved(0), patch), operand);
-      detail::gemm(kOp, {1, out, in, rows, true, false}, low_dy, again, {}, {}, dw.tensor, detail::mode_of(dw));
-    }
-    if (ctx.needs(2)) detail::bias_gradient(kOp, dy, ctx.gradient(2));  // db = Σ_rows dY
+    // dW = dYᵀ P, the patches taken again; db = Σ_rows dY
+    const Tensor again = ctx.needs(1) ? detail::in_type(kOp, patches(ctx.saved(0), patch), operand) : Tensor();
+    detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, again, detail::wanted(ctx, 1),
+                                detail::wanted(ctx, 2));
   });
 }
 

@@ -104,6 +104,27 @@ void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, cons
   });
 }
 
+/// C rounded, after `change(sums, place, count)` of each piece of a row, `place` being where in C it belongs.
+template <class Low, class Change>
+void multiply_and_round(const Gemm& g, const Low* a, const Low* b, const float* bias, Low* c, Mode mode,
+                        const Change& change) {
+  struct Rows;
+  for_each_part<Low, float>(g, a, b, bias, c, [&](const Part<Low, float, Low>& part) {
+    for (std::int64_t row = 0; row < part.rows; row += kRoundedRows) {
+      const std::int64_t rows = std::min(kRoundedRows, part.rows - row);
+      float* sums = thread_scratch<float, Rows>(rows * part.cols);
+      const Operand<Low> left{part.left.at(row, 0), part.left.stride, part.left.transposed};
+      multiply(rows, part.cols, g.k, left, part.right, sums, part.cols, false, part.bias);
+      for (std::int64_t i = 0; i < rows; ++i) {
+        const std::int64_t begin = (row + i) * g.row_stride_c();
+        float* of_row = sums + i * part.cols;
+        change(of_row, part.at + begin, part.cols);
+        for (std::int64_t j = 0; j < part.cols; ++j) put(part.c[begin + j], of_row[j], mode);
+      }
+    }
+  });
+}
+
 template <class T>
 struct ActivatedLeft : Plain {
   static constexpr bool kLeft = true;
@@ -143,19 +164,20 @@ void low_gemm(const Gemm& g, const Low* a, const Low* b, const float* bias, cons
 
 template <class Low>
 void low_gemm_rounded(const Gemm& g, const Low* a, const Low* b, const float* bias, Low* c, Mode mode) {
-  struct Rows;
-  for_each_part<Low, float>(g, a, b, bias, c, [&](const Part<Low, float, Low>& part) {
-    for (std::int64_t row = 0; row < part.rows; row += kRoundedRows) {
-      const std::int64_t rows = std::min(kRoundedRows, part.rows - row);
-      float* sums = thread_scratch<float, Rows>(rows * part.cols);
-      const Operand<Low> left{part.left.at(row, 0), part.left.stride, part.left.transposed};
-      multiply(rows, part.cols, g.k, left, part.right, sums, part.cols, false, part.bias);
-      for (std::int64_t i = 0; i < rows; ++i) {
-        Low* to = part.c + (row + i) * g.row_stride_c();
-        for (std::int64_t j = 0; j < part.cols; ++j) put(to[j], sums[i * part.cols + j], mode);
-      }
-    }
+  multiply_and_round(g, a, b, bias, c, mode, [](float*, std::int64_t, std::int64_t) {});
+}
+
+template <class Low>
+void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, const Low* at, Low* c) {
+  multiply_and_round(g, a, b, nullptr, c, Mode::kWrite, [=](float* sums, std::int64_t place, std::int64_t count) {
+    low_unary_backward(op, count, at + place, sums, sums, Mode::kWrite);
   });
+}
+
+template <class Low>
+void low_parameter_gradients(const Gemm& g, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db, Mode db_mode) {
+  multiply_parts<Low, float>(g, dy, x, nullptr, nullptr, dw, dw_mode);
+  sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
 }
 
 template <class T>
@@ -181,6 +203,10 @@ template void low_gemm(const Gemm&, const BFloat16*, const BFloat16*, const floa
 template void low_gemm(const Gemm&, const Float16*, const Float16*, const float*, const float*, float*, Mode);
 template void low_gemm_rounded(const Gemm&, const BFloat16*, const BFloat16*, const float*, BFloat16*, Mode);
 template void low_gemm_rounded(const Gemm&, const Float16*, const Float16*, const float*, Float16*, Mode);
+template void low_derivative_gemm(const Gemm&, UnaryOp, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*);
+template void low_derivative_gemm(const Gemm&, UnaryOp, const Float16*, const Float16*, const Float16*, Float16*);
+template void low_parameter_gradients(const Gemm&, const BFloat16*, const BFloat16*, float*, Mode, float*, Mode);
+template void low_parameter_gradients(const Gemm&, const Float16*, const Float16*, float*, Mode, float*, Mode);
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const float*, const float*, const float*, const float*,
                              const float*, float*, Mode);
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const double*, const double*, const double*,

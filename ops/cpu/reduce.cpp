@@ -12,30 +12,31 @@ namespace {
 constexpr std::int64_t kAxisBlock = 512;  // of a long sum: blocks are summed alone, then in order
 constexpr std::int64_t kWork = 16384;
 
-/// Sum over positions [begin, end) of the axis into `to` [inner].
+/// Sum over positions [begin, end) of the axis, which are `pitch` elements apart, into `to` [inner].
 template <class T, class In>
-void sum_block(const In* x, std::int64_t begin, std::int64_t end, std::int64_t inner, T* to) {
+void sum_block(const In* x, std::int64_t begin, std::int64_t end, std::int64_t inner, std::int64_t pitch, T* to) {
   if constexpr (std::is_same_v<T, In>) {
-    if (inner == 1) {
+    if (inner == 1 && pitch == 1) {
       *to = row_sum(x + begin, end - begin);
       return;
     }
   }
   std::fill(to, to + inner, T{0});
   for (std::int64_t k = begin; k < end; ++k) {
-    for (std::int64_t j = 0; j < inner; ++j) to[j] += static_cast<T>(x[k * inner + j]);
+    for (std::int64_t j = 0; j < inner; ++j) to[j] += static_cast<T>(x[k * pitch + j]);
   }
 }
 
 template <class T, class In>
-void sum_axis(std::int64_t outer, std::int64_t axis, std::int64_t inner, T factor, const In* x, T* y, Mode mode) {
+void sum_axis(std::int64_t outer, std::int64_t axis, std::int64_t inner, std::int64_t pitch, T factor, const In* x, T* y,
+              Mode mode) {
   const std::int64_t blocks = std::max<std::int64_t>(1, (axis + kAxisBlock - 1) / kAxisBlock);
   std::vector<T> partial(static_cast<std::size_t>(outer * blocks * inner));
   parallel_for(outer * blocks, block_for(std::min(axis, kAxisBlock) * inner, kWork),
                [&](std::int64_t begin, std::int64_t end) {
                  for (std::int64_t i = begin; i < end; ++i) {
                    const std::int64_t first = i % blocks * kAxisBlock;
-                   sum_block(x + i / blocks * axis * inner, first, std::min(axis, first + kAxisBlock), inner,
+                   sum_block(x + i / blocks * axis * pitch, first, std::min(axis, first + kAxisBlock), inner, pitch,
                              partial.data() + i * inner);
                  }
                });
@@ -160,8 +161,8 @@ void spread(std::int64_t outer, std::int64_t axis, std::int64_t inner, T* dx, Mo
 template <class T>
 void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode mode) {
   switch (op) {
-    case ReduceOp::kSum: return sum_axis(outer, axis, inner, T{1}, x, y, mode);
-    case ReduceOp::kMean: return sum_axis(outer, axis, inner, T{1} / static_cast<T>(axis), x, y, mode);
+    case ReduceOp::kSum: return sum_axis(outer, axis, inner, inner, T{1}, x, y, mode);
+    case ReduceOp::kMean: return sum_axis(outer, axis, inner, inner, T{1} / static_cast<T>(axis), x, y, mode);
     case ReduceOp::kMax:
       if (inner == 1) {
         return for_each_row(outer, axis, [=](std::int64_t i) {
@@ -213,9 +214,9 @@ void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::in
   }
 }
 
-template <class Low>
-void low_sum_rows(std::int64_t rows, std::int64_t cols, const Low* x, float* y, Mode mode) {
-  sum_axis(1, rows, cols, 1.0f, x, y, mode);
+template <class T>
+void sum_rows(std::int64_t rows, std::int64_t cols, std::int64_t pitch, const T* x, ComputedType<T>* y, Mode mode) {
+  sum_axis(1, rows, cols, pitch, ComputedType<T>{1}, x, y, mode);
 }
 
 template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
@@ -224,7 +225,9 @@ template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t
                               const float*, float*, Mode);
 template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, const double*,
                               const double*, double*, Mode);
-template void low_sum_rows(std::int64_t, std::int64_t, const BFloat16*, float*, Mode);
-template void low_sum_rows(std::int64_t, std::int64_t, const Float16*, float*, Mode);
+template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
+template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
+template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const BFloat16*, float*, Mode);
+template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const Float16*, float*, Mode);
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

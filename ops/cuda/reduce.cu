@@ -112,11 +112,13 @@ __global__ void spread_kernel(std::int64_t n, Lines lines, T factor, const T* x,
   }
 }
 
-template <class Low>
+template <class T>
 struct ElementOfColumn {
-  std::int64_t cols;
-  const Low* x;
-  __device__ float operator()(std::int64_t column, std::int64_t row) const { return static_cast<float>(x[row * cols + column]); }
+  std::int64_t pitch;
+  const T* x;
+  __device__ ComputedType<T> operator()(std::int64_t column, std::int64_t row) const {
+    return static_cast<ComputedType<T>>(x[row * pitch + column]);
+  }
 };
 
 }  // namespace
@@ -148,9 +150,9 @@ void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::in
   launch(spread_kernel<T>, grid_for(n), n, lines, factor, x, op == ReduceOp::kLogSumExp ? y : nullptr, dy, dx, mode);
 }
 
-template <class Low>
-void low_sum_rows(std::int64_t rows, std::int64_t cols, const Low* x, float* y, Mode mode) {
-  sum_terms(cols, rows, Adjacent::kSums, ElementOfColumn<Low>{cols, x}, 1.0f, y, mode);
+template <class T>
+void sum_rows(std::int64_t rows, std::int64_t cols, std::int64_t pitch, const T* x, ComputedType<T>* y, Mode mode) {
+  sum_terms(cols, rows, Adjacent::kSums, ElementOfColumn<T>{pitch, x}, ComputedType<T>{1}, y, mode);
 }
 
 template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
@@ -159,7 +161,9 @@ template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t
                               const float*, float*, Mode);
 template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, const double*,
                               const double*, double*, Mode);
-template void low_sum_rows(std::int64_t, std::int64_t, const BFloat16*, float*, Mode);
-template void low_sum_rows(std::int64_t, std::int64_t, const Float16*, float*, Mode);
+template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
+template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
+template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const BFloat16*, float*, Mode);
+template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const Float16*, float*, Mode);
 
 }  // namespace tapecache::kernels::cuda

@@ -29,11 +29,19 @@ double read(const Tf32* p) {
 double read(const BFloat16* p) { return static_cast<float>(*p); }
 double read(const Float16* p) { return static_cast<float>(*p); }
 
-/// D = α op(A) op(B) + βC + bias of one column-major product.
+/// The derivative of x Φ(x), Φ being approximated by tanh.
+double gelu_derivative(double x) {
+  constexpr double kSqrt2OverPi = 0.79788456080286535588, kCubic = 0.044715;
+  const double t = std::tanh(kSqrt2OverPi * (x + kCubic * x * x * x));
+  return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * kSqrt2OverPi * (1 + 3 * kCubic * x * x);
+}
+
+/// D = α op(A) op(B) + βC with an epilogue, of one column-major product.
 template <class In, class Out, class Scale>
 void multiply(const cublasLtMatmulDescOpaque_t& how, Scale alpha, const In* a, std::int64_t lda, const In* b, std::int64_t ldb,
               Scale beta, const Out* c, Out* d, std::int64_t ldd, std::int64_t m, std::int64_t n, std::int64_t k) {
   const Out* bias = how.epilogue == CUBLASLT_EPILOGUE_BIAS ? static_cast<const Out*>(how.bias) : nullptr;
+  const Out* aux = how.epilogue == CUBLASLT_EPILOGUE_DGELU ? static_cast<const Out*>(how.aux) : nullptr;
   std::vector<double> left(static_cast<std::size_t>(m * k)), sums(static_cast<std::size_t>(m));
   for (std::int64_t p = 0; p < k; ++p) {
     for (std::int64_t i = 0; i < m; ++i) {
@@ -42,8 +50,10 @@ void multiply(const cublasLtMatmulDescOpaque_t& how, Scale alpha, const In* a, s
   }
   for (std::int64_t j = 0; j < n; ++j) {
     sums.assign(sums.size(), 0);
+    double sum_of_b = 0;
     for (std::int64_t p = 0; p < k; ++p) {
       const double right = read(how.transpose_b == CUBLAS_OP_T ? b + p * ldb + j : b + j * ldb + p);
+      sum_of_b += right;
       const double* column = left.data() + p * m;
       for (std::int64_t i = 0; i < m; ++i) sums[static_cast<std::size_t>(i)] += column[i] * right;
     }
@@ -51,7 +61,11 @@ void multiply(const cublasLtMatmulDescOpaque_t& how, Scale alpha, const In* a, s
       double value = alpha * sums[static_cast<std::size_t>(i)];
       if (beta != 0) value += beta * read(c + j * ldd + i);
       if (bias) value += read(bias + i);
+      if (aux) value *= gelu_derivative(read(aux + j * how.aux_ld + i));
       d[j * ldd + i] = Out(static_cast<Scale>(value));
+    }
+    if (how.epilogue == CUBLASLT_EPILOGUE_BGRADB) {
+      static_cast<Out*>(const_cast<void*>(how.bias))[j] = Out(static_cast<Scale>(sum_of_b));
     }
   }
 }
@@ -91,6 +105,8 @@ cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t how, cublasLt
     case CUBLASLT_MATMUL_DESC_TRANSB: how->transpose_b = *static_cast<const cublasOperation_t*>(value); break;
     case CUBLASLT_MATMUL_DESC_EPILOGUE: how->epilogue = *static_cast<const cublasLtEpilogue_t*>(value); break;
     case CUBLASLT_MATMUL_DESC_BIAS_POINTER: how->bias = *static_cast<const void* const*>(value); break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER: how->aux = *static_cast<const void* const*>(value); break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD: how->aux_ld = *static_cast<const std::int64_t*>(value); break;
   }
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -145,6 +161,13 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t how, const 
     if (!emulation::is_device_memory(p)) return CUBLAS_STATUS_INVALID_VALUE;
   }
   if (workspace_bytes < kWorkspace) return CUBLAS_STATUS_INVALID_VALUE;
+  const bool has_vector = how->epilogue == CUBLASLT_EPILOGUE_BIAS || how->epilogue == CUBLASLT_EPILOGUE_BGRADB;
+  if (has_vector && !emulation::is_device_memory(how->bias)) return CUBLAS_STATUS_INVALID_VALUE;
+  if (how->epilogue == CUBLASLT_EPILOGUE_DGELU) {
+    if (!emulation::is_device_memory(how->aux) || how->aux_ld % 8 != 0 || how->aux_ld < of_d->rows) {
+      return CUBLAS_STATUS_INVALID_VALUE;
+    }
+  }
   const emulation::DeviceAccess access;
   const auto multiply = [&]<class In, class Out>() {
     return multiply_all<In, Out>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
