@@ -1,6 +1,8 @@
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
+#include "tapecache/ops/cuda/attention_tensor.h"
 #include "tapecache/ops/cuda/attention_tiles.cuh"
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/put.cuh"
@@ -192,15 +194,21 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
   });
 }
 
-// The choice of a way: tiles can do all there is.
+// The choice of a way: tensor cores where they can, tiles for all else.
 template <class In, class T>
 void run_attention(const Attention& layout, const In* qkv, const bool* valid, In* y, T* logsumexp) {
+  if constexpr (!std::is_same_v<In, T>) {
+    if (tensor_attention(layout, qkv, valid, y, logsumexp)) return;
+  }
   attention_tiles(layout, qkv, valid, y, logsumexp);
 }
 
 template <class In, class T>
 void run_attention_backward(const Attention& layout, const In* qkv, const bool* valid, const In* y, const T* logsumexp,
                             const In* dy, In* dqkv, Mode mode) {
+  if constexpr (!std::is_same_v<In, T>) {
+    if (tensor_attention_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode)) return;
+  }
   attention_tiles_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
 }
 

@@ -33,6 +33,9 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 struct alignas(16) double2 {
   double x, y;
 };
@@ -109,6 +112,14 @@ bool is_reachable(const T& argument) {
 enum class Meeting { kBlock, kWarp, kShuffle, kBallot };
 std::uint64_t meet(Meeting, unsigned mask, std::uint64_t said = 0, unsigned from_lane = 0);
 unsigned lane();
+
+/// The calling thread's place in its block; how many blocks this host thread has begun.
+unsigned thread_of_block();
+std::uint64_t blocks_begun();
+/// Whether these bytes are of the shared memory that the running kernel's launch asked for.
+bool is_shared_memory(const void*, std::size_t bytes);
+/// Makes the launch fail, after the running block.
+void fault(const char* what);
 
 template <class T>
 T shuffle(unsigned mask, T value, unsigned from_lane) {

@@ -33,6 +33,8 @@ constexpr unsigned kMostThreads = 1024, kMostBlocksAcross = 65535, kWarp = 32;
 constexpr std::uint64_t kNothingSaid = ~std::uint64_t{0};
 
 thread_local std::string failure;
+thread_local std::size_t shared_bytes = 0;
+thread_local bool at_fault = false;
 
 /// Runs the threads of a block, one at a time. A fiber runs one thread after another until one waits; then another fiber
 /// takes over. So a block none of whose threads wait costs one switch.
@@ -62,6 +64,7 @@ class Multiprocessor {
 
   /// False where threads wait for others that never come.
   bool run_block() {
+    ++blocks_;
     next_ = 0;
     live_ = threads_.size();
     for (Thread& t : threads_) t.state = State::kRunning;
@@ -85,7 +88,8 @@ class Multiprocessor {
     return threads_[current_].said;
   }
 
-  unsigned lane() const { return static_cast<unsigned>(current_ % kWarp); }
+  unsigned current() const { return static_cast<unsigned>(current_); }
+  std::uint64_t blocks() const { return blocks_; }
 
  private:
   enum class State : std::uint8_t { kRunning, kWaiting, kDone };
@@ -207,6 +211,7 @@ class Multiprocessor {
   fiber outside_;
   fiber* running_ = nullptr;
   std::size_t next_ = 0, live_ = 0, current_ = 0;
+  std::uint64_t blocks_ = 0;
   bool ended_ = false;
 };
 
@@ -218,7 +223,21 @@ std::uint64_t meet(Meeting meeting, unsigned mask, std::uint64_t said, unsigned 
   return multiprocessor.meet(meeting, mask, said, from_lane);
 }
 
-unsigned lane() { return multiprocessor.lane(); }
+unsigned lane() { return multiprocessor.current() % kWarp; }
+
+unsigned thread_of_block() { return multiprocessor.current(); }
+
+std::uint64_t blocks_begun() { return multiprocessor.blocks(); }
+
+bool is_shared_memory(const void* p, std::size_t bytes) {
+  const auto* begin = static_cast<const unsigned char*>(p);
+  return begin >= dynamic_shared_bytes && begin + bytes <= dynamic_shared_bytes + shared_bytes;
+}
+
+void fault(const char* what) {
+  failure = what;
+  at_fault = true;
+}
 
 cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*), const void* kernel) {
   const dim3 &grid = config.gridDim, &block = config.blockDim;
@@ -231,14 +250,16 @@ cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*)
   Multiprocessor& mp = multiprocessor;
   mp.begin(block, thread, kernel);
   gridDim = grid;
-  std::memset(dynamic_shared_bytes, 0xFF, config.dynamicSmemBytes);
+  shared_bytes = config.dynamicSmemBytes;
+  at_fault = false;
   ASAN_POISON_MEMORY_REGION(dynamic_shared_bytes + config.dynamicSmemBytes, kMostSharedBytes - config.dynamicSmemBytes);
   bool finished = true;
   for (unsigned z = 0; z < grid.z && finished; ++z) {
     for (unsigned y = 0; y < grid.y && finished; ++y) {
       for (unsigned x = 0; x < grid.x && finished; ++x) {
         blockIdx = {x, y, z};
-        finished = mp.run_block();
+        std::memset(dynamic_shared_bytes, 0xFF, shared_bytes);  // a block finds nothing there
+        finished = mp.run_block() && !at_fault;
       }
     }
   }
