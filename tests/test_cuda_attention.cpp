@@ -218,16 +218,21 @@ using LowTypes = std::tuple<BFloat16, Float16>;
 
 }  // namespace
 
-BOOST_AUTO_TEST_SUITE(cuda_attention, *on_device)
+BOOST_AUTO_TEST_SUITE(cuda_attention)
 
+BOOST_TEST_DECORATOR(*on_device)
 BOOST_AUTO_TEST_CASE_TEMPLATE(to_all, Low, LowTypes) { check_shapes<Low>(false, Masked::kNothing); }
 
+BOOST_TEST_DECORATOR(*on_device)
 BOOST_AUTO_TEST_CASE_TEMPLATE(causal, Low, LowTypes) { check_shapes<Low>(true, Masked::kNothing); }
 
+BOOST_TEST_DECORATOR(*on_device)
 BOOST_AUTO_TEST_CASE_TEMPLATE(holes, Low, LowTypes) { check_shapes<Low>(false, Masked::kHoles); }
 
+BOOST_TEST_DECORATOR(*on_device)
 BOOST_AUTO_TEST_CASE_TEMPLATE(causal_padding, Low, LowTypes) { check_shapes<Low>(true, Masked::kPadding); }
 
+BOOST_TEST_DECORATOR(*on_device)
 BOOST_AUTO_TEST_CASE_TEMPLATE(other_widths, Low, LowTypes) {
   for (const std::int64_t width : {8, 24, 48, 96, 112, 144}) {
     check_case<Low>(make_case(77, width, false, Masked::kPadding));
@@ -235,13 +240,14 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(other_widths, Low, LowTypes) {
   }
 }
 
+BOOST_TEST_DECORATOR(*on_device)
 BOOST_AUTO_TEST_CASE_TEMPLATE(gradients_are_added, Low, LowTypes) {
   for (const std::int64_t tokens : {50, 77}) {
     for (const std::int64_t width : {32, 64, 80, 128}) check_case<Low>(make_case(tokens, width, true, Masked::kHoles), true);
   }
 }
 
-BOOST_AUTO_TEST_CASE(the_same_bits_again) {
+BOOST_AUTO_TEST_CASE(the_same_bits_again, *on_device) {
   for (const std::int64_t tokens : {50, 130}) {
     const Case c = make_case(tokens, 64, true, Masked::kHoles);
     const Inputs inputs(c, DType::kBFloat16);

@@ -69,7 +69,7 @@ __device__ inline void take_weight(const QuerySums& query, float scale, float& s
   slope = score * (slope - query.dot);
 }
 
-/// The weights of a tile's queries with its keys, as right operands of products of their transposes.
+/// The weights of a tile's queries with its keys, in shared memory, for products of their transposes.
 template <class Low>
 struct Weights {
   Low* first;
