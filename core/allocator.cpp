@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -33,11 +35,11 @@ constexpr std::size_t kGuard = 0;
 void set_accessible(const void*, std::size_t, bool) {}
 #endif
 
-[[noreturn]] void throw_out_of_memory(std::size_t requested, const MemoryStats& stats) {
+[[noreturn]] void throw_out_of_memory(std::size_t requested, const MemoryStats& stats, bool pinned) {
   const char* op = OpScope::current() ? OpScope::current() : "allocate";
   const std::string bound = stats.limit ? fmt::format("a limit of {} bytes", stats.limit) : "what the system gives";
-  throw OutOfMemory(fmt::format("{}: out of memory: {} bytes requested with {} in use exceed {}", op, requested,
-                                stats.current, bound),
+  throw OutOfMemory(fmt::format("{}: out of memory: {} bytes{} requested with {} in use exceed {}", op, requested,
+                                pinned ? " of page-locked memory" : "", stats.current, bound),
                     requested, stats.current, stats.limit);
 }
 
@@ -46,7 +48,7 @@ const std::vector<std::unique_ptr<Allocator>>& cuda_allocators() {
   static const auto* all = [] {
     auto* allocators = new std::vector<std::unique_ptr<Allocator>>;
     for (int i = 0; i < device_backend::count(); ++i) {
-      allocators->push_back(std::make_unique<Allocator>(Device::cuda(i)));
+      allocators->push_back(std::make_unique<Allocator>(system_memory::Place{Device::cuda(i)}));
     }
     return allocators;
   }();
@@ -64,31 +66,59 @@ std::size_t Allocator::block_size(std::size_t bytes) {
 /// False where the system has no room.
 bool Allocator::add_segment(Arena& arena, std::size_t size) {
   const std::size_t held = small_.reserved() + large_.reserved();
-  std::size_t wanted = system_memory::segment_size(device_, size, large_.reserved());
+  std::size_t wanted = system_memory::segment_size(place_, size, large_.reserved());
   if (stats_.limit) wanted = std::min(wanted, stats_.limit > held ? block_size(stats_.limit - held) : 0);
   for (const std::size_t bytes : {std::max(size, wanted), size}) {
-    std::byte* segment = system_memory::allocate(device_, bytes);
+    std::byte* segment = system_memory::allocate(place_, bytes);
     if (!segment) continue;
     ++stats_.system_allocations;
     try {
       arena.add_segment(segment, bytes);
     } catch (...) {
-      system_memory::release(device_, segment);
+      system_memory::release(place_, segment);
       throw;
     }
-    if (device_.is_cpu()) set_accessible(segment, bytes, false);
+    if (place_.device.is_cpu()) set_accessible(segment, bytes, false);
     return true;
   }
   return false;
 }
 
+void Allocator::give_back(const InCopy& one) noexcept {
+  try {
+    device_backend::wait(one.copy);
+  } catch (const DeviceError&) {
+    // The device has failed and copies nothing more; whoever uses it next is told.
+  }
+  if (place_.device.is_cpu()) set_accessible(one.block, one.size, false);
+  arena_for(one.size).give_back(one.block);
+}
+
+/// Frees the blocks whose copies have ended, or waits for them.
+void Allocator::reclaim(bool wait) noexcept {
+  std::erase_if(in_copy_, [&](const InCopy& one) {
+    const bool free = wait || device_backend::is_done(one.copy);
+    if (free) give_back(one);
+    return free;
+  });
+}
+
+/// nullptr where no block is free. A block of which a copy is under way is waited for before memory is asked for.
+std::byte* Allocator::take_without_system(Arena& arena, std::size_t size) {
+  reclaim(false);
+  std::byte* block = arena.take(size);
+  if (block || in_copy_.empty()) return block;
+  reclaim(true);
+  return arena.take(size);
+}
+
 /// nullptr where the system has no room.
 std::byte* Allocator::take(std::size_t size) {
   Arena& arena = arena_for(size);
-  const std::size_t alignment = system_memory::alignment(device_);
-  const std::size_t room = (size + alignment - 1) / alignment * alignment + (device_.is_cpu() ? kGuard : 0);
+  const std::size_t alignment = system_memory::alignment(place_);
+  const std::size_t room = (size + alignment - 1) / alignment * alignment + (place_.device.is_cpu() ? kGuard : 0);
   if (room < size) return nullptr;
-  if (std::byte* block = arena.take(room)) return block;
+  if (std::byte* block = take_without_system(arena, room)) return block;
   if (stats_.limit && small_.reserved() + large_.reserved() > stats_.limit - size) release_cache_locked();
   if (!add_segment(arena, room)) {
     release_cache_locked();
@@ -101,14 +131,14 @@ void* Allocator::allocate(std::size_t bytes) {
   const std::size_t size = block_size(bytes);
   std::lock_guard lock(mutex_);
   if (size < bytes || (stats_.limit && (size > stats_.limit || stats_.current > stats_.limit - size))) {
-    throw_out_of_memory(bytes, stats_);
+    throw_out_of_memory(bytes, stats_, place_.pinned);
   }
   std::byte* block = take(size);
-  if (!block) throw_out_of_memory(bytes, stats_);
+  if (!block) throw_out_of_memory(bytes, stats_, place_.pinned);
   stats_.current += size;
   stats_.peak = std::max(stats_.peak, stats_.current);
-  if (device_.is_cpu()) set_accessible(block, bytes, true);
-  if (poison_) system_memory::set_bytes(device_, block, 0xFF, bytes);
+  if (place_.device.is_cpu()) set_accessible(block, bytes, true);
+  if (poison_) system_memory::set_bytes(place_, block, 0xFF, bytes);
   return block;
 }
 
@@ -116,8 +146,20 @@ void Allocator::deallocate(void* block, std::size_t bytes) noexcept {
   const std::size_t size = block_size(bytes);
   std::lock_guard lock(mutex_);
   stats_.current -= size;
-  if (device_.is_cpu()) set_accessible(block, size, false);
+  if (place_.device.is_cpu()) set_accessible(block, size, false);
   arena_for(size).give_back(static_cast<std::byte*>(block));
+}
+
+void Allocator::deallocate_after(device_backend::CopyEvent copy, void* block, std::size_t bytes) noexcept {
+  const std::size_t size = block_size(bytes);
+  std::lock_guard lock(mutex_);
+  stats_.current -= size;
+  const InCopy one{std::move(copy), static_cast<std::byte*>(block), size};
+  try {
+    in_copy_.push_back(one);
+  } catch (const std::bad_alloc&) {
+    give_back(one);
+  }
 }
 
 MemoryStats Allocator::stats() const {
@@ -150,13 +192,15 @@ void Allocator::set_poison(bool on) {
 void Allocator::release_cache() {
   std::lock_guard lock(mutex_);
   release_cache_locked();
+  system_memory::trim(place_);
 }
 
 void Allocator::release_cache_locked() noexcept {
   const auto release = [this](std::byte* segment, std::size_t bytes) {
-    if (device_.is_cpu()) set_accessible(segment, bytes, true);
-    system_memory::release(device_, segment);
+    if (place_.device.is_cpu()) set_accessible(segment, bytes, true);
+    system_memory::release(place_, segment);
   };
+  reclaim(true);
   small_.drop_free_segments(release);
   large_.drop_free_segments(release);
 }
@@ -169,6 +213,11 @@ Allocator& allocator(Device device) {
   // Never destroyed: tensors in static storage may be freed after it would have been.
   static Allocator* cpu = new Allocator;
   return *cpu;
+}
+
+Allocator& pinned_allocator() {
+  static Allocator* pinned = new Allocator({.device = Device::cpu(), .pinned = true});
+  return *pinned;
 }
 
 MemoryLimit::MemoryLimit(std::size_t bytes, Device device)

@@ -3,9 +3,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
+#include <vector>
 
 #include "tapecache/core/arena.h"
 #include "tapecache/core/device.h"
+#include "tapecache/core/device_backend.h"
+#include "tapecache/core/system_memory.h"
 
 namespace tapecache {
 
@@ -23,7 +26,7 @@ struct MemoryStats {
 /// (rounded) size. Thread-safe.
 class Allocator {
  public:
-  explicit Allocator(Device device = Device::cpu()) : device_(device) {}
+  explicit Allocator(system_memory::Place place = {}) : place_(place) {}
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
   ~Allocator();
@@ -33,6 +36,8 @@ class Allocator {
   void* allocate(std::size_t bytes);
   /// Takes back a block that `allocate(bytes)` returned.
   void deallocate(void* block, std::size_t bytes) noexcept;
+  /// The same where a copy may still be under way from or to the block: it is handed out again when that has ended.
+  void deallocate_after(device_backend::CopyEvent copy, void* block, std::size_t bytes) noexcept;
 
   MemoryStats stats() const;
   /// Starts a new peak measurement at the bytes in use now.
@@ -54,20 +59,35 @@ class Allocator {
  private:
   Arena& arena_for(std::size_t size) { return size <= kSmall ? small_ : large_; }
   std::byte* take(std::size_t size);
+  std::byte* take_without_system(Arena& arena, std::size_t size);
   bool add_segment(Arena& arena, std::size_t size);
   void release_cache_locked() noexcept;
 
   static constexpr std::size_t kSmall = 64 << 10;
 
-  Device device_;
+  struct InCopy {
+    device_backend::CopyEvent copy;
+    std::byte* block;
+    std::size_t size;
+  };
+
+  void give_back(const InCopy&) noexcept;
+  void reclaim(bool wait) noexcept;
+
+  system_memory::Place place_;
   mutable std::mutex mutex_;
   Arena small_, large_;  // apart, so that a long-lived small block does not sit in the middle of a large free one
+  std::vector<InCopy> in_copy_;  // given back, but not yet free
   MemoryStats stats_;
   bool poison_ = false;
 };
 
 /// The allocator of a device. Throws DeviceError where this build has none for it.
 Allocator& allocator(Device device = Device::cpu());
+
+/// The allocator of page-locked memory of the host, which is for tensors (see Tensor::pinned). Where there is no CUDA device
+/// its allocate() throws DeviceError.
+Allocator& pinned_allocator();
 
 /// Sets a limit for a scope and restores the previous one.
 class MemoryLimit {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -11,8 +12,8 @@
 /// What the core asks of the CUDA devices. Implemented by `ops/cuda`, or by `ops/no_cuda`, where there is no device and
 /// every function but count() throws DeviceError. Decided at link time.
 ///
-/// Work on a device is queued: only copy_to_host(), first_non_finite() and synchronize() wait for it. A failure of the
-/// device throws DeviceError naming the running op.
+/// Work on a device is queued: only copy_to_host(), first_non_finite(), synchronize() and wait() wait for it. A failure of
+/// the device throws DeviceError naming the running op.
 namespace tapecache::device_backend {
 
 /// Devices that can be used.
@@ -24,16 +25,34 @@ std::vector<std::pair<std::string, std::string>> versions(int device);
 /// Throws DeviceError naming `op`, the device asked for and how many there are, unless there is such a device.
 void require(const char* op, int device);
 
-/// Memory aligned to 256 bytes, or nullptr where the device has no room.
+/// Memory aligned to 256 bytes, or nullptr where the device has no room. Both are in the order of the device's work: what is
+/// released may still be used by work that was queued before.
 void* allocate(int device, std::size_t bytes);
 void release(int device, void* memory) noexcept;
+/// Gives the system what release() has left with the device for the next allocate(). Waits for the device.
+void trim(int device) noexcept;
+/// Page-locked memory of the host, which every device copies from and to by itself, or nullptr where there is no room.
+void* allocate_pinned(std::size_t bytes);
+void release_pinned(void* memory) noexcept;
 /// Whether blocks should be cut from large pieces of memory, which is faster, and not be pieces of their own.
 bool shares_segments(int device);
 
-/// The host memory may be changed as soon as this returns.
+/// From host memory that is not page-locked, which may be changed as soon as this returns.
 void copy_to_device(int device, void* to, const void* from, std::size_t bytes);
 void copy_to_host(int device, void* to, const void* from, std::size_t bytes);
 void copy(int device, void* to, const void* from, std::size_t bytes);
+
+/// The end of a copy that runs beside other work.
+using CopyEvent = std::shared_ptr<void>;
+enum class CopyDirection { kToDevice, kToHost };
+/// Queues a copy between a device and page-locked memory of the host. It comes after the device's work so far and after the
+/// copies queued before, and beside what the device is given next.
+CopyEvent copy_beside(int device, CopyDirection, void* to, const void* from, std::size_t bytes);
+bool is_done(const CopyEvent&) noexcept;
+/// Has the host wait.
+void wait(const CopyEvent&);
+/// Has what the device is given from now on wait.
+void wait_on_device(int device, const CopyEvent&);
 
 void set_bytes(int device, void* to, int byte, std::size_t bytes);
 void fill(int device, DType, void* to, double value, std::int64_t count);

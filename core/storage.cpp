@@ -1,25 +1,90 @@
 #include "tapecache/core/storage.h"
 
+#include <mutex>
 #include <utility>
 
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/device_backend.h"
+#include "tapecache/core/error.h"
 
 namespace tapecache {
 
-Storage::Storage(std::size_t bytes, Device device)
-    : data_(static_cast<std::byte*>(allocator(device).allocate(bytes))), bytes_(bytes), device_(device) {}
+namespace {
 
-Storage::~Storage() { allocator(device_).deallocate(data_, bytes_); }
+/// Guards the copies that storages know of: two threads may come to read one.
+std::mutex copies;
+
+Allocator& allocator_for(Device device, bool pinned) { return pinned ? pinned_allocator() : allocator(device); }
+
+}  // namespace
+
+Storage::Storage(std::size_t bytes, Device device, bool pinned)
+    : bytes_(bytes), device_(device), pinned_(pinned && device.is_cpu() && device_backend::count() > 0) {
+  data_ = static_cast<std::byte*>(allocator_for(device_, pinned_).allocate(bytes));
+}
+
+Storage::~Storage() { free(); }
+
+void Storage::free() noexcept {
+  if (pinned_ && last_copy_) {
+    pinned_allocator().deallocate_after(std::move(last_copy_), data_, bytes_);
+    return;
+  }
+  try {
+    settle(Use::kWrite);
+  } catch (const DeviceError&) {
+    // The device has failed and copies nothing more; whoever uses it next is told.
+  }
+  allocator_for(device_, pinned_).deallocate(data_, bytes_);
+}
+
+void Storage::settle_copies(Use use) {
+  device_backend::CopyEvent awaited;
+  {
+    const std::lock_guard lock(copies);
+    awaited = use == Use::kRead ? last_copy_into_ : last_copy_;
+  }
+  if (!awaited) return;
+  if (device_.is_cpu()) device_backend::wait(awaited);
+  else device_backend::wait_on_device(device_.index, awaited);
+  const std::lock_guard lock(copies);
+  if (last_copy_into_ == awaited || last_copy_ == awaited) last_copy_into_.reset();
+  if (last_copy_ != awaited) return;
+  last_copy_.reset();
+  copying_.store(false, std::memory_order_release);
+}
+
+void Storage::note(const device_backend::CopyEvent& copy, int device, Use use) {
+  const std::lock_guard lock(copies);
+  last_copy_ = copy;
+  if (use == Use::kWrite) last_copy_into_ = copy;
+  copying_device_ = device;
+  copying_.store(true, std::memory_order_release);
+}
+
+void Storage::copy_beside(Storage& from, std::size_t from_offset, Storage& to, std::size_t to_offset, std::size_t bytes) {
+  const bool to_device = from.device_.is_cpu();
+  const int device = to_device ? to.device_.index : from.device_.index;
+  // Copies of one device keep their order, those of several do not.
+  if (from.copying_device_ != device) from.settle(Use::kRead);
+  if (to.copying_device_ != device) to.settle(Use::kWrite);
+  const device_backend::CopyEvent copy = device_backend::copy_beside(
+      device, to_device ? device_backend::CopyDirection::kToDevice : device_backend::CopyDirection::kToHost,
+      to.data_ + to_offset, from.data_ + from_offset, bytes);
+  from.note(copy, device, Use::kRead);
+  to.note(copy, device, Use::kWrite);
+  to.bump_version();
+}
 
 void Storage::move_to(Device device) {
   if (device == device_) return;
   if (!device.is_cpu()) device_backend::require("move_to", device.index);
+  settle(Use::kWrite);
   Storage there(bytes_, device);
   if (device.is_cpu()) {
     device_backend::copy_to_host(device_.index, there.data_, data_, bytes_);
   } else if (device_.is_cpu()) {
     device_backend::copy_to_device(device.index, there.data_, data_, bytes_);
+    if (pinned_) device_backend::synchronize(device.index);
   } else {
     const Storage host(bytes_, Device::cpu());
     device_backend::copy_to_host(device_.index, host.data_, data_, bytes_);
@@ -27,6 +92,7 @@ void Storage::move_to(Device device) {
   }
   std::swap(data_, there.data_);
   std::swap(device_, there.device_);
+  std::swap(pinned_, there.pinned_);
   bump_version();
 }
 

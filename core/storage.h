@@ -1,18 +1,26 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 
 #include "tapecache/core/device.h"
+#include "tapecache/core/device_backend.h"
 
 namespace tapecache {
 
 /// One block of a device's memory, shared by the tensors that view it and freed with the last of them.
+///
+/// Copies may be under way that run beside other work. Whoever is about to use the memory calls settle() first: then the
+/// host, or where the memory is a device's, what that device is given next, waits for them.
 class Storage {
  public:
-  /// Throws OutOfMemory where the device's allocator cannot serve the request.
-  Storage(std::size_t bytes, Device device);
+  enum class Use { kRead, kWrite };
+
+  /// Of the host, page-locked where `pinned` is set and there is a CUDA device. Throws OutOfMemory where the allocator cannot
+  /// serve the request.
+  Storage(std::size_t bytes, Device device, bool pinned = false);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -20,19 +28,37 @@ class Storage {
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
+  bool pinned() const { return pinned_; }
   /// Moves the contents to another device, which every tensor that views them then is on; counts as a change of them.
   /// Throws, before anything is changed, DeviceError or OutOfMemory.
   void move_to(Device device);
+
+  /// Puts what follows after the copies under way: those into the memory, before a write also those out of it. Throws
+  /// DeviceError where one of them failed.
+  void settle(Use use) {
+    if (copying_.load(std::memory_order_acquire)) settle_copies(use);
+  }
+  /// Copies beside other work, `bytes` from one place of a storage to one of another: of page-locked memory and a device's.
+  static void copy_beside(Storage& from, std::size_t from_offset, Storage& to, std::size_t to_offset, std::size_t bytes);
 
   /// Counts the times the contents were opened for writing.
   std::uint64_t version() const { return version_; }
   void bump_version() { ++version_; }
 
  private:
+  void settle_copies(Use use);
+  void note(const device_backend::CopyEvent& copy, int device, Use use);
+  void free() noexcept;
+
   std::byte* data_;
   std::size_t bytes_;
   Device device_;
+  bool pinned_;
   std::uint64_t version_ = 0;
+  // Copies of one device are made one after another, so that the last of them stands for all.
+  std::atomic<bool> copying_ = false;
+  device_backend::CopyEvent last_copy_, last_copy_into_;
+  int copying_device_ = 0;
 };
 
 }  // namespace tapecache

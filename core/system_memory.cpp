@@ -29,30 +29,36 @@ void advise_huge_pages([[maybe_unused]] void* begin, [[maybe_unused]] std::size_
 
 }  // namespace
 
-std::size_t alignment(Device device) { return device.is_cpu() ? kHostAlignment : kDeviceAlignment; }
+std::size_t alignment(Place place) { return place.device.is_cpu() ? kHostAlignment : kDeviceAlignment; }
 
-std::size_t segment_size(Device device, std::size_t size, std::size_t reserved) {
-  if (!device.is_cpu() && !device_backend::shares_segments(device.index)) return size;
+std::size_t segment_size(Place place, std::size_t size, std::size_t reserved) {
+  if (!place.device.is_cpu() && !device_backend::shares_segments(place.device.index)) return size;
   if (size <= kSmallSegment / 16) return kSmallSegment;
   // The host backs a segment with memory where it is touched, so that there a large one costs nothing.
-  return std::max({size, kLargeSegment, device.is_cpu() ? reserved / 2 : 0});
+  return std::max({size, kLargeSegment, place.device.is_cpu() && !place.pinned ? reserved / 2 : 0});
 }
 
-std::byte* allocate(Device device, std::size_t bytes) {
-  if (!device.is_cpu()) return static_cast<std::byte*>(device_backend::allocate(device.index, bytes));
+std::byte* allocate(Place place, std::size_t bytes) {
+  if (!place.device.is_cpu()) return static_cast<std::byte*>(device_backend::allocate(place.device.index, bytes));
+  if (place.pinned) return static_cast<std::byte*>(device_backend::allocate_pinned(bytes));
   auto* segment = static_cast<std::byte*>(std::aligned_alloc(kHostAlignment, bytes));
   if (segment) advise_huge_pages(segment, bytes);
   return segment;
 }
 
-void release(Device device, std::byte* segment) noexcept {
-  if (device.is_cpu()) std::free(segment);
-  else device_backend::release(device.index, segment);
+void release(Place place, std::byte* segment) noexcept {
+  if (!place.device.is_cpu()) device_backend::release(place.device.index, segment);
+  else if (place.pinned) device_backend::release_pinned(segment);
+  else std::free(segment);
 }
 
-void set_bytes(Device device, void* to, int byte, std::size_t bytes) {
-  if (device.is_cpu()) std::memset(to, byte, bytes);
-  else device_backend::set_bytes(device.index, to, byte, bytes);
+void trim(Place place) noexcept {
+  if (!place.device.is_cpu()) device_backend::trim(place.device.index);
+}
+
+void set_bytes(Place place, void* to, int byte, std::size_t bytes) {
+  if (place.device.is_cpu()) std::memset(to, byte, bytes);
+  else device_backend::set_bytes(place.device.index, to, byte, bytes);
 }
 
 }  // namespace tapecache::system_memory

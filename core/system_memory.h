@@ -7,17 +7,25 @@
 /// Where an allocator takes its segments from: the host's memory, or a device's.
 namespace tapecache::system_memory {
 
-/// What every block of a device begins at a multiple of.
-std::size_t alignment(Device device);
+struct Place {
+  Device device;
+  bool pinned = false;  ///< page-locked, of the host
+};
+
+/// What every block of a place begins at a multiple of.
+std::size_t alignment(Place place);
 
 /// Bytes that a new segment should have where blocks of at most `size` are to be cut from it and `reserved` bytes are held
 /// already.
-std::size_t segment_size(Device device, std::size_t size, std::size_t reserved);
+std::size_t segment_size(Place place, std::size_t size, std::size_t reserved);
 
 /// nullptr where there is no room.
-std::byte* allocate(Device device, std::size_t bytes);
-void release(Device device, std::byte* segment) noexcept;
+std::byte* allocate(Place place, std::size_t bytes);
+void release(Place place, std::byte* segment) noexcept;
 
-void set_bytes(Device device, void* to, int byte, std::size_t bytes);
+/// Returns to the system what release() keeps back.
+void trim(Place place) noexcept;
+
+void set_bytes(Place place, void* to, int byte, std::size_t bytes);
 
 }  // namespace tapecache::system_memory

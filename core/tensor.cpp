@@ -34,6 +34,14 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   return t;
 }
 
+Tensor Tensor::empty_pinned(const Shape& shape, DType dtype) {
+  Tensor t;
+  t.shape_ = shape;
+  t.dtype_ = dtype;
+  t.storage_ = std::make_shared<Storage>(t.bytes(), Device::cpu(), true);
+  return t;
+}
+
 Tensor Tensor::zeros(const Shape& shape, DType dtype, Device device) {
   Tensor t = empty(shape, dtype, device);
   t.fill(0);
@@ -61,16 +69,23 @@ Storage& Tensor::storage() const {
   return *storage_;
 }
 
-std::byte* Tensor::mutable_raw() {
-  storage().bump_version();
+const std::byte* Tensor::raw() const {
+  storage().settle(Storage::Use::kRead);
   return storage_->data() + offset_;
 }
 
-void* Tensor::typed_data(DType requested) const {
+std::byte* Tensor::mutable_raw() {
+  storage().settle(Storage::Use::kWrite);
+  storage_->bump_version();
+  return storage_->data() + offset_;
+}
+
+void* Tensor::typed_data(DType requested, Storage::Use use) const {
   if (requested != dtype_ && defined()) {
     throw DTypeError(fmt::format("tensor: elements asked for as {}, but they are {}", name(requested), name(dtype_)));
   }
-  return storage().data() + offset_;
+  storage().settle(use);
+  return storage_->data() + offset_;
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {
@@ -104,6 +119,7 @@ Tensor Tensor::to(Device device) const {
   if (here == device) return *this;
   if (!here.is_cpu() && !device.is_cpu()) return to(Device::cpu()).to(device);
   if (!device.is_cpu()) device_backend::require("to", device.index);
+  if (is_pinned()) return to_beside(device);  // the driver would not wait either
   Tensor result = empty(shape_, dtype_, device);
   if (device.is_cpu()) device_backend::copy_to_host(here.index, result.mutable_raw(), raw(), bytes());
   else device_backend::copy_to_device(device.index, result.mutable_raw(), raw(), bytes());
@@ -127,6 +143,35 @@ Tensor Tensor::to(DType dtype) const {
     });
   });
   return result;
+}
+
+Tensor Tensor::pinned() const {
+  if (device().is_cpu() && (is_pinned() || cuda_device_count() == 0)) return *this;
+  Tensor copy = empty_pinned(shape_, dtype_);
+  copy.copy_from_beside(*this);
+  return copy;
+}
+
+Tensor Tensor::to_beside(Device device) const {
+  const Device here = this->device();
+  if (here == device) return *this;
+  if (!here.is_cpu() && !device.is_cpu()) return to(device);
+  if (!device.is_cpu()) device_backend::require("to_beside", device.index);
+  Tensor result = device.is_cpu() ? empty_pinned(shape_, dtype_) : empty(shape_, dtype_, device);
+  result.copy_from_beside(*this);
+  return result;
+}
+
+void Tensor::copy_from_beside(const Tensor& source) {
+  if (!source.defined() || !defined() || source.shape() != shape_ || source.dtype() != dtype_) {
+    throw ShapeError(fmt::format("copy_from_beside: source is {}, destination {}", describe(source), describe(*this)));
+  }
+  if (source.device() == device()) return copy_from(source);
+  if (source.device().is_cpu() == device().is_cpu() || (device().is_cpu() && !is_pinned())) {
+    return copy_from(source.to(device()));
+  }
+  const Tensor from = source.device().is_cpu() ? source.pinned() : source;
+  Storage::copy_beside(*from.storage_, from.offset_, *storage_, offset_, bytes());
 }
 
 void Tensor::copy_from(const Tensor& source) {

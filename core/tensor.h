@@ -24,6 +24,9 @@ class Tensor {
   static Tensor empty(const Shape& shape, DType dtype = DType::kFloat32, Device device = Device::cpu());
   static Tensor zeros(const Shape& shape, DType dtype = DType::kFloat32, Device device = Device::cpu());
   static Tensor full(const Shape& shape, double value, DType dtype = DType::kFloat32, Device device = Device::cpu());
+  /// Uninitialised elements in page-locked memory of the host, which devices copy from and to beside their computing. Where
+  /// there is no CUDA device it is the host's ordinary memory. Throws OutOfMemory.
+  static Tensor empty_pinned(const Shape& shape, DType dtype = DType::kFloat32);
   /// Copies the values. Throws ShapeError where their number is not that of the shape.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape) {
@@ -52,17 +55,17 @@ class Tensor {
   /// The elements. Throws DTypeError where T is not the tensor's type.
   template <class T>
   const T* data() const {
-    return static_cast<const T*>(typed_data(dtype_of<T>()));
+    return static_cast<const T*>(typed_data(dtype_of<T>(), Storage::Use::kRead));
   }
   /// The elements for writing; counts as a change of the storage.
   template <class T>
   T* mutable_data() {
-    void* p = typed_data(dtype_of<T>());
+    void* p = typed_data(dtype_of<T>(), Storage::Use::kWrite);
     storage_->bump_version();
     return static_cast<T*>(p);
   }
   /// The elements as bytes, whatever their type.
-  const std::byte* raw() const { return storage().data() + offset_; }
+  const std::byte* raw() const;
   std::byte* mutable_raw();
 
   /// The same elements under another shape. Throws ShapeError where the number of elements differs.
@@ -76,11 +79,22 @@ class Tensor {
   Tensor to(DType dtype) const;
   /// A copy on another device; the same handle where it is there already. A copy to the host waits for the device.
   Tensor to(Device device) const;
+  /// A copy in page-locked memory of the host; the same handle where it is there already, or where there is no CUDA device
+  /// and the tensor is on the host.
+  Tensor pinned() const;
+  bool is_pinned() const { return storage().pinned(); }
+  /// As `to`, but the copy is made beside what the device computes next: this returns at once, and the first that uses the
+  /// result, the host or a device, waits for the copy, as does the first that writes to this tensor. A copy to the host is
+  /// in page-locked memory, and one from other memory goes through such. Pointers that were taken before wait for nothing.
+  Tensor to_beside(Device device) const;
   /// Moves the storage itself, and with it all tensors that view it, to another device: what holds a handle to a model's
   /// weights then finds them there. Throws, before anything is changed, DeviceError or OutOfMemory.
   void move_to(Device device) { storage().move_to(device); }
   /// Copies elements from a tensor of equal shape, dtype and device. Throws on any difference.
   void copy_from(const Tensor& source);
+  /// The same from a tensor on any device, as `to_beside` does where one of the two is on a device and the other in
+  /// page-locked memory; else it waits.
+  void copy_from_beside(const Tensor& source);
   void fill(double value);
   /// Adds the elements of a floating tensor of equal shape, dtype and device in place. Throws on any difference.
   void accumulate(const Tensor& source);
@@ -103,7 +117,7 @@ class Tensor {
 
  private:
   static Tensor from_bytes(const void* values, std::size_t count, const Shape& shape, DType dtype);
-  void* typed_data(DType requested) const;
+  void* typed_data(DType requested, Storage::Use use) const;
   Storage& storage() const;
 
   std::shared_ptr<Storage> storage_;

@@ -25,7 +25,7 @@ thread_local int selected_device = 0;
 
 struct Devices {
   cudaError_t found = cudaSuccess;
-  std::vector<cudaStream_t> streams;  // one for each
+  std::vector<DeviceQueues> all;
 
   Devices() {
     int count = 0, previous = 0;
@@ -33,12 +33,30 @@ struct Devices {
     cudaGetLastError();
     if (found != cudaSuccess || count == 0) return;
     check(cudaGetDevice(&previous), "asking for the current device");
-    streams.resize(static_cast<std::size_t>(count));
     for (int i = 0; i < count; ++i) {
       check(cudaSetDevice(i), "selecting a device");
-      check(cudaStreamCreate(&streams[static_cast<std::size_t>(i)]), "making a stream");
+      DeviceQueues& queues = all.emplace_back();
+      check(cudaStreamCreate(&queues.compute), "making a stream");
+      check(cudaStreamCreateWithFlags(&queues.copies, cudaStreamNonBlocking), "making a stream for copies");
+      queues.pool = make_pool(i);
     }
     check(cudaSetDevice(previous), "selecting a device");
+  }
+
+  /// A pool of the library's own, as the default one is the host program's to set. It keeps what is freed.
+  static cudaMemPool_t make_pool(int device) {
+    int supported = 0;
+    check(cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, device), "asking for memory pools");
+    if (!supported) return nullptr;
+    cudaMemPoolProps properties{};
+    properties.allocType = cudaMemAllocationTypePinned;
+    properties.location.type = cudaMemLocationTypeDevice;
+    properties.location.id = device;
+    cudaMemPool_t pool = nullptr;
+    check(cudaMemPoolCreate(&pool, &properties), "making a memory pool");
+    std::uint64_t kept = ~std::uint64_t{0};
+    check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept), "setting up a memory pool");
+    return pool;
   }
 };
 
@@ -74,9 +92,9 @@ void select_device(int device) {
 
 int current_device() { return selected_device; }
 
-cudaStream_t current_stream() {
-  return has_own_stream ? own_stream : devices().streams[static_cast<std::size_t>(selected_device)];
-}
+const DeviceQueues& queues_of(int device) { return devices().all[static_cast<std::size_t>(device)]; }
+
+cudaStream_t current_stream() { return has_own_stream ? own_stream : queues_of(selected_device).compute; }
 
 StreamScope::StreamScope(cudaStream_t stream) : previous_(own_stream), had_previous_(has_own_stream) {
   own_stream = stream;
@@ -163,7 +181,7 @@ namespace device_backend {
 
 using namespace kernels::cuda;
 
-int count() { return static_cast<int>(devices().streams.size()); }
+int count() { return static_cast<int>(devices().all.size()); }
 
 std::string name(int device) {
   cudaDeviceProp properties;
@@ -191,21 +209,6 @@ void require(const char* op, int device) {
   if (found != cudaSuccess) there += std::string(": ") + cudaGetErrorString(found);
   throw DeviceError(std::string(op) + ": cuda:" + std::to_string(device) + " was asked for, and " + there);
 }
-
-void* allocate(int device, std::size_t bytes) {
-  select_device(device);
-  void* memory = nullptr;
-  const cudaError_t status = cudaMalloc(&memory, bytes);
-  if (status == cudaErrorMemoryAllocation) {
-    cudaGetLastError();
-    return nullptr;
-  }
-  check(status, "allocating memory");
-  return memory;
-}
-
-// It waits for the device, so no kernel is left that uses the memory.
-void release(int, void* memory) noexcept { cudaFree(memory); }
 
 // The emulation guards the bounds of each piece.
 bool shares_segments(int device) { return name(device) != "emulated"; }

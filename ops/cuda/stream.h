@@ -8,6 +8,13 @@ namespace tapecache::kernels::cuda {
 void select_device(int device);
 int current_device();
 
+struct DeviceQueues {
+  cudaStream_t compute = nullptr;  ///< for kernels, of all threads
+  cudaStream_t copies = nullptr;   ///< for copies that run beside them
+  cudaMemPool_t pool = nullptr;    ///< null where the device has no stream-ordered memory
+};
+const DeviceQueues& queues_of(int device);
+
 /// The stream that this thread's kernels run on: one for each device, which all threads share, unless a StreamScope says
 /// another. Memory that the host frees is handed out again without waiting, so work on several streams of a device must be
 /// put in order by who makes them.

@@ -26,10 +26,17 @@ std::string name(int) { throw_no_cuda("name"); }
 std::vector<std::pair<std::string, std::string>> versions(int) { throw_no_cuda("versions"); }
 void* allocate(int, std::size_t) { throw_no_cuda("allocate"); }
 void release(int, void*) noexcept {}
+void trim(int) noexcept {}
+void* allocate_pinned(std::size_t) { throw_no_cuda("allocate_pinned"); }
+void release_pinned(void*) noexcept {}
 bool shares_segments(int) { throw_no_cuda("shares_segments"); }
 void copy_to_device(int, void*, const void*, std::size_t) { throw_no_cuda("copy_to_device"); }
 void copy_to_host(int, void*, const void*, std::size_t) { throw_no_cuda("copy_to_host"); }
 void copy(int, void*, const void*, std::size_t) { throw_no_cuda("copy"); }
+CopyEvent copy_beside(int, CopyDirection, void*, const void*, std::size_t) { throw_no_cuda("copy_beside"); }
+bool is_done(const CopyEvent&) noexcept { return true; }
+void wait(const CopyEvent&) { throw_no_cuda("wait"); }
+void wait_on_device(int, const CopyEvent&) { throw_no_cuda("wait_on_device"); }
 void set_bytes(int, void*, int, std::size_t) { throw_no_cuda("set_bytes"); }
 void fill(int, DType, void*, double, std::int64_t) { throw_no_cuda("fill"); }
 void convert(int, DType, void*, DType, const void*, std::int64_t) { throw_no_cuda("convert"); }

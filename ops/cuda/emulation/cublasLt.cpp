@@ -1,5 +1,7 @@
 #include "cublasLt.h"
 
+#include <array>
+#include <cstring>
 #include <type_traits>
 #include <vector>
 
@@ -156,7 +158,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t how, const void* alpha, const void* a,
                               cublasLtMatrixLayout_t of_a, const void* b, cublasLtMatrixLayout_t of_b, const void* beta,
                               const void* c, cublasLtMatrixLayout_t, void* d, cublasLtMatrixLayout_t of_d,
-                              const cublasLtMatmulAlgo_t*, void*, std::size_t workspace_bytes, cudaStream_t) {
+                              const cublasLtMatmulAlgo_t*, void*, std::size_t workspace_bytes, cudaStream_t stream) {
   for (const void* p : {a, b, c, static_cast<const void*>(d)}) {
     if (!emulation::is_device_memory(p)) return CUBLAS_STATUS_INVALID_VALUE;
   }
@@ -168,17 +170,28 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t how, const 
       return CUBLAS_STATUS_INVALID_VALUE;
     }
   }
-  const emulation::DeviceAccess access;
-  const auto multiply = [&]<class In, class Out>() {
-    return multiply_all<In, Out>(*how, alpha, a, *of_a, b, *of_b, beta, c, d, *of_d);
+  const auto scalar = [&](const void* value) {
+    std::array<char, sizeof(double)> bytes{};
+    std::memcpy(bytes.data(), value, of_d->type == CUDA_R_64F ? sizeof(double) : sizeof(float));
+    return bytes;
   };
-  const bool to_single = of_d->type == CUDA_R_32F;
-  switch (of_a->type) {
-    case CUDA_R_64F: return multiply.operator()<double, double>();
-    case CUDA_R_16BF: return to_single ? multiply.operator()<BFloat16, float>() : multiply.operator()<BFloat16, BFloat16>();
-    case CUDA_R_16F: return to_single ? multiply.operator()<Float16, float>() : multiply.operator()<Float16, Float16>();
-    case CUDA_R_32F: break;
-  }
-  if (how->compute == CUBLAS_COMPUTE_32F_FAST_TF32) return multiply.operator()<Tf32, float>();
-  return multiply.operator()<float, float>();
+  const auto work = [=, how = *how, of_a = *of_a, of_b = *of_b, of_d = *of_d, x = scalar(alpha), y = scalar(beta)] {
+    const emulation::DeviceAccess access;
+    const auto multiply = [&]<class In, class Out>() {
+      return multiply_all<In, Out>(how, x.data(), a, of_a, b, of_b, y.data(), c, d, of_d);
+    };
+    const bool to_single = of_d.type == CUDA_R_32F;
+    switch (of_a.type) {
+      case CUDA_R_64F: return multiply.template operator()<double, double>();
+      case CUDA_R_16BF:
+        return to_single ? multiply.template operator()<BFloat16, float>() : multiply.template operator()<BFloat16, BFloat16>();
+      case CUDA_R_16F:
+        return to_single ? multiply.template operator()<Float16, float>() : multiply.template operator()<Float16, Float16>();
+      case CUDA_R_32F: break;
+    }
+    if (how.compute == CUBLAS_COMPUTE_32F_FAST_TF32) return multiply.template operator()<Tf32, float>();
+    return multiply.template operator()<float, float>();
+  };
+  emulation::submit(stream, [work] { return work() == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorInvalidValue; });
+  return CUBLAS_STATUS_SUCCESS;
 }

@@ -9,8 +9,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -52,12 +54,27 @@ enum cudaError_t {
   cudaErrorMemoryAllocation = 2,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorInvalidDevice = 101,
+  cudaErrorNotReady = 600,
   cudaErrorIllegalAddress = 700,
   cudaErrorLaunchFailure = 719,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDeviceAttr { cudaDevAttrMemoryPoolsSupported = 115 };
+enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
+enum cudaMemAllocationType { cudaMemAllocationTypePinned = 1 };
+enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1;
 using cudaStream_t = struct CUstream_st*;
+using cudaEvent_t = struct CUevent_st*;
+using cudaMemPool_t = struct CUmemPoolHandle_st*;
+struct cudaMemPoolProps {
+  cudaMemAllocationType allocType;
+  struct {
+    cudaMemLocationType type;
+    int id;
+  } location;
+};
 struct cudaDeviceProp {
   char name[256];
   int major, minor;
@@ -78,18 +95,51 @@ inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess;
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp*, int device);
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 0, cudaSuccess; }
 inline cudaError_t cudaRuntimeGetVersion(int* version) { return *version = 0, cudaSuccess; }
-inline cudaError_t cudaStreamCreate(cudaStream_t* stream) { return *stream = nullptr, cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device);
+
+/// Work on a stream waits in its queue or runs at once: see emulation::runs_at_once.
+cudaError_t cudaStreamCreate(cudaStream_t* stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamSynchronize(cudaStream_t);
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t);
+cudaError_t cudaEventSynchronize(cudaEvent_t);
+cudaError_t cudaEventQuery(cudaEvent_t);
+cudaError_t cudaEventDestroy(cudaEvent_t);
 
 /// Memory that the host cannot reach but by the functions below.
 cudaError_t cudaMalloc(void** memory, std::size_t bytes);
 cudaError_t cudaFree(void* memory);
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps*);
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void* value);
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, std::size_t bytes);
+cudaError_t cudaMallocFromPoolAsync(void** memory, std::size_t bytes, cudaMemPool_t, cudaStream_t);
+cudaError_t cudaFreeAsync(void* memory, cudaStream_t);
+/// Page-locked memory of the host: copies from and to it are made when the stream comes to them.
+cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned flags);
+cudaError_t cudaFreeHost(void* memory);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t);
 
 namespace emulation {
 
 bool is_device_memory(const void*);
+bool is_pinned_memory(const void*);
+
+/// Of the streams that a program makes, either those that kernels run on do their work at once, and the others
+/// (cudaStreamNonBlocking) when an event or a synchronisation forces them to; or the other way round, where the environment
+/// has TAPECACHE_EMULATED_ORDER=copies-first. So what waits for nothing finds old data, in one order or the other.
+bool runs_at_once(cudaStream_t);
+cudaError_t enqueue(cudaStream_t, std::function<cudaError_t()> work);
+/// Has all streams do what they were given.
+void run_all();
+
+template <class Work>
+cudaError_t submit(cudaStream_t stream, Work work) {
+  if (runs_at_once(stream)) return work();
+  return enqueue(stream, std::move(work));
+}
 
 /// Lets this process into device memory for a scope.
 class DeviceAccess {
@@ -100,6 +150,7 @@ class DeviceAccess {
   DeviceAccess& operator=(const DeviceAccess&) = delete;
 };
 
+cudaError_t check(const cudaLaunchConfig_t&);
 cudaError_t launch(const cudaLaunchConfig_t&, void (*thread)(const void* kernel), const void* kernel);
 
 template <class T>
@@ -142,10 +193,13 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
   static_assert((std::is_trivially_copyable_v<Parameters> && ...), "a kernel takes copies of bytes");
   const std::tuple<Parameters...> copies(arguments...);
-  const auto thread = [&] { std::apply(kernel, copies); };
   const bool reachable = std::apply([](const auto&... p) { return (emulation::is_reachable(p) && ...); }, copies);
   if (!reachable) return cudaErrorIllegalAddress;
-  return emulation::launch(*config, [](const void* f) { (*static_cast<decltype(thread)*>(f))(); }, &thread);
+  if (const cudaError_t status = emulation::check(*config); status != cudaSuccess) return status;
+  return emulation::submit(config->stream, [config = *config, kernel, copies] {
+    const auto thread = [&] { std::apply(kernel, copies); };
+    return emulation::launch(config, [](const void* f) { (*static_cast<decltype(thread)*>(f))(); }, &thread);
+  });
 }
 
 // --- device ----------------------------------------------------------------------------------------------------------

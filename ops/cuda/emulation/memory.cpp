@@ -115,15 +115,56 @@ class Memory {
   std::map<std::size_t, std::vector<char*>> free_;
 };
 
+/// Blocks of page-locked memory: the host's, and known.
+class PinnedMemory {
+ public:
+  void* allocate(std::size_t bytes) {
+    const std::size_t whole = round_up(bytes, kPage);
+    if (whole < bytes) return nullptr;
+    void* mapped = mmap(nullptr, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) return nullptr;
+    const std::lock_guard lock(mutex_);
+    blocks_[static_cast<char*>(mapped)] = whole;
+    return mapped;
+  }
+
+  bool release(void* p) {
+    const std::lock_guard lock(mutex_);
+    const auto found = blocks_.find(static_cast<char*>(p));
+    if (found == blocks_.end()) return false;
+    munmap(p, found->second);
+    blocks_.erase(found);
+    return true;
+  }
+
+  bool holds(const void* p) {
+    const std::lock_guard lock(mutex_);
+    auto after = blocks_.upper_bound(static_cast<char*>(const_cast<void*>(p)));
+    if (after == blocks_.begin()) return false;
+    const auto& [begin, bytes] = *std::prev(after);
+    return p <= begin + bytes;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<char*, std::size_t> blocks_;
+};
+
 /// Never destroyed: tensors in static storage may be freed after it would have been.
 Memory& memory() {
   static Memory* one = new Memory;
   return *one;
 }
 
+PinnedMemory& pinned_memory() {
+  static PinnedMemory* one = new PinnedMemory;
+  return *one;
+}
+
 }  // namespace
 
 bool is_device_memory(const void* p) { return memory().holds(p); }
+bool is_pinned_memory(const void* p) { return pinned_memory().holds(p); }
 
 DeviceAccess::DeviceAccess() { memory().open(); }
 DeviceAccess::~DeviceAccess() { memory().close(); }
@@ -150,22 +191,82 @@ cudaError_t cudaMalloc(void** block, std::size_t bytes) {
 }
 
 cudaError_t cudaFree(void* block) {
+  emulation::run_all();
   return !block || emulation::memory().release(block) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
-  const bool to_device = kind != cudaMemcpyDeviceToHost, from_device = kind != cudaMemcpyHostToDevice;
-  if (to_device != emulation::is_device_memory(to) || from_device != emulation::is_device_memory(from)) {
-    return cudaErrorInvalidValue;
-  }
-  const emulation::DeviceAccess access;
-  std::memmove(to, from, bytes);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  const char* pools = std::getenv("TAPECACHE_EMULATED_POOLS");
+  *value = !pools || *pools != '0';
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t) {
-  if (!emulation::is_device_memory(to)) return cudaErrorInvalidValue;
-  const emulation::DeviceAccess access;
-  std::memset(to, byte, bytes);
+cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
+  if (properties->allocType != cudaMemAllocationTypePinned || properties->location.id != 0) return cudaErrorInvalidValue;
+  static int only = 0;
+  *pool = reinterpret_cast<cudaMemPool_t>(&only);
   return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t pool, cudaMemPoolAttr, void* value) {
+  return pool && value ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t pool, std::size_t) { return pool ? cudaSuccess : cudaErrorInvalidValue; }
+
+cudaError_t cudaMallocFromPoolAsync(void** block, std::size_t bytes, cudaMemPool_t pool, cudaStream_t) {
+  return pool ? cudaMalloc(block, bytes) : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaFreeAsync(void* block, cudaStream_t stream) {
+  if (!emulation::is_device_memory(block)) return cudaErrorInvalidValue;
+  return emulation::submit(stream,
+                           [=] { return emulation::memory().release(block) ? cudaSuccess : cudaErrorInvalidValue; });
+}
+
+cudaError_t cudaHostAlloc(void** block, std::size_t bytes, unsigned) {
+  *block = emulation::pinned_memory().allocate(bytes);
+  return *block ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+// Unlike CUDA's, it waits for no copy: who frees the memory of one that is still to come shall be found out.
+cudaError_t cudaFreeHost(void* block) {
+  return !block || emulation::pinned_memory().release(block) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  const bool to_device = kind != cudaMemcpyDeviceToHost, from_device = kind != cudaMemcpyHostToDevice;
+  const bool to_pinned = emulation::is_pinned_memory(to), from_pinned = emulation::is_pinned_memory(from);
+  if (to_device != emulation::is_device_memory(to) || from_device != emulation::is_device_memory(from)) {
+    return cudaErrorInvalidValue;
+  }
+  const auto copy = [=](const void* source) {
+    const bool there = to_device == emulation::is_device_memory(to) && to_pinned == emulation::is_pinned_memory(to);
+    if (!there) return cudaErrorIllegalAddress;
+    const emulation::DeviceAccess access;
+    std::memmove(to, source, bytes);
+    return cudaSuccess;
+  };
+  // The host's other memory is read before this returns, and written before it returns.
+  const bool staged = !from_device && !from_pinned && !emulation::runs_at_once(stream);
+  if (staged) {
+    const auto* begin = static_cast<const char*>(from);
+    return emulation::submit(stream, [copy, values = std::vector<char>(begin, begin + bytes)] { return copy(values.data()); });
+  }
+  const cudaError_t status = emulation::submit(stream, [=] {
+    const bool there =
+        from_device == emulation::is_device_memory(from) && from_pinned == emulation::is_pinned_memory(from);
+    return there ? copy(from) : cudaErrorIllegalAddress;
+  });
+  if (status != cudaSuccess || to_device || to_pinned) return status;
+  return cudaStreamSynchronize(stream);
+}
+
+cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t stream) {
+  if (!emulation::is_device_memory(to)) return cudaErrorInvalidValue;
+  return emulation::submit(stream, [=] {
+    const emulation::DeviceAccess access;
+    std::memset(to, byte, bytes);
+    return cudaSuccess;
+  });
 }

@@ -239,13 +239,16 @@ void fault(const char* what) {
   at_fault = true;
 }
 
-cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*), const void* kernel) {
+cudaError_t check(const cudaLaunchConfig_t& config) {
   const dim3 &grid = config.gridDim, &block = config.blockDim;
   const bool sizes_fit = grid.x > 0 && grid.y > 0 && grid.z > 0 && block.x > 0 && block.y > 0 && block.z > 0 &&
                          grid.x <= 0x7fffffffu && grid.y <= kMostBlocksAcross && grid.z <= kMostBlocksAcross &&
                          std::uint64_t{block.x} * block.y * block.z <= kMostThreads && block.z <= 64;
-  if (!sizes_fit || config.dynamicSmemBytes > kMostSharedBytes) return cudaErrorInvalidConfiguration;
+  return sizes_fit && config.dynamicSmemBytes <= kMostSharedBytes ? cudaSuccess : cudaErrorInvalidConfiguration;
+}
 
+cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*), const void* kernel) {
+  const dim3 &grid = config.gridDim, &block = config.blockDim;
   const DeviceAccess access;
   Multiprocessor& mp = multiprocessor;
   mp.begin(block, thread, kernel);
@@ -276,6 +279,7 @@ const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorMemoryAllocation: return "out of memory (emulated)";
     case cudaErrorInvalidConfiguration: return "invalid configuration argument (emulated)";
     case cudaErrorInvalidDevice: return "invalid device ordinal (emulated)";
+    case cudaErrorNotReady: return "device not ready (emulated)";
     case cudaErrorIllegalAddress: return "a pointer that is not to device memory (emulated)";
     case cudaErrorLaunchFailure: return emulation::failure.c_str();
   }

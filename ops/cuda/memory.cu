@@ -1,0 +1,71 @@
+#include <string>
+
+#include "tapecache/core/device_backend.h"
+#include "tapecache/ops/cuda/status.h"
+#include "tapecache/ops/cuda/stream.h"
+
+// Memory of devices, in the order of their work, and page-locked memory of the host.
+
+namespace tapecache::device_backend {
+
+using namespace kernels::cuda;
+
+namespace {
+
+/// Throws for every failure but a want of room.
+bool has_room(cudaError_t status, const std::string& what) {
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return false;
+  }
+  check(status, what.c_str());
+  return true;
+}
+
+}  // namespace
+
+// Segments belong to the device's own stream even where this thread's kernels run on another: a graph that is recorded there
+// may not own memory that outlives it.
+void* allocate(int device, std::size_t bytes) {
+  select_device(device);
+  const DeviceQueues& queues = queues_of(device);
+  const std::string what = "allocating " + std::to_string(bytes) + " bytes of memory";
+  void* memory = nullptr;
+  if (!queues.pool) return has_room(cudaMalloc(&memory, bytes), what) ? memory : nullptr;
+  if (!has_room(cudaMallocFromPoolAsync(&memory, bytes, queues.pool, queues.compute), what)) {
+    trim(device);  // what was freed may be in the pool in pieces
+    if (!has_room(cudaMallocFromPoolAsync(&memory, bytes, queues.pool, queues.compute), what)) return nullptr;
+  }
+  if (current_stream() != queues.compute) check(cudaStreamSynchronize(queues.compute), what.c_str());
+  return memory;
+}
+
+void release(int device, void* memory) noexcept {
+  const DeviceQueues& queues = queues_of(device);
+  // Without a pool it waits for the device, so no kernel is left that uses the memory.
+  if (queues.pool) cudaFreeAsync(memory, queues.compute);
+  else cudaFree(memory);
+  cudaGetLastError();
+}
+
+void trim(int device) noexcept {
+  const DeviceQueues& queues = queues_of(device);
+  if (!queues.pool) return;
+  cudaStreamSynchronize(queues.compute);
+  cudaMemPoolTrimTo(queues.pool, 0);
+  cudaGetLastError();
+}
+
+void* allocate_pinned(std::size_t bytes) {
+  require("allocate_pinned", 0);
+  void* memory = nullptr;
+  const std::string what = "page-locking " + std::to_string(bytes) + " bytes of the host's memory";
+  return has_room(cudaHostAlloc(&memory, bytes, cudaHostAllocPortable), what) ? memory : nullptr;
+}
+
+void release_pinned(void* memory) noexcept {
+  cudaFreeHost(memory);
+  cudaGetLastError();
+}
+
+}  // namespace tapecache::device_backend
