@@ -84,9 +84,9 @@ void CachedForward::replay(std::span<const Tensor> gradients) const {
   const NoRecording outside_tape;
   const RandomStateGuard guard;
   const ForwardContextGuard context(State::context());
-  state.run.cache.assign(gradients.begin(), gradients.end());
+  state.run.set_cache(std::vector<Tensor>(gradients.begin(), gradients.end()));
   for (std::size_t c = state.run.chunks().parts.size(); c-- > 0;) state.run.backward(c);
-  state.run.cache.clear();
+  state.run.clear_cache();
 }
 
 namespace {

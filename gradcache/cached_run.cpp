@@ -50,33 +50,46 @@ StepResult CachedRun::run(GradientTransaction& transaction) {
 
 void CachedRun::forward() {
   const Stopwatch watch(result_.seconds.forward);
-  std::int64_t place = result_.chunks;
+  std::vector<Place> order;
   for (std::size_t t = 0; t < towers_.size(); ++t) {
+    for (std::size_t c = 0; c < towers_[t].chunks().parts.size(); ++c) order.push_back({t, c});
+  }
+  prefetch(order, 0);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const auto [t, c] = order[i];
     TowerRun& tower = towers_[t];
     const std::size_t count = tower.chunks().parts.size();
-    for (std::size_t c = 0; c < count; ++c, --place) {
-      forward_chunk(t, c, place <= keep_);
-      report(Phase::kForward, tower.tower().name(), c, count);
-    }
-    tower.finish_forward();
-    for (const Tensor& representations : tower.representations()) {
-      result_.representations.push_back(representations);
-      result_.representation_norms.push_back(rms_norm(representations));
-    }
+    prefetch(order, i + 1);
+    forward_chunk(t, c, static_cast<std::int64_t>(order.size() - i) <= keep_);
+    report(Phase::kForward, tower.tower().name(), c, count);
+    if (c + 1 == count) tower.finish_forward();
   }
 }
 
-/// Under memory pressure tapes are given up before the step is.
+/// Before a chunk is computed: a copy comes after the work that the device has been given before it, and its memory may be
+/// that of the chunk before.
+void CachedRun::prefetch(std::span<const Place> order, std::size_t next) {
+  if (next < order.size()) towers_[order[next].tower].prefetch(order[next].chunk);
+}
+
+/// Under memory pressure what is not needed yet and tapes are given up before the step is.
 void CachedRun::forward_chunk(std::size_t tower, std::size_t chunk, bool keep) {
   for (;;) {
     try {
       towers_[tower].forward(chunk, keep);
       return;
     } catch (const OutOfMemory&) {
+      if (drop_prefetched()) continue;
       if (!keep && !drop_a_kept_tape()) throw;
       keep = false;
     }
   }
+}
+
+bool CachedRun::drop_prefetched() {
+  bool dropped = false;
+  for (TowerRun& tower : towers_) dropped = tower.drop_prefetched() || dropped;
+  return dropped;
 }
 
 bool CachedRun::drop_a_kept_tape() {
@@ -88,6 +101,18 @@ bool CachedRun::drop_a_kept_tape() {
   return false;
 }
 
+/// Brings those that were off-loaded back to where the encoders are.
+void CachedRun::take_representations(std::span<LossInput> inputs) {
+  result_.representations.clear();
+  result_.representation_norms.clear();
+  for (LossInput& input : inputs) input.representations.clear();
+  for (std::size_t t = 0; t < towers_.size(); ++t) {
+    inputs[t].representations = towers_[t].representations_there();
+    for (const Tensor& r : towers_[t].representations()) result_.representations.push_back(r);
+    for (const Tensor& r : inputs[t].representations) result_.representation_norms.push_back(rms_norm(r));
+  }
+}
+
 /// False where something is not finite.
 bool CachedRun::fill_caches(GradientTransaction& transaction) {
   const Stopwatch watch(result_.seconds.loss);
@@ -95,7 +120,7 @@ bool CachedRun::fill_caches(GradientTransaction& transaction) {
   double auxiliary = 0;
   for (const TowerRun& tower : towers_) {
     transaction.add(tower.parameters());
-    inputs.push_back({tower.tower().name(), tower.names(), tower.representations(), tower.frozen(), tower.chunks()});
+    inputs.push_back({tower.tower().name(), tower.names(), {}, tower.frozen(), tower.chunks()});
     for (const AuxiliaryResult& part : tower.auxiliary()) {
       auxiliary += part.weight * part.mean;
       result_.auxiliary.push_back(part);
@@ -105,11 +130,12 @@ bool CachedRun::fill_caches(GradientTransaction& transaction) {
   for (;;) {
     try {
       result_.loss = auxiliary;
+      take_representations(inputs);
       LossPass pass = take_loss("cached_step", inputs, loss_, options_, transaction, result_);
       result_.loss += pass.loss;
       report(Phase::kLoss, "", 0, 1);
       if (result_.status != StepStatus::kDone) return false;
-      for (std::size_t t = 0; t < towers_.size(); ++t) towers_[t].cache = std::move(pass.caches[t]);
+      for (std::size_t t = 0; t < towers_.size(); ++t) towers_[t].set_cache(std::move(pass.caches[t]));
       return true;
     } catch (const OutOfMemory&) {
       transaction.clear();
@@ -124,15 +150,20 @@ bool CachedRun::fill_caches(GradientTransaction& transaction) {
 void CachedRun::backward() {
   const Stopwatch watch(result_.seconds.backward);
   for (const TowerRun& tower : towers_) result_.kept_chunks += static_cast<std::int64_t>(tower.kept());
+  std::vector<Place> order;
   for (std::size_t t = towers_.size(); t-- > 0;) {
+    if (towers_[t].frozen()) continue;
+    for (std::size_t c = towers_[t].chunks().parts.size(); c-- > 0;) order.push_back({t, c});
+  }
+  prefetch(order, 0);
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const auto [t, c] = order[i];
     TowerRun& tower = towers_[t];
     const std::size_t count = tower.chunks().parts.size();
-    if (tower.frozen()) continue;
-    for (std::size_t c = count; c-- > 0;) {
-      tower.backward(c);
-      report(Phase::kBackward, tower.tower().name(), count - 1 - c, count);
-    }
-    tower.cache.clear();
+    prefetch(order, i + 1);
+    tower.backward(c);
+    report(Phase::kBackward, tower.tower().name(), count - 1 - c, count);
+    if (c == 0) tower.clear_cache();
   }
 }
 

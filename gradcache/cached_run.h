@@ -13,6 +13,7 @@
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/gradient_transaction.h"
+#include "tapecache/gradcache/loss_pass.h"
 #include "tapecache/gradcache/step.h"
 
 namespace tapecache::gradcache::detail {
@@ -35,6 +36,11 @@ class TowerRun {
   /// Gives a chunk's rows of the cache, and its auxiliary losses, to the parameters: from its kept tape, or forwarding
   /// it again. Throws ValueError where inputs, parameters or (on demand) representations changed in between.
   void backward(std::size_t chunk);
+  /// Begins to copy to the device what a chunk's next pass takes from the host: its input, its rows of the cache. It costs the
+  /// memory until that pass; where there is none, the pass copies.
+  void prefetch(std::size_t chunk);
+  /// Gives up what was prefetched. Says whether there was anything.
+  bool drop_prefetched();
   /// Drops a kept tape, so that the chunk will be forwarded again. Says whether there was one.
   bool drop(std::size_t chunk);
   /// Moves the random stream to where one forward leaves it.
@@ -43,8 +49,10 @@ class TowerRun {
   const Tower& tower() const { return *tower_; }
   const Chunks& chunks() const { return chunks_; }
   std::size_t kept() const;
-  /// Each output over the whole batch.
+  /// Each output over the whole batch: on the device of the encoder, unless it is off-loaded.
   const std::vector<Tensor>& representations() const { return representations_; }
+  /// The same on the device of the encoder.
+  std::vector<Tensor> representations_there() const;
   const std::vector<std::string>& names() const { return names_; }
   /// Unfrozen parameters that the encoder reads.
   std::span<const Parameter> parameters() const { return parameters_; }
@@ -55,7 +63,8 @@ class TowerRun {
   std::vector<AuxiliaryResult> auxiliary() const;
 
   /// d loss / d representations, one for each output; undefined where the loss does not use it.
-  std::vector<Tensor> cache;
+  void set_cache(std::vector<Tensor> cache);
+  void clear_cache() { cache_.clear(); }
 
  private:
   struct Kept {
@@ -67,13 +76,21 @@ class TowerRun {
     double sum, weight;
   };
 
+  /// On their way to the device, or there.
+  struct Prefetched {
+    std::vector<Tower::Samples> samples;         // of each piece
+    std::vector<std::vector<Tensor>> gradients;  // of each piece, of each output
+  };
+
+  Tower::Samples take(const Chunk& range) const;
+  std::vector<Tensor> take_gradients(const Chunk& range) const;
   std::vector<Piece> encode(std::size_t chunk);
   void check_calls(const Chunk& range);
   void store(const std::vector<Piece>& pieces);
   void note_parameters(std::span<const Parameter> parameters);
   void check_unchanged() const;
   void check_replay(const std::vector<Piece>& pieces) const;
-  void inject_cache(Tape& tape, const std::vector<Piece>& pieces) const;
+  void inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::size_t chunk);
 
   const Tower* tower_;
   Chunks chunks_;
@@ -82,13 +99,16 @@ class TowerRun {
   RandomState random_;  // at the first forward, with the precision and the calls of the random stream there
   DType precision_ = DType::kFloat32;
   std::optional<std::uint32_t> first_call_, last_call_;
-  std::vector<Tensor> representations_;
+  std::vector<Tensor> representations_, cache_;
+  std::vector<Device> devices_;   // where the encoder leaves them
+  std::vector<Tensor> leaving_;   // the last that was off-loaded, so that nothing waits for its memory
   std::vector<std::string> names_;
   std::vector<Parameter> parameters_;
   std::vector<std::uint64_t> parameter_versions_;
   std::uint64_t input_version_ = 0;
   std::vector<Auxiliary> auxiliary_;
   std::vector<Kept> kept_;
+  std::vector<Prefetched> prefetched_;
 };
 
 /// A cached step from its first forward to its last backward, without regard to what must be undone when it fails.
@@ -104,9 +124,16 @@ class CachedRun {
  private:
   using Clock = std::chrono::steady_clock;
 
+  struct Place {
+    std::size_t tower, chunk;
+  };
+
   void forward();
   void forward_chunk(std::size_t tower, std::size_t chunk, bool keep);
+  void prefetch(std::span<const Place> order, std::size_t next);
   bool drop_a_kept_tape();
+  bool drop_prefetched();
+  void take_representations(std::span<LossInput> inputs);
   bool fill_caches(GradientTransaction& transaction);
   void backward();
   void report(Phase phase, const std::string& tower, std::size_t chunk, std::size_t chunks) const;

@@ -39,7 +39,8 @@ Chunks cut_as_given(std::span<const std::int64_t> sizes);
 /// Rows of `batch` (in batch order) that belong to a chunk: a view where the order is the batch's own, else a copy.
 Tensor take_rows(const Tensor& batch, const Chunks& chunks, const Chunk& chunk);
 
-/// Writes a chunk's rows to their places in the batch.
+/// Writes a chunk's rows to their places in the batch, which may be in the host's page-locked memory where the rows are on a
+/// device: then beside what that computes.
 void put_rows(Tensor& batch, const Chunks& chunks, const Chunk& chunk, const Tensor& rows);
 
 }  // namespace tapecache::gradcache

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -38,6 +39,9 @@ struct TowerCost {
   double output_bytes = 0;   // representations of one sample
 };
 
+/// On the CPU the option changes nothing.
+bool offloads(const StepOptions& options) { return options.offload && !options.device.is_cpu(); }
+
 double units_of(const Tower& tower, const Chunks& chunks, const Chunk& chunk) {
   if (tower.lengths().empty()) return static_cast<double>(chunk.size());
   std::int64_t longest = 1;
@@ -59,7 +63,14 @@ Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, con
   context.replay = true;  // no buffer may notice
   const ForwardContextGuard context_guard(context);
   const Autocast autocast(detail::encoder_precision(options));
-  const auto before = static_cast<double>(memory.stats().current);
+  const auto in_use = [&] { return static_cast<double>(memory.stats().current); };
+  const auto before = in_use();
+  // Beside the chunk at work: the input of the next one, and what the step off-loads of it.
+  Tower::Samples next;
+  if (tower.uploads()) {
+    next = chunks.order.empty() ? tower.take(chunk.begin, chunk.end) : tower.take(chunks.samples(chunk));
+  }
+  const double beside = in_use() - before;
   Tape tape;
   tape.set_run_hooks(false);
   Encoded encoded;
@@ -69,13 +80,14 @@ Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, con
   }
   Measured measured{.units = units_of(tower, chunks, chunk)};
   undone.add(detail::parameters_on(tape));
-  measured.held = tape.nodes().empty() ? 0 : static_cast<double>(memory.stats().current) - before;
+  measured.held = tape.nodes().empty() ? 0 : in_use() - before - beside;
   std::vector<Variable> outputs;
-  std::vector<Tensor> zeros;
+  std::vector<Tensor> zeros, next_rows;
   output_bytes = 0;
   for (const Output& output : encoded.outputs) {
     output_bytes += static_cast<double>(output.value.value().bytes()) / static_cast<double>(chunk.size());
     if (!output.value.has_history()) continue;
+    if (offloads(options)) next_rows.push_back(output.value.value().clone());
     outputs.push_back(output.value);
     zeros.push_back(Tensor::zeros(output.value.shape(), output.value.dtype(), output.value.device()));
   }
@@ -145,14 +157,16 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
   MemoryPlan plan;
   std::vector<TowerCost> costs;
   double available = kMargin * budget - static_cast<double>(allocator(options.device).stats().current);
+  double representations = 0;  // with their gradients
   for (const Tower& tower : towers) {
     Chunks order;
     if (!tower.own_chunks().empty()) order = cut_as_given(tower.own_chunks());
     else if (!tower.lengths().empty()) order = cut_by_cost(tower.lengths(), 1);
     costs.push_back(measure(tower, order, options));
-    // Representations and their gradients stay for the whole step.
-    available -= 2 * costs.back().output_bytes * static_cast<double>(tower.size());
+    representations += 2 * costs.back().output_bytes * static_cast<double>(tower.size());
   }
+  // They stay for the whole step, or are there for the loss, when there is no work on a chunk.
+  if (!offloads(options)) available -= std::exchange(representations, 0);
   for (std::size_t i = 0; i < towers.size(); ++i) {
     const Tower& tower = towers[i];
     const bool given = !tower.own_chunks().empty() || (options.chunk_tokens > 0 && !tower.lengths().empty());
@@ -171,7 +185,7 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
       const double units = units_of(towers[t], chunks[t], chunks[t].parts[c]);
       held += costs[t].held.at(units);
       work = std::max(work, costs[t].peak.at(units) - costs[t].held.at(units));
-      if (held + work > available) return plan;
+      if (held + std::max(work, representations) > available) return plan;
       ++plan.kept_chunks;
     }
   }

@@ -34,6 +34,17 @@ concept HasLengths = requires(const T& batch, std::span<const std::int64_t> samp
   { batch.select(samples) } -> std::convertible_to<T>;
 };
 
+/// Batches that tell what tensors they are made of: `map_tensors(change)` is the batch with `change(t)` in each one's place.
+template <class T>
+concept MapsTensors = requires(const T& batch, Tensor (*change)(const Tensor&)) {
+  { batch.map_tensors(change) } -> std::convertible_to<T>;
+};
+
+template <class T>
+concept MovesToDevice = requires(const T& batch, Device device) {
+  { batch.to(device) } -> std::convertible_to<T>;
+};
+
 template <class T>
 concept HasVersion = requires(const T& batch) {
   { batch.version() } -> std::convertible_to<std::uint64_t>;
@@ -43,7 +54,8 @@ concept HasVersion = requires(const T& batch) {
 
 /// A batch of samples that can be cut: a Tensor (along axis 0), any type with `size()` and `slice(begin, end)`, or a
 /// std::tuple of such, for encoders that are called with several inputs. Optional members: `lengths()` with
-/// `select(samples)` for chunks of equal cost, `version()` so that a change between the two forwards is noticed.
+/// `select(samples)` for chunks of equal cost, `version()` so that a change between the two forwards is noticed,
+/// `map_tensors(change)` (or `to(device)`, which waits for the copy) for chunks that are uploaded one by one.
 template <class T>
 concept Splittable = std::same_as<T, Tensor> || detail::IsTuple<T>::value || detail::Sliceable<T>;
 
@@ -123,6 +135,35 @@ T select_samples(const T& batch, std::span<const std::int64_t> samples) {
     return std::apply([&](const auto&... parts) { return T(select_samples(parts, samples)...); }, batch);
   } else {
     return T(batch.select(samples));
+  }
+}
+
+/// Of several inputs those that can be are uploaded.
+template <class T>
+constexpr bool can_upload() {
+  if constexpr (IsTuple<T>::value) {
+    return []<std::size_t... I>(std::index_sequence<I...>) {
+      return (can_upload<std::tuple_element_t<I, T>>() || ...);
+    }(std::make_index_sequence<std::tuple_size_v<T>>());
+  } else {
+    return std::same_as<T, Tensor> || MapsTensors<T> || MovesToDevice<T>;
+  }
+}
+
+/// A copy on the device, made beside its work where the type tells of its tensors.
+template <class T>
+T upload_samples(const T& batch, Device device) {
+  const auto upload = [device](const Tensor& tensor) { return tensor.defined() ? tensor.to_beside(device) : tensor; };
+  if constexpr (std::same_as<T, Tensor>) {
+    return upload(batch);
+  } else if constexpr (IsTuple<T>::value) {
+    return std::apply([&](const auto&... parts) { return T(upload_samples(parts, device)...); }, batch);
+  } else if constexpr (MapsTensors<T>) {
+    return T(batch.map_tensors(upload));
+  } else if constexpr (MovesToDevice<T>) {
+    return T(batch.to(device));
+  } else {
+    return batch;
   }
 }
 

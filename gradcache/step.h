@@ -58,6 +58,9 @@ struct StepOptions {
   /// kBFloat16 or kFloat16: the encoders run under such an `Autocast`, in both forwards. The loss stays in f32. f16 needs a
   /// loss scale.
   DType autocast = DType::kFloat32;
+  /// Keeps representations and their cached gradients in the host's page-locked memory, but for the loss, which takes all of
+  /// them, and for the rows of the chunk at work. For `cached_step` on a device; nothing else is changed by it.
+  bool offload = false;
   /// Called as the step proceeds.
   std::function<void(const Progress&)> observer = {};
   /// The device whose bytes are counted and limited.
@@ -86,7 +89,7 @@ struct StepResult {
   /// The loss with its auxiliary parts, unscaled.
   double loss = 0;
   std::vector<AuxiliaryResult> auxiliary;
-  /// Each output of each tower over the whole batch, without history.
+  /// Each output of each tower over the whole batch, without history; in the host's memory where they were off-loaded.
   std::vector<Tensor> representations;
   /// Root mean square, over the samples, of the norm of a sample's representation; 0 for outputs that are no floats.
   std::vector<double> representation_norms;

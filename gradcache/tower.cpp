@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/forward_context.h"
+#include "tapecache/core/device_backend.h"
 #include "tapecache/core/random.h"
 
 namespace tapecache::gradcache {
@@ -18,7 +19,9 @@ void throw_uneven_inputs(std::int64_t first, std::int64_t other, std::size_t pos
 
 Tensor select_rows(const Tensor& tensor, std::span<const std::int64_t> rows) {
   const auto count = static_cast<std::int64_t>(rows.size());
-  Tensor selected = Tensor::empty(tensor.shape().with(0, count), tensor.dtype(), tensor.device());
+  const Shape shape = tensor.shape().with(0, count);
+  Tensor selected = tensor.is_pinned() ? Tensor::empty_pinned(shape, tensor.dtype())
+                                       : Tensor::empty(shape, tensor.dtype(), tensor.device());
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t row = rows[static_cast<std::size_t>(i)];
     selected.slice(i, i + 1).copy_from(tensor.slice(row, row + 1));
@@ -109,30 +112,51 @@ Encoded Tower::checked(Encoded encoded, std::int64_t samples, const std::string&
   return encoded;
 }
 
-Encoded Tower::encode(std::int64_t begin, std::int64_t end) const {
-  const SampleWindow window(begin, end - begin);
-  const ForwardContextGuard context(context_for(end - begin, size_));
-  const std::string which = fmt::format("samples [{}, {})", begin, end);
-  if (!encode_chunk_) return checked(encode_range_(begin, end), end - begin, which);
+Tower Tower::upload_to(Device device) const {
+  if (!upload_) {
+    throw ValueError(fmt::format("tower '{}': its input has neither map_tensors(change) nor to(device), by which its chunks "
+                                 "could be copied to {}", name_, to_string(device)));
+  }
+  if (!device.is_cpu()) device_backend::require("upload_to", device.index);
+  Tower tower = *this;
+  tower.device_ = device;
+  return tower;
+}
+
+Tower::Samples Tower::uploaded(Samples samples) const { return device_ ? upload_(samples.get(), *device_) : samples; }
+
+Tower::Samples Tower::take(std::int64_t begin, std::int64_t end) const {
+  if (!take_chunk_) return uploaded(take_range_(begin, end));
   std::size_t chunk = 0;
   std::int64_t at = 0;
   while (chunk < own_chunks_.size() && at < begin) at += own_chunks_[chunk++];
   if (at != begin || chunk == own_chunks_.size() || begin + own_chunks_[chunk] != end) {
-    throw ValueError(fmt::format("tower '{}': {} are no chunk of those that it was made from", name_, which));
+    throw ValueError(fmt::format("tower '{}': samples [{}, {}) are no chunk of those that it was made from", name_, begin,
+                                 end));
   }
-  return checked(encode_chunk_(chunk), end - begin, which);
+  return uploaded(take_chunk_(chunk));
 }
 
-Encoded Tower::encode(std::span<const std::int64_t> samples) const {
-  if (!encode_selected_) {
+Tower::Samples Tower::take(std::span<const std::int64_t> samples) const {
+  if (!take_selected_) {
     throw ValueError(fmt::format("tower '{}': its samples have no lengths to be ordered by", name_));
   }
+  return uploaded(take_selected_(samples));
+}
+
+Encoded Tower::encode(std::int64_t begin, std::int64_t end, const Samples& taken) const {
+  const SampleWindow window(begin, end - begin);
+  const ForwardContextGuard context(context_for(end - begin, size_));
+  return checked(encode_(taken.get()), end - begin, fmt::format("samples [{}, {})", begin, end));
+}
+
+Encoded Tower::encode(std::span<const std::int64_t> samples, const Samples& taken) const {
   const auto count = static_cast<std::int64_t>(samples.size());
   Tensor ids = Tensor::from(samples, {count});
   for (std::int64_t i = 0; i < count; ++i) ids.mutable_data<std::int64_t>()[i] += random_state().first_sample;
   const SampleWindow window(0, count, std::move(ids));
   const ForwardContextGuard context(context_for(count, size_));
-  return checked(encode_selected_(samples), count, fmt::format("{} samples ordered by length", count));
+  return checked(encode_(taken.get()), count, fmt::format("{} samples ordered by length", count));
 }
 
 }  // namespace tapecache::gradcache

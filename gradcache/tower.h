@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -24,14 +25,15 @@ class Tower {
       : name_(std::move(name)), size_(detail::sample_count(input)), lengths_(detail::lengths_of(input)) {
     const auto batch = std::make_shared<const Input>(std::move(input));
     version_ = [batch] { return detail::version_of(*batch); };
-    encode_range_ = [batch, encode](std::int64_t begin, std::int64_t end) {
-      return call(encode, detail::slice_samples(*batch, begin, end));
+    take_range_ = [batch](std::int64_t begin, std::int64_t end) {
+      return std::make_shared<const Input>(detail::slice_samples(*batch, begin, end));
     };
     if constexpr (detail::has_lengths<Input>()) {
-      encode_selected_ = [batch, encode](std::span<const std::int64_t> samples) {
-        return call(encode, detail::select_samples(*batch, samples));
+      take_selected_ = [batch](std::span<const std::int64_t> samples) {
+        return std::make_shared<const Input>(detail::select_samples(*batch, samples));
       };
     }
+    set_encoder<Input>(std::move(encode));
   }
 
   /// A tower whose batch the caller has cut already, into parts of any size: the step keeps these cuts. The parts
@@ -47,9 +49,16 @@ class Tower {
       for (const Input& chunk : *batch) sum += detail::version_of(chunk);
       return sum;
     };
-    tower.encode_chunk_ = [batch, encode](std::size_t chunk) { return call(encode, batch->at(chunk)); };
+    tower.take_chunk_ = [batch](std::size_t chunk) { return Samples(batch, &batch->at(chunk)); };
+    tower.set_encoder<Input>(std::move(encode));
     return tower;
   }
+
+  /// The tower with its batch left where it is, in the host's memory: each chunk is copied to `device` for its forward. The
+  /// cached step copies a chunk while the device computes the one before, without a detour where the batch is in page-locked
+  /// memory (Tensor::pinned). Throws ValueError for an input type that does not say how it is copied (see Splittable).
+  Tower upload_to(Device device) const;
+  bool uploads() const { return device_.has_value(); }
 
   const std::string& name() const { return name_; }
   /// Samples in the batch.
@@ -64,11 +73,20 @@ class Tower {
   /// The tower over its first `count` samples alone. Throws ValueError outside [1, size] and for a tower from chunks.
   Tower first(std::int64_t count) const;
 
-  /// Encodes samples [begin, end), recorded on the active tape. The samples' global indices enter the random state
-  /// for the time of the call. Throws ShapeError naming the tower where axis 0 of an output is not end - begin.
-  Encoded encode(std::int64_t begin, std::int64_t end) const;
+  /// Samples of the batch as the encoder takes them, on the device where the tower uploads.
+  using Samples = std::shared_ptr<const void>;
+  /// Samples [begin, end), or, of a tower with lengths, samples in any order. Copies beside what the device computes.
+  Samples take(std::int64_t begin, std::int64_t end) const;
+  Samples take(std::span<const std::int64_t> samples) const;
+
+  /// Encodes samples [begin, end), recorded on the active tape; `taken` is what take() gave for them. The samples' global
+  /// indices enter the random state for the time of the call. Throws ShapeError naming the tower where axis 0 of an output
+  /// is not end - begin.
+  Encoded encode(std::int64_t begin, std::int64_t end, const Samples& taken) const;
+  Encoded encode(std::int64_t begin, std::int64_t end) const { return encode(begin, end, take(begin, end)); }
   /// The same for samples in any order, of a tower with lengths.
-  Encoded encode(std::span<const std::int64_t> samples) const;
+  Encoded encode(std::span<const std::int64_t> samples, const Samples& taken) const;
+  Encoded encode(std::span<const std::int64_t> samples) const { return encode(samples, take(samples)); }
 
  private:
   Tower(std::string name, std::vector<std::int64_t> own_chunks);
@@ -79,15 +97,29 @@ class Tower {
     else return detail::as_encoded(encode(input));
   }
 
+  template <class Input, class Encode>
+  void set_encoder(Encode encode) {
+    encode_ = [encode = std::move(encode)](const void* samples) { return call(encode, *static_cast<const Input*>(samples)); };
+    if constexpr (detail::can_upload<Input>()) {
+      upload_ = [](const void* samples, Device device) {
+        return std::make_shared<const Input>(detail::upload_samples(*static_cast<const Input*>(samples), device));
+      };
+    }
+  }
+
+  Samples uploaded(Samples samples) const;
   Encoded checked(Encoded encoded, std::int64_t samples, const std::string& which) const;
 
   std::string name_;
   std::int64_t size_;
   std::vector<std::int64_t> lengths_, own_chunks_;
   std::function<std::uint64_t()> version_;
-  std::function<Encoded(std::int64_t, std::int64_t)> encode_range_;
-  std::function<Encoded(std::span<const std::int64_t>)> encode_selected_;
-  std::function<Encoded(std::size_t)> encode_chunk_;
+  std::optional<Device> device_;  // that chunks are uploaded to
+  std::function<Samples(std::int64_t, std::int64_t)> take_range_;
+  std::function<Samples(std::span<const std::int64_t>)> take_selected_;
+  std::function<Samples(std::size_t)> take_chunk_;
+  std::function<Samples(const void*, Device)> upload_;
+  std::function<Encoded(const void*)> encode_;
 };
 
 }  // namespace tapecache::gradcache

@@ -36,16 +36,67 @@ TowerRun::TowerRun(const Tower& tower, Chunks chunks, const StepOptions& options
       chunks_(std::move(chunks)),
       options_(&options),
       batch_size_(tower.size()),
-      kept_(chunks_.parts.size()) {}
+      kept_(chunks_.parts.size()),
+      prefetched_(chunks_.parts.size()) {}
+
+Tower::Samples TowerRun::take(const Chunk& range) const {
+  return chunks_.order.empty() ? tower_->take(range.begin, range.end) : tower_->take(chunks_.samples(range));
+}
+
+/// A chunk's rows of the cache, where the encoder's output is.
+std::vector<Tensor> TowerRun::take_gradients(const Chunk& range) const {
+  std::vector<Tensor> gradients;
+  for (std::size_t i = 0; i < cache_.size(); ++i) {
+    gradients.push_back(cache_[i].defined() ? take_rows(cache_[i], chunks_, range).to_beside(devices_[i]) : Tensor());
+  }
+  return gradients;
+}
+
+void TowerRun::prefetch(std::size_t chunk) {
+  Prefetched& ahead = prefetched_[chunk];
+  const bool again = !kept_[chunk].tape;
+  try {
+    for (const Chunk& range : pieces_of(*tower_, chunks_.parts[chunk], *options_)) {
+      if (tower_->uploads() && again) ahead.samples.push_back(take(range));
+      if (options_->offload && !cache_.empty()) ahead.gradients.push_back(take_gradients(range));
+    }
+  } catch (const OutOfMemory&) {
+    ahead = {};
+  }
+}
+
+bool TowerRun::drop_prefetched() {
+  bool dropped = false;
+  for (Prefetched& ahead : prefetched_) {
+    dropped = dropped || !ahead.samples.empty() || !ahead.gradients.empty();
+    ahead = {};
+  }
+  return dropped;
+}
+
+std::vector<Tensor> TowerRun::representations_there() const {
+  std::vector<Tensor> there;
+  for (std::size_t i = 0; i < representations_.size(); ++i) there.push_back(representations_[i].to_beside(devices_[i]));
+  return there;
+}
+
+void TowerRun::set_cache(std::vector<Tensor> cache) {
+  cache_ = std::move(cache);
+  for (Tensor& gradient : cache_) {
+    if (options_->offload && gradient.defined()) gradient = gradient.to_beside(Device::cpu());
+  }
+}
 
 std::vector<Piece> TowerRun::encode(std::size_t chunk) {
   const Autocast autocast(precision_);
   std::vector<Piece> pieces;
+  std::vector<Tower::Samples> ahead = std::exchange(prefetched_[chunk].samples, {});
   for (const Chunk& range : pieces_of(*tower_, chunks_.parts[chunk], *options_)) {
     // Every piece makes the same calls: the same layers, on other samples.
     random_state().key.call = *first_call_;
-    pieces.push_back({range, chunks_.order.empty() ? tower_->encode(range.begin, range.end)
-                                                   : tower_->encode(chunks_.samples(range))});
+    const Tower::Samples samples = ahead.empty() ? take(range) : std::move(ahead[pieces.size()]);
+    pieces.push_back({range, chunks_.order.empty() ? tower_->encode(range.begin, range.end, samples)
+                                                   : tower_->encode(chunks_.samples(range), samples)});
     check_calls(range);
   }
   return pieces;
@@ -96,14 +147,18 @@ void TowerRun::note_parameters(std::span<const Parameter> parameters) {
 }
 
 void TowerRun::store(const std::vector<Piece>& pieces) {
+  std::vector<Tensor> leaving;
   for (const Piece& piece : pieces) {
     const std::vector<Output>& outputs = piece.encoded.outputs;
     if (representations_.empty()) {
       for (std::size_t i = 0; i < outputs.size(); ++i) {
         const Variable& value = outputs[i].value;
         names_.push_back(full_name(*tower_, outputs[i], i, outputs.size()));
-        representations_.push_back(
-            Tensor::empty(value.shape().with(0, tower_->size()), value.dtype(), value.device()));
+        devices_.push_back(value.device());
+        const Shape shape = value.shape().with(0, tower_->size());
+        const bool offloaded = options_->offload && !value.device().is_cpu();
+        representations_.push_back(offloaded ? Tensor::empty_pinned(shape, value.dtype())
+                                             : Tensor::empty(shape, value.dtype(), value.device()));
       }
     }
     if (outputs.size() != representations_.size()) {
@@ -120,6 +175,7 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
                                      describe(batch)));
       }
       put_rows(batch, chunks_, piece.range, value);
+      if (batch.device() != value.device()) leaving.push_back(value);
     }
     for (std::size_t i = 0; i < piece.encoded.auxiliary.size(); ++i) {
       const AuxiliaryLoss& loss = piece.encoded.auxiliary[i];
@@ -127,9 +183,11 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
       add_elements(auxiliary_[i].sum, loss.values.value());
     }
   }
+  leaving_ = std::move(leaving);
 }
 
 void TowerRun::finish_forward() {
+  leaving_.clear();
   if (last_call_) random_state().key.call = *last_call_;
 }
 
@@ -189,7 +247,7 @@ void TowerRun::check_replay(const std::vector<Piece>& pieces) const {
 void TowerRun::backward(std::size_t chunk) {
   if (kept_[chunk].tape) {
     const Kept kept = std::exchange(kept_[chunk], {});
-    inject_cache(*kept.tape, kept.pieces);
+    inject_cache(*kept.tape, kept.pieces, chunk);
     return;
   }
   check_unchanged();
@@ -206,18 +264,21 @@ void TowerRun::backward(std::size_t chunk) {
     pieces = encode(chunk);
   }
   check_replay(pieces);
-  inject_cache(tape, pieces);
+  inject_cache(tape, pieces, chunk);
 }
 
-void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces) const {
+void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::size_t chunk) {
   std::vector<Variable> outputs;
   std::vector<Tensor> gradients;
-  for (const Piece& piece : pieces) {
-    for (std::size_t i = 0; i < cache.size(); ++i) {
+  std::vector<std::vector<Tensor>> ahead = std::exchange(prefetched_[chunk].gradients, {});
+  for (std::size_t p = 0; p < pieces.size(); ++p) {
+    const Piece& piece = pieces[p];
+    const std::vector<Tensor> rows = ahead.empty() ? take_gradients(piece.range) : std::move(ahead[p]);
+    for (std::size_t i = 0; i < rows.size(); ++i) {
       const Variable& output = piece.encoded.outputs[i].value;
-      if (!output.has_history() || !cache[i].defined()) continue;
+      if (!output.has_history() || !rows[i].defined()) continue;
       outputs.push_back(output);
-      gradients.push_back(take_rows(cache[i], chunks_, piece.range));
+      gradients.push_back(rows[i]);
     }
     for (const AuxiliaryLoss& loss : piece.encoded.auxiliary) {
       if (!loss.values.has_history()) continue;

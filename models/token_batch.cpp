@@ -51,7 +51,11 @@ TokenBatch TokenBatch::slice(std::int64_t begin, std::int64_t end) const {
 }
 
 TokenBatch TokenBatch::to(Device device) const {
-  return {ids.to(device), valid.defined() ? valid.to(device) : Tensor()};
+  return map_tensors([&](const Tensor& t) { return t.to(device); });
+}
+
+TokenBatch TokenBatch::pinned() const {
+  return map_tensors([](const Tensor& t) { return t.pinned(); });
 }
 
 std::vector<std::int64_t> TokenBatch::lengths() const {

@@ -16,8 +16,15 @@ struct TokenBatch {
 
   std::int64_t size() const { return ids.size(0); }
   TokenBatch slice(std::int64_t begin, std::int64_t end) const;
+  /// The batch with `change(t)` in the place of each of its tensors.
+  template <class Change>
+  TokenBatch map_tensors(const Change& change) const {
+    return {change(ids), valid.defined() ? change(valid) : Tensor()};
+  }
   /// A copy on another device.
   TokenBatch to(Device device) const;
+  /// A copy in page-locked memory of the host: see Tensor::pinned.
+  TokenBatch pinned() const;
   /// Tokens of each sequence up to its last valid one: what gradient caching cuts by, where it is given a token budget.
   std::vector<std::int64_t> lengths() const;
   /// The given sequences in their order, cut behind the longest of them.
