@@ -106,10 +106,10 @@ constexpr bool has_lengths() {
   }
 }
 
-/// Cost of each sample; of several inputs, the sum.
+/// Cost of each sample; of several inputs, the sum. Empty where the type does not tell.
 template <class T>
 std::vector<std::int64_t> lengths_of(const T& batch) {
-  if constexpr (IsTuple<T>::value) {
+  if constexpr (IsTuple<T>::value && has_lengths<T>()) {
     std::vector<std::int64_t> total(static_cast<std::size_t>(sample_count(batch)), 0);
     std::apply(
         [&](const auto&... parts) {
