@@ -24,6 +24,7 @@ Tensor values(std::uint64_t seed, std::int64_t n = kMany) { return random_values
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(cuda)
+BOOST_AUTO_TEST_SUITE(copies)
 
 BOOST_AUTO_TEST_CASE(pinned_tensors_are_the_hosts, *on_device) {
   const MemoryStats before = pinned_allocator().stats();
@@ -174,4 +175,5 @@ BOOST_AUTO_TEST_CASE(more_than_a_device_has_is_out_of_memory, *on_device) {
   BOOST_TEST(Tensor::full({1 << 20}, 2, DType::kFloat32, kCuda).slice(99, 100).item() == 2);
 }
 
+BOOST_AUTO_TEST_SUITE_END()
 BOOST_AUTO_TEST_SUITE_END()

@@ -128,6 +128,74 @@ BOOST_AUTO_TEST_CASE(sizes_and_pointers_are_checked_as_by_a_device) {
   launch(nothing_kernel, Grid{0}, nullptr);
 }
 
+BOOST_AUTO_TEST_CASE(streams_of_one_kind_run_at_once_and_of_the_other_when_they_must) {
+  cudaStream_t kernels = nullptr, copies = nullptr;
+  cudaEvent_t event = nullptr;
+  check(cudaStreamCreate(&kernels), "");
+  check(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking), "");
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "");
+  BOOST_TEST(emulation::runs_at_once(kernels) != emulation::runs_at_once(copies));
+  const cudaStream_t eager = emulation::runs_at_once(kernels) ? kernels : copies, late = eager == kernels ? copies : kernels;
+  Tensor pinned = vector_of({1, 2, 3}).pinned(), there = device_vector(3), back = Tensor::empty_pinned({3}, DType::kFloat64);
+  synchronize(Device::cuda());
+  const auto upload = [&](cudaStream_t stream) {
+    check(cudaMemcpyAsync(there.mutable_raw(), pinned.raw(), 24, cudaMemcpyHostToDevice, stream), "");
+  };
+  const auto download = [&](cudaStream_t stream) {
+    check(cudaMemcpyAsync(back.mutable_raw(), there.raw(), 24, cudaMemcpyDeviceToHost, stream), "");
+  };
+  upload(late);
+  check(cudaEventRecord(event, late), "");
+  pinned.fill(4);  // too early: what the copy finds is what is there when it is made
+  upload(late);
+  pinned.fill(5);
+  download(eager);
+  check_equal(back, {0, 0, 0});
+  BOOST_TEST((cudaEventQuery(event) == cudaErrorNotReady));
+  check(cudaStreamWaitEvent(eager, event, 0), "");
+  BOOST_TEST((cudaEventQuery(event) == cudaSuccess));
+  download(eager);
+  check_equal(back, {5, 5, 5});
+  pinned.fill(6);
+  download(eager);
+  check_equal(back, {5, 5, 5});  // up to the event, and no further
+  check(cudaStreamSynchronize(late), "");
+  download(eager);
+  check_equal(back, {6, 6, 6});
+  upload(late);
+  pinned.fill(7);
+  check(cudaEventRecord(event, eager), "");
+  check(cudaEventSynchronize(event), "");
+  download(eager);
+  check_equal(back, {6, 6, 6});
+  // Ordinary memory of the host is read before the call returns, and written before it returns.
+  Tensor ordinary = vector_of({8, 8, 8});
+  check(cudaMemcpyAsync(there.mutable_raw(), ordinary.raw(), 24, cudaMemcpyHostToDevice, late), "");
+  ordinary.fill(9);
+  check(cudaMemcpyAsync(ordinary.mutable_raw(), there.raw(), 24, cudaMemcpyDeviceToHost, late), "");
+  check_equal(ordinary, {8, 8, 8});
+}
+
+BOOST_AUTO_TEST_CASE(a_copy_into_memory_that_is_gone_is_an_error) {
+  cudaStream_t kernels = nullptr, copies = nullptr;
+  check(cudaStreamCreate(&kernels), "");
+  check(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking), "");
+  const cudaStream_t late = emulation::runs_at_once(kernels) ? copies : kernels;
+  const Tensor there = device_vector(3);
+  for (const bool host : {true, false}) {
+    void *here = nullptr, *gone = nullptr;
+    check(cudaHostAlloc(&here, 24, cudaHostAllocPortable), "");
+    check(cudaMallocFromPoolAsync(&gone, 24, queues_of(0).pool, nullptr), "");
+    check(cudaMemcpyAsync(gone, here, 24, cudaMemcpyHostToDevice, late), "");
+    if (host) check(cudaFreeHost(here), "");
+    else check(cudaFreeAsync(gone, nullptr), "");
+    BOOST_TEST((cudaStreamSynchronize(late) == cudaErrorIllegalAddress));
+    BOOST_TEST((cudaStreamSynchronize(late) == cudaSuccess));
+  }
+  BOOST_TEST((cudaFreeAsync(nullptr, late) == cudaErrorInvalidValue));
+  BOOST_TEST((cudaFreeHost(const_cast<std::byte*>(vector_of({1}).raw())) == cudaErrorInvalidValue));
+}
+
 BOOST_AUTO_TEST_CASE(the_host_cannot_read_device_memory) {
   const Tensor x = vector_of({1, 2, 3}).to(Device::cuda());
   const double* there = x.data<double>();

@@ -186,6 +186,7 @@ std::size_t peak_of(const WideOutputs& setup, const std::vector<Tower>& towers, 
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(cuda)
+BOOST_AUTO_TEST_SUITE(offload)
 
 BOOST_AUTO_TEST_CASE(a_step_gives_the_same_bits_wherever_its_data_lies, *on_device) {
   const ThreeTowers setup;
@@ -408,4 +409,5 @@ BOOST_AUTO_TEST_CASE(running_out_of_memory_while_off_loading, *on_device) {
   pinned.set_limit(0);
 }
 
+BOOST_AUTO_TEST_SUITE_END()
 BOOST_AUTO_TEST_SUITE_END()

@@ -150,7 +150,7 @@ class DeviceAccess {
   DeviceAccess& operator=(const DeviceAccess&) = delete;
 };
 
-cudaError_t check(const cudaLaunchConfig_t&);
+cudaError_t check_sizes(const cudaLaunchConfig_t&);
 cudaError_t launch(const cudaLaunchConfig_t&, void (*thread)(const void* kernel), const void* kernel);
 
 template <class T>
@@ -195,7 +195,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const std::tuple<Parameters...> copies(arguments...);
   const bool reachable = std::apply([](const auto&... p) { return (emulation::is_reachable(p) && ...); }, copies);
   if (!reachable) return cudaErrorIllegalAddress;
-  if (const cudaError_t status = emulation::check(*config); status != cudaSuccess) return status;
+  if (const cudaError_t status = emulation::check_sizes(*config); status != cudaSuccess) return status;
   return emulation::submit(config->stream, [config = *config, kernel, copies] {
     const auto thread = [&] { std::apply(kernel, copies); };
     return emulation::launch(config, [](const void* f) { (*static_cast<decltype(thread)*>(f))(); }, &thread);

@@ -239,7 +239,7 @@ void fault(const char* what) {
   at_fault = true;
 }
 
-cudaError_t check(const cudaLaunchConfig_t& config) {
+cudaError_t check_sizes(const cudaLaunchConfig_t& config) {
   const dim3 &grid = config.gridDim, &block = config.blockDim;
   const bool sizes_fit = grid.x > 0 && grid.y > 0 && grid.z > 0 && block.x > 0 && block.y > 0 && block.z > 0 &&
                          grid.x <= 0x7fffffffu && grid.y <= kMostBlocksAcross && grid.z <= kMostBlocksAcross &&
