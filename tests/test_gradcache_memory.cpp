@@ -137,6 +137,32 @@ BOOST_AUTO_TEST_CASE(smaller_chunks_after_running_out) {
   BOOST_CHECK_THROW(cached_step(towers, model.loss(), options), OutOfMemory);
 }
 
+BOOST_AUTO_TEST_CASE(off_loading_changes_nothing_on_the_cpu) {
+  const ClipSetup setup(23, DType::kFloat32, 0.2);
+  const auto take = [&](std::span<const Tower> towers, bool offload) {
+    begin_random_step(3, 4);
+    StepOptions options;
+    options.memory_plan = MemoryPlan{{4, 5}, 3};
+    options.offload = offload;
+    const StepResult result = cached_step(towers, setup.loss(), options);
+    std::vector<Tensor> found = result.representations;
+    for (Parameter p : setup.parameters()) {
+      found.push_back(p.gradient().clone());
+      p.clear_gradient();
+    }
+    return std::pair(result.peak_bytes, std::move(found));
+  };
+  const std::vector<Tower> plain = setup.towers();
+  std::vector<Tower> uploading;
+  for (const Tower& tower : plain) uploading.push_back(tower.upload_to(Device::cpu()));
+  const std::size_t base = allocator().stats().current;
+  const auto [peak, expected] = take(plain, false);
+  const std::size_t held = allocator().stats().current - base;
+  const auto [peak_offloading, found] = take(uploading, true);
+  BOOST_TEST(peak_offloading == peak + held);
+  for (std::size_t i = 0; i < expected.size(); ++i) BOOST_TEST(same_bits(found[i], expected[i]));
+}
+
 BOOST_AUTO_TEST_CASE(the_class_form_plans_once) {
   SmallModel model(48);
   std::vector<Tower> towers = model.towers();

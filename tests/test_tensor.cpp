@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/shape.h"
 #include "tapecache/core/tensor.h"
@@ -148,6 +149,22 @@ BOOST_AUTO_TEST_CASE(versions_count_writes) {
   BOOST_CHECK_GT(after_data, before);
   t.fill(1);
   BOOST_CHECK_GT(view.version(), after_data);
+}
+
+BOOST_AUTO_TEST_CASE(copies_beside_other_work_are_plain_copies_on_the_host) {
+  const Tensor t = random_values({3, 4}, 1);
+  BOOST_CHECK(t.to_beside(Device::cpu()).shares_storage(t));
+  Tensor copy = Tensor::empty({3, 4}, DType::kFloat64);
+  copy.copy_from_beside(t);
+  BOOST_CHECK(same_bits(copy, t));
+  BOOST_CHECK_EXCEPTION(copy.copy_from_beside(t.slice(0, 2)), ShapeError, says({"copy_from_beside", "[2, 4]", "[3, 4]"}));
+  BOOST_CHECK_EXCEPTION(copy.copy_from_beside(Tensor()), ShapeError, says({"undefined"}));
+  if (cuda_device_count() > 0) return;  // then there is page-locked memory: test_cuda_copies.cpp
+  BOOST_CHECK(t.pinned().shares_storage(t) && !t.is_pinned());
+  BOOST_CHECK(!Tensor::empty_pinned({3, 4}).is_pinned());
+  BOOST_CHECK_THROW(t.to_beside(Device::cuda()), DeviceError);
+  BOOST_CHECK_THROW(pinned_allocator().allocate(64), DeviceError);
+  BOOST_CHECK_EQUAL(pinned_allocator().stats().current, 0u);
 }
 
 BOOST_AUTO_TEST_CASE(bad_views) {
