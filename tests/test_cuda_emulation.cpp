@@ -7,7 +7,8 @@
 #include <cmath>
 #include <csignal>
 
-#include "checks.h"
+#include "gradcache_checks.h"
+#include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/tensor.h"
@@ -194,6 +195,51 @@ BOOST_AUTO_TEST_CASE(a_copy_into_memory_that_is_gone_is_an_error) {
   }
   BOOST_TEST((cudaFreeAsync(nullptr, late) == cudaErrorInvalidValue));
   BOOST_TEST((cudaFreeHost(const_cast<std::byte*>(vector_of({1}).raw())) == cudaErrorInvalidValue));
+}
+
+BOOST_AUTO_TEST_CASE(a_copy_that_fails_says_what_it_was) {
+  const Tensor host = random_values({100}, 1).pinned(), there = host.to(Device::cuda());
+  const OpScope scope("some_op");
+  emulation::fail_copy_after(0);
+  BOOST_CHECK_EXCEPTION(host.to_beside(Device::cuda()), DeviceError, says({"some_op:", "800 bytes to the device"}));
+  emulation::fail_copy_after(0);
+  BOOST_CHECK_EXCEPTION(there.to_beside(Device::cpu()), DeviceError, says({"some_op:", "800 bytes to the host"}));
+  BOOST_TEST(same_bits(there.to_beside(Device::cpu()), host));
+}
+
+BOOST_AUTO_TEST_CASE(a_step_whose_copies_fail_leaves_nothing_behind) {
+  using namespace gradcache;
+  ClipSetup setup(11, DType::kFloat32, 0.2);
+  for (Parameter p : setup.parameters()) p.move_to(Device::cuda());
+  std::vector<Tower> towers;
+  for (const Tower& tower : setup.towers()) towers.push_back(tower.upload_to(Device::cuda()));
+  StepOptions options{{3}};
+  options.device = Device::cuda();
+  options.offload = true;
+  const auto take = [&] {
+    begin_random_step(1, 1);
+    return cached_step(towers, setup.loss(), options).loss;
+  };
+  const double expected = take();
+  for (Parameter p : setup.parameters()) p.clear_gradient();
+  const std::size_t device = allocator(Device::cuda()).stats().current, host = pinned_allocator().stats().current;
+  int failures = 0;
+  for (int copies = 0;; ++copies) {
+    emulation::fail_copy_after(copies);
+    try {
+      take();
+      break;
+    } catch (const DeviceError&) {
+      ++failures;
+    }
+    for (const Parameter& p : setup.parameters()) BOOST_REQUIRE(!p.gradient().defined());
+    BOOST_REQUIRE_EQUAL(allocator(Device::cuda()).stats().current, device);
+    BOOST_REQUIRE_EQUAL(pinned_allocator().stats().current, host);
+  }
+  emulation::fail_copy_after(-1);
+  BOOST_TEST(failures > 30);
+  for (Parameter p : setup.parameters()) p.clear_gradient();
+  BOOST_TEST(take() == expected);
 }
 
 BOOST_AUTO_TEST_CASE(the_host_cannot_read_device_memory) {

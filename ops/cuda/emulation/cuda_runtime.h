@@ -134,6 +134,8 @@ bool runs_at_once(cudaStream_t);
 cudaError_t enqueue(cudaStream_t, std::function<cudaError_t()> work);
 /// Has all streams do what they were given.
 void run_all();
+/// Lets the copy after the next `copies` fail when it is asked for, and those after it run again.
+void fail_copy_after(int copies);
 
 template <class Work>
 cudaError_t submit(cudaStream_t stream, Work work) {

@@ -1,5 +1,6 @@
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <iterator>
 #include <map>
@@ -163,8 +164,12 @@ PinnedMemory& pinned_memory() {
 
 }  // namespace
 
+std::atomic<int> copies_before_failure = -1;
+
 bool is_device_memory(const void* p) { return memory().holds(p); }
 bool is_pinned_memory(const void* p) { return pinned_memory().holds(p); }
+
+void fail_copy_after(int copies) { copies_before_failure = copies; }
 
 DeviceAccess::DeviceAccess() { memory().open(); }
 DeviceAccess::~DeviceAccess() { memory().close(); }
@@ -240,6 +245,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   if (to_device != emulation::is_device_memory(to) || from_device != emulation::is_device_memory(from)) {
     return cudaErrorInvalidValue;
   }
+  if (emulation::copies_before_failure >= 0 && emulation::copies_before_failure-- == 0) return cudaErrorLaunchFailure;
   const auto copy = [=](const void* source) {
     const bool there = to_device == emulation::is_device_memory(to) && to_pinned == emulation::is_pinned_memory(to);
     if (!there) return cudaErrorIllegalAddress;

@@ -281,7 +281,7 @@ const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorInvalidDevice: return "invalid device ordinal (emulated)";
     case cudaErrorNotReady: return "device not ready (emulated)";
     case cudaErrorIllegalAddress: return "a pointer that is not to device memory (emulated)";
-    case cudaErrorLaunchFailure: return emulation::failure.c_str();
+    case cudaErrorLaunchFailure: return emulation::failure.empty() ? "launch failure (emulated)" : emulation::failure.c_str();
   }
   return "unknown error (emulated)";
 }
