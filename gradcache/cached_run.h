@@ -36,8 +36,8 @@ class TowerRun {
   /// Gives a chunk's rows of the cache, and its auxiliary losses, to the parameters: from its kept tape, or forwarding
   /// it again. Throws ValueError where inputs, parameters or (on demand) representations changed in between.
   void backward(std::size_t chunk);
-  /// Begins to copy to the device what a chunk's next pass takes from the host: its input, its rows of the cache. It costs the
-  /// memory until that pass; where there is none, the pass copies.
+  /// Begins to copy to the device what a chunk's next pass takes from the host: its input, its rows of the cache. That costs
+  /// memory until the pass; where there is none, the pass copies.
   void prefetch(std::size_t chunk);
   /// Gives up what was prefetched. Says whether there was anything.
   bool drop_prefetched();

@@ -257,7 +257,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   const bool staged = !from_device && !from_pinned && !emulation::runs_at_once(stream);
   if (staged) {
     const auto* begin = static_cast<const char*>(from);
-    return emulation::submit(stream, [copy, values = std::vector<char>(begin, begin + bytes)] { return copy(values.data()); });
+    return emulation::submit(stream,
+                             [copy, values = std::vector<char>(begin, begin + bytes)] { return copy(values.data()); });
   }
   const cudaError_t status = emulation::submit(stream, [=] {
     const bool there =
