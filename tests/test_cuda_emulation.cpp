@@ -98,6 +98,14 @@ BOOST_AUTO_TEST_CASE(threads_that_leave_do_not_hold_up_a_barrier) {
   check_equal(x, {5, 4, 3, 2, 1});
 }
 
+#if !defined(__SANITIZE_ADDRESS__)  // which ends the program there
+BOOST_AUTO_TEST_CASE(a_write_past_shared_memory_is_an_error) {
+  Tensor x = vector_of({1, 2, 3, 4, 5}).to(Device::cuda());
+  BOOST_CHECK_EXCEPTION(launch(reverse_kernel, Grid{1, 5, 4 * sizeof(double)}, 5, x.mutable_data<double>()), DeviceError,
+                        says({"past the end of shared memory"}));
+}
+#endif
+
 BOOST_AUTO_TEST_CASE(lanes_exchange_values) {
   Tensor down = device_vector(32), up = device_vector(32), first = device_vector(32);
   Tensor even = device_vector(32, DType::kInt32);

@@ -31,6 +31,8 @@ using tapecache::kernels::cuda::kMostSharedBytes;
 constexpr std::size_t kStackBytes = 128 << 10;
 constexpr unsigned kMostThreads = 1024, kMostBlocksAcross = 65535, kWarp = 32;
 constexpr std::uint64_t kNothingSaid = ~std::uint64_t{0};
+constexpr std::size_t kGuardBytes = 4 << 10;  // after a kernel's shared memory, which must stay as they are
+constexpr unsigned char kGuard = 0xA5;
 
 thread_local std::string failure;
 thread_local std::size_t shared_bytes = 0;
@@ -255,6 +257,9 @@ cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*)
   gridDim = grid;
   shared_bytes = config.dynamicSmemBytes;
   at_fault = false;
+  unsigned char* guard = dynamic_shared_bytes + shared_bytes;
+  const std::size_t guard_bytes = std::min(kGuardBytes, kMostSharedBytes - shared_bytes);
+  std::memset(guard, kGuard, guard_bytes);
   ASAN_POISON_MEMORY_REGION(dynamic_shared_bytes + config.dynamicSmemBytes, kMostSharedBytes - config.dynamicSmemBytes);
   bool finished = true;
   for (unsigned z = 0; z < grid.z && finished; ++z) {
@@ -267,6 +272,10 @@ cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*)
     }
   }
   ASAN_UNPOISON_MEMORY_REGION(dynamic_shared_bytes, kMostSharedBytes);
+  if (finished && std::any_of(guard, guard + guard_bytes, [](unsigned char byte) { return byte != kGuard; })) {
+    fault("written past the end of shared memory");
+    finished = false;
+  }
   return finished ? cudaSuccess : cudaErrorLaunchFailure;
 }
 
