@@ -53,15 +53,15 @@ std::vector<Tensor> TowerRun::take_gradients(const Chunk& range) const {
 }
 
 void TowerRun::prefetch(std::size_t chunk) {
-  Prefetched& ahead = prefetched_[chunk];
-  const bool again = !kept_[chunk].tape;
+  Prefetched ahead;
   try {
     for (const Chunk& range : pieces_of(*tower_, chunks_.parts[chunk], *options_)) {
-      if (tower_->uploads() && again) ahead.samples.push_back(take(range));
+      if (tower_->uploads() && !kept_[chunk].tape) ahead.samples.push_back(take(range));
       if (options_->offload && !cache_.empty()) ahead.gradients.push_back(take_gradients(range));
     }
+    prefetched_[chunk] = std::move(ahead);
   } catch (const OutOfMemory&) {
-    ahead = {};
+    // The pass itself copies, when there is more room.
   }
 }
 
