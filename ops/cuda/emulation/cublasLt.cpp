@@ -1,6 +1,5 @@
 #include "cublasLt.h"
 
-#include <array>
 #include <cstring>
 #include <type_traits>
 #include <vector>
@@ -171,14 +170,14 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t how, const 
     }
   }
   const auto scalar = [&](const void* value) {
-    std::array<char, sizeof(double)> bytes{};
-    std::memcpy(bytes.data(), value, of_d->type == CUDA_R_64F ? sizeof(double) : sizeof(float));
+    double bytes = 0;  // of a float or a double
+    std::memcpy(&bytes, value, of_d->type == CUDA_R_64F ? sizeof(double) : sizeof(float));
     return bytes;
   };
   const auto work = [=, how = *how, of_a = *of_a, of_b = *of_b, of_d = *of_d, x = scalar(alpha), y = scalar(beta)] {
     const emulation::DeviceAccess access;
     const auto multiply = [&]<class In, class Out>() {
-      return multiply_all<In, Out>(how, x.data(), a, of_a, b, of_b, y.data(), c, d, of_d);
+      return multiply_all<In, Out>(how, &x, a, of_a, b, of_b, &y, c, d, of_d);
     };
     const bool to_single = of_d.type == CUDA_R_32F;
     switch (of_a.type) {
