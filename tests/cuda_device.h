@@ -3,6 +3,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include <cstdio>
+#include <string>
 
 #include "tapecache/core/device.h"
 
@@ -11,15 +12,19 @@ namespace tapecache::testing {
 /// The device under test.
 inline const Device kCuda = Device::cuda();
 
-/// The precondition of a test that needs the device: without one the test is skipped, and named.
+/// What a precondition gives for a test that is skipped, which is named.
+inline boost::test_tools::assertion_result skip(boost::unit_test::test_unit_id id, const std::string& reason) {
+  std::printf("skipped: %s: %s\n", boost::unit_test::framework::get(id, boost::unit_test::TUT_ANY).full_name().c_str(),
+              reason.c_str());
+  boost::test_tools::assertion_result skipped(false);
+  skipped.message() << reason;
+  return skipped;
+}
+
+/// The precondition of a test that needs the device.
 inline boost::test_tools::assertion_result needs_device(boost::unit_test::test_unit_id id) {
   if (cuda_device_count() > 0) return true;
-  std::printf("skipped: %s: there is no CUDA device\n", boost::unit_test::framework::get(id, boost::unit_test::TUT_ANY)
-                                                            .full_name()
-                                                            .c_str());
-  boost::test_tools::assertion_result skipped(false);
-  skipped.message() << "there is no CUDA device";
-  return skipped;
+  return skip(id, "there is no CUDA device");
 }
 
 /// For BOOST_AUTO_TEST_CASE(name, *on_device).
