@@ -1,10 +1,10 @@
 #include <cmath>
 #include <limits>
-#include <type_traits>
 
 #include "tapecache/ops/cuda/attention_tensor.h"
 #include "tapecache/ops/cuda/attention_tiles.cuh"
 #include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/cudnn_attention.h"
 #include "tapecache/ops/cuda/put.cuh"
 #include "tapecache/ops/cuda/scratch.h"
 
@@ -194,10 +194,11 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
   });
 }
 
-// The choice of a way: tensor cores where they can, tiles for all else.
+// The choice of a way: cuDNN where it has one, tensor cores where they can, and tiles, which can do all there is.
 template <class In, class T>
 void run_attention(const Attention& layout, const In* qkv, const bool* valid, In* y, T* logsumexp) {
-  if constexpr (!std::is_same_v<In, T>) {
+  if constexpr (kLowPrecision<In>) {
+    if (cudnn_attention(layout, qkv, valid, y, logsumexp)) return;
     if (tensor_attention(layout, qkv, valid, y, logsumexp)) return;
   }
   attention_tiles(layout, qkv, valid, y, logsumexp);
@@ -206,7 +207,8 @@ void run_attention(const Attention& layout, const In* qkv, const bool* valid, In
 template <class In, class T>
 void run_attention_backward(const Attention& layout, const In* qkv, const bool* valid, const In* y, const T* logsumexp,
                             const In* dy, In* dqkv, Mode mode) {
-  if constexpr (!std::is_same_v<In, T>) {
+  if constexpr (kLowPrecision<In>) {
+    if (cudnn_attention_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode)) return;
     if (tensor_attention_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode)) return;
   }
   attention_tiles_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);

@@ -26,7 +26,7 @@ enum Id : std::int64_t {
 };
 
 template <class Low>
-constexpr cudnnDataType_t kLowType = CUDNN_DATA_BFLOAT16;
+constexpr cudnnDataType_t kLowType = std::is_same_v<Low, BFloat16> ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_HALF;
 
 /// What a plan depends on.
 struct Key {
@@ -204,8 +204,12 @@ std::int64_t cudnn_attention_workspace(const Attention& layout, bool backward, c
 }
 
 template bool cudnn_attention(const Attention&, const BFloat16*, const bool*, BFloat16*, float*);
+template bool cudnn_attention(const Attention&, const Float16*, const bool*, Float16*, float*);
 template bool cudnn_attention_backward(const Attention&, const BFloat16*, const bool*, const BFloat16*, const float*,
                                        const BFloat16*, BFloat16*, Mode);
+template bool cudnn_attention_backward(const Attention&, const Float16*, const bool*, const Float16*, const float*,
+                                       const Float16*, Float16*, Mode);
 template std::int64_t cudnn_attention_workspace<BFloat16>(const Attention&, bool, const std::string&);
+template std::int64_t cudnn_attention_workspace<Float16>(const Attention&, bool, const std::string&);
 
 }  // namespace tapecache::kernels::cuda

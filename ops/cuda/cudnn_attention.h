@@ -9,12 +9,12 @@
 /// Attention by cuDNN's fused kernels, for devices from sm_80 on. A build without cuDNN's headers has stand-ins that decline.
 namespace tapecache::kernels::cuda {
 
-/// As `attention` of kernels.h, of bf16 with sums in f32; logsumexp is f32. Returns false, having done nothing, where cuDNN is
+/// As `low_attention` of the kernel table. Returns false, having done nothing, where cuDNN is
 /// not there or has no plan for it, and where there is a mask: its own masks are of lengths.
 template <class Low>
 bool cudnn_attention(const Attention&, const Low* qkv, const bool* valid, Low* y, float* logsumexp);
 
-/// As `attention_backward`, with the same bits each time. Declines to accumulate too. Its workspace grows with the square of
+/// As `low_attention_backward`, with the same bits each time. Declines to accumulate too. Its workspace grows with the square of
 /// tokens: that is the price of the same bits.
 template <class Low>
 bool cudnn_attention_backward(const Attention&, const Low* qkv, const bool* valid, const Low* y, const float* logsumexp,

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdlib>
-#include <string_view>
 
 #include "tapecache/core/error.h"
 #include "tapecache/ops/cuda/cudnn_attention.h"
@@ -18,16 +17,25 @@ std::string dotted(std::size_t version) {
   return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." + std::to_string(version % 100);
 }
 
+/// Throws ValueError where the environment says nothing known.
+std::string wish() {
+  const char* value = std::getenv("TAPECACHE_CUDNN");
+  const std::string word = value && *value ? value : "auto";
+  if (word == "auto" || word == "never" || word == "always") return word;
+  throw ValueError("TAPECACHE_CUDNN is '" + word + "', expected always, never or auto");
+}
+
 struct Library {
+  bool insisted;
   std::optional<CudnnFunctions> functions;
   std::string version, why_not;
 
-  explicit Library(std::string_view wish) {
-    if (wish == "never") {
+  explicit Library(const std::string& word) : insisted(word == "always") {
+    if (word == "never") {
       why_not = "TAPECACHE_CUDNN is never";
       return;
     }
-    functions = load_cudnn(wish == "always", why_not);
+    functions = load_cudnn(insisted, why_not);
     if (!functions) return;
     version = dotted(functions->get_version());
     if (functions->get_version() >= kOldest) return;
@@ -37,15 +45,10 @@ struct Library {
 };
 
 const Library& library() {
-  static const std::string wish = [] {
-    const char* value = std::getenv("TAPECACHE_CUDNN");
-    return std::string(value && *value ? value : "auto");
-  }();
-  if (wish != "auto" && wish != "never" && wish != "always") {
-    throw ValueError("TAPECACHE_CUDNN is '" + wish + "', expected always, never or auto");
+  static const Library found(wish());
+  if (found.insisted && !found.functions) {
+    throw_failure("loading cuDNN, on which TAPECACHE_CUDNN insists,", found.why_not.c_str());
   }
-  static const Library found(wish);
-  if (wish == "always" && !found.functions) throw_failure("loading cuDNN, as TAPECACHE_CUDNN is always,", found.why_not.c_str());
   return found;
 }
 

@@ -20,8 +20,12 @@ std::int64_t cudnn_attention_workspace(const Attention&, bool, const std::string
 }
 
 template bool cudnn_attention(const Attention&, const BFloat16*, const bool*, BFloat16*, float*);
+template bool cudnn_attention(const Attention&, const Float16*, const bool*, Float16*, float*);
 template bool cudnn_attention_backward(const Attention&, const BFloat16*, const bool*, const BFloat16*, const float*,
                                        const BFloat16*, BFloat16*, Mode);
+template bool cudnn_attention_backward(const Attention&, const Float16*, const bool*, const Float16*, const float*,
+                                       const Float16*, Float16*, Mode);
 template std::int64_t cudnn_attention_workspace<BFloat16>(const Attention&, bool, const std::string&);
+template std::int64_t cudnn_attention_workspace<Float16>(const Attention&, bool, const std::string&);
 
 }  // namespace tapecache::kernels::cuda

@@ -9,6 +9,7 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/cuda/block_reduce.cuh"
+#include "tapecache/ops/cuda/cudnn_attention.h"
 #include "tapecache/ops/cuda/packs.cuh"
 #include "tapecache/ops/cuda/put.cuh"
 #include "tapecache/ops/cuda/transfer.h"
@@ -199,7 +200,8 @@ std::vector<std::pair<std::string, std::string>> versions(int device) {
   return {{"capability", std::to_string(properties.major) + "." + std::to_string(properties.minor)},
           {"cuda_driver", dotted(driver)},
           {"cuda_runtime", dotted(runtime)},
-          {"cublaslt", std::to_string(cublasLtGetVersion())}};
+          {"cublaslt", std::to_string(cublasLtGetVersion())},
+          {"cudnn", cudnn_version()}};
 }
 
 void require(const char* op, int device) {

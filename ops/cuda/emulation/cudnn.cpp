@@ -17,6 +17,7 @@ namespace {
 
 using Sizes = std::array<std::int64_t, 4>;
 using tapecache::BFloat16;
+using tapecache::Float16;
 
 constexpr std::int64_t kWorkspace = 256;  // asked for though not used
 
@@ -109,18 +110,10 @@ class Run {
  private:
   struct Operand {
     Sizes sizes, strides;
-    std::int64_t id = 0;
     cudnnDataType_t type = CUDNN_DATA_FLOAT;
-    bool is_virtual = false, of_host = false;
+    bool is_virtual = false;
+    char* memory = nullptr;  ///< null where it was not given, or is not as it should be
 
-    explicit Operand(const Node& tensor)
-        : id(tensor.value<std::int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID)),
-          type(tensor.value<cudnnDataType_t>(CUDNN_ATTR_TENSOR_DATA_TYPE)),
-          is_virtual(tensor.value<bool>(CUDNN_ATTR_TENSOR_IS_VIRTUAL)),
-          of_host(tensor.value<bool>(CUDNN_ATTR_TENSOR_IS_BY_VALUE)) {
-      std::ranges::copy(tensor.all<std::int64_t>(CUDNN_ATTR_TENSOR_DIMENSIONS), sizes.begin());
-      std::ranges::copy(tensor.all<std::int64_t>(CUDNN_ATTR_TENSOR_STRIDES), strides.begin());
-    }
     /// In memory, in elements; axes of size 1 are spread.
     std::int64_t place(const Sizes& at) const {
       std::int64_t sum = 0;
@@ -129,41 +122,48 @@ class Run {
     }
   };
 
-  char* memory_of(const Operand& x) {
+  Operand operand(const Node& tensor) {
+    Operand x;
+    std::ranges::copy(tensor.all<std::int64_t>(CUDNN_ATTR_TENSOR_DIMENSIONS), x.sizes.begin());
+    std::ranges::copy(tensor.all<std::int64_t>(CUDNN_ATTR_TENSOR_STRIDES), x.strides.begin());
+    x.type = tensor.value<cudnnDataType_t>(CUDNN_ATTR_TENSOR_DATA_TYPE);
+    x.is_virtual = tensor.value<bool>(CUDNN_ATTR_TENSOR_IS_VIRTUAL);
+    const auto id = tensor.value<std::int64_t>(CUDNN_ATTR_TENSOR_UNIQUE_ID);
     if (x.is_virtual) {
-      std::vector<double>& kept = kept_[x.id];
       std::int64_t last = 1;
       for (std::size_t axis = 0; axis < 4; ++axis) last += (x.sizes[axis] - 1) * x.strides[axis];
-      kept.resize(static_cast<std::size_t>(last));
-      return reinterpret_cast<char*>(kept.data());
+      kept_[id].resize(static_cast<std::size_t>(last), std::nan(""));
+      x.memory = reinterpret_cast<char*>(kept_[id].data());
+    } else if (const auto found = addresses_.find(id); found != addresses_.end()) {
+      const auto alignment = static_cast<std::uintptr_t>(tensor.value<std::int64_t>(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT));
+      const bool of_host = tensor.value<bool>(CUDNN_ATTR_TENSOR_IS_BY_VALUE);
+      const bool aligned = of_host || reinterpret_cast<std::uintptr_t>(found->second) % alignment == 0;
+      if (aligned && of_host != emulation::is_device_memory(found->second)) x.memory = found->second;
     }
-    return addresses_.at(x.id);
+    return x;
   }
 
-  bool in_place(const Operand& x) {
-    if (x.is_virtual) return true;
-    const auto found = addresses_.find(x.id);
-    if (found == addresses_.end()) return false;
-    return x.of_host ? !emulation::is_device_memory(found->second)
-                     : emulation::is_device_memory(found->second) && reinterpret_cast<std::uintptr_t>(found->second) % 16 == 0;
-  }
-
-  double read(const Operand& x, const Sizes& at) {
-    const char* memory = memory_of(x);
+  static double read(const Operand& x, const Sizes& at) {
     const std::int64_t i = x.place(at);
-    if (x.is_virtual) return reinterpret_cast<const double*>(memory)[i];
-    if (x.type == CUDNN_DATA_BFLOAT16) return static_cast<float>(reinterpret_cast<const BFloat16*>(memory)[i]);
-    return reinterpret_cast<const float*>(memory)[i];
+    if (x.is_virtual) return reinterpret_cast<const double*>(x.memory)[i];
+    if (x.type == CUDNN_DATA_BFLOAT16) return static_cast<float>(reinterpret_cast<const BFloat16*>(x.memory)[i]);
+    if (x.type == CUDNN_DATA_HALF) return static_cast<float>(reinterpret_cast<const Float16*>(x.memory)[i]);
+    return reinterpret_cast<const float*>(x.memory)[i];
   }
 
-  void write(const Operand& x, const Sizes& at, double value) {
-    char* memory = memory_of(x);
+  template <class Low>
+  static void put(const Operand& x, std::int64_t i, double value) {
+    const Low rounded(static_cast<float>(value));
+    if (x.is_virtual) reinterpret_cast<double*>(x.memory)[i] = static_cast<float>(rounded);
+    else reinterpret_cast<Low*>(x.memory)[i] = rounded;
+  }
+
+  static void write(const Operand& x, const Sizes& at, double value) {
     const std::int64_t i = x.place(at);
-    const BFloat16 rounded(static_cast<float>(value));
-    const bool low = x.type == CUDNN_DATA_BFLOAT16;
-    if (x.is_virtual) reinterpret_cast<double*>(memory)[i] = low ? static_cast<float>(rounded) : value;
-    else if (low) reinterpret_cast<BFloat16*>(memory)[i] = rounded;
-    else reinterpret_cast<float*>(memory)[i] = static_cast<float>(value);
+    if (x.type == CUDNN_DATA_BFLOAT16) put<BFloat16>(x, i, value);
+    else if (x.type == CUDNN_DATA_HALF) put<Float16>(x, i, value);
+    else if (x.is_virtual) reinterpret_cast<double*>(x.memory)[i] = value;
+    else reinterpret_cast<float*>(x.memory)[i] = static_cast<float>(value);
   }
 
   template <class F>
@@ -177,63 +177,72 @@ class Run {
 
   cudnnStatus_t run(const Node& operation) {
     switch (operation.type) {
-      case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR: {
-        const Operand a(operation.node(CUDNN_ATTR_OPERATION_MATMUL_ADESC)), b(operation.node(CUDNN_ATTR_OPERATION_MATMUL_BDESC));
-        const Operand c(operation.node(CUDNN_ATTR_OPERATION_MATMUL_CDESC));
-        if (!in_place(a) || !in_place(b) || !in_place(c)) return refuse(CUDNN_STATUS_BAD_PARAM, "a product's tensor");
-        if (c.sizes != Sizes{a.sizes[0], a.sizes[1], a.sizes[2], b.sizes[3]} || a.sizes[3] != b.sizes[2]) {
-          return refuse(CUDNN_STATUS_BAD_PARAM, "a product's sizes");
-        }
-        fill(c, [&](const Sizes& at) {
-          double sum = 0;
-          for (std::int64_t k = 0; k < a.sizes[3]; ++k) {
-            sum += read(a, {at[0], at[1], at[2], k}) * read(b, {at[0], at[1], k, at[3]});
-          }
-          return sum;
-        });
-        return CUDNN_STATUS_SUCCESS;
-      }
-      case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR: {
-        const Operand x(operation.node(CUDNN_ATTR_OPERATION_REDUCTION_XDESC)), y(operation.node(CUDNN_ATTR_OPERATION_REDUCTION_YDESC));
-        if (!in_place(x) || !in_place(y)) return refuse(CUDNN_STATUS_BAD_PARAM, "a reduction's tensor");
-        if (y.sizes != Sizes{x.sizes[0], x.sizes[1], x.sizes[2], 1}) return refuse(CUDNN_STATUS_BAD_PARAM, "a reduction's sizes");
-        const auto op = operation.node(CUDNN_ATTR_OPERATION_REDUCTION_DESC).value<cudnnReduceTensorOp_t>(CUDNN_ATTR_REDUCTION_OPERATOR);
-        fill(y, [&](const Sizes& at) {
-          double result = read(x, at);
-          for (std::int64_t k = 1; k < x.sizes[3]; ++k) {
-            const double other = read(x, {at[0], at[1], at[2], k});
-            result = op == CUDNN_REDUCE_TENSOR_ADD ? result + other : std::max(result, other);
-          }
-          return result;
-        });
-        return CUDNN_STATUS_SUCCESS;
-      }
-      case CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR: {
-        const Operand x(operation.node(CUDNN_ATTR_OPERATION_RESHAPE_XDESC)), y(operation.node(CUDNN_ATTR_OPERATION_RESHAPE_YDESC));
-        const auto exchanged = [](Sizes s) { return std::swap(s[2], s[3]), s; };
-        if (!in_place(x) || y.sizes != exchanged(x.sizes) || y.strides != exchanged(x.strides)) {
-          return refuse(CUDNN_STATUS_BAD_PARAM, "a view that does not exchange rows and columns");
-        }
-        fill(y, [&](const Sizes& at) { return read(x, exchanged(at)); });
-        return CUDNN_STATUS_SUCCESS;
-      }
+      case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR: return multiply(operation);
+      case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR: return reduce(operation);
+      case CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR: return transpose(operation);
       default: return run_pointwise(operation);
     }
+  }
+
+  cudnnStatus_t multiply(const Node& operation) {
+    const Operand a = operand(operation.node(CUDNN_ATTR_OPERATION_MATMUL_ADESC));
+    const Operand b = operand(operation.node(CUDNN_ATTR_OPERATION_MATMUL_BDESC));
+    const Operand c = operand(operation.node(CUDNN_ATTR_OPERATION_MATMUL_CDESC));
+    if (!a.memory || !b.memory || !c.memory) return refuse(CUDNN_STATUS_BAD_PARAM, "a product's tensor");
+    if (c.sizes != Sizes{a.sizes[0], a.sizes[1], a.sizes[2], b.sizes[3]} || a.sizes[3] != b.sizes[2]) {
+      return refuse(CUDNN_STATUS_BAD_PARAM, "a product's sizes");
+    }
+    fill(c, [&](const Sizes& at) {
+      double sum = 0;
+      for (std::int64_t k = 0; k < a.sizes[3]; ++k) sum += read(a, {at[0], at[1], at[2], k}) * read(b, {at[0], at[1], k, at[3]});
+      return sum;
+    });
+    return CUDNN_STATUS_SUCCESS;
+  }
+
+  cudnnStatus_t reduce(const Node& operation) {
+    const Operand x = operand(operation.node(CUDNN_ATTR_OPERATION_REDUCTION_XDESC));
+    const Operand y = operand(operation.node(CUDNN_ATTR_OPERATION_REDUCTION_YDESC));
+    if (!x.memory || !y.memory || y.sizes != Sizes{x.sizes[0], x.sizes[1], x.sizes[2], 1}) {
+      return refuse(CUDNN_STATUS_BAD_PARAM, "a reduction's tensors");
+    }
+    const Node& how = operation.node(CUDNN_ATTR_OPERATION_REDUCTION_DESC);
+    const bool adds = how.value<cudnnReduceTensorOp_t>(CUDNN_ATTR_REDUCTION_OPERATOR) == CUDNN_REDUCE_TENSOR_ADD;
+    fill(y, [&](const Sizes& at) {
+      double result = read(x, at);
+      for (std::int64_t k = 1; k < x.sizes[3]; ++k) {
+        const double other = read(x, {at[0], at[1], at[2], k});
+        result = adds ? result + other : std::max(result, other);
+      }
+      return result;
+    });
+    return CUDNN_STATUS_SUCCESS;
+  }
+
+  cudnnStatus_t transpose(const Node& operation) {
+    const Operand x = operand(operation.node(CUDNN_ATTR_OPERATION_RESHAPE_XDESC));
+    const Operand y = operand(operation.node(CUDNN_ATTR_OPERATION_RESHAPE_YDESC));
+    const auto exchanged = [](Sizes s) { return std::swap(s[2], s[3]), s; };
+    if (!x.memory || !y.memory || y.sizes != exchanged(x.sizes) || y.strides != exchanged(x.strides)) {
+      return refuse(CUDNN_STATUS_BAD_PARAM, "a view that does not exchange rows and columns");
+    }
+    fill(y, [&](const Sizes& at) { return read(x, exchanged(at)); });
+    return CUDNN_STATUS_SUCCESS;
   }
 
   cudnnStatus_t run_pointwise(const Node& operation) {
     const Node& how = operation.node(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR);
     const auto mode = how.value<cudnnPointwiseMode_t>(CUDNN_ATTR_POINTWISE_MODE);
-    const Operand x(operation.node(CUDNN_ATTR_OPERATION_POINTWISE_XDESC)), y(operation.node(CUDNN_ATTR_OPERATION_POINTWISE_YDESC));
-    const bool has_b = operation.has(CUDNN_ATTR_OPERATION_POINTWISE_BDESC), has_t = operation.has(CUDNN_ATTR_OPERATION_POINTWISE_TDESC);
-    const Operand b = has_b ? Operand(operation.node(CUDNN_ATTR_OPERATION_POINTWISE_BDESC)) : x;
-    const Operand t = has_t ? Operand(operation.node(CUDNN_ATTR_OPERATION_POINTWISE_TDESC)) : x;
-    if (!in_place(x) || !in_place(b) || !in_place(t) || !in_place(y)) return refuse(CUDNN_STATUS_BAD_PARAM, "an element-wise tensor");
+    const auto optional = [&](int attribute) { return operation.has(attribute) ? operand(operation.node(attribute)) : Operand{}; };
+    const Operand x = operand(operation.node(CUDNN_ATTR_OPERATION_POINTWISE_XDESC));
+    const Operand y = operand(operation.node(CUDNN_ATTR_OPERATION_POINTWISE_YDESC));
+    const Operand b = optional(CUDNN_ATTR_OPERATION_POINTWISE_BDESC), t = optional(CUDNN_ATTR_OPERATION_POINTWISE_TDESC);
     const bool unary = mode == CUDNN_POINTWISE_EXP || mode == CUDNN_POINTWISE_LOG || mode == CUDNN_POINTWISE_GEN_INDEX;
-    if (has_b == unary || has_t != (mode == CUDNN_POINTWISE_BINARY_SELECT) || x.sizes != y.sizes) {
-      return refuse(CUDNN_STATUS_BAD_PARAM, "an element-wise operation's operands");
+    const bool selects = mode == CUDNN_POINTWISE_BINARY_SELECT;
+    if (!x.memory || !y.memory || !b.memory != unary || !t.memory == selects || x.sizes != y.sizes) {
+      return refuse(CUDNN_STATUS_BAD_PARAM, "an element-wise operation's tensors");
     }
-    const auto axis = mode == CUDNN_POINTWISE_GEN_INDEX ? static_cast<std::size_t>(how.value<std::int64_t>(CUDNN_ATTR_POINTWISE_AXIS)) : 0;
+    const auto axis = mode == CUDNN_POINTWISE_GEN_INDEX ? how.value<std::int64_t>(CUDNN_ATTR_POINTWISE_AXIS) : 0;
     fill(y, [&](const Sizes& at) -> double {
       switch (mode) {
         case CUDNN_POINTWISE_ADD: return read(x, at) + read(b, at);
@@ -243,7 +252,7 @@ class Run {
         case CUDNN_POINTWISE_EXP: return std::exp(read(x, at));
         case CUDNN_POINTWISE_LOG: return std::log(read(x, at));
         case CUDNN_POINTWISE_CMP_GE: return read(x, at) >= read(b, at);
-        case CUDNN_POINTWISE_GEN_INDEX: return static_cast<double>(at[axis]);
+        case CUDNN_POINTWISE_GEN_INDEX: return static_cast<double>(at[static_cast<std::size_t>(axis)]);
         case CUDNN_POINTWISE_BINARY_SELECT: return read(t, at) != 0 ? read(x, at) : read(b, at);
       }
       return std::nan("");
