@@ -50,11 +50,11 @@ struct Problem {
 
   /// From what the CPU gave forward, as if another way had gone there.
   template <class Low>
-  bool backward(Mode mode = Mode::kWrite, const bool* valid = nullptr) {
+  bool backward(Mode mode = Mode::kWrite, const bool* valid = nullptr, std::int64_t most_workspace = 256 << 20) {
     const Tensor low_y = y.to(qkv.dtype()).to(kCuda), sums = logsumexp.to(DType::kFloat32).to(kCuda);
     cuda_table<float>(0);
     return cuda::cudnn_attention_backward(layout, qkv.data<Low>(), valid, low_y.data<Low>(), sums.data<float>(),
-                                          dy.data<Low>(), found_dqkv.mutable_data<Low>(), mode);
+                                          dy.data<Low>(), found_dqkv.mutable_data<Low>(), mode, most_workspace);
   }
 };
 
@@ -115,6 +115,15 @@ BOOST_AUTO_TEST_CASE(backward, *on_device *with_cudnn) {
     BOOST_REQUIRE(p.backward<Low>());
     check_close(p.found_dqkv, p.dqkv, tolerance(low, p.dqkv));
   });
+}
+
+BOOST_AUTO_TEST_CASE(backward_in_pieces, *on_device *with_cudnn) {
+  // Of 7 samples: one by one; 2, 2, 2 and 1; 4 and 3.
+  for (const std::int64_t most : {1, 2, 6}) {
+    Problem p(layout(7, 9, 2, 8, true), DType::kBFloat16);
+    BOOST_REQUIRE(p.backward<BFloat16>(Mode::kWrite, nullptr, most * 2 * 128 * 128 * 2));
+    check_close(p.found_dqkv, p.dqkv, tolerance(DType::kBFloat16, p.dqkv));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(the_same_bits_each_time, *on_device *with_cudnn) {

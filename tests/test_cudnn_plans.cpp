@@ -38,6 +38,7 @@ BOOST_AUTO_TEST_CASE(the_towers_of_clip_have_plans, *with_cudnn) {
                                    layout(32, 17, 4, 24, true), layout(16, 197, 16, 80)}) {
       BOOST_TEST_CONTEXT("sm_" << capability / 10 << ", " << tower.tokens << " tokens of width " << tower.width) {
         BOOST_TEST(cuda::cudnn_attention_workspace<BFloat16>(tower, false, device(capability)) >= 0);
+        BOOST_TEST(cuda::cudnn_attention_workspace<Float16>(tower, false, device(capability)) >= 0);
         const std::int64_t workspace = cuda::cudnn_attention_workspace<BFloat16>(tower, true, device(capability));
         // Gradients of the scores in 16 bits, in tiles of at most 128: what engines need that keep an order of sums.
         const std::int64_t tiles = (tower.tokens + 127) / 128 * 128;

@@ -1,5 +1,6 @@
 #include "tapecache/ops/cuda/cudnn_attention.h"
 
+#include <algorithm>
 #include <compare>
 #include <initializer_list>
 #include <limits>
@@ -39,7 +40,6 @@ struct Key {
   Key(const Attention& layout, cudnnDataType_t type, bool of_gradient)
       : batch(layout.batch), tokens(layout.tokens), heads(layout.heads), width(layout.width), low(type), causal(layout.causal),
         backward(of_gradient) {}
-  std::int64_t rows() const { return batch * heads * tokens; }
   Sizes sizes() const { return {batch, heads, tokens, width}; }
   /// Of a third of qkv, which is [batch, tokens, 3, heads, width].
   Sizes part_strides() const { return {tokens * 3 * heads * width, width, 3 * heads * width, 1}; }
@@ -152,6 +152,8 @@ Attentions& attentions() {
   return *one;
 }
 
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
 bool aligned(std::initializer_list<const void*> addresses) {
   for (const void* address : addresses) {
     if (reinterpret_cast<std::uintptr_t>(address) % kCudnnAlignment != 0) return false;
@@ -166,11 +168,19 @@ bool suits(const Attention& layout) {
          layout.width * sizeof(Low) % kCudnnAlignment == 0 && cudnn();
 }
 
+/// Pieces of about the same size, which need no more.
+std::int64_t samples_at_once(const Attention& layout, std::int64_t most_workspace) {
+  constexpr std::int64_t kTile = 128;  // the largest that engines round tokens up to
+  const std::int64_t tokens = divide_up(layout.tokens, kTile) * kTile;
+  const std::int64_t most = std::max<std::int64_t>(1, most_workspace / (layout.heads * tokens * tokens * 2));
+  return divide_up(layout.batch, divide_up(layout.batch, most));
+}
+
 }  // namespace
 
 template <class Low>
 bool cudnn_attention(const Attention& layout, const Low* qkv, const bool* valid, Low* y, float* logsumexp) {
-  if (valid || !suits<Low>(layout) || !aligned({qkv, y, logsumexp})) return false;
+  if (valid || !suits<Low>(layout) || !aligned({qkv, y})) return false;
   const std::int64_t part = layout.heads * layout.width;
   return attentions().run(Key(layout, kLowType<Low>, false), layout.scale,
                           {{kQueries, qkv}, {kKeys, qkv + part}, {kValues, qkv + 2 * part}, {kOutput, y}, {kLogSumExp, logsumexp}});
@@ -178,22 +188,32 @@ bool cudnn_attention(const Attention& layout, const Low* qkv, const bool* valid,
 
 template <class Low>
 bool cudnn_attention_backward(const Attention& layout, const Low* qkv, const bool* valid, const Low* y, const float* logsumexp,
-                              const Low* dy, Low* dqkv, Mode mode) {
-  if (valid || mode != Mode::kWrite || !suits<Low>(layout) || !aligned({qkv, y, logsumexp, dy, dqkv})) return false;
-  const std::int64_t part = layout.heads * layout.width;
-  const Key key(layout, kLowType<Low>, true);
-  const Scratch<float> dots(key.rows());
-  return attentions().run(key, layout.scale,
-                          {{kQueries, qkv},
-                           {kKeys, qkv + part},
-                           {kValues, qkv + 2 * part},
-                           {kOutput, y},
-                           {kLogSumExp, logsumexp},
-                           {kOutputGradient, dy},
-                           {kQueryGradient, dqkv},
-                           {kKeyGradient, dqkv + part},
-                           {kValueGradient, dqkv + 2 * part},
-                           {kDots, dots.data()}});
+                              const Low* dy, Low* dqkv, Mode mode, std::int64_t most_workspace) {
+  if (valid || mode != Mode::kWrite || !suits<Low>(layout)) return false;
+  const std::int64_t width = layout.heads * layout.width, sample = layout.tokens * width, rows = layout.heads * layout.tokens;
+  Attention piece = layout;
+  piece.batch = samples_at_once(layout, most_workspace);
+  for (std::int64_t first = 0; first < layout.batch; first += piece.batch) {
+    piece.batch = std::min(piece.batch, layout.batch - first);
+    const Low *from = qkv + first * 3 * sample, *result = y + first * sample, *gradient = dy + first * sample;
+    const float* sums = logsumexp + first * rows;
+    Low* to = dqkv + first * 3 * sample;
+    if (!aligned({from, result, gradient, to})) return false;
+    const Scratch<float> dots(piece.batch * rows);
+    const bool taken = attentions().run(Key(piece, kLowType<Low>, true), layout.scale,
+                                        {{kQueries, from},
+                                         {kKeys, from + width},
+                                         {kValues, from + 2 * width},
+                                         {kOutput, result},
+                                         {kLogSumExp, sums},
+                                         {kOutputGradient, gradient},
+                                         {kQueryGradient, to},
+                                         {kKeyGradient, to + width},
+                                         {kValueGradient, to + 2 * width},
+                                         {kDots, dots.data()}});
+    if (!taken) return false;
+  }
+  return true;
 }
 
 template <class Low>
@@ -206,9 +226,9 @@ std::int64_t cudnn_attention_workspace(const Attention& layout, bool backward, c
 template bool cudnn_attention(const Attention&, const BFloat16*, const bool*, BFloat16*, float*);
 template bool cudnn_attention(const Attention&, const Float16*, const bool*, Float16*, float*);
 template bool cudnn_attention_backward(const Attention&, const BFloat16*, const bool*, const BFloat16*, const float*,
-                                       const BFloat16*, BFloat16*, Mode);
+                                       const BFloat16*, BFloat16*, Mode, std::int64_t);
 template bool cudnn_attention_backward(const Attention&, const Float16*, const bool*, const Float16*, const float*,
-                                       const Float16*, Float16*, Mode);
+                                       const Float16*, Float16*, Mode, std::int64_t);
 template std::int64_t cudnn_attention_workspace<BFloat16>(const Attention&, bool, const std::string&);
 template std::int64_t cudnn_attention_workspace<Float16>(const Attention&, bool, const std::string&);
 

@@ -14,11 +14,12 @@ namespace tapecache::kernels::cuda {
 template <class Low>
 bool cudnn_attention(const Attention&, const Low* qkv, const bool* valid, Low* y, float* logsumexp);
 
-/// As `low_attention_backward`, with the same bits each time. Declines to accumulate too. Its workspace grows with the square of
-/// tokens: that is the price of the same bits.
+/// As `low_attention_backward`, with the same bits each time. Declines to accumulate too; where it returns false, dqkv may
+/// have been written to. The price of the same bits is a workspace that grows with the square of tokens: so that it is at most
+/// so many bytes, and one sample's at least, samples are taken in pieces.
 template <class Low>
 bool cudnn_attention_backward(const Attention&, const Low* qkv, const bool* valid, const Low* y, const float* logsumexp,
-                              const Low* dy, Low* dqkv, Mode mode);
+                              const Low* dy, Low* dqkv, Mode mode, std::int64_t most_workspace = 256 << 20);
 
 /// The version that is used, or "none: " and why not.
 std::string cudnn_version();

@@ -6,12 +6,13 @@ namespace {
 
 Descriptor described(std::int64_t id, const CudnnGraph::Sizes& sizes, const CudnnGraph::Sizes& strides, cudnnDataType_t type,
                      bool is_virtual, bool of_host = false) {
+  const std::int64_t alignment = !is_virtual && type == CUDNN_DATA_FLOAT ? sizeof(float) : kCudnnAlignment;
   Descriptor tensor(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
   tensor.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, id)
       .set(CUDNN_ATTR_TENSOR_DATA_TYPE, type)
       .set(CUDNN_ATTR_TENSOR_DIMENSIONS, std::span<const std::int64_t>(sizes))
       .set(CUDNN_ATTR_TENSOR_STRIDES, std::span<const std::int64_t>(strides))
-      .set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, kCudnnAlignment)
+      .set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, alignment)
       .set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, is_virtual)
       .set(CUDNN_ATTR_TENSOR_IS_BY_VALUE, of_host)
       .finalize("describing a tensor to cuDNN");

@@ -26,7 +26,7 @@ constexpr cudnnBackendAttributeType_t kAttributeType =
     : std::is_same_v<T, cudnnBackendHeurMode_t> ? CUDNN_TYPE_HEUR_MODE
                                                : CUDNN_TYPE_BACKEND_DESCRIPTOR;
 
-/// Bytes that the addresses of tensors are multiples of.
+/// Bytes that the addresses of tensors of 16 bits are multiples of.
 constexpr std::int64_t kCudnnAlignment = 16;
 
 /// One of cuDNN's descriptors. Attributes are set until it is finalized. Failures throw DeviceError.
@@ -92,7 +92,7 @@ class CudnnGraph {
     Sizes sizes;
   };
 
-  /// A tensor in memory, whose address is given with each run under this number.
+  /// A tensor in memory, whose address is given with each run under this number: a multiple of 16 bytes, or of 4 for f32.
   Operand tensor(std::int64_t id, Sizes sizes, Sizes strides, cudnnDataType_t type);
   /// An f32 of the host, given with each run.
   Operand number(std::int64_t id);

@@ -8,7 +8,8 @@ bool cudnn_attention(const Attention&, const Low*, const bool*, Low*, float*) {
 }
 
 template <class Low>
-bool cudnn_attention_backward(const Attention&, const Low*, const bool*, const Low*, const float*, const Low*, Low*, Mode) {
+bool cudnn_attention_backward(const Attention&, const Low*, const bool*, const Low*, const float*, const Low*, Low*, Mode,
+                              std::int64_t) {
   return false;
 }
 
@@ -22,9 +23,9 @@ std::int64_t cudnn_attention_workspace(const Attention&, bool, const std::string
 template bool cudnn_attention(const Attention&, const BFloat16*, const bool*, BFloat16*, float*);
 template bool cudnn_attention(const Attention&, const Float16*, const bool*, Float16*, float*);
 template bool cudnn_attention_backward(const Attention&, const BFloat16*, const bool*, const BFloat16*, const float*,
-                                       const BFloat16*, BFloat16*, Mode);
+                                       const BFloat16*, BFloat16*, Mode, std::int64_t);
 template bool cudnn_attention_backward(const Attention&, const Float16*, const bool*, const Float16*, const float*,
-                                       const Float16*, Float16*, Mode);
+                                       const Float16*, Float16*, Mode, std::int64_t);
 template std::int64_t cudnn_attention_workspace<BFloat16>(const Attention&, bool, const std::string&);
 template std::int64_t cudnn_attention_workspace<Float16>(const Attention&, bool, const std::string&);
 
