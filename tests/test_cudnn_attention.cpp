@@ -6,8 +6,8 @@
 #include "checks.h"
 #include "cudnn_device.h"
 
-// Attention by cuDNN against f64 on the CPU, of the same rounded values. What it takes is said by the kernels alone, for an op
-// goes another way where cuDNN declines.
+// Attention by cuDNN against f64 on the CPU, of the same rounded values. It is called by itself, for where cuDNN declines, the
+// op goes another way.
 
 using namespace tapecache;
 using namespace tapecache::kernels;
@@ -45,7 +45,8 @@ struct Problem {
   template <class Low>
   bool forward(const bool* valid = nullptr) {
     cuda_table<float>(0);  // selects the device
-    return cuda::cudnn_attention(layout, qkv.data<Low>(), valid, found_y.mutable_data<Low>(), found_logsumexp.mutable_data<float>());
+    return cuda::cudnn_attention(layout, qkv.data<Low>(), valid, found_y.mutable_data<Low>(),
+                                 found_logsumexp.mutable_data<float>());
   }
 
   /// From what the CPU gave forward, as if another way had gone there.

@@ -38,16 +38,16 @@ struct Key {
   auto operator<=>(const Key&) const = default;
 
   Key(const Attention& layout, cudnnDataType_t type, bool of_gradient)
-      : batch(layout.batch), tokens(layout.tokens), heads(layout.heads), width(layout.width), low(type), causal(layout.causal),
-        backward(of_gradient) {}
+      : batch(layout.batch), tokens(layout.tokens), heads(layout.heads), width(layout.width), low(type),
+        causal(layout.causal), backward(of_gradient) {}
   Sizes sizes() const { return {batch, heads, tokens, width}; }
   /// Of a third of qkv, which is [batch, tokens, 3, heads, width].
   Sizes part_strides() const { return {tokens * 3 * heads * width, width, 3 * heads * width, 1}; }
   /// Of y, which is [batch, tokens, heads, width].
   Sizes output_strides() const { return {tokens * heads * width, width, heads * width, 1}; }
   std::string name() const {
-    return std::string(backward ? "the gradient of attention" : "attention") + " by cuDNN over [" + std::to_string(batch) + ", " +
-           std::to_string(tokens) + ", 3, " + std::to_string(heads) + ", " + std::to_string(width) + "]";
+    return std::string(backward ? "the gradient of attention" : "attention") + " by cuDNN over [" + std::to_string(batch) +
+           ", " + std::to_string(tokens) + ", 3, " + std::to_string(heads) + ", " + std::to_string(width) + "]";
   }
 };
 
@@ -67,7 +67,8 @@ class AttentionGraph : public CudnnGraph {
   }
   Operand output(Id id) { return tensor(id, key_.sizes(), key_.output_strides(), key_.low); }
   Operand row_values(Id id) {
-    return tensor(id, {key_.batch, key_.heads, key_.tokens, 1}, {key_.heads * key_.tokens, key_.tokens, 1, 1}, CUDNN_DATA_FLOAT);
+    const Sizes sizes{key_.batch, key_.heads, key_.tokens, 1}, strides{key_.heads * key_.tokens, key_.tokens, 1, 1};
+    return tensor(id, sizes, strides, CUDNN_DATA_FLOAT);
   }
 
   /// Scores of keys after the query are -∞.
@@ -183,14 +184,19 @@ bool cudnn_attention(const Attention& layout, const Low* qkv, const bool* valid,
   if (valid || !suits<Low>(layout) || !aligned({qkv, y})) return false;
   const std::int64_t part = layout.heads * layout.width;
   return attentions().run(Key(layout, kLowType<Low>, false), layout.scale,
-                          {{kQueries, qkv}, {kKeys, qkv + part}, {kValues, qkv + 2 * part}, {kOutput, y}, {kLogSumExp, logsumexp}});
+                          {{kQueries, qkv},
+                           {kKeys, qkv + part},
+                           {kValues, qkv + 2 * part},
+                           {kOutput, y},
+                           {kLogSumExp, logsumexp}});
 }
 
 template <class Low>
-bool cudnn_attention_backward(const Attention& layout, const Low* qkv, const bool* valid, const Low* y, const float* logsumexp,
-                              const Low* dy, Low* dqkv, Mode mode, std::int64_t most_workspace) {
+bool cudnn_attention_backward(const Attention& layout, const Low* qkv, const bool* valid, const Low* y,
+                              const float* logsumexp, const Low* dy, Low* dqkv, Mode mode, std::int64_t most_workspace) {
   if (valid || mode != Mode::kWrite || !suits<Low>(layout)) return false;
-  const std::int64_t width = layout.heads * layout.width, sample = layout.tokens * width, rows = layout.heads * layout.tokens;
+  const std::int64_t width = layout.heads * layout.width, sample = layout.tokens * width;
+  const std::int64_t rows = layout.heads * layout.tokens;
   Attention piece = layout;
   piece.batch = samples_at_once(layout, most_workspace);
   for (std::int64_t first = 0; first < layout.batch; first += piece.batch) {

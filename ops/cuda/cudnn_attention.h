@@ -6,7 +6,8 @@
 #include "tapecache/core/dtype.h"
 #include "tapecache/ops/kernels.h"
 
-/// Attention by cuDNN's fused kernels, for devices from sm_80 on. A build without cuDNN's headers has stand-ins that decline.
+/// Attention by cuDNN's fused kernels, for devices from sm_80 on. A build without cuDNN's headers has stand-ins that
+/// decline.
 namespace tapecache::kernels::cuda {
 
 /// As `low_attention` of the kernel table. Returns false, having done nothing, where cuDNN is
@@ -15,8 +16,8 @@ template <class Low>
 bool cudnn_attention(const Attention&, const Low* qkv, const bool* valid, Low* y, float* logsumexp);
 
 /// As `low_attention_backward`, with the same bits each time. Declines to accumulate too; where it returns false, dqkv may
-/// have been written to. The price of the same bits is a workspace that grows with the square of tokens: so that it is at most
-/// so many bytes, and one sample's at least, samples are taken in pieces.
+/// have been written to. The price of the same bits is a workspace that grows with the square of tokens: samples are taken in
+/// pieces, so that it has at most so many bytes, or what one sample takes.
 template <class Low>
 bool cudnn_attention_backward(const Attention&, const Low* qkv, const bool* valid, const Low* y, const float* logsumexp,
                               const Low* dy, Low* dqkv, Mode mode, std::int64_t most_workspace = 256 << 20);

@@ -169,7 +169,8 @@ std::optional<CudnnPlan> CudnnGraph::plan(Descriptor graph, const Descriptor* de
                                  static_cast<std::int64_t>(found.size()), &count, found.data()),
           "asking cuDNN for plans");
     for (std::int64_t i = 0; i < count; ++i) {
-      CudnnPlan plan{std::move(configurations[static_cast<std::size_t>(i)]), Descriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)};
+      CudnnPlan plan{std::move(configurations[static_cast<std::size_t>(i)]),
+                     Descriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)};
       plan.execution.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, plan.configuration);
       if (plan.execution.try_finalize() != CUDNN_STATUS_SUCCESS) continue;
       std::int64_t one = 0;

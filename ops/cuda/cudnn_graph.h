@@ -81,12 +81,12 @@ struct CudnnPlan {
   std::int64_t workspace = 0;  ///< bytes
 };
 
-/// An operation of cuDNN's on tensors of four axes [batch, heads, rows, columns], put together from small ones that it fuses:
-/// what a small one gives is never in memory, unless it is told where to go. Failures throw DeviceError.
+/// An operation of cuDNN's on tensors [batch, heads, rows, columns], put together from small ones that it fuses: what a small
+/// one gives is never in memory, unless it is told where to go. Failures throw DeviceError.
 class CudnnGraph {
  public:
   using Sizes = std::array<std::int64_t, 4>;
-  /// An operand; of which it is the handle.
+  /// What an operation takes and gives.
   struct Operand {
     cudnnBackendDescriptor_t descriptor;
     Sizes sizes;
