@@ -116,7 +116,8 @@ class Attentions {
  public:
   Attentions() {
     const cudnnStatus_t status = cudnn()->create(&handle_);
-    if (status != CUDNN_STATUS_SUCCESS) handle_ = nullptr;
+    if (cudnn_insisted()) check(status, "starting cuDNN");
+    if (status != CUDNN_STATUS_SUCCESS) handle_ = nullptr;  // other ways do without it
   }
 
   /// Puts it in the stream; returns false where there is no plan.

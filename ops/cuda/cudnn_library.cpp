@@ -56,6 +56,8 @@ const Library& library() {
 
 const CudnnFunctions* cudnn() { return library().functions ? &*library().functions : nullptr; }
 
+bool cudnn_insisted() { return library().insisted; }
+
 std::string cudnn_version() { return cudnn() ? library().version : "none: " + library().why_not; }
 
 void check(cudnnStatus_t status, const std::string& what) {

@@ -30,6 +30,9 @@ std::optional<CudnnFunctions> load_cudnn(bool insisted, std::string& why_not);
 /// is `always`, ValueError where it is anything but never, always and auto.
 const CudnnFunctions* cudnn();
 
+/// Whether TAPECACHE_CUDNN is `always`.
+bool cudnn_insisted();
+
 /// Throws DeviceError "op: what failed: reason" with the running op.
 void check(cudnnStatus_t status, const std::string& what);
 
