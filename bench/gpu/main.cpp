@@ -1,11 +1,11 @@
-// What the cached step does on a GPU: whole CLIP steps in bf16, cached against direct, the memory of the tiled loss, and the
-// ceilings of the device measured in the same run. Writes gpu_bench.json anew after each figure, so that what was measured
+// What the cached step does on a GPU: whole CLIP steps in bf16, where their time goes, cached against direct, the memory of
+// the tiled loss, and the ceilings of the device measured in the same run. Writes gpu_bench.json anew after each figure, so that what was measured
 // is kept however it ends.
 
 #include <chrono>
 #include <cstdio>
 #include <exception>
-#include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -13,67 +13,25 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "../timing.h"
-#include "../train_step/workloads.h"
-#include "tapecache/autograd/autocast.h"
+#include "../train_step/serve.h"
+#include "../train_step/training.h"
+#include "measure.h"
+#include "op_costs.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/atomic_file.h"
 #include "tapecache/core/error.h"
 #include "tapecache/gradcache/tiled_losses.h"
-#include "tapecache/ops/matmul.h"
-#include "tapecache/train/optimizer.h"
 
 namespace {
 
 using namespace tapecache;
+using namespace bench_gpu;
 using train_step::ClipSize;
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
 
-const Device kDevice = Device::cuda();
-
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
-
-double mebibytes(std::size_t bytes) { return static_cast<double>(bytes) / 1048576; }
-
-/// Random in [-1, 1), on the device.
-Tensor random_matrix(std::int64_t rows, std::int64_t cols, std::uint32_t state) {
-  Tensor t = Tensor::empty({rows, cols});
-  float* p = t.mutable_data<float>();
-  for (std::int64_t i = 0; i < t.numel(); ++i) {
-    p[i] = static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f;
-  }
-  return t.to(kDevice);
-}
-
-/// Median seconds of a queued piece of work.
-double seconds_of(int rounds, const std::function<void()>& work) {
-  const std::vector<std::function<void()>> runs{[&] {
-    work();
-    synchronize(kDevice);
-  }};
-  return time_in_turn(runs, rounds).seconds(0);
-}
-
-/// FLOP/s of a square product whose operands are held in `precision`, several queued one behind another.
-double gemm_ceiling(std::int64_t side, DType precision) {
-  constexpr int kQueued = 8;
-  const Variable a = random_matrix(side, side, 1), b = random_matrix(side, side, 2);
-  const auto flops = 2.0 * static_cast<double>(side) * static_cast<double>(side) * static_cast<double>(side);
-  const Autocast autocast(precision);
-  const double seconds = seconds_of(5, [&] {
-    for (int i = 0; i < kQueued; ++i) ops::matmul(a, b);
-  });
-  return kQueued * flops / seconds;
-}
-
-/// Bytes read and written a second by a copy.
-double copy_ceiling(std::int64_t floats) {
-  const Tensor from = random_matrix(1, floats, 3);
-  Tensor to = from.clone();
-  return 2.0 * static_cast<double>(from.bytes()) / seconds_of(5, [&] { to.copy_from(from); });
-}
 
 struct Scale {
   std::int64_t gemm_side = 8192, copy_floats = std::int64_t{1} << 28, tiled_rows = 131072, tiled_width = 512;
@@ -93,20 +51,27 @@ class Benchmark {
   Benchmark(const Scale& scale, std::string path, double seconds)
       : scale_(scale), path_(std::move(path)), begin_(Clock::now()), budget_(seconds) {}
 
+  /// In the order in which they should be known if time runs out.
   void run() {
     measure("bf16_gemm_flops_per_second", [&] { return gemm_ceiling(scale_.gemm_side, DType::kBFloat16); });
-    measure("f32_gemm_flops_per_second", [&] { return gemm_ceiling(scale_.gemm_side, DType::kFloat32); });
     measure("copy_bytes_per_second", [&] { return copy_ceiling(scale_.copy_floats); });
     measure("clip_b_32_cached", [&] { return step(scale_.base, scale_.base_batch, scale_.base_chunk); });
+    measure("clip_b_32_costs", [&] { return model_costs(scale_.base, scale_.base_batch, scale_.base_chunk, ceilings()); });
+    const auto [image, text] = block_sizes(scale_.base, scale_.base_chunk);
+    measure("clip_b_32_image_block", [&] { return block_costs(image, ceilings()); });
+    measure("clip_b_32_text_block", [&] { return block_costs(text, ceilings()); });
+    measure("clip_l_14_cached", [&] { return step(scale_.large, scale_.large_batch, scale_.large_chunk); });
     measure("clip_b_32_direct_for_comparison", [&] { return step(scale_.base, scale_.compared_batch, 0); });
     measure("clip_b_32_cached_for_comparison",
             [&] { return step(scale_.base, scale_.compared_batch, scale_.compared_chunk); });
     measure("cached_over_direct", [&] {
-      return results_.at("clip_b_32_cached_for_comparison").at("seconds").get<double>() /
-             results_.at("clip_b_32_direct_for_comparison").at("seconds").get<double>();
+      return figure("clip_b_32_cached_for_comparison", "seconds") / figure("clip_b_32_direct_for_comparison", "seconds");
     });
     measure("tiled_loss", [&] { return tiled_loss(); });
-    measure("clip_l_14_cached", [&] { return step(scale_.large, scale_.large_batch, scale_.large_chunk); });
+    const auto [large_image, large_text] = block_sizes(scale_.large, scale_.large_chunk);
+    measure("clip_l_14_image_block", [&] { return block_costs(large_image, ceilings()); });
+    measure("clip_l_14_costs", [&] { return model_costs(scale_.large, scale_.large_batch, scale_.large_chunk, ceilings()); });
+    measure("f32_gemm_flops_per_second", [&] { return gemm_ceiling(scale_.gemm_side, DType::kFloat32); });
   }
   bool failed() const { return failed_; }
 
@@ -114,6 +79,7 @@ class Benchmark {
   /// A figure, or why there is none.
   template <class Figure>
   void measure(const std::string& name, const Figure& figure) {
+    const auto begin = Clock::now();
     Json found;
     if (seconds_since(begin_) > budget_) {
       found = "not measured: no time was left";
@@ -126,42 +92,56 @@ class Benchmark {
       }
     }
     results_[name] = found;
-    fmt::print("{:34} {}\n", name, found.dump());
-    allocator(kDevice).release_cache();
+    const std::string text = found.dump();
+    fmt::print("{:34} {:5.1f} s  {}\n", name, seconds_since(begin), text.size() > 400 ? "(in the file)" : text);
+    try {
+      allocator(kDevice).release_cache();
+    } catch (const std::exception& error) {
+      fmt::print("the device's memory could not be given back: {}\n", error.what());
+    }
     write_file_atomically(path_, results_.dump(2) + "\n");
   }
 
+  double figure(const char* name, const char* part = nullptr) const {
+    const Json& found = part && results_.at(name).is_object() ? results_.at(name).at(part) : results_.at(name);
+    if (!found.is_number()) throw Error(fmt::format("it needs {}, which was not measured", name));
+    return found.get<double>();
+  }
+
+  Ceilings ceilings() const { return {figure("bf16_gemm_flops_per_second"), figure("copy_bytes_per_second")}; }
+
   Json step(ClipSize size, std::int64_t samples, std::int64_t chunk) {
-    const auto workload = train_step::make_clip(size, samples, chunk, {DType::kBFloat16, kDevice});
-    train::AdamW optimizer(workload->parameters);
+    train_step::Training training(train_step::make_clip(size, samples, chunk, {DType::kBFloat16, kDevice}));
+    const train_step::Workload& workload = *training.workload;
+    std::size_t inputs = 0;
+    for (const auto& [name, tensor] : workload.inputs) inputs += tensor.bytes();
     double loss = 0;
-    const std::vector<std::function<void()>> runs{[&] {
-      loss = workload->loss_and_gradients();
-      optimizer.step(1e-4);
-      optimizer.clear_gradients();
-      synchronize(kDevice);
-    }};
     const PeakMeter meter(kDevice);
-    const double seconds = time_in_turn(runs, scale_.rounds).seconds(0);
-    const double speed = workload->flops / seconds;
+    const double seconds = seconds_of([&] { loss = training.step(kDevice); }, scale_.rounds);
+    const double ceiling = figure("bf16_gemm_flops_per_second");
     return {{"batch", samples},
             {"chunk", chunk},
             {"dtype", "bfloat16"},
             {"seconds", seconds},
             {"pairs_per_second", static_cast<double>(samples) / seconds},
-            {"flops_per_second", speed},
-            {"gemm_share", speed / results_.at("bf16_gemm_flops_per_second").get<double>()},
+            {"flops", workload.flops},
+            {"recomputed_flops", workload.recomputed_flops},
+            // What the device did, the second forward included; and what the model needs, each product once.
+            {"gemm_share", (workload.flops + workload.recomputed_flops) / seconds / ceiling},
+            {"model_gemm_share", workload.flops / seconds / ceiling},
             {"peak_mebibytes", mebibytes(meter.peak())},
+            {"of_which_inputs_mebibytes", mebibytes(inputs)},
             {"loss", loss}};
   }
 
   Json tiled_loss() {
     Tape tape;
-    const Variable images = tape.leaf(random_matrix(scale_.tiled_rows, scale_.tiled_width, 1));
-    const Variable texts = tape.leaf(random_matrix(scale_.tiled_rows, scale_.tiled_width, 2));
+    const Variable images = tape.leaf(random_tensor({scale_.tiled_rows, scale_.tiled_width}, 1));
+    const Variable texts = tape.leaf(random_tensor({scale_.tiled_rows, scale_.tiled_width}, 2));
     const Variable log_scale = tape.leaf(Tensor::full({}, -1.0).to(kDevice));
     const PeakMeter meter(kDevice);
     const std::size_t before = allocator(kDevice).stats().current;
+    synchronize(kDevice);
     const auto begin = Clock::now();
     Variable loss;
     {
@@ -192,13 +172,15 @@ class Benchmark {
 
 int main(int argc, char** argv) {
   CLI::App app("Benchmark of the cached step on a GPU");
-  std::string folder = "bench/results";
+  std::string folder = "bench/results", serve_name, dtype = "bfloat16";
   double seconds = 300;
   bool describe = false, tiny = false;
   app.add_option("--out", folder, "folder for gpu_bench.json")->capture_default_str();
   app.add_option("--seconds", seconds, "after which nothing new is begun")->capture_default_str();
   app.add_flag("--describe", describe, "print the versions of CUDA's libraries as JSON and end");
   app.add_flag("--tiny", tiny, "sizes that mean nothing, to try the program out");
+  app.add_option("--serve", serve_name, "take steps of this workload on request, as bench_train_step does");
+  app.add_option("--dtype", dtype, "of its matrix products")->check(CLI::IsMember(std::set<std::string>{"float32", "bfloat16"}));
   CLI11_PARSE(app, argc, argv);
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   try {
@@ -207,6 +189,12 @@ int main(int argc, char** argv) {
       Json versions{{"name", device_name(kDevice)}};
       for (const auto& [library, version] : device_versions(kDevice)) versions[library] = version;
       fmt::print("{}\n", versions.dump());
+      return 0;
+    }
+    if (!serve_name.empty()) {
+      const DType precision = dtype == "float32" ? DType::kFloat32 : DType::kBFloat16;
+      const std::int64_t side = (tiny ? Scale::tiny() : Scale{}).gemm_side;
+      train_step::serve(serve_name, {precision, kDevice}, [&] { return gemm_ceiling(side, precision); });
       return 0;
     }
     Benchmark benchmark(tiny ? Scale::tiny() : Scale{}, folder + "/gpu_bench.json", seconds);

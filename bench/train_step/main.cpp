@@ -4,8 +4,6 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
-#include <fstream>
-#include <iostream>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -16,10 +14,9 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/atomic_file.h"
 #include "tapecache/core/parallel_for.h"
-#include "tapecache/core/safetensors.h"
 #include "tapecache/ops/matmul.h"
-#include "tapecache/train/optimizer.h"
-#include "workloads.h"
+#include "serve.h"
+#include "training.h"
 
 namespace {
 
@@ -27,9 +24,6 @@ using namespace tapecache;
 using namespace train_step;
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
-
-constexpr double kLearningRate = 1e-4;
-constexpr train::AdamWOptions kAdamW{.beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01};
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
@@ -46,69 +40,8 @@ double gemm_ceiling() {
   return best;
 }
 
-/// A field of /proc/self/status, in bytes: VmRSS or, of all time, VmHWM.
-std::size_t process_memory(const std::string& field) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with(field + ":")) return std::stoull(line.substr(field.size() + 1)) * 1024;
-  }
-  return 0;
-}
-
-struct Training {
-  std::unique_ptr<Workload> workload;
-  train::AdamW optimizer;
-
-  Training(const std::string& name, DType precision)
-      : workload(make_workload(name, {.precision = precision})), optimizer(workload->parameters, kAdamW) {}
-
-  double step() {
-    const double loss = workload->loss_and_gradients();
-    optimizer.step(kLearningRate);
-    optimizer.clear_gradients();
-    return loss;
-  }
-};
-
-/// Weights, inputs, the loss and the gradients, before any step.
-void write_reference(Training& training, const std::string& path) {
-  SafetensorsFile file;
-  for (const auto& [name, tensor] : training.workload->inputs) file.tensors["input." + name] = tensor;
-  for (const Parameter& p : training.workload->parameters) file.tensors["weight." + p.name()] = p.value().clone();
-  file.metadata["loss"] = fmt::format("{:.9g}", training.workload->loss_and_gradients());
-  for (const Parameter& p : training.workload->parameters) {
-    if (p.gradient().defined()) file.tensors["gradient." + p.name()] = p.gradient();
-  }
-  write_safetensors(path, file);
-  training.optimizer.clear_gradients();
-}
-
-int serve(const std::string& name, DType precision) {
-  const std::size_t before = process_memory("VmRSS");
-  Training training(name, precision);
-  for (std::string line; std::getline(std::cin, line);) {
-    Json answer;
-    if (line == "step") {
-      const auto begin = Clock::now();
-      const double loss = training.step();
-      answer = {{"seconds", seconds_since(begin)}, {"loss", loss}};
-    } else if (line == "peak") {
-      answer = {{"bytes", process_memory("VmHWM") - before}};
-    } else if (line == "flops") {
-      answer = {{"flops", training.workload->flops}, {"gemm_ceiling", gemm_ceiling()}};
-    } else if (line.starts_with("reference ")) {
-      write_reference(training, line.substr(10));
-      answer = {{"written", line.substr(10)}};
-    } else {
-      answer = {{"error", "unknown request '" + line + "'"}};
-    }
-    std::cout << answer.dump() << std::endl;
-  }
-  return 0;
-}
-
 Json measure(const std::string& name, DType precision, int rounds, double ceiling) {
-  Training training(name, precision);
+  Training training(name, {.precision = precision});
   double loss = 0;
   const std::vector<std::function<void()>> runs{[&] { loss = training.step(); }};
   const PeakMeter meter;
@@ -139,7 +72,10 @@ int main(int argc, char** argv) {
   try {
     if (threads > 0) set_thread_count(threads);
     const DType precision = dtype == "float32" ? DType::kFloat32 : DType::kBFloat16;
-    if (!serve_name.empty()) return serve(serve_name, precision);
+    if (!serve_name.empty()) {
+      serve(serve_name, {.precision = precision}, gemm_ceiling);
+      return 0;
+    }
     const double ceiling = gemm_ceiling();
     fmt::print("{} threads, GEMM of 1024: {:.1f} GFLOP/s\n", thread_count(), 1e-9 * ceiling);
     Json models = Json::array();

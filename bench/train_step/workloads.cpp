@@ -1,6 +1,9 @@
 #include "workloads.h"
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
+#include <regex>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -44,31 +47,41 @@ Tensor random_ids(const Shape& shape, std::int64_t below, std::uint32_t seed) {
   return ids;
 }
 
-/// Of a stack over rows [samples · tokens, width], forward and backward; without what the last block need not compute
+/// Of a stack over rows [samples · tokens, width], forward alone; without what the last block need not compute
 /// where one token a sample is chosen.
 double transformer_flops(const models::TransformerConfig& c, std::int64_t samples, std::int64_t tokens, bool chosen) {
   const auto rows = static_cast<double>(samples * tokens), width = static_cast<double>(c.width);
   const double projections = 3 * width * width + 2 * width * static_cast<double>(tokens);
   const double by_token = width * width + 2 * width * static_cast<double>(c.mlp_width);
   const double left_out = chosen ? static_cast<double>(samples * (tokens - 1)) * by_token : 0;
-  return 3 * 2 * (rows * static_cast<double>(c.layers) * (projections + by_token) - left_out);
+  return 2 * (rows * static_cast<double>(c.layers) * (projections + by_token) - left_out);
 }
 
 std::int64_t patches(const models::VisionConfig& c) {
   return (c.image_size / c.patch_size) * (c.image_size / c.patch_size);
 }
 
+double embedding_flops(const models::VisionConfig& c, std::int64_t samples) {
+  return 2.0 * static_cast<double>(samples * patches(c) * c.encoder.width * c.channels * c.patch_size * c.patch_size);
+}
+
+double vision_forward_flops(const models::VisionConfig& c, std::int64_t samples) {
+  return embedding_flops(c, samples) + transformer_flops(c.encoder, samples, patches(c) + 1, true);
+}
+
 double vision_flops(const models::VisionConfig& c, std::int64_t samples) {
-  const auto patch_values = static_cast<double>(c.channels * c.patch_size * c.patch_size);
   // No gradient goes to the images.
-  const double embedding = 2 * 2 * static_cast<double>(samples * patches(c) * c.encoder.width) * patch_values;
-  return embedding + transformer_flops(c.encoder, samples, patches(c) + 1, true);
+  return 3 * vision_forward_flops(c, samples) - embedding_flops(c, samples);
 }
 
 models::TransformerConfig encoder(std::int64_t width, std::int64_t layers, std::int64_t heads,
                                   models::Activation activation = models::Activation::kGelu) {
   return {.width = width, .layers = layers, .heads = heads, .mlp_width = 4 * width, .activation = activation};
 }
+
+/// The chunks whose tapes a cached step keeps. The two forwarded last cost no memory: they are gone before the last gradients
+/// come.
+constexpr std::int64_t kKeptChunks = 2;
 
 /// A loss on a tape of its own, taken backward.
 double take_step(DType precision, const std::function<Variable()>& loss) {
@@ -110,24 +123,6 @@ class VisionWorkload : public Workload {
   models::Linear head_;
 };
 
-models::ClipConfig clip_config(ClipSize size) {
-  constexpr auto kActivation = models::Activation::kQuickGelu;
-  switch (size) {
-    case ClipSize::kTiny:
-      return {.vision = {.image_size = 16, .patch_size = 8, .encoder = encoder(32, 2, 2, kActivation)},
-              .text = {.vocabulary = 64, .max_tokens = 8, .encoder = encoder(32, 2, 2, kActivation)},
-              .projection_width = 16};
-    case ClipSize::kBase32:
-      return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder(768, 12, 12, kActivation)},
-              .text = {.encoder = encoder(512, 12, 8, kActivation)}};
-    case ClipSize::kLarge14:
-      return {.vision = {.image_size = 224, .patch_size = 14, .encoder = encoder(1024, 24, 16, kActivation)},
-              .text = {.encoder = encoder(768, 12, 12, kActivation)},
-              .projection_width = 768};
-  }
-  throw ValueError("unknown size of CLIP");
-}
-
 /// CLIP over pairs, in one piece or in chunks.
 class ClipWorkload : public Workload {
  public:
@@ -138,7 +133,13 @@ class ClipWorkload : public Workload {
     const models::TextConfig& text = config.text;
     inputs = {{"images", random_images(samples, config.vision.image_size).to(setting.device)},
               {"ids", random_ids({samples, text.max_tokens}, text.vocabulary, 3).to(setting.device)}};
-    flops = vision_flops(config.vision, samples) + transformer_flops(text.encoder, samples, text.max_tokens, true);
+    const TowerFlops forward = forward_flops(config, samples);
+    flops = vision_flops(config.vision, samples) + 3 * forward.text;
+    if (chunk > 0) {
+      // Texts are forwarded last, so the kept tapes are theirs.
+      const std::int64_t kept = std::min(samples, kKeptChunks * chunk);
+      recomputed_flops = forward.image + forward.text * static_cast<double>(samples - kept) / static_cast<double>(samples);
+    }
   }
   double loss_and_gradients() override {
     if (chunk_ == 0) {
@@ -151,8 +152,7 @@ class ClipWorkload : public Workload {
         {"image", inputs.at("images"), [this](const Tensor& x) { return clip_.encode_image(x); }},
         {"text", models::TokenBatch{inputs.at("ids"), {}},
          [this](const models::TokenBatch& x) { return clip_.encode_text(x); }}};
-    // The tapes of the two chunks forwarded last cost no memory: they are gone before the last gradients come.
-    gradcache::StepOptions options{.memory_plan = gradcache::MemoryPlan{{chunk_, chunk_}, 2},
+    gradcache::StepOptions options{.memory_plan = gradcache::MemoryPlan{{chunk_, chunk_}, kKeptChunks},
                                    .autocast = setting_.precision,
                                    .device = setting_.device};
     return gradcache::cached_step(
@@ -176,7 +176,7 @@ class SentenceWorkload : public Workload {
     const models::BertConfig config;
     inputs = {{"queries", random_ids({pairs, tokens}, config.vocabulary, 4).to(setting.device)},
               {"documents", random_ids({pairs, tokens}, config.vocabulary, 5).to(setting.device)}};
-    flops = 2 * transformer_flops(config.encoder, pairs, tokens, false);
+    flops = 2 * 3 * transformer_flops(config.encoder, pairs, tokens, false);
   }
   double loss_and_gradients() override {
     return take_step(precision_, [&] {
@@ -193,6 +193,20 @@ class SentenceWorkload : public Workload {
 
 using Maker = std::function<std::unique_ptr<Workload>(const Setting&)>;
 
+Maker clip(ClipSize size, std::int64_t samples, std::int64_t chunk) {
+  return [=](const Setting& setting) { return make_clip(size, samples, chunk, setting); };
+}
+
+/// The CLIP that a name describes.
+std::optional<Maker> described_clip(const std::string& name) {
+  static const std::map<std::string, ClipSize> sizes{
+      {"tiny", ClipSize::kTiny}, {"b_32", ClipSize::kBase32}, {"l_14", ClipSize::kLarge14}};
+  static const std::regex pattern("clip_(tiny|b_32|l_14)_b([1-9][0-9]{0,6})(_cached_([1-9][0-9]{0,6}))?");
+  std::smatch parts;
+  if (!std::regex_match(name, parts, pattern)) return std::nullopt;
+  return clip(sizes.at(parts[1]), std::stoll(parts[2]), parts[4].matched ? std::stoll(parts[4]) : 0);
+}
+
 const std::vector<std::pair<std::string, Maker>>& makers() {
   const auto vision = [](std::int64_t size, std::int64_t patch, std::int64_t width, std::int64_t heads,
                          std::int64_t samples) -> Maker {
@@ -207,8 +221,8 @@ const std::vector<std::pair<std::string, Maker>>& makers() {
       {"vit_s_8_64_b32", vision(64, 8, 384, 6, 32)},
       {"vit_b_32_224_b16", vision(224, 32, 768, 12, 16)},
       {"vit_b_32_224_b64", vision(224, 32, 768, 12, 64)},
-      {"clip_b_32_b64", [](const Setting& s) { return make_clip(ClipSize::kBase32, 64, 0, s); }},
-      {"clip_b_32_b64_cached_16", [](const Setting& s) { return make_clip(ClipSize::kBase32, 64, 16, s); }},
+      {"clip_b_32_b64", clip(ClipSize::kBase32, 64, 0)},
+      {"clip_b_32_b64_cached_16", clip(ClipSize::kBase32, 64, 16)},
       {"minilm_l6_128_b64", [](const Setting& s) { return std::make_unique<SentenceWorkload>(64, 128, s); }},
   };
   return all;
@@ -223,13 +237,40 @@ std::vector<std::string> workload_names() {
 }
 
 std::unique_ptr<Workload> make_workload(const std::string& name, const Setting& setting) {
+  std::optional<Maker> maker = described_clip(name);
   for (const auto& [own, make] : makers()) {
-    if (own != name) continue;
-    std::unique_ptr<Workload> workload = make(setting);
-    workload->name = name;
-    return workload;
+    if (own == name) maker = make;
   }
-  throw ValueError(fmt::format("unknown workload '{}', expected one of {}", name, fmt::join(workload_names(), ", ")));
+  if (!maker) {
+    throw ValueError(fmt::format("unknown workload '{}', expected one of {}, clip_{{tiny,b_32,l_14}}_b<batch>[_cached_<chunk>]",
+                                 name, fmt::join(workload_names(), ", ")));
+  }
+  std::unique_ptr<Workload> workload = (*maker)(setting);
+  workload->name = name;
+  return workload;
+}
+
+models::ClipConfig clip_config(ClipSize size) {
+  constexpr auto kActivation = models::Activation::kQuickGelu;
+  switch (size) {
+    case ClipSize::kTiny:
+      return {.vision = {.image_size = 16, .patch_size = 8, .encoder = encoder(32, 2, 2, kActivation)},
+              .text = {.vocabulary = 64, .max_tokens = 8, .encoder = encoder(32, 2, 2, kActivation)},
+              .projection_width = 16};
+    case ClipSize::kBase32:
+      return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder(768, 12, 12, kActivation)},
+              .text = {.encoder = encoder(512, 12, 8, kActivation)}};
+    case ClipSize::kLarge14:
+      return {.vision = {.image_size = 224, .patch_size = 14, .encoder = encoder(1024, 24, 16, kActivation)},
+              .text = {.encoder = encoder(768, 12, 12, kActivation)},
+              .projection_width = 768};
+  }
+  throw ValueError("unknown size of CLIP");
+}
+
+TowerFlops forward_flops(const models::ClipConfig& config, std::int64_t samples) {
+  return {vision_forward_flops(config.vision, samples),
+          transformer_flops(config.text.encoder, samples, config.text.max_tokens, true)};
 }
 
 std::unique_ptr<Workload> make_clip(ClipSize size, std::int64_t samples, std::int64_t chunk, const Setting& setting) {

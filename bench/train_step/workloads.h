@@ -11,6 +11,7 @@
 #include "tapecache/autograd/parameter.h"
 #include "tapecache/core/dtype.h"
 #include "tapecache/core/tensor.h"
+#include "tapecache/models/clip.h"
 
 /// The training steps that are measured: models of usual sizes on random data, no dropout.
 namespace train_step {
@@ -25,6 +26,7 @@ struct Workload {
   std::vector<tapecache::Parameter> parameters;
   std::map<std::string, tapecache::Tensor> inputs;  ///< by name, for a peer to read
   double flops = 0;  ///< of the matrix products of forward and backward, without what is computed twice
+  double recomputed_flops = 0;  ///< of those that a cached step computes a second time
 };
 
 /// Where and how a workload runs. With `precision` kBFloat16 matrix products run under autocast.
@@ -36,10 +38,20 @@ struct Setting {
 /// All names for the host, in the order they are measured.
 std::vector<std::string> workload_names();
 
-/// Throws ValueError for a name that is not among `workload_names`.
+/// Also makes, beside `workload_names`, CLIP of any batch and chunk: clip_{tiny,b_32,l_14}_b<batch>[_cached_<chunk>].
+/// Throws ValueError for another name.
 std::unique_ptr<Workload> make_workload(const std::string& name, const Setting& setting);
 
+/// CLIP as OpenAI's: pre-norm, quick_gelu.
 enum class ClipSize { kTiny, kBase32, kLarge14 };  ///< kTiny is for trying a program out
+
+tapecache::models::ClipConfig clip_config(ClipSize size);
+
+struct TowerFlops {
+  double image, text;
+};
+/// Of the matrix products of one forward; attention's are counted as if no mask left any out.
+TowerFlops forward_flops(const tapecache::models::ClipConfig& config, std::int64_t samples);
 
 /// CLIP over pairs, direct where `chunk` is 0, else cached.
 std::unique_ptr<Workload> make_clip(ClipSize size, std::int64_t samples, std::int64_t chunk, const Setting& setting);
