@@ -8,12 +8,12 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from configs import MODELS
+from worker_process import Worker, take_in_turn
 
 HERE = Path(__file__).resolve().parent
 PEERS = {
@@ -24,36 +24,6 @@ PEERS = {
 }
 # This library again: with one thread, or (for a cached step) with the whole batch at once.
 OWN = {"one-thread": "float32", "direct": "float32"}
-
-
-class Worker:
-    """A process that takes steps on request."""
-
-    def __init__(self, command):
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=HERE, env=dict(os.environ)
-        )
-
-    def ask(self, request):
-        self.process.stdin.write(request + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def take_in_turn(ours, theirs, rounds):
-    for worker in (ours, theirs):
-        worker.ask("step")
-    return [(ours.ask("step")["seconds"], theirs.ask("step")["seconds"]) for _ in range(rounds)]
 
 
 def measure_own(binary, model, peer, rounds, threads):
@@ -70,6 +40,7 @@ def measure_own(binary, model, peer, rounds, threads):
 
 
 def result(model, dtype, peer, pairs, ours, theirs):
+    pairs = [(own["seconds"], other["seconds"]) for own, other in pairs]
     seconds = statistics.median(p[0] for p in pairs)
     peaks = [worker.ask("peak")["bytes"] for worker in (ours, theirs)]  # before the ceiling is measured
     speed = ours.ask("flops")
@@ -98,7 +69,7 @@ def measure(binary, model, peer, rounds, threads):
         writer.close()
         ours = Worker(own)
         arguments = ["--model", model, "--reference", reference, "--threads", str(threads)]
-        theirs = Worker([sys.executable, *script, *arguments])
+        theirs = Worker([sys.executable, HERE / script[0], *script[1:], *arguments])
         try:
             difference = theirs.ask(f"compare {reference}")
             limits = (1e-4, 1e-3) if dtype == "float32" else (1e-2, 5e-2)

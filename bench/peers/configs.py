@@ -1,5 +1,6 @@
 """The models of bench/train_step/workloads.cpp, as their peers need to know them."""
 
+import re
 from dataclasses import dataclass
 
 
@@ -43,5 +44,22 @@ MODELS = {
     "clip_b_32_b64_cached_16": Model(**CLIP, chunk=16),
     "minilm_l6_128_b64": Model("sentence", text=Stack(384, 6, 12, "gelu", 1e-12)),
 }
+
+# OpenAI's; the first is for trying programs out.
+CLIP_SIZES = {
+    "tiny": (Vision(16, 8, Stack(32, 2, 2, "quick_gelu")), Stack(32, 2, 2, "quick_gelu")),
+    "b_32": (CLIP["vision"], CLIP["text"]),
+    "l_14": (Vision(224, 14, Stack(1024, 24, 16, "quick_gelu")), Stack(768, 12, 12, "quick_gelu")),
+}
+
+
+def described_clip(name):
+    """The CLIP that a name describes: clip_{tiny,b_32,l_14}_b<batch>[_cached_<chunk>]."""
+    parts = re.fullmatch(r"clip_(tiny|b_32|l_14)_b(\d+)(?:_cached_(\d+))?", name)
+    if not parts:
+        raise ValueError(f"'{name}' is not clip_{{tiny,b_32,l_14}}_b<batch>[_cached_<chunk>]")
+    vision, text = CLIP_SIZES[parts[1]]
+    return Model("clip", vision, text, int(parts[3] or 0))
+
 
 ADAMW = dict(learning_rate=1e-4, beta1=0.9, beta2=0.999, epsilon=1e-8, weight_decay=0.01)
