@@ -69,14 +69,20 @@ class Worker:
 
     def kill(self):
         self.process.kill()
-        self.process.wait()
+        self.close()
 
     def close(self):
         try:
             self.process.stdin.close()
             self.process.wait(60)
         except (OSError, subprocess.TimeoutExpired):
-            self.kill()
+            self.process.kill()
+            self.process.wait()
+        for thread in self.threads:
+            thread.join(1)
+        for pipe in (self.process.stdout, self.process.stderr):
+            if pipe:
+                pipe.close()
 
 
 def take_in_turn(ours, theirs, rounds, deadline=None, limit=None):
