@@ -40,11 +40,11 @@ double seconds_of(const std::function<void()>& work, int most, double seconds) {
 double gemm_ceiling(std::int64_t side, DType precision) {
   constexpr int kQueued = 8;
   const Tensor a = random_tensor({side, side}, 1, precision), b = random_tensor({side, side}, 2, precision);
-  Tensor c = Tensor::empty({side, side}, DType::kFloat32, kDevice);
+  Tensor c = Tensor::empty({side, side}, precision, kDevice);
   const auto n = static_cast<double>(side);
   const double seconds = seconds_of([&] {
     for (int i = 0; i < kQueued; ++i) {
-      ops::detail::gemm<float>("gemm_ceiling", {1, side, side, side, false, true}, a, b, {}, {}, c, kernels::Mode::kWrite);
+      ops::detail::gemm("gemm_ceiling", {1, side, side, side, false, true}, a, b, {}, {}, c, kernels::Mode::kWrite);
     }
   });
   return kQueued * 2 * n * n * n / seconds;

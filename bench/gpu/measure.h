@@ -21,7 +21,7 @@ tapecache::Tensor random_tensor(const tapecache::Shape& shape, std::uint32_t sta
 /// taken, no more than `most`, and beyond three only while `seconds` last.
 double seconds_of(const std::function<void()>& work, int most = 7, double seconds = 20);
 
-/// FLOP/s of a square product whose factors are held in `precision` and whose result is f32.
+/// FLOP/s of a square product whose factors and result are held in `precision`.
 double gemm_ceiling(std::int64_t side, tapecache::DType precision);
 
 /// Bytes read and written a second by a copy.

@@ -115,19 +115,19 @@ Json kernel_cost(const Ceilings& ceilings, double flops, std::size_t bytes, cons
   return pass.figures(flops, static_cast<double>(bytes), ceilings);
 }
 
-/// The three products of a linear map of bf16 rows [rows, in] to [rows, out].
-Json products(std::int64_t rows, std::int64_t in, std::int64_t out, const Ceilings& ceilings) {
+/// The three products of a linear map of bf16 rows [rows, in] to [rows, out], with results of the types they have in a block.
+Json products(std::int64_t rows, std::int64_t in, std::int64_t out, DType y_type, DType dx_type, const Ceilings& ceilings) {
   const Tensor x = random_tensor({rows, in}, 1, DType::kBFloat16), w = random_tensor({out, in}, 2, DType::kBFloat16);
   const Tensor dy = random_tensor({rows, out}, 3, DType::kBFloat16);
   const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
-  const auto product = [&](kernels::Gemm shape, const Tensor& a, const Tensor& b, kernels::Mode mode) {
-    Tensor c = Tensor::zeros({shape.m, shape.n}, DType::kFloat32, kDevice);
+  const auto product = [&](kernels::Gemm shape, const Tensor& a, const Tensor& b, DType type, kernels::Mode mode) {
+    Tensor c = Tensor::zeros({shape.m, shape.n}, type, kDevice);
     return kernel_cost(ceilings, flops, a.bytes() + b.bytes() + c.bytes(),
-                       [&] { ops::detail::gemm<float>("products", shape, a, b, {}, {}, c, mode); });
+                       [&] { ops::detail::gemm("products", shape, a, b, {}, {}, c, mode); });
   };
-  return {{"y", product({1, rows, out, in, false, true}, x, w, kernels::Mode::kWrite)},
-          {"dx", product({1, rows, in, out, false, false}, dy, w, kernels::Mode::kWrite)},
-          {"dw", product({1, out, in, rows, true, false}, dy, x, kernels::Mode::kAccumulate)}};
+  return {{"y", product({1, rows, out, in, false, true}, x, w, y_type, kernels::Mode::kWrite)},
+          {"dx", product({1, rows, in, out, false, false}, dy, w, dx_type, kernels::Mode::kWrite)},
+          {"dw", product({1, out, in, rows, true, false}, dy, x, DType::kFloat32, kernels::Mode::kAccumulate)}};
 }
 
 std::vector<Parameter> joined(std::initializer_list<std::vector<Parameter>> lists) {
@@ -151,14 +151,15 @@ Json block_costs(const BlockSize& s, const Ceilings& ceilings) {
   const models::TransformerBlock block(block_builder, config);
   for (const models::Builder* b : {&norms, &attention_builder, &mlp, &block_builder}) b->to(kDevice);
   const ops::AttentionOptions options{.causal = s.causal, .valid = {}};
+  constexpr auto kNoNorm = ops::KeepNorm::kNo;
 
   const Tensor x = random_tensor({s.samples, s.tokens, s.width}, 1);
   // Of the types that one part hands the next.
   Tensor qkv, hidden;
   {
     const Autocast autocast(DType::kBFloat16);
-    qkv = attention.project(norm1, x).y.value();
-    hidden = fc1.after(norm2, x).y.value();
+    qkv = attention.project(norm1, x, kNoNorm).y.value();
+    hidden = fc1.after(norm2, x, kNoNorm).y.value();
   }
   const std::vector<Parameter>& weights = attention_builder.parameters();
   const std::vector<Parameter> in_weights(weights.begin(), weights.begin() + 6), out_weights(weights.begin() + 6, weights.end());
@@ -170,29 +171,42 @@ Json block_costs(const BlockSize& s, const Ceilings& ceilings) {
                        [&](const auto& v) { return block(v[0], options); },
                        n * (24 * w * w + 4 * w * t)});
   costs["norm1_qkv"] = of({{x}, joined({n1, in_weights}),
-                           [&](const auto& v) { return attention.project(norm1, v[0]).y; },
+                           [&](const auto& v) { return attention.project(norm1, v[0], kNoNorm).y; },
                            n * 6 * w * w});
   costs["attention"] = of({{qkv}, {}, [&](const auto& v) { return ops::attention(v[0], s.heads, options); }, n * 4 * w * t});
   costs["attention_out_residual"] = of({{qkv, x}, out_weights,
                                         [&](const auto& v) { return attention.attend(v[0], options, v[1]); },
                                         n * (2 * w * w + 4 * w * t)});
   costs["norm2_fc1"] = of({{x}, joined({n2, {fc1.weight, fc1.bias}}),
-                           [&](const auto& v) { return fc1.after(norm2, v[0]).y; },
+                           [&](const auto& v) { return fc1.after(norm2, v[0], kNoNorm).y; },
                            n * 8 * w * w});
   costs["activation_fc2_residual"] = of({{hidden, x}, {fc2.weight, fc2.bias},
                                          [&](const auto& v) { return fc2.after(config.activation, v[0], v[1]); },
                                          n * 8 * w * w});
   costs["layer_norm"] = of({{x}, n1, [&](const auto& v) { return norm1(v[0]); }});
-  costs["activation_f32"] = of({{random_tensor({rows, wide}, 4)}, {},
-                                [&](const auto& v) { return ops::quick_gelu(v[0]); }});
   costs["addition"] = of({{x, x.clone()}, {}, [&](const auto& v) { return ops::add(v[0], v[1]); }});
 
   Json alone;
-  alone["qkv"] = products(rows, s.width, 3 * s.width, ceilings);
-  alone["out"] = products(rows, s.width, s.width, ceilings);
-  alone["fc1"] = products(rows, s.width, wide, ceilings);
-  alone["fc2"] = products(rows, wide, s.width, ceilings);
+  constexpr DType kLow = DType::kBFloat16, kFull = DType::kFloat32;
+  alone["qkv"] = products(rows, s.width, 3 * s.width, kLow, kFull, ceilings);
+  alone["out"] = products(rows, s.width, s.width, kFull, kLow, ceilings);
+  alone["fc1"] = products(rows, s.width, wide, kLow, kFull, ceilings);
+  alone["fc2"] = products(rows, wide, s.width, kFull, kLow, ceilings);
   costs["products_alone"] = alone;
+  const Tensor z = random_tensor({rows, wide}, 4, kLow);
+  Tensor activated = random_tensor({rows, wide}, 6, kLow);
+  using Low = kernels::KernelTable<BFloat16>;
+  const auto activation = kernels::find(&Low::unary, "activation", kDevice);
+  const auto derivative = kernels::find(&Low::unary_backward, "activation", kDevice);
+  constexpr auto kQuickGelu = kernels::UnaryOp::kQuickGelu;
+  costs["activation"] = {
+      {"forward", kernel_cost(ceilings, 0, 2 * z.bytes(), [&] {
+         activation(kQuickGelu, z.numel(), z.data<BFloat16>(), activated.mutable_data<BFloat16>());
+       })},
+      {"backward", kernel_cost(ceilings, 0, 3 * z.bytes(), [&] {
+         derivative(kQuickGelu, z.numel(), z.data<BFloat16>(), activated.data<BFloat16>(),
+                    activated.mutable_data<BFloat16>(), kernels::Mode::kWrite);
+       })}};
   const Tensor dy = random_tensor({rows, wide}, 5);
   costs["rounding_to_bf16"] = kernel_cost(ceilings, 0, dy.bytes() + dy.bytes() / 2, [&] { dy.to(DType::kBFloat16); });
   costs["sum_of_rows"] = kernel_cost(ceilings, 0, dy.bytes(), [&] { ops::sum(dy, 0); });
