@@ -63,6 +63,12 @@ for name in TESTS:
     if "crash" in case: os._exit(139)
     if "spoil" in case: spoilt = True
     if spoilt: say('a.cpp(3): error: in "%%s": DeviceError: add: an illegal memory access was encountered' %% name)
+    if "fatal" in case:
+        say('unknown location(0): fatal error: in "%%s": memory access violation at address: 0x0' %% name)
+        say('a.cpp(2): last checkpoint: "fatal" test entry')
+        say("Test is aborted")
+        say('a.cpp(2): Leaving test case "%%s"; testing time: 1us' %% case)
+        sys.exit(201)
     if "wrong" in case: say('a.cpp(3): error: in "%%s": check a == b has failed [1 != 2]' %% name)
     failed = failed or spoilt or "wrong" in case
     say('a.cpp(2): Leaving test case "%%s"; testing time: 1us' %% case)
@@ -81,11 +87,12 @@ class Suite(unittest.TestCase):
             return suite.run(seconds, stall)
 
     def test_each_test_has_its_own_outcome(self):
-        tests = ["a/good", "a/wrong", "a/absent", "b/crash", "b/good", "b/spoil", "b/after", "c/hang", "c/last"]
+        tests = ["a/good", "a/wrong", "a/absent", "b/crash", "b/fatal", "b/good", "b/spoil", "b/after", "c/hang", "c/last"]
         found = {o.name: o for o in self.outcomes(tests)}
         self.assertEqual({n: o.kind for n, o in found.items()}, {
-            "a/good": "passed", "a/wrong": "failed", "a/absent": "skipped", "b/crash": "failed", "b/good": "passed",
-            "b/spoil": "failed", "b/after": "passed", "c/hang": "failed", "c/last": "passed"})
+            "a/good": "passed", "a/wrong": "failed", "a/absent": "skipped", "b/crash": "failed",
+            "b/fatal": "failed", "b/good": "passed", "b/spoil": "failed", "b/after": "passed",
+            "c/hang": "failed", "c/last": "passed"})
         self.assertIn("1 != 2", found["a/wrong"].why[0])
         self.assertIn("139", found["b/crash"].why[0])
         self.assertIn("illegal memory access", found["b/spoil"].why[0])

@@ -5,7 +5,9 @@ after which a CUDA context is of no use, that test has failed, and a new process
 """
 
 import fnmatch
+import os
 import re
+import signal
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -25,6 +27,13 @@ class Outcome:
     name: str
     kind: str  # passed, failed, skipped, not run
     why: list = field(default_factory=list)
+
+
+def end_group(process):
+    """Ends a process that leads a session, with all that it has started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def parse_list(text):
@@ -91,7 +100,7 @@ class Suite:
             command += [f"--run_test={name}" for name in names]
         with open(self.output, "a") as output:
             return subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=output,
-                                    stderr=subprocess.STDOUT)
+                                    stderr=subprocess.STDOUT, start_new_session=True)
 
     def read(self):
         return self.log.read_text(errors="replace") if self.log.is_file() else ""
@@ -111,8 +120,7 @@ class Suite:
             elif now - since > stall:
                 reason = f"it said nothing for {stall:.0f} s"
             if reason:
-                process.kill()
-                process.wait()
+                end_group(process)
                 return reason
         return None
 
@@ -128,7 +136,10 @@ class Suite:
         whole = len(remaining) == len(everything)
         while remaining and self.processes < MOST_PROCESSES and time.monotonic() < deadline:
             process = self.start(remaining, whole)
-            reason = self.watch(process, deadline, stall)
+            try:
+                reason = self.watch(process, deadline, stall)
+            finally:
+                end_group(process)
             outcomes, within = parse_log(self.read(), set(remaining))
             spoilt = next((i for i, o in enumerate(outcomes)
                            if o.kind == "failed" and SPOILS_THE_DEVICE.search(" ".join(o.why))), None)
@@ -138,7 +149,7 @@ class Suite:
                 within.kind = "failed"
                 within.why.insert(0, reason or f"the process ended within it, with {process.returncode}")
                 outcomes.append(within)
-            elif process.returncode not in (0, 201) and not reason:
+            elif not reason and process.returncode != (201 if any(o.kind == "failed" for o in outcomes) else 0):
                 self.endings.append(process.returncode)
             done += outcomes
             taken = {o.name for o in outcomes}
@@ -149,9 +160,7 @@ class Suite:
                 break
             remaining = [n for n in remaining if n not in taken]
             whole = False
-            if spoilt is None and not within and not reason:
-                break
-        why = "time was out" if time.monotonic() >= deadline else "the process before it ended"
+        why = "time was out" if time.monotonic() >= deadline else f"{self.processes} processes had ended before it"
         done += [Outcome(name, "not run", [why]) for name in remaining]
         order = {name: i for i, name in enumerate(everything)}
         return sorted(done, key=lambda o: order.get(o.name, -1))

@@ -5,7 +5,9 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -172,7 +174,7 @@ class Benchmark {
 
 int main(int argc, char** argv) {
   CLI::App app("Benchmark of the cached step on a GPU");
-  std::string folder = "bench/results", serve_name, dtype = "bfloat16";
+  std::string folder = "bench/results", serve_name, request, dtype = "bfloat16";
   double seconds = 300;
   bool describe = false, tiny = false;
   app.add_option("--out", folder, "folder for gpu_bench.json")->capture_default_str();
@@ -180,6 +182,7 @@ int main(int argc, char** argv) {
   app.add_flag("--describe", describe, "print the versions of CUDA's libraries as JSON and end");
   app.add_flag("--tiny", tiny, "sizes that mean nothing, to try the program out");
   app.add_option("--serve", serve_name, "take steps of this workload on request, as bench_train_step does");
+  app.add_option("--request", request, "with --serve: answer this and end");
   app.add_option("--dtype", dtype, "of its matrix products")->check(CLI::IsMember(std::set<std::string>{"float32", "bfloat16"}));
   CLI11_PARSE(app, argc, argv);
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
@@ -194,7 +197,9 @@ int main(int argc, char** argv) {
     if (!serve_name.empty()) {
       const DType precision = dtype == "float32" ? DType::kFloat32 : DType::kBFloat16;
       const std::int64_t side = (tiny ? Scale::tiny() : Scale{}).gemm_side;
-      train_step::serve(serve_name, {precision, kDevice}, [&] { return gemm_ceiling(side, precision); });
+      std::istringstream given(request);
+      train_step::serve(request.empty() ? std::cin : given, serve_name, {precision, kDevice},
+                        [&] { return gemm_ceiling(side, precision); });
       return 0;
     }
     Benchmark benchmark(tiny ? Scale::tiny() : Scale{}, folder + "/gpu_bench.json", seconds);

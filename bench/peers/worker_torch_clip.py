@@ -193,7 +193,7 @@ class Training:
     def gemm(self, side):
         """FLOP/s of bf16 products of random square matrices."""
         side = int(side)
-        a, b = (torch.rand(side, side, device=self.device).bfloat16() for _ in range(2))
+        a, b = ((2 * torch.rand(side, side, device=self.device) - 1).bfloat16() for _ in range(2))
         best = []
         for _ in range(5):
             begin = self.clock()

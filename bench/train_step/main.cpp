@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -73,7 +74,7 @@ int main(int argc, char** argv) {
     if (threads > 0) set_thread_count(threads);
     const DType precision = dtype == "float32" ? DType::kFloat32 : DType::kBFloat16;
     if (!serve_name.empty()) {
-      serve(serve_name, {.precision = precision}, gemm_ceiling);
+      serve(std::cin, serve_name, {.precision = precision}, gemm_ceiling);
       return 0;
     }
     const double ceiling = gemm_ceiling();

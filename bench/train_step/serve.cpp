@@ -96,7 +96,8 @@ Json compare(Training& training, const std::string& path) {
 
 }  // namespace
 
-void serve(const std::string& name, const Setting& setting, const std::function<double()>& gemm_ceiling) {
+void serve(std::istream& requests, const std::string& name, const Setting& setting,
+           const std::function<double()>& gemm_ceiling) {
   const std::size_t before = process_memory("VmRSS");
   Training training(name, setting);
   const auto answer_to = [&](const std::string& request, const std::string& argument) -> Json {
@@ -121,7 +122,7 @@ void serve(const std::string& name, const Setting& setting, const std::function<
     allocator(setting.device).reset_peak();
     return answer;
   };
-  for (std::string line; std::getline(std::cin, line);) {
+  for (std::string line; std::getline(requests, line);) {
     const std::size_t space = line.find(' ');
     Json answer;
     try {

@@ -1,13 +1,14 @@
 #pragma once
 
 #include <functional>
+#include <istream>
 #include <string>
 
 #include "workloads.h"
 
 namespace train_step {
 
-/// Takes a workload's steps on request: reads requests from standard input, a line each, and answers each with a line of
+/// Takes a workload's steps on request: reads requests, a line each, and answers each with a line of
 /// JSON, so that its steps can be taken in turn with another program's (bench/peers).
 ///
 ///   step            one step: "seconds", "loss"
@@ -20,6 +21,7 @@ namespace train_step {
 ///                   "worst_gradient"
 ///
 /// A request that fails is answered by {"error": …}.
-void serve(const std::string& name, const Setting& setting, const std::function<double()>& gemm_ceiling);
+void serve(std::istream& requests, const std::string& name, const Setting& setting,
+           const std::function<double()>& gemm_ceiling);
 
 }  // namespace train_step
