@@ -136,10 +136,10 @@ class Tables(unittest.TestCase):
             "==PROF== Connected", '{"seconds":1}',
             '"ID","Kernel Name","dram__bytes_read.sum","dram__bytes_write.sum","gpu__time_duration.sum"',
             '"","","byte","byte","nsecond"',
-            '"0","add(float *, long)","1,000","500","2,000"', '"1","gemm(int)","10","10","9000"',
-            '"2","add(float *, long)","1000","500","1000"'])
+            '"0","void add<float, (int)4>(float *, F<(bool)1>)","1,000","500","2,000"', '"1","gemm(int)","10","10","9000"',
+            '"2","void add<float, (int)4>(float *, F<(bool)1>)","1000","500","1000"'])
         kernels = gpu_check.parse_ncu(text)
-        self.assertEqual([k["kernel"] for k in kernels], ["gemm", "add"])
+        self.assertEqual([k["kernel"] for k in kernels], ["gemm", "add<float, (int)4>"])
         self.assertEqual(kernels[1]["calls"], 2)
         self.assertAlmostEqual(kernels[1]["seconds"], 3e-6)
         self.assertAlmostEqual(kernels[1]["bytes"], 3000)
