@@ -1,6 +1,6 @@
 // What the cached step does on a GPU: whole CLIP steps in bf16, where their time goes, cached against direct, the memory of
-// the tiled loss, and the ceilings of the device measured in the same run. Writes gpu_bench.json anew after each figure, so that what was measured
-// is kept however it ends.
+// the tiled loss, and the ceilings of the device measured in the same run. Writes gpu_bench.json anew after each figure, so
+// that what was measured is kept however it ends. With --serve it takes steps on request.
 
 #include <chrono>
 #include <cstdio>
@@ -183,7 +183,8 @@ int main(int argc, char** argv) {
   app.add_flag("--tiny", tiny, "sizes that mean nothing, to try the program out");
   app.add_option("--serve", serve_name, "take steps of this workload on request, as bench_train_step does");
   app.add_option("--request", request, "with --serve: answer this and end");
-  app.add_option("--dtype", dtype, "of its matrix products")->check(CLI::IsMember(std::set<std::string>{"float32", "bfloat16"}));
+  app.add_option("--dtype", dtype, "of its matrix products")
+      ->check(CLI::IsMember(std::set<std::string>{"float32", "bfloat16"}));
   CLI11_PARSE(app, argc, argv);
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   try {

@@ -162,7 +162,8 @@ Json block_costs(const BlockSize& s, const Ceilings& ceilings) {
     hidden = fc1.after(norm2, x, kNoNorm).y.value();
   }
   const std::vector<Parameter>& weights = attention_builder.parameters();
-  const std::vector<Parameter> in_weights(weights.begin(), weights.begin() + 6), out_weights(weights.begin() + 6, weights.end());
+  const std::vector<Parameter> in_weights(weights.begin(), weights.begin() + 6);
+  const std::vector<Parameter> out_weights(weights.begin() + 6, weights.end());
   const std::vector<Parameter> n1{norm1.weight, norm1.bias}, n2{norm2.weight, norm2.bias};
   const auto of = [&](Part part) { return cost(part, ceilings); };
 

@@ -242,8 +242,9 @@ std::unique_ptr<Workload> make_workload(const std::string& name, const Setting& 
     if (own == name) maker = make;
   }
   if (!maker) {
-    throw ValueError(fmt::format("unknown workload '{}', expected one of {}, clip_{{tiny,b_32,l_14}}_b<batch>[_cached_<chunk>]",
-                                 name, fmt::join(workload_names(), ", ")));
+    throw ValueError(fmt::format(
+        "unknown workload '{}', expected one of {}, clip_{{tiny,b_32,l_14}}_b<batch>[_cached_<chunk>]", name,
+        fmt::join(workload_names(), ", ")));
   }
   std::unique_ptr<Workload> workload = (*maker)(setting);
   workload->name = name;
