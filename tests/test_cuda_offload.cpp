@@ -34,10 +34,14 @@ models::TokenBatch sentences(std::int64_t count) {
   return models::TokenBatch::pad(words);
 }
 
+/// Rows of 256 bytes: a view of a batch is then aligned as a copy is, so that products of both are made in the same way.
+constexpr std::int64_t kAligned = 64;
+
 /// Three towers with dropout: of a tensor, of tokens, and of two tensors with two outputs and an auxiliary loss.
 struct ThreeTowers {
   std::int64_t n = 19;
-  Encoder image = moved(Encoder(1, DType::kFloat32, 0.2, 5, 7, 8)), pair = moved(Encoder(2, DType::kFloat32, 0.2, 5, 7, 8));
+  Encoder image = moved(Encoder(1, DType::kFloat32, 0.2, kAligned, 7, 8)),
+          pair = moved(Encoder(2, DType::kFloat32, 0.2, kAligned, 7, 8));
   models::Builder builder{5, DType::kFloat32};
   models::TextTransformer text{builder,
                                {.vocabulary = 10,
@@ -45,8 +49,8 @@ struct ThreeTowers {
                                 .causal = true,
                                 .pooling = models::TextPooling::kLastToken,
                                 .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16, .dropout = 0.2}}};
-  Tensor images = random_values({n, 5}, 3, DType::kFloat32), left = random_values({n, 5}, 4, DType::kFloat32),
-         right = random_values({n, 5}, 5, DType::kFloat32);
+  Tensor images = random_values({n, kAligned}, 3, DType::kFloat32), left = random_values({n, kAligned}, 4, DType::kFloat32),
+         right = random_values({n, kAligned}, 5, DType::kFloat32);
   models::TokenBatch tokens = sentences(n);
 
   ThreeTowers() { builder.to(kCuda); }
@@ -263,6 +267,10 @@ BOOST_AUTO_TEST_CASE(a_chunk_is_copied_before_the_one_in_front_of_it_is_encoded,
 
 BOOST_AUTO_TEST_CASE(other_ways_to_take_a_step_upload_too, *on_device) {
   ClipSetup setup(9, DType::kFloat32, 0.2);
+  setup.image = Encoder(10, DType::kFloat32, 0.2, kAligned);
+  setup.text = Encoder(20, DType::kFloat32, 0.2, kAligned);
+  setup.images = random_values({9, kAligned}, 30, DType::kFloat32);
+  setup.texts = random_values({9, kAligned}, 31, DType::kFloat32);
   for (Parameter p : setup.parameters()) p.move_to(kCuda);
   const std::vector<Tower> there_already{{"image", setup.images.to(kCuda), setup.image},
                                          {"text", setup.texts.to(kCuda), setup.text}};
