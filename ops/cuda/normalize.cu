@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "tapecache/ops/cuda/cuda_kernels.h"
@@ -36,13 +37,24 @@ __global__ void __launch_bounds__(kMostRowThreads)
   }
 }
 
+/// dx, unless that is null; and, where there are `partials`, dγ and dβ over the rows that a thread takes part in, for each
+/// place: a row of partials for each first row.
 template <class T, class By>
 __global__ void __launch_bounds__(kMostRowThreads)
     layer_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
-                               const T* rstd, const T* dy, T* dx, Mode mode) {
+                               const T* rstd, const T* dy, T* dx, Mode mode, Pair<T>* partials) {
+  constexpr int kPlaces = By::kHeld > 0 ? By::kHeld : 1;
+  Pair<T> own[kPlaces];
+  for (Pair<T>& sum : own) sum = Pair<T>(0);
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const T average = mean[i], inverse = rstd[i];
     const Row<By, PairedElements<T>> row(cols, {x + i * cols, dy + i * cols});
+    if (partials) {
+      row.each_held([&](int k, std::int64_t, Pair<T> v) {
+        own[k] += Pair<T>(v.second * (v.first - average) * inverse, v.second);
+      });
+    }
+    if (!dx) continue;
     // Σ dy γ, Σ dy γ x̂
     const Pair<T> sums = row.sum([=](std::int64_t at, Pair<T> v) {
       const T scaled = v.second * gamma[at];
@@ -52,6 +64,12 @@ __global__ void __launch_bounds__(kMostRowThreads)
     row.each([=](std::int64_t at, Pair<T> v) {
       put(dx[i * cols + at], inverse * (v.second * gamma[at] - shift - (v.first - average) * slope), mode);
     });
+  }
+  if (!partials) return;
+#pragma unroll
+  for (int k = 0; k < By::kHeld; ++k) {
+    const std::int64_t at = Row<By, PairedElements<T>>::place(k);
+    if (at < cols) partials[By::first_row() * cols + at] = own[k];
   }
 }
 
@@ -64,6 +82,14 @@ struct ParameterTerm {
     const T g = dy[k * cols + i];
     return {g * (x[k * cols + i] - mean[k]) * rstd[k], g};
   }
+};
+
+/// The same by row k of partial sums.
+template <class T>
+struct PartialTerm {
+  std::int64_t cols;
+  const Pair<T>* partials;
+  __device__ Pair<T> operator()(std::int64_t i, std::int64_t k) const { return partials[k * cols + i]; }
 };
 
 template <class T>
@@ -123,15 +149,27 @@ template <class T>
 void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
                          const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
                          Mode dbeta_mode) {
-  if (dx) {
-    with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
-      launch(layer_norm_backward_kernel<T, By>, grid, rows, cols, x, gamma, mean, rstd, dy, dx, dx_mode);
-    });
-  }
-  if (!dgamma && !dbeta) return;
-  const Scratch<Pair<T>> sums(cols);
-  sum_terms(cols, rows, Adjacent::kSums, ParameterTerm<T>{cols, x, mean, rstd, dy}, Pair<T>(1), sums.data(), Mode::kWrite);
-  launch(put_parameters_kernel<T>, grid_for(cols), cols, sums.data(), dgamma, dgamma_mode, dbeta, dbeta_mode);
+  constexpr unsigned kMostBlocksWithSums = 512;  // a number that no device has a say in, as sums depend on it
+  const bool wants_sums = dgamma || dbeta;
+  const Scratch<Pair<T>> sums(wants_sums ? cols : 0);
+  with_row_threads(rows, cols, [&]<class By>(By, Grid grid) {
+    const auto run = [&](Pair<T>* partials) {
+      launch(layer_norm_backward_kernel<T, By>, grid, rows, cols, x, gamma, mean, rstd, dy, dx, dx_mode, partials);
+    };
+    if (!wants_sums || By::kHeld == 0) {
+      if (dx) run(nullptr);
+      if (wants_sums) {
+        sum_terms(cols, rows, Adjacent::kSums, ParameterTerm<T>{cols, x, mean, rstd, dy}, Pair<T>(1), sums.data(), Mode::kWrite);
+      }
+      return;
+    }
+    grid.blocks.x = std::min(grid.blocks.x, kMostBlocksWithSums);
+    const std::int64_t first_rows = grid.blocks.x * By::first_rows_of_block();
+    const Scratch<Pair<T>> partials(first_rows * cols);
+    run(partials.data());
+    sum_terms(cols, first_rows, Adjacent::kSums, PartialTerm<T>{cols, partials.data()}, Pair<T>(1), sums.data(), Mode::kWrite);
+  });
+  if (wants_sums) launch(put_parameters_kernel<T>, grid_for(cols), cols, sums.data(), dgamma, dgamma_mode, dbeta, dbeta_mode);
 }
 
 template <class T>

@@ -20,6 +20,7 @@ struct WarpPerRow {
   static constexpr std::int64_t kMostColumns = std::int64_t{kHeld} * kWarp, kRowsOfBlock = 4;
   __device__ static std::int64_t first_row() { return thread_index() / kWarp; }
   __device__ static std::int64_t row_step() { return thread_count() / kWarp; }
+  static std::int64_t first_rows_of_block() { return kRowsOfBlock; }
   __device__ static unsigned thread() { return threadIdx.x % kWarp; }
   __device__ static unsigned threads() { return kWarp; }
   template <class V, class Combine>
@@ -37,6 +38,7 @@ struct BlockPerRow {
   static constexpr std::int64_t kMostColumns = std::int64_t{kHeld} * kMostRowThreads;
   __device__ static std::int64_t first_row() { return blockIdx.x; }
   __device__ static std::int64_t row_step() { return gridDim.x; }
+  static std::int64_t first_rows_of_block() { return 1; }
   __device__ static unsigned thread() { return threadIdx.x; }
   __device__ static unsigned threads() { return blockDim.x; }
   template <class V, class Combine>
@@ -89,15 +91,21 @@ class Row {
     }
   }
 
+  /// Calls f(i, place, value) for the i-th of the elements that this thread holds.
+  template <class F>
+  __device__ void each_held(const F& f) const {
+#pragma unroll
+    for (int i = 0; i < By::kHeld; ++i) {
+      const std::int64_t at = place(i);
+      if (at < cols_) f(i, at, held_[i]);
+    }
+  }
+
   /// Calls f(place, value) for this thread's elements.
   template <class F>
   __device__ void each(const F& f) const {
     if constexpr (By::kHeld > 0) {
-#pragma unroll
-      for (int i = 0; i < By::kHeld; ++i) {
-        const std::int64_t at = place(i);
-        if (at < cols_) f(at, held_[i]);
-      }
+      each_held([&](int, std::int64_t at, const Value& value) { f(at, value); });
     } else {
       for (std::int64_t at = By::thread(); at < cols_; at += By::threads()) f(at, source_(at));
     }
@@ -118,9 +126,10 @@ class Row {
     return By::reduce(largest, Maximum{});
   }
 
- private:
+  /// Where in a row the i-th of a thread's elements is.
   __device__ static std::int64_t place(int i) { return By::thread() + static_cast<unsigned>(i) * By::threads(); }
 
+ private:
   std::int64_t cols_;
   Source source_;
   Value held_[By::kHeld > 0 ? By::kHeld : 1];
