@@ -23,6 +23,8 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
+thread_local const MemoryPool* active_pool = nullptr;
+
 // Blocks lie side by side, where the address sanitizer sees nothing wrong: it is told what is in use, and is left a gap.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr std::size_t kGuard = 64;
@@ -63,10 +65,16 @@ std::size_t Allocator::block_size(std::size_t bytes) {
   return std::max(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
 }
 
+std::size_t Allocator::reserved() const {
+  std::size_t sum = own_.reserved();
+  for (const auto& pool : pools_) sum += pool->arenas.reserved();
+  return sum;
+}
+
 /// False where the system has no room.
 bool Allocator::add_segment(Arena& arena, std::size_t size) {
-  const std::size_t held = small_.reserved() + large_.reserved();
-  std::size_t wanted = system_memory::segment_size(place_, size, large_.reserved());
+  const std::size_t held = reserved();
+  std::size_t wanted = system_memory::segment_size(place_, size, own_.large.reserved());
   if (stats_.limit) wanted = std::min(wanted, stats_.limit > held ? block_size(stats_.limit - held) : 0);
   for (const std::size_t bytes : {std::max(size, wanted), size}) {
     std::byte* segment = system_memory::allocate(place_, bytes);
@@ -91,7 +99,7 @@ void Allocator::give_back(const InCopy& one) noexcept {
     // The device has failed and copies nothing more; whoever uses it next is told.
   }
   if (place_.device.is_cpu()) set_accessible(one.block, one.size, false);
-  arena_for(one.size).give_back(one.block);
+  own_.of(one.size).give_back(one.block);
 }
 
 /// Frees the blocks whose copies have ended, or waits for them.
@@ -113,13 +121,13 @@ std::byte* Allocator::take_without_system(Arena& arena, std::size_t size) {
 }
 
 /// nullptr where the system has no room.
-std::byte* Allocator::take(std::size_t size) {
-  Arena& arena = arena_for(size);
+std::byte* Allocator::take(Arenas& arenas, std::size_t size) {
+  Arena& arena = arenas.of(size);
   const std::size_t alignment = system_memory::alignment(place_);
   const std::size_t room = (size + alignment - 1) / alignment * alignment + (place_.device.is_cpu() ? kGuard : 0);
   if (room < size) return nullptr;
   if (std::byte* block = take_without_system(arena, room)) return block;
-  if (stats_.limit && small_.reserved() + large_.reserved() > stats_.limit - size) release_cache_locked();
+  if (stats_.limit && reserved() > stats_.limit - size) release_cache_locked();
   if (!add_segment(arena, room)) {
     release_cache_locked();
     if (!add_segment(arena, room)) return nullptr;
@@ -133,8 +141,10 @@ void* Allocator::allocate(std::size_t bytes) {
   if (size < bytes || (stats_.limit && (size > stats_.limit || stats_.current > stats_.limit - size))) {
     throw_out_of_memory(bytes, stats_, place_.pinned);
   }
-  std::byte* block = take(size);
+  Pool* pool = active_pool && &active_pool->allocator_ == this ? active_pool->pool_ : nullptr;
+  std::byte* block = take(pool ? pool->arenas : own_, size);
   if (!block) throw_out_of_memory(bytes, stats_, place_.pinned);
+  if (pool) ++pool->taken;
   stats_.current += size;
   stats_.peak = std::max(stats_.peak, stats_.current);
   if (place_.device.is_cpu()) set_accessible(block, bytes, true);
@@ -145,9 +155,53 @@ void* Allocator::allocate(std::size_t bytes) {
 void Allocator::deallocate(void* block, std::size_t bytes) noexcept {
   const std::size_t size = block_size(bytes);
   std::lock_guard lock(mutex_);
+  auto* const own = static_cast<std::byte*>(block);
+  if (!pools_.empty() && give_back_to_pool(own, size)) return;
   stats_.current -= size;
   if (place_.device.is_cpu()) set_accessible(block, size, false);
-  arena_for(size).give_back(static_cast<std::byte*>(block));
+  own_.of(size).give_back(own);
+}
+
+/// False where the block is the allocator's own and may be handed out again.
+bool Allocator::give_back_to_pool(std::byte* block, std::size_t size) noexcept {
+  for (auto at = pools_.begin(); at != pools_.end(); ++at) {
+    Pool& pool = **at;
+    Arena& arena = pool.arenas.of(size);
+    if (!arena.holds(block)) continue;
+    stats_.current -= size;
+    if (place_.device.is_cpu()) set_accessible(block, size, false);
+    arena.give_back(block);
+    if (--pool.taken == 0 && pool.ended) {
+      release_free_segments(pool.arenas);
+      pools_.erase(at);
+    }
+    return true;
+  }
+  if (!active_pool || &active_pool->allocator_ != this) return false;
+  try {
+    active_pool->pool_->held.emplace_back(block, size);
+  } catch (...) {
+    // Without room to note it the block stays taken for good: it is not anybody's.
+  }
+  return true;
+}
+
+Allocator::Pool* Allocator::begin_pool() {
+  std::lock_guard lock(mutex_);
+  return pools_.emplace_back(std::make_unique<Pool>()).get();
+}
+
+void Allocator::end_pool(Pool* pool) noexcept {
+  std::lock_guard lock(mutex_);
+  for (const auto& [block, size] : pool->held) {
+    stats_.current -= size;
+    if (place_.device.is_cpu()) set_accessible(block, size, false);
+    own_.of(size).give_back(block);
+  }
+  pool->held.clear();
+  pool->ended = true;
+  release_free_segments(pool->arenas);
+  if (pool->taken == 0) std::erase_if(pools_, [&](const auto& p) { return p.get() == pool; });
 }
 
 void Allocator::deallocate_after(device_backend::CopyEvent copy, void* block, std::size_t bytes) noexcept {
@@ -165,7 +219,7 @@ void Allocator::deallocate_after(device_backend::CopyEvent copy, void* block, st
 MemoryStats Allocator::stats() const {
   std::lock_guard lock(mutex_);
   MemoryStats stats = stats_;
-  stats.cached = small_.reserved() + large_.reserved() - stats.current;
+  stats.cached = reserved() - stats.current;
   return stats;
 }
 
@@ -195,14 +249,13 @@ void Allocator::release_cache() {
   system_memory::trim(place_);
 }
 
-void Allocator::release_cache_locked() noexcept {
+void Allocator::release_free_segments(Arenas& arenas) noexcept {
   const auto release = [this](std::byte* segment, std::size_t bytes) {
     if (place_.device.is_cpu()) set_accessible(segment, bytes, true);
     system_memory::release(place_, segment);
   };
-  reclaim(true);
-  small_.drop_free_segments(release);
-  large_.drop_free_segments(release);
+  arenas.small.drop_free_segments(release);
+  arenas.large.drop_free_segments(release);
 }
 
 Allocator& allocator(Device device) {
@@ -214,6 +267,14 @@ Allocator& allocator(Device device) {
   static Allocator* cpu = new Allocator;
   return *cpu;
 }
+
+MemoryPool::MemoryPool(Device device) : allocator_(allocator(device)), pool_(allocator_.begin_pool()) {}
+
+MemoryPool::~MemoryPool() { allocator_.end_pool(pool_); }
+
+PoolScope::PoolScope(const MemoryPool& pool) : previous_(active_pool) { active_pool = &pool; }
+
+PoolScope::~PoolScope() { active_pool = previous_; }
 
 Allocator& pinned_allocator() {
   static Allocator* pinned = new Allocator({.device = Device::cpu(), .pinned = true});

@@ -2,7 +2,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "tapecache/core/arena.h"
@@ -57,13 +59,23 @@ class Allocator {
   static std::size_t block_size(std::size_t bytes);
 
  private:
-  Arena& arena_for(std::size_t size) { return size <= kSmall ? small_ : large_; }
-  std::byte* take(std::size_t size);
-  std::byte* take_without_system(Arena& arena, std::size_t size);
-  bool add_segment(Arena& arena, std::size_t size);
-  void release_cache_locked() noexcept;
+  friend class MemoryPool;
 
   static constexpr std::size_t kSmall = 64 << 10;
+
+  /// Apart, so that a long-lived small block does not sit in the middle of a large free one.
+  struct Arenas {
+    Arena small, large;
+    Arena& of(std::size_t size) { return size <= kSmall ? small : large; }
+    std::size_t reserved() const { return small.reserved() + large.reserved(); }
+  };
+  /// What a MemoryPool has.
+  struct Pool {
+    Arenas arenas;
+    std::size_t taken = 0;                                  // blocks
+    std::vector<std::pair<std::byte*, std::size_t>> held;  // blocks of the allocator's own, freed in the pool's scope
+    bool ended = false;
+  };
 
   struct InCopy {
     device_backend::CopyEvent copy;
@@ -71,12 +83,25 @@ class Allocator {
     std::size_t size;
   };
 
+  std::byte* take(Arenas& arenas, std::size_t size);
+  std::byte* take_without_system(Arena& arena, std::size_t size);
+  bool add_segment(Arena& arena, std::size_t size);
+  std::size_t reserved() const;
+  void release_free_segments(Arenas& arenas) noexcept;
+  void release_cache_locked() noexcept {
+    reclaim(true);
+    release_free_segments(own_);
+  }
+  bool give_back_to_pool(std::byte* block, std::size_t size) noexcept;
+  Pool* begin_pool();
+  void end_pool(Pool* pool) noexcept;
   void give_back(const InCopy&) noexcept;
   void reclaim(bool wait) noexcept;
 
   system_memory::Place place_;
   mutable std::mutex mutex_;
-  Arena small_, large_;  // apart, so that a long-lived small block does not sit in the middle of a large free one
+  Arenas own_;
+  std::vector<std::unique_ptr<Pool>> pools_;
   std::vector<InCopy> in_copy_;  // given back, but not yet free
   MemoryStats stats_;
   bool poison_ = false;
@@ -88,6 +113,37 @@ Allocator& allocator(Device device = Device::cpu());
 /// The allocator of page-locked memory of the host, which is for tensors (see Tensor::pinned). Where there is no CUDA device
 /// its allocate() throws DeviceError.
 Allocator& pinned_allocator();
+
+/// Memory apart, for work that is replayed and must find its blocks as it left them: what a thread allocates in a `PoolScope`
+/// comes from here and goes to nobody else, and blocks of before that are freed there stay taken, while the pool exists. Its
+/// end returns all that is free; blocks still in use go back when they are freed.
+class MemoryPool {
+ public:
+  /// Throws DeviceError where there is no such device.
+  explicit MemoryPool(Device device);
+  ~MemoryPool();
+  MemoryPool(const MemoryPool&) = delete;
+  MemoryPool& operator=(const MemoryPool&) = delete;
+
+ private:
+  friend class PoolScope;
+  friend class Allocator;
+
+  Allocator& allocator_;
+  Allocator::Pool* pool_;
+};
+
+/// Within it, blocks of the pool's device that this thread allocates are the pool's.
+class PoolScope {
+ public:
+  explicit PoolScope(const MemoryPool& pool);
+  ~PoolScope();
+  PoolScope(const PoolScope&) = delete;
+  PoolScope& operator=(const PoolScope&) = delete;
+
+ private:
+  const MemoryPool* previous_;
+};
 
 /// Sets a limit for a scope and restores the previous one.
 class MemoryLimit {

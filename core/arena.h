@@ -17,6 +17,11 @@ class Arena {
   std::byte* take(std::size_t size);
   /// Takes back a block that `take` returned. Asks the system for nothing.
   void give_back(std::byte* block) noexcept;
+  /// Whether `take` returned this block and it was not given back.
+  bool holds(std::byte* block) const {
+    const auto found = blocks_.find(block);
+    return found != blocks_.end() && found->second.taken;
+  }
   /// Adds memory to cut from.
   void add_segment(std::byte* begin, std::size_t size);
   /// Forgets each segment of which nothing is taken, after `release(begin, size)`.

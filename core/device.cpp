@@ -37,6 +37,8 @@ void synchronize(Device device) {
   device_backend::synchronize(device.index);
 }
 
+std::uint64_t device_waits() { return device_backend::waits(); }
+
 std::string to_string(Device device) { return device.is_cpu() ? "cpu" : fmt::format("cuda:{}", device.index); }
 
 }  // namespace tapecache

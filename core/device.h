@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,8 +25,11 @@ struct Device {
 int cuda_device_count();
 
 /// Waits until a device has done all it was given. Throws DeviceError where there is no such device, or where some of its
-/// work failed.
+/// work failed, and what a check of values throws that failed there (`value_checks.h`).
 void synchronize(Device device);
+
+/// Times that this process has waited for a CUDA device: where a training loop can be seen to hold up its device.
+std::uint64_t device_waits();
 
 /// What a CUDA device calls itself ("emulated" where it is one), or "cpu". Throws DeviceError where there is no such device.
 std::string device_name(Device device);

@@ -13,7 +13,8 @@
 /// every function but count() throws DeviceError. Decided at link time.
 ///
 /// Work on a device is queued: only copy_to_host(), first_non_finite(), synchronize() and wait() wait for it. A failure of
-/// the device throws DeviceError naming the running op.
+/// the device throws DeviceError naming the running op. The first three also throw ValueError where a check of values failed,
+/// which is then forgotten (`value_checks.h`).
 namespace tapecache::device_backend {
 
 /// Devices that can be used.
@@ -62,6 +63,27 @@ void accumulate(int device, DType, void* to, const void* from, std::int64_t coun
 /// Place of the first NaN or Inf among elements of a floating type, -1 where there is none. Waits for the device.
 std::int64_t first_non_finite(int device, DType, const void* elements, std::int64_t count);
 
+/// Checks that do not wait; `check` is the number of what is thrown for the first element that fails. Those outside
+/// [0, limit) are 0 among `checked`.
+void check_indices(int device, DType, const void* indices, std::int64_t count, std::int64_t limit, std::int64_t* checked,
+                   std::int64_t check);
+/// That each of `rows` rows holds a true.
+void check_rows(int device, const bool* flags, std::int64_t rows, std::int64_t columns, std::int64_t check);
+
+/// What a thread gave a device while it was captured, to be given it again.
+struct Graph;
+/// From here on what this thread gives the device is not done but recorded. Waiting for the device throws DeviceError. Values
+/// copied from the host are those of now.
+void begin_capture(int device);
+Graph* end_capture(int device);
+/// Ends it without a result.
+void cancel_capture(int device) noexcept;
+void launch_graph(int device, const Graph*);
+/// Waits for the device.
+void destroy_graph(int device, Graph*) noexcept;
+
 void synchronize(int device);
+/// Times that the host has waited for a device.
+std::uint64_t waits();
 
 }  // namespace tapecache::device_backend

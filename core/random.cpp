@@ -18,7 +18,9 @@ RandomState& random_state() {
   return state;
 }
 
-void begin_random_step(std::uint64_t seed, std::uint32_t step) { random_state() = {{seed, step, 0}, 0, 0, {}}; }
+void begin_random_step(std::uint64_t seed, std::uint32_t step) {
+  random_state() = {{seed, step, 0, random_state().key.step_on_device}, 0, 0, {}};
+}
 
 RandomDraw next_random_draw(const char* op, std::int64_t leading) {
   RandomState& state = random_state();

@@ -24,7 +24,8 @@ struct RandomState {
 /// saved copy to replay.
 RandomState& random_state();
 
-/// Starts a step: draws depend on (seed, step) from here on, and the call number is 0.
+/// Starts a step: draws depend on (seed, step) from here on, and the call number is 0. Within a `CapturedStep`, draws on its
+/// device have the step number that its replay was given.
 void begin_random_step(std::uint64_t seed, std::uint32_t step);
 
 /// What one stochastic op draws from: the current key, and the samples it covers.

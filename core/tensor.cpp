@@ -8,6 +8,7 @@
 
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/element.h"
+#include "tapecache/core/op_scope.h"
 #include "tapecache/core/parallel_for.h"
 
 namespace tapecache {
@@ -213,6 +214,7 @@ void Tensor::fill(double value) {
 
 double Tensor::item() const {
   if (numel() != 1) throw ShapeError(fmt::format("item: {} has {} elements, expected 1", to_string(shape_), numel()));
+  const OpScope scope(OpScope::current() ? OpScope::current() : "item");
   double value = 0;
   const Tensor host = to(Device::cpu());
   dispatch_any(dtype_, [&]<class T>() { value = convert_element<double>(*host.data<T>()); });

@@ -123,17 +123,6 @@ detail::LossInput joined(const CachedBatch& batch) {
   return input;
 }
 
-/// Sub-batches add to the means of their tower's auxiliary losses.
-void add_auxiliary(StepResult& result, const AuxiliaryResult& part) {
-  result.loss += part.weight * part.mean;
-  for (AuxiliaryResult& known : result.auxiliary) {
-    if (known.name != part.name) continue;
-    known.mean += part.mean;
-    return;
-  }
-  result.auxiliary.push_back(part);
-}
-
 }  // namespace
 
 StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss, const StepOptions& options) {
@@ -142,22 +131,25 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
   const NoRecording outside_tape;
   GradientTransaction transaction;
   StepResult result;
+  detail::StepReadings readings;
   std::vector<detail::LossInput> inputs;
   for (const CachedBatch& batch : towers) {
     inputs.push_back(joined(batch));
     for (const CachedForward& chunk : batch.chunks) {
       chunk.state().run.set_batch_size(inputs.back().representations.front().size(0));
       transaction.add(chunk.state().run.parameters());
-      for (const AuxiliaryResult& part : chunk.state().run.auxiliary()) add_auxiliary(result, part);
+      for (detail::AuxiliarySum& part : chunk.state().run.auxiliary()) {
+        part.joins = true;  // sub-batches add to the means of their tower's
+        readings.add_auxiliary(std::move(part));
+      }
     }
     for (const Tensor& r : inputs.back().representations) {
       result.representations.push_back(r);
-      result.representation_norms.push_back(detail::rms_norm(r));
+      if (!options.deferred) readings.add_representations(r);
     }
     result.chunks += static_cast<std::int64_t>(batch.chunks.size());
   }
-  const detail::LossPass pass = detail::take_loss("cached_backward", inputs, loss, options, transaction, result);
-  result.loss += pass.loss;
+  const detail::LossPass pass = detail::take_loss("cached_backward", inputs, loss, options, transaction, readings, result);
   if (result.status != StepStatus::kDone) {
     transaction.keep_random_state();
     transaction.commit();
@@ -174,6 +166,7 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
   }
   result.peak_bytes = meter.peak();
   result.parameters = transaction.commit();
+  if (options.deferred) detail::finish_deferred(result);
   return result;
 }
 

@@ -104,12 +104,13 @@ bool CachedRun::drop_a_kept_tape() {
 /// Brings those that were off-loaded back to where the encoders are.
 void CachedRun::take_representations(std::span<LossInput> inputs) {
   result_.representations.clear();
-  result_.representation_norms.clear();
+  readings_.clear_representations();
   for (LossInput& input : inputs) input.representations.clear();
   for (std::size_t t = 0; t < towers_.size(); ++t) {
     inputs[t].representations = towers_[t].representations_there();
     for (const Tensor& r : towers_[t].representations()) result_.representations.push_back(r);
-    for (const Tensor& r : inputs[t].representations) result_.representation_norms.push_back(rms_norm(r));
+    if (options_.deferred) continue;
+    for (const Tensor& r : inputs[t].representations) readings_.add_representations(r);
   }
 }
 
@@ -117,22 +118,16 @@ void CachedRun::take_representations(std::span<LossInput> inputs) {
 bool CachedRun::fill_caches(GradientTransaction& transaction) {
   const Stopwatch watch(result_.seconds.loss);
   std::vector<LossInput> inputs;
-  double auxiliary = 0;
   for (const TowerRun& tower : towers_) {
     transaction.add(tower.parameters());
     inputs.push_back({tower.tower().name(), tower.names(), {}, tower.frozen(), tower.chunks()});
-    for (const AuxiliaryResult& part : tower.auxiliary()) {
-      auxiliary += part.weight * part.mean;
-      result_.auxiliary.push_back(part);
-    }
+    for (AuxiliarySum& part : tower.auxiliary()) readings_.add_auxiliary(std::move(part));
   }
   const RandomState random = random_state();
   for (;;) {
     try {
-      result_.loss = auxiliary;
       take_representations(inputs);
-      LossPass pass = take_loss("cached_step", inputs, loss_, options_, transaction, result_);
-      result_.loss += pass.loss;
+      LossPass pass = take_loss("cached_step", inputs, loss_, options_, transaction, readings_, result_);
       report(Phase::kLoss, "", 0, 1);
       if (result_.status != StepStatus::kDone) return false;
       for (std::size_t t = 0; t < towers_.size(); ++t) towers_[t].set_cache(std::move(pass.caches[t]));

@@ -15,6 +15,7 @@
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/loss_pass.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/gradcache/step_readings.h"
 
 namespace tapecache::gradcache::detail {
 
@@ -60,7 +61,7 @@ class TowerRun {
   /// Samples whose mean an auxiliary loss is taken over, where they are more than this tower's.
   void set_batch_size(std::int64_t samples) { batch_size_ = samples; }
   /// Each auxiliary loss, as a summand of its mean over the batch.
-  std::vector<AuxiliaryResult> auxiliary() const;
+  std::vector<AuxiliarySum> auxiliary() const;
 
   /// d loss / d representations, one for each output; undefined where the loss does not use it.
   void set_cache(std::vector<Tensor> cache);
@@ -73,7 +74,8 @@ class TowerRun {
   };
   struct Auxiliary {
     std::string name;
-    double sum, weight;
+    Tensor values;  // over the whole batch
+    double weight;
   };
 
   /// On their way to the device, or there.
@@ -142,6 +144,7 @@ class CachedRun {
   const Loss& loss_;
   const StepOptions& options_;
   std::int64_t keep_;
+  StepReadings readings_;
   StepResult result_;
   Clock::time_point begun_ = Clock::now();
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/captured_step.h"
 #include "tapecache/gradcache/cached_run.h"
 #include "tapecache/gradcache/step_checks.h"
 
@@ -48,6 +49,9 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
   if (options.memory_budget && !options.chunk_sizes.empty()) {
     throw ValueError("cached_step: both chunk_sizes and a memory_budget, which chooses them; give one of the two");
   }
+  if (options.memory_budget && !options.memory_plan && CapturedStep::is_capturing()) {
+    throw ValueError("cached_step: a step that is recorded cannot measure what fits its memory_budget; give a memory_plan");
+  }
   const PeakMeter meter(options.device);
   const std::size_t limit = allocator(options.device).stats().limit;
   const MemoryLimit within(options.memory_budget ? tighter(limit, options.memory_budget->bytes) : limit,
@@ -74,6 +78,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
     result.retries = retries;
     result.peak_bytes = meter.peak();
     result.parameters = transaction.commit();
+    if (options.deferred) detail::finish_deferred(result);
     return result;
   }
 }

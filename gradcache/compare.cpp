@@ -120,8 +120,10 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
 
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
                    std::span<const Parameter> parameters) {
-  return compare_steps([&] { return direct_step(towers, loss, options); },
-                       [&] { return cached_step(towers, loss, options); }, parameters);
+  StepOptions read = options;
+  read.deferred = false;
+  return compare_steps([&] { return direct_step(towers, loss, read); }, [&] { return cached_step(towers, loss, read); },
+                       parameters);
 }
 
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {

@@ -7,6 +7,7 @@
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step_checks.h"
+#include "tapecache/gradcache/step_readings.h"
 #include "tapecache/ops/layout.h"
 
 namespace tapecache::gradcache {
@@ -54,10 +55,9 @@ Encoded encode_joined(const Tower& tower, const Chunk& range, const StepOptions&
 struct Recorded {
   Tape tape;
   Representations representations;
-  std::vector<AuxiliaryResult> auxiliary;
+  detail::StepReadings readings;
   std::vector<Variable> sources;  // what the loss is made of
   std::vector<double> seeds;      // their cotangents
-  double loss = 0;
 
   Recorded(const char* step, std::span<const Tower> towers, std::span<const Chunk> ranges, const Loss& loss_function,
            const StepOptions& options) {
@@ -70,29 +70,25 @@ struct Recorded {
                             encoded.outputs[i].value);
       }
       for (const AuxiliaryLoss& part : encoded.auxiliary) {
-        double sum = 0;
-        detail::add_elements(sum, part.values.value());
-        const double mean = sum / static_cast<double>(ranges[t].size());
-        auxiliary.push_back({part.name, mean, part.weight});
+        readings.add_auxiliary({part.name, detail::sum_of_elements(part.values.value()), ranges[t].size(), part.weight});
         sources.push_back(part.values);
         seeds.push_back(detail::auxiliary_seed(options, part.weight, ranges[t].size()));
-        loss += part.weight * mean;
       }
     }
     const Variable value = loss_function(representations);
     detail::check_loss(step, value);
     sources.push_back(value);
     seeds.push_back(options.scale);
-    loss += value.value().item();
+    readings.set_loss(value.value());
   }
 
-  void backward(double weight = 1) {
+  void backward(const StepOptions& options, double weight = 1) {
     std::vector<Variable> outputs;
     std::vector<Tensor> gradients;
     for (std::size_t i = 0; i < sources.size(); ++i) {
       if (!sources[i].has_history()) continue;
       outputs.push_back(sources[i]);
-      gradients.push_back(Tensor::full(sources[i].shape(), weight * seeds[i], sources[i].dtype(), sources[i].device()));
+      gradients.push_back(detail::seed_for(sources[i], weight * seeds[i], options));
     }
     if (!outputs.empty()) tape.backward(outputs, gradients);
   }
@@ -105,7 +101,10 @@ std::vector<Chunk> whole(std::span<const Tower> towers) {
 }
 
 void finish(StepResult& result, GradientTransaction& transaction) {
-  if (std::isfinite(result.loss)) {
+  if (result.device_loss.defined()) {
+    result.parameters = transaction.commit();
+    detail::finish_deferred(result);
+  } else if (std::isfinite(result.loss)) {
     result.parameters = transaction.commit();
   } else {
     result.status = StepStatus::kNonFiniteLoss;
@@ -124,15 +123,15 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const St
   StepResult result;
   {
     Recorded recorded("direct_step", towers, whole(towers), loss, options);
-    result.loss = recorded.loss;
-    result.auxiliary = recorded.auxiliary;
     for (const Variable& r : recorded.representations) {
       result.representations.push_back(r.value());
-      result.representation_norms.push_back(detail::rms_norm(r.value()));
+      if (!options.deferred) recorded.readings.add_representations(r.value());
     }
-    if (std::isfinite(result.loss)) {
+    if (options.deferred) result.device_loss = recorded.readings.total_loss();
+    else recorded.readings.read(result);
+    if (options.deferred || std::isfinite(result.loss)) {
       transaction.add(detail::parameters_on(recorded.tape));
-      recorded.backward();
+      recorded.backward(options);
     }
   }
   result.chunks = static_cast<std::int64_t>(towers.size());
@@ -147,6 +146,7 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
   if (options.chunk_tokens != 0) {
     throw ValueError("accumulated_step: chunks by tokens would pair other samples; give chunk sizes");
   }
+  if (options.deferred) throw ValueError("accumulated_step: cannot be deferred: it adds up the losses of its groups");
   const std::vector<Chunks> chunks = detail::cut_towers("accumulated_step", towers, options);
   for (std::size_t i = 1; i < towers.size(); ++i) {
     if (chunks[i].parts.size() != chunks[0].parts.size()) {
@@ -166,8 +166,10 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
     Recorded recorded("accumulated_step", towers, ranges, loss, options);
     transaction.add(detail::parameters_on(recorded.tape));
     const double weight = static_cast<double>(ranges[0].size()) / static_cast<double>(towers[0].size());
-    result.loss += weight * recorded.loss;
-    recorded.backward(weight);
+    StepResult part;
+    recorded.readings.read(part);
+    result.loss += weight * part.loss;
+    recorded.backward(options, weight);
   }
   for (const Chunks& tower : chunks) result.chunks += static_cast<std::int64_t>(tower.parts.size());
   result.kept_chunks = result.chunks;

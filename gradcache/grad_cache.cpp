@@ -32,7 +32,7 @@ StepResult GradCache::step(std::span<const Tower> towers) {
   }
   StepResult result = cached_step(towers, loss_, options);
   ++steps_;
-  if (result.status != StepStatus::kDone) ++skipped_;
+  if (result.status != StepStatus::kDone && result.status != StepStatus::kDeferred) ++skipped_;
   if (plan_ && result.retries > 0) {
     // What did not fit will not fit the next time either.
     plan_->kept_chunks = std::min(plan_->kept_chunks, result.kept_chunks);

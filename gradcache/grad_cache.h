@@ -32,7 +32,7 @@ class GradCache {
   /// The plan in force; empty without a budget, or before the first step.
   const std::optional<MemoryPlan>& plan() const { return plan_; }
   std::int64_t steps() const { return steps_; }
-  /// Steps whose loss or cache was not finite.
+  /// Steps whose loss or cache was not finite, as far as the host knows.
   std::int64_t skipped_steps() const { return skipped_; }
 
   const StepOptions& options() const { return options_; }

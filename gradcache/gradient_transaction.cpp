@@ -1,6 +1,9 @@
 #include "tapecache/gradcache/gradient_transaction.h"
 
 #include <algorithm>
+#include <utility>
+
+#include "tapecache/core/captured_step.h"
 
 namespace tapecache::gradcache {
 
@@ -37,7 +40,11 @@ std::vector<Parameter> GradientTransaction::commit() {
   for (Entry& entry : entries_) {
     Tensor& gradient = entry.parameter.mutable_gradient();
     if (gradient.defined()) {
-      if (entry.before.defined()) gradient.accumulate(entry.before);
+      if (entry.before.defined()) {
+        // In place, a step that is replayed adds to what the one before it left.
+        if (CapturedStep::is_capturing()) std::swap(gradient, entry.before);
+        gradient.accumulate(entry.before);
+      }
       given.push_back(entry.parameter);
     } else {
       gradient = entry.before;

@@ -52,7 +52,7 @@ std::string non_finite(const LossInput& tower, std::size_t output, const Tensor&
 }  // namespace
 
 LossPass take_loss(const char* step, std::span<const LossInput> towers, const Loss& loss, const StepOptions& options,
-                   GradientTransaction& transaction, StepResult& result) {
+                   GradientTransaction& transaction, StepReadings& readings, StepResult& result) {
   Tape tape;
   tape.set_run_hooks(false);
   const std::vector<std::vector<Variable>> leaves = make_leaves(tape, towers);
@@ -66,22 +66,31 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
     value = loss(given);
   }
   check_loss(step, value);
-  LossPass pass{.loss = value.value().item(), .caches = {}};
-  if (const double total = result.loss + pass.loss; !std::isfinite(total)) {
-    result.status = StepStatus::kNonFiniteLoss;
-    result.message = fmt::format("the loss is {}", total);
-    return pass;
-  }
+  LossPass pass;
   transaction.add(parameters_on(tape));
   if (value.has_history()) {
-    const Tensor seed = Tensor::full(value.shape(), options.scale, value.dtype(), value.device());
+    const Tensor seed = seed_for(value, options.scale, options);
     tape.backward(std::span(&value, 1), std::span(&seed, 1));
   }
   for (const std::vector<Variable>& own : leaves) {
     std::vector<Tensor>& caches = pass.caches.emplace_back();
     for (const Variable& leaf : own) caches.push_back(tape.holds(leaf) ? tape.gradient(leaf) : Tensor());
   }
+  readings.set_loss(value.value());
+  if (options.deferred) {
+    result.device_loss = readings.total_loss();
+    if (!options.allow_unused) check_used(step, towers, pass);
+    return pass;
+  }
+  readings.set_caches(pass.caches);
+  const double not_finite = readings.read(result);
+  if (!std::isfinite(result.loss)) {
+    result.status = StepStatus::kNonFiniteLoss;
+    result.message = fmt::format("the loss is {}", result.loss);
+    return pass;
+  }
   if (!options.allow_unused) check_used(step, towers, pass);
+  if (not_finite == 0) return pass;
   for (std::size_t t = 0; t < towers.size(); ++t) {
     for (std::size_t i = 0; i < pass.caches[t].size(); ++i) {
       result.message = non_finite(towers[t], i, pass.caches[t][i]);

@@ -7,6 +7,7 @@
 #include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/gradcache/step_readings.h"
 
 /// Step 3 of a cached step: the loss over all representations. Private to gradcache.
 namespace tapecache::gradcache::detail {
@@ -21,15 +22,15 @@ struct LossInput {
 };
 
 struct LossPass {
-  double loss = 0;
   /// d loss / d representations of each tower's outputs; undefined where there is none.
   std::vector<std::vector<Tensor>> caches;
 };
 
-/// Takes the loss and its gradients, `options.scale` times; the loss's own parameters receive theirs. Sets
-/// `result.status` where the loss (with what `result.loss` holds already) or a cache is not finite. Throws ShapeError
-/// for a loss that is no scalar, ValueError for a tower that it does not use.
+/// Takes the loss and its gradients, `options.scale` times; the loss's own parameters receive theirs. Then reads `readings`
+/// into the result: the one wait of a step, which a deferred one does without. Sets `result.status` where the loss with its
+/// auxiliary parts, or a cache, is not finite. Throws ShapeError for a loss that is no scalar, ValueError for a tower that it
+/// does not use.
 LossPass take_loss(const char* step, std::span<const LossInput> towers, const Loss& loss, const StepOptions& options,
-                   GradientTransaction& transaction, StepResult& result);
+                   GradientTransaction& transaction, StepReadings& readings, StepResult& result);
 
 }  // namespace tapecache::gradcache::detail

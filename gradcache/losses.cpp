@@ -89,8 +89,8 @@ Variable siglip_loss(const Variable& images, const Variable& texts, const Variab
 }
 
 void clamp_log_scale(Parameter& log_scale) {
-  const double limit = std::log(kMaxLogitScale);
-  if (log_scale.value().item() > limit) log_scale.mutable_value().fill(limit);
+  const Variable clamped = ops::clamp(Variable(log_scale.value()), -kInfinity, std::log(kMaxLogitScale));
+  log_scale.mutable_value().copy_from(clamped.value());
 }
 
 }  // namespace tapecache::gradcache

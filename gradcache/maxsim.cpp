@@ -14,12 +14,8 @@ namespace {
 
 /// `where_false` at the invalid tokens, `where_true` at the others.
 Variable as_numbers(const Tensor& mask, double where_true, double where_false, const Variable& like) {
-  Tensor numbers = Tensor::empty(mask.shape(), DType::kFloat64);
-  const Tensor host = mask.to(Device::cpu());
-  for (std::int64_t i = 0; i < mask.numel(); ++i) {
-    numbers.mutable_data<double>()[i] = host.data<bool>()[i] ? where_true : where_false;
-  }
-  return numbers.to(like.dtype()).to(like.device());
+  const Variable marks(mask.to(like.dtype()));
+  return ops::add(ops::scale(marks, where_true - where_false), detail::constant_like(like, where_false));
 }
 
 }  // namespace

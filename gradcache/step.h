@@ -46,6 +46,9 @@ struct StepOptions {
   std::optional<MemoryPlan> memory_plan = {};
   /// Multiplies every gradient, those of the loss's own parameters too: 1/k over k accumulated steps, a loss scale.
   double scale = 1;
+  /// Multiplies them too, as it is when the step runs: an f64 scalar on the device of the towers' outputs, for a loss scale
+  /// that changes from one replay of a captured step to the next.
+  Tensor late_scale = {};
   /// Whether the loss may leave a tower's representations out.
   bool allow_unused = false;
   /// Sums over samples in fixed blocks of `kReproducibleBlock` samples: cached and direct steps then give bit-identical
@@ -63,6 +66,9 @@ struct StepOptions {
   bool offload = false;
   /// Called as the step proceeds.
   std::function<void(const Progress&)> observer = {};
+  /// Whether the host is not to wait: the step is queued, and gives gradients whatever comes out. `StepResult` then has
+  /// `device_loss` and `non_finite` in place of what it would have read.
+  bool deferred = false;
   /// The device whose bytes are counted and limited.
   Device device = Device::cpu();
 };
@@ -71,6 +77,7 @@ enum class StepStatus {
   kDone,
   kNonFiniteLoss,   ///< nothing was given a gradient
   kNonFiniteCache,  ///< the same; the message names tower, chunk and sample
+  kDeferred,        ///< queued; what came out is on the device
 };
 
 struct PhaseSeconds {
@@ -89,6 +96,9 @@ struct StepResult {
   /// The loss with its auxiliary parts, unscaled.
   double loss = 0;
   std::vector<AuxiliaryResult> auxiliary;
+  /// Of a deferred step alone, as f64 scalars on its device: the loss with its auxiliary parts; and how many of it and the
+  /// elements of all gradients, those of before included, are NaN or Inf, for an optimiser that is to leave such a step out.
+  Tensor device_loss, non_finite;
   /// Each output of each tower over the whole batch, without history; in the host's memory where they were off-loaded.
   std::vector<Tensor> representations;
   /// Root mean square, over the samples, of the norm of a sample's representation; 0 for outputs that are no floats.

@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/ops/update.h"
+#include "tapecache/ops/elementwise.h"
 
 namespace tapecache::gradcache::detail {
 
@@ -13,6 +13,9 @@ void check_step(const char* step, std::span<const Tower> towers, const StepOptio
   if (towers.empty()) throw ValueError(fmt::format("{}: no towers, expected at least one", step));
   for (const Tower& tower : towers) {
     if (tower.size() < 1) throw ValueError(fmt::format("{}: tower '{}' has no samples", step, tower.name()));
+  }
+  if (options.late_scale.defined() && (options.late_scale.rank() != 0 || options.late_scale.dtype() != DType::kFloat64)) {
+    throw ShapeError(fmt::format("{}: late_scale is {}, expected a float64 scalar", step, describe(options.late_scale)));
   }
   if (!std::isfinite(options.scale)) {
     throw ValueError(fmt::format("{}: scale is {}, expected a finite number", step, options.scale));
@@ -65,6 +68,13 @@ void check_loss(const char* step, const Variable& loss) {
   }
 }
 
+Tensor seed_for(const Variable& output, double value, const StepOptions& options) {
+  const Tensor seed = Tensor::full(output.shape(), value, output.dtype(), output.device());
+  if (!options.late_scale.defined()) return seed;
+  const NoRecording constants;
+  return ops::multiply(Variable(seed), Variable(options.late_scale.to(output.dtype()))).value();
+}
+
 void add_distinct(std::vector<Parameter>& into, std::span<const Parameter> parameters) {
   for (const Parameter& parameter : parameters) {
     if (std::find(into.begin(), into.end(), parameter) == into.end()) into.push_back(parameter);
@@ -93,15 +103,6 @@ std::vector<Chunk> pieces_of(const Tower& tower, const Chunk& chunk, const StepO
 std::string full_name(const Tower& tower, const Output& output, std::size_t index, std::size_t outputs) {
   if (!output.name.empty()) return fmt::format("{}.{}", tower.name(), output.name);
   return outputs == 1 ? tower.name() : fmt::format("{}.{}", tower.name(), index);
-}
-
-void add_elements(double& sum, const Tensor& values) {
-  for (const double v : values.to(DType::kFloat64).to_vector<double>()) sum += v;
-}
-
-double rms_norm(const Tensor& representations) {
-  if (!is_floating(representations.dtype()) || representations.size(0) == 0) return 0;
-  return std::sqrt(ops::squared_norm(std::span(&representations, 1)) / static_cast<double>(representations.size(0)));
 }
 
 }  // namespace tapecache::gradcache::detail

@@ -12,7 +12,7 @@
 /// What the ways to take a step have in common. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
-/// Throws ValueError for no towers, an empty one, a scale that is not finite.
+/// Throws ValueError for no towers, an empty one, a scale that is not finite; ShapeError for a late scale of another kind.
 void check_step(const char* step, std::span<const Tower> towers, const StepOptions& options);
 
 /// The cuts of every tower, by the options and, where it is not 0, by `sizes`. Throws ValueError for sizes that are
@@ -38,15 +38,12 @@ inline DType encoder_precision(const StepOptions& options) {
 /// "image", or "image.tokens".
 std::string full_name(const Tower& tower, const Output& output, std::size_t index, std::size_t outputs);
 
-/// Adds the elements one by one, in f64, so that it does not show where they were cut.
-void add_elements(double& sum, const Tensor& values);
+/// A cotangent of `value`, times the late scale, for an output.
+Tensor seed_for(const Variable& output, double value, const StepOptions& options);
 
 /// The cotangent of each sample's auxiliary loss.
 inline double auxiliary_seed(const StepOptions& options, double weight, std::int64_t samples) {
   return options.scale * (weight / static_cast<double>(samples));
 }
-
-/// See StepResult::representation_norms.
-double rms_norm(const Tensor& representations);
 
 }  // namespace tapecache::gradcache::detail

@@ -179,8 +179,12 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
     }
     for (std::size_t i = 0; i < piece.encoded.auxiliary.size(); ++i) {
       const AuxiliaryLoss& loss = piece.encoded.auxiliary[i];
-      if (i == auxiliary_.size()) auxiliary_.push_back({loss.name, 0, loss.weight});
-      add_elements(auxiliary_[i].sum, loss.values.value());
+      const Tensor& values = loss.values.value();
+      if (i == auxiliary_.size()) {
+        auxiliary_.push_back(
+            {loss.name, Tensor::empty({tower_->size()}, values.dtype(), values.device()), loss.weight});
+      }
+      put_rows(auxiliary_[i].values, chunks_, piece.range, values);
     }
   }
   leaving_ = std::move(leaving);
@@ -198,12 +202,12 @@ std::size_t TowerRun::kept() const {
       std::count_if(kept_.begin(), kept_.end(), [](const Kept& kept) { return kept.tape != nullptr; }));
 }
 
-std::vector<AuxiliaryResult> TowerRun::auxiliary() const {
-  std::vector<AuxiliaryResult> results;
+std::vector<AuxiliarySum> TowerRun::auxiliary() const {
+  std::vector<AuxiliarySum> sums;
   for (const Auxiliary& loss : auxiliary_) {
-    results.push_back({loss.name, loss.sum / static_cast<double>(batch_size_), loss.weight});
+    sums.push_back({loss.name, sum_of_elements(loss.values), batch_size_, loss.weight});
   }
-  return results;
+  return sums;
 }
 
 void TowerRun::check_unchanged() const {
@@ -284,7 +288,7 @@ void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::s
       if (!loss.values.has_history()) continue;
       const double share = auxiliary_seed(*options_, loss.weight, batch_size_);
       outputs.push_back(loss.values);
-      gradients.push_back(Tensor::full(loss.values.shape(), share, loss.values.dtype(), loss.values.device()));
+      gradients.push_back(seed_for(loss.values, share, *options_));
     }
   }
   if (!outputs.empty()) inject(tape, outputs, gradients);

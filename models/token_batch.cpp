@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/value_checks.h"
+
 namespace tapecache::models {
 
 namespace {
@@ -17,14 +19,9 @@ void check_ids(const char* model, const Tensor& ids, std::int64_t max_tokens, st
   if (ids.dtype() != DType::kInt32 && ids.dtype() != DType::kInt64) {
     throw DTypeError(fmt::format("{}: ids are {}, expected int32 or int64", model, name(ids.dtype())));
   }
-  const std::vector<std::int64_t> values = ids.to(DType::kInt64).to_vector<std::int64_t>();
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (values[i] < 0 || values[i] >= vocabulary) {
-      const auto tokens = static_cast<std::size_t>(ids.size(1));
-      throw ValueError(fmt::format("{}: token {} of sample {} is {}, expected an id from 0 to {}", model, i % tokens,
-                                   i / tokens, values[i], vocabulary - 1));
-    }
-  }
+  const std::string text = fmt::format("{}: token {{column}} of sample {{row}} is {{value}}, expected an id from 0 to {}",
+                                       model, vocabulary - 1);
+  checked_indices(ids, vocabulary, {text, ids.size(1)});
 }
 
 void check_valid(const char* model, const Tensor& valid, const Shape& expected) {
@@ -35,13 +32,8 @@ void check_valid(const char* model, const Tensor& valid, const Shape& expected) 
     throw ShapeError(fmt::format("{}: valid has shape {}, expected that of the ids, {}", model,
                                  to_string(valid.shape()), to_string(expected)));
   }
-  const Tensor host = valid.to(Device::cpu());
-  for (std::int64_t i = 0; i < expected[0]; ++i) {
-    const bool* row = host.data<bool>() + i * expected[1];
-    if (std::none_of(row, row + expected[1], [](bool v) { return v; })) {
-      throw ValueError(fmt::format("{}: sample {} has no valid token, expected at least one", model, i));
-    }
-  }
+  require_true_in_each_row(valid,
+                           {fmt::format("{}: sample {{position}} has no valid token, expected at least one", model)});
 }
 
 }  // namespace

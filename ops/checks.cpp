@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/value_checks.h"
+
 namespace tapecache::ops::detail {
 
 namespace {
@@ -98,15 +100,8 @@ Tensor checked_indices(const char* op, const char* argument, const Tensor& indic
     throw DeviceError(fmt::format("{}: {} are on {}, expected {}", op, argument, to_string(indices.device()),
                                   to_string(device)));
   }
-  const Tensor wide = indices.to(DType::kInt64);
-  const Tensor host = wide.to(Device::cpu());
-  const std::int64_t* p = host.data<std::int64_t>();
-  for (std::int64_t i = 0; i < host.numel(); ++i) {
-    if (p[i] < 0 || p[i] >= limit) {
-      throw ValueError(fmt::format("{}: {}[{}] is {}, expected 0 to {}", op, argument, i, p[i], limit - 1));
-    }
-  }
-  return wide.to(device);
+  const std::string text = fmt::format("{}: {}[{{position}}] is {{value}}, expected 0 to {}", op, argument, limit - 1);
+  return tapecache::checked_indices(indices, limit, {text}).to(device);
 }
 
 }  // namespace tapecache::ops::detail

@@ -35,8 +35,9 @@ void require_epsilon(const char* op, double epsilon);
 /// Throws unless the tensor is bool, on `device`, and of the given shape.
 void require_mask(const char* op, const char* argument, const Tensor& mask, const Shape& expected, Device device);
 
-/// Indices as i64 on `device`. They may also come from the host, where they are looked at anyway. Throws DTypeError unless
-/// they are i32 or i64, DeviceError from any other device, ValueError naming the first outside [0, limit).
+/// Indices as i64 on `device`. They may also come from the host, where they are looked at first. Throws DTypeError unless they
+/// are i32 or i64, DeviceError from any other device, ValueError naming the first outside [0, limit): as `value_checks.h` says,
+/// at once or when the device is waited for.
 Tensor checked_indices(const char* op, const char* argument, const Tensor& indices, std::int64_t limit, Device device);
 
 inline kernels::Mode mode_of(const GradientTarget& target) {

@@ -51,10 +51,6 @@ struct Buffers {
         partials(Tensor::empty({c.partials()}, DType::kFloat64, device)) {}
 };
 
-void give_scalar(Backward& ctx, std::size_t input, double value, const Tensor& like) {
-  if (ctx.needs(input)) ctx.pass(input, Tensor::full(ctx.input_shape(input), value, like.dtype(), like.device()));
-}
-
 }  // namespace
 
 Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b, const Variable& scale,
@@ -68,15 +64,13 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
   const Variable offset = sigmoid ? bias : Variable(Tensor::zeros({}, a.dtype(), a.device()));
   Tensor rows = Tensor::empty({c.rows}, DType::kFloat64, a.device());
   Tensor cols = Tensor::empty({c.cols}, DType::kFloat64, a.device());
-  Tensor loss;
+  Tensor loss = Tensor::empty({}, a.dtype(), a.device());
   dispatch_floating(kOp, a.dtype(), [&]<class T>() {
     Buffers buffers(c, a.dtype(), a.device());
-    loss = Tensor::full({}, kernels::find(&KernelTable<T>::contrastive, kOp, a.device())(
-                                c, a.value().data<T>(), b.value().data<T>(), static_cast<T>(scale.value().item()),
-                                static_cast<T>(offset.value().item()), rows.mutable_data<double>(),
-                                cols.mutable_data<double>(), buffers.workspace.mutable_data<T>(),
-                                buffers.partials.mutable_data<double>()),
-                        a.dtype(), a.device());
+    kernels::find(&KernelTable<T>::contrastive, kOp, a.device())(
+        c, a.value().data<T>(), b.value().data<T>(), scale.value().data<T>(), offset.value().data<T>(),
+        rows.mutable_data<double>(), cols.mutable_data<double>(), loss.mutable_data<T>(),
+        buffers.workspace.mutable_data<T>(), buffers.partials.mutable_data<double>());
   });
   return record(kOp, std::move(loss), {a, b, scale, offset},
                 {a.value(), b.value(), scale.value(), offset.value(), rows, cols}, [c](Backward& ctx) {
@@ -89,21 +83,22 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
     const bool shared = da.tensor.defined() && db.tensor.defined() && da.tensor.shares_storage(db.tensor);
     GradientTarget db_alone =
         shared ? GradientTarget{Tensor::empty(right.shape(), right.dtype(), right.device()), false} : db;
-    double dscale = 0, dbias = 0;
+    Tensor dscale = Tensor::empty(ctx.input_shape(2), left.dtype(), left.device());
+    Tensor dbias = Tensor::empty(ctx.input_shape(3), left.dtype(), left.device());
     dispatch_floating(kOp, left.dtype(), [&]<class T>() {
       Buffers buffers(c, left.dtype(), left.device());
       const auto data = [](GradientTarget& target) {
         return target.tensor.defined() ? target.tensor.mutable_data<T>() : nullptr;
       };
       kernels::find(&KernelTable<T>::contrastive_backward, kOp, left.device())(
-          c, left.data<T>(), right.data<T>(), static_cast<T>(ctx.saved(2).item()), static_cast<T>(ctx.saved(3).item()),
-          ctx.saved(4).data<double>(), ctx.saved(5).data<double>(), ctx.output_gradient().item(), data(da),
-          detail::mode_of(da), data(db_alone), detail::mode_of(db_alone), &dscale, &dbias,
+          c, left.data<T>(), right.data<T>(), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(), ctx.saved(4).data<double>(),
+          ctx.saved(5).data<double>(), ctx.output_gradient().data<T>(), data(da), detail::mode_of(da), data(db_alone),
+          detail::mode_of(db_alone), dscale.mutable_data<T>(), dbias.mutable_data<T>(),
           buffers.workspace.mutable_data<T>(), buffers.partials.mutable_data<double>());
     });
     if (shared) db.tensor.accumulate(db_alone.tensor);
-    give_scalar(ctx, 2, dscale, left);
-    give_scalar(ctx, 3, dbias, left);
+    if (ctx.needs(2)) ctx.pass(2, dscale);
+    if (ctx.needs(3)) ctx.pass(3, dbias);
   });
 }
 

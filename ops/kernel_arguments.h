@@ -124,23 +124,32 @@ struct MaxSim {
   std::int64_t best() const { return tile_rows * query_tokens * group() * tile_cols; }
 };
 
+/// Numbers of an update that are read when its kernel runs, from its device's memory, one element each: so a step can be
+/// replayed with others. Those that are null are the host's. Where `non_finite` is not null and not 0, nothing is changed.
+struct LateNumbers {
+  const double *learning_rate = nullptr, *gradient_scale = nullptr, *non_finite = nullptr;
+};
+
 /// One step of AdamW (Loshchilov & Hutter 2019).
 struct AdamW {
   double learning_rate, beta1, beta2, epsilon, gradient_scale;
+  LateNumbers late = {};
 };
 
 struct Sgd {
   double learning_rate, momentum, gradient_scale;
+  LateNumbers late = {};
 };
 
 /// What an update reads and changes, for many arrays at once. `first` is the number of elements in the arrays before it;
-/// the corrections are 1 - βᵗ.
+/// the corrections are 1 - βᵗ. Where `steps` is not null, t is counted there, and the corrections follow from it.
 template <class T>
 struct AdamWArrays {
   std::int64_t first, size;
   const T* gradient;
   T *value, *m, *v;
   double weight_decay, correction1, correction2;
+  std::int64_t* steps = nullptr;
 };
 
 template <class T>
@@ -155,6 +164,12 @@ template <class T>
 struct ConstArray {
   std::int64_t first, size;
   const T* data;
+};
+
+template <class T>
+struct MutableArray {
+  std::int64_t first, size;
+  T* data;
 };
 
 /// Elements of all arrays together that one block of an update, and one partial sum, is of.

@@ -118,36 +118,41 @@ struct KernelTable {
                    std::int64_t* argmax);
   void (*max_pool_backward)(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* argmax,
                             const T* dy, T* dx, Mode);
+  // index[i] is the last valid token of sample i, 0 where there is none.
+  void (*last_token)(std::int64_t batch, std::int64_t tokens, const bool* valid, std::int64_t* index);
   // y[i] = x[i, index[i]]; backward writes 0 to the other tokens.
   void (*select_token)(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index,
                        const T* x, T* y);
   void (*select_token_backward)(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index,
                                 const T* dy, T* dx, Mode);
 
-  // logsumexp over each row and (kRowsAndColumns) column; neither is used by kSigmoid. Sums across tiles are in f64.
-  double (*contrastive)(const Contrastive&, const T* a, const T* b, T scale, T bias, double* row_logsumexp,
-                        double* col_logsumexp, T* workspace, double* partials);
-  // `weight` is the loss's cotangent. da and db may be null and must not overlap. dscale and dbias get their summands.
-  void (*contrastive_backward)(const Contrastive&, const T* a, const T* b, T scale, T bias,
-                               const double* row_logsumexp, const double* col_logsumexp, double weight, T* da,
-                               Mode da_mode, T* db, Mode db_mode, double* dscale, double* dbias, T* workspace,
-                               double* partials);
+  // scale, bias, loss and the gradients of them are one element each. logsumexp over each row and (kRowsAndColumns) column;
+  // neither is used by kSigmoid. Sums across tiles are in f64.
+  void (*contrastive)(const Contrastive&, const T* a, const T* b, const T* scale, const T* bias, double* row_logsumexp,
+                      double* col_logsumexp, T* loss, T* workspace, double* partials);
+  // da and db may be null and must not overlap. dscale and dbias are written.
+  void (*contrastive_backward)(const Contrastive&, const T* a, const T* b, const T* scale, const T* bias,
+                               const double* row_logsumexp, const double* col_logsumexp, const T* dloss, T* da,
+                               Mode da_mode, T* db, Mode db_mode, T* dscale, T* dbias, T* workspace, double* partials);
 
   // Masks may be null; every document has a valid token. `best` is scratch.
-  double (*maxsim)(const MaxSim&, const T* queries, const bool* query_mask, const T* documents,
-                   const bool* document_mask, T scale, double* logsumexp, T* workspace, std::int32_t* best,
-                   double* partials);
+  void (*maxsim)(const MaxSim&, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
+                 const T* scale, double* logsumexp, T* loss, T* workspace, std::int32_t* best, double* partials);
   void (*maxsim_backward)(const MaxSim&, const T* queries, const bool* query_mask, const T* documents,
-                          const bool* document_mask, T scale, const double* logsumexp, double weight, T* dqueries,
-                          Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, double* dscale, T* workspace,
+                          const bool* document_mask, const T* scale, const double* logsumexp, const T* dloss, T* dqueries,
+                          Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, T* dscale, T* workspace,
                           std::int32_t* best, double* partials);
 
   // Optimiser steps over `count` arrays of at least one element, in place and in one pass. The gradient is multiplied by
   // gradient_scale first.
   void (*adamw)(const AdamW&, std::int64_t count, const AdamWArrays<T>*);
   void (*sgd)(const Sgd&, std::int64_t count, const SgdArrays<T>*);
-  // The sum of squares over `count` arrays, added in f64; `partials` holds one element a block.
-  double (*squared_norm)(std::int64_t count, const ConstArray<T>*, double* partials);
+  // The sum of squares over `count` arrays, and the number of elements that are not finite, in f64; `partials` holds one
+  // element a block.
+  void (*squared_norm)(std::int64_t count, const ConstArray<T>*, double* partials, double* sum, Mode);
+  void (*count_non_finite)(std::int64_t count, const ConstArray<T>*, double* partials, double* number, Mode);
+  // Multiplies the arrays by max_norm / norm where that is below 1, the norm being the root of squared_norm.
+  void (*clip)(std::int64_t count, const MutableArray<T>*, const double* squared_norm, double max_norm);
 };
 
 /// What there is over bf16 and f16. Sums are taken in f32, and so is everything else before it is rounded. Functions are those

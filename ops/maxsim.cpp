@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/core/value_checks.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -43,14 +44,7 @@ void check_maxsim(const char* op, const Variable& queries, const Tensor& query_m
   }
   if (!document_mask.defined()) return;
   detail::require_mask(op, "document_mask", document_mask, {documents.size(0), documents.size(1)}, documents.device());
-  const Tensor host = document_mask.to(Device::cpu());
-  const bool* valid = host.data<bool>();
-  const std::int64_t tokens = documents.size(1);
-  for (std::int64_t j = 0; j < documents.size(0); ++j) {
-    if (std::none_of(valid + j * tokens, valid + (j + 1) * tokens, [](bool v) { return v; })) {
-      throw ValueError(fmt::format("{}: document {} has no valid token", op, j));
-    }
-  }
+  require_true_in_each_row(document_mask, {fmt::format("{}: document {{position}} has no valid token", op)});
 }
 
 Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
@@ -72,14 +66,14 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
                  documents.size(1), queries.size(2),   documents.size(0) / queries.size(0),
                  std::min(tile.rows, queries.size(0)), std::min(tile.columns, documents.size(0))};
   Tensor logsumexp = Tensor::empty({m.queries}, DType::kFloat64, queries.device());
-  Tensor loss;
+  Tensor loss = Tensor::empty({}, queries.dtype(), queries.device());
   dispatch_floating(kOp, queries.dtype(), [&]<class T>() {
     Buffers buffers(m, queries.dtype(), queries.device());
-    const double value = kernels::find(&KernelTable<T>::maxsim, kOp, queries.device())(
+    kernels::find(&KernelTable<T>::maxsim, kOp, queries.device())(
         m, queries.value().data<T>(), data_of(query_mask), documents.value().data<T>(), data_of(document_mask),
-        static_cast<T>(scale.value().item()), logsumexp.mutable_data<double>(), buffers.workspace.mutable_data<T>(),
-        buffers.best.mutable_data<std::int32_t>(), buffers.partials.mutable_data<double>());
-    loss = Tensor::full({}, value, queries.dtype(), queries.device());
+        scale.value().data<T>(), logsumexp.mutable_data<double>(), loss.mutable_data<T>(),
+        buffers.workspace.mutable_data<T>(), buffers.best.mutable_data<std::int32_t>(),
+        buffers.partials.mutable_data<double>());
   });
   return record(kOp, std::move(loss), {queries, documents, scale},
                 {queries.value(), query_mask, documents.value(), document_mask, scale.value(), logsumexp},
@@ -92,7 +86,7 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
     if (ctx.needs(1)) dd = ctx.gradient(1);
     const bool shared = dq.tensor.defined() && dd.tensor.defined() && dq.tensor.shares_storage(dd.tensor);
     GradientTarget dd_alone = shared ? GradientTarget{Tensor::empty(d.shape(), d.dtype(), d.device()), false} : dd;
-    double dscale = 0;
+    Tensor dscale = Tensor::empty(ctx.input_shape(2), q.dtype(), q.device());
     dispatch_floating(kOp, q.dtype(), [&]<class T>() {
       Buffers buffers(m, q.dtype(), q.device());
       const auto data = [](GradientTarget& target) {
@@ -100,12 +94,13 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
       };
       kernels::find(&KernelTable<T>::maxsim_backward, kOp, q.device())(
           m, q.data<T>(), data_of(ctx.saved(1)), d.data<T>(), data_of(ctx.saved(3)),
-          static_cast<T>(ctx.saved(4).item()), ctx.saved(5).data<double>(), ctx.output_gradient().item(), data(dq),
-          detail::mode_of(dq), data(dd_alone), detail::mode_of(dd_alone), &dscale, buffers.workspace.mutable_data<T>(),
-          buffers.best.mutable_data<std::int32_t>(), buffers.partials.mutable_data<double>());
+          ctx.saved(4).data<T>(), ctx.saved(5).data<double>(), ctx.output_gradient().data<T>(), data(dq),
+          detail::mode_of(dq), data(dd_alone), detail::mode_of(dd_alone), dscale.mutable_data<T>(),
+          buffers.workspace.mutable_data<T>(), buffers.best.mutable_data<std::int32_t>(),
+          buffers.partials.mutable_data<double>());
     });
     if (shared) dd.tensor.accumulate(dd_alone.tensor);
-    if (ctx.needs(2)) ctx.pass(2, Tensor::full(ctx.input_shape(2), dscale, q.dtype(), q.device()));
+    if (ctx.needs(2)) ctx.pass(2, dscale);
   });
 }
 

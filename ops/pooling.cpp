@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/core/value_checks.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -108,18 +109,15 @@ Variable last_token_pool(const Variable& x, const Tensor& valid) {
   constexpr const char* kOp = "last_token_pool";
   const OpScope scope(kOp);
   const Tokens t = checked_tokens(kOp, x, valid);
-  Tensor index = Tensor::full({t.batch}, static_cast<double>(t.tokens - 1), DType::kInt64);
-  if (valid.defined()) {
-    const Tensor host = valid.to(Device::cpu());
-    std::int64_t* last = index.mutable_data<std::int64_t>();
-    for (std::int64_t i = 0; i < t.batch; ++i) {
-      const bool* row = host.data<bool>() + i * t.tokens;
-      std::int64_t token = t.tokens - 1;
-      while (token >= 0 && !row[token]) --token;
-      if (token < 0) throw ValueError(fmt::format("{}: sample {} has no valid token", kOp, i));
-      last[i] = token;
-    }
+  if (!valid.defined()) {
+    return take_token(kOp, x, Tensor::full({t.batch}, static_cast<double>(t.tokens - 1), DType::kInt64));
   }
+  require_true_in_each_row(valid, {fmt::format("{}: sample {{position}} has no valid token", kOp)});
+  Tensor index = Tensor::empty({t.batch}, DType::kInt64, x.device());
+  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
+    kernels::find(&KernelTable<T>::last_token, kOp, x.device())(t.batch, t.tokens, pointer(valid),
+                                                                index.mutable_data<std::int64_t>());
+  });
   return take_token(kOp, x, index);
 }
 

@@ -133,6 +133,44 @@ BOOST_AUTO_TEST_CASE(poisoned_memory_is_nan) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(a_pool_keeps_its_blocks_to_itself) {
+  Allocator& memory = allocator();
+  memory.release_cache();
+  const MemoryStats before = memory.stats();
+  Tensor old = Tensor::full({1000}, 1), outliving;
+  const std::byte* const old_place = old.raw();
+  {
+    const MemoryPool pool(Device::cpu());
+    std::vector<const std::byte*> places;
+    {
+      const PoolScope scope(pool);
+      for (const std::int64_t n : {1000, 50'000}) {
+        const Tensor first = Tensor::full({n}, 2);
+        places.push_back(first.raw());
+      }
+      // Within the scope they are handed out again.
+      BOOST_TEST(Tensor::full({1000}, 2).raw() == places[0]);
+      outliving = Tensor::full({2000}, 3);
+      old = {};
+    }
+    std::vector<Tensor> others;
+    for (int i = 0; i < 20; ++i) {
+      for (const std::int64_t n : {1000, 50'000}) {
+        const Tensor& other = others.emplace_back(Tensor::full({n}, 4));
+        for (const std::byte* place : places) BOOST_TEST(other.raw() != place);
+        BOOST_TEST(other.raw() != old_place);
+        BOOST_TEST(other.raw() != outliving.raw());
+      }
+    }
+    BOOST_TEST(memory.stats().current >= Allocator::block_size(1000 * sizeof(float)));
+  }
+  for (const double v : doubles(outliving)) BOOST_TEST(v == 3);
+  outliving = {};
+  BOOST_TEST(memory.stats().current == before.current);
+  memory.release_cache();
+  BOOST_TEST(memory.stats().cached == before.cached);
+}
+
 BOOST_AUTO_TEST_CASE(used_from_many_threads) {
   const std::size_t before = allocator().stats().current;
   std::atomic<int> foreign_values = 0;

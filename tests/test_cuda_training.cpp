@@ -102,6 +102,32 @@ BOOST_AUTO_TEST_CASE(optimizers_step_as_on_the_cpu, *on_device) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(optimizers_take_their_numbers_from_the_device, *on_device) {
+  const auto number = [](double value) { return Tensor::full({}, value, DType::kFloat64, kCuda); };
+  for (const MakeOptimizer& make : kOptimizers) {
+    const std::vector<Parameter> here = mixed_parameters(), there = mixed_parameters();
+    move(there, kCuda);
+    const auto a = make(here), b = make(there);
+    for (int t = 1; t <= 4; ++t) {
+      give_gradients(here, t);
+      give_gradients(there, t);
+      a->step(0.05, 0.5);
+      if (t == 3) b->step(0.05, 0.5);
+      else b->step(ops::LateNumbers{number(0.05), number(0.5), number(0)});
+      const std::vector<Tensor> before = copies(there);
+      b->step(ops::LateNumbers{number(0.05), {}, number(1)});
+      BOOST_TEST(same(there, before));
+    }
+    check_alike(there, here);
+    const auto state = a->state();
+    for (const auto& [name, tensor] : b->state()) {
+      BOOST_TEST(max_difference(tensor, state.at(name)) <= tolerance_of(tensor.dtype()), name);
+    }
+    BOOST_CHECK_EXCEPTION(b->step(ops::LateNumbers{Tensor::scalar(0.1), {}, {}}),
+                          ShapeError, says({"learning_rate", "cpu", "cuda:0"}));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(an_optimizers_state_follows_its_parameters, *on_device) {
   for (const MakeOptimizer& make : kOptimizers) {
     const std::vector<Parameter> here = some_parameters(), moved = some_parameters();

@@ -149,6 +149,30 @@ BOOST_AUTO_TEST_CASE(a_scale_reaches_every_gradient) {
       }
     }
   }
+  // A late scale multiplies it, and a deferred step gives the same.
+  options.scale = -2;
+  options.late_scale = Tensor::full({}, 512, DType::kFloat64);
+  options.deferred = true;
+  for (const bool cached : {false, true}) {
+    StepResult result;
+    const auto scaled = gradients([&] {
+      return result = cached ? cached_step(setup.towers(), setup.loss(), options)
+                             : direct_step(setup.towers(), setup.loss(), options);
+    });
+    BOOST_TEST((result.status == StepStatus::kDeferred));
+    BOOST_TEST(std::abs(result.device_loss.item() - plain[0][0]) <= 1e-14);
+    BOOST_TEST(result.non_finite.item() == 0);
+    for (std::size_t p = 1; p < plain.size(); ++p) {
+      for (std::size_t i = 0; i < plain[p].size(); ++i) {
+        BOOST_TEST(std::abs(scaled[p][i] / -1024 - plain[p][i]) <= 1e-12 * std::max(1.0, std::abs(plain[p][i])));
+      }
+    }
+  }
+  BOOST_CHECK_THROW(accumulated_step(setup.towers(), setup.loss(), options), ValueError);
+  options.late_scale = Tensor::full({1}, 512);
+  BOOST_CHECK_EXCEPTION(cached_step(setup.towers(), setup.loss(), options), ShapeError, says({"late_scale", "float32"}));
+  options.late_scale = {};
+  options.deferred = false;
   options.scale = std::numeric_limits<double>::infinity();
   BOOST_CHECK_EXCEPTION(cached_step(setup.towers(), setup.loss(), options), ValueError, says({"scale", "inf"}));
 }
@@ -193,6 +217,10 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_do_not_depend_on_the_cut) {
       BOOST_TEST(std::abs(cached.auxiliary[i].mean - direct.auxiliary[i].mean) <= 1e-13);
     }
     BOOST_TEST(std::abs(cached.loss - direct.loss) <= 1e-12);
+    StepOptions deferred{{chunk}};
+    deferred.deferred = true;
+    begin_random_step(1, 1);
+    BOOST_TEST(std::abs(cached_step(towers, pairwise, deferred).device_loss.item() - direct.loss) <= 1e-12);
   }
   const auto wrong = [&](const Tensor& x) { return Encoded{{{"", encoder(x)}}, {{"own", ops::sum(encoder(x)), 1.0}}}; };
   const std::vector<Tower> bad{{"a", random_values({7, 5}, 1), wrong}, {"b", random_values({7, 5}, 2), wrong}};

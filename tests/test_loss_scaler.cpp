@@ -6,6 +6,7 @@
 
 #include "gradcache_checks.h"
 #include "tapecache/train/clip_gradients.h"
+#include "tapecache/train/late_loss_scaler.h"
 #include "tapecache/train/loss_scaler.h"
 
 using namespace tapecache;
@@ -128,6 +129,21 @@ BOOST_AUTO_TEST_CASE(options_outside_their_range) {
   refused({.growth_interval = 0}, "growth_interval");
   refused({.min_scale = 0}, "min_scale");
   refused({.max_scale = 0.5}, "max_scale");
+}
+
+BOOST_AUTO_TEST_CASE(a_late_scaler_goes_as_that_of_the_host) {
+  const LossScalerOptions options{.initial_scale = 16, .growth_interval = 3, .min_scale = 2, .max_scale = 64};
+  LossScaler host(options);
+  LateLossScaler late(Device::cpu(), options);
+  const Tensor scale = late.scale();
+  for (const double non_finite : {0, 0, 0, 1, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 5, 5, 5, 5, 5, 0, 0, 0}) {
+    BOOST_TEST(scale.item() == host.scale());
+    BOOST_TEST(late.gradient_scale().item() == 1 / host.scale());
+    late.update(Tensor::full({}, non_finite, DType::kFloat64));
+    host.update(non_finite == 0);
+    BOOST_TEST(late.skipped_steps().item() == static_cast<double>(host.skipped_steps()));
+  }
+  BOOST_CHECK_THROW(LateLossScaler(Device::cpu(), {.growth_factor = 1}), ValueError);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -297,4 +297,40 @@ BOOST_AUTO_TEST_CASE(two_parameters_of_one_name_do_not_share_state) {
   BOOST_TEST(keeps_both([&] { return Sgd(twins).state().size() == 2; }));
 }
 
+BOOST_AUTO_TEST_CASE(late_numbers_are_as_those_of_the_host) {
+  const std::function<std::unique_ptr<Optimizer>(std::vector<Parameter>)> optimizers[] = {
+      [](auto p) { return std::make_unique<AdamW>(p, AdamWOptions{.weight_decay = 0.1}); },
+      [](auto p) { return std::make_unique<Sgd>(p, SgdOptions{.momentum = 0.9, .weight_decay = 0.1}); },
+  };
+  const auto number = [](double value) { return Tensor::full({}, value, DType::kFloat64); };
+  for (const auto& make : optimizers) {
+    const std::vector<Parameter> here = some_parameters(), late = some_parameters();
+    const auto a = make(here), b = make(late);
+    for (int t = 1; t <= 6; ++t) {
+      give_gradients(here, t);
+      give_gradients(late, t);
+      if (t == 2) {
+        Parameter(here[1]).clear_gradient();
+        Parameter(late[1]).clear_gradient();
+      }
+      a->step(0.05 / t, 0.5);
+      b->step(ops::LateNumbers{number(0.05 / t), number(0.5), t % 2 == 0 ? number(0) : Tensor()});
+      const std::vector<Tensor> before = copies(late);
+      const auto state = copies(b->state());
+      b->step(ops::LateNumbers{number(0.05), {}, number(3)});
+      BOOST_TEST(same(late, before));
+      BOOST_TEST(same(b->state(), state));
+      if (t == 4) {
+        a->step(0.01);
+        b->step(0.01);
+      }
+    }
+    BOOST_TEST(same(late, copies(here)));
+    BOOST_TEST(same(a->state(), b->state()));
+    BOOST_CHECK_EXCEPTION(b->step(ops::LateNumbers{}), ValueError, says({"no learning rate"}));
+    BOOST_CHECK_EXCEPTION(b->step(ops::LateNumbers{Tensor::scalar(0.1f), {}, {}}),
+                          ShapeError, says({"learning_rate", "float32", "float64"}));
+  }
+}
+
 BOOST_AUTO_TEST_SUITE_END()

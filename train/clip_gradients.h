@@ -9,8 +9,13 @@ namespace tapecache::train {
 /// Euclidean norm of all gradients together, added in f64; parameters without a gradient are passed over.
 double gradient_norm(std::span<const Parameter> parameters);
 
+/// Scales all gradients, of one device, so that their norm is at most `max_norm`, and returns the norm before that as an f64
+/// scalar on that device, without waiting for it. A norm that is NaN or Inf leaves the gradients as they are. Throws ValueError
+/// unless max_norm > 0, DeviceError for gradients on several devices.
+Tensor clip_gradients(std::span<const Parameter> parameters, double max_norm);
+
 /// Scales all gradients so that their norm is at most `max_norm` (Pascanu et al. 2013) and returns the norm before
-/// that. A norm that is NaN or Inf leaves the gradients as they are. Throws ValueError unless max_norm > 0.
+/// that, for which it waits. The rest is as above.
 double clip_gradient_norm(std::span<const Parameter> parameters, double max_norm);
 
 }  // namespace tapecache::train

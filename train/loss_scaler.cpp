@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <sstream>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -47,13 +48,13 @@ LossScaler::LossScaler(const LossScalerOptions& options) : options_(options), sc
 bool LossScaler::unscale(std::span<const Parameter> parameters) {
   if (unscaled_) throw Error("loss scaler: unscale called twice without an update in between");
   unscaled_ = true;
-  bool finite = true;
-  for (Parameter p : parameters) {
-    if (!p.gradient().defined()) continue;
-    finite = finite && first_non_finite(p.gradient()) < 0;
-    ops::scale_in_place(p.mutable_gradient(), 1 / scale_);
+  std::vector<Tensor> gradients;
+  for (const Parameter& p : parameters) {
+    if (p.gradient().defined()) gradients.push_back(p.gradient());
   }
-  return finite;
+  const Tensor non_finite = ops::count_non_finite(gradients);
+  for (Tensor& gradient : gradients) ops::scale_in_place(gradient, 1 / scale_);
+  return non_finite.item() == 0;
 }
 
 void LossScaler::update(bool finite) {

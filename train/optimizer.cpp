@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/captured_step.h"
 #include "tapecache/ops/update.h"
 
 namespace tapecache::train {
@@ -44,6 +45,16 @@ void Optimizer::check_gradients() const {
   }
 }
 
+void Optimizer::require_host_numbers(const char* optimizer) {
+  if (!CapturedStep::is_capturing()) return;
+  throw Error(fmt::format("{}: a learning rate of the host's in a captured step would stay as it is; give one that the device "
+                          "holds", optimizer));
+}
+
+void Optimizer::require_late_numbers(const char* optimizer, const ops::LateNumbers& numbers) {
+  if (!numbers.learning_rate.defined()) throw ValueError(fmt::format("{}: the numbers have no learning rate", optimizer));
+}
+
 void Optimizer::clear_gradients() {
   for (Parameter& parameter : parameters_) parameter.clear_gradient();
 }
@@ -78,23 +89,40 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
 }
 
 void AdamW::step(double learning_rate, double gradient_scale) {
+  require_host_numbers("AdamW");
+  update(learning_rate, gradient_scale, nullptr);
+}
+
+void AdamW::step(const ops::LateNumbers& numbers) {
+  require_late_numbers("AdamW", numbers);
+  update(0, 1, &numbers);
+}
+
+void AdamW::update(double learning_rate, double gradient_scale, const ops::LateNumbers* late) {
   check_gradients();
   std::vector<ops::AdamWParameter> updates;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
-    if (!p.gradient().defined()) continue;
+    if (!p.gradient().defined() || p.value().numel() == 0) continue;
     m_[i].move_to(p.value().device());  // where the parameter was moved after it was given to the optimiser
     v_[i].move_to(p.value().device());
-    const auto t = static_cast<double>(++*steps_[i].mutable_data<std::int64_t>());
-    updates.push_back({p.gradient(), p.mutable_value(), m_[i], v_[i], decay_of(p, options_.weight_decay),
-                       1 - std::pow(options_.beta1, t), 1 - std::pow(options_.beta2, t)});
+    ops::AdamWParameter& update =
+        updates.emplace_back(p.gradient(), p.mutable_value(), m_[i], v_[i], decay_of(p, options_.weight_decay));
+    steps_[i].move_to(late ? p.value().device() : Device::cpu());
+    if (late) {
+      update.steps = steps_[i];
+    } else {
+      const auto t = static_cast<double>(++*steps_[i].mutable_data<std::int64_t>());
+      update.correction1 = 1 - std::pow(options_.beta1, t);
+      update.correction2 = 1 - std::pow(options_.beta2, t);
+    }
   }
   ops::adamw_update({.learning_rate = learning_rate,
                      .beta1 = options_.beta1,
                      .beta2 = options_.beta2,
                      .epsilon = options_.epsilon,
                      .gradient_scale = gradient_scale},
-                    updates);
+                    updates, late ? *late : ops::LateNumbers{});
 }
 
 std::map<std::string, Tensor> AdamW::state() const {
@@ -115,6 +143,16 @@ Sgd::Sgd(std::vector<Parameter> parameters, const SgdOptions& options)
 }
 
 void Sgd::step(double learning_rate, double gradient_scale) {
+  require_host_numbers("Sgd");
+  update(learning_rate, gradient_scale, {});
+}
+
+void Sgd::step(const ops::LateNumbers& numbers) {
+  require_late_numbers("Sgd", numbers);
+  update(0, 1, numbers);
+}
+
+void Sgd::update(double learning_rate, double gradient_scale, const ops::LateNumbers& late) {
   check_gradients();
   std::vector<ops::SgdParameter> updates;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
@@ -124,7 +162,8 @@ void Sgd::step(double learning_rate, double gradient_scale) {
     updates.push_back({p.gradient(), p.mutable_value(), velocity_[i], decay_of(p, options_.weight_decay)});
   }
   ops::sgd_update(
-      {.learning_rate = learning_rate, .momentum = options_.momentum, .gradient_scale = gradient_scale}, updates);
+      {.learning_rate = learning_rate, .momentum = options_.momentum, .gradient_scale = gradient_scale}, updates,
+      late);
 }
 
 std::map<std::string, Tensor> Sgd::state() const {

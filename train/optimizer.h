@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tapecache/autograd/parameter.h"
+#include "tapecache/ops/update.h"
 
 namespace tapecache::train {
 
@@ -17,6 +18,10 @@ class Optimizer {
   /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first. Throws ShapeError,
   /// before anything is changed, where a gradient does not fit its parameter.
   virtual void step(double learning_rate, double gradient_scale = 1.0) = 0;
+  /// The same with numbers that the parameters' device holds, and reads when it gets there, so that the step can be captured
+  /// (`CapturedStep`) and replayed with others. Numbers that change from step to step, as AdamW's count of steps, are moved
+  /// there. Throws ValueError without a learning rate, ShapeError where a number is no f64 scalar on that device.
+  virtual void step(const ops::LateNumbers& numbers) = 0;
   void clear_gradients();
 
   /// All state by name; the tensors are the optimiser's own, not copies.
@@ -29,6 +34,9 @@ class Optimizer {
   /// Throws ValueError where two parameters have one name, since state goes by name.
   explicit Optimizer(std::vector<Parameter> parameters);
   void check_gradients() const;
+  /// Throws Error within a captured step, where a number of the host's would stay as it is, or without a learning rate.
+  static void require_host_numbers(const char* optimizer);
+  static void require_late_numbers(const char* optimizer, const ops::LateNumbers& numbers);
 
   std::vector<Parameter> parameters_;
 };
@@ -47,11 +55,15 @@ class AdamW : public Optimizer {
   /// Throws ValueError for options outside their range or two parameters of one name.
   AdamW(std::vector<Parameter> parameters, const AdamWOptions& options = {});
   void step(double learning_rate, double gradient_scale = 1.0) override;
+  void step(const ops::LateNumbers& numbers) override;
   std::map<std::string, Tensor> state() const override;
 
  private:
+  void update(double learning_rate, double gradient_scale, const ops::LateNumbers* late);
+
   AdamWOptions options_;
-  // Of each parameter, since one may be skipped. The counts are i64 scalars: as tensors they travel with the rest.
+  // Of each parameter, since one may be skipped. The counts are i64 scalars: as tensors they travel with the rest. They are on
+  // the host but for a step with late numbers.
   std::vector<Tensor> steps_, m_, v_;
 };
 
@@ -66,9 +78,12 @@ class Sgd : public Optimizer {
   /// Throws ValueError for options outside their range or two parameters of one name.
   Sgd(std::vector<Parameter> parameters, const SgdOptions& options = {});
   void step(double learning_rate, double gradient_scale = 1.0) override;
+  void step(const ops::LateNumbers& numbers) override;
   std::map<std::string, Tensor> state() const override;
 
  private:
+  void update(double learning_rate, double gradient_scale, const ops::LateNumbers& late);
+
   SgdOptions options_;
   std::vector<Tensor> velocity_;
 };

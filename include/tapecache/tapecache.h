@@ -8,6 +8,7 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/autograd/variable.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/captured_step.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/core/random.h"
 #include "tapecache/core/safetensors.h"

@@ -158,9 +158,9 @@ void differentiate(const Contrastive& c, const Tile<T>& tile, const double* row_
 }  // namespace
 
 template <class T>
-double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias, double* row_logsumexp,
-                   double* col_logsumexp, T* workspace, double* partials) {
-  Walk<T> walk(c, a, b, scale, bias, workspace);
+void contrastive(const Contrastive& c, const T* a, const T* b, const T* scale, const T* bias, double* row_logsumexp,
+                 double* col_logsumexp, T* loss, T* workspace, double* partials) {
+  Walk<T> walk(c, a, b, *scale, *bias, workspace);
   const std::int64_t part = c.group() * c.tile_rows;
   double *largest = partials, *sum = partials + part;
   const RunningLogSumExp rows_so_far{partials + 2 * part, partials + 2 * part + c.tile_rows};
@@ -206,21 +206,29 @@ double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias
         for (std::int64_t i = 0; i < rows; ++i) row_logsumexp[row + i] = rows_so_far.logsumexp(i);
       });
   const auto count = static_cast<double>(c.rows);
-  if (c.op == ContrastiveOp::kSigmoid) return sigmoid / count;
+  if (c.op == ContrastiveOp::kSigmoid) {
+    *loss = static_cast<T>(sigmoid / count);
+    return;
+  }
   double rows_loss = 0, cols_loss = 0;
   for (std::int64_t i = 0; i < c.rows; ++i) rows_loss += row_logsumexp[i];
-  if (c.op == ContrastiveOp::kRows) return (rows_loss - positives) / count;
+  if (c.op == ContrastiveOp::kRows) {
+    *loss = static_cast<T>((rows_loss - positives) / count);
+    return;
+  }
   for (std::int64_t j = 0; j < c.cols; ++j) cols_loss += col_logsumexp[j] = columns.logsumexp(j);
-  return 0.5 * (rows_loss + cols_loss - 2 * positives) / count;
+  *loss = static_cast<T>(0.5 * (rows_loss + cols_loss - 2 * positives) / count);
 }
 
 template <class T>
-void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale, T bias, const double* row_logsumexp,
-                          const double* col_logsumexp, double weight, T* da, Mode da_mode, T* db, Mode db_mode,
-                          double* dscale, double* dbias, T* workspace, double* partials) {
-  Walk<T> walk(c, a, b, scale, bias, workspace);
+void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T* scale, const T* bias,
+                          const double* row_logsumexp, const double* col_logsumexp, const T* dloss, T* da, Mode da_mode,
+                          T* db, Mode db_mode, T* dscale, T* dbias, T* workspace, double* partials) {
+  Walk<T> walk(c, a, b, *scale, *bias, workspace);
+  const auto weight = static_cast<double>(*dloss);
+  const T factor = *scale;
   const std::int64_t blocks_across = (c.width + kBlockWidth - 1) / kBlockWidth;
-  *dscale = *dbias = 0;
+  double of_scale = 0, of_bias = 0;
   walk.run(
       [&](const Tile<T>& tile, std::int64_t t) {
         differentiate(c, tile, row_logsumexp, col_logsumexp, weight);
@@ -241,7 +249,7 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale,
         partials[t] = sum;
       },
       [&](std::int64_t row, std::int64_t rows, std::int64_t tiles, bool is_first) {
-        for (std::int64_t t = 0; t < tiles; ++t) *dbias += partials[t];
+        for (std::int64_t t = 0; t < tiles; ++t) of_bias += partials[t];
         const std::int64_t blocks = (rows + kBlockRows - 1) / kBlockRows * blocks_across;
         parallel_for(blocks, 1, [&](std::int64_t begin, std::int64_t end) {
           for (std::int64_t block = begin; block < end; ++block) {
@@ -265,24 +273,26 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale,
             for (std::int64_t k = i * c.width; k < (i + 1) * c.width; ++k) {
               const std::int64_t at = row * c.width + k;
               sum += static_cast<double>(product[k]) * static_cast<double>(a[at]);
-              if (da) put(da[at], product[k] * scale, da_mode);
+              if (da) put(da[at], product[k] * factor, da_mode);
             }
             partials[i] = sum;
           }
         });
-        for (std::int64_t i = 0; i < rows; ++i) *dscale += partials[i];
+        for (std::int64_t i = 0; i < rows; ++i) of_scale += partials[i];
       });
+  *dscale = static_cast<T>(of_scale);
+  *dbias = static_cast<T>(of_bias);
 }
 
-template double contrastive(const Contrastive&, const float*, const float*, float, float, double*, double*, float*,
-                            double*);
-template double contrastive(const Contrastive&, const double*, const double*, double, double, double*, double*, double*,
-                            double*);
-template void contrastive_backward(const Contrastive&, const float*, const float*, float, float, const double*,
-                                   const double*, double, float*, Mode, float*, Mode, double*, double*, float*,
-                                   double*);
-template void contrastive_backward(const Contrastive&, const double*, const double*, double, double, const double*,
-                                   const double*, double, double*, Mode, double*, Mode, double*, double*, double*,
-                                   double*);
+template void contrastive(const Contrastive&, const float*, const float*, const float*, const float*, double*, double*, float*,
+                          float*, double*);
+template void contrastive(const Contrastive&, const double*, const double*, const double*, const double*, double*, double*,
+                          double*, double*, double*);
+template void contrastive_backward(const Contrastive&, const float*, const float*, const float*, const float*,
+                                   const double*, const double*, const float*, float*, Mode, float*, Mode, float*, float*,
+                                   float*, double*);
+template void contrastive_backward(const Contrastive&, const double*, const double*, const double*, const double*,
+                                   const double*, const double*, const double*, double*, Mode, double*, Mode, double*,
+                                   double*, double*, double*);
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

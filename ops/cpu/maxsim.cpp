@@ -103,18 +103,19 @@ class Walk {
 }  // namespace
 
 template <class T>
-double maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
-              T scale, double* logsumexp, T* workspace, std::int32_t* best, double* partials) {
+void maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
+            const T* scale, double* logsumexp, T* loss, T* workspace, std::int32_t* best, double* partials) {
+  const T factor = *scale;
   Walk<T> walk(m, queries, query_mask, documents, document_mask, workspace, best);
   const std::int64_t part = m.group() * m.tile_rows;
   double *largest = partials, *sum = partials + part, *positives = partials + 2 * (part + m.tile_rows);
   const RunningLogSumExp so_far{partials + 2 * part, partials + 2 * part + m.tile_rows};
-  double loss = 0;
+  double total = 0;
   walk.run(
       [&](const Tile<T>& tile, std::int64_t t) {
         for (std::int64_t i = 0; i < tile.rows; ++i) {
           const std::int64_t at = t * m.tile_rows + i;
-          for (std::int64_t j = 0; j < tile.cols; ++j) tile.scores[i * m.tile_cols + j] *= scale;
+          for (std::int64_t j = 0; j < tile.cols; ++j) tile.scores[i * m.tile_cols + j] *= factor;
           row_parts(tile.scores + i * m.tile_cols, tile.cols, largest[at], sum[at]);
         }
       },
@@ -137,20 +138,20 @@ double maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T
       [&](std::int64_t row, std::int64_t rows) {
         for (std::int64_t i = 0; i < rows; ++i) {
           logsumexp[row + i] = so_far.logsumexp(i);
-          loss += logsumexp[row + i] - positives[i];
+          total += logsumexp[row + i] - positives[i];
         }
       });
-  return loss / static_cast<double>(m.queries);
+  *loss = static_cast<T>(total / static_cast<double>(m.queries));
 }
 
 template <class T>
 void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents,
-                     const bool* document_mask, T scale, const double* logsumexp, double weight, T* dqueries,
-                     Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, double* dscale, T* workspace,
+                     const bool* document_mask, const T* scale_of_scores, const double* logsumexp, const T* dloss,
+                     T* dqueries, Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, T* dscale, T* workspace,
                      std::int32_t* best, double* partials) {
   Walk<T> walk(m, queries, query_mask, documents, document_mask, workspace, best);
-  const T share = static_cast<T>(weight / static_cast<double>(m.queries));
-  *dscale = 0;
+  const T scale = *scale_of_scores, share = static_cast<T>(static_cast<double>(*dloss) / static_cast<double>(m.queries));
+  double of_scale = 0;
   walk.run(
       [&](const Tile<T>& tile, std::int64_t t) {
         T* to = ddocuments ? ddocuments + tile.col * m.document_tokens * m.width : nullptr;
@@ -182,7 +183,7 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
         partials[t] = total;
       },
       [&](std::int64_t row, std::int64_t rows, std::int64_t tiles, bool is_first) {
-        for (std::int64_t t = 0; t < tiles; ++t) *dscale += partials[t];
+        for (std::int64_t t = 0; t < tiles; ++t) of_scale += partials[t];
         if (!dqueries) return;
         parallel_for(rows * m.query_tokens, 1, [&](std::int64_t begin, std::int64_t end) {
           for (std::int64_t token = begin; token < end; ++token) {
@@ -203,16 +204,18 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
         });
       },
       [](std::int64_t, std::int64_t) {});
+  *dscale = static_cast<T>(of_scale);
 }
 
-template double maxsim(const MaxSim&, const float*, const bool*, const float*, const bool*, float, double*, float*,
-                       std::int32_t*, double*);
-template double maxsim(const MaxSim&, const double*, const bool*, const double*, const bool*, double, double*, double*,
-                       std::int32_t*, double*);
-template void maxsim_backward(const MaxSim&, const float*, const bool*, const float*, const bool*, float, const double*,
-                              double, float*, Mode, float*, Mode, double*, float*, std::int32_t*, double*);
-template void maxsim_backward(const MaxSim&, const double*, const bool*, const double*, const bool*, double,
-                              const double*, double, double*, Mode, double*, Mode, double*, double*, std::int32_t*,
+template void maxsim(const MaxSim&, const float*, const bool*, const float*, const bool*, const float*, double*, float*,
+                     float*, std::int32_t*, double*);
+template void maxsim(const MaxSim&, const double*, const bool*, const double*, const bool*, const double*, double*, double*,
+                     double*, std::int32_t*, double*);
+template void maxsim_backward(const MaxSim&, const float*, const bool*, const float*, const bool*, const float*,
+                              const double*, const float*, float*, Mode, float*, Mode, float*, float*, std::int32_t*,
+                              double*);
+template void maxsim_backward(const MaxSim&, const double*, const bool*, const double*, const bool*, const double*,
+                              const double*, const double*, double*, Mode, double*, Mode, double*, double*, std::int32_t*,
                               double*);
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

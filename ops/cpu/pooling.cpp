@@ -90,6 +90,15 @@ void max_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t wid
 }
 
 template <class T>
+void last_token(std::int64_t batch, std::int64_t tokens, const bool* valid, std::int64_t* index) {
+  for (std::int64_t i = 0; i < batch; ++i) {
+    std::int64_t token = tokens - 1;
+    while (token > 0 && !valid[i * tokens + token]) --token;
+    index[i] = token;
+  }
+}
+
+template <class T>
 void select_token(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index, const T* x,
                   T* y) {
   for_each_sample(batch, width, [=](std::int64_t sample) {
@@ -118,6 +127,8 @@ template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const 
                                 Mode);
 template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*,
                                 Mode);
+template void last_token<float>(std::int64_t, std::int64_t, const bool*, std::int64_t*);
+template void last_token<double>(std::int64_t, std::int64_t, const bool*, std::int64_t*);
 template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*);
 template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*);
 template void select_token_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*,

@@ -3,7 +3,6 @@
 
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/logit_panel.cuh"
-#include "tapecache/ops/cuda/transfer.h"
 
 namespace tapecache::kernels::cuda {
 
@@ -11,7 +10,7 @@ namespace {
 
 /// Calls `f(panel, is_last of its row of tiles)` for each panel a bᵀ.
 template <class T, class F, class OnRow>
-void for_each_panel(const Contrastive& c, const T* a, const T* b, T scale, T bias, T* workspace, const F& f,
+void for_each_panel(const Contrastive& c, const T* a, const T* b, const T* scale, const T* bias, T* workspace, const F& f,
                     const OnRow& on_row) {
   const std::int64_t pitch = c.group() * c.tile_cols;
   for (std::int64_t row = 0; row < c.rows; row += c.tile_rows) {
@@ -72,8 +71,7 @@ __global__ void __launch_bounds__(kMostRowThreads) sigmoid_rows_kernel(Panel<T> 
 template <class T>
 struct BothSoftmaxes {
   const double *row_logsumexp, *col_logsumexp;
-  T share;
-  __device__ T operator()(std::int64_t row, std::int64_t col, T logit) const {
+  __device__ T operator()(std::int64_t row, std::int64_t col, T logit, T share) const {
     return T(0.5) * share * (std::exp(logit - static_cast<T>(row_logsumexp[row])) +
                              std::exp(logit - static_cast<T>(col_logsumexp[col])));
   }
@@ -81,24 +79,23 @@ struct BothSoftmaxes {
 
 template <class T>
 struct Sigmoids {
-  T share;
-  __device__ T operator()(std::int64_t, std::int64_t, T logit) const { return share / (T{1} + std::exp(-logit)); }
+  __device__ T operator()(std::int64_t, std::int64_t, T logit, T share) const { return share / (T{1} + std::exp(-logit)); }
 };
 
 template <class T, class F>
-void with_slope(const Contrastive& c, const double* row_logsumexp, const double* col_logsumexp, T share, const F& f) {
+void with_slope(const Contrastive& c, const double* row_logsumexp, const double* col_logsumexp, const F& f) {
   switch (c.op) {
-    case ContrastiveOp::kRows: return f(RowSoftmax<T>{row_logsumexp, share});
-    case ContrastiveOp::kRowsAndColumns: return f(BothSoftmaxes<T>{row_logsumexp, col_logsumexp, share});
-    case ContrastiveOp::kSigmoid: return f(Sigmoids<T>{share});
+    case ContrastiveOp::kRows: return f(RowSoftmax{row_logsumexp});
+    case ContrastiveOp::kRowsAndColumns: return f(BothSoftmaxes<T>{row_logsumexp, col_logsumexp});
+    case ContrastiveOp::kSigmoid: return f(Sigmoids<T>{});
   }
 }
 
 }  // namespace
 
 template <class T>
-double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias, double* row_logsumexp,
-                   double* col_logsumexp, T* workspace, double* partials) {
+void contrastive(const Contrastive& c, const T* a, const T* b, const T* scale, const T* bias, double* row_logsumexp,
+                 double* col_logsumexp, T* loss, T* workspace, double* partials) {
   double* const positives = partials + 2 * c.tile_rows;
   const RunningLogSumExp rows{partials, partials + c.tile_rows};
   const RunningLogSumExp columns{positives + c.tile_rows, positives + c.tile_rows + c.cols};
@@ -124,25 +121,25 @@ double contrastive(const Contrastive& c, const T* a, const T* b, T scale, T bias
         else add_to_total(count, RowLoss{row_logsumexp + row, positives, both ? 2.0 : 1.0}, total.data(), row == 0);
       });
   if (both) add_to_total(c.cols, Summand{col_logsumexp}, total.data(), false);
-  return fetch(total.data()) / static_cast<double>(both ? 2 * c.rows : c.rows);
+  store_total(total.data(), static_cast<double>(both ? 2 * c.rows : c.rows), loss);
 }
 
 // dA = scale dZ B; dB = scale dZᵀ A; dscale = Σ dZ (A Bᵀ); dbias = Σ dZ
 template <class T>
-void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale, T bias, const double* row_logsumexp,
-                          const double* col_logsumexp, double weight, T* da, Mode da_mode, T* db, Mode db_mode,
-                          double* dscale, double* dbias, T* workspace, double* partials) {
+void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T* scale, const T* bias,
+                          const double* row_logsumexp, const double* col_logsumexp, const T* dloss, T* da, Mode da_mode,
+                          T* db, Mode db_mode, T* dscale, T* dbias, T* workspace, double* partials) {
   struct Totals {
     double scale, bias;
   };
-  const T share = static_cast<T>(weight / static_cast<double>(c.rows));
+  const Cotangent<T> cotangent{dloss, static_cast<double>(c.rows)};
   double *of_scale = partials, *of_bias = partials + c.tile_rows;
   const Scratch<Totals> totals(1);
   for_each_panel(
       c, a, b, scale, bias, workspace,
       [&](const Panel<T>& panel, bool) {
-        with_slope<T>(c, row_logsumexp, col_logsumexp, share,
-                      [&](const auto& slope) { differentiate(panel, slope, share, of_bias, of_scale); });
+        with_slope<T>(c, row_logsumexp, col_logsumexp,
+                      [&](const auto& slope) { differentiate(panel, slope, cotangent, of_bias, of_scale); });
         if (db) {
           gemm<T>({.m = panel.cols, .n = c.width, .k = panel.rows, .transpose_a = true, .pitch_a = panel.pitch}, panel.z,
                   a + panel.row * c.width, nullptr, nullptr, db + panel.col * c.width,
@@ -158,20 +155,19 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, T scale,
         add_to_total(rows, Summand{of_scale}, &totals.data()->scale, row == 0);
         add_to_total(rows, Summand{of_bias}, &totals.data()->bias, row == 0);
       });
-  const Totals found = fetch(totals.data());
-  *dscale = found.scale;
-  *dbias = found.bias;
+  store_total(&totals.data()->scale, 1, dscale);
+  store_total(&totals.data()->bias, 1, dbias);
 }
 
-template double contrastive(const Contrastive&, const float*, const float*, float, float, double*, double*, float*,
-                            double*);
-template double contrastive(const Contrastive&, const double*, const double*, double, double, double*, double*, double*,
-                            double*);
-template void contrastive_backward(const Contrastive&, const float*, const float*, float, float, const double*,
-                                   const double*, double, float*, Mode, float*, Mode, double*, double*, float*,
-                                   double*);
-template void contrastive_backward(const Contrastive&, const double*, const double*, double, double, const double*,
-                                   const double*, double, double*, Mode, double*, Mode, double*, double*, double*,
-                                   double*);
+template void contrastive(const Contrastive&, const float*, const float*, const float*, const float*, double*, double*, float*,
+                          float*, double*);
+template void contrastive(const Contrastive&, const double*, const double*, const double*, const double*, double*, double*,
+                          double*, double*, double*);
+template void contrastive_backward(const Contrastive&, const float*, const float*, const float*, const float*,
+                                   const double*, const double*, const float*, float*, Mode, float*, Mode, float*, float*,
+                                   float*, double*);
+template void contrastive_backward(const Contrastive&, const double*, const double*, const double*, const double*,
+                                   const double*, const double*, const double*, double*, Mode, double*, Mode, double*,
+                                   double*, double*, double*);
 
 }  // namespace tapecache::kernels::cuda

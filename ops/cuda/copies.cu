@@ -1,6 +1,7 @@
 #include <string>
 
 #include "tapecache/core/device_backend.h"
+#include "tapecache/ops/cuda/capture.h"
 #include "tapecache/ops/cuda/status.h"
 #include "tapecache/ops/cuda/stream.h"
 
@@ -23,6 +24,7 @@ CopyEvent make_event() {
 }  // namespace
 
 CopyEvent copy_beside(int device, CopyDirection direction, void* to, const void* from, std::size_t bytes) {
+  require_no_capture("copies beside the computing");
   select_device(device);
   const cudaStream_t copies = queues_of(device).copies;
   const CopyEvent before = make_event(), after = make_event();
@@ -49,9 +51,11 @@ bool is_done(const CopyEvent& event) noexcept {
 
 void wait(const CopyEvent& event) { check(cudaEventSynchronize(event_of(event)), "a copy beside other work"); }
 
+// A step that is being recorded comes after what the device's own stream waits for now.
 void wait_on_device(int device, const CopyEvent& event) {
   select_device(device);
-  check(cudaStreamWaitEvent(current_stream(), event_of(event), 0), "putting work after a copy");
+  const cudaStream_t waits = is_recording() ? queues_of(device).compute : current_stream();
+  check(cudaStreamWaitEvent(waits, event_of(event), 0), "putting work after a copy");
 }
 
 }  // namespace tapecache::device_backend

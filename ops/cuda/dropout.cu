@@ -41,6 +41,7 @@ struct StoreUniform {
 template <class Use>
 __global__ void draw_kernel(RandomKey key, Samples samples, std::int64_t per_sample, Use use) {
   const std::int64_t blocks = (per_sample + 3) / 4;
+  key = key.now();
   for (std::int64_t i = thread_index(); i < samples.count * blocks; i += thread_count()) {
     const std::int64_t sample = i / blocks, block = i % blocks, first = 4 * block;
     const auto words = key.draw(id_of(samples, sample), static_cast<std::uint32_t>(block));
@@ -61,6 +62,7 @@ constexpr std::int64_t kPiece = 4096;
 template <class T>
 __global__ void drop_path_kernel(RandomKey key, Samples samples, std::int64_t pieces, std::int64_t per_sample, Drop<T> drop,
                                  const T* x, T* y, Mode mode) {
+  key = key.now();
   for (std::int64_t i = blockIdx.x; i < samples.count * pieces; i += gridDim.x) {
     const std::int64_t sample = i / pieces, first = i % pieces * kPiece;
     const std::int64_t last = first + kPiece < per_sample ? first + kPiece : per_sample;

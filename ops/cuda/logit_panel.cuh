@@ -54,11 +54,11 @@ struct Logits {
 template <class T>
 struct Panel {
   T* z;
-  T scale, bias;
+  const T *scale, *bias;  // one element each; no bias where that is null
   std::int64_t row, col, rows, cols, pitch, step;
 
   __device__ T* line(std::int64_t i) const { return z + i * pitch; }
-  __device__ Logits<T> logits(std::int64_t i) const { return {line(i), scale, bias}; }
+  __device__ Logits<T> logits(std::int64_t i) const { return {line(i), *scale, bias ? *bias : T{0}}; }
   /// The column within the panel of the positive of row i, or -1.
   __device__ std::int64_t positive(std::int64_t i) const {
     const std::int64_t at = (row + i) * step - col;
@@ -107,29 +107,48 @@ void add_to_total(std::int64_t rows, const Term& term, double* total, bool is_fi
   sum_terms(1, rows, Adjacent::kTerms, term, 1.0, total, is_first ? Mode::kWrite : Mode::kAccumulate);
 }
 
-/// share · softmax of each row.
+/// What a total comes to as a result: that total over a number.
 template <class T>
+__global__ void store_total_kernel(const double* total, double divisor, T* to) {
+  *to = static_cast<T>(*total / divisor);
+}
+
+template <class T>
+void store_total(const double* total, double divisor, T* to) {
+  launch(store_total_kernel<T>, Grid{1, 1}, total, divisor, to);
+}
+
+/// What a loss that is a mean over rows gives to each: its cotangent over their number.
+template <class T>
+struct Cotangent {
+  const T* dloss;
+  double rows;
+  __device__ T share() const { return static_cast<T>(static_cast<double>(*dloss) / rows); }
+};
+
+/// share · softmax of each row.
 struct RowSoftmax {
   const double* logsumexp;
-  T share;
-  __device__ T operator()(std::int64_t row, std::int64_t, T logit) const {
+  template <class T>
+  __device__ T operator()(std::int64_t row, std::int64_t, T logit, T share) const {
     return share * std::exp(logit - static_cast<T>(logsumexp[row]));
   }
 };
 
-/// Turns z into scale · dZ, where dZ is what `slope(row, column, logit)` says, less `share` at positives. Each row's Σ dZ
-/// and Σ dZ · z over all panels are its summands of dbias and dscale.
+/// Turns z into scale · dZ, where dZ is what `slope(row, column, logit, share)` says, less the share at positives. Each row's
+/// Σ dZ and Σ dZ · z over all panels are its summands of dbias and dscale.
 template <class T, class By, class Slope>
 __global__ void __launch_bounds__(kMostRowThreads)
-    differentiate_kernel(Panel<T> panel, Slope slope, T share, double* of_bias, double* of_scale) {
+    differentiate_kernel(Panel<T> panel, Slope slope, Cotangent<T> cotangent, double* of_bias, double* of_scale) {
+  const T share = cotangent.share(), scale = *panel.scale, bias = panel.bias ? *panel.bias : T{0};
   for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
     T* line = panel.line(i);
     const std::int64_t positive = panel.positive(i);
     const Row<By, Elements<T>> row(panel.cols, {line});
     const Pair<double> sums = row.sum([=](std::int64_t j, T z) {
-      T dz = slope(panel.row + i, panel.col + j, z * panel.scale + panel.bias);
+      T dz = slope(panel.row + i, panel.col + j, z * scale + bias, share);
       if (j == positive) dz -= share;
-      line[j] = panel.scale * dz;
+      line[j] = scale * dz;
       return Pair<double>(static_cast<double>(dz), static_cast<double>(dz) * static_cast<double>(z));
     });
     if (By::thread() != 0) continue;
@@ -139,9 +158,10 @@ __global__ void __launch_bounds__(kMostRowThreads)
 }
 
 template <class T, class Slope>
-void differentiate(const Panel<T>& panel, const Slope& slope, T share, double* of_bias, double* of_scale) {
+void differentiate(const Panel<T>& panel, const Slope& slope, const Cotangent<T>& cotangent, double* of_bias,
+                   double* of_scale) {
   with_row_threads(panel.rows, panel.cols, [&]<class By>(By, const Grid& grid) {
-    launch(differentiate_kernel<T, By, Slope>, grid, panel, slope, share, of_bias, of_scale);
+    launch(differentiate_kernel<T, By, Slope>, grid, panel, slope, cotangent, of_bias, of_scale);
   });
 }
 

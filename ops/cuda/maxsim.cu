@@ -4,7 +4,6 @@
 
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/logit_panel.cuh"
-#include "tapecache/ops/cuda/transfer.h"
 
 namespace tapecache::kernels::cuda {
 
@@ -36,7 +35,7 @@ struct Meeting {
   T *similarities, *scores;  // [rows, query tokens, pitch, document tokens] and [rows, pitch]
   std::int32_t* best;        // [rows, query tokens, pitch]: the document token, or -1 for an invalid query token
 
-  Panel<T> panel(T scale) const { return {scores, scale, T{0}, row, col, rows, cols, pitch, m.step}; }
+  Panel<T> panel(const T* scale) const { return {scores, scale, nullptr, row, col, rows, cols, pitch, m.step}; }
 };
 
 /// A warp for each query token and document.
@@ -142,8 +141,8 @@ __global__ void documents_gradient_kernel(Meeting<T> at, const T* queries, T* dd
 }  // namespace
 
 template <class T>
-double maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
-              T scale, double* logsumexp, T* workspace, std::int32_t* best, double* partials) {
+void maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
+            const T* scale, double* logsumexp, T* loss, T* workspace, std::int32_t* best, double* partials) {
   double* const positives = partials + 2 * m.tile_rows;
   const RunningLogSumExp rows{partials, partials + m.tile_rows};
   const Scratch<double> total(1);
@@ -153,21 +152,21 @@ double maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T
       [&](std::int64_t row, std::int64_t count) {
         add_to_total(count, RowLoss{logsumexp + row, positives, 1}, total.data(), row == 0);
       });
-  return fetch(total.data()) / static_cast<double>(m.queries);
+  store_total(total.data(), static_cast<double>(m.queries), loss);
 }
 
 template <class T>
 void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents,
-                     const bool* document_mask, T scale, const double* logsumexp, double weight, T* dqueries,
-                     Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, double* dscale, T* workspace,
+                     const bool* document_mask, const T* scale, const double* logsumexp, const T* dloss, T* dqueries,
+                     Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, T* dscale, T* workspace,
                      std::int32_t* best, double* partials) {
-  const T share = static_cast<T>(weight / static_cast<double>(m.queries));
+  const Cotangent<T> cotangent{dloss, static_cast<double>(m.queries)};
   double *of_scale = partials, *of_bias = partials + m.tile_rows;
   const Scratch<double> total(1);
   for_each_meeting(
       m, queries, query_mask, documents, document_mask, workspace, best,
       [&](const Meeting<T>& at, bool) {
-        differentiate(at.panel(scale), RowSoftmax<T>{logsumexp, share}, share, of_bias, of_scale);
+        differentiate(at.panel(scale), RowSoftmax{logsumexp}, cotangent, of_bias, of_scale);
         if (dqueries) {
           launch(queries_gradient_kernel<T>, grid_of_tokens(at.rows * m.query_tokens, m.width), at, documents, dqueries,
                  at.col > 0 ? Mode::kAccumulate : dqueries_mode);
@@ -178,17 +177,18 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
         }
       },
       [&](std::int64_t row, std::int64_t rows) { add_to_total(rows, Summand{of_scale}, total.data(), row == 0); });
-  *dscale = fetch(total.data());
+  store_total(total.data(), 1, dscale);
 }
 
-template double maxsim(const MaxSim&, const float*, const bool*, const float*, const bool*, float, double*, float*,
-                       std::int32_t*, double*);
-template double maxsim(const MaxSim&, const double*, const bool*, const double*, const bool*, double, double*, double*,
-                       std::int32_t*, double*);
-template void maxsim_backward(const MaxSim&, const float*, const bool*, const float*, const bool*, float, const double*,
-                              double, float*, Mode, float*, Mode, double*, float*, std::int32_t*, double*);
-template void maxsim_backward(const MaxSim&, const double*, const bool*, const double*, const bool*, double,
-                              const double*, double, double*, Mode, double*, Mode, double*, double*, std::int32_t*,
+template void maxsim(const MaxSim&, const float*, const bool*, const float*, const bool*, const float*, double*, float*,
+                     float*, std::int32_t*, double*);
+template void maxsim(const MaxSim&, const double*, const bool*, const double*, const bool*, const double*, double*, double*,
+                     double*, std::int32_t*, double*);
+template void maxsim_backward(const MaxSim&, const float*, const bool*, const float*, const bool*, const float*,
+                              const double*, const float*, float*, Mode, float*, Mode, float*, float*, std::int32_t*,
+                              double*);
+template void maxsim_backward(const MaxSim&, const double*, const bool*, const double*, const bool*, const double*,
+                              const double*, const double*, double*, Mode, double*, Mode, double*, double*, std::int32_t*,
                               double*);
 
 }  // namespace tapecache::kernels::cuda

@@ -76,6 +76,14 @@ __global__ void max_pool_backward_kernel(std::int64_t n, std::int64_t tokens, st
   }
 }
 
+__global__ void last_token_kernel(std::int64_t batch, std::int64_t tokens, const bool* valid, std::int64_t* index) {
+  for (std::int64_t i = thread_index(); i < batch; i += thread_count()) {
+    std::int64_t token = tokens - 1;
+    while (token > 0 && !valid[i * tokens + token]) --token;
+    index[i] = token;
+  }
+}
+
 template <class T>
 __global__ void select_token_kernel(std::int64_t n, std::int64_t tokens, std::int64_t width, const std::int64_t* index,
                                     const T* x, T* y) {
@@ -130,6 +138,11 @@ void max_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t wid
 }
 
 template <class T>
+void last_token(std::int64_t batch, std::int64_t tokens, const bool* valid, std::int64_t* index) {
+  launch(last_token_kernel, grid_for(batch), batch, tokens, valid, index);
+}
+
+template <class T>
 void select_token(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index, const T* x, T* y) {
   const std::int64_t n = batch * width;
   launch(select_token_kernel<T>, grid_for(n), n, tokens, width, index, x, y);
@@ -150,6 +163,8 @@ template void max_pool(std::int64_t, std::int64_t, std::int64_t, const float*, c
 template void max_pool(std::int64_t, std::int64_t, std::int64_t, const double*, const bool*, double*, std::int64_t*);
 template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*, Mode);
 template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*, Mode);
+template void last_token<float>(std::int64_t, std::int64_t, const bool*, std::int64_t*);
+template void last_token<double>(std::int64_t, std::int64_t, const bool*, std::int64_t*);
 template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*);
 template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*);
 template void select_token_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*,

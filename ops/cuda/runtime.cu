@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <vector>
 
@@ -9,7 +10,9 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/cuda/block_reduce.cuh"
+#include "tapecache/ops/cuda/capture.h"
 #include "tapecache/ops/cuda/cudnn_attention.h"
+#include "tapecache/ops/cuda/faults.h"
 #include "tapecache/ops/cuda/packs.cuh"
 #include "tapecache/ops/cuda/put.cuh"
 #include "tapecache/ops/cuda/transfer.h"
@@ -20,6 +23,8 @@ namespace kernels::cuda {
 
 namespace {
 
+std::atomic<std::uint64_t> waits_so_far{0};
+
 thread_local bool has_own_stream = false;
 thread_local cudaStream_t own_stream = nullptr;
 thread_local int selected_device = 0;
@@ -27,6 +32,7 @@ thread_local int selected_device = 0;
 struct Devices {
   cudaError_t found = cudaSuccess;
   std::vector<DeviceQueues> all;
+  std::vector<Faults> faults;  // of each
 
   Devices() {
     int count = 0, previous = 0;
@@ -40,6 +46,7 @@ struct Devices {
       check(cudaStreamCreate(&queues.compute), "making a stream");
       check(cudaStreamCreateWithFlags(&queues.copies, cudaStreamNonBlocking), "making a stream for copies");
       queues.pool = make_pool(i);
+      faults.push_back(make_faults(queues.compute));
     }
     check(cudaSetDevice(previous), "selecting a device");
   }
@@ -93,9 +100,18 @@ void select_device(int device) {
 
 int current_device() { return selected_device; }
 
+const Faults& current_faults() { return devices().faults[static_cast<std::size_t>(selected_device)]; }
+
 const DeviceQueues& queues_of(int device) { return devices().all[static_cast<std::size_t>(device)]; }
 
 cudaStream_t current_stream() { return has_own_stream ? own_stream : queues_of(selected_device).compute; }
+
+void wait() {
+  require_no_capture();
+  ++waits_so_far;
+  check(cudaStreamSynchronize(current_stream()), "the device's work");
+  throw_fault();
+}
 
 StreamScope::StreamScope(cudaStream_t stream) : previous_(own_stream), had_previous_(has_own_stream) {
   own_stream = stream;
@@ -217,10 +233,11 @@ bool shares_segments(int device) { return name(device) != "emulated"; }
 
 // CUDA copies from pageable memory, which the host's tensors are in, before it returns.
 void copy_to_device(int device, void* to, const void* from, std::size_t bytes) {
-  copy_bytes(device, to, from, bytes, cudaMemcpyHostToDevice, "a copy to the device");
+  copy_bytes(device, to, lasting(from, bytes), bytes, cudaMemcpyHostToDevice, "a copy to the device");
 }
 
 void copy_to_host(int device, void* to, const void* from, std::size_t bytes) {
+  require_no_capture();
   copy_bytes(device, to, from, bytes, cudaMemcpyDeviceToHost, "a copy to the host");
   synchronize(device);
 }
@@ -276,9 +293,11 @@ std::int64_t first_non_finite(int device, DType dtype, const void* elements, std
   return found < n ? found : -1;
 }
 
+std::uint64_t waits() { return waits_so_far; }
+
 void synchronize(int device) {
   select_device(device);
-  check(cudaStreamSynchronize(current_stream()), "the device's work");
+  kernels::cuda::wait();
 }
 
 }  // namespace device_backend

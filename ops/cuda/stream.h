@@ -20,6 +20,9 @@ const DeviceQueues& queues_of(int device);
 /// put in order by who makes them.
 cudaStream_t current_stream();
 
+/// Waits for the current stream. Throws DeviceError where its work failed, and what a check throws that failed on the device.
+void wait();
+
 /// Puts the kernels of this thread on a stream for a scope.
 class StreamScope {
  public:

@@ -46,6 +46,7 @@ constexpr KernelTable<T> kTable{
     .mean_pool_backward = mean_pool_backward<T>,
     .max_pool = max_pool<T>,
     .max_pool_backward = max_pool_backward<T>,
+    .last_token = last_token<T>,
     .select_token = select_token<T>,
     .select_token_backward = select_token_backward<T>,
     .contrastive = contrastive<T>,
@@ -55,6 +56,8 @@ constexpr KernelTable<T> kTable{
     .adamw = adamw<T>,
     .sgd = sgd<T>,
     .squared_norm = squared_norm<T>,
+    .count_non_finite = count_non_finite<T>,
+    .clip = clip<T>,
 };
 
 template <class Low>

@@ -3,6 +3,7 @@
 #include <span>
 #include <type_traits>
 
+#include "tapecache/ops/cuda/capture.h"
 #include "tapecache/ops/cuda/scratch.h"
 #include "tapecache/ops/cuda/status.h"
 
@@ -13,8 +14,9 @@ template <class T>
 T fetch(const T* there) {
   static_assert(std::is_trivially_copyable_v<T>);
   T value;
+  require_no_capture();
   check(cudaMemcpyAsync(&value, there, sizeof(T), cudaMemcpyDeviceToHost, current_stream()), "fetching a result");
-  check(cudaStreamSynchronize(current_stream()), "the device's work");
+  wait();
   return value;
 }
 
@@ -25,10 +27,11 @@ class Uploaded {
   explicit Uploaded(std::span<const T> values) : there_(static_cast<std::int64_t>(values.size())) {
     static_assert(std::is_trivially_copyable_v<T>);
     if (values.empty()) return;
-    check(cudaMemcpyAsync(there_.data(), values.data(), values.size_bytes(), cudaMemcpyHostToDevice, current_stream()),
+    check(cudaMemcpyAsync(there_.data(), lasting(values.data(), values.size_bytes()), values.size_bytes(),
+                          cudaMemcpyHostToDevice, current_stream()),
           "handing values to a kernel");
   }
-  const T* data() const { return there_.data(); }
+  T* data() const { return there_.data(); }
 
  private:
   Scratch<T> there_;

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/faults.h"
 #include "tapecache/ops/cuda/sum_terms.cuh"
 #include "tapecache/ops/cuda/transfer.h"
 
@@ -35,19 +36,32 @@ __device__ void for_each_in_block(std::int64_t block, std::int64_t count, const 
   }
 }
 
+/// Whether an update is to change anything: not where a check of values has failed, so that the gradients are of something
+/// that the host did not mean.
+__device__ inline bool is_wanted(const LateNumbers& late, const int* fault) {
+  return *fault == 0 && (!late.non_finite || *late.non_finite == 0);
+}
+
 template <class Arrays, class Step>
-__global__ void update_kernel(std::int64_t elements, std::int64_t count, const Arrays* arrays, Step step) {
+__global__ void update_kernel(std::int64_t elements, std::int64_t count, const Arrays* arrays, Step step, LateNumbers late,
+                              const int* fault) {
+  if (!is_wanted(late, fault)) return;
+  if (late.learning_rate) step.set_rate(*late.learning_rate);
+  if (late.gradient_scale) step.set_scale(*late.gradient_scale);
   for (std::int64_t block = blockIdx.x; block * kUpdateBlock < elements; block += gridDim.x) {
     for_each_in_block(block, count, arrays, step);
   }
 }
 
-template <class Arrays, class Step>
-void update(const std::vector<Arrays>& arrays, const Step& step) {
+/// `prepare(arrays there, count)` may queue what is to be done to them first.
+template <class Arrays, class Step, class Prepare>
+void update(const std::vector<Arrays>& arrays, const Step& step, const LateNumbers& late, const Prepare& prepare) {
   const auto count = static_cast<std::int64_t>(arrays.size());
   const std::int64_t elements = elements_of(count, arrays.data());
   const Uploaded<Arrays> there{std::span<const Arrays>(arrays)};
-  launch(update_kernel<Arrays, Step>, grid_of_update(elements), elements, count, there.data(), step);
+  prepare(there.data(), count);
+  launch(update_kernel<Arrays, Step>, grid_of_update(elements), elements, count, there.data(), step, late,
+         current_faults().raised);
 }
 
 /// AdamWArrays with its numbers as the kernel takes them.
@@ -57,11 +71,30 @@ struct AdamWPart {
   const T* gradient;
   T *value, *m, *v;
   T decay, inverse1, inverse2;
+  double weight_decay;
+  std::int64_t* steps;
 };
+
+/// Counts a step of each array, and takes the numbers that follow from the count and from the learning rate.
+template <class T>
+__global__ void count_step_kernel(std::int64_t count, AdamWPart<T>* arrays, AdamW step, const int* fault) {
+  if (!is_wanted(step.late, fault)) return;
+  const double rate = step.late.learning_rate ? *step.late.learning_rate : step.learning_rate;
+  for (std::int64_t i = thread_index(); i < count; i += thread_count()) {
+    AdamWPart<T>& a = arrays[i];
+    const auto t = static_cast<double>(++*a.steps);
+    a.decay = static_cast<T>(rate * a.weight_decay);
+    a.inverse1 = static_cast<T>(1 / (1 - std::pow(step.beta1, t)));
+    a.inverse2 = static_cast<T>(1 / (1 - std::pow(step.beta2, t)));
+  }
+}
 
 template <class T>
 struct AdamWStep {
   T beta1, beta2, rest1, rest2, rate, epsilon, scale;
+
+  __device__ void set_rate(double value) { rate = static_cast<T>(value); }
+  __device__ void set_scale(double value) { scale = static_cast<T>(value); }
 
   __device__ void operator()(const AdamWPart<T>& a, std::int64_t i) const {
     const T g = a.gradient[i] * scale, m = beta1 * a.m[i] + rest1 * g, v = beta2 * a.v[i] + rest2 * g * g, value = a.value[i];
@@ -83,6 +116,9 @@ template <class T>
 struct SgdStep {
   T momentum, rate, scale;
 
+  __device__ void set_rate(double value) { rate = static_cast<T>(value); }
+  __device__ void set_scale(double value) { scale = static_cast<T>(value); }
+
   __device__ void operator()(const SgdPart<T>& a, std::int64_t i) const {
     const T value = a.value[i], velocity = momentum * a.velocity[i] + a.gradient[i] * scale + a.decay * value;
     a.velocity[i] = velocity;
@@ -90,20 +126,34 @@ struct SgdStep {
   }
 };
 
-struct AddSquare {
-  double& sum;
+struct Square {
   template <class T>
-  __device__ void operator()(const ConstArray<T>& a, std::int64_t i) const {
-    const auto x = static_cast<double>(a.data[i]);
-    sum += x * x;
+  __device__ static double term(T x) {
+    return static_cast<double>(x) * static_cast<double>(x);
   }
 };
 
-template <class T>
-__global__ void squared_norm_kernel(std::int64_t elements, std::int64_t count, const ConstArray<T>* arrays, double* partials) {
+struct NonFinite {
+  template <class T>
+  __device__ static double term(T x) {
+    return std::isfinite(x) ? 0 : 1;
+  }
+};
+
+template <class Term>
+struct AddTerm {
+  double& sum;
+  template <class T>
+  __device__ void operator()(const ConstArray<T>& a, std::int64_t i) const {
+    sum += Term::term(a.data[i]);
+  }
+};
+
+template <class T, class Term>
+__global__ void sum_over_kernel(std::int64_t elements, std::int64_t count, const ConstArray<T>* arrays, double* partials) {
   for (std::int64_t block = blockIdx.x; block * kUpdateBlock < elements; block += gridDim.x) {
     double sum = 0;
-    for_each_in_block(block, count, arrays, AddSquare{sum});
+    for_each_in_block(block, count, arrays, AddTerm<Term>{sum});
     sum = block_sum(sum);
     if (threadIdx.x == 0) partials[block] = sum;
   }
@@ -114,6 +164,26 @@ struct Partial {
   __device__ double operator()(std::int64_t, std::int64_t k) const { return partials[k]; }
 };
 
+/// Σ Term::term(x) over all elements.
+template <class Term, class T>
+void sum_over(std::int64_t count, const ConstArray<T>* arrays, double* partials, double* sum, Mode mode) {
+  const std::int64_t elements = elements_of(count, arrays);
+  const Uploaded<ConstArray<T>> there{std::span(arrays, static_cast<std::size_t>(count))};
+  launch(sum_over_kernel<T, Term>, grid_of_update(elements), elements, count, there.data(), partials);
+  sum_terms(1, divide_up(elements, kUpdateBlock), Adjacent::kTerms, Partial{partials}, 1.0, sum, mode);
+}
+
+template <class T>
+__global__ void clip_kernel(std::int64_t elements, std::int64_t count, const MutableArray<T>* arrays,
+                            const double* squared_norm, double max_norm) {
+  const double norm = std::sqrt(*squared_norm);
+  if (!std::isfinite(norm) || norm <= max_norm) return;
+  const T factor = static_cast<T>(max_norm / norm);
+  for (std::int64_t block = blockIdx.x; block * kUpdateBlock < elements; block += gridDim.x) {
+    for_each_in_block(block, count, arrays, [=](const MutableArray<T>& a, std::int64_t i) { a.data[i] *= factor; });
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -121,11 +191,15 @@ void adamw(const AdamW& step, std::int64_t count, const AdamWArrays<T>* arrays) 
   std::vector<AdamWPart<T>> parts;
   for (const AdamWArrays<T>& a : std::span(arrays, static_cast<std::size_t>(count))) {
     parts.push_back({a.first, a.size, a.gradient, a.value, a.m, a.v, static_cast<T>(step.learning_rate * a.weight_decay),
-                     static_cast<T>(1 / a.correction1), static_cast<T>(1 / a.correction2)});
+                     static_cast<T>(1 / a.correction1), static_cast<T>(1 / a.correction2), a.weight_decay, a.steps});
   }
-  update(parts, AdamWStep<T>{static_cast<T>(step.beta1), static_cast<T>(step.beta2), static_cast<T>(1 - step.beta1),
-                             static_cast<T>(1 - step.beta2), static_cast<T>(step.learning_rate),
-                             static_cast<T>(step.epsilon), static_cast<T>(step.gradient_scale)});
+  const bool counts = count > 0 && arrays[0].steps;
+  const AdamWStep<T> own{static_cast<T>(step.beta1), static_cast<T>(step.beta2), static_cast<T>(1 - step.beta1),
+                         static_cast<T>(1 - step.beta2), static_cast<T>(step.learning_rate), static_cast<T>(step.epsilon),
+                         static_cast<T>(step.gradient_scale)};
+  update(parts, own, step.late, [&](AdamWPart<T>* there, std::int64_t number) {
+    if (counts) launch(count_step_kernel<T>, grid_for(number), number, there, step, current_faults().raised);
+  });
 }
 
 template <class T>
@@ -134,26 +208,36 @@ void sgd(const Sgd& step, std::int64_t count, const SgdArrays<T>* arrays) {
   for (const SgdArrays<T>& a : std::span(arrays, static_cast<std::size_t>(count))) {
     parts.push_back({a.first, a.size, a.gradient, a.value, a.velocity, static_cast<T>(a.weight_decay)});
   }
-  update(parts, SgdStep<T>{static_cast<T>(step.momentum), static_cast<T>(step.learning_rate),
-                           static_cast<T>(step.gradient_scale)});
+  const SgdStep<T> own{static_cast<T>(step.momentum), static_cast<T>(step.learning_rate), static_cast<T>(step.gradient_scale)};
+  update(parts, own, step.late, [](SgdPart<T>*, std::int64_t) {});
 }
 
 template <class T>
-double squared_norm(std::int64_t count, const ConstArray<T>* arrays, double* partials) {
+void squared_norm(std::int64_t count, const ConstArray<T>* arrays, double* partials, double* sum, Mode mode) {
+  sum_over<Square>(count, arrays, partials, sum, mode);
+}
+
+template <class T>
+void count_non_finite(std::int64_t count, const ConstArray<T>* arrays, double* partials, double* number, Mode mode) {
+  sum_over<NonFinite>(count, arrays, partials, number, mode);
+}
+
+template <class T>
+void clip(std::int64_t count, const MutableArray<T>* arrays, const double* squared_norm, double max_norm) {
   const std::int64_t elements = elements_of(count, arrays);
-  if (elements == 0) return 0;
-  const Uploaded<ConstArray<T>> there{std::span(arrays, static_cast<std::size_t>(count))};
-  launch(squared_norm_kernel<T>, grid_of_update(elements), elements, count, there.data(), partials);
-  const Scratch<double> total(1);
-  sum_terms(1, divide_up(elements, kUpdateBlock), Adjacent::kTerms, Partial{partials}, 1.0, total.data(), Mode::kWrite);
-  return fetch(total.data());
+  const Uploaded<MutableArray<T>> there{std::span(arrays, static_cast<std::size_t>(count))};
+  launch(clip_kernel<T>, grid_of_update(elements), elements, count, there.data(), squared_norm, max_norm);
 }
 
 template void adamw(const AdamW&, std::int64_t, const AdamWArrays<float>*);
 template void adamw(const AdamW&, std::int64_t, const AdamWArrays<double>*);
 template void sgd(const Sgd&, std::int64_t, const SgdArrays<float>*);
 template void sgd(const Sgd&, std::int64_t, const SgdArrays<double>*);
-template double squared_norm(std::int64_t, const ConstArray<float>*, double*);
-template double squared_norm(std::int64_t, const ConstArray<double>*, double*);
+template void squared_norm(std::int64_t, const ConstArray<float>*, double*, double*, Mode);
+template void squared_norm(std::int64_t, const ConstArray<double>*, double*, double*, Mode);
+template void count_non_finite(std::int64_t, const ConstArray<float>*, double*, double*, Mode);
+template void count_non_finite(std::int64_t, const ConstArray<double>*, double*, double*, Mode);
+template void clip(std::int64_t, const MutableArray<float>*, const double*, double);
+template void clip(std::int64_t, const MutableArray<double>*, const double*, double);
 
 }  // namespace tapecache::kernels::cuda

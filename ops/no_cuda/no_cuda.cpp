@@ -42,6 +42,16 @@ void fill(int, DType, void*, double, std::int64_t) { throw_no_cuda("fill"); }
 void convert(int, DType, void*, DType, const void*, std::int64_t) { throw_no_cuda("convert"); }
 void accumulate(int, DType, void*, const void*, std::int64_t) { throw_no_cuda("accumulate"); }
 std::int64_t first_non_finite(int, DType, const void*, std::int64_t) { throw_no_cuda("first_non_finite"); }
+void check_indices(int, DType, const void*, std::int64_t, std::int64_t, std::int64_t*, std::int64_t) {
+  throw_no_cuda("check_indices");
+}
+void check_rows(int, const bool*, std::int64_t, std::int64_t, std::int64_t) { throw_no_cuda("check_rows"); }
+void begin_capture(int) { throw_no_cuda("begin_capture"); }
+Graph* end_capture(int) { throw_no_cuda("end_capture"); }
+void cancel_capture(int) noexcept {}
+void launch_graph(int, const Graph*) { throw_no_cuda("launch_graph"); }
+void destroy_graph(int, Graph*) noexcept {}
+std::uint64_t waits() { return 0; }
 void synchronize(int) { throw_no_cuda("synchronize"); }
 
 }  // namespace device_backend

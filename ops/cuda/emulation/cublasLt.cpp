@@ -191,6 +191,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t how, const 
     if (how.compute == CUBLAS_COMPUTE_32F_FAST_TF32) return multiply.template operator()<Tf32, float>();
     return multiply.template operator()<float, float>();
   };
-  emulation::submit(stream, [work] { return work() == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorInvalidValue; });
-  return CUBLAS_STATUS_SUCCESS;
+  const cudaError_t status =
+      emulation::submit(stream, [work] { return work() == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorInvalidValue; });
+  return status == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }

@@ -57,6 +57,14 @@ enum cudaError_t {
   cudaErrorNotReady = 600,
   cudaErrorIllegalAddress = 700,
   cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureImplicit = 906,
+};
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal = 0,
+  cudaStreamCaptureModeThreadLocal = 1,
+  cudaStreamCaptureModeRelaxed = 2,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
@@ -64,7 +72,8 @@ enum cudaDeviceAttr { cudaDevAttrMemoryPoolsSupported = 115 };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
 enum cudaMemAllocationType { cudaMemAllocationTypePinned = 1 };
 enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
-constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocPortable = 1;
+constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocDefault = 0,
+                   cudaHostAllocPortable = 1, cudaHostAllocMapped = 2;
 using cudaStream_t = struct CUstream_st*;
 using cudaEvent_t = struct CUevent_st*;
 using cudaMemPool_t = struct CUmemPoolHandle_st*;
@@ -107,6 +116,18 @@ cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t);
 cudaError_t cudaEventSynchronize(cudaEvent_t);
 cudaError_t cudaEventQuery(cudaEvent_t);
 cudaError_t cudaEventDestroy(cudaEvent_t);
+cudaError_t cudaStreamDestroy(cudaStream_t);
+cudaError_t cudaDeviceSynchronize();
+
+/// What a stream is given while it is captured is recorded, and done by each launch of the graph.
+using cudaGraph_t = struct CUgraph_st*;
+using cudaGraphExec_t = struct CUgraphExec_st*;
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode);
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t*);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t*, cudaGraph_t, unsigned long long flags);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t);
+cudaError_t cudaGraphDestroy(cudaGraph_t);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
 
 /// Memory that the host cannot reach but by the functions below.
 cudaError_t cudaMalloc(void** memory, std::size_t bytes);
@@ -121,6 +142,9 @@ cudaError_t cudaHostAlloc(void** memory, std::size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* memory);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t);
 cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t);
+
+/// The device reaches page-locked memory where it is.
+inline cudaError_t cudaHostGetDevicePointer(void** there, void* memory, unsigned) { return *there = memory, cudaSuccess; }
 
 namespace emulation {
 
@@ -137,8 +161,14 @@ void run_all();
 /// Lets the copy after the next `copies` fail when it is asked for, and those after it run again.
 void fail_copy_after(int copies);
 
+/// Whether what this stream is given, or, of the legacy stream, what this thread gives it, gets into a capture.
+bool is_captured(cudaStream_t);
+/// For such a stream: records the work, which each launch of the graph then does.
+cudaError_t record(cudaStream_t, std::function<cudaError_t()> work);
+
 template <class Work>
 cudaError_t submit(cudaStream_t stream, Work work) {
+  if (is_captured(stream)) return record(stream, std::move(work));
   if (runs_at_once(stream)) return work();
   return enqueue(stream, std::move(work));
 }
@@ -157,7 +187,10 @@ cudaError_t launch(const cudaLaunchConfig_t&, void (*thread)(const void* kernel)
 
 template <class T>
 bool is_reachable(const T& argument) {
-  if constexpr (std::is_pointer_v<T>) return !argument || is_device_memory(argument);
+  if constexpr (std::is_pointer_v<T>) {
+    const void* p = const_cast<const void*>(static_cast<const volatile void*>(argument));
+    return !p || is_device_memory(p) || is_pinned_memory(p);
+  }
   else return true;
 }
 
@@ -195,10 +228,11 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
   static_assert((std::is_trivially_copyable_v<Parameters> && ...), "a kernel takes copies of bytes");
   const std::tuple<Parameters...> copies(arguments...);
-  const bool reachable = std::apply([](const auto&... p) { return (emulation::is_reachable(p) && ...); }, copies);
-  if (!reachable) return cudaErrorIllegalAddress;
+  const auto reachable = [](const auto&... p) { return (emulation::is_reachable(p) && ...); };
+  if (!std::apply(reachable, copies)) return cudaErrorIllegalAddress;
   if (const cudaError_t status = emulation::check_sizes(*config); status != cudaSuccess) return status;
-  return emulation::submit(config->stream, [config = *config, kernel, copies] {
+  return emulation::submit(config->stream, [config = *config, kernel, copies, reachable] {
+    if (!std::apply(reachable, copies)) return cudaErrorIllegalAddress;
     const auto thread = [&] { std::apply(kernel, copies); };
     return emulation::launch(config, [](const void* f) { (*static_cast<decltype(thread)*>(f))(); }, &thread);
   });
@@ -235,6 +269,8 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
   const unsigned w = static_cast<unsigned>(width), lane = emulation::lane();
   return emulation::shuffle(mask, value, lane % w >= delta ? lane - delta : lane);
 }
+
+inline void __threadfence_system() {}
 
 inline int __popc(unsigned bits) { return std::popcount(bits); }
 

@@ -245,6 +245,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   if (to_device != emulation::is_device_memory(to) || from_device != emulation::is_device_memory(from)) {
     return cudaErrorInvalidValue;
   }
+  // A graph would read pageable memory, which has another content or is gone, each time that it is launched.
+  if (emulation::is_captured(stream) && !(from_device || from_pinned)) return cudaErrorStreamCaptureUnsupported;
   if (emulation::copies_before_failure >= 0 && emulation::copies_before_failure-- == 0) return cudaErrorLaunchFailure;
   const auto copy = [=](const void* source) {
     const bool there = to_device == emulation::is_device_memory(to) && to_pinned == emulation::is_pinned_memory(to);
@@ -272,6 +274,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
 cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t stream) {
   if (!emulation::is_device_memory(to)) return cudaErrorInvalidValue;
   return emulation::submit(stream, [=] {
+    if (!emulation::is_device_memory(to)) return cudaErrorIllegalAddress;
     const emulation::DeviceAccess access;
     std::memset(to, byte, bytes);
     return cudaSuccess;

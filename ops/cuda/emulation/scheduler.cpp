@@ -291,6 +291,9 @@ const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorNotReady: return "device not ready (emulated)";
     case cudaErrorIllegalAddress: return "a pointer that is not to device memory (emulated)";
     case cudaErrorLaunchFailure: return emulation::failure.empty() ? "launch failure (emulated)" : emulation::failure.c_str();
+    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing (emulated)";
+    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture (emulated)";
+    case cudaErrorStreamCaptureImplicit: return "operation would make the legacy stream depend on a capturing one (emulated)";
   }
   return "unknown error (emulated)";
 }

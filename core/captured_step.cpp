@@ -1,0 +1,118 @@
+#include "tapecache/core/captured_step.h"
+
+#include <optional>
+#include <utility>
+
+#include "tapecache/core/allocator.h"
+#include "tapecache/core/device_backend.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/random.h"
+#include "tapecache/core/tensor.h"
+
+namespace tapecache {
+
+namespace {
+
+thread_local bool capturing = false;
+
+/// Records what this thread gives a device, until `end`.
+class Capture {
+ public:
+  explicit Capture(int device) : device_(device) {
+    if (capturing) throw Error("captured step: recorded within another one");
+    device_backend::begin_capture(device);
+    capturing = true;
+  }
+  ~Capture() {
+    if (!ended_) device_backend::cancel_capture(device_);
+    capturing = false;
+  }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+
+  device_backend::Graph* end() {
+    ended_ = true;
+    return device_backend::end_capture(device_);
+  }
+
+ private:
+  int device_;
+  bool ended_ = false;
+};
+
+}  // namespace
+
+struct CapturedStep::State {
+  Device device;
+  std::function<void()> step;
+  std::uint64_t seed = 0;
+  Tensor random_step;  // i64 on the device, of which kernels read the lower half
+  std::optional<MemoryPool> pool;
+  device_backend::Graph* graph = nullptr;
+  RandomState after;  // the step, at its recording
+  bool done_before = false;
+
+  const std::uint32_t* step_there() const {
+    return random_step.defined() ? reinterpret_cast<const std::uint32_t*>(random_step.raw()) : nullptr;
+  }
+
+  /// Calls the function; its draws read the step number from the device.
+  void run(std::uint32_t number) {
+    begin_random_step(seed, number);
+    random_state().key.step_on_device = step_there();
+    try {
+      step();
+    } catch (...) {
+      random_state().key.step_on_device = nullptr;
+      throw;
+    }
+    random_state().key.step_on_device = nullptr;
+  }
+
+  void record(std::uint32_t number) {
+    pool.emplace(device);
+    try {
+      const PoolScope scope(*pool);
+      Capture capture(device.index);
+      run(number);
+      graph = capture.end();
+    } catch (...) {
+      pool.reset();
+      throw;
+    }
+    after = random_state();
+  }
+};
+
+CapturedStep::CapturedStep(Device device, std::function<void()> step, std::uint64_t seed)
+    : state_(std::make_unique<State>()) {
+  state_->device = device;
+  state_->step = std::move(step);
+  state_->seed = seed;
+  if (!device.is_cpu()) state_->random_step = Tensor::zeros({}, DType::kInt64, device);
+}
+
+CapturedStep::~CapturedStep() {
+  if (state_->graph) device_backend::destroy_graph(state_->device.index, state_->graph);
+}
+
+void CapturedStep::replay(std::uint32_t random_step) {
+  State& state = *state_;
+  if (is_capturing()) throw Error("captured step: replayed while a step is recorded");
+  if (state.random_step.defined()) state.random_step.fill(random_step);
+  if (state.device.is_cpu() || !state.done_before) {
+    state.run(random_step);
+    state.done_before = true;
+    return;
+  }
+  if (!state.graph) state.record(random_step);
+  device_backend::launch_graph(state.device.index, state.graph);
+  random_state() = state.after;
+  random_state().key.step = random_step;
+}
+
+bool CapturedStep::captured() const { return state_->graph != nullptr; }
+
+bool CapturedStep::is_capturing() { return capturing; }
+
+}  // namespace tapecache

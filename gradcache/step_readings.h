@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tapecache/gradcache/step.h"
+
+/// What a step's device computes for the step's result. Private to gradcache.
+namespace tapecache::gradcache::detail {
+
+/// A summand of the mean of an auxiliary loss over `samples`.
+struct AuxiliarySum {
+  std::string name;
+  Tensor sum;  ///< f64 scalar
+  std::int64_t samples = 1;
+  double weight = 1;
+  bool joins = false;  ///< adds to the mean of an earlier one of its name
+};
+
+/// Scalars that stay on the device until the step must know them, and are then read together: the host waits once.
+class StepReadings {
+ public:
+  /// An output over the whole batch.
+  void add_representations(const Tensor& representations);
+  void clear_representations() {
+    squares_.clear();
+    samples_.clear();
+  }
+  void add_auxiliary(AuxiliarySum part) { auxiliary_.push_back(std::move(part)); }
+  void set_loss(const Tensor& loss) { loss_ = loss; }
+  /// Some may be undefined.
+  void set_caches(std::span<const std::vector<Tensor>> caches);
+
+  /// The loss with its auxiliary parts, as an f64 scalar.
+  Tensor total_loss() const;
+  /// Sets a result's loss, auxiliary means and norms. Returns how many elements of the caches are not finite.
+  double read(StepResult& result) const;
+
+ private:
+  std::vector<Tensor> squares_;
+  std::vector<std::int64_t> samples_;
+  std::vector<AuxiliarySum> auxiliary_;
+  Tensor loss_, non_finite_;
+};
+
+/// Ends a deferred step, whose gradients `result.parameters` have.
+void finish_deferred(StepResult& result);
+
+/// Σ over all elements, as an f64 scalar: taken of a whole batch, it does not show where the batch was cut.
+Tensor sum_of_elements(const Tensor& values);
+
+}  // namespace tapecache::gradcache::detail
