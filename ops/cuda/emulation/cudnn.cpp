@@ -132,6 +132,7 @@ cudnnStatus_t cudnnBackendFinalize(cudnnBackendDescriptor_t descriptor) {
 }
 
 cudnnStatus_t cudnnBackendExecute(cudnnHandle_t, cudnnBackendDescriptor_t plan, cudnnBackendDescriptor_t pack) {
+  if (emulation::is_captured(nullptr)) return refuse(CUDNN_STATUS_NOT_SUPPORTED, "a capture, which is not emulated");
   const Node& arguments = *handle_of(pack);
   if (!emulation::is_device_memory(arguments.value<void*>(CUDNN_ATTR_VARIANT_PACK_WORKSPACE))) {
     return refuse(CUDNN_STATUS_BAD_PARAM, "the workspace");
