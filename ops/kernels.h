@@ -179,6 +179,9 @@ struct KernelTable<Low> {
   // Of f32 rows [rows, cols].
   void (*layer_norm)(std::int64_t rows, std::int64_t cols, double epsilon, const float* x, const float* gamma,
                      const float* beta, Low* y, float* mean, float* rstd);
+  // Of f32 images.
+  void (*patches)(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t patch,
+                  const float* x, Low* rows);
 
   // As KernelTable<float>'s, with weights rounded before they meet another matrix.
   void (*attention)(const Attention&, const Low* qkv, const bool* valid, Low* y, float* logsumexp);

@@ -16,15 +16,16 @@ namespace {
 
 constexpr const char* kOp = "patch_embedding";
 
-/// Images [batch, channels, height, width] as rows of patches [batch · patches, channels · patch · patch].
-Tensor patches(const Tensor& images, std::int64_t patch) {
+/// Images [batch, channels, height, width] as rows of patches [batch · patches, channels · patch · patch], in the type of an
+/// operand.
+Tensor patches(const Tensor& images, std::int64_t patch, DType operand) {
   const std::int64_t batch = images.size(0), channels = images.size(1), height = images.size(2),
                      width = images.size(3);
-  Tensor rows = Tensor::empty({batch * (height / patch) * (width / patch), channels * patch * patch}, images.dtype(),
+  Tensor rows = Tensor::empty({batch * (height / patch) * (width / patch), channels * patch * patch}, operand,
                               images.device());
-  dispatch_floating(kOp, images.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::patches, kOp, images.device())(batch, channels, height, width, patch,
-                                                                  images.data<T>(), rows.mutable_data<T>());
+  dispatch_any_floating(kOp, operand, [&]<class T>() {
+    kernels::find(&KernelTable<T>::patches, kOp, images.device())(
+        batch, channels, height, width, patch, images.data<ComputedType<T>>(), rows.mutable_data<T>());
   });
   return rows;
 }
@@ -59,7 +60,7 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
   Tensor y = Tensor::empty({batch, (height / patch) * (width / patch), out}, images.dtype(), images.device());
   const DType operand = detail::operand_type(images.value());
   const Tensor w = detail::in_type(kOp, weight.value(), operand);
-  detail::gemm(kOp, {1, rows, out, in, false, true}, detail::in_type(kOp, patches(images.value(), patch), operand), w,
+  detail::gemm(kOp, {1, rows, out, in, false, true}, patches(images.value(), patch, operand), w,
                bias.value(), {}, y, Mode::kWrite);
   return record(kOp, std::move(y), {images, weight, bias}, {images.value(), w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
@@ -74,7 +75,7 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
       });
     }
     // dW = dYᵀ P, the patches taken again; db = Σ_rows dY
-    const Tensor again = ctx.needs(1) ? detail::in_type(kOp, patches(ctx.saved(0), patch), operand) : Tensor();
+    const Tensor again = ctx.needs(1) ? patches(ctx.saved(0), patch, operand) : Tensor();
     detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, again, detail::wanted(ctx, 1),
                                 detail::wanted(ctx, 2));
   });

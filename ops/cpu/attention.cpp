@@ -152,9 +152,7 @@ struct Sums {
   T* row(std::int64_t i) const { return data + i * stride; }
   void put_into(In* to, std::int64_t to_stride, std::int64_t rows, std::int64_t width, Mode mode) const {
     if constexpr (!kInPlace) {
-      for (std::int64_t i = 0; i < rows; ++i) {
-        for (std::int64_t d = 0; d < width; ++d) put(to[i * to_stride + d], row(i)[d], mode);
-      }
+      for (std::int64_t i = 0; i < rows; ++i) put_all(to + i * to_stride, row(i), width, mode);
     }
   }
 };

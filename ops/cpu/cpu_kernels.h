@@ -21,6 +21,16 @@ inline void put(Low& destination, float value, Mode mode) {
   destination = Low(mode == Mode::kWrite ? value : static_cast<float>(destination) + value);
 }
 
+/// Puts `count` neighbours.
+template <class To, class T>
+inline void put_all(To* to, const T* values, std::int64_t count, Mode mode) {
+  if (mode == Mode::kWrite) {
+    for (std::int64_t i = 0; i < count; ++i) put(to[i], values[i], Mode::kWrite);
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) put(to[i], values[i], Mode::kAccumulate);
+  }
+}
+
 #include "tapecache/ops/kernel_declarations.inc"
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -104,7 +104,7 @@ void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, cons
   });
 }
 
-/// C rounded, after `change(sums, place, count)` of each piece of a row, `place` being where in C it belongs.
+/// C rounded. `change(sums, place, count)` gives what stands for each piece of a row, `place` being where in C it belongs.
 template <class Low, class Change>
 void multiply_and_round(const Gemm& g, const Low* a, const Low* b, const float* bias, Low* c, Mode mode,
                         const Change& change) {
@@ -117,9 +117,7 @@ void multiply_and_round(const Gemm& g, const Low* a, const Low* b, const float* 
       multiply(rows, part.cols, g.k, left, part.right, sums, part.cols, false, part.bias);
       for (std::int64_t i = 0; i < rows; ++i) {
         const std::int64_t begin = (row + i) * g.row_stride_c();
-        float* of_row = sums + i * part.cols;
-        change(of_row, part.at + begin, part.cols);
-        for (std::int64_t j = 0; j < part.cols; ++j) put(part.c[begin + j], of_row[j], mode);
+        put_all(part.c + begin, change(sums + i * part.cols, part.at + begin, part.cols), part.cols, mode);
       }
     }
   });
@@ -164,13 +162,16 @@ void low_gemm(const Gemm& g, const Low* a, const Low* b, const float* bias, cons
 
 template <class Low>
 void low_gemm_rounded(const Gemm& g, const Low* a, const Low* b, const float* bias, Low* c, Mode mode) {
-  multiply_and_round(g, a, b, bias, c, mode, [](float*, std::int64_t, std::int64_t) {});
+  multiply_and_round(g, a, b, bias, c, mode, [](const float* sums, std::int64_t, std::int64_t) { return sums; });
 }
 
 template <class Low>
 void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, const Low* at, Low* c) {
-  multiply_and_round(g, a, b, nullptr, c, Mode::kWrite, [=](float* sums, std::int64_t place, std::int64_t count) {
-    low_unary_backward(op, count, at + place, sums, sums, Mode::kWrite);
+  struct Products;
+  multiply_and_round(g, a, b, nullptr, c, Mode::kWrite, [=](const float* sums, std::int64_t place, std::int64_t count) {
+    float* products = thread_scratch<float, Products>(count);  // not in place, which would not be vectorised
+    low_unary_backward(op, count, at + place, sums, products, Mode::kWrite);
+    return products;
   });
 }
 

@@ -28,9 +28,9 @@ void for_each_run(std::int64_t batch, std::int64_t channels, std::int64_t height
 
 template <class T>
 void patches(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t patch,
-             const T* x, T* rows) {
+             const ComputedType<T>* x, T* rows) {
   for_each_run(batch, channels, height, width, patch, [=](std::int64_t image, std::int64_t row) {
-    std::copy(x + image, x + image + patch, rows + row);
+    for (std::int64_t v = 0; v < patch; ++v) rows[row + v] = T(x[image + v]);
   });
 }
 
@@ -44,6 +44,8 @@ void patches_backward(std::int64_t batch, std::int64_t channels, std::int64_t he
 
 template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, float*);
 template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*, double*);
+template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, BFloat16*);
+template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, Float16*);
 template void patches_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*,
                                float*, Mode);
 template void patches_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*,

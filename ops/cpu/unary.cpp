@@ -116,11 +116,14 @@ template <class Low, class Gradient>
 void low_unary_backward(UnaryOp op, std::int64_t n, const Low* x, const Gradient* dy, Gradient* dx, Mode mode) {
   with_function<float>(op, 0, 0, [=](auto, auto derivative) {
     parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
-      const auto gradient = [=](std::int64_t i) { return static_cast<float>(dy[i]) * derivative(static_cast<float>(x[i])); };
       if (mode == Mode::kWrite) {
-        for (std::int64_t i = begin; i < end; ++i) dx[i] = Gradient(gradient(i));
+        for (std::int64_t i = begin; i < end; ++i) {
+          dx[i] = Gradient(static_cast<float>(dy[i]) * derivative(static_cast<float>(x[i])));
+        }
       } else {
-        for (std::int64_t i = begin; i < end; ++i) dx[i] = Gradient(static_cast<float>(dx[i]) + gradient(i));
+        for (std::int64_t i = begin; i < end; ++i) {
+          dx[i] = Gradient(static_cast<float>(dx[i]) + static_cast<float>(dy[i]) * derivative(static_cast<float>(x[i])));
+        }
       }
     });
   });

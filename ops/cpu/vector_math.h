@@ -5,13 +5,13 @@
 #include <cstdint>
 #include <limits>
 
-/// Element functions written so that the compiler turns loops over them into vector code: no branches, no library
-/// calls. The f32 coefficients are least-squares fits on Chebyshev nodes of the functions named beside them. For f64
-/// the C library's functions are used.
+/// Element functions written so that the compiler turns loops over them into vector code: no branches, no library calls.
+/// They are inlined whatever their size, since a call would end that. The f32 coefficients are least-squares fits on
+/// Chebyshev nodes of the functions named beside them. For f64 the C library's functions are used.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 /// eˣ: x = n ln 2 + r, eʳ by polynomial, 2ⁿ put into the exponent in two steps so that it may be subnormal.
-inline float exponential(float x) {
+[[gnu::always_inline]] inline float exponential(float x) {
   // Below -104 the result is 0, and is not computed: arithmetic that underflows is slow, and masks are full of -Inf.
   const float in_range = x < -104.0f ? 0.0f : (x > 89.0f ? 89.0f : x);
   // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits; NaN stays NaN without a conversion.
@@ -33,7 +33,7 @@ inline float exponential(float x) {
 }
 inline double exponential(double x) { return std::exp(x); }
 
-inline float hyperbolic_tangent(float x) {
+[[gnu::always_inline]] inline float hyperbolic_tangent(float x) {
   const float a = std::fabs(x), s = x * x;
   float p = -6.104949301e-03f;  // (tanh(x) / x - 1) / x²
   p = p * s + 2.100364235e-02f;
@@ -46,7 +46,7 @@ inline float hyperbolic_tangent(float x) {
 }
 inline double hyperbolic_tangent(double x) { return std::tanh(x); }
 
-inline float error_function(float x) {
+[[gnu::always_inline]] inline float error_function(float x) {
   const float a = std::fabs(x), s = x * x;
   float p = -5.972102323e-04f;  // erf(x) / x - 1, in x²
   p = p * s + 4.989944512e-03f;
@@ -69,7 +69,7 @@ inline float error_function(float x) {
 inline double error_function(double x) { return std::erf(x); }
 
 /// log x = e ln 2 + log m with x = 2ᵉ m, m in [√½, √2); a subnormal x is first brought into the normal range.
-inline float logarithm(float x) {
+[[gnu::always_inline]] inline float logarithm(float x) {
   const float scaled = x < 1.17549435e-38f ? x * 8388608.0f : x;
   const std::int32_t bits = std::bit_cast<std::int32_t>(scaled);
   const std::int32_t exponent = (bits - 0x3F3504F3) >> 23;
@@ -93,14 +93,14 @@ inline float logarithm(float x) {
 inline double logarithm(double x) { return std::log(x); }
 
 /// log(1 + eˣ) for x ≤ 0: with u = eˣ, the rounding error of 1 + u is given back.
-inline float log1p_exponential(float x) {
+[[gnu::always_inline]] inline float log1p_exponential(float x) {
   const float u = exponential(x), w = 1.0f + u;
   return logarithm(w) + (u - (w - 1.0f)) / w;
 }
 inline double log1p_exponential(double x) { return std::log1p(std::exp(x)); }
 
 template <class T>
-inline T logistic(T x) {
+[[gnu::always_inline]] inline T logistic(T x) {
   return T{1} / (T{1} + exponential(-x));
 }
 

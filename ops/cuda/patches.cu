@@ -20,8 +20,8 @@ struct PatchLayout {
 };
 
 template <class T>
-__global__ void patches_kernel(std::int64_t n, PatchLayout layout, const T* x, T* rows) {
-  for (std::int64_t i = thread_index(); i < n; i += thread_count()) rows[layout.at(i)] = x[i];
+__global__ void patches_kernel(std::int64_t n, PatchLayout layout, const ComputedType<T>* x, T* rows) {
+  for (std::int64_t i = thread_index(); i < n; i += thread_count()) rows[layout.at(i)] = T(x[i]);
 }
 
 template <class T>
@@ -33,7 +33,7 @@ __global__ void patches_backward_kernel(std::int64_t n, PatchLayout layout, cons
 
 template <class T>
 void patches(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t patch,
-             const T* x, T* rows) {
+             const ComputedType<T>* x, T* rows) {
   const std::int64_t n = batch * channels * height * width;
   launch(patches_kernel<T>, grid_for(n), n, PatchLayout{channels, height, width, patch}, x, rows);
 }
@@ -47,6 +47,8 @@ void patches_backward(std::int64_t batch, std::int64_t channels, std::int64_t he
 
 template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, float*);
 template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*, double*);
+template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, BFloat16*);
+template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, Float16*);
 template void patches_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, float*,
                                Mode);
 template void patches_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*, double*,

@@ -72,6 +72,7 @@ constexpr KernelTable<Low> kLowTable{
     .parameter_gradients = low_parameter_gradients<Low>,
     .sum_rows = sum_rows<Low>,
     .layer_norm = low_layer_norm<Low>,
+    .patches = patches<Low>,
     .attention = low_attention<Low>,
     .attention_backward = low_attention_backward<Low>,
 };
