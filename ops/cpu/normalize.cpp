@@ -48,15 +48,10 @@ template <class T>
 void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* residual, const T* gamma,
                 const T* beta, T* sum, T* y, T* mean, T* rstd) {
   parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t row = begin; row < end; ++row) {
-      const T* from = x;
-      if (residual) {
-        T* added = sum + row * cols;
-        for (std::int64_t i = 0; i < cols; ++i) added[i] = x[row * cols + i] + residual[row * cols + i];
-        from = sum;
-      }
-      normalize_rows(row, row + 1, cols, static_cast<T>(epsilon), from, gamma, beta, y, mean, rstd);
+    if (residual) {
+      for (std::int64_t i = begin * cols; i < end * cols; ++i) sum[i] = x[i] + residual[i];
     }
+    normalize_rows(begin, end, cols, static_cast<T>(epsilon), residual ? sum : x, gamma, beta, y, mean, rstd);
   });
 }
 
