@@ -98,8 +98,21 @@ void Allocator::give_back(const InCopy& one) noexcept {
   } catch (const DeviceError&) {
     // The device has failed and copies nothing more; whoever uses it next is told.
   }
-  if (place_.device.is_cpu()) set_accessible(one.block, one.size, false);
-  own_.of(one.size).give_back(one.block);
+  put_back(one.block, one.size);
+}
+
+/// Makes a block free where it came from.
+void Allocator::put_back(std::byte* block, std::size_t size) noexcept {
+  if (place_.device.is_cpu()) set_accessible(block, size, false);
+  const auto from = std::find_if(pools_.begin(), pools_.end(),
+                                 [&](const auto& pool) { return pool->arenas.of(size).holds(block); });
+  if (from == pools_.end()) return own_.of(size).give_back(block);
+  Pool& pool = **from;
+  pool.arenas.of(size).give_back(block);
+  if (--pool.taken == 0 && pool.ended) {
+    release_free_segments(pool.arenas);
+    pools_.erase(from);
+  }
 }
 
 /// Frees the blocks whose copies have ended, or waits for them.
@@ -155,29 +168,15 @@ void* Allocator::allocate(std::size_t bytes) {
 void Allocator::deallocate(void* block, std::size_t bytes) noexcept {
   const std::size_t size = block_size(bytes);
   std::lock_guard lock(mutex_);
-  auto* const own = static_cast<std::byte*>(block);
-  if (!pools_.empty() && give_back_to_pool(own, size)) return;
+  auto* const freed = static_cast<std::byte*>(block);
+  if (hold(freed, size)) return;
   stats_.current -= size;
-  if (place_.device.is_cpu()) set_accessible(block, size, false);
-  own_.of(size).give_back(own);
+  put_back(freed, size);
 }
 
-/// False where the block is the allocator's own and may be handed out again.
-bool Allocator::give_back_to_pool(std::byte* block, std::size_t size) noexcept {
-  for (auto at = pools_.begin(); at != pools_.end(); ++at) {
-    Pool& pool = **at;
-    Arena& arena = pool.arenas.of(size);
-    if (!arena.holds(block)) continue;
-    stats_.current -= size;
-    if (place_.device.is_cpu()) set_accessible(block, size, false);
-    arena.give_back(block);
-    if (--pool.taken == 0 && pool.ended) {
-      release_free_segments(pool.arenas);
-      pools_.erase(at);
-    }
-    return true;
-  }
-  if (!active_pool || &active_pool->allocator_ != this) return false;
+/// Keeps a block of the allocator's own taken that is freed in a pool's scope; false for any other.
+bool Allocator::hold(std::byte* block, std::size_t size) noexcept {
+  if (!active_pool || &active_pool->allocator_ != this || !own_.of(size).holds(block)) return false;
   try {
     active_pool->pool_->held.emplace_back(block, size);
   } catch (...) {

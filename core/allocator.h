@@ -92,7 +92,8 @@ class Allocator {
     reclaim(true);
     release_free_segments(own_);
   }
-  bool give_back_to_pool(std::byte* block, std::size_t size) noexcept;
+  void put_back(std::byte* block, std::size_t size) noexcept;
+  bool hold(std::byte* block, std::size_t size) noexcept;
   Pool* begin_pool();
   void end_pool(Pool* pool) noexcept;
   void give_back(const InCopy&) noexcept;

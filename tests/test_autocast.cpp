@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "checks.h"
-#include "low_precision_checks.h"
 #include "small_model.h"
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/checkpoint.h"
@@ -310,30 +309,6 @@ BOOST_AUTO_TEST_CASE(checkpoints_replay_in_their_own_precision) {
   inject(tape, std::span(&y, 1), std::span(&c, 1));
   BOOST_TEST(same_bits(tape.gradient(leaves[0]), expected[1]));
   BOOST_TEST(same_bits(tape.gradient(leaves[1]), expected[2]));
-}
-
-BOOST_AUTO_TEST_CASE(results_of_16_bits) {
-  for (const DType low : {DType::kBFloat16, DType::kFloat16}) {
-    check_low_block(Device::cpu(), low);
-    check_low_readers(Device::cpu(), low);
-    check_low_large_product(Device::cpu(), low);
-  }
-}
-
-BOOST_AUTO_TEST_CASE(results_of_16_bits_are_read_outside_of_the_scope_too) {
-  const Tensor x = single({5, 8}, 1), w = single({6, 8}, 2), next = single({4, 6}, 3);
-  const auto hidden = [&] {
-    const Autocast on(DType::kFloat16);
-    return ops::linear(x, w, {}, {}, ops::ResultType::kOperand);
-  }();
-  BOOST_TEST(hidden.dtype() == DType::kFloat16);
-  const Tensor y = ops::linear(hidden, next).value(), wide = hidden.value().to(DType::kFloat32);
-  BOOST_TEST(y.dtype() == DType::kFloat32);
-  BOOST_TEST(max_difference(y, ops::linear(wide, rounded(next, DType::kFloat16)).value()) <= 1e-6);
-  // Without autocast there is nothing to round, and with a residual the result is of the residual's type.
-  BOOST_TEST(ops::linear(x, w, {}, {}, ops::ResultType::kOperand).dtype() == DType::kFloat32);
-  const Autocast on(DType::kFloat16);
-  BOOST_TEST(ops::linear(x, w, {}, single({5, 6}, 4), ops::ResultType::kOperand).dtype() == DType::kFloat32);
 }
 
 BOOST_AUTO_TEST_CASE(f16_needs_a_loss_scale) {

@@ -79,7 +79,7 @@ BOOST_AUTO_TEST_CASE(fill_and_accumulate, *on_device) {
   for (const DType dtype : kAllTypes) {
     BOOST_CHECK(same_bits(Tensor::full({1000}, 3, dtype, kCuda), Tensor::full({1000}, 3, dtype)));
   }
-  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16}) {
     const Tensor a = random_values({70000}, 1, dtype), b = random_values({70000}, 2, dtype);
     Tensor host = a.clone(), there = a.to(kCuda);
     host.accumulate(b);

@@ -165,6 +165,27 @@ BOOST_AUTO_TEST_CASE(a_steady_state_of_copies_asks_the_system_for_nothing, *on_d
   BOOST_TEST(same_bits(step(), ops::scale(host, 2.0).value()));
 }
 
+BOOST_AUTO_TEST_CASE(a_block_freed_while_it_is_copied_goes_back_to_its_pool, *on_device) {
+  Allocator& memory = allocator(kCuda);
+  synchronize(kCuda);
+  memory.release_cache();
+  const std::size_t before = memory.stats().current + memory.stats().cached;
+  {
+    const MemoryPool pool(kCuda);
+    Tensor there;
+    {
+      const PoolScope scope(pool);
+      there = values(1).to(kCuda);
+    }
+    const Tensor back = there.to_beside(Device::cpu());
+    there = {};
+    BOOST_TEST(same_bits(back, values(1)));
+    values(2).to(kCuda);  // sees that the copy has ended
+  }
+  memory.release_cache();
+  BOOST_TEST(memory.stats().current + memory.stats().cached == before);
+}
+
 BOOST_AUTO_TEST_CASE(more_than_a_device_has_is_out_of_memory, *on_device) {
   const std::int64_t too_many = std::int64_t{1} << (device_name(kCuda) == "emulated" ? 48 : 40);
   BOOST_CHECK_EXCEPTION(Tensor::empty({too_many}, DType::kFloat32, kCuda), OutOfMemory,

@@ -186,6 +186,15 @@ BOOST_AUTO_TEST_CASE(bad_copies) {
   BOOST_CHECK_THROW(whole.accumulate(whole.clone()), DTypeError);
 }
 
+BOOST_AUTO_TEST_CASE(sums_in_16_bits_are_rounded_once) {
+  for (const DType low : {DType::kBFloat16, DType::kFloat16}) {
+    Tensor sum = vector_of({1, 256, 1024}).to(low);
+    sum.accumulate(vector_of({0.25, 3, 1024}).to(low));
+    // 259 is half way between two numbers of bf16, which has 8 bits, and goes to the even one.
+    check_equal(sum, {1.25, low == DType::kBFloat16 ? 260.0 : 259.0, 2048});
+  }
+}
+
 BOOST_AUTO_TEST_CASE(elements_of_another_type) {
   Tensor t = Tensor::zeros({3});
   BOOST_CHECK_EXCEPTION(t.data<double>(), DTypeError, says({"float64", "float32"}));
