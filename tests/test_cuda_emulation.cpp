@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <csignal>
+#include <span>
 
 #include "gradcache_checks.h"
 #include "tapecache/core/allocator.h"
@@ -90,6 +91,30 @@ BOOST_AUTO_TEST_CASE(values_go_there_and_back) {
   BOOST_TEST(fetch(uploaded.data() + 2) == 3);
   BOOST_TEST(fetch(sums.data()) == 16);
   BOOST_TEST(fetch(sums.data() + 1) == 0.5);
+}
+
+BOOST_AUTO_TEST_CASE(values_of_any_number_go_there) {
+  select_device(0);
+  for (const std::size_t count : {std::size_t{1}, std::size_t{448}, std::size_t{449}, std::size_t{2000}}) {  // 448 in a parcel
+    std::vector<double> values(count);
+    for (std::size_t i = 0; i < count; ++i) values[i] = 1.0 / static_cast<double>(i + 1);
+    const Uploaded<double> there{std::span<const double>(values)};
+    const std::vector<double> expected = values;
+    std::fill(values.begin(), values.end(), 0);  // they are the caller's again
+    for (const std::size_t i : {std::size_t{0}, count / 2, count - 1}) BOOST_TEST(fetch(there.data() + i) == expected[i]);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(what_a_kernel_may_ask_for_is_never_lowered) {
+  Tensor x = vector_of({1, 2, 3, 4, 5}).to(Device::cuda());
+  constexpr std::size_t kMuch = 64 << 10, kLess = 50 << 10;
+  launch(reverse_kernel, Grid{1, 32, kMuch}, 5, x.mutable_data<double>());
+  launch(reverse_kernel, Grid{1, 32, kLess}, 5, x.mutable_data<double>());
+  cudaLaunchConfig_t config{};  // as another thread would that asked before
+  config.gridDim = 1;
+  config.blockDim = 32;
+  config.dynamicSmemBytes = kMuch;
+  BOOST_CHECK(cudaLaunchKernelEx(&config, reverse_kernel, std::int64_t{5}, x.mutable_data<double>()) == cudaSuccess);
 }
 
 BOOST_AUTO_TEST_CASE(threads_that_leave_do_not_hold_up_a_barrier) {

@@ -40,6 +40,9 @@ __device__ T* dynamic_shared() {
   return reinterpret_cast<T*>(dynamic_shared_bytes);
 }
 
+/// Lets a kernel ask for this much shared memory on the current device, now and from here on.
+void allow_shared_bytes(const void* kernel, std::size_t bytes);
+
 [[noreturn]] void throw_launch_failure(cudaError_t, const Grid&);
 
 /// Queues a kernel on the current stream; nothing where the grid has no block. Arguments are converted to the kernel's
@@ -47,10 +50,7 @@ __device__ T* dynamic_shared() {
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Grid& grid, const Arguments&... arguments) {
   if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) return;
-  if (grid.shared_bytes > kPlainSharedBytes) {
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(grid.shared_bytes)),
-          "asking for shared memory");
-  }
+  if (grid.shared_bytes > kPlainSharedBytes) allow_shared_bytes(reinterpret_cast<const void*>(kernel), grid.shared_bytes);
   cudaLaunchConfig_t config{};
   config.gridDim = grid.blocks;
   config.blockDim = grid.threads;

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <vector>
 
@@ -20,108 +19,6 @@
 namespace tapecache {
 
 namespace kernels::cuda {
-
-namespace {
-
-std::atomic<std::uint64_t> waits_so_far{0};
-
-thread_local bool has_own_stream = false;
-thread_local cudaStream_t own_stream = nullptr;
-thread_local int selected_device = 0;
-
-struct Devices {
-  cudaError_t found = cudaSuccess;
-  std::vector<DeviceQueues> all;
-  std::vector<Faults> faults;  // of each
-
-  Devices() {
-    int count = 0, previous = 0;
-    found = cudaGetDeviceCount(&count);
-    cudaGetLastError();
-    if (found != cudaSuccess || count == 0) return;
-    check(cudaGetDevice(&previous), "asking for the current device");
-    for (int i = 0; i < count; ++i) {
-      check(cudaSetDevice(i), "selecting a device");
-      DeviceQueues& queues = all.emplace_back();
-      check(cudaStreamCreate(&queues.compute), "making a stream");
-      check(cudaStreamCreateWithFlags(&queues.copies, cudaStreamNonBlocking), "making a stream for copies");
-      queues.pool = make_pool(i);
-      faults.push_back(make_faults(queues.compute));
-    }
-    check(cudaSetDevice(previous), "selecting a device");
-  }
-
-  /// A pool of the library's own, as the default one is the host program's to set. It keeps what is freed.
-  static cudaMemPool_t make_pool(int device) {
-    int supported = 0;
-    check(cudaDeviceGetAttribute(&supported, cudaDevAttrMemoryPoolsSupported, device), "asking for memory pools");
-    if (!supported) return nullptr;
-    cudaMemPoolProps properties{};
-    properties.allocType = cudaMemAllocationTypePinned;
-    properties.location.type = cudaMemLocationTypeDevice;
-    properties.location.id = device;
-    cudaMemPool_t pool = nullptr;
-    check(cudaMemPoolCreate(&pool, &properties), "making a memory pool");
-    std::uint64_t kept = ~std::uint64_t{0};
-    check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept), "setting up a memory pool");
-    return pool;
-  }
-};
-
-const Devices& devices() {
-  static const Devices found;
-  return found;
-}
-
-std::string running_op() { return OpScope::current() ? OpScope::current() : "cuda"; }
-
-std::string sizes(const dim3& d) {
-  return std::to_string(d.x) + " x " + std::to_string(d.y) + " x " + std::to_string(d.z);
-}
-
-}  // namespace
-
-void throw_failure(const std::string& what, const char* reason) {
-  throw DeviceError(running_op() + ": " + what + " failed: " + reason);
-}
-
-void throw_launch_failure(cudaError_t status, const Grid& grid) {
-  const std::string reason = cudaGetErrorString(status);
-  cudaGetLastError();
-  throw_failure("a kernel on " + sizes(grid.blocks) + " blocks of " + sizes(grid.threads) + " threads with " +
-                    std::to_string(grid.shared_bytes) + " bytes of shared memory",
-                reason.c_str());
-}
-
-void select_device(int device) {
-  check(cudaSetDevice(device), "selecting a device");
-  selected_device = device;
-}
-
-int current_device() { return selected_device; }
-
-const Faults& current_faults() { return devices().faults[static_cast<std::size_t>(selected_device)]; }
-
-const DeviceQueues& queues_of(int device) { return devices().all[static_cast<std::size_t>(device)]; }
-
-cudaStream_t current_stream() { return has_own_stream ? own_stream : queues_of(selected_device).compute; }
-
-void wait() {
-  require_no_capture();
-  ++waits_so_far;
-  check(cudaStreamSynchronize(current_stream()), "the device's work");
-  throw_fault();
-}
-
-StreamScope::StreamScope(cudaStream_t stream) : previous_(own_stream), had_previous_(has_own_stream) {
-  own_stream = stream;
-  has_own_stream = true;
-}
-
-StreamScope::~StreamScope() {
-  own_stream = previous_;
-  has_own_stream = had_previous_;
-}
 
 namespace {
 
@@ -198,7 +95,7 @@ namespace device_backend {
 
 using namespace kernels::cuda;
 
-int count() { return static_cast<int>(devices().all.size()); }
+int count() { return device_count(); }
 
 std::string name(int device) {
   cudaDeviceProp properties;
@@ -222,18 +119,27 @@ std::vector<std::pair<std::string, std::string>> versions(int device) {
 
 void require(const char* op, int device) {
   if (device >= 0 && device < count()) return;
-  const cudaError_t found = devices().found;
+  const cudaError_t found = why_no_devices();
   std::string there = count() == 1 ? "there is 1 CUDA device" : "there are " + std::to_string(count()) + " CUDA devices";
   if (found != cudaSuccess) there += std::string(": ") + cudaGetErrorString(found);
   throw DeviceError(std::string(op) + ": cuda:" + std::to_string(device) + " was asked for, and " + there);
 }
 
 // The emulation guards the bounds of each piece.
-bool shares_segments(int device) { return name(device) != "emulated"; }
+bool shares_segments(int device) {
+  static const bool emulated = name(device) == "emulated";
+  return !emulated;
+}
 
-// CUDA copies from pageable memory, which the host's tensors are in, before it returns.
+// The caller may change the memory when this returns. Most devices have read it by then.
 void copy_to_device(int device, void* to, const void* from, std::size_t bytes) {
+  constexpr std::size_t kFewBytes = 16 << 10;
+  if (bytes <= kFewBytes && bytes % sizeof(std::uint32_t) == 0) {
+    select_device(device);
+    return upload(from, bytes, to);
+  }
   copy_bytes(device, to, lasting(from, bytes), bytes, cudaMemcpyHostToDevice, "a copy to the device");
+  if (bytes > 0 && queues_of(device).reads_pageable_memory && !is_recording()) synchronize(device);
 }
 
 void copy_to_host(int device, void* to, const void* from, std::size_t bytes) {
@@ -293,7 +199,7 @@ std::int64_t first_non_finite(int device, DType dtype, const void* elements, std
   return found < n ? found : -1;
 }
 
-std::uint64_t waits() { return waits_so_far; }
+std::uint64_t waits() { return kernels::cuda::waits(); }
 
 void synchronize(int device) {
   select_device(device);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <span>
 #include <type_traits>
 
@@ -20,16 +22,17 @@ T fetch(const T* there) {
   return value;
 }
 
-/// Values of the host for the kernels of one call, which may be changed as soon as they are copied.
+/// Copies bytes of the host, as many as make whole words, to the current device. They travel as parameters of kernels, and so
+/// may change as soon as this returns, and can be recorded.
+void upload(const void* from, std::size_t bytes, void* to);
+
+/// Values of the host for the kernels of one call.
 template <class T>
 class Uploaded {
  public:
   explicit Uploaded(std::span<const T> values) : there_(static_cast<std::int64_t>(values.size())) {
-    static_assert(std::is_trivially_copyable_v<T>);
-    if (values.empty()) return;
-    check(cudaMemcpyAsync(there_.data(), lasting(values.data(), values.size_bytes()), values.size_bytes(),
-                          cudaMemcpyHostToDevice, current_stream()),
-          "handing values to a kernel");
+    static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % sizeof(std::uint32_t) == 0);
+    upload(values.data(), values.size_bytes(), there_.data());
   }
   T* data() const { return there_.data(); }
 

@@ -19,8 +19,9 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#define __shared__ thread_local  // a host thread runs one block at a time
+#define __shared__ constinit thread_local  // a host thread runs one block at a time; nobody initialises it
 
 struct uint3 {
   unsigned x, y, z;
@@ -68,7 +69,7 @@ enum cudaStreamCaptureMode {
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2, cudaMemcpyDeviceToDevice = 3 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-enum cudaDeviceAttr { cudaDevAttrMemoryPoolsSupported = 115 };
+enum cudaDeviceAttr { cudaDevAttrPageableMemoryAccess = 88, cudaDevAttrMemoryPoolsSupported = 115 };
 enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold = 4 };
 enum cudaMemAllocationType { cudaMemAllocationTypePinned = 1 };
 enum cudaMemLocationType { cudaMemLocationTypeDevice = 1 };
@@ -129,6 +130,9 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t);
 cudaError_t cudaGraphDestroy(cudaGraph_t);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t);
 
+/// A kernel may take more than 48 KiB of shared memory, as far as it was last allowed to.
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes);
+
 /// Memory that the host cannot reach but by the functions below.
 cudaError_t cudaMalloc(void** memory, std::size_t bytes);
 cudaError_t cudaFree(void* memory);
@@ -182,7 +186,7 @@ class DeviceAccess {
   DeviceAccess& operator=(const DeviceAccess&) = delete;
 };
 
-cudaError_t check_sizes(const cudaLaunchConfig_t&);
+cudaError_t check_sizes(const cudaLaunchConfig_t&, const void* kernel);
 cudaError_t launch(const cudaLaunchConfig_t&, void (*thread)(const void* kernel), const void* kernel);
 
 template <class T>
@@ -195,7 +199,7 @@ bool is_reachable(const T& argument) {
 }
 
 /// Where threads wait for one another. Returns what this one is told.
-enum class Meeting { kBlock, kWarp, kShuffle, kBallot };
+enum class Meeting { kBlock, kWarp, kInstruction, kShuffle, kBallot };
 std::uint64_t meet(Meeting, unsigned mask, std::uint64_t said = 0, unsigned from_lane = 0);
 unsigned lane();
 
@@ -219,18 +223,13 @@ T shuffle(unsigned mask, T value, unsigned from_lane) {
 
 }  // namespace emulation
 
-template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
-  return cudaSuccess;
-}
-
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
   static_assert((std::is_trivially_copyable_v<Parameters> && ...), "a kernel takes copies of bytes");
   const std::tuple<Parameters...> copies(arguments...);
   const auto reachable = [](const auto&... p) { return (emulation::is_reachable(p) && ...); };
   if (!std::apply(reachable, copies)) return cudaErrorIllegalAddress;
-  if (const cudaError_t status = emulation::check_sizes(*config); status != cudaSuccess) return status;
+  if (const cudaError_t status = emulation::check_sizes(*config, reinterpret_cast<const void*>(kernel)); status != cudaSuccess) return status;
   return emulation::submit(config->stream, [config = *config, kernel, copies, reachable] {
     if (!std::apply(reachable, copies)) return cudaErrorIllegalAddress;
     const auto thread = [&] { std::apply(kernel, copies); };

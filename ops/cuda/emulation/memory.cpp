@@ -176,6 +176,16 @@ DeviceAccess::~DeviceAccess() { memory().close(); }
 
 }  // namespace emulation
 
+namespace {
+
+/// With TAPECACHE_EMULATED_PAGEABLE=1 the device reads the host's pageable memory when a stream comes to it.
+bool reads_pageable_memory() {
+  const char* set = std::getenv("TAPECACHE_EMULATED_PAGEABLE");
+  return set && *set == '1';
+}
+
+}  // namespace
+
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 1;
   return cudaSuccess;
@@ -200,9 +210,9 @@ cudaError_t cudaFree(void* block) {
   return !block || emulation::memory().release(block) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   const char* pools = std::getenv("TAPECACHE_EMULATED_POOLS");
-  *value = !pools || *pools != '0';
+  *value = attribute == cudaDevAttrMemoryPoolsSupported ? !pools || *pools != '0' : reads_pageable_memory();
   return cudaSuccess;
 }
 
@@ -255,8 +265,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
     std::memmove(to, source, bytes);
     return cudaSuccess;
   };
-  // The host's other memory is read before this returns, and written before it returns.
-  const bool staged = !from_device && !from_pinned && !emulation::runs_at_once(stream);
+  // The host's other memory is read before this returns, where the device does not read it by itself, and written before it
+  // returns.
+  const bool staged = !from_device && !from_pinned && !emulation::runs_at_once(stream) && !reads_pageable_memory();
   if (staged) {
     const auto* begin = static_cast<const char*>(from);
     return emulation::submit(stream,

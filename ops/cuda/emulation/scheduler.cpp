@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -11,6 +12,7 @@
 #include <sanitizer/asan_interface.h>
 
 #include "cuda_runtime.h"
+#include "races.h"
 
 constinit thread_local uint3 threadIdx{}, blockIdx{};
 constinit thread_local dim3 blockDim, gridDim;
@@ -65,7 +67,8 @@ class Multiprocessor {
   }
 
   /// False where threads wait for others that never come.
-  bool run_block() {
+  bool run_block(std::size_t block) {
+    watch_block(static_cast<std::uint32_t>(block));
     ++blocks_;
     next_ = 0;
     live_ = threads_.size();
@@ -158,6 +161,7 @@ class Multiprocessor {
         }
         if (!complete) continue;
         tell(warp, group, warp[i].meeting);
+        if (warp[i].meeting == Meeting::kWarp) warp_has_met(static_cast<unsigned>(first / kWarp));
         taken |= group;
         for (unsigned j = 0; j < lanes; ++j) {
           if (group >> j & 1) released_.push_back(first + j);
@@ -165,6 +169,7 @@ class Multiprocessor {
       }
     }
     if (!released_.empty()) return;
+    block_has_met();
     for (std::size_t i = 0; i < threads_.size(); ++i) {
       if (threads_[i].state == State::kDone) continue;
       if (threads_[i].meeting != Meeting::kBlock) return released_.clear();
@@ -219,6 +224,30 @@ class Multiprocessor {
 
 thread_local Multiprocessor multiprocessor;
 
+/// How much shared memory kernels may ask for.
+class SharedLimits {
+ public:
+  std::size_t of(const void* kernel) {
+    const std::lock_guard lock(mutex_);
+    const auto found = raised_.find(kernel);
+    return found == raised_.end() ? kPlainSharedBytes : found->second;
+  }
+  void set(const void* kernel, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    raised_[kernel] = std::max(bytes, kPlainSharedBytes);
+  }
+
+ private:
+  static constexpr std::size_t kPlainSharedBytes = 48 << 10;
+  std::mutex mutex_;
+  std::map<const void*, std::size_t> raised_;
+};
+
+SharedLimits& shared_limits() {
+  static auto* one = new SharedLimits;
+  return *one;
+}
+
 }  // namespace
 
 std::uint64_t meet(Meeting meeting, unsigned mask, std::uint64_t said, unsigned from_lane) {
@@ -237,16 +266,17 @@ bool is_shared_memory(const void* p, std::size_t bytes) {
 }
 
 void fault(const char* what) {
-  failure = what;
+  if (!at_fault) failure = what;
   at_fault = true;
 }
 
-cudaError_t check_sizes(const cudaLaunchConfig_t& config) {
+cudaError_t check_sizes(const cudaLaunchConfig_t& config, const void* kernel) {
   const dim3 &grid = config.gridDim, &block = config.blockDim;
   const bool sizes_fit = grid.x > 0 && grid.y > 0 && grid.z > 0 && block.x > 0 && block.y > 0 && block.z > 0 &&
                          grid.x <= 0x7fffffffu && grid.y <= kMostBlocksAcross && grid.z <= kMostBlocksAcross &&
                          std::uint64_t{block.x} * block.y * block.z <= kMostThreads && block.z <= 64;
-  return sizes_fit && config.dynamicSmemBytes <= kMostSharedBytes ? cudaSuccess : cudaErrorInvalidConfiguration;
+  if (!sizes_fit) return cudaErrorInvalidConfiguration;
+  return config.dynamicSmemBytes <= shared_limits().of(kernel) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*), const void* kernel) {
@@ -262,15 +292,18 @@ cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*)
   std::memset(guard, kGuard, guard_bytes);
   ASAN_POISON_MEMORY_REGION(dynamic_shared_bytes + config.dynamicSmemBytes, kMostSharedBytes - config.dynamicSmemBytes);
   bool finished = true;
+  std::size_t block_number = 0;
+  begin_watching();
   for (unsigned z = 0; z < grid.z && finished; ++z) {
     for (unsigned y = 0; y < grid.y && finished; ++y) {
       for (unsigned x = 0; x < grid.x && finished; ++x) {
         blockIdx = {x, y, z};
         std::memset(dynamic_shared_bytes, 0xFF, shared_bytes);  // a block finds nothing there
-        finished = mp.run_block() && !at_fault;
+        finished = mp.run_block(block_number++) && !at_fault;
       }
     }
   }
+  end_watching();
   ASAN_UNPOISON_MEMORY_REGION(dynamic_shared_bytes, kMostSharedBytes);
   if (finished && std::any_of(guard, guard + guard_bytes, [](unsigned char byte) { return byte != kGuard; })) {
     fault("written past the end of shared memory");
@@ -280,6 +313,11 @@ cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*)
 }
 
 }  // namespace emulation
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  if (bytes < 0 || static_cast<std::size_t>(bytes) > emulation::kMostSharedBytes) return cudaErrorInvalidValue;
+  return emulation::shared_limits().set(kernel, static_cast<std::size_t>(bytes)), cudaSuccess;
+}
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {

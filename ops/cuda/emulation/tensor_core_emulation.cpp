@@ -3,6 +3,8 @@
 #include <deque>
 #include <vector>
 
+#include "races.h"
+
 namespace emulation {
 
 namespace {
@@ -15,6 +17,7 @@ struct Copy {
   const void* from;
   std::size_t bytes;
   bool present;
+  const void* code;
 };
 
 thread_local const void* shown[kMostThreads];
@@ -38,7 +41,7 @@ Copies& copies_of_thread() {
 const void* const* show_warp(const void* own) {
   const void** warp = shown + thread_of_block() / kWarp * kWarp;
   warp[lane()] = own;
-  __syncwarp();
+  meet(Meeting::kInstruction, ~0u);
   for (unsigned i = 0; i < kWarp; ++i) {
     if (warp[i]) continue;
     fault("an instruction of tensor cores in which not all lanes of the warp take part");
@@ -48,7 +51,7 @@ const void* const* show_warp(const void* own) {
 }
 
 void hide_warp() {
-  __syncwarp();
+  meet(Meeting::kInstruction, ~0u);
   shown[thread_of_block()] = nullptr;
 }
 
@@ -68,7 +71,7 @@ void queue_copy(void* to, const void* from, std::size_t bytes, bool present) {
     return fault("cp.async: from what is not as many aligned bytes of device memory");
   }
   std::memset(to, 0xff, bytes);
-  copies_of_thread().open.push_back({to, from, bytes, present});
+  copies_of_thread().open.push_back({to, from, bytes, present, __builtin_return_address(0)});
 }
 
 void commit_copies() {
@@ -81,6 +84,8 @@ void wait_for_copies(std::size_t groups_left) {
   Copies& own = copies_of_thread();
   for (; own.groups.size() > groups_left; own.groups.pop_front()) {
     for (const Copy& copy : own.groups.front()) {
+      if (copy.present) note_read(copy.from, copy.bytes, copy.code);
+      note_write(copy.to, copy.bytes, copy.code);
       if (copy.present) std::memcpy(copy.to, copy.from, copy.bytes);
       else std::memset(copy.to, 0, copy.bytes);
     }
