@@ -63,7 +63,16 @@ struct Key {
   cublasLtEpilogue_t epilogue;
   cudaDataType_t in, out;
   cublasComputeType_t compute;
-  std::uint32_t align_a, align_b, align_c, align_d;
+  std::uint32_t align_a, align_b, align_c, align_d, align_vector, align_matrix;
+
+  /// What cuBLASLt may do with the parts of a sum that several blocks take: add them in the type of C, and to C in the order
+  /// in which they come, is not for us. Of 16-bit operands (and TF32) whose k does not divide into whole tiles, its splitting
+  /// of sums has been seen to lose the rest of k (versions 12.8 to 13.2).
+  std::uint32_t reductions() const {
+    const bool on_tensor_cores = in == CUDA_R_16BF || in == CUDA_R_16F || compute == CUBLAS_COMPUTE_32F_FAST_TF32;
+    constexpr std::int64_t kWholeTiles = 64;
+    return on_tensor_cores && k % kWholeTiles != 0 ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+  }
 
   auto operator<=>(const Key&) const = default;
 };
@@ -146,17 +155,26 @@ class Products {
     const Key key{g.batch, g.m, g.n, g.k, g.stride_a, g.stride_b, g.stride_c, g.row_stride_a(), g.row_stride_b(),
                   g.row_stride_c(), g.transpose_a, g.transpose_b, beta != 0,
                   joined.is_possible(g.row_stride_c()) ? joined.kind : CUBLASLT_EPILOGUE_DEFAULT, kDataType<In>, kDataType<Out>,
-                  compute_type<In>(), alignment_of(a), alignment_of(b), alignment_of(c), alignment_of(d)};
+                  compute_type<In>(), alignment_of(a), alignment_of(b), alignment_of(c), alignment_of(d),
+                  alignment_of(joined.vector), alignment_of(joined.matrix)};
     const std::lock_guard lock(mutex_);
     auto found = plans_.find(key);
     if (found == plans_.end()) found = plans_.emplace(key, plan(key, joined)).first;
-    const Plan& p = found->second;
-    p.set_pointers(joined);
-    const Scratch<std::byte> workspace(static_cast<std::int64_t>(p.workspace));
-    const ComputedType<In> alpha{1};
-    check(cublasLtMatmul(handle_, p.operation.get(), &alpha, b, p.b.get(), a, p.a.get(), &beta, c, p.c.get(), d, p.c.get(),
-                         &p.algorithm, workspace.data(), p.workspace, current_stream()),
-          ("the product of " + sizes(key)).c_str());
+    Plan& p = found->second;
+    const auto run = [&] {
+      p.set_pointers(joined);
+      const Scratch<std::byte> workspace(static_cast<std::int64_t>(p.workspace));
+      const ComputedType<In> alpha{1};
+      return cublasLtMatmul(handle_, p.operation.get(), &alpha, b, p.b.get(), a, p.a.get(), &beta, c, p.c.get(), d, p.c.get(),
+                            &p.algorithm, workspace.data(), p.workspace, current_stream());
+    };
+    cublasStatus_t status = run();
+    if ((status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) &&
+        p.epilogue != CUBLASLT_EPILOGUE_DEFAULT) {  // an epilogue that was on offer, and then is not done
+      p = plan_alone(key);
+      status = run();
+    }
+    check(status, ("the product of " + sizes(key)).c_str());
     return p.epilogue == joined.kind;
   }
 
@@ -168,8 +186,14 @@ class Products {
 
   Plan plan(const Key& key, const Joined& joined) {
     Plan p;
-    if (try_plan(key, key.epilogue, joined, p)) return p;
-    if (key.epilogue != CUBLASLT_EPILOGUE_DEFAULT && try_plan(key, CUBLASLT_EPILOGUE_DEFAULT, joined, p)) return p;
+    if (key.epilogue != CUBLASLT_EPILOGUE_DEFAULT && try_plan(key, key.epilogue, joined, p)) return p;
+    return plan_alone(key);
+  }
+
+  /// Without an epilogue.
+  Plan plan_alone(const Key& key) {
+    Plan p;
+    if (try_plan(key, CUBLASLT_EPILOGUE_DEFAULT, {}, p)) return p;
     throw_failure("the product of " + sizes(key), "cuBLASLt has no algorithm for it");
   }
 
@@ -192,6 +216,7 @@ class Products {
     Preference preference;
     check(cublasLtMatmulPreferenceCreate(preference.out()), "asking for an algorithm");
     set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMostWorkspace);
+    set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, key.reductions());
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.align_b);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.align_a);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, key.align_c);
