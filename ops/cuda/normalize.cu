@@ -19,8 +19,8 @@ struct WithResidual {
 /// Out is T, or what y is rounded to.
 template <class T, class Out, class By>
 __global__ void __launch_bounds__(kMostRowThreads)
-    layer_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* residual, const T* gamma,
-                      const T* beta, T* sum, Out* y, T* mean, T* rstd) {
+    layer_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* residual,
+                      const T* __restrict__ gamma, const T* __restrict__ beta, T* sum, Out* y, T* mean, T* rstd) {
   const T count = static_cast<T>(cols);
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const std::int64_t from = i * cols;
@@ -38,17 +38,21 @@ __global__ void __launch_bounds__(kMostRowThreads)
 }
 
 /// dx, unless that is null; and, where there are `partials`, dγ and dβ over the rows that a thread takes part in, for each
-/// place: a row of partials for each first row.
+/// place: a row of partials for each first row. What dx holds is read before anything is written: a load that has to stay
+/// behind a store waits for memory all by itself.
 template <class T, class By>
 __global__ void __launch_bounds__(kMostRowThreads)
-    layer_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
+    layer_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* __restrict__ gamma, const T* mean,
                                const T* rstd, const T* dy, T* dx, Mode mode, Pair<T>* partials) {
   constexpr int kPlaces = By::kHeld > 0 ? By::kHeld : 1;
+  const bool adds = dx && mode == Mode::kAccumulate;
   Pair<T> own[kPlaces];
   for (Pair<T>& sum : own) sum = Pair<T>(0);
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const T average = mean[i], inverse = rstd[i];
     const Row<By, PairedElements<T>> row(cols, {x + i * cols, dy + i * cols});
+    T before[kPlaces];
+    if (adds) row.each_held([&](int k, std::int64_t at, Pair<T>) { before[k] = dx[i * cols + at]; });
     if (partials) {
       row.each_held([&](int k, std::int64_t, Pair<T> v) {
         own[k] += Pair<T>(v.second * (v.first - average) * inverse, v.second);
@@ -61,9 +65,17 @@ __global__ void __launch_bounds__(kMostRowThreads)
       return Pair<T>(scaled, scaled * (v.first - average) * inverse);
     });
     const T shift = sums.first / static_cast<T>(cols), slope = inverse * (sums.second / static_cast<T>(cols));
-    row.each([=](std::int64_t at, Pair<T> v) {
-      put(dx[i * cols + at], inverse * (v.second * gamma[at] - shift - (v.first - average) * slope), mode);
-    });
+    const auto gradient = [=](std::int64_t at, Pair<T> v) {
+      return inverse * (v.second * gamma[at] - shift - (v.first - average) * slope);
+    };
+    if constexpr (By::kHeld > 0) {
+      row.each_held([&](int k, std::int64_t at, Pair<T> v) {
+        const T value = gradient(at, v);
+        dx[i * cols + at] = adds ? before[k] + value : value;
+      });
+    } else {
+      row.each([&](std::int64_t at, Pair<T> v) { put(dx[i * cols + at], gradient(at, v), mode); });
+    }
   }
   if (!partials) return;
 #pragma unroll
@@ -149,7 +161,7 @@ template <class T>
 void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
                          const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
                          Mode dbeta_mode) {
-  constexpr unsigned kMostBlocksWithSums = 512;  // a number that no device has a say in, as sums depend on it
+  constexpr unsigned kMostWarpsWithSums = 2048;  // a number that no device has a say in, as sums depend on it
   const bool wants_sums = dgamma || dbeta;
   const Scratch<Pair<T>> sums(wants_sums ? cols : 0);
   with_row_threads(rows, cols, [&]<class By>(By, Grid grid) {
@@ -163,7 +175,7 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
       }
       return;
     }
-    grid.blocks.x = std::min(grid.blocks.x, kMostBlocksWithSums);
+    grid.blocks.x = std::min(grid.blocks.x, kMostWarpsWithSums * kWarp / grid.threads.x);
     const std::int64_t first_rows = grid.blocks.x * By::first_rows_of_block();
     const Scratch<Pair<T>> partials(first_rows * cols);
     run(partials.data());
