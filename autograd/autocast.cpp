@@ -14,6 +14,7 @@ Autocast::Autocast(DType dtype) : previous_(active_dtype) {
   if (dtype != DType::kFloat32 && !is_low_precision(dtype)) {
     throw DTypeError(fmt::format("autocast: {} asked for, expected bfloat16 or float16, or float32 for none", name(dtype)));
   }
+  if (is_low_precision(dtype) && !OperandCache::current()) operands_in_force_.emplace(operands_.emplace());
   active_dtype = dtype;
 }
 

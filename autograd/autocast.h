@@ -1,5 +1,8 @@
 #pragma once
 
+#include <optional>
+
+#include "tapecache/autograd/operand_cache.h"
 #include "tapecache/core/dtype.h"
 
 namespace tapecache {
@@ -13,7 +16,10 @@ DType autocast_dtype();
 /// maxima stay in f32, and with its result, and activated_linear with x and again with activation(x). Results that are asked
 /// for as ResultType::kOperand are rounded too, and with them their gradients; other results, weights and all other ops stay
 /// in f32; f64 is left alone. What backward needs is kept in 16 bits, and backward works as was recorded, wherever it runs.
-/// A rounded copy of a weight is never kept for a later call. kFloat32 turns it off for a scope.
+/// kFloat32 turns it off for a scope.
+///
+/// A parameter that is used more than once is rounded once, until it changes: its copies are kept for the length of the scope,
+/// in an `OperandCache` of the outermost one where none is in force already.
 ///
 /// f16 has three more bits than bf16, and gradients that are below 6e-8 or above 65504 are lost in it: it needs a loss scale
 /// (`train::LossScaler`).
@@ -27,6 +33,8 @@ class Autocast {
 
  private:
   DType previous_;
+  std::optional<OperandCache> operands_;
+  std::optional<OperandScope> operands_in_force_;
 };
 
 }  // namespace tapecache

@@ -1,5 +1,6 @@
 #include "tapecache/core/captured_step.h"
 
+#include <atomic>
 #include <optional>
 #include <utility>
 
@@ -14,6 +15,7 @@ namespace tapecache {
 namespace {
 
 thread_local bool capturing = false;
+std::atomic<std::uint64_t> replays_so_far = 0;
 
 /// Records what this thread gives a device, until `end`.
 class Capture {
@@ -106,6 +108,7 @@ void CapturedStep::replay(std::uint32_t random_step) {
     return;
   }
   if (!state.graph) state.record(random_step);
+  ++replays_so_far;
   device_backend::launch_graph(state.device.index, state.graph);
   random_state() = state.after;
   random_state().key.step = random_step;
@@ -114,5 +117,7 @@ void CapturedStep::replay(std::uint32_t random_step) {
 bool CapturedStep::captured() const { return state_->graph != nullptr; }
 
 bool CapturedStep::is_capturing() { return capturing; }
+
+std::uint64_t CapturedStep::replays() { return replays_so_far; }
 
 }  // namespace tapecache

@@ -50,6 +50,8 @@ class CapturedStep {
   bool captured() const;
   /// Whether this thread is recording a step.
   static bool is_capturing();
+  /// How many recorded steps have been replayed, of all. They change memory whose version stays as it is.
+  static std::uint64_t replays();
 
  private:
   struct State;

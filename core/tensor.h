@@ -112,6 +112,8 @@ class Tensor {
   std::uint64_t version() const { return storage().version(); }
   /// Whether both tensors view the same storage.
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
+  /// The storage, for who must not keep it.
+  std::weak_ptr<const Storage> weak_storage() const { return storage_; }
   /// Whether no other tensor views this storage.
   bool owns_storage_alone() const { return storage_.use_count() == 1; }
 

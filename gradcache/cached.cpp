@@ -86,7 +86,7 @@ void CachedForward::replay(std::span<const Tensor> gradients) const {
   const ForwardContextGuard context(State::context());
   state.run.set_cache(std::vector<Tensor>(gradients.begin(), gradients.end()));
   for (std::size_t c = state.run.chunks().parts.size(); c-- > 0;) state.run.backward(c);
-  state.run.clear_cache();
+  state.run.finish_backward();
 }
 
 namespace {

@@ -158,7 +158,7 @@ void CachedRun::backward() {
     prefetch(order, i + 1);
     tower.backward(c);
     report(Phase::kBackward, tower.tower().name(), count - 1 - c, count);
-    if (c == 0) tower.clear_cache();
+    if (c == 0) tower.finish_backward();
   }
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "tapecache/autograd/operand_cache.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/chunks.h"
@@ -65,7 +66,7 @@ class TowerRun {
 
   /// d loss / d representations, one for each output; undefined where the loss does not use it.
   void set_cache(std::vector<Tensor> cache);
-  void clear_cache() { cache_.clear(); }
+  void finish_backward();
 
  private:
   struct Kept {
@@ -111,6 +112,7 @@ class TowerRun {
   std::vector<Auxiliary> auxiliary_;
   std::vector<Kept> kept_;
   std::vector<Prefetched> prefetched_;
+  OperandCache operands_;  // of one pass over the chunks
 };
 
 /// A cached step from its first forward to its last backward, without regard to what must be undone when it fails.

@@ -88,6 +88,7 @@ void TowerRun::set_cache(std::vector<Tensor> cache) {
 }
 
 std::vector<Piece> TowerRun::encode(std::size_t chunk) {
+  const OperandScope operands(operands_);
   const Autocast autocast(precision_);
   std::vector<Piece> pieces;
   std::vector<Tower::Samples> ahead = std::exchange(prefetched_[chunk].samples, {});
@@ -192,7 +193,13 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
 
 void TowerRun::finish_forward() {
   leaving_.clear();
+  operands_.clear();
   if (last_call_) random_state().key.call = *last_call_;
+}
+
+void TowerRun::finish_backward() {
+  cache_.clear();
+  operands_.clear();
 }
 
 bool TowerRun::drop(std::size_t chunk) { return std::exchange(kept_[chunk], {}).tape != nullptr; }

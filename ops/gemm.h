@@ -3,6 +3,7 @@
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/kernels.h"
+#include "tapecache/ops/low_precision.h"
 
 /// The steps from tensors to kernels that ops with products share.
 namespace tapecache::ops::detail {
@@ -40,6 +41,21 @@ inline void bias_gradient(const char* op, const Tensor& dy, std::int64_t rows, s
     kernels::find(&kernels::KernelTable<In>::sum_rows, op, dy.device())(
         rows, db.tensor.numel(), pitch, dy.data<In>(), db.tensor.mutable_data<ComputedType<In>>(), mode_of(db));
   });
+}
+
+/// dY [rows, cols] in the type of the operands. Where it must be rounded for that and `db` is a place for the bias's gradient,
+/// that is put there in the same pass, and `db` is no more.
+inline Tensor gradient_in_type(const char* op, const Tensor& dy, DType operand, GradientTarget& db) {
+  const bool sums = db.tensor.defined() && db.tensor.numel() > 0;
+  if (!sums || !is_low_precision(operand) || dy.dtype() != DType::kFloat32) return in_type(op, dy, operand);
+  Tensor low_dy = Tensor::empty(dy.shape(), operand, dy.device());
+  dispatch_low_precision(op, operand, [&]<class Low>() {
+    const std::int64_t cols = db.tensor.numel();
+    kernels::find(&kernels::KernelTable<Low>::round_and_sum_rows, op, dy.device())(
+        dy.numel() / cols, cols, dy.data<float>(), low_dy.mutable_data<Low>(), db.tensor.mutable_data<float>(), mode_of(db));
+  });
+  db = {};
+  return low_dy;
 }
 
 /// dW = dYᵀ X, `shape` being its product, and db = Σ_rows dY, for those of both that have a target. `low_dy` is dy in the type

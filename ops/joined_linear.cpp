@@ -79,14 +79,51 @@ Normalized normalize(const char* op, const Tensor& x, const Tensor& gamma, const
   return to;
 }
 
-void multiply_parts(const char* op, const Parts& parts, const Tensor& input, std::span<const Tensor> weights,
-                    std::span<const Variable> biases, Tensor& y) {
+/// The weights as products take them: each by itself or, of 16 bits, one below the other as one matrix, so that one product
+/// makes all columns.
+struct Operands {
+  Parts parts;  // of `weights`
+  std::vector<Tensor> weights, biases;
+};
+
+/// f32 tensors one below the other, in the given type.
+Tensor packed(const char* op, std::span<const Variable> variables, const Parts& parts, DType dtype) {
+  Tensor all = Tensor::empty(variables.front().shape().with(0, parts.total), dtype, variables.front().device());
+  for (std::size_t i = 0; i < parts.count; ++i) {
+    Tensor part = all.slice(parts.first[i], parts.first[i] + parts.width[i]);
+    if (is_low_precision(dtype)) detail::round_to(op, variables[i].value(), part);
+    else part.copy_from(variables[i].value());
+  }
+  return all;
+}
+
+Operands operands_of(const char* op, const Parts& parts, std::span<const Variable> weights, std::span<const Variable> biases,
+                     DType operand) {
+  Operands operands{parts, {}, {}};
+  const bool all_defined = std::all_of(biases.begin(), biases.end(), [](const Variable& b) { return b.defined(); });
+  if (!is_low_precision(operand) || parts.count == 1 || !all_defined) {
+    for (const Variable& w : weights) operands.weights.push_back(detail::weight_in_type(op, w, operand));
+    for (const Variable& b : biases) operands.biases.push_back(b.value());
+    return operands;
+  }
+  const auto pack = [&](std::span<const Variable> all, DType dtype) {
+    return detail::kept_operand(all, dtype, [&] { return packed(op, all, parts, dtype); });
+  };
+  operands.parts = Parts();
+  operands.parts.add(parts.total);
+  operands.weights = {pack(weights, operand)};
+  if (!biases.empty()) operands.biases = {pack(biases, biases.front().dtype())};
+  return operands;
+}
+
+void multiply(const char* op, const Operands& operands, const Tensor& input, Tensor& y) {
+  const Parts& parts = operands.parts;
   const std::int64_t rows = detail::rows_of(y.shape()), in = input.size(-1);
   for (std::size_t i = 0; i < parts.count; ++i) {
     Tensor columns = from_column(y, parts.first[i]);
-    const Tensor bias = biases.empty() ? Tensor() : biases[i].value();
+    const Tensor bias = operands.biases.empty() ? Tensor() : operands.biases[i];
     detail::gemm(op, {.m = rows, .n = parts.width[i], .k = in, .transpose_b = true, .pitch_c = parts.total}, input,
-                 weights[i], bias, {}, columns, Mode::kWrite);
+                 operands.weights[i], bias, {}, columns, Mode::kWrite);
   }
 }
 
@@ -112,12 +149,6 @@ void parameter_gradients(const char* op, Backward& ctx, const Parts& parts, cons
   }
 }
 
-std::vector<Tensor> in_type(const char* op, std::span<const Variable> variables, DType operand) {
-  std::vector<Tensor> operands;
-  for (const Variable& v : variables) operands.push_back(detail::in_type(op, v.value(), operand));
-  return operands;
-}
-
 /// The inputs of an op: x and whatever `more` holds, then the weights, then as many biases.
 std::vector<Variable> inputs_of(std::vector<Variable> inputs, std::span<const Variable> weights,
                                 std::span<const Variable> biases) {
@@ -136,18 +167,20 @@ Variable joined_linear(const Variable& x, std::span<const Variable> weights, std
   const Parts parts = checked_parts(kOp, x, weights, biases);
   const DType operand = detail::operand_type(x.value());
   const Tensor input = detail::in_type(kOp, x.value(), operand);
-  std::vector<Tensor> saved = in_type(kOp, weights, operand);
+  Operands operands = operands_of(kOp, parts, weights, biases, operand);
   Tensor y = Tensor::empty(x.shape().with(-1, parts.total), detail::result_type(operand, result), x.device());
-  multiply_parts(kOp, parts, input, saved, biases, y);
+  multiply(kOp, operands, input, y);
+  std::vector<Tensor> saved = std::move(operands.weights);
   saved.push_back(input);
-  return record(kOp, std::move(y), inputs_of({x}, weights, biases), std::move(saved), [=](Backward& ctx) {
+  return record(kOp, std::move(y), inputs_of({x}, weights, biases), std::move(saved),
+                [=, saved_parts = operands.parts](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     const Tensor low_dy = detail::in_type(kOp, dy, operand);
     if (ctx.needs(0)) {
       GradientTarget dx = ctx.gradient(0);
-      input_gradient(kOp, ctx, parts, low_dy, {}, dx.tensor, detail::mode_of(dx));
+      input_gradient(kOp, ctx, saved_parts, low_dy, {}, dx.tensor, detail::mode_of(dx));
     }
-    parameter_gradients(kOp, ctx, parts, dy, low_dy, ctx.saved(parts.count), 1);
+    parameter_gradients(kOp, ctx, parts, dy, low_dy, ctx.saved(saved_parts.count), 1);
   });
 }
 
@@ -160,27 +193,30 @@ NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::spa
   detail::require_norm(kOp, x, norm.weight, norm.bias, norm.epsilon);
   const DType operand = detail::operand_type(x.value());
   const bool keeps = keep == KeepNorm::kYes;
-  std::vector<Tensor> saved = in_type(kOp, weights, operand);
+  Operands operands = operands_of(kOp, parts, weights, biases, operand);
   Tensor y = Tensor::empty(x.shape().with(-1, parts.total), detail::result_type(operand, result), x.device());
   const Tensor normalized = normalize(kOp, x.value(), norm.weight.value(), norm.bias.value(), norm.epsilon,
                                       keeps ? x.dtype() : operand).y;
-  multiply_parts(kOp, parts, detail::in_type(kOp, normalized, operand), saved, biases, y);
+  multiply(kOp, operands, detail::in_type(kOp, normalized, operand), y);
+  std::vector<Tensor> saved = std::move(operands.weights);
   saved.insert(saved.end(), {x.value(), norm.weight.value(), norm.bias.value()});
   const std::vector<Variable> inputs = inputs_of({x, norm.weight, norm.bias}, weights, biases);
   const double epsilon = norm.epsilon;
   std::vector<Tensor> results{std::move(y)};
   if (keeps) results.push_back(normalized);
-  std::vector<Variable> outputs = record(kOp, std::move(results), inputs, std::move(saved), [=](Backward& ctx) {
+  std::vector<Variable> outputs = record(kOp, std::move(results), inputs, std::move(saved),
+                                         [=, saved_parts = operands.parts](Backward& ctx) {
     // h = layer_norm(x), again; dH += Σ dYᵢ Wᵢ, and from there as layer_norm's derivative
-    const Tensor &dy = ctx.output_gradient(0), &input = ctx.saved(parts.count), &gamma = ctx.saved(parts.count + 1);
-    const Normalized h = normalize(kOp, input, gamma, ctx.saved(parts.count + 2), epsilon, operand);
+    const std::size_t rest = saved_parts.count;
+    const Tensor &dy = ctx.output_gradient(0), &input = ctx.saved(rest), &gamma = ctx.saved(rest + 1);
+    const Normalized h = normalize(kOp, input, gamma, ctx.saved(rest + 2), epsilon, operand);
     const Tensor low_dy = dy.defined() ? detail::in_type(kOp, dy, operand) : dy;
     if (ctx.needs(0) || ctx.needs(1) || ctx.needs(2)) {
       Tensor dh = keeps ? ctx.output_gradient(1) : Tensor();
       if (dy.defined()) {
         const Tensor residual = dh;
         dh = Tensor::empty(input.shape(), input.dtype(), input.device());
-        input_gradient(kOp, ctx, parts, low_dy, residual, dh, Mode::kWrite);
+        input_gradient(kOp, ctx, saved_parts, low_dy, residual, dh, Mode::kWrite);
       }
       dispatch_floating(kOp, input.dtype(), [&]<class T>() {
         detail::layer_norm_gradient<T>(kOp, ctx, input, gamma, h.mean, h.rstd, dh,

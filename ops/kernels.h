@@ -161,6 +161,8 @@ template <class Low>
   requires kLowPrecision<Low>
 struct KernelTable<Low> {
   void (*round)(std::int64_t n, const float* x, Low* y);
+  // The same of rows [rows, cols]; and sums += their sum, or =.
+  void (*round_and_sum_rows)(std::int64_t rows, std::int64_t cols, const float* x, Low* y, float* sums, Mode);
   void (*unary)(UnaryOp, std::int64_t n, const Low* x, Low* y);
   // dx = dy f'(x); dx may be dy.
   void (*unary_backward)(UnaryOp, std::int64_t n, const Low* x, const Low* dy, Low* dx, Mode);
@@ -169,8 +171,9 @@ struct KernelTable<Low> {
   // As KernelTable<float>::gemm; and without a residual, rounded.
   void (*gemm)(const Gemm&, const Low* a, const Low* b, const float* bias, const float* residual, float* c, Mode);
   void (*gemm_rounded)(const Gemm&, const Low* a, const Low* b, const float* bias, Low* c, Mode);
-  // C = op(A) op(B) f'(at) for `at` in the layout of C, rounded. Batch 1.
-  void (*derivative_gemm)(const Gemm&, UnaryOp, const Low* a, const Low* b, const Low* at, Low* c);
+  // C = op(A) op(B) f'(at) for `at` in the layout of C, rounded; and value = f(at), unless that is null. Batch 1, and C has no
+  // gaps between its rows.
+  void (*derivative_gemm)(const Gemm&, UnaryOp f, const Low* a, const Low* b, const Low* at, Low* c, Low* value);
   // dW = dYᵀ X and db = Σ over the rows of dY, the Gemm being that of dW. Batch 1.
   void (*parameter_gradients)(const Gemm&, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db, Mode db_mode);
 

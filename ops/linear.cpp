@@ -47,18 +47,18 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
   const DType operand = detail::operand_type(x.value());
   if (residual.defined()) result = ResultType::kComputed;
   Tensor y = Tensor::empty(x.shape().with(-1, out), detail::result_type(operand, result), x.device());
-  const Tensor input = detail::in_type(kOp, x.value(), operand), w = detail::in_type(kOp, weight.value(), operand);
+  const Tensor input = detail::in_type(kOp, x.value(), operand), w = detail::weight_in_type(kOp, weight, operand);
   detail::gemm(kOp, {1, rows, out, in, false, true}, input, w, bias.value(), residual.value(), y, Mode::kWrite);
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
-    const Tensor low_dy = detail::in_type(kOp, dy, operand);
+    GradientTarget db = detail::wanted(ctx, 2);
+    const Tensor low_dy = detail::gradient_in_type(kOp, dy, operand, db);
     if (ctx.needs(0)) {  // dX = dY W
       GradientTarget dx = ctx.gradient(0);
       detail::gemm(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dx.tensor, detail::mode_of(dx));
     }
     // dW = dYᵀ X; db = Σ_rows dY
-    detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, ctx.saved(0), detail::wanted(ctx, 1),
-                                detail::wanted(ctx, 2));
+    detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, ctx.saved(0), detail::wanted(ctx, 1), db);
     if (ctx.needs(3)) ctx.pass(3, dy);  // dR = dY
   });
 }
@@ -92,12 +92,13 @@ void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Te
   });
 }
 
-/// C = op(A) op(B) f'(at), all of 16 bits.
+/// C = op(A) op(B) f'(at) and, unless it is undefined, value = f(at), all of 16 bits.
 void derivative_gemm(const char* op, const Gemm& shape, UnaryOp kind, const Tensor& a, const Tensor& b, const Tensor& at,
-                     Tensor& c) {
+                     Tensor& c, Tensor& value) {
   dispatch_low_precision(op, a.dtype(), [&]<class Low>() {
-    kernels::find(&KernelTable<Low>::derivative_gemm, op, a.device())(shape, kind, a.data<Low>(), b.data<Low>(),
-                                                                      at.data<Low>(), c.mutable_data<Low>());
+    kernels::find(&KernelTable<Low>::derivative_gemm, op, a.device())(
+        shape, kind, a.data<Low>(), b.data<Low>(), at.data<Low>(), c.mutable_data<Low>(),
+        value.defined() ? value.mutable_data<Low>() : nullptr);
   });
 }
 
@@ -123,7 +124,7 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   const DType operand = detail::operand_type(x.value());
   const bool low = is_low_precision(operand);
   Tensor y = Tensor::empty(x.shape().with(-1, out), detail::computed_type(operand), x.device());
-  const Tensor input = detail::in_type(kOp, x.value(), operand), w = detail::in_type(kOp, weight.value(), operand);
+  const Tensor input = detail::in_type(kOp, x.value(), operand), w = detail::weight_in_type(kOp, weight, operand);
   const Gemm product{1, rows, out, in, false, true};
   if (low) {
     detail::gemm(kOp, product, activated(kOp, kind, input), w, bias.value(), residual.value(), y, Mode::kWrite);
@@ -132,14 +133,17 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   }
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor &dy = ctx.output_gradient(), &z = ctx.saved(0), &saved_w = ctx.saved(1);
-    const Tensor low_dy = detail::in_type(kOp, dy, operand);
+    GradientTarget db = detail::wanted(ctx, 2);
+    const Tensor low_dy = detail::gradient_in_type(kOp, dy, operand, db);
+    Tensor f_of_x;  // that dW takes, where dX leaves it
     if (ctx.needs(0)) {  // dX = (dY W) f'(X)
       GradientTarget dx = ctx.gradient(0);
       const Gemm back{1, rows, in, out, false, false};
       if (!low && !dx.accumulate) {
         joined_gemm(kOp, back, kind, Activated::kDerivative, dy, saved_w, {}, {}, z, dx.tensor, Mode::kWrite);
       } else if (dx.tensor.dtype() == operand && !dx.accumulate) {
-        derivative_gemm(kOp, back, kind, low_dy, saved_w, z, dx.tensor);
+        if (ctx.needs(1)) f_of_x = Tensor::empty(z.shape(), operand, z.device());
+        derivative_gemm(kOp, back, kind, low_dy, saved_w, z, dx.tensor, f_of_x);
       } else {
         Tensor dhidden =
             dx.accumulate ? Tensor::empty(dx.tensor.shape(), dx.tensor.dtype(), dx.tensor.device()) : dx.tensor;
@@ -151,13 +155,14 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
       GradientTarget dw = ctx.gradient(1);
       const Gemm of_weight{1, out, in, rows, true, false};
       if (low) {
-        detail::gemm(kOp, of_weight, low_dy, activated(kOp, kind, z), {}, {}, dw.tensor, detail::mode_of(dw));
+        if (!f_of_x.defined()) f_of_x = activated(kOp, kind, z);
+        detail::gemm(kOp, of_weight, low_dy, f_of_x, {}, {}, dw.tensor, detail::mode_of(dw));
       } else {
         joined_gemm(kOp, of_weight, kind, Activated::kRight, dy, z, {}, {}, {}, dw.tensor, detail::mode_of(dw));
       }
     }
-    if (ctx.needs(2)) detail::bias_gradient(kOp, dy, rows, out, ctx.gradient(2));  // db = Σ_rows dY
-    if (ctx.needs(3)) ctx.pass(3, dy);                                             // dR = dY
+    if (db.tensor.defined()) detail::bias_gradient(kOp, dy, rows, out, db);  // db = Σ_rows dY
+    if (ctx.needs(3)) ctx.pass(3, dy);                                       // dR = dY
   });
 }
 

@@ -1,6 +1,10 @@
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/kernels.h"
 #include "tapecache/ops/result_type.h"
@@ -11,12 +15,17 @@ namespace tapecache::ops::detail {
 /// The type that is computed with where operands are of this one: f32 for those of 16 bits.
 inline DType computed_type(DType operand) { return is_low_precision(operand) ? DType::kFloat32 : operand; }
 
+/// Writes an f32 tensor to one of bf16 or f16.
+inline void round_to(const char* op, const Tensor& x, Tensor& y) {
+  dispatch_low_precision(op, y.dtype(), [&]<class Low>() {
+    kernels::find(&kernels::KernelTable<Low>::round, op, x.device())(x.numel(), x.data<float>(), y.mutable_data<Low>());
+  });
+}
+
 /// An f32 tensor as bf16 or f16.
 inline Tensor rounded(const char* op, const Tensor& x, DType low) {
   Tensor y = Tensor::empty(x.shape(), low, x.device());
-  dispatch_low_precision(op, low, [&]<class Low>() {
-    kernels::find(&kernels::KernelTable<Low>::round, op, x.device())(x.numel(), x.data<float>(), y.mutable_data<Low>());
-  });
+  round_to(op, x, y);
   return y;
 }
 
@@ -26,6 +35,30 @@ inline DType operand_type(const Tensor& x) { return x.dtype() == DType::kFloat32
 /// A tensor, such as a weight or the incoming gradient, in the type of the operand that it will meet.
 inline Tensor in_type(const char* op, const Tensor& x, DType operand) {
   return is_low_precision(operand) && x.dtype() == DType::kFloat32 ? rounded(op, x, operand) : x;
+}
+
+/// What `make` makes of these variables, of the type `made`; kept where they are parameters, or undefined, and used again.
+template <class Make>
+Tensor kept_operand(std::span<const Variable> of, DType made, const Make& make) {
+  OperandCache* cache = OperandCache::current();
+  std::vector<Parameter> parameters;
+  for (const Variable& v : of) {
+    if (v.defined() && !v.parameter().defined()) cache = nullptr;
+    parameters.push_back(v.parameter());
+  }
+  if (!cache) return make();
+  Tensor operand = cache->find(parameters, made);
+  if (operand.defined()) return operand;
+  operand = make();
+  cache->keep(parameters, operand);
+  return operand;
+}
+
+/// A weight as a product takes it.
+inline Tensor weight_in_type(const char* op, const Variable& weight, DType operand) {
+  const Tensor& value = weight.value();
+  if (!is_low_precision(operand) || value.dtype() != DType::kFloat32) return value;
+  return kept_operand({&weight, 1}, operand, [&] { return rounded(op, value, operand); });
 }
 
 /// The type of a product's result.

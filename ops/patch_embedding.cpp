@@ -59,12 +59,13 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
   const std::int64_t in = channels * patch * patch, rows = batch * (height / patch) * (width / patch);
   Tensor y = Tensor::empty({batch, (height / patch) * (width / patch), out}, images.dtype(), images.device());
   const DType operand = detail::operand_type(images.value());
-  const Tensor w = detail::in_type(kOp, weight.value(), operand);
+  const Tensor w = detail::weight_in_type(kOp, weight, operand);
   detail::gemm(kOp, {1, rows, out, in, false, true}, patches(images.value(), patch, operand), w,
                bias.value(), {}, y, Mode::kWrite);
   return record(kOp, std::move(y), {images, weight, bias}, {images.value(), w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
-    const Tensor low_dy = detail::in_type(kOp, dy, operand);
+    GradientTarget db = detail::wanted(ctx, 2);
+    const Tensor low_dy = detail::gradient_in_type(kOp, dy, operand, db);
     if (ctx.needs(0)) {  // dP = dY W, put back where the patches were
       Tensor dpatches = Tensor::empty({rows, in}, dy.dtype(), dy.device());
       detail::gemm(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dpatches, Mode::kWrite);
@@ -76,8 +77,7 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
     }
     // dW = dYᵀ P, the patches taken again; db = Σ_rows dY
     const Tensor again = ctx.needs(1) ? patches(ctx.saved(0), patch, operand) : Tensor();
-    detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, again, detail::wanted(ctx, 1),
-                                detail::wanted(ctx, 2));
+    detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, again, detail::wanted(ctx, 1), db);
   });
 }
 

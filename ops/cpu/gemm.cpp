@@ -166,11 +166,12 @@ void low_gemm_rounded(const Gemm& g, const Low* a, const Low* b, const float* bi
 }
 
 template <class Low>
-void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, const Low* at, Low* c) {
+void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, const Low* at, Low* c, Low* value) {
   struct Products;
   multiply_and_round(g, a, b, nullptr, c, Mode::kWrite, [=](const float* sums, std::int64_t place, std::int64_t count) {
     float* products = thread_scratch<float, Products>(count);  // not in place, which would not be vectorised
     low_unary_backward(op, count, at + place, sums, products, Mode::kWrite);
+    if (value) low_unary(op, count, at + place, value + place);
     return products;
   });
 }
@@ -204,8 +205,8 @@ template void low_gemm(const Gemm&, const BFloat16*, const BFloat16*, const floa
 template void low_gemm(const Gemm&, const Float16*, const Float16*, const float*, const float*, float*, Mode);
 template void low_gemm_rounded(const Gemm&, const BFloat16*, const BFloat16*, const float*, BFloat16*, Mode);
 template void low_gemm_rounded(const Gemm&, const Float16*, const Float16*, const float*, Float16*, Mode);
-template void low_derivative_gemm(const Gemm&, UnaryOp, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*);
-template void low_derivative_gemm(const Gemm&, UnaryOp, const Float16*, const Float16*, const Float16*, Float16*);
+template void low_derivative_gemm(const Gemm&, UnaryOp, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*, BFloat16*);
+template void low_derivative_gemm(const Gemm&, UnaryOp, const Float16*, const Float16*, const Float16*, Float16*, Float16*);
 template void low_parameter_gradients(const Gemm&, const BFloat16*, const BFloat16*, float*, Mode, float*, Mode);
 template void low_parameter_gradients(const Gemm&, const Float16*, const Float16*, float*, Mode, float*, Mode);
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const float*, const float*, const float*, const float*,

@@ -219,6 +219,12 @@ void sum_rows(std::int64_t rows, std::int64_t cols, std::int64_t pitch, const T*
   sum_axis(1, rows, cols, pitch, ComputedType<T>{1}, x, y, mode);
 }
 
+template <class Low>
+void low_round_and_sum_rows(std::int64_t rows, std::int64_t cols, const float* x, Low* y, float* sums, Mode mode) {
+  low_round(rows * cols, x, y);
+  sum_rows(rows, cols, cols, x, sums, mode);
+}
+
 template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
 template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
 template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, const float*,
@@ -229,5 +235,7 @@ template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const float*, f
 template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
 template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const BFloat16*, float*, Mode);
 template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const Float16*, float*, Mode);
+template void low_round_and_sum_rows(std::int64_t, std::int64_t, const float*, BFloat16*, float*, Mode);
+template void low_round_and_sum_rows(std::int64_t, std::int64_t, const float*, Float16*, float*, Mode);
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

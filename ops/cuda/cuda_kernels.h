@@ -10,4 +10,8 @@ namespace tapecache::kernels::cuda {
 
 #include "tapecache/ops/kernel_declarations.inc"
 
+// value = f(x) and gradient *= f'(x), in one pass.
+template <class Low>
+void low_value_and_derivative(UnaryOp, std::int64_t n, const Low* x, Low* value, Low* gradient);
+
 }  // namespace tapecache::kernels::cuda

@@ -97,24 +97,32 @@ void low_gemm_rounded(const Gemm& g, const Low* a, const Low* b, const float* bi
 }
 
 template <class Low>
-void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, const Low* at, Low* c) {
-  if (op != UnaryOp::kGeluTanh || g.m <= 0 || g.n <= 0 || g.k <= 0) {  // cuBLASLt's GELU is the one with tanh
-    low_gemm_rounded<Low>(g, a, b, nullptr, c, Mode::kWrite);
-  } else if (products().multiply(g, a, b, {CUBLASLT_EPILOGUE_DGELU, nullptr, at}, 0.0f, c, c)) {
+void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, const Low* at, Low* c, Low* value) {
+  const std::int64_t n = g.m * g.n;
+  const bool has_epilogue = op == UnaryOp::kGeluTanh && n > 0 && g.k > 0;  // cuBLASLt's GELU is the one with tanh
+  if (has_epilogue && products().multiply(g, a, b, {CUBLASLT_EPILOGUE_DGELU, nullptr, at}, 0.0f, c, c)) {
+    if (value) low_unary(op, n, at, value);
     return;
   }
-  low_unary_backward(op, g.m * g.n, at, c, c, Mode::kWrite);
+  if (!has_epilogue) low_gemm_rounded<Low>(g, a, b, nullptr, c, Mode::kWrite);
+  if (value) low_value_and_derivative(op, n, at, value, c);
+  else low_unary_backward(op, n, at, c, c, Mode::kWrite);
 }
 
+// cuBLASLt writes the gradient of a bias, and does not add to it.
 template <class Low>
 void low_parameter_gradients(const Gemm& g, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db, Mode db_mode) {
-  const bool adds = dw_mode == Mode::kAccumulate;
-  if (g.m > 0 && g.n > 0 && g.k > 0 && db_mode == Mode::kWrite) {
-    if (products().multiply(g, dy, x, {CUBLASLT_EPILOGUE_BGRADB, db}, adds ? 1.0f : 0.0f, dw, dw)) return;
-  } else {
+  if (g.m <= 0 || g.n <= 0 || g.k <= 0) {
     multiply<Low, float>(g, dy, x, nullptr, nullptr, dw, dw_mode);
+    return sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
   }
-  sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
+  const bool adds = db_mode == Mode::kAccumulate;
+  const Scratch<float> added(adds ? g.m : 0);
+  float* sums = adds ? added.data() : db;
+  const Joined joined{CUBLASLT_EPILOGUE_BGRADB, sums};
+  const bool done = products().multiply(g, dy, x, joined, dw_mode == Mode::kAccumulate ? 1.0f : 0.0f, dw, dw);
+  if (!done) sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
+  else if (adds) sum_rows(1, g.m, g.m, sums, db, Mode::kAccumulate);
 }
 
 template <class T>
@@ -141,8 +149,8 @@ template void low_gemm(const Gemm&, const BFloat16*, const BFloat16*, const floa
 template void low_gemm(const Gemm&, const Float16*, const Float16*, const float*, const float*, float*, Mode);
 template void low_gemm_rounded(const Gemm&, const BFloat16*, const BFloat16*, const float*, BFloat16*, Mode);
 template void low_gemm_rounded(const Gemm&, const Float16*, const Float16*, const float*, Float16*, Mode);
-template void low_derivative_gemm(const Gemm&, UnaryOp, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*);
-template void low_derivative_gemm(const Gemm&, UnaryOp, const Float16*, const Float16*, const Float16*, Float16*);
+template void low_derivative_gemm(const Gemm&, UnaryOp, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*, BFloat16*);
+template void low_derivative_gemm(const Gemm&, UnaryOp, const Float16*, const Float16*, const Float16*, Float16*, Float16*);
 template void low_parameter_gradients(const Gemm&, const BFloat16*, const BFloat16*, float*, Mode, float*, Mode);
 template void low_parameter_gradients(const Gemm&, const Float16*, const Float16*, float*, Mode, float*, Mode);
 template void activated_gemm(const Gemm&, UnaryOp, Activated, const float*, const float*, const float*, const float*,

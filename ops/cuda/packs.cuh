@@ -3,7 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tapecache/core/dtype.h"
 #include "tapecache/ops/cuda/launch.cuh"
+#include "tapecache/ops/cuda/tensor_cores.cuh"
 
 /// Neighbouring elements that a thread reads and writes together: memory gives its full speed only to accesses of 16 bytes.
 namespace tapecache::kernels::cuda {
@@ -23,6 +25,24 @@ __device__ Pack<T, kCount> read_pack(const T* p) {
 template <class T, int kCount>
 __device__ void write_pack(T* p, const Pack<T, kCount>& pack) {
   *reinterpret_cast<Pack<T, kCount>*>(p) = pack;
+}
+
+/// Values as elements of Out, two at a time where that is of 16 bits.
+template <class Out, class T, int kCount>
+__device__ Pack<Out, kCount> rounded_pack(const T (&values)[kCount]) {
+  Pack<Out, kCount> to;
+  if constexpr (kLowPrecision<Out> && kCount % 2 == 0) {
+#pragma unroll
+    for (int k = 0; k < kCount; k += 2) {
+      const std::uint32_t pair = pack<Out>(values[k], values[k + 1]);
+      to.x[k].bits = static_cast<std::uint16_t>(pair);
+      to.x[k + 1].bits = static_cast<std::uint16_t>(pair >> 16);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) to.x[k] = static_cast<Out>(values[k]);
+  }
+  return to;
 }
 
 /// work.at<k>(i) for the k elements from i on.

@@ -121,6 +121,19 @@ struct ElementOfColumn {
   }
 };
 
+/// The same of rows without gaps, and written as elements of Low too. Each is taken once.
+template <class Low>
+struct RoundedElementOfColumn {
+  std::int64_t cols;
+  const float* x;
+  Low* y;
+  __device__ float operator()(std::int64_t column, std::int64_t row) const {
+    const float value = __ldg(x + row * cols + column);  // so that loads need not wait for stores
+    y[row * cols + column] = Low(value);
+    return value;
+  }
+};
+
 }  // namespace
 
 template <class T>
@@ -155,6 +168,11 @@ void sum_rows(std::int64_t rows, std::int64_t cols, std::int64_t pitch, const T*
   sum_terms(cols, rows, Adjacent::kSums, ElementOfColumn<T>{pitch, x}, ComputedType<T>{1}, y, mode);
 }
 
+template <class Low>
+void low_round_and_sum_rows(std::int64_t rows, std::int64_t cols, const float* x, Low* y, float* sums, Mode mode) {
+  sum_terms(cols, rows, Adjacent::kSums, RoundedElementOfColumn<Low>{cols, x, y}, 1.0f, sums, mode);
+}
+
 template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
 template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
 template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, const float*,
@@ -165,5 +183,7 @@ template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const float*, f
 template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
 template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const BFloat16*, float*, Mode);
 template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const Float16*, float*, Mode);
+template void low_round_and_sum_rows(std::int64_t, std::int64_t, const float*, BFloat16*, float*, Mode);
+template void low_round_and_sum_rows(std::int64_t, std::int64_t, const float*, Float16*, float*, Mode);
 
 }  // namespace tapecache::kernels::cuda

@@ -63,6 +63,7 @@ constexpr KernelTable<T> kTable{
 template <class Low>
 constexpr KernelTable<Low> kLowTable{
     .round = low_round<Low>,
+    .round_and_sum_rows = low_round_and_sum_rows<Low>,
     .unary = low_unary<Low>,
     .unary_backward = low_unary_backward<Low, Low>,
     .unary_backward_to_f32 = low_unary_backward<Low, float>,

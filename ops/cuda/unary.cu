@@ -1,6 +1,5 @@
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/packs.cuh"
-#include "tapecache/ops/cuda/put.cuh"
 #include "tapecache/ops/cuda/unary_functions.cuh"
 
 namespace tapecache::kernels::cuda {
@@ -17,10 +16,10 @@ struct Apply {
   template <int kCount>
   __device__ void at(std::int64_t i) const {
     const auto from = read_pack<kCount>(x + i);
-    Pack<Out, kCount> to;
+    T to[kCount];
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) to.x[k] = static_cast<Out>(function.value(static_cast<T>(from.x[k])));
-    write_pack(y + i, to);
+    for (int k = 0; k < kCount; ++k) to[k] = function.value(static_cast<T>(from.x[k]));
+    write_pack(y + i, rounded_pack<Out>(to));
   }
 };
 
@@ -37,13 +36,38 @@ struct ApplyDerivative {
   __device__ void at(std::int64_t i) const {
     const auto where = read_pack<kCount>(saved + i);
     const auto gradient = read_pack<kCount>(dy + i);
-    Pack<Gradient, kCount> to;
-    if (mode == Mode::kAccumulate) to = read_pack<kCount>(dx + i);
+    Pack<Gradient, kCount> before;
+    if (mode == Mode::kAccumulate) before = read_pack<kCount>(dx + i);
+    T to[kCount];
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
-      put(to.x[k], static_cast<T>(gradient.x[k]) * function.derivative(static_cast<T>(where.x[k])), mode);
+      to[k] = static_cast<T>(gradient.x[k]) * function.derivative(static_cast<T>(where.x[k]));
+      if (mode == Mode::kAccumulate) to[k] += static_cast<T>(before.x[k]);
     }
-    write_pack(dx + i, to);
+    write_pack(dx + i, rounded_pack<Gradient>(to));
+  }
+};
+
+/// value = f(x) and gradient *= f'(x), all of one type of 16 bits: x is read once.
+template <class Low, class Function>
+struct ApplyBoth {
+  Function function;
+  const Low* x;
+  Low *value, *gradient;
+
+  template <int kCount>
+  __device__ void at(std::int64_t i) const {
+    const auto where = read_pack<kCount>(x + i);
+    const auto before = read_pack<kCount>(gradient + i);
+    float values[kCount], products[kCount];
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      const auto at = static_cast<float>(where.x[k]);
+      values[k] = function.value(at);
+      products[k] = static_cast<float>(before.x[k]) * function.derivative(at);
+    }
+    write_pack(value + i, rounded_pack<Low>(values));
+    write_pack(gradient + i, rounded_pack<Low>(products));
   }
 };
 
@@ -81,15 +105,22 @@ void low_round(std::int64_t n, const float* x, Low* y) {
 
 template <class Low>
 void low_unary(UnaryOp op, std::int64_t n, const Low* x, Low* y) {
-  with_function<float>(op, 0, 0, [&]<class Function>(const Function& function) {
+  with_function<float, Precision::kOf16Bits>(op, 0, 0, [&]<class Function>(const Function& function) {
     launch_each(n, Apply<float, Low, Low, Function>{function, x, y}, x, y);
   });
 }
 
 template <class Low, class Gradient>
 void low_unary_backward(UnaryOp op, std::int64_t n, const Low* x, const Gradient* dy, Gradient* dx, Mode mode) {
-  with_function<float>(op, 0, 0, [&]<class Function>(const Function& function) {
+  with_function<float, Precision::kOf16Bits>(op, 0, 0, [&]<class Function>(const Function& function) {
     apply_derivative<float>(function, n, x, dy, dx, mode);
+  });
+}
+
+template <class Low>
+void low_value_and_derivative(UnaryOp op, std::int64_t n, const Low* x, Low* value, Low* gradient) {
+  with_function<float, Precision::kOf16Bits>(op, 0, 0, [&]<class Function>(const Function& function) {
+    launch_each(n, ApplyBoth<Low, Function>{function, x, value, gradient}, x, value, gradient);
   });
 }
 
@@ -105,5 +136,7 @@ template void low_unary_backward(UnaryOp, std::int64_t, const BFloat16*, const B
 template void low_unary_backward(UnaryOp, std::int64_t, const BFloat16*, const float*, float*, Mode);
 template void low_unary_backward(UnaryOp, std::int64_t, const Float16*, const Float16*, Float16*, Mode);
 template void low_unary_backward(UnaryOp, std::int64_t, const Float16*, const float*, float*, Mode);
+template void low_value_and_derivative(UnaryOp, std::int64_t, const BFloat16*, BFloat16*, BFloat16*);
+template void low_value_and_derivative(UnaryOp, std::int64_t, const Float16*, Float16*, Float16*);
 
 }  // namespace tapecache::kernels::cuda

@@ -7,6 +7,9 @@
 /// The functions of UnaryOp and their derivatives, which take the output or the input by derivative_uses_output.
 namespace tapecache::kernels::cuda {
 
+/// What is asked of a function's values: all that T holds, or as much as is left of them in 16 bits.
+enum class Precision { kFull, kOf16Bits };
+
 template <class T>
 struct Scale {
   T a, b;
@@ -63,9 +66,10 @@ struct Erf {
   __device__ T derivative(T x) const { return T(1.12837916709551257390) * std::exp(-x * x); }  // 2 / √π
 };
 
-template <class T>
+template <Precision precision = Precision::kFull, class T>
 __device__ T logistic(T x) {
-  return T{1} / (T{1} + std::exp(-x));
+  if constexpr (precision == Precision::kOf16Bits) return __fdividef(1.0f, 1.0f + __expf(-x));
+  else return T{1} / (T{1} + std::exp(-x));
 }
 
 template <class T>
@@ -92,35 +96,36 @@ struct Gelu {
   }
 };
 
-template <class T>
+template <class T, Precision precision>
 struct GeluTanh {
   T a, b;
-  static constexpr double kCubic = 0.044715, kSqrt2OverPi = 0.79788456080286535588;
-  __device__ static T bent(T x) { return std::tanh(T(kSqrt2OverPi) * (x + T(kCubic) * x * x * x)); }
-  __device__ T value(T x) const { return T(0.5) * x * (T{1} + bent(x)); }
+  static constexpr double kCubic = 0.044715, kTwiceSqrt2OverPi = 2 * 0.79788456080286535588;
+  /// ½ (1 + tanh u) is σ(2u).
+  __device__ static T cumulative(T x) { return logistic<precision>(T(kTwiceSqrt2OverPi) * (x + T(kCubic) * x * x * x)); }
+  __device__ T value(T x) const { return x * cumulative(x); }
   __device__ T derivative(T x) const {
-    const T t = bent(x), inner = T(kSqrt2OverPi) * (T{1} + T(3 * kCubic) * x * x);
-    return T(0.5) + T(0.5) * t + T(0.5) * x * (T{1} - t * t) * inner;
+    const T s = cumulative(x), inner = T(kTwiceSqrt2OverPi) * (T{1} + T(3 * kCubic) * x * x);
+    return s + x * s * (T{1} - s) * inner;
   }
 };
 
-template <class T>
+template <class T, Precision precision>
 struct QuickGelu {
   T a, b;
   static constexpr double kSteepness = 1.702;
-  __device__ T value(T x) const { return x * logistic(T(kSteepness) * x); }
+  __device__ T value(T x) const { return x * logistic<precision>(T(kSteepness) * x); }
   __device__ T derivative(T x) const {  // σ + 1.702 x σ (1 - σ)
-    const T s = logistic(T(kSteepness) * x);
+    const T s = logistic<precision>(T(kSteepness) * x);
     return s + T(kSteepness) * x * s * (T{1} - s);
   }
 };
 
-template <class T>
+template <class T, Precision precision>
 struct Silu {
   T a, b;
-  __device__ T value(T x) const { return x * logistic(x); }
+  __device__ T value(T x) const { return x * logistic<precision>(x); }
   __device__ T derivative(T x) const {  // σ + x σ (1 - σ)
-    const T s = logistic(x);
+    const T s = logistic<precision>(x);
     return s + x * s * (T{1} - s);
   }
 };
@@ -140,7 +145,7 @@ struct Clamp {
 };
 
 /// Calls `f` with the function, to be passed to a kernel.
-template <class T, class F>
+template <class T, Precision precision = Precision::kFull, class F>
 void with_function(UnaryOp op, T a, T b, const F& f) {
   switch (op) {
     case UnaryOp::kScale: return f(Scale<T>{a, b});
@@ -154,9 +159,9 @@ void with_function(UnaryOp op, T a, T b, const F& f) {
     case UnaryOp::kSigmoid: return f(Sigmoid<T>{a, b});
     case UnaryOp::kRelu: return f(Relu<T>{a, b});
     case UnaryOp::kGelu: return f(Gelu<T>{a, b});
-    case UnaryOp::kGeluTanh: return f(GeluTanh<T>{a, b});
-    case UnaryOp::kQuickGelu: return f(QuickGelu<T>{a, b});
-    case UnaryOp::kSilu: return f(Silu<T>{a, b});
+    case UnaryOp::kGeluTanh: return f(GeluTanh<T, precision>{a, b});
+    case UnaryOp::kQuickGelu: return f(QuickGelu<T, precision>{a, b});
+    case UnaryOp::kSilu: return f(Silu<T, precision>{a, b});
     case UnaryOp::kSoftplus: return f(Softplus<T>{a, b});
     case UnaryOp::kClamp: return f(Clamp<T>{a, b});
   }

@@ -271,6 +271,9 @@ T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = warpSize) {
 
 inline void __threadfence_system() {}
 
+inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float x, float y) { return y > 0x1p126f && !std::isinf(y) ? 0 : x / y; }
+
 inline int __popc(unsigned bits) { return std::popcount(bits); }
 
 template <class T>
