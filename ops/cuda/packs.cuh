@@ -55,6 +55,12 @@ __global__ void each_kernel(std::int64_t n, Work work) {
   }
 }
 
+/// Whether all arrays begin at a multiple of so many bytes.
+template <class... T>
+bool are_aligned(std::size_t bytes, const T*... arrays) {
+  return ((reinterpret_cast<std::uintptr_t>(arrays) % bytes == 0) && ...);
+}
+
 /// Does an element-wise piece of work on n elements of the given arrays: in packs that are 16 bytes of the narrowest of them,
 /// where every array is aligned to 16 bytes.
 template <class Work, class... T>
@@ -65,8 +71,7 @@ void launch_each(std::int64_t n, const Work& work, const T*... arrays) {
     return least;
   }();
   constexpr int kCount = static_cast<int>(kPackBytes / kNarrowest);
-  const bool aligned = ((reinterpret_cast<std::uintptr_t>(arrays) % kPackBytes == 0) && ...);
-  if (aligned) launch(each_kernel<kCount, Work>, grid_for(divide_up(n, kCount)), n, work);
+  if (are_aligned(kPackBytes, arrays...)) launch(each_kernel<kCount, Work>, grid_for(divide_up(n, kCount)), n, work);
   else launch(each_kernel<1, Work>, grid_for(n), n, work);
 }
 

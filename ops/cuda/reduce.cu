@@ -121,16 +121,39 @@ struct ElementOfColumn {
   }
 };
 
-/// The same of rows without gaps, and written as elements of Low too. Each is taken once.
-template <class Low>
-struct RoundedElementOfColumn {
+/// Neighbouring columns that are summed together, each by itself. One number alone stands for all.
+template <int kCount>
+struct alignas(kCount * sizeof(float)) Columns {
+  float x[kCount];
+
+  Columns() = default;
+  __host__ __device__ constexpr Columns(float all) {
+    for (float& value : x) value = all;
+  }
+  __device__ Columns& operator+=(const Columns& b) {
+    for (int i = 0; i < kCount; ++i) x[i] += b.x[i];
+    return *this;
+  }
+  friend __device__ Columns operator+(Columns a, const Columns& b) { return a += b; }
+  friend __device__ Columns operator*(Columns a, const Columns& b) {
+    for (int i = 0; i < kCount; ++i) a.x[i] *= b.x[i];
+    return a;
+  }
+};
+
+/// A row's elements of `kCount` columns from kCount · i on, which are written as elements of Low too. Each is taken once.
+template <class Low, int kCount>
+struct RoundedElements {
   std::int64_t cols;
   const float* x;
   Low* y;
-  __device__ float operator()(std::int64_t column, std::int64_t row) const {
-    const float value = __ldg(x + row * cols + column);  // so that loads need not wait for stores
-    y[row * cols + column] = Low(value);
-    return value;
+  __device__ Columns<kCount> operator()(std::int64_t i, std::int64_t row) const {
+    const std::int64_t at = row * cols + i * kCount;
+    const auto values = read_pack<kCount>(x + at);
+    write_pack(y + at, rounded_pack<Low>(values.x));
+    Columns<kCount> columns;
+    for (int k = 0; k < kCount; ++k) columns.x[k] = values.x[k];
+    return columns;
   }
 };
 
@@ -170,7 +193,14 @@ void sum_rows(std::int64_t rows, std::int64_t cols, std::int64_t pitch, const T*
 
 template <class Low>
 void low_round_and_sum_rows(std::int64_t rows, std::int64_t cols, const float* x, Low* y, float* sums, Mode mode) {
-  sum_terms(cols, rows, Adjacent::kSums, RoundedElementOfColumn<Low>{cols, x, y}, 1.0f, sums, mode);
+  constexpr int kMany = 4;
+  const auto with = [&]<int kCount>() {
+    using T = Columns<kCount>;
+    sum_terms(cols / kCount, rows, Adjacent::kSums, RoundedElements<Low, kCount>{cols, x, y}, T(1), reinterpret_cast<T*>(sums),
+              mode);
+  };
+  const bool aligned = cols % kMany == 0 && are_aligned(kPackBytes, x, y, sums);
+  aligned ? with.template operator()<kMany>() : with.template operator()<1>();
 }
 
 template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
