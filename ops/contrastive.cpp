@@ -13,12 +13,13 @@ using kernels::Contrastive;
 using kernels::ContrastiveOp;
 using kernels::KernelTable;
 using kernels::Mode;
+using kernels::TileSizes;
 
 namespace {
 
 constexpr const char* kOp = "contrastive_loss";
 
-Contrastive checked_layout(ContrastiveOp op, const Variable& a, const Variable& b, const TileOptions& tile) {
+void check_operands(ContrastiveOp op, const Variable& a, const Variable& b) {
   const bool fits = a.defined() && b.defined() && a.rank() == 2 && b.rank() == 2 && a.size(1) == b.size(1) &&
                     a.size(0) > 0 && a.size(1) > 0 && b.size(0) > 0 && b.size(0) % a.size(0) == 0 &&
                     a.dtype() == b.dtype() && a.device() == b.device() &&
@@ -30,11 +31,17 @@ Contrastive checked_layout(ContrastiveOp op, const Variable& a, const Variable& 
                     kOp, describe(a.value()), describe(b.value()),
                     op == ContrastiveOp::kRows ? "columns a multiple of rows" : "as many columns as rows"));
   }
-  if (tile.rows < 1 || tile.columns < 1) {
-    throw ValueError(fmt::format("{}: tiles of {} by {}, expected at least 1 by 1", kOp, tile.rows, tile.columns));
-  }
-  return {op,          a.size(0), b.size(0), a.size(1), b.size(0) / a.size(0), std::min(tile.rows, a.size(0)),
-          std::min(tile.columns, b.size(0))};
+  detail::require_floating(kOp, "a", a, 2);
+}
+
+Contrastive layout(ContrastiveOp op, const Variable& a, const Variable& b, const TileOptions& tile) {
+  TileSizes own;
+  dispatch_floating(kOp, a.dtype(), [&]<class T>() {
+    own = kernels::find(&KernelTable<T>::contrastive_tile, kOp, a.device())();
+  });
+  const TileSizes sizes = detail::tile_sizes(kOp, tile, own);
+  return {op, a.size(0), b.size(0), a.size(1), b.size(0) / a.size(0), std::min(sizes.rows, a.size(0)),
+          std::min(sizes.cols, b.size(0))};
 }
 
 void require_scalar(const char* argument, const Variable& x, const Variable& a) {
@@ -46,18 +53,29 @@ void require_scalar(const char* argument, const Variable& x, const Variable& a) 
 
 struct Buffers {
   Tensor workspace, partials;
-  Buffers(const Contrastive& c, DType dtype, Device device)
-      : workspace(Tensor::empty({c.workspace()}, dtype, device)),
-        partials(Tensor::empty({c.partials()}, DType::kFloat64, device)) {}
 };
 
+template <class T>
+Buffers buffers_for(const Contrastive& c, Device device) {
+  const std::int64_t size = kernels::find(&KernelTable<T>::contrastive_workspace, kOp, device)(c);
+  return {Tensor::empty({size}, dtype_of<T>(), device), Tensor::empty({c.partials()}, DType::kFloat64, device)};
+}
+
 }  // namespace
+
+TileSizes detail::tile_sizes(const char* op, const TileOptions& tile, const TileSizes& own) {
+  const TileSizes sizes{tile.rows.value_or(own.rows), tile.columns.value_or(own.cols)};
+  if (sizes.rows < 1 || sizes.cols < 1) {
+    throw ValueError(fmt::format("{}: tiles of {} by {}, expected at least 1 by 1", op, sizes.rows, sizes.cols));
+  }
+  return sizes;
+}
 
 Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b, const Variable& scale,
                           const Variable& bias, const TileOptions& tile) {
   const OpScope scope(kOp);
-  const Contrastive c = checked_layout(op, a, b, tile);
-  detail::require_floating(kOp, "a", a, 2);
+  check_operands(op, a, b);
+  const Contrastive c = layout(op, a, b, tile);
   require_scalar("scale", scale, a);
   const bool sigmoid = op == ContrastiveOp::kSigmoid;
   if (sigmoid) require_scalar("bias", bias, a);
@@ -66,7 +84,7 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
   Tensor cols = Tensor::empty({c.cols}, DType::kFloat64, a.device());
   Tensor loss = Tensor::empty({}, a.dtype(), a.device());
   dispatch_floating(kOp, a.dtype(), [&]<class T>() {
-    Buffers buffers(c, a.dtype(), a.device());
+    Buffers buffers = buffers_for<T>(c, a.device());
     kernels::find(&KernelTable<T>::contrastive, kOp, a.device())(
         c, a.value().data<T>(), b.value().data<T>(), scale.value().data<T>(), offset.value().data<T>(),
         rows.mutable_data<double>(), cols.mutable_data<double>(), loss.mutable_data<T>(),
@@ -86,7 +104,7 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
     Tensor dscale = Tensor::empty(ctx.input_shape(2), left.dtype(), left.device());
     Tensor dbias = Tensor::empty(ctx.input_shape(3), left.dtype(), left.device());
     dispatch_floating(kOp, left.dtype(), [&]<class T>() {
-      Buffers buffers(c, left.dtype(), left.device());
+      Buffers buffers = buffers_for<T>(c, left.device());
       const auto data = [](GradientTarget& target) {
         return target.tensor.defined() ? target.tensor.mutable_data<T>() : nullptr;
       };

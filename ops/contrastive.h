@@ -1,16 +1,16 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "tapecache/autograd/variable.h"
 #include "tapecache/ops/kernels.h"
 
 namespace tapecache::ops {
 
-/// Samples a tile of logits is wide and high.
+/// Samples a tile of logits is wide and high. What is not given is as the device works best.
 struct TileOptions {
-  std::int64_t rows = 512;
-  std::int64_t columns = 256;
+  std::optional<std::int64_t> rows, columns;
 };
 
 /// A contrastive loss over the logits z = scale · a bᵀ + bias of a [rows, width] and b [columns, width], which are
@@ -21,5 +21,10 @@ struct TileOptions {
 /// Throws ShapeError for shapes that do not fit, ValueError for a tile below 1 sample.
 Variable contrastive_loss(kernels::ContrastiveOp op, const Variable& a, const Variable& b, const Variable& scale,
                           const Variable& bias = {}, const TileOptions& tile = {});
+
+namespace detail {
+/// Throws ValueError for a tile below 1 sample; `own` are the device's sizes.
+kernels::TileSizes tile_sizes(const char* op, const TileOptions&, const kernels::TileSizes& own);
+}
 
 }  // namespace tapecache::ops

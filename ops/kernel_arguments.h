@@ -89,6 +89,10 @@ enum class ContrastiveOp {
   kSigmoid,         // Σ log(1 + exp(∓z)) / rows, positives with the minus sign
 };
 
+struct TileSizes {
+  std::int64_t rows = 1, cols = 1;
+};
+
 /// A loss over the logits z = scale · a bᵀ + bias of a [rows, width] and b [cols, width], taken tile by tile. The
 /// positive of row i is column i · step.
 struct Contrastive {
@@ -100,8 +104,6 @@ struct Contrastive {
   static constexpr std::int64_t kGroup = 8;
   std::int64_t tiles_across() const { return (cols + tile_cols - 1) / tile_cols; }
   std::int64_t group() const { return tiles_across() < kGroup ? tiles_across() : kGroup; }
-  /// Elements of T: a group of tiles, and two blocks of its rows.
-  std::int64_t workspace() const { return tile_rows * (group() * tile_cols + 2 * width); }
   /// Doubles: a maximum and a sum for each row in each tile of a group, for each row, and for each column.
   std::int64_t partials() const { return 2 * (group() + 1) * tile_rows + 2 * cols; }
 };

@@ -127,7 +127,10 @@ struct KernelTable {
                                 const T* dy, T* dx, Mode);
 
   // scale, bias, loss and the gradients of them are one element each. logsumexp over each row and (kRowsAndColumns) column;
-  // neither is used by kSigmoid. Sums across tiles are in f64.
+  // neither is used by kSigmoid. Sums across tiles are in f64. The device says which tiles it works best with where the caller
+  // does not, and how many elements its workspace has.
+  TileSizes (*contrastive_tile)();
+  std::int64_t (*contrastive_workspace)(const Contrastive&);
   void (*contrastive)(const Contrastive&, const T* a, const T* b, const T* scale, const T* bias, double* row_logsumexp,
                       double* col_logsumexp, T* loss, T* workspace, double* partials);
   // da and db may be null and must not overlap. dscale and dbias are written.

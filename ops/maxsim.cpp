@@ -59,12 +59,10 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
     throw ShapeError(fmt::format("{}: scale is {}, expected a scalar of the type and on the device of the queries", kOp,
                                  describe(scale.value())));
   }
-  if (tile.rows < 1 || tile.columns < 1) {
-    throw ValueError(fmt::format("{}: tiles of {} by {}, expected at least 1 by 1", kOp, tile.rows, tile.columns));
-  }
+  const kernels::TileSizes sizes = detail::tile_sizes(kOp, tile, {8, 8});
   const MaxSim m{queries.size(0),   documents.size(0), queries.size(1),
                  documents.size(1), queries.size(2),   documents.size(0) / queries.size(0),
-                 std::min(tile.rows, queries.size(0)), std::min(tile.columns, documents.size(0))};
+                 std::min(sizes.rows, queries.size(0)), std::min(sizes.cols, documents.size(0))};
   Tensor logsumexp = Tensor::empty({m.queries}, DType::kFloat64, queries.device());
   Tensor loss = Tensor::empty({}, queries.dtype(), queries.device());
   dispatch_floating(kOp, queries.dtype(), [&]<class T>() {

@@ -70,6 +70,46 @@ Tensor with_row(const Tensor& x, std::int64_t row, double value) {
 
 BOOST_AUTO_TEST_SUITE(cuda)
 
+// Rows and columns of one panel are summed in parts of 128 rows by 128 columns (64 in f64), and a panel is 8 tiles wide.
+BOOST_AUTO_TEST_CASE(tiled_contrastive_losses_at_the_edges_of_tiles, *on_device) {
+  using kernels::ContrastiveOp;
+  using ops::TileOptions;
+  const std::vector<TileOptions> tiles{{}, {130, 17}, {128, 16}, {64, {}}, {{}, 9}, {127, 33}};
+  for (const ContrastiveOp op : {ContrastiveOp::kRows, ContrastiveOp::kRowsAndColumns, ContrastiveOp::kSigmoid}) {
+    for (const std::int64_t rows : {1, 63, 128, 129, 300}) {
+      for (const std::int64_t step : {1, 2}) {
+        if (step > 1 && op != ContrastiveOp::kRows) continue;
+        for (const auto& [dtype, tolerance] : kTypes) {
+          const Tensor a = random_values({rows, 3}, 1, dtype), b = random_values({step * rows, 3}, 2, dtype),
+                       scale = Tensor::full({}, 4, dtype);
+          for (const TileOptions& tile : tiles) {
+            const TiledLoss loss = [op, tile](std::span<const Variable> x) {
+              const Variable bias = op == ContrastiveOp::kSigmoid
+                                        ? Variable(Tensor::full({}, -3, x[0].dtype(), x[0].device()))
+                                        : Variable();
+              return ops::contrastive_loss(op, x[0], x[1], x[2], bias, tile);
+            };
+            check_as_on_cpu(std::to_string(rows) + " rows, tiles of " + std::to_string(tile.rows.value_or(0)) + " by " +
+                                std::to_string(tile.columns.value_or(0)),
+                            {a, b, scale}, tolerance, loss);
+          }
+        }
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(memory_for_tiles_of_the_device_s_own_size, *on_device) {
+  using namespace kernels;
+  constexpr std::int64_t kSamples = 131072;
+  const TileSizes tile = find(&KernelTable<float>::contrastive_tile, "contrastive_loss", kCuda)();
+  const Contrastive c{ContrastiveOp::kRowsAndColumns, kSamples, kSamples, 512, 1, tile.rows, tile.cols};
+  const std::int64_t workspace = find(&KernelTable<float>::contrastive_workspace, "contrastive_loss", kCuda)(c);
+  const std::int64_t bytes = 4 * workspace + 8 * c.partials() + 2 * 8 * kSamples;
+  BOOST_TEST(bytes > 0);
+  BOOST_TEST(bytes <= std::int64_t{80} << 20);
+}
+
 BOOST_AUTO_TEST_CASE(tiled_contrastive_losses_of_awkward_values, *on_device) {
   using kernels::ContrastiveOp;
   for (const ContrastiveOp op : {ContrastiveOp::kRows, ContrastiveOp::kRowsAndColumns, ContrastiveOp::kSigmoid}) {

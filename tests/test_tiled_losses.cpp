@@ -94,7 +94,7 @@ BOOST_AUTO_TEST_CASE(equal_to_the_plain_losses) {
         const auto found = value_and_gradients(pair.with(tile), pair.inputs);
         for (std::size_t i = 0; i < found.size(); ++i) {
           BOOST_TEST(relative_difference(found[i], expected[i]) <= 1e-12,
-                     pair.name << ", " << rows << " rows, tile " << tile.rows << " by " << tile.columns << ", part "
+                     pair.name << ", " << rows << " rows, tile " << *tile.rows << " by " << *tile.columns << ", part "
                                << i << ": " << relative_difference(found[i], expected[i]));
         }
       }

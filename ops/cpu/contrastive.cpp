@@ -158,6 +158,17 @@ void differentiate(const Contrastive& c, const Tile<T>& tile, const double* row_
 }  // namespace
 
 template <class T>
+TileSizes contrastive_tile() {
+  return {512, 256};
+}
+
+/// A group of tiles, and two blocks of its rows.
+template <class T>
+std::int64_t contrastive_workspace(const Contrastive& c) {
+  return c.tile_rows * (c.group() * c.tile_cols + 2 * c.width);
+}
+
+template <class T>
 void contrastive(const Contrastive& c, const T* a, const T* b, const T* scale, const T* bias, double* row_logsumexp,
                  double* col_logsumexp, T* loss, T* workspace, double* partials) {
   Walk<T> walk(c, a, b, *scale, *bias, workspace);
@@ -284,6 +295,10 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
   *dbias = static_cast<T>(of_bias);
 }
 
+template TileSizes contrastive_tile<float>();
+template TileSizes contrastive_tile<double>();
+template std::int64_t contrastive_workspace<float>(const Contrastive&);
+template std::int64_t contrastive_workspace<double>(const Contrastive&);
 template void contrastive(const Contrastive&, const float*, const float*, const float*, const float*, double*, double*, float*,
                           float*, double*);
 template void contrastive(const Contrastive&, const double*, const double*, const double*, const double*, double*, double*,

@@ -47,6 +47,8 @@ constexpr KernelTable<T> kTable{
     .last_token = last_token<T>,
     .select_token = select_token<T>,
     .select_token_backward = select_token_backward<T>,
+    .contrastive_tile = contrastive_tile<T>,
+    .contrastive_workspace = contrastive_workspace<T>,
     .contrastive = contrastive<T>,
     .contrastive_backward = contrastive_backward<T>,
     .maxsim = maxsim<T>,

@@ -3,53 +3,31 @@
 
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/logit_panel.cuh"
+#include "tapecache/ops/cuda/panel_sums.cuh"
 
 namespace tapecache::kernels::cuda {
 
 namespace {
 
+constexpr std::int64_t kPitchStep = 32;  // elements, so that lines of a panel are as aligned as products like them
+
+/// Between the lines of a panel.
+std::int64_t pitch_of(const Contrastive& c) { return divide_up(c.group() * c.tile_cols, kPitchStep) * kPitchStep; }
+
 /// Calls `f(panel, is_last of its row of tiles)` for each panel a bᵀ.
 template <class T, class F, class OnRow>
 void for_each_panel(const Contrastive& c, const T* a, const T* b, const T* scale, const T* bias, T* workspace, const F& f,
                     const OnRow& on_row) {
-  const std::int64_t pitch = c.group() * c.tile_cols;
+  const std::int64_t columns = c.group() * c.tile_cols, pitch = pitch_of(c);
   for (std::int64_t row = 0; row < c.rows; row += c.tile_rows) {
     const std::int64_t rows = std::min(c.tile_rows, c.rows - row);
-    for (std::int64_t col = 0; col < c.cols; col += pitch) {
-      const std::int64_t cols = std::min(pitch, c.cols - col);
+    for (std::int64_t col = 0; col < c.cols; col += columns) {
+      const std::int64_t cols = std::min(columns, c.cols - col);
       gemm<T>({.m = rows, .n = cols, .k = c.width, .transpose_b = true, .pitch_c = pitch}, a + row * c.width,
               b + col * c.width, nullptr, nullptr, workspace, Mode::kWrite);
       f(Panel<T>{workspace, scale, bias, row, col, rows, cols, pitch, c.step}, col + cols == c.cols);
     }
     on_row(row, rows);
-  }
-}
-
-/// Adds a panel to the sums of its columns; a block takes the rows of 32 columns 8 at a time.
-template <class T>
-__global__ void add_columns_kernel(Panel<T> panel, RunningLogSumExp columns, bool is_last, double* logsumexp) {
-  __shared__ T parts[kRowsOfBlock][kColumnsOfBlock];
-  const unsigned column = threadIdx.x % kColumnsOfBlock, row = threadIdx.x / kColumnsOfBlock;
-  const auto combine = [&](T value, auto how) {
-    parts[row][column] = value;
-    __syncthreads();
-    T total = parts[0][column];
-    for (unsigned r = 1; r < kRowsOfBlock; ++r) total = how(total, parts[r][column]);
-    __syncthreads();  // parts is free again
-    return total;
-  };
-  for (std::int64_t first = blockIdx.x * kColumnsOfBlock; first < panel.cols; first += gridDim.x * kColumnsOfBlock) {
-    const std::int64_t j = first + column, rows = j < panel.cols ? panel.rows : 0;
-    T largest = -std::numeric_limits<T>::infinity();
-    for (std::int64_t i = row; i < rows; i += kRowsOfBlock) largest = Maximum{}(largest, panel.logits(i)(j));
-    largest = combine(largest, Maximum{});
-    const T shift = std::isfinite(largest) ? largest : T{0};
-    T sum{0};
-    for (std::int64_t i = row; i < rows; i += kRowsOfBlock) sum += std::exp(panel.logits(i)(j) - shift);
-    sum = combine(sum, Sum{});
-    if (row != 0 || j >= panel.cols) continue;
-    columns.add(panel.col + j, exponentials(shift, sum), panel.row == 0);
-    if (is_last) logsumexp[panel.col + j] = columns.logsumexp(panel.col + j);
   }
 }
 
@@ -93,6 +71,20 @@ void with_slope(const Contrastive& c, const double* row_logsumexp, const double*
 
 }  // namespace
 
+/// Panels of 4096 by 4096, 64 MiB of f32. Each of their products fills a device then: in blocks of 128 by 128, that of the
+/// logits is 1024, and those of the gradients, for a width of 512, are 128, as wide panels of fewer rows would not be. And 4096
+/// columns are what kernels over rows read once.
+template <class T>
+TileSizes contrastive_tile() {
+  return {4096, 4096 / Contrastive::kGroup};
+}
+
+template <class T>
+std::int64_t contrastive_workspace(const Contrastive& c) {
+  const bool both = c.op == ContrastiveOp::kRowsAndColumns;
+  return c.tile_rows * pitch_of(c) + (both ? PartSums<T>::size(c.tile_rows, pitch_of(c)) : 0);
+}
+
 template <class T>
 void contrastive(const Contrastive& c, const T* a, const T* b, const T* scale, const T* bias, double* row_logsumexp,
                  double* col_logsumexp, T* loss, T* workspace, double* partials) {
@@ -100,6 +92,7 @@ void contrastive(const Contrastive& c, const T* a, const T* b, const T* scale, c
   const RunningLogSumExp rows{partials, partials + c.tile_rows};
   const RunningLogSumExp columns{positives + c.tile_rows, positives + c.tile_rows + c.cols};
   const bool sigmoid = c.op == ContrastiveOp::kSigmoid, both = c.op == ContrastiveOp::kRowsAndColumns;
+  const PartSums<T> sums(workspace + c.tile_rows * pitch_of(c), c.tile_rows, pitch_of(c));
   const Scratch<double> total(1);
   for_each_panel(
       c, a, b, scale, bias, workspace,
@@ -110,11 +103,9 @@ void contrastive(const Contrastive& c, const T* a, const T* b, const T* scale, c
           });
           return;
         }
-        add_rows(panel, rows, positives, is_last, row_logsumexp);
-        if (!both) return;
-        launch(add_columns_kernel<T>,
-               grid_of_rows(divide_up(panel.cols, kColumnsOfBlock), kColumnsOfBlock * kRowsOfBlock), panel, columns,
-               panel.row + panel.rows == c.rows, col_logsumexp);
+        if (!both) return add_rows(panel, rows, positives, is_last, row_logsumexp);
+        add_rows_and_columns(panel, sums, rows, columns, positives, is_last, panel.row + panel.rows == c.rows, row_logsumexp,
+                             col_logsumexp);
       },
       [&](std::int64_t row, std::int64_t count) {
         if (sigmoid) add_to_total(count, Summand{positives}, total.data(), row == 0);
@@ -159,6 +150,10 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
   store_total(&totals.data()->bias, 1, dbias);
 }
 
+template TileSizes contrastive_tile<float>();
+template TileSizes contrastive_tile<double>();
+template std::int64_t contrastive_workspace<float>(const Contrastive&);
+template std::int64_t contrastive_workspace<double>(const Contrastive&);
 template void contrastive(const Contrastive&, const float*, const float*, const float*, const float*, double*, double*, float*,
                           float*, double*);
 template void contrastive(const Contrastive&, const double*, const double*, const double*, const double*, double*, double*,
