@@ -24,8 +24,8 @@ Variable tiled_clip_loss(const Variable& images, const Variable& texts, const Va
 Variable tiled_siglip_loss(const Variable& images, const Variable& texts, const Variable& log_scale,
                            const Variable& bias, const TileOptions& tile = {});
 
-/// As maxsim_loss. Tiles count queries and documents, each of many tokens: by default 8 by 8.
+/// As maxsim_loss. Tiles count queries and documents, each of many tokens.
 Variable tiled_maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
-                           const Tensor& document_mask, const Variable& scale, const TileOptions& tile = {8, 8});
+                           const Tensor& document_mask, const Variable& scale, const TileOptions& tile = {});
 
 }  // namespace tapecache::gradcache

@@ -138,7 +138,9 @@ struct KernelTable {
                                const double* row_logsumexp, const double* col_logsumexp, const T* dloss, T* da,
                                Mode da_mode, T* db, Mode db_mode, T* dscale, T* dbias, T* workspace, double* partials);
 
-  // Masks may be null; every document has a valid token. `best` is scratch.
+  // Masks may be null; every document has a valid token. `best` is scratch. Of the sizes that maxsim_tile is told, those of tiles
+  // do not count.
+  TileSizes (*maxsim_tile)(const MaxSim&);
   void (*maxsim)(const MaxSim&, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
                  const T* scale, double* logsumexp, T* loss, T* workspace, std::int32_t* best, double* partials);
   void (*maxsim_backward)(const MaxSim&, const T* queries, const bool* query_mask, const T* documents,

@@ -59,10 +59,14 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
     throw ShapeError(fmt::format("{}: scale is {}, expected a scalar of the type and on the device of the queries", kOp,
                                  describe(scale.value())));
   }
-  const kernels::TileSizes sizes = detail::tile_sizes(kOp, tile, {8, 8});
-  const MaxSim m{queries.size(0),   documents.size(0), queries.size(1),
-                 documents.size(1), queries.size(2),   documents.size(0) / queries.size(0),
-                 std::min(sizes.rows, queries.size(0)), std::min(sizes.cols, documents.size(0))};
+  MaxSim m{queries.size(0),   documents.size(0), queries.size(1),
+           documents.size(1), queries.size(2),   documents.size(0) / queries.size(0)};
+  dispatch_floating(kOp, queries.dtype(), [&]<class T>() {
+    const kernels::TileSizes own = kernels::find(&KernelTable<T>::maxsim_tile, kOp, queries.device())(m);
+    const kernels::TileSizes sizes = detail::tile_sizes(kOp, tile, own);
+    m.tile_rows = std::min(sizes.rows, m.queries);
+    m.tile_cols = std::min(sizes.cols, m.documents);
+  });
   Tensor logsumexp = Tensor::empty({m.queries}, DType::kFloat64, queries.device());
   Tensor loss = Tensor::empty({}, queries.dtype(), queries.device());
   dispatch_floating(kOp, queries.dtype(), [&]<class T>() {

@@ -146,4 +146,21 @@ BOOST_AUTO_TEST_CASE(tiled_maxsim_loss_of_awkward_values, *on_device) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(tiled_maxsim_loss_at_the_edges_of_tiles, *on_device) {
+  using ops::TileOptions;
+  for (const auto& [query_tokens, width] : {std::pair{1, 33}, {7, 1}, {7, 300}, {40, 33}}) {
+    for (const auto& [dtype, tolerance] : kTypes) {
+      const Tensor q = random_values({13, query_tokens, width}, 1, dtype), d = random_values({26, 5, width}, 2, dtype),
+                   scale = Tensor::full({}, 0.5, dtype);
+      for (const TileOptions& tile : std::vector<TileOptions>{{}, {4, 3}, {5, {}}, {{}, 2}}) {
+        const TiledLoss loss = [tile](std::span<const Variable> x) {
+          return ops::maxsim_loss(x[0], {}, x[1], {}, x[2], tile);
+        };
+        check_as_on_cpu(std::to_string(query_tokens) + " query tokens, width " + std::to_string(width), {q, d, scale},
+                        tolerance, loss);
+      }
+    }
+  }
+}
+
 BOOST_AUTO_TEST_SUITE_END()

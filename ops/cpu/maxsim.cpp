@@ -103,6 +103,11 @@ class Walk {
 }  // namespace
 
 template <class T>
+TileSizes maxsim_tile(const MaxSim&) {
+  return {8, 8};
+}
+
+template <class T>
 void maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
             const T* scale, double* logsumexp, T* loss, T* workspace, std::int32_t* best, double* partials) {
   const T factor = *scale;
@@ -207,6 +212,8 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
   *dscale = static_cast<T>(of_scale);
 }
 
+template TileSizes maxsim_tile<float>(const MaxSim&);
+template TileSizes maxsim_tile<double>(const MaxSim&);
 template void maxsim(const MaxSim&, const float*, const bool*, const float*, const bool*, const float*, double*, float*,
                      float*, std::int32_t*, double*);
 template void maxsim(const MaxSim&, const double*, const bool*, const double*, const bool*, const double*, double*, double*,

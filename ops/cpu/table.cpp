@@ -51,6 +51,7 @@ constexpr KernelTable<T> kTable{
     .contrastive_workspace = contrastive_workspace<T>,
     .contrastive = contrastive<T>,
     .contrastive_backward = contrastive_backward<T>,
+    .maxsim_tile = maxsim_tile<T>,
     .maxsim = maxsim<T>,
     .maxsim_backward = maxsim_backward<T>,
     .adamw = adamw<T>,

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/divisor.h"
 #include "tapecache/ops/cuda/logit_panel.cuh"
 
 namespace tapecache::kernels::cuda {
@@ -26,15 +27,16 @@ __device__ Candidate<T> better(const Candidate<T>& a, const Candidate<T>& b) {
   return a.token < b.token ? a : b;
 }
 
-/// Queries [row, row + rows) and documents [col, col + cols) with their similarities; arrays over documents have `pitch`
-/// columns.
+/// Queries [row, row + rows) and documents [col, col + cols) with their similarities; rows over documents have `pitch`
+/// elements.
 template <class T>
 struct Meeting {
   MaxSim m;
   std::int64_t row, col, rows, cols, pitch;
   T *similarities, *scores;  // [rows, query tokens, pitch, document tokens] and [rows, pitch]
-  std::int32_t* best;        // [rows, query tokens, pitch]: the document token, or -1 for an invalid query token
+  std::int32_t* best;        // [cols, rows, query tokens]: the document token, or -1 for an invalid query token
 
+  __device__ std::int32_t* best_of(std::int64_t document) const { return best + document * rows * m.query_tokens; }
   Panel<T> panel(const T* scale) const { return {scores, scale, nullptr, row, col, rows, cols, pitch, m.step}; }
 };
 
@@ -43,34 +45,35 @@ template <class T>
 __global__ void best_kernel(Meeting<T> at, const bool* query_mask, const bool* document_mask) {
   const std::int64_t count = at.rows * at.m.query_tokens * at.cols, tokens = at.m.document_tokens;
   for (std::int64_t i = thread_index() / kWarp; i < count; i += thread_count() / kWarp) {
-    const std::int64_t query_token = i / at.cols, document = i % at.cols, place = query_token * at.pitch + document;
+    const std::int64_t query_token = i / at.cols, document = i % at.cols;
+    const T* similarities = at.similarities + (query_token * at.pitch + document) * tokens;
     const bool* valid = document_mask ? document_mask + (at.col + document) * tokens : nullptr;
     Candidate<T> best{T{0}, -1};
     if (!query_mask || query_mask[at.row * at.m.query_tokens + query_token]) {
       for (std::int64_t s = threadIdx.x % kWarp; s < tokens; s += kWarp) {
-        if (!valid || valid[s]) {
-          best = better(best, Candidate<T>{at.similarities[place * tokens + s], static_cast<std::int32_t>(s)});
-        }
+        if (!valid || valid[s]) best = better(best, Candidate<T>{similarities[s], static_cast<std::int32_t>(s)});
       }
     }
     for (int bits = kWarp / 2; bits > 0; bits /= 2) {
       best = better(best, Candidate<T>{__shfl_xor_sync(kAllLanes, best.similarity, bits),
                                        __shfl_xor_sync(kAllLanes, best.token, bits)});
     }
-    if (threadIdx.x % kWarp == 0) at.best[place] = best.token;
+    if (threadIdx.x % kWarp == 0) at.best_of(document)[query_token] = best.token;
   }
 }
 
+/// A warp for each query and document.
 template <class T>
 __global__ void scores_kernel(Meeting<T> at) {
-  for (std::int64_t i = thread_index(); i < at.rows * at.cols; i += thread_count()) {
-    const std::int64_t query = i / at.cols, document = i % at.cols;
+  for (std::int64_t i = thread_index() / kWarp; i < at.rows * at.cols; i += thread_count() / kWarp) {
+    const std::int64_t query = i / at.cols, document = i % at.cols, first = query * at.m.query_tokens;
+    const std::int32_t* best = at.best_of(document) + first;
     T score{0};
-    for (std::int64_t q = 0; q < at.m.query_tokens; ++q) {
-      const std::int64_t place = (query * at.m.query_tokens + q) * at.pitch + document;
-      if (at.best[place] >= 0) score += at.similarities[place * at.m.document_tokens + at.best[place]];
+    for (std::int64_t q = threadIdx.x % kWarp; q < at.m.query_tokens; q += kWarp) {
+      if (best[q] >= 0) score += at.similarities[((first + q) * at.pitch + document) * at.m.document_tokens + best[q]];
     }
-    at.scores[query * at.pitch + document] = score;
+    score = warp_reduce(score, Sum{});
+    if (threadIdx.x % kWarp == 0) at.scores[query * at.pitch + document] = score;
   }
 }
 
@@ -90,7 +93,7 @@ void for_each_meeting(const MaxSim& m, const T* queries, const bool* query_mask,
               queries + row * m.query_tokens * m.width, documents + col * m.document_tokens * m.width, nullptr, nullptr,
               workspace, Mode::kWrite);
       launch(best_kernel<T>, grid_for(rows * m.query_tokens * cols * kWarp), at, query_mask, document_mask);
-      launch(scores_kernel<T>, grid_for(rows * cols), at);
+      launch(scores_kernel<T>, grid_for(rows * cols * kWarp), at);
       f(at, col + cols == m.documents);
     }
     on_row(row, rows);
@@ -109,36 +112,51 @@ __global__ void queries_gradient_kernel(Meeting<T> at, const T* documents, T* dq
   const std::int64_t width = at.m.width, tokens = at.m.document_tokens;
   for (std::int64_t token = blockIdx.x; token < at.rows * at.m.query_tokens; token += gridDim.x) {
     const T* slopes = at.scores + token / at.m.query_tokens * at.pitch;
-    const std::int32_t* best = at.best + token * at.pitch;
     for (std::int64_t w = threadIdx.x; w < width; w += blockDim.x) {
       T sum{0};
       for (std::int64_t j = 0; j < at.cols; ++j) {
-        if (best[j] >= 0) sum += slopes[j] * documents[((at.col + j) * tokens + best[j]) * width + w];
+        const std::int32_t best = at.best_of(j)[token];
+        if (best >= 0) sum += slopes[j] * documents[((at.col + j) * tokens + best) * width + w];
       }
       put(dqueries[(at.row * at.m.query_tokens + token) * width + w], sum, mode);
     }
   }
 }
 
-/// dd[j, s] += Σ scale dz[i, j] q[i, t] over the query tokens whose best is s.
+/// dd[j, s] += Σ scale dz[i, j] q[i, t] over the query tokens whose best is s. The lanes of a warp look for them among 32 at a
+/// time.
 template <class T>
-__global__ void documents_gradient_kernel(Meeting<T> at, const T* queries, T* ddocuments, Mode mode) {
-  const std::int64_t width = at.m.width, tokens = at.m.document_tokens;
+__global__ void documents_gradient_kernel(Meeting<T> at, Divisor query_tokens, const T* queries, T* ddocuments, Mode mode) {
+  const std::int64_t width = at.m.width, tokens = at.m.document_tokens, count = at.rows * at.m.query_tokens;
   for (std::int64_t token = blockIdx.x; token < at.cols * tokens; token += gridDim.x) {
     const std::int64_t document = token / tokens, s = token % tokens;
-    for (std::int64_t w = threadIdx.x; w < width; w += blockDim.x) {
+    const std::int32_t* best = at.best_of(document);
+    for (std::int64_t w = threadIdx.x; w - threadIdx.x % kWarp < width; w += blockDim.x) {
       T sum{0};
-      for (std::int64_t q = 0; q < at.rows * at.m.query_tokens; ++q) {
-        if (at.best[q * at.pitch + document] != s) continue;
-        sum += at.scores[q / at.m.query_tokens * at.pitch + document] *
-               queries[(at.row * at.m.query_tokens + q) * width + w];
+      for (std::int64_t first = 0; first < count; first += kWarp) {
+        const std::int64_t own = first + threadIdx.x % kWarp;
+        unsigned found = __ballot_sync(kAllLanes, own < count && best[own] == s);
+        for (; found != 0; found &= found - 1) {
+          const std::int64_t q = first + __ffs(static_cast<int>(found)) - 1;
+          if (w >= width) continue;
+          sum += at.scores[query_tokens.quotient(q) * at.pitch + document] *
+                 queries[(at.row * at.m.query_tokens + q) * width + w];
+        }
       }
-      put(ddocuments[(at.col * tokens + token) * width + w], sum, mode);
+      if (w < width) put(ddocuments[(at.col * tokens + token) * width + w], sum, mode);
     }
   }
 }
 
 }  // namespace
+
+/// About 1024 query tokens and 16,384 document tokens together, 64 MiB of f32: in blocks of 128 by 128 a product is 1024 blocks.
+template <class T>
+TileSizes maxsim_tile(const MaxSim& m) {
+  constexpr std::int64_t kQueryTokens = 1024, kDocumentTokens = 16384 / MaxSim::kGroup;
+  return {std::max<std::int64_t>(1, kQueryTokens / m.query_tokens),
+          std::max<std::int64_t>(1, kDocumentTokens / m.document_tokens)};
+}
 
 template <class T>
 void maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
@@ -172,14 +190,16 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
                  at.col > 0 ? Mode::kAccumulate : dqueries_mode);
         }
         if (ddocuments) {
-          launch(documents_gradient_kernel<T>, grid_of_tokens(at.cols * m.document_tokens, m.width), at, queries,
-                 ddocuments, at.row > 0 ? Mode::kAccumulate : ddocuments_mode);
+          launch(documents_gradient_kernel<T>, grid_of_tokens(at.cols * m.document_tokens, m.width), at,
+                 Divisor(m.query_tokens), queries, ddocuments, at.row > 0 ? Mode::kAccumulate : ddocuments_mode);
         }
       },
       [&](std::int64_t row, std::int64_t rows) { add_to_total(rows, Summand{of_scale}, total.data(), row == 0); });
   store_total(total.data(), 1, dscale);
 }
 
+template TileSizes maxsim_tile<float>(const MaxSim&);
+template TileSizes maxsim_tile<double>(const MaxSim&);
 template void maxsim(const MaxSim&, const float*, const bool*, const float*, const bool*, const float*, double*, float*,
                      float*, std::int32_t*, double*);
 template void maxsim(const MaxSim&, const double*, const bool*, const double*, const bool*, const double*, double*, double*,

@@ -275,6 +275,7 @@ inline float __expf(float x) { return std::exp(x); }
 inline float __fdividef(float x, float y) { return y > 0x1p126f && !std::isinf(y) ? 0 : x / y; }
 
 inline int __popc(unsigned bits) { return std::popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 template <class T>
 T __ldg(const T* p) {
