@@ -104,7 +104,7 @@ struct Summand {
 /// Adds a term for each row to a total, which the first row of tiles sets.
 template <class Term>
 void add_to_total(std::int64_t rows, const Term& term, double* total, bool is_first) {
-  sum_terms(1, rows, Adjacent::kTerms, term, 1.0, total, is_first ? Mode::kWrite : Mode::kAccumulate);
+  sum_terms<Adjacent::kTerms>(1, rows, term, 1.0, total, is_first ? Mode::kWrite : Mode::kAccumulate);
 }
 
 /// What a total comes to as a result: that total over a number.

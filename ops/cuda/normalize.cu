@@ -171,7 +171,7 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
     if (!wants_sums || By::kHeld == 0) {
       if (dx) run(nullptr);
       if (wants_sums) {
-        sum_terms(cols, rows, Adjacent::kSums, ParameterTerm<T>{cols, x, mean, rstd, dy}, Pair<T>(1), sums.data(), Mode::kWrite);
+        sum_terms<Adjacent::kSums>(cols, rows, ParameterTerm<T>{cols, x, mean, rstd, dy}, Pair<T>(1), sums.data(), Mode::kWrite);
       }
       return;
     }
@@ -179,7 +179,7 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
     const std::int64_t first_rows = grid.blocks.x * By::first_rows_of_block();
     const Scratch<Pair<T>> partials(first_rows * cols);
     run(partials.data());
-    sum_terms(cols, first_rows, Adjacent::kSums, PartialTerm<T>{cols, partials.data()}, Pair<T>(1), sums.data(), Mode::kWrite);
+    sum_terms<Adjacent::kSums>(cols, first_rows, PartialTerm<T>{cols, partials.data()}, Pair<T>(1), sums.data(), Mode::kWrite);
   });
   if (wants_sums) launch(put_parameters_kernel<T>, grid_for(cols), cols, sums.data(), dgamma, dgamma_mode, dbeta, dbeta_mode);
 }

@@ -27,22 +27,20 @@ __device__ void write_pack(T* p, const Pack<T, kCount>& pack) {
   *reinterpret_cast<Pack<T, kCount>*>(p) = pack;
 }
 
-/// Values as elements of Out, two at a time where that is of 16 bits.
+/// Writes values as elements of Out; where that is of 16 bits, as the words that two at a time are rounded to.
 template <class Out, class T, int kCount>
-__device__ Pack<Out, kCount> rounded_pack(const T (&values)[kCount]) {
-  Pack<Out, kCount> to;
+__device__ void write_rounded(Out* p, const T (&values)[kCount]) {
   if constexpr (kLowPrecision<Out> && kCount % 2 == 0) {
-#pragma unroll
-    for (int k = 0; k < kCount; k += 2) {
-      const std::uint32_t pair = pack<Out>(values[k], values[k + 1]);
-      to.x[k].bits = static_cast<std::uint16_t>(pair);
-      to.x[k + 1].bits = static_cast<std::uint16_t>(pair >> 16);
-    }
+    const auto word = [&](int k) { return pack<Out>(values[2 * k], values[2 * k + 1]); };
+    static_assert(kCount == 4 || kCount == 8);
+    if constexpr (kCount == 8) *reinterpret_cast<uint4*>(p) = {word(0), word(1), word(2), word(3)};
+    else __stcg(reinterpret_cast<uint2*>(p), uint2{word(0), word(1)});  // of an assignment the compiler makes two stores
   } else {
+    Pack<Out, kCount> to;
 #pragma unroll
     for (int k = 0; k < kCount; ++k) to.x[k] = static_cast<Out>(values[k]);
+    write_pack(p, to);
   }
-  return to;
 }
 
 /// work.at<k>(i) for the k elements from i on.

@@ -109,7 +109,7 @@ template <class T>
 void mean_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y) {
   const Scratch<T> weights(batch);
   mean_weights(batch, tokens, valid, weights.data());
-  sum_terms(batch * width, tokens, Adjacent::kSums, TokenTerm<T>{tokens, width, x, weights.data(), valid}, T{1}, y,
+  sum_terms<Adjacent::kSums>(batch * width, tokens, TokenTerm<T>{tokens, width, x, weights.data(), valid}, T{1}, y,
             Mode::kWrite);
 }
 

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "tapecache/ops/cuda/cuda_kernels.h"
+#include "tapecache/ops/cuda/packs.cuh"
 #include "tapecache/ops/cuda/sum_terms.cuh"
 
 namespace tapecache::kernels::cuda {
@@ -150,7 +151,7 @@ struct RoundedElements {
   __device__ Columns<kCount> operator()(std::int64_t i, std::int64_t row) const {
     const std::int64_t at = row * cols + i * kCount;
     const auto values = read_pack<kCount>(x + at);
-    write_pack(y + at, rounded_pack<Low>(values.x));
+    write_rounded(y + at, values.x);
     Columns<kCount> columns;
     for (int k = 0; k < kCount; ++k) columns.x[k] = values.x[k];
     return columns;
@@ -188,7 +189,7 @@ void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::in
 
 template <class T>
 void sum_rows(std::int64_t rows, std::int64_t cols, std::int64_t pitch, const T* x, ComputedType<T>* y, Mode mode) {
-  sum_terms(cols, rows, Adjacent::kSums, ElementOfColumn<T>{pitch, x}, ComputedType<T>{1}, y, mode);
+  sum_terms<Adjacent::kSums>(cols, rows, ElementOfColumn<T>{pitch, x}, ComputedType<T>{1}, y, mode);
 }
 
 template <class Low>
@@ -196,7 +197,7 @@ void low_round_and_sum_rows(std::int64_t rows, std::int64_t cols, const float* x
   constexpr int kMany = 4;
   const auto with = [&]<int kCount>() {
     using T = Columns<kCount>;
-    sum_terms(cols / kCount, rows, Adjacent::kSums, RoundedElements<Low, kCount>{cols, x, y}, T(1), reinterpret_cast<T*>(sums),
+    sum_terms<Adjacent::kSums>(cols / kCount, rows, RoundedElements<Low, kCount>{cols, x, y}, T(1), reinterpret_cast<T*>(sums),
               mode);
   };
   const bool aligned = cols % kMany == 0 && are_aligned(kPackBytes, x, y, sums);

@@ -65,11 +65,11 @@ __global__ void sum_chunks_kernel(std::int64_t count, std::int64_t chunks, std::
 }
 
 /// to[i] = factor · Σ term(i, k) over k in [0, length), or += it, for i in [0, count). `term` is called on the device.
-template <class T, class Term>
-void sum_terms(std::int64_t count, std::int64_t length, Adjacent adjacent, const Term& term, T factor, T* to, Mode mode) {
+template <Adjacent adjacent, class T, class Term>
+void sum_terms(std::int64_t count, std::int64_t length, const Term& term, T factor, T* to, Mode mode) {
   constexpr std::int64_t kEnoughBlocks = 512, kLeastTerms = 1024, kLeastRows = 128;
   if (count == 0) return;
-  const bool terms = adjacent == Adjacent::kTerms;
+  constexpr bool terms = adjacent == Adjacent::kTerms;
   const std::int64_t blocks = terms ? count : divide_up(count, kColumnsOfBlock);
   const std::int64_t most = divide_up(length, terms ? kLeastTerms : kLeastRows);
   const std::int64_t wanted = std::max<std::int64_t>(1, std::min(kEnoughBlocks / blocks, most));
@@ -77,7 +77,7 @@ void sum_terms(std::int64_t count, std::int64_t length, Adjacent adjacent, const
   const std::int64_t chunks = std::max<std::int64_t>(1, divide_up(length, chunk));
 
   const auto sum_chunks_into = [&](T* parts, T times, Mode how) {
-    if (terms) {
+    if constexpr (terms) {
       const unsigned threads = chunk <= 64 ? 32 : chunk <= 512 ? 64 : kThreads;
       launch(sum_adjacent_terms_kernel<T, Term>, grid_of_rows(count * chunks, threads), count * chunks, chunks, length,
              chunk, term, times, parts, how);
@@ -91,6 +91,12 @@ void sum_terms(std::int64_t count, std::int64_t length, Adjacent adjacent, const
   sum_chunks_into(parts.data(), T{1}, Mode::kWrite);
   launch(sum_chunks_kernel<T>, grid_for(count), count, chunks, terms ? chunks : 1, terms ? 1 : count, parts.data(), factor,
          to, mode);
+}
+
+template <class T, class Term>
+void sum_terms(std::int64_t count, std::int64_t length, Adjacent adjacent, const Term& term, T factor, T* to, Mode mode) {
+  if (adjacent == Adjacent::kTerms) sum_terms<Adjacent::kTerms>(count, length, term, factor, to, mode);
+  else sum_terms<Adjacent::kSums>(count, length, term, factor, to, mode);
 }
 
 }  // namespace tapecache::kernels::cuda

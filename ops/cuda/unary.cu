@@ -19,7 +19,7 @@ struct Apply {
     T to[kCount];
 #pragma unroll
     for (int k = 0; k < kCount; ++k) to[k] = function.value(static_cast<T>(from.x[k]));
-    write_pack(y + i, rounded_pack<Out>(to));
+    write_rounded(y + i, to);
   }
 };
 
@@ -44,7 +44,7 @@ struct ApplyDerivative {
       to[k] = static_cast<T>(gradient.x[k]) * function.derivative(static_cast<T>(where.x[k]));
       if (mode == Mode::kAccumulate) to[k] += static_cast<T>(before.x[k]);
     }
-    write_pack(dx + i, rounded_pack<Gradient>(to));
+    write_rounded(dx + i, to);
   }
 };
 
@@ -66,8 +66,8 @@ struct ApplyBoth {
       values[k] = function.value(at);
       products[k] = static_cast<float>(before.x[k]) * function.derivative(at);
     }
-    write_pack(value + i, rounded_pack<Low>(values));
-    write_pack(gradient + i, rounded_pack<Low>(products));
+    write_rounded(value + i, values);
+    write_rounded(gradient + i, products);
   }
 };
 

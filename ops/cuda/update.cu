@@ -170,7 +170,7 @@ void sum_over(std::int64_t count, const ConstArray<T>* arrays, double* partials,
   const std::int64_t elements = elements_of(count, arrays);
   const Uploaded<ConstArray<T>> there{std::span(arrays, static_cast<std::size_t>(count))};
   launch(sum_over_kernel<T, Term>, grid_of_update(elements), elements, count, there.data(), partials);
-  sum_terms(1, divide_up(elements, kUpdateBlock), Adjacent::kTerms, Partial{partials}, 1.0, sum, mode);
+  sum_terms<Adjacent::kTerms>(1, divide_up(elements, kUpdateBlock), Partial{partials}, 1.0, sum, mode);
 }
 
 template <class T>

@@ -36,6 +36,9 @@ struct alignas(8) float2 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
 struct alignas(16) uint4 {
   unsigned x, y, z, w;
 };
@@ -280,4 +283,8 @@ inline int __ffs(int bits) { return __builtin_ffs(bits); }
 template <class T>
 T __ldg(const T* p) {
   return *p;
+}
+template <class T>
+void __stcg(T* p, T value) {
+  *p = value;
 }
