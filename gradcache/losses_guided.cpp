@@ -13,35 +13,18 @@
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/normalize.h"
+#include "tapecache/ops/pair_masks.h"
 
 namespace tapecache::gradcache {
 
 namespace {
 
+/// f64 [rows of a, rows of b]
 Tensor cosines(const Tensor& a, const Tensor& b) {
   const NoRecording constants;
   return ops::matmul(ops::l2_normalize(Variable(a)), ops::l2_normalize(Variable(b)), {.transpose_b = true})
       .value()
-      .to(DType::kFloat64)
-      .to(Device::cpu());
-}
-
-/// kExcluded where the guide finds a candidate nearer than the positive, else 0. `kept` is row i's column that stays
-/// whatever the guide finds (i · kept), `self` whether column i is row i itself.
-Tensor false_negatives(const Tensor& guide, const std::vector<double>& thresholds, std::int64_t kept, bool self,
-                       const Variable& like) {
-  const std::int64_t rows = guide.size(0), cols = guide.size(1);
-  Tensor mask = Tensor::zeros(guide.shape(), DType::kFloat64);
-  for (std::int64_t i = 0; i < rows; ++i) {
-    for (std::int64_t j = 0; j < cols; ++j) {
-      const bool nearer = guide.data<double>()[i * cols + j] > thresholds[static_cast<std::size_t>(i)];
-      const bool positive = kept > 0 && j == i * kept;
-      if ((nearer && !positive) || (self && j == i)) {
-        mask.mutable_data<double>()[i * cols + j] = detail::kExcluded;
-      }
-    }
-  }
-  return mask.to(like.dtype()).to(like.device());
+      .to(DType::kFloat64);
 }
 
 void require_guide(const Tensor& guide, const char* name, std::int64_t rows) {
@@ -79,22 +62,21 @@ Variable gist_loss(const Variable& queries, const Variable& targets, const Tenso
   if (!std::isfinite(options.margin)) {
     throw ValueError(fmt::format("gist_loss: margin is {}, expected a finite number", options.margin));
   }
-  const Tensor positives = detail::every(step, m);
-  const Tensor guide_positives = ops::gather_rows(Variable(guide_targets), positives).value();
-  const Tensor query_target = cosines(guide_queries, guide_targets);
-  std::vector<double> thresholds;
-  for (std::int64_t i = 0; i < m; ++i) {
-    const double positive = query_target.data<double>()[i * targets.size(0) + i * step];
-    thresholds.push_back(positive - options.margin * (options.relative ? std::abs(positive) : 1.0));
-  }
+  const Device device = queries.device();
+  const Tensor guide_q = guide_queries.to(device), guide_t = guide_targets.to(device), positives = detail::every(step, m);
+  const Tensor guide_p = step == 1 ? guide_t : ops::gather_rows(Variable(guide_t), positives).value();
+  const Tensor query_target = cosines(guide_q, guide_t);
   const Variable q = ops::l2_normalize(queries), t = ops::l2_normalize(targets);
   const Variable p = step == 1 ? t : ops::gather_rows(t, positives);
   const auto masked = [&](const Variable& a, const Variable& b, const Tensor& guide, std::int64_t kept, bool self) {
-    return ops::add(detail::scaled_logits(a, b, scale), false_negatives(guide, thresholds, kept, self, queries));
+    const kernels::FalseNegatives rule{m,    guide.size(1), targets.size(0) + step, kept,
+                                       self, options.margin, options.relative};
+    return ops::add(detail::scaled_logits(a, b, scale),
+                    ops::false_negatives(rule, guide, query_target, detail::kExcluded, queries.dtype()));
   };
   const std::vector<Variable> candidates{masked(q, t, query_target, step, false),
-                                         masked(q, q, cosines(guide_queries, guide_queries), 0, true),
-                                         masked(p, p, cosines(guide_positives, guide_positives), 0, true)};
+                                         masked(q, q, cosines(guide_q, guide_q), 0, true),
+                                         masked(p, p, cosines(guide_p, guide_p), 0, true)};
   return ops::cross_entropy(ops::concat(candidates, 1), positives);
 }
 

@@ -15,8 +15,9 @@ struct GistOptions {
 /// GISTEmbed (Solatorio 2024, "Guided in-sample selection of training negatives"): InfoNCE of queries [M, width]
 /// against targets [M·(1+h), width] (as in info_nce), the other queries, and, for the positive, the other positives,
 /// where a candidate is left out if a guide model finds it nearer than the positive. The guide's representations, of
-/// any width, are constants. All similarities are cosines; `scale` is the inverse temperature, a scalar. Throws
-/// ShapeError where rows do not fit, ValueError for a temperature that is not positive or a margin that is not finite.
+/// any width, are constants; where they are on another device than the queries, they are copied there. All similarities
+/// are cosines; `scale` is the inverse temperature, a scalar. Throws ShapeError where rows do not fit, ValueError for a
+/// temperature that is not positive or a margin that is not finite.
 Variable gist_loss(const Variable& queries, const Variable& targets, const Tensor& guide_queries,
                    const Tensor& guide_targets, const GistOptions& options = {});
 Variable gist_loss(const Variable& queries, const Variable& targets, const Tensor& guide_queries,

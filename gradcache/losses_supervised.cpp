@@ -1,6 +1,6 @@
 #include "tapecache/gradcache/losses_supervised.h"
 
-#include <map>
+#include <algorithm>
 #include <vector>
 
 #include <fmt/format.h>
@@ -11,6 +11,7 @@
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/normalize.h"
+#include "tapecache/ops/pair_masks.h"
 #include "tapecache/ops/reduce.h"
 
 namespace tapecache::gradcache {
@@ -30,34 +31,11 @@ Variable without_itself(const Variable& logits) {
   return ops::add(logits, detail::marked(logits, n, n, 0, 1, detail::kExcluded));
 }
 
-/// Row i has 1 / (|P(i)| · anchors) at its positives; `anchors` gets 1 / anchors where row i has one.
-struct Positives {
-  Tensor pairs, anchors;
-};
-
-Positives positives_of(const std::vector<std::int64_t>& labels) {
-  const auto n = static_cast<std::int64_t>(labels.size());
-  std::map<std::int64_t, std::int64_t> counts;
-  for (const std::int64_t label : labels) ++counts[label];
-  std::int64_t anchors = 0;
-  for (const std::int64_t label : labels) anchors += counts[label] > 1 ? 1 : 0;
-  if (anchors == 0) {
-    throw ValueError(fmt::format("sup_con: no two of {} labels are equal, so that nothing is positive", n));
-  }
-  Positives positives{Tensor::zeros({n, n}, DType::kFloat64), Tensor::zeros({n}, DType::kFloat64)};
-  double* pairs = positives.pairs.mutable_data<double>();
-  double* rows = positives.anchors.mutable_data<double>();
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::int64_t label = labels[static_cast<std::size_t>(i)], others = counts[label] - 1;
-    if (others == 0) continue;
-    rows[i] = 1 / static_cast<double>(anchors);
-    for (std::int64_t j = 0; j < n; ++j) {
-      if (j != i && labels[static_cast<std::size_t>(j)] == label) {
-        pairs[i * n + j] = rows[i] / static_cast<double>(others);
-      }
-    }
-  }
-  return positives;
+/// Labels of the host's are checked there, which is told at once.
+void require_two_equal(const Tensor& labels, const CheckText& none) {
+  std::vector<std::int64_t> sorted = labels.to_vector<std::int64_t>();
+  std::sort(sorted.begin(), sorted.end());
+  if (std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end()) throw ValueError(none.text);
 }
 
 }  // namespace
@@ -92,16 +70,17 @@ Variable sup_con(const Variable& representations, const Tensor& labels, const Va
     throw ShapeError(fmt::format("sup_con: labels are {}, expected int32 or int64 {}", describe(labels),
                                  to_string(expected)));
   }
-  const Positives positives = positives_of(labels.to(DType::kInt64).to_vector<std::int64_t>());
-  const auto like = [&](const Tensor& t) {
-    return Variable(t.to(representations.dtype()).to(representations.device()));
-  };
+  const CheckText none{fmt::format("sup_con: no two of {} labels are equal, so that nothing is positive", labels.numel())};
+  const Tensor classes = labels.to(DType::kInt64);
+  if (classes.device().is_cpu()) require_two_equal(classes, none);
+  const ops::PositivePairs positives =
+      ops::positive_pairs(classes.to(representations.device()), representations.dtype(), none);
   const Variable anchors = ops::l2_normalize(representations);
   const Variable logits = detail::scaled_logits(anchors, anchors, scale);
   const Variable normalizers = ops::logsumexp(without_itself(logits), 1);
   // Σᵢ (lseᵢ - mean of zᵢₚ over p ∈ P(i)) / anchors; the logits as they are, or 0 would multiply what stands for -Inf
-  return ops::subtract(ops::sum(ops::multiply(normalizers, like(positives.anchors))),
-                       ops::sum(ops::multiply(logits, like(positives.pairs))));
+  return ops::subtract(ops::sum(ops::multiply(normalizers, Variable(positives.anchors))),
+                       ops::sum(ops::multiply(logits, Variable(positives.pairs))));
 }
 
 }  // namespace tapecache::gradcache

@@ -14,7 +14,8 @@ Variable nt_xent(const Variable& a, const Variable& b, const Variable& scale);
 
 /// SupCon (Khosla et al. 2020, L_out): representations [N, width] and labels [N] (i32 or i64; any number is a class).
 /// Mean over the anchors that share their class of -1/|P(i)| Σ_{p∈P(i)} log softmax(cos / temperature), the similarity
-/// with itself left out. Throws ShapeError, ValueError where no two labels are equal.
+/// with itself left out. Throws ShapeError, ValueError where no two labels are equal: for labels on a device, where the
+/// representations are too, as value_checks.h says, so that the host does not wait; the loss is then 0.
 Variable sup_con(const Variable& representations, const Tensor& labels, double temperature = 0.1);
 Variable sup_con(const Variable& representations, const Tensor& labels, const Variable& scale);
 

@@ -126,6 +126,21 @@ struct MaxSim {
   std::int64_t best() const { return tile_rows * query_tokens * group() * tile_cols; }
 };
 
+/// Candidates [rows, cols] that a guide finds nearer than a row's positive, whose similarity is number i · positive_step of an
+/// array for row i.
+struct FalseNegatives {
+  std::int64_t rows = 0, cols = 0, positive_step = 0;
+  std::int64_t kept_step = 0;  ///< where it is not 0, column i · kept_step of row i is none of them
+  bool self = false;           ///< whether column i is, whatever the guide finds: row i itself
+  double margin = 0;
+  bool relative = false;  ///< whether the margin is a share of the positive's similarity
+
+  /// What the similarity of one exceeds.
+  constexpr double threshold(double positive) const {
+    return positive - (relative ? margin * (positive < 0 ? -positive : positive) : margin);
+  }
+};
+
 /// Numbers of an update that are read when its kernel runs, from its device's memory, one element each: so a step can be
 /// replayed with others. Those that are null are the host's. Where `non_finite` is not null and not 0, nothing is changed.
 struct LateNumbers {

@@ -54,6 +54,8 @@ constexpr KernelTable<T> kTable{
     .maxsim_tile = maxsim_tile<T>,
     .maxsim = maxsim<T>,
     .maxsim_backward = maxsim_backward<T>,
+    .positive_pairs = positive_pairs<T>,
+    .false_negatives = false_negatives<T>,
     .adamw = adamw<T>,
     .sgd = sgd<T>,
     .squared_norm = squared_norm<T>,

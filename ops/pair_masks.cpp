@@ -1,0 +1,50 @@
+#include "tapecache/ops/pair_masks.h"
+
+#include <fmt/format.h>
+
+#include "tapecache/core/op_scope.h"
+#include "tapecache/ops/checks.h"
+
+namespace tapecache::ops {
+
+using kernels::KernelTable;
+
+PositivePairs positive_pairs(const Tensor& labels, DType dtype, const CheckText& none) {
+  constexpr const char* kOp = "positive_pairs";
+  const OpScope scope(kOp);
+  if (!labels.defined() || labels.rank() != 1 || labels.dtype() != DType::kInt64) {
+    throw ShapeError(fmt::format("{}: labels are {}, expected int64 [n]", kOp, describe(labels)));
+  }
+  const std::int64_t n = labels.numel();
+  const Device device = labels.device();
+  PositivePairs positives{Tensor::empty({n, n}, dtype, device), Tensor::empty({n}, dtype, device)};
+  Tensor any = Tensor::empty({1, 1}, DType::kBool, device);
+  dispatch_floating(kOp, dtype, [&]<class T>() {
+    kernels::find(&KernelTable<T>::positive_pairs, kOp, device)(n, labels.data<std::int64_t>(),
+                                                                positives.pairs.mutable_data<T>(),
+                                                                positives.anchors.mutable_data<T>(), any.mutable_data<bool>());
+  });
+  require_true_in_each_row(any, none);
+  return positives;
+}
+
+Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& similarities, const Tensor& positives,
+                       double excluded, DType dtype) {
+  constexpr const char* kOp = "false_negatives";
+  const OpScope scope(kOp);
+  const Shape shape{rule.rows, rule.cols};
+  const auto fits = [&](const Tensor& t) { return t.defined() && t.dtype() == DType::kFloat64; };
+  if (!fits(similarities) || !fits(positives) || similarities.shape() != shape ||
+      positives.numel() <= (rule.rows - 1) * rule.positive_step || positives.device() != similarities.device()) {
+    throw ShapeError(fmt::format("{}: similarities are {} and positives {}, expected float64 {} and one for each row", kOp,
+                                 describe(similarities), describe(positives), to_string(shape)));
+  }
+  Tensor mask = Tensor::empty(shape, dtype, similarities.device());
+  dispatch_floating(kOp, dtype, [&]<class T>() {
+    kernels::find(&KernelTable<T>::false_negatives, kOp, mask.device())(
+        rule, similarities.data<double>(), positives.data<double>(), static_cast<T>(excluded), mask.mutable_data<T>());
+  });
+  return mask;
+}
+
+}  // namespace tapecache::ops

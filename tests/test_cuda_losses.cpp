@@ -1,0 +1,216 @@
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cuda_gradcache.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/captured_step.h"
+#include "tapecache/core/random.h"
+#include "tapecache/gradcache/losses_guided.h"
+#include "tapecache/gradcache/losses_supervised.h"
+
+// Losses that depend on values of a device, labels or a guide's representations: without a wait, and in captured steps.
+
+using namespace tapecache;
+using namespace tapecache::gradcache;
+using namespace tapecache::testing;
+
+namespace {
+
+constexpr std::int64_t kSamples = 8, kWidth = 4;
+
+/// A loss with the values on a device that it depends on, which may be filled anew.
+struct Case {
+  std::string name;
+  std::vector<Tensor> constants;
+  std::function<Variable(std::span<const Variable>, std::span<const Tensor>)> loss;
+  std::function<std::vector<Tensor>(std::uint64_t)> values;  // for the constants, on the host
+
+  Variable operator()(std::span<const Variable> r) const { return loss(r, constants); }
+  void fill(std::uint64_t step) {
+    const std::vector<Tensor> next = values(step);
+    for (std::size_t i = 0; i < next.size(); ++i) constants[i].copy_from(next[i].to(constants[i].device()));
+  }
+};
+
+Tensor labels_of(std::uint64_t step, DType dtype) {
+  std::vector<std::int64_t> labels;
+  for (std::uint64_t i = 0; i < kSamples; ++i) labels.push_back(static_cast<std::int64_t>(i * (step + 2) % 5) - 2);
+  return Tensor::from(labels, {kSamples}).to(dtype);
+}
+
+std::vector<Case> cases(Device device) {
+  std::vector<Case> all;
+  const auto add = [&](const std::string& name, auto values, auto loss) {
+    std::vector<Tensor> constants;
+    for (const Tensor& t : values(0)) constants.push_back(t.to(device));
+    all.push_back({name, constants, loss, values});
+  };
+  for (const DType dtype : {DType::kInt32, DType::kInt64}) {
+    add(std::string("sup_con, ").append(name(dtype)), [=](std::uint64_t step) { return std::vector{labels_of(step, dtype)}; },
+        [](std::span<const Variable> r, std::span<const Tensor> c) { return sup_con(r[0], c[0], 0.3); });
+  }
+  const auto guides = [](std::uint64_t step) {
+    return std::vector{random_values({kSamples, 3}, 20 + step), random_values({kSamples, 3}, 40 + step)};
+  };
+  for (const GistOptions& options : {GistOptions{0.2}, {0.2, 0.3}, {0.2, 0.1, true}}) {
+    add("gist_loss, margin " + std::to_string(options.margin), guides,
+        [=](std::span<const Variable> r, std::span<const Tensor> c) { return gist_loss(r[0], r[1], c[0], c[1], options); });
+  }
+  const auto hard = [](std::uint64_t step) {
+    return std::vector{random_values({kSamples / 2, 3}, 20 + step), random_values({kSamples, 3}, 40 + step)};
+  };
+  add("gist_loss, hard negatives", hard, [](std::span<const Variable> r, std::span<const Tensor> c) {
+    return gist_loss(ops::scale(r[0], 1), r[1], c[0], c[1], {.temperature = 0.2});
+  });
+  return all;
+}
+
+struct Setup {
+  std::vector<Encoder> encoders;
+  std::vector<Tensor> inputs;
+
+  Setup(const Case& c, Device device, DType dtype) {
+    for (std::uint64_t i = 0; i < 2; ++i) {
+      encoders.emplace_back(1 + i, dtype, 0.2, 5, 7, kWidth);
+      for (Parameter p : encoders.back().parameters()) p.move_to(device);
+      const bool half = c.name.ends_with("hard negatives") && i == 0;
+      inputs.push_back(random_values({half ? kSamples / 2 : kSamples, 5}, 7 + i, dtype).to(device));
+    }
+  }
+  std::vector<Tower> towers(std::size_t count) const {
+    std::vector<Tower> made;
+    for (std::size_t i = 0; i < count; ++i) made.emplace_back(std::string(i == 0 ? "a" : "b"), inputs[i], encoders[i]);
+    return made;
+  }
+  std::vector<Parameter> parameters() const { return joined({encoders[0].parameters(), encoders[1].parameters()}); }
+};
+
+std::size_t towers_of(const Case& c) { return c.name.starts_with("sup_con") ? 1 : 2; }
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(cuda)
+BOOST_AUTO_TEST_SUITE(losses)
+
+BOOST_AUTO_TEST_CASE(they_give_what_the_cpu_gives_without_a_wait, *on_device) {
+  for (const auto& [dtype, tolerance] : {std::pair{DType::kFloat64, 1e-12}, {DType::kFloat32, 1e-5}}) {
+    const std::vector<Case> there = cases(kCuda), here = cases(Device::cpu());
+    for (std::size_t i = 0; i < there.size(); ++i) {
+      BOOST_TEST_CONTEXT(there[i].name << ", " << name(dtype)) {
+        const std::int64_t rows = there[i].name.ends_with("hard negatives") ? kSamples / 2 : kSamples;
+        const Tensor a = random_values({rows, kWidth}, 3, dtype), b = random_values({kSamples, kWidth}, 4, dtype);
+        const auto take = [&](const Case& c, Device device) {
+          Tape tape;
+          const std::vector<Variable> leaves{tape.leaf(a.to(device)), tape.leaf(b.to(device))};
+          const std::uint64_t waits = device_waits();
+          std::vector<Tensor> results;
+          {
+            const Recording recording(tape);
+            const Variable loss = c(leaves);
+            results.push_back(loss.value());
+            tape.backward(loss);
+          }
+          BOOST_TEST(device_waits() == waits);
+          for (std::size_t t = 0; t < towers_of(c); ++t) results.push_back(tape.gradient(leaves[t]));
+          return results;
+        };
+        const std::vector<Tensor> found = take(there[i], kCuda), expected = take(here[i], Device::cpu());
+        for (std::size_t t = 0; t < expected.size(); ++t) BOOST_TEST(max_difference(found[t], expected[t]) <= tolerance);
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(they_may_be_in_a_deferred_step, *on_device) {
+  for (const Case& c : cases(kCuda)) {
+    BOOST_TEST_CONTEXT(c.name) {
+      const Setup setup(c, kCuda, DType::kFloat32);
+      const std::vector<Tower> towers = setup.towers(towers_of(c));
+      const auto loss = [&](std::span<const Variable> r) { return c(r); };
+      StepOptions options = there({3});
+      begin_random_step(1, 2);
+      const double expected = cached_step(towers, loss, options).loss;
+      const std::vector<Tensor> gradients = gradients_of(setup.parameters());
+      options.deferred = true;
+      begin_random_step(1, 2);
+      const std::uint64_t waits = device_waits();
+      const StepResult result = cached_step(towers, loss, options);
+      BOOST_TEST(device_waits() == waits);
+      BOOST_TEST(result.device_loss.item() == expected);
+      const std::vector<Tensor> found = gradients_of(setup.parameters());
+      for (std::size_t i = 0; i < found.size(); ++i) {
+        BOOST_REQUIRE(found[i].defined() == gradients[i].defined());
+        if (found[i].defined()) BOOST_TEST(same_bits(found[i], gradients[i]));
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(they_may_be_in_a_captured_step, *on_device) {
+  for (Case& c : cases(kCuda)) {
+    BOOST_TEST_CONTEXT(c.name) {
+      const Setup setup(c, kCuda, DType::kFloat32);
+      const std::vector<Tower> towers = setup.towers(towers_of(c));
+      StepOptions options = there({3});
+      options.deferred = true;
+      StepResult result;
+      const auto take = [&] {
+        for (Parameter p : setup.parameters()) p.clear_gradient();
+        result = cached_step(towers, [&](std::span<const Variable> r) { return c(r); }, options);
+      };
+      CapturedStep captured(kCuda, take, 5);
+      std::vector<double> losses;
+      for (std::uint32_t t = 0; t < 5; ++t) {
+        c.fill(t);
+        captured.replay(t);
+        const StepResult replayed = result;
+        std::vector<Tensor> found, places;
+        for (const Parameter& p : setup.parameters()) {
+          places.push_back(p.gradient());
+          found.push_back(p.gradient().defined() ? p.gradient().clone() : Tensor());
+        }
+        losses.push_back(result.device_loss.item());
+        begin_random_step(5, t);
+        take();
+        BOOST_TEST(result.device_loss.item() == losses.back());
+        for (std::size_t i = 0; i < found.size(); ++i) {
+          Parameter p = setup.parameters()[i];
+          BOOST_REQUIRE(p.gradient().defined() == found[i].defined());
+          if (found[i].defined()) BOOST_TEST(same_bits(p.gradient(), found[i]));
+          p.mutable_gradient() = places[i];
+        }
+        result = replayed;
+      }
+      BOOST_TEST(captured.captured());
+      for (std::size_t t = 1; t < losses.size(); ++t) BOOST_TEST(losses[t] != losses[t - 1]);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(labels_without_a_pair_are_named_when_the_device_is_waited_for, *on_device) {
+  const Tensor x = values_there({4, 3}, 1), labels = Tensor::from<std::int64_t>({1, 2, 3, 4}, {4});
+  const std::string expected = "sup_con: no two of 4 labels are equal, so that nothing is positive";
+  const auto fails = [&](const std::function<void()>& f) {
+    BOOST_CHECK_EXCEPTION(f(), ValueError, [&](const ValueError& e) { return e.what() == expected; });
+  };
+  fails([&] { sup_con(x.to(Device::cpu()), labels); });
+  fails([&] { sup_con(x, labels); });
+  fails([&] { sup_con(x.to(Device::cpu()), labels.to(kCuda)); });
+  const Tensor loss = sup_con(x, labels.to(kCuda)).value();
+  fails([&] { synchronize(kCuda); });
+  BOOST_TEST(loss.item() == 0);
+
+  Tensor there = Tensor::from<std::int32_t>({1, 1, 3, 4}, {4}).to(kCuda), value;
+  CapturedStep step(kCuda, [&] { value = sup_con(x, there).value(); });
+  for (std::uint32_t t = 0; t < 4; ++t) {
+    there.copy_from((t == 2 ? labels : Tensor::from<std::int64_t>({1, 1, 3, 3}, {4})).to(DType::kInt32).to(kCuda));
+    step.replay(t);
+    if (t == 2) fails([&] { value.item(); });
+    else BOOST_TEST(value.item() == sup_con(x, there).value().item());
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+BOOST_AUTO_TEST_SUITE_END()
