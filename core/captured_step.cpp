@@ -3,11 +3,13 @@
 #include <atomic>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
+#include "tapecache/core/recorded_copies.h"
 #include "tapecache/core/tensor.h"
 
 namespace tapecache {
@@ -23,6 +25,7 @@ class Capture {
   explicit Capture(int device) : device_(device) {
     if (capturing) throw Error("captured step: recorded within another one");
     device_backend::begin_capture(device);
+    copies_.emplace();
     capturing = true;
   }
   ~Capture() {
@@ -36,9 +39,11 @@ class Capture {
     ended_ = true;
     return device_backend::end_capture(device_);
   }
+  const RecordedCopies& copies() const { return *copies_; }
 
  private:
   int device_;
+  std::optional<RecordedCopies> copies_;
   bool ended_ = false;
 };
 
@@ -51,6 +56,7 @@ struct CapturedStep::State {
   Tensor random_step;  // i64 on the device, of which kernels read the lower half
   std::optional<MemoryPool> pool;
   device_backend::Graph* graph = nullptr;
+  std::vector<RecordedCopies::HostMemory> host;  // that the graph copies from and into
   RandomState after;  // the step, at its recording
   bool done_before = false;
 
@@ -77,12 +83,25 @@ struct CapturedStep::State {
       const PoolScope scope(*pool);
       Capture capture(device.index);
       run(number);
+      host = capture.copies().host_memory();
       graph = capture.end();
     } catch (...) {
+      host.clear();
       pool.reset();
       throw;
     }
     after = random_state();
+  }
+
+  /// What the graph copies from is as it was asked for before, and whoever uses it next waits for the replay.
+  void launch() {
+    for (const RecordedCopies::HostMemory& memory : host) memory.storage->begin_replay(device.index);
+    device_backend::launch_graph(device.index, graph);
+    if (host.empty()) return;
+    const device_backend::CopyEvent end = device_backend::end_of_work(device.index);
+    for (const auto& [storage, written] : host) {
+      storage->end_replay(device.index, written ? Storage::Use::kWrite : Storage::Use::kRead, end);
+    }
   }
 };
 
@@ -109,7 +128,7 @@ void CapturedStep::replay(std::uint32_t random_step) {
   }
   if (!state.graph) state.record(random_step);
   ++replays_so_far;
-  device_backend::launch_graph(state.device.index, state.graph);
+  state.launch();
   random_state() = state.after;
   random_state().key.step = random_step;
 }

@@ -28,8 +28,16 @@ namespace tapecache {
 /// What is recorded is what the device is given. So the function must not wait for it (`item`, a copy to the host), which
 /// throws DeviceError, and whatever else the host does, or reads of its own memory, stays as it was when the step was
 /// recorded: numbers, choices, tensors of the host. What changes between replays must be in tensors of the device that live
-/// as long as this does, and are filled or copied to in place: inputs, a learning rate. The step number of random draws comes
-/// from there by itself.
+/// as long as this does, and are filled or copied to in place (`copy_from`; a replay does not wait for `copy_from_beside` to
+/// them): inputs, a learning rate. The step number of random draws comes from there by itself.
+///
+/// Page-locked memory (Tensor::pinned) is the exception. What the function copies from and to it (`to`, `to_beside`,
+/// `copy_from_beside`, towers that upload, representations that are off-loaded) each replay copies anew, from what is there
+/// then, and into the same place. That memory is kept for as long as this exists, and knows of replays as of other copies:
+/// whoever reads what one leaves there, or writes to what one copies from, first waits for that replay. So a batch is
+/// refilled by `batch.copy_from(next)` as soon as `replay` has returned, and is where it was; only who kept a pointer asks
+/// for it anew before writing (`mutable_data`). Within the function, both throw DeviceError, and so does a copy beside the
+/// computing from ordinary memory, of which a replay could not see what is there then.
 ///
 /// Blocks that the step allocates are its own (`MemoryPool`) until it is destroyed. Results that the function leaves in
 /// tensors, gradients among them, are at fixed places; they are of the last replay.
@@ -37,7 +45,7 @@ class CapturedStep {
  public:
   /// Random draws are by `seed` and the step number given to `replay`.
   CapturedStep(Device device, std::function<void()> step, std::uint64_t seed = 0);
-  /// Waits for the device where the step was recorded.
+  /// Waits for the last replay.
   ~CapturedStep();
   CapturedStep(const CapturedStep&) = delete;
   CapturedStep& operator=(const CapturedStep&) = delete;

@@ -54,6 +54,8 @@ bool is_done(const CopyEvent&) noexcept;
 void wait(const CopyEvent&);
 /// Has what the device is given from now on wait.
 void wait_on_device(int device, const CopyEvent&);
+/// The end of what the device was given, to be waited for like that of a copy.
+CopyEvent end_of_work(int device);
 
 void set_bytes(int device, void* to, int byte, std::size_t bytes);
 void fill(int device, DType, void* to, double value, std::int64_t count);
@@ -73,13 +75,16 @@ void check_rows(int device, const bool* flags, std::int64_t rows, std::int64_t c
 /// What a thread gave a device while it was captured, to be given it again.
 struct Graph;
 /// From here on what this thread gives the device is not done but recorded. Waiting for the device throws DeviceError. Values
-/// copied from the host are those of now.
+/// copied from the host are those of now, but those that copy_beside() copies, which are what is there at each launch. Its
+/// CopyEvent then is for wait_recorded() alone, and for as long as the thread is captured.
 void begin_capture(int device);
+/// Has what this thread is recorded to give the device from now on come after a copy that was recorded too.
+void wait_recorded(int device, const CopyEvent&);
 Graph* end_capture(int device);
 /// Ends it without a result.
 void cancel_capture(int device) noexcept;
 void launch_graph(int device, const Graph*);
-/// Waits for the device.
+/// Waits for the last launch.
 void destroy_graph(int device, Graph*) noexcept;
 
 void synchronize(int device);

@@ -3,8 +3,12 @@
 #include <mutex>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/op_scope.h"
+#include "tapecache/core/recorded_copies.h"
 
 namespace tapecache {
 
@@ -34,10 +38,38 @@ void Storage::free() noexcept {
   } catch (const DeviceError&) {
     // The device has failed and copies nothing more; whoever uses it next is told.
   }
+  if (copying_.load(std::memory_order_acquire)) {
+    const std::lock_guard lock(copies);
+    if (recorded_by_) recorded_by_->forget(*this);
+  }
   allocator_for(device_, pinned_).deallocate(data_, bytes_);
 }
 
 void Storage::settle_copies(Use use) {
+  settle_recorded(use);
+  settle_made(use);
+}
+
+/// Of the copies that this thread records.
+void Storage::settle_recorded(Use use) {
+  RecordedCopies* const recording = RecordedCopies::current();
+  if (!recording) return;
+  device_backend::CopyEvent awaited;
+  {
+    const std::lock_guard lock(copies);
+    awaited = recording->last(*this, use);
+  }
+  if (!awaited) return;
+  if (device_.is_cpu()) {
+    throw DeviceError(fmt::format("{}: waits for a copy that is only recorded, which a captured step may not",
+                                  OpScope::current() ? OpScope::current() : "tensor"));
+  }
+  device_backend::wait_recorded(device_.index, awaited);
+  const std::lock_guard lock(copies);
+  recording->settled(*this, awaited);
+}
+
+void Storage::settle_made(Use use) {
   device_backend::CopyEvent awaited;
   {
     const std::lock_guard lock(copies);
@@ -50,7 +82,16 @@ void Storage::settle_copies(Use use) {
   if (last_copy_into_ == awaited || last_copy_ == awaited) last_copy_into_.reset();
   if (last_copy_ != awaited) return;
   last_copy_.reset();
-  copying_.store(false, std::memory_order_release);
+  copying_.store(recorded_by_ != nullptr, std::memory_order_release);
+}
+
+void Storage::end_recording(const RecordedCopies& recorded) {
+  const std::lock_guard lock(copies);
+  for (const auto& [storage, last] : recorded.last_) {
+    auto* const ended = const_cast<Storage*>(storage);
+    ended->recorded_by_ = nullptr;
+    ended->copying_.store(ended->last_copy_ != nullptr, std::memory_order_release);
+  }
 }
 
 void Storage::note(const device_backend::CopyEvent& copy, int device, Use use) {
@@ -61,18 +102,54 @@ void Storage::note(const device_backend::CopyEvent& copy, int device, Use use) {
   copying_.store(true, std::memory_order_release);
 }
 
-void Storage::copy_beside(Storage& from, std::size_t from_offset, Storage& to, std::size_t to_offset, std::size_t bytes) {
-  const bool to_device = from.device_.is_cpu();
-  const int device = to_device ? to.device_.index : from.device_.index;
-  // Copies of one device keep their order, those of several do not.
-  if (from.copying_device_ != device) from.settle(Use::kRead);
-  if (to.copying_device_ != device) to.settle(Use::kWrite);
+void Storage::note_recorded(RecordedCopies& recording, const std::shared_ptr<Storage>& storage, Use use,
+                            const device_backend::CopyEvent& copy) {
+  const std::lock_guard lock(copies);
+  recording.add(storage, use, copy);
+  storage->recorded_by_ = &recording;
+  storage->copying_.store(true, std::memory_order_release);
+}
+
+void Storage::copy_beside(const std::shared_ptr<Storage>& from, std::size_t from_offset, const std::shared_ptr<Storage>& to,
+                          std::size_t to_offset, std::size_t bytes) {
+  RecordedCopies* const recording = RecordedCopies::current();
+  const bool to_device = from->device_.is_cpu();
+  const int device = to_device ? to->device_.index : from->device_.index;
+  if (recording) {
+    // Of the host's memory each replay sees for itself what is under way.
+    if (to_device) to->settle_made(Use::kWrite);
+    else from->settle_made(Use::kRead);
+  } else {
+    // Copies of one device keep their order, those of several do not.
+    if (from->copying_device_ != device) from->settle(Use::kRead);
+    if (to->copying_device_ != device) to->settle(Use::kWrite);
+  }
   const device_backend::CopyEvent copy = device_backend::copy_beside(
       device, to_device ? device_backend::CopyDirection::kToDevice : device_backend::CopyDirection::kToHost,
-      to.data_ + to_offset, from.data_ + from_offset, bytes);
-  from.note(copy, device, Use::kRead);
-  to.note(copy, device, Use::kWrite);
-  to.bump_version();
+      to->data_ + to_offset, from->data_ + from_offset, bytes);
+  if (recording) {
+    note_recorded(*recording, from, Use::kRead, copy);
+    note_recorded(*recording, to, Use::kWrite, copy);
+  } else {
+    from->note(copy, device, Use::kRead);
+    to->note(copy, device, Use::kWrite);
+  }
+  to->bump_version();
+}
+
+// After copies out of the memory too, for the end of the replay then stands for all.
+void Storage::begin_replay(int device) {
+  device_backend::CopyEvent awaited;
+  {
+    const std::lock_guard lock(copies);
+    awaited = last_copy_;
+  }
+  if (awaited) device_backend::wait_on_device(device, awaited);
+}
+
+void Storage::end_replay(int device, Use use, const device_backend::CopyEvent& end) {
+  note(end, device, use);
+  if (use == Use::kWrite) bump_version();
 }
 
 void Storage::move_to(Device device) {

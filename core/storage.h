@@ -10,6 +10,8 @@
 
 namespace tapecache {
 
+class RecordedCopies;
+
 /// One block of a device's memory, shared by the tensors that view it and freed with the last of them.
 ///
 /// Copies may be under way that run beside other work. Whoever is about to use the memory calls settle() first: then the
@@ -39,15 +41,28 @@ class Storage {
     if (copying_.load(std::memory_order_acquire)) settle_copies(use);
   }
   /// Copies beside other work, `bytes` from one place of a storage to one of another: of page-locked memory and a device's.
-  static void copy_beside(Storage& from, std::size_t from_offset, Storage& to, std::size_t to_offset, std::size_t bytes);
+  static void copy_beside(const std::shared_ptr<Storage>& from, std::size_t from_offset, const std::shared_ptr<Storage>& to,
+                          std::size_t to_offset, std::size_t bytes);
+
+  /// For work of a device that copies from or into this memory of the host, as often as it is done, without a word to
+  /// copy_beside(): puts it after the copies under way, and says with what it ends.
+  void begin_replay(int device);
+  void end_replay(int device, Use use, const device_backend::CopyEvent& end);
 
   /// Counts the times the contents were opened for writing.
   std::uint64_t version() const { return version_; }
   void bump_version() { ++version_; }
 
  private:
+  friend class RecordedCopies;
+
   void settle_copies(Use use);
+  void settle_recorded(Use use);
+  void settle_made(Use use);
+  static void end_recording(const RecordedCopies& recorded);
   void note(const device_backend::CopyEvent& copy, int device, Use use);
+  static void note_recorded(RecordedCopies& recording, const std::shared_ptr<Storage>& storage, Use use,
+                            const device_backend::CopyEvent& copy);
   void free() noexcept;
 
   std::byte* data_;
@@ -59,6 +74,7 @@ class Storage {
   std::atomic<bool> copying_ = false;
   device_backend::CopyEvent last_copy_, last_copy_into_;
   int copying_device_ = 0;
+  RecordedCopies* recorded_by_ = nullptr;  // who knows of copies that a thread records now
 };
 
 }  // namespace tapecache

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/captured_step.h"
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/element.h"
 #include "tapecache/core/op_scope.h"
@@ -171,8 +172,13 @@ void Tensor::copy_from_beside(const Tensor& source) {
   if (source.device().is_cpu() == device().is_cpu() || (device().is_cpu() && !is_pinned())) {
     return copy_from(source.to(device()));
   }
+  if (source.device().is_cpu() && !source.is_pinned() && CapturedStep::is_capturing()) {
+    throw DeviceError(fmt::format("{}: {} is in ordinary memory, which a captured step does not copy from beside its computing: "
+                                  "it would not see what is there at a replay; give it in page-locked memory, by pinned()",
+                                  OpScope::current() ? OpScope::current() : "copy_from_beside", describe(source)));
+  }
   const Tensor from = source.device().is_cpu() ? source.pinned() : source;
-  Storage::copy_beside(*from.storage_, from.offset_, *storage_, offset_, bytes());
+  Storage::copy_beside(from.storage_, from.offset_, storage_, offset_, bytes());
 }
 
 void Tensor::copy_from(const Tensor& source) {

@@ -150,6 +150,18 @@ constexpr bool can_upload() {
   }
 }
 
+/// Whether the tensors that would be uploaded are known.
+template <class T>
+constexpr bool shows_tensors() {
+  if constexpr (IsTuple<T>::value) {
+    return []<std::size_t... I>(std::index_sequence<I...>) {
+      return ((shows_tensors<std::tuple_element_t<I, T>>() || !can_upload<std::tuple_element_t<I, T>>()) && ...);
+    }(std::make_index_sequence<std::tuple_size_v<T>>());
+  } else {
+    return std::same_as<T, Tensor> || MapsTensors<T>;
+  }
+}
+
 /// A copy on the device, made beside its work where the type tells of its tensors.
 template <class T>
 T upload_samples(const T& batch, Device device) {

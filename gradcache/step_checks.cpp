@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/captured_step.h"
 #include "tapecache/ops/elementwise.h"
 
 namespace tapecache::gradcache::detail {
@@ -40,6 +41,11 @@ std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, 
       continue;
     }
     if (options.chunk_tokens > 0 && !tower.lengths().empty()) {
+      if (CapturedStep::is_capturing() && (tower.uploads() || options.offload)) {
+        throw ValueError(fmt::format("{}: the host gathers the chunks of tower '{}', which are ordered by length, where they are "
+                                     "uploaded or off-loaded: a captured step may not; leave out chunk_tokens", step,
+                                     tower.name()));
+      }
       chunks.push_back(cut_by_cost(tower.lengths(), options.chunk_tokens));
       continue;
     }

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/forward_context.h"
+#include "tapecache/core/captured_step.h"
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/random.h"
 
@@ -123,7 +124,14 @@ Tower Tower::upload_to(Device device) const {
   return tower;
 }
 
-Tower::Samples Tower::uploaded(Samples samples) const { return device_ ? upload_(samples.get(), *device_) : samples; }
+Tower::Samples Tower::uploaded(Samples samples) const {
+  if (!device_) return samples;
+  if (!shows_tensors_ && CapturedStep::is_capturing()) {
+    throw ValueError(fmt::format("tower '{}': its input has no map_tensors(change), so that a captured step does not know what "
+                                 "its replays are to upload", name_));
+  }
+  return upload_(samples.get(), *device_);
+}
 
 Tower::Samples Tower::take(std::int64_t begin, std::int64_t end) const {
   if (!take_chunk_) return uploaded(take_range_(begin, end));

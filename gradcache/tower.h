@@ -56,7 +56,8 @@ class Tower {
 
   /// The tower with its batch left where it is, in the host's memory: each chunk is copied to `device` for its forward. The
   /// cached step copies a chunk while the device computes the one before, without a detour where the batch is in page-locked
-  /// memory (Tensor::pinned). Throws ValueError for an input type that does not say how it is copied (see Splittable).
+  /// memory (Tensor::pinned). In a captured step it must be there, and replays upload what is there then. Throws ValueError
+  /// for an input type that does not say how it is copied (see Splittable).
   Tower upload_to(Device device) const;
   bool uploads() const { return device_.has_value(); }
 
@@ -101,6 +102,7 @@ class Tower {
   void set_encoder(Encode encode) {
     encode_ = [encode = std::move(encode)](const void* samples) { return call(encode, *static_cast<const Input*>(samples)); };
     if constexpr (detail::can_upload<Input>()) {
+      shows_tensors_ = detail::shows_tensors<Input>();
       upload_ = [](const void* samples, Device device) {
         return std::make_shared<const Input>(detail::upload_samples(*static_cast<const Input*>(samples), device));
       };
@@ -119,6 +121,7 @@ class Tower {
   std::function<Samples(std::span<const std::int64_t>)> take_selected_;
   std::function<Samples(std::size_t)> take_chunk_;
   std::function<Samples(const void*, Device)> upload_;
+  bool shows_tensors_ = false;
   std::function<Encoded(const void*)> encode_;
 };
 

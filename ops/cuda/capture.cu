@@ -51,18 +51,35 @@ class PinnedCopies {
   std::size_t left_ = 0;
 };
 
-/// A capture of this thread: a stream of its own, so that no other thread's work gets into it.
+/// A capture of this thread: streams of its own, so that no other thread's work gets into it.
 struct Capture {
-  cudaStream_t stream = nullptr;
+  int device = 0;
+  cudaStream_t stream = nullptr, copies = nullptr;
+  cudaEvent_t joined = nullptr;
+  bool forked = false;  // copies are in it
   std::optional<StreamScope> scope;
-  std::unique_ptr<PinnedCopies> copies = std::make_unique<PinnedCopies>();
+  std::unique_ptr<PinnedCopies> values = std::make_unique<PinnedCopies>();
 
   Capture() = default;
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
   ~Capture() {
     scope.reset();
-    if (stream) cudaStreamDestroy(stream);
+    for (const cudaStream_t made : {stream, copies}) {
+      if (made) cudaStreamDestroy(made);
+    }
+    if (joined) cudaEventDestroy(joined);
+  }
+
+  /// Null where it failed. A capture of which a branch goes nowhere is no graph, so what is copied last is joined first.
+  cudaError_t end(cudaGraph_t* recorded) {
+    cudaError_t status = cudaSuccess;
+    if (forked) {
+      status = cudaEventRecord(joined, copies);
+      if (status == cudaSuccess) status = cudaStreamWaitEvent(stream, joined, 0);
+    }
+    const cudaError_t ended = cudaStreamEndCapture(stream, recorded);
+    return status == cudaSuccess ? ended : status;
   }
 };
 
@@ -78,8 +95,17 @@ void require_no_capture(const char* what) {
   throw DeviceError(std::string(op) + ": " + what + ", which a captured step may not");
 }
 
+cudaStream_t recorded_copies(int device) {
+  if (capture->device != device) {
+    throw DeviceError("copy to or from cuda:" + std::to_string(device) + ": a step of cuda:" + std::to_string(capture->device) +
+                      " is recorded");
+  }
+  capture->forked = true;
+  return capture->copies;
+}
+
 const void* lasting(const void* host_bytes, std::size_t bytes) {
-  return capture && bytes > 0 ? capture->copies->add(host_bytes, bytes) : host_bytes;
+  return capture && bytes > 0 ? capture->values->add(host_bytes, bytes) : host_bytes;
 }
 
 }  // namespace kernels::cuda
@@ -90,14 +116,27 @@ using namespace kernels::cuda;
 
 struct Graph {
   cudaGraphExec_t exec = nullptr;
-  std::unique_ptr<PinnedCopies> copies;
+  cudaEvent_t launched = nullptr;  // the end of the last launch
+  std::unique_ptr<PinnedCopies> values;
+
+  Graph() = default;
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  ~Graph() {
+    if (exec) cudaGraphExecDestroy(exec);
+    if (launched) cudaEventDestroy(launched);
+  }
 };
 
 void begin_capture(int device) {
   select_device(device);
   auto begun = std::make_unique<Capture>();
+  begun->device = device;
   check(cudaStreamCreateWithFlags(&begun->stream, cudaStreamNonBlocking), "making a stream");
-  // Relaxed, for memory is allocated meanwhile; what must not be done is refused by require_no_capture.
+  check(cudaStreamCreateWithFlags(&begun->copies, cudaStreamNonBlocking), "making a stream");
+  check(cudaEventCreateWithFlags(&begun->joined, cudaEventDisableTiming), "making an event");
+  // Relaxed, for memory is allocated and copies of before are waited for meanwhile; what must not be done is refused by
+  // require_no_capture.
   check(cudaStreamBeginCapture(begun->stream, cudaStreamCaptureModeRelaxed), "beginning to record a step");
   begun->scope.emplace(begun->stream);
   capture = std::move(begun);
@@ -107,12 +146,15 @@ Graph* end_capture(int device) {
   select_device(device);
   const std::unique_ptr<Capture> ended = std::move(capture);
   cudaGraph_t recorded = nullptr;
-  check(cudaStreamEndCapture(ended->stream, &recorded), "recording a step");
+  const cudaError_t captured = ended->end(&recorded);
   auto graph = std::make_unique<Graph>();
-  const cudaError_t status = cudaGraphInstantiate(&graph->exec, recorded, 0);
-  cudaGraphDestroy(recorded);
+  const cudaError_t status =
+      captured == cudaSuccess ? cudaGraphInstantiate(&graph->exec, recorded, 0) : captured;
+  if (recorded) cudaGraphDestroy(recorded);
+  check(captured, "recording a step");
   check(status, "making a recorded step ready");
-  graph->copies = std::move(ended->copies);
+  check(cudaEventCreateWithFlags(&graph->launched, cudaEventDisableTiming), "making an event");
+  graph->values = std::move(ended->values);
   return graph.release();
 }
 
@@ -120,7 +162,7 @@ void cancel_capture(int) noexcept {
   const std::unique_ptr<Capture> ended = std::move(capture);
   if (!ended) return;
   cudaGraph_t recorded = nullptr;
-  cudaStreamEndCapture(ended->stream, &recorded);
+  ended->end(&recorded);
   if (recorded) cudaGraphDestroy(recorded);
   cudaGetLastError();
 }
@@ -128,13 +170,14 @@ void cancel_capture(int) noexcept {
 void launch_graph(int device, const Graph* graph) {
   select_device(device);
   check(cudaGraphLaunch(graph->exec, current_stream()), "replaying a step");
+  check(cudaEventRecord(graph->launched, current_stream()), "marking the end of a step");
 }
 
+// The device as a whole may not be waited for while another thread records a step.
 void destroy_graph(int device, Graph* graph) noexcept {
   const std::unique_ptr<Graph> ended(graph);
   cudaSetDevice(device);
-  cudaDeviceSynchronize();
-  cudaGraphExecDestroy(ended->exec);
+  cudaEventSynchronize(ended->launched);
   cudaGetLastError();
 }
 

@@ -21,14 +21,19 @@ CopyEvent make_event() {
   return CopyEvent(event, [](void* made) { cudaEventDestroy(static_cast<cudaEvent_t>(made)); });
 }
 
+/// An event at the end of what a stream was given.
+CopyEvent mark(cudaStream_t stream, const char* what) {
+  CopyEvent event = make_event();
+  check(cudaEventRecord(event_of(event), stream), what);
+  return event;
+}
+
 }  // namespace
 
 CopyEvent copy_beside(int device, CopyDirection direction, void* to, const void* from, std::size_t bytes) {
-  require_no_capture("copies beside the computing");
   select_device(device);
-  const cudaStream_t copies = queues_of(device).copies;
-  const CopyEvent before = make_event(), after = make_event();
-  check(cudaEventRecord(event_of(before), current_stream()), "marking the work before a copy");
+  const cudaStream_t copies = is_recording() ? recorded_copies(device) : queues_of(device).copies;
+  const CopyEvent before = mark(current_stream(), "marking the work before a copy"), after = make_event();
   check(cudaStreamWaitEvent(copies, event_of(before), 0), "putting a copy after the work before it");
   const bool to_device = direction == CopyDirection::kToDevice;
   const std::string what =
@@ -38,7 +43,7 @@ CopyEvent copy_beside(int device, CopyDirection direction, void* to, const void*
           what.c_str());
   }
   const cudaError_t marked = cudaEventRecord(event_of(after), copies);
-  if (marked != cudaSuccess) cudaStreamSynchronize(copies);  // nobody will know when the memory is free
+  if (marked != cudaSuccess && !is_recording()) cudaStreamSynchronize(copies);  // nobody will know when the memory is free
   check(marked, "marking the end of a copy");
   return after;
 }
@@ -56,6 +61,16 @@ void wait_on_device(int device, const CopyEvent& event) {
   select_device(device);
   const cudaStream_t waits = is_recording() ? queues_of(device).compute : current_stream();
   check(cudaStreamWaitEvent(waits, event_of(event), 0), "putting work after a copy");
+}
+
+void wait_recorded(int device, const CopyEvent& event) {
+  select_device(device);
+  check(cudaStreamWaitEvent(current_stream(), event_of(event), 0), "putting work after a copy");
+}
+
+CopyEvent end_of_work(int device) {
+  select_device(device);
+  return mark(current_stream(), "marking the end of work");
 }
 
 }  // namespace tapecache::device_backend

@@ -37,6 +37,7 @@ CopyEvent copy_beside(int, CopyDirection, void*, const void*, std::size_t) { thr
 bool is_done(const CopyEvent&) noexcept { return true; }
 void wait(const CopyEvent&) { throw_no_cuda("wait"); }
 void wait_on_device(int, const CopyEvent&) { throw_no_cuda("wait_on_device"); }
+CopyEvent end_of_work(int) { throw_no_cuda("end_of_work"); }
 void set_bytes(int, void*, int, std::size_t) { throw_no_cuda("set_bytes"); }
 void fill(int, DType, void*, double, std::int64_t) { throw_no_cuda("fill"); }
 void convert(int, DType, void*, DType, const void*, std::int64_t) { throw_no_cuda("convert"); }
@@ -47,6 +48,7 @@ void check_indices(int, DType, const void*, std::int64_t, std::int64_t, std::int
 }
 void check_rows(int, const bool*, std::int64_t, std::int64_t, std::int64_t) { throw_no_cuda("check_rows"); }
 void begin_capture(int) { throw_no_cuda("begin_capture"); }
+void wait_recorded(int, const CopyEvent&) { throw_no_cuda("wait_recorded"); }
 Graph* end_capture(int) { throw_no_cuda("end_capture"); }
 void cancel_capture(int) noexcept {}
 void launch_graph(int, const Graph*) { throw_no_cuda("launch_graph"); }

@@ -63,7 +63,13 @@ enum cudaError_t {
   cudaErrorLaunchFailure = 719,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureMerge = 902,
+  cudaErrorStreamCaptureUnmatched = 903,
+  cudaErrorStreamCaptureUnjoined = 904,
+  cudaErrorStreamCaptureIsolation = 905,
   cudaErrorStreamCaptureImplicit = 906,
+  cudaErrorCapturedEvent = 907,
+  cudaErrorStreamCaptureWrongThread = 908,
 };
 enum cudaStreamCaptureMode {
   cudaStreamCaptureModeGlobal = 0,
@@ -123,7 +129,9 @@ cudaError_t cudaEventDestroy(cudaEvent_t);
 cudaError_t cudaStreamDestroy(cudaStream_t);
 cudaError_t cudaDeviceSynchronize();
 
-/// What a stream is given while it is captured is recorded, and done by each launch of the graph.
+/// What a stream is given while it is captured is recorded, and done by each launch of the graph. A stream that waits for an
+/// event of a capture is in it from then on, and must be joined to the first before the capture ends. Nothing goes over the
+/// bounds of a capture, and no event of one is waited for, or asked for, by the host.
 using cudaGraph_t = struct CUgraph_st*;
 using cudaGraphExec_t = struct CUgraphExec_st*;
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode);

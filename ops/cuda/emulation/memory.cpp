@@ -9,7 +9,7 @@
 
 #include <sanitizer/asan_interface.h>
 
-#include "cuda_runtime.h"
+#include "streams.h"
 
 namespace emulation {
 
@@ -201,11 +201,13 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 }
 
 cudaError_t cudaMalloc(void** block, std::size_t bytes) {
+  if (const cudaError_t refused = emulation::refuse_unsafe_call(); refused != cudaSuccess) return refused;
   *block = emulation::memory().allocate(bytes);
   return *block ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFree(void* block) {
+  if (const cudaError_t refused = emulation::refuse_unsafe_call(); refused != cudaSuccess) return refused;
   emulation::run_all();
   return !block || emulation::memory().release(block) ? cudaSuccess : cudaErrorInvalidValue;
 }
@@ -240,12 +242,14 @@ cudaError_t cudaFreeAsync(void* block, cudaStream_t stream) {
 }
 
 cudaError_t cudaHostAlloc(void** block, std::size_t bytes, unsigned) {
+  if (const cudaError_t refused = emulation::refuse_unsafe_call(); refused != cudaSuccess) return refused;
   *block = emulation::pinned_memory().allocate(bytes);
   return *block ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 // Unlike CUDA's, it waits for no copy: who frees the memory of one that is still to come shall be found out.
 cudaError_t cudaFreeHost(void* block) {
+  if (const cudaError_t refused = emulation::refuse_unsafe_call(); refused != cudaSuccess) return refused;
   return !block || emulation::pinned_memory().release(block) ? cudaSuccess : cudaErrorInvalidValue;
 }
 

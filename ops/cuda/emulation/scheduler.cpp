@@ -331,6 +331,12 @@ const char* cudaGetErrorString(cudaError_t error) {
     case cudaErrorLaunchFailure: return emulation::failure.empty() ? "launch failure (emulated)" : emulation::failure.c_str();
     case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing (emulated)";
     case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture (emulated)";
+    case cudaErrorStreamCaptureMerge: return "operation would merge two captures (emulated)";
+    case cudaErrorStreamCaptureUnmatched: return "capture was not begun on this stream (emulated)";
+    case cudaErrorStreamCaptureUnjoined: return "capturing stream has unjoined work (emulated)";
+    case cudaErrorStreamCaptureIsolation: return "dependency crosses the boundary of a capture (emulated)";
+    case cudaErrorCapturedEvent: return "operation not permitted on an event last recorded in a capture (emulated)";
+    case cudaErrorStreamCaptureWrongThread: return "capture was not begun by this thread (emulated)";
     case cudaErrorStreamCaptureImplicit: return "operation would make the legacy stream depend on a capturing one (emulated)";
   }
   return "unknown error (emulated)";

@@ -1,0 +1,45 @@
+#include "tapecache/core/recorded_copies.h"
+
+#include <algorithm>
+
+namespace tapecache {
+
+namespace {
+
+thread_local RecordedCopies* of_this_thread = nullptr;
+
+}  // namespace
+
+RecordedCopies::RecordedCopies() { of_this_thread = this; }
+
+RecordedCopies::~RecordedCopies() {
+  of_this_thread = nullptr;
+  Storage::end_recording(*this);
+}
+
+RecordedCopies* RecordedCopies::current() { return of_this_thread; }
+
+void RecordedCopies::add(const std::shared_ptr<Storage>& storage, Storage::Use use, const device_backend::CopyEvent& copy) {
+  const bool into = use == Storage::Use::kWrite;
+  Last& last = last_[storage.get()];
+  last.any = copy;
+  if (into) last.into = copy;
+  if (!storage->device().is_cpu()) return;
+  const auto held = std::find_if(host_.begin(), host_.end(), [&](const HostMemory& m) { return m.storage == storage; });
+  if (held == host_.end()) host_.push_back({storage, into});
+  else held->written = held->written || into;
+}
+
+device_backend::CopyEvent RecordedCopies::last(const Storage& storage, Storage::Use use) const {
+  const auto found = last_.find(&storage);
+  if (found == last_.end()) return nullptr;
+  return use == Storage::Use::kRead ? found->second.into : found->second.any;
+}
+
+void RecordedCopies::settled(const Storage& storage, const device_backend::CopyEvent& copy) {
+  Last& last = last_[&storage];
+  if (last.any == copy) last.any.reset();
+  if (last.into == copy || !last.any) last.into.reset();
+}
+
+}  // namespace tapecache
