@@ -123,6 +123,21 @@ BOOST_AUTO_TEST_CASE(copies_around_a_replay_keep_their_order, *on_device) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(a_replay_comes_after_the_copies_before_it, *on_device) {
+  Tensor in = values(0).to(kCuda), y;
+  CapturedStep step(kCuda, [&] { y = ops::scale(in, 2).value(); });
+  for (std::uint32_t t = 0; t < 6; ++t) {
+    const Tensor next = values(t).pinned();
+    in.copy_from_beside(next);
+    step.replay(t);
+    const Tensor result = y, left = result.to_beside(Device::cpu());
+    in.copy_from_beside(sevens().pinned());
+    step.replay(t);
+    BOOST_TEST(same_bits(left, ops::scale(values(t), 2).value()), "replay " << t);
+    BOOST_TEST(same_bits(y, Tensor::full({kMany}, 14)), "replay " << t);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(a_recording_comes_after_the_copies_before_it, *on_device) {
   Tensor there = values(0).to(kCuda), out, target = Tensor::empty({kMany}, DType::kFloat32, kCuda);
   const Tensor in = values(3).pinned(), next = values(1).pinned();

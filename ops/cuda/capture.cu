@@ -116,6 +116,7 @@ using namespace kernels::cuda;
 
 struct Graph {
   cudaGraphExec_t exec = nullptr;
+  cudaEvent_t copied = nullptr;    // what was copied before the last launch
   cudaEvent_t launched = nullptr;  // the end of the last launch
   std::unique_ptr<PinnedCopies> values;
 
@@ -124,7 +125,9 @@ struct Graph {
   Graph& operator=(const Graph&) = delete;
   ~Graph() {
     if (exec) cudaGraphExecDestroy(exec);
-    if (launched) cudaEventDestroy(launched);
+    for (const cudaEvent_t event : {copied, launched}) {
+      if (event) cudaEventDestroy(event);
+    }
   }
 };
 
@@ -153,7 +156,9 @@ Graph* end_capture(int device) {
   if (recorded) cudaGraphDestroy(recorded);
   check(captured, "recording a step");
   check(status, "making a recorded step ready");
-  check(cudaEventCreateWithFlags(&graph->launched, cudaEventDisableTiming), "making an event");
+  for (cudaEvent_t* event : {&graph->copied, &graph->launched}) {
+    check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "making an event");
+  }
   graph->values = std::move(ended->values);
   return graph.release();
 }
@@ -167,17 +172,24 @@ void cancel_capture(int) noexcept {
   cudaGetLastError();
 }
 
+// A replay asks for no pointers, by which it could be put after the copies into its inputs and out of its results: so it comes
+// after all that were asked for before it.
 void launch_graph(int device, const Graph* graph) {
   select_device(device);
+  check(cudaEventRecord(graph->copied, queues_of(device).copies), "marking copies");
+  check(cudaStreamWaitEvent(current_stream(), graph->copied, 0), "putting a step after copies");
   check(cudaGraphLaunch(graph->exec, current_stream()), "replaying a step");
   check(cudaEventRecord(graph->launched, current_stream()), "marking the end of a step");
 }
 
 // The device as a whole may not be waited for while another thread records a step.
 void destroy_graph(int device, Graph* graph) noexcept {
-  const std::unique_ptr<Graph> ended(graph);
+  int previous = 0;
+  cudaGetDevice(&previous);
   cudaSetDevice(device);
-  cudaEventSynchronize(ended->launched);
+  cudaEventSynchronize(graph->launched);
+  delete graph;
+  cudaSetDevice(previous);
   cudaGetLastError();
 }
 
