@@ -1,5 +1,8 @@
 #include "tapecache/ops/cuda/cudnn_graph.h"
 
+#include <algorithm>
+#include <array>
+
 namespace tapecache::kernels::cuda {
 
 namespace {
@@ -32,6 +35,23 @@ std::int64_t count_of(const Descriptor& from, cudnnBackendAttributeName_t name) 
   std::int64_t count = 0;
   check(cudnn()->get_attribute(from.get(), name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &count, nullptr), "asking for plans");
   return count;
+}
+
+/// Whether an engine says of itself that it gives the same bits each time, or does not say that it does not.
+bool is_deterministic(const Descriptor& configuration) {
+  constexpr std::int64_t kMostNotes = 64;
+  const Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+  cudnnBackendDescriptor_t of_configuration = engine.get();
+  std::array<cudnnBackendNumericalNote_t, kMostNotes> notes{};
+  std::int64_t count = 0;
+  const CudnnFunctions& f = *cudnn();
+  const bool known =
+      f.get_attribute(configuration.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
+                      &of_configuration) == CUDNN_STATUS_SUCCESS &&
+      f.get_attribute(engine.get(), CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, kMostNotes, &count,
+                      notes.data()) == CUDNN_STATUS_SUCCESS;
+  const auto end = notes.begin() + std::min(count, kMostNotes);
+  return known && std::find(notes.begin(), end, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) == end;
 }
 
 }  // namespace
@@ -171,6 +191,7 @@ std::optional<CudnnPlan> CudnnGraph::plan(Descriptor graph, const Descriptor* de
     for (std::int64_t i = 0; i < count; ++i) {
       CudnnPlan plan{std::move(configurations[static_cast<std::size_t>(i)]),
                      Descriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR)};
+      if (!is_deterministic(plan.configuration)) continue;
       plan.execution.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, plan.configuration);
       if (plan.execution.try_finalize() != CUDNN_STATUS_SUCCESS) continue;
       std::int64_t one = 0;

@@ -1,5 +1,7 @@
 #include "cudnn_graph.h"
 
+#include <algorithm>
+
 #include "tapecache/ops/cuda/cudnn_library.h"
 
 namespace {
@@ -113,10 +115,21 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, cudn
   *count = 1;
   if (name == CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE) {
     *static_cast<std::int64_t*>(values) = kWorkspace;
-  } else if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS && asked_for > 0) {
-    Handle& configuration = handle_of(*static_cast<cudnnBackendDescriptor_t*>(values));
-    configuration->nodes[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH] = node->nodes.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
-    configuration->finalized = true;
+  } else if (name == CUDNN_ATTR_ENGINEHEUR_RESULTS) {  // two, of which the first is not to be taken
+    *count = 2;
+    const auto* results = static_cast<cudnnBackendDescriptor_t*>(values);
+    for (std::int64_t i = 0; i < std::min(asked_for, *count); ++i) {
+      Handle& configuration = handle_of(results[i]);
+      configuration->nodes[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH] = node->nodes.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
+      if (i == 0) configuration->values[CUDNN_ATTR_ENGINE_NUMERICAL_NOTE] = {};
+      configuration->finalized = true;
+    }
+  } else if (name == CUDNN_ATTR_ENGINECFG_ENGINE) {
+    handle_of(*static_cast<cudnnBackendDescriptor_t*>(values)) = node;
+  } else if (name == CUDNN_ATTR_ENGINE_NUMERICAL_NOTE) {
+    auto* notes = static_cast<cudnnBackendNumericalNote_t*>(values);
+    notes[0] = CUDNN_NUMERICAL_NOTE_TENSOR_CORE;
+    if (node->has(name)) notes[(*count)++] = CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC;
   }
   return CUDNN_STATUS_SUCCESS;
 }
@@ -138,6 +151,7 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t, cudnnBackendDescriptor_t plan, 
     return refuse(CUDNN_STATUS_BAD_PARAM, "the workspace");
   }
   const Node& configuration = handle_of(plan)->node(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG);
+  if (configuration.has(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE)) return refuse(CUDNN_STATUS_NOT_SUPPORTED, "other bits each time");
   return emulation::run_graph(configuration.node(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH), arguments, last_error);
 }
 
