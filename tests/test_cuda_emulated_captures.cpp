@@ -8,8 +8,8 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/error.h"
+#include "tapecache/ops/cuda/devices.h"
 #include "tapecache/ops/cuda/status.h"
-#include "tapecache/ops/cuda/stream.h"
 
 // What the emulation of CUDA holds to be a graph, and what it refuses while one is captured, as CUDA does.
 

@@ -9,8 +9,8 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/cuda/capture.h"
+#include "tapecache/ops/cuda/devices.h"
 #include "tapecache/ops/cuda/status.h"
-#include "tapecache/ops/cuda/stream.h"
 
 namespace tapecache {
 

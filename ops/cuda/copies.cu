@@ -2,8 +2,8 @@
 
 #include "tapecache/core/device_backend.h"
 #include "tapecache/ops/cuda/capture.h"
+#include "tapecache/ops/cuda/devices.h"
 #include "tapecache/ops/cuda/status.h"
-#include "tapecache/ops/cuda/stream.h"
 
 // Copies that run beside a device's other work.
 

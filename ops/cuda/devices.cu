@@ -9,9 +9,9 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/cuda/capture.h"
+#include "tapecache/ops/cuda/devices.h"
 #include "tapecache/ops/cuda/faults.h"
 #include "tapecache/ops/cuda/launch.cuh"
-#include "tapecache/ops/cuda/stream.h"
 
 namespace tapecache::kernels::cuda {
 

@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tapecache/ops/cuda/devices.h"
 #include "tapecache/ops/cuda/status.h"
-#include "tapecache/ops/cuda/stream.h"
 
 namespace tapecache::kernels::cuda {
 

@@ -1,8 +1,8 @@
 #include <string>
 
 #include "tapecache/core/device_backend.h"
+#include "tapecache/ops/cuda/devices.h"
 #include "tapecache/ops/cuda/status.h"
-#include "tapecache/ops/cuda/stream.h"
 
 // Memory of devices, in the order of their work, and page-locked memory of the host.
 

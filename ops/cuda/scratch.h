@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "tapecache/core/allocator.h"
-#include "tapecache/ops/cuda/stream.h"
+#include "tapecache/ops/cuda/devices.h"
 
 namespace tapecache::kernels::cuda {
 

@@ -1,5 +1,5 @@
 #include "tapecache/ops/cuda/cuda_kernels.h"
-#include "tapecache/ops/cuda/stream.h"
+#include "tapecache/ops/cuda/devices.h"
 
 namespace tapecache::kernels {
 
