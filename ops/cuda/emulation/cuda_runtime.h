@@ -240,7 +240,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const std::tuple<Parameters...> copies(arguments...);
   const auto reachable = [](const auto&... p) { return (emulation::is_reachable(p) && ...); };
   if (!std::apply(reachable, copies)) return cudaErrorIllegalAddress;
-  if (const cudaError_t status = emulation::check_sizes(*config, reinterpret_cast<const void*>(kernel)); status != cudaSuccess) return status;
+  const cudaError_t sizes = emulation::check_sizes(*config, reinterpret_cast<const void*>(kernel));
+  if (sizes != cudaSuccess) return sizes;
   return emulation::submit(config->stream, [config = *config, kernel, copies, reachable] {
     if (!std::apply(reachable, copies)) return cudaErrorIllegalAddress;
     const auto thread = [&] { std::apply(kernel, copies); };
