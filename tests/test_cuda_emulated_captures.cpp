@@ -31,6 +31,16 @@ cudaEvent_t make_event() {
   return event;
 }
 
+/// An event of a stream that is not captured.
+struct Outside {
+  cudaEvent_t event = make_event();
+
+  Outside() { check(cudaEventRecord(event, queues_of(0).copies), ""); }
+  Outside(const Outside&) = delete;
+  Outside& operator=(const Outside&) = delete;
+  ~Outside() { cudaEventDestroy(event); }
+};
+
 /// Two streams, of which the first is captured, and an event of each.
 struct Branches {
   cudaStream_t main = make_stream(), branch = make_stream();
@@ -40,6 +50,12 @@ struct Branches {
   explicit Branches(cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed) {
     synchronize(kCuda);
     check(cudaStreamBeginCapture(main, mode), "");
+  }
+  Branches(const Branches&) = delete;
+  Branches& operator=(const Branches&) = delete;
+  ~Branches() {
+    for (const cudaEvent_t event : {of_main, of_branch}) cudaEventDestroy(event);
+    for (const cudaStream_t stream : {main, branch}) cudaStreamDestroy(stream);
   }
   void fork() {
     check(cudaEventRecord(of_main, main), "");
@@ -119,12 +135,10 @@ BOOST_AUTO_TEST_CASE(a_branch_must_be_joined) {
 }
 
 BOOST_AUTO_TEST_CASE(what_goes_over_the_bounds_of_a_capture_spoils_it) {
-  const cudaStream_t other = queues_of(0).copies;
-  const cudaEvent_t outside = make_event();
-  check(cudaEventRecord(outside, other), "");
+  const Outside outside;
   const std::pair<std::function<cudaError_t(Branches&)>, cudaError_t> cases[] = {
-      {[&](Branches& b) { return cudaStreamWaitEvent(b.main, outside, 0); }, cudaErrorStreamCaptureIsolation},
-      {[&](Branches& b) { return cudaStreamWaitEvent(b.branch, outside, 0); }, cudaErrorStreamCaptureIsolation},
+      {[&](Branches& b) { return cudaStreamWaitEvent(b.main, outside.event, 0); }, cudaErrorStreamCaptureIsolation},
+      {[&](Branches& b) { return cudaStreamWaitEvent(b.branch, outside.event, 0); }, cudaErrorStreamCaptureIsolation},
       {[&](Branches& b) { return cudaEventQuery(b.of_main); }, cudaErrorCapturedEvent},
       {[&](Branches& b) { return cudaEventSynchronize(b.of_main); }, cudaErrorCapturedEvent},
       {[&](Branches& b) { return cudaStreamSynchronize(b.main); }, cudaErrorStreamCaptureUnsupported},
@@ -171,8 +185,7 @@ BOOST_AUTO_TEST_CASE(an_event_of_a_capture_is_of_no_use_after_it) {
 }
 
 BOOST_AUTO_TEST_CASE(modes_differ_in_what_they_forbid) {
-  const cudaEvent_t outside = make_event();
-  check(cudaEventRecord(outside, queues_of(0).copies), "");
+  const Outside outside;
   for (const auto mode : {cudaStreamCaptureModeRelaxed, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeGlobal}) {
     const bool allowed = mode == cudaStreamCaptureModeRelaxed;
     Branches b(mode);
@@ -180,7 +193,7 @@ BOOST_AUTO_TEST_CASE(modes_differ_in_what_they_forbid) {
     BOOST_TEST(is_same(cudaHostAlloc(&memory, 16, cudaHostAllocDefault),
                        allowed ? cudaSuccess : cudaErrorStreamCaptureUnsupported));
     if (memory) BOOST_TEST(is_same(cudaFreeHost(memory), cudaSuccess));
-    BOOST_TEST(is_same(cudaEventQuery(outside), allowed ? cudaSuccess : cudaErrorStreamCaptureUnsupported));
+    BOOST_TEST(is_same(cudaEventQuery(outside.event), allowed ? cudaSuccess : cudaErrorStreamCaptureUnsupported));
     BOOST_TEST(is_same(b.end(), allowed ? cudaSuccess : cudaErrorStreamCaptureInvalidated));
   }
 }

@@ -208,6 +208,8 @@ BOOST_AUTO_TEST_CASE(streams_of_one_kind_run_at_once_and_of_the_other_when_they_
   ordinary.fill(9);
   check(cudaMemcpyAsync(ordinary.mutable_raw(), there.raw(), 24, cudaMemcpyDeviceToHost, late), "");
   check_equal(ordinary, {8, 8, 8});
+  cudaEventDestroy(event);
+  for (const cudaStream_t stream : {kernels, copies}) cudaStreamDestroy(stream);
 }
 
 BOOST_AUTO_TEST_CASE(a_copy_into_memory_that_is_gone_is_an_error) {
