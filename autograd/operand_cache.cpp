@@ -13,7 +13,6 @@ thread_local OperandCache* in_force = nullptr;
 }  // namespace
 
 bool OperandCache::Source::is_unchanged() const {
-  if (!parameter.defined()) return true;
   const Tensor& now = parameter.value();
   return storage.lock() == now.weak_storage().lock() && version == now.version();
 }
@@ -43,7 +42,6 @@ void OperandCache::keep(std::span<const Parameter> parameters, Tensor made) {
   Entry& entry = entries_[key_of(parameters, made.dtype())];
   entry.sources.clear();
   for (const Parameter& parameter : parameters) {
-    if (!parameter.defined()) continue;
     entry.sources.push_back({parameter, parameter.value().weak_storage(), parameter.value().version()});
   }
   entry.made = std::move(made);

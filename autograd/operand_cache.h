@@ -22,8 +22,7 @@ class OperandCache {
   /// in force: a replay has to make what it uses, of the parameters as they are then.
   static OperandCache* current();
 
-  /// What was kept for these parameters, in this type; undefined where nothing was, or one has changed since. Any parameter
-  /// may be undefined.
+  /// What was kept for these parameters, in this type; undefined where nothing was, or one has changed since.
   Tensor find(std::span<const Parameter> parameters, DType dtype) const;
   void keep(std::span<const Parameter> parameters, Tensor made);
   /// Returns whether there was anything.

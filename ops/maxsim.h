@@ -9,7 +9,8 @@ namespace tapecache::ops {
 /// tokens; mean over the queries of -log softmax(scale · score[i])[i · M / N]. Queries [N, query tokens, width],
 /// documents [M, document tokens, width] with M a multiple of N; masks bool [N, query tokens] and [M, document tokens],
 /// undefined where all are valid; `scale` a scalar. Neither similarities nor scores are in memory beyond a group of
-/// tiles, whose sizes count queries and documents, each of many tokens. Of several best tokens the first receives the gradient. Throws
+/// tiles, whose sizes count queries and documents, each of many tokens. Of several best tokens the first receives the gradient.
+/// Throws
 /// ShapeError, and ValueError for a tile below 1 or a document without a valid token.
 Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
                      const Tensor& document_mask, const Variable& scale, const TileOptions& tile = {});
