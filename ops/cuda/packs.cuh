@@ -32,8 +32,9 @@ template <class Out, class T, int kCount>
 __device__ void write_rounded(Out* p, const T (&values)[kCount]) {
   if constexpr (kLowPrecision<Out> && kCount % 2 == 0) {
     const auto word = [&](int k) { return pack<Out>(values[2 * k], values[2 * k + 1]); };
-    static_assert(kCount == 4 || kCount == 8);
-    if constexpr (kCount == 8) *reinterpret_cast<uint4*>(p) = {word(0), word(1), word(2), word(3)};
+    static_assert(kCount == 2 || kCount == 4 || kCount == 8);
+    if constexpr (kCount == 2) *reinterpret_cast<std::uint32_t*>(p) = word(0);
+    else if constexpr (kCount == 8) *reinterpret_cast<uint4*>(p) = {word(0), word(1), word(2), word(3)};
     else __stcg(reinterpret_cast<uint2*>(p), uint2{word(0), word(1)});  // of an assignment the compiler makes two stores
   } else {
     Pack<Out, kCount> to;

@@ -91,9 +91,7 @@ struct ToRows {
   }
   template <int kCount>
   __device__ void write(std::int64_t, std::int64_t row, const Pack<ComputedType<T>, kCount>& held) const {
-    Pack<T, kCount> rounded;
-    for (int i = 0; i < kCount; ++i) rounded.x[i] = T(held.x[i]);
-    write_pack(rows + row, rounded);
+    write_rounded(rows + row, held.x);
   }
 };
 
