@@ -13,7 +13,7 @@ namespace {
 
 /// Half of a chunk size, in whole blocks where the sums are taken in blocks.
 std::int64_t halved(std::int64_t size, const StepOptions& options) {
-  const std::int64_t unit = options.reproducible ? kReproducibleBlock : 1;
+  const std::int64_t unit = detail::chunk_unit(options);
   return std::max(unit, size / 2 / unit * unit);
 }
 

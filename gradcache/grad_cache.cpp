@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/gradcache/step_checks.h"
+
 
 namespace tapecache::gradcache {
 
@@ -54,8 +56,8 @@ void GradCache::check(std::span<const Tower> towers) {
   options.memory_plan.reset();
   options.observer = nullptr;
   if (options.chunk_tokens == 0) {
-    const std::int64_t block = options.reproducible ? kReproducibleBlock : 1;
-    options.chunk_sizes = {std::max(block, samples / 4 / block * block)};
+    const std::int64_t unit = detail::chunk_unit(options);
+    options.chunk_sizes = {std::max(unit, samples / 4 / unit * unit)};
   }
   checked_ = compare(parts, loss_, options);
 }

@@ -133,15 +133,18 @@ TowerCost measure(const Tower& tower, const Chunks& order, const StepOptions& op
   return cost;
 }
 
-/// As many samples as the share of a chunk allows, or, where that is not even a block, as the whole does.
-std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double available, std::int64_t longest) {
+/// As many samples as the share of a chunk allows, in whole units, or, where that is not even one, as the whole does.
+std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double available, std::int64_t longest,
+                            const StepOptions& options) {
+  constexpr std::int64_t kWholeRows = 8;  // what kernels like
+  const std::int64_t unit = options.reproducible ? detail::chunk_unit(options) : kWholeRows;
   const auto samples = [&](double bytes) {
     return static_cast<std::int64_t>(std::min(cost.peak.within(bytes) / static_cast<double>(longest), 1e15));
   };
   std::int64_t size = samples(kChunkShare * available);
-  if (size < kReproducibleBlock) size = std::min(samples(available), kReproducibleBlock);
-  size = std::clamp<std::int64_t>(size, 1, tower.size());
-  if (size > kReproducibleBlock && size < tower.size()) size -= size % kReproducibleBlock;
+  if (size < unit) size = std::min(samples(available), unit);
+  size = std::min(std::max(size, detail::chunk_unit(options)), tower.size());
+  if (size > unit && size < tower.size()) size -= size % unit;
   return size;
 }
 
@@ -174,7 +177,7 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
         tower.lengths().empty()
             ? 1
             : std::max<std::int64_t>(1, *std::max_element(tower.lengths().begin(), tower.lengths().end()));
-    plan.chunk_sizes.push_back(given ? 0 : chunk_size_for(tower, costs[i], available, longest));
+    plan.chunk_sizes.push_back(given ? 0 : chunk_size_for(tower, costs[i], available, longest, options));
   }
   StepOptions cut = options;
   cut.memory_plan = plan;

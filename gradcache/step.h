@@ -19,9 +19,6 @@ namespace tapecache::gradcache {
 /// labels or weights it holds: those are never cut.
 using Loss = std::function<Variable(const Representations& representations)>;
 
-/// Samples that a reproducible step forwards together: its chunk sizes are multiples of it.
-inline constexpr std::int64_t kReproducibleBlock = 8;
-
 enum class Phase { kForward, kLoss, kBackward };
 
 /// Where a running step is: chunk `chunk` of `chunks` of a tower has just been done, or the loss.
@@ -51,9 +48,11 @@ struct StepOptions {
   Tensor late_scale = {};
   /// Whether the loss may leave a tower's representations out.
   bool allow_unused = false;
-  /// Sums over samples in fixed blocks of `kReproducibleBlock` samples: cached and direct steps then give bit-identical
-  /// gradients for every chunk size that is a multiple of it.
+  /// Forwards samples in fixed blocks of `reproducible_block`, and so sums over them in the same order however they are cut:
+  /// cached and direct steps then give bit-identical gradients for every chunk size that is a multiple of it.
   bool reproducible = false;
+  /// Larger blocks are faster, and allow fewer chunk sizes.
+  std::int64_t reproducible_block = 8;
   /// Compares the representations of the second forward with those of the first, bit by bit.
   bool check_replay = false;
   /// On OutOfMemory, halves the chunks and runs the step again, down to one sample a chunk.

@@ -21,6 +21,15 @@ void check_step(const char* step, std::span<const Tower> towers, const StepOptio
   if (!std::isfinite(options.scale)) {
     throw ValueError(fmt::format("{}: scale is {}, expected a finite number", step, options.scale));
   }
+  chunk_unit(options);
+}
+
+std::int64_t chunk_unit(const StepOptions& options) {
+  if (!options.reproducible) return 1;
+  if (options.reproducible_block < 1) {
+    throw ValueError(fmt::format("StepOptions: reproducible_block is {}, expected at least 1", options.reproducible_block));
+  }
+  return options.reproducible_block;
 }
 
 std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, const StepOptions& options) {
@@ -31,7 +40,7 @@ std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, 
   }
   if (options.chunk_tokens > 0 && options.reproducible) {
     throw ValueError(fmt::format("{}: chunks by tokens cannot be reproducible, whose blocks are {} samples in batch "
-                                 "order", step, kReproducibleBlock));
+                                 "order", step, options.reproducible_block));
   }
   std::vector<Chunks> chunks;
   for (std::size_t i = 0; i < towers.size(); ++i) {
@@ -58,10 +67,10 @@ std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, 
       throw ValueError(
           fmt::format("{}: chunk size {} for tower '{}', expected at least 1", step, size, tower.name()));
     }
-    if (options.reproducible && size % kReproducibleBlock != 0 && size < tower.size()) {
+    if (size % chunk_unit(options) != 0 && size < tower.size()) {
       throw ValueError(
           fmt::format("{}: chunk size {} for tower '{}', expected a multiple of {} for a reproducible step", step, size,
-                      tower.name(), kReproducibleBlock));
+                      tower.name(), options.reproducible_block));
     }
     chunks.push_back(cut_by_count(tower.size(), size));
   }
@@ -100,8 +109,9 @@ std::vector<Parameter> parameters_on(const Tape& tape) {
 std::vector<Chunk> pieces_of(const Tower& tower, const Chunk& chunk, const StepOptions& options) {
   if (!options.reproducible || !tower.own_chunks().empty()) return {chunk};
   std::vector<Chunk> pieces;
-  for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += kReproducibleBlock) {
-    pieces.push_back({begin, std::min(begin + kReproducibleBlock, chunk.end)});
+  const std::int64_t block = chunk_unit(options);
+  for (std::int64_t begin = chunk.begin; begin < chunk.end; begin += block) {
+    pieces.push_back({begin, std::min(begin + block, chunk.end)});
   }
   return pieces;
 }

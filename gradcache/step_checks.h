@@ -12,7 +12,8 @@
 /// What the ways to take a step have in common. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
-/// Throws ValueError for no towers, an empty one, a scale that is not finite; ShapeError for a late scale of another kind.
+/// Throws ValueError for no towers, an empty one, a scale that is not finite, a block below 1; ShapeError for a late scale of
+/// another kind.
 void check_step(const char* step, std::span<const Tower> towers, const StepOptions& options);
 
 /// The cuts of every tower, by the options and, where it is not 0, by `sizes`. Throws ValueError for sizes that are
@@ -27,7 +28,10 @@ void add_distinct(std::vector<Parameter>& into, std::span<const Parameter> param
 /// Every unfrozen parameter that a recorded operation read.
 std::vector<Parameter> parameters_on(const Tape& tape);
 
-/// The ranges of a chunk that are forwarded together: the whole of it, or blocks of `kReproducibleBlock` samples.
+/// What chunk sizes are multiples of: the reproducible block, or 1. Throws ValueError for a block below 1.
+std::int64_t chunk_unit(const StepOptions& options);
+
+/// The ranges of a chunk that are forwarded together: the whole of it, or reproducible blocks.
 std::vector<Chunk> pieces_of(const Tower& tower, const Chunk& chunk, const StepOptions& options);
 
 /// The precision that the options ask of encoders, or the surrounding one where they ask for none.

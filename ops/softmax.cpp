@@ -51,7 +51,7 @@ Variable softmax_over(const char* op, const Variable& x, const Tensor& mask) {
   const kernels::Broadcast layout =
       mask.defined() ? mask_layout(op, x.shape(), x.device(), mask) : kernels::Broadcast{};
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
-  dispatch_floating(op, x.dtype(), [&]<class T>() {
+  dispatch_floating(op, x.dtype(), [&, rows = rows, cols = cols]<class T>() {
     kernels::find(&KernelTable<T>::softmax, op, x.device())(rows, cols, x.value().data<T>(),
                                                             mask.defined() ? mask.data<bool>() : nullptr, layout,
                                                             y.mutable_data<T>());

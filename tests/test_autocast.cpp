@@ -268,7 +268,7 @@ BOOST_AUTO_TEST_CASE(guards_nest_and_restore) {
   } catch (const std::runtime_error&) {
   }
   BOOST_TEST(autocast_dtype() == DType::kFloat32);
-  BOOST_CHECK_EXCEPTION(Autocast(DType::kInt32), DTypeError, says({"int32", "bfloat16", "float16"}));
+  BOOST_CHECK_EXCEPTION(Autocast{DType::kInt32}, DTypeError, says({"int32", "bfloat16", "float16"}));
 }
 
 BOOST_AUTO_TEST_CASE(backward_works_as_was_recorded) {

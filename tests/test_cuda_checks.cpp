@@ -158,7 +158,7 @@ BOOST_AUTO_TEST_CASE(a_bad_value_leaves_no_half_step_behind, *on_device) {
       begin_random_step(3, 4);
       const RandomState random = random_state();
       const std::string place = name == "direct" ? "token 1 of sample 3" : "token 1 of sample 1";  // of the chunk
-      BOOST_TEST(error_of([&] { step(setup, bad); }) ==
+      BOOST_TEST(error_of([&, &step = step] { step(setup, bad); }) ==
                  "text transformer: " + place + " is 77, expected an id from 0 to 9");
       BOOST_TEST((random_state() == random));
       for (std::size_t i = 0; i < before.size(); ++i) BOOST_TEST(same_bits(setup.parameters()[i].gradient(), before[i]));

@@ -126,6 +126,7 @@ struct Case {
     const std::int64_t samples = dice.chance(10) ? 1 : dice.between(2, 40);
     const std::int64_t negatives = count == 2 && dice.chance(25) ? dice.between(1, 3) : 0;
     options.reproducible = dice.chance(25);
+    if (dice.chance(50)) options.reproducible_block = dice.between(1, 12);
     options.scale = dice.chance(30) ? 0.5 * static_cast<double>(dice.between(1, 9)) : 1;
     options.check_replay = dice.chance(30);
     const std::int64_t in = dice.between(1, 7);
@@ -142,8 +143,8 @@ struct Case {
       names.push_back(name + ".main");
       if (dice.chance(15)) towers.push_back(Tower::from_chunks(name, cut_at_random(dice, x), encoder));
       else towers.push_back(Tower(name, x, encoder));
-      const std::int64_t chunk = dice.between(1, own + 1);
-      sizes.push_back(options.reproducible ? 8 * ((chunk + 7) / 8) : chunk);
+      const std::int64_t chunk = dice.between(1, own + 1), block = options.reproducible_block;
+      sizes.push_back(options.reproducible ? block * ((chunk + block - 1) / block) : chunk);
     }
     // Only with sums in one order: elsewhere a last bit may decide how an operand is rounded to bf16.
     if (options.reproducible && dtype == DType::kFloat32 && dice.chance(50)) options.autocast = DType::kBFloat16;

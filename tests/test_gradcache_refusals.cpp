@@ -266,6 +266,15 @@ BOOST_AUTO_TEST_CASE(options_out_of_range) {
   StepOptions odd{{12}};
   odd.reproducible = true;
   refused(odd, {"12", "multiple of 8"});
+  odd.reproducible_block = 5;
+  refused(odd, {"12", "multiple of 5"});
+  odd.reproducible_block = 0;
+  refused(odd, {"reproducible_block is 0", "at least 1"});
+  StepOptions planned = odd;
+  planned.chunk_sizes.clear();
+  planned.memory_budget = MemoryBudget{1 << 20};
+  BOOST_CHECK_EXCEPTION(plan_memory(setup.towers(), planned), ValueError, says({"reproducible_block is 0"}));
+  odd.reproducible_block = 8;
   odd.chunk_tokens = 64;
   refused(odd, {"tokens", "reproducible"});
   BOOST_CHECK_EXCEPTION(plan_memory(setup.towers(), {}), ValueError, says({"memory_budget"}));

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -67,6 +68,51 @@ BOOST_AUTO_TEST_CASE(direct_and_cached_gradients_are_equal_to_the_last_bit) {
       }
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(blocks_of_another_size) {
+  const SmallModel model(45);
+  StepOptions options;
+  options.reproducible = true;
+  std::vector<std::vector<Tensor>> by_block;
+  for (const std::int64_t block : {1, 5, 16}) {
+    options.reproducible_block = block;
+    begin_random_step(7, 3);
+    direct_step(model.towers(), model.loss(), options);
+    const std::vector<Tensor>& expected = by_block.emplace_back(gradients_of(model.clip.parameters()));
+    for (const std::int64_t chunks : {1, 2, 3}) {
+      BOOST_TEST_CONTEXT("chunk of " << chunks << " blocks of " << block) {
+        options.chunk_sizes = {chunks * block};
+        begin_random_step(7, 3);
+        cached_step(model.towers(), model.loss(), options);
+        check_same_bits(gradients_of(model.clip.parameters()), expected, model.clip.parameters());
+      }
+    }
+  }
+  // The block is what decides the order.
+  const auto same = [&](std::size_t a, std::size_t b) {
+    return std::equal(by_block[a].begin(), by_block[a].end(), by_block[b].begin(), same_bits);
+  };
+  BOOST_TEST(!same(0, 1));
+  BOOST_TEST(!same(1, 2));
+}
+
+BOOST_AUTO_TEST_CASE(a_budget_cuts_in_whole_blocks) {
+  const SmallModel model(45);
+  StepOptions options;
+  options.reproducible = true;
+  options.reproducible_block = 10;
+  options.memory_budget = MemoryBudget{64 << 20};
+  for (const std::int64_t size : plan_memory(model.towers(), options).chunk_sizes) BOOST_TEST((size % 10 == 0 || size == 45));
+  {
+    options.chunk_sizes = {10};
+    options.memory_budget.reset();
+    const std::size_t needed = cached_step(model.towers(), model.loss(), options).peak_bytes;
+    options.chunk_sizes.clear();
+    options.memory_budget = MemoryBudget{needed + needed / 16};
+  }
+  const MemoryPlan tight = plan_memory(model.towers(), options);
+  for (const std::int64_t size : tight.chunk_sizes) BOOST_TEST(size % 10 == 0);
 }
 
 BOOST_AUTO_TEST_CASE(chunk_sizes_of_their_own_a_tower) {

@@ -106,8 +106,8 @@ void AdamW::update(double learning_rate, double gradient_scale, const ops::LateN
     if (!p.gradient().defined() || p.value().numel() == 0) continue;
     m_[i].move_to(p.value().device());  // where the parameter was moved after it was given to the optimiser
     v_[i].move_to(p.value().device());
-    ops::AdamWParameter& update =
-        updates.emplace_back(p.gradient(), p.mutable_value(), m_[i], v_[i], decay_of(p, options_.weight_decay));
+    ops::AdamWParameter& update = updates.emplace_back(
+        ops::AdamWParameter{p.gradient(), p.mutable_value(), m_[i], v_[i], decay_of(p, options_.weight_decay)});
     steps_[i].move_to(late ? p.value().device() : Device::cpu());
     if (late) {
       update.steps = steps_[i];

@@ -13,23 +13,35 @@ using namespace tapecache::gradcache;
 
 namespace {
 
-/// Seconds of reproducible steps over those of plain ones, in chunks of 32.
-ReproducibleCost reproducible_cost(Workload& workload, int rounds) {
+/// In chunks of 32.
+std::vector<ReproducibleCost> reproducible_cost(Workload& workload, int rounds) {
+  constexpr std::int64_t kChunk = 32;
   const std::vector<Tower> towers = workload.towers();
   const Loss loss = workload.loss();
-  const StepOptions plain{{32}};
-  StepOptions reproducible = plain;
-  reproducible.reproducible = true;
-  const auto timed = [&](auto step, const StepOptions& options) {
-    return [&, step] {
-      step(towers, loss, options);
-      workload.clear_gradients();
-    };
+  std::vector<std::function<void()>> runs;
+  const auto add = [&](const StepOptions& options) {
+    for (const auto step : {cached_step, direct_step}) {
+      runs.push_back([&, step, options] {
+        step(towers, loss, options);
+        workload.clear_gradients();
+      });
+    }
   };
-  const std::vector<std::function<void()>> runs{timed(cached_step, plain), timed(cached_step, reproducible),
-                                                timed(direct_step, plain), timed(direct_step, reproducible)};
+  StepOptions options{{kChunk}};
+  add(options);
+  options.reproducible = true;
+  std::vector<ReproducibleCost> costs;
+  for (std::int64_t block = 8; block <= kChunk; block *= 2) {
+    options.reproducible_block = block;
+    add(options);
+    costs.push_back({block});
+  }
   const Timings timings = time_in_turn(runs, rounds);
-  return {timings.ratio(1, 0), timings.ratio(3, 2)};
+  for (std::size_t i = 0; i < costs.size(); ++i) {
+    costs[i].cached = timings.ratio(2 * i + 2, 0);
+    costs[i].direct = timings.ratio(2 * i + 3, 1);
+  }
+  return costs;
 }
 
 }  // namespace

@@ -63,15 +63,16 @@ struct Lengths {
 /// Names against keywords of the emoji, of CLDR, with chunks padded to the longest text and with chunks by tokens.
 Lengths measure_lengths(const Effort& effort);
 
-/// Seconds of reproducible steps over those of plain ones.
+/// Seconds of reproducible steps, in blocks of so many samples, over those of plain ones.
 struct ReproducibleCost {
+  std::int64_t block = 0;
   double cached = 0, direct = 0;
 };
 struct Reproducible {
   bool bit_identical = true;
   std::vector<std::int64_t> chunks;
-  ReproducibleCost cost;           ///< towers of the demo's size
-  ReproducibleCost cost_vit_tiny;  ///< ViT-Ti/4 and a text tower of its width, a quarter of the batch
+  std::vector<ReproducibleCost> cost;           ///< towers of the demo's size
+  std::vector<ReproducibleCost> cost_vit_tiny;  ///< ViT-Ti/4 and a text tower of its width, a quarter of the batch
 };
 Reproducible measure_reproducible(const Effort& effort);
 
