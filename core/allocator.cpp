@@ -10,6 +10,7 @@
 
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/memory_pool.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/system_memory.h"
 
@@ -22,8 +23,6 @@ namespace tapecache {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
-
-thread_local const MemoryPool* active_pool = nullptr;
 
 // Blocks lie side by side, where the address sanitizer sees nothing wrong: it is told what is in use, and is left a gap.
 #if defined(__SANITIZE_ADDRESS__)
@@ -154,12 +153,13 @@ void* Allocator::allocate(std::size_t bytes) {
   if (size < bytes || (stats_.limit && (size > stats_.limit || stats_.current > stats_.limit - size))) {
     throw_out_of_memory(bytes, stats_, place_.pinned);
   }
-  Pool* pool = active_pool && &active_pool->allocator_ == this ? active_pool->pool_ : nullptr;
+  Pool* pool = active_pool();
   std::byte* block = take(pool ? pool->arenas : own_, size);
   if (!block) throw_out_of_memory(bytes, stats_, place_.pinned);
   if (pool) ++pool->taken;
   stats_.current += size;
   stats_.peak = std::max(stats_.peak, stats_.current);
+  for (std::size_t* peak : metered_peaks_) *peak = std::max(*peak, stats_.current);
   if (place_.device.is_cpu()) set_accessible(block, bytes, true);
   if (poison_) system_memory::set_bytes(place_, block, 0xFF, bytes);
   return block;
@@ -176,13 +176,19 @@ void Allocator::deallocate(void* block, std::size_t bytes) noexcept {
 
 /// Keeps a block of the allocator's own taken that is freed in a pool's scope; false for any other.
 bool Allocator::hold(std::byte* block, std::size_t size) noexcept {
-  if (!active_pool || &active_pool->allocator_ != this || !own_.of(size).holds(block)) return false;
+  Pool* pool = active_pool();
+  if (!pool || !own_.of(size).holds(block)) return false;
   try {
-    active_pool->pool_->held.emplace_back(block, size);
+    pool->held.emplace_back(block, size);
   } catch (...) {
     // Without room to note it the block stays taken for good: it is not anybody's.
   }
   return true;
+}
+
+Allocator::Pool* Allocator::active_pool() const {
+  const MemoryPool* pool = PoolScope::current();
+  return pool && &pool->allocator_ == this ? pool->pool_ : nullptr;
 }
 
 Allocator::Pool* Allocator::begin_pool() {
@@ -227,14 +233,17 @@ void Allocator::reset_peak() {
   stats_.peak = stats_.current;
 }
 
-void Allocator::raise_peak(std::size_t bytes) {
-  std::lock_guard lock(mutex_);
-  stats_.peak = std::max(stats_.peak, bytes);
-}
-
 void Allocator::set_limit(std::size_t bytes) {
   std::lock_guard lock(mutex_);
-  stats_.limit = bytes;
+  set_limit_ = bytes;
+  find_limit_locked();
+}
+
+void Allocator::find_limit_locked() {
+  stats_.limit = set_limit_;
+  for (const std::size_t bytes : scoped_limits_) {
+    if (bytes != 0 && (stats_.limit == 0 || bytes < stats_.limit)) stats_.limit = bytes;
+  }
 }
 
 void Allocator::set_poison(bool on) {
@@ -267,32 +276,9 @@ Allocator& allocator(Device device) {
   return *cpu;
 }
 
-MemoryPool::MemoryPool(Device device) : allocator_(allocator(device)), pool_(allocator_.begin_pool()) {}
-
-MemoryPool::~MemoryPool() { allocator_.end_pool(pool_); }
-
-PoolScope::PoolScope(const MemoryPool& pool) : previous_(active_pool) { active_pool = &pool; }
-
-PoolScope::~PoolScope() { active_pool = previous_; }
-
 Allocator& pinned_allocator() {
   static Allocator* pinned = new Allocator({.device = Device::cpu(), .pinned = true});
   return *pinned;
 }
-
-MemoryLimit::MemoryLimit(std::size_t bytes, Device device)
-    : device_(device), previous_(allocator(device).stats().limit) {
-  allocator(device).set_limit(bytes);
-}
-
-MemoryLimit::~MemoryLimit() { allocator(device_).set_limit(previous_); }
-
-PeakMeter::PeakMeter(Device device) : device_(device), outer_peak_(allocator(device).stats().peak) {
-  allocator(device).reset_peak();
-}
-
-PeakMeter::~PeakMeter() { allocator(device_).raise_peak(outer_peak_); }
-
-std::size_t PeakMeter::peak() const { return allocator(device_).stats().peak; }
 
 }  // namespace tapecache

@@ -19,7 +19,7 @@ struct MemoryStats {
   std::size_t current = 0;  ///< bytes in use now
   std::size_t peak = 0;     ///< most bytes in use at once since the last reset_peak()
   std::size_t cached = 0;   ///< bytes held free for reuse; of the host's, many were never touched and take no memory yet
-  std::size_t limit = 0;    ///< settable limit of bytes in use; 0 is no limit
+  std::size_t limit = 0;    ///< the tightest limit of bytes in use that is in force; 0 is no limit
   std::uint64_t system_allocations = 0;  ///< times the system was asked for memory
 };
 
@@ -44,10 +44,8 @@ class Allocator {
   MemoryStats stats() const;
   /// Starts a new peak measurement at the bytes in use now.
   void reset_peak();
-  /// Takes into the present measurement a peak that was seen elsewhere.
-  void raise_peak(std::size_t bytes);
   /// Sets the most bytes that may be in use at once; 0 is no limit. Segments of which nothing is in use are returned to
-  /// the system before a new one would push the bytes held over it.
+  /// the system before a new one would push the bytes held over it. A `MemoryLimit` may be tighter.
   void set_limit(std::size_t bytes);
   /// Returns every segment of which nothing is in use to the system.
   void release_cache();
@@ -59,7 +57,9 @@ class Allocator {
   static std::size_t block_size(std::size_t bytes);
 
  private:
+  friend class MemoryLimit;
   friend class MemoryPool;
+  friend class PeakMeter;
 
   static constexpr std::size_t kSmall = 64 << 10;
 
@@ -94,6 +94,8 @@ class Allocator {
   }
   void put_back(std::byte* block, std::size_t size) noexcept;
   bool hold(std::byte* block, std::size_t size) noexcept;
+  void find_limit_locked();
+  Pool* active_pool() const;
   Pool* begin_pool();
   void end_pool(Pool* pool) noexcept;
   void give_back(const InCopy&) noexcept;
@@ -105,6 +107,9 @@ class Allocator {
   std::vector<std::unique_ptr<Pool>> pools_;
   std::vector<InCopy> in_copy_;  // given back, but not yet free
   MemoryStats stats_;
+  std::size_t set_limit_ = 0;
+  std::vector<std::size_t> scoped_limits_;  // in force, in no order
+  std::vector<std::size_t*> metered_peaks_;  // of the PeakMeters there are
   bool poison_ = false;
 };
 
@@ -114,65 +119,5 @@ Allocator& allocator(Device device = Device::cpu());
 /// The allocator of page-locked memory of the host, which is for tensors (see Tensor::pinned). Where there is no CUDA device
 /// its allocate() throws DeviceError.
 Allocator& pinned_allocator();
-
-/// Memory apart, for work that is replayed and must find its blocks as it left them: what a thread allocates in a `PoolScope`
-/// comes from here and goes to nobody else, and blocks of before that are freed there stay taken, while the pool exists. Its
-/// end returns all that is free; blocks still in use go back when they are freed.
-class MemoryPool {
- public:
-  /// Throws DeviceError where there is no such device.
-  explicit MemoryPool(Device device);
-  ~MemoryPool();
-  MemoryPool(const MemoryPool&) = delete;
-  MemoryPool& operator=(const MemoryPool&) = delete;
-
- private:
-  friend class PoolScope;
-  friend class Allocator;
-
-  Allocator& allocator_;
-  Allocator::Pool* pool_;
-};
-
-/// Within it, blocks of the pool's device that this thread allocates are the pool's.
-class PoolScope {
- public:
-  explicit PoolScope(const MemoryPool& pool);
-  ~PoolScope();
-  PoolScope(const PoolScope&) = delete;
-  PoolScope& operator=(const PoolScope&) = delete;
-
- private:
-  const MemoryPool* previous_;
-};
-
-/// Sets a limit for a scope and restores the previous one.
-class MemoryLimit {
- public:
-  explicit MemoryLimit(std::size_t bytes, Device device = Device::cpu());
-  ~MemoryLimit();
-  MemoryLimit(const MemoryLimit&) = delete;
-  MemoryLimit& operator=(const MemoryLimit&) = delete;
-
- private:
-  Device device_;
-  std::size_t previous_;
-};
-
-/// Measures the peak of a scope, and leaves the allocator's own measurement as if it were not there.
-class PeakMeter {
- public:
-  explicit PeakMeter(Device device = Device::cpu());
-  ~PeakMeter();
-  PeakMeter(const PeakMeter&) = delete;
-  PeakMeter& operator=(const PeakMeter&) = delete;
-
-  /// Most bytes in use at once since the scope began.
-  std::size_t peak() const;
-
- private:
-  Device device_;
-  std::size_t outer_peak_;
-};
 
 }  // namespace tapecache

@@ -5,9 +5,9 @@
 #include <utility>
 #include <vector>
 
-#include "tapecache/core/allocator.h"
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/memory_pool.h"
 #include "tapecache/core/random.h"
 #include "tapecache/core/recorded_copies.h"
 #include "tapecache/core/tensor.h"

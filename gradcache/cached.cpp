@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/forward_context.h"
-#include "tapecache/core/allocator.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/cached_run.h"
 #include "tapecache/gradcache/loss_pass.h"

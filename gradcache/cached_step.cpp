@@ -4,6 +4,7 @@
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/captured_step.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/cached_run.h"
 #include "tapecache/gradcache/step_checks.h"
 
@@ -40,8 +41,6 @@ bool halve_chunks(StepOptions& options, std::span<const Tower> towers, std::span
   return changed;
 }
 
-std::size_t tighter(std::size_t limit, std::size_t budget) { return limit == 0 ? budget : std::min(limit, budget); }
-
 }  // namespace
 
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
@@ -53,9 +52,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
     throw ValueError("cached_step: a step that is recorded cannot measure what fits its memory_budget; give a memory_plan");
   }
   const PeakMeter meter(options.device);
-  const std::size_t limit = allocator(options.device).stats().limit;
-  const MemoryLimit within(options.memory_budget ? tighter(limit, options.memory_budget->bytes) : limit,
-                           options.device);
+  const MemoryLimit within(options.memory_budget ? options.memory_budget->bytes : 0, options.device);
   StepOptions current = options;
   if (options.memory_budget && !options.memory_plan) current.memory_plan = plan_memory(towers, options);
   std::int64_t keep = current.memory_plan ? current.memory_plan->kept_chunks : 0;

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/tape.h"
-#include "tapecache/core/allocator.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step_checks.h"

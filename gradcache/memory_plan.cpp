@@ -10,6 +10,7 @@
 #include "tapecache/autograd/forward_context.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step_checks.h"
@@ -153,9 +154,7 @@ std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double av
 MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options) {
   if (!options.memory_budget) throw ValueError("plan_memory: no memory_budget is set");
   const auto budget = static_cast<double>(options.memory_budget->bytes);
-  const std::size_t limit = allocator(options.device).stats().limit;
-  const MemoryLimit within(limit == 0 ? options.memory_budget->bytes : std::min(limit, options.memory_budget->bytes),
-                           options.device);
+  const MemoryLimit within(options.memory_budget->bytes, options.device);
   const NoRecording outside_tape;
   MemoryPlan plan;
   std::vector<TowerCost> costs;

@@ -4,11 +4,14 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <thread>
 #include <vector>
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/memory_pool.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/tensor.h"
 
@@ -112,6 +115,37 @@ BOOST_AUTO_TEST_CASE(memory_limits_nest) {
     BOOST_CHECK_EQUAL(allocator().stats().limit, std::size_t{1} << 30);
   }
   BOOST_CHECK_EQUAL(allocator().stats().limit, std::size_t{1} << 40);
+}
+
+BOOST_AUTO_TEST_CASE(the_tightest_limit_counts_whatever_ends_first) {
+  constexpr std::size_t kOne = std::size_t{1} << 30;
+  auto wide = std::make_unique<MemoryLimit>(3 * kOne);
+  auto tight = std::make_unique<MemoryLimit>(kOne);
+  const MemoryLimit none(0);
+  BOOST_CHECK_EQUAL(allocator().stats().limit, kOne);
+  allocator().set_limit(2 * kOne);
+  BOOST_CHECK_EQUAL(allocator().stats().limit, kOne);
+  wide.reset();  // as where the scopes are of two threads
+  BOOST_CHECK_EQUAL(allocator().stats().limit, kOne);
+  tight.reset();
+  BOOST_CHECK_EQUAL(allocator().stats().limit, 2 * kOne);
+  allocator().set_limit(0);
+  BOOST_CHECK_EQUAL(allocator().stats().limit, 0u);
+}
+
+BOOST_AUTO_TEST_CASE(meters_may_overlap) {
+  const std::size_t before = allocator().stats().current;
+  auto first = std::make_unique<PeakMeter>();
+  Tensor large = Tensor::zeros({1000, 64});
+  const std::size_t bytes = allocator().stats().current - before;
+  large = {};
+  auto second = std::make_unique<PeakMeter>();
+  const Tensor small = Tensor::zeros({10, 64});
+  BOOST_CHECK_EQUAL(first->peak(), before + bytes);
+  BOOST_CHECK_EQUAL(second->peak(), allocator().stats().current);
+  first.reset();
+  large = Tensor::zeros({1000, 64});
+  BOOST_CHECK_EQUAL(second->peak(), allocator().stats().current);
 }
 
 BOOST_AUTO_TEST_CASE(a_steady_state_asks_the_system_for_nothing) {

@@ -5,6 +5,7 @@
 #include "checks.h"
 #include "cuda_device.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/memory_pool.h"
 #include "tapecache/core/error.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/matmul.h"

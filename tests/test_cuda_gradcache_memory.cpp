@@ -4,6 +4,7 @@
 
 #include "cuda_gradcache.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/tiled_losses.h"
 
 // What a cached step takes of a CUDA device's memory.

@@ -4,6 +4,7 @@
 
 #include "cuda_gradcache.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/tiled_losses.h"
 
 // What off-loading and uploading take of the device's memory, and what is left where a step with them fails.

@@ -7,6 +7,7 @@
 #include "gradcache_checks.h"
 #include "tapecache/autograd/forward_context.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/reduce.h"
 

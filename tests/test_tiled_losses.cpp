@@ -8,6 +8,7 @@
 #include "tapecache/autograd/gradcheck.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/gradcache/tiled_losses.h"
 

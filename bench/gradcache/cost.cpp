@@ -2,7 +2,7 @@
 
 #include "../timing.h"
 #include "measurements.h"
-#include "tapecache/core/allocator.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/compare.h"
 #include "workload.h"
 

@@ -3,6 +3,7 @@
 #include "measurements.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/tiled_losses.h"
 #include "tapecache/ops/normalize.h"
 #include "workload.h"

@@ -12,8 +12,8 @@
 #include <nlohmann/json.hpp>
 
 #include "../timing.h"
-#include "tapecache/core/allocator.h"
 #include "tapecache/core/atomic_file.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/matmul.h"
 #include "serve.h"

@@ -13,8 +13,8 @@
 #include "report.h"
 #include "results.h"
 #include "retrieval.h"
-#include "tapecache/core/allocator.h"
 #include "tapecache/core/atomic_file.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/data/png.h"
 #include "training.h"
@@ -90,7 +90,6 @@ std::string direct_large_error(const TrainingSetup& setup, std::int64_t batch) {
 }
 
 std::vector<MemoryPoint> measure_memory(const TrainingSetup& setup, const Options& options, const Plan& plan) {
-  const tapecache::MemoryLimit none(0);
   std::vector<MemoryPoint> points;
   for (std::int64_t batch : plan.memory_batches) {
     points.push_back({batch, measure_peak(setup, Method::kDirect, batch, 0),
@@ -143,6 +142,32 @@ void write_results(const Options& options, const Results& results, const std::ve
   say(fmt::format("\nwrote summary.json, metrics.jsonl, report.html and retrieval.png to {}", options.out.string()));
 }
 
+/// Trains every way within the memory limit, into `results`. The rows are those of the cached way.
+std::vector<RetrievalRow> run_ways(const TrainingSetup& setup, const Options& options, const Plan& plan, MetricsLog& metrics,
+                                   Results& results) {
+  const Dataset& data = *setup.data;
+  const tapecache::MemoryLimit limit(results.memory_limit_bytes);
+  results.direct_large_error = direct_large_error(setup, options.batch_large);
+  say(fmt::format("direct at batch {}: {}", options.batch_large,
+                  results.direct_large_error.empty() ? "fits under the limit" : results.direct_large_error));
+  std::vector<RetrievalRow> rows;
+  for (const WaySettings& way : ways_of(options, plan)) {
+    std::unique_ptr<tapecache::models::Clip> model;
+    results.ways.push_back(run_way(setup, way, metrics, model));
+    if (way.name == "direct") {
+      const std::span<const std::int64_t> batch(data.train.data(), static_cast<std::size_t>(options.batch));
+      const tapecache::Tensor scores = logits(*model, setup, batch).to(tapecache::DType::kFloat32);
+      results.logits_size = options.batch;
+      results.logits = scores.to_vector<float>();
+    }
+    if (way.name == "gradcache") {
+      const Evaluation evaluation = evaluate(*model, setup);
+      rows = retrieve(data, evaluation.texts, evaluation.images, 12, 5);
+    }
+  }
+  return rows;
+}
+
 int run(const Options& options) {
   require_gnuplot();
   if (options.threads > 0) tapecache::set_thread_count(options.threads);
@@ -163,26 +188,8 @@ int run(const Options& options) {
   results.seed = options.seed;
   results.threads = tapecache::thread_count();
 
-  const tapecache::MemoryLimit limit(results.memory_limit_bytes);
-  results.direct_large_error = direct_large_error(setup, options.batch_large);
-  say(fmt::format("direct at batch {}: {}", options.batch_large,
-                  results.direct_large_error.empty() ? "fits under the limit" : results.direct_large_error));
   MetricsLog metrics(options.out / "metrics.jsonl");
-  std::vector<RetrievalRow> rows;
-  for (const WaySettings& way : ways_of(options, plan)) {
-    std::unique_ptr<tapecache::models::Clip> model;
-    results.ways.push_back(run_way(setup, way, metrics, model));
-    if (way.name == "direct") {
-      const std::span<const std::int64_t> batch(data.train.data(), static_cast<std::size_t>(options.batch));
-      const tapecache::Tensor scores = logits(*model, setup, batch).to(tapecache::DType::kFloat32);
-      results.logits_size = options.batch;
-      results.logits = scores.to_vector<float>();
-    }
-    if (way.name == "gradcache") {
-      const Evaluation evaluation = evaluate(*model, setup);
-      rows = retrieve(data, evaluation.texts, evaluation.images, 12, 5);
-    }
-  }
+  const std::vector<RetrievalRow> rows = run_ways(setup, options, plan, metrics, results);
   results.memory = measure_memory(setup, options, plan);
   write_results(options, results, rows, metrics);
 

@@ -9,6 +9,7 @@
 #include "tapecache/autograd/variable.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/captured_step.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/core/random.h"
 #include "tapecache/core/safetensors.h"
