@@ -20,17 +20,6 @@ std::uint64_t next_tape_id() {
   return ++last;
 }
 
-/// Adds to a gradient that may still be shared with another slot or with the caller's seed. The gradient of a leaf
-/// outlives the pass: it is the leaf's alone, and keeps no larger storage alive that it only views.
-void add_to_slot(Tensor& slot, const Tensor& gradient, bool is_leaf) {
-  if (!slot.defined()) {
-    slot = is_leaf ? gradient.clone() : gradient;
-    return;
-  }
-  if (!slot.owns_storage_alone()) slot = slot.clone();
-  slot.accumulate(gradient);
-}
-
 }  // namespace
 
 Tape::Tape() : id_(next_tape_id()) {}
@@ -143,11 +132,11 @@ void Tape::check_seeds(std::span<const Variable> outputs, std::span<const Tensor
 void Tape::seed(const Variable& output, const Tensor& gradient) {
   if (holds(output)) {
     Value& value = values_[static_cast<std::size_t>(output.id_)];
-    add_to_slot(value.gradient, gradient, value.is_leaf);
+    detail::add_to_slot(value.gradient, gradient, value.is_leaf);
     return;
   }
   Parameter parameter = output.parameter();
-  add_to_slot(parameter.mutable_gradient(), gradient, true);
+  detail::add_to_slot(parameter.mutable_gradient(), gradient, true);
 }
 
 void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> seeds) {
@@ -188,7 +177,7 @@ void Tape::run(std::size_t index) {
     node.derivative(context);
     if (AnomalyMode::enabled()) {
       for (std::size_t i = 0; i < node.inputs.size(); ++i) {
-        if (context.needs(i)) detail::check_anomaly(node.op, "gradient", context.slot(i));
+        if (context.needs(i)) detail::check_anomaly(node.op, "gradient", context.slot(node.inputs[i]));
       }
     }
   }
@@ -225,45 +214,6 @@ std::vector<Parameter> ParametersRead::distinct() const {
     if (std::find(result.begin(), result.end(), parameter) == result.end()) result.push_back(parameter);
   }
   return result;
-}
-
-bool Backward::needs(std::size_t input) const {
-  const Node::Input& from = node_.inputs[input];
-  return from.value >= 0 || from.parameter.defined();
-}
-
-Tensor& Backward::slot(std::size_t input) {
-  Node::Input& from = node_.inputs[input];
-  if (from.parameter.defined()) return from.parameter.mutable_gradient();
-  return tape_.values_[static_cast<std::size_t>(from.value)].gradient;
-}
-
-GradientTarget Backward::gradient(std::size_t input) {
-  Tensor& target = slot(input);
-  if (!target.defined()) {
-    const Node::Input& from = node_.inputs[input];
-    if (from.parameter.defined()) {
-      const Tensor& value = from.parameter.value();
-      target = Tensor::empty(value.shape(), value.dtype(), value.device());
-    } else {
-      const Tape::Value& value = tape_.values_[static_cast<std::size_t>(from.value)];
-      target = Tensor::empty(value.shape, value.dtype, value.device);
-    }
-    given_.push_back(&target);
-    return {target, false};
-  }
-  // Handles that this node itself was given, for another input that is the same variable, do not count as sharing:
-  // its kernel writes through the first and adds through the second.
-  const bool given_before = std::find(given_.begin(), given_.end(), &target) != given_.end();
-  if (!given_before && !target.owns_storage_alone()) target = target.clone();
-  given_.push_back(&target);
-  return {target, true};
-}
-
-void Backward::pass(std::size_t input, const Tensor& gradient) {
-  const Node::Input& from = node_.inputs[input];
-  const bool is_leaf = from.parameter.defined() || tape_.values_[static_cast<std::size_t>(from.value)].is_leaf;
-  add_to_slot(slot(input), gradient, is_leaf);
 }
 
 bool will_record(std::initializer_list<Variable> inputs) {

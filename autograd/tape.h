@@ -9,36 +9,11 @@
 #include <utility>
 #include <vector>
 
+#include "tapecache/autograd/backward.h"
 #include "tapecache/autograd/variable.h"
 #include "tapecache/core/tensor.h"
 
 namespace tapecache {
-
-class Backward;
-
-/// One recorded operation: its name, where its inputs come from, what it keeps for its derivative, and the
-/// derivative.
-struct Node {
-  struct Input {
-    std::int64_t value = -1;  ///< number of a value on the tape, or -1
-    Parameter parameter;      ///< set where the input is a parameter that wants a gradient
-    Shape shape;
-  };
-
-  const char* op = "";
-  std::vector<Input> inputs;
-  std::vector<Tensor> saved;
-  std::vector<std::uint64_t> saved_versions;
-  std::int64_t first_output = 0;
-  int outputs = 1;
-  std::function<void(Backward&)> derivative;
-};
-
-/// Where a gradient kernel puts its result, and whether it adds to what is there.
-struct GradientTarget {
-  Tensor tensor;
-  bool accumulate = false;
-};
 
 /// The record of a computation, in execution order; backward is one walk from its end. An explicit object, active
 /// on a thread within a `Recording`; with no active tape nothing is recorded. Many may live at once. A tape is
@@ -140,35 +115,6 @@ class ParametersRead {
  private:
   std::vector<Parameter> seen_;
   std::vector<Parameter>* previous_;
-};
-
-/// What a derivative sees: gradients of the outputs, saved tensors, and where to put the gradients of the inputs.
-class Backward {
- public:
-  /// The gradient of an output; undefined where nothing depends on that output (only with several outputs).
-  const Tensor& output_gradient(std::size_t output = 0) const { return output_gradients_[output]; }
-  const Tensor& saved(std::size_t index) const { return node_.saved[index]; }
-  std::size_t inputs() const { return node_.inputs.size(); }
-  /// The shape of an input whose gradient is wanted or not.
-  const Shape& input_shape(std::size_t input) const { return node_.inputs[input].shape; }
-  /// Whether an input's gradient is wanted.
-  bool needs(std::size_t input) const;
-  /// The buffer for an input's gradient. A kernel must write or accumulate as it says, and write every element; of
-  /// several inputs, in their order, since two of them may be one variable.
-  GradientTarget gradient(std::size_t input);
-  /// Gives a finished tensor as (a summand of) an input's gradient, without a copy where it is the first.
-  void pass(std::size_t input, const Tensor& gradient);
-
- private:
-  friend class Tape;
-  Backward(Tape& tape, Node& node, std::vector<Tensor> output_gradients)
-      : tape_(tape), node_(node), output_gradients_(std::move(output_gradients)) {}
-  Tensor& slot(std::size_t input);
-
-  Tape& tape_;
-  Node& node_;
-  std::vector<Tensor> output_gradients_;
-  std::vector<const Tensor*> given_;  // slots whose buffers this node holds
 };
 
 /// Records an operation. The derivative may capture plain numbers only: tensors go to `saved`, where they can be seen and

@@ -23,6 +23,52 @@ void backward(Tape& tape, const Variable& output, const Tensor& seed) {
 
 }  // namespace
 
+BOOST_AUTO_TEST_SUITE(derivatives)
+
+// An op as a user writes one, of a variable and a constant, whose derivative is what is tried.
+template <class Derivative>
+std::string error_of_derivative(Derivative derivative) {
+  Tape tape;
+  const Variable x = tape.leaf(vector_of({1, 2}));
+  const Variable y = [&] {
+    const Recording recording(tape);
+    return record("mine", vector_of({3, 4}), {x, Variable(vector_of({5, 6}))}, {vector_of({7, 8})}, derivative);
+  }();
+  try {
+    backward(tape, y, vector_of({1, 1}));
+  } catch (const Error& e) {
+    BOOST_TEST(!tape.gradient(x).defined());
+    return e.what();
+  }
+  return "";
+}
+
+BOOST_AUTO_TEST_CASE(what_there_is_not_is_refused) {
+  const std::string constant = "backward of 'mine': input 1 is a constant, whose gradient is not wanted; ask needs(1) first";
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.pass(1, b.output_gradient()); }) == constant);
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.gradient(1); }) == constant);
+  const std::string input = "backward of 'mine': input 2 was asked for, but there are 2";
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.gradient(2); }) == input);
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.needs(2); }) == input);
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.input_shape(2); }) == input);
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.saved(1); }) ==
+             "backward of 'mine': saved tensor 1 was asked for, but there is 1");
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.output_gradient(1); }) ==
+             "backward of 'mine': output 1 was asked for, but there is 1");
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_another_kind_are_refused) {
+  const std::string words = "backward of 'mine': the gradient of input 0 is ";
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.pass(0, Tensor::full({1}, 1.0, DType::kFloat64)); }) ==
+             words + "float64 [1] on cpu, expected [2]");
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.pass(0, Tensor::full({2}, 1.0)); }) ==
+             words + "float32 [2] on cpu, expected float64");
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.pass(0, Tensor()); }) == words + "an undefined tensor, expected [2]");
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.pass(0, b.output_gradient()); }) == "");
+}
+
+BOOST_AUTO_TEST_SUITE_END()
+
 BOOST_AUTO_TEST_SUITE(outputs_and_seeds)
 
 BOOST_AUTO_TEST_CASE(several_outputs) {

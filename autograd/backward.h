@@ -1,0 +1,87 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "tapecache/autograd/parameter.h"
+#include "tapecache/core/shape.h"
+#include "tapecache/core/tensor.h"
+
+namespace tapecache {
+
+class Backward;
+class Tape;
+
+/// One recorded operation: its name, where its inputs come from, what it keeps for its derivative, and the
+/// derivative.
+struct Node {
+  struct Input {
+    std::int64_t value = -1;  ///< number of a value on the tape, or -1
+    Parameter parameter;      ///< set where the input is a parameter that wants a gradient
+    Shape shape;
+  };
+
+  const char* op = "";
+  std::vector<Input> inputs;
+  std::vector<Tensor> saved;
+  std::vector<std::uint64_t> saved_versions;
+  std::int64_t first_output = 0;
+  int outputs = 1;
+  std::function<void(Backward&)> derivative;
+};
+
+/// Where a gradient kernel puts its result, and whether it adds to what is there.
+struct GradientTarget {
+  Tensor tensor;
+  bool accumulate = false;
+};
+
+/// What a derivative sees: gradients of the outputs, saved tensors, and where to put the gradients of the inputs. Throws
+/// TapeError for an output, a saved tensor or an input that there is not.
+class Backward {
+ public:
+  /// The gradient of an output; undefined where nothing depends on that output (only with several outputs).
+  const Tensor& output_gradient(std::size_t output = 0) const;
+  const Tensor& saved(std::size_t index) const;
+  std::size_t inputs() const { return node_.inputs.size(); }
+  /// The shape of an input whose gradient is wanted or not.
+  const Shape& input_shape(std::size_t input) const;
+  /// Whether an input's gradient is wanted: that of a constant or a frozen parameter is not.
+  bool needs(std::size_t input) const;
+  /// The buffer for an input's gradient. A kernel must write or accumulate as it says, and write every element; of
+  /// several inputs, in their order, since two of them may be one variable. Throws TapeError where it is not wanted.
+  GradientTarget gradient(std::size_t input);
+  /// Gives a finished tensor as (a summand of) an input's gradient, without a copy where it is the first. Throws TapeError
+  /// where it is not wanted; ShapeError, DTypeError or DeviceError where it is not like the input.
+  void pass(std::size_t input, const Tensor& gradient);
+
+ private:
+  friend class Tape;
+  Backward(Tape& tape, Node& node, std::vector<Tensor> output_gradients)
+      : tape_(tape), node_(node), output_gradients_(std::move(output_gradients)) {}
+  struct Kind {
+    const Shape& shape;
+    DType dtype;
+    Device device;
+  };
+  const Node::Input& input(std::size_t index) const;
+  Node::Input& wanted(std::size_t input);
+  Kind kind_of(const Node::Input& input) const;
+  Tensor& slot(Node::Input& input);
+
+  Tape& tape_;
+  Node& node_;
+  std::vector<Tensor> output_gradients_;
+  std::vector<const Tensor*> given_;  // slots whose buffers this node holds
+};
+
+namespace detail {
+/// Adds to a gradient that may still be shared with another slot or with the caller's seed. The gradient of a leaf
+/// outlives the pass: it is the leaf's alone, and keeps no larger storage alive that it only views.
+void add_to_slot(Tensor& slot, const Tensor& gradient, bool is_leaf);
+}  // namespace detail
+
+}  // namespace tapecache
