@@ -58,6 +58,7 @@ std::vector<double> evaluate(const Function& f, std::span<const Tensor> inputs) 
 }  // namespace
 
 GradcheckResult gradcheck(const Function& f, std::span<const Tensor> inputs, const GradcheckOptions& options) {
+  if (!f) throw ValueError("gradcheck: the function is empty");
   std::vector<Tensor> work;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (is_floating(inputs[i].dtype()) && inputs[i].dtype() != DType::kFloat64) {

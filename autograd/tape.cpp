@@ -118,7 +118,8 @@ void Tape::check_seeds(std::span<const Variable> outputs, std::span<const Tensor
     const Variable& output = outputs[i];
     const bool is_parameter = output.tape_ == 0 && output.has_history();
     if (!holds(output) && !is_parameter) {
-      throw TapeError(fmt::format("backward: output {} has no history on this tape", i));
+      throw TapeError(fmt::format("backward: output {} has no history on this tape; was it computed within a Recording of it, "
+                                  "from a parameter or a leaf?", i));
     }
     const Tensor& seed = seeds[i];
     if (!seed.defined() || seed.shape() != output.shape() || seed.dtype() != output.dtype() ||

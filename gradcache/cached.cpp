@@ -127,6 +127,7 @@ detail::LossInput joined(const CachedBatch& batch) {
 
 StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss, const StepOptions& options) {
   if (towers.empty()) throw ValueError("cached_backward: no towers, expected at least one");
+  detail::check_has_loss("cached_backward", loss);
   const PeakMeter meter(options.device);
   const NoRecording outside_tape;
   GradientTransaction transaction;

@@ -45,8 +45,10 @@ bool halve_chunks(StepOptions& options, std::span<const Tower> towers, std::span
 
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
   detail::check_step("cached_step", towers, options);
-  if (options.memory_budget && !options.chunk_sizes.empty()) {
-    throw ValueError("cached_step: both chunk_sizes and a memory_budget, which chooses them; give one of the two");
+  detail::check_has_loss("cached_step", loss);
+  if ((options.memory_budget || options.memory_plan) && !options.chunk_sizes.empty()) {
+    throw ValueError(fmt::format("cached_step: both chunk_sizes and a {}; give one of the two",
+                                 options.memory_budget ? "memory_budget, which chooses them" : "memory_plan, which has its own"));
   }
   if (options.memory_budget && !options.memory_plan && CapturedStep::is_capturing()) {
     throw ValueError("cached_step: a step that is recorded cannot measure what fits its memory_budget; give a memory_plan");

@@ -1,5 +1,6 @@
 #include "tapecache/gradcache/compare.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -7,6 +8,7 @@
 
 #include "tapecache/autograd/forward_context.h"
 #include "tapecache/autograd/tape.h"
+#include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step_checks.h"
@@ -109,6 +111,13 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
     for (const Parameter& p : parameters) result.parameters.push_back({p.name(), kNaN, kNaN});
     result.relative_norm = kNaN;
     return result;
+  }
+  const auto given = [](const std::vector<Tensor>& gradients) {
+    return std::any_of(gradients.begin(), gradients.end(), [](const Tensor& g) { return g.defined(); });
+  };
+  if (!given(reference_gradients) && !given(other_gradients)) {
+    throw ValueError(fmt::format("compare: neither step gave any of the {} parameters a gradient, so there is nothing to compare",
+                                 parameters.size()));
   }
   Norms norms;
   for (std::size_t i = 0; i < parameters.size(); ++i) {

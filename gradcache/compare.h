@@ -13,7 +13,9 @@ namespace tapecache::gradcache {
 struct ParameterDifference {
   std::string name;
   double max_absolute = 0;  ///< largest |a - b| over its elements
-  double max_relative = 0;  ///< the same divided by the largest |a|, the reference's
+  /// The same divided by the largest |a|, the reference's. Large where the true gradient is 0 and both are rounding, as that of
+  /// a bias of keys within a softmax is.
+  double max_relative = 0;
 };
 
 struct Comparison {
@@ -26,7 +28,8 @@ struct Comparison {
 };
 
 /// Runs the step on the whole batch and cached, at the same weights and the same random state, and reports how far
-/// the gradients of `parameters` lie apart. Gradients and random state are left as they were. A NaN shows as NaN.
+/// the gradients of `parameters` lie apart. Gradients and random state are left as they were. A NaN shows as NaN. Throws
+/// ValueError where no parameter was given a gradient.
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
                    std::span<const Parameter> parameters);
 

@@ -6,6 +6,7 @@
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/gradient_transaction.h"
+#include "tapecache/gradcache/non_finite.h"
 #include "tapecache/gradcache/step_checks.h"
 #include "tapecache/gradcache/step_readings.h"
 #include "tapecache/ops/layout.h"
@@ -82,6 +83,15 @@ struct Recorded {
     readings.set_loss(value.value());
   }
 
+  /// Of the first output that is not finite.
+  std::string non_finite_cause() const {
+    std::string cause;
+    for (std::size_t i = 0; i < representations.size() && cause.empty(); ++i) {
+      cause = detail::non_finite_cause(representations.names()[i], representations[i].value());
+    }
+    return cause;
+  }
+
   void backward(const StepOptions& options, double weight = 1) {
     std::vector<Variable> outputs;
     std::vector<Tensor> gradients;
@@ -108,7 +118,6 @@ void finish(StepResult& result, GradientTransaction& transaction) {
     result.parameters = transaction.commit();
   } else {
     result.status = StepStatus::kNonFiniteLoss;
-    result.message = fmt::format("the loss is {}", result.loss);
     transaction.keep_random_state();
     transaction.commit();
   }
@@ -118,6 +127,7 @@ void finish(StepResult& result, GradientTransaction& transaction) {
 
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
   detail::check_step("direct_step", towers, options);
+  detail::check_has_loss("direct_step", loss);
   const PeakMeter meter(options.device);
   GradientTransaction transaction;
   StepResult result;
@@ -129,6 +139,7 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const St
     }
     if (options.deferred) result.device_loss = recorded.readings.total_loss();
     else recorded.readings.read(result);
+    if (!std::isfinite(result.loss)) result.message = detail::non_finite_loss(result.loss) + recorded.non_finite_cause();
     if (options.deferred || std::isfinite(result.loss)) {
       transaction.add(detail::parameters_on(recorded.tape));
       recorded.backward(options);
@@ -143,6 +154,7 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const St
 
 StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
   detail::check_step("accumulated_step", towers, options);
+  detail::check_has_loss("accumulated_step", loss);
   if (options.chunk_tokens != 0) {
     throw ValueError("accumulated_step: chunks by tokens would pair other samples; give chunk sizes");
   }
@@ -169,6 +181,9 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
     StepResult part;
     recorded.readings.read(part);
     result.loss += weight * part.loss;
+    if (!std::isfinite(part.loss) && result.message.empty()) {
+      result.message = fmt::format("the loss of group {} is {}", c, part.loss);
+    }
     recorded.backward(options, weight);
   }
   for (const Chunks& tower : chunks) result.chunks += static_cast<std::int64_t>(tower.parts.size());

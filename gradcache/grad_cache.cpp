@@ -6,11 +6,11 @@
 
 #include "tapecache/gradcache/step_checks.h"
 
-
 namespace tapecache::gradcache {
 
 GradCache::GradCache(Loss loss, StepOptions options, SelfCheck self_check)
     : loss_(std::move(loss)), options_(std::move(options)), self_check_(self_check) {
+  detail::check_has_loss("GradCache", loss_);
   if (self_check_.every < 0 || self_check_.samples < 1) {
     throw ValueError(
         fmt::format("grad cache: a self-check every {} steps of {} samples, expected every >= 0 and samples "

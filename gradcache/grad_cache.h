@@ -20,7 +20,7 @@ struct SelfCheck {
 /// step makes the plan, and the following ones keep it while the batch has the same size and memory suffices.
 class GradCache {
  public:
-  /// Throws ValueError for a self-check of fewer than 1 sample or every -1 steps.
+  /// Throws ValueError for an empty loss, a self-check of fewer than 1 sample or every -1 steps.
   GradCache(Loss loss, StepOptions options, SelfCheck self_check = {});
 
   /// `cached_step` over these towers.

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/tape.h"
+#include "tapecache/gradcache/non_finite.h"
 #include "tapecache/gradcache/step_checks.h"
 
 namespace tapecache::gradcache::detail {
@@ -34,19 +35,16 @@ void check_used(const char* step, std::span<const LossInput> towers, const LossP
   }
 }
 
-/// Where in a tower's cache something is not finite; empty where nothing is.
-std::string non_finite(const LossInput& tower, std::size_t output, const Tensor& cache) {
-  const std::int64_t element = cache.defined() ? first_non_finite(cache) : -1;
-  if (element < 0) return {};
-  const std::int64_t sample = element / (cache.numel() / cache.size(0));
-  const std::vector<std::int64_t>& order = tower.chunks.order;
-  const std::int64_t place = order.empty() ? sample : std::find(order.begin(), order.end(), sample) - order.begin();
-  const std::vector<Chunk>& parts = tower.chunks.parts;
-  const auto chunk = std::find_if(parts.begin(), parts.end(), [&](const Chunk& c) { return place < c.end; });
-  return fmt::format(
-      "the gradient of the loss with respect to tower '{}' is not finite, first at sample {}, in chunk {} "
-      "of {}",
-      tower.names[output], sample, chunk - parts.begin(), parts.size());
+/// The first of the towers' outputs of which `describe(tower, output)` has something to say.
+template <class Describe>
+std::string first_of_outputs(std::span<const LossInput> towers, Describe describe) {
+  for (std::size_t t = 0; t < towers.size(); ++t) {
+    for (std::size_t i = 0; i < towers[t].representations.size(); ++i) {
+      std::string message = describe(t, i);
+      if (!message.empty()) return message;
+    }
+  }
+  return {};
 }
 
 }  // namespace
@@ -86,19 +84,19 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   const double not_finite = readings.read(result);
   if (!std::isfinite(result.loss)) {
     result.status = StepStatus::kNonFiniteLoss;
-    result.message = fmt::format("the loss is {}", result.loss);
+    result.message = non_finite_loss(result.loss) + first_of_outputs(towers, [&](std::size_t t, std::size_t i) {
+      return non_finite_cause(towers[t].names[i], towers[t].representations[i], towers[t].chunks);
+    });
     return pass;
   }
   if (!options.allow_unused) check_used(step, towers, pass);
   if (not_finite == 0) return pass;
-  for (std::size_t t = 0; t < towers.size(); ++t) {
-    for (std::size_t i = 0; i < pass.caches[t].size(); ++i) {
-      result.message = non_finite(towers[t], i, pass.caches[t][i]);
-      if (result.message.empty()) continue;
-      result.status = StepStatus::kNonFiniteCache;
-      return pass;
-    }
-  }
+  result.status = StepStatus::kNonFiniteCache;
+  result.message = first_of_outputs(towers, [&](std::size_t t, std::size_t i) -> std::string {
+    const std::string place = non_finite_place(pass.caches[t][i], towers[t].chunks);
+    if (place.empty()) return {};
+    return fmt::format("the gradient of the loss with respect to tower '{}' is {}", towers[t].names[i], place);
+  });
   return pass;
 }
 

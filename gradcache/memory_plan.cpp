@@ -153,6 +153,7 @@ std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double av
 
 MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options) {
   if (!options.memory_budget) throw ValueError("plan_memory: no memory_budget is set");
+  detail::check_step("plan_memory", towers, options);
   const auto budget = static_cast<double>(options.memory_budget->bytes);
   const MemoryLimit within(options.memory_budget->bytes, options.device);
   const NoRecording outside_tape;

@@ -11,7 +11,8 @@ namespace tapecache::gradcache {
 
 struct StepOptions;
 
-/// The most bytes that may be in use at once during a step, what was in use before it included.
+/// The most bytes that may be in use at once during a step, what was in use before it and what other threads use included:
+/// of steps that overlap, all stay within the smallest budget.
 struct MemoryBudget {
   std::size_t bytes = 0;
 };
@@ -19,7 +20,7 @@ struct MemoryBudget {
 /// How a step fits into a budget.
 struct MemoryPlan {
   /// Samples a chunk, one number a tower; 0 where the cuts are given otherwise (own chunks, a token budget).
-  std::vector<std::int64_t> chunk_sizes;
+  std::vector<std::int64_t> chunk_sizes = {};
   /// The chunks forwarded last that keep their tape until their backward.
   std::int64_t kept_chunks = 0;
 };

@@ -35,7 +35,8 @@ struct StepOptions {
   /// from chunks keeps its own.
   std::vector<std::int64_t> chunk_sizes = {};
   /// For towers whose samples have lengths: the most tokens (samples times the longest) a chunk may have. Samples are
-  /// ordered by length, so that each chunk is padded to its own longest alone. 0: cut by count.
+  /// ordered by length, so that each chunk is padded to its own longest alone; a longer sample is a chunk by itself. 0: cut
+  /// by count.
   std::int64_t chunk_tokens = 0;
   /// Instead of chunk sizes: what the step may use. Chunks, and how many of them keep their tape, follow from it.
   std::optional<MemoryBudget> memory_budget = {};

@@ -14,6 +14,17 @@ void check_step(const char* step, std::span<const Tower> towers, const StepOptio
   if (towers.empty()) throw ValueError(fmt::format("{}: no towers, expected at least one", step));
   for (const Tower& tower : towers) {
     if (tower.size() < 1) throw ValueError(fmt::format("{}: tower '{}' has no samples", step, tower.name()));
+    const auto of_this_name = [&](const Tower& other) { return other.name() == tower.name(); };
+    if (std::count_if(towers.begin(), towers.end(), of_this_name) > 1) {
+      throw ValueError(fmt::format("{}: two towers are named '{}', expected a name for each", step, tower.name()));
+    }
+  }
+  if (options.memory_budget && options.memory_budget->bytes == 0) {
+    throw ValueError(fmt::format("{}: memory_budget is 0 bytes, expected what the step may use", step));
+  }
+  if (options.memory_plan && options.memory_plan->kept_chunks < 0) {
+    throw ValueError(
+        fmt::format("{}: memory_plan keeps {} chunks, expected at least 0", step, options.memory_plan->kept_chunks));
   }
   if (options.late_scale.defined() && (options.late_scale.rank() != 0 || options.late_scale.dtype() != DType::kFloat64)) {
     throw ShapeError(fmt::format("{}: late_scale is {}, expected a float64 scalar", step, describe(options.late_scale)));
@@ -22,6 +33,10 @@ void check_step(const char* step, std::span<const Tower> towers, const StepOptio
     throw ValueError(fmt::format("{}: scale is {}, expected a finite number", step, options.scale));
   }
   chunk_unit(options);
+}
+
+void check_has_loss(const char* step, const Loss& loss) {
+  if (!loss) throw ValueError(fmt::format("{}: the loss is an empty function", step));
 }
 
 std::int64_t chunk_unit(const StepOptions& options) {
@@ -58,9 +73,13 @@ std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, 
       chunks.push_back(cut_by_cost(tower.lengths(), options.chunk_tokens));
       continue;
     }
+    if (options.chunk_tokens > 0 && sizes.empty()) {
+      throw ValueError(fmt::format("{}: chunk_tokens cannot cut tower '{}', whose input has no lengths; give chunk_sizes too, or a "
+                                   "memory_budget", step, tower.name()));
+    }
     if (sizes.size() != 1 && sizes.size() != towers.size()) {
-      throw ValueError(fmt::format("{}: {} chunk sizes for {} towers, expected one for all or one each", step,
-                                   sizes.size(), towers.size()));
+      throw ValueError(fmt::format("{}: {} chunk sizes for {} towers, expected one for all or one each{}", step, sizes.size(),
+                                   towers.size(), sizes.empty() ? ", or chunk_tokens, or a memory_budget" : ""));
     }
     const std::int64_t size = sizes[sizes.size() == 1 ? 0 : i];
     if (size < 1) {

@@ -12,9 +12,11 @@
 /// What the ways to take a step have in common. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
-/// Throws ValueError for no towers, an empty one, a scale that is not finite, a block below 1; ShapeError for a late scale of
-/// another kind.
+/// Throws ValueError for no towers, an empty one, two of one name, a scale that is not finite, a block below 1, a budget of
+/// nothing; ShapeError for a late scale of another kind.
 void check_step(const char* step, std::span<const Tower> towers, const StepOptions& options);
+/// Throws ValueError for a loss that is an empty function.
+void check_has_loss(const char* step, const Loss& loss);
 
 /// The cuts of every tower, by the options and, where it is not 0, by `sizes`. Throws ValueError for sizes that are
 /// missing, too many, below 1, or no multiple of the reproducible block.

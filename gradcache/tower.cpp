@@ -124,6 +124,10 @@ Tower Tower::upload_to(Device device) const {
   return tower;
 }
 
+void Tower::throw_no_encoder() const {
+  throw ValueError(fmt::format("tower '{}': the encoder is an empty function", name_));
+}
+
 Tower::Samples Tower::uploaded(Samples samples) const {
   if (!device_) return samples;
   if (!shows_tensors_ && CapturedStep::is_capturing()) {

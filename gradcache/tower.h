@@ -9,10 +9,28 @@
 #include <utility>
 #include <vector>
 
+#include "tapecache/core/error.h"
 #include "tapecache/gradcache/encoded.h"
 #include "tapecache/gradcache/splittable.h"
 
 namespace tapecache::gradcache {
+
+namespace detail {
+template <class F>
+bool is_empty_function(const F&) { return false; }
+template <class Result, class... Arguments>
+bool is_empty_function(const std::function<Result(Arguments...)>& f) { return !f; }
+
+/// `sample_count`, whose error names the tower.
+template <class Input>
+std::int64_t samples_of_tower(const std::string& tower, const Input& input) {
+  try {
+    return sample_count(input);
+  } catch (const ShapeError& error) {
+    throw ShapeError("tower '" + tower + "': its input has no samples along axis 0: " + error.what());
+  }
+}
+}  // namespace detail
 
 /// One side of a contrastive step: a name for messages, the batch, and the encoder that turns samples into
 /// representations. `encode(samples)` returns what `Encoded` says, with axis 0 over those samples, and must treat
@@ -22,7 +40,7 @@ class Tower {
  public:
   template <Splittable Input, class Encode>
   Tower(std::string name, Input input, Encode encode)
-      : name_(std::move(name)), size_(detail::sample_count(input)), lengths_(detail::lengths_of(input)) {
+      : name_(std::move(name)), size_(detail::samples_of_tower(name_, input)), lengths_(detail::lengths_of(input)) {
     const auto batch = std::make_shared<const Input>(std::move(input));
     version_ = [batch] { return detail::version_of(*batch); };
     take_range_ = [batch](std::int64_t begin, std::int64_t end) {
@@ -41,7 +59,7 @@ class Tower {
   template <class Input, class Encode>
   static Tower from_chunks(std::string name, std::vector<Input> chunks, Encode encode) {
     std::vector<std::int64_t> sizes;
-    for (const Input& chunk : chunks) sizes.push_back(detail::sample_count(chunk));
+    for (const Input& chunk : chunks) sizes.push_back(detail::samples_of_tower(name, chunk));
     Tower tower(std::move(name), std::move(sizes));
     const auto batch = std::make_shared<const std::vector<Input>>(std::move(chunks));
     tower.version_ = [batch] {
@@ -98,8 +116,10 @@ class Tower {
     else return detail::as_encoded(encode(input));
   }
 
+  /// Throws ValueError naming the tower where `encode` is an empty std::function.
   template <class Input, class Encode>
   void set_encoder(Encode encode) {
+    if (detail::is_empty_function(encode)) throw_no_encoder();
     encode_ = [encode = std::move(encode)](const void* samples) { return call(encode, *static_cast<const Input*>(samples)); };
     if constexpr (detail::can_upload<Input>()) {
       shows_tensors_ = detail::shows_tensors<Input>();
@@ -109,6 +129,7 @@ class Tower {
     }
   }
 
+  [[noreturn]] void throw_no_encoder() const;
   Samples uploaded(Samples samples) const;
   Encoded checked(Encoded encoded, std::int64_t samples, const std::string& which) const;
 

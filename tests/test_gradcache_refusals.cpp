@@ -8,6 +8,7 @@
 #include "tapecache/autograd/forward_context.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory_scopes.h"
+#include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/reduce.h"
 
@@ -156,6 +157,20 @@ BOOST_AUTO_TEST_CASE(a_loss_that_is_not_finite) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(a_sample_that_spoils_the_loss_is_named) {
+  const ClipSetup setup(8);
+  const Tensor images = setup.images.clone();
+  images.slice(5, 6).fill(std::numeric_limits<double>::quiet_NaN());
+  const std::vector<Tower> towers{{"image", images, setup.image}, {"text", setup.texts, setup.text}};
+  const StepResult cached = cached_step(towers, setup.loss(), {{2}});
+  BOOST_TEST((cached.status == StepStatus::kNonFiniteLoss));
+  BOOST_TEST(cached.message ==
+             "the loss is nan; the representations of tower 'image' are not finite, first at sample 5, in chunk 2 of 4");
+  const StepResult direct = direct_step(towers, setup.loss());
+  BOOST_TEST(direct.message == "the loss is nan; the representations of tower 'image' are not finite, first at sample 5");
+  BOOST_TEST(accumulated_step(towers, setup.loss(), {{2}}).message == "the loss of group 2 is nan");
+}
+
 BOOST_AUTO_TEST_CASE(a_cache_that_is_not_finite) {
   const ClipSetup setup(8);
   int encoded = 0;
@@ -279,6 +294,43 @@ BOOST_AUTO_TEST_CASE(options_out_of_range) {
   odd.chunk_tokens = 64;
   refused(odd, {"tokens", "reproducible"});
   BOOST_CHECK_EXCEPTION(plan_memory(setup.towers(), {}), ValueError, says({"memory_budget"}));
+  StepOptions none;
+  none.memory_budget = MemoryBudget{};
+  refused(none, {"memory_budget is 0 bytes"});
+  StepOptions plan;
+  plan.memory_plan = MemoryPlan{{4}, -1};
+  refused(plan, {"keeps -1 chunks"});
+  plan.memory_plan = MemoryPlan{{4}, 0};
+  plan.chunk_sizes = {8};
+  refused(plan, {"both chunk_sizes and a memory_plan"});
+  StepOptions by_tokens;
+  by_tokens.chunk_tokens = 16;
+  refused(by_tokens, {"chunk_tokens", "'image'", "no lengths"});
+}
+
+BOOST_AUTO_TEST_CASE(what_is_missing_is_named) {
+  const ClipSetup setup(4);
+  const std::vector<Tower> towers = setup.towers();
+  const Loss none;
+  const StepOptions options{{2}};
+  BOOST_CHECK_EXCEPTION(cached_step(towers, none, options), ValueError, says({"cached_step: the loss is an empty"}));
+  BOOST_CHECK_EXCEPTION(direct_step(towers, none), ValueError, says({"direct_step: the loss is an empty"}));
+  BOOST_CHECK_EXCEPTION(accumulated_step(towers, none, options), ValueError, says({"accumulated_step: the loss is"}));
+  BOOST_CHECK_EXCEPTION(GradCache(none, options), ValueError, says({"GradCache: the loss is an empty"}));
+  const std::function<Variable(const Tensor&)> no_encoder;
+  BOOST_CHECK_EXCEPTION(Tower("image", setup.images, no_encoder), ValueError, says({"'image'", "encoder is an empty"}));
+  BOOST_CHECK_EXCEPTION(Tower("image", Tensor::scalar(1.0), setup.image), ShapeError, says({"tower 'image'", "axis 0"}));
+  BOOST_CHECK_EXCEPTION(Tower("image", Tensor(), setup.image), ShapeError, says({"tower 'image'"}));
+  const std::vector<Tower> namesakes{{"a", setup.images, setup.image}, {"a", setup.texts, setup.text}};
+  BOOST_CHECK_EXCEPTION(direct_step(namesakes, setup.loss()), ValueError, says({"two towers are named 'a'"}));
+}
+
+BOOST_AUTO_TEST_CASE(a_comparison_of_nothing_is_refused) {
+  const ClipSetup setup(4);
+  const std::vector<Parameter> another{Parameter("another", Tensor::scalar(1.0))};
+  BOOST_CHECK_EXCEPTION(compare(setup.towers(), setup.loss(), {{2}}, another), ValueError,
+                        says({"neither step", "the 1 parameters", "nothing to compare"}));
+  BOOST_CHECK_EXCEPTION(compare(setup.towers(), setup.loss(), {{2}}, {}), ValueError, says({"the 0 parameters"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
