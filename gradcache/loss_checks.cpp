@@ -12,8 +12,8 @@ void require_rows(const char* loss, const Variable& a, const Variable& b, const 
   const bool fits = a.defined() && b.defined() && a.rank() == 2 && b.rank() == 2 && a.size(1) == b.size(1) &&
                     a.size(0) > 0 && b.size(0) > 0;
   if (!fits) {
-    throw ShapeError(fmt::format("{}: {} are {} and {} {}, expected [rows, width] of one width, and at least one row", loss, name_a,
-                                 describe(a.value()), name_b, describe(b.value())));
+    throw ShapeError(fmt::format("{}: {} are {} and {} {}, expected [rows, width] of one width, and at least one row", loss,
+                                 name_a, describe(a.value()), name_b, describe(b.value())));
   }
 }
 

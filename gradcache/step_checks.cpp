@@ -74,8 +74,8 @@ std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, 
       continue;
     }
     if (options.chunk_tokens > 0 && sizes.empty()) {
-      throw ValueError(fmt::format("{}: chunk_tokens cannot cut tower '{}', whose input has no lengths; give chunk_sizes too, or a "
-                                   "memory_budget", step, tower.name()));
+      throw ValueError(fmt::format("{}: chunk_tokens cannot cut tower '{}', whose input has no lengths; give chunk_sizes too, "
+                                   "or a memory_budget", step, tower.name()));
     }
     if (sizes.size() != 1 && sizes.size() != towers.size()) {
       throw ValueError(fmt::format("{}: {} chunk sizes for {} towers, expected one for all or one each{}", step, sizes.size(),
