@@ -19,6 +19,11 @@ Variable reshape(const Variable& x, const Shape& shape) {
                 [from = x.shape()](Backward& ctx) { ctx.pass(0, ctx.output_gradient().reshape(from)); });
 }
 
+Variable reshape(const Variable& x, std::initializer_list<std::int64_t> sizes) {
+  detail::require_floating("reshape", "x", x);
+  return reshape(x, inferred_shape("reshape", sizes, x.shape()));
+}
+
 Variable concat(std::span<const Variable> parts, int axis_or_negative) {
   const OpScope scope("concat");
   if (parts.empty()) throw ValueError("concat: no parts, expected at least one");

@@ -269,6 +269,8 @@ std::vector<ErrorCase> index_cases() {
 
 std::vector<ErrorCase> layout_cases() {
   return {
+      error<ShapeError>("reshape_inferred", [](Given& g) { ops::reshape(g.f32({2, 3}), {-1, 4}); },
+                        {"reshape:", "[2, 3]", "6", "[-1, 4]", "4"}),
       error<ShapeError>("reshape_count", [](Given& g) { ops::reshape(g.f32({2, 3}), {4}); },
                         {"reshape:", "[2, 3]", "6", "[4]", "4"}),
       error<ValueError>("concat_nothing", [](Given&) { ops::concat({}); }, {"concat:", "no parts"}),
