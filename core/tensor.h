@@ -101,8 +101,8 @@ class Tensor {
 
   /// The same elements under another shape. Throws ShapeError where the number of elements differs.
   Tensor reshape(const Shape& shape) const;
-  /// The same where one size may be -1: it is what the number of elements leaves for it. Throws ShapeError where it leaves none,
-  /// as beside an axis of size 0, and for a second -1.
+  /// The same where one size may be -1: it is what the number of elements leaves for it. Throws ShapeError where it leaves
+  /// none, as beside an axis of size 0, and for a second -1.
   Tensor reshape(std::initializer_list<std::int64_t> sizes) const;
   /// Rows [begin, end) of axis 0, sharing storage. Throws ShapeError outside the axis.
   Tensor slice(std::int64_t begin, std::int64_t end) const;
