@@ -16,7 +16,7 @@ class RecordedCopies {
   /// Page-locked memory of the host that is copied from or, where it is `written`, into. It must stay where it is for as long
   /// as the step is replayed.
   struct HostMemory {
-    std::shared_ptr<Storage> storage;
+    std::shared_ptr<Storage> storage = {};
     bool written = false;
   };
 

@@ -12,8 +12,8 @@ namespace tapecache {
 
 /// The contents of a safetensors file: tensors by name, and free text by key (the format's `__metadata__`).
 struct SafetensorsFile {
-  std::map<std::string, Tensor> tensors;
-  std::map<std::string, std::string> metadata;
+  std::map<std::string, Tensor> tensors = {};
+  std::map<std::string, std::string> metadata = {};
 };
 
 /// Reads a file in the safetensors format (https://github.com/huggingface/safetensors). Throws FileError naming the

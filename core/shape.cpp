@@ -1,6 +1,7 @@
 #include "tapecache/core/shape.h"
 
 #include <algorithm>
+#include <vector>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -80,6 +81,28 @@ Shape Shape::inserted(int axis, std::int64_t size) const {
 bool Shape::operator==(const Shape& other) const { return std::equal(begin(), end(), other.begin(), other.end()); }
 
 std::string to_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", ")); }
+
+Shape inferred_shape(const char* op, std::initializer_list<std::int64_t> sizes, const Shape& from) {
+  const auto open = std::find(sizes.begin(), sizes.end(), -1);
+  if (open == sizes.end()) return Shape(sizes);
+  if (std::count(sizes.begin(), sizes.end(), -1) > 1) {
+    throw ShapeError(fmt::format("{}: more than one -1 in [{}], expected one", op, fmt::join(sizes, ", ")));
+  }
+  std::vector<std::int64_t> filled(sizes);
+  std::int64_t& size = filled[static_cast<std::size_t>(open - sizes.begin())];
+  size = 1;
+  const std::int64_t others = Shape(filled).numel();
+  if (others == 0) {
+    throw ShapeError(fmt::format("{}: -1 in [{}] stands beside an axis of size 0, expected the size for {}", op,
+                                 fmt::join(sizes, ", "), to_string(from)));
+  }
+  if (from.numel() % others != 0) {
+    throw ShapeError(fmt::format("{}: {} has {} elements, expected a multiple of {} for [{}]", op, to_string(from),
+                                 from.numel(), others, fmt::join(sizes, ", ")));
+  }
+  size = from.numel() / others;
+  return Shape(filled);
+}
 
 Shape broadcast(const char* op, const Shape& a, const Shape& b) {
   const int rank = std::max(a.rank(), b.rank());

@@ -26,6 +26,10 @@ Storage::Storage(std::size_t bytes, Device device, bool pinned)
   data_ = static_cast<std::byte*>(allocator_for(device_, pinned_).allocate(bytes));
 }
 
+Storage::Storage(void* memory, std::size_t bytes, std::function<void()> release) noexcept
+    : data_(static_cast<std::byte*>(memory)), bytes_(bytes), device_(Device::cpu()), pinned_(false), wrapped_(true),
+      release_(std::move(release)) {}
+
 Storage::~Storage() { free(); }
 
 void Storage::free() noexcept {
@@ -42,7 +46,8 @@ void Storage::free() noexcept {
     const std::lock_guard lock(copies);
     if (recorded_by_) recorded_by_->forget(*this);
   }
-  allocator_for(device_, pinned_).deallocate(data_, bytes_);
+  if (!wrapped_) allocator_for(device_, pinned_).deallocate(data_, bytes_);
+  else if (release_) release_();
 }
 
 void Storage::settle_copies(Use use) {
@@ -170,6 +175,8 @@ void Storage::move_to(Device device) {
   std::swap(data_, there.data_);
   std::swap(device_, there.device_);
   std::swap(pinned_, there.pinned_);
+  std::swap(wrapped_, there.wrapped_);
+  std::swap(release_, there.release_);
   bump_version();
 }
 

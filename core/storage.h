@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "tapecache/core/device.h"
@@ -12,7 +13,8 @@ namespace tapecache {
 
 class RecordedCopies;
 
-/// One block of a device's memory, shared by the tensors that view it and freed with the last of them.
+/// One block of a device's memory, shared by the tensors that view it and freed with the last of them, or such memory of
+/// somebody else's, released then.
 ///
 /// Copies may be under way that run beside other work. Whoever is about to use the memory calls settle() first: then the
 /// host, or where the memory is a device's, what that device is given next, waits for them.
@@ -23,6 +25,9 @@ class Storage {
   /// Of the host, page-locked where `pinned` is set and there is a CUDA device. Throws OutOfMemory where the allocator cannot
   /// serve the request.
   Storage(std::size_t bytes, Device device, bool pinned = false);
+  /// Over memory of the host that is not the allocator's. `release`, which must not throw, is called once, when this storage
+  /// ends or moves to a device.
+  Storage(void* memory, std::size_t bytes, std::function<void()> release) noexcept;
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
@@ -68,7 +73,8 @@ class Storage {
   std::byte* data_;
   std::size_t bytes_;
   Device device_;
-  bool pinned_;
+  bool pinned_, wrapped_ = false;
+  std::function<void()> release_;  // of wrapped memory; may be empty
   std::uint64_t version_ = 0;
   // Copies of one device are made one after another, so that the last of them stands for all.
   std::atomic<bool> copying_ = false;

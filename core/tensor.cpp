@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -66,6 +68,28 @@ Tensor Tensor::from_bytes(const void* values, std::size_t count, const Shape& sh
   return t;
 }
 
+Tensor Tensor::from_flags(const std::vector<bool>& flags, const Shape& shape) {
+  const std::unique_ptr<bool[]> bytes(new bool[flags.size()]);
+  std::copy(flags.begin(), flags.end(), bytes.get());
+  return from_bytes(bytes.get(), flags.size(), shape, DType::kBool);
+}
+
+Tensor Tensor::wrap(void* memory, const Shape& shape, DType dtype, std::function<void()> release) {
+  Tensor t;
+  t.shape_ = shape;
+  t.dtype_ = dtype;
+  if (t.numel() > 0) {
+    if (!memory) throw ValueError(fmt::format("wrap: memory is null, expected {} bytes for {}", t.bytes(), to_string(shape)));
+    // A type is aligned to its size. Kernels ask for no more: rows of a view start anywhere.
+    if (reinterpret_cast<std::uintptr_t>(memory) % size_of(dtype) != 0) {
+      throw ValueError(fmt::format("wrap: memory is at {}, expected a multiple of {} bytes for {}", memory, size_of(dtype),
+                                   name(dtype)));
+    }
+  }
+  t.storage_ = std::make_shared<Storage>(memory, t.bytes(), std::move(release));
+  return t;
+}
+
 Storage& Tensor::storage() const {
   if (!storage_) throw Error("tensor: used before it was given a value");
   return *storage_;
@@ -98,6 +122,10 @@ Tensor Tensor::reshape(const Shape& shape) const {
   Tensor view = *this;
   view.shape_ = shape;
   return view;
+}
+
+Tensor Tensor::reshape(std::initializer_list<std::int64_t> sizes) const {
+  return reshape(inferred_shape("reshape", sizes, shape_));
 }
 
 Tensor Tensor::slice(std::int64_t begin, std::int64_t end) const {

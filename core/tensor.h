@@ -1,9 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <iterator>
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "tapecache/core/device.h"
@@ -27,18 +32,44 @@ class Tensor {
   /// Uninitialised elements in page-locked memory of the host, which devices copy from and to beside their computing. Where
   /// there is no CUDA device it is the host's ordinary memory. Throws OutOfMemory.
   static Tensor empty_pinned(const Shape& shape, DType dtype = DType::kFloat32);
-  /// Copies the values. Throws ShapeError where their number is not that of the shape.
+  /// Copies the values, of a list in braces, a vector, an array, or a span; their type gives the dtype, and an int is i32.
+  /// Throws ShapeError where their number is not that of the shape.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape) {
     return from_bytes(values.data(), values.size(), shape, dtype_of<T>());
   }
   template <class T>
-  static Tensor from(const std::vector<T>& values, const Shape& shape) {
-    return from(std::span<const T>(values), shape);
+  static Tensor from(std::initializer_list<T> values, const Shape& shape) {
+    return from(std::span<const T>(values.begin(), values.size()), shape);
+  }
+  template <class Values>
+    requires requires(const Values& values) { std::span(std::data(values), std::size(values)); }
+  static Tensor from(const Values& values, const Shape& shape) {
+    using T = std::remove_cvref_t<decltype(*std::data(values))>;
+    return from(std::span<const T>(std::data(values), std::size(values)), shape);
+  }
+  /// A mask. A template, so that no list in braces is taken for a vector.
+  template <class Flags>
+    requires std::is_same_v<Flags, std::vector<bool>>
+  static Tensor from(const Flags& flags, const Shape& shape) {
+    return from_flags(flags, shape);
   }
   template <class T>
   static Tensor scalar(T value) {
     return from(std::span<const T>(&value, 1), Shape{});
+  }
+
+  /// A tensor over memory of the caller's, without a copy: ordinary memory of the host that stays valid until `release`, which
+  /// is called once, by whoever drops the last tensor that views it, and must not throw. No allocator counts it. Where this
+  /// throws, `release` is not called: the memory is the caller's as before. Changes that go past the tensor are seen, but
+  /// do not change its version. `move_to` leaves the memory, and releases it. Of bool, each byte is 0 or 1. What is const is
+  /// for `from` to copy, and page-locked memory is for `empty_pinned` to make. Throws ValueError for an address that is null
+  /// or not aligned to the element type, unless the shape has no elements.
+  static Tensor wrap(void* memory, const Shape& shape, DType dtype, std::function<void()> release = {});
+  template <class T>
+    requires(!std::is_const_v<T>)
+  static Tensor wrap(T* elements, const Shape& shape, std::function<void()> release = {}) {
+    return wrap(elements, shape, dtype_of<T>(), std::move(release));
   }
 
   bool defined() const { return storage_ != nullptr; }
@@ -70,6 +101,9 @@ class Tensor {
 
   /// The same elements under another shape. Throws ShapeError where the number of elements differs.
   Tensor reshape(const Shape& shape) const;
+  /// The same where one size may be -1: it is what the number of elements leaves for it. Throws ShapeError where it leaves
+  /// none, as beside an axis of size 0, and for a second -1.
+  Tensor reshape(std::initializer_list<std::int64_t> sizes) const;
   /// Rows [begin, end) of axis 0, sharing storage. Throws ShapeError outside the axis.
   Tensor slice(std::int64_t begin, std::int64_t end) const;
 
@@ -118,6 +152,7 @@ class Tensor {
   bool owns_storage_alone() const { return storage_.use_count() == 1; }
 
  private:
+  static Tensor from_flags(const std::vector<bool>& flags, const Shape& shape);
   static Tensor from_bytes(const void* values, std::size_t count, const Shape& shape, DType dtype);
   void* typed_data(DType requested, Storage::Use use) const;
   Storage& storage() const;

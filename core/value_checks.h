@@ -14,7 +14,7 @@ namespace tapecache {
 /// What a failed check says: `text`, in which {position} and {value} stand for the place of the element and what is there, or
 /// {row} and {column} for its place among rows of `row_length`.
 struct CheckText {
-  std::string text;
+  std::string text = {};
   std::int64_t row_length = 1;
 };
 

@@ -7,7 +7,7 @@ namespace tapecache::ops {
 
 struct AttentionOptions {
   bool causal = false;  ///< a token attends to itself and earlier ones only
-  Tensor valid;         ///< bool [batch, tokens]; false marks padding, which no token attends to. Undefined: none.
+  Tensor valid = {};    ///< bool [batch, tokens]; false marks padding, which no token attends to. Undefined: none.
   ResultType result = ResultType::kComputed;
 };
 

@@ -17,8 +17,8 @@ constexpr const char* kOp = "batch_norm";
 Channels checked_channels(const Variable& x, const Variable& weight, const Variable& bias, double epsilon) {
   if (!(epsilon > 0)) throw ValueError(fmt::format("{}: epsilon is {}, expected above 0", kOp, epsilon));
   detail::require_floating(kOp, "x", x, 2);
-  detail::require_alike(kOp, x, "weight", weight);
-  detail::require_alike(kOp, x, "bias", bias);
+  detail::require_alike(kOp, "x", x, "weight", weight);
+  detail::require_alike(kOp, "x", x, "bias", bias);
   const Channels layout{x.size(0), x.size(1), x.shape().product(2, x.rank())};
   if (layout.count == 0) throw ShapeError(fmt::format("{}: axis 1 of {} is empty", kOp, to_string(x.shape())));
   detail::require_shape(kOp, "weight", weight.shape(), {layout.count});
@@ -75,7 +75,7 @@ Variable batch_norm(const Variable& x, const Variable& weight, const Variable& b
   const OpScope scope(kOp);
   const Channels layout = checked_channels(x, weight, bias, epsilon);
   for (const auto& [name, statistic] : {std::pair("mean", &mean), std::pair("variance", &variance)}) {
-    detail::require_alike(kOp, x, name, statistic->defined() ? Variable(*statistic) : Variable());
+    detail::require_alike(kOp, "x", x, name, statistic->defined() ? Variable(*statistic) : Variable());
     detail::require_shape(kOp, name, statistic->shape(), {layout.count});
   }
   return normalized(layout, x, weight, bias, mean, variance, epsilon, false);

@@ -6,8 +6,8 @@ namespace tapecache::ops {
 
 /// A normalised batch, and the statistics it was normalised by: constants [channels].
 struct BatchNormalized {
-  Variable y;
-  Tensor mean, variance;  ///< the variance is the biased one, Σ (x - mean)² / count
+  Variable y = {};
+  Tensor mean = {}, variance = {};  ///< the variance is the biased one, Σ (x - mean)² / count
 };
 
 /// Batch normalisation (Ioffe & Szegedy 2015) by the statistics of the batch itself: (x - mean) / √(var + ε) · weight +

@@ -28,15 +28,16 @@ void require_operand(const char* op, const char* argument, const Variable& x, in
   require_rank(op, argument, x, rank);
 }
 
-void require_alike(const char* op, const Variable& a, const char* argument_b, const Variable& b) {
+void require_alike(const char* op, const char* argument_a, const Variable& a, const char* argument_b, const Variable& b) {
   require_floating(op, argument_b, b);
-  const DType expected = is_low_precision(a.dtype()) ? DType::kFloat32 : a.dtype();
-  if (b.dtype() != expected) {
-    throw DTypeError(fmt::format("{}: {} is {}, expected {}", op, argument_b, name(b.dtype()), name(expected)));
+  const bool low = is_low_precision(a.dtype());
+  if (b.dtype() != (low ? DType::kFloat32 : a.dtype())) {
+    throw DTypeError(fmt::format("{}: {} is {} and {} is {}, expected {}", op, argument_a, name(a.dtype()), argument_b,
+                                 name(b.dtype()), low ? "float32 beside 16 bits" : "one type"));
   }
   if (a.device() != b.device()) {
-    throw DeviceError(fmt::format("{}: {} is on {}, expected {}", op, argument_b, to_string(b.device()),
-                                  to_string(a.device())));
+    throw DeviceError(fmt::format("{}: {} is on {} and {} on {}, expected one device", op, argument_a, to_string(a.device()),
+                                  argument_b, to_string(b.device())));
   }
 }
 
@@ -56,13 +57,13 @@ void require_shape(const char* op, const char* argument, const Shape& found, con
 }
 
 void require_weight(const char* op, const Variable& x, const Variable& weight, const Variable& bias) {
-  require_alike(op, x, "weight", weight);
+  require_alike(op, "x", x, "weight", weight);
   if (weight.rank() != 2 || weight.size(1) != x.size(-1)) {
     throw ShapeError(fmt::format("{}: weight has shape {}, expected [out, {}] for x {}", op, to_string(weight.shape()),
                                  x.size(-1), to_string(x.shape())));
   }
   if (bias.defined()) {
-    require_alike(op, x, "bias", bias);
+    require_alike(op, "x", x, "bias", bias);
     require_shape(op, "bias", bias.shape(), {weight.size(0)});
   }
 }
@@ -73,8 +74,8 @@ void require_epsilon(const char* op, double epsilon) {
 
 void require_norm(const char* op, const Variable& x, const Variable& weight, const Variable& bias, double epsilon) {
   require_epsilon(op, epsilon);
-  require_alike(op, x, "weight", weight);
-  require_alike(op, x, "bias", bias);
+  require_alike(op, "x", x, "weight", weight);
+  require_alike(op, "x", x, "bias", bias);
   if (x.size(-1) == 0) throw ShapeError(fmt::format("{}: the last axis of {} is empty", op, to_string(x.shape())));
   require_shape(op, "weight", weight.shape(), {x.size(-1)});
   require_shape(op, "bias", bias.shape(), {x.size(-1)});

@@ -15,7 +15,7 @@ void require_floating(const char* op, const char* argument, const Variable& x, i
 void require_operand(const char* op, const char* argument, const Variable& x, int rank = 0);
 
 /// Throws unless b is defined, on the device of a, and of its type; of f32 where a is of 16 bits.
-void require_alike(const char* op, const Variable& a, const char* argument_b, const Variable& b);
+void require_alike(const char* op, const char* argument_a, const Variable& a, const char* argument_b, const Variable& b);
 
 /// The axis as a number in [0, rank). Throws ShapeError where there is no such axis.
 int checked_axis(const char* op, const Shape& shape, int axis);

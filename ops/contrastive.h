@@ -10,7 +10,7 @@ namespace tapecache::ops {
 
 /// Samples a tile of logits is wide and high. What is not given is as the device works best.
 struct TileOptions {
-  std::optional<std::int64_t> rows, columns;
+  std::optional<std::int64_t> rows = {}, columns = {};
 };
 
 /// A contrastive loss over the logits z = scale · a bᵀ + bias of a [rows, width] and b [columns, width], which are

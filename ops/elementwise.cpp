@@ -33,7 +33,7 @@ kernels::Broadcast layout_of(const Shape& a, const Shape& b, const Shape& out) {
 Variable binary(const char* op, BinaryOp kind, const Variable& a, const Variable& b) {
   const OpScope scope(op);
   detail::require_floating(op, "a", a);
-  detail::require_alike(op, a, "b", b);
+  detail::require_alike(op, "a", a, "b", b);
   const Shape shape = broadcast(op, a.shape(), b.shape());
   const kernels::Broadcast layout = layout_of(a.shape(), b.shape(), shape);
   Tensor y = Tensor::empty(shape, a.dtype(), a.device());

@@ -19,6 +19,11 @@ Variable reshape(const Variable& x, const Shape& shape) {
                 [from = x.shape()](Backward& ctx) { ctx.pass(0, ctx.output_gradient().reshape(from)); });
 }
 
+Variable reshape(const Variable& x, std::initializer_list<std::int64_t> sizes) {
+  detail::require_floating("reshape", "x", x);
+  return reshape(x, inferred_shape("reshape", sizes, x.shape()));
+}
+
 Variable concat(std::span<const Variable> parts, int axis_or_negative) {
   const OpScope scope("concat");
   if (parts.empty()) throw ValueError("concat: no parts, expected at least one");
@@ -27,7 +32,7 @@ Variable concat(std::span<const Variable> parts, int axis_or_negative) {
   const int axis = detail::checked_axis("concat", first, axis_or_negative);
   std::int64_t total = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    detail::require_alike("concat", parts[0], fmt::format("part {}", i).c_str(), parts[i]);
+    detail::require_alike("concat", "part 0", parts[0], fmt::format("part {}", i).c_str(), parts[i]);
     const Shape& shape = parts[i].shape();
     if (shape.rank() != first.rank() || shape.with(axis, 0) != first.with(axis, 0)) {
       throw ShapeError(fmt::format("concat: part {} has shape {}, expected that of part 0, {}, except along axis {}", i,

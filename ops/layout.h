@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 
 #include "tapecache/autograd/variable.h"
@@ -9,6 +10,8 @@ namespace tapecache::ops {
 
 /// The same elements under another shape; shares storage. Throws ShapeError where the number of elements differs.
 Variable reshape(const Variable& x, const Shape& shape);
+/// The same where one size may be -1, as in Tensor::reshape.
+Variable reshape(const Variable& x, std::initializer_list<std::int64_t> sizes);
 
 /// Joins along an axis; the other axes must be equal. Throws ShapeError, ValueError for no parts.
 Variable concat(std::span<const Variable> parts, int axis = 0);

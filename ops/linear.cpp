@@ -31,7 +31,7 @@ void check_linear(const char* op, const Variable& x, const Variable& weight, con
   detail::require_operand(op, "x", x, 1);
   detail::require_weight(op, x, weight, bias);
   if (residual.defined()) {
-    detail::require_alike(op, x, "residual", residual);
+    detail::require_alike(op, "x", x, "residual", residual);
     detail::require_shape(op, "residual", residual.shape(), x.shape().with(-1, weight.size(0)));
   }
 }

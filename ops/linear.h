@@ -27,13 +27,13 @@ Variable joined_linear(const Variable& x, std::span<const Variable> weights, std
 
 /// What layer_norm is given besides x.
 struct Norm {
-  Variable weight, bias;
+  Variable weight = {}, bias = {};
   double epsilon = 1e-5;
 };
 
 struct NormalizedLinear {
-  Variable y;           ///< joined_linear of the norm
-  Variable normalized;  ///< the norm itself, where it is kept
+  Variable y = {};           ///< joined_linear of the norm
+  Variable normalized = {};  ///< the norm itself, where it is kept
 };
 
 /// Whether the norm is a result too, for what else reads it.

@@ -35,7 +35,7 @@ Shape leading(const Shape& shape) { return Shape(std::span(shape.begin(), shape.
 Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& options) {
   const OpScope scope("matmul");
   detail::require_floating("matmul", "a", a, 2);
-  detail::require_alike("matmul", a, "b", b);
+  detail::require_alike("matmul", "a", a, "b", b);
   detail::require_floating("matmul", "b", b, 2);
   const bool ta = options.transpose_a, tb = options.transpose_b;
   const std::int64_t m = a.size(ta ? -1 : -2), k = a.size(ta ? -2 : -1);

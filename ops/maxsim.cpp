@@ -38,7 +38,7 @@ void check_maxsim(const char* op, const Variable& queries, const Tensor& query_m
                                  op, describe(queries.value()), describe(documents.value())));
   }
   detail::require_floating(op, "queries", queries, 3);
-  detail::require_alike(op, queries, "documents", documents);
+  detail::require_alike(op, "queries", queries, "documents", documents);
   if (query_mask.defined()) {
     detail::require_mask(op, "query_mask", query_mask, {queries.size(0), queries.size(1)}, queries.device());
   }

@@ -17,7 +17,7 @@ Variable layer_norm(const Variable& x, const Variable& weight, const Variable& b
   detail::require_floating(kOp, "x", x, 1);
   detail::require_norm(kOp, x, weight, bias, epsilon);
   if (residual.defined()) {
-    detail::require_alike(kOp, x, "residual", residual);
+    detail::require_alike(kOp, "x", x, "residual", residual);
     detail::require_shape(kOp, "residual", residual.shape(), x.shape());
   }
   const std::int64_t rows = detail::rows_of(x.shape()), width = x.size(-1);

@@ -9,8 +9,8 @@
 namespace tapecache::ops {
 
 struct PositivePairs {
-  Tensor pairs;    ///< [n, n]: row i has 1 / (A · |P(i)|) at the others of its class, P(i), and 0 elsewhere
-  Tensor anchors;  ///< [n]: 1 / A at the A rows whose P(i) is not empty, and 0 elsewhere
+  Tensor pairs = {};    ///< [n, n]: row i has 1 / (A · |P(i)|) at the others of its class, P(i), and 0 elsewhere
+  Tensor anchors = {};  ///< [n]: 1 / A at the A rows whose P(i) is not empty, and 0 elsewhere
 };
 
 /// Of labels i64 [n], of which every number is a class, in a floating type of f32 or f64. Throws ValueError saying `none` where

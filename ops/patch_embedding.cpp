@@ -32,7 +32,7 @@ Tensor patches(const Tensor& images, std::int64_t patch, DType operand) {
 
 void check(const Variable& images, const Variable& weight, const Variable& bias) {
   detail::require_floating(kOp, "images", images, 4);
-  detail::require_alike(kOp, images, "weight", weight);
+  detail::require_alike(kOp, "images", images, "weight", weight);
   if (images.rank() != 4 || weight.rank() != 4 || weight.size(1) != images.size(1) ||
       weight.size(2) != weight.size(3) || weight.size(2) == 0) {
     throw ShapeError(fmt::format("{}: images {} and weight {}, expected [batch, channels, height, width] and [out, "
@@ -44,7 +44,7 @@ void check(const Variable& images, const Variable& weight, const Variable& bias)
                                  patch));
   }
   if (bias.defined()) {
-    detail::require_alike(kOp, images, "bias", bias);
+    detail::require_alike(kOp, "images", images, "bias", bias);
     detail::require_shape(kOp, "bias", bias.shape(), {weight.size(0)});
   }
 }

@@ -16,7 +16,7 @@ namespace {
 using kernels::KernelTable;
 
 void require_same(const char* op, const char* argument, const Tensor& found, const Tensor& value) {
-  detail::require_alike(op, value, argument, found);
+  detail::require_alike(op, "value", value, argument, found);
   detail::require_shape(op, argument, found.shape(), value.shape());
 }
 

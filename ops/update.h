@@ -10,15 +10,15 @@ namespace tapecache::ops {
 
 /// Numbers that an update reads when it runs, as f64 scalars on the parameters' device; undefined ones are the host's.
 struct LateNumbers {
-  Tensor learning_rate, gradient_scale;
+  Tensor learning_rate = {}, gradient_scale = {};
   /// Where this is not 0 nothing is changed: how many values of the step are NaN or Inf, as `count_non_finite` gives it.
-  Tensor non_finite;
+  Tensor non_finite = {};
 };
 
 /// What AdamW changes of one parameter, and its own numbers: the corrections are 1 - βᵗ. Where `steps`, an i64 scalar on the
 /// parameter's device, is defined (of all parameters or none), t is counted there instead.
 struct AdamWParameter {
-  Tensor gradient, value, m, v;
+  Tensor gradient = {}, value = {}, m = {}, v = {};
   double weight_decay = 0, correction1 = 1, correction2 = 1;
   Tensor steps = {};
 };
@@ -28,7 +28,7 @@ struct AdamWParameter {
 void adamw_update(const kernels::AdamW& step, std::span<AdamWParameter> parameters, const LateNumbers& late = {});
 
 struct SgdParameter {
-  Tensor gradient, value, velocity;
+  Tensor gradient = {}, value = {}, velocity = {};
   double weight_decay = 0;
 };
 

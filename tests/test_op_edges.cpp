@@ -193,3 +193,17 @@ BOOST_AUTO_TEST_CASE(a_norm_used_without_its_products) {
 }
 
 BOOST_AUTO_TEST_SUITE_END()
+
+BOOST_AUTO_TEST_SUITE(inferred_sizes)
+
+BOOST_AUTO_TEST_CASE(reshape_passes_the_gradient_of_a_size_left_out) {
+  const Tensor x = random_values({2, 3}, 1), factors = random_values({3, 2}, 2);
+  const std::vector<double> found = gradient_of_sum(x, [&](const Variable& v) {
+    const Variable y = ops::reshape(v, {-1, 2});
+    BOOST_CHECK((y.shape() == Shape{3, 2}));
+    return ops::multiply(y, factors);
+  });
+  check_equal(found, doubles(factors));
+}
+
+BOOST_AUTO_TEST_SUITE_END()

@@ -34,7 +34,7 @@ std::vector<ErrorCase> binary_cases() {
     cases.push_back(error<ShapeError>(op + "_shapes", [f = f](Given& g) { f(g.f32({2, 3}), g.f32({2, 4})); },
                                       {op + ":", "[2, 3]", "[2, 4]"}));
     cases.push_back(error<DTypeError>(op + "_mixed_types", [f = f](Given& g) { f(g.f32({2}), g.f64({2})); },
-                                      {op + ":", "float64", "float32"}));
+                                      {op + ": a is float32 and b is float64, expected one type"}));
     cases.push_back(error<DTypeError>(op + "_integers", [f = f](Given& g) { f(g.f32({2}), whole({2})); },
                                       {op + ":", "int64", "float32"}));
     cases.push_back(
@@ -269,6 +269,8 @@ std::vector<ErrorCase> index_cases() {
 
 std::vector<ErrorCase> layout_cases() {
   return {
+      error<ShapeError>("reshape_inferred", [](Given& g) { ops::reshape(g.f32({2, 3}), {-1, 4}); },
+                        {"reshape:", "[2, 3]", "6", "[-1, 4]", "4"}),
       error<ShapeError>("reshape_count", [](Given& g) { ops::reshape(g.f32({2, 3}), {4}); },
                         {"reshape:", "[2, 3]", "6", "[4]", "4"}),
       error<ValueError>("concat_nothing", [](Given&) { ops::concat({}); }, {"concat:", "no parts"}),
@@ -283,7 +285,7 @@ std::vector<ErrorCase> layout_cases() {
                         {"concat:", "[]"}),
       error<DTypeError>("concat_mixed_types",
                         [](Given& g) { ops::concat(std::vector{g.f32({2}), g.f64({2})}); },
-                        {"concat:", "part 1", "float64", "float32"}),
+                        {"concat: part 0 is float32 and part 1 is float64, expected one type"}),
       error<Error>("concat_undefined", [](Given& g) { ops::concat(std::vector{g.f32({2}), Variable()}); },
                    {"concat:", "part 1", "undefined"}),
       error<ShapeError>("slice_beyond", [](Given& g) { ops::slice(g.f32({2, 3}), 1, 1, 4); },

@@ -28,6 +28,8 @@ std::vector<ErrorCase> product_cases() {
       error<ShapeError>("linear_residual",
                         [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f32({5}), g.f32({2, 3})); },
                         {"linear:", "residual", "[2, 3]", "[2, 5]"}),
+      error<DTypeError>("linear_x_type", [](Given& g) { ops::linear(g.f64({2, 3}), g.f32({5, 3})); },
+                        {"linear: x is float64 and weight is float32, expected one type"}),
       error<DTypeError>("linear_residual_type",
                         [](Given& g) { ops::linear(g.f32({2, 3}), g.f32({5, 3}), g.f32({5}), g.f64({2, 5})); },
                         {"linear:", "residual", "float64", "float32"}),
@@ -79,7 +81,7 @@ std::vector<ErrorCase> product_cases() {
                         [](Given& g) {
                           ops::linear(g.f32({2, 3}).value().to(DType::kBFloat16), g.f32({5, 3}), g.f64({5}));
                         },
-                        {"linear:", "bias", "float64", "float32"}),
+                        {"linear: x is bfloat16 and bias is float64, expected float32 beside 16 bits"}),
       error<DTypeError>("joined_linear_of_16_bits_weight",
                         [](Given& g) {
                           const Variable w[] = {g.f64({5, 3})};

@@ -40,6 +40,7 @@
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/normalize.h"
+#include "tapecache/ops/operators.h"
 #include "tapecache/ops/patch_embedding.h"
 #include "tapecache/ops/pooling.h"
 #include "tapecache/ops/reduce.h"
