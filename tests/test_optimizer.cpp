@@ -187,6 +187,37 @@ BOOST_AUTO_TEST_CASE(optimiser_options_outside_their_range) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(optimiser_options_that_are_not_finite) {
+  BOOST_CHECK_EXCEPTION(AdamW(some_parameters(), {.epsilon = kInf}), ValueError, says({"AdamW", "epsilon", "inf"}));
+  BOOST_CHECK_EXCEPTION(AdamW(some_parameters(), {.weight_decay = kInf}), ValueError, says({"weight_decay", "inf"}));
+  BOOST_CHECK_EXCEPTION(Sgd(some_parameters(), {.weight_decay = kInf}), ValueError, says({"Sgd", "weight_decay", "inf"}));
+}
+
+BOOST_AUTO_TEST_CASE(numbers_of_a_step_that_would_spoil_the_weights) {
+  const auto check = [](const std::string& name, Optimizer& optimizer, const std::vector<Parameter>& parameters) {
+    give_gradients(parameters, 1);
+    optimizer.step(0.1);
+    const std::vector<Tensor> before = copies(parameters);
+    const auto state = copies(optimizer.state());
+    for (const double bad : {-1.0, kNan, kInf, -kInf}) {
+      BOOST_CHECK_EXCEPTION(optimizer.step(bad), ValueError, says({name, "learning rate", "finite"}));
+    }
+    for (const double bad : {kNan, kInf, -kInf}) {
+      BOOST_CHECK_EXCEPTION(optimizer.step(0.1, bad), ValueError, says({name, "gradient scale", "finite"}));
+    }
+    BOOST_TEST(same(parameters, before));
+    BOOST_TEST(same(optimizer.state(), state));
+    BOOST_CHECK_NO_THROW(optimizer.step(0));
+    BOOST_TEST(same(parameters, before));
+    BOOST_CHECK_NO_THROW(optimizer.step(0.1, 0));
+  };
+  const std::vector<Parameter> a = some_parameters(), b = some_parameters();
+  AdamW adamw(a);
+  Sgd sgd(b, {.momentum = 0.9});
+  check("AdamW", adamw, a);
+  check("Sgd", sgd, b);
+}
+
 BOOST_AUTO_TEST_CASE(a_gradient_that_does_not_fit_leaves_no_half_step) {
   const auto check = [](const std::function<std::unique_ptr<Optimizer>(std::vector<Parameter>)>& make) {
     const std::vector<Parameter> parameters = some_parameters();

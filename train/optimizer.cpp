@@ -16,6 +16,14 @@ void require(bool holds, const char* optimizer, const char* what, double found, 
   if (!holds) throw ValueError(fmt::format("{}: {} is {}, expected {}", optimizer, what, found, expected));
 }
 
+bool is_decay(double value) { return std::isfinite(value) && value >= 0; }
+
+void require_step_numbers(const char* optimizer, double learning_rate, double gradient_scale) {
+  require(std::isfinite(learning_rate) && learning_rate >= 0, optimizer, "the learning rate", learning_rate,
+          "finite and at least 0");
+  require(std::isfinite(gradient_scale), optimizer, "the gradient scale", gradient_scale, "finite");
+}
+
 Tensor zeros_like(const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), t.device()); }
 
 double decay_of(const Parameter& parameter, double weight_decay) {
@@ -79,8 +87,8 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
     : Optimizer(std::move(parameters)), options_(options) {
   require(options.beta1 >= 0 && options.beta1 < 1, "AdamW", "beta1", options.beta1, "0 <= beta1 < 1");
   require(options.beta2 >= 0 && options.beta2 < 1, "AdamW", "beta2", options.beta2, "0 <= beta2 < 1");
-  require(options.epsilon > 0, "AdamW", "epsilon", options.epsilon, "above 0");
-  require(options.weight_decay >= 0, "AdamW", "weight_decay", options.weight_decay, "at least 0");
+  require(std::isfinite(options.epsilon) && options.epsilon > 0, "AdamW", "epsilon", options.epsilon, "finite and above 0");
+  require(is_decay(options.weight_decay), "AdamW", "weight_decay", options.weight_decay, "finite and at least 0");
   for (const Parameter& p : parameters_) {
     steps_.push_back(Tensor::zeros({}, DType::kInt64));
     m_.push_back(zeros_like(p.value()));
@@ -90,6 +98,7 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
 
 void AdamW::step(double learning_rate, double gradient_scale) {
   require_host_numbers("AdamW");
+  require_step_numbers("AdamW", learning_rate, gradient_scale);
   update(learning_rate, gradient_scale, nullptr);
 }
 
@@ -138,12 +147,13 @@ std::map<std::string, Tensor> AdamW::state() const {
 Sgd::Sgd(std::vector<Parameter> parameters, const SgdOptions& options)
     : Optimizer(std::move(parameters)), options_(options) {
   require(options.momentum >= 0 && options.momentum < 1, "Sgd", "momentum", options.momentum, "0 <= momentum < 1");
-  require(options.weight_decay >= 0, "Sgd", "weight_decay", options.weight_decay, "at least 0");
+  require(is_decay(options.weight_decay), "Sgd", "weight_decay", options.weight_decay, "finite and at least 0");
   for (const Parameter& p : parameters_) velocity_.push_back(zeros_like(p.value()));
 }
 
 void Sgd::step(double learning_rate, double gradient_scale) {
   require_host_numbers("Sgd");
+  require_step_numbers("Sgd", learning_rate, gradient_scale);
   update(learning_rate, gradient_scale, {});
 }
 

@@ -15,12 +15,14 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
 
-  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first. Throws ShapeError,
-  /// before anything is changed, where a gradient does not fit its parameter.
+  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first. Throws, before
+  /// anything is changed, ValueError unless the rate is finite and at least 0 and the scale finite, and ShapeError where a
+  /// gradient does not fit its parameter.
   virtual void step(double learning_rate, double gradient_scale = 1.0) = 0;
   /// The same with numbers that the parameters' device holds, and reads when it gets there, so that the step can be captured
   /// (`CapturedStep`) and replayed with others. Numbers that change from step to step, as AdamW's count of steps, are moved
-  /// there. Throws ValueError without a learning rate, ShapeError where a number is no f64 scalar on that device.
+  /// there; their values are not checked. Throws ValueError without a learning rate, ShapeError where a number is no f64
+  /// scalar on that device.
   virtual void step(const ops::LateNumbers& numbers) = 0;
   void clear_gradients();
 
