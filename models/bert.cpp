@@ -78,7 +78,7 @@ Bert::Bert(const Builder& builder, const BertConfig& config)
   }
 }
 
-Variable Bert::operator()(const TokenBatch& tokens) const {
+Variable Bert::hidden_states(const TokenBatch& tokens) const {
   check_tokens("bert", tokens, config_.max_tokens, config_.vocabulary);
   const Variable positions = ops::slice(positions_.weight, 0, 0, tokens.ids.size(1));
   const Variable places = ops::add(positions, ops::slice(types_.weight, 0, 0, 1));
@@ -89,7 +89,11 @@ Variable Bert::operator()(const TokenBatch& tokens) const {
     x = block.sum(x, norm, {.valid = tokens.valid});
     norm = &block.last_norm();
   }
-  x = (*norm)(x);
+  return (*norm)(x);
+}
+
+Variable Bert::operator()(const TokenBatch& tokens) const {
+  const Variable x = hidden_states(tokens);
   return config_.pooling == BertPooling::kCls ? ops::cls_pool(x) : ops::mean_pool(x, tokens.valid);
 }
 

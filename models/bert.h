@@ -58,6 +58,8 @@ class Bert {
   Bert(const Builder& builder, const BertConfig& config);
   /// [batch, width]: the mean over the valid tokens, or token 0. Throws as `check_tokens`.
   Variable operator()(const TokenBatch& tokens) const;
+  /// [batch, tokens, width]: each token's state after the last block, not pooled. Throws as above.
+  Variable hidden_states(const TokenBatch& tokens) const;
 
  private:
   BertConfig config_;

@@ -26,8 +26,10 @@ const ClipConfig& checked(const ClipConfig& config) {
 
 }  // namespace
 
-Clip::Clip(const ClipConfig& config, std::uint64_t seed, DType dtype)
-    : builder_(seed, dtype),
+Clip::Clip(const ClipConfig& config, std::uint64_t seed, DType dtype) : Clip(Builder(seed, dtype), config) {}
+
+Clip::Clip(const Builder& builder, const ClipConfig& config)
+    : builder_(builder),
       vision_(builder_.child("vision_model"), checked(config).vision),
       text_(builder_.child("text_model"), config.text),
       visual_projection_(builder_.child("visual_projection"), config.vision.encoder.width, config.projection_width,

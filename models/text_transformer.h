@@ -30,8 +30,12 @@ class TextTransformer {
   /// shape, DTypeError for ids or a mask of another type, ValueError for an id outside the vocabulary or a sample
   /// without a valid token.
   Variable operator()(const TokenBatch& tokens) const;
+  /// [batch, tokens, width]: each token's state after the last norm, not pooled. Throws as above.
+  Variable hidden_states(const TokenBatch& tokens) const;
 
  private:
+  Variable embed(const TokenBatch& tokens) const;
+
   TextConfig config_;
   Embedding token_embedding_, positions_;
   TransformerEncoder encoder_;

@@ -60,7 +60,7 @@ VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig&
       encoder_(builder.child("encoder"), config.encoder),
       post_norm_(builder.child("post_layernorm"), config.encoder.width, config.encoder.epsilon) {}
 
-Variable VisionTransformer::operator()(const Variable& images) const {
+Variable VisionTransformer::embed(const Variable& images) const {
   const Shape expected{images.rank() > 0 ? images.size(0) : 0, config_.channels, config_.image_size,
                        config_.image_size};
   if (images.shape() != expected) {
@@ -71,9 +71,14 @@ Variable VisionTransformer::operator()(const Variable& images) const {
   const Variable patches = patches_(images);
   const Variable zeros(Tensor::zeros({batch, 1, width}, patches.dtype(), patches.device()));
   const std::array<Variable, 2> tokens{ops::add(zeros, class_embedding_), patches};
-  const Variable embedded = ops::add(ops::concat(tokens, 1), positions_.weight);
-  if (config_.pooling == VisionPooling::kCls) return post_norm_(encoder_(pre_norm_(embedded), {}, ops::cls_pool));
-  const Variable encoded = encoder_(pre_norm_(embedded));
+  return pre_norm_(ops::add(ops::concat(tokens, 1), positions_.weight));
+}
+
+Variable VisionTransformer::hidden_states(const Variable& images) const { return encoder_(embed(images)); }
+
+Variable VisionTransformer::operator()(const Variable& images) const {
+  if (config_.pooling == VisionPooling::kCls) return post_norm_(encoder_(embed(images), {}, ops::cls_pool));
+  const Variable encoded = hidden_states(images);
   return post_norm_(ops::mean_pool(ops::slice(encoded, 1, 1, encoded.size(1))));
 }
 

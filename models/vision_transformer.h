@@ -39,8 +39,13 @@ class VisionTransformer {
   VisionTransformer(const Builder& builder, const VisionConfig& config);
   /// images [batch, channels, size, size] to [batch, width]. Throws ShapeError.
   Variable operator()(const Variable& images) const;
+  /// [batch, 1 + patches, width]: the class token's state and each patch's after the encoder, neither pooled nor normalised, as
+  /// `last_hidden_state` there. Throws ShapeError.
+  Variable hidden_states(const Variable& images) const;
 
  private:
+  Variable embed(const Variable& images) const;
+
   VisionConfig config_;
   Parameter class_embedding_;
   PatchEmbedding patches_;
