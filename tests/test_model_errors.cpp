@@ -7,6 +7,7 @@
 #include "tapecache/core/error.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
+#include "tapecache/models/weights.h"
 
 using namespace tapecache;
 using namespace tapecache::models;
@@ -61,6 +62,20 @@ BOOST_AUTO_TEST_CASE(sizes_below_zero_are_refused_as_documented) {
   config.encoder.width = -8;
   BOOST_CHECK_THROW(TransformerEncoder(Builder(1), config.encoder), ValueError);
 }
+
+// As programs of our users may be compiled.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic error "-Wmissing-field-initializers"
+BOOST_AUTO_TEST_CASE(options_may_leave_members_out) {
+  BOOST_TEST(ClipConfig{.projection_width = 5}.vision.image_size == 224);
+  BOOST_TEST(!TokenBatch{.ids = Tensor::zeros({1, 2}, DType::kInt32)}.valid.defined());
+  BOOST_TEST(BertConfig{.vocabulary = 7}.types == 2);
+  BOOST_TEST(VisionConfig{.image_size = 8}.channels == 3);
+  BOOST_TEST(TextConfig{.vocabulary = 8}.causal);
+  BOOST_TEST(TransformerConfig{.width = 8}.heads == 8);
+  BOOST_TEST(LoadOptions{.prefix = "bert."}.strict);
+}
+#pragma GCC diagnostic pop
 
 BOOST_AUTO_TEST_CASE(layers_without_a_size_are_refused) {
   const Builder builder(1);

@@ -15,7 +15,7 @@ namespace tapecache::train {
 struct TrainingPosition {
   std::int64_t step = 0;    ///< steps taken
   std::uint64_t seed = 0;   ///< of the random stream; a step's draws depend on (seed, step) alone
-  std::map<std::string, std::string> notes;  ///< whatever else the program needs to go on
+  std::map<std::string, std::string> notes = {};  ///< whatever else the program needs to go on
 
   bool operator==(const TrainingPosition&) const = default;
 };
