@@ -10,7 +10,7 @@ struct Image {
   int width = 0;
   int height = 0;
   int channels = 0;
-  std::vector<std::uint8_t> pixels;
+  std::vector<std::uint8_t> pixels = {};
 };
 
 /// How the colour samples of an RGBA picture relate to its alpha.

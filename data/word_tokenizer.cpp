@@ -34,15 +34,23 @@ void for_each_word(std::string_view text, Visit visit) {
   }
 }
 
+/// Whether a text can have this word: all else is split or lower-cased before it is looked up.
+bool can_be_met(std::string_view word) {
+  return !word.empty() && std::ranges::all_of(word, [](char c) { return in_word(c) && c == lower(c); });
+}
+
 }  // namespace
 
 WordTokenizer::WordTokenizer(std::vector<std::string> words) : words_(std::move(words)) {
   ids_.reserve(words_.size());
   for (const std::string& word : words_) {
+    if (!can_be_met(word)) {
+      throw ValueError(fmt::format("WordTokenizer: word {}, '{}', can be in no text; expected lower-case ASCII letters, digits "
+                                   "and bytes of multi-byte UTF-8 characters", ids_.size(), word));
+    }
     const auto id = kFirstWord + static_cast<std::int32_t>(ids_.size());
-    if (word.empty()) throw ValueError("WordTokenizer: the vocabulary has an empty word");
     if (!ids_.emplace(word, id).second) {
-      throw ValueError(fmt::format("WordTokenizer: the vocabulary has the word '{}' twice", word));
+      throw ValueError(fmt::format("WordTokenizer: word {}, '{}', is in the vocabulary twice", ids_.size(), word));
     }
   }
 }

@@ -22,8 +22,8 @@ class WordTokenizer {
   static constexpr std::int32_t kFirstByte = 3;
   static constexpr std::int32_t kFirstWord = kFirstByte + 256;
 
-  /// Takes a vocabulary as `words()` gave it, the first word getting the id `kFirstWord`. Throws ValueError for an
-  /// empty or repeated word.
+  /// Takes a vocabulary as `words()` gave it, the first word getting the id `kFirstWord`. Throws ValueError, with
+  /// its place, for a repeated word or one that no text can have, such as one with an upper-case ASCII letter.
   explicit WordTokenizer(std::vector<std::string> words);
 
   /// Builds the vocabulary of all words that occur at least `min_count` times in `texts`, the most frequent first,

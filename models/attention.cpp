@@ -6,17 +6,24 @@
 
 namespace tapecache::models {
 
+namespace {
+
+std::int64_t checked_heads(std::int64_t width, std::int64_t heads) {
+  if (width < 1 || heads < 1 || width % heads != 0) {
+    throw ValueError(fmt::format("attention: {} heads do not divide a width of {}", heads, width));
+  }
+  return heads;
+}
+
+}  // namespace
+
 MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in,
                                        const Init& out, const AttentionNames& names)
-    : heads_(heads),
+    : heads_(checked_heads(width, heads)),
       q_(builder.child(names.query), width, width, in),
       k_(builder.child(names.key), width, width, in),
       v_(builder.child(names.value), width, width, in),
-      out_(builder.child(names.out), width, width, out) {
-  if (heads < 1 || width % heads != 0) {
-    throw ValueError(fmt::format("attention: {} heads do not divide a width of {}", heads, width));
-  }
-}
+      out_(builder.child(names.out), width, width, out) {}
 
 Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionOptions& options,
                                         const Variable& residual) const {

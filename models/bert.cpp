@@ -4,9 +4,8 @@
 #include <string>
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "tapecache/autograd/checkpoint.h"
+#include "tapecache/models/sizes.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/pooling.h"
@@ -18,21 +17,20 @@ namespace {
 constexpr Init kInit = Init::normal(0.02);
 
 const BertConfig& checked(const BertConfig& config) {
-  const TransformerConfig& e = config.encoder;
-  if (config.vocabulary < 1 || config.max_tokens < 1 || config.types < 1 || e.width < 1 || e.layers < 1 ||
-      e.heads < 1 || e.mlp_width < 1) {
-    throw ValueError(fmt::format("bert: vocabulary {}, max_tokens {}, types {}, width {}, layers {}, heads {}, "
-                                 "mlp_width {}; each must be at least 1",
-                                 config.vocabulary, config.max_tokens, config.types, e.width, e.layers, e.heads,
-                                 e.mlp_width));
-  }
+  require_sizes("bert", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}, {"types", config.types}});
+  check_config("bert", config.encoder);
+  return config;
+}
+
+const TransformerConfig& checked(const TransformerConfig& config) {
+  check_config("bert block", config);
   return config;
 }
 
 }  // namespace
 
 BertBlock::BertBlock(const Builder& builder, const TransformerConfig& config)
-    : activation_(config.activation),
+    : activation_(checked(config).activation),
       checkpoint_(config.checkpoint),
       attention_(builder.child("attention"), config.width, config.heads, kInit, kInit,
                  {"self.query", "self.key", "self.value", "output.dense"}),
@@ -80,7 +78,7 @@ Bert::Bert(const Builder& builder, const BertConfig& config)
   }
 }
 
-Variable Bert::operator()(const TokenBatch& tokens) const {
+Variable Bert::hidden_states(const TokenBatch& tokens) const {
   check_tokens("bert", tokens, config_.max_tokens, config_.vocabulary);
   const Variable positions = ops::slice(positions_.weight, 0, 0, tokens.ids.size(1));
   const Variable places = ops::add(positions, ops::slice(types_.weight, 0, 0, 1));
@@ -91,7 +89,11 @@ Variable Bert::operator()(const TokenBatch& tokens) const {
     x = block.sum(x, norm, {.valid = tokens.valid});
     norm = &block.last_norm();
   }
-  x = (*norm)(x);
+  return (*norm)(x);
+}
+
+Variable Bert::operator()(const TokenBatch& tokens) const {
+  const Variable x = hidden_states(tokens);
   return config_.pooling == BertPooling::kCls ? ops::cls_pool(x) : ops::mean_pool(x, tokens.valid);
 }
 

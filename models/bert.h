@@ -28,6 +28,7 @@ struct BertConfig {
 /// [batch, tokens, width], with names as in a Hugging Face BERT layer. Weights are drawn from N(0, 0.02²), biases are 0.
 class BertBlock {
  public:
+  /// Throws as `check_config`.
   BertBlock(const Builder& builder, const TransformerConfig& config);
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {}) const;
 
@@ -53,10 +54,12 @@ class BertBlock {
 /// in a Hugging Face checkpoint of `BertModel` (`embeddings.…`, `encoder.layer.0.…`); its pooler is not used.
 class Bert {
  public:
-  /// Throws ValueError for sizes below 1.
+  /// Throws ValueError for sizes below 1 or heads that do not divide the width.
   Bert(const Builder& builder, const BertConfig& config);
   /// [batch, width]: the mean over the valid tokens, or token 0. Throws as `check_tokens`.
   Variable operator()(const TokenBatch& tokens) const;
+  /// [batch, tokens, width]: each token's state after the last block, not pooled. Throws as above.
+  Variable hidden_states(const TokenBatch& tokens) const;
 
  private:
   BertConfig config_;

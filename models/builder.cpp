@@ -19,6 +19,14 @@ std::uint64_t hash_of(std::string_view text) {
   return hash;
 }
 
+void require_drawable(const std::string& name, const Init& init) {
+  const auto spread = [](double value) { return std::isfinite(value) && value >= 0; };
+  if (std::isfinite(init.mean) && spread(init.standard_deviation) && spread(init.half_range)) return;
+  throw ValueError(fmt::format("builder: '{}' has first values of mean {}, standard_deviation {}, half_range {}; each must be "
+                               "finite, and the latter two at least 0",
+                               name, init.mean, init.standard_deviation, init.half_range));
+}
+
 Tensor drawn_values(const Shape& shape, const Init& init, std::uint64_t seed) {
   Tensor values = Tensor::empty(shape, DType::kFloat64);
   double* p = values.mutable_data<double>();
@@ -78,6 +86,7 @@ Tensor Builder::buffer(std::string_view name, const Tensor& value) const {
 Parameter Builder::parameter(std::string_view name, const Shape& shape, const Init& init) const {
   const std::string full = full_name(name);
   require_free(full);
+  require_drawable(full, init);
   const Tensor values = init.standard_deviation == 0 && init.half_range == 0
                             ? Tensor::full(shape, init.mean, shared_->dtype)
                             : drawn_values(shape, init, shared_->seed ^ hash_of(full)).to(shared_->dtype);

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/models/sizes.h"
 #include "tapecache/ops/normalize.h"
 
 namespace tapecache::models {
@@ -12,24 +13,30 @@ namespace {
 
 Init projection_init(std::int64_t width) { return Init::normal(1.0 / std::sqrt(static_cast<double>(width))); }
 
-Init logit_scale_init(double temperature) {
-  if (!(temperature > 0 && std::isfinite(temperature))) {
-    throw ValueError(fmt::format("clip: initial_temperature is {}, expected above 0 and finite", temperature));
+/// All is checked before the first parameter is made.
+const ClipConfig& checked(const ClipConfig& config) {
+  check_config(config.vision);
+  check_config(config.text);
+  require_sizes("clip", {{"projection_width", config.projection_width}});
+  if (!(config.initial_temperature > 0 && std::isfinite(config.initial_temperature))) {
+    throw ValueError(fmt::format("clip: initial_temperature is {}, expected above 0 and finite", config.initial_temperature));
   }
-  return Init::constant(std::log(1.0 / temperature));
+  return config;
 }
 
 }  // namespace
 
-Clip::Clip(const ClipConfig& config, std::uint64_t seed, DType dtype)
-    : builder_(seed, dtype),
-      vision_(builder_.child("vision_model"), config.vision),
+Clip::Clip(const ClipConfig& config, std::uint64_t seed, DType dtype) : Clip(Builder(seed, dtype), config) {}
+
+Clip::Clip(const Builder& builder, const ClipConfig& config)
+    : builder_(builder),
+      vision_(builder_.child("vision_model"), checked(config).vision),
       text_(builder_.child("text_model"), config.text),
       visual_projection_(builder_.child("visual_projection"), config.vision.encoder.width, config.projection_width,
                          projection_init(config.vision.encoder.width), false),
       text_projection_(builder_.child("text_projection"), config.text.encoder.width, config.projection_width,
                        projection_init(config.text.encoder.width), false),
-      logit_scale_(builder_.parameter("logit_scale", {}, logit_scale_init(config.initial_temperature))) {}
+      logit_scale_(builder_.parameter("logit_scale", {}, Init::constant(std::log(1.0 / config.initial_temperature)))) {}
 
 Variable Clip::encode_image(const Variable& images) const {
   return ops::l2_normalize(visual_projection_(vision_(images)));

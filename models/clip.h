@@ -9,8 +9,8 @@
 namespace tapecache::models {
 
 struct ClipConfig {
-  VisionConfig vision;
-  TextConfig text;
+  VisionConfig vision = {};
+  TextConfig text = {};
   std::int64_t projection_width = 512;
   double initial_temperature = 0.07;
 };
@@ -22,6 +22,8 @@ class Clip {
  public:
   /// Throws ValueError for sizes or a temperature out of range.
   Clip(const ClipConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32);
+  /// The same under the name of a builder, whose list other parts may share.
+  Clip(const Builder& builder, const ClipConfig& config);
 
   /// images [batch, channels, size, size] to representations [batch, projection_width] of length 1.
   Variable encode_image(const Variable& images) const;
@@ -30,6 +32,12 @@ class Clip {
 
   /// Logarithm of the factor that similarities are scaled by, a scalar.
   const Parameter& logit_scale() const { return logit_scale_; }
+  const VisionTransformer& vision() const { return vision_; }
+  const TextTransformer& text() const { return text_; }
+
+  /// What made it; `load_weights(path, clip.builder())` reads its weights.
+  const Builder& builder() const { return builder_; }
+  /// All of its builder's, with those of other parts that share it, which the two below reach too.
   const std::vector<Parameter>& parameters() const { return builder_.parameters(); }
   /// Moves all parameters to a device (`Builder::to`), on which inputs must then be.
   void to(Device device) { builder_.to(device); }

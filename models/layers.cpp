@@ -1,7 +1,11 @@
 #include "tapecache/models/layers.h"
 
+#include <cmath>
+#include <string>
+
 #include <fmt/format.h>
 
+#include "tapecache/models/sizes.h"
 #include "tapecache/ops/dropout.h"
 #include "tapecache/ops/embedding.h"
 #include "tapecache/ops/linear.h"
@@ -10,6 +14,29 @@
 namespace tapecache::models {
 
 namespace {
+
+std::string name_of(const char* layer, const Builder& builder) {
+  return fmt::format("{} '{}'", layer, builder.prefix());
+}
+
+Shape checked_linear(const Builder& builder, std::int64_t in, std::int64_t out) {
+  require_sizes(name_of("linear", builder), {{"in", in}, {"out", out}});
+  return {out, in};
+}
+
+Shape checked_embedding(const Builder& builder, std::int64_t entries, std::int64_t width) {
+  require_sizes(name_of("embedding", builder), {{"entries", entries}, {"width", width}});
+  return {entries, width};
+}
+
+Shape checked_norm(const Builder& builder, std::int64_t width, double epsilon) {
+  const std::string layer = name_of("layer norm", builder);
+  require_sizes(layer, {{"width", width}});
+  if (!(epsilon >= 0 && std::isfinite(epsilon))) {
+    throw ValueError(fmt::format("{}: epsilon is {}, expected at least 0 and finite", layer, epsilon));
+  }
+  return {width};
+}
 
 double checked_probability(const char* layer, double probability) {
   if (!(probability >= 0 && probability < 1)) {
@@ -21,7 +48,7 @@ double checked_probability(const char* layer, double probability) {
 }  // namespace
 
 Linear::Linear(const Builder& builder, std::int64_t in, std::int64_t out, const Init& weight_init, bool with_bias)
-    : weight(builder.parameter("weight", {out, in}, weight_init)) {
+    : weight(builder.parameter("weight", checked_linear(builder, in, out), weight_init)) {
   if (with_bias) bias = builder.parameter("bias", {out}, Init::constant(0));
 }
 
@@ -39,7 +66,7 @@ ops::NormalizedLinear Linear::after(const LayerNorm& norm, const Variable& x, op
 }
 
 LayerNorm::LayerNorm(const Builder& builder, std::int64_t width, double epsilon)
-    : weight(builder.parameter("weight", {width}, Init::constant(1))),
+    : weight(builder.parameter("weight", checked_norm(builder, width, epsilon), Init::constant(1))),
       bias(builder.parameter("bias", {width}, Init::constant(0))),
       epsilon_(epsilon) {}
 
@@ -48,7 +75,7 @@ Variable LayerNorm::operator()(const Variable& x, const Variable& residual) cons
 }
 
 Embedding::Embedding(const Builder& builder, std::int64_t entries, std::int64_t width, const Init& weight_init)
-    : weight(builder.parameter("weight", {entries, width}, weight_init)) {}
+    : weight(builder.parameter("weight", checked_embedding(builder, entries, width), weight_init)) {}
 
 Variable Embedding::operator()(const Tensor& ids) const { return ops::embedding(weight, ids); }
 

@@ -14,6 +14,7 @@ using ops::Activation;
 /// Layer normalisation of the last axis, with `weight` of ones and `bias` of zeros, both [width].
 class LayerNorm {
  public:
+  /// Throws ValueError for a width below 1 or an epsilon that is not at least 0 and finite.
   LayerNorm(const Builder& builder, std::int64_t width, double epsilon = 1e-5);
   /// Of x + residual where there is one.
   Variable operator()(const Variable& x, const Variable& residual = {}) const;
@@ -29,6 +30,7 @@ class LayerNorm {
 /// residual where there is one.
 class Linear {
  public:
+  /// Throws ValueError for sizes below 1.
   Linear(const Builder& builder, std::int64_t in, std::int64_t out, const Init& weight, bool with_bias = true);
   Variable operator()(const Variable& x, const Variable& residual = {}) const;
   /// Of activation(x), or of norm(x), which backward computes again; the latter of the type that a product takes.
@@ -44,6 +46,7 @@ class Linear {
 /// Rows of `weight` [entries, width] by integer ids of any shape.
 class Embedding {
  public:
+  /// Throws ValueError for sizes below 1.
   Embedding(const Builder& builder, std::int64_t entries, std::int64_t width, const Init& weight);
   Variable operator()(const Tensor& ids) const;
 

@@ -11,8 +11,8 @@ namespace tapecache::models {
 
 /// Token sequences of one batch, padded to a common length.
 struct TokenBatch {
-  Tensor ids;    ///< i32 or i64 [batch, tokens]
-  Tensor valid;  ///< bool [batch, tokens], false for padding; undefined where there is none
+  Tensor ids = {};    ///< i32 or i64 [batch, tokens]
+  Tensor valid = {};  ///< bool [batch, tokens], false for padding; undefined where there is none
 
   std::int64_t size() const { return ids.size(0); }
   TokenBatch slice(std::int64_t begin, std::int64_t end) const;

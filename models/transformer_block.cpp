@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/checkpoint.h"
+#include "tapecache/models/sizes.h"
 #include "tapecache/ops/elementwise.h"
 
 namespace tapecache::models {
@@ -16,10 +17,25 @@ Init residual_init(const TransformerConfig& c) {
   return Init::normal(width_scale(c) / std::sqrt(2.0 * static_cast<double>(c.layers)));
 }
 
+const TransformerConfig& checked(const TransformerConfig& config) {
+  check_config("transformer", config);
+  return config;
+}
+
 }  // namespace
 
+void check_config(const char* model, const TransformerConfig& config) {
+  require_sizes(model, {{"width", config.width},
+                        {"layers", config.layers},
+                        {"heads", config.heads},
+                        {"mlp_width", config.mlp_width}});
+  if (config.width % config.heads != 0) {
+    throw ValueError(fmt::format("{}: {} heads do not divide a width of {}", model, config.heads, config.width));
+  }
+}
+
 TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConfig& config)
-    : activation_(config.activation),
+    : activation_(checked(config).activation),
       checkpoint_(config.checkpoint),
       norm1_(builder.child("layer_norm1"), config.width, config.epsilon),
       attention_(builder.child("self_attn"), config.width, config.heads, residual_init(config),
@@ -54,10 +70,7 @@ Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOpt
 }
 
 TransformerEncoder::TransformerEncoder(const Builder& builder, const TransformerConfig& config) {
-  if (config.width < 1 || config.layers < 1 || config.heads < 1 || config.mlp_width < 1) {
-    throw ValueError(fmt::format("transformer: width {}, layers {}, heads {}, mlp_width {}; each must be at least 1",
-                                 config.width, config.layers, config.heads, config.mlp_width));
-  }
+  check_config("transformer", config);
   for (std::int64_t i = 0; i < config.layers; ++i) {
     blocks_.emplace_back(builder.child("layers").child(std::to_string(i)), config);
   }

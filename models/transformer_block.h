@@ -21,6 +21,9 @@ struct TransformerConfig {
   bool checkpoint = false;  ///< keep only each block's input and compute the block again in backward
 };
 
+/// Throws ValueError, in the name of `model`, for sizes below 1 or heads that do not divide the width.
+void check_config(const char* model, const TransformerConfig& config);
+
 /// Pre-norm transformer block (Xiong et al. 2020): x + attention(norm(x)), then x + mlp(norm(x)), over
 /// [batch, tokens, width], with names as in a Hugging Face CLIP encoder layer. Initialised as there
 /// (`CLIPPreTrainedModel._init_weights`): with w the width and L the layers, q, k, v and fc2 by N(0, (w^-½ (2L)^-½)²),
@@ -28,6 +31,7 @@ struct TransformerConfig {
 /// round.
 class TransformerBlock {
  public:
+  /// Throws as `check_config`.
   TransformerBlock(const Builder& builder, const TransformerConfig& config);
   /// Of the chosen tokens alone where `choice` is set: what follows the attention works on each token by itself, so the
   /// last block of a stack need not compute what is not pooled.
@@ -49,7 +53,7 @@ class TransformerBlock {
 /// The blocks `layers.0`, `layers.1`, … one after another.
 class TransformerEncoder {
  public:
-  /// Throws ValueError for sizes below 1.
+  /// Throws as `check_config`.
   TransformerEncoder(const Builder& builder, const TransformerConfig& config);
   /// [batch, tokens, width], or [batch, width] where `choice` is set.
   Variable operator()(Variable x, const ops::AttentionOptions& options = {}, const TokenChoice& choice = {}) const;

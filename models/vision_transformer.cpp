@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/models/sizes.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/patch_embedding.h"
@@ -15,10 +16,7 @@ namespace tapecache::models {
 namespace {
 
 const VisionConfig& checked(const VisionConfig& config) {
-  if (config.patch_size < 1 || config.image_size < 1 || config.image_size % config.patch_size != 0) {
-    throw ValueError(fmt::format("vision transformer: patches of {} do not divide images of {}", config.patch_size,
-                                 config.image_size));
-  }
+  check_config(config);
   return config;
 }
 
@@ -27,10 +25,25 @@ std::int64_t patch_count(const VisionConfig& config) {
   return side * side;
 }
 
+Shape checked_patches(const Builder& builder, std::int64_t channels, std::int64_t patch, std::int64_t width) {
+  require_sizes(fmt::format("patch embedding '{}'", builder.prefix()),
+                {{"channels", channels}, {"patch", patch}, {"width", width}});
+  return {width, channels, patch, patch};
+}
+
 }  // namespace
 
+void check_config(const VisionConfig& config) {
+  if (config.patch_size < 1 || config.image_size < 1 || config.image_size % config.patch_size != 0) {
+    throw ValueError(fmt::format("vision transformer: patches of {} do not divide images of {}", config.patch_size,
+                                 config.image_size));
+  }
+  require_sizes("vision transformer", {{"channels", config.channels}});
+  check_config("vision transformer", config.encoder);
+}
+
 PatchEmbedding::PatchEmbedding(const Builder& builder, std::int64_t channels, std::int64_t patch, std::int64_t width)
-    : weight(builder.parameter("weight", {width, channels, patch, patch}, Init::normal(0.02))) {}
+    : weight(builder.parameter("weight", checked_patches(builder, channels, patch, width), Init::normal(0.02))) {}
 
 Variable PatchEmbedding::operator()(const Variable& images) const { return ops::patch_embedding(images, weight); }
 
@@ -47,7 +60,7 @@ VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig&
       encoder_(builder.child("encoder"), config.encoder),
       post_norm_(builder.child("post_layernorm"), config.encoder.width, config.encoder.epsilon) {}
 
-Variable VisionTransformer::operator()(const Variable& images) const {
+Variable VisionTransformer::embed(const Variable& images) const {
   const Shape expected{images.rank() > 0 ? images.size(0) : 0, config_.channels, config_.image_size,
                        config_.image_size};
   if (images.shape() != expected) {
@@ -58,9 +71,14 @@ Variable VisionTransformer::operator()(const Variable& images) const {
   const Variable patches = patches_(images);
   const Variable zeros(Tensor::zeros({batch, 1, width}, patches.dtype(), patches.device()));
   const std::array<Variable, 2> tokens{ops::add(zeros, class_embedding_), patches};
-  const Variable embedded = ops::add(ops::concat(tokens, 1), positions_.weight);
-  if (config_.pooling == VisionPooling::kCls) return post_norm_(encoder_(pre_norm_(embedded), {}, ops::cls_pool));
-  const Variable encoded = encoder_(pre_norm_(embedded));
+  return pre_norm_(ops::add(ops::concat(tokens, 1), positions_.weight));
+}
+
+Variable VisionTransformer::hidden_states(const Variable& images) const { return encoder_(embed(images)); }
+
+Variable VisionTransformer::operator()(const Variable& images) const {
+  if (config_.pooling == VisionPooling::kCls) return post_norm_(encoder_(embed(images), {}, ops::cls_pool));
+  const Variable encoded = hidden_states(images);
   return post_norm_(ops::mean_pool(ops::slice(encoded, 1, 1, encoded.size(1))));
 }
 

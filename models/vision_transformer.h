@@ -16,9 +16,13 @@ struct VisionConfig {
   TransformerConfig encoder{.width = 768, .layers = 12, .heads = 12, .mlp_width = 3072};
 };
 
+/// Throws ValueError where the patch does not divide the image or heads the width, and for sizes below 1.
+void check_config(const VisionConfig& config);
+
 /// Image patches as tokens: `weight` [width, channels, patch, patch], no bias, as in CLIP.
 class PatchEmbedding {
  public:
+  /// Throws ValueError for sizes below 1.
   PatchEmbedding(const Builder& builder, std::int64_t channels, std::int64_t patch, std::int64_t width);
   /// images [batch, channels, height, width] to [batch, patches, width].
   Variable operator()(const Variable& images) const;
@@ -31,12 +35,17 @@ class PatchEmbedding {
 /// positions by N(0, 0.01²), as those of OpenAI's text tower.
 class VisionTransformer {
  public:
-  /// Throws ValueError where the patch does not divide the image.
+  /// Throws as `check_config`.
   VisionTransformer(const Builder& builder, const VisionConfig& config);
   /// images [batch, channels, size, size] to [batch, width]. Throws ShapeError.
   Variable operator()(const Variable& images) const;
+  /// [batch, 1 + patches, width]: the class token's state and each patch's after the encoder, neither pooled nor normalised, as
+  /// `last_hidden_state` there. Throws ShapeError.
+  Variable hidden_states(const Variable& images) const;
 
  private:
+  Variable embed(const Variable& images) const;
+
   VisionConfig config_;
   Parameter class_embedding_;
   PatchEmbedding patches_;

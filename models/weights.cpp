@@ -1,13 +1,17 @@
 #include "tapecache/models/weights.h"
 
+#include <algorithm>
+#include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include "tapecache/core/safetensors.h"
+#include "tapecache/ops/update.h"
 
 namespace tapecache::models {
 
@@ -23,31 +27,89 @@ void save(const std::filesystem::path& path, const std::vector<Buffer>& state) {
   write_safetensors(path, file);
 }
 
-void load(const std::filesystem::path& path, std::vector<Buffer> state, bool strict) {
+/// What a builder's name stands before, without it.
+std::vector<Buffer> state_under(const Builder& model) {
+  std::vector<Buffer> state = state_of(model.parameters(), model.buffers());
+  if (model.prefix().empty()) return state;
+  const std::string prefix = model.prefix() + ".";
+  std::erase_if(state, [&](const Buffer& b) { return !b.name.starts_with(prefix); });
+  for (Buffer& b : state) b.name.erase(0, prefix.size());
+  return state;
+}
+
+/// Appends the first few of one kind of problem, and how many more there are.
+void append_some(std::vector<std::string>& all, const std::vector<std::string>& kind, const char* what) {
+  constexpr std::size_t kListed = 8;
+  all.insert(all.end(), kind.begin(), kind.begin() + static_cast<std::ptrdiff_t>(std::min(kind.size(), kListed)));
+  if (kind.size() > kListed) all.push_back(fmt::format("and {} more {}", kind.size() - kListed, what));
+}
+
+/// The prefix, if there is one, under which the file has all of these names.
+std::optional<std::string> common_prefix(const SafetensorsFile& file, const std::vector<std::string>& names) {
+  if (names.empty()) return std::nullopt;
+  for (const auto& [key, tensor] : file.tensors) {
+    if (!key.ends_with(names.front())) continue;
+    const std::string prefix = key.substr(0, key.size() - names.front().size());
+    if (!prefix.empty() && !prefix.ends_with('.')) continue;
+    if (std::ranges::all_of(names, [&](const std::string& n) { return file.tensors.contains(prefix + n); })) return prefix;
+  }
+  return std::nullopt;
+}
+
+bool is_position_ids(std::string_view key, const Tensor& tensor) {
+  return key.ends_with("position_ids") && !is_floating(tensor.dtype());
+}
+
+/// What a file's tensors do not fit, for one message.
+struct Misfits {
+  std::vector<std::string> missing, wrong, surplus;
+
+  void throw_any(const std::filesystem::path& path, const SafetensorsFile& file) const {
+    std::vector<std::string> absent, problems;
+    for (const std::string& key : missing) absent.push_back(fmt::format("'{}' is missing", key));
+    append_some(problems, absent, "are missing");
+    append_some(problems, wrong, "do not fit");
+    append_some(problems, surplus, "belong to none");
+    if (problems.empty()) return;
+    if (const std::optional<std::string> prefix = common_prefix(file, missing)) {
+      problems.push_back(fmt::format("all that is missing is there with LoadOptions::prefix \"{}\"", *prefix));
+    }
+    throw FileError(fmt::format("{}: these weights do not fit: {}", path.string(), fmt::join(problems, "; ")));
+  }
+};
+
+void load(const std::filesystem::path& path, std::vector<Buffer> state, const LoadOptions& options) {
   const SafetensorsFile file = read_safetensors(path);
-  std::vector<std::string> problems;
+  Misfits misfits;
   std::set<std::string> expected;
   std::vector<Tensor> values;
   for (const auto& [key, value] : state) {
-    expected.insert(key);
-    const auto found = file.tensors.find(key);
+    expected.insert(options.prefix + key);
+    const auto found = file.tensors.find(options.prefix + key);
     if (found == file.tensors.end()) {
-      problems.push_back(fmt::format("'{}' is missing", key));
-    } else if (found->second.shape() != value.shape()) {
-      problems.push_back(fmt::format("'{}' has shape {}, expected {}", key, to_string(found->second.shape()),
-                                     to_string(value.shape())));
-    } else if (!is_floating(found->second.dtype())) {
-      problems.push_back(fmt::format("'{}' is {}, expected a floating type", key, name(found->second.dtype())));
+      misfits.missing.push_back(key);
+      continue;
+    }
+    const Tensor& given = found->second;
+    if (given.shape() != value.shape()) {
+      misfits.wrong.push_back(fmt::format("'{}' has shape {}, expected {}", key, to_string(given.shape()),
+                                          to_string(value.shape())));
+    } else if (!is_floating(given.dtype())) {
+      misfits.wrong.push_back(fmt::format("'{}' is {}, expected a floating type", key, name(given.dtype())));
     } else {
-      values.push_back(found->second.to(value.dtype()).to(value.device()));
+      const Tensor& converted = values.emplace_back(given.to(value.dtype()));
+      const std::int64_t first = options.allow_non_finite ? -1 : first_non_finite(converted);
+      if (first < 0) continue;
+      misfits.wrong.push_back(fmt::format("'{}' has {} NaN or Inf among {} values, the first at {}", key,
+                                          ops::count_non_finite(std::span(&converted, 1)).item(), converted.numel(), first));
     }
   }
   for (const auto& [key, tensor] : file.tensors) {
-    if (strict && !expected.contains(key)) problems.push_back(fmt::format("'{}' belongs to no parameter", key));
+    if (!options.strict || !key.starts_with(options.prefix) || expected.contains(key) || is_position_ids(key, tensor)) continue;
+    misfits.surplus.push_back(fmt::format("'{}' belongs to no parameter", key));
   }
-  if (!problems.empty()) {
-    throw FileError(fmt::format("{}: these weights do not fit: {}", path.string(), fmt::join(problems, "; ")));
-  }
+  misfits.throw_any(path, file);
+  for (std::size_t i = 0; i < state.size(); ++i) values[i] = values[i].to(state[i].value.device());
   for (std::size_t i = 0; i < state.size(); ++i) state[i].value.copy_from(values[i]);
 }
 
@@ -57,16 +119,14 @@ void save_weights(const std::filesystem::path& path, std::span<const Parameter> 
   save(path, state_of(parameters));
 }
 
-void save_weights(const std::filesystem::path& path, const Builder& model) {
-  save(path, state_of(model.parameters(), model.buffers()));
+void save_weights(const std::filesystem::path& path, const Builder& model) { save(path, state_under(model)); }
+
+void load_weights(const std::filesystem::path& path, std::span<const Parameter> parameters, const LoadOptions& options) {
+  load(path, state_of(parameters), options);
 }
 
-void load_weights(const std::filesystem::path& path, std::span<const Parameter> parameters, bool strict) {
-  load(path, state_of(parameters), strict);
-}
-
-void load_weights(const std::filesystem::path& path, const Builder& model, bool strict) {
-  load(path, state_of(model.parameters(), model.buffers()), strict);
+void load_weights(const std::filesystem::path& path, const Builder& model, const LoadOptions& options) {
+  load(path, state_under(model), options);
 }
 
 }  // namespace tapecache::models

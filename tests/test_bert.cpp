@@ -15,6 +15,7 @@
 #include "tapecache/gradcache/losses.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/ops/normalize.h"
+#include "tapecache/ops/pooling.h"
 
 using namespace tapecache;
 using namespace tapecache::models;
@@ -140,6 +141,15 @@ BOOST_AUTO_TEST_CASE(computes_what_bert_computes) {
       }
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(hidden_states_are_what_is_pooled) {
+  const Setup setup;
+  const TokenBatch words = sentences();
+  const Tensor hidden = values_of([&] { return setup.bert.hidden_states(words); });
+  BOOST_TEST((hidden.shape() == Shape{5, 5, setup.config.encoder.width}));
+  BOOST_TEST(same_bits(values_of([&] { return ops::mean_pool(hidden, words.valid); }),
+                       values_of([&] { return setup.bert(words); })));
 }
 
 BOOST_AUTO_TEST_CASE(gradients_of_a_block) {

@@ -98,6 +98,16 @@ BOOST_AUTO_TEST_CASE(tokenizer_rejects_bad_arguments) {
   BOOST_CHECK_THROW(WordTokenizer({"a"}).encode("a", 1), tapecache::ValueError);
 }
 
+BOOST_AUTO_TEST_CASE(tokenizer_rejects_words_that_no_text_has) {
+  for (const std::string word : {"Hello", "two words", "end.", "under_score", "-", "tab\t"}) {
+    BOOST_CHECK_EXCEPTION(WordTokenizer({"fine", word}), tapecache::ValueError, [&](const tapecache::ValueError& e) {
+      const std::string message = e.what();
+      return message.find("word 1, '" + word + "'") != std::string::npos;
+    });
+  }
+  BOOST_CHECK_NO_THROW(WordTokenizer({"x2", "2", "caf\xC3\xA9", "\xC3\x89"}));
+}
+
 BOOST_AUTO_TEST_CASE(resize_keeps_a_constant_image_constant) {
   const Image grey{136, 128, 3, std::vector<std::uint8_t>(136 * 128 * 3, 77)};
   for (const int size : {1, 7, 32, 64, 200}) {

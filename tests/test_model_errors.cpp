@@ -5,7 +5,9 @@
 
 #include "model_checks.h"
 #include "tapecache/core/error.h"
+#include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
+#include "tapecache/models/weights.h"
 
 using namespace tapecache;
 using namespace tapecache::models;
@@ -59,6 +61,75 @@ BOOST_AUTO_TEST_CASE(sizes_below_zero_are_refused_as_documented) {
   config = small_vision();
   config.encoder.width = -8;
   BOOST_CHECK_THROW(TransformerEncoder(Builder(1), config.encoder), ValueError);
+}
+
+// As programs of our users may be compiled.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic error "-Wmissing-field-initializers"
+BOOST_AUTO_TEST_CASE(options_may_leave_members_out) {
+  BOOST_TEST(ClipConfig{.projection_width = 5}.vision.image_size == 224);
+  BOOST_TEST(!TokenBatch{.ids = Tensor::zeros({1, 2}, DType::kInt32)}.valid.defined());
+  BOOST_TEST(BertConfig{.vocabulary = 7}.types == 2);
+  BOOST_TEST(VisionConfig{.image_size = 8}.channels == 3);
+  BOOST_TEST(TextConfig{.vocabulary = 8}.causal);
+  BOOST_TEST(TransformerConfig{.width = 8}.heads == 8);
+  BOOST_TEST(LoadOptions{.prefix = "bert."}.strict);
+}
+#pragma GCC diagnostic pop
+
+BOOST_AUTO_TEST_CASE(layers_without_a_size_are_refused) {
+  const Builder builder(1);
+  const Builder part = builder.child("part");
+  const Init init = Init::normal(1);
+  for (const std::int64_t bad : {0, -3}) {
+    const std::string found = std::to_string(bad);
+    BOOST_CHECK_EXCEPTION(Linear(part, bad, 3, init), ValueError, says({"linear 'part'", "in " + found, "out 3"}));
+    BOOST_CHECK_EXCEPTION(Linear(part, 3, bad, init), ValueError, says({"linear 'part'", "in 3", "out " + found}));
+    BOOST_CHECK_EXCEPTION(LayerNorm(part, bad), ValueError, says({"layer norm 'part'", "width " + found}));
+    BOOST_CHECK_EXCEPTION(Embedding(part, bad, 2, init), ValueError, says({"embedding 'part'", "entries " + found}));
+    BOOST_CHECK_EXCEPTION(Embedding(part, 2, bad, init), ValueError, says({"embedding 'part'", "width " + found}));
+    BOOST_CHECK_EXCEPTION(PatchEmbedding(part, bad, 2, 2), ValueError, says({"'part'", "channels " + found}));
+    BOOST_CHECK_EXCEPTION(PatchEmbedding(part, 2, bad, 2), ValueError, says({"'part'", "patch " + found}));
+    BOOST_CHECK_EXCEPTION(PatchEmbedding(part, 2, 2, bad), ValueError, says({"'part'", "width " + found}));
+    BOOST_CHECK_EXCEPTION(MultiHeadAttention(part, bad, 1, init, init), ValueError, says({"width of " + found}));
+    BOOST_CHECK_EXCEPTION(MultiHeadAttention(part, 4, bad, init, init), ValueError, says({found + " heads"}));
+    BOOST_CHECK_EXCEPTION(TransformerBlock(part, {.width = 8, .layers = bad, .heads = 2, .mlp_width = 8}), ValueError,
+                          says({"layers " + found}));
+    BOOST_CHECK_EXCEPTION(BertBlock(part, {.width = 8, .layers = 1, .heads = 2, .mlp_width = bad}), ValueError,
+                          says({"mlp_width " + found}));
+    TextConfig text = small_text();
+    text.vocabulary = bad;
+    BOOST_CHECK_EXCEPTION(TextTransformer(part, text), ValueError, says({"text transformer", "vocabulary " + found}));
+    text = small_text();
+    text.max_tokens = bad;
+    BOOST_CHECK_EXCEPTION(TextTransformer(part, text), ValueError, says({"text transformer", "max_tokens " + found}));
+    VisionConfig vision = small_vision();
+    vision.channels = bad;
+    BOOST_CHECK_EXCEPTION(VisionTransformer(part, vision), ValueError, says({"vision", "channels " + found}));
+    ClipConfig clip = small_clip();
+    clip.projection_width = bad;
+    BOOST_CHECK_EXCEPTION(Clip(clip, 1), ValueError, says({"clip", "projection_width", found}));
+  }
+  BertConfig bert{.encoder = {.width = 8, .layers = 1, .heads = 3, .mlp_width = 8}};
+  BOOST_CHECK_EXCEPTION(Bert(part, bert), ValueError, says({"bert", "3 heads", "width of 8"}));
+  TextConfig text = small_text();
+  text.encoder.heads = 5;
+  BOOST_CHECK_THROW(TextTransformer(part, text), ValueError);
+  BOOST_TEST(builder.parameters().empty());  // what was refused has left nothing behind
+}
+
+BOOST_AUTO_TEST_CASE(first_values_that_cannot_be_drawn) {
+  const Builder builder(1);
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN(), kInf = std::numeric_limits<double>::infinity();
+  const auto refused = [&](const Init& init, const char* what) {
+    BOOST_CHECK_EXCEPTION(builder.parameter("w", {2}, init), ValueError, says({"'w'", what}));
+  };
+  for (const double bad : {kNan, -1.0, kInf}) refused(Init::normal(bad), "standard_deviation");
+  for (const double bad : {kNan, kInf}) refused(Init::constant(bad), "mean");
+  refused(Init::uniform(1, 0), "half_range");
+  refused({.half_range = kInf}, "half_range");
+  BOOST_CHECK_THROW(Linear(builder, 2, 3, Init::normal(kNan)), ValueError);
+  BOOST_TEST(builder.parameters().empty());
 }
 
 BOOST_AUTO_TEST_CASE(parameters_of_one_name_are_refused) {

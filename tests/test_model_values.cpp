@@ -5,6 +5,8 @@
 
 #include "naive_transformer.h"
 #include "tapecache/models/clip.h"
+#include "tapecache/ops/layout.h"
+#include "tapecache/ops/pooling.h"
 
 using namespace tapecache;
 using namespace tapecache::models;
@@ -114,6 +116,26 @@ BOOST_AUTO_TEST_CASE(towers_compute_what_clip_computes) {
       }
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(hidden_states_are_what_is_pooled) {
+  ClipConfig config = small_clip();
+  config.text.pooling = TextPooling::kMean;
+  config.vision.pooling = VisionPooling::kMean;
+  const Clip clip(config, 9, DType::kFloat64);
+  shake(clip.parameters(), 900);
+  const TokenBatch words = sentences();
+  const Tensor text = values_of([&] { return clip.text().hidden_states(words); });
+  BOOST_TEST((text.shape() == Shape{5, 5, 12}));
+  BOOST_TEST(same_bits(values_of([&] { return ops::mean_pool(text, words.valid); }),
+                       values_of([&] { return clip.text()(words); })));
+  const Tensor image = values_of([&] { return clip.vision().hidden_states(small_images(3)); });
+  BOOST_TEST((image.shape() == Shape{3, 5, 8}));
+  const LayerNorm norm(Builder(1, DType::kFloat64), 8);
+  Parameter(norm.weight).assign(named(clip.parameters(), "vision_model.post_layernorm.weight").value());
+  Parameter(norm.bias).assign(named(clip.parameters(), "vision_model.post_layernorm.bias").value());
+  BOOST_TEST(same_bits(values_of([&] { return norm(ops::mean_pool(ops::slice(image, 1, 1, 5))); }),
+                       values_of([&] { return clip.vision()(small_images(3)); })));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

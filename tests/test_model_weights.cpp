@@ -1,6 +1,7 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <limits>
 #include <map>
 #include <string>
 #include <vector>
@@ -15,6 +16,16 @@
 using namespace tapecache;
 using namespace tapecache::models;
 using namespace tapecache::testing;
+
+namespace {
+
+SafetensorsFile file_of(const std::vector<Parameter>& parameters, const std::string& prefix = "") {
+  SafetensorsFile file;
+  for (const Parameter& p : parameters) file.tensors.emplace(prefix + p.name(), p.value().clone());
+  return file;
+}
+
+}  // namespace
 
 BOOST_AUTO_TEST_SUITE(model_weights)
 
@@ -148,7 +159,7 @@ BOOST_AUTO_TEST_CASE(weights_that_do_not_fit_change_nothing) {
   const auto refused = [&](const std::vector<std::string>& words, bool strict = true) {
     std::vector<std::string> all = words;
     all.push_back(path);
-    BOOST_CHECK_EXCEPTION(load_weights(path, clip.parameters(), strict), FileError, says(all));
+    BOOST_CHECK_EXCEPTION(load_weights(path, clip.parameters(), {.strict = strict}), FileError, says(all));
     BOOST_TEST(same_values(clip.parameters(), before));
   };
   const auto write = [&](const std::function<void(SafetensorsFile&)>& change) {
@@ -190,14 +201,110 @@ BOOST_AUTO_TEST_CASE(weights_that_do_not_fit_change_nothing) {
 BOOST_AUTO_TEST_CASE(surplus_tensors_are_passed_over_where_asked_to) {
   const Folder folder;
   const Clip clip(small_clip(), 13), other(small_clip(), 14);
-  SafetensorsFile file;
-  for (const Parameter& p : other.parameters()) file.tensors.emplace(p.name(), p.value());
-  // As in older Hugging Face checkpoints.
-  file.tensors.emplace("text_model.embeddings.position_ids", Tensor::zeros({1, 6}, DType::kInt64));
+  SafetensorsFile file = file_of(other.parameters());
+  file.tensors.emplace("text_model.surplus", Tensor::zeros({1, 6}));
   write_safetensors(folder / "w.safetensors", file);
-  BOOST_CHECK_EXCEPTION(load_weights(folder / "w.safetensors", clip.parameters()), FileError, says({"position_ids"}));
-  load_weights(folder / "w.safetensors", clip.parameters(), false);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w.safetensors", clip.parameters()), FileError, says({"surplus"}));
+  load_weights(folder / "w.safetensors", clip.parameters(), {.strict = false});
   BOOST_TEST(same_values(clip.parameters(), values_by_name(other.parameters())));
+}
+
+BOOST_AUTO_TEST_CASE(position_ids_of_hugging_face_are_no_surplus) {
+  const Folder folder;
+  const Clip clip(small_clip(), 13), other(small_clip(), 14);
+  SafetensorsFile file = file_of(other.parameters());
+  file.tensors.emplace("text_model.embeddings.position_ids", Tensor::zeros({1, 6}, DType::kInt64));
+  file.tensors.emplace("vision_model.embeddings.position_ids", Tensor::zeros({1, 5}, DType::kInt32));
+  write_safetensors(folder / "w", file);
+  load_weights(folder / "w", clip.parameters());
+  BOOST_TEST(same_values(clip.parameters(), values_by_name(other.parameters())));
+  file.tensors.emplace("learned.position_ids", Tensor::zeros({1, 5}));
+  write_safetensors(folder / "w", file);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError, says({"'learned.position_ids'"}));
+}
+
+BOOST_AUTO_TEST_CASE(weights_behind_a_prefix) {
+  const Folder folder;
+  const Clip clip(small_clip(), 13), other(small_clip(), 14);
+  const auto before = values_by_name(clip.parameters());
+  SafetensorsFile file = file_of(other.parameters(), "clip.");
+  file.tensors.emplace("head.weight", Tensor::zeros({3}));
+  write_safetensors(folder / "w", file);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError,
+                        says({"is missing", "prefix \"clip.\""}));
+  BOOST_TEST(same_values(clip.parameters(), before));
+  load_weights(folder / "w", clip.parameters(), {.prefix = "clip."});
+  BOOST_TEST(same_values(clip.parameters(), values_by_name(other.parameters())));
+  // Strictness is about what stands behind the prefix.
+  file.tensors.emplace("clip.surplus", Tensor::zeros({3}));
+  write_safetensors(folder / "w", file);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters(), {.prefix = "clip."}), FileError,
+                        says({"'clip.surplus'"}));
+  write_safetensors(folder / "plain", file_of(other.parameters()));
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "plain", clip.parameters(), {.prefix = "model."}), FileError,
+                        says({"prefix \"\""}));
+  // Where only some are there, no prefix would help.
+  file.tensors.erase("clip.logit_scale");
+  write_safetensors(folder / "w", file);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError, [](const FileError& e) {
+    return std::string(e.what()).find("LoadOptions") == std::string::npos;
+  });
+}
+
+BOOST_AUTO_TEST_CASE(long_lists_of_names_are_cut) {
+  const Folder folder;
+  const Clip clip(small_clip(), 13);
+  SafetensorsFile file;
+  for (int i = 0; i < 30; ++i) file.tensors.emplace("other." + std::to_string(i), Tensor::zeros({1}));
+  write_safetensors(folder / "w", file);
+  const std::string missing = std::to_string(clip.parameters().size() - 8);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError,
+                        says({"and " + missing + " more are missing", "and 22 more belong to none"}));
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError, [](const FileError& e) {
+    return std::string(e.what()).size() < 2000;
+  });
+}
+
+BOOST_AUTO_TEST_CASE(weights_that_are_not_finite) {
+  const Folder folder;
+  const Clip clip(small_clip(), 13), other(small_clip(), 14);
+  const auto before = values_by_name(clip.parameters());
+  const std::string bias = "text_model.final_layer_norm.bias";
+  SafetensorsFile file = file_of(other.parameters());
+  file.tensors[bias].mutable_data<float>()[3] = std::numeric_limits<float>::quiet_NaN();
+  file.tensors[bias].mutable_data<float>()[7] = std::numeric_limits<float>::infinity();
+  write_safetensors(folder / "w", file);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError,
+                        says({bias, "2 NaN or Inf among 12 values", "the first at 3"}));
+  BOOST_TEST(same_values(clip.parameters(), before));
+  load_weights(folder / "w", clip.parameters(), {.allow_non_finite = true});
+  BOOST_TEST(same_bits(named(clip.parameters(), bias).value(), file.tensors[bias]));
+  // A value that only the parameter's type cannot hold.
+  file = file_of(other.parameters());
+  file.tensors[bias] = Tensor::full({12}, 1e300, DType::kFloat64);
+  write_safetensors(folder / "w", file);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError, says({bias, "12 NaN or Inf"}));
+}
+
+BOOST_AUTO_TEST_CASE(a_model_shares_its_list_with_a_head) {
+  const Folder folder;
+  const Builder builder(21);
+  const Clip clip(builder.child("clip"), small_clip());
+  const Linear head(builder.child("head"), 5, 2, Init::normal(1));
+  const Clip alone(small_clip(), 22);
+  BOOST_TEST(builder.parameters().size() == alone.parameters().size() + 2);
+  BOOST_TEST(clip.builder().prefix() == "clip");
+  const Tensor kept = head.weight.value().clone();
+  save_weights(folder / "alone", alone.builder());
+  load_weights(folder / "alone", clip.builder());
+  const Tensor images = small_images(2, DType::kFloat32);
+  BOOST_TEST(same_bits(values_of([&] { return clip.encode_image(images); }),
+                       values_of([&] { return alone.encode_image(images); })));
+  BOOST_TEST(same_bits(head.weight.value(), kept));
+  save_weights(folder / "part", clip.builder());
+  BOOST_TEST((contents(folder / "part") == contents(folder / "alone")));
+  save_weights(folder / "all", builder);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "all", alone.builder()), FileError, says({"prefix \"clip.\""}));
 }
 
 BOOST_AUTO_TEST_CASE(two_parameters_of_one_name_are_not_saved) {

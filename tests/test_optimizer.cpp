@@ -143,6 +143,34 @@ BOOST_AUTO_TEST_CASE(decay_is_for_matrices_alone) {
   BOOST_TEST((decayed([](auto p) { return std::make_unique<Sgd>(p, SgdOptions{}); }) == none));
 }
 
+BOOST_AUTO_TEST_CASE(decay_of_each_parameter_may_be_chosen) {
+  const auto vectors_too = [](const Parameter& p) { return p.name() == "stack" ? 0.0 : 0.1; };
+  const std::vector<bool> expected{true, true, true, false};
+  const AdamWOptions adamw{.weight_decay = 7, .weight_decay_of = vectors_too};
+  BOOST_TEST((decayed([&](auto p) { return std::make_unique<AdamW>(p, adamw); }) == expected));
+  const SgdOptions sgd{.weight_decay = 7, .weight_decay_of = vectors_too};
+  BOOST_TEST((decayed([&](auto p) { return std::make_unique<Sgd>(p, sgd); }) == expected));
+  for (const double bad : {-0.1, kNan, kInf}) {
+    const auto chosen = [bad](const Parameter& p) { return p.name() == "vector" ? bad : 0; };
+    BOOST_CHECK_EXCEPTION(AdamW(some_parameters(), {.weight_decay_of = chosen}), ValueError,
+                          says({"AdamW", "weight_decay_of 'vector'"}));
+    BOOST_CHECK_EXCEPTION(Sgd(some_parameters(), {.weight_decay_of = chosen}), ValueError,
+                          says({"Sgd", "weight_decay_of 'vector'"}));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(chosen_decay_is_the_same_in_a_step_with_late_numbers) {
+  const auto chosen = [](const Parameter& p) { return 0.01 * static_cast<double>(p.name().size()); };
+  const std::vector<Parameter> here = some_parameters(), late = some_parameters();
+  AdamW a(here, {.weight_decay_of = chosen}), b(late, {.weight_decay_of = chosen});
+  for (int t = 1; t <= 3; ++t) {
+    give_gradients(here, t), give_gradients(late, t);
+    a.step(0.05);
+    b.step(ops::LateNumbers{Tensor::full({}, 0.05, DType::kFloat64), {}, {}});
+  }
+  BOOST_TEST(same(late, copies(here)));
+}
+
 BOOST_AUTO_TEST_CASE(parameters_without_a_gradient_are_passed_over) {
   const auto check = [](const std::function<std::unique_ptr<Optimizer>(std::vector<Parameter>)>& make) {
     const std::vector<Parameter> parameters = some_parameters();
@@ -185,6 +213,37 @@ BOOST_AUTO_TEST_CASE(optimiser_options_outside_their_range) {
     BOOST_CHECK_EXCEPTION(adamw({.weight_decay = bad}), ValueError, says({"AdamW", "weight_decay"}));
     BOOST_CHECK_EXCEPTION(Sgd(some_parameters(), {.weight_decay = bad}), ValueError, says({"Sgd", "weight_decay"}));
   }
+}
+
+BOOST_AUTO_TEST_CASE(optimiser_options_that_are_not_finite) {
+  BOOST_CHECK_EXCEPTION(AdamW(some_parameters(), {.epsilon = kInf}), ValueError, says({"AdamW", "epsilon", "inf"}));
+  BOOST_CHECK_EXCEPTION(AdamW(some_parameters(), {.weight_decay = kInf}), ValueError, says({"weight_decay", "inf"}));
+  BOOST_CHECK_EXCEPTION(Sgd(some_parameters(), {.weight_decay = kInf}), ValueError, says({"Sgd", "weight_decay", "inf"}));
+}
+
+BOOST_AUTO_TEST_CASE(numbers_of_a_step_that_would_spoil_the_weights) {
+  const auto check = [](const std::string& name, Optimizer& optimizer, const std::vector<Parameter>& parameters) {
+    give_gradients(parameters, 1);
+    optimizer.step(0.1);
+    const std::vector<Tensor> before = copies(parameters);
+    const auto state = copies(optimizer.state());
+    for (const double bad : {-1.0, kNan, kInf, -kInf}) {
+      BOOST_CHECK_EXCEPTION(optimizer.step(bad), ValueError, says({name, "learning rate", "finite"}));
+    }
+    for (const double bad : {kNan, kInf, -kInf}) {
+      BOOST_CHECK_EXCEPTION(optimizer.step(0.1, bad), ValueError, says({name, "gradient scale", "finite"}));
+    }
+    BOOST_TEST(same(parameters, before));
+    BOOST_TEST(same(optimizer.state(), state));
+    BOOST_CHECK_NO_THROW(optimizer.step(0));
+    BOOST_TEST(same(parameters, before));
+    BOOST_CHECK_NO_THROW(optimizer.step(0.1, 0));
+  };
+  const std::vector<Parameter> a = some_parameters(), b = some_parameters();
+  AdamW adamw(a);
+  Sgd sgd(b, {.momentum = 0.9});
+  check("AdamW", adamw, a);
+  check("Sgd", sgd, b);
 }
 
 BOOST_AUTO_TEST_CASE(a_gradient_that_does_not_fit_leaves_no_half_step) {

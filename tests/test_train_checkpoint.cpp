@@ -16,6 +16,7 @@
 #include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/models/clip.h"
+#include "tapecache/models/weights.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/optimizer.h"
@@ -170,6 +171,93 @@ BOOST_AUTO_TEST_CASE(momentum_travels_too) {
   give_gradients(a, 2), from.step(0.1);
   give_gradients(b, 2), to.step(0.1);
   BOOST_TEST(same(b, copies(a)));
+}
+
+/// Matrices by one optimiser and rate, the rest by another kind.
+struct TwoOptimizers {
+  std::vector<Parameter> parameters = some_parameters();
+  AdamW matrices{{parameters[0], parameters[3]}, {.weight_decay_of = [](const Parameter&) { return 0.2; }}};
+  Sgd rest{{parameters[1], parameters[2]}, {.momentum = 0.9}};
+  std::vector<Optimizer*> both{&matrices, &rest};
+
+  void step(int t) {
+    give_gradients(parameters, t);
+    matrices.step(0.01);
+    rest.step(0.1);
+  }
+};
+
+BOOST_AUTO_TEST_CASE(several_optimisers_travel_too) {
+  const Folder folder;
+  TwoOptimizers whole, resumed;
+  for (int t = 1; t <= 3; ++t) whole.step(t);
+  save_checkpoint(folder / "two", whole.parameters, whole.both, {.step = 3});
+  for (int t = 4; t <= 6; ++t) whole.step(t);
+  resumed.step(9);  // which must not show
+  BOOST_TEST(load_checkpoint(folder / "two", resumed.parameters, resumed.both).step == 3);
+  for (int t = 4; t <= 6; ++t) resumed.step(t);
+  BOOST_TEST(same(resumed.parameters, copies(whole.parameters)));
+  BOOST_TEST(same(resumed.matrices.state(), whole.matrices.state()));
+  BOOST_TEST(same(resumed.rest.state(), whole.rest.state()));
+
+  // Two of one kind over the same names keep their state apart.
+  const std::vector<Parameter> parameters = some_parameters(), fresh = some_parameters();
+  AdamW a(parameters), b(parameters), c(fresh), d(fresh);
+  give_gradients(parameters, 1);
+  a.step(0.1);
+  const std::vector<Optimizer*> saved{&a, &b}, loaded{&c, &d};
+  save_checkpoint(folder / "twins", parameters, saved, {});
+  load_checkpoint(folder / "twins", fresh, loaded);
+  BOOST_TEST(same(c.state(), a.state()));
+  BOOST_TEST(same(d.state(), b.state()));
+  BOOST_TEST(!same(c.state(), d.state()));
+}
+
+BOOST_AUTO_TEST_CASE(one_optimiser_of_several_is_as_one_alone) {
+  const Folder folder;
+  Run run;
+  run.step();
+  run.save(folder / "alone");
+  const std::vector<Optimizer*> one{&run.optimizer};
+  save_checkpoint(folder / "one", run.clip.parameters(), one, run.position);
+  BOOST_TEST((contents(folder / "alone") == contents(folder / "one")));
+  save_checkpoint(folder / "none", run.clip.parameters(), std::span<const Optimizer* const>(), run.position);
+  BOOST_TEST((load_checkpoint(folder / "none", run.clip.parameters(), std::span<Optimizer* const>()) == run.position));
+}
+
+BOOST_AUTO_TEST_CASE(optimisers_that_do_not_fit_change_nothing) {
+  const Folder folder;
+  TwoOptimizers good, victim;
+  good.step(1), victim.step(2);
+  const std::vector<Tensor> before = copies(victim.parameters);
+  const auto matrices = copies(victim.matrices.state()), rest = copies(victim.rest.state());
+  const auto refused = [&](std::span<Optimizer* const> optimizers, const std::vector<std::string>& words) {
+    BOOST_CHECK_EXCEPTION(load_checkpoint(folder / "c", victim.parameters, optimizers), FileError, says(words));
+    BOOST_TEST(same(victim.parameters, before));
+    BOOST_TEST(same(victim.matrices.state(), matrices));
+    BOOST_TEST(same(victim.rest.state(), rest));
+  };
+  save_checkpoint(folder / "c", good.parameters, good.both, {});
+  const std::vector<Optimizer*> swapped{&victim.rest, &victim.matrices}, one{&victim.matrices};
+  refused(swapped, {"unknown state"});
+  refused(one, {"2 optimisers", "1"});
+  SafetensorsFile file = read_safetensors(folder / "c");
+  file.tensors["optimizer.1.velocity.scalar"] = Tensor::zeros({2});  // that of the second, when the first one's would fit
+  write_safetensors(folder / "c", file);
+  refused(victim.both, {"'velocity.scalar'", "[2]"});
+  save_checkpoint(folder / "c", good.parameters, good.matrices, {});
+  refused(victim.both, {"1 optimisers", "2"});
+}
+
+BOOST_AUTO_TEST_CASE(models_are_read_out_of_a_checkpoint) {
+  const Folder folder;
+  Run run;
+  run.step();
+  run.save(folder / "run");
+  const models::Clip clip(tiny_clip(), 9);
+  models::load_weights(folder / "run", clip.builder(), {.prefix = "model."});
+  BOOST_TEST(same(clip.parameters(), copies(run.clip.parameters())));
+  BOOST_CHECK_EXCEPTION(models::load_weights(folder / "run", clip.builder()), FileError, says({"prefix \"model.\""}));
 }
 
 /// A run that a bad checkpoint must leave as it is.

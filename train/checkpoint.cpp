@@ -15,6 +15,7 @@ constexpr const char* kModel = "model.";
 constexpr const char* kOptimizer = "optimizer.";
 constexpr const char* kStep = "tapecache.step";
 constexpr const char* kSeed = "tapecache.seed";
+constexpr const char* kOptimizers = "tapecache.optimizers";  // their number, where it is not 1
 constexpr std::string_view kNote = "note.";
 
 template <class Integer>
@@ -29,24 +30,64 @@ Integer number(const std::filesystem::path& path, const SafetensorsFile& file, c
   throw FileError(fmt::format("{}: no training checkpoint: its metadata has no number '{}'", path.string(), key));
 }
 
+std::string prefix_of(std::size_t optimizer, std::size_t count) {
+  return count == 1 ? kOptimizer : fmt::format("{}{}.", kOptimizer, optimizer);
+}
+
+/// Takes the tensors of each optimiser out of the file.
+std::vector<std::map<std::string, Tensor>> states_of(const std::filesystem::path& path, SafetensorsFile& file,
+                                                     std::size_t count) {
+  const std::size_t saved = file.metadata.contains(kOptimizers) ? number<std::size_t>(path, file, kOptimizers) : 1;
+  if (saved != count) {
+    throw FileError(fmt::format("{}: holds the state of {} optimisers, expected that of {}", path.string(), saved, count));
+  }
+  std::vector<std::map<std::string, Tensor>> states(count);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::string prefix = prefix_of(i, count);
+    std::erase_if(file.tensors, [&](const auto& entry) {
+      if (!entry.first.starts_with(prefix)) return false;
+      states[i].emplace(entry.first.substr(prefix.size()), entry.second);
+      return true;
+    });
+  }
+  return states;
+}
+
 }  // namespace
 
 void save_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                      const Optimizer& optimizer, const TrainingPosition& position, std::span<const Buffer> buffers) {
+  const Optimizer* const one = &optimizer;
+  save_checkpoint(path, parameters, std::span(&one, 1), position, buffers);
+}
+
+void save_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
+                     std::span<const Optimizer* const> optimizers, const TrainingPosition& position,
+                     std::span<const Buffer> buffers) {
   SafetensorsFile file;
   for (const auto& [name, value] : state_of(parameters, buffers)) {
     if (!file.tensors.emplace(kModel + name, value).second) {
       throw ValueError(fmt::format("{}: two parameters are named '{}'", path.string(), name));
     }
   }
-  for (const auto& [name, tensor] : optimizer.state()) file.tensors.emplace(kOptimizer + name, tensor);
+  for (std::size_t i = 0; i < optimizers.size(); ++i) {
+    const std::string prefix = prefix_of(i, optimizers.size());
+    for (const auto& [name, tensor] : optimizers[i]->state()) file.tensors.emplace(prefix + name, tensor);
+  }
   file.metadata = {{kStep, std::to_string(position.step)}, {kSeed, std::to_string(position.seed)}};
+  if (optimizers.size() != 1) file.metadata.emplace(kOptimizers, std::to_string(optimizers.size()));
   for (const auto& [key, text] : position.notes) file.metadata.emplace(std::string(kNote) + key, text);
   write_safetensors(path, file);
 }
 
 TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                                  Optimizer& optimizer, std::span<const Buffer> buffers) {
+  Optimizer* const one = &optimizer;
+  return load_checkpoint(path, parameters, std::span(&one, 1), buffers);
+}
+
+TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
+                                 std::span<Optimizer* const> optimizers, std::span<const Buffer> buffers) {
   SafetensorsFile file = read_safetensors(path);
   TrainingPosition position{number<std::int64_t>(path, file, kStep), number<std::uint64_t>(path, file, kSeed), {}};
   for (const auto& [key, text] : file.metadata) {
@@ -67,18 +108,16 @@ TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<co
     values.push_back(value.to(own.device()));
     file.tensors.erase(found);
   }
-  std::map<std::string, Tensor> state;
-  for (const auto& [name, tensor] : file.tensors) {
-    if (!name.starts_with(kOptimizer)) {
-      throw FileError(fmt::format("{}: '{}' belongs to no parameter", path.string(), name));
-    }
-    state.emplace(name.substr(std::string_view(kOptimizer).size()), tensor);
+  const std::vector<std::map<std::string, Tensor>> states = states_of(path, file, optimizers.size());
+  if (!file.tensors.empty()) {
+    throw FileError(fmt::format("{}: '{}' belongs to no parameter", path.string(), file.tensors.begin()->first));
   }
   try {
-    optimizer.load_state(state);
+    for (std::size_t i = 0; i < states.size(); ++i) optimizers[i]->check_state(states[i]);
   } catch (const Error& e) {
     throw FileError(fmt::format("{}: {}", path.string(), e.what()));
   }
+  for (std::size_t i = 0; i < states.size(); ++i) optimizers[i]->load_state(states[i]);
   for (std::size_t i = 0; i < model.size(); ++i) model[i].value.copy_from(values[i]);
   return position;
 }

@@ -15,7 +15,7 @@ namespace tapecache::train {
 struct TrainingPosition {
   std::int64_t step = 0;    ///< steps taken
   std::uint64_t seed = 0;   ///< of the random stream; a step's draws depend on (seed, step) alone
-  std::map<std::string, std::string> notes;  ///< whatever else the program needs to go on
+  std::map<std::string, std::string> notes = {};  ///< whatever else the program needs to go on
 
   bool operator==(const TrainingPosition&) const = default;
 };
@@ -27,9 +27,18 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
                      const Optimizer& optimizer, const TrainingPosition& position,
                      std::span<const Buffer> buffers = {});
 
+/// The same with several optimisers, whose state goes by their place (`optimizer.0.…`); with one, the file is as above. A
+/// `std::vector<train::Optimizer*>` will do.
+void save_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
+                     std::span<const Optimizer* const> optimizers, const TrainingPosition& position,
+                     std::span<const Buffer> buffers = {});
+
 /// Restores parameters, buffers and optimiser and gives the position. Everything is checked before anything is changed.
 /// Throws FileError naming the path and what does not fit.
 TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                                  Optimizer& optimizer, std::span<const Buffer> buffers = {});
+/// The same with as many optimisers as were saved, in that order.
+TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
+                                 std::span<Optimizer* const> optimizers, std::span<const Buffer> buffers = {});
 
 }  // namespace tapecache::train

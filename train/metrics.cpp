@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <vector>
 
 #include <fmt/format.h>
@@ -9,7 +10,6 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/linear.h"
-#include "tapecache/ops/matmul.h"
 #include "tapecache/train/optimizer.h"
 
 namespace tapecache::train {
@@ -60,31 +60,6 @@ Tensor standardized(const Tensor& features, const Tensor& reference) {
 }
 
 }  // namespace
-
-std::map<int, double> recall_at_k(const Tensor& queries, const Tensor& targets, std::span<const int> ks) {
-  if (!queries.defined() || !targets.defined() || queries.rank() != 2 || queries.shape() != targets.shape() ||
-      queries.size(0) < 1) {
-    throw ShapeError(fmt::format("recall_at_k: queries are {} and targets {}, expected [n, width] alike",
-                                 describe(queries), describe(targets)));
-  }
-  for (int k : ks) {
-    if (k < 1) throw ValueError(fmt::format("recall_at_k: k is {}, expected at least 1", k));
-  }
-  const std::int64_t n = queries.size(0);
-  const Tensor scores =
-      ops::matmul(queries, targets, {.transpose_b = true}).value().to(Device::cpu()).to(DType::kFloat64);
-  std::map<int, double> recall;
-  for (int k : ks) recall[k] = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const double* row = scores.data<double>() + i * n;
-    std::int64_t not_below = 0;
-    for (std::int64_t j = 0; j < n; ++j) not_below += j != i && !(row[j] < row[i]);
-    const bool comparable = !std::isnan(row[i]);
-    for (auto& [k, hits] : recall) hits += comparable && not_below < k;
-  }
-  for (auto& [k, hits] : recall) hits /= static_cast<double>(n);
-  return recall;
-}
 
 double linear_probe(const Tensor& features, const Tensor& classes, const Tensor& held_out_features,
                     const Tensor& held_out_classes, const LinearProbeOptions& options) {

@@ -1,16 +1,9 @@
 #pragma once
 
-#include <map>
-#include <span>
-
 #include "tapecache/core/tensor.h"
+#include "tapecache/train/retrieval.h"
 
 namespace tapecache::train {
-
-/// recall@k of retrieval: the share of queries [n, width] whose own target (the row of the same number in targets
-/// [n, width]) is among the k targets of largest inner product. Ties count against the query, and a NaN never is a
-/// hit. Throws ShapeError, and ValueError for a k below 1.
-std::map<int, double> recall_at_k(const Tensor& queries, const Tensor& targets, std::span<const int> ks);
 
 struct LinearProbeOptions {
   int steps = 300;            ///< of full-batch AdamW

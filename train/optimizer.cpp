@@ -16,11 +16,15 @@ void require(bool holds, const char* optimizer, const char* what, double found, 
   if (!holds) throw ValueError(fmt::format("{}: {} is {}, expected {}", optimizer, what, found, expected));
 }
 
-Tensor zeros_like(const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), t.device()); }
+bool is_decay(double value) { return std::isfinite(value) && value >= 0; }
 
-double decay_of(const Parameter& parameter, double weight_decay) {
-  return parameter.value().rank() >= 2 ? weight_decay : 0.0;
+void require_step_numbers(const char* optimizer, double learning_rate, double gradient_scale) {
+  require(std::isfinite(learning_rate) && learning_rate >= 0, optimizer, "the learning rate", learning_rate,
+          "finite and at least 0");
+  require(std::isfinite(gradient_scale), optimizer, "the gradient scale", gradient_scale, "finite");
 }
+
+Tensor zeros_like(const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), t.device()); }
 
 }  // namespace
 
@@ -45,6 +49,19 @@ void Optimizer::check_gradients() const {
   }
 }
 
+std::vector<double> Optimizer::weight_decays(const char* optimizer, double weight_decay, const WeightDecayOf& chosen) const {
+  require(is_decay(weight_decay), optimizer, "weight_decay", weight_decay, "finite and at least 0");
+  std::vector<double> decays;
+  for (const Parameter& p : parameters_) {
+    decays.push_back(chosen ? chosen(p) : p.value().rank() >= 2 ? weight_decay : 0.0);
+    if (!is_decay(decays.back())) {
+      throw ValueError(fmt::format("{}: weight_decay_of '{}' is {}, expected finite and at least 0", optimizer, p.name(),
+                                   decays.back()));
+    }
+  }
+  return decays;
+}
+
 void Optimizer::require_host_numbers(const char* optimizer) {
   if (!CapturedStep::is_capturing()) return;
   throw Error(fmt::format("{}: a learning rate of the host's in a captured step would stay as it is; give one that the device "
@@ -59,8 +76,8 @@ void Optimizer::clear_gradients() {
   for (Parameter& parameter : parameters_) parameter.clear_gradient();
 }
 
-void Optimizer::load_state(const std::map<std::string, Tensor>& given) {
-  std::map<std::string, Tensor> own = state();
+void Optimizer::check_state(const std::map<std::string, Tensor>& given) const {
+  const std::map<std::string, Tensor> own = state();
   for (const auto& [name, tensor] : given) {
     if (!own.contains(name)) throw ValueError(fmt::format("optimizer: unknown state '{}'", name));
   }
@@ -72,15 +89,19 @@ void Optimizer::load_state(const std::map<std::string, Tensor>& given) {
                                    describe(tensor)));
     }
   }
-  for (auto& [name, tensor] : own) tensor.copy_from(given.at(name).to(tensor.device()));
+}
+
+void Optimizer::load_state(const std::map<std::string, Tensor>& given) {
+  check_state(given);
+  for (auto [name, tensor] : state()) tensor.copy_from(given.at(name).to(tensor.device()));
 }
 
 AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
     : Optimizer(std::move(parameters)), options_(options) {
   require(options.beta1 >= 0 && options.beta1 < 1, "AdamW", "beta1", options.beta1, "0 <= beta1 < 1");
   require(options.beta2 >= 0 && options.beta2 < 1, "AdamW", "beta2", options.beta2, "0 <= beta2 < 1");
-  require(options.epsilon > 0, "AdamW", "epsilon", options.epsilon, "above 0");
-  require(options.weight_decay >= 0, "AdamW", "weight_decay", options.weight_decay, "at least 0");
+  require(std::isfinite(options.epsilon) && options.epsilon > 0, "AdamW", "epsilon", options.epsilon, "finite and above 0");
+  decays_ = weight_decays("AdamW", options.weight_decay, options.weight_decay_of);
   for (const Parameter& p : parameters_) {
     steps_.push_back(Tensor::zeros({}, DType::kInt64));
     m_.push_back(zeros_like(p.value()));
@@ -90,6 +111,7 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
 
 void AdamW::step(double learning_rate, double gradient_scale) {
   require_host_numbers("AdamW");
+  require_step_numbers("AdamW", learning_rate, gradient_scale);
   update(learning_rate, gradient_scale, nullptr);
 }
 
@@ -107,7 +129,7 @@ void AdamW::update(double learning_rate, double gradient_scale, const ops::LateN
     m_[i].move_to(p.value().device());  // where the parameter was moved after it was given to the optimiser
     v_[i].move_to(p.value().device());
     ops::AdamWParameter& update = updates.emplace_back(
-        ops::AdamWParameter{p.gradient(), p.mutable_value(), m_[i], v_[i], decay_of(p, options_.weight_decay)});
+        ops::AdamWParameter{p.gradient(), p.mutable_value(), m_[i], v_[i], decays_[i]});
     steps_[i].move_to(late ? p.value().device() : Device::cpu());
     if (late) {
       update.steps = steps_[i];
@@ -138,12 +160,13 @@ std::map<std::string, Tensor> AdamW::state() const {
 Sgd::Sgd(std::vector<Parameter> parameters, const SgdOptions& options)
     : Optimizer(std::move(parameters)), options_(options) {
   require(options.momentum >= 0 && options.momentum < 1, "Sgd", "momentum", options.momentum, "0 <= momentum < 1");
-  require(options.weight_decay >= 0, "Sgd", "weight_decay", options.weight_decay, "at least 0");
+  decays_ = weight_decays("Sgd", options.weight_decay, options.weight_decay_of);
   for (const Parameter& p : parameters_) velocity_.push_back(zeros_like(p.value()));
 }
 
 void Sgd::step(double learning_rate, double gradient_scale) {
   require_host_numbers("Sgd");
+  require_step_numbers("Sgd", learning_rate, gradient_scale);
   update(learning_rate, gradient_scale, {});
 }
 
@@ -159,7 +182,7 @@ void Sgd::update(double learning_rate, double gradient_scale, const ops::LateNum
     Parameter& p = parameters_[i];
     if (!p.gradient().defined()) continue;
     velocity_[i].move_to(p.value().device());  // as in AdamW
-    updates.push_back({p.gradient(), p.mutable_value(), velocity_[i], decay_of(p, options_.weight_decay)});
+    updates.push_back({p.gradient(), p.mutable_value(), velocity_[i], decays_[i]});
   }
   ops::sgd_update(
       {.learning_rate = learning_rate, .momentum = options_.momentum, .gradient_scale = gradient_scale}, updates,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -10,17 +11,23 @@
 
 namespace tapecache::train {
 
-/// What optimisers share: parameters, and state that a checkpoint can keep.
+/// Weight decay of one parameter, where it is not the same for all: asked once of each, when the optimiser is made.
+using WeightDecayOf = std::function<double(const Parameter&)>;
+
+/// What optimisers share: parameters, and state that a checkpoint can keep. Learning rates that differ by parameter are those
+/// of several optimisers, each over its own.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
 
-  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first. Throws ShapeError,
-  /// before anything is changed, where a gradient does not fit its parameter.
+  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first. Throws, before
+  /// anything is changed, ValueError unless the rate is finite and at least 0 and the scale finite, and ShapeError where a
+  /// gradient does not fit its parameter.
   virtual void step(double learning_rate, double gradient_scale = 1.0) = 0;
   /// The same with numbers that the parameters' device holds, and reads when it gets there, so that the step can be captured
   /// (`CapturedStep`) and replayed with others. Numbers that change from step to step, as AdamW's count of steps, are moved
-  /// there. Throws ValueError without a learning rate, ShapeError where a number is no f64 scalar on that device.
+  /// there; their values are not checked. Throws ValueError without a learning rate, ShapeError where a number is no f64
+  /// scalar on that device.
   virtual void step(const ops::LateNumbers& numbers) = 0;
   void clear_gradients();
 
@@ -29,12 +36,17 @@ class Optimizer {
   /// Takes over copies. Throws ValueError or ShapeError, before anything is changed, where a name is missing or
   /// unknown or a tensor does not fit.
   void load_state(const std::map<std::string, Tensor>& state);
+  /// Throws what `load_state` would, and changes nothing.
+  void check_state(const std::map<std::string, Tensor>& state) const;
 
  protected:
   /// Throws ValueError where two parameters have one name, since state goes by name.
   explicit Optimizer(std::vector<Parameter> parameters);
   void check_gradients() const;
   /// Throws Error within a captured step, where a number of the host's would stay as it is, or without a learning rate.
+  /// Of each parameter: what `chosen` says, or else `weight_decay` for one of two or more axes. Throws ValueError naming the
+  /// parameter for a decay that is not finite or below 0.
+  std::vector<double> weight_decays(const char* optimizer, double weight_decay, const WeightDecayOf& chosen) const;
   static void require_host_numbers(const char* optimizer);
   static void require_late_numbers(const char* optimizer, const ops::LateNumbers& numbers);
 
@@ -47,6 +59,8 @@ struct AdamWOptions {
   double epsilon = 1e-8;
   /// Decoupled; applied to parameters of two or more axes, so not to biases, norms and temperatures.
   double weight_decay = 0.01;
+  /// Where it is set, decides in the place of `weight_decay`, whatever the parameter's axes.
+  WeightDecayOf weight_decay_of = {};
 };
 
 /// AdamW (Loshchilov & Hutter 2019, "Decoupled weight decay regularization").
@@ -62,6 +76,7 @@ class AdamW : public Optimizer {
   void update(double learning_rate, double gradient_scale, const ops::LateNumbers* late);
 
   AdamWOptions options_;
+  std::vector<double> decays_;
   // Of each parameter, since one may be skipped. The counts are i64 scalars: as tensors they travel with the rest. They are on
   // the host but for a step with late numbers.
   std::vector<Tensor> steps_, m_, v_;
@@ -70,6 +85,7 @@ class AdamW : public Optimizer {
 struct SgdOptions {
   double momentum = 0.0;
   double weight_decay = 0.0;  ///< an L2 penalty, on parameters of two or more axes
+  WeightDecayOf weight_decay_of = {};  ///< as in AdamWOptions
 };
 
 /// Stochastic gradient descent with (heavy-ball) momentum.
@@ -85,6 +101,7 @@ class Sgd : public Optimizer {
   void update(double learning_rate, double gradient_scale, const ops::LateNumbers& late);
 
   SgdOptions options_;
+  std::vector<double> decays_;
   std::vector<Tensor> velocity_;
 };
 
