@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,5 +29,9 @@ struct GradcheckResult {
 /// are passed as constants. Throws DTypeError where a floating input is not f64.
 GradcheckResult gradcheck(const std::function<Variable(std::span<const Variable>)>& f,
                           std::span<const Tensor> inputs, const GradcheckOptions& options = {});
+inline GradcheckResult gradcheck(const std::function<Variable(std::span<const Variable>)>& f,
+                                 std::initializer_list<Tensor> inputs, const GradcheckOptions& options = {}) {
+  return gradcheck(f, std::span(inputs.begin(), inputs.size()), options);
+}
 
 }  // namespace tapecache

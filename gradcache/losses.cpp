@@ -89,6 +89,7 @@ Variable siglip_loss(const Variable& images, const Variable& texts, const Variab
 }
 
 void clamp_log_scale(Parameter& log_scale) {
+  detail::require_scalar("clamp_log_scale", "log_scale", Variable(log_scale.value()));
   const Variable clamped = ops::clamp(Variable(log_scale.value()), -kInfinity, std::log(kMaxLogitScale));
   log_scale.mutable_value().copy_from(clamped.value());
 }

@@ -15,6 +15,9 @@ Variable reshape(const Variable& x, std::initializer_list<std::int64_t> sizes);
 
 /// Joins along an axis; the other axes must be equal. Throws ShapeError, ValueError for no parts.
 Variable concat(std::span<const Variable> parts, int axis = 0);
+inline Variable concat(std::initializer_list<Variable> parts, int axis = 0) {
+  return concat(std::span(parts.begin(), parts.size()), axis);
+}
 
 /// Places [begin, end) of an axis. Along axis 0 it shares storage. Throws ShapeError outside the axis.
 Variable slice(const Variable& x, int axis, std::int64_t begin, std::int64_t end);

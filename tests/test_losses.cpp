@@ -125,6 +125,8 @@ BOOST_AUTO_TEST_CASE(clip_scale_is_clamped_at_100) {
   BOOST_TEST(log_scale.value().item() == std::log(100.0));
   Parameter below("log_scale", scalar(1.0));
   clamp_log_scale(below);
+  Parameter matrix("scales", Tensor::zeros({2, 2}));
+  BOOST_CHECK_EXCEPTION(clamp_log_scale(matrix), ShapeError, says({"clamp_log_scale", "log_scale", "[2, 2]"}));
   BOOST_TEST(below.value().item() == 1.0);
 }
 

@@ -43,10 +43,10 @@ class Optimizer {
   /// Throws ValueError where two parameters have one name, since state goes by name.
   explicit Optimizer(std::vector<Parameter> parameters);
   void check_gradients() const;
-  /// Throws Error within a captured step, where a number of the host's would stay as it is, or without a learning rate.
   /// Of each parameter: what `chosen` says, or else `weight_decay` for one of two or more axes. Throws ValueError naming the
   /// parameter for a decay that is not finite or below 0.
   std::vector<double> weight_decays(const char* optimizer, double weight_decay, const WeightDecayOf& chosen) const;
+  /// Throws Error within a captured step, where a number of the host's would stay as it is, or without a learning rate.
   static void require_host_numbers(const char* optimizer);
   static void require_late_numbers(const char* optimizer, const ops::LateNumbers& numbers);
 

@@ -10,7 +10,7 @@
 namespace train_step {
 
 inline constexpr double kLearningRate = 1e-4;
-inline constexpr tapecache::train::AdamWOptions kAdamW{
+inline const tapecache::train::AdamWOptions kAdamW{
     .beta1 = 0.9, .beta2 = 0.999, .epsilon = 1e-8, .weight_decay = 0.01};
 
 /// A workload and its optimizer.
