@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Installs a build into a folder of its own, moves it, and builds the embedding example against what is there.
+
+Usage: install_test.py BUILD SOURCE EXPECTED_PROGRAM
+
+By pkg-config and, where it is installed, by CMake. The example must print what EXPECTED_PROGRAM does.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CMAKE_LISTS = """cmake_minimum_required(VERSION 3.18)
+project(embeds CXX)
+find_package(tapecache 0.1 REQUIRED)
+add_executable(embeds "{source}")
+target_link_libraries(embeds PRIVATE tapecache::tapecache)
+"""
+
+
+def run(*command, **options) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def options_of(build: str) -> "dict[str, str]":
+    return {option["name"]: option["value"] for option in json.loads(run("meson", "introspect", build, "--buildoptions"))}
+
+
+def main() -> int:
+    build, source, expected_program = sys.argv[1:]
+    expected = run(Path(expected_program).resolve())
+    options = options_of(build)
+    with tempfile.TemporaryDirectory() as folder:
+        staged, prefix = Path(folder, "staged"), Path(folder, "moved")
+        run("meson", "install", "-C", build, "--no-rebuild", "--destdir", staged)
+        shutil.move(staged / options["prefix"].lstrip("/"), prefix)
+        libraries = prefix / options["libdir"]
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries), "PKG_CONFIG_PATH": str(libraries / "pkgconfig")}
+
+        program = Path(folder, "by_pkg_config")
+        flags = run("pkg-config", f"--define-variable=prefix={prefix}", "--cflags", "--libs",
+                    *(["--static"] if options["default_library"] == "static" else []), "tapecache", env=environment)
+        run("c++", "-std=c++20", "-Wall", "-Wextra", "-Werror", source, "-o", program, *flags.split())
+        if run(program, env=environment) != expected:
+            sys.exit("the program built by pkg-config prints something else")
+
+        if not shutil.which("cmake"):
+            print("pkg-config's program is right; CMake is not installed, so its way was not tried")
+            return 0
+        project = Path(folder, "project")
+        project.mkdir()
+        (project / "CMakeLists.txt").write_text(CMAKE_LISTS.format(source=Path(source).resolve()))
+        run("cmake", "-S", project, "-B", project / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
+        run("cmake", "--build", project / "build")
+        if run(project / "build" / "embeds", env=environment) != expected:
+            sys.exit("the program built by CMake prints something else")
+    print("programs built by pkg-config and by CMake are right")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
