@@ -1,6 +1,7 @@
 #include "tapecache/autograd/backward.h"
 
 #include <algorithm>
+#include <string>
 
 #include <fmt/format.h>
 
@@ -13,7 +14,7 @@ namespace detail {
 
 void add_to_slot(Tensor& slot, const Tensor& gradient, bool is_leaf) {
   if (!slot.defined()) {
-    slot = is_leaf ? gradient.clone() : gradient;
+    slot = is_leaf || gradient.is_wrapped() ? gradient.clone() : gradient;
     return;
   }
   if (!slot.owns_storage_alone()) slot = slot.clone();
@@ -24,9 +25,8 @@ void add_to_slot(Tensor& slot, const Tensor& gradient, bool is_leaf) {
 
 namespace {
 
-/// Of a list of the node's.
 template <class T>
-const T& at(const std::vector<T>& all, std::size_t index, const char* op, const char* what) {
+const T& checked_at(const std::vector<T>& all, std::size_t index, const char* op, const char* what) {
   if (index < all.size()) return all[index];
   throw TapeError(fmt::format("backward of '{}': {} {} was asked for, but there {} {}", op, what, index,
                               all.size() == 1 ? "is" : "are", all.size()));
@@ -35,12 +35,12 @@ const T& at(const std::vector<T>& all, std::size_t index, const char* op, const 
 }  // namespace
 
 const Tensor& Backward::output_gradient(std::size_t output) const {
-  return at(output_gradients_, output, node_.op, "output");
+  return checked_at(output_gradients_, output, node_.op, "output");
 }
 
-const Tensor& Backward::saved(std::size_t index) const { return at(node_.saved, index, node_.op, "saved tensor"); }
+const Tensor& Backward::saved(std::size_t index) const { return checked_at(node_.saved, index, node_.op, "saved tensor"); }
 
-const Node::Input& Backward::input(std::size_t index) const { return at(node_.inputs, index, node_.op, "input"); }
+const Node::Input& Backward::input(std::size_t index) const { return checked_at(node_.inputs, index, node_.op, "input"); }
 
 const Shape& Backward::input_shape(std::size_t input) const { return this->input(input).shape; }
 

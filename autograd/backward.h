@@ -80,7 +80,8 @@ class Backward {
 
 namespace detail {
 /// Adds to a gradient that may still be shared with another slot or with the caller's seed. The gradient of a leaf
-/// outlives the pass: it is the leaf's alone, and keeps no larger storage alive that it only views.
+/// outlives the pass: it is the leaf's alone, and keeps no larger storage alive that it only views. Memory that is a
+/// program's own is copied.
 void add_to_slot(Tensor& slot, const Tensor& gradient, bool is_leaf);
 }  // namespace detail
 

@@ -8,7 +8,7 @@
 /// Both count what every thread has in use on a device. Scopes of several threads may overlap as they like.
 namespace tapecache {
 
-/// Limits the bytes in use within a scope; 0 is no limit. Of all limits that are in force the tightest counts, for every thread.
+/// Limits the bytes in use within a scope; 0 is no limit. Of all limits in force the tightest counts, for every thread.
 class MemoryLimit {
  public:
   explicit MemoryLimit(std::size_t bytes, Device device = Device::cpu());

@@ -13,8 +13,8 @@ namespace tapecache {
 
 class RecordedCopies;
 
-/// One block of a device's memory, shared by the tensors that view it and freed with the last of them, or such memory of
-/// somebody else's, released then.
+/// One block of a device's memory, shared by the tensors that view it and freed with the last of them, or memory of the
+/// host that a program wraps, released then.
 ///
 /// Copies may be under way that run beside other work. Whoever is about to use the memory calls settle() first: then the
 /// host, or where the memory is a device's, what that device is given next, waits for them.
@@ -36,6 +36,8 @@ class Storage {
   std::size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
   bool pinned() const { return pinned_; }
+  /// Whether the memory is a program's own, which may be that of other storages too.
+  bool wrapped() const { return wrapped_; }
   /// Moves the contents to another device, which every tensor that views them then is on; counts as a change of them.
   /// Throws, before anything is changed, DeviceError or OutOfMemory.
   void move_to(Device device);

@@ -201,8 +201,9 @@ void Tensor::copy_from_beside(const Tensor& source) {
     return copy_from(source.to(device()));
   }
   if (source.device().is_cpu() && !source.is_pinned() && CapturedStep::is_capturing()) {
-    throw DeviceError(fmt::format("{}: {} is in ordinary memory, which a captured step does not copy from beside its computing: "
-                                  "it would not see what is there at a replay; give it in page-locked memory, by pinned()",
+    throw DeviceError(fmt::format("{}: {} is in ordinary memory, which a captured step does not copy from beside its "
+                                  "computing: it would not see what is there at a replay; give it in page-locked memory, "
+                                  "by pinned()",
                                   OpScope::current() ? OpScope::current() : "copy_from_beside", describe(source)));
   }
   const Tensor from = source.device().is_cpu() ? source.pinned() : source;

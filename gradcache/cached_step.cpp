@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/core/allocator.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/cached_run.h"
@@ -47,8 +46,8 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
   detail::check_step("cached_step", towers, options);
   detail::check_has_loss("cached_step", loss);
   if ((options.memory_budget || options.memory_plan) && !options.chunk_sizes.empty()) {
-    throw ValueError(fmt::format("cached_step: both chunk_sizes and a {}; give one of the two",
-                                 options.memory_budget ? "memory_budget, which chooses them" : "memory_plan, which has its own"));
+    const char* other = options.memory_budget ? "memory_budget, which chooses them" : "memory_plan, which has its own";
+    throw ValueError(fmt::format("cached_step: both chunk_sizes and a {}; give one of the two", other));
   }
   if (options.memory_budget && !options.memory_plan && CapturedStep::is_capturing()) {
     throw ValueError("cached_step: a step that is recorded cannot measure what fits its memory_budget; give a memory_plan");

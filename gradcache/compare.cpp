@@ -116,7 +116,7 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
     return std::any_of(gradients.begin(), gradients.end(), [](const Tensor& g) { return g.defined(); });
   };
   if (!given(reference_gradients) && !given(other_gradients)) {
-    throw ValueError(fmt::format("compare: neither step gave any of the {} parameters a gradient, so there is nothing to compare",
+    throw ValueError(fmt::format("compare: neither step gave any of the {} parameters a gradient: there is nothing to compare",
                                  parameters.size()));
   }
   Norms norms;

@@ -29,7 +29,7 @@ struct Comparison {
 
 /// Runs the step on the whole batch and cached, at the same weights and the same random state, and reports how far
 /// the gradients of `parameters` lie apart. Gradients and random state are left as they were. A NaN shows as NaN. Throws
-/// ValueError where no parameter was given a gradient.
+/// ValueError where neither step gave one of them a gradient.
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
                    std::span<const Parameter> parameters);
 

@@ -118,6 +118,7 @@ void finish(StepResult& result, GradientTransaction& transaction) {
     result.parameters = transaction.commit();
   } else {
     result.status = StepStatus::kNonFiniteLoss;
+    if (result.message.empty()) result.message = detail::non_finite_loss(result.loss);
     transaction.keep_random_state();
     transaction.commit();
   }

@@ -46,6 +46,7 @@ StepResult GradCache::step(std::span<const Tower> towers) {
 }
 
 void GradCache::check(std::span<const Tower> towers) {
+  detail::check_step("GradCache", towers, options_);
   std::vector<Tower> parts;
   const std::int64_t samples = std::min(self_check_.samples, towers.empty() ? 0 : towers.front().size());
   for (const Tower& tower : towers) {

@@ -56,7 +56,7 @@ struct StepOptions {
   std::int64_t reproducible_block = 8;
   /// Compares the representations of the second forward with those of the first, bit by bit.
   bool check_replay = false;
-  /// On OutOfMemory, halves the chunks and runs the step again, down to one sample a chunk.
+  /// On OutOfMemory, halves the chunks and runs the step again, down to one sample (or reproducible block) a chunk.
   bool retry_smaller_chunks = false;
   /// kBFloat16 or kFloat16: the encoders run under such an `Autocast`, in both forwards. The loss stays in f32. f16 needs a
   /// loss scale.
@@ -120,11 +120,13 @@ struct StepResult {
 /// parameters run once, at the end. The random stream advances as in `direct_step`.
 ///
 /// An exception leaves parameters, gradients and random state as they were. Throws ValueError for a chunk size below
-/// 1, no towers, an empty tower, a representation the loss does not use, inputs or parameters changed between the two
-/// forwards, an encoder whose second forward differs; ShapeError for a loss that is not scalar; OutOfMemory.
+/// 1, no towers, an empty one, two of one name, an empty loss, chunk sizes beside a budget or a plan, a budget of nothing, a
+/// representation the loss does not use, inputs or parameters changed between the two forwards, an encoder whose second
+/// forward differs; ShapeError for a loss that is not scalar; OutOfMemory.
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
-/// The same step with the whole batch on one tape: what `cached_step` must equal. Chunk sizes and budget are ignored.
+/// The same step with the whole batch on one tape: what `cached_step` must equal. How to cut is ignored, but for reproducible
+/// blocks and chunks of the caller's own.
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options = {});
 
 /// Plain gradient accumulation, for comparison: each group of chunks takes its own loss, weighted by its share of

@@ -32,19 +32,13 @@ void check_step(const char* step, std::span<const Tower> towers, const StepOptio
   if (!std::isfinite(options.scale)) {
     throw ValueError(fmt::format("{}: scale is {}, expected a finite number", step, options.scale));
   }
-  chunk_unit(options);
+  if (chunk_unit(options) < 1) {
+    throw ValueError(fmt::format("{}: reproducible_block is {}, expected at least 1", step, options.reproducible_block));
+  }
 }
 
 void check_has_loss(const char* step, const Loss& loss) {
   if (!loss) throw ValueError(fmt::format("{}: the loss is an empty function", step));
-}
-
-std::int64_t chunk_unit(const StepOptions& options) {
-  if (!options.reproducible) return 1;
-  if (options.reproducible_block < 1) {
-    throw ValueError(fmt::format("StepOptions: reproducible_block is {}, expected at least 1", options.reproducible_block));
-  }
-  return options.reproducible_block;
 }
 
 std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, const StepOptions& options) {

@@ -12,8 +12,8 @@
 /// What the ways to take a step have in common. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
-/// Throws ValueError for no towers, an empty one, two of one name, a scale that is not finite, a block below 1, a budget of
-/// nothing; ShapeError for a late scale of another kind.
+/// Throws ValueError for no towers, an empty one, two of one name, a scale that is not finite, a reproducible step's block
+/// below 1, a budget of nothing, a plan that keeps fewer than 0 chunks; ShapeError for a late scale of another kind.
 void check_step(const char* step, std::span<const Tower> towers, const StepOptions& options);
 /// Throws ValueError for a loss that is an empty function.
 void check_has_loss(const char* step, const Loss& loss);
@@ -30,8 +30,10 @@ void add_distinct(std::vector<Parameter>& into, std::span<const Parameter> param
 /// Every unfrozen parameter that a recorded operation read.
 std::vector<Parameter> parameters_on(const Tape& tape);
 
-/// What chunk sizes are multiples of: the reproducible block, or 1. Throws ValueError for a block below 1.
-std::int64_t chunk_unit(const StepOptions& options);
+/// What chunk sizes are multiples of: the reproducible block, or 1.
+inline std::int64_t chunk_unit(const StepOptions& options) {
+  return options.reproducible ? options.reproducible_block : 1;
+}
 
 /// The ranges of a chunk that are forwarded together: the whole of it, or reproducible blocks.
 std::vector<Chunk> pieces_of(const Tower& tower, const Chunk& chunk, const StepOptions& options);

@@ -27,7 +27,7 @@ std::int64_t samples_of_tower(const std::string& tower, const Input& input) {
   try {
     return sample_count(input);
   } catch (const ShapeError& error) {
-    throw ShapeError("tower '" + tower + "': its input has no samples along axis 0: " + error.what());
+    throw ShapeError("tower '" + tower + "': " + error.what());
   }
 }
 }  // namespace detail
@@ -38,6 +38,8 @@ std::int64_t samples_of_tower(const std::string& tower, const Input& input) {
 /// encoder.
 class Tower {
  public:
+  /// Throws ShapeError for an input without an axis of samples, or inputs of different sizes, and ValueError for an empty
+  /// std::function.
   template <Splittable Input, class Encode>
   Tower(std::string name, Input input, Encode encode)
       : name_(std::move(name)), size_(detail::samples_of_tower(name_, input)), lengths_(detail::lengths_of(input)) {
@@ -55,7 +57,7 @@ class Tower {
   }
 
   /// A tower whose batch the caller has cut already, into parts of any size: the step keeps these cuts. The parts
-  /// need only a number of samples. Throws ValueError for no parts or an empty one.
+  /// need only a number of samples. Throws ValueError for no parts or an empty one, and for an empty std::function.
   template <class Input, class Encode>
   static Tower from_chunks(std::string name, std::vector<Input> chunks, Encode encode) {
     std::vector<std::int64_t> sizes;
@@ -116,7 +118,6 @@ class Tower {
     else return detail::as_encoded(encode(input));
   }
 
-  /// Throws ValueError naming the tower where `encode` is an empty std::function.
   template <class Input, class Encode>
   void set_encoder(Encode encode) {
     if (detail::is_empty_function(encode)) throw_no_encoder();

@@ -23,7 +23,8 @@ int checked_axis(const char* op, const Shape& shape, int axis);
 /// Throws ShapeError unless the argument has exactly this shape.
 void require_shape(const char* op, const char* argument, const Shape& found, const Shape& expected);
 
-/// Throws unless weight is [out, x's last axis] and bias, where it is defined, [out], both of x's type, or of f32 where x is of 16 bits.
+/// Throws unless weight is [out, x's last axis] and bias, where it is defined, [out], both of x's type, or of f32 where x is
+/// of 16 bits.
 void require_weight(const char* op, const Variable& x, const Variable& weight, const Variable& bias);
 
 /// Throws unless weight and bias are [x's last axis], which is not empty, of x's type, and ε is positive.

@@ -9,9 +9,10 @@ namespace tapecache {
 
 namespace detail {
 
-/// Undefined where x is, so that the op says so.
+/// What x is an operand beside. Where x is undefined or no float the op refuses it, whatever this is.
 inline Variable scalar_like(const Variable& x, double value) {
-  return x.defined() ? Tensor::full({}, value, x.dtype(), x.device()) : Tensor();
+  if (!x.defined()) return Tensor();
+  return Tensor::full({}, value, is_floating(x.dtype()) ? x.dtype() : DType::kFloat32, x.device());
 }
 
 }  // namespace detail

@@ -16,7 +16,7 @@ from pathlib import Path
 
 CMAKE_LISTS = """cmake_minimum_required(VERSION 3.18)
 project(embeds CXX)
-find_package(tapecache 0.1 REQUIRED)
+find_package(tapecache {version} REQUIRED)
 add_executable(embeds "{source}")
 target_link_libraries(embeds PRIVATE tapecache::tapecache)
 """
@@ -56,9 +56,15 @@ def main() -> int:
             return 0
         project = Path(folder, "project")
         project.mkdir()
-        (project / "CMakeLists.txt").write_text(CMAKE_LISTS.format(source=Path(source).resolve()))
+        (project / "CMakeLists.txt").write_text(CMAKE_LISTS.format(version="0.1", source=Path(source).resolve()))
         run("cmake", "-S", project, "-B", project / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
         run("cmake", "--build", project / "build")
+        for refused in ("0.0", "0.2", "1"):
+            (project / "CMakeLists.txt").write_text(CMAKE_LISTS.format(version=refused, source=Path(source).resolve()))
+            found = subprocess.run(["cmake", "-S", project, "-B", project / refused, f"-DCMAKE_PREFIX_PATH={prefix}"],
+                                   capture_output=True, text=True)
+            if found.returncode == 0:
+                sys.exit(f"CMake took the library for version {refused}")
         if run(project / "build" / "embeds", env=environment) != expected:
             sys.exit("the program built by CMake prints something else")
     print("programs built by pkg-config and by CMake are right")

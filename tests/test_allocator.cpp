@@ -148,6 +148,26 @@ BOOST_AUTO_TEST_CASE(meters_may_overlap) {
   BOOST_CHECK_EQUAL(second->peak(), allocator().stats().current);
 }
 
+BOOST_AUTO_TEST_CASE(scopes_of_several_threads) {
+  Allocator& memory = allocator();
+  const std::size_t before = memory.stats().current;
+  std::atomic<bool> peaks_hold = true;
+  const auto work = [&](std::size_t limit) {
+    for (int i = 0; i < 500; ++i) {
+      const MemoryLimit within(limit);
+      const PeakMeter meter;
+      const Tensor t = Tensor::zeros({100, 64});
+      if (meter.peak() < before + t.bytes()) peaks_hold = false;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (const std::size_t limit : {1u << 28, 1u << 29, 1u << 30}) threads.emplace_back(work, limit);
+  for (std::thread& thread : threads) thread.join();
+  BOOST_TEST(peaks_hold);
+  BOOST_CHECK_EQUAL(memory.stats().limit, 0u);
+  BOOST_CHECK_EQUAL(memory.stats().current, before);
+}
+
 BOOST_AUTO_TEST_CASE(a_steady_state_asks_the_system_for_nothing) {
   const auto step = [] {
     const Tensor a = Tensor::zeros({300, 7}), b = a.to(DType::kFloat64), c = b.clone(), d = Tensor::zeros({});

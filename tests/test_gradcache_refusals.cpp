@@ -8,6 +8,7 @@
 #include "tapecache/autograd/forward_context.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory_scopes.h"
+#include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/reduce.h"
@@ -319,6 +320,13 @@ BOOST_AUTO_TEST_CASE(what_is_missing_is_named) {
   BOOST_CHECK_EXCEPTION(GradCache(none, options), ValueError, says({"GradCache: the loss is an empty"}));
   const std::function<Variable(const Tensor&)> no_encoder;
   BOOST_CHECK_EXCEPTION(Tower("image", setup.images, no_encoder), ValueError, says({"'image'", "encoder is an empty"}));
+  BOOST_CHECK_EXCEPTION(Tower::from_chunks("image", std::vector{setup.images}, no_encoder), ValueError, says({"'image'"}));
+  const std::vector<CachedBatch> batches{{"image", {cached(setup.image, setup.images)}}};
+  BOOST_CHECK_EXCEPTION(cached_backward(batches, none), ValueError, says({"cached_backward: the loss is an empty"}));
+  using Pair = std::pair<Tensor, Tensor>;
+  BOOST_CHECK_EXCEPTION(Tower("pair", Pair(Tensor::zeros({3, 2}), Tensor::zeros({4, 2})),
+                              [](const Tensor& a, const Tensor&) { return Variable(a); }),
+                        ShapeError, says({"tower 'pair'", "3 samples", "4"}));
   BOOST_CHECK_EXCEPTION(Tower("image", Tensor::scalar(1.0), setup.image), ShapeError, says({"tower 'image'", "axis 0"}));
   BOOST_CHECK_EXCEPTION(Tower("image", Tensor(), setup.image), ShapeError, says({"tower 'image'"}));
   const std::vector<Tower> namesakes{{"a", setup.images, setup.image}, {"a", setup.texts, setup.text}};

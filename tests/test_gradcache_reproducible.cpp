@@ -108,11 +108,21 @@ BOOST_AUTO_TEST_CASE(a_budget_cuts_in_whole_blocks) {
     options.chunk_sizes = {10};
     options.memory_budget.reset();
     const std::size_t needed = cached_step(model.towers(), model.loss(), options).peak_bytes;
+    gradients_of(model.clip.parameters());
     options.chunk_sizes.clear();
     options.memory_budget = MemoryBudget{needed + needed / 16};
   }
   const MemoryPlan tight = plan_memory(model.towers(), options);
   for (const std::int64_t size : tight.chunk_sizes) BOOST_TEST(size % 10 == 0);
+  begin_random_step(7, 3);
+  BOOST_TEST(cached_step(model.towers(), model.loss(), options).chunks > 2);
+  const std::vector<Tensor> found = gradients_of(model.clip.parameters());
+  begin_random_step(7, 3);
+  direct_step(model.towers(), model.loss(), options);
+  check_same_bits(found, gradients_of(model.clip.parameters()), model.clip.parameters());
+  // Not even a block: no smaller chunk is tried.
+  options.reproducible_block = 40;
+  BOOST_CHECK_THROW(cached_step(model.towers(), model.loss(), options), OutOfMemory);
 }
 
 BOOST_AUTO_TEST_CASE(chunk_sizes_of_their_own_a_tower) {

@@ -85,6 +85,14 @@ BOOST_AUTO_TEST_CASE(of_an_input_used_twice) {
   check_accepted([](std::span<const Variable> x) { return ops::multiply(square(x[0], kRight), square(x[0], kRight)); });
 }
 
+BOOST_AUTO_TEST_CASE(of_a_list_of_inputs) {
+  const auto joined = [](std::span<const Variable> x) { return ops::concat({x[0], x[1], x[0]}, 1); };
+  const GradcheckResult result = gradcheck(joined, {Tensor::from({1.0, -2.0, 3.0, 0.5}, {2, 2}), Tensor::from({4.0, 5.0}, {2, 1})});
+  BOOST_TEST(result.passed, result.message);
+  const std::function<Variable(std::span<const Variable>)> nothing;
+  BOOST_CHECK_THROW(gradcheck(nothing, {Tensor::from({1.0}, {1})}), ValueError);
+}
+
 BOOST_AUTO_TEST_CASE(of_two_inputs) {
   check_accepted([](std::span<const Variable> x) { return ops::matmul(square(x[0], kRight), x[1]); });
 }

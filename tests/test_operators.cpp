@@ -68,4 +68,12 @@ BOOST_AUTO_TEST_CASE(say_what_does_not_fit) {
   BOOST_CHECK_EXCEPTION(whole - 1, DTypeError, says({"subtract:", "int32"}));
 }
 
+BOOST_AUTO_TEST_CASE(numbers_beside_integers_are_refused_by_the_op) {
+  const Variable whole(Tensor::from({1, 2}, {2}));
+  for (const double number : {1e300, std::nan("")}) {
+    BOOST_CHECK_EXCEPTION(whole + number, DTypeError, says({"add", "int32"}));
+    BOOST_CHECK_EXCEPTION(number / whole, DTypeError, says({"divide", "int32"}));
+  }
+}
+
 BOOST_AUTO_TEST_SUITE_END()

@@ -10,6 +10,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/tensor.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/reduce.h"
 
@@ -48,6 +49,26 @@ BOOST_AUTO_TEST_CASE(is_neither_copied_nor_counted) {
   BOOST_CHECK(t.to(Device::cpu()).shares_storage(t) && !t.is_pinned());
   t.move_to(Device::cpu());
   BOOST_CHECK(t.data<float>() == values.data());
+}
+
+BOOST_AUTO_TEST_CASE(that_is_passed_as_a_gradient_is_not_added_to) {
+  // Each call wraps the buffer anew, so that each storage has but one owner.
+  static double buffer[1];
+  buffer[0] = 1;
+  Tape tape;
+  const Variable x = tape.leaf(Tensor::from({2.0}, {1}));
+  Variable total;
+  {
+    const Recording recording(tape);
+    const Variable y = ops::scale(x, 1);
+    const auto passing = [&] {
+      return record("passing", y.value().clone(), {y}, {}, [](Backward& b) { b.pass(0, Tensor::wrap(buffer, {1})); });
+    };
+    total = ops::add(ops::add(passing(), passing()), passing());
+  }
+  tape.backward(total);
+  check_equal(tape.gradient(x), {3});
+  BOOST_CHECK_EQUAL(buffer[0], 1);
 }
 
 BOOST_AUTO_TEST_CASE(is_released_once_with_the_last_view) {

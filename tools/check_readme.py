@@ -3,8 +3,8 @@
 
 Usage: check_readme.py PAGE SOURCE PROGRAM [SOURCE PROGRAM ...]
 
-Each ```cpp block of the page that is followed by a block of output must be the next SOURCE to the letter, and the output that of
-its PROGRAM.
+Each ```cpp block of the page that is followed by a block of output must be the next SOURCE to the letter, and the output
+that of its PROGRAM.
 """
 
 import difflib

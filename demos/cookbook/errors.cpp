@@ -1,5 +1,4 @@
 #include <cstdio>
-#include <stdexcept>
 #include <thread>
 
 #include <tapecache/tapecache.h>
