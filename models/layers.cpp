@@ -32,8 +32,8 @@ Shape checked_embedding(const Builder& builder, std::int64_t entries, std::int64
 Shape checked_norm(const Builder& builder, std::int64_t width, double epsilon) {
   const std::string layer = name_of("layer norm", builder);
   require_sizes(layer, {{"width", width}});
-  if (!(epsilon >= 0 && std::isfinite(epsilon))) {
-    throw ValueError(fmt::format("{}: epsilon is {}, expected at least 0 and finite", layer, epsilon));
+  if (!(epsilon > 0 && std::isfinite(epsilon))) {
+    throw ValueError(fmt::format("{}: epsilon is {}, expected above 0 and finite", layer, epsilon));
   }
   return {width};
 }
