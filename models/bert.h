@@ -54,7 +54,7 @@ class BertBlock {
 /// in a Hugging Face checkpoint of `BertModel` (`embeddings.…`, `encoder.layer.0.…`); its pooler is not used.
 class Bert {
  public:
-  /// Throws ValueError for sizes below 1 or heads that do not divide the width.
+  /// Throws ValueError for sizes below 1 and as `check_config` of the encoder.
   Bert(const Builder& builder, const BertConfig& config);
   /// [batch, width]: the mean over the valid tokens, or token 0. Throws as `check_tokens`.
   Variable operator()(const TokenBatch& tokens) const;

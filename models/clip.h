@@ -20,7 +20,8 @@ struct ClipConfig {
 /// `logit_scale`) and initialised as each part says; projections by N(0, 1/width), logit_scale by log(1/temperature).
 class Clip {
  public:
-  /// Throws ValueError for sizes or a temperature out of range.
+  /// Throws ValueError for a projection width below 1 or a temperature not above 0 and finite, and as `check_config` of
+  /// each tower.
   Clip(const ClipConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32);
   /// The same under the name of a builder, whose list other parts may share.
   Clip(const Builder& builder, const ClipConfig& config);

@@ -17,7 +17,7 @@ struct TextConfig {
   TransformerConfig encoder{.width = 512, .layers = 12, .heads = 8, .mlp_width = 2048};
 };
 
-/// Throws ValueError for sizes below 1 or heads that do not divide the width.
+/// Throws ValueError for sizes below 1 and as that of the encoder.
 void check_config(const TextConfig& config);
 
 /// CLIP's text tower (Radford et al. 2021), with parameter names as in a Hugging Face CLIP checkpoint's `text_model`.

@@ -17,6 +17,11 @@ Init residual_init(const TransformerConfig& c) {
   return Init::normal(width_scale(c) / std::sqrt(2.0 * static_cast<double>(c.layers)));
 }
 
+void require_probability(const char* model, const char* which, double found) {
+  if (found >= 0 && found < 1) return;
+  throw ValueError(fmt::format("{}: {} is {}, expected 0 <= p < 1", model, which, found));
+}
+
 const TransformerConfig& checked(const TransformerConfig& config) {
   check_config("transformer", config);
   return config;
@@ -31,6 +36,11 @@ void check_config(const char* model, const TransformerConfig& config) {
                         {"mlp_width", config.mlp_width}});
   if (config.width % config.heads != 0) {
     throw ValueError(fmt::format("{}: {} heads do not divide a width of {}", model, config.heads, config.width));
+  }
+  require_probability(model, "dropout", config.dropout);
+  require_probability(model, "drop_path", config.drop_path);
+  if (!(config.epsilon > 0 && std::isfinite(config.epsilon))) {
+    throw ValueError(fmt::format("{}: epsilon is {}, expected above 0 and finite", model, config.epsilon));
   }
 }
 

@@ -21,7 +21,8 @@ struct TransformerConfig {
   bool checkpoint = false;  ///< keep only each block's input and compute the block again in backward
 };
 
-/// Throws ValueError, in the name of `model`, for sizes below 1 or heads that do not divide the width.
+/// Throws ValueError, in the name of `model`, for sizes below 1, heads that do not divide the width, a `dropout` or `drop_path`
+/// outside [0, 1) and an `epsilon` that is not above 0 and finite.
 void check_config(const char* model, const TransformerConfig& config);
 
 /// Pre-norm transformer block (Xiong et al. 2020): x + attention(norm(x)), then x + mlp(norm(x)), over
