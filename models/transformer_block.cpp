@@ -22,18 +22,13 @@ void require_probability(const char* model, const char* which, double found) {
   throw ValueError(fmt::format("{}: {} is {}, expected 0 <= p < 1", model, which, found));
 }
 
-const TransformerConfig& checked(const TransformerConfig& config) {
-  check_config("transformer", config);
-  return config;
-}
-
 }  // namespace
 
-void check_config(const char* model, const TransformerConfig& config) {
-  require_sizes(model, {{"width", config.width},
-                        {"layers", config.layers},
-                        {"heads", config.heads},
-                        {"mlp_width", config.mlp_width}});
+const TransformerConfig& check_config(const char* model, const TransformerConfig& config) {
+  detail::require_sizes(model, {{"width", config.width},
+                                {"layers", config.layers},
+                                {"heads", config.heads},
+                                {"mlp_width", config.mlp_width}});
   if (config.width % config.heads != 0) {
     throw ValueError(fmt::format("{}: {} heads do not divide a width of {}", model, config.heads, config.width));
   }
@@ -42,10 +37,11 @@ void check_config(const char* model, const TransformerConfig& config) {
   if (!(config.epsilon > 0 && std::isfinite(config.epsilon))) {
     throw ValueError(fmt::format("{}: epsilon is {}, expected above 0 and finite", model, config.epsilon));
   }
+  return config;
 }
 
 TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConfig& config)
-    : activation_(checked(config).activation),
+    : activation_(check_config("transformer", config).activation),
       checkpoint_(config.checkpoint),
       norm1_(builder.child("layer_norm1"), config.width, config.epsilon),
       attention_(builder.child("self_attn"), config.width, config.heads, residual_init(config),
