@@ -1,5 +1,7 @@
 #include "tapecache/models/batch_norm.h"
 
+#include <cmath>
+
 #include <fmt/format.h>
 
 #include "tapecache/autograd/forward_context.h"
@@ -10,10 +12,13 @@ namespace tapecache::models {
 
 namespace {
 
-std::int64_t checked(const Builder& builder, std::int64_t channels, double momentum) {
+std::int64_t checked(const Builder& builder, std::int64_t channels, double momentum, double epsilon) {
   if (channels < 1 || !(momentum >= 0 && momentum <= 1)) {
     throw ValueError(fmt::format("batch norm '{}': {} channels, momentum {}; expected at least 1, and 0 to 1",
                                  builder.prefix(), channels, momentum));
+  }
+  if (!(epsilon > 0 && std::isfinite(epsilon))) {
+    throw ValueError(fmt::format("batch norm '{}': epsilon is {}, expected above 0 and finite", builder.prefix(), epsilon));
   }
   return channels;
 }
@@ -26,7 +31,7 @@ void move_towards(Tensor average, const Tensor& value, double scale, double mome
 }  // namespace
 
 BatchNorm::BatchNorm(const Builder& builder, std::int64_t channels, double momentum, double epsilon)
-    : weight(builder.parameter("weight", {checked(builder, channels, momentum)}, Init::constant(1))),
+    : weight(builder.parameter("weight", {checked(builder, channels, momentum, epsilon)}, Init::constant(1))),
       bias(builder.parameter("bias", {channels}, Init::constant(0))),
       running_mean(builder.buffer("running_mean", Tensor::zeros({channels}, builder.dtype()))),
       running_var(builder.buffer("running_var", Tensor::full({channels}, 1, builder.dtype()))),

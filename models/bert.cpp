@@ -16,21 +16,18 @@ namespace {
 
 constexpr Init kInit = Init::normal(0.02);
 
-const BertConfig& checked(const BertConfig& config) {
-  require_sizes("bert", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}, {"types", config.types}});
+}  // namespace
+
+const BertConfig& check_config(const BertConfig& config) {
+  detail::require_sizes("bert", {{"vocabulary", config.vocabulary},
+                                 {"max_tokens", config.max_tokens},
+                                 {"types", config.types}});
   check_config("bert", config.encoder);
   return config;
 }
 
-const TransformerConfig& checked(const TransformerConfig& config) {
-  check_config("bert block", config);
-  return config;
-}
-
-}  // namespace
-
 BertBlock::BertBlock(const Builder& builder, const TransformerConfig& config)
-    : activation_(checked(config).activation),
+    : activation_(check_config("bert block", config).activation),
       checkpoint_(config.checkpoint),
       attention_(builder.child("attention"), config.width, config.heads, kInit, kInit,
                  {"self.query", "self.key", "self.value", "output.dense"}),
@@ -67,7 +64,7 @@ Variable BertBlock::operator()(const Variable& x, const ops::AttentionOptions& o
 }
 
 Bert::Bert(const Builder& builder, const BertConfig& config)
-    : config_(checked(config)),
+    : config_(check_config(config)),
       words_(builder.child("embeddings.word_embeddings"), config.vocabulary, config.encoder.width, kInit),
       positions_(builder.child("embeddings.position_embeddings"), config.max_tokens, config.encoder.width, kInit),
       types_(builder.child("embeddings.token_type_embeddings"), config.types, config.encoder.width, kInit),

@@ -24,6 +24,9 @@ struct BertConfig {
                             .epsilon = 1e-12};
 };
 
+/// Throws ValueError for sizes below 1 and as that of the encoder; gives the config back.
+const BertConfig& check_config(const BertConfig& config);
+
 /// Post-norm transformer block (Vaswani et al. 2017): norm(x + attention(x)), then norm(x + mlp(x)), over
 /// [batch, tokens, width], with names as in a Hugging Face BERT layer. Weights are drawn from N(0, 0.02²), biases are 0.
 class BertBlock {
@@ -54,7 +57,7 @@ class BertBlock {
 /// in a Hugging Face checkpoint of `BertModel` (`embeddings.…`, `encoder.layer.0.…`); its pooler is not used.
 class Bert {
  public:
-  /// Throws ValueError for sizes below 1 or heads that do not divide the width.
+  /// Throws as `check_config`.
   Bert(const Builder& builder, const BertConfig& config);
   /// [batch, width]: the mean over the valid tokens, or token 0. Throws as `check_tokens`.
   Variable operator()(const TokenBatch& tokens) const;

@@ -13,24 +13,23 @@ namespace {
 
 Init projection_init(std::int64_t width) { return Init::normal(1.0 / std::sqrt(static_cast<double>(width))); }
 
-/// All is checked before the first parameter is made.
-const ClipConfig& checked(const ClipConfig& config) {
+}  // namespace
+
+const ClipConfig& check_config(const ClipConfig& config) {
   check_config(config.vision);
   check_config(config.text);
-  require_sizes("clip", {{"projection_width", config.projection_width}});
+  detail::require_sizes("clip", {{"projection_width", config.projection_width}});
   if (!(config.initial_temperature > 0 && std::isfinite(config.initial_temperature))) {
     throw ValueError(fmt::format("clip: initial_temperature is {}, expected above 0 and finite", config.initial_temperature));
   }
   return config;
 }
 
-}  // namespace
-
 Clip::Clip(const ClipConfig& config, std::uint64_t seed, DType dtype) : Clip(Builder(seed, dtype), config) {}
 
 Clip::Clip(const Builder& builder, const ClipConfig& config)
     : builder_(builder),
-      vision_(builder_.child("vision_model"), checked(config).vision),
+      vision_(builder_.child("vision_model"), check_config(config).vision),
       text_(builder_.child("text_model"), config.text),
       visual_projection_(builder_.child("visual_projection"), config.vision.encoder.width, config.projection_width,
                          projection_init(config.vision.encoder.width), false),

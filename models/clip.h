@@ -15,12 +15,16 @@ struct ClipConfig {
   double initial_temperature = 0.07;
 };
 
+/// Throws ValueError for a projection width below 1, a temperature that is not above 0 and finite, and as that of each tower;
+/// gives the config back.
+const ClipConfig& check_config(const ClipConfig& config);
+
 /// CLIP (Radford et al. 2021): two towers and their projections into one space. Parameters are named as in a Hugging
 /// Face checkpoint (`vision_model.…`, `text_model.…`, `visual_projection.weight`, `text_projection.weight`,
 /// `logit_scale`) and initialised as each part says; projections by N(0, 1/width), logit_scale by log(1/temperature).
 class Clip {
  public:
-  /// Throws ValueError for sizes or a temperature out of range.
+  /// Throws as `check_config`, before the first parameter is made.
   Clip(const ClipConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32);
   /// The same under the name of a builder, whose list other parts may share.
   Clip(const Builder& builder, const ClipConfig& config);

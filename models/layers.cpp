@@ -20,20 +20,20 @@ std::string name_of(const char* layer, const Builder& builder) {
 }
 
 Shape checked_linear(const Builder& builder, std::int64_t in, std::int64_t out) {
-  require_sizes(name_of("linear", builder), {{"in", in}, {"out", out}});
+  detail::require_sizes(name_of("linear", builder), {{"in", in}, {"out", out}});
   return {out, in};
 }
 
 Shape checked_embedding(const Builder& builder, std::int64_t entries, std::int64_t width) {
-  require_sizes(name_of("embedding", builder), {{"entries", entries}, {"width", width}});
+  detail::require_sizes(name_of("embedding", builder), {{"entries", entries}, {"width", width}});
   return {entries, width};
 }
 
 Shape checked_norm(const Builder& builder, std::int64_t width, double epsilon) {
   const std::string layer = name_of("layer norm", builder);
-  require_sizes(layer, {{"width", width}});
-  if (!(epsilon >= 0 && std::isfinite(epsilon))) {
-    throw ValueError(fmt::format("{}: epsilon is {}, expected at least 0 and finite", layer, epsilon));
+  detail::require_sizes(layer, {{"width", width}});
+  if (!(epsilon > 0 && std::isfinite(epsilon))) {
+    throw ValueError(fmt::format("{}: epsilon is {}, expected above 0 and finite", layer, epsilon));
   }
   return {width};
 }

@@ -14,7 +14,7 @@ using ops::Activation;
 /// Layer normalisation of the last axis, with `weight` of ones and `bias` of zeros, both [width].
 class LayerNorm {
  public:
-  /// Throws ValueError for a width below 1 or an epsilon that is not at least 0 and finite.
+  /// Throws ValueError for a width below 1 or an epsilon that is not above 0 and finite.
   LayerNorm(const Builder& builder, std::int64_t width, double epsilon = 1e-5);
   /// Of x + residual where there is one.
   Variable operator()(const Variable& x, const Variable& residual = {}) const;

@@ -7,7 +7,7 @@
 
 #include "tapecache/core/error.h"
 
-namespace tapecache::models {
+namespace tapecache::models::detail {
 
 void require_sizes(std::string_view what, std::initializer_list<std::pair<const char*, std::int64_t>> sizes) {
   if (std::ranges::all_of(sizes, [](const auto& size) { return size.second >= 1; })) return;
@@ -16,4 +16,4 @@ void require_sizes(std::string_view what, std::initializer_list<std::pair<const 
   throw ValueError(fmt::format("{}: {}; each must be at least 1", what, found));
 }
 
-}  // namespace tapecache::models
+}  // namespace tapecache::models::detail

@@ -7,22 +7,14 @@
 
 namespace tapecache::models {
 
-namespace {
-
-const TextConfig& checked(const TextConfig& config) {
-  check_config(config);
+const TextConfig& check_config(const TextConfig& config) {
+  detail::require_sizes("text transformer", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}});
+  check_config("text transformer", config.encoder);
   return config;
 }
 
-}  // namespace
-
-void check_config(const TextConfig& config) {
-  require_sizes("text transformer", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}});
-  check_config("text transformer", config.encoder);
-}
-
 TextTransformer::TextTransformer(const Builder& builder, const TextConfig& config)
-    : config_(checked(config)),
+    : config_(check_config(config)),
       token_embedding_(builder.child("embeddings").child("token_embedding"), config.vocabulary, config.encoder.width,
                        Init::normal(0.02)),
       positions_(builder.child("embeddings").child("position_embedding"), config.max_tokens, config.encoder.width,

@@ -17,8 +17,8 @@ struct TextConfig {
   TransformerConfig encoder{.width = 512, .layers = 12, .heads = 8, .mlp_width = 2048};
 };
 
-/// Throws ValueError for sizes below 1 or heads that do not divide the width.
-void check_config(const TextConfig& config);
+/// Throws ValueError for sizes below 1 and as that of the encoder; gives the config back.
+const TextConfig& check_config(const TextConfig& config);
 
 /// CLIP's text tower (Radford et al. 2021), with parameter names as in a Hugging Face CLIP checkpoint's `text_model`.
 /// Token embedding by N(0, 0.02²), positions by N(0, 0.01²), as OpenAI's.

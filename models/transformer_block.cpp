@@ -17,25 +17,31 @@ Init residual_init(const TransformerConfig& c) {
   return Init::normal(width_scale(c) / std::sqrt(2.0 * static_cast<double>(c.layers)));
 }
 
-const TransformerConfig& checked(const TransformerConfig& config) {
-  check_config("transformer", config);
-  return config;
+void require_probability(const char* model, const char* which, double found) {
+  if (found >= 0 && found < 1) return;
+  throw ValueError(fmt::format("{}: {} is {}, expected 0 <= p < 1", model, which, found));
 }
 
 }  // namespace
 
-void check_config(const char* model, const TransformerConfig& config) {
-  require_sizes(model, {{"width", config.width},
-                        {"layers", config.layers},
-                        {"heads", config.heads},
-                        {"mlp_width", config.mlp_width}});
+const TransformerConfig& check_config(const char* model, const TransformerConfig& config) {
+  detail::require_sizes(model, {{"width", config.width},
+                                {"layers", config.layers},
+                                {"heads", config.heads},
+                                {"mlp_width", config.mlp_width}});
   if (config.width % config.heads != 0) {
     throw ValueError(fmt::format("{}: {} heads do not divide a width of {}", model, config.heads, config.width));
   }
+  require_probability(model, "dropout", config.dropout);
+  require_probability(model, "drop_path", config.drop_path);
+  if (!(config.epsilon > 0 && std::isfinite(config.epsilon))) {
+    throw ValueError(fmt::format("{}: epsilon is {}, expected above 0 and finite", model, config.epsilon));
+  }
+  return config;
 }
 
 TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConfig& config)
-    : activation_(checked(config).activation),
+    : activation_(check_config("transformer", config).activation),
       checkpoint_(config.checkpoint),
       norm1_(builder.child("layer_norm1"), config.width, config.epsilon),
       attention_(builder.child("self_attn"), config.width, config.heads, residual_init(config),

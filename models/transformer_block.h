@@ -21,8 +21,9 @@ struct TransformerConfig {
   bool checkpoint = false;  ///< keep only each block's input and compute the block again in backward
 };
 
-/// Throws ValueError, in the name of `model`, for sizes below 1 or heads that do not divide the width.
-void check_config(const char* model, const TransformerConfig& config);
+/// Throws ValueError, in the name of `model`, for sizes below 1, heads that do not divide the width, a `dropout` or `drop_path`
+/// outside [0, 1) and an `epsilon` that is not above 0 and finite; gives the config back.
+const TransformerConfig& check_config(const char* model, const TransformerConfig& config);
 
 /// Pre-norm transformer block (Xiong et al. 2020): x + attention(norm(x)), then x + mlp(norm(x)), over
 /// [batch, tokens, width], with names as in a Hugging Face CLIP encoder layer. Initialised as there

@@ -15,31 +15,27 @@ namespace tapecache::models {
 
 namespace {
 
-const VisionConfig& checked(const VisionConfig& config) {
-  check_config(config);
-  return config;
-}
-
 std::int64_t patch_count(const VisionConfig& config) {
   const std::int64_t side = config.image_size / config.patch_size;
   return side * side;
 }
 
 Shape checked_patches(const Builder& builder, std::int64_t channels, std::int64_t patch, std::int64_t width) {
-  require_sizes(fmt::format("patch embedding '{}'", builder.prefix()),
-                {{"channels", channels}, {"patch", patch}, {"width", width}});
+  detail::require_sizes(fmt::format("patch embedding '{}'", builder.prefix()),
+                        {{"channels", channels}, {"patch", patch}, {"width", width}});
   return {width, channels, patch, patch};
 }
 
 }  // namespace
 
-void check_config(const VisionConfig& config) {
+const VisionConfig& check_config(const VisionConfig& config) {
   if (config.patch_size < 1 || config.image_size < 1 || config.image_size % config.patch_size != 0) {
     throw ValueError(fmt::format("vision transformer: patches of {} do not divide images of {}", config.patch_size,
                                  config.image_size));
   }
-  require_sizes("vision transformer", {{"channels", config.channels}});
+  detail::require_sizes("vision transformer", {{"channels", config.channels}});
   check_config("vision transformer", config.encoder);
+  return config;
 }
 
 PatchEmbedding::PatchEmbedding(const Builder& builder, std::int64_t channels, std::int64_t patch, std::int64_t width)
@@ -48,7 +44,7 @@ PatchEmbedding::PatchEmbedding(const Builder& builder, std::int64_t channels, st
 Variable PatchEmbedding::operator()(const Variable& images) const { return ops::patch_embedding(images, weight); }
 
 VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig& config)
-    : config_(checked(config)),
+    : config_(check_config(config)),
       class_embedding_(builder.child("embeddings")
                            .parameter("class_embedding", {config.encoder.width},
                                       Init::normal(1.0 / std::sqrt(static_cast<double>(config.encoder.width))))),

@@ -16,8 +16,9 @@ struct VisionConfig {
   TransformerConfig encoder{.width = 768, .layers = 12, .heads = 12, .mlp_width = 3072};
 };
 
-/// Throws ValueError where the patch does not divide the image or heads the width, and for sizes below 1.
-void check_config(const VisionConfig& config);
+/// Throws ValueError where the patch does not divide the image, for sizes below 1 and as that of the encoder; gives the
+/// config back.
+const VisionConfig& check_config(const VisionConfig& config);
 
 /// Image patches as tokens: `weight` [width, channels, patch, patch], no bias, as in CLIP.
 class PatchEmbedding {

@@ -60,19 +60,26 @@ bool is_position_ids(std::string_view key, const Tensor& tensor) {
   return key.ends_with("position_ids") && !is_floating(tensor.dtype());
 }
 
+/// How many values are NaN or Inf; those of 16 bits are counted as f32, for which alone (and f64) there is a kernel.
+std::int64_t non_finite_among(const Tensor& tensor) {
+  const Tensor counted = tensor.dtype() == DType::kFloat64 ? tensor : tensor.to(DType::kFloat32);
+  return static_cast<std::int64_t>(ops::count_non_finite(std::span(&counted, 1)).item());
+}
+
 /// What a file's tensors do not fit, for one message.
 struct Misfits {
-  std::vector<std::string> missing, wrong, surplus;
+  std::vector<std::string> missing;  // without the prefix
+  std::vector<std::string> wrong, surplus;
 
-  void throw_any(const std::filesystem::path& path, const SafetensorsFile& file) const {
+  void throw_any(const std::filesystem::path& path, const SafetensorsFile& file, const std::string& prefix) const {
     std::vector<std::string> absent, problems;
-    for (const std::string& key : missing) absent.push_back(fmt::format("'{}' is missing", key));
+    for (const std::string& key : missing) absent.push_back(fmt::format("'{}{}' is missing", prefix, key));
     append_some(problems, absent, "are missing");
     append_some(problems, wrong, "do not fit");
     append_some(problems, surplus, "belong to none");
     if (problems.empty()) return;
-    if (const std::optional<std::string> prefix = common_prefix(file, missing)) {
-      problems.push_back(fmt::format("all that is missing is there with LoadOptions::prefix \"{}\"", *prefix));
+    if (const std::optional<std::string> other = common_prefix(file, missing)) {
+      problems.push_back(fmt::format("all that is missing is there with LoadOptions::prefix \"{}\"", *other));
     }
     throw FileError(fmt::format("{}: these weights do not fit: {}", path.string(), fmt::join(problems, "; ")));
   }
@@ -84,31 +91,32 @@ void load(const std::filesystem::path& path, std::vector<Buffer> state, const Lo
   std::set<std::string> expected;
   std::vector<Tensor> values;
   for (const auto& [key, value] : state) {
-    expected.insert(options.prefix + key);
-    const auto found = file.tensors.find(options.prefix + key);
+    const std::string name_there = options.prefix + key;
+    expected.insert(name_there);
+    const auto found = file.tensors.find(name_there);
     if (found == file.tensors.end()) {
       misfits.missing.push_back(key);
       continue;
     }
     const Tensor& given = found->second;
     if (given.shape() != value.shape()) {
-      misfits.wrong.push_back(fmt::format("'{}' has shape {}, expected {}", key, to_string(given.shape()),
+      misfits.wrong.push_back(fmt::format("'{}' has shape {}, expected {}", name_there, to_string(given.shape()),
                                           to_string(value.shape())));
     } else if (!is_floating(given.dtype())) {
-      misfits.wrong.push_back(fmt::format("'{}' is {}, expected a floating type", key, name(given.dtype())));
+      misfits.wrong.push_back(fmt::format("'{}' is {}, expected a floating type", name_there, name(given.dtype())));
     } else {
       const Tensor& converted = values.emplace_back(given.to(value.dtype()));
       const std::int64_t first = options.allow_non_finite ? -1 : first_non_finite(converted);
       if (first < 0) continue;
-      misfits.wrong.push_back(fmt::format("'{}' has {} NaN or Inf among {} values, the first at {}", key,
-                                          ops::count_non_finite(std::span(&converted, 1)).item(), converted.numel(), first));
+      misfits.wrong.push_back(fmt::format("'{}' has {} NaN or Inf among {} values, the first at {}", name_there,
+                                          non_finite_among(converted), converted.numel(), first));
     }
   }
   for (const auto& [key, tensor] : file.tensors) {
     if (!options.strict || !key.starts_with(options.prefix) || expected.contains(key) || is_position_ids(key, tensor)) continue;
     misfits.surplus.push_back(fmt::format("'{}' belongs to no parameter", key));
   }
-  misfits.throw_any(path, file);
+  misfits.throw_any(path, file, options.prefix);
   for (std::size_t i = 0; i < state.size(); ++i) values[i] = values[i].to(state[i].value.device());
   for (std::size_t i = 0; i < state.size(); ++i) state[i].value.copy_from(values[i]);
 }

@@ -25,8 +25,8 @@ void save_weights(const std::filesystem::path& path, std::span<const Parameter> 
 void save_weights(const std::filesystem::path& path, const Builder& model);
 
 /// Reads values by name, converted from any floating type to the parameter's. Everything is checked before anything
-/// is changed. Throws FileError naming what is missing, of another shape, not floating or (as the parameter's type) not
-/// finite, and, if strict, what the file holds beyond the parameters.
+/// is changed. Throws FileError naming the first eight of what is missing; of what is of another shape, not floating or (as
+/// the parameter's type) not finite; and, if strict, of what the file holds beyond the parameters.
 void load_weights(const std::filesystem::path& path, std::span<const Parameter> parameters, const LoadOptions& options = {});
 /// The same for the parameters and buffers of a model: those under the builder's name, which the file does not have. So
 /// a published encoder is loaded into `builder.child("encoder")`, beside a head of one's own.

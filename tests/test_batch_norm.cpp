@@ -272,6 +272,9 @@ BOOST_AUTO_TEST_CASE(what_cannot_be_built) {
   for (const double momentum : {-0.1, 1.5, std::numeric_limits<double>::quiet_NaN()}) {
     BOOST_CHECK_EXCEPTION(BatchNorm(builder.child("a"), 2, momentum), ValueError, says({"'a'", "momentum"}));
   }
+  for (const double epsilon : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    BOOST_CHECK_EXCEPTION(BatchNorm(builder.child("a"), 2, 0.1, epsilon), ValueError, says({"'a'", "epsilon", "above 0"}));
+  }
   BOOST_TEST(builder.parameters().empty());
   const BatchNorm norm(builder.child("a"), 2);
   BOOST_TEST(builder.buffers().size() == 2u);

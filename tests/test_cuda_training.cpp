@@ -22,6 +22,7 @@
 #include "tapecache/train/loss_scaler.h"
 #include "tapecache/train/metrics.h"
 #include "tapecache/train/optimizer.h"
+#include "tapecache/train/retrieval.h"
 
 // What training does beside the forward and backward of a model, on a CUDA device.
 

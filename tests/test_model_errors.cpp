@@ -1,7 +1,10 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <string>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "model_checks.h"
 #include "tapecache/core/error.h"
@@ -115,6 +118,41 @@ BOOST_AUTO_TEST_CASE(layers_without_a_size_are_refused) {
   TextConfig text = small_text();
   text.encoder.heads = 5;
   BOOST_CHECK_THROW(TextTransformer(part, text), ValueError);
+  BOOST_TEST(builder.parameters().empty());  // what was refused has left nothing behind
+}
+
+BOOST_AUTO_TEST_CASE(rates_and_epsilons_out_of_range_are_refused) {
+  constexpr double kNan = std::numeric_limits<double>::quiet_NaN(), kInf = std::numeric_limits<double>::infinity();
+  const Builder builder(1);
+  const Builder part = builder.child("part");
+  const auto refused = [&](const std::function<void(TransformerConfig&)>& change, const std::vector<std::string>& words) {
+    const auto in = [&](const char* model) {
+      std::vector<std::string> all = words;
+      all.push_back(std::string(model) + ": ");
+      return says(all);
+    };
+    ClipConfig clip = small_clip();
+    change(clip.text.encoder);
+    BOOST_CHECK_EXCEPTION(Clip(part, clip), ValueError, in("text transformer"));
+    BOOST_CHECK_EXCEPTION(TextTransformer(part, clip.text), ValueError, in("text transformer"));
+    clip = small_clip();
+    change(clip.vision.encoder);
+    BOOST_CHECK_EXCEPTION(Clip(part, clip), ValueError, in("vision transformer"));
+    BOOST_CHECK_EXCEPTION(VisionTransformer(part, clip.vision), ValueError, in("vision transformer"));
+    BOOST_CHECK_EXCEPTION(TransformerEncoder(part, clip.vision.encoder), ValueError, in("transformer"));
+    BOOST_CHECK_EXCEPTION(TransformerBlock(part, clip.vision.encoder), ValueError, in("transformer"));
+    BOOST_CHECK_EXCEPTION(BertBlock(part, clip.vision.encoder), ValueError, in("bert block"));
+    BOOST_CHECK_EXCEPTION(Bert(part, {.encoder = clip.vision.encoder}), ValueError, in("bert"));
+  };
+  for (const double bad : {1.0, 2.0, -0.1, kNan, kInf}) {
+    refused([&](auto& c) { c.dropout = bad; }, {"dropout is " + fmt::to_string(bad), "0 <= p < 1"});
+    refused([&](auto& c) { c.drop_path = bad; }, {"drop_path is " + fmt::to_string(bad), "0 <= p < 1"});
+  }
+  for (const double bad : {0.0, -1e-5, kNan, kInf}) {
+    const std::vector<std::string> words{"epsilon is " + fmt::to_string(bad), "above 0 and finite"};
+    refused([&](auto& c) { c.epsilon = bad; }, words);
+    BOOST_CHECK_EXCEPTION(LayerNorm(part, 3, bad), ValueError, says({"layer norm 'part'", words[0], words[1]}));
+  }
   BOOST_TEST(builder.parameters().empty());  // what was refused has left nothing behind
 }
 

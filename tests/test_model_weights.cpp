@@ -286,6 +286,33 @@ BOOST_AUTO_TEST_CASE(weights_that_are_not_finite) {
   BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError, says({bias, "12 NaN or Inf"}));
 }
 
+BOOST_AUTO_TEST_CASE(parameters_of_half_precision_that_would_not_be_finite) {
+  const Folder folder;
+  SafetensorsFile file;
+  file.tensors.emplace("w", Tensor::from<double>({1, std::numeric_limits<double>::quiet_NaN(), 1e300}, {3}));
+  write_safetensors(folder / "w", file);
+  for (const DType dtype : {DType::kBFloat16, DType::kFloat16, DType::kFloat32}) {
+    const std::vector<Parameter> own{{"w", Tensor::zeros({3}, dtype)}};
+    BOOST_CHECK_EXCEPTION(load_weights(folder / "w", own), FileError,
+                          says({"'w' has 2 NaN or Inf among 3 values", "the first at 1"}));
+    BOOST_TEST(same_bits(own[0].value(), Tensor::zeros({3}, dtype)));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(messages_name_tensors_as_the_file_does) {
+  const Folder folder;
+  const std::vector<Parameter> own{{"a", Tensor::zeros({2})}, {"b", Tensor::zeros({2})}, {"c", Tensor::zeros({2})},
+                                   {"d", Tensor::zeros({2})}};
+  SafetensorsFile file;
+  file.tensors.emplace("model.b", Tensor::zeros({3}));
+  file.tensors.emplace("model.c", Tensor::zeros({2}, DType::kInt64));
+  file.tensors.emplace("model.d", Tensor::full({2}, std::numeric_limits<double>::infinity()));
+  write_safetensors(folder / "w", file);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", own, {.prefix = "model."}), FileError,
+                        says({"'model.a' is missing", "'model.b' has shape [3], expected [2]", "'model.c' is int64",
+                              "'model.d' has 2 NaN or Inf"}));
+}
+
 BOOST_AUTO_TEST_CASE(a_model_shares_its_list_with_a_head) {
   const Folder folder;
   const Builder builder(21);

@@ -112,6 +112,38 @@ BOOST_AUTO_TEST_CASE(metrics_are_as_their_definitions) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(queries_by_the_pool_are_more_than_one_pass_holds) {
+  constexpr std::int64_t kQueries = 4000, kPool = 5000;
+  static_assert(kQueries * kPool > std::int64_t{1} << 24);  // kScores there
+  // Whole numbers, so that the scores are exact in any order of summing; many are level.
+  std::vector<double> queries, targets;
+  std::vector<std::int64_t> gold;
+  for (std::int64_t i = 0; i < kQueries; ++i) {
+    queries.push_back(static_cast<double>(i * 37 % 101 - 50)), queries.push_back(static_cast<double>(i * i % 89 - 44));
+    gold.push_back((i * 613 + 7) % kPool);
+  }
+  for (std::int64_t j = 0; j < 2 * kPool; ++j) targets.push_back(static_cast<double>(j * j % 997 - 498));
+  const std::vector<int> ks{1, 100, 2500};
+  double reciprocal = 0;
+  std::map<int, double> recall, ndcg;
+  for (std::size_t i = 0; i < kQueries; ++i) {
+    const auto score = [&](std::size_t j) { return queries[2 * i] * targets[2 * j] + queries[2 * i + 1] * targets[2 * j + 1]; };
+    const double own = score(static_cast<std::size_t>(gold[i]));
+    std::int64_t rank = 0;  // the gold is one of those that are not below it
+    for (std::size_t j = 0; j < kPool; ++j) rank += score(j) >= own;
+    reciprocal += 1 / static_cast<double>(rank);
+    for (const int k : ks) {
+      recall[k] += rank <= k;
+      ndcg[k] += rank <= k ? 1 / std::log2(1 + static_cast<double>(rank)) : 0;
+    }
+  }
+  const Tensor q = Tensor::from(queries, {kQueries, 2}), t = Tensor::from(targets, {kPool, 2}), g = golds(gold, kQueries);
+  close(mean_reciprocal_rank(q, t, g), reciprocal / kQueries);
+  const auto found_recall = recall_at_k(q, t, g, ks), found_ndcg = ndcg_at_k(q, t, g, ks);
+  for (const int k : ks) close(found_recall.at(k), recall[k] / kQueries), close(found_ndcg.at(k), ndcg[k] / kQueries);
+  BOOST_TEST((found_recall.at(100) > 0 && found_recall.at(2500) < 1));
+}
+
 BOOST_AUTO_TEST_CASE(metrics_worked_out_by_hand) {
   const Scored s({4, 3, 2, 1, 0,   // golds at ranks 1 and 3
                   4, 3, 2, 1, 0},  // gold at rank 2

@@ -4,6 +4,7 @@
 #include <map>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <sys/resource.h>
@@ -223,6 +224,20 @@ BOOST_AUTO_TEST_CASE(one_optimiser_of_several_is_as_one_alone) {
   BOOST_TEST((contents(folder / "alone") == contents(folder / "one")));
   save_checkpoint(folder / "none", run.clip.parameters(), std::span<const Optimizer* const>(), run.position);
   BOOST_TEST((load_checkpoint(folder / "none", run.clip.parameters(), std::span<Optimizer* const>()) == run.position));
+}
+
+BOOST_AUTO_TEST_CASE(null_optimisers_are_refused) {
+  const Folder folder;
+  const std::vector<Parameter> parameters = some_parameters();
+  AdamW optimizer(parameters, {});
+  const std::vector<Optimizer*> one{nullptr}, second{&optimizer, nullptr};
+  for (const auto& [optimizers, found] : {std::pair{one, "optimiser 0 is null"}, std::pair{second, "optimiser 1 is null"}}) {
+    BOOST_CHECK_EXCEPTION(save_checkpoint(folder / "none", parameters, optimizers, {}), ValueError,
+                          says({"save_checkpoint", found}));
+    BOOST_CHECK_EXCEPTION(load_checkpoint(folder / "none", parameters, optimizers), ValueError,
+                          says({"load_checkpoint", found}));
+  }
+  BOOST_TEST(folder.entries() == 0);
 }
 
 BOOST_AUTO_TEST_CASE(optimisers_that_do_not_fit_change_nothing) {

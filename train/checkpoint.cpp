@@ -34,6 +34,13 @@ std::string prefix_of(std::size_t optimizer, std::size_t count) {
   return count == 1 ? kOptimizer : fmt::format("{}{}.", kOptimizer, optimizer);
 }
 
+template <class Pointer>
+void require_optimizers(const char* call, std::span<Pointer const> optimizers) {
+  for (std::size_t i = 0; i < optimizers.size(); ++i) {
+    if (!optimizers[i]) throw ValueError(fmt::format("{}: optimiser {} is null, expected an optimiser", call, i));
+  }
+}
+
 /// Takes the tensors of each optimiser out of the file.
 std::vector<std::map<std::string, Tensor>> states_of(const std::filesystem::path& path, SafetensorsFile& file,
                                                      std::size_t count) {
@@ -64,6 +71,7 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
 void save_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                      std::span<const Optimizer* const> optimizers, const TrainingPosition& position,
                      std::span<const Buffer> buffers) {
+  require_optimizers("save_checkpoint", optimizers);
   SafetensorsFile file;
   for (const auto& [name, value] : state_of(parameters, buffers)) {
     if (!file.tensors.emplace(kModel + name, value).second) {
@@ -88,6 +96,7 @@ TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<co
 
 TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                                  std::span<Optimizer* const> optimizers, std::span<const Buffer> buffers) {
+  require_optimizers("load_checkpoint", optimizers);
   SafetensorsFile file = read_safetensors(path);
   TrainingPosition position{number<std::int64_t>(path, file, kStep), number<std::uint64_t>(path, file, kSeed), {}};
   for (const auto& [key, text] : file.metadata) {

@@ -28,7 +28,7 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
                      std::span<const Buffer> buffers = {});
 
 /// The same with several optimisers, whose state goes by their place (`optimizer.0.…`); with one, the file is as above. A
-/// `std::vector<train::Optimizer*>` will do.
+/// `std::vector<train::Optimizer*>` will do. Throws ValueError for a null pointer.
 void save_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                      std::span<const Optimizer* const> optimizers, const TrainingPosition& position,
                      std::span<const Buffer> buffers = {});
@@ -37,7 +37,7 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
 /// Throws FileError naming the path and what does not fit.
 TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                                  Optimizer& optimizer, std::span<const Buffer> buffers = {});
-/// The same with as many optimisers as were saved, in that order.
+/// The same with as many optimisers as were saved, in that order. Throws ValueError for a null pointer.
 TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                                  std::span<Optimizer* const> optimizers, std::span<const Buffer> buffers = {});
 

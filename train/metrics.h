@@ -1,7 +1,6 @@
 #pragma once
 
 #include "tapecache/core/tensor.h"
-#include "tapecache/train/retrieval.h"
 
 namespace tapecache::train {
 

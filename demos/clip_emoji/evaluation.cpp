@@ -7,6 +7,7 @@
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/train/metrics.h"
+#include "tapecache/train/retrieval.h"
 
 namespace clip_emoji {
 

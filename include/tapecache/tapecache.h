@@ -52,4 +52,5 @@
 #include "tapecache/train/loss_scaler.h"
 #include "tapecache/train/metrics.h"
 #include "tapecache/train/optimizer.h"
+#include "tapecache/train/retrieval.h"
 #include "tapecache/train/schedule.h"
