@@ -1,10 +1,9 @@
 #include "tapecache/models/batch_norm.h"
 
-#include <cmath>
-
 #include <fmt/format.h>
 
 #include "tapecache/autograd/forward_context.h"
+#include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/batch_norm.h"
 #include "tapecache/ops/elementwise.h"
 
@@ -17,9 +16,7 @@ std::int64_t checked(const Builder& builder, std::int64_t channels, double momen
     throw ValueError(fmt::format("batch norm '{}': {} channels, momentum {}; expected at least 1, and 0 to 1",
                                  builder.prefix(), channels, momentum));
   }
-  if (!(epsilon > 0 && std::isfinite(epsilon))) {
-    throw ValueError(fmt::format("batch norm '{}': epsilon is {}, expected above 0 and finite", builder.prefix(), epsilon));
-  }
+  detail::require_epsilon(fmt::format("batch norm '{}'", builder.prefix()), epsilon);
   return channels;
 }
 

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "tapecache/autograd/checkpoint.h"
-#include "tapecache/models/sizes.h"
+#include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/pooling.h"

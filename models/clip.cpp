@@ -4,7 +4,7 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/models/sizes.h"
+#include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/normalize.h"
 
 namespace tapecache::models {

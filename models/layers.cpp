@@ -1,11 +1,10 @@
 #include "tapecache/models/layers.h"
 
-#include <cmath>
 #include <string>
 
 #include <fmt/format.h>
 
-#include "tapecache/models/sizes.h"
+#include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/dropout.h"
 #include "tapecache/ops/embedding.h"
 #include "tapecache/ops/linear.h"
@@ -32,16 +31,12 @@ Shape checked_embedding(const Builder& builder, std::int64_t entries, std::int64
 Shape checked_norm(const Builder& builder, std::int64_t width, double epsilon) {
   const std::string layer = name_of("layer norm", builder);
   detail::require_sizes(layer, {{"width", width}});
-  if (!(epsilon > 0 && std::isfinite(epsilon))) {
-    throw ValueError(fmt::format("{}: epsilon is {}, expected above 0 and finite", layer, epsilon));
-  }
+  detail::require_epsilon(layer, epsilon);
   return {width};
 }
 
 double checked_probability(const char* layer, double probability) {
-  if (!(probability >= 0 && probability < 1)) {
-    throw ValueError(fmt::format("{}: probability is {}, expected 0 <= p < 1", layer, probability));
-  }
+  detail::require_probability(layer, "probability", probability);
   return probability;
 }
 

@@ -1,6 +1,6 @@
 #include "tapecache/models/text_transformer.h"
 
-#include "tapecache/models/sizes.h"
+#include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/pooling.h"

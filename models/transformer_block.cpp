@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/checkpoint.h"
-#include "tapecache/models/sizes.h"
+#include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
 
 namespace tapecache::models {
@@ -15,11 +15,6 @@ namespace {
 double width_scale(const TransformerConfig& c) { return 1.0 / std::sqrt(static_cast<double>(c.width)); }
 Init residual_init(const TransformerConfig& c) {
   return Init::normal(width_scale(c) / std::sqrt(2.0 * static_cast<double>(c.layers)));
-}
-
-void require_probability(const char* model, const char* which, double found) {
-  if (found >= 0 && found < 1) return;
-  throw ValueError(fmt::format("{}: {} is {}, expected 0 <= p < 1", model, which, found));
 }
 
 }  // namespace
@@ -32,11 +27,9 @@ const TransformerConfig& check_config(const char* model, const TransformerConfig
   if (config.width % config.heads != 0) {
     throw ValueError(fmt::format("{}: {} heads do not divide a width of {}", model, config.heads, config.width));
   }
-  require_probability(model, "dropout", config.dropout);
-  require_probability(model, "drop_path", config.drop_path);
-  if (!(config.epsilon > 0 && std::isfinite(config.epsilon))) {
-    throw ValueError(fmt::format("{}: epsilon is {}, expected above 0 and finite", model, config.epsilon));
-  }
+  detail::require_probability(model, "dropout", config.dropout);
+  detail::require_probability(model, "drop_path", config.drop_path);
+  detail::require_epsilon(model, config.epsilon);
   return config;
 }
 

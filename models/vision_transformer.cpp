@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/models/sizes.h"
+#include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/patch_embedding.h"

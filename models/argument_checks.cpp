@@ -1,6 +1,7 @@
-#include "tapecache/models/sizes.h"
+#include "tapecache/models/argument_checks.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include <fmt/format.h>
@@ -14,6 +15,16 @@ void require_sizes(std::string_view what, std::initializer_list<std::pair<const 
   std::string found;
   for (const auto& [name, size] : sizes) found += fmt::format("{}{} {}", found.empty() ? "" : ", ", name, size);
   throw ValueError(fmt::format("{}: {}; each must be at least 1", what, found));
+}
+
+void require_probability(std::string_view what, const char* name, double found) {
+  if (!(found >= 0 && found < 1)) throw ValueError(fmt::format("{}: {} is {}, expected 0 <= p < 1", what, name, found));
+}
+
+void require_epsilon(std::string_view what, double epsilon) {
+  if (!(epsilon > 0 && std::isfinite(epsilon))) {
+    throw ValueError(fmt::format("{}: epsilon is {}, expected above 0 and finite", what, epsilon));
+  }
 }
 
 }  // namespace tapecache::models::detail
