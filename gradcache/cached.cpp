@@ -30,6 +30,22 @@ struct CachedForward::State {
     context.partial_batch = true;
     return context;
   }
+
+  /// The step whose gradients come next: its samples and its scales, which auxiliary losses share.
+  void belongs_to(std::int64_t samples, const StepOptions& step) {
+    run.set_batch_size(samples);
+    options.scale = step.scale;
+    options.late_scale = step.late_scale;
+  }
+  void replay(std::vector<Tensor> gradients) {
+    if (run.frozen()) return;
+    const NoRecording outside_tape;
+    const RandomStateGuard guard;
+    const ForwardContextGuard partial(context());
+    run.set_cache(std::move(gradients));
+    for (std::size_t c = run.chunks().parts.size(); c-- > 0;) run.backward(c);
+    run.finish_backward();
+  }
 };
 
 const std::vector<Tensor>& CachedForward::representations() const {
@@ -42,6 +58,7 @@ CachedForward cached(Tower tower, const CachedOptions& options) {
   StepOptions step;
   step.check_replay = options.check_replay;
   step.autocast = options.autocast;
+  step.offload = options.offload;
   detail::check_step("cached", std::span(&tower, 1), step);
   RandomState random = random_state();
   const std::uint32_t call_after = random.key.call;
@@ -80,18 +97,13 @@ void CachedForward::replay(std::span<const Tensor> gradients) const {
                                    describe(gradients[i]), describe(outputs[i])));
     }
   }
-  if (state.run.frozen()) return;
-  const NoRecording outside_tape;
-  const RandomStateGuard guard;
-  const ForwardContextGuard context(State::context());
-  state.run.set_cache(std::vector<Tensor>(gradients.begin(), gradients.end()));
-  for (std::size_t c = state.run.chunks().parts.size(); c-- > 0;) state.run.backward(c);
-  state.run.finish_backward();
+  state.belongs_to(size(), {});
+  state.replay(std::vector<Tensor>(gradients.begin(), gradients.end()));
 }
 
 namespace {
 
-/// The sub-batches of a tower side by side.
+/// The sub-batches of a tower side by side, on the device of the encoder.
 detail::LossInput joined(const CachedBatch& batch) {
   if (batch.chunks.empty()) throw ValueError(fmt::format("cached_backward: tower '{}' has no sub-batches", batch.name));
   detail::LossInput input{.tower = batch.name, .names = {}, .representations = {}, .frozen = true};
@@ -108,7 +120,8 @@ detail::LossInput joined(const CachedBatch& batch) {
     const std::string& own = batch.chunks.front().state().run.names()[i];
     const std::size_t dot = own.find('.');
     input.names.push_back(dot == std::string::npos ? batch.name : batch.name + own.substr(dot));
-    Tensor all = Tensor::empty(first[i].shape().with(0, rows), first[i].dtype(), first[i].device());
+    const Device device = batch.chunks.front().state().run.devices()[i];
+    Tensor all = Tensor::empty(first[i].shape().with(0, rows), first[i].dtype(), device);
     for (std::size_t c = 0; c < batch.chunks.size(); ++c) {
       const std::vector<Tensor>& outputs = batch.chunks[c].representations();
       if (outputs.size() != first.size() || outputs[i].shape().without(0) != first[i].shape().without(0)) {
@@ -123,10 +136,28 @@ detail::LossInput joined(const CachedBatch& batch) {
   return input;
 }
 
+void check_batches(std::span<const CachedBatch> towers, const StepOptions& options) {
+  if (towers.empty()) throw ValueError("cached_backward: no towers, expected at least one");
+  std::vector<std::string> names;
+  for (const CachedBatch& batch : towers) names.push_back(batch.name);
+  detail::check_names("cached_backward", std::move(names));
+  detail::check_scales("cached_backward", options);
+}
+
+void take_to_host(std::span<detail::LossInput> inputs, detail::LossPass& pass, StepResult& result) {
+  for (detail::LossInput& input : inputs) input.representations.clear();
+  for (Tensor& r : result.representations) r = r.to_beside(Device::cpu());
+  for (std::vector<Tensor>& caches : pass.caches) {
+    for (Tensor& cache : caches) {
+      if (cache.defined()) cache = cache.to_beside(Device::cpu());
+    }
+  }
+}
+
 }  // namespace
 
 StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss, const StepOptions& options) {
-  if (towers.empty()) throw ValueError("cached_backward: no towers, expected at least one");
+  check_batches(towers, options);
   detail::check_has_loss("cached_backward", loss);
   const PeakMeter meter(options.device);
   const NoRecording outside_tape;
@@ -137,7 +168,7 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
   for (const CachedBatch& batch : towers) {
     inputs.push_back(joined(batch));
     for (const CachedForward& chunk : batch.chunks) {
-      chunk.state().run.set_batch_size(inputs.back().representations.front().size(0));
+      chunk.state().belongs_to(inputs.back().representations.front().size(0), options);
       transaction.add(chunk.state().run.parameters());
       for (detail::AuxiliarySum& part : chunk.state().run.auxiliary()) {
         part.joins = true;  // sub-batches add to the means of their tower's
@@ -150,19 +181,20 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
     }
     result.chunks += static_cast<std::int64_t>(batch.chunks.size());
   }
-  const detail::LossPass pass = detail::take_loss("cached_backward", inputs, loss, options, transaction, readings, result);
+  detail::LossPass pass = detail::take_loss("cached_backward", inputs, loss, options, transaction, readings, result);
   if (result.status != StepStatus::kDone) {
     transaction.keep_random_state();
     transaction.commit();
     return result;
   }
+  if (options.offload) take_to_host(inputs, pass, result);
   for (std::size_t t = towers.size(); t-- > 0;) {
     for (std::size_t c = towers[t].chunks.size(); c-- > 0;) {
       std::vector<Tensor> gradients;
       for (const Tensor& cache : pass.caches[t]) {
         gradients.push_back(cache.defined() ? take_rows(cache, inputs[t].chunks, inputs[t].chunks.parts[c]) : Tensor());
       }
-      towers[t].chunks[c].replay(gradients);
+      towers[t].chunks[c].state().replay(std::move(gradients));
     }
   }
   result.peak_bytes = meter.peak();

@@ -37,6 +37,8 @@ struct CachedOptions {
   const CachedForward* after = nullptr;
   bool check_replay = false;             ///< as in StepOptions
   DType autocast = DType::kFloat32;      ///< as in StepOptions
+  /// Keeps the representations in the host's page-locked memory until a loss takes them.
+  bool offload = false;
 };
 
 /// Forwards a whole tower, as one sub-batch of a batch to come, without a tape.
@@ -56,7 +58,9 @@ struct CachedBatch {
 };
 
 /// The loss over all sub-batches of all towers, its backward, and the second forward of every sub-batch: from here on
-/// as `cached_step`, with the same promises. Of the options those that cut the batch are not used.
+/// as `cached_step`, with the same promises. Used of the options are `scale`, `late_scale`, `allow_unused`, `deferred`, `device`
+/// and `offload`, which keeps gradients and the result's representations on the host while sub-batches are forwarded again;
+/// sub-batches have their own for the rest.
 StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss, const StepOptions& options = {});
 
 }  // namespace tapecache::gradcache

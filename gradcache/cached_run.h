@@ -55,6 +55,8 @@ class TowerRun {
   const std::vector<Tensor>& representations() const { return representations_; }
   /// The same on the device of the encoder.
   std::vector<Tensor> representations_there() const;
+  /// Where the encoder leaves each output.
+  const std::vector<Device>& devices() const { return devices_; }
   const std::vector<std::string>& names() const { return names_; }
   /// Unfrozen parameters that the encoder reads.
   std::span<const Parameter> parameters() const { return parameters_; }
@@ -103,7 +105,7 @@ class TowerRun {
   DType precision_ = DType::kFloat32;
   std::optional<std::uint32_t> first_call_, last_call_;
   std::vector<Tensor> representations_, cache_;
-  std::vector<Device> devices_;   // where the encoder leaves them
+  std::vector<Device> devices_;   // of the encoder's outputs
   std::vector<Tensor> leaving_;   // the last that was off-loaded, so that nothing waits for its memory
   std::vector<std::string> names_;
   std::vector<Parameter> parameters_;

@@ -62,7 +62,8 @@ struct StepOptions {
   /// loss scale.
   DType autocast = DType::kFloat32;
   /// Keeps representations and their cached gradients in the host's page-locked memory, but for the loss, which takes all of
-  /// them, and for the rows of the chunk at work. For `cached_step` on a device; nothing else is changed by it.
+  /// them, and for the rows of the chunk at work. For `cached_step` and `cached_backward` on a device; nothing else is changed
+  /// by it.
   bool offload = false;
   /// Called as the step proceeds.
   std::function<void(const Progress&)> observer = {};

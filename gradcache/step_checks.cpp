@@ -12,13 +12,13 @@ namespace tapecache::gradcache::detail {
 
 void check_step(const char* step, std::span<const Tower> towers, const StepOptions& options) {
   if (towers.empty()) throw ValueError(fmt::format("{}: no towers, expected at least one", step));
+  std::vector<std::string> names;
   for (const Tower& tower : towers) {
     if (tower.size() < 1) throw ValueError(fmt::format("{}: tower '{}' has no samples", step, tower.name()));
-    const auto of_this_name = [&](const Tower& other) { return other.name() == tower.name(); };
-    if (std::count_if(towers.begin(), towers.end(), of_this_name) > 1) {
-      throw ValueError(fmt::format("{}: two towers are named '{}', expected a name for each", step, tower.name()));
-    }
+    names.push_back(tower.name());
   }
+  check_names(step, std::move(names));
+  check_scales(step, options);
   if (options.memory_budget && options.memory_budget->bytes == 0) {
     throw ValueError(fmt::format("{}: memory_budget is 0 bytes, expected what the step may use", step));
   }
@@ -26,14 +26,24 @@ void check_step(const char* step, std::span<const Tower> towers, const StepOptio
     throw ValueError(
         fmt::format("{}: memory_plan keeps {} chunks, expected at least 0", step, options.memory_plan->kept_chunks));
   }
+  if (chunk_unit(options) < 1) {
+    throw ValueError(fmt::format("{}: reproducible_block is {}, expected at least 1", step, options.reproducible_block));
+  }
+}
+
+void check_names(const char* step, std::vector<std::string> names) {
+  std::sort(names.begin(), names.end());
+  const auto twice = std::adjacent_find(names.begin(), names.end());
+  if (twice == names.end()) return;
+  throw ValueError(fmt::format("{}: two towers are named '{}', expected a name for each", step, *twice));
+}
+
+void check_scales(const char* step, const StepOptions& options) {
   if (options.late_scale.defined() && (options.late_scale.rank() != 0 || options.late_scale.dtype() != DType::kFloat64)) {
     throw ShapeError(fmt::format("{}: late_scale is {}, expected a float64 scalar", step, describe(options.late_scale)));
   }
   if (!std::isfinite(options.scale)) {
     throw ValueError(fmt::format("{}: scale is {}, expected a finite number", step, options.scale));
-  }
-  if (chunk_unit(options) < 1) {
-    throw ValueError(fmt::format("{}: reproducible_block is {}, expected at least 1", step, options.reproducible_block));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "tapecache/autograd/autocast.h"
@@ -12,9 +13,13 @@
 /// What the ways to take a step have in common. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
-/// Throws ValueError for no towers, an empty one, two of one name, a scale that is not finite, a reproducible step's block
-/// below 1, a budget of nothing, a plan that keeps fewer than 0 chunks; ShapeError for a late scale of another kind.
+/// What the next two throw, and ValueError for no towers, an empty one, a reproducible step's block below 1, a budget of
+/// nothing, a plan that keeps fewer than 0 chunks.
 void check_step(const char* step, std::span<const Tower> towers, const StepOptions& options);
+/// Throws ValueError where two towers have one name.
+void check_names(const char* step, std::vector<std::string> names);
+/// Throws ValueError for a scale that is not finite, ShapeError for a late one of another kind.
+void check_scales(const char* step, const StepOptions& options);
 /// Throws ValueError for a loss that is an empty function.
 void check_has_loss(const char* step, const Loss& loss);
 

@@ -1,3 +1,4 @@
+#include <limits>
 #include <vector>
 
 #include "gradcache_checks.h"
@@ -103,12 +104,17 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_over_sub_batches) {
   const Tensor x = random_values({7, 5}, 2);
   const std::vector<Tower> towers{{"x", x, encode}};
   const Loss loss = [](const Representations& r) { return info_nce(r.at("x.pooled"), ops::tanh(r[0])); };
-  const auto by_parts = [&] {
-    CachedBatch batch{"x", {cached(encode, x.slice(0, 2))}};
-    batch.chunks.push_back(cached(encode, x.slice(2, 7), {.after = &batch.chunks.back()}));
-    return cached_backward(std::span(&batch, 1), loss);
-  };
-  check_equal(compare_steps([&] { return direct_step(towers, loss); }, by_parts, encoder.parameters()), 1e-12);
+  StepOptions scaled, late;
+  scaled.scale = 0.25;
+  late.late_scale = Tensor::full({}, 3.0, DType::kFloat64);
+  for (const StepOptions& options : {StepOptions(), scaled, late}) {
+    const auto by_parts = [&] {
+      CachedBatch batch{"x", {cached(encode, x.slice(0, 2))}};
+      batch.chunks.push_back(cached(encode, x.slice(2, 7), {.after = &batch.chunks.back()}));
+      return cached_backward(std::span(&batch, 1), loss, options);
+    };
+    check_equal(compare_steps([&] { return direct_step(towers, loss, options); }, by_parts, encoder.parameters()), 1e-12);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(misuse) {
@@ -124,6 +130,12 @@ BOOST_AUTO_TEST_CASE(misuse) {
   const CachedBatch none{"none", {}}, mixed{"mixed", {forward, cached(wider, x)}};
   BOOST_CHECK_EXCEPTION(cached_backward(std::span(&none, 1), loss), ValueError, says({"'none'"}));
   BOOST_CHECK_EXCEPTION(cached_backward(std::span(&mixed, 1), loss), ShapeError, says({"'mixed'", "[6, 6]", "[6, 4]"}));
+  const std::vector<CachedBatch> namesakes{{"x", {forward}}, {"x", {forward}}};
+  BOOST_CHECK_EXCEPTION(cached_backward(namesakes, loss), ValueError, says({"two towers", "'x'"}));
+  const CachedBatch batch{"x", {forward}};
+  StepOptions unbounded;
+  unbounded.scale = std::numeric_limits<double>::infinity();
+  BOOST_CHECK_EXCEPTION(cached_backward(std::span(&batch, 1), loss, unbounded), ValueError, says({"scale is inf"}));
   Parameter w = encoder.w1;
   w.mutable_value().fill(1);
   const Tensor c = random_values({6, 4}, 3);
