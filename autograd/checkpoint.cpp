@@ -44,7 +44,8 @@ void replay(Backward& context, const VariableFunction& f, const RandomState& ran
 
 std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Variable> inputs) {
   const RandomState random = random_state();
-  std::vector<Tensor> outputs;
+  std::vector<Tensor> outputs, saved;
+  for (const Variable& input : inputs) saved.push_back(input.value());
   std::vector<Variable> sources(inputs.begin(), inputs.end());
   {
     const NoRecording no_tape;
@@ -53,10 +54,11 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
       outputs.push_back(output.value());
       if (output.parameter().defined()) sources.push_back(output);
     }
-    for (const Parameter& parameter : parameters.distinct()) sources.emplace_back(parameter);
+    for (const Parameter& parameter : parameters.distinct()) {
+      sources.emplace_back(parameter);
+      saved.push_back(parameter.value());  // so that a change before backward is found
+    }
   }
-  std::vector<Tensor> saved;
-  for (const Variable& input : inputs) saved.push_back(input.value());
   return Tape::append("checkpoint", std::move(outputs), sources, std::move(saved),
                       [f, random, partial_batch = forward_context().partial_batch, precision = autocast_dtype(),
                        count = inputs.size()](Backward& context) {

@@ -221,6 +221,16 @@ BOOST_AUTO_TEST_CASE(history_from_outside_is_refused_not_lost) {
   BOOST_CHECK_THROW(use(), TapeError);
 }
 
+BOOST_AUTO_TEST_CASE(a_parameter_changed_before_backward_is_refused) {
+  const Block block;
+  Tape tape;
+  const Recording recording(tape);
+  const Variable y = once(block, tape.leaf(random_tensor({6, 16}, DType::kFloat32, 9)));
+  Parameter bias = block.bias;
+  bias.mutable_value().fill(0);
+  BOOST_CHECK_EXCEPTION(tape.backward(ops::sum(y)), TapeError, says({"'checkpoint'", "[24]", "was changed after the forward"}));
+}
+
 BOOST_AUTO_TEST_CASE(gradients_of_earlier_passes_are_kept) {
   Parameter p("p", vector_of({2, 3}));
   const VariableFunction f = [p](std::span<const Variable> v) { return Variables{ops::multiply(v[0], p)}; };
