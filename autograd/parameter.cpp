@@ -1,8 +1,19 @@
 #include "tapecache/autograd/parameter.h"
 
+#include <utility>
+
 #include <fmt/format.h>
 
 namespace tapecache {
+
+namespace {
+
+thread_local bool hooks_off = false;
+
+}  // namespace
+
+HooksOff::HooksOff() : previous_(std::exchange(hooks_off, true)) {}
+HooksOff::~HooksOff() { hooks_off = previous_; }
 
 Parameter::Parameter(std::string name, Tensor value) : state_(std::make_shared<State>()) {
   if (!value.defined() || !is_floating(value.dtype())) {
@@ -34,6 +45,7 @@ void Parameter::move_to(Device device) {
 }
 
 void Parameter::run_hooks() {
+  if (hooks_off) return;
   for (const Hook& hook : state().hooks) hook(*this);
 }
 

@@ -43,6 +43,7 @@ class Parameter {
   /// Calls `hook` in each backward pass, as soon as that pass has added its last contribution to the gradient.
   void add_hook(Hook hook) { state().hooks.push_back(std::move(hook)); }
   void clear_hooks() { state().hooks.clear(); }
+  /// Calls them, unless a `HooksOff` is in force.
   void run_hooks();
 
   /// Whether both are the same parameter.
@@ -60,6 +61,18 @@ class Parameter {
   State& state() const;
 
   std::shared_ptr<State> state_;
+};
+
+/// Lets no hook of any parameter run on this thread for a scope: for passes that are only tried.
+class HooksOff {
+ public:
+  HooksOff();
+  ~HooksOff();
+  HooksOff(const HooksOff&) = delete;
+  HooksOff& operator=(const HooksOff&) = delete;
+
+ private:
+  bool previous_;
 };
 
 }  // namespace tapecache

@@ -1,5 +1,7 @@
 #include "tapecache/gradcache/cached.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "tapecache/autograd/forward_context.h"
@@ -16,6 +18,7 @@ struct CachedForward::State {
   StepOptions options;
   RandomState random;  // before the first forward
   detail::TowerRun run;
+  std::uint32_t calls = 0;  // of the random stream, by a forward
 
   State(Tower t, StepOptions o, RandomState r)
       : tower(std::move(t)), options(std::move(o)), random(std::move(r)), run(tower, cut_as_given(sizes()), options) {}
@@ -78,6 +81,11 @@ CachedForward cached(Tower tower, const CachedOptions& options) {
     state->run.finish_forward();
     call = random_state().key.call;
   }
+  state->calls = call - state->random.key.call;
+  if (options.after && options.after->state().calls != state->calls) {
+    throw ValueError(fmt::format("cached: a sub-batch made {} random draws, but the one before it {}: together they cannot equal "
+                                 "those of the whole batch", state->calls, options.after->state().calls));
+  }
   // Sub-batches of one batch advance the stream once.
   random_state().key.call = options.after ? call_after : call;
   return CachedForward(state);
@@ -97,8 +105,11 @@ void CachedForward::replay(std::span<const Tensor> gradients) const {
                                    describe(gradients[i]), describe(outputs[i])));
     }
   }
+  GradientTransaction transaction;
+  transaction.add(state.run.parameters());
   state.belongs_to(size(), {});
   state.replay(std::vector<Tensor>(gradients.begin(), gradients.end()));
+  transaction.commit();
 }
 
 namespace {
@@ -117,9 +128,8 @@ detail::LossInput joined(const CachedBatch& batch) {
   input.chunks = cut_as_given(sizes);
   const std::vector<Tensor>& first = batch.chunks.front().representations();
   for (std::size_t i = 0; i < first.size(); ++i) {
-    const std::string& own = batch.chunks.front().state().run.names()[i];
-    const std::size_t dot = own.find('.');
-    input.names.push_back(dot == std::string::npos ? batch.name : batch.name + own.substr(dot));
+    const detail::TowerRun& run = batch.chunks.front().state().run;
+    input.names.push_back(batch.name + run.names()[i].substr(run.tower().name().size()));
     const Device device = batch.chunks.front().state().run.devices()[i];
     Tensor all = Tensor::empty(first[i].shape().with(0, rows), first[i].dtype(), device);
     for (std::size_t c = 0; c < batch.chunks.size(); ++c) {
@@ -165,21 +175,25 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
   StepResult result;
   detail::StepReadings readings;
   std::vector<detail::LossInput> inputs;
+  std::size_t first_auxiliary = 0;
   for (const CachedBatch& batch : towers) {
     inputs.push_back(joined(batch));
+    std::size_t count = 0;
     for (const CachedForward& chunk : batch.chunks) {
       chunk.state().belongs_to(inputs.back().representations.front().size(0), options);
       transaction.add(chunk.state().run.parameters());
-      for (detail::AuxiliarySum& part : chunk.state().run.auxiliary()) {
-        part.joins = true;  // sub-batches add to the means of their tower's
-        readings.add_auxiliary(std::move(part));
-      }
+      const std::vector<detail::AuxiliarySum> auxiliary = chunk.state().run.auxiliary();
+      for (std::size_t i = 0; i < auxiliary.size(); ++i) readings.add_auxiliary(first_auxiliary + i, auxiliary[i]);
+      count = std::max(count, auxiliary.size());
     }
+    first_auxiliary += count;
     for (const Tensor& r : inputs.back().representations) {
       result.representations.push_back(r);
       if (!options.deferred) readings.add_representations(r);
     }
     result.chunks += static_cast<std::int64_t>(batch.chunks.size());
+    std::int64_t& largest = result.largest_chunks.emplace_back(0);
+    for (const CachedForward& chunk : batch.chunks) largest = std::max(largest, chunk.size());
   }
   detail::LossPass pass = detail::take_loss("cached_backward", inputs, loss, options, transaction, readings, result);
   if (result.status != StepStatus::kDone) {
@@ -194,12 +208,13 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
       for (const Tensor& cache : pass.caches[t]) {
         gradients.push_back(cache.defined() ? take_rows(cache, inputs[t].chunks, inputs[t].chunks.parts[c]) : Tensor());
       }
+      // Again, since a sub-batch may be part of two batches.
+      towers[t].chunks[c].state().belongs_to(inputs[t].chunks.parts.back().end, options);
       towers[t].chunks[c].state().replay(std::move(gradients));
     }
   }
   result.peak_bytes = meter.peak();
-  result.parameters = transaction.commit();
-  if (options.deferred) detail::finish_deferred(result);
+  detail::commit_step(transaction, result, options);
   return result;
 }
 

@@ -76,7 +76,9 @@ void CachedRun::prefetch(std::span<const Place> order, std::size_t next) {
 void CachedRun::forward_chunk(std::size_t tower, std::size_t chunk, bool keep) {
   for (;;) {
     try {
+      BufferGuard buffers;
       towers_[tower].forward(chunk, keep);
+      buffers.keep();
       return;
     } catch (const OutOfMemory&) {
       if (drop_prefetched()) continue;
@@ -118,10 +120,11 @@ void CachedRun::take_representations(std::span<LossInput> inputs) {
 bool CachedRun::fill_caches(GradientTransaction& transaction) {
   const Stopwatch watch(result_.seconds.loss);
   std::vector<LossInput> inputs;
+  std::size_t auxiliary = 0;
   for (const TowerRun& tower : towers_) {
     transaction.add(tower.parameters());
     inputs.push_back({tower.tower().name(), tower.names(), {}, tower.frozen(), tower.chunks()});
-    for (AuxiliarySum& part : tower.auxiliary()) readings_.add_auxiliary(std::move(part));
+    for (AuxiliarySum& part : tower.auxiliary()) readings_.add_auxiliary(auxiliary++, std::move(part));
   }
   const RandomState random = random_state();
   for (;;) {

@@ -75,10 +75,10 @@ class TowerRun {
     std::unique_ptr<Tape> tape;
     std::vector<Piece> pieces;
   };
-  struct Auxiliary {
-    std::string name;
-    Tensor values;  // over the whole batch
-    double weight;
+
+  struct Version {
+    std::weak_ptr<const Storage> storage;
+    std::uint64_t number;
   };
 
   /// On their way to the device, or there.
@@ -109,9 +109,9 @@ class TowerRun {
   std::vector<Tensor> leaving_;   // the last that was off-loaded, so that nothing waits for its memory
   std::vector<std::string> names_;
   std::vector<Parameter> parameters_;
-  std::vector<std::uint64_t> parameter_versions_;
+  std::vector<Version> parameter_versions_;
   std::uint64_t input_version_ = 0;
-  std::vector<Auxiliary> auxiliary_;
+  std::vector<AuxiliaryLoss> auxiliary_;  // over the whole batch
   std::vector<Kept> kept_;
   std::vector<Prefetched> prefetched_;
   OperandCache operands_;  // of one pass over the chunks

@@ -75,8 +75,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
     }
     result.retries = retries;
     result.peak_bytes = meter.peak();
-    result.parameters = transaction.commit();
-    if (options.deferred) detail::finish_deferred(result);
+    detail::commit_step(transaction, result, options);
     return result;
   }
 }

@@ -10,9 +10,9 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
+#include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step_checks.h"
-#include "tapecache/ops/layout.h"
 
 namespace tapecache::gradcache {
 
@@ -61,21 +61,23 @@ std::vector<Parameter> parameters_read(std::span<const Tower> towers, const Loss
   const NoRecording no_tape;
   const ParametersRead read;
   Representations representations;
+  std::vector<Parameter> found;
   for (const Tower& tower : towers) {
     std::vector<Chunk> ranges = cut_as_given(tower.own_chunks()).parts;
     if (ranges.empty()) ranges.push_back({0, tower.size()});
     std::vector<Encoded> parts;
-    for (const Chunk& range : ranges) parts.push_back(tower.encode(range.begin, range.end));
-    for (std::size_t i = 0; i < parts.front().outputs.size(); ++i) {
-      const std::vector<Output>& outputs = parts.front().outputs;
-      std::vector<Variable> values;
-      for (const Encoded& part : parts) values.push_back(part.outputs.at(i).value);
-      representations.add(detail::full_name(tower, outputs[i], i, outputs.size()),
-                          values.size() == 1 ? values.front() : ops::concat(values));
+    for (const Chunk& range : ranges) {
+      parts.push_back(tower.encode(range.begin, range.end));
+      detail::add_distinct(found, detail::parameters_themselves(parts.back()));
+    }
+    const Encoded encoded = detail::join_parts(tower.name(), std::move(parts));
+    for (std::size_t i = 0; i < encoded.outputs.size(); ++i) {
+      representations.add(detail::full_name(tower, encoded.outputs[i], i, encoded.outputs.size()), encoded.outputs[i].value);
     }
   }
-  loss(representations);
-  return read.distinct();
+  detail::add_distinct(found, detail::parameter_itself(loss(representations)));
+  detail::add_distinct(found, read.distinct());
+  return found;
 }
 
 }  // namespace
@@ -88,7 +90,8 @@ double Comparison::max_relative() const {
 
 Comparison compare_steps(const std::function<StepResult()>& reference, const std::function<StepResult()>& other,
                          std::span<const Parameter> parameters) {
-  GradientTransaction undone;
+  const HooksOff tried;
+  GradientTransaction undone(GradientTransaction::Adopts::kInner);
   undone.add(parameters);
   const auto take = [&] {
     std::vector<Tensor> gradients;
@@ -98,9 +101,11 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
   };
   const RandomState random = random_state();
   Comparison result;
+  BufferGuard buffers;
   const StepResult step_reference = reference();
   const std::vector<Tensor> reference_gradients = take();
   random_state() = random;
+  buffers.restore();
   const StepResult step_other = other();
   const std::vector<Tensor> other_gradients = take();
   result.loss_reference = step_reference.loss;

@@ -28,15 +28,16 @@ struct Comparison {
 };
 
 /// Runs the step on the whole batch and cached, at the same weights and the same random state, and reports how far
-/// the gradients of `parameters` lie apart. Gradients and random state are left as they were. A NaN shows as NaN. Throws
-/// ValueError where neither step gave one of them a gradient.
+/// the gradients of `parameters` lie apart. Gradients and random state are left as they were, and no hook runs. A NaN shows as
+/// NaN. Throws ValueError where neither step gave one of them a gradient.
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
                    std::span<const Parameter> parameters);
 
 /// The same for every parameter that the encoders and the loss read, found by one forward more.
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
-/// The same for any two ways to take a step.
+/// The same for any two ways to take a step. Gradients of other parameters than these are left as they were if it is the steps
+/// of this module that give them.
 Comparison compare_steps(const std::function<StepResult()>& reference, const std::function<StepResult()>& other,
                          std::span<const Parameter> parameters);
 

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
@@ -5,11 +6,12 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/random.h"
+#include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/non_finite.h"
 #include "tapecache/gradcache/step_checks.h"
 #include "tapecache/gradcache/step_readings.h"
-#include "tapecache/ops/layout.h"
+#include "tapecache/ops/elementwise.h"
 
 namespace tapecache::gradcache {
 
@@ -36,23 +38,10 @@ Encoded encode_joined(const Tower& tower, const Chunk& range, const StepOptions&
     random_state().key.call = first_call;
     parts.push_back(tower.encode(piece.begin, piece.end));
   }
-  if (parts.size() == 1) return std::move(parts.front());
-  Encoded joined = parts.front();
-  const auto join = [&](auto&& value_of) {
-    std::vector<Variable> values;
-    for (const Encoded& part : parts) values.push_back(value_of(part));
-    return ops::concat(values);
-  };
-  for (std::size_t i = 0; i < joined.outputs.size(); ++i) {
-    joined.outputs[i].value = join([&](const Encoded& part) { return part.outputs.at(i).value; });
-  }
-  for (std::size_t i = 0; i < joined.auxiliary.size(); ++i) {
-    joined.auxiliary[i].values = join([&](const Encoded& part) { return part.auxiliary.at(i).values; });
-  }
-  return joined;
+  return detail::join_parts(tower.name(), std::move(parts));
 }
 
-/// The loss of some samples of each tower with its auxiliary parts, on a tape of its own.
+/// `weight` times the loss of some samples of each tower, with their shares of its auxiliary parts, on a tape of its own.
 struct Recorded {
   Tape tape;
   Representations representations;
@@ -61,9 +50,10 @@ struct Recorded {
   std::vector<double> seeds;      // their cotangents
 
   Recorded(const char* step, std::span<const Tower> towers, std::span<const Chunk> ranges, const Loss& loss_function,
-           const StepOptions& options) {
+           const StepOptions& options, double weight = 1) {
     tape.set_run_hooks(false);
     const Recording recording(tape);
+    std::size_t auxiliary = 0;
     for (std::size_t t = 0; t < towers.size(); ++t) {
       Encoded encoded = encode_joined(towers[t], ranges[t], options);
       for (std::size_t i = 0; i < encoded.outputs.size(); ++i) {
@@ -71,16 +61,17 @@ struct Recorded {
                             encoded.outputs[i].value);
       }
       for (const AuxiliaryLoss& part : encoded.auxiliary) {
-        readings.add_auxiliary({part.name, detail::sum_of_elements(part.values.value()), ranges[t].size(), part.weight});
+        readings.add_auxiliary(auxiliary++,
+                               {part.name, detail::sum_of_elements(part.values.value()), towers[t].size(), part.weight});
         sources.push_back(part.values);
-        seeds.push_back(detail::auxiliary_seed(options, part.weight, ranges[t].size()));
+        seeds.push_back(detail::auxiliary_seed(options, part.weight, towers[t].size()));
       }
     }
     const Variable value = loss_function(representations);
     detail::check_loss(step, value);
     sources.push_back(value);
-    seeds.push_back(options.scale);
-    readings.set_loss(value.value());
+    seeds.push_back(options.scale * weight);
+    readings.set_loss(weight == 1 ? value.value() : ops::scale(detach(value), weight).value());
   }
 
   /// Of the first output that is not finite.
@@ -92,13 +83,19 @@ struct Recorded {
     return cause;
   }
 
-  void backward(const StepOptions& options, double weight = 1) {
+  std::vector<Parameter> parameters() const {
+    std::vector<Parameter> found = detail::parameters_on(tape);
+    for (const Variable& source : sources) detail::add_distinct(found, detail::parameter_itself(source));
+    return found;
+  }
+
+  void backward(const StepOptions& options) {
     std::vector<Variable> outputs;
     std::vector<Tensor> gradients;
     for (std::size_t i = 0; i < sources.size(); ++i) {
       if (!sources[i].has_history()) continue;
       outputs.push_back(sources[i]);
-      gradients.push_back(detail::seed_for(sources[i], weight * seeds[i], options));
+      gradients.push_back(detail::seed_for(sources[i], seeds[i], options));
     }
     if (!outputs.empty()) tape.backward(outputs, gradients);
   }
@@ -110,12 +107,9 @@ std::vector<Chunk> whole(std::span<const Tower> towers) {
   return ranges;
 }
 
-void finish(StepResult& result, GradientTransaction& transaction) {
-  if (result.device_loss.defined()) {
-    result.parameters = transaction.commit();
-    detail::finish_deferred(result);
-  } else if (std::isfinite(result.loss)) {
-    result.parameters = transaction.commit();
+void finish(StepResult& result, GradientTransaction& transaction, const StepOptions& options) {
+  if (options.deferred || std::isfinite(result.loss)) {
+    detail::commit_step(transaction, result, options);
   } else {
     result.status = StepStatus::kNonFiniteLoss;
     if (result.message.empty()) result.message = detail::non_finite_loss(result.loss);
@@ -142,14 +136,15 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const St
     else recorded.readings.read(result);
     if (!std::isfinite(result.loss)) result.message = detail::non_finite_loss(result.loss) + recorded.non_finite_cause();
     if (options.deferred || std::isfinite(result.loss)) {
-      transaction.add(detail::parameters_on(recorded.tape));
+      transaction.add(recorded.parameters());
       recorded.backward(options);
     }
   }
   result.chunks = static_cast<std::int64_t>(towers.size());
+  for (const Tower& tower : towers) result.largest_chunks.push_back(tower.size());
   result.kept_chunks = result.chunks;
   result.peak_bytes = meter.peak();
-  finish(result, transaction);
+  finish(result, transaction, options);
   return result;
 }
 
@@ -160,6 +155,9 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
     throw ValueError("accumulated_step: chunks by tokens would pair other samples; give chunk sizes");
   }
   if (options.deferred) throw ValueError("accumulated_step: cannot be deferred: it adds up the losses of its groups");
+  if (options.memory_budget || options.memory_plan) {
+    throw ValueError("accumulated_step: takes no memory budget or plan; give chunk sizes");
+  }
   const std::vector<Chunks> chunks = detail::cut_towers("accumulated_step", towers, options);
   for (std::size_t i = 1; i < towers.size(); ++i) {
     if (chunks[i].parts.size() != chunks[0].parts.size()) {
@@ -176,21 +174,30 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
     random_state().key.call = first_call;
     std::vector<Chunk> ranges;
     for (const Chunks& tower : chunks) ranges.push_back(tower.parts[c]);
-    Recorded recorded("accumulated_step", towers, ranges, loss, options);
-    transaction.add(detail::parameters_on(recorded.tape));
     const double weight = static_cast<double>(ranges[0].size()) / static_cast<double>(towers[0].size());
+    Recorded recorded("accumulated_step", towers, ranges, loss, options, weight);
+    transaction.add(recorded.parameters());
     StepResult part;
     recorded.readings.read(part);
-    result.loss += weight * part.loss;
+    result.loss += part.loss;
+    result.auxiliary.resize(part.auxiliary.size());
+    for (std::size_t i = 0; i < part.auxiliary.size(); ++i) {
+      part.auxiliary[i].mean += result.auxiliary[i].mean;
+      result.auxiliary[i] = part.auxiliary[i];
+    }
     if (!std::isfinite(part.loss) && result.message.empty()) {
       result.message = fmt::format("the loss of group {} is {}", c, part.loss);
     }
-    recorded.backward(options, weight);
+    recorded.backward(options);
   }
-  for (const Chunks& tower : chunks) result.chunks += static_cast<std::int64_t>(tower.parts.size());
+  for (const Chunks& tower : chunks) {
+    result.chunks += static_cast<std::int64_t>(tower.parts.size());
+    std::int64_t& largest = result.largest_chunks.emplace_back(0);
+    for (const Chunk& chunk : tower.parts) largest = std::max(largest, chunk.size());
+  }
   result.kept_chunks = result.chunks;
   result.peak_bytes = meter.peak();
-  finish(result, transaction);
+  finish(result, transaction, options);
   return result;
 }
 

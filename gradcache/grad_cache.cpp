@@ -50,16 +50,18 @@ void GradCache::check(std::span<const Tower> towers) {
   std::vector<Tower> parts;
   const std::int64_t samples = std::min(self_check_.samples, towers.empty() ? 0 : towers.front().size());
   for (const Tower& tower : towers) {
+    if (!tower.own_chunks().empty()) {
+      throw ValueError(fmt::format("GradCache: the self-check takes the first samples of each tower, but tower '{}' is made of "
+                                   "chunks, which cannot be cut; leave SelfCheck::every at 0", tower.name()));
+    }
     parts.push_back(tower.first(std::max<std::int64_t>(1, tower.size() * samples / towers.front().size())));
   }
   StepOptions options = options_;
   options.memory_budget.reset();
   options.memory_plan.reset();
   options.observer = nullptr;
-  if (options.chunk_tokens == 0) {
-    const std::int64_t unit = detail::chunk_unit(options);
-    options.chunk_sizes = {std::max(unit, samples / 4 / unit * unit)};
-  }
+  const std::int64_t unit = detail::chunk_unit(options);
+  options.chunk_sizes = {std::max(unit, samples / 4 / unit * unit)};
   checked_ = compare(parts, loss_, options);
 }
 

@@ -7,11 +7,28 @@
 
 namespace tapecache::gradcache {
 
+namespace {
+
+thread_local GradientTransaction* adopter = nullptr;
+
+}  // namespace
+
+GradientTransaction::GradientTransaction(Adopts adopts)
+    : random_(random_state()), adopter_(adopter), adopts_(adopts == Adopts::kInner) {
+  if (adopts_) adopter = this;
+}
+
 GradientTransaction::~GradientTransaction() {
-  if (!committed_) roll_back();
+  if (adopts_) adopter = adopter_;
+  if (committed_) return;
+  try {
+    roll_back();
+  } catch (...) {  // of a device that failed
+  }
 }
 
 void GradientTransaction::add(std::span<const Parameter> parameters) {
+  if (adopter_) adopter_->add(parameters);
   for (const Parameter& parameter : parameters) {
     const bool known = std::any_of(entries_.begin(), entries_.end(),
                                    [&](const Entry& entry) { return entry.parameter == parameter; });
@@ -28,6 +45,7 @@ void GradientTransaction::clear() {
 void GradientTransaction::keep_random_state() {
   for (Entry& entry : entries_) entry.parameter.mutable_gradient() = entry.before;
   entries_.clear();
+  buffers_.restore();
 }
 
 void GradientTransaction::roll_back() {
@@ -35,7 +53,7 @@ void GradientTransaction::roll_back() {
   random_state() = random_;
 }
 
-std::vector<Parameter> GradientTransaction::commit() {
+std::vector<Parameter> GradientTransaction::commit(const std::function<void(std::span<const Parameter>)>& before_hooks) {
   std::vector<Parameter> given;
   for (Entry& entry : entries_) {
     Tensor& gradient = entry.parameter.mutable_gradient();
@@ -50,7 +68,9 @@ std::vector<Parameter> GradientTransaction::commit() {
       gradient = entry.before;
     }
   }
+  if (before_hooks) before_hooks(given);
   for (Parameter& parameter : given) parameter.run_hooks();
+  buffers_.keep();
   committed_ = true;
   return given;
 }

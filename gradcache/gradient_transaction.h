@@ -1,18 +1,22 @@
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/buffer.h"
 #include "tapecache/core/random.h"
 
 namespace tapecache::gradcache {
 
 /// Gradients of a step that is not yet known to succeed, or that is only tried: what the parameters had is set aside,
-/// the step adds to nothing, and only `commit` joins the two. Without it, gradients and random state are as before.
+/// the step adds to nothing, and only `commit` joins the two. Without it, gradients, random state and buffers are as before.
 class GradientTransaction {
  public:
-  GradientTransaction() : random_(random_state()) {}
+  /// With kInner, what transactions within this one add, on this thread, is added here first.
+  enum class Adopts { kNone, kInner };
+
+  explicit GradientTransaction(Adopts adopts = Adopts::kNone);
   ~GradientTransaction();
   GradientTransaction(const GradientTransaction&) = delete;
   GradientTransaction& operator=(const GradientTransaction&) = delete;
@@ -21,13 +25,14 @@ class GradientTransaction {
   void add(std::span<const Parameter> parameters);
   /// Takes away what the step has given so far.
   void clear();
-  /// Gradients and random state as before the step, and nothing known.
+  /// Gradients, random state and buffers as before the step, and nothing known.
   void roll_back();
-  /// Gradients as before the step; the random state stays where the step has brought it.
+  /// Gradients and buffers as before the step; the random state stays where the step has brought it.
   void keep_random_state();
   /// Joins the step's gradients with those of before and runs the hooks of the parameters that the step gave one, which
-  /// it returns in the order they were added. Where a hook throws, nothing was joined.
-  std::vector<Parameter> commit();
+  /// it returns in the order they were added; `before_hooks` is called with them in between. Where that or a hook throws,
+  /// nothing was joined.
+  std::vector<Parameter> commit(const std::function<void(std::span<const Parameter>)>& before_hooks = {});
 
  private:
   struct Entry {
@@ -36,7 +41,9 @@ class GradientTransaction {
   };
   std::vector<Entry> entries_;
   RandomState random_;
-  bool committed_ = false;
+  BufferGuard buffers_;
+  GradientTransaction* adopter_;  // around this one
+  bool adopts_, committed_ = false;
 };
 
 }  // namespace tapecache::gradcache

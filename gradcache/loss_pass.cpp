@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/tape.h"
+#include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/non_finite.h"
 #include "tapecache/gradcache/step_checks.h"
 
@@ -66,6 +67,7 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   check_loss(step, value);
   LossPass pass;
   transaction.add(parameters_on(tape));
+  transaction.add(parameter_itself(value));
   if (value.has_history()) {
     const Tensor seed = seed_for(value, options.scale, options);
     tape.backward(std::span(&value, 1), std::span(&seed, 1));

@@ -12,6 +12,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/random.h"
+#include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step_checks.h"
 
@@ -81,6 +82,7 @@ Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, con
   }
   Measured measured{.units = units_of(tower, chunks, chunk)};
   undone.add(detail::parameters_on(tape));
+  undone.add(detail::parameters_themselves(encoded));
   measured.held = tape.nodes().empty() ? 0 : in_use() - before - beside;
   std::vector<Variable> outputs;
   std::vector<Tensor> zeros, next_rows;

@@ -47,7 +47,7 @@ struct StepOptions {
   /// Multiplies them too, as it is when the step runs: an f64 scalar on the device of the towers' outputs, for a loss scale
   /// that changes from one replay of a captured step to the next.
   Tensor late_scale = {};
-  /// Whether the loss may leave a tower's representations out.
+  /// Whether the loss may leave a tower's representations out. `direct_step` and `accumulated_step` do not look.
   bool allow_unused = false;
   /// Forwards samples in fixed blocks of `reproducible_block`, and so sums over them in the same order however they are cut:
   /// cached and direct steps then give bit-identical gradients for every chunk size that is a multiple of it.
@@ -65,7 +65,7 @@ struct StepOptions {
   /// them, and for the rows of the chunk at work. For `cached_step` and `cached_backward` on a device; nothing else is changed
   /// by it.
   bool offload = false;
-  /// Called as the step proceeds.
+  /// Called as a cached step proceeds.
   std::function<void(const Progress&)> observer = {};
   /// Whether the host is not to wait: the step is queued, and gives gradients whatever comes out. `StepResult` then has
   /// `device_loss` and `non_finite` in place of what it would have read.
@@ -120,7 +120,7 @@ struct StepResult {
 /// the whole batch would add. A tower that reads no unfrozen parameter is not forwarded a second time. Hooks of
 /// parameters run once, at the end. The random stream advances as in `direct_step`.
 ///
-/// An exception leaves parameters, gradients and random state as they were. Throws ValueError for a chunk size below
+/// An exception leaves parameters, gradients, buffers and random state as they were. Throws ValueError for a chunk size below
 /// 1, no towers, an empty one, two of one name, an empty loss, chunk sizes beside a budget or a plan, a budget of nothing, a
 /// representation the loss does not use, inputs or parameters changed between the two forwards, an encoder whose second
 /// forward differs; ShapeError for a loss that is not scalar; OutOfMemory.
@@ -131,7 +131,8 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options = {});
 
 /// Plain gradient accumulation, for comparison: each group of chunks takes its own loss, weighted by its share of
-/// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count.
+/// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count. The result
+/// has no representations. Throws ValueError for other counts, chunk_tokens, a memory budget or plan, a deferred step.
 StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
 }  // namespace tapecache::gradcache

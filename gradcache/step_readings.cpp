@@ -31,13 +31,12 @@ std::vector<double> values_of(std::span<const Tensor> scalars) {
   return all.to_vector<double>();
 }
 
-void add_mean(StepResult& result, const AuxiliarySum& part, double sum) {
+void add_mean(StepResult& result, std::size_t index, const AuxiliarySum& part, double sum) {
   const double mean = sum / static_cast<double>(part.samples);
   result.loss += part.weight * mean;
-  const auto known = std::find_if(result.auxiliary.begin(), result.auxiliary.end(),
-                                  [&](const AuxiliaryResult& a) { return a.name == part.name; });
-  if (!part.joins || known == result.auxiliary.end()) result.auxiliary.push_back({part.name, mean, part.weight});
-  else known->mean += mean;
+  if (result.auxiliary.size() <= index) result.auxiliary.resize(index + 1);
+  AuxiliaryResult& known = result.auxiliary[index];
+  known = {part.name, known.mean + mean, part.weight};
 }
 
 }  // namespace
@@ -59,23 +58,30 @@ void StepReadings::set_caches(std::span<const std::vector<Tensor>> caches) {
 Tensor StepReadings::total_loss() const {
   const NoRecording constants;
   Variable total(loss_.to(DType::kFloat64).reshape({}));
-  for (const AuxiliarySum& part : auxiliary_) {
-    total = ops::add(total, ops::scale(Variable(part.sum), part.weight / static_cast<double>(part.samples)));
+  for (const auto& [index, part] : auxiliary_) {
+    const Variable sum(part.sum.to(loss_.device()));
+    total = ops::add(total, ops::scale(sum, part.weight / static_cast<double>(part.samples)));
   }
   return total.value();
 }
 
-void finish_deferred(StepResult& result) {
-  std::vector<Tensor> values{result.device_loss};
-  for (const Parameter& parameter : result.parameters) values.push_back(parameter.gradient());
-  result.non_finite = ops::count_non_finite(values);
-  result.status = StepStatus::kDeferred;
+void commit_step(GradientTransaction& transaction, StepResult& result, const StepOptions& options) {
+  if (!options.deferred) {
+    result.parameters = transaction.commit();
+    return;
+  }
+  result.parameters = transaction.commit([&](std::span<const Parameter> given) {
+    std::vector<Tensor> values{result.device_loss};
+    for (const Parameter& parameter : given) values.push_back(parameter.gradient());
+    result.non_finite = ops::count_non_finite(values);
+    result.status = StepStatus::kDeferred;
+  });
 }
 
 double StepReadings::read(StepResult& result) const {
   const OpScope scope("step (not deferred)");
   std::vector<Tensor> scalars{loss_};
-  for (const AuxiliarySum& part : auxiliary_) scalars.push_back(part.sum);
+  for (const auto& [index, part] : auxiliary_) scalars.push_back(part.sum);
   for (const Tensor& square : squares_) {
     if (square.defined()) scalars.push_back(square);
   }
@@ -85,7 +91,7 @@ double StepReadings::read(StepResult& result) const {
   std::size_t next = 1;
   result.loss = 0;
   result.auxiliary.clear();
-  for (const AuxiliarySum& part : auxiliary_) add_mean(result, part, values[next++]);
+  for (const auto& [index, part] : auxiliary_) add_mean(result, index, part, values[next++]);
   result.loss += values[0];
   result.representation_norms.clear();
   for (std::size_t i = 0; i < squares_.size(); ++i) {

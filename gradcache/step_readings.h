@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step.h"
 
 /// What a step's device computes for the step's result. Private to gradcache.
@@ -16,7 +18,6 @@ struct AuxiliarySum {
   Tensor sum;  ///< f64 scalar
   std::int64_t samples = 1;
   double weight = 1;
-  bool joins = false;  ///< adds to the mean of an earlier one of its name
 };
 
 /// Scalars that stay on the device until the step must know them, and are then read together: the host waits once.
@@ -28,7 +29,8 @@ class StepReadings {
     squares_.clear();
     samples_.clear();
   }
-  void add_auxiliary(AuxiliarySum part) { auxiliary_.push_back(std::move(part)); }
+  /// Those of one index are summands of one mean; indices begin at 0.
+  void add_auxiliary(std::size_t index, AuxiliarySum part) { auxiliary_.push_back({index, std::move(part)}); }
   void set_loss(const Tensor& loss) { loss_ = loss; }
   /// Some may be undefined.
   void set_caches(std::span<const std::vector<Tensor>> caches);
@@ -41,12 +43,12 @@ class StepReadings {
  private:
   std::vector<Tensor> squares_;
   std::vector<std::int64_t> samples_;
-  std::vector<AuxiliarySum> auxiliary_;
+  std::vector<std::pair<std::size_t, AuxiliarySum>> auxiliary_;
   Tensor loss_, non_finite_;
 };
 
-/// Ends a deferred step, whose gradients `result.parameters` have.
-void finish_deferred(StepResult& result);
+/// Gives the step's gradients to their parameters; of a deferred step, counts what is not finite before hooks may take them.
+void commit_step(GradientTransaction& transaction, StepResult& result, const StepOptions& options);
 
 /// Σ over all elements, as an f64 scalar: taken of a whole batch, it does not show where the batch was cut.
 Tensor sum_of_elements(const Tensor& values);

@@ -6,6 +6,7 @@
 #include "tapecache/autograd/forward_context.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/cached_run.h"
+#include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/step_checks.h"
 
 namespace tapecache::gradcache::detail {
@@ -143,13 +144,14 @@ void TowerRun::note_parameters(std::span<const Parameter> parameters) {
   for (const Parameter& parameter : parameters) {
     if (std::find(parameters_.begin(), parameters_.end(), parameter) != parameters_.end()) continue;
     parameters_.push_back(parameter);
-    parameter_versions_.push_back(parameter.value().version());
+    parameter_versions_.push_back({parameter.value().weak_storage(), parameter.value().version()});
   }
 }
 
 void TowerRun::store(const std::vector<Piece>& pieces) {
   std::vector<Tensor> leaving;
   for (const Piece& piece : pieces) {
+    note_parameters(parameters_themselves(piece.encoded));
     const std::vector<Output>& outputs = piece.encoded.outputs;
     if (representations_.empty()) {
       for (std::size_t i = 0; i < outputs.size(); ++i) {
@@ -160,6 +162,10 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
         const bool offloaded = options_->offload && !value.device().is_cpu();
         representations_.push_back(offloaded ? Tensor::empty_pinned(shape, value.dtype())
                                              : Tensor::empty(shape, value.dtype(), value.device()));
+      }
+      for (const AuxiliaryLoss& loss : piece.encoded.auxiliary) {
+        const Variable& values = loss.values;
+        auxiliary_.push_back({loss.name, Tensor::empty({tower_->size()}, values.dtype(), values.device()), loss.weight});
       }
     }
     if (outputs.size() != representations_.size()) {
@@ -178,14 +184,10 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
       put_rows(batch, chunks_, piece.range, value);
       if (batch.device() != value.device()) leaving.push_back(value);
     }
-    for (std::size_t i = 0; i < piece.encoded.auxiliary.size(); ++i) {
-      const AuxiliaryLoss& loss = piece.encoded.auxiliary[i];
-      const Tensor& values = loss.values.value();
-      if (i == auxiliary_.size()) {
-        auxiliary_.push_back(
-            {loss.name, Tensor::empty({tower_->size()}, values.dtype(), values.device()), loss.weight});
-      }
-      put_rows(auxiliary_[i].values, chunks_, piece.range, values);
+    check_auxiliary(tower_->name(), range_text(chunks_, piece.range), piece.encoded.auxiliary, auxiliary_);
+    for (std::size_t i = 0; i < auxiliary_.size(); ++i) {
+      Tensor all = auxiliary_[i].values.value();
+      put_rows(all, chunks_, piece.range, piece.encoded.auxiliary[i].values.value());
     }
   }
   leaving_ = std::move(leaving);
@@ -211,8 +213,8 @@ std::size_t TowerRun::kept() const {
 
 std::vector<AuxiliarySum> TowerRun::auxiliary() const {
   std::vector<AuxiliarySum> sums;
-  for (const Auxiliary& loss : auxiliary_) {
-    sums.push_back({loss.name, sum_of_elements(loss.values), batch_size_, loss.weight});
+  for (const AuxiliaryLoss& loss : auxiliary_) {
+    sums.push_back({loss.name, sum_of_elements(loss.values.value()), batch_size_, loss.weight});
   }
   return sums;
 }
@@ -223,7 +225,9 @@ void TowerRun::check_unchanged() const {
                                  tower_->name()));
   }
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    if (parameters_[i].value().version() != parameter_versions_[i]) {
+    const Tensor& now = parameters_[i].value();
+    const Version& then = parameter_versions_[i];
+    if (now.weak_storage().lock() != then.storage.lock() || now.version() != then.number) {
       throw ValueError(fmt::format("cached_step: parameter '{}' of tower '{}' was changed between the two forwards",
                                    parameters_[i].name(), tower_->name()));
     }
@@ -243,6 +247,7 @@ void TowerRun::check_replay(const std::vector<Piece>& pieces) const {
                                    tower_->name(), describe(outputs.front().value.value()),
                                    range_text(chunks_, piece.range), describe(representations_.front())));
     }
+    check_auxiliary(tower_->name(), range_text(chunks_, piece.range) + " again", piece.encoded.auxiliary, auxiliary_);
     if (!options_->check_replay) continue;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const double difference =
@@ -256,12 +261,12 @@ void TowerRun::check_replay(const std::vector<Piece>& pieces) const {
 }
 
 void TowerRun::backward(std::size_t chunk) {
+  check_unchanged();
   if (kept_[chunk].tape) {
     const Kept kept = std::exchange(kept_[chunk], {});
     inject_cache(*kept.tape, kept.pieces, chunk);
     return;
   }
-  check_unchanged();
   const RandomStateGuard random;
   random_state() = random_;
   Tape tape;

@@ -52,6 +52,8 @@ Variable BatchNorm::operator()(const Variable& x) const {
 
 void BatchNorm::update_averages(const Tensor& mean, const Tensor& variance, std::int64_t count) const {
   const double unbiased = static_cast<double>(count) / static_cast<double>(count - 1);
+  before_change(running_mean);
+  before_change(running_var);
   move_towards(running_mean, mean, 1, momentum_);
   move_towards(running_var, variance, unbiased, momentum_);
 }
