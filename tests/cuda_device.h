@@ -1,9 +1,11 @@
 #pragma once
 
-#include <boost/test/unit_test.hpp>
-
 #include <cstdio>
+#include <exception>
 #include <string>
+
+#include <boost/make_shared.hpp>
+#include <boost/test/unit_test.hpp>
 
 #include "tapecache/core/device.h"
 
@@ -27,7 +29,32 @@ inline boost::test_tools::assertion_result needs_device(boost::unit_test::test_u
   return skip(id, "there is no CUDA device");
 }
 
+/// What a device is given is queued: that a test's kernel failed must not be found in a later one.
+class WaitsForItsDevice : public boost::unit_test::test_unit_fixture {
+  void setup() override {}
+  void teardown() override {
+    try {
+      synchronize(kCuda);
+    } catch (const std::exception& e) {
+      BOOST_ERROR("left to the device: " << e.what());
+    }
+  }
+};
+
+/// Makes a test one that needs the device.
+inline void put_on_device(boost::unit_test::test_unit& test) {
+  test.add_precondition(needs_device);
+  test.p_fixtures.value.push_back(boost::make_shared<WaitsForItsDevice>());
+}
+
+class OnDevice : public boost::unit_test::decorator::base {
+  void apply(boost::unit_test::test_unit& test) override { put_on_device(test); }
+  boost::unit_test::decorator::base_ptr clone() const override {
+    return boost::unit_test::decorator::base_ptr(new OnDevice);
+  }
+};
+
 /// For BOOST_AUTO_TEST_CASE(name, *on_device).
-inline const auto on_device = boost::unit_test::precondition(needs_device);
+inline const OnDevice on_device;
 
 }  // namespace tapecache::testing

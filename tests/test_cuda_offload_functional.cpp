@@ -20,15 +20,17 @@ namespace {
 
 /// Two towers of sub-batches that lie on the device, rows of the batch and of the representations being 256 bytes.
 struct SubBatches {
-  std::int64_t width = 64, samples, size;
-  Encoder image = moved(Encoder(1, DType::kFloat32, 0.2, width, 8, width));
-  Encoder text = moved(Encoder(2, DType::kFloat32, 0.2, width, 8, width));
+  std::int64_t samples, size, width;
+  Encoder image, text;
   Tensor images, texts;
-  Loss loss = [](std::span<const Variable> r) { return tiled_info_nce(r[0], r[1], 3.0, TileOptions{4, 4}); };
+  Loss loss = [](std::span<const Variable> r) { return tiled_info_nce(r[0], r[1], 3.0, TileOptions{64, 64}); };
 
-  SubBatches(std::int64_t all, std::int64_t of_one)
+  SubBatches(std::int64_t all, std::int64_t of_one, std::int64_t columns = 64)
       : samples(all),
         size(of_one),
+        width(columns),
+        image(moved(Encoder(1, DType::kFloat32, 0.2, width, 8, width))),
+        text(moved(Encoder(2, DType::kFloat32, 0.2, width, 8, width))),
         images(random_values({all, width}, 3, DType::kFloat32).to(kCuda)),
         texts(random_values({all, width}, 4, DType::kFloat32).to(kCuda)) {}
 
@@ -103,8 +105,9 @@ BOOST_AUTO_TEST_CASE(a_sub_batch_that_was_off_loaded_is_replayed_by_hand, *on_de
 
 BOOST_AUTO_TEST_CASE(off_loaded_sub_batches_take_less_of_the_devices_memory, *on_device) {
   const bool emulated = device_name(kCuda) == "emulated";
-  const SubBatches setup(emulated ? 512 : 8192, emulated ? 64 : 1024);
+  const SubBatches setup(emulated ? 512 : 8192, emulated ? 64 : 1024, emulated ? 64 : 1024);
   const std::size_t rows = static_cast<std::size_t>(setup.samples * setup.width) * sizeof(float);  // of one tower
+  const std::size_t slack = emulated ? 0 : std::size_t{33} << 20;  // cuBLASLt's memory for one product
   const auto measured = [&](bool offload) {
     begin_random_step(1, 1);
     const std::size_t base = allocator(kCuda).stats().current;
@@ -118,7 +121,7 @@ BOOST_AUTO_TEST_CASE(off_loaded_sub_batches_take_less_of_the_devices_memory, *on
   const auto [waiting_off_loaded, peak_off_loaded] = measured(true);
   BOOST_TEST(waiting >= 2 * rows);
   BOOST_TEST(waiting_off_loaded <= waiting - 2 * rows);
-  BOOST_TEST(peak_off_loaded <= peak - 2 * rows, "without " << peak << ", with " << peak_off_loaded);
+  BOOST_TEST(peak_off_loaded <= peak - 2 * rows + slack, "without " << peak << ", with " << peak_off_loaded);
 }
 
 BOOST_AUTO_TEST_CASE(off_loaded_sub_batches_in_a_captured_step, *on_device) {

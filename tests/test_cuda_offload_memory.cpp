@@ -34,6 +34,8 @@ struct WideOutputs {
   std::vector<Tower> here() const {
     return {Tower("image", images.pinned(), image).upload_to(kCuda), Tower("text", texts.pinned(), text).upload_to(kCuda)};
   }
+  /// What two peaks may differ by without either having kept more: cuBLASLt's memory for one product.
+  std::size_t slack() const { return emulated ? 4096 : std::size_t{33} << 20; }
   /// Bytes of both towers' representations and their gradients.
   std::size_t cache_bytes() const { return static_cast<std::size_t>(4 * samples * width) * sizeof(float); }
 };
@@ -61,14 +63,14 @@ BOOST_AUTO_TEST_CASE(off_loading_takes_less_of_the_devices_memory, *on_device) {
   const std::size_t with = peak_of(setup, setup.there(), options);
   // At its peak the backward of the second tower's chunks has all representations and one tower's gradients beside it; of
   // those that are off-loaded, the rows of two chunks.
-  BOOST_TEST(without - with >= cache * 3 / 4 - 2 * rows - 4096, "without " << without << ", with " << with);
+  BOOST_TEST(without - with >= cache * 3 / 4 - 2 * rows - setup.slack(), "without " << without << ", with " << with);
 
   const std::size_t inputs = static_cast<std::size_t>(2 * setup.samples * setup.in) * sizeof(float);
   const std::size_t before = allocator(kCuda).stats().current;
   const std::vector<Tower> here = setup.here(), there = setup.there();
   BOOST_TEST(allocator(kCuda).stats().current - before >= inputs);
   const std::size_t uploading = peak_of(setup, here, options);
-  BOOST_TEST(uploading <= with + inputs / 4 + 4096, "uploading " << uploading << ", with " << with);
+  BOOST_TEST(uploading <= with + inputs / 4 + setup.slack(), "uploading " << uploading << ", with " << with);
 }
 
 BOOST_AUTO_TEST_CASE(a_budget_holds_more_tapes_where_representations_are_off_loaded, *on_device) {

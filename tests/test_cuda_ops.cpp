@@ -105,7 +105,7 @@ struct Registration {
       boost::unit_test::test_suite* suite = BOOST_TEST_SUITE(row.name);
       const auto add = [&](const char* aspect, void (*check)(const OpRow&)) {
         auto* test = boost::unit_test::make_test_case([check, &row] { check(row); }, aspect, __FILE__, __LINE__);
-        test->add_precondition(needs_device);
+        put_on_device(*test);
         suite->add(test);
       };
       add("as_on_cpu", as_on_cpu);

@@ -17,7 +17,7 @@ from pathlib import Path
 SPOILS_THE_DEVICE = re.compile(
     r"illegal memory access|unspecified launch failure|misaligned address|illegal instruction|device-side assert|"
     r"invalid program counter|operation not supported on global|hardware stack error|launch timed out|uncorrectable|"
-    r"CUBLAS_STATUS_EXECUTION_FAILED")
+    r"(CUBLAS|CUDNN)_STATUS_(EXECUTION_FAILED|INTERNAL_ERROR)")
 MOST_PROCESSES = 40
 MOST_LINES = 6  # kept of what a test has to say about its failure
 

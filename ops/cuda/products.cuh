@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <compare>
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -44,6 +45,16 @@ inline std::uint32_t alignment_of(const void* p) {
   return 1u << std::countr_zero(bits);
 }
 
+/// Whether products do as their epilogue what they can: TAPECACHE_EPILOGUES=never has it done by kernels of its own, so that
+/// both can be timed.
+inline bool epilogues_allowed() {
+  static const bool allowed = [] {
+    const char* value = std::getenv("TAPECACHE_EPILOGUES");
+    return !value || std::string(value) != "never";
+  }();
+  return allowed;
+}
+
 /// What is joined to a product as its epilogue: `vector` is added to each row of C (BIAS), or receives the sums of dY over its
 /// rows (BGRADB, for the product dYᵀ X); C is multiplied by the derivative of GELU at `matrix` (DGELU), which is laid out as C.
 struct Joined {
@@ -51,7 +62,7 @@ struct Joined {
   const void *vector = nullptr, *matrix = nullptr;
 
   bool is_possible(std::int64_t row_stride_c) const {
-    return alignment_of(vector) >= kJoinedAlignment && alignment_of(matrix) >= kJoinedAlignment &&
+    return epilogues_allowed() && alignment_of(vector) >= kJoinedAlignment && alignment_of(matrix) >= kJoinedAlignment &&
            (!matrix || row_stride_c % 8 == 0);
   }
 };
