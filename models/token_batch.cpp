@@ -24,7 +24,7 @@ void check_ids(const char* model, const Tensor& ids, std::int64_t max_tokens, st
   checked_indices(ids, vocabulary, {text, ids.size(1)});
 }
 
-void check_valid(const char* model, const Tensor& valid, const Shape& expected) {
+void check_mask(const char* model, const Tensor& valid, const Shape& expected) {
   if (valid.dtype() != DType::kBool) {
     throw DTypeError(fmt::format("{}: valid is {}, expected bool", model, name(valid.dtype())));
   }
@@ -32,13 +32,19 @@ void check_valid(const char* model, const Tensor& valid, const Shape& expected) 
     throw ShapeError(fmt::format("{}: valid has shape {}, expected that of the ids, {}", model,
                                  to_string(valid.shape()), to_string(expected)));
   }
-  require_true_in_each_row(valid,
-                           {fmt::format("{}: sample {{position}} has no valid token, expected at least one", model)});
+}
+
+void check_layout(const TokenBatch& tokens) {
+  if (tokens.ids.rank() != 2) {
+    throw ShapeError(fmt::format("token batch: ids are {}, expected [batch, tokens]", describe(tokens.ids)));
+  }
+  if (tokens.valid.defined()) check_mask("token batch", tokens.valid, tokens.ids.shape());
 }
 
 }  // namespace
 
 TokenBatch TokenBatch::slice(std::int64_t begin, std::int64_t end) const {
+  check_layout(*this);
   return {ids.slice(begin, end), valid.defined() ? valid.slice(begin, end) : Tensor()};
 }
 
@@ -51,6 +57,7 @@ TokenBatch TokenBatch::pinned() const {
 }
 
 std::vector<std::int64_t> TokenBatch::lengths() const {
+  check_layout(*this);
   const std::int64_t tokens = ids.size(1);
   std::vector<std::int64_t> result(static_cast<std::size_t>(size()), tokens);
   if (!valid.defined()) return result;
@@ -66,8 +73,13 @@ std::vector<std::int64_t> TokenBatch::lengths() const {
 
 TokenBatch TokenBatch::select(std::span<const std::int64_t> sequences) const {
   const std::vector<std::int64_t> all = lengths();
-  std::int64_t longest = 1;
-  for (const std::int64_t i : sequences) longest = std::max(longest, all.at(static_cast<std::size_t>(i)));
+  std::int64_t longest = std::min<std::int64_t>(1, ids.size(1));
+  for (const std::int64_t i : sequences) {
+    if (i < 0 || i >= size()) {
+      throw ValueError(fmt::format("token batch: select: sequence {}, expected one of the {} from 0", i, size()));
+    }
+    longest = std::max(longest, all[static_cast<std::size_t>(i)]);
+  }
   const Shape shape{static_cast<std::int64_t>(sequences.size()), longest};
   TokenBatch chosen{Tensor::empty(shape, ids.dtype()), valid.defined() ? Tensor::empty(shape, DType::kBool) : Tensor()};
   const Tensor host_ids = ids.to(Device::cpu()), host_valid = valid.defined() ? valid.to(Device::cpu()) : Tensor();
@@ -115,7 +127,10 @@ TokenBatch TokenBatch::pad(std::span<const std::vector<std::int32_t>> sequences,
 
 void check_tokens(const char* model, const TokenBatch& tokens, std::int64_t max_tokens, std::int64_t vocabulary) {
   check_ids(model, tokens.ids, max_tokens, vocabulary);
-  if (tokens.valid.defined()) check_valid(model, tokens.valid, tokens.ids.shape());
+  if (!tokens.valid.defined()) return;
+  check_mask(model, tokens.valid, tokens.ids.shape());
+  require_true_in_each_row(tokens.valid,
+                           {fmt::format("{}: sample {{position}} has no valid token, expected at least one", model)});
 }
 
 }  // namespace tapecache::models

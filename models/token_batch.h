@@ -9,12 +9,14 @@
 
 namespace tapecache::models {
 
-/// Token sequences of one batch, padded to a common length.
+/// Token sequences of one batch, padded to a common length. `slice`, `lengths` and `select` throw ShapeError for ids that are
+/// not [batch, tokens] or a mask of another shape than theirs, DTypeError for a mask that is not bool.
 struct TokenBatch {
   Tensor ids = {};    ///< i32 or i64 [batch, tokens]
   Tensor valid = {};  ///< bool [batch, tokens], false for padding; undefined where there is none
 
   std::int64_t size() const { return ids.size(0); }
+  /// Sequences [begin, end), sharing storage. Throws ShapeError outside the batch.
   TokenBatch slice(std::int64_t begin, std::int64_t end) const;
   /// The batch with `change(t)` in the place of each of its tensors.
   template <class Change>
@@ -27,7 +29,7 @@ struct TokenBatch {
   TokenBatch pinned() const;
   /// Tokens of each sequence up to its last valid one: what gradient caching cuts by, where it is given a token budget.
   std::vector<std::int64_t> lengths() const;
-  /// The given sequences in their order, cut behind the longest of them.
+  /// The given sequences in their order, cut behind the longest of them. Throws ValueError for one that there is not.
   TokenBatch select(std::span<const std::int64_t> sequences) const;
   /// Changes when the tokens or the mask do.
   std::uint64_t version() const { return ids.version() + (valid.defined() ? valid.version() : 0); }

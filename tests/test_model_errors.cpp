@@ -8,6 +8,7 @@
 
 #include "model_checks.h"
 #include "tapecache/core/error.h"
+#include "tapecache/gradcache/tower.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/models/weights.h"
@@ -234,6 +235,40 @@ BOOST_AUTO_TEST_CASE(masks_that_do_not_fit_their_tokens) {
   BOOST_CHECK_EXCEPTION(tower(tokens), ShapeError, says({"text transformer", "[2, 3]", "[2, 2]"}));
   tokens.valid = Tensor::full({2, 2}, 1, DType::kUInt8);
   BOOST_CHECK_EXCEPTION(tower(tokens), DTypeError, says({"text transformer", "uint8", "bool"}));
+}
+
+BOOST_AUTO_TEST_CASE(masks_are_not_cut_unless_they_fit) {
+  const Tensor ids = Tensor::full({4, 8}, 1, DType::kInt32);
+  const std::vector<std::int64_t> first{0};
+  const auto refused = [&]<class E>(E*, const TokenBatch& tokens, const std::vector<std::string>& words) {
+    BOOST_CHECK_EXCEPTION(tokens.lengths(), E, says(words));
+    BOOST_CHECK_EXCEPTION(tokens.select(first), E, says(words));
+    BOOST_CHECK_EXCEPTION(tokens.slice(0, 1), E, says(words));
+  };
+  ShapeError* const shape_error = nullptr;
+  DTypeError* const dtype_error = nullptr;
+  for (const Shape& shape : {Shape{4, 1}, Shape{1, 8}, Shape{5, 8}, Shape{4, 9}, Shape{4}, Shape{}}) {
+    refused(shape_error, {ids, Tensor::full(shape, 1, DType::kBool)}, {"token batch", to_string(shape), "[4, 8]"});
+  }
+  refused(dtype_error, {ids, Tensor::full({4, 8}, 1, DType::kUInt8)}, {"token batch", "uint8", "bool"});
+  refused(shape_error, {ids.reshape({2, 2, 8}), {}}, {"token batch", "[2, 2, 8]", "[batch, tokens]"});
+  refused(shape_error, {}, {"token batch", "undefined", "[batch, tokens]"});
+
+  // A step that cuts by tokens asks for lengths before an encoder has seen the batch.
+  const auto encode = [](const TokenBatch& t) { return Variable(t.ids); };
+  BOOST_CHECK_THROW(gradcache::Tower("text", TokenBatch{ids, Tensor::full({4, 1}, 1, DType::kBool)}, encode), ShapeError);
+}
+
+BOOST_AUTO_TEST_CASE(sequences_that_there_are_not) {
+  const TokenBatch tokens = TokenBatch::pad(Sequences{{1, 2}, {3}});
+  for (const std::int64_t bad : {-1, 2, 5}) {
+    const std::vector<std::int64_t> chosen{1, bad};
+    BOOST_CHECK_EXCEPTION(tokens.select(chosen), ValueError, says({"select", "sequence " + std::to_string(bad), "2 from 0"}));
+  }
+  BOOST_TEST((tokens.select({}).ids.shape() == Shape{0, 1}));
+  const std::vector<std::int64_t> both{1, 0};
+  const TokenBatch empty{Tensor::zeros({2, 0}, DType::kInt32), Tensor::zeros({2, 0}, DType::kBool)};
+  BOOST_TEST((empty.select(both).ids.shape() == Shape{2, 0}));
 }
 
 BOOST_AUTO_TEST_CASE(token_batches_have_a_longest_length) {
