@@ -54,8 +54,8 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
       outputs.push_back(output.value());
       if (output.parameter().defined()) sources.push_back(output);
     }
-    for (const Parameter& parameter : parameters.distinct()) {
-      sources.emplace_back(parameter);
+    for (const Parameter& parameter : parameters.all()) {
+      sources.emplace_back(parameter);  // frozen ones too, for a checkpoint around this one
       saved.push_back(parameter.value());  // so that a change before backward is found
     }
   }

@@ -13,7 +13,8 @@ using VariableFunction = std::function<std::vector<Variable>(std::span<const Var
 
 /// Activation checkpointing (Chen et al. 2016, "Training deep nets with sublinear memory cost"): runs `f` keeping
 /// only its inputs, and runs it again within backward, under the same random state, for the values its derivatives
-/// need. `f` must depend on nothing that changes in between; a parameter or an input that did is a TapeError in backward.
+/// need. `f` must depend on nothing that changes in between; a parameter, frozen or not, or an input that did is a TapeError
+/// in backward.
 std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Variable> inputs);
 
 }  // namespace tapecache

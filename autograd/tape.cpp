@@ -62,7 +62,7 @@ std::vector<Variable> Tape::append(const char* op, std::vector<Tensor> outputs, 
   Tape* tape = active_tape;
   if (!tape && parameter_listener) {
     for (const Variable& v : inputs) {
-      if (v.parameter_.defined() && v.parameter_.requires_gradient()) parameter_listener->push_back(v.parameter_);
+      if (v.parameter_.defined()) parameter_listener->push_back(v.parameter_);
     }
   }
   if (!tape || std::none_of(inputs.begin(), inputs.end(), [](const Variable& v) { return v.has_history(); })) {
@@ -209,11 +209,17 @@ Recording::~Recording() { active_tape = previous_; }
 ParametersRead::ParametersRead() : previous_(parameter_listener) { parameter_listener = &seen_; }
 ParametersRead::~ParametersRead() { parameter_listener = previous_; }
 
-std::vector<Parameter> ParametersRead::distinct() const {
+std::vector<Parameter> ParametersRead::all() const {
   std::vector<Parameter> result;
   for (const Parameter& parameter : seen_) {
     if (std::find(result.begin(), result.end(), parameter) == result.end()) result.push_back(parameter);
   }
+  return result;
+}
+
+std::vector<Parameter> ParametersRead::distinct() const {
+  std::vector<Parameter> result = all();
+  std::erase_if(result, [](const Parameter& p) { return !p.requires_gradient(); });
   return result;
 }
 

@@ -101,7 +101,7 @@ class NoRecording : public Recording {
   NoRecording() : Recording(nullptr) {}
 };
 
-/// Collects, for a scope, the unfrozen parameters that operations read while no tape is active.
+/// Collects, for a scope, the parameters that operations read while no tape is active.
 class ParametersRead {
  public:
   ParametersRead();
@@ -110,6 +110,8 @@ class ParametersRead {
   ParametersRead& operator=(const ParametersRead&) = delete;
 
   /// Each of them once, in the order of first use.
+  std::vector<Parameter> all() const;
+  /// The same without those that are frozen.
   std::vector<Parameter> distinct() const;
 
  private:

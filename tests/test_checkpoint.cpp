@@ -231,6 +231,33 @@ BOOST_AUTO_TEST_CASE(a_parameter_changed_before_backward_is_refused) {
   BOOST_CHECK_EXCEPTION(tape.backward(ops::sum(y)), TapeError, says({"'checkpoint'", "[24]", "was changed after the forward"}));
 }
 
+BOOST_AUTO_TEST_CASE(a_frozen_parameter_changed_before_backward_is_refused) {
+  for (const auto& wrap : {once, nested}) {
+    const Block block;
+    for (Parameter p : {block.in, block.bias, block.out}) p.set_requires_gradient(false);
+    const auto refused = [&](Parameter changed) {
+      Tape tape;
+      const Recording recording(tape);
+      const Variable y = wrap(block, tape.leaf(random_tensor({6, 16}, DType::kFloat32, 9)));
+      changed.mutable_value().fill(0);
+      BOOST_CHECK_EXCEPTION(tape.backward(ops::sum(y)), TapeError, says({"'checkpoint'", "was changed after the forward"}));
+      BOOST_CHECK(!changed.gradient().defined());
+    };
+    refused(block.bias);
+    refused(block.out);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(parameters_read_are_told_apart_by_whether_they_are_frozen) {
+  Parameter frozen("frozen", vector_of({2, 3}));
+  const Parameter other("other", vector_of({5, 7}));
+  frozen.set_requires_gradient(false);
+  const ParametersRead read;
+  ops::multiply(ops::multiply(frozen, other), frozen);
+  BOOST_CHECK((read.all() == std::vector<Parameter>{frozen, other}));
+  BOOST_CHECK((read.distinct() == std::vector<Parameter>{other}));
+}
+
 BOOST_AUTO_TEST_CASE(gradients_of_earlier_passes_are_kept) {
   Parameter p("p", vector_of({2, 3}));
   const VariableFunction f = [p](std::span<const Variable> v) { return Variables{ops::multiply(v[0], p)}; };
