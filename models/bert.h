@@ -42,6 +42,7 @@ class BertBlock {
 
  private:
   Variable forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options) const;
+  BertBlock as_now() const;
 
   Activation activation_;
   bool checkpoint_;

@@ -78,7 +78,13 @@ Dropout::Dropout(const Builder& builder, double probability)
     : builder_(builder), probability_(checked_probability("dropout", probability)) {}
 
 Variable Dropout::operator()(const Variable& x) const {
-  return builder_.training() ? ops::dropout(x, probability_) : x;
+  return training() ? ops::dropout(x, probability_) : x;
+}
+
+Dropout Dropout::as_now() const {
+  Dropout copy = *this;
+  copy.fixed_ = training();
+  return copy;
 }
 
 DropPath::DropPath(const Builder& builder, double probability)
@@ -86,6 +92,12 @@ DropPath::DropPath(const Builder& builder, double probability)
 
 Variable DropPath::operator()(const Variable& x) const {
   return active() ? ops::drop_path(x, probability_) : x;
+}
+
+DropPath DropPath::as_now() const {
+  DropPath copy = *this;
+  copy.fixed_ = training();
+  return copy;
 }
 
 }  // namespace tapecache::models

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "tapecache/autograd/variable.h"
 #include "tapecache/models/builder.h"
@@ -60,11 +61,16 @@ class Dropout {
   Dropout(const Builder& builder, double probability);
   Variable operator()(const Variable& x) const;
   /// Whether it may change anything now.
-  bool active() const { return builder_.training() && probability_ > 0; }
+  bool active() const { return training() && probability_ > 0; }
+  /// A copy for which the flag stays as it is now: for a forward that is to be repeated.
+  Dropout as_now() const;
 
  private:
+  bool training() const { return fixed_.value_or(builder_.training()); }
+
   Builder builder_;
   double probability_;
+  std::optional<bool> fixed_;
 };
 
 /// Drop path (`ops::drop_path`) while the builder's training flag is set, else the identity. With a probability of 0 it
@@ -75,11 +81,16 @@ class DropPath {
   DropPath(const Builder& builder, double probability);
   Variable operator()(const Variable& x) const;
   /// Whether it may change anything now.
-  bool active() const { return builder_.training() && probability_ > 0; }
+  bool active() const { return training() && probability_ > 0; }
+  /// As that of Dropout.
+  DropPath as_now() const;
 
  private:
+  bool training() const { return fixed_.value_or(builder_.training()); }
+
   Builder builder_;
   double probability_;
+  std::optional<bool> fixed_;
 };
 
 }  // namespace tapecache::models

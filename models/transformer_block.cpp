@@ -61,11 +61,20 @@ Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOption
 Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options,
                                       const TokenChoice& choice) const {
   if (!checkpoint_) return forward(x, options, choice);
-  // By value: the replay in backward may come when this block's caller is gone.
-  const auto replay = [block = *this, options, choice](std::span<const Variable> inputs) {
+  // By value: the replay in backward may come when this block's caller is gone, or the training flag was changed.
+  const auto replay = [block = as_now(), options, choice](std::span<const Variable> inputs) {
     return std::vector<Variable>{block.forward(inputs[0], options, choice)};
   };
-  return checkpoint(replay, std::span(&x, 1)).front();
+  std::vector<Variable> inputs{x};
+  if (options.valid.defined()) inputs.emplace_back(options.valid);  // so that a change before backward is found
+  return checkpoint(replay, inputs).front();
+}
+
+TransformerBlock TransformerBlock::as_now() const {
+  TransformerBlock copy = *this;
+  copy.dropout_ = dropout_.as_now();
+  copy.drop_path_ = drop_path_.as_now();
+  return copy;
 }
 
 TransformerEncoder::TransformerEncoder(const Builder& builder, const TransformerConfig& config) {

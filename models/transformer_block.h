@@ -40,6 +40,7 @@ class TransformerBlock {
 
  private:
   Variable forward(const Variable& x, const ops::AttentionOptions& options, const TokenChoice& choice) const;
+  TransformerBlock as_now() const;
 
   Activation activation_;
   bool checkpoint_;

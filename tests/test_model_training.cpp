@@ -7,10 +7,12 @@
 #include "model_checks.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
 #include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/train/optimizer.h"
 
@@ -76,6 +78,56 @@ BOOST_AUTO_TEST_CASE(activation_checkpointing_gives_the_same_bits) {
       BOOST_REQUIRE_MESSAGE(a.gradient().defined() && b.gradient().defined(), a.name());
       BOOST_TEST(same_bits(a.gradient(), b.gradient()), a.name());
     }
+  }
+}
+
+/// Text towers whose gradients hang on the mask and on dropout, with checkpoints and without.
+std::vector<std::function<Variable(const TokenBatch&)>> text_towers(const Builder& builder, bool checkpoint) {
+  TextConfig text = small_text();
+  BertConfig bert{.vocabulary = 11, .max_tokens = 6, .encoder = {.width = 8, .layers = 2, .heads = 2, .mlp_width = 12}};
+  for (TransformerConfig* encoder : {&text.encoder, &bert.encoder}) {
+    encoder->dropout = 0.3;
+    encoder->drop_path = 0.2;
+    encoder->checkpoint = checkpoint;
+  }
+  return {TextTransformer(builder.child("text"), text), Bert(builder.child("bert"), bert)};
+}
+
+BOOST_AUTO_TEST_CASE(a_checkpointed_block_notices_that_its_mask_was_changed) {
+  for (const bool checkpoint : {false, true}) {
+    for (const auto& tower : text_towers(Builder(7), checkpoint)) {
+      const TokenBatch tokens = sentences();
+      Tape tape;
+      Variable y;
+      {
+        const Recording recording(tape);
+        y = tower(tokens);
+      }
+      Tensor(tokens.valid).fill(1);
+      const Tensor seed = Tensor::full(y.shape(), 1);
+      BOOST_CHECK_EXCEPTION(inject(tape, std::span(&y, 1), std::span(&seed, 1)), TapeError,
+                            says({"changed after the forward"}));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_checkpointed_block_is_repeated_under_the_training_flag_of_its_forward) {
+  for (const bool training : {false, true}) {
+    std::vector<Tensor> gradients[2];
+    for (const bool checkpoint : {false, true}) {
+      const Builder builder(7);
+      for (const auto& tower : text_towers(builder, checkpoint)) {
+        builder.set_training(training);
+        begin_random_step(3, 4);
+        run_backward([&] {
+          const Variable y = tower(sentences());
+          builder.set_training(!training);
+          return y;
+        });
+      }
+      for (const Parameter& p : builder.parameters()) gradients[checkpoint].push_back(p.gradient());
+    }
+    for (std::size_t i = 0; i < gradients[0].size(); ++i) BOOST_TEST(same_bits(gradients[0][i], gradients[1][i]));
   }
 }
 
