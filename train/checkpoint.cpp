@@ -72,6 +72,9 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
                      std::span<const Optimizer* const> optimizers, const TrainingPosition& position,
                      std::span<const Buffer> buffers) {
   require_optimizers("save_checkpoint", optimizers);
+  if (position.step < 0) {
+    throw ValueError(fmt::format("save_checkpoint: the step is {}, expected at least 0", position.step));
+  }
   SafetensorsFile file;
   for (const auto& [name, value] : state_of(parameters, buffers)) {
     if (!file.tensors.emplace(kModel + name, value).second) {
@@ -99,6 +102,9 @@ TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<co
   require_optimizers("load_checkpoint", optimizers);
   SafetensorsFile file = read_safetensors(path);
   TrainingPosition position{number<std::int64_t>(path, file, kStep), number<std::uint64_t>(path, file, kSeed), {}};
+  if (position.step < 0) {
+    throw FileError(fmt::format("{}: '{}' is {}, expected at least 0", path.string(), kStep, position.step));
+  }
   for (const auto& [key, text] : file.metadata) {
     if (key.starts_with(kNote)) position.notes.emplace(key.substr(kNote.size()), text);
   }
@@ -117,7 +123,7 @@ TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<co
     values.push_back(value.to(own.device()));
     file.tensors.erase(found);
   }
-  const std::vector<std::map<std::string, Tensor>> states = states_of(path, file, optimizers.size());
+  std::vector<std::map<std::string, Tensor>> states = states_of(path, file, optimizers.size());
   if (!file.tensors.empty()) {
     throw FileError(fmt::format("{}: '{}' belongs to no parameter", path.string(), file.tensors.begin()->first));
   }
@@ -126,6 +132,7 @@ TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<co
   } catch (const Error& e) {
     throw FileError(fmt::format("{}: {}", path.string(), e.what()));
   }
+  for (std::size_t i = 0; i < states.size(); ++i) states[i] = optimizers[i]->state_in_place(states[i]);
   for (std::size_t i = 0; i < states.size(); ++i) optimizers[i]->load_state(states[i]);
   for (std::size_t i = 0; i < model.size(); ++i) model[i].value.copy_from(values[i]);
   return position;

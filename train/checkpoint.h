@@ -22,7 +22,7 @@ struct TrainingPosition {
 
 /// Writes weights and buffers (`model.…`), optimiser state (`optimizer.…`) and position as one safetensors file,
 /// atomically: a run that is killed finds the last whole checkpoint, and goes on from it to the same bits. Throws
-/// FileError.
+/// FileError, and ValueError for a step below 0.
 void save_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                      const Optimizer& optimizer, const TrainingPosition& position,
                      std::span<const Buffer> buffers = {});
@@ -33,8 +33,8 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
                      std::span<const Optimizer* const> optimizers, const TrainingPosition& position,
                      std::span<const Buffer> buffers = {});
 
-/// Restores parameters, buffers and optimiser and gives the position. Everything is checked before anything is changed.
-/// Throws FileError naming the path and what does not fit.
+/// Restores parameters, buffers and optimiser and gives the position. Everything is checked, and there is memory for it,
+/// before anything is changed. Throws FileError naming the path and what does not fit, and OutOfMemory.
 TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                                  Optimizer& optimizer, std::span<const Buffer> buffers = {});
 /// The same with as many optimisers as were saved, in that order. Throws ValueError for a null pointer.

@@ -91,9 +91,16 @@ void Optimizer::check_state(const std::map<std::string, Tensor>& given) const {
   }
 }
 
-void Optimizer::load_state(const std::map<std::string, Tensor>& given) {
+std::map<std::string, Tensor> Optimizer::state_in_place(const std::map<std::string, Tensor>& given) const {
   check_state(given);
-  for (auto [name, tensor] : state()) tensor.copy_from(given.at(name).to(tensor.device()));
+  std::map<std::string, Tensor> result;
+  for (const auto& [name, tensor] : state()) result.emplace(name, given.at(name).to(tensor.device()));
+  return result;
+}
+
+void Optimizer::load_state(const std::map<std::string, Tensor>& given) {
+  const std::map<std::string, Tensor> values = state_in_place(given);
+  for (auto [name, tensor] : state()) tensor.copy_from(values.at(name));
 }
 
 AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
@@ -123,6 +130,7 @@ void AdamW::step(const ops::LateNumbers& numbers) {
 void AdamW::update(double learning_rate, double gradient_scale, const ops::LateNumbers* late) {
   check_gradients();
   std::vector<ops::AdamWParameter> updates;
+  std::vector<Tensor> counted;  // here, once the update has not thrown
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined() || p.value().numel() == 0) continue;
@@ -134,9 +142,10 @@ void AdamW::update(double learning_rate, double gradient_scale, const ops::LateN
     if (late) {
       update.steps = steps_[i];
     } else {
-      const auto t = static_cast<double>(++*steps_[i].mutable_data<std::int64_t>());
+      const auto t = static_cast<double>(*steps_[i].data<std::int64_t>()) + 1;
       update.correction1 = 1 - std::pow(options_.beta1, t);
       update.correction2 = 1 - std::pow(options_.beta2, t);
+      counted.push_back(steps_[i]);
     }
   }
   ops::adamw_update({.learning_rate = learning_rate,
@@ -145,6 +154,16 @@ void AdamW::update(double learning_rate, double gradient_scale, const ops::LateN
                      .epsilon = options_.epsilon,
                      .gradient_scale = gradient_scale},
                     updates, late ? *late : ops::LateNumbers{});
+  for (Tensor& steps : counted) ++*steps.mutable_data<std::int64_t>();
+}
+
+void AdamW::check_state(const std::map<std::string, Tensor>& given) const {
+  Optimizer::check_state(given);
+  for (const Parameter& p : parameters_) {
+    const std::string name = "steps." + p.name();
+    const auto steps = given.at(name).to_vector<std::int64_t>().front();
+    if (steps < 0) throw ValueError(fmt::format("AdamW: state '{}' is {}, expected at least 0", name, steps));
+  }
 }
 
 std::map<std::string, Tensor> AdamW::state() const {

@@ -33,11 +33,14 @@ class Optimizer {
 
   /// All state by name; the tensors are the optimiser's own, not copies.
   virtual std::map<std::string, Tensor> state() const = 0;
-  /// Takes over copies. Throws ValueError or ShapeError, before anything is changed, where a name is missing or
-  /// unknown or a tensor does not fit.
+  /// Takes over copies. Throws, before anything is changed, ValueError or ShapeError where a name is missing or unknown or a
+  /// tensor does not fit, and OutOfMemory.
   void load_state(const std::map<std::string, Tensor>& state);
-  /// Throws what `load_state` would, and changes nothing.
-  void check_state(const std::map<std::string, Tensor>& state) const;
+  /// Throws what `load_state` would but for OutOfMemory, and changes nothing. An override may ask more of the values.
+  virtual void check_state(const std::map<std::string, Tensor>& state) const;
+  /// The given state where this optimiser's own is: what `load_state` then takes over without allocating, so that several
+  /// optimisers load all or nothing. Throws as `load_state`.
+  std::map<std::string, Tensor> state_in_place(const std::map<std::string, Tensor>& state) const;
 
  protected:
   /// Throws ValueError where two parameters have one name, since state goes by name.
@@ -71,6 +74,8 @@ class AdamW : public Optimizer {
   void step(double learning_rate, double gradient_scale = 1.0) override;
   void step(const ops::LateNumbers& numbers) override;
   std::map<std::string, Tensor> state() const override;
+  /// Throws ValueError for a count of steps below 0 too.
+  void check_state(const std::map<std::string, Tensor>& state) const override;
 
  private:
   void update(double learning_rate, double gradient_scale, const ops::LateNumbers* late);

@@ -1,0 +1,108 @@
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "cuda_device.h"
+#include "folder.h"
+#include "train_checks.h"
+#include "tapecache/core/allocator.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/memory_scopes.h"
+#include "tapecache/train/checkpoint.h"
+#include "tapecache/train/optimizer.h"
+
+// What training leaves behind where a CUDA device has no memory left: all as it was.
+
+using namespace tapecache;
+using namespace tapecache::testing;
+using namespace tapecache::train;
+
+namespace {
+
+std::vector<Parameter> large_parameters(Device device) {
+  std::vector<Parameter> parameters;
+  for (const char* name : {"p", "q", "r"}) {
+    parameters.emplace_back(name, random_values({1000}, 1 + parameters.size(), DType::kFloat32).to(device));
+  }
+  return parameters;
+}
+
+/// Calls `action` with ever more of the device's memory until it does not throw OutOfMemory; `check` after each that did.
+void with_more_and_more_memory(const std::function<void()>& action, const std::function<void()>& check) {
+  const std::size_t in_use = allocator(kCuda).stats().current;
+  int refused = 0;
+  for (std::size_t room = 1000;; room += 1000) {
+    try {
+      const MemoryLimit limit(in_use + room, kCuda);
+      action();
+      break;
+    } catch (const OutOfMemory&) {
+      ++refused;
+      check();
+    }
+  }
+  BOOST_TEST(refused > 2);
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(cuda)
+
+BOOST_AUTO_TEST_CASE(a_step_without_memory_for_its_state_is_not_counted, *on_device) {
+  const std::vector<Parameter> here = large_parameters(Device::cpu()), there = large_parameters(Device::cpu());
+  AdamW a(here), b(there);
+  for (Parameter p : there) p.move_to(kCuda);
+  give_gradients(here, 1);
+  give_gradients(there, 1);
+  const auto state = copies(b.state());
+  const std::vector<Tensor> before = copies(there);
+  with_more_and_more_memory([&] { b.step(0.1); },
+                            [&] {
+                              BOOST_TEST(same(b.state(), state));
+                              BOOST_TEST(same(there, before));
+                            });
+  a.step(0.1);
+  for (std::size_t i = 0; i < here.size(); ++i) BOOST_TEST(max_difference(there[i].value(), here[i].value()) <= 1e-6);
+}
+
+BOOST_AUTO_TEST_CASE(state_without_memory_for_it_is_not_loaded_in_part, *on_device) {
+  const std::vector<Parameter> here = large_parameters(Device::cpu()), there = large_parameters(kCuda);
+  AdamW a(here), b(there);
+  give_gradients(here, 1);
+  give_gradients(there, 2);
+  a.step(0.1);
+  b.step(0.1);
+  const auto state = copies(b.state()), loaded = a.state();
+  with_more_and_more_memory([&] { b.load_state(loaded); }, [&] { BOOST_TEST(same(b.state(), state)); });
+  BOOST_TEST(same(b.state(), loaded));
+}
+
+BOOST_AUTO_TEST_CASE(a_checkpoint_without_memory_for_it_is_not_loaded_in_part, *on_device) {
+  const Folder folder;
+  const std::vector<Parameter> parameters = large_parameters(kCuda);
+  AdamW first({parameters[0]});
+  Sgd rest({parameters[1], parameters[2]}, {.momentum = 0.9});
+  const std::vector<Optimizer*> both{&first, &rest};
+  const auto step = [&](int t) {
+    give_gradients(parameters, t);
+    for (Optimizer* optimizer : both) optimizer->step(0.1);
+  };
+  step(1);
+  save_checkpoint(folder / "c", parameters, both, {.step = 1});
+  const std::vector<Tensor> saved = copies(parameters);
+  const auto saved_first = copies(first.state()), saved_rest = copies(rest.state());
+  step(2);
+  const std::vector<Tensor> values = copies(parameters);
+  const auto state_first = copies(first.state()), state_rest = copies(rest.state());
+  with_more_and_more_memory([&] { load_checkpoint(folder / "c", parameters, both); },
+                            [&] {
+                              BOOST_TEST(same(parameters, values));
+                              BOOST_TEST(same(first.state(), state_first));
+                              BOOST_TEST(same(rest.state(), state_rest));
+                            });
+  BOOST_TEST(same(parameters, saved));
+  BOOST_TEST(same(first.state(), saved_first));
+  BOOST_TEST(same(rest.state(), saved_rest));
+}
+
+BOOST_AUTO_TEST_SUITE_END()
