@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gradcache_checks.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/late_loss_scaler.h"
 #include "tapecache/train/loss_scaler.h"
@@ -104,7 +105,7 @@ BOOST_AUTO_TEST_CASE(state_travels) {
   }
   BOOST_TEST(other.skipped_steps() == scaler.skipped_steps());
   BOOST_TEST(other.steps() == 7);
-  for (const char* bad : {"", "x", "-1", "nan", "1e400", "4 5"}) {
+  for (const char* bad : {"", "x", "-1", "nan", "1e400", "4 5", "1e300", "2.5", "9223372036854775808", " 4", "4 "}) {
     auto broken = notes;
     broken["loss_scaler.steps"] = bad;
     const double before = other.scale();
@@ -144,6 +145,59 @@ BOOST_AUTO_TEST_CASE(a_late_scaler_goes_as_that_of_the_host) {
     BOOST_TEST(late.skipped_steps().item() == static_cast<double>(host.skipped_steps()));
   }
   BOOST_CHECK_THROW(LateLossScaler(Device::cpu(), {.growth_factor = 1}), ValueError);
+}
+
+BOOST_AUTO_TEST_CASE(a_late_scaler_has_the_bits_of_the_host_for_any_factors) {
+  for (const std::int64_t interval : {1, 2}) {
+    const LossScalerOptions options{
+        .initial_scale = 1000, .growth_factor = 1.1, .backoff_factor = 0.3, .growth_interval = interval};
+    LossScaler host(options);
+    LateLossScaler late(Device::cpu(), options);
+    for (int step = 0; step < 40; ++step) {
+      const bool finite = step % 7 != 3;
+      host.update(finite);
+      late.update(Tensor::full({}, finite ? 0 : 3, DType::kFloat64));
+      BOOST_TEST(late.scale().item() == host.scale());
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(tied_weights_are_unscaled_and_clipped_once) {
+  Parameter p("p", Tensor::zeros({4, 4}));
+  const std::vector<Parameter> twice{p, Parameter("q", Tensor::zeros({2})), p};
+  p.mutable_gradient() = Tensor::full({4, 4}, 8);
+  LossScaler scaler({.initial_scale = 4});
+  BOOST_TEST(scaler.unscale(twice));
+  check_equal(p.gradient(), std::vector<double>(16, 2));
+  BOOST_TEST(gradient_norm(twice) == 8.0);
+  BOOST_TEST(clip_gradients(twice, 4).item() == 8.0);
+  check_equal(p.gradient(), std::vector<double>(16, 1));
+  BOOST_TEST(clip_gradient_norm(twice, 2) == 4.0);
+  check_equal(p.gradient(), std::vector<double>(16, 0.5));
+}
+
+BOOST_AUTO_TEST_CASE(gradients_that_a_scale_below_1_overflows_are_not_finite) {
+  Parameter p("p", Tensor::zeros({2}));
+  p.mutable_gradient() = Tensor::full({2}, 3e38);
+  LossScaler scaler({.initial_scale = 0.25, .min_scale = 0.125});
+  BOOST_TEST(!scaler.unscale(std::span(&p, 1)));
+  scaler.update(false);
+  p.mutable_gradient() = Tensor::full({2}, 1);
+  BOOST_TEST(scaler.unscale(std::span(&p, 1)));
+  check_equal(p.gradient(), {8, 8});
+}
+
+BOOST_AUTO_TEST_CASE(an_unscale_that_threw_may_be_repeated) {
+  Parameter p("p", Tensor::zeros({4}));
+  p.mutable_gradient() = Tensor::full({4}, 8);
+  LossScaler scaler({.initial_scale = 4});
+  {
+    const MemoryLimit nothing(1);
+    BOOST_CHECK_THROW(scaler.unscale(std::span(&p, 1)), OutOfMemory);
+  }
+  check_equal(p.gradient(), {8, 8, 8, 8});
+  BOOST_TEST(scaler.unscale(std::span(&p, 1)));
+  check_equal(p.gradient(), {2, 2, 2, 2});
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -7,28 +7,17 @@
 
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/update.h"
+#include "tapecache/train/distinct_gradients.h"
 
 namespace tapecache::train {
 
-namespace {
-
-std::vector<Tensor> gradients_of(std::span<const Parameter> parameters) {
-  std::vector<Tensor> gradients;
-  for (const Parameter& p : parameters) {
-    if (p.gradient().defined()) gradients.push_back(p.gradient());
-  }
-  return gradients;
-}
-
-}  // namespace
-
 double gradient_norm(std::span<const Parameter> parameters) {
-  return std::sqrt(ops::squared_norm(gradients_of(parameters)));
+  return std::sqrt(ops::squared_norm(detail::distinct_gradients(parameters)));
 }
 
 Tensor clip_gradients(std::span<const Parameter> parameters, double max_norm) {
   if (!(max_norm > 0)) throw ValueError(fmt::format("clip_gradients: max_norm is {}, expected above 0", max_norm));
-  std::vector<Tensor> gradients = gradients_of(parameters);
+  std::vector<Tensor> gradients = detail::distinct_gradients(parameters);
   const Tensor squared = ops::sum_of_squares(gradients);
   ops::clip_to_norm(gradients, squared, max_norm);
   return ops::sqrt(Variable(squared)).value();

@@ -6,7 +6,8 @@
 
 namespace tapecache::train {
 
-/// Euclidean norm of all gradients together, added in f64; parameters without a gradient are passed over.
+/// Euclidean norm of all gradients together, added in f64; parameters without a gradient are passed over. Here and below one
+/// that is listed more than once, as tied weights may be, counts once.
 double gradient_norm(std::span<const Parameter> parameters);
 
 /// Scales all gradients, of one device, so that their norm is at most `max_norm`, and returns the norm before that as an f64

@@ -22,8 +22,10 @@ void LateLossScaler::update(const Tensor& non_finite) {
   // 1 where enough are in a row, else 0: both are whole numbers.
   const Variable grows =
       ops::clamp(ops::subtract(in_a_row, number(static_cast<double>(options_.growth_interval - 1))), 0, 1);
-  const Variable factor = ops::add(one, ops::add(ops::scale(bad, options_.backoff_factor - 1),
-                                                 ops::scale(grows, options_.growth_factor - 1)));
+  // One summand is not 0, so that the factor is an option itself: as the host's, to the last bit.
+  const Variable stays = ops::multiply(ops::subtract(one, bad), ops::subtract(one, grows));
+  const Variable factor = ops::add(stays, ops::add(ops::scale(bad, options_.backoff_factor),
+                                                   ops::scale(grows, options_.growth_factor)));
   const Variable scale =
       ops::clamp(ops::multiply(Variable(scale_), factor), options_.min_scale, options_.max_scale);
   const Variable inverse = ops::divide(one, scale), skipped = ops::add(Variable(skipped_), bad);

@@ -1,6 +1,7 @@
 #include "tapecache/train/loss_scaler.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <sstream>
 #include <vector>
@@ -8,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/ops/update.h"
+#include "tapecache/train/distinct_gradients.h"
 
 namespace tapecache::train {
 
@@ -17,14 +19,31 @@ void require(bool fits, const char* option, double found, const char* expected) 
   if (!fits) throw ValueError(fmt::format("loss scaler: {} is {}, expected {}", option, found, expected));
 }
 
-double number(const std::map<std::string, std::string>& notes, const std::string& name) {
+using Notes = std::map<std::string, std::string>;
+
+const std::string& note(const Notes& notes, const std::string& name) {
   const auto found = notes.find(name);
   if (found == notes.end()) throw ValueError(fmt::format("loss scaler: the notes have no '{}'", name));
-  std::istringstream text(found->second);
+  return found->second;
+}
+
+double number(const Notes& notes, const std::string& name) {
+  const std::string& found = note(notes, name);
+  std::istringstream text(found);
   text.imbue(std::locale::classic());
   double value = 0;
   if (!(text >> value) || !text.eof() || !std::isfinite(value) || value < 0) {
-    throw ValueError(fmt::format("loss scaler: '{}' is '{}', expected a number of at least 0", name, found->second));
+    throw ValueError(fmt::format("loss scaler: '{}' is '{}', expected a number of at least 0", name, found));
+  }
+  return value;
+}
+
+std::int64_t count(const Notes& notes, const std::string& name) {
+  const std::string& text = note(notes, name);
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size() || value < 0) {
+    throw ValueError(fmt::format("loss scaler: '{}' is '{}', expected a whole number of at least 0", name, text));
   }
   return value;
 }
@@ -47,13 +66,11 @@ LossScaler::LossScaler(const LossScalerOptions& options) : options_(options), sc
 
 bool LossScaler::unscale(std::span<const Parameter> parameters) {
   if (unscaled_) throw Error("loss scaler: unscale called twice without an update in between");
+  std::vector<Tensor> gradients = detail::distinct_gradients(parameters);
+  Tensor non_finite = ops::count_non_finite(gradients);
   unscaled_ = true;
-  std::vector<Tensor> gradients;
-  for (const Parameter& p : parameters) {
-    if (p.gradient().defined()) gradients.push_back(p.gradient());
-  }
-  const Tensor non_finite = ops::count_non_finite(gradients);
   for (Tensor& gradient : gradients) ops::scale_in_place(gradient, 1 / scale_);
+  if (scale_ < 1) non_finite = ops::count_non_finite(gradients);  // they have grown
   return non_finite.item() == 0;
 }
 
@@ -78,13 +95,14 @@ void LossScaler::save(std::map<std::string, std::string>& notes) const {
 }
 
 void LossScaler::load(const std::map<std::string, std::string>& notes) {
-  const double scale = number(notes, "loss_scaler.scale"), in_a_row = number(notes, "loss_scaler.finite_in_a_row"),
-               steps = number(notes, "loss_scaler.steps"), skipped = number(notes, "loss_scaler.skipped");
+  const double scale = number(notes, "loss_scaler.scale");
+  const std::int64_t in_a_row = count(notes, "loss_scaler.finite_in_a_row"), steps = count(notes, "loss_scaler.steps"),
+                     skipped = count(notes, "loss_scaler.skipped");
   require(scale >= options_.min_scale && scale <= options_.max_scale, "scale", scale, "min_scale to max_scale");
   scale_ = scale;
-  finite_in_a_row_ = static_cast<std::int64_t>(in_a_row);
-  steps_ = static_cast<std::int64_t>(steps);
-  skipped_ = static_cast<std::int64_t>(skipped);
+  finite_in_a_row_ = in_a_row;
+  steps_ = steps;
+  skipped_ = skipped;
 }
 
 }  // namespace tapecache::train

@@ -32,8 +32,8 @@ class LossScaler {
   explicit LossScaler(const LossScalerOptions& options = {});
 
   double scale() const { return scale_; }
-  /// Divides every gradient by the scale, in place, and says whether all are finite. Once a step: throws Error where it
-  /// is called again before `update`.
+  /// Divides every gradient by the scale, in place and once, however often its parameter is listed, and says whether all are
+  /// finite then. Once a step: throws Error where it is called again before `update`.
   bool unscale(std::span<const Parameter> parameters);
   /// Ends a step: after one that was not finite the scale backs off, after enough finite ones in a row it grows.
   void update(bool finite);
