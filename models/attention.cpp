@@ -41,7 +41,8 @@ ops::NormalizedLinear MultiHeadAttention::project(const LayerNorm& norm, const V
 Variable MultiHeadAttention::attend(const Variable& qkv, const ops::AttentionOptions& options,
                                     const Variable& residual, const TokenChoice& choice) const {
   ops::AttentionOptions how = options;
-  if (!choice) how.result = ops::ResultType::kOperand;
+  // What picks a token need not take 16 bits; the projection does.
+  how.result = choice ? ops::ResultType::kComputed : ops::ResultType::kOperand;
   const Variable attended = ops::attention(qkv, heads_, how);
   return out_(choice ? choice(attended) : attended, residual);
 }

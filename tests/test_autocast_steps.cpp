@@ -5,6 +5,8 @@
 #include "small_model.h"
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/core/parallel_for.h"
+#include "tapecache/models/transformer_block.h"
+#include "tapecache/ops/pooling.h"
 
 // Whole steps under autocast.
 
@@ -67,6 +69,20 @@ BOOST_AUTO_TEST_CASE(the_same_bits_for_any_number_of_threads) {
     for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], expected[i]));
   }
   set_thread_count(before);
+}
+
+BOOST_AUTO_TEST_CASE(the_type_of_a_blocks_attention_is_its_own_choice) {
+  for (const bool checkpoint : {false, true}) {
+    const models::TransformerBlock block(
+        models::Builder(1), {.width = 8, .layers = 1, .heads = 2, .mlp_width = 8, .checkpoint = checkpoint});
+    const Tensor x = random_values({3, 4, 8}, 1, DType::kFloat32);
+    const Autocast on(DType::kBFloat16);
+    for (const models::TokenChoice& choice : {models::TokenChoice(), models::TokenChoice(ops::cls_pool)}) {
+      const Variable computed = block(x, {}, choice);
+      BOOST_TEST(same_bits(block(x, {.result = ops::ResultType::kOperand}, choice).value(), computed.value()));
+      BOOST_TEST(computed.dtype() == DType::kFloat32);
+    }
+  }
 }
 
 BOOST_AUTO_TEST_SUITE_END()
