@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numbers>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -27,7 +29,15 @@ void require_drawable(const std::string& name, const Init& init) {
                                name, init.mean, init.standard_deviation, init.half_range));
 }
 
-Tensor drawn_values(const Shape& shape, const Init& init, std::uint64_t seed) {
+/// The largest value of a type below another, to which rounding may lead.
+template <class T>
+double largest_below(double limit) {
+  const T nearest = static_cast<T>(limit);
+  return static_cast<double>(nearest) < limit ? nearest : std::nextafter(nearest, -std::numeric_limits<T>::infinity());
+}
+
+Tensor drawn_values(const Shape& shape, const Init& init, std::uint64_t seed, DType dtype) {
+  const double largest = dtype == DType::kFloat32 ? largest_below<float>(init.below) : largest_below<double>(init.below);
   Tensor values = Tensor::empty(shape, DType::kFloat64);
   double* p = values.mutable_data<double>();
   for (std::int64_t i = 0; i < values.numel(); ++i) {
@@ -38,8 +48,9 @@ Tensor drawn_values(const Shape& shape, const Init& init, std::uint64_t seed) {
     const double angle = 2 * std::numbers::pi * (static_cast<double>(w[2]) * 0x1p-32);
     p[i] = init.mean + init.standard_deviation * std::sqrt(-2 * std::log(u)) * std::cos(angle) +
            init.half_range * (static_cast<double>(bits) * 0x1p-52 - 1);
+    if (std::isfinite(init.below)) p[i] = std::min(p[i], largest);
   }
-  return values;
+  return values.to(dtype);
 }
 
 }  // namespace
@@ -74,12 +85,11 @@ void Builder::require_free(const std::string& full) const {
 Tensor Builder::buffer(std::string_view name, const Tensor& value) const {
   const std::string full = full_name(name);
   require_free(full);
-  if (!is_floating(value.dtype())) {
-    throw DTypeError(fmt::format("builder: buffer '{}' is {}, expected a floating type", full,
-                                 tapecache::name(value.dtype())));
+  if (!value.defined() || !is_floating(value.dtype())) {
+    throw DTypeError(fmt::format("builder: buffer '{}' is {}, expected a floating type", full, describe(value)));
   }
+  Tensor(value).move_to(shared_->device);
   shared_->buffers.push_back({full, value});
-  shared_->buffers.back().value.move_to(shared_->device);
   return value;
 }
 
@@ -89,20 +99,24 @@ Parameter Builder::parameter(std::string_view name, const Shape& shape, const In
   require_drawable(full, init);
   const Tensor values = init.standard_deviation == 0 && init.half_range == 0
                             ? Tensor::full(shape, init.mean, shared_->dtype)
-                            : drawn_values(shape, init, shared_->seed ^ hash_of(full)).to(shared_->dtype);
+                            : drawn_values(shape, init, shared_->seed ^ hash_of(full), shared_->dtype);
   shared_->parameters.emplace_back(full, values.to(shared_->device));
   return shared_->parameters.back();
 }
 
 void Builder::to(Device device) const {
-  const auto move_all = [this](Device to) {
-    for (Parameter& p : shared_->parameters) p.move_to(to);
-    for (Buffer& b : shared_->buffers) b.value.move_to(to);
+  std::vector<std::pair<Tensor, Device>> before;
+  const auto move = [&](Tensor tensor) {
+    if (!tensor.defined()) return;
+    before.emplace_back(tensor, tensor.device());
+    tensor.move_to(device);
   };
   try {
-    move_all(device);
+    for (const Parameter& p : shared_->parameters) move(p.value()), move(p.gradient());
+    for (const Buffer& b : shared_->buffers) move(b.value);
   } catch (...) {
-    move_all(shared_->device);
+    // The last first: of tensors that share storage the first one knows where it was.
+    for (auto entry = before.rbegin(); entry != before.rend(); ++entry) entry->first.move_to(entry->second);
     throw;
   }
   shared_->device = device;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -16,11 +17,12 @@ struct Init {
   double mean = 0;
   double standard_deviation = 0;  ///< of a normal distribution about the mean
   double half_range = 0;          ///< of a uniform distribution about the mean; both 0: all values are the mean
+  double below = std::numeric_limits<double>::infinity();  ///< what drawn values stay below, in the builder's type too
 
-  static constexpr Init normal(double standard_deviation) { return {0, standard_deviation, 0}; }
+  static constexpr Init normal(double standard_deviation) { return {.standard_deviation = standard_deviation}; }
   /// Uniform in [low, high).
-  static constexpr Init uniform(double low, double high) { return {(low + high) / 2, 0, (high - low) / 2}; }
-  static constexpr Init constant(double value) { return {value, 0, 0}; }
+  static constexpr Init uniform(double low, double high) { return {(low + high) / 2, 0, (high - low) / 2, high}; }
+  static constexpr Init constant(double value) { return {.mean = value}; }
 };
 
 /// Makes a model's parameters under dotted names and keeps them in one list. Copies and children share the list and
@@ -35,8 +37,8 @@ class Builder {
   /// parameters are made. Throws ValueError where the full name was taken, and for numbers of `init` that are not finite or a
   /// spread below 0.
   Parameter parameter(std::string_view name, const Shape& shape, const Init& init) const;
-  /// A new buffer, which holds the given floating tensor itself. Throws ValueError where the full name was taken,
-  /// DTypeError for another type.
+  /// A new buffer, which holds the given floating tensor itself, moved to the builder's device. Throws, before anything is
+  /// changed, ValueError where the full name was taken, DTypeError for another type or an undefined tensor, OutOfMemory.
   Tensor buffer(std::string_view name, const Tensor& value) const;
 
   /// Moves all parameters, with their gradients, and buffers to a device, where those to come are made too. Layers and

@@ -145,6 +145,36 @@ BOOST_AUTO_TEST_CASE(a_model_that_does_not_fit_stays_where_it_was, *on_device) {
   BOOST_TEST(same_bits(small.weight.value(), before));
 }
 
+BOOST_AUTO_TEST_CASE(a_model_without_memory_for_it_goes_back_where_each_part_was, *on_device) {
+  const Builder builder(1);
+  Parameter first = builder.parameter("first", {1000}, Init::normal(1));
+  Parameter there = builder.parameter("there", {10}, Init::normal(1));
+  const Parameter large = builder.parameter("large", {100, 1000}, Init::normal(1));
+  first.mutable_gradient() = Tensor::full({1000}, 1);
+  there.move_to(kCuda);
+  {
+    const MemoryLimit limit(allocator(kCuda).stats().current + 10'000, kCuda);
+    BOOST_CHECK_THROW(builder.to(kCuda), OutOfMemory);
+  }
+  BOOST_TEST((first.value().device() == Device::cpu()));
+  BOOST_TEST((first.gradient().device() == Device::cpu()));
+  BOOST_TEST((there.value().device() == kCuda));
+  BOOST_TEST((large.value().device() == Device::cpu()));
+}
+
+BOOST_AUTO_TEST_CASE(a_buffer_without_memory_for_it_is_not_kept, *on_device) {
+  const Builder builder(1);
+  builder.to(kCuda);
+  const Tensor value = Tensor::zeros({100'000});
+  {
+    const MemoryLimit limit(allocator(kCuda).stats().current + 10'000, kCuda);
+    BOOST_CHECK_THROW(builder.buffer("b", value), OutOfMemory);
+  }
+  BOOST_TEST(builder.buffers().empty());
+  BOOST_TEST((value.device() == Device::cpu()));
+  BOOST_TEST((builder.buffer("b", value).device() == kCuda));
+}
+
 BOOST_AUTO_TEST_CASE(a_tape_notices_that_a_weight_was_moved, *on_device) {
   const Builder builder(1);
   const Linear linear(builder, 4, 3, Init::normal(1));

@@ -85,6 +85,27 @@ BOOST_AUTO_TEST_CASE(uniform_initial_values_fill_their_range) {
   for (const double v : doubles(Builder(3).parameter("c", {4}, Init::constant(2.5)).value())) BOOST_TEST(v == 2.5);
 }
 
+BOOST_AUTO_TEST_CASE(rounding_takes_no_uniform_value_to_the_end_of_its_range) {
+  const double high = 100.25, low = high - 0x1p-13;  // 16 steps of f32 apart
+  const Init open{.mean = (low + high) / 2, .half_range = (high - low) / 2};
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const auto drawn = [&](const Init& init) { return doubles(Builder(3, dtype).parameter("p", {10000}, init).value()); };
+    const std::vector<double> values = drawn(Init::uniform(low, high)), rounded = drawn(open);
+    int reached = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      BOOST_REQUIRE(values[i] >= low);
+      BOOST_REQUIRE(values[i] < high);
+      if (rounded[i] < high) BOOST_REQUIRE_EQUAL(values[i], rounded[i]);
+      reached += rounded[i] >= high;
+    }
+    BOOST_TEST((reached > 0) == (dtype == DType::kFloat32));
+  }
+  // Where the end is no f32, and its nearest one lies beyond.
+  const double end = high - 0x1p-20;
+  for (const double v : doubles(Builder(3).parameter("p", {10000}, Init::uniform(low, end)).value())) BOOST_REQUIRE(v < end);
+  for (const double v : doubles(Builder(3).parameter("p", {3}, Init::uniform(7, 7)).value())) BOOST_TEST(v == 7);
+}
+
 BOOST_AUTO_TEST_CASE(initial_values_have_the_published_deviations) {
   ClipConfig config;
   config.vision = {

@@ -181,6 +181,14 @@ BOOST_AUTO_TEST_CASE(parameters_of_one_name_are_refused) {
   BOOST_TEST(builder.parameters().back().name() == "fc.other");
 }
 
+BOOST_AUTO_TEST_CASE(buffers_that_are_refused_leave_their_name_free) {
+  const Builder builder(1);
+  BOOST_CHECK_EXCEPTION(builder.buffer("b", Tensor()), DTypeError, says({"'b'", "undefined", "floating"}));
+  BOOST_CHECK_EXCEPTION(builder.buffer("b", Tensor::zeros({2}, DType::kInt32)), DTypeError, says({"'b'", "int32", "floating"}));
+  BOOST_TEST(builder.buffers().empty());
+  BOOST_CHECK_NO_THROW(builder.buffer("b", Tensor::zeros({2})));
+}
+
 BOOST_AUTO_TEST_CASE(images_of_the_wrong_shape) {
   const Builder builder(1);
   const VisionTransformer vision(builder, small_vision());
