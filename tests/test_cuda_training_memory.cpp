@@ -1,5 +1,5 @@
 #include <functional>
-#include <memory>
+#include <utility>
 #include <vector>
 
 #include "cuda_device.h"
@@ -19,10 +19,11 @@ using namespace tapecache::train;
 
 namespace {
 
+/// Each larger than the one before, so that there may be room for some of them alone.
 std::vector<Parameter> large_parameters(Device device) {
   std::vector<Parameter> parameters;
-  for (const char* name : {"p", "q", "r"}) {
-    parameters.emplace_back(name, random_values({1000}, 1 + parameters.size(), DType::kFloat32).to(device));
+  for (const auto& [name, size] : {std::pair{"p", 1000}, std::pair{"q", 2000}, std::pair{"r", 4000}}) {
+    parameters.emplace_back(name, random_values({size}, 1 + parameters.size(), DType::kFloat32).to(device));
   }
   return parameters;
 }
