@@ -142,10 +142,6 @@ BOOST_AUTO_TEST_CASE(activation_checkpointing_keeps_less) {
       const Recording recording(tape);
       clip.encode_image(small_images(5, DType::kFloat32));
     }
-    const auto is_weight = [&](const Tensor& t) {
-      const auto holds = [&](const Parameter& p) { return p.value().shares_storage(t); };
-      return std::ranges::any_of(clip.parameters(), holds);
-    };
     std::size_t bytes = 0;
     for (const Node& node : tape.nodes()) {
       for (const Tensor& t : node.saved) bytes += t.defined() && !is_weight(t) ? t.bytes() : 0;
