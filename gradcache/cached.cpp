@@ -75,11 +75,13 @@ CachedForward cached(Tower tower, const CachedOptions& options) {
   std::uint32_t call = 0;
   {
     const RandomStateGuard guard;
+    BufferGuard buffers;
     const ForwardContextGuard context(CachedForward::State::context());
     random_state() = state->random;
     for (std::size_t c = 0; c < state->run.chunks().parts.size(); ++c) state->run.forward(c, false);
     state->run.finish_forward();
     call = random_state().key.call;
+    buffers.keep();
   }
   state->calls = call - state->random.key.call;
   if (options.after && options.after->state().calls != state->calls) {
@@ -199,6 +201,7 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
   if (result.status != StepStatus::kDone) {
     transaction.keep_random_state();
     transaction.commit();
+    result.peak_bytes = meter.peak();
     return result;
   }
   if (options.offload) take_to_host(inputs, pass, result);

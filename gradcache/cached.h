@@ -19,8 +19,9 @@ class CachedForward {
   std::int64_t size() const;
 
   /// Forwards again on a tape, with the same random draws, and gives the parameters what these gradients (one for each
-  /// output; undefined: none) and the auxiliary losses of the sub-batch are worth. The random stream is left alone.
-  /// Throws ShapeError where a gradient has another shape than its output, ValueError as `cached_step` does.
+  /// output; undefined: none) and the auxiliary losses of the sub-batch are worth; then their hooks run. The random stream is
+  /// left alone. Throws ValueError for another number of gradients, ShapeError where one has another shape or type than its
+  /// output, and what `cached_step` throws; gradients are then as they were.
   void replay(std::span<const Tensor> gradients) const;
 
   struct State;
@@ -41,7 +42,9 @@ struct CachedOptions {
   bool offload = false;
 };
 
-/// Forwards a whole tower, as one sub-batch of a batch to come, without a tape.
+/// Forwards a whole tower, as one sub-batch of a batch to come, without a tape. Throws ValueError for a tower without samples,
+/// or where it makes another number of random draws than the sub-batch before it; random state and buffers are then as they
+/// were. What a forward that is done did to them stays, also where `cached_backward` fails.
 CachedForward cached(Tower tower, const CachedOptions& options = {});
 
 /// The functional form of gradient caching, for loaders that emit small batches from which the big one is built:
@@ -51,7 +54,7 @@ CachedForward cached(Encode encode, Input chunk, const CachedOptions& options = 
   return cached(Tower("cached", std::move(chunk), std::move(encode)), options);
 }
 
-/// What several sub-batches of one encoder give together, under a name for messages and for the loss.
+/// What several sub-batches of one encoder give together, under a name for the loss and for messages about it.
 struct CachedBatch {
   std::string name;
   std::vector<CachedForward> chunks;

@@ -28,8 +28,8 @@ struct Comparison {
 };
 
 /// Runs the step on the whole batch and cached, at the same weights and the same random state, and reports how far
-/// the gradients of `parameters` lie apart. Gradients and random state are left as they were, and no hook runs. A NaN shows as
-/// NaN. Throws ValueError where neither step gave one of them a gradient.
+/// the gradients of `parameters` lie apart. Gradients, buffers and random state are left as they were, and no hook runs. A NaN
+/// shows as NaN; nothing is deferred. Throws ValueError where neither step gave any of them a gradient.
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
                    std::span<const Parameter> parameters);
 

@@ -33,7 +33,7 @@ Variable clip_loss(const Variable& images, const Variable& texts, const Variable
                    const ContrastiveOptions& options = {});
 
 /// SigLIP's loss (Zhai et al. 2023): every pair is a binary problem; -1/N Σ_ij log σ(z_ij (scale x_i·y_j + bias)),
-/// z = 1 on the diagonal and -1 off it. log_scale and bias are scalars. Throws as clip_loss.
+/// z = 1 on the diagonal and -1 off it. log_scale and bias are scalars. Throws ShapeError as clip_loss.
 Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& log_scale, const Variable& bias);
 
 /// Brings a log_scale parameter back to at most log(100), as CLIP's training does after every optimiser step: beyond

@@ -26,9 +26,10 @@ struct MemoryPlan {
 };
 
 /// Measures a small and a larger chunk of each tower, forward and backward, and chooses: chunks of at most a quarter
-/// of what is left, and as many kept tapes as fit beside the work on one chunk. Leaves gradients, random state and
-/// peak counter as they were. Throws OutOfMemory where the budget does not hold one sample; of a reproducible step chunks are
-/// a block at least, whether it fits or not.
+/// of what is left (or, where that is less than 8 samples or a reproducible block, of up to so many as all of it holds), and as
+/// many kept tapes as fit beside the work on one chunk. Leaves gradients, random state and peak counter as they were. Throws
+/// ValueError without a budget and for what `cached_step` refuses, OutOfMemory where the budget does not hold one sample; of a
+/// reproducible step chunks are a block at least, whether it fits or not.
 MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options);
 
 }  // namespace tapecache::gradcache

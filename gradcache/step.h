@@ -56,7 +56,8 @@ struct StepOptions {
   std::int64_t reproducible_block = 8;
   /// Compares the representations of the second forward with those of the first, bit by bit.
   bool check_replay = false;
-  /// On OutOfMemory, halves the chunks and runs the step again, down to one sample (or reproducible block) a chunk.
+  /// On OutOfMemory, halves the chunks and runs the step again, down to one sample (or reproducible block) a chunk. Within a
+  /// memory budget that is done always.
   bool retry_smaller_chunks = false;
   /// kBFloat16 or kFloat16: the encoders run under such an `Autocast`, in both forwards. The loss stays in f32. f16 needs a
   /// loss scale.
@@ -70,14 +71,14 @@ struct StepOptions {
   /// Whether the host is not to wait: the step is queued, and gives gradients whatever comes out. `StepResult` then has
   /// `device_loss` and `non_finite` in place of what it would have read.
   bool deferred = false;
-  /// The device whose bytes are counted and limited.
+  /// The device whose bytes `peak_bytes` counts and a budget limits: that of the encoders, which a step does not look for.
   Device device = Device::cpu();
 };
 
 enum class StepStatus {
   kDone,
   kNonFiniteLoss,   ///< nothing was given a gradient
-  kNonFiniteCache,  ///< the same; the message names tower, chunk and sample
+  kNonFiniteCache,  ///< the same; the message names tower, sample and, counted from 0, chunk
   kDeferred,        ///< queued; what came out is on the device
 };
 
@@ -111,7 +112,7 @@ struct StepResult {
   std::int64_t kept_chunks = 0;  ///< of those, the ones whose tape was kept, so that they were forwarded once
   std::int64_t retries = 0;      ///< times the step began again, keeping fewer tapes or with smaller chunks
   std::size_t peak_bytes = 0;    ///< most bytes in use at once
-  PhaseSeconds seconds;
+  PhaseSeconds seconds;          ///< of `cached_step` alone
 };
 
 /// The cached step (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup"):
@@ -120,10 +121,16 @@ struct StepResult {
 /// the whole batch would add. A tower that reads no unfrozen parameter is not forwarded a second time. Hooks of
 /// parameters run once, at the end. The random stream advances as in `direct_step`.
 ///
-/// An exception leaves parameters, gradients, buffers and random state as they were. Throws ValueError for a chunk size below
-/// 1, no towers, an empty one, two of one name, an empty loss, chunk sizes beside a budget or a plan, a budget of nothing, a
-/// representation the loss does not use, inputs or parameters changed between the two forwards, an encoder whose second
-/// forward differs; ShapeError for a loss that is not scalar; OutOfMemory.
+/// An exception leaves parameters, gradients, buffers and random state as they were; so does a loss or a cache that is not
+/// finite, but for the random stream, which goes on. Throws ValueError
+/// - for no towers, an empty one, two of one name; an empty loss; a scale that is not finite;
+/// - for chunk sizes below 1, of another number than the towers, none beside no budget, no multiple of the reproducible block, or
+///   beside a budget or a plan; for chunk_tokens below 0 or with `reproducible`; for a budget of nothing, a plan that keeps
+///   fewer than 0 chunks;
+/// - for a tower that is not frozen and of which the loss uses nothing, unless that is allowed;
+/// - for inputs or parameters changed between the two forwards, an encoder whose second forward makes another number of random
+///   draws or, with `check_replay`, gives other values;
+/// ShapeError for a loss that is no scalar, a second forward of other shapes, a late scale of another kind; OutOfMemory.
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
 /// The same step with the whole batch on one tape: what `cached_step` must equal. How to cut is ignored, but for reproducible

@@ -29,6 +29,7 @@ struct Init {
 /// the training flag; they differ in the name they stand under.
 class Builder {
  public:
+  /// Throws DTypeError for a type other than f32 and f64.
   explicit Builder(std::uint64_t seed, DType dtype = DType::kFloat32);
 
   /// The builder of a part: its names begin with this one's, a dot, and `name`.

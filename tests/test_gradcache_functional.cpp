@@ -1,7 +1,9 @@
 #include <limits>
+#include <stdexcept>
 #include <vector>
 
 #include "gradcache_checks.h"
+#include "tapecache/autograd/buffer.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/ops/reduce.h"
 
@@ -115,6 +117,25 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_over_sub_batches) {
     };
     check_equal(compare_steps([&] { return direct_step(towers, loss, options); }, by_parts, encoder.parameters()), 1e-12);
   }
+}
+
+BOOST_AUTO_TEST_CASE(a_sub_batch_that_fails_gives_buffers_back) {
+  const Encoder encoder(1, DType::kFloat64, 0);
+  const Tensor x = random_values({6, 5}, 2);
+  Tensor calls = Tensor::zeros({}, DType::kFloat64);
+  bool fails = true;
+  const auto encode = [&](const Tensor& chunk) {
+    before_change(calls);
+    calls.fill(calls.item() + 1);
+    if (fails && calls.item() == 2) throw std::runtime_error("enough");
+    return encoder(chunk);
+  };
+  const Tower tower = Tower::from_chunks("x", std::vector{x.slice(0, 3), x.slice(3, 6)}, encode);
+  BOOST_CHECK_THROW(cached(tower), std::runtime_error);
+  BOOST_TEST(calls.item() == 0);
+  fails = false;
+  cached(tower);
+  BOOST_TEST(calls.item() == 2);
 }
 
 BOOST_AUTO_TEST_CASE(misuse) {

@@ -116,6 +116,36 @@ BOOST_AUTO_TEST_CASE(state_travels) {
   BOOST_CHECK_EXCEPTION(other.load(notes), ValueError, says({"no 'loss_scaler.scale'"}));
 }
 
+BOOST_AUTO_TEST_CASE(state_travels_between_host_and_device) {
+  const LossScalerOptions options{.initial_scale = 16, .growth_interval = 3, .min_scale = 2, .max_scale = 64};
+  LateLossScaler late(Device::cpu(), options);
+  const Tensor scale = late.scale();
+  for (const double non_finite : {0, 3, 0, 0}) late.update(Tensor::full({}, non_finite, DType::kFloat64));
+  std::map<std::string, std::string> notes;
+  late.save(notes);
+  LossScaler host(options);
+  host.load(notes);
+  BOOST_TEST(host.steps() == 4);
+  BOOST_TEST(host.skipped_steps() == 1);
+  BOOST_TEST(host.state().finite_in_a_row == 2);
+  LateLossScaler other(Device::cpu(), options);
+  const Tensor other_scale = other.scale();
+  other.load(notes);
+  for (const double non_finite : {0, 0, 0, 0, 1, 0}) {
+    BOOST_TEST(other_scale.item() == host.scale());
+    BOOST_TEST(other.gradient_scale().item() == 1 / host.scale());
+    other.update(Tensor::full({}, non_finite, DType::kFloat64));
+    host.update(non_finite == 0);
+  }
+  std::map<std::string, std::string> theirs, ours;
+  other.save(theirs);
+  host.save(ours);
+  BOOST_TEST((theirs == ours));
+  notes["loss_scaler.scale"] = "65";
+  BOOST_CHECK_EXCEPTION(other.load(notes), ValueError, says({"scale is 65"}));
+  BOOST_TEST(other_scale.item() == host.scale());
+}
+
 BOOST_AUTO_TEST_CASE(options_outside_their_range) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
   const auto refused = [](const LossScalerOptions& options, const char* name) {

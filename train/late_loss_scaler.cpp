@@ -10,7 +10,26 @@ LateLossScaler::LateLossScaler(Device device, const LossScalerOptions& options) 
   scale_ = Tensor::full({}, checked.scale(), DType::kFloat64, device);
   inverse_ = Tensor::full({}, 1 / checked.scale(), DType::kFloat64, device);
   finite_in_a_row_ = Tensor::zeros({}, DType::kFloat64, device);
+  steps_ = Tensor::zeros({}, DType::kFloat64, device);
   skipped_ = Tensor::zeros({}, DType::kFloat64, device);
+}
+
+void LateLossScaler::save(std::map<std::string, std::string>& notes) const {
+  const auto count = [](const Tensor& t) { return static_cast<std::int64_t>(t.item()); };
+  LossScaler here(options_);
+  here.set_state({scale_.item(), count(finite_in_a_row_), count(steps_), count(skipped_)});
+  here.save(notes);
+}
+
+void LateLossScaler::load(const std::map<std::string, std::string>& notes) {
+  LossScaler here(options_);
+  here.load(notes);
+  const LossScaler::State& state = here.state();
+  scale_.fill(state.scale);
+  inverse_.fill(1 / state.scale);
+  finite_in_a_row_.fill(static_cast<double>(state.finite_in_a_row));
+  steps_.fill(static_cast<double>(state.steps));
+  skipped_.fill(static_cast<double>(state.skipped));
 }
 
 void LateLossScaler::update(const Tensor& non_finite) {
@@ -32,6 +51,7 @@ void LateLossScaler::update(const Tensor& non_finite) {
   finite_in_a_row_.copy_from(ops::multiply(in_a_row, ops::subtract(one, grows)).value());
   scale_.copy_from(scale.value());
   inverse_.copy_from(inverse.value());
+  steps_.copy_from(ops::add(Variable(steps_), one).value());
   skipped_.copy_from(skipped.value());
 }
 

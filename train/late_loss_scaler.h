@@ -1,5 +1,8 @@
 #pragma once
 
+#include <map>
+#include <string>
+
 #include "tapecache/core/tensor.h"
 #include "tapecache/train/loss_scaler.h"
 
@@ -25,9 +28,13 @@ class LateLossScaler {
   /// f64 scalar: steps that were not finite.
   const Tensor& skipped_steps() const { return skipped_; }
 
+  /// As LossScaler's, in whose notes the state is written, and which may go on from it. Both wait for the device.
+  void save(std::map<std::string, std::string>& notes) const;
+  void load(const std::map<std::string, std::string>& notes);
+
  private:
   LossScalerOptions options_;
-  Tensor scale_, inverse_, finite_in_a_row_, skipped_;
+  Tensor scale_, inverse_, finite_in_a_row_, steps_, skipped_;
 };
 
 }  // namespace tapecache::train

@@ -50,7 +50,7 @@ std::int64_t count(const Notes& notes, const std::string& name) {
 
 }  // namespace
 
-LossScaler::LossScaler(const LossScalerOptions& options) : options_(options), scale_(options.initial_scale) {
+LossScaler::LossScaler(const LossScalerOptions& options) : options_(options), state_{.scale = options.initial_scale} {
   const auto finite = [](double v) { return std::isfinite(v); };
   require(finite(options.min_scale) && options.min_scale > 0, "min_scale", options.min_scale, "above 0");
   require(finite(options.max_scale) && options.max_scale >= options.min_scale, "max_scale", options.max_scale,
@@ -69,40 +69,42 @@ bool LossScaler::unscale(std::span<const Parameter> parameters) {
   std::vector<Tensor> gradients = detail::distinct_gradients(parameters);
   Tensor non_finite = ops::count_non_finite(gradients);
   unscaled_ = true;
-  for (Tensor& gradient : gradients) ops::scale_in_place(gradient, 1 / scale_);
-  if (scale_ < 1) non_finite = ops::count_non_finite(gradients);  // they have grown
+  for (Tensor& gradient : gradients) ops::scale_in_place(gradient, 1 / state_.scale);
+  if (state_.scale < 1) non_finite = ops::count_non_finite(gradients);  // they have grown
   return non_finite.item() == 0;
 }
 
 void LossScaler::update(bool finite) {
   unscaled_ = false;
-  ++steps_;
+  ++state_.steps;
   if (!finite) {
-    ++skipped_;
-    finite_in_a_row_ = 0;
-    scale_ = std::max(options_.min_scale, scale_ * options_.backoff_factor);
-  } else if (++finite_in_a_row_ >= options_.growth_interval) {
-    finite_in_a_row_ = 0;
-    scale_ = std::min(options_.max_scale, scale_ * options_.growth_factor);
+    ++state_.skipped;
+    state_.finite_in_a_row = 0;
+    state_.scale = std::max(options_.min_scale, state_.scale * options_.backoff_factor);
+  } else if (++state_.finite_in_a_row >= options_.growth_interval) {
+    state_.finite_in_a_row = 0;
+    state_.scale = std::min(options_.max_scale, state_.scale * options_.growth_factor);
   }
 }
 
 void LossScaler::save(std::map<std::string, std::string>& notes) const {
-  notes["loss_scaler.scale"] = fmt::format("{}", scale_);
-  notes["loss_scaler.finite_in_a_row"] = fmt::format("{}", finite_in_a_row_);
-  notes["loss_scaler.steps"] = fmt::format("{}", steps_);
-  notes["loss_scaler.skipped"] = fmt::format("{}", skipped_);
+  notes["loss_scaler.scale"] = fmt::format("{}", state_.scale);
+  notes["loss_scaler.finite_in_a_row"] = fmt::format("{}", state_.finite_in_a_row);
+  notes["loss_scaler.steps"] = fmt::format("{}", state_.steps);
+  notes["loss_scaler.skipped"] = fmt::format("{}", state_.skipped);
 }
 
 void LossScaler::load(const std::map<std::string, std::string>& notes) {
-  const double scale = number(notes, "loss_scaler.scale");
-  const std::int64_t in_a_row = count(notes, "loss_scaler.finite_in_a_row"), steps = count(notes, "loss_scaler.steps"),
-                     skipped = count(notes, "loss_scaler.skipped");
-  require(scale >= options_.min_scale && scale <= options_.max_scale, "scale", scale, "min_scale to max_scale");
-  scale_ = scale;
-  finite_in_a_row_ = in_a_row;
-  steps_ = steps;
-  skipped_ = skipped;
+  set_state({.scale = number(notes, "loss_scaler.scale"),
+             .finite_in_a_row = count(notes, "loss_scaler.finite_in_a_row"),
+             .steps = count(notes, "loss_scaler.steps"),
+             .skipped = count(notes, "loss_scaler.skipped")});
+}
+
+void LossScaler::set_state(const State& state) {
+  const bool in_range = state.scale >= options_.min_scale && state.scale <= options_.max_scale;
+  require(in_range, "scale", state.scale, "min_scale to max_scale");
+  state_ = state;
 }
 
 }  // namespace tapecache::train

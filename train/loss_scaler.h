@@ -28,18 +28,26 @@ struct LossScalerOptions {
 ///   scaler.update(finite);
 class LossScaler {
  public:
+  struct State {
+    double scale = 1;
+    std::int64_t finite_in_a_row = 0, steps = 0, skipped = 0;
+  };
+
   /// Throws ValueError naming an option outside its range.
   explicit LossScaler(const LossScalerOptions& options = {});
 
-  double scale() const { return scale_; }
+  double scale() const { return state_.scale; }
   /// Divides every gradient by the scale, in place and once, however often its parameter is listed, and says whether all are
   /// finite then. Once a step: throws Error where it is called again before `update`.
   bool unscale(std::span<const Parameter> parameters);
   /// Ends a step: after one that was not finite the scale backs off, after enough finite ones in a row it grows.
   void update(bool finite);
 
-  std::int64_t steps() const { return steps_; }
-  std::int64_t skipped_steps() const { return skipped_; }
+  std::int64_t steps() const { return state_.steps; }
+  std::int64_t skipped_steps() const { return state_.skipped; }
+  const State& state() const { return state_; }
+  /// Throws ValueError for a scale outside the options' range.
+  void set_state(const State& state);
 
   /// Writes the state among a checkpoint's notes, under names that begin with "loss_scaler.".
   void save(std::map<std::string, std::string>& notes) const;
@@ -48,8 +56,7 @@ class LossScaler {
 
  private:
   LossScalerOptions options_;
-  double scale_;
-  std::int64_t finite_in_a_row_ = 0, steps_ = 0, skipped_ = 0;
+  State state_;
   bool unscaled_ = false;
 };
 
