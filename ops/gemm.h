@@ -43,19 +43,29 @@ inline void bias_gradient(const char* op, const Tensor& dy, std::int64_t rows, s
   });
 }
 
-/// dY [rows, cols] in the type of the operands. Where it must be rounded for that and `db` is a place for the bias's gradient,
-/// that is put there in the same pass, and `db` is no more.
-inline Tensor gradient_in_type(const char* op, const Tensor& dy, DType operand, GradientTarget& db) {
-  const bool sums = db.tensor.defined() && db.tensor.numel() > 0;
-  if (!sums || !is_low_precision(operand) || dy.dtype() != DType::kFloat32) return in_type(op, dy, operand);
+/// The place of an input's gradient, where it wants one.
+inline GradientTarget wanted(Backward& ctx, std::size_t input) {
+  return ctx.needs(input) ? ctx.gradient(input) : GradientTarget();
+}
+
+struct GradientInType {
+  Tensor dy;
+  bool bias_done;  // the gradient of the bias is made
+};
+
+/// dY [rows, cols] in the type of the operands. Where it must be rounded for that, the gradient of the input `bias`, if that
+/// is wanted, is made in the same pass.
+inline GradientInType gradient_in_type(const char* op, Backward& ctx, std::size_t bias, const Tensor& dy, DType operand) {
+  const bool sums = ctx.needs(bias) && ctx.input_shape(bias).numel() > 0;
+  if (!sums || !is_low_precision(operand) || dy.dtype() != DType::kFloat32) return {in_type(op, dy, operand), false};
   Tensor low_dy = Tensor::empty(dy.shape(), operand, dy.device());
+  GradientTarget db = ctx.gradient(bias);
   dispatch_low_precision(op, operand, [&]<class Low>() {
     const std::int64_t cols = db.tensor.numel();
     kernels::find(&kernels::KernelTable<Low>::round_and_sum_rows, op, dy.device())(
         dy.numel() / cols, cols, dy.data<float>(), low_dy.mutable_data<Low>(), db.tensor.mutable_data<float>(), mode_of(db));
   });
-  db = {};
-  return low_dy;
+  return {low_dy, true};
 }
 
 /// dW = dYᵀ X, `shape` being its product, and db = Σ_rows dY, for those of both that have a target. `low_dy` is dy in the type
@@ -71,11 +81,6 @@ inline void parameter_gradients(const char* op, const kernels::Gemm& shape, cons
   }
   if (dw.tensor.defined()) gemm(op, shape, low_dy, x, {}, {}, dw.tensor, mode_of(dw));
   if (db.tensor.defined()) bias_gradient(op, dy, shape.k, shape.row_stride_a(), db);
-}
-
-/// The place of an input's gradient, where it wants one.
-inline GradientTarget wanted(Backward& ctx, std::size_t input) {
-  return ctx.needs(input) ? ctx.gradient(input) : GradientTarget();
 }
 
 }  // namespace tapecache::ops::detail

@@ -51,13 +51,13 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
   detail::gemm(kOp, {1, rows, out, in, false, true}, input, w, bias.value(), residual.value(), y, Mode::kWrite);
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
-    GradientTarget db = detail::wanted(ctx, 2);
-    const Tensor low_dy = detail::gradient_in_type(kOp, dy, operand, db);
+    const auto [low_dy, bias_done] = detail::gradient_in_type(kOp, ctx, 2, dy, operand);
     if (ctx.needs(0)) {  // dX = dY W
       GradientTarget dx = ctx.gradient(0);
       detail::gemm(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dx.tensor, detail::mode_of(dx));
     }
-    // dW = dYᵀ X; db = Σ_rows dY
+    // dW = dYᵀ X; db = Σ_rows dY, asked for only now: the bias may be x
+    GradientTarget db = bias_done ? GradientTarget() : detail::wanted(ctx, 2);
     detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, ctx.saved(0), detail::wanted(ctx, 1), db);
     if (ctx.needs(3)) ctx.pass(3, dy);  // dR = dY
   });
@@ -133,8 +133,7 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   }
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor &dy = ctx.output_gradient(), &z = ctx.saved(0), &saved_w = ctx.saved(1);
-    GradientTarget db = detail::wanted(ctx, 2);
-    const Tensor low_dy = detail::gradient_in_type(kOp, dy, operand, db);
+    const auto [low_dy, bias_done] = detail::gradient_in_type(kOp, ctx, 2, dy, operand);
     Tensor f_of_x;  // that dW takes, where dX leaves it
     if (ctx.needs(0)) {  // dX = (dY W) f'(X)
       GradientTarget dx = ctx.gradient(0);
@@ -161,8 +160,8 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
         joined_gemm(kOp, of_weight, kind, Activated::kRight, dy, z, {}, {}, {}, dw.tensor, detail::mode_of(dw));
       }
     }
-    if (db.tensor.defined()) detail::bias_gradient(kOp, dy, rows, out, db);  // db = Σ_rows dY
-    if (ctx.needs(3)) ctx.pass(3, dy);                                       // dR = dY
+    if (ctx.needs(2) && !bias_done) detail::bias_gradient(kOp, dy, rows, out, ctx.gradient(2));  // db = Σ_rows dY
+    if (ctx.needs(3)) ctx.pass(3, dy);                                                           // dR = dY
   });
 }
 

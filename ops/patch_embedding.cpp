@@ -64,8 +64,7 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
                bias.value(), {}, y, Mode::kWrite);
   return record(kOp, std::move(y), {images, weight, bias}, {images.value(), w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
-    GradientTarget db = detail::wanted(ctx, 2);
-    const Tensor low_dy = detail::gradient_in_type(kOp, dy, operand, db);
+    const auto [low_dy, bias_done] = detail::gradient_in_type(kOp, ctx, 2, dy, operand);
     if (ctx.needs(0)) {  // dP = dY W, put back where the patches were
       Tensor dpatches = Tensor::empty({rows, in}, dy.dtype(), dy.device());
       detail::gemm(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dpatches, Mode::kWrite);
@@ -77,7 +76,8 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
     }
     // dW = dYᵀ P, the patches taken again; db = Σ_rows dY
     const Tensor again = ctx.needs(1) ? patches(ctx.saved(0), patch, operand) : Tensor();
-    detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, again, detail::wanted(ctx, 1), db);
+    detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, again, detail::wanted(ctx, 1),
+                                bias_done ? GradientTarget() : detail::wanted(ctx, 2));
   });
 }
 

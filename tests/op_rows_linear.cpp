@@ -113,6 +113,23 @@ void add_activated_linear_rows(std::vector<OpRow>& rows) {
                       }});
 }
 
+/// x is the bias too: its gradient comes from both.
+void add_rows_of_x_as_bias(std::vector<OpRow>& rows) {
+  rows.push_back({.name = "linear_of_vector_as_bias",
+                  .inputs = {floating({4}), floating({4, 4})},
+                  .op = [](std::span<const Variable> x) { return ops::linear(x[0], x[1], x[0]); },
+                  .reference = [](std::span<const NaiveArray> x) { return naive_linear(x[0], x[1], &x[0]); }});
+  rows.push_back({.name = "activated_linear_of_vector_as_bias",
+                  .inputs = {floating({4}), floating({4, 4})},
+                  .op = [](std::span<const Variable> x) {
+                    return ops::activated_linear(x[0], ops::Activation::kSilu, x[1], x[0]);
+                  },
+                  .reference =
+                      [](std::span<const NaiveArray> x) {
+                        return naive_linear(naive_unary(x[0], [](double v) { return v * sigmoid(v); }), x[1], &x[0]);
+                      }});
+}
+
 /// joined_linear of x [rows, in] with weights of these numbers of rows, or normalized_linear, whose γ and β follow x.
 OpRow joined_row(std::string name, const Shape& x, std::vector<std::int64_t> outs, bool with_biases, bool normalized) {
   const std::int64_t in = x[-1];
@@ -210,6 +227,7 @@ std::vector<OpRow> linear_rows() {
                  {floating({3, 0}), floating({5, 0}), floating({5}), floating({3, 5})});
 
   add_activated_linear_rows(rows);
+  add_rows_of_x_as_bias(rows);
   add_joined_linear_rows(rows);
   return rows;
 }
