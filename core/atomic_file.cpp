@@ -3,7 +3,9 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <system_error>
 
@@ -19,11 +21,16 @@ namespace {
   throw FileError(fmt::format("{}: cannot {}: {}", path.string(), what, std::strerror(error)));
 }
 
+/// Its own for each call: threads and processes may write one target at once.
+std::string temporary_name(const std::filesystem::path& target) {
+  static std::atomic<std::uint64_t> calls{0};
+  return target.string() + fmt::format(".tmp{}-{}", ::getpid(), calls++);
+}
+
 /// The temporary file; removed unless it was renamed into place.
 class TemporaryFile {
  public:
-  explicit TemporaryFile(const std::filesystem::path& target)
-      : target_(target), path_(target.string() + fmt::format(".tmp{}", ::getpid())) {
+  explicit TemporaryFile(const std::filesystem::path& target) : target_(target), path_(temporary_name(target)) {
     descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (descriptor_ < 0) fail(target_, "create a file there", errno);
   }

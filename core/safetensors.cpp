@@ -56,8 +56,8 @@ Entry parse_entry(const std::string& where, const std::string& tensor_name, cons
   if (!item.is_object() || !item.contains("dtype") || !item.contains("shape") || !item.contains("data_offsets")) {
     throw bad("dtype, shape and data_offsets expected");
   }
-  const nlohmann::json& dtype_item = item["dtype"];
-  const std::string type_text = dtype_item.is_string() ? dtype_item.get<std::string>() : dtype_item.dump();
+  if (!item["dtype"].is_string()) throw bad(fmt::format("dtype is of type {}, expected string", item["dtype"].type_name()));
+  const auto type_text = item["dtype"].get<std::string>();
   const auto dtype = dtype_from(type_text);
   if (!dtype) throw bad(fmt::format("dtype {}, expected F32, F64, BF16, F16, I32, I64, U8 or BOOL", type_text));
 
@@ -91,10 +91,14 @@ Entry parse_entry(const std::string& where, const std::string& tensor_name, cons
 
 /// The header as JSON. Of a repeated key a JSON object keeps one value silently, so repeats are refused here.
 nlohmann::json parse_header(const std::string& where, const std::string& text) {
-  std::set<std::string> names;
-  const auto refuse_repeats = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
-    if (event == nlohmann::json::parse_event_t::key && depth == 1 && !names.insert(parsed.get<std::string>()).second) {
-      throw FileError(fmt::format("{}: two tensors are named '{}'", where, parsed.get<std::string>()));
+  using Event = nlohmann::json::parse_event_t;
+  std::vector<std::set<std::string>> keys;  // of each open object
+  const auto refuse_repeats = [&](int, Event event, nlohmann::json& parsed) {
+    if (event == Event::object_start) keys.emplace_back();
+    if (event == Event::object_end) keys.pop_back();
+    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
+      const char* what = keys.size() == 1 ? "two tensors are named" : "an object of its header has two keys";
+      throw FileError(fmt::format("{}: {} '{}'", where, what, parsed.get<std::string>()));
     }
     return true;
   };
