@@ -28,6 +28,12 @@ void require_same(const char* op, const Tensor& source, const Tensor& destinatio
   }
 }
 
+/// Whether two ranges of one memory, of so many bytes each, have a byte in common.
+bool overlap(const std::byte* a, const std::byte* b, std::size_t bytes) {
+  const auto first = reinterpret_cast<std::uintptr_t>(a), second = reinterpret_cast<std::uintptr_t>(b);
+  return (first < second ? second - first : first - second) < bytes;
+}
+
 }  // namespace
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
@@ -214,6 +220,8 @@ void Tensor::copy_from(const Tensor& source) {
   require_same("copy_from", source, *this);
   const std::byte* from = source.raw();
   std::byte* to = mutable_raw();
+  if (from == to) return;
+  if (overlap(from, to, bytes())) return copy_from(source.clone());
   if (!device().is_cpu()) return device_backend::copy(device().index, to, from, bytes());
   parallel_for(static_cast<std::int64_t>(bytes()), kElementBlock * 4, [=](std::int64_t begin, std::int64_t end) {
     std::memcpy(to + begin, from + begin, static_cast<std::size_t>(end - begin));
@@ -222,6 +230,7 @@ void Tensor::copy_from(const Tensor& source) {
 
 void Tensor::accumulate(const Tensor& source) {
   require_same("accumulate", source, *this);
+  if (source.raw() != raw() && overlap(source.raw(), raw(), bytes())) return accumulate(source.clone());
   dispatch_any_floating("accumulate", dtype_, [&]<class T>() {
     if (!device().is_cpu()) {
       return device_backend::accumulate(device().index, dtype_, mutable_raw(), source.raw(), numel());

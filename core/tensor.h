@@ -125,13 +125,14 @@ class Tensor {
   /// Moves the storage itself, and with it all tensors that view it, to another device: what holds a handle to a model's
   /// weights then finds them there. Throws, before anything is changed, DeviceError or OutOfMemory.
   void move_to(Device device) { storage().move_to(device); }
-  /// Copies elements from a tensor of equal shape, dtype and device. Throws on any difference.
+  /// Copies elements from a tensor of equal shape, dtype and device, which may overlap. Throws on any difference.
   void copy_from(const Tensor& source);
   /// The same from a tensor on any device, as `to_beside` does where one of the two is on a device and the other in
   /// page-locked memory; else it waits.
   void copy_from_beside(const Tensor& source);
   void fill(double value);
-  /// Adds the elements of a floating tensor of equal shape, dtype and device in place. Throws on any difference.
+  /// Adds the elements of a floating tensor of equal shape, dtype and device, which may overlap, in place. Throws on any
+  /// difference.
   void accumulate(const Tensor& source);
 
   /// The only element, converted to double. Throws ShapeError where there is not exactly one.

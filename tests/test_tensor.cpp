@@ -244,6 +244,24 @@ BOOST_AUTO_TEST_CASE(non_finite_elements) {
   BOOST_CHECK_EQUAL(first_non_finite(Tensor::zeros({3}, DType::kInt32)), -1);
 }
 
+BOOST_AUTO_TEST_CASE(views_that_overlap) {
+  constexpr std::int64_t kRows = 300'000;  // several blocks
+  for (const std::int64_t shift : {0, 1, 1000}) {
+    for (const bool up : {false, true}) {
+      const Tensor before = random_values({kRows}, 1);
+      const std::int64_t from = up ? 0 : shift, to = up ? shift : 0, count = kRows - shift;
+      Tensor copied = before.clone(), added = before.clone();
+      Tensor to_copied = copied.slice(to, to + count), to_added = added.slice(to, to + count);
+      to_copied.copy_from(copied.slice(from, from + count));
+      to_added.accumulate(added.slice(from, from + count));
+      Tensor expected_sum = before.slice(to, to + count).clone();
+      expected_sum.accumulate(before.slice(from, from + count));
+      BOOST_TEST(same_bits(to_copied, before.slice(from, from + count)), shift << ", " << up);
+      BOOST_TEST(same_bits(to_added, expected_sum), shift << ", " << up);
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(too_large_to_address) {
   constexpr std::int64_t kHuge = std::int64_t{1} << 62;
   // Counted in bytes, these wrap around 64 bits.
