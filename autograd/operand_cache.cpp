@@ -14,7 +14,8 @@ thread_local OperandCache* in_force = nullptr;
 
 bool OperandCache::Source::is_unchanged() const {
   const Tensor& now = parameter.value();
-  return storage.lock() == now.weak_storage().lock() && version == now.version();
+  return storage.lock() == now.weak_storage().lock() && offset == now.offset() && shape == now.shape() &&
+         version == now.version();
 }
 
 OperandCache::OperandCache() : recorded_(CapturedStep::is_capturing()) {}
@@ -42,7 +43,8 @@ void OperandCache::keep(std::span<const Parameter> parameters, Tensor made) {
   Entry& entry = entries_[key_of(parameters, made.dtype())];
   entry.sources.clear();
   for (const Parameter& parameter : parameters) {
-    entry.sources.push_back({parameter, parameter.value().weak_storage(), parameter.value().version()});
+    const Tensor& value = parameter.value();
+    entry.sources.push_back({parameter, value.weak_storage(), value.offset(), value.shape(), value.version()});
   }
   entry.made = std::move(made);
   entry.replays = CapturedStep::replays();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -24,6 +25,7 @@ class OperandCache {
 
   /// What was kept for these parameters, in this type; undefined where nothing was, or one has changed since.
   Tensor find(std::span<const Parameter> parameters, DType dtype) const;
+  /// `made` must be of the parameters' present values.
   void keep(std::span<const Parameter> parameters, Tensor made);
   /// Returns whether there was anything.
   bool clear();
@@ -35,6 +37,8 @@ class OperandCache {
   struct Source {
     Parameter parameter;
     std::weak_ptr<const Storage> storage;
+    std::size_t offset;
+    Shape shape;
     std::uint64_t version;
 
     bool is_unchanged() const;

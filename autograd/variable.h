@@ -27,6 +27,12 @@ class Variable {
 
   /// The parameter this stands for; undefined for anything else.
   const Parameter& parameter() const { return parameter_; }
+  /// Whether it is a parameter whose value is still the one that it had when this was made, and no other tensor.
+  bool is_present_value() const {
+    if (!parameter_.defined()) return false;
+    const Tensor& now = parameter_.value();
+    return value_.shares_storage(now) && value_.offset() == now.offset() && value_.shape() == now.shape();
+  }
   /// Whether a backward pass can start here or pass through: it lies on a tape, or is an unfrozen parameter.
   bool has_history() const { return tape_ != 0 || (parameter_.defined() && parameter_.requires_gradient()); }
 

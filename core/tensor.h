@@ -148,6 +148,8 @@ class Tensor {
   std::uint64_t version() const { return storage().version(); }
   /// Whether both tensors view the same storage.
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
+  /// Where in the storage it begins, in bytes.
+  std::size_t offset() const { return offset_; }
   /// The storage, for who must not keep it.
   std::weak_ptr<const Storage> weak_storage() const { return storage_; }
   /// Whether no other tensor views this storage.

@@ -37,13 +37,14 @@ inline Tensor in_type(const char* op, const Tensor& x, DType operand) {
   return is_low_precision(operand) && x.dtype() == DType::kFloat32 ? rounded(op, x, operand) : x;
 }
 
-/// What `make` makes of these variables, of the type `made`; kept where they are parameters, and used again.
+/// What `make` makes of these variables, of the type `made`; kept where they are the present values of parameters, and used
+/// again.
 template <class Make>
 Tensor kept_operand(std::span<const Variable> of, DType made, const Make& make) {
   OperandCache* cache = OperandCache::current();
   std::vector<Parameter> parameters;
   for (const Variable& v : of) {
-    if (!v.parameter().defined()) cache = nullptr;
+    if (!v.is_present_value()) cache = nullptr;
     parameters.push_back(v.parameter());
   }
   if (!cache) return make();

@@ -138,6 +138,24 @@ BOOST_AUTO_TEST_CASE(what_is_no_parameter_is_not_kept) {
   BOOST_CHECK(!cache.clear());
 }
 
+BOOST_AUTO_TEST_CASE(a_variable_may_hold_an_earlier_value) {
+  const Tensor x = single({5, kIn}, 1), both = single({2 * kOut, kIn}, 2);
+  const auto y = [&](const Variable& weight) { return ops::linear(x, weight).value(); };
+  const auto value_afresh = [&](const Tensor& value) { return afresh([&] { return y(value); }); };
+  Parameter p("weight", both.slice(0, kOut));
+  const Tensor old = p.value();
+  const Variable earlier(p);
+  const Autocast autocast(DType::kBFloat16);
+  // The other half of one storage, then another.
+  for (const Tensor& value : {both.slice(kOut, 2 * kOut), single({kOut, kIn}, 3)}) {
+    BOOST_TEST(same_bits(y(earlier), value_afresh(old)));
+    p.mutable_value() = value;
+    BOOST_TEST(same_bits(y(earlier), value_afresh(old)));
+    BOOST_TEST(same_bits(y(p), value_afresh(value)));
+    BOOST_TEST(same_bits(y(earlier), value_afresh(old)));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(packed_weights_give_each_its_columns) {
   Layer layer;
   const Tensor all = afresh([&] { return layer.joined(); });
