@@ -5,7 +5,8 @@
 namespace tapecache {
 
 /// For a scope, every operation of this thread checks its outputs, and in backward the gradients it gives; the first
-/// that holds a NaN or Inf throws NumericalError naming it. Slow; for finding where a run goes wrong.
+/// that holds a NaN or Inf throws NumericalError naming it. A parameter whose gradient held one before the pass is named
+/// itself. Slow; for finding where a run goes wrong.
 class AnomalyMode {
  public:
   explicit AnomalyMode(bool on = true) : previous_(enabled_) { enabled_ = on; }

@@ -62,6 +62,10 @@ Tensor& Backward::slot(Node::Input& input) {
   return tape_.values_[static_cast<std::size_t>(input.value)].gradient;
 }
 
+void Backward::withdraw() {
+  for (Tensor* slot : begun_) *slot = Tensor();
+}
+
 Backward::Kind Backward::kind_of(const Node::Input& input) const {
   if (input.parameter.defined()) {
     const Tensor& value = input.parameter.value();
@@ -78,6 +82,7 @@ GradientTarget Backward::gradient(std::size_t input) {
     const Kind kind = kind_of(from);
     target = Tensor::empty(kind.shape, kind.dtype, kind.device);
     given_.push_back(&target);
+    begun_.push_back(&target);
     return {target, false};
   }
   // Handles that this node itself was given, for another input that is the same variable, do not count as sharing:

@@ -71,11 +71,14 @@ class Backward {
   Node::Input& wanted(std::size_t input);
   Kind kind_of(const Node::Input& input) const;
   Tensor& slot(Node::Input& input);
+  /// After a derivative has thrown: takes back the buffers that it may not have written.
+  void withdraw();
 
   Tape& tape_;
   Node& node_;
   std::vector<Tensor> output_gradients_;
   std::vector<const Tensor*> given_;  // slots whose buffers this node holds
+  std::vector<Tensor*> begun_;        // those of them that it was the first to write to
 };
 
 namespace detail {

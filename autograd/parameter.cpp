@@ -46,7 +46,8 @@ void Parameter::move_to(Device device) {
 
 void Parameter::run_hooks() {
   if (hooks_off) return;
-  for (const Hook& hook : state().hooks) hook(*this);
+  const std::vector<Hook> hooks = state().hooks;  // a copy, as they may add and clear hooks
+  for (const Hook& hook : hooks) hook(*this);
 }
 
 Parameter::State& Parameter::state() const {

@@ -40,7 +40,8 @@ class Parameter {
   bool requires_gradient() const { return state().requires_gradient; }
   void set_requires_gradient(bool on) { state().requires_gradient = on; }
 
-  /// Calls `hook` in each backward pass, as soon as that pass has added its last contribution to the gradient.
+  /// Calls `hook` in each backward pass, as soon as that pass has added its last contribution to the gradient. Hooks that a
+  /// hook adds or clears count from the next call on.
   void add_hook(Hook hook) { state().hooks.push_back(std::move(hook)); }
   void clear_hooks() { state().hooks.clear(); }
   /// Calls them, unless a `HooksOff` is in force.

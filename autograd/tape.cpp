@@ -22,9 +22,10 @@ std::uint64_t next_tape_id() {
 
 }  // namespace
 
-Tape::Tape() : id_(next_tape_id()) {}
+Tape::Tape() : id_(next_tape_id()), self_(std::make_shared<Tape*>(this)) {}
 
 Tape::~Tape() {
+  *self_ = nullptr;
   if (active_tape == this) active_tape = nullptr;
 }
 
@@ -69,20 +70,20 @@ std::vector<Variable> Tape::append(const char* op, std::vector<Tensor> outputs, 
     return results;
   }
   if (tape->consumed_) throw TapeError(fmt::format("{}: recorded on a tape whose backward has run", op));
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i].tape_ != 0 && inputs[i].tape_ != tape->id_) {
+      throw TapeError(fmt::format("{}: input {} belongs to another tape; detach it to use its value", op, i));
+    }
+  }
 
   Node node;
   node.op = op;
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    const Variable& v = inputs[i];
-    if (v.tape_ != 0 && v.tape_ != tape->id_) {
-      throw TapeError(fmt::format("{}: input {} belongs to another tape; detach it to use its value", op, i));
-    }
+  for (const Variable& v : inputs) {
     Node::Input input{.value = -1, .parameter = {}, .shape = v.shape()};
     if (v.tape_ != 0) {
       input.value = v.id_;
     } else if (v.parameter_.defined() && v.parameter_.requires_gradient()) {
       input.parameter = v.parameter_;
-      tape->first_use_.try_emplace(v.parameter_.id(), tape->nodes_.size());
     }
     node.inputs.push_back(std::move(input));
   }
@@ -94,6 +95,9 @@ std::vector<Variable> Tape::append(const char* op, std::vector<Tensor> outputs, 
   for (Variable& v : results) {
     v.id_ = tape->add_value(v.value_, false);
     v.tape_ = tape->id_;
+  }
+  for (const Node::Input& input : node.inputs) {
+    if (input.parameter.defined()) tape->first_use_.try_emplace(input.parameter.id(), tape->nodes_.size());
   }
   tape->nodes_.push_back(std::move(node));
   return results;
@@ -130,6 +134,16 @@ void Tape::check_seeds(std::span<const Variable> outputs, std::span<const Tensor
   }
 }
 
+/// What is added to them would be blamed for a NaN that was there before.
+void Tape::check_earlier_gradients() const {
+  for (const Node& node : nodes_) {
+    for (const Node::Input& input : node.inputs) {
+      if (!input.parameter.defined()) continue;
+      detail::check_anomaly(input.parameter.name().c_str(), "gradient, before this pass,", input.parameter.gradient());
+    }
+  }
+}
+
 void Tape::seed(const Variable& output, const Tensor& gradient) {
   if (holds(output)) {
     Value& value = values_[static_cast<std::size_t>(output.id_)];
@@ -142,6 +156,7 @@ void Tape::seed(const Variable& output, const Tensor& gradient) {
 
 void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> seeds) {
   check_seeds(outputs, seeds);
+  if (AnomalyMode::enabled()) check_earlier_gradients();
   consumed_ = true;
   const NoRecording no_tape;
   for (std::size_t i = 0; i < outputs.size(); ++i) seed(outputs[i], seeds[i]);
@@ -175,7 +190,12 @@ void Tape::run(std::size_t index) {
     }
     const OpScope scope(node.op);
     Backward context(*this, node, std::move(gradients));
-    node.derivative(context);
+    try {
+      node.derivative(context);
+    } catch (...) {
+      context.withdraw();
+      throw;
+    }
     if (AnomalyMode::enabled()) {
       for (std::size_t i = 0; i < node.inputs.size(); ++i) {
         if (context.needs(i)) detail::check_anomaly(node.op, "gradient", context.slot(node.inputs[i]));
@@ -203,8 +223,8 @@ Tensor Tape::gradient(const Variable& leaf) const {
 }
 
 Recording::Recording(Tape& tape) : Recording(&tape) {}
-Recording::Recording(Tape* tape) : previous_(active_tape) { active_tape = tape; }
-Recording::~Recording() { active_tape = previous_; }
+Recording::Recording(Tape* tape) : previous_(active_tape ? active_tape->self_ : nullptr) { active_tape = tape; }
+Recording::~Recording() { active_tape = previous_ ? *previous_ : nullptr; }
 
 ParametersRead::ParametersRead() : previous_(parameter_listener) { parameter_listener = &seen_; }
 ParametersRead::~ParametersRead() { parameter_listener = previous_; }

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <memory>
 #include <span>
 #include <type_traits>
 #include <unordered_map>
@@ -68,11 +69,13 @@ class Tape {
   };
 
   void check_seeds(std::span<const Variable> outputs, std::span<const Tensor> seeds) const;
+  void check_earlier_gradients() const;
   void seed(const Variable& output, const Tensor& gradient);
   void run(std::size_t index);
   std::int64_t add_value(const Tensor& tensor, bool is_leaf);
 
   std::uint64_t id_;
+  std::shared_ptr<Tape*> self_;  // null once the tape has ended, for those who may outlive it
   bool consumed_ = false;
   bool run_hooks_ = true;
   std::vector<Node> nodes_;
@@ -80,7 +83,7 @@ class Tape {
   std::unordered_map<const void*, std::size_t> first_use_;  // parameter -> first node that reads it
 };
 
-/// Makes a tape the active one of this thread for a scope.
+/// Makes a tape the active one of this thread for a scope. Afterwards the one before is active again, if it still lives.
 class Recording {
  public:
   explicit Recording(Tape& tape);
@@ -92,7 +95,7 @@ class Recording {
   explicit Recording(Tape* tape);
 
  private:
-  Tape* previous_;
+  std::shared_ptr<Tape*> previous_;
 };
 
 /// Leaves no tape active for a scope.

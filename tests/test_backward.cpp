@@ -1,5 +1,6 @@
 #include "checks.h"
 
+#include <cmath>
 #include <vector>
 
 #include "op_table.h"
@@ -322,6 +323,16 @@ BOOST_AUTO_TEST_CASE(parameters_are_checked_too) {
   const AnomalyMode on;
   const Variable y = ops::sum(ops::sqrt(p));
   BOOST_CHECK_EXCEPTION(tape.backward(y), NumericalError, says({"'sqrt'"}));
+}
+
+BOOST_AUTO_TEST_CASE(a_gradient_from_before_is_no_fault_of_an_op) {
+  Parameter p("p", vector_of({4, 0}));
+  p.mutable_gradient() = vector_of({1, std::nan("")});
+  Tape tape;
+  const Recording recording(tape);
+  const AnomalyMode on;
+  const Variable y = ops::sum(ops::scale(p, 2));
+  BOOST_CHECK_EXCEPTION(tape.backward(y), NumericalError, says({"gradient, before this pass, of 'p'", "element 1"}));
 }
 
 BOOST_AUTO_TEST_CASE(without_the_mode_nothing_is_thrown) {

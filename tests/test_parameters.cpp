@@ -127,6 +127,39 @@ BOOST_AUTO_TEST_CASE(a_hook_runs_once_in_each_pass) {
   BOOST_CHECK_EQUAL(calls, 33);
 }
 
+BOOST_AUTO_TEST_CASE(hooks_that_change_the_hooks) {
+  Parameter p("p", vector_of({1, 2}));
+  std::string calls;
+  p.add_hook([&calls](Parameter& self) {
+    self.clear_hooks();
+    for (int i = 0; i < 100; ++i) self.add_hook([&calls](Parameter&) { calls += "c"; });
+    calls += "a";
+  });
+  p.add_hook([&calls](Parameter&) { calls += "b"; });
+  p.run_hooks();
+  BOOST_TEST(calls == "ab");
+  p.run_hooks();
+  BOOST_TEST(calls == "ab" + std::string(100, 'c'));
+}
+
+BOOST_AUTO_TEST_CASE(a_failed_derivative_leaves_no_gradient_half_made) {
+  Parameter fresh("fresh", vector_of({1, 2})), other("other", vector_of({3, 4}));
+  other.mutable_gradient() = vector_of({5, 6});
+  Tape tape;
+  const Variable leaf = tape.leaf(vector_of({1, 2}));
+  const Variable y = [&] {
+    const Recording recording(tape);
+    return record("mine", vector_of({0, 0}), {fresh, other, leaf}, {}, [](Backward& ctx) {
+      for (std::size_t i = 0; i < 3; ++i) ctx.gradient(i);
+      throw ValueError("no luck");
+    });
+  }();
+  BOOST_CHECK_THROW(backward(tape, y, vector_of({1, 1})), ValueError);
+  BOOST_CHECK(!fresh.gradient().defined());
+  check_equal(other.gradient(), {5, 6});
+  BOOST_CHECK(!tape.gradient(leaf).defined());
+}
+
 BOOST_AUTO_TEST_CASE(a_hook_runs_although_its_first_use_leads_nowhere) {
   Parameter p("p", vector_of({1, 2}));
   std::vector<double> seen;

@@ -184,6 +184,18 @@ BOOST_AUTO_TEST_CASE(a_tape_that_ends_is_no_longer_active) {
   BOOST_CHECK(Tape::active() == nullptr);
 }
 
+BOOST_AUTO_TEST_CASE(a_tape_that_ends_is_not_returned_to) {
+  auto outer = std::make_unique<Tape>();
+  Tape inner;
+  const Recording first(*outer);
+  {
+    const Recording second(inner);
+    outer.reset();
+    BOOST_CHECK(Tape::active() == &inner);
+  }
+  BOOST_CHECK(Tape::active() == nullptr);
+}
+
 BOOST_AUTO_TEST_CASE(variables_of_another_tape_are_rejected) {
   Tape tape;
   const Variable own = tape.leaf(vector_of({1}));
@@ -201,6 +213,20 @@ BOOST_AUTO_TEST_CASE(variables_of_another_tape_are_rejected) {
   const Recording recording(tape);
   BOOST_CHECK_THROW(ops::exp(foreign), TapeError);
   BOOST_CHECK_NO_THROW(ops::add(own, detach(foreign)));
+}
+
+BOOST_AUTO_TEST_CASE(a_refused_op_is_no_use_of_a_parameter) {
+  Parameter p("p", vector_of({3}));
+  int calls = 0;
+  p.add_hook([&](Parameter&) { ++calls; });
+  Tape tape, other;
+  const Variable foreign = other.leaf(vector_of({2}));
+  const Recording recording(tape);
+  BOOST_CHECK_THROW(ops::multiply(p, foreign), TapeError);
+  const Variable one = ops::scale(tape.leaf(vector_of({1})), 2);
+  tape.backward(ops::multiply(one, p));
+  check_equal(p.gradient(), {2});
+  BOOST_CHECK_EQUAL(calls, 1);
 }
 
 BOOST_AUTO_TEST_CASE(gradient_of_what_is_no_leaf) {
