@@ -15,8 +15,8 @@ namespace {
 constexpr const char* kOp = "batch_norm";
 
 Channels checked_channels(const Variable& x, const Variable& weight, const Variable& bias, double epsilon) {
-  if (!(epsilon > 0)) throw ValueError(fmt::format("{}: epsilon is {}, expected above 0", kOp, epsilon));
   detail::require_floating(kOp, "x", x, 2);
+  detail::require_epsilon(kOp, epsilon, x.dtype());
   detail::require_alike(kOp, "x", x, "weight", weight);
   detail::require_alike(kOp, "x", x, "bias", bias);
   const Channels layout{x.size(0), x.size(1), x.shape().product(2, x.rank())};

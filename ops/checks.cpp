@@ -1,5 +1,7 @@
 #include "tapecache/ops/checks.h"
 
+#include <limits>
+
 #include <fmt/format.h>
 
 #include "tapecache/core/value_checks.h"
@@ -68,12 +70,16 @@ void require_weight(const char* op, const Variable& x, const Variable& weight, c
   }
 }
 
-void require_epsilon(const char* op, double epsilon) {
+void require_epsilon(const char* op, double epsilon, DType computed) {
+  const double least = computed == DType::kFloat64 ? std::numeric_limits<double>::min() : std::numeric_limits<float>::min();
   if (!(epsilon > 0)) throw ValueError(fmt::format("{}: epsilon is {}, expected above 0", op, epsilon));
+  if (epsilon < least) {
+    throw ValueError(fmt::format("{}: epsilon is {}, expected at least {} in {}", op, epsilon, least, name(computed)));
+  }
 }
 
 void require_norm(const char* op, const Variable& x, const Variable& weight, const Variable& bias, double epsilon) {
-  require_epsilon(op, epsilon);
+  require_epsilon(op, epsilon, x.dtype());
   require_alike(op, "x", x, "weight", weight);
   require_alike(op, "x", x, "bias", bias);
   if (x.size(-1) == 0) throw ShapeError(fmt::format("{}: the last axis of {} is empty", op, to_string(x.shape())));

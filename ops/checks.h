@@ -27,11 +27,12 @@ void require_shape(const char* op, const char* argument, const Shape& found, con
 /// of 16 bits.
 void require_weight(const char* op, const Variable& x, const Variable& weight, const Variable& bias);
 
-/// Throws unless weight and bias are [x's last axis], which is not empty, of x's type, and ε is positive.
+/// Throws unless weight and bias are [x's last axis], which is not empty, of x's type, and ε fits that.
 void require_norm(const char* op, const Variable& x, const Variable& weight, const Variable& bias, double epsilon);
 
-/// Throws ValueError unless ε is positive.
-void require_epsilon(const char* op, double epsilon);
+/// Throws ValueError unless ε is positive, and neither 0 nor subnormal in the type that is computed with: its inverse is then
+/// finite.
+void require_epsilon(const char* op, double epsilon, DType computed);
 
 /// Throws unless the tensor is bool, on `device`, and of the given shape.
 void require_mask(const char* op, const char* argument, const Tensor& mask, const Shape& expected, Device device);

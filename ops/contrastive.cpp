@@ -79,6 +79,9 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
   require_scalar("scale", scale, a);
   const bool sigmoid = op == ContrastiveOp::kSigmoid;
   if (sigmoid) require_scalar("bias", bias, a);
+  else if (bias.defined()) {
+    throw ValueError(fmt::format("{}: bias is {}, expected none but with kSigmoid", kOp, describe(bias.value())));
+  }
   const Variable offset = sigmoid ? bias : Variable(Tensor::zeros({}, a.dtype(), a.device()));
   Tensor rows = Tensor::empty({c.rows}, DType::kFloat64, a.device());
   Tensor cols = Tensor::empty({c.cols}, DType::kFloat64, a.device());

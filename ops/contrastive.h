@@ -18,7 +18,7 @@ struct TileOptions {
 /// Cheng et al. 2024). The positive of row i is column i · columns / rows. kRowsAndColumns updates both directions from
 /// one pass over the tiles. `scale` is a scalar; `bias` too, for kSigmoid, and undefined else. Extra memory: a group of
 /// tiles, and a few numbers for each row and column. Sums across tiles are in f64 and in a fixed order.
-/// Throws ShapeError for shapes that do not fit, ValueError for a tile below 1 sample.
+/// Throws ShapeError for shapes that do not fit, ValueError for a tile below 1 sample or a bias that there is no use for.
 Variable contrastive_loss(kernels::ContrastiveOp op, const Variable& a, const Variable& b, const Variable& scale,
                           const Variable& bias = {}, const TileOptions& tile = {});
 

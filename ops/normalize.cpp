@@ -50,8 +50,8 @@ Variable layer_norm(const Variable& x, const Variable& weight, const Variable& b
 Variable l2_normalize(const Variable& x, double epsilon) {
   constexpr const char* kOp = "l2_normalize";
   const OpScope scope(kOp);
-  detail::require_epsilon(kOp, epsilon);
   detail::require_floating(kOp, "x", x, 1);
+  detail::require_epsilon(kOp, epsilon, x.dtype());
   const std::int64_t rows = detail::rows_of(x.shape()), width = x.size(-1);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   Tensor inverse = Tensor::empty({rows}, x.dtype(), x.device());

@@ -9,6 +9,15 @@ namespace tapecache::ops {
 
 using kernels::KernelTable;
 
+namespace {
+
+/// Whether each row · step, which is not negative, is below the limit.
+bool one_for_each_row(std::int64_t rows, std::int64_t step, std::int64_t limit) {
+  return rows == 0 || (limit > 0 && (step == 0 || rows - 1 <= (limit - 1) / step));
+}
+
+}  // namespace
+
 PositivePairs positive_pairs(const Tensor& labels, DType dtype, const CheckText& none) {
   constexpr const char* kOp = "positive_pairs";
   const OpScope scope(kOp);
@@ -34,8 +43,15 @@ Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& simila
   const OpScope scope(kOp);
   const Shape shape{rule.rows, rule.cols};
   const auto fits = [&](const Tensor& t) { return t.defined() && t.dtype() == DType::kFloat64; };
+  if (rule.positive_step < 0) {
+    throw ValueError(fmt::format("{}: positives are {} apart, expected at least 0", kOp, rule.positive_step));
+  }
+  if ((rule.self && rule.rows > rule.cols) || (rule.kept_step > 0 && !one_for_each_row(rule.rows, rule.kept_step, rule.cols))) {
+    throw ShapeError(fmt::format("{}: similarities are {}, expected a column for each row: {} · row", kOp, to_string(shape),
+                                 rule.self ? 1 : rule.kept_step));
+  }
   if (!fits(similarities) || !fits(positives) || similarities.shape() != shape ||
-      positives.numel() <= (rule.rows - 1) * rule.positive_step || positives.device() != similarities.device()) {
+      !one_for_each_row(rule.rows, rule.positive_step, positives.numel()) || positives.device() != similarities.device()) {
     throw ShapeError(fmt::format("{}: similarities are {} and positives {}, expected float64 {} and one for each row", kOp,
                                  describe(similarities), describe(positives), to_string(shape)));
   }

@@ -19,7 +19,8 @@ PositivePairs positive_pairs(const Tensor& labels, DType dtype, const CheckText&
 
 /// [rows, cols] in f32 or f64: `excluded` for the candidates that a guide finds nearer than a row's positive, as
 /// kernels::FalseNegatives describes them, and 0 for the others. `similarities` are f64 [rows, cols], `positives` f64 of any
-/// shape that holds one for each row. Throws ShapeError where they do not.
+/// shape that holds one for each row. Throws ShapeError where they do not, or where a row's own column or the kept one is not
+/// there, and ValueError for a negative step.
 Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& similarities, const Tensor& positives,
                        double excluded, DType dtype);
 

@@ -70,6 +70,9 @@ void adamw_update(const kernels::AdamW& given, std::span<AdamWParameter> paramet
     require_same(kOp, "m", p.m, p.value);
     require_same(kOp, "v", p.v, p.value);
     require_scalar(kOp, "steps", p.steps, DType::kInt64, p.value.device());
+    if (p.steps.defined() != parameters[0].steps.defined()) {
+      throw ValueError(fmt::format("{}: steps of some parameters are defined and of others not, expected all or none", kOp));
+    }
     require_late(kOp, late, p.value.device());
   }
   kernels::AdamW step = given;

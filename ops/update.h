@@ -24,7 +24,7 @@ struct AdamWParameter {
 };
 
 /// One AdamW step in place, over all parameters in one pass. All tensors of one have the shape and dtype of its `value`.
-/// Throws ShapeError, DTypeError or DeviceError before anything is changed.
+/// Throws ShapeError, DTypeError, DeviceError or, where only some have `steps`, ValueError before anything is changed.
 void adamw_update(const kernels::AdamW& step, std::span<AdamWParameter> parameters, const LateNumbers& late = {});
 
 struct SgdParameter {

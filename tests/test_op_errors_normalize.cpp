@@ -8,6 +8,7 @@
 #include "tapecache/core/random.h"
 #include "tapecache/ops/batch_norm.h"
 #include "tapecache/ops/dropout.h"
+#include "tapecache/ops/normalize.h"
 #include "tapecache/ops/sample_uniform.h"
 
 using namespace tapecache;
@@ -54,6 +55,13 @@ std::vector<ErrorCase> batch_norm_cases() {
   std::vector<ErrorCase> cases;
   add_batch_norm_cases<ValueError>(cases, "epsilon", {2, 3}, {3}, {3}, 0, {"batch_norm:", "epsilon", "0"});
   add_batch_norm_cases<ValueError>(cases, "epsilon_nan", {2, 3}, {3}, {3}, kNaN, {"batch_norm:", "epsilon", "nan"});
+  add_batch_norm_cases<ValueError>(cases, "epsilon_of_f64", {2, 3}, {3}, {3}, 1e-50, {"batch_norm:", "1e-50", "float32"});
+  cases.push_back(error<ValueError>("l2_normalize_epsilon_of_f64",
+                                    [](Given& g) { ops::l2_normalize(g.f32({2, 3}), 1e-50); },
+                                    {"l2_normalize:", "1e-50", "float32"}));
+  cases.push_back(error<ValueError>("layer_norm_epsilon_of_f64",
+                                    [](Given& g) { ops::layer_norm(g.f32({2, 3}), g.f32({3}), g.f32({3}), 1e-50); },
+                                    {"layer_norm:", "1e-50", "float32"}));
   add_batch_norm_cases<ShapeError>(cases, "vector", {3}, {3}, {3}, 1, {"batch_norm:", "[3]", "2 axes"});
   add_batch_norm_cases<ShapeError>(cases, "no_channels", {2, 0}, {0}, {0}, 1, {"batch_norm:", "axis 1", "[2, 0]"});
   add_batch_norm_cases<ShapeError>(cases, "weight", {2, 3}, {2}, {3}, 1, {"batch_norm:", "weight", "[2]", "[3]"});

@@ -30,6 +30,14 @@ std::vector<ErrorCase> update_cases() {
                      ops::adamw_update({}, std::span(&p, 1));
                    },
                    {"adamw_update:", "gradient", "undefined"}),
+      error<ValueError>("adamw_update_steps_of_some",
+                        [](Given&) {
+                          const Tensor zeros = Tensor::zeros({3});
+                          ops::AdamWParameter some[] = {{zeros, zeros, zeros, zeros}, {zeros, zeros, zeros, zeros}};
+                          some[0].steps = whole({});
+                          ops::adamw_update({}, some);
+                        },
+                        {"adamw_update:", "steps", "all or none"}),
       error<DTypeError>("squared_norm_integers",
                         [](Given&) {
                           const Tensor t = whole({2});

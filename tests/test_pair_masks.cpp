@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -114,6 +115,17 @@ BOOST_AUTO_TEST_CASE(false_negatives_are_nearer_than_the_positive) {
   BOOST_CHECK_THROW(ops::false_negatives(rule, s.to(DType::kFloat32), s, -1, DType::kFloat32), ShapeError);
   BOOST_CHECK_THROW(ops::false_negatives(rule, s.reshape({5, 4}), s, -1, DType::kFloat32), ShapeError);
   BOOST_CHECK_THROW(ops::false_negatives(rule, s, s.slice(0, 3), -1, DType::kFloat32), ShapeError);
+  const auto refused = [&](const kernels::FalseNegatives& other, std::vector<std::string> words) {
+    const Tensor t = Tensor::zeros({other.rows, other.cols}, DType::kFloat64);
+    BOOST_CHECK_EXCEPTION(ops::false_negatives(other, t, t, -1, DType::kFloat32), ShapeError, says(std::move(words)));
+  };
+  refused({.rows = 5, .cols = 4, .self = true}, {"[5, 4]", "1 · row"});
+  refused({.rows = 5, .cols = 8, .kept_step = 2}, {"[5, 8]", "2 · row"});
+  refused({.rows = 5, .cols = 8, .positive_step = std::numeric_limits<std::int64_t>::max() / 2}, {"positives"});
+  BOOST_CHECK_NO_THROW(ops::false_negatives({.rows = 5, .cols = 9, .kept_step = 2}, Tensor::zeros({5, 9}, DType::kFloat64),
+                                            Tensor::zeros({1}, DType::kFloat64), -1, DType::kFloat32));
+  BOOST_CHECK_EXCEPTION(ops::false_negatives({.rows = 4, .cols = 5, .positive_step = -1}, s, s, -1, DType::kFloat32),
+                        ValueError, says({"-1", "at least 0"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -228,6 +228,9 @@ BOOST_AUTO_TEST_CASE(operands_that_do_not_fit) {
                         says({"scale"}));
   BOOST_CHECK_EXCEPTION(tiled_siglip_loss(a, a, scale, {}), ShapeError, says({"bias"}));
   BOOST_CHECK_EXCEPTION(tiled_info_nce(a, a, scale, {0, 4}), ValueError, says({"0 by 4"}));
+  for (const auto op : {kernels::ContrastiveOp::kRows, kernels::ContrastiveOp::kRowsAndColumns}) {
+    BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, a, scale, scale), ValueError, says({"contrastive_loss: bias", "none"}));
+  }
 }
 
 BOOST_AUTO_TEST_SUITE_END()
