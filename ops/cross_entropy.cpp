@@ -24,7 +24,7 @@ Variable cross_entropy(const Variable& logits, const Tensor& targets, Reduction 
   detail::require_shape(kOp, "targets", targets.shape(), {rows});
 
   Tensor losses = Tensor::empty({rows}, logits.dtype(), logits.device());
-  Tensor logsumexp = Tensor::empty({rows}, logits.dtype(), logits.device());
+  Tensor logsumexp = Tensor::empty({rows, 2}, logits.dtype(), logits.device());
   Tensor result = losses;
   dispatch_floating(kOp, logits.dtype(), [&]<class T>() {
     kernels::find(&KernelTable<T>::cross_entropy, kOp, logits.device())(

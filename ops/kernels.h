@@ -44,7 +44,8 @@ struct KernelTable {
   void (*log_softmax)(std::int64_t rows, std::int64_t cols, const T* x, T* y);
   void (*log_softmax_backward)(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode);
 
-  // loss[r] = logsumexp(x[r]) - x[r, target[r]]. In backward row r has the cotangent scale * dloss[r * dloss_stride].
+  // loss[r] = logsumexp(x[r]) - x[r, target[r]]; logsumexp [rows, 2] is in two parts, whose sum it is. In backward row r has
+  // the cotangent scale * dloss[r * dloss_stride].
   void (*cross_entropy)(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets, T* loss,
                         T* logsumexp);
   void (*cross_entropy_backward)(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets,

@@ -133,6 +133,16 @@ template <class T>
 void differentiate(const Contrastive& c, const Tile<T>& tile, const double* row_logsumexp, const double* col_logsumexp,
                    double weight) {
   const T share = static_cast<T>(weight / static_cast<double>(c.rows));
+  T *col_shift = nullptr, *col_rest = nullptr;
+  if (c.op == ContrastiveOp::kRowsAndColumns) {
+    col_shift = thread_scratch<T, Tile<T>>(2 * c.tile_cols);
+    col_rest = col_shift + c.tile_cols;
+    for (std::int64_t j = 0; j < tile.cols; ++j) {
+      const LogSumExp<T> column = in_parts<T>(col_logsumexp[tile.col + j]);
+      col_shift[j] = column.shift;
+      col_rest[j] = column.rest;
+    }
+  }
   for (std::int64_t i = 0; i < tile.rows; ++i) {
     T* z = tile.line(i);
     const std::int64_t positive = tile.positive(i, c.step);
@@ -140,15 +150,16 @@ void differentiate(const Contrastive& c, const Tile<T>& tile, const double* row_
 #pragma omp simd
       for (std::int64_t j = 0; j < tile.cols; ++j) z[j] = share * logistic(z[j]);
     } else if (c.op == ContrastiveOp::kRows) {
-      const T shift = static_cast<T>(row_logsumexp[tile.row + i]);
+      const LogSumExp<T> normalizer = in_parts<T>(row_logsumexp[tile.row + i]);
+      const T shift = normalizer.shift, factor = share * exponential(-normalizer.rest);
 #pragma omp simd
-      for (std::int64_t j = 0; j < tile.cols; ++j) z[j] = share * exponential(z[j] - shift);
+      for (std::int64_t j = 0; j < tile.cols; ++j) z[j] = factor * exponential(z[j] - shift);
     } else {
-      const T shift = static_cast<T>(row_logsumexp[tile.row + i]), half = share / T{2};
-      const double* columns = col_logsumexp + tile.col;
+      const LogSumExp<T> normalizer = in_parts<T>(row_logsumexp[tile.row + i]);
+      const T shift = normalizer.shift, rest = normalizer.rest, half = share / T{2};
 #pragma omp simd
       for (std::int64_t j = 0; j < tile.cols; ++j) {
-        z[j] = half * (exponential(z[j] - shift) + exponential(z[j] - static_cast<T>(columns[j])));
+        z[j] = half * (exponential(z[j] - shift - rest) + exponential(z[j] - col_shift[j] - col_rest[j]));
       }
     }
     if (positive >= 0) z[positive] -= share;

@@ -9,7 +9,8 @@ void cross_entropy(std::int64_t rows, std::int64_t cols, const T* x, const std::
   parallel_for(rows, block_for(cols * 4), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const LogSumExp<T> normalizer = row_logsumexp_parts(x + row * cols, cols);
-      logsumexp[row] = normalizer.shift + normalizer.rest;
+      logsumexp[2 * row] = normalizer.shift;
+      logsumexp[2 * row + 1] = normalizer.rest;
       loss[row] = normalizer.rest - (x[row * cols + targets[row]] - normalizer.shift);
     }
   });
@@ -21,10 +22,11 @@ void cross_entropy_backward(std::int64_t rows, std::int64_t cols, const T* x, co
                             Mode mode) {
   parallel_for(rows, block_for(cols * 4), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
-      const T gradient = dloss[row * dloss_stride] * static_cast<T>(scale), normalizer = logsumexp[row];
+      const T gradient = dloss[row * dloss_stride] * static_cast<T>(scale);
+      const T shift = logsumexp[2 * row], factor = gradient * exponential(-logsumexp[2 * row + 1]);
       const T* from = x + row * cols;
       T* to = dx + row * cols;
-      for (std::int64_t i = 0; i < cols; ++i) put(to[i], gradient * exponential(from[i] - normalizer), mode);
+      for (std::int64_t i = 0; i < cols; ++i) put(to[i], factor * exponential(from[i] - shift), mode);
       to[targets[row]] -= gradient;
     }
   });

@@ -166,11 +166,13 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
         double total = 0;
         for (std::int64_t i = 0; i < tile.rows; ++i) {
           T* scores = tile.scores + i * m.tile_cols;
-          const T shift = static_cast<T>(logsumexp[tile.row + i]);
+          const double normalizer = logsumexp[tile.row + i];
           const std::int64_t positive = (tile.row + i) * m.step - tile.col;
           for (std::int64_t j = 0; j < tile.cols; ++j) {
             const T score = scores[j];
-            scores[j] = share * (exponential(scale * score - shift) - (j == positive ? T{1} : T{0}));
+            const T logit = scale * score;
+            const T softmax = exponential(static_cast<T>(static_cast<double>(logit) - normalizer));
+            scores[j] = share * (softmax - (j == positive ? T{1} : T{0}));
             total += static_cast<double>(scores[j]) * static_cast<double>(score);
           }
           for (std::int64_t q = 0; to && q < m.query_tokens; ++q) {

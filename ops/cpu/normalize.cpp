@@ -42,6 +42,20 @@ void normalize_rows(std::int64_t begin, std::int64_t end, std::int64_t cols, T e
   }
 }
 
+/// l2_normalize of a row whose sum of squares overflows, by way of one that is smaller by a power of two. Returns what
+/// `inverse` is for it.
+template <class T>
+T normalize_large_row(std::int64_t cols, T epsilon, const T* from, T* to) {
+  constexpr T kDown = sizeof(T) == sizeof(float) ? T(0x1p-96) : T(0x1p-768);
+  T squares{0};
+#pragma omp simd reduction(+ : squares)
+  for (std::int64_t i = 0; i < cols; ++i) squares += (from[i] * kDown) * (from[i] * kDown);
+  const T length = std::sqrt(squares), least = epsilon * kDown;
+  const T factor = T{1} / (length < least ? least : length);
+  for (std::int64_t i = 0; i < cols; ++i) to[i] = from[i] * kDown * factor;
+  return (length < least ? -factor : factor) * kDown;
+}
+
 }  // namespace
 
 template <class T>
@@ -115,6 +129,10 @@ void l2_normalize(std::int64_t rows, std::int64_t cols, double epsilon, const T*
       T squares{0};
 #pragma omp simd reduction(+ : squares)
       for (std::int64_t i = 0; i < cols; ++i) squares += from[i] * from[i];
+      if (!std::isfinite(squares)) {
+        inverse[row] = normalize_large_row(cols, static_cast<T>(epsilon), from, y + row * cols);
+        continue;
+      }
       const T length = std::sqrt(squares);
       const bool is_short = length < static_cast<T>(epsilon);
       const T factor = T{1} / (is_short ? static_cast<T>(epsilon) : length);

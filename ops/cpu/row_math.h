@@ -50,6 +50,13 @@ T row_logsumexp(const T* x, std::int64_t n) {
   return parts.shift + parts.rest;
 }
 
+/// One of f64 in parts of T.
+template <class T>
+LogSumExp<T> in_parts(double logsumexp) {
+  const T shift = static_cast<T>(logsumexp);
+  return {shift, std::isfinite(shift) ? static_cast<T>(logsumexp - static_cast<double>(shift)) : T{0}};
+}
+
 /// The maximum of a sum without summands.
 inline constexpr double kNoSummand = -std::numeric_limits<double>::infinity();
 

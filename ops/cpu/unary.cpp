@@ -15,6 +15,12 @@ constexpr double kSqrt2OverPi = 0.79788456080286535588;
 constexpr double kGeluCubic = 0.044715;
 constexpr double kQuickGelu = 1.702;
 
+/// x, or 0 where that is so far off that what it is multiplied by is 0, which infinity times would not be.
+template <class T>
+[[gnu::always_inline]] inline T near(T x) {
+  return std::fabs(x) < T{1000} ? x : T{0};
+}
+
 /// Calls `f` with the function value and the derivative as lambdas of (x or saved); one place for each formula. None
 /// has the form a b + c d: which product goes into a fused multiply-add would then differ between a vector loop and
 /// its tail, and an element's bits with its position.
@@ -45,15 +51,15 @@ void with_function(UnaryOp op, T a, T b, F&& f) {
             return T(0.5) * x * (T{1} + hyperbolic_tangent(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x)));
           },
           [](T x) {
-            const T t = hyperbolic_tangent(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x));
-            const T inner = T(kSqrt2OverPi) * (T{1} + T(3 * kGeluCubic) * x * x);
-            return T(0.5) + T(0.5) * t + T(0.5) * x * (T{1} - t * t) * inner;
+            const T t = hyperbolic_tangent(T(kSqrt2OverPi) * (x + T(kGeluCubic) * x * x * x)), z = near(x);
+            const T inner = T(kSqrt2OverPi) * (T{1} + T(3 * kGeluCubic) * z * z);
+            return T(0.5) + T(0.5) * t + T(0.5) * z * (T{1} - t * t) * inner;
           });
     case UnaryOp::kQuickGelu:
       return f([](T x) { return x * logistic(T(kQuickGelu) * x); },
                [](T x) {  // σ + 1.702 x σ (1 - σ)
                  const T s = logistic(T(kQuickGelu) * x);
-                 return s + T(kQuickGelu) * x * s * (T{1} - s);
+                 return s + T(kQuickGelu) * near(x) * s * (T{1} - s);
                });
     case UnaryOp::kSilu:
       return f([](T x) { return x * logistic(x); },

@@ -48,10 +48,9 @@ __global__ void __launch_bounds__(kMostRowThreads) sigmoid_rows_kernel(Panel<T> 
 /// The mean of the softmax over the row and that over the column.
 template <class T>
 struct BothSoftmaxes {
-  const double *row_logsumexp, *col_logsumexp;
+  const LogSumExp<T> *rows, *columns;
   __device__ T operator()(std::int64_t row, std::int64_t col, T logit, T share) const {
-    return T(0.5) * share * (std::exp(logit - static_cast<T>(row_logsumexp[row])) +
-                             std::exp(logit - static_cast<T>(col_logsumexp[col])));
+    return T(0.5) * share * (softmax(logit, rows[row]) + softmax(logit, columns[col]));
   }
 };
 
@@ -61,10 +60,10 @@ struct Sigmoids {
 };
 
 template <class T, class F>
-void with_slope(const Contrastive& c, const double* row_logsumexp, const double* col_logsumexp, const F& f) {
+void with_slope(const Contrastive& c, const Normalizers<T>& rows, const Normalizers<T>& columns, const F& f) {
   switch (c.op) {
-    case ContrastiveOp::kRows: return f(RowSoftmax{row_logsumexp});
-    case ContrastiveOp::kRowsAndColumns: return f(BothSoftmaxes<T>{row_logsumexp, col_logsumexp});
+    case ContrastiveOp::kRows: return f(RowSoftmax<T>{rows.data()});
+    case ContrastiveOp::kRowsAndColumns: return f(BothSoftmaxes<T>{rows.data(), columns.data()});
     case ContrastiveOp::kSigmoid: return f(Sigmoids<T>{});
   }
 }
@@ -126,11 +125,13 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
   const Cotangent<T> cotangent{dloss, static_cast<double>(c.rows)};
   double *of_scale = partials, *of_bias = partials + c.tile_rows;
   const Scratch<Totals> totals(1);
+  const Normalizers<T> rows_of_loss(c.op == ContrastiveOp::kSigmoid ? 0 : c.rows, row_logsumexp),
+      columns_of_loss(c.op == ContrastiveOp::kRowsAndColumns ? c.cols : 0, col_logsumexp);
   for_each_panel(
       c, a, b, scale, bias, workspace,
       [&](const Panel<T>& panel, bool) {
-        with_slope<T>(c, row_logsumexp, col_logsumexp,
-                      [&](const auto& slope) { differentiate(panel, slope, cotangent, of_bias, of_scale); });
+        with_slope(c, rows_of_loss, columns_of_loss,
+                   [&](const auto& slope) { differentiate(panel, slope, cotangent, of_bias, of_scale); });
         if (db) {
           gemm<T>({.m = panel.cols, .n = c.width, .k = panel.rows, .transpose_a = true, .pitch_a = panel.pitch}, panel.z,
                   a + panel.row * c.width, nullptr, nullptr, db + panel.col * c.width,

@@ -14,7 +14,8 @@ __global__ void __launch_bounds__(kMostRowThreads)
     const Row<By, Elements<T>> row(cols, {x + i * cols});
     const LogSumExp<T> normalizer = logsumexp_parts(row);
     if (By::thread() != 0) continue;
-    logsumexp[i] = normalizer.shift + normalizer.rest;
+    logsumexp[2 * i] = normalizer.shift;
+    logsumexp[2 * i + 1] = normalizer.rest;
     loss[i] = normalizer.rest - (x[i * cols + targets[i]] - normalizer.shift);
   }
 }
@@ -25,7 +26,8 @@ __global__ void cross_entropy_backward_kernel(std::int64_t n, std::int64_t cols,
                                               Mode mode) {
   for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
     const std::int64_t row = at / cols;
-    const T gradient = dloss[row * dloss_stride] * scale, spread = gradient * std::exp(x[at] - logsumexp[row]);
+    const T shift = logsumexp[2 * row], rest = logsumexp[2 * row + 1];
+    const T gradient = dloss[row * dloss_stride] * scale, spread = gradient * std::exp(x[at] - shift - rest);
     put(dx[at], at - row * cols == targets[row] ? spread - gradient : spread, mode);
   }
 }

@@ -4,7 +4,9 @@
 #include <limits>
 
 #include "tapecache/ops/cuda/pair.cuh"
+#include "tapecache/ops/cuda/row_logsumexp.cuh"
 #include "tapecache/ops/cuda/row_threads.cuh"
+#include "tapecache/ops/cuda/scratch.h"
 #include "tapecache/ops/cuda/sum_terms.cuh"
 
 /// What losses over tiles of logits share. The tiles of a group lie beside each other in memory, and one kernel takes them
@@ -126,13 +128,37 @@ struct Cotangent {
   __device__ T share() const { return static_cast<T>(static_cast<double>(*dloss) / rows); }
 };
 
-/// share · softmax of each row.
-struct RowSoftmax {
-  const double* logsumexp;
-  template <class T>
-  __device__ T operator()(std::int64_t row, std::int64_t, T logit, T share) const {
-    return share * std::exp(logit - static_cast<T>(logsumexp[row]));
+template <class T>
+__global__ void split_kernel(std::int64_t n, const double* logsumexp, LogSumExp<T>* parts) {
+  for (std::int64_t i = thread_index(); i < n; i += thread_count()) {
+    const T shift = static_cast<T>(logsumexp[i]);
+    parts[i] = {shift, std::isfinite(shift) ? static_cast<T>(logsumexp[i] - static_cast<double>(shift)) : T{0}};
   }
+}
+
+/// Logsumexps of f64 in parts of T, as gradients take them.
+template <class T>
+class Normalizers {
+ public:
+  Normalizers(std::int64_t n, const double* logsumexp) : parts_(n) {
+    if (n > 0) launch(split_kernel<T>, grid_for(n), n, logsumexp, parts_.data());
+  }
+  const LogSumExp<T>* data() const { return parts_.data(); }
+
+ private:
+  Scratch<LogSumExp<T>> parts_;
+};
+
+template <class T>
+__device__ T softmax(T logit, const LogSumExp<T>& normalizer) {
+  return std::exp(logit - normalizer.shift - normalizer.rest);
+}
+
+/// share · softmax of each row.
+template <class T>
+struct RowSoftmax {
+  const LogSumExp<T>* rows;
+  __device__ T operator()(std::int64_t row, std::int64_t, T logit, T share) const { return share * softmax(logit, rows[row]); }
 };
 
 /// Turns z into scale · dZ, where dZ is what `slope(row, column, logit, share)` says, less the share at positives. Each row's

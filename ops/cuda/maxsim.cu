@@ -181,10 +181,11 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
   const Cotangent<T> cotangent{dloss, static_cast<double>(m.queries)};
   double *of_scale = partials, *of_bias = partials + m.tile_rows;
   const Scratch<double> total(1);
+  const Normalizers<T> normalizers(m.queries, logsumexp);
   for_each_meeting(
       m, queries, query_mask, documents, document_mask, workspace, best,
       [&](const Meeting<T>& at, bool) {
-        differentiate(at.panel(scale), RowSoftmax{logsumexp}, cotangent, of_bias, of_scale);
+        differentiate(at.panel(scale), RowSoftmax<T>{normalizers.data()}, cotangent, of_bias, of_scale);
         if (dqueries) {
           launch(queries_gradient_kernel<T>, grid_of_tokens(at.rows * m.query_tokens, m.width), at, documents, dqueries,
                  at.col > 0 ? Mode::kAccumulate : dqueries_mode);

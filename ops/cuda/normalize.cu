@@ -118,11 +118,16 @@ __global__ void __launch_bounds__(kMostRowThreads) l2_normalize_kernel(std::int6
                                                                        const T* x, T* y, T* inverse) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const Row<By, Elements<T>> row(cols, {x + i * cols});
-    const T length = std::sqrt(row.sum([](std::int64_t, T v) { return v * v; }));
-    const bool is_short = length < epsilon;
-    const T factor = T{1} / (is_short ? epsilon : length);
-    row.each([=](std::int64_t at, T v) { y[i * cols + at] = v * factor; });
-    if (By::thread() == 0) inverse[i] = is_short ? -factor : factor;
+    T squares = row.sum([](std::int64_t, T v) { return v * v; }), down{1};
+    if (!std::isfinite(squares)) {  // they overflow: by way of a row that is smaller by a power of two
+      down = sizeof(T) == sizeof(float) ? T(0x1p-96) : T(0x1p-768);
+      squares = row.sum([=](std::int64_t, T v) { return (v * down) * (v * down); });
+    }
+    const T length = std::sqrt(squares), least = epsilon * down;
+    const bool is_short = length < least;
+    const T factor = T{1} / (is_short ? least : length);
+    row.each([=](std::int64_t at, T v) { y[i * cols + at] = v * down * factor; });
+    if (By::thread() == 0) inverse[i] = (is_short ? -factor : factor) * down;
   }
 }
 

@@ -72,6 +72,12 @@ __device__ T logistic(T x) {
   else return T{1} / (T{1} + std::exp(-x));
 }
 
+/// x, or 0 where that is so far off that what it is multiplied by is 0, which infinity times would not be.
+template <class T>
+__device__ T near(T x) {
+  return std::fabs(x) < T{1000} ? x : T{0};
+}
+
 template <class T>
 struct Sigmoid {
   T a, b;
@@ -104,8 +110,8 @@ struct GeluTanh {
   __device__ static T cumulative(T x) { return logistic<precision>(T(kTwiceSqrt2OverPi) * (x + T(kCubic) * x * x * x)); }
   __device__ T value(T x) const { return x * cumulative(x); }
   __device__ T derivative(T x) const {
-    const T s = cumulative(x), inner = T(kTwiceSqrt2OverPi) * (T{1} + T(3 * kCubic) * x * x);
-    return s + x * s * (T{1} - s) * inner;
+    const T s = cumulative(x), z = near(x), inner = T(kTwiceSqrt2OverPi) * (T{1} + T(3 * kCubic) * z * z);
+    return s + z * s * (T{1} - s) * inner;
   }
 };
 
@@ -116,7 +122,7 @@ struct QuickGelu {
   __device__ T value(T x) const { return x * logistic<precision>(T(kSteepness) * x); }
   __device__ T derivative(T x) const {  // σ + 1.702 x σ (1 - σ)
     const T s = logistic<precision>(T(kSteepness) * x);
-    return s + T(kSteepness) * x * s * (T{1} - s);
+    return s + T(kSteepness) * near(x) * s * (T{1} - s);
   }
 };
 
