@@ -95,8 +95,8 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_of_some_chunks_alone_are_refused) {
   const Tensor x = random_values({8, 5}, 2);
   const double first = doubles(x)[0];
   const auto some = [&](const Tensor& chunk) {
-    const bool begins = doubles(chunk)[0] == first;
-    return begins ? Encoded{{{"", encoder(chunk)}}, {}} : with_size(encoder, "size", 0.5)(chunk);
+    if (doubles(chunk)[0] == first) return Encoded{{{"", encoder(chunk)}}, {}};
+    return with_size(encoder, "size", 0.5)(chunk);
   };
   const auto other_weight = [&](const Tensor& chunk) {
     return with_size(encoder, "size", doubles(chunk)[0] == first ? 1 : 2)(chunk);
@@ -110,7 +110,8 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_of_some_chunks_alone_are_refused) {
   }
   int calls = 0;
   const auto once = [&](const Tensor& chunk) {
-    return ++calls == 1 ? with_size(encoder, "size", 0.5)(chunk) : Encoded{{{"", encoder(chunk)}}, {}};
+    if (++calls == 1) return with_size(encoder, "size", 0.5)(chunk);
+    return Encoded{{{"", encoder(chunk)}}, {}};
   };
   const std::vector<Tower> towers{{"x", x, once}};
   BOOST_CHECK_EXCEPTION(cached_step(towers, nothing(), {{8}}), ShapeError, says({"again", "no auxiliary loss"}));
