@@ -71,7 +71,6 @@ CachedForward cached(Tower tower, const CachedOptions& options) {
     random.first_sample += before.tower.size();
   }
   const auto state = std::make_shared<CachedForward::State>(std::move(tower), std::move(step), random);
-  const RandomState outside = random_state();
   std::uint32_t call = 0;
   {
     const RandomStateGuard guard;
@@ -81,12 +80,12 @@ CachedForward cached(Tower tower, const CachedOptions& options) {
     for (std::size_t c = 0; c < state->run.chunks().parts.size(); ++c) state->run.forward(c, false);
     state->run.finish_forward();
     call = random_state().key.call;
+    state->calls = call - state->random.key.call;
+    if (options.after && options.after->state().calls != state->calls) {
+      throw ValueError(fmt::format("cached: a sub-batch made {} random draws, but the one before it {}: together they cannot "
+                                   "equal those of the whole batch", state->calls, options.after->state().calls));
+    }
     buffers.keep();
-  }
-  state->calls = call - state->random.key.call;
-  if (options.after && options.after->state().calls != state->calls) {
-    throw ValueError(fmt::format("cached: a sub-batch made {} random draws, but the one before it {}: together they cannot equal "
-                                 "those of the whole batch", state->calls, options.after->state().calls));
   }
   // Sub-batches of one batch advance the stream once.
   random_state().key.call = options.after ? call_after : call;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gradcache_checks.h"
+#include "tapecache/autograd/buffer.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/cached.h"
@@ -186,11 +187,17 @@ BOOST_AUTO_TEST_CASE(sub_batches_with_other_numbers_of_random_draws_are_refused)
   const Encoder encoder(1, DType::kFloat64, 0.3);
   const Tensor x = random_values({6, 5}, 2);
   int calls = 0;
-  const auto encode = [&](const Tensor& chunk) { return ++calls == 1 ? encoder(chunk) : ops::dropout(encoder(chunk), 0.5); };
+  Tensor seen = Tensor::zeros({}, DType::kFloat64);
+  const auto encode = [&](const Tensor& chunk) {
+    before_change(seen);
+    seen.fill(++calls);
+    return calls == 1 ? encoder(chunk) : ops::dropout(encoder(chunk), 0.5);
+  };
   const CachedForward first = cached(encode, x.slice(0, 3));
   const RandomState before = random_state();
   BOOST_CHECK_EXCEPTION(cached(encode, x.slice(3, 6), {.after = &first}), ValueError, says({"3 random draws", "2"}));
   BOOST_TEST((random_state() == before));
+  BOOST_TEST(seen.item() == 1);
 }
 
 BOOST_AUTO_TEST_CASE(integer_outputs_of_a_direct_step_in_pieces) {
