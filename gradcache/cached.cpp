@@ -131,8 +131,7 @@ detail::LossInput joined(const CachedBatch& batch) {
   for (std::size_t i = 0; i < first.size(); ++i) {
     const detail::TowerRun& run = batch.chunks.front().state().run;
     input.names.push_back(batch.name + run.names()[i].substr(run.tower().name().size()));
-    const Device device = batch.chunks.front().state().run.devices()[i];
-    Tensor all = Tensor::empty(first[i].shape().with(0, rows), first[i].dtype(), device);
+    Tensor all = Tensor::empty(first[i].shape().with(0, rows), first[i].dtype(), run.devices()[i]);
     for (std::size_t c = 0; c < batch.chunks.size(); ++c) {
       const std::vector<Tensor>& outputs = batch.chunks[c].representations();
       if (outputs.size() != first.size() || outputs[i].shape().without(0) != first[i].shape().without(0)) {
