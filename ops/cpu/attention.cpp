@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <type_traits>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
@@ -89,15 +88,14 @@ template <class In, class T>
 void masked_scores(const Head& head, const Tile& tile, const In* qkv, const bool* valid, T* scores) {
   multiply(tile.count, tile.keys, head.layout.width, head.operand(qkv, 0, tile.first),
            head.operand(qkv, 1, tile.begin, true), scores, tile.keys, false);
-  constexpr T kNothing = -std::numeric_limits<T>::infinity();
   for (std::int64_t i = 0; i < tile.count; ++i) {
     T* row = scores + i * tile.keys;
     const std::int64_t own = tile.keys_of(head, i);
     if (valid) {
       const bool* of_keys = valid + head.batch * head.layout.tokens + tile.begin;
-      for (std::int64_t j = 0; j < own; ++j) row[j] = of_keys[j] ? row[j] : kNothing;
+      for (std::int64_t j = 0; j < own; ++j) row[j] = of_keys[j] ? row[j] : kNothing<T>;
     }
-    std::fill(row + own, row + tile.keys, kNothing);
+    std::fill(row + own, row + tile.keys, kNothing<T>);
   }
 }
 
@@ -107,7 +105,7 @@ const In* as_operand(const T* weights, std::int64_t count, In* room) {
   if constexpr (std::is_same_v<In, T>) {
     return weights;
   } else {
-    for (std::int64_t i = 0; i < count; ++i) room[i] = In(weights[i]);
+    map(count, room, [](auto v) TAPECACHE_INLINE { return v; }, weights);
     return room;
   }
 }
@@ -116,24 +114,19 @@ const In* as_operand(const T* weights, std::int64_t count, In* room) {
 /// the factor that brings sums of earlier tiles to that maximum.
 template <class T>
 T exponentials(T* row, std::int64_t keys, T scale, T& largest, T& sum) {
-  constexpr T kNothing = -std::numeric_limits<T>::infinity();
   const T here = row_max(row, keys), before = largest;
-  if (here != kNothing) largest = std::max(before, here * scale);
-  const T shift = largest == kNothing ? T{0} : largest;
-  T total{0};
-#pragma omp simd reduction(+ : total)
-  for (std::int64_t j = 0; j < keys; ++j) {
-    row[j] = exponential(row[j] * scale - shift);
-    total += row[j];
-  }
-  const T factor = before == largest ? T{1} : exponential(before - shift);
-  sum = sum * factor + total;
+  if (here != kNothing<T>) largest = std::max(before, here * scale);
+  const T shift = largest == kNothing<T> ? T{0} : largest;
+  map(keys, row,
+      [s = set(shift), factor = set(scale)](auto v) TAPECACHE_INLINE { return exponential(hn::MulSub(v, factor, s)); }, row);
+  const T factor = before == largest ? T{1} : exponential_of(before - shift);
+  sum = sum * factor + static_cast<T>(row_sum(row, keys));
   return factor;
 }
 
 template <class T>
 void scale_row(T* row, std::int64_t count, T factor) {
-  for (std::int64_t i = 0; i < count; ++i) row[i] *= factor;
+  map(count, row, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); }, row);
 }
 
 /// Rows of `width` that are added up in T: where they belong, or in room of the thread's own until they are put there.
@@ -166,7 +159,7 @@ void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, 
     T *scores = room.tile0, *largest = room.largest, *sum = room.sum;
     for (std::int64_t first = 0; first < layout.tokens; first += kQueryTile) {
       const std::int64_t count = std::min(kQueryTile, layout.tokens - first);
-      std::fill_n(largest, count, -std::numeric_limits<T>::infinity());
+      std::fill_n(largest, count, kNothing<T>);
       std::fill_n(sum, count, T{0});
       In* to = head.output(y, first);
       const auto sums = Sums<In, T>::template of<Head>(to, head.output_stride(), count, width);
@@ -182,7 +175,7 @@ void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, 
       });
       for (std::int64_t i = 0; i < count; ++i) {
         scale_row(sums.row(i), width, sum[i] == T{0} ? T{0} : T{1} / sum[i]);
-        const T shift = largest[i] == -std::numeric_limits<T>::infinity() ? T{0} : largest[i];
+        const T shift = largest[i] == kNothing<T> ? T{0} : largest[i];
         logsumexp[head.row_of(first + i)] = shift + std::log(sum[i]);
       }
       sums.put_into(to, head.output_stride(), count, width, Mode::kWrite);
@@ -211,22 +204,28 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
       const Operand<In> gradient{head.output(dy, first), head.output_stride()};
       for (std::int64_t i = 0; i < count; ++i) {
         const In *out = head.output(y, first + i), *dout = head.output(dy, first + i);
-        T dot{0};
-#pragma omp simd reduction(+ : dot)
-        for (std::int64_t d = 0; d < width; ++d) dot += static_cast<T>(dout[d]) * static_cast<T>(out[d]);
-        dots[i] = dot;
+        dots[i] = static_cast<T>(row_dot(dout, out, width));
       }
       for_each_key_tile(head, first, count, [&](const Tile& tile) {
         masked_scores(head, tile, qkv, valid, p);
         multiply(count, tile.keys, width, gradient, head.operand(qkv, 2, tile.begin, true), ds, tile.keys, false);
         for (std::int64_t i = 0; i < count; ++i) {
           const T normalizer = logsumexp[head.row_of(first + i)], dot = dots[i];
-          const bool nothing = normalizer == -std::numeric_limits<T>::infinity();
           T *p_row = p + i * tile.keys, *ds_row = ds + i * tile.keys;
-          for (std::int64_t j = 0; j < tile.keys; ++j) {
-            p_row[j] = nothing ? T{0} : exponential(p_row[j] * scale - normalizer);
-            ds_row[j] = p_row[j] * (ds_row[j] - dot) * scale;
+          if (normalizer == kNothing<T>) {
+            std::fill_n(p_row, tile.keys, T{0});
+          } else {
+            map(tile.keys, p_row,
+                [s = set(normalizer), factor = set(scale)](auto v) TAPECACHE_INLINE {
+                  return exponential(hn::MulSub(v, factor, s));
+                },
+                p_row);
           }
+          map(tile.keys, ds_row,
+              [of_row = set(dot), factor = set(scale)](auto weight, auto slope) TAPECACHE_INLINE {
+                return hn::Mul(hn::Mul(weight, hn::Sub(slope, of_row)), factor);
+              },
+              p_row, ds_row);
         }
         const std::int64_t size = count * tile.keys;
         const In *weights = as_operand<In>(p, size, room.low0), *slopes = as_operand<In>(ds, size, room.low1);

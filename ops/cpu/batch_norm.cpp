@@ -1,7 +1,8 @@
+#include <array>
 #include <cmath>
 #include <vector>
 
-#include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/sums.h"
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
@@ -9,71 +10,75 @@ namespace {
 
 constexpr std::int64_t kWork = 32768;     // elements of a block of sums
 constexpr std::int64_t kMostRows = 512;   // of a block: blocks are summed alone, then in order
-constexpr std::int64_t kStretch = 256;    // elements of a channel that are summed before they join the rest
 constexpr std::int64_t kLeastTerms = 32;  // of a partial sum, so that the partial sums stay few
 
-/// Two sums over each channel, [2, channels]: of a(v - centre, w) and of b(v - centre, w) for the elements v and w of
-/// two arrays. Written over pointers that start at a row, or GCC 12 gathers the elements one by one.
-template <class T, class A, class B>
-std::vector<T> channel_sums(const Channels& x, const T* v, const T* centre, const T* w, const A& a, const B& b) {
-  if (x.outer * x.inner == 0) return std::vector<T>(static_cast<std::size_t>(2 * x.count), T{0});
+/// Two sums over each channel, [2, channels]: those of the vectors that `terms(d, w)` gives for d = v - centre and w, elements
+/// of two arrays.
+template <class T, class Terms>
+std::vector<double> channel_sums(const Channels& x, const T* v, const T* centre, const T* w, const Terms& terms) {
+  const std::int64_t size = column_sums_size<T>(x.count);
+  std::vector<double> sums(static_cast<std::size_t>(2 * size));
+  if (x.outer * x.inner == 0) return sums;
   const std::int64_t least = (kLeastTerms + x.inner - 1) / x.inner;
   const std::int64_t block = std::max(least, std::min(kMostRows, block_for(x.count * x.inner, kWork)));
   const std::int64_t blocks = (x.outer + block - 1) / block;
-  std::vector<T> partial(static_cast<std::size_t>(blocks * 2 * x.count), T{0});
-  parallel_for(x.outer, block, [=, to = partial.data()](std::int64_t begin, std::int64_t end) {
-    T *first = to + begin / block * 2 * x.count, *second = first + x.count;
+  std::vector<double> partial(static_cast<std::size_t>(blocks * 2 * size));
+  parallel_for(x.outer, block, [&](std::int64_t begin, std::int64_t end) {
+    double *first = partial.data() + begin / block * 2 * size, *second = first + size;
+    if (x.inner == 1) {
+      add_rows<T, 2>(begin, end, x.count, {first, second}, [=](std::int64_t row, std::int64_t k, auto at) TAPECACHE_INLINE {
+        const std::int64_t i = row * x.count + k;
+        return terms(hn::Sub(at.load(v + i), at.load(centre + k)), at.load(w + i));
+      });
+      return;
+    }
     for (std::int64_t row = begin; row < end; ++row) {
-      if (x.inner == 1) {
-        const T *v_row = v + row * x.count, *w_row = w + row * x.count;
-#pragma omp simd
-        for (std::int64_t k = 0; k < x.count; ++k) {
-          first[k] += a(v_row[k] - centre[k], w_row[k]);
-          second[k] += b(v_row[k] - centre[k], w_row[k]);
-        }
-        continue;
-      }
       for (std::int64_t k = 0; k < x.count; ++k) {
         const std::int64_t from = (row * x.count + k) * x.inner;
-        const T *v_row = v + from, *w_row = w + from, middle = centre[k];
-        // In stretches, so that a long sum in f32 does not lose what it adds last.
-        for (std::int64_t start = 0; start < x.inner; start += kStretch) {
-          const std::int64_t end_of_stretch = std::min(x.inner, start + kStretch);
-          T sum{0}, other{0};
-#pragma omp simd reduction(+ : sum, other)
-          for (std::int64_t i = start; i < end_of_stretch; ++i) {
-            sum += a(v_row[i] - middle, w_row[i]);
-            other += b(v_row[i] - middle, w_row[i]);
-          }
-          first[k] += sum;
-          second[k] += other;
-        }
+        const auto [sum, other] = two_sums_of<T>(
+            x.inner,
+            [&, middle = set(centre[k])](auto& a, auto& b, auto value, auto weight) TAPECACHE_INLINE {
+              const auto both = terms(hn::Sub(value, middle), weight);
+              a = hn::Add(a, both[0]);
+              b = hn::Add(b, both[1]);
+            },
+            v + from, w + from);
+        first[k] += sum;
+        second[k] += other;
       }
     }
   });
-  for (std::int64_t i = 1; i < blocks; ++i) {
-    const T* from = partial.data() + i * 2 * x.count;
-    for (std::int64_t k = 0; k < 2 * x.count; ++k) partial[static_cast<std::size_t>(k)] += from[k];
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    map(2 * size, sums.data(), [](auto a, auto b) TAPECACHE_INLINE { return hn::Add(a, b); }, sums.data(),
+        partial.data() + i * 2 * size);
   }
-  return partial;
+  return sums;
 }
 
-/// Calls body(place, channel) for every element, in parallel.
-template <class Body>
-void for_each_place(const Channels& x, const Body& body) {
+/// to[i] = or += f(element i of x…, its channel's numbers), in parallel. `f(at, i, of_channel)` reads the elements by `at`, and by
+/// of_channel(numbers) what belongs to their channels.
+template <class T, class F>
+void map_channels(const Channels& x, Mode mode, T* to, const F& f) {
+  const auto fill = [=](std::int64_t begin, std::int64_t count, const auto& of_channel) {
+    for_each_vec<T>(count, [&](std::int64_t j, auto at) TAPECACHE_INLINE {
+      const std::int64_t i = begin + j;
+      auto values = f(at, i, [&](const T* numbers) TAPECACHE_INLINE { return of_channel(numbers, j, at); });
+      if (mode == Mode::kAccumulate) values = hn::Add(at.load(to + i), values);
+      at.store(values, to + i);
+    });
+  };
   if (x.inner == 1) {
     parallel_for(x.outer, block_for(x.count), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
-#pragma omp simd
-        for (std::int64_t k = 0; k < x.count; ++k) body(row * x.count + k, k);
+        fill(row * x.count, x.count,
+             [](const T* numbers, std::int64_t k, auto at) TAPECACHE_INLINE { return at.load(numbers + k); });
       }
     });
   } else {
     parallel_for(x.outer * x.count, block_for(x.inner), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t row = begin; row < end; ++row) {
-        const std::int64_t k = row % x.count;
-#pragma omp simd
-        for (std::int64_t i = 0; i < x.inner; ++i) body(row * x.inner + i, k);
+        fill(row * x.inner, x.inner,
+             [=](const T* numbers, std::int64_t, auto) TAPECACHE_INLINE { return set(numbers[row % x.count]); });
       }
     });
   }
@@ -90,18 +95,19 @@ std::vector<T> inverse_deviations(std::int64_t channels, const T* variance, doub
 
 template <class T>
 void channel_statistics(const Channels& layout, const T* x, T* mean, T* variance) {
-  const T count = static_cast<T>(layout.outer * layout.inner);
-  const auto difference = [](T d, T) { return d; };
+  const double count = static_cast<double>(layout.outer * layout.inner);
+  const std::int64_t second = column_sums_size<T>(layout.count);
+  const auto moments = [](auto d, auto) TAPECACHE_INLINE { return std::array{d, hn::Mul(d, d)}; };
   std::fill_n(mean, layout.count, T{0});
-  const std::vector<T> totals = channel_sums(layout, x, mean, x, difference, [](T, T) { return T{0}; });
-  for (std::int64_t k = 0; k < layout.count; ++k) mean[k] = totals[static_cast<std::size_t>(k)] / count;
+  const std::vector<double> totals = channel_sums(layout, x, mean, x, moments);
+  for (std::int64_t k = 0; k < layout.count; ++k) mean[k] = static_cast<T>(totals[static_cast<std::size_t>(k)] / count);
   // Two passes, where the second makes good what rounding took from the first mean (Chan et al. 1983).
-  const std::vector<T> sums = channel_sums(layout, x, mean, x, difference, [](T d, T) { return d * d; });
+  const std::vector<double> sums = channel_sums(layout, x, mean, x, moments);
   for (std::int64_t k = 0; k < layout.count; ++k) {
-    const T shift = sums[static_cast<std::size_t>(k)] / count;
-    const T squares = sums[static_cast<std::size_t>(layout.count + k)] / count;
-    mean[k] += shift;
-    variance[k] = std::max(squares - shift * shift, T{0});  // in this order a NaN stays one
+    const double shift = sums[static_cast<std::size_t>(k)] / count;
+    const double squares = sums[static_cast<std::size_t>(second + k)] / count;
+    mean[k] = static_cast<T>(static_cast<double>(mean[k]) + shift);
+    variance[k] = static_cast<T>(std::max(squares - shift * shift, 0.0));  // in this order a NaN stays one
   }
 }
 
@@ -110,9 +116,10 @@ void batch_norm(const Channels& layout, double epsilon, const T* x, const T* gam
                 const T* variance, T* y) {
   std::vector<T> factors = inverse_deviations(layout.count, variance, epsilon);
   for (std::int64_t k = 0; k < layout.count; ++k) factors[static_cast<std::size_t>(k)] *= gamma[k];
-  for_each_place(layout, [=, factor = factors.data()](std::int64_t i, std::int64_t k) {
-    y[i] = (x[i] - mean[k]) * factor[k] + beta[k];
-  });
+  map_channels(layout, Mode::kWrite, y,
+               [=, factor = factors.data()](auto at, std::int64_t i, const auto& of_channel) TAPECACHE_INLINE {
+                 return hn::MulAdd(hn::Sub(at.load(x + i), of_channel(mean)), of_channel(factor), of_channel(beta));
+               });
 }
 
 template <class T>
@@ -120,29 +127,32 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
                          const T* mean, const T* variance, const T* dy, T* dx, Mode dx_mode, T* dgamma,
                          Mode dgamma_mode, T* dbeta, Mode dbeta_mode) {
   const std::vector<T> inverse = inverse_deviations(layout.count, variance, epsilon);
-  std::vector<T> sums;  // Σ dy, Σ dy (x - mean)
+  const auto second = static_cast<std::size_t>(column_sums_size<T>(layout.count));
+  std::vector<double> sums;  // Σ dy, Σ dy (x - mean)
   if (dgamma || dbeta || own_statistics) {
-    sums = channel_sums(layout, x, mean, dy, [](T, T g) { return g; }, [](T d, T g) { return g * d; });
+    sums = channel_sums(layout, x, mean, dy,
+                        [](auto d, auto g) TAPECACHE_INLINE { return std::array{g, hn::Mul(g, d)}; });
   }
   if (dx) {
     // dx = factor (dy - shift - slope (x - mean))
-    const T count = static_cast<T>(layout.outer * layout.inner);
+    const double count = static_cast<double>(layout.outer * layout.inner);
     std::vector<T> factors(inverse), shifts(inverse.size(), T{0}), slopes(inverse.size(), T{0});
     for (std::size_t k = 0; k < inverse.size(); ++k) {
       factors[k] *= gamma[k];
       if (!own_statistics) continue;
-      shifts[k] = sums[k] / count;
-      slopes[k] = sums[inverse.size() + k] / count * inverse[k] * inverse[k];
+      shifts[k] = static_cast<T>(sums[k] / count);
+      slopes[k] = static_cast<T>(sums[second + k] / count) * inverse[k] * inverse[k];
     }
     const T *factor = factors.data(), *shift = shifts.data(), *slope = slopes.data();
-    for_each_place(layout, [=](std::int64_t i, std::int64_t k) {
-      put(dx[i], factor[k] * (dy[i] - shift[k] - slope[k] * (x[i] - mean[k])), dx_mode);
+    map_channels(layout, dx_mode, dx, [=](auto at, std::int64_t i, const auto& of_channel) TAPECACHE_INLINE {
+      const auto g = hn::Sub(at.load(dy + i), of_channel(shift)), d = hn::Sub(at.load(x + i), of_channel(mean));
+      return hn::Mul(of_channel(factor), hn::NegMulAdd(of_channel(slope), d, g));
     });
   }
   for (std::size_t k = 0; dgamma && k < inverse.size(); ++k) {
-    put(dgamma[k], sums[inverse.size() + k] * inverse[k], dgamma_mode);
+    put(dgamma[k], static_cast<T>(sums[second + k]) * inverse[k], dgamma_mode);
   }
-  for (std::size_t k = 0; dbeta && k < inverse.size(); ++k) put(dbeta[k], sums[k], dbeta_mode);
+  for (std::size_t k = 0; dbeta && k < inverse.size(); ++k) put(dbeta[k], static_cast<T>(sums[k]), dbeta_mode);
 }
 
 template void channel_statistics(const Channels&, const float*, float*, float*);

@@ -1,6 +1,9 @@
+#include <algorithm>
+#include <array>
+#include <type_traits>
 #include <vector>
 
-#include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/sums.h"
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
@@ -78,29 +81,42 @@ struct Rows {
 };
 
 template <class F>
-void with_operation(BinaryOp op, F&& f) {
+void with_operation(BinaryOp op, const F& f) {
   switch (op) {
-    case BinaryOp::kAdd: return f([](auto a, auto b) { return a + b; });
-    case BinaryOp::kSubtract: return f([](auto a, auto b) { return a - b; });
-    case BinaryOp::kMultiply: return f([](auto a, auto b) { return a * b; });
-    case BinaryOp::kDivide: return f([](auto a, auto b) { return a / b; });
+    case BinaryOp::kAdd: return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Add(a, b); });
+    case BinaryOp::kSubtract: return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Sub(a, b); });
+    case BinaryOp::kMultiply: return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Mul(a, b); });
+    case BinaryOp::kDivide: return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Div(a, b); });
   }
 }
 
-/// Calls `f` with the gradient of an operand as a function of (a, b, dy).
+/// Gradients of an operand: of (dy), or of (a, b, dy).
+struct Same {
+  template <class V> HWY_INLINE V operator()(V g) const { return g; }
+};
+struct Negated {
+  template <class V> HWY_INLINE V operator()(V g) const { return hn::Neg(g); }
+};
+struct TimesLeft {
+  template <class V> HWY_INLINE V operator()(V a, V, V g) const { return hn::Mul(g, a); }
+};
+struct TimesRight {
+  template <class V> HWY_INLINE V operator()(V, V b, V g) const { return hn::Mul(g, b); }
+};
+struct OverRight {
+  template <class V> HWY_INLINE V operator()(V, V b, V g) const { return hn::Div(g, b); }
+};
+struct OfDivisor {
+  template <class V> HWY_INLINE V operator()(V a, V b, V g) const { return hn::Div(hn::Mul(hn::Neg(g), a), hn::Mul(b, b)); }
+};
+
 template <class F>
-void with_derivative(BinaryOp op, int operand, F&& f) {
+void with_derivative(BinaryOp op, int operand, const F& f) {
   switch (op) {
-    case BinaryOp::kAdd: return f([](auto, auto, auto g) { return g; });
-    case BinaryOp::kSubtract:
-      if (operand == 0) return f([](auto, auto, auto g) { return g; });
-      return f([](auto, auto, auto g) { return -g; });
-    case BinaryOp::kMultiply:
-      if (operand == 0) return f([](auto, auto b, auto g) { return g * b; });
-      return f([](auto a, auto, auto g) { return g * a; });
-    case BinaryOp::kDivide:
-      if (operand == 0) return f([](auto, auto b, auto g) { return g / b; });
-      return f([](auto a, auto b, auto g) { return -g * a / (b * b); });
+    case BinaryOp::kAdd: return f(Same{});
+    case BinaryOp::kSubtract: return operand == 0 ? f(Same{}) : f(Negated{});
+    case BinaryOp::kMultiply: return operand == 0 ? f(TimesRight{}) : f(TimesLeft{});
+    case BinaryOp::kDivide: return operand == 0 ? f(OverRight{}) : f(OfDivisor{});
   }
 }
 
@@ -115,12 +131,24 @@ void with_steps(std::int64_t a, std::int64_t b, const Body& body) {
   else body(a, b);
 }
 
-template <class T, class Term>
-T sum_terms(std::int64_t begin, std::int64_t end, const Term& term) {
-  T sum{0};
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = begin; i < end; ++i) sum += term(i);
-  return sum;
+/// Not inlined: such operands are rare, and the code would be in every loop.
+template <class T>
+[[gnu::noinline]] void gather(const T* from, std::int64_t step, std::int64_t count, T* to) {
+  for (std::int64_t k = 0; k < count; ++k) to[k] = from[k * step];
+}
+
+/// Elements i, i + 1, … of an operand, which are `step` apart; a step of 1 or 0 is a constant of the compiler's.
+template <class T, class Step, class At>
+HWY_INLINE Vec<T> load_steps(const T* from, Step step, std::int64_t i, std::int64_t count, At at) {
+  if constexpr (std::is_same_v<Step, std::int64_t>) {
+    T values[kVecLanes<T>] = {};
+    gather(from + i * step, step, std::min(kVecLanes<T>, count - i), values);
+    return load(values);
+  } else if constexpr (Step::value == 0) {
+    return set(*from);
+  } else {
+    return at.load(from + i);
+  }
 }
 
 }  // namespace
@@ -130,11 +158,14 @@ void binary(BinaryOp op, const Broadcast& layout, const T* a, const T* b, T* y) 
   const Rows rows(layout);
   with_operation(op, [&](auto operation) {
     rows.for_each_piece([&](std::int64_t row, std::int64_t begin, std::int64_t end) {
-      const Offsets at = rows.at(row);
+      const Offsets at_row = rows.at(row);
       with_steps(rows.step_a, rows.step_b, [&](auto step_a, auto step_b) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          y[row * rows.length + i] = operation(a[at.a + i * step_a], b[at.b + i * step_b]);
-        }
+        const T *from_a = a + at_row.a + begin * step_a, *from_b = b + at_row.b + begin * step_b;
+        T* to = y + row * rows.length + begin;
+        const std::int64_t count = end - begin;
+        for_each_vec<T>(count, [&](std::int64_t i, auto at) TAPECACHE_INLINE {
+          at.store(operation(load_steps(from_a, step_a, i, count, at), load_steps(from_b, step_b, i, count, at)), to + i);
+        });
       });
     });
   });
@@ -144,7 +175,6 @@ template <class T>
 void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T* a, const T* b, const T* dy, T* dx,
                      Mode mode) {
   const Rows rows(layout);
-  const bool needs_values = op == BinaryOp::kMultiply || op == BinaryOp::kDivide;
   const auto& strides = operand == 0 ? rows.layout.a : rows.layout.b;
   const std::int64_t step = operand == 0 ? rows.step_a : rows.step_b;
   bool outer_repeated = false, outer_all_repeated = true;
@@ -153,90 +183,113 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
     outer_all_repeated = outer_all_repeated && strides[i] == 0;
   }
   with_derivative(op, operand, [&](auto derivative) {
-    /// Calls `body` with a row's terms as a function of the position in the row.
-    const auto with_terms = [&](std::int64_t row, const Offsets& at, const auto& body) {
-      const T* g = dy + row * rows.length;
-      if (!needs_values) return body([=](std::int64_t i) { return derivative(g[i], g[i], g[i]); });
-      const T *row_a = a + at.a, *row_b = b + at.b;
-      with_steps(rows.step_a, rows.step_b, [&](auto step_a, auto step_b) {
-        body([=](std::int64_t i) { return derivative(row_a[i * step_a], row_b[i * step_b], g[i]); });
+    /// Calls `body` with the terms as a function of the row, where its operands begin, the place in it and how to read there;
+    /// nothing is read at `count` and beyond.
+    const auto with_terms = [&](std::int64_t count, const auto& body) {
+      if constexpr (std::is_invocable_v<decltype(derivative), Vec<T>>) {
+        body([=, &rows](std::int64_t row, const Offsets&, std::int64_t i, auto at) TAPECACHE_INLINE {
+          return derivative(at.load(dy + row * rows.length + i));
+        });
+      } else {
+        with_steps(rows.step_a, rows.step_b, [&](auto step_a, auto step_b) {
+          body([=, &rows](std::int64_t row, const Offsets& from, std::int64_t i, auto at) TAPECACHE_INLINE {
+            return derivative(load_steps(a + from.a, step_a, i, count, at), load_steps(b + from.b, step_b, i, count, at),
+                              at.load(dy + row * rows.length + i));
+          });
+        });
+      }
+    };
+    const auto sum_terms = [&](std::int64_t row, const Offsets& at_row, std::int64_t begin, std::int64_t end) {
+      Sums<T, 1> sums;
+      with_terms(end, [&](auto term) {
+        sums.run(end - begin, [&](auto& state, std::int64_t i, auto at) TAPECACHE_INLINE {
+          state[0] = hn::Add(state[0], term(row, at_row, begin + i, at));
+        });
       });
+      return sums.total();
     };
     const auto place = [&](const Offsets& at) { return dx + (operand == 0 ? at.a : at.b); };
 
     if (!outer_repeated && step != 0) {  // nothing repeated: one term each
       rows.for_each_piece([&](std::int64_t row, std::int64_t begin, std::int64_t end) {
-        const Offsets at = rows.at(row);
-        with_terms(row, at, [&, to = place(at)](auto term) {
-          if (mode == Mode::kWrite && step == 1) {
-            for (std::int64_t i = begin; i < end; ++i) to[i] = term(i);
-          } else if (step == 1) {
-            for (std::int64_t i = begin; i < end; ++i) to[i] += term(i);
-          } else {
-            for (std::int64_t i = begin; i < end; ++i) put(to[i * step], term(i), mode);
-          }
+        const Offsets at_row = rows.at(row);
+        with_terms(end, [&, to = place(at_row)](auto term) {
+          for_each_vec<T>(end - begin, [&](std::int64_t from, auto at) TAPECACHE_INLINE {
+            const std::int64_t i = begin + from;
+            const auto terms = term(row, at_row, i, at);
+            if (step == 1) {
+              at.store(mode == Mode::kWrite ? terms : hn::Add(at.load(to + i), terms), to + i);
+              return;
+            }
+            T values[kVecLanes<T>];
+            store<T>(terms, values);
+            for (std::int64_t k = 0; k < std::min(kVecLanes<T>, end - i); ++k) put(to[(i + k) * step], values[k], mode);
+          });
         });
       });
     } else if (rows.rows == 1) {  // one element repeated along the only axis
-      std::vector<T> partial(static_cast<std::size_t>((rows.length + kBlock - 1) / kBlock), T{0});
+      std::vector<double> partial(static_cast<std::size_t>((rows.length + kBlock - 1) / kBlock));
       parallel_for(rows.length, kBlock, [&](std::int64_t begin, std::int64_t end) {
-        with_terms(0, {}, [&](auto term) {
-          partial[static_cast<std::size_t>(begin / kBlock)] = sum_terms<T>(begin, end, term);
-        });
+        partial[static_cast<std::size_t>(begin / kBlock)] = sum_terms(0, {}, begin, end);
       });
-      T total{0};
-      for (T sum : partial) total += sum;
-      put(dx[0], total, mode);
+      double total = 0;
+      for (const double sum : partial) total += sum;
+      put(dx[0], static_cast<T>(total), mode);
     } else if (!outer_repeated) {  // one element a row
       parallel_for(rows.rows, block_for(rows.length, kBlock), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t row = begin; row < end; ++row) {
-          const Offsets at = rows.at(row);
-          with_terms(row, at, [&](auto term) { put(*place(at), sum_terms<T>(0, rows.length, term), mode); });
+          const Offsets at_row = rows.at(row);
+          put(*place(at_row), static_cast<T>(sum_terms(row, at_row, 0, rows.length)), mode);
         }
       });
     } else if (outer_all_repeated && step != 0) {  // one row for all, as a bias: sums of row blocks, then of those
       const std::int64_t down = (rows.rows + kRowBlock - 1) / kRowBlock;
       const std::int64_t across = (rows.length + kColumnBlock - 1) / kColumnBlock;
-      std::vector<T> partial(static_cast<std::size_t>(down * rows.length), T{0});
+      const std::int64_t size = column_sums_size<T>(rows.length);
+      std::vector<double> partial(static_cast<std::size_t>(std::max<std::int64_t>(down, 1) * size));
       const std::int64_t cost = std::min(rows.rows, kRowBlock) * std::min(rows.length, kColumnBlock);
       parallel_for(down * across, block_for(cost, kBlock), [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t block = first; block < last; ++block) {
           const std::int64_t top = block / across * kRowBlock, begin = block % across * kColumnBlock;
           const std::int64_t end = std::min(rows.length, begin + kColumnBlock);
-          T* sum = partial.data() + block / across * rows.length;
-          for (std::int64_t row = top; row < std::min(rows.rows, top + kRowBlock); ++row) {
-            with_terms(row, rows.at(row), [&](auto term) {
-              for (std::int64_t i = begin; i < end; ++i) sum[i] += term(i);
-            });
-          }
+          double* sums = partial.data() + block / across * size + begin;
+          with_terms(end, [&](auto term) {
+            add_rows<T, 1>(top, std::min(rows.rows, top + kRowBlock), end - begin, {sums},
+                           [&](std::int64_t row, std::int64_t j, auto at) TAPECACHE_INLINE {
+                             return std::array{term(row, rows.at(row), begin + j, at)};
+                           });
+          });
         }
       });
-      parallel_for(rows.length, kColumnBlock, [&](std::int64_t begin, std::int64_t end) {
-        T* total = partial.data();
-        for (std::int64_t block = 1; block < down; ++block) {
-          const T* sum = partial.data() + block * rows.length;
-          for (std::int64_t i = begin; i < end; ++i) total[i] += sum[i];
-        }
-        for (std::int64_t i = begin; i < end; ++i) put(dx[i * step], down == 0 ? T{0} : total[i], mode);
-      });
+      for (std::int64_t i = 0; i < rows.length; ++i) {
+        double total = 0;
+        for (std::int64_t block = 0; block < down; ++block) total += partial[static_cast<std::size_t>(block * size + i)];
+        put(dx[i * step], static_cast<T>(total), mode);
+      }
     } else {  // any other pattern, in the order of the output
       std::int64_t size = 1;
       for (std::size_t i = 0; i < static_cast<std::size_t>(rows.layout.rank); ++i) {
         if (strides[i] != 0) size *= rows.layout.sizes[i];
       }
-      std::vector<T> sums(static_cast<std::size_t>(size), T{0});
+      std::vector<double> sums(static_cast<std::size_t>(size));
       for (std::int64_t row = 0; row < rows.rows; ++row) {
-        const Offsets at = rows.at(row);
-        T* sum = sums.data() + (place(at) - dx);
-        with_terms(row, at, [&](auto term) {
-          if (step == 0) {
-            *sum += sum_terms<T>(0, rows.length, term);
-          } else {
-            for (std::int64_t i = 0; i < rows.length; ++i) sum[i * step] += term(i);
-          }
+        const Offsets at_row = rows.at(row);
+        double* sum = sums.data() + (place(at_row) - dx);
+        if (step == 0) {
+          *sum += sum_terms(row, at_row, 0, rows.length);
+          continue;
+        }
+        with_terms(rows.length, [&](auto term) {
+          for_each_vec<T>(rows.length, [&](std::int64_t i, auto at) TAPECACHE_INLINE {
+            T values[kVecLanes<T>];
+            store<T>(term(row, at_row, i, at), values);
+            for (std::int64_t k = 0; k < std::min(kVecLanes<T>, rows.length - i); ++k) {
+              sum[(i + k) * step] += static_cast<double>(values[k]);
+            }
+          });
         });
       }
-      for (std::int64_t i = 0; i < size; ++i) put(dx[i], sums[static_cast<std::size_t>(i)], mode);
+      for (std::int64_t i = 0; i < size; ++i) put(dx[i], static_cast<T>(sums[static_cast<std::size_t>(i)]), mode);
     }
   });
 }

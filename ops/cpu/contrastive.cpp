@@ -43,7 +43,7 @@ class Walk {
   void run(const OnTile& on_tile, const OnGroup& on_group, const OnRow& on_row) {
     for (std::int64_t row = 0; row < c_.rows; row += c_.tile_rows) {
       const std::int64_t rows = std::min(c_.tile_rows, c_.rows - row);
-      for (std::int64_t i = 0; i < rows * c_.width; ++i) scaled_[i] = a_[row * c_.width + i] * scale_;
+      map(rows * c_.width, scaled_, [s = set(scale_)](auto v) TAPECACHE_INLINE { return hn::Mul(v, s); }, a_ + row * c_.width);
       for (first_ = 0; first_ < c_.tiles_across(); first_ += c_.group()) {
         const std::int64_t tiles = std::min(c_.group(), c_.tiles_across() - first_);
         parallel_for(tiles, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -90,15 +90,12 @@ void add_columns(const Tile<T>& tile, const RunningLogSumExp& columns, T* top, T
     total[j] = T{0};
   }
   for (std::int64_t i = 0; i < tile.rows; ++i) {
-    const T* z = tile.line(i);
-#pragma omp simd
-    for (std::int64_t j = 0; j < tile.cols; ++j) top[j] = z[j] > top[j] ? z[j] : top[j];
+    map(tile.cols, top, [](auto t, auto z) TAPECACHE_INLINE { return larger_of(t, z); }, top, tile.line(i));
   }
   for (std::int64_t j = 0; j < tile.cols; ++j) top[j] = std::isfinite(top[j]) ? top[j] : T{0};
   for (std::int64_t i = 0; i < tile.rows; ++i) {
-    const T* z = tile.line(i);
-#pragma omp simd
-    for (std::int64_t j = 0; j < tile.cols; ++j) total[j] += exponential(z[j] - top[j]);
+    map_to(Mode::kAccumulate, tile.cols, total,
+           [](auto z, auto t) TAPECACHE_INLINE { return exponential(hn::Sub(z, t)); }, tile.line(i), top);
   }
   for (std::int64_t j = 0; j < tile.cols; ++j) {
     columns.add(tile.col + j, total[j] == T{0} ? kNoSummand : static_cast<double>(top[j]),
@@ -106,21 +103,13 @@ void add_columns(const Tile<T>& tile, const RunningLogSumExp& columns, T* top, T
   }
 }
 
-/// log(1 + eᶻ) for any z.
-template <class T>
-T softplus(T z) {
-  return (z > T{0} ? z : T{0}) + log1p_exponential(z > T{0} ? -z : z);
-}
-
 template <class T>
 double sigmoid_loss(const Tile<T>& tile, std::int64_t step) {
   double loss = 0;
   for (std::int64_t i = 0; i < tile.rows; ++i) {
     const T* z = tile.line(i);
-    T sum{0};
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t j = 0; j < tile.cols; ++j) sum += softplus(z[j]);
-    loss += static_cast<double>(sum);
+    loss += sum_of<T>(
+        tile.cols, [](auto sum, auto v) TAPECACHE_INLINE { return hn::Add(sum, softplus(v)); }, z);
     const std::int64_t positive = tile.positive(i, step);
     // log(1 + e⁻ᶻ) = log(1 + eᶻ) - z
     if (positive >= 0) loss -= static_cast<double>(z[positive]);
@@ -147,20 +136,22 @@ void differentiate(const Contrastive& c, const Tile<T>& tile, const double* row_
     T* z = tile.line(i);
     const std::int64_t positive = tile.positive(i, c.step);
     if (c.op == ContrastiveOp::kSigmoid) {
-#pragma omp simd
-      for (std::int64_t j = 0; j < tile.cols; ++j) z[j] = share * logistic(z[j]);
+      map(tile.cols, z, [s = set(share)](auto v) TAPECACHE_INLINE { return hn::Mul(s, logistic(v)); }, z);
     } else if (c.op == ContrastiveOp::kRows) {
       const LogSumExp<T> normalizer = in_parts<T>(row_logsumexp[tile.row + i]);
-      const T shift = normalizer.shift, factor = share * exponential(-normalizer.rest);
-#pragma omp simd
-      for (std::int64_t j = 0; j < tile.cols; ++j) z[j] = factor * exponential(z[j] - shift);
+      map(tile.cols, z,
+          [shift = set(normalizer.shift), factor = set(share * exponential_of(-normalizer.rest))](auto v)
+              TAPECACHE_INLINE { return hn::Mul(factor, exponential(hn::Sub(v, shift))); },
+          z);
     } else {
       const LogSumExp<T> normalizer = in_parts<T>(row_logsumexp[tile.row + i]);
-      const T shift = normalizer.shift, rest = normalizer.rest, half = share / T{2};
-#pragma omp simd
-      for (std::int64_t j = 0; j < tile.cols; ++j) {
-        z[j] = half * (exponential(z[j] - shift - rest) + exponential(z[j] - col_shift[j] - col_rest[j]));
-      }
+      map(tile.cols, z,
+          [shift = set(normalizer.shift), rest = set(normalizer.rest), half = set(share / T{2})](
+              auto v, auto col_shifts, auto col_rests) TAPECACHE_INLINE {
+            const auto of_row = exponential(hn::Sub(hn::Sub(v, shift), rest));
+            return hn::Mul(half, hn::Add(of_row, exponential(hn::Sub(hn::Sub(v, col_shifts), col_rests))));
+          },
+          z, col_shift, col_rest);
     }
     if (positive >= 0) z[positive] -= share;
   }
@@ -261,13 +252,7 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
                       db + tile.col * c.width, c.width, accumulate);
         }
         double sum = 0;
-        for (std::int64_t i = 0; i < tile.rows; ++i) {
-          T line{0};
-          const T* z = tile.line(i);
-#pragma omp simd reduction(+ : line)
-          for (std::int64_t j = 0; j < tile.cols; ++j) line += z[j];
-          sum += static_cast<double>(line);
-        }
+        for (std::int64_t i = 0; i < tile.rows; ++i) sum += row_sum(tile.line(i), tile.cols);
         partials[t] = sum;
       },
       [&](std::int64_t row, std::int64_t rows, std::int64_t tiles, bool is_first) {
@@ -291,13 +276,11 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
         const T* product = walk.product();
         parallel_for(rows, block_for(c.width), [&](std::int64_t begin, std::int64_t end) {
           for (std::int64_t i = begin; i < end; ++i) {
-            double sum = 0;
-            for (std::int64_t k = i * c.width; k < (i + 1) * c.width; ++k) {
-              const std::int64_t at = row * c.width + k;
-              sum += static_cast<double>(product[k]) * static_cast<double>(a[at]);
-              if (da) put(da[at], product[k] * factor, da_mode);
-            }
-            partials[i] = sum;
+            const T* of_row = product + i * c.width;
+            const std::int64_t at = (row + i) * c.width;
+            partials[i] = wide_dot(of_row, a + at, c.width);
+            if (!da) continue;
+            map_to(da_mode, c.width, da + at, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); }, of_row);
           }
         });
         for (std::int64_t i = 0; i < rows; ++i) of_scale += partials[i];

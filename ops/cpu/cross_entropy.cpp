@@ -23,10 +23,10 @@ void cross_entropy_backward(std::int64_t rows, std::int64_t cols, const T* x, co
   parallel_for(rows, block_for(cols * 4), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const T gradient = dloss[row * dloss_stride] * static_cast<T>(scale);
-      const T shift = logsumexp[2 * row], factor = gradient * exponential(-logsumexp[2 * row + 1]);
-      const T* from = x + row * cols;
+      const Vec<T> shift = set(logsumexp[2 * row]), factor = set(gradient * exponential_of(-logsumexp[2 * row + 1]));
       T* to = dx + row * cols;
-      for (std::int64_t i = 0; i < cols; ++i) put(to[i], factor * exponential(from[i] - shift), mode);
+      map_to(mode, cols, to,
+             [=](auto v) TAPECACHE_INLINE { return hn::Mul(factor, exponential(hn::Sub(v, shift))); }, x + row * cols);
       to[targets[row]] -= gradient;
     }
   });

@@ -1,40 +1,60 @@
-#include "tapecache/ops/cpu/cpu_kernels.h"
+#include <cstring>
+
+#include "tapecache/ops/cpu/vec.h"
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
-constexpr std::int64_t kLanes = 16;          // Philox counters computed side by side
-constexpr std::int64_t kGroup = 4 * kLanes;  // elements they serve
+constexpr std::int64_t kCounters = 16;            // of Philox, computed side by side
+constexpr std::int64_t kGroup = 4 * kCounters;    // elements they serve
 
-/// RandomKey::draw for blocks first … first + kLanes - 1 of one sample, element by element. One word a lane in 64 bits
-/// is what the compiler vectorises: the products need them whole.
+using Words = Vec<std::uint64_t>;
+
+/// RandomKey::draw for blocks first … first + kCounters - 1 of one sample, element by element. Each word has 64 bits of a
+/// vector for itself: the products need them whole.
 void draw_group(const RandomKey& key, std::uint32_t sample, std::uint32_t first, std::uint32_t* words) {
-  constexpr std::uint64_t kLow = 0xFFFFFFFF;
-  std::uint64_t c0[kLanes], c1[kLanes], c2[kLanes], c3[kLanes];
-  for (std::uint32_t i = 0; i < kLanes; ++i) {
-    c0[i] = first + i;
-    c1[i] = sample;
-    c2[i] = key.call;
-    c3[i] = key.step;
+  constexpr std::int64_t kStep = kVecLanes<std::uint64_t>, kVectors = kCounters / kStep;
+  const Tag<std::uint64_t> tag;
+  const Tag<std::uint32_t> narrow;
+  const auto times = [=](Words a, std::uint64_t b) TAPECACHE_INLINE {
+    return hn::MulEven(hn::BitCast(narrow, a), hn::BitCast(narrow, hn::Set(tag, b)));
+  };
+  const Words low = hn::Set(tag, std::uint64_t{0xFFFFFFFF});
+  Words c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
+  for (std::int64_t v = 0; v < kVectors; ++v) {
+    c0[v] = hn::Iota(tag, first + static_cast<std::uint64_t>(v * kStep));
+    c1[v] = hn::Set(tag, std::uint64_t{sample});
+    c2[v] = hn::Set(tag, std::uint64_t{key.call});
+    c3[v] = hn::Set(tag, std::uint64_t{key.step});
   }
   auto k0 = static_cast<std::uint32_t>(key.seed), k1 = static_cast<std::uint32_t>(key.seed >> 32);
   for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9, k1 += 0xBB67AE85) {
-#pragma omp simd
-    for (std::int64_t i = 0; i < kLanes; ++i) {
-      const std::uint64_t a = 0xD2511F53 * c0[i], b = 0xCD9E8D57 * c2[i];
-      c0[i] = (b >> 32) ^ c1[i] ^ k0;
-      c2[i] = (a >> 32) ^ c3[i] ^ k1;
-      c1[i] = b & kLow;
-      c3[i] = a & kLow;
+    const Words key0 = hn::Set(tag, std::uint64_t{k0}), key1 = hn::Set(tag, std::uint64_t{k1});
+    for (std::int64_t v = 0; v < kVectors; ++v) {
+      const Words a = times(c0[v], 0xD2511F53), b = times(c2[v], 0xCD9E8D57);
+      c0[v] = hn::Xor(hn::ShiftRight<32>(b), hn::Xor(c1[v], key0));
+      c2[v] = hn::Xor(hn::ShiftRight<32>(a), hn::Xor(c3[v], key1));
+      c1[v] = hn::And(b, low);
+      c3[v] = hn::And(a, low);
     }
   }
-  for (std::int64_t i = 0; i < kLanes; ++i) {
-    words[4 * i] = static_cast<std::uint32_t>(c0[i]);
-    words[4 * i + 1] = static_cast<std::uint32_t>(c1[i]);
-    words[4 * i + 2] = static_cast<std::uint32_t>(c2[i]);
-    words[4 * i + 3] = static_cast<std::uint32_t>(c3[i]);
+  // Of two words side by side one is the upper half of a vector's 64 bits.
+  for (std::int64_t v = 0; v < kVectors; ++v) {
+    HWY_ALIGN std::uint64_t front[kStep], back[kStep];
+    hn::Store(hn::Or(c0[v], hn::ShiftLeft<32>(c1[v])), tag, front);
+    hn::Store(hn::Or(c2[v], hn::ShiftLeft<32>(c3[v])), tag, back);
+    for (std::int64_t i = 0; i < kStep; ++i) {
+      std::memcpy(words + 4 * (v * kStep + i), &front[i], sizeof(std::uint64_t));
+      std::memcpy(words + 4 * (v * kStep + i) + 2, &back[i], sizeof(std::uint64_t));
+    }
   }
+}
+
+/// `uniform` of each word.
+Vec<float> uniforms(const std::uint32_t* words) {
+  const auto bits = hn::BitCast(Tag<std::int32_t>(), hn::ShiftRight<8>(hn::LoadU(Tag<std::uint32_t>(), words)));
+  return hn::Mul(hn::ConvertTo(Tag<float>(), bits), set(0x1p-24f));
 }
 
 std::uint32_t id_of(const Samples& samples, std::int64_t i) {
@@ -49,7 +69,7 @@ void for_each_group(const RandomKey& key, const Samples& samples, std::int64_t p
     std::uint32_t words[kGroup];
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t sample = i / groups, group = i % groups, first = group * kGroup;
-      draw_group(key, id_of(samples, sample), static_cast<std::uint32_t>(group * kLanes), words);
+      draw_group(key, id_of(samples, sample), static_cast<std::uint32_t>(group * kCounters), words);
       body(words, sample * per_sample + first, std::min(kGroup, per_sample - first));
     }
   });
@@ -62,19 +82,20 @@ void dropout(const RandomKey& key, const Samples& samples, std::int64_t per_samp
              T* y, Mode mode) {
   const T factor = T{1} / (T{1} - static_cast<T>(probability));
   const auto threshold = static_cast<float>(probability);
-  for_each_group(key, samples, per_sample, [=](const std::uint32_t* words, std::int64_t at, std::int64_t count) {
-    const T* from = x + at;
-    T* to = y + at;
-    T kept[kGroup];
-    // Not a product with 0: a dropped NaN or Inf is dropped.
-    for (std::int64_t j = 0; j < count; ++j) {
-      const T value = from[j] * factor;
-      kept[j] = uniform(words[j]) >= threshold ? value : T{0};
-    }
-    if (mode == Mode::kWrite) {
-      for (std::int64_t j = 0; j < count; ++j) to[j] = kept[j];
+  for_each_group(key, samples, per_sample, [=](const std::uint32_t* words, std::int64_t first, std::int64_t count) {
+    // One draw for each element, whole vectors of which are there.
+    HWY_ALIGN float draws[kGroup];
+    for (std::int64_t j = 0; j < kGroup; j += kVecLanes<float>) hn::Store(uniforms(words + j), Tag<float>(), draws + j);
+    const auto kept = [=, scale = set(factor)](auto v, auto draw) TAPECACHE_INLINE {
+      // Not a product with 0: a dropped NaN or Inf is dropped.
+      return hn::IfThenElseZero(hn::Ge(draw, set(static_cast<T>(threshold))), hn::Mul(v, scale));
+    };
+    if constexpr (sizeof(T) == sizeof(float)) {
+      map_to(mode, count, y + first, kept, x + first, draws);
     } else {
-      for (std::int64_t j = 0; j < count; ++j) to[j] += kept[j];
+      T wide[kGroup];
+      std::copy_n(draws, kGroup, wide);
+      map_to(mode, count, y + first, kept, x + first, wide);
     }
   });
 }
@@ -87,10 +108,10 @@ void drop_path(const RandomKey& key, const Samples& samples, std::int64_t per_sa
   parallel_for(samples.count, block_for(per_sample), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const bool keep = uniform(key.draw(id_of(samples, i), 0)[0]) >= threshold;
-      const T* from = x + i * per_sample;
       T* to = y + i * per_sample;
       if (keep) {
-        for (std::int64_t j = 0; j < per_sample; ++j) put(to[j], from[j] * factor, mode);
+        map_to(mode, per_sample, to, [scale = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, scale); },
+               x + i * per_sample);
       } else if (mode == Mode::kWrite) {
         std::fill_n(to, per_sample, T{0});
       }

@@ -19,6 +19,12 @@ struct Tile {
   std::int32_t* best;  // [rows, query tokens, cols]: the document token, or -1 for an invalid query token
 };
 
+/// y += factor x
+template <class T>
+void add_scaled(T* y, T factor, const T* x, std::int64_t n) {
+  map(n, y, [f = set(factor)](auto before, auto v) TAPECACHE_INLINE { return hn::MulAdd(f, v, before); }, y, x);
+}
+
 template <class T>
 class Walk {
  public:
@@ -171,7 +177,7 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
           for (std::int64_t j = 0; j < tile.cols; ++j) {
             const T score = scores[j];
             const T logit = scale * score;
-            const T softmax = exponential(static_cast<T>(static_cast<double>(logit) - normalizer));
+            const T softmax = exponential_of(static_cast<T>(static_cast<double>(logit) - normalizer));
             scores[j] = share * (softmax - (j == positive ? T{1} : T{0}));
             total += static_cast<double>(scores[j]) * static_cast<double>(score);
           }
@@ -183,7 +189,7 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
               if (chosen[j] < 0) continue;
               const T factor = scale * scores[j];
               T* row = to + (j * m.document_tokens + chosen[j]) * m.width;
-              for (std::int64_t w = 0; w < m.width; ++w) row[w] += factor * query[w];
+              add_scaled(row, factor, query, m.width);
             }
           }
         }
@@ -204,7 +210,7 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
                 if (chosen[j] < 0) continue;
                 const T factor = scale * gradients[j];
                 const T* document = documents + ((tile.col + j) * m.document_tokens + chosen[j]) * m.width;
-                for (std::int64_t w = 0; w < m.width; ++w) to[w] += factor * document[w];
+                add_scaled(to, factor, document, m.width);
               }
             }
           }

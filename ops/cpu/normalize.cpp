@@ -1,8 +1,10 @@
+#include <array>
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
-#include "tapecache/ops/cpu/row_math.h"
+#include "tapecache/ops/cpu/sums.h"
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
@@ -10,35 +12,51 @@ namespace {
 
 constexpr std::int64_t kRowBlock = 64;
 constexpr std::int64_t kMaxBlocks = 32;  // of partial sums
+constexpr std::int64_t kGroup = 8;       // rows that are in the first cache for the sums and for dx
 
-/// Adds up the blocks' partial rows in block order.
+/// Adds up the blocks' partial rows, which are `size` apart, in block order.
 template <class T>
-void sum_partials(std::vector<T>& partial, std::int64_t blocks, std::int64_t cols, T* to, Mode mode) {
+void sum_partials(const std::vector<double>& partial, std::int64_t blocks, std::int64_t size, std::int64_t cols, T* to,
+                  Mode mode) {
   if (!to) return;
-  T* total = partial.data();
-  for (std::int64_t block = 1; block < blocks; ++block) {
-    const T* row = total + block * cols;
-#pragma omp simd
-    for (std::int64_t i = 0; i < cols; ++i) total[i] += row[i];
+  for (std::int64_t i = 0; i < cols; ++i) {
+    double total = 0;
+    for (std::int64_t block = 0; block < blocks; ++block) total += partial[static_cast<std::size_t>(block * size + i)];
+    put(to[i], static_cast<T>(total), mode);
   }
-  for (std::int64_t i = 0; i < cols; ++i) put(to[i], blocks == 0 ? T{0} : total[i], mode);
+}
+
+/// Mean and biased variance of a row. Both are taken from the differences to a first mean, which makes good what that lost
+/// in rounding (Chan et al. 1983).
+template <class T>
+std::pair<double, double> moments(const T* x, std::int64_t n) {
+  const T near_mean = static_cast<T>(row_sum(x, n) / static_cast<double>(n));
+  const auto [differences, squares] = two_sums_of<T>(
+      n,
+      [centre = set(near_mean)](auto& first, auto& second, auto v) TAPECACHE_INLINE {
+        const auto d = hn::Sub(v, centre);
+        first = hn::Add(first, d);
+        second = hn::MulAdd(d, d, second);
+      },
+      x);
+  const double shift = differences / static_cast<double>(n);
+  const double variance = squares / static_cast<double>(n) - shift * shift;
+  return {static_cast<double>(near_mean) + shift, variance < 0 ? 0 : variance};  // in this order a NaN stays one
 }
 
 /// Rows [begin, end); Out is T, or what y is rounded to.
 template <class T, class Out>
-void normalize_rows(std::int64_t begin, std::int64_t end, std::int64_t cols, T epsilon, const T* x, const T* gamma,
+void normalize_rows(std::int64_t begin, std::int64_t end, std::int64_t cols, double epsilon, const T* x, const T* gamma,
                     const T* beta, Out* y, T* mean, T* rstd) {
   for (std::int64_t row = begin; row < end; ++row) {
-    const T* from = x + row * cols;
-    const T average = row_sum(from, cols) / static_cast<T>(cols);
-    T variance{0};
-#pragma omp simd reduction(+ : variance)
-    for (std::int64_t i = 0; i < cols; ++i) variance += (from[i] - average) * (from[i] - average);
-    const T inverse = T{1} / std::sqrt(variance / static_cast<T>(cols) + epsilon);
-    Out* to = y + row * cols;
-    for (std::int64_t i = 0; i < cols; ++i) to[i] = static_cast<Out>((from[i] - average) * inverse * gamma[i] + beta[i]);
-    mean[row] = average;
-    rstd[row] = inverse;
+    const auto [average, variance] = moments(x + row * cols, cols);
+    mean[row] = static_cast<T>(average);
+    rstd[row] = static_cast<T>(1 / std::sqrt(variance + epsilon));
+    map(cols, y + row * cols,
+        [centre = set(mean[row]), inverse = set(rstd[row])](auto v, auto g, auto b) TAPECACHE_INLINE {
+          return hn::MulAdd(hn::Mul(hn::Sub(v, centre), inverse), g, b);
+        },
+        x + row * cols, gamma, beta);
   }
 }
 
@@ -47,12 +65,17 @@ void normalize_rows(std::int64_t begin, std::int64_t end, std::int64_t cols, T e
 template <class T>
 T normalize_large_row(std::int64_t cols, T epsilon, const T* from, T* to) {
   constexpr T kDown = sizeof(T) == sizeof(float) ? T(0x1p-96) : T(0x1p-768);
-  T squares{0};
-#pragma omp simd reduction(+ : squares)
-  for (std::int64_t i = 0; i < cols; ++i) squares += (from[i] * kDown) * (from[i] * kDown);
-  const T length = std::sqrt(squares), least = epsilon * kDown;
+  const Vec<T> down = set(kDown);
+  const T length = static_cast<T>(std::sqrt(sum_of<T>(
+      cols,
+      [=](auto sum, auto v) TAPECACHE_INLINE {
+        const auto small = hn::Mul(v, down);
+        return hn::MulAdd(small, small, sum);
+      },
+      from)));
+  const T least = epsilon * kDown;
   const T factor = T{1} / (length < least ? least : length);
-  for (std::int64_t i = 0; i < cols; ++i) to[i] = from[i] * kDown * factor;
+  map(cols, to, [=, f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(hn::Mul(v, down), f); }, from);
   return (length < least ? -factor : factor) * kDown;
 }
 
@@ -62,10 +85,15 @@ template <class T>
 void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* residual, const T* gamma,
                 const T* beta, T* sum, T* y, T* mean, T* rstd) {
   parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
-    if (residual) {
-      for (std::int64_t i = begin * cols; i < end * cols; ++i) sum[i] = x[i] + residual[i];
+    for (std::int64_t row = begin; row < end; ++row) {
+      const T* from = x + row * cols;
+      if (residual) {
+        map(cols, sum + row * cols, [](auto v, auto w) TAPECACHE_INLINE { return hn::Add(v, w); }, from,
+            residual + row * cols);
+        from = sum + row * cols;
+      }
+      normalize_rows(0, 1, cols, epsilon, from, gamma, beta, y + row * cols, mean + row, rstd + row);
     }
-    normalize_rows(begin, end, cols, static_cast<T>(epsilon), residual ? sum : x, gamma, beta, y, mean, rstd);
   });
 }
 
@@ -73,7 +101,7 @@ template <class Low>
 void low_layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const float* x, const float* gamma,
                     const float* beta, Low* y, float* mean, float* rstd) {
   parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
-    normalize_rows(begin, end, cols, static_cast<float>(epsilon), x, gamma, beta, y, mean, rstd);
+    normalize_rows(begin, end, cols, epsilon, x, gamma, beta, y, mean, rstd);
   });
 }
 
@@ -82,43 +110,43 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
                          const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
                          Mode dbeta_mode) {
   const std::int64_t block = std::max(kRowBlock, (rows + kMaxBlocks - 1) / kMaxBlocks);
-  const std::int64_t blocks = (rows + block - 1) / block;
+  const std::int64_t blocks = (rows + block - 1) / block, size = column_sums_size<T>(cols);
   const bool wants_sums = dgamma || dbeta;
-  std::vector<T> gamma_partial(static_cast<std::size_t>(wants_sums ? blocks * cols : 0), T{0});
-  std::vector<T> beta_partial(gamma_partial);
+  std::vector<double> gamma_partial(static_cast<std::size_t>(wants_sums ? blocks * size : 0)), beta_partial(gamma_partial);
   parallel_for(rows, block, [&](std::int64_t begin, std::int64_t end) {
-    T* gamma_sum = gamma_partial.data() + begin / block * cols;
-    T* beta_sum = beta_partial.data() + begin / block * cols;
-    for (std::int64_t row = begin; row < end; ++row) {
-      const T *from = x + row * cols, *g = dy + row * cols;
-      const T average = mean[row], inverse = rstd[row];
+    const std::array sums{gamma_partial.data() + begin / block * size, beta_partial.data() + begin / block * size};
+    for (std::int64_t first = begin; first < end; first += kGroup) {
+      const std::int64_t last = std::min(end, first + kGroup);
       if (wants_sums) {
-#pragma omp simd
-        for (std::int64_t i = 0; i < cols; ++i) {
-          gamma_sum[i] += g[i] * (from[i] - average) * inverse;
-          beta_sum[i] += g[i];
-        }
+        add_rows<T, 2>(first, last, cols, sums, [=](std::int64_t row, std::int64_t j, auto at) TAPECACHE_INLINE {
+          const auto g = at.load(dy + row * cols + j), v = at.load(x + row * cols + j);
+          return std::array{hn::Mul(hn::Mul(g, hn::Sub(v, set(mean[row]))), set(rstd[row])), g};
+        });
       }
-      if (!dx) continue;
-      T sum{0}, dot{0};
-#pragma omp simd reduction(+ : sum, dot)
-      for (std::int64_t i = 0; i < cols; ++i) {
-        const T scaled = g[i] * gamma[i];
-        sum += scaled;
-        dot += scaled * (from[i] - average) * inverse;
-      }
-      sum /= static_cast<T>(cols);
-      dot /= static_cast<T>(cols);
-      T* to = dx + row * cols;
-      const T slope = inverse * dot;
-#pragma omp simd
-      for (std::int64_t i = 0; i < cols; ++i) {
-        put(to[i], inverse * (g[i] * gamma[i] - sum - (from[i] - average) * slope), dx_mode);
+      for (std::int64_t row = first; dx && row < last; ++row) {
+        const T *from = x + row * cols, *g_row = dy + row * cols;
+        const Vec<T> centre = set(mean[row]), inverse = set(rstd[row]);
+        const auto [sum, dot] = two_sums_of<T>(
+            cols,
+            [=](auto& of_g, auto& of_product, auto g, auto c, auto v) TAPECACHE_INLINE {
+              const auto scaled = hn::Mul(g, c);
+              of_g = hn::Add(of_g, scaled);
+              of_product = hn::MulAdd(scaled, hn::Mul(hn::Sub(v, centre), inverse), of_product);
+            },
+            g_row, gamma, from);
+        const double count = static_cast<double>(cols);
+        const Vec<T> mean_of_g = set(static_cast<T>(sum / count)), slope = set(rstd[row] * static_cast<T>(dot / count));
+        map_to(dx_mode, cols, dx + row * cols,
+               [=](auto g, auto c, auto v) TAPECACHE_INLINE {
+                 const auto projected = hn::NegMulAdd(hn::Sub(v, centre), slope, hn::MulSub(g, c, mean_of_g));
+                 return hn::Mul(inverse, projected);
+               },
+               g_row, gamma, from);
       }
     }
   });
-  sum_partials(gamma_partial, blocks, cols, dgamma, dgamma_mode);
-  sum_partials(beta_partial, blocks, cols, dbeta, dbeta_mode);
+  sum_partials(gamma_partial, blocks, size, cols, dgamma, dgamma_mode);
+  sum_partials(beta_partial, blocks, size, cols, dbeta, dbeta_mode);
 }
 
 template <class T>
@@ -126,9 +154,7 @@ void l2_normalize(std::int64_t rows, std::int64_t cols, double epsilon, const T*
   parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       const T* from = x + row * cols;
-      T squares{0};
-#pragma omp simd reduction(+ : squares)
-      for (std::int64_t i = 0; i < cols; ++i) squares += from[i] * from[i];
+      const T squares = static_cast<T>(row_dot(from, from, cols));
       if (!std::isfinite(squares)) {
         inverse[row] = normalize_large_row(cols, static_cast<T>(epsilon), from, y + row * cols);
         continue;
@@ -136,7 +162,7 @@ void l2_normalize(std::int64_t rows, std::int64_t cols, double epsilon, const T*
       const T length = std::sqrt(squares);
       const bool is_short = length < static_cast<T>(epsilon);
       const T factor = T{1} / (is_short ? static_cast<T>(epsilon) : length);
-      for (std::int64_t i = 0; i < cols; ++i) y[row * cols + i] = from[i] * factor;
+      map(cols, y + row * cols, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); }, from);
       inverse[row] = is_short ? -factor : factor;
     }
   });
@@ -147,13 +173,14 @@ void l2_normalize_backward(std::int64_t rows, std::int64_t cols, const T* y, con
                            Mode mode) {
   parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
-      const T *unit = y + row * cols, *g = dy + row * cols;
-      T dot{0};
-#pragma omp simd reduction(+ : dot)
-      for (std::int64_t i = 0; i < cols; ++i) dot += unit[i] * g[i];
-      if (inverse[row] < T{0}) dot = T{0};  // divided by the constant ε, not by the length
-      const T factor = std::fabs(inverse[row]);
-      for (std::int64_t i = 0; i < cols; ++i) put(dx[row * cols + i], (g[i] - unit[i] * dot) * factor, mode);
+      const T *unit = y + row * cols, *g_row = dy + row * cols;
+      // A short row is divided by the constant ε, not by its length.
+      const T along = inverse[row] < T{0} ? T{0} : static_cast<T>(row_dot(unit, g_row, cols));
+      map_to(mode, cols, dx + row * cols,
+             [dot = set(along), factor = set(std::fabs(inverse[row]))](auto g, auto u) TAPECACHE_INLINE {
+               return hn::Mul(hn::NegMulAdd(u, dot, g), factor);
+             },
+             g_row, unit);
     }
   });
 }

@@ -1,4 +1,7 @@
-#include "tapecache/ops/cpu/cpu_kernels.h"
+#include <array>
+#include <vector>
+
+#include "tapecache/ops/cpu/sums.h"
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
@@ -17,21 +20,34 @@ std::int64_t count_valid(const bool* valid, std::int64_t tokens) {
   return valid ? std::count(valid, valid + tokens, true) : tokens;
 }
 
+/// Calls body(begin, end) for each run of valid tokens.
+template <class Body>
+void for_each_valid_run(const bool* valid, std::int64_t tokens, const Body& body) {
+  for (std::int64_t begin = 0, end = 0; begin < tokens; begin = end) {
+    for (; begin < tokens && valid && !valid[begin]; ++begin) {
+    }
+    for (end = begin; end < tokens && (!valid || valid[end]); ++end) {
+    }
+    if (begin < end) body(begin, end);
+  }
+}
+
 }  // namespace
 
 template <class T>
 void mean_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y) {
   for_each_sample(batch, tokens * width, [=](std::int64_t sample) {
     const bool* mask = valid ? valid + sample * tokens : nullptr;
-    T* to = y + sample * width;
-    std::fill(to, to + width, T{0});
-    for (std::int64_t token = 0; token < tokens; ++token) {
-      if (mask && !mask[token]) continue;
-      const T* from = x + (sample * tokens + token) * width;
-      for (std::int64_t j = 0; j < width; ++j) to[j] += from[j];
+    std::vector<double> sums(static_cast<std::size_t>(column_sums_size<T>(width)));
+    for_each_valid_run(mask, tokens, [&](std::int64_t begin, std::int64_t end) {
+      add_rows<T, 1>(begin, end, width, {sums.data()}, [=](std::int64_t token, std::int64_t j, auto at) TAPECACHE_INLINE {
+        return std::array{at.load(x + (sample * tokens + token) * width + j)};
+      });
+    });
+    const double factor = 1 / static_cast<double>(std::max<std::int64_t>(1, count_valid(mask, tokens)));
+    for (std::int64_t j = 0; j < width; ++j) {
+      y[sample * width + j] = static_cast<T>(sums[static_cast<std::size_t>(j)] * factor);
     }
-    const T factor = T{1} / static_cast<T>(std::max<std::int64_t>(1, count_valid(mask, tokens)));
-    for (std::int64_t j = 0; j < width; ++j) to[j] *= factor;
   });
 }
 
@@ -44,8 +60,8 @@ void mean_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t wi
     const T* from = dy + sample * width;
     for (std::int64_t token = 0; token < tokens; ++token) {
       const T weight = !mask || mask[token] ? factor : T{0};
-      T* to = dx + (sample * tokens + token) * width;
-      for (std::int64_t j = 0; j < width; ++j) put(to[j], weight * from[j], mode);
+      map_to(mode, width, dx + (sample * tokens + token) * width,
+             [w = set(weight)](auto v) TAPECACHE_INLINE { return hn::Mul(w, v); }, from);
     }
   });
 }

@@ -1,5 +1,5 @@
+#include <array>
 #include <cmath>
-#include <type_traits>
 #include <vector>
 
 #include "tapecache/ops/cpu/cpu_kernels.h"
@@ -12,41 +12,39 @@ namespace {
 constexpr std::int64_t kAxisBlock = 512;  // of a long sum: blocks are summed alone, then in order
 constexpr std::int64_t kWork = 16384;
 
-/// Sum over positions [begin, end) of the axis, which are `pitch` elements apart, into `to` [inner].
+/// Adds positions [begin, end) of the axis, which are `pitch` elements apart, to `to` [inner].
 template <class T, class In>
-void sum_block(const In* x, std::int64_t begin, std::int64_t end, std::int64_t inner, std::int64_t pitch, T* to) {
-  if constexpr (std::is_same_v<T, In>) {
-    if (inner == 1 && pitch == 1) {
-      *to = row_sum(x + begin, end - begin);
-      return;
-    }
+void sum_block(const In* x, std::int64_t begin, std::int64_t end, std::int64_t inner, std::int64_t pitch, double* to) {
+  if (inner == 1 && pitch == 1) {
+    *to += sum_of<T>(end - begin, [](auto sum, auto v) TAPECACHE_INLINE { return hn::Add(sum, v); }, x + begin);
+    return;
   }
-  std::fill(to, to + inner, T{0});
-  for (std::int64_t k = begin; k < end; ++k) {
-    for (std::int64_t j = 0; j < inner; ++j) to[j] += static_cast<T>(x[k * pitch + j]);
-  }
+  add_rows<T, 1>(begin, end, inner, {to}, [=](std::int64_t k, std::int64_t j, auto at) TAPECACHE_INLINE {
+    return std::array{at.load(x + k * pitch + j)};
+  });
 }
 
 template <class T, class In>
-void sum_axis(std::int64_t outer, std::int64_t axis, std::int64_t inner, std::int64_t pitch, T factor, const In* x, T* y,
-              Mode mode) {
+void sum_axis(std::int64_t outer, std::int64_t axis, std::int64_t inner, std::int64_t pitch, double factor, const In* x,
+              T* y, Mode mode) {
   const std::int64_t blocks = std::max<std::int64_t>(1, (axis + kAxisBlock - 1) / kAxisBlock);
-  std::vector<T> partial(static_cast<std::size_t>(outer * blocks * inner));
+  const std::int64_t size = inner == 1 && pitch == 1 ? 1 : column_sums_size<T>(inner);
+  std::vector<double> partial(static_cast<std::size_t>(outer * blocks * size));
   parallel_for(outer * blocks, block_for(std::min(axis, kAxisBlock) * inner, kWork),
                [&](std::int64_t begin, std::int64_t end) {
                  for (std::int64_t i = begin; i < end; ++i) {
                    const std::int64_t first = i % blocks * kAxisBlock;
-                   sum_block(x + i / blocks * axis * pitch, first, std::min(axis, first + kAxisBlock), inner, pitch,
-                             partial.data() + i * inner);
+                   sum_block<T>(x + i / blocks * axis * pitch, first, std::min(axis, first + kAxisBlock), inner, pitch,
+                                partial.data() + i * size);
                  }
                });
   parallel_for(outer, block_for(blocks * inner, kWork), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      T* total = partial.data() + i * blocks * inner;
+      double* total = partial.data() + i * blocks * size;
       for (std::int64_t block = 1; block < blocks; ++block) {
-        for (std::int64_t j = 0; j < inner; ++j) total[j] += total[block * inner + j];
+        map(inner, total, [](auto v, auto w) TAPECACHE_INLINE { return hn::Add(v, w); }, total, total + block * size);
       }
-      for (std::int64_t j = 0; j < inner; ++j) put(y[i * inner + j], total[j] * factor, mode);
+      for (std::int64_t j = 0; j < inner; ++j) put(y[i * inner + j], static_cast<T>(total[j] * factor), mode);
     }
   });
 }
@@ -55,11 +53,10 @@ void sum_axis(std::int64_t outer, std::int64_t axis, std::int64_t inner, std::in
 template <class T>
 std::int64_t first_maximum(const T* x, std::int64_t n) {
   const T largest = row_max(x, n);
-  T sum{0};
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t k = 0; k < n; ++k) sum += x[k] - x[k];  // NaN where an element is not finite
+  // NaN where an element is not finite.
+  const double sum = sum_of<T>(n, [](auto zero, auto v) TAPECACHE_INLINE { return hn::Add(zero, hn::Sub(v, v)); }, x);
   std::int64_t nan = n;
-  if (sum != T{0}) nan = std::find_if(x, x + n, [](T value) { return value != value; }) - x;
+  if (sum != 0) nan = std::find_if(x, x + n, [](T value) { return value != value; }) - x;
   return nan < n ? nan : std::find(x, x + n, largest) - x;
 }
 
@@ -97,8 +94,8 @@ struct Columns {
       sum[j] = T{0};
     }
     for (std::int64_t k = 0; k < axis; ++k) {
-      const T* row = x + k * inner;
-      for (std::int64_t j = 0; j < count; ++j) sum[j] += exponential(row[j] - shift[j]);
+      map_to(Mode::kAccumulate, count, sum,
+             [](auto v, auto s) TAPECACHE_INLINE { return exponential(hn::Sub(v, s)); }, x + k * inner, shift);
     }
     for (std::int64_t j = 0; j < count; ++j) {
       result[j] = std::isinf(largest[j]) && !std::isnan(sum[j]) ? largest[j] : shift[j] + std::log(sum[j]);
@@ -132,26 +129,29 @@ void for_each_row(std::int64_t rows, std::int64_t length, const Body& body) {
   });
 }
 
-/// dx [outer, axis, inner] from value(place in x, place in y). Written out by mode and by shape so that each inner
-/// loop vectorises.
+/// dx [outer, axis, inner] from value(place in x, at, of_y): `at` reads x there, and `of_y(y)` what stands for it in an array
+/// of y's shape.
 template <class T, class Value>
 void spread(std::int64_t outer, std::int64_t axis, std::int64_t inner, T* dx, Mode mode, const Value& value) {
-  const auto fill = [&](std::int64_t to, std::int64_t from, std::int64_t count, auto step) {
-    if (mode == Mode::kWrite) {
-      for (std::int64_t j = 0; j < count; ++j) dx[to + j] = value(to + j, from + j * step);
-    } else {
-      for (std::int64_t j = 0; j < count; ++j) dx[to + j] += value(to + j, from + j * step);
-    }
+  const auto fill = [&](std::int64_t to, std::int64_t count, const auto& of_y) {
+    for_each_vec<T>(count, [&](std::int64_t j, auto at) TAPECACHE_INLINE {
+      auto v = value(to + j, at, [&](const T* y) TAPECACHE_INLINE { return of_y(y, j, at); });
+      if (mode == Mode::kAccumulate) v = hn::Add(at.load(dx + to + j), v);
+      at.store(v, dx + to + j);
+    });
   };
   if (inner == 1) {
     const std::int64_t pieces = std::max<std::int64_t>(1, (axis + kWork - 1) / kWork);
     for_each_row(outer * pieces, std::min(axis, kWork), [&](std::int64_t i) {
       const std::int64_t row = i / pieces, first = i % pieces * kWork;
-      fill(row * axis + first, row, std::min(kWork, axis - first), std::integral_constant<std::int64_t, 0>{});
+      fill(row * axis + first, std::min(kWork, axis - first),
+           [=](const T* y, std::int64_t, auto) TAPECACHE_INLINE { return set(y[row]); });
     });
   } else {
     for_each_row(outer * axis, inner, [&](std::int64_t row) {
-      fill(row * inner, row / axis * inner, inner, std::integral_constant<std::int64_t, 1>{});
+      fill(row * inner, inner, [=](const T* y, std::int64_t j, auto at) TAPECACHE_INLINE {
+        return at.load(y + row / axis * inner + j);
+      });
     });
   }
 }
@@ -161,8 +161,8 @@ void spread(std::int64_t outer, std::int64_t axis, std::int64_t inner, T* dx, Mo
 template <class T>
 void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode mode) {
   switch (op) {
-    case ReduceOp::kSum: return sum_axis(outer, axis, inner, inner, T{1}, x, y, mode);
-    case ReduceOp::kMean: return sum_axis(outer, axis, inner, inner, T{1} / static_cast<T>(axis), x, y, mode);
+    case ReduceOp::kSum: return sum_axis(outer, axis, inner, inner, 1, x, y, mode);
+    case ReduceOp::kMean: return sum_axis(outer, axis, inner, inner, 1 / static_cast<double>(axis), x, y, mode);
     case ReduceOp::kMax:
       if (inner == 1) {
         return for_each_row(outer, axis, [=](std::int64_t i) {
@@ -193,14 +193,15 @@ void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::in
   if (axis == 0) return;
   switch (op) {
     case ReduceOp::kSum:
-      return spread(outer, axis, inner, dx, mode, [=](std::int64_t, std::int64_t from) { return dy[from]; });
-    case ReduceOp::kMean: {
-      const T factor = T{1} / static_cast<T>(axis);
-      return spread(outer, axis, inner, dx, mode, [=](std::int64_t, std::int64_t from) { return dy[from] * factor; });
-    }
+      return spread(outer, axis, inner, dx, mode,
+                    [=](std::int64_t, auto, const auto& of_y) TAPECACHE_INLINE { return of_y(dy); });
+    case ReduceOp::kMean:
+      return spread(outer, axis, inner, dx, mode,
+                    [=, factor = set(T{1} / static_cast<T>(axis))](std::int64_t, auto, const auto& of_y)
+                        TAPECACHE_INLINE { return hn::Mul(of_y(dy), factor); });
     case ReduceOp::kLogSumExp:  // dy softmax(x)
-      return spread(outer, axis, inner, dx, mode, [=](std::int64_t to, std::int64_t from) {
-        return dy[from] * exponential(x[to] - y[from]);
+      return spread(outer, axis, inner, dx, mode, [=](std::int64_t i, auto at, const auto& of_y) TAPECACHE_INLINE {
+        return hn::Mul(of_y(dy), exponential(hn::Sub(at.load(x + i), of_y(y))));
       });
     case ReduceOp::kMax:
       return for_each_group(outer, axis, inner, x, [=](Columns<T>& columns, std::int64_t from, std::int64_t to) {
@@ -216,7 +217,7 @@ void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::in
 
 template <class T>
 void sum_rows(std::int64_t rows, std::int64_t cols, std::int64_t pitch, const T* x, ComputedType<T>* y, Mode mode) {
-  sum_axis(1, rows, cols, pitch, ComputedType<T>{1}, x, y, mode);
+  sum_axis(1, rows, cols, pitch, 1, x, y, mode);
 }
 
 template <class Low>

@@ -4,26 +4,51 @@
 #include <cstdint>
 #include <limits>
 
+#include "tapecache/ops/cpu/sums.h"
 #include "tapecache/ops/cpu/vector_math.h"
 
-/// Sums and maxima over one contiguous row, shared by softmax, cross-entropy and the reductions.
+/// Maxima and sums of exponentials of one contiguous row, shared by softmax, cross-entropy, the losses and the reductions.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 template <class T>
-T row_sum(const T* x, std::int64_t n) {
-  T sum{0};
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) sum += x[i];
-  return sum;
+inline constexpr T kNothing = -std::numeric_limits<T>::infinity();
+
+/// The larger of two, or the first where the second is NaN.
+template <class V>
+HWY_INLINE V larger_of(V a, V b) {
+  return hn::IfThenElse(hn::Gt(b, a), b, a);
 }
 
 /// The largest element; NaN elements are passed over.
 template <class T>
 T row_max(const T* x, std::int64_t n) {
-  T largest = -std::numeric_limits<T>::infinity();
-#pragma omp simd reduction(max : largest)
-  for (std::int64_t i = 0; i < n; ++i) largest = x[i] > largest ? x[i] : largest;
-  return largest;
+  constexpr std::int64_t kUnroll = 4, kStep = kVecLanes<T>;
+  Vec<T> largest[kUnroll];
+  for (Vec<T>& v : largest) v = set(kNothing<T>);
+  std::int64_t i = 0;
+  for (; i + kUnroll * kStep <= n; i += kUnroll * kStep) {
+    HWY_UNROLL(4)
+    for (std::int64_t u = 0; u < kUnroll; ++u) largest[u] = larger_of(largest[u], load(x + i + u * kStep));
+  }
+  for_each_vec<T>(n - i, [&](std::int64_t j, auto at) TAPECACHE_INLINE {
+    Vec<T> values = at.load(x + i + j);
+    if (n - i - j < kStep) values = hn::IfThenElse(first_lanes<T>(n - i - j), values, set(kNothing<T>));
+    largest[0] = larger_of(largest[0], values);
+  });
+  const Vec<T> all = larger_of(larger_of(largest[0], largest[1]), larger_of(largest[2], largest[3]));
+  HWY_ALIGN T lanes[kVecLanes<T>];
+  hn::Store(all, Tag<T>(), lanes);
+  T result = lanes[0];
+  for (const T lane : lanes) result = lane > result ? lane : result;
+  return result;
+}
+
+/// Σ exp(x - shift)
+template <class T>
+double sum_exponentials(const T* x, T shift, std::int64_t n) {
+  const Vec<T> s = set(shift);
+  return sum_of<T>(
+      n, [=](auto sum, auto v) TAPECACHE_INLINE { return hn::Add(sum, exponential(hn::Sub(v, s))); }, x);
 }
 
 /// log Σ exp(x) in two parts, whose sum it is: differences from it lose nothing where x is large.
@@ -37,11 +62,9 @@ template <class T>
 LogSumExp<T> row_logsumexp_parts(const T* x, std::int64_t n) {
   const T largest = row_max(x, n);
   const T shift = std::isfinite(largest) ? largest : T{0};
-  T sum{0};
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) sum += exponential(x[i] - shift);
+  const double sum = sum_exponentials(x, shift, n);
   if (std::isinf(largest) && !std::isnan(sum)) return {largest, T{0}};
-  return {shift, std::log(sum)};
+  return {shift, static_cast<T>(std::log(sum))};
 }
 
 template <class T>
@@ -57,6 +80,12 @@ LogSumExp<T> in_parts(double logsumexp) {
   return {shift, std::isfinite(shift) ? static_cast<T>(logsumexp - static_cast<double>(shift)) : T{0}};
 }
 
+/// exp of one number, as a vector has it.
+template <class T>
+T exponential_of(T x) {
+  return hn::GetLane(exponential(set(x)));
+}
+
 /// The maximum of a sum without summands.
 inline constexpr double kNoSummand = -std::numeric_limits<double>::infinity();
 
@@ -64,11 +93,8 @@ inline constexpr double kNoSummand = -std::numeric_limits<double>::infinity();
 template <class T>
 void row_parts(const T* x, std::int64_t n, double& largest, double& sum) {
   const T top = row_max(x, n), shift = std::isfinite(top) ? top : T{0};
-  T total{0};
-#pragma omp simd reduction(+ : total)
-  for (std::int64_t i = 0; i < n; ++i) total += exponential(x[i] - shift);
-  largest = total == T{0} ? kNoSummand : static_cast<double>(shift);
-  sum = static_cast<double>(total);
+  sum = sum_exponentials(x, shift, n);
+  largest = sum == 0 ? kNoSummand : static_cast<double>(shift);
 }
 
 /// Running maxima and sums of exponentials relative to them.

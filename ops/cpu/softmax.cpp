@@ -1,5 +1,3 @@
-#include <vector>
-
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/row_math.h"
 
@@ -14,17 +12,13 @@ void for_each_row(std::int64_t rows, std::int64_t cols, const Body& body) {
   });
 }
 
-/// exp(x - shift) / Σ over a row, in place of y; all 0 where the sum is 0.
+/// exp(x - shift) / Σ over a row, in y, which may be x; all 0 where the sum is 0.
 template <class T>
 void normalize_exponentials(const T* x, T shift, std::int64_t n, T* y) {
-  T sum{0};
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < n; ++i) {
-    y[i] = exponential(x[i] - shift);
-    sum += y[i];
-  }
-  const T factor = sum == T{0} ? T{0} : T{1} / sum;
-  for (std::int64_t i = 0; i < n; ++i) y[i] *= factor;
+  map(n, y, [s = set(shift)](auto v) TAPECACHE_INLINE { return exponential(hn::Sub(v, s)); }, x);
+  const double sum = row_sum(y, n);
+  const Vec<T> factor = set(sum == 0 ? T{0} : static_cast<T>(1 / sum));
+  map(n, y, [=](auto v) TAPECACHE_INLINE { return hn::Mul(v, factor); }, y);
 }
 
 std::int64_t mask_offset(const Broadcast& layout, std::int64_t row) {
@@ -52,17 +46,11 @@ void softmax(std::int64_t rows, std::int64_t cols, const T* x, const bool* mask,
   for_each_row(rows, cols, [&](std::int64_t row) {
     const T* from = x + row * cols;
     T* to = y + row * cols;
-    // As bytes: the compiler has no vector loads of bool.
-    const auto* allowed = reinterpret_cast<const unsigned char*>(mask + mask_offset(layout, row));
-    constexpr T kNothing = -std::numeric_limits<T>::infinity();
-    if (step == 1) {
-      for (std::int64_t i = 0; i < cols; ++i) to[i] = allowed[i] != 0 ? from[i] : kNothing;
-    } else {
-      for (std::int64_t i = 0; i < cols; ++i) to[i] = allowed[i * step] != 0 ? from[i] : kNothing;
-    }
+    const bool* allowed = mask + mask_offset(layout, row);
+    for (std::int64_t i = 0; i < cols; ++i) to[i] = allowed[i * step] ? from[i] : kNothing<T>;
     const T largest = row_max(to, cols);
     // A row of -Inf alone has nothing allowed in it (or nothing likely): a shift of 0 leaves its exponentials 0.
-    normalize_exponentials(to, largest == -std::numeric_limits<T>::infinity() ? T{0} : largest, cols, to);
+    normalize_exponentials(to, largest == kNothing<T> ? T{0} : largest, cols, to);
   });
 }
 
@@ -70,10 +58,9 @@ template <class T>
 void softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode mode) {
   for_each_row(rows, cols, [=](std::int64_t row) {
     const T *p = y + row * cols, *g = dy + row * cols;
-    T dot{0};
-#pragma omp simd reduction(+ : dot)
-    for (std::int64_t i = 0; i < cols; ++i) dot += p[i] * g[i];
-    for (std::int64_t i = 0; i < cols; ++i) put(dx[row * cols + i], p[i] * (g[i] - dot), mode);
+    const Vec<T> dot = set(static_cast<T>(row_dot(p, g, cols)));
+    map_to(mode, cols, dx + row * cols,
+           [=](auto v, auto w) TAPECACHE_INLINE { return hn::Mul(v, hn::Sub(w, dot)); }, p, g);
   });
 }
 
@@ -81,9 +68,9 @@ template <class T>
 void log_softmax(std::int64_t rows, std::int64_t cols, const T* x, T* y) {
   for_each_row(rows, cols, [=](std::int64_t row) {
     const LogSumExp<T> normalizer = row_logsumexp_parts(x + row * cols, cols);
-    for (std::int64_t i = 0; i < cols; ++i) {
-      y[row * cols + i] = (x[row * cols + i] - normalizer.shift) - normalizer.rest;
-    }
+    const Vec<T> shift = set(normalizer.shift), rest = set(normalizer.rest);
+    map(cols, y + row * cols,
+        [=](auto v) TAPECACHE_INLINE { return hn::Sub(hn::Sub(v, shift), rest); }, x + row * cols);
   });
 }
 
@@ -91,8 +78,9 @@ template <class T>
 void log_softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode mode) {
   for_each_row(rows, cols, [=](std::int64_t row) {
     const T *log_p = y + row * cols, *g = dy + row * cols;
-    const T sum = row_sum(g, cols);
-    for (std::int64_t i = 0; i < cols; ++i) put(dx[row * cols + i], g[i] - exponential(log_p[i]) * sum, mode);
+    const Vec<T> sum = set(static_cast<T>(row_sum(g, cols)));
+    map_to(mode, cols, dx + row * cols,
+           [=](auto v, auto w) TAPECACHE_INLINE { return hn::NegMulAdd(exponential(v), sum, w); }, log_p, g);
   });
 }
 

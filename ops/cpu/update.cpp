@@ -1,8 +1,9 @@
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
-#include "tapecache/ops/cpu/cpu_kernels.h"
+#include "tapecache/ops/cpu/sums.h"
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
@@ -49,24 +50,27 @@ void adamw(const AdamW& given, std::int64_t count, const AdamWArrays<T>* arrays)
     }
     arrays = counted.data();
   }
-  const auto beta1 = static_cast<T>(step.beta1), beta2 = static_cast<T>(step.beta2);
-  const auto rest1 = static_cast<T>(1 - step.beta1), rest2 = static_cast<T>(1 - step.beta2);
-  const auto rate = static_cast<T>(step.learning_rate), epsilon = static_cast<T>(step.epsilon);
-  const auto scale = static_cast<T>(step.gradient_scale);
+  const auto number = [](double value) { return set(static_cast<T>(value)); };
   parallel_for(elements_of(count, arrays), kUpdateBlock, [=](std::int64_t first, std::int64_t last) {
-    for_each_part(count, arrays, first, last, [=](const AdamWArrays<T>& a, std::int64_t begin, std::int64_t end) {
-      const auto inverse1 = static_cast<T>(1 / a.correction1), inverse2 = static_cast<T>(1 / a.correction2);
+    const Vec<T> beta1 = number(step.beta1), beta2 = number(step.beta2), rest1 = number(1 - step.beta1),
+                 rest2 = number(1 - step.beta2), rate = number(step.learning_rate), epsilon = number(step.epsilon),
+                 scale = number(step.gradient_scale);
+    for_each_part(count, arrays, first, last, [&](const AdamWArrays<T>& a, std::int64_t begin, std::int64_t end) {
+      const Vec<T> inverse1 = number(1 / a.correction1), inverse2 = number(1 / a.correction2);
       // Not value · (1 - rate · decay): that factor rounds to 1 or to a wrong decay where the product is below 1e-7.
-      const auto decay = static_cast<T>(step.learning_rate * a.weight_decay);
-      const T* gradient = a.gradient;
-      T *value = a.value, *m = a.m, *v = a.v;
-#pragma omp simd
-      for (std::int64_t i = begin; i < end; ++i) {
-        const T g = gradient[i] * scale;
-        m[i] = beta1 * m[i] + rest1 * g;
-        v[i] = beta2 * v[i] + rest2 * g * g;
-        value[i] -= decay * value[i] + rate * (m[i] * inverse1) / (std::sqrt(v[i] * inverse2) + epsilon);
-      }
+      const Vec<T> decay = number(step.learning_rate * a.weight_decay);
+      for_each_vec<T>(end - begin, [&](std::int64_t from, auto at) TAPECACHE_INLINE {
+        const std::int64_t i = begin + from;
+        const auto g = hn::Mul(at.load(a.gradient + i), scale);
+        const auto m = hn::MulAdd(beta1, at.load(a.m + i), hn::Mul(rest1, g));
+        const auto v = hn::MulAdd(beta2, at.load(a.v + i), hn::Mul(hn::Mul(rest2, g), g));
+        const auto value = at.load(a.value + i);
+        const auto direction =
+            hn::Div(hn::Mul(rate, hn::Mul(m, inverse1)), hn::Add(hn::Sqrt(hn::Mul(v, inverse2)), epsilon));
+        at.store(m, a.m + i);
+        at.store(v, a.v + i);
+        at.store(hn::Sub(value, hn::MulAdd(decay, value, direction)), a.value + i);
+      });
     });
   });
 }
@@ -75,35 +79,34 @@ template <class T>
 void sgd(const Sgd& given, std::int64_t count, const SgdArrays<T>* arrays) {
   if (!is_wanted(given.late)) return;
   const Sgd step = with_late_numbers(given);
-  const auto momentum = static_cast<T>(step.momentum), rate = static_cast<T>(step.learning_rate);
-  const auto scale = static_cast<T>(step.gradient_scale);
   parallel_for(elements_of(count, arrays), kUpdateBlock, [=](std::int64_t first, std::int64_t last) {
-    for_each_part(count, arrays, first, last, [=](const SgdArrays<T>& a, std::int64_t begin, std::int64_t end) {
-      const auto decay = static_cast<T>(a.weight_decay);
-      const T* gradient = a.gradient;
-      T *value = a.value, *velocity = a.velocity;
-#pragma omp simd
-      for (std::int64_t i = begin; i < end; ++i) {
-        velocity[i] = momentum * velocity[i] + gradient[i] * scale + decay * value[i];
-        value[i] -= rate * velocity[i];
-      }
+    const Vec<T> momentum = set(static_cast<T>(step.momentum)), rate = set(static_cast<T>(step.learning_rate)),
+                 scale = set(static_cast<T>(step.gradient_scale));
+    for_each_part(count, arrays, first, last, [&](const SgdArrays<T>& a, std::int64_t begin, std::int64_t end) {
+      const Vec<T> decay = set(static_cast<T>(a.weight_decay));
+      for_each_vec<T>(end - begin, [&](std::int64_t from, auto at) TAPECACHE_INLINE {
+        const std::int64_t i = begin + from;
+        const auto value = at.load(a.value + i);
+        const auto with_gradient = hn::MulAdd(at.load(a.gradient + i), scale, hn::Mul(decay, value));
+        const auto velocity = hn::MulAdd(momentum, at.load(a.velocity + i), with_gradient);
+        at.store(velocity, a.velocity + i);
+        at.store(hn::NegMulAdd(rate, velocity, value), a.value + i);
+      });
     });
   });
 }
 
 namespace {
 
-/// Σ term(x) over all elements, by blocks.
-template <class T, class Term>
-void sum_over(std::int64_t count, const ConstArray<T>* arrays, const Term& term, double* partials, double* result, Mode mode) {
+/// Σ sum_part(elements, their number) over pieces of all arrays, by blocks.
+template <class T, class SumPart>
+void sum_over(std::int64_t count, const ConstArray<T>* arrays, const SumPart& sum_part, double* partials, double* result,
+              Mode mode) {
   const std::int64_t elements = elements_of(count, arrays);
   parallel_for(elements, kUpdateBlock, [=](std::int64_t first, std::int64_t last) {
     double sum = 0;
     for_each_part(count, arrays, first, last, [&](const ConstArray<T>& a, std::int64_t begin, std::int64_t end) {
-      double part = 0;
-#pragma omp simd reduction(+ : part)
-      for (std::int64_t i = begin; i < end; ++i) part += term(a.data[i]);
-      sum += part;
+      sum += sum_part(a.data + begin, end - begin);
     });
     partials[first / kUpdateBlock] = sum;
   });
@@ -116,14 +119,19 @@ void sum_over(std::int64_t count, const ConstArray<T>* arrays, const Term& term,
 
 template <class T>
 void squared_norm(std::int64_t count, const ConstArray<T>* arrays, double* partials, double* sum, Mode mode) {
-  const auto square = [](T x) { return static_cast<double>(x) * static_cast<double>(x); };
-  sum_over(count, arrays, square, partials, sum, mode);
+  const auto squares = [](const T* x, std::int64_t n) { return wide_dot(x, x, n); };
+  sum_over(count, arrays, squares, partials, sum, mode);
 }
 
 template <class T>
 void count_non_finite(std::int64_t count, const ConstArray<T>* arrays, double* partials, double* number, Mode mode) {
-  const auto one = [](T x) { return std::isfinite(x) ? 0.0 : 1.0; };
-  sum_over(count, arrays, one, partials, number, mode);
+  const auto others = [](const T* x, std::int64_t n) {
+    const auto add = [largest = set(std::numeric_limits<T>::max()), one = set(T{1})](auto sum, auto v) TAPECACHE_INLINE {
+      return hn::Add(sum, hn::IfThenZeroElse(hn::Le(hn::Abs(v), largest), one));
+    };
+    return sum_of<T>(n, add, x);
+  };
+  sum_over(count, arrays, others, partials, number, mode);
 }
 
 template <class T>
@@ -133,7 +141,7 @@ void clip(std::int64_t count, const MutableArray<T>* arrays, const double* squar
   const auto factor = static_cast<T>(max_norm / norm);
   parallel_for(elements_of(count, arrays), kUpdateBlock, [=](std::int64_t first, std::int64_t last) {
     for_each_part(count, arrays, first, last, [=](const MutableArray<T>& a, std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) a.data[i] *= factor;
+      map(end - begin, a.data + begin, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); }, a.data + begin);
     });
   });
 }

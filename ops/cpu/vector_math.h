@@ -1,107 +1,195 @@
 #pragma once
 
-#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
-/// Element functions written so that the compiler turns loops over them into vector code: no branches, no library calls.
-/// They are inlined whatever their size, since a call would end that. The f32 coefficients are least-squares fits on
-/// Chebyshev nodes of the functions named beside them. For f64 the C library's functions are used.
+#include "tapecache/ops/cpu/vec.h"
+
+/// Functions of a vector of elements. The f32 coefficients are fits of the functions named beside them on Chebyshev nodes;
+/// each result is within two units in the last place, the density and what is made of it within four. For f64 the C
+/// library's functions are called element by element.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
-/// eˣ: x = n ln 2 + r, eʳ by polynomial, 2ⁿ put into the exponent in two steps so that it may be subnormal.
-[[gnu::always_inline]] inline float exponential(float x) {
+namespace vector_math {
+
+template <class V>
+using Element = hn::TFromV<V>;
+template <class V>
+constexpr bool kIsFloat = sizeof(Element<V>) == sizeof(float);
+
+/// A constant in every lane.
+template <class V>
+HWY_INLINE V all(double value) {
+  return hn::Set(hn::DFromV<V>(), static_cast<Element<V>>(value));
+}
+
+template <class V, class F>
+HWY_INLINE V by_element(V x, const F& f) {
+  const hn::DFromV<V> tag;
+  HWY_ALIGN Element<V> values[hn::MaxLanes(tag)];
+  hn::Store(x, tag, values);
+  for (Element<V>& value : values) value = f(value);
+  return hn::Load(tag, values);
+}
+
+/// c₀ + c₁ x + c₂ x² + …
+template <class V>
+HWY_INLINE V polynomial(V, double c0) {
+  return all<V>(c0);
+}
+template <class V, class... C>
+HWY_INLINE V polynomial(V x, double c0, C... rest) {
+  return hn::MulAdd(polynomial(x, rest...), x, all<V>(c0));
+}
+
+/// exp(x + tail) for a small tail: x = n ln 2 + r, exp(r) by polynomial, 2ⁿ put into the exponent in two steps so that it may
+/// be subnormal.
+template <class V>
+HWY_INLINE V float_exponential(V x, V tail) {
+  const hn::DFromV<V> tag;
+  const hn::RebindToSigned<hn::DFromV<V>> integers;
   // Below -104 the result is 0, and is not computed: arithmetic that underflows is slow, and masks are full of -Inf.
-  const float in_range = x < -104.0f ? 0.0f : (x > 89.0f ? 89.0f : x);
+  const auto vanishes = hn::Lt(x, all<V>(-104));
+  const V bounded = hn::IfThenElse(hn::Gt(x, all<V>(89)), all<V>(89), hn::IfThenZeroElse(vanishes, x));
   // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits; NaN stays NaN without a conversion.
-  const float shifted = in_range * 1.44269504f + 12582912.0f;
-  const float n = shifted - 12582912.0f;
-  const float r = (in_range - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.393373322e-03f;  // (eʳ - 1 - r) / r²
-  p = p * r + 8.363235385e-03f;
-  p = p * r + 4.166646417e-02f;
-  p = p * r + 1.666657664e-01f;
-  p = p * r + 5.000000014e-01f;
-  p = p * (r * r) + r + 1.0f;
-  const std::int32_t exponent = std::bit_cast<std::int32_t>(shifted) - std::bit_cast<std::int32_t>(12582912.0f);
-  const std::int32_t half = exponent >> 1;
-  const auto power = [](std::int32_t e) {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(e + 127) << 23);
+  const V shifter = all<V>(12582912);
+  const V shifted = hn::MulAdd(bounded, all<V>(1.44269504), shifter), n = hn::Sub(shifted, shifter);
+  V r = hn::NegMulAdd(n, all<V>(0.693359375), bounded);
+  r = hn::Add(hn::NegMulAdd(n, all<V>(-2.12194440e-4), r), tail);
+  const V p = polynomial(r, 5.000000014e-01, 1.666657664e-01, 4.166646417e-02, 8.363235385e-03, 1.393373322e-03);
+  const V value = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), all<V>(1));  // p is (eʳ - 1 - r) / r²
+  const auto exponent = hn::Sub(hn::BitCast(integers, shifted), hn::BitCast(integers, shifter));
+  const auto half = hn::ShiftRight<1>(exponent);
+  const auto power = [&](auto e) TAPECACHE_INLINE {
+    return hn::BitCast(tag, hn::ShiftLeft<23>(hn::Add(e, hn::Set(integers, 127))));
   };
-  return x < -104.0f ? 0.0f : p * power(half) * power(exponent - half);
+  return hn::IfThenZeroElse(vanishes, hn::Mul(hn::Mul(value, power(half)), power(hn::Sub(exponent, half))));
 }
-inline double exponential(double x) { return std::exp(x); }
 
-[[gnu::always_inline]] inline float hyperbolic_tangent(float x) {
-  const float a = std::fabs(x), s = x * x;
-  float p = -6.104949301e-03f;  // (tanh(x) / x - 1) / x²
-  p = p * s + 2.100364235e-02f;
-  p = p * s + -5.385249780e-02f;
-  p = p * s + 1.333278227e-01f;
-  p = p * s + -3.333332910e-01f;
-  const float small = x + x * (p * s);
-  const float large = 1.0f - 2.0f / (exponential(a + a) + 1.0f);
-  return a < 0.625f ? small : std::copysign(large, x);
-}
-inline double hyperbolic_tangent(double x) { return std::tanh(x); }
+}  // namespace vector_math
 
-[[gnu::always_inline]] inline float error_function(float x) {
-  const float a = std::fabs(x), s = x * x;
-  float p = -5.972102323e-04f;  // erf(x) / x - 1, in x²
-  p = p * s + 4.989944512e-03f;
-  p = p * s + -2.676478345e-02f;
-  p = p * s + 1.128177858e-01f;
-  p = p * s + -3.761249170e-01f;
-  p = p * s + 1.283791496e-01f;
-  const float small = x + x * p;
-  const float t = a < 4.0f ? a : 4.0f;
-  float q = 1.639667426e-05f;  // -log(erfc(t)) / t - 1
-  q = q * t + -3.705697452e-04f;
-  q = q * t + 3.814339066e-03f;
-  q = q * t + -2.406359322e-02f;
-  q = q * t + 1.064979663e-01f;
-  q = q * t + 6.350560621e-01f;
-  q = q * t + 1.286550432e-01f;
-  const float large = 1.0f - exponential(-(t + t * q));
-  return a < 0.93f ? small : (x != x ? x : std::copysign(large, x));
+template <class V>
+HWY_INLINE V exponential(V x) {
+  if constexpr (vector_math::kIsFloat<V>) return vector_math::float_exponential(x, hn::Zero(hn::DFromV<V>()));
+  else return vector_math::by_element(x, [](double v) { return std::exp(v); });
 }
-inline double error_function(double x) { return std::erf(x); }
+
+template <class V>
+HWY_INLINE V hyperbolic_tangent(V x) {
+  using namespace vector_math;
+  if constexpr (kIsFloat<V>) {
+    const V a = hn::Abs(x), s = hn::Mul(x, x), one = all<V>(1);
+    // (tanh(x) / x - 1) / x²
+    const V p = polynomial(s, -3.333332910e-01, 1.333278227e-01, -5.385249780e-02, 2.100364235e-02, -6.104949301e-03);
+    const V small = hn::MulAdd(x, hn::Mul(p, s), x);
+    const V large = hn::Sub(one, hn::Div(all<V>(2), hn::Add(exponential(hn::Add(a, a)), one)));
+    return hn::IfThenElse(hn::Lt(a, all<V>(0.625)), small, hn::CopySign(large, x));
+  } else {
+    return by_element(x, [](double v) { return std::tanh(v); });
+  }
+}
+
+template <class V>
+HWY_INLINE V error_function(V x) {
+  using namespace vector_math;
+  if constexpr (kIsFloat<V>) {
+    const V a = hn::Abs(x), s = hn::Mul(x, x);
+    // erf(x) / x - 1
+    const V p = polynomial(s, 1.283791496e-01, -3.761249170e-01, 1.128177858e-01, -2.676478345e-02, 4.989944512e-03,
+                           -5.972102323e-04);
+    const V small = hn::MulAdd(x, p, x);
+    const V t = hn::IfThenElse(hn::Gt(a, all<V>(4)), all<V>(4), a);  // in this order a NaN stays one
+    // -log(erfc(t)) / t - 1
+    const V q = polynomial(t, 1.286550432e-01, 6.350560621e-01, 1.064979663e-01, -2.406359322e-02, 3.814339066e-03,
+                           -3.705697452e-04, 1.639667426e-05);
+    const V large = hn::Sub(all<V>(1), exponential(hn::Neg(hn::MulAdd(t, q, t))));
+    return hn::IfThenElse(hn::Lt(a, all<V>(0.93)), small, hn::CopySign(large, x));
+  } else {
+    return by_element(x, [](double v) { return std::erf(v); });
+  }
+}
 
 /// log x = e ln 2 + log m with x = 2ᵉ m, m in [√½, √2); a subnormal x is first brought into the normal range.
-[[gnu::always_inline]] inline float logarithm(float x) {
-  const float scaled = x < 1.17549435e-38f ? x * 8388608.0f : x;
-  const std::int32_t bits = std::bit_cast<std::int32_t>(scaled);
-  const std::int32_t exponent = (bits - 0x3F3504F3) >> 23;
-  const float f = std::bit_cast<float>(bits - (exponent << 23)) - 1.0f, s = f * f;
-  const float e = static_cast<float>(exponent) - (x < 1.17549435e-38f ? 23.0f : 0.0f);
-  float p = 6.797289027e-02f;  // (log(1 + f) - f + f²/2) / f³
-  p = p * f + -1.170896173e-01f;
-  p = p * f + 1.188262650e-01f;
-  p = p * f + -1.239910817e-01f;
-  p = p * f + 1.421942715e-01f;
-  p = p * f + -1.666840199e-01f;
-  p = p * f + 2.000214517e-01f;
-  p = p * f + -2.500000153e-01f;
-  p = p * f + 3.333331201e-01f;
-  const float tail = e * -2.12194440e-4f + (s * (p * f) - 0.5f * s);
-  const float value = e * 0.693359375f + (f + tail);
-  const float infinity = std::numeric_limits<float>::infinity();
-  const float edge = x == 0.0f ? -infinity : (x > 0.0f ? x : std::numeric_limits<float>::quiet_NaN());
-  return x > 0.0f && x < infinity ? value : edge;
+template <class V>
+HWY_INLINE V logarithm(V x) {
+  using namespace vector_math;
+  if constexpr (kIsFloat<V>) {
+    const hn::DFromV<V> tag;
+    const hn::RebindToSigned<hn::DFromV<V>> integers;
+    const auto is_subnormal = hn::Lt(x, all<V>(1.17549435e-38));
+    const auto bits = hn::BitCast(integers, hn::IfThenElse(is_subnormal, hn::Mul(x, all<V>(8388608)), x));
+    const auto exponent = hn::ShiftRight<23>(hn::Sub(bits, hn::Set(integers, 0x3F3504F3)));
+    const V f = hn::Sub(hn::BitCast(tag, hn::Sub(bits, hn::ShiftLeft<23>(exponent))), all<V>(1)), s = hn::Mul(f, f);
+    const V e = hn::Sub(hn::ConvertTo(tag, exponent), hn::IfThenElseZero(is_subnormal, all<V>(23)));
+    // (log(1 + f) - f + f²/2) / f³
+    const V p = polynomial(f, 3.333333201e-01, -2.500000153e-01, 2.000214517e-01, -1.666840199e-01, 1.421942715e-01,
+                           -1.239910817e-01, 1.188262650e-01, -1.170896173e-01, 6.797289027e-02);
+    const V tail = hn::MulAdd(e, all<V>(-2.12194440e-4), hn::Mul(s, hn::MulSub(p, f, all<V>(0.5))));
+    const V value = hn::MulAdd(e, all<V>(0.693359375), hn::Add(f, tail));
+    const V infinity = all<V>(std::numeric_limits<double>::infinity());
+    const V of_others = hn::IfThenElse(hn::Gt(x, hn::Zero(tag)), x, all<V>(std::numeric_limits<double>::quiet_NaN()));
+    const V edge = hn::IfThenElse(hn::Eq(x, hn::Zero(tag)), hn::Neg(infinity), of_others);
+    return hn::IfThenElse(hn::And(hn::Gt(x, hn::Zero(tag)), hn::Lt(x, infinity)), value, edge);
+  } else {
+    return by_element(x, [](double v) { return std::log(v); });
+  }
 }
-inline double logarithm(double x) { return std::log(x); }
 
 /// log(1 + eˣ) for x ≤ 0: with u = eˣ, the rounding error of 1 + u is given back.
-[[gnu::always_inline]] inline float log1p_exponential(float x) {
-  const float u = exponential(x), w = 1.0f + u;
-  return logarithm(w) + (u - (w - 1.0f)) / w;
+template <class V>
+HWY_INLINE V log1p_exponential(V x) {
+  using namespace vector_math;
+  if constexpr (kIsFloat<V>) {
+    const V one = all<V>(1), u = exponential(x), w = hn::Add(one, u);
+    return hn::Add(logarithm(w), hn::Div(hn::Sub(u, hn::Sub(w, one)), w));
+  } else {
+    return by_element(x, [](double v) { return std::log1p(std::exp(v)); });
+  }
 }
-inline double log1p_exponential(double x) { return std::log1p(std::exp(x)); }
 
-template <class T>
-[[gnu::always_inline]] inline T logistic(T x) {
-  return T{1} / (T{1} + exponential(-x));
+/// log(1 + eᶻ) for any z.
+template <class V>
+HWY_INLINE V softplus(V z) {
+  const V zero = hn::Zero(hn::DFromV<V>());
+  return hn::Add(hn::IfThenElse(hn::Lt(z, zero), zero, z), log1p_exponential(hn::Neg(hn::Abs(z))));
 }
+
+template <class V>
+HWY_INLINE V logistic(V x) {
+  const V one = vector_math::all<V>(1);
+  return hn::Div(one, hn::Add(one, exponential(hn::Neg(x))));
+}
+
+/// The normal distribution in the lower tail, for t ≥ 0: Φ(-t), and Φ(-t) - t φ(-t), which is the derivative of GELU at -t.
+/// Both are e^(-t²/2) times a quotient of polynomials with positive coefficients, so that nothing cancels; the second has
+/// the factor t - root by itself, so that it keeps its digits beside the root. Up to t = 15, where f32 has 0 left.
+namespace vector_math {
+
+template <class V>
+struct LowerTail {
+  V t, density, denominator;  ///< t is cut at 15; density is e^(-t²/2)
+
+  explicit HWY_INLINE LowerTail(V given) {
+    t = hn::IfThenElse(hn::Gt(given, all<V>(15)), all<V>(15), given);  // in this order a NaN stays one
+    // t² in two parts, or its rounding error would count t² / 2 times.
+    const hn::RebindToUnsigned<hn::DFromV<V>> bits;
+    const V head = hn::BitCast(hn::DFromV<V>(), hn::And(hn::BitCast(bits, t), hn::Set(bits, 0xFFFFF000u)));
+    const V tail = hn::Mul(hn::Sub(t, head), hn::Add(t, head)), minus_half = all<V>(-0.5);
+    density = float_exponential(hn::Mul(hn::Mul(head, head), minus_half), hn::Mul(tail, minus_half));
+    denominator = polynomial(t, 1, 1.676401138, 1.205467463, 0.4713551402, 0.1024618819, 0.01040752791);
+  }
+  HWY_INLINE V probability() const {
+    const V p = polynomial(t, 0.5000000033, 0.4392580592, 0.1839489733, 0.04087393692, 0.004152047418);
+    return hn::Mul(density, hn::Div(p, denominator));
+  }
+  HWY_INLINE V gelu_derivative() const {
+    const V s = polynomial(t, 0.6650780006, 0.9382837274, 0.6031532758, 0.2169686007, 0.04399781887, 0.004152003009);
+    const V beside_root = hn::Add(hn::Sub(all<V>(0.75179154), t), all<V>(-1.211444946e-8));
+    return hn::Mul(density, hn::Mul(beside_root, hn::Div(s, denominator)));
+  }
+};
+
+}  // namespace vector_math
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT
