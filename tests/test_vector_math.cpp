@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "tapecache/autograd/tape.h"
 #include "tapecache/ops/elementwise.h"
 
 using namespace tapecache;
@@ -128,6 +129,51 @@ BOOST_AUTO_TEST_CASE(exp_tanh_erf_and_log_are_within_two_units_in_the_last_place
     }
     BOOST_CHECK_MESSAGE(worst <= 2, c.name << "(" << at << ") is off by " << worst << " units in the last place");
   }
+}
+
+BOOST_AUTO_TEST_CASE(gelu_and_its_derivative_are_within_four_units_of_their_own_size) {
+  const auto gelu = [](long double x) { return 0.5L * x * std::erfc(-x / std::sqrt(2.0L)); };
+  const auto derivative = [](long double x) {
+    const long double density = std::exp(-0.5L * x * x) / std::sqrt(2 * std::acos(-1.0L));
+    return 0.5L * std::erfc(-x / std::sqrt(2.0L)) + x * density;
+  };
+  std::vector<float> x;
+  constexpr std::uint32_t kStep = 1009;
+  for (const float sign : {1.0f, -1.0f}) {
+    for (auto bits = std::bit_cast<std::uint32_t>(1e-6f); bits <= std::bit_cast<std::uint32_t>(10.0f); bits += kStep) {
+      x.push_back(sign * std::bit_cast<float>(bits));
+    }
+  }
+  // Beside the derivative's root nothing may cancel.
+  for (int i = -50; i <= 50; ++i) x.push_back(-0.75179154f + static_cast<float>(i) * 6e-8f);
+  const std::vector<double> values = doubles(ops::gelu(Tensor::from(x, {static_cast<std::int64_t>(x.size())})).value());
+  const std::vector<double> slopes = [&] {
+    Tape tape;
+    const Variable leaf = tape.leaf(Tensor::from(x, {static_cast<std::int64_t>(x.size())}));
+    const Recording recording(tape);
+    const Variable y = ops::gelu(leaf);
+    const Tensor ones = Tensor::full(y.shape(), 1);
+    tape.backward(std::span(&y, 1), std::span(&ones, 1));
+    return doubles(tape.gradient(leaf));
+  }();
+  const auto check = [&](const char* name, const std::vector<double>& found, const auto& f) {
+    double worst = 0;
+    float at = 0;
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const auto expected = static_cast<double>(f(static_cast<long double>(x[i])));
+      int exponent = 0;
+      std::frexp(expected, &exponent);
+      const double off = std::isnan(found[i]) ? kInfinity : std::abs(found[i] - expected) / std::ldexp(1.0, exponent - 24);
+      if (off > worst) {
+        worst = off;
+        at = x[i];
+      }
+    }
+    BOOST_TEST_MESSAGE(name << ": " << worst << " units at " << at);
+    BOOST_CHECK_MESSAGE(worst <= 4, name << "(" << at << ") is off by " << worst << " units in the last place");
+  };
+  check("gelu", values, gelu);
+  check("its derivative", slopes, derivative);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

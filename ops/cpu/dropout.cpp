@@ -14,39 +14,44 @@ using Words = Vec<std::uint64_t>;
 /// RandomKey::draw for blocks first … first + kCounters - 1 of one sample, element by element. Each word has 64 bits of a
 /// vector for itself: the products need them whole.
 void draw_group(const RandomKey& key, std::uint32_t sample, std::uint32_t first, std::uint32_t* words) {
-  constexpr std::int64_t kStep = kVecLanes<std::uint64_t>, kVectors = kCounters / kStep;
+  constexpr std::int64_t kStep = kVecLanes<std::uint64_t>, kVectors = 2;  // with more, registers do not suffice
+  static_assert(kCounters % (kVectors * kStep) == 0);
   const Tag<std::uint64_t> tag;
   const Tag<std::uint32_t> narrow;
   const auto times = [=](Words a, std::uint64_t b) TAPECACHE_INLINE {
     return hn::MulEven(hn::BitCast(narrow, a), hn::BitCast(narrow, hn::Set(tag, b)));
   };
   const Words low = hn::Set(tag, std::uint64_t{0xFFFFFFFF});
-  Words c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
-  for (std::int64_t v = 0; v < kVectors; ++v) {
-    c0[v] = hn::Iota(tag, first + static_cast<std::uint64_t>(v * kStep));
-    c1[v] = hn::Set(tag, std::uint64_t{sample});
-    c2[v] = hn::Set(tag, std::uint64_t{key.call});
-    c3[v] = hn::Set(tag, std::uint64_t{key.step});
-  }
-  auto k0 = static_cast<std::uint32_t>(key.seed), k1 = static_cast<std::uint32_t>(key.seed >> 32);
-  for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9, k1 += 0xBB67AE85) {
-    const Words key0 = hn::Set(tag, std::uint64_t{k0}), key1 = hn::Set(tag, std::uint64_t{k1});
+  for (std::int64_t at = 0; at < kCounters; at += kVectors * kStep) {
+    Words c0[kVectors], c1[kVectors], c2[kVectors], c3[kVectors];
     for (std::int64_t v = 0; v < kVectors; ++v) {
-      const Words a = times(c0[v], 0xD2511F53), b = times(c2[v], 0xCD9E8D57);
-      c0[v] = hn::Xor(hn::ShiftRight<32>(b), hn::Xor(c1[v], key0));
-      c2[v] = hn::Xor(hn::ShiftRight<32>(a), hn::Xor(c3[v], key1));
-      c1[v] = hn::And(b, low);
-      c3[v] = hn::And(a, low);
+      c0[v] = hn::Iota(tag, first + static_cast<std::uint64_t>(at + v * kStep));
+      c1[v] = hn::Set(tag, std::uint64_t{sample});
+      c2[v] = hn::Set(tag, std::uint64_t{key.call});
+      c3[v] = hn::Set(tag, std::uint64_t{key.step});
     }
-  }
-  // Of two words side by side one is the upper half of a vector's 64 bits.
-  for (std::int64_t v = 0; v < kVectors; ++v) {
-    HWY_ALIGN std::uint64_t front[kStep], back[kStep];
-    hn::Store(hn::Or(c0[v], hn::ShiftLeft<32>(c1[v])), tag, front);
-    hn::Store(hn::Or(c2[v], hn::ShiftLeft<32>(c3[v])), tag, back);
-    for (std::int64_t i = 0; i < kStep; ++i) {
-      std::memcpy(words + 4 * (v * kStep + i), &front[i], sizeof(std::uint64_t));
-      std::memcpy(words + 4 * (v * kStep + i) + 2, &back[i], sizeof(std::uint64_t));
+    auto k0 = static_cast<std::uint32_t>(key.seed), k1 = static_cast<std::uint32_t>(key.seed >> 32);
+    for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9, k1 += 0xBB67AE85) {
+      const Words key0 = hn::Set(tag, std::uint64_t{k0}), key1 = hn::Set(tag, std::uint64_t{k1});
+      HWY_UNROLL(2)
+      for (std::int64_t v = 0; v < kVectors; ++v) {
+        const Words a = times(c0[v], 0xD2511F53), b = times(c2[v], 0xCD9E8D57);
+        c0[v] = hn::Xor(hn::ShiftRight<32>(b), hn::Xor(c1[v], key0));
+        c2[v] = hn::Xor(hn::ShiftRight<32>(a), hn::Xor(c3[v], key1));
+        c1[v] = b;  // the next products and the words below take its lower half alone
+        c3[v] = a;
+      }
+    }
+    // Words 0 and 1, and 2 and 3, side by side in 64 bits; a counter's four are 16 bytes.
+    for (std::int64_t v = 0; v < kVectors; ++v) {
+      HWY_ALIGN std::uint64_t front[kStep], back[kStep];
+      hn::Store(hn::Or(hn::And(c0[v], low), hn::ShiftLeft<32>(c1[v])), tag, front);
+      hn::Store(hn::Or(hn::And(c2[v], low), hn::ShiftLeft<32>(c3[v])), tag, back);
+      for (std::int64_t i = 0; i < kStep; ++i) {
+        std::uint32_t* to = words + 4 * (at + v * kStep + i);
+        std::memcpy(to, &front[i], sizeof(std::uint64_t));
+        std::memcpy(to + 2, &back[i], sizeof(std::uint64_t));
+      }
     }
   }
 }

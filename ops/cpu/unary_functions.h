@@ -42,7 +42,7 @@ struct Scale {
 };
 
 struct Exp {
-  template <class V> HWY_INLINE V value(V x) const { return exponential(x); }
+  template <class V> HWY_INLINE V value(V x) const { return exponential<vector_math::Subnormal::kGiven>(x); }
   template <class V> HWY_INLINE V derivative(V y) const { return y; }
 };
 
@@ -97,13 +97,15 @@ struct Relu {
   template <class V> HWY_INLINE V derivative(V x) const { return hn::IfThenElseZero(hn::Gt(x, all<V>(0)), all<V>(1)); }
 };
 
-/// x Φ(x), by the lower tail on either side: 1 + erf would cancel for negative x.
+/// x Φ(x), by the lower tail on either side: 1 + erf would cancel for negative x. Near 0 by the series, where half a unit of
+/// 0.5 would be left of the tail.
 struct Gelu {
   template <class V> HWY_INLINE V value(V x) const {
     if constexpr (vector_math::kIsFloat<V>) {
       const vector_math::LowerTail<V> tail(hn::Abs(x));
       const V p = tail.probability();
-      return hn::IfThenElse(hn::Gt(x, all<V>(0)), hn::Mul(x, one_minus(p)), hn::Mul(hn::Neg(tail.t), p));
+      const V far = hn::IfThenElse(hn::Gt(x, all<V>(0)), hn::Mul(x, one_minus(p)), hn::Mul(hn::Neg(tail.t), p));
+      return hn::IfThenElse(is_small(x), hn::Mul(x, series(x, {0.39894228, -0.06649038, 0.009973557, -0.0011873282})), far);
     } else {
       return by_element(x, [](double v) { return 0.5 * v * std::erfc(-v * kInverseSqrt2); });
     }
@@ -112,13 +114,21 @@ struct Gelu {
   template <class V> HWY_INLINE V derivative(V x) const {
     if constexpr (vector_math::kIsFloat<V>) {
       const V below = vector_math::LowerTail<V>(hn::Abs(x)).gelu_derivative();
-      return hn::IfThenElse(hn::Gt(x, all<V>(0)), one_minus(below), below);
+      const V far = hn::IfThenElse(hn::Gt(x, all<V>(0)), one_minus(below), below);
+      return hn::IfThenElse(is_small(x), series(x, {0.79788456, -0.26596152, 0.059841342, -0.009498626}), far);
     } else {
       return by_element(x, [](double v) {
         const double z = std::fabs(v) < 1000 ? v : 0;
         return 0.5 * std::erfc(-v * kInverseSqrt2) + z * kInverseSqrt2Pi * std::exp(-0.5 * v * v);
       });
     }
+  }
+
+ private:
+  template <class V> static HWY_INLINE auto is_small(V x) { return hn::Lt(hn::Abs(x), all<V>(0.25)); }
+  /// 0.5 + c₀ x + c₁ x³ + …
+  template <class V> static HWY_INLINE V series(V x, const double (&c)[4]) {
+    return hn::MulAdd(x, vector_math::polynomial(hn::Mul(x, x), c[0], c[1], c[2], c[3]), all<V>(0.5));
   }
 };
 

@@ -43,36 +43,44 @@ HWY_INLINE V polynomial(V x, double c0, C... rest) {
   return hn::MulAdd(polynomial(x, rest...), x, all<V>(c0));
 }
 
-/// exp(x + tail) for a small tail: x = n ln 2 + r, exp(r) by polynomial, 2ⁿ put into the exponent in two steps so that it may
-/// be subnormal.
-template <class V>
+/// Whether results below the least normal number, 2⁻¹²⁶, are given or are 0, which takes fewer steps.
+enum class Subnormal { kGiven, kZero };
+
+/// exp(x + tail) for a small tail: x = n ln 2 + r, exp(r) by polynomial, 2ⁿ put into the exponent.
+template <Subnormal kSubnormal, class V>
 HWY_INLINE V float_exponential(V x, V tail) {
   const hn::DFromV<V> tag;
   const hn::RebindToSigned<hn::DFromV<V>> integers;
-  // Below -104 the result is 0, and is not computed: arithmetic that underflows is slow, and masks are full of -Inf.
-  const auto vanishes = hn::Lt(x, all<V>(-104));
+  // Such a result is 0 and is not computed: arithmetic that underflows is slow, and masks are full of -Inf.
+  const auto vanishes = hn::Lt(x, all<V>(kSubnormal == Subnormal::kGiven ? -104 : -87.3));
   const V bounded = hn::IfThenElse(hn::Gt(x, all<V>(89)), all<V>(89), hn::IfThenZeroElse(vanishes, x));
   // Adding 1.5·2²³ rounds to an integer and leaves it in the low bits; NaN stays NaN without a conversion.
   const V shifter = all<V>(12582912);
   const V shifted = hn::MulAdd(bounded, all<V>(1.44269504), shifter), n = hn::Sub(shifted, shifter);
   V r = hn::NegMulAdd(n, all<V>(0.693359375), bounded);
   r = hn::Add(hn::NegMulAdd(n, all<V>(-2.12194440e-4), r), tail);
-  const V p = polynomial(r, 5.000000014e-01, 1.666657664e-01, 4.166646417e-02, 8.363235385e-03, 1.393373322e-03);
+  const V p = polynomial(r, 0.5, 0.16666663, 0.041666348, 0.008334058, 0.0013946559, 0.00019564842);
   const V value = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), all<V>(1));  // p is (eʳ - 1 - r) / r²
   const auto exponent = hn::Sub(hn::BitCast(integers, shifted), hn::BitCast(integers, shifter));
-  const auto half = hn::ShiftRight<1>(exponent);
   const auto power = [&](auto e) TAPECACHE_INLINE {
     return hn::BitCast(tag, hn::ShiftLeft<23>(hn::Add(e, hn::Set(integers, 127))));
   };
-  return hn::IfThenZeroElse(vanishes, hn::Mul(hn::Mul(value, power(half)), power(hn::Sub(exponent, half))));
+  if constexpr (kSubnormal == Subnormal::kZero) {
+    return hn::IfThenZeroElse(vanishes, hn::Mul(value, power(exponent)));
+  } else {
+    const auto half = hn::ShiftRight<1>(exponent);
+    return hn::IfThenZeroElse(vanishes, hn::Mul(hn::Mul(value, power(half)), power(hn::Sub(exponent, half))));
+  }
 }
 
 }  // namespace vector_math
 
-template <class V>
+/// For what is added up, or divided by: f32 results that would be subnormal are 0, unless they are asked for.
+template <vector_math::Subnormal kSubnormal = vector_math::Subnormal::kZero, class V>
 HWY_INLINE V exponential(V x) {
-  if constexpr (vector_math::kIsFloat<V>) return vector_math::float_exponential(x, hn::Zero(hn::DFromV<V>()));
-  else return vector_math::by_element(x, [](double v) { return std::exp(v); });
+  using namespace vector_math;
+  if constexpr (kIsFloat<V>) return float_exponential<kSubnormal>(x, hn::Zero(hn::DFromV<V>()));
+  else return by_element(x, [](double v) { return std::exp(v); });
 }
 
 template <class V>
@@ -161,14 +169,15 @@ HWY_INLINE V logistic(V x) {
   return hn::Div(one, hn::Add(one, exponential(hn::Neg(x))));
 }
 
-/// The normal distribution in the lower tail, for t ≥ 0: Φ(-t), and Φ(-t) - t φ(-t), which is the derivative of GELU at -t.
-/// Both are e^(-t²/2) times a quotient of polynomials with positive coefficients, so that nothing cancels; the second has
-/// the factor t - root by itself, so that it keeps its digits beside the root. Up to t = 15, where f32 has 0 left.
 namespace vector_math {
 
+/// The normal distribution in the lower tail, for t ≥ 0: Φ(-t), and Φ(-t) - t φ(-t), which is the derivative of GELU at -t.
+/// Both are e^(-t²/2) times a function to which an approximated part adds little where rounding would count most, so that
+/// nothing cancels; the second has the factor root - t by itself and keeps its digits beside the root. Both are 0 from
+/// t = 13.2 on.
 template <class V>
 struct LowerTail {
-  V t, density, denominator;  ///< t is cut at 15; density is e^(-t²/2)
+  V t, density;  ///< t is cut at 15; density is e^(-t²/2)
 
   explicit HWY_INLINE LowerTail(V given) {
     t = hn::IfThenElse(hn::Gt(given, all<V>(15)), all<V>(15), given);  // in this order a NaN stays one
@@ -176,17 +185,22 @@ struct LowerTail {
     const hn::RebindToUnsigned<hn::DFromV<V>> bits;
     const V head = hn::BitCast(hn::DFromV<V>(), hn::And(hn::BitCast(bits, t), hn::Set(bits, 0xFFFFF000u)));
     const V tail = hn::Mul(hn::Sub(t, head), hn::Add(t, head)), minus_half = all<V>(-0.5);
-    density = float_exponential(hn::Mul(hn::Mul(head, head), minus_half), hn::Mul(tail, minus_half));
-    denominator = polynomial(t, 1, 1.676401138, 1.205467463, 0.4713551402, 0.1024618819, 0.01040752791);
+    density = float_exponential<Subnormal::kZero>(hn::Mul(hn::Mul(head, head), minus_half), hn::Mul(tail, minus_half));
   }
+  /// e^(-t²/2) / (√(2π) t + r(t))
   HWY_INLINE V probability() const {
-    const V p = polynomial(t, 0.5000000033, 0.4392580592, 0.1839489733, 0.04087393692, 0.004152047418);
-    return hn::Mul(density, hn::Div(p, denominator));
+    const V r = hn::Div(polynomial(t, 2.0, 1.2543944, 0.41326898, 0.073978245, 0.006159964),
+                        polynomial(t, 1.0, 1.0826268, 0.56307435, 0.16949873, 0.029526435, 0.0024571957));
+    return hn::Div(density, hn::MulAdd(t, all<V>(2.5066283), r));
   }
+  /// e^(-t²/2) (root - t) (1 / √(2π) + r(t))
   HWY_INLINE V gelu_derivative() const {
-    const V s = polynomial(t, 0.6650780006, 0.9382837274, 0.6031532758, 0.2169686007, 0.04399781887, 0.004152003009);
-    const V beside_root = hn::Add(hn::Sub(all<V>(0.75179154), t), all<V>(-1.211444946e-8));
-    return hn::Mul(density, hn::Mul(beside_root, hn::Div(s, denominator)));
+    const V r = hn::Div(polynomial(t, 0.26613572, 0.24681349, 0.10334185, 0.022267817, 0.0021118824),
+                        polynomial(t, 1.0, 1.5911694, 1.0778893, 0.39286458, 0.07832065, 0.0070413984));
+    const V factor = hn::Add(all<V>(0.3989423), r);
+    // The root in two parts; by the first the difference is exact where it matters.
+    const V product = hn::MulAdd(hn::Sub(all<V>(0.75179154), t), factor, hn::Mul(all<V>(-1.211444946e-8), factor));
+    return hn::Mul(density, product);
   }
 };
 
