@@ -3,17 +3,17 @@
 #include <algorithm>
 
 #include "tapecache/core/dtype.h"
-#include "tapecache/ops/cpu/onednn.h"
 #include "tapecache/ops/cpu/product.h"
+#include "tapecache/ops/cpu/product_amx.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define TAPECACHE_MAY_HAVE_AVX512_BF16
 #include "tapecache/ops/cpu/product_avx512_bf16.h"
 #endif
 
-/// The serial product of bf16 or f16 matrices with f32 sums: of bf16 by oneDNN where it takes the product, by pairs of terms
-/// where the processor has an instruction for that; else with operands that are widened first. But for oneDNN, an element's
-/// bits do not depend on where it stands, as in product.h.
+/// The serial product of bf16 or f16 matrices with f32 sums: of bf16 by tiles or by pairs of terms where the processor has
+/// instructions for that, whatever the sizes; else with operands that are widened. An element's bits do not depend on where
+/// it stands, as in product.h.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace product_detail {
@@ -46,12 +46,8 @@ inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Opera
     multiply<float>(m, n, k, {}, {}, c, c_stride, accumulate, bias, residual);
     return;
   }
-  if (onednn::takes(m, n, k)) {
-    const auto stored = [](const Operand<BFloat16>& x) {
-      return x.transposed ? onednn::Matrix{x.data, 1, x.stride} : onednn::Matrix{x.data, x.stride, 1};
-    };
-    for (std::int64_t i = 0; residual && i < m; ++i) std::copy_n(residual + i * c_stride, n, c + i * c_stride);
-    onednn::multiply(m, n, k, stored(a), stored(b), c, c_stride, accumulate || residual, bias);
+  if (multiplies_by_tiles()) {
+    tile_detail::multiply_by_tiles<AmxTiles>(m, n, k, a, b, c, c_stride, accumulate, bias, residual);
     return;
   }
 #if defined(TAPECACHE_MAY_HAVE_AVX512_BF16)
