@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::int64_t kWorkPerTask = 1 << 18;  // multiplications below which a task is not worth its start
 constexpr std::int64_t kMostTasks = 4;          // a thread, so that one that is held up does not hold up the others
-constexpr std::int64_t kRoundedRows = 256;      // whose sums exist before they are rounded
+constexpr std::int64_t kRoundedSide = 512;      // of the block whose sums exist before they are rounded
 constexpr double kPackingShare = 1.0 / 64;      // elements packed per multiplication-add that are not worth more tasks
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -113,14 +113,17 @@ void multiply_and_round(const Gemm& g, const Low* a, const Low* b, const float* 
                         const Change& change) {
   struct Rows;
   for_each_part<Low, float>(g, a, b, bias, c, [&](const Part<Low, float, Low>& part) {
-    for (std::int64_t row = 0; row < part.rows; row += kRoundedRows) {
-      const std::int64_t rows = std::min(kRoundedRows, part.rows - row);
-      float* sums = thread_scratch<float, Rows>(rows * part.cols);
-      const Operand<Low> left{part.left.at(row, 0), part.left.stride, part.left.transposed};
-      multiply(rows, part.cols, g.k, left, part.right, sums, part.cols, false, part.bias);
-      for (std::int64_t i = 0; i < rows; ++i) {
-        const std::int64_t begin = (row + i) * g.row_stride_c();
-        put_all(part.c + begin, change(sums + i * part.cols, part.at + begin, part.cols), part.cols, mode);
+    for (std::int64_t row = 0; row < part.rows; row += kRoundedSide) {
+      for (std::int64_t col = 0; col < part.cols; col += kRoundedSide) {
+        const std::int64_t rows = std::min(kRoundedSide, part.rows - row), cols = std::min(kRoundedSide, part.cols - col);
+        float* sums = thread_scratch<float, Rows>(rows * cols);
+        const Operand<Low> left{part.left.at(row, 0), part.left.stride, part.left.transposed};
+        const Operand<Low> right{part.right.at(0, col), part.right.stride, part.right.transposed};
+        multiply(rows, cols, g.k, left, right, sums, cols, false, part.bias ? part.bias + col : nullptr);
+        for (std::int64_t i = 0; i < rows; ++i) {
+          const std::int64_t begin = (row + i) * g.row_stride_c() + col;
+          put_all(part.c + begin, change(sums + i * cols, part.at + begin, cols), cols, mode);
+        }
       }
     }
   });

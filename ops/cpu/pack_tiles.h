@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "tapecache/core/dtype.h"
 
 /// Packs the factors of a bf16 product into tiles. Either factor is lines of terms, the rows of op(A) or the columns of op(B).
@@ -26,10 +30,39 @@ using Words8 [[gnu::vector_size(32)]] = std::uint32_t;
 using Words16 [[gnu::vector_size(64)]] = std::uint32_t;
 using Halves16 [[gnu::vector_size(32)]] = std::uint16_t;
 
+#if defined(__AVX512F__)
+constexpr __mmask16 kAllWords = 0xffff;  // since GCC warns of the undefined operands of its unmasked functions
+#endif
+
 // By reference, since vectors wider than the processor's are passed in ways that differ.
 template <class V>
 void load_words(const void* from, V& to) {
   std::memcpy(&to, from, sizeof(to));
+}
+/// Four pieces of four words, `stride` bytes apart.
+inline void join_pieces(const char* from, std::int64_t stride, Words16& to) {
+  Words4 piece[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) load_words(from + i * stride, piece[i]);
+#if defined(__AVX512F__)  // inserted from memory, which costs no shuffle
+  __m512i joined = _mm512_zextsi128_si512(reinterpret_cast<__m128i>(piece[0]));
+  joined = _mm512_maskz_inserti32x4(kAllWords, joined, reinterpret_cast<__m128i>(piece[1]), 1);
+  joined = _mm512_maskz_inserti32x4(kAllWords, joined, reinterpret_cast<__m128i>(piece[2]), 2);
+  to = reinterpret_cast<Words16>(_mm512_maskz_inserti32x4(kAllWords, joined, reinterpret_cast<__m128i>(piece[3]), 3));
+#else
+  const Words8 low = __builtin_shufflevector(piece[0], piece[1], 0, 1, 2, 3, 4, 5, 6, 7);
+  const Words8 high = __builtin_shufflevector(piece[2], piece[3], 0, 1, 2, 3, 4, 5, 6, 7);
+  to = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#endif
+}
+inline void widen_halves(const void* from, Words16& to) {
+  Halves16 halves;
+  load_words(from, halves);
+#if defined(__AVX512F__)  // which GCC would make of four pieces
+  to = reinterpret_cast<Words16>(_mm512_maskz_cvtepu16_epi32(kAllWords, reinterpret_cast<__m256i>(halves)));
+#else
+  to = __builtin_convertvector(halves, Words16);
+#endif
 }
 inline void interleave_low(const Words16& a, const Words16& b, Words16& to) {
   to = __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
@@ -46,14 +79,7 @@ inline void transpose_words(const void* from, std::int64_t stride, void* to) {
   for (int part = 0; part < 4; ++part) {
     Words16 rows[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      Words4 piece[4];
-#pragma GCC unroll 4
-      for (int lane = 0; lane < 4; ++lane) load_words(bytes + (4 * lane + i) * stride + 16 * part, piece[lane]);
-      const Words8 low = __builtin_shufflevector(piece[0], piece[1], 0, 1, 2, 3, 4, 5, 6, 7);
-      const Words8 high = __builtin_shufflevector(piece[2], piece[3], 0, 1, 2, 3, 4, 5, 6, 7);
-      rows[i] = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    }
+    for (int i = 0; i < 4; ++i) join_pieces(bytes + i * stride + 16 * part, 4 * stride, rows[i]);
     Words16 even_low, even_high, odd_low, odd_high, result[4];
     interleave_low(rows[0], rows[2], even_low);
     interleave_high(rows[0], rows[2], even_high);
@@ -71,10 +97,10 @@ inline void transpose_words(const void* from, std::int64_t stride, void* to) {
 inline void interleave_terms(const BFloat16* from, std::int64_t stride, BFloat16* to) {
 #pragma GCC unroll 4
   for (std::int64_t pair = 0; pair < kTileSide; ++pair) {
-    Halves16 first, second;
-    load_words(from + 2 * pair * stride, first);
-    load_words(from + (2 * pair + 1) * stride, second);
-    const Words16 both = __builtin_convertvector(first, Words16) | __builtin_convertvector(second, Words16) << 16;
+    Words16 first, second;
+    widen_halves(from + 2 * pair * stride, first);
+    widen_halves(from + (2 * pair + 1) * stride, second);
+    const Words16 both = first | second << 16;
     std::memcpy(static_cast<void*>(to + pair * kTileTerms), &both, sizeof(both));
   }
 }

@@ -51,17 +51,18 @@ void multiply_tiles(Tiles& tiles, std::int64_t steps, const LeftTiles& left, con
     if (start.data) tiles.template load<kTile>(start.data + i * start.stride + j, start.stride * kBytes);
     else tiles.template zero<kTile>();
   });
-  const BFloat16* upper = left.data;
-  for (std::int64_t step = 0; step < steps; ++step, upper += left.step, right += kAcrossTiles * kTileSize) {
+  const BFloat16 *upper = left.data, *lower = left.data + left.down;
+  const std::int64_t to_next = left.step, left_stride = left.stride * 2;
+  for (std::int64_t step = 0; step < steps; ++step, upper += to_next, lower += to_next, right += kAcrossTiles * kTileSize) {
     tiles.template load<6>(right, kTileRowBytes);
-    tiles.template load<4>(upper, left.stride * 2);
+    tiles.template load<4>(upper, left_stride);
     tiles.template add_product<0, 4, 6>();
     if constexpr (kAcrossTiles == 2) {
       tiles.template load<7>(right + kTileSize, kTileRowBytes);
       tiles.template add_product<1, 4, 7>();
     }
     if constexpr (kDown == 2) {
-      tiles.template load<5>(upper + left.down, left.stride * 2);
+      tiles.template load<5>(lower, left_stride);
       tiles.template add_product<2, 5, 6>();
       if constexpr (kAcrossTiles == 2) tiles.template add_product<3, 5, 7>();
     }
