@@ -10,6 +10,8 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/parallel_for.h"
+#include "tapecache/ops/attention.h"
+#include "tapecache/ops/linear.h"
 
 // What an op computes for a row of its batch has the same bits, whatever else is in the batch, wherever the row stands there,
 // and on however many threads. Every op of the table whose rows are the same up to rounding has to give the same bits.
@@ -79,12 +81,33 @@ std::optional<Batched> batched_inputs(const OpRow& row, const std::vector<Tensor
   return std::nullopt;
 }
 
+/// Attention over what a product leaves in 16 bits under autocast, and whose gradient comes in 16 bits.
+std::vector<OpRow> attention_of_16_bits() {
+  std::vector<OpRow> rows;
+  for (const bool causal : {false, true}) {
+    for (const std::int64_t tokens : {50, 130, 600}) {
+      rows.push_back({.name = "attention_of_16_bits_" + std::to_string(tokens) + (causal ? "_causal" : ""),
+                      .inputs = {floating({5, tokens, 48}), mask({5, tokens}), floating({3 * 48, 48}), floating({24, 48})},
+                      .op = [causal](std::span<const Variable> x) {
+                        const Variable qkv = ops::linear(x[0], x[2], {}, {}, ops::ResultType::kOperand);
+                        return ops::linear(
+                            ops::attention(qkv, 3, {.causal = causal, .valid = x[1].value(), .result = ops::ResultType::kOperand}),
+                            x[3]);
+                      },
+                      .reference = {}});
+    }
+  }
+  return rows;
+}
+
 /// The ops of the table that are computed row by row, each checked.
 std::set<std::string> check_rows(DType dtype, DType precision) {
   std::set<std::string> found;
   const Autocast autocast(precision);
   const int threads = thread_count();
-  for (const OpRow& row : op_rows()) {
+  std::vector<OpRow> rows_of_ops = op_rows();
+  for (const OpRow& row : attention_of_16_bits()) rows_of_ops.push_back(row);
+  for (const OpRow& row : rows_of_ops) {
     const std::vector<Tensor> inputs = make_inputs(row.large.empty() ? row.inputs : row.large, dtype);
     if (inputs.empty() || row.name.starts_with("drop")) continue;  // what is drawn goes by the position
     const std::optional<Batched> batched = batched_inputs(row, inputs);
@@ -122,7 +145,8 @@ std::set<std::string> check_rows(DType dtype, DType precision) {
 /// Some of each family, so that what is found row by row is not less than it was.
 void check_found(const std::set<std::string>& found) {
   for (const char* name : {"softmax", "log_softmax", "masked_softmax", "layer_norm", "l2_normalize", "attention",
-                           "attention_causal", "attention_padding", "attention_long_causal", "mean_pool", "max_pool_padding",
+                           "attention_causal", "attention_padding", "attention_long_causal", "attention_of_16_bits_50",
+                           "attention_of_16_bits_600_causal", "cross_entropy_none", "mean_pool", "max_pool_padding",
                            "select_token", "linear", "gelu", "matmul_nn", "matmul_nt"}) {
     BOOST_TEST(found.contains(name), name << " is not among the ops that are computed row by row");
   }
