@@ -4,6 +4,7 @@
 #include "checks.h"
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/core/parallel_for.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/matmul.h"
 
 // Matrix products at the edges of the tiles, panels and blocks that they are computed in.
@@ -80,16 +81,47 @@ BOOST_AUTO_TEST_CASE(sizes_at_the_edges) {
 }
 
 BOOST_AUTO_TEST_CASE(a_row_does_not_know_of_the_others) {
-  for (const DType precision : {DType::kFloat32, DType::kBFloat16}) {
-    const Autocast autocast(precision);
-    for (const std::int64_t k : {40, 600}) {
-      const Tensor a = random_values({333, k}, 3, DType::kFloat32), b = random_values({k, 70}, 4, DType::kFloat32);
-      const Tensor all = product(a, b);
-      for (const std::int64_t first : {1, 13, 100, 332}) {
-        BOOST_TEST(same_bits(last_rows(all, first), product(last_rows(a, first), b)), "from row " << first);
+  struct Kind {
+    DType type, precision;
+  };
+  // On both sides of a tile, a part, and a block that is packed or rounded.
+  constexpr std::int64_t kRows = 1100, kCols = 70;
+  const std::vector<std::int64_t> counts{1,  2,  5,  6,  7,  8,  12,  13,  14,  15,  16,  17,  28,  29,  31,  32,
+                                         33, 48, 63, 64, 65, 99, 127, 128, 200, 252, 256, 257, 400, 512, 513, 1099};
+  const int threads = thread_count();
+  for (const Kind kind : {Kind{DType::kFloat32, DType::kFloat32}, {DType::kFloat64, DType::kFloat32},
+                          {DType::kFloat32, DType::kBFloat16}, {DType::kFloat32, DType::kFloat16}}) {
+    const Autocast autocast(kind.precision);
+    for (const std::int64_t k : {40, 300}) {
+      const Tensor a = random_values({kRows, k}, 3, kind.type), b = random_values({k, kCols}, 4, kind.type);
+      const Tensor bt = transposed(b), bias = random_values({kCols}, 5, kind.type);
+      const Tensor residual = random_values({kRows, kCols}, 6, kind.type);
+      const auto products = [&](const Tensor& rows, const Tensor& before) {
+        const Tensor across = transposed(rows);
+        return std::vector<Tensor>{
+            product(rows, b),
+            product(across, b, true, false),
+            product(rows, bt, false, true),
+            product(across, bt, true, true),
+            ops::linear(rows, bt, bias, before).value(),
+            ops::linear(rows, bt, bias, {}, ops::ResultType::kOperand).value(),
+            ops::activated_linear(rows, ops::Activation::kGelu, bt, bias, before).value(),
+        };
+      };
+      set_thread_count(2);
+      const std::vector<Tensor> all = products(a, residual);
+      for (const std::int64_t count : counts) {
+        set_thread_count(count % 3 == 0 ? 4 : count % 3 == 1 ? 1 : 2);
+        const std::vector<Tensor> found = products(last_rows(a, kRows - count), last_rows(residual, kRows - count));
+        for (std::size_t i = 0; i < all.size(); ++i) {
+          BOOST_TEST(same_bits(last_rows(all[i], kRows - count), found[i]),
+                     "product " << i << " of " << count << " rows, depth " << k << ", " << name(kind.type) << " under "
+                                << name(kind.precision));
+        }
       }
     }
   }
+  set_thread_count(threads);
 }
 
 BOOST_AUTO_TEST_CASE(threads_do_not_show) {

@@ -177,10 +177,13 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
   const Rows rows(layout);
   const auto& strides = operand == 0 ? rows.layout.a : rows.layout.b;
   const std::int64_t step = operand == 0 ? rows.step_a : rows.step_b;
-  bool outer_repeated = false, outer_all_repeated = true;
+  // Whether any of the outer axes is repeated; whether all are after some that are not, and how many rows those make.
+  bool outer_repeated = false, inner_all_repeated = true;
+  std::int64_t groups = 1;
   for (std::size_t i = 0; i + 1 < static_cast<std::size_t>(rows.layout.rank); ++i) {
+    inner_all_repeated = inner_all_repeated && (strides[i] == 0 || !outer_repeated);
     outer_repeated = outer_repeated || strides[i] == 0;
-    outer_all_repeated = outer_all_repeated && strides[i] == 0;
+    if (!outer_repeated) groups *= rows.layout.sizes[i];
   }
   with_derivative(op, operand, [&](auto derivative) {
     /// Calls `body` with the terms as a function of the row, where its operands begin, the place in it and how to read there;
@@ -207,6 +210,13 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
         });
       });
       return sums.total();
+    };
+    const auto sum_row = [&](std::int64_t row, const Offsets& at_row) {
+      double total = 0;
+      for (std::int64_t begin = 0; begin < rows.length; begin += kBlock) {
+        total += sum_terms(row, at_row, begin, std::min(rows.length, begin + kBlock));
+      }
+      return total;
     };
     const auto place = [&](const Offsets& at) { return dx + (operand == 0 ? at.a : at.b); };
 
@@ -239,32 +249,39 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
       parallel_for(rows.rows, block_for(rows.length, kBlock), [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t row = begin; row < end; ++row) {
           const Offsets at_row = rows.at(row);
-          put(*place(at_row), static_cast<T>(sum_terms(row, at_row, 0, rows.length)), mode);
+          put(*place(at_row), static_cast<T>(sum_row(row, at_row)), mode);
         }
       });
-    } else if (outer_all_repeated && step != 0) {  // one row for all, as a bias: sums of row blocks, then of those
-      const std::int64_t down = (rows.rows + kRowBlock - 1) / kRowBlock;
+    } else if (inner_all_repeated && step != 0 && rows.rows > 0) {  // one row for many, as a bias: sums of row blocks, then of those
+      const std::int64_t many = rows.rows / groups;
+      const std::int64_t down = (many + kRowBlock - 1) / kRowBlock;
       const std::int64_t across = (rows.length + kColumnBlock - 1) / kColumnBlock;
       const std::int64_t size = column_sums_size<T>(rows.length);
-      std::vector<double> partial(static_cast<std::size_t>(std::max<std::int64_t>(down, 1) * size));
-      const std::int64_t cost = std::min(rows.rows, kRowBlock) * std::min(rows.length, kColumnBlock);
-      parallel_for(down * across, block_for(cost, kBlock), [&](std::int64_t first, std::int64_t last) {
+      std::vector<double> partial(static_cast<std::size_t>(groups * down * size));
+      const std::int64_t cost = std::min(many, kRowBlock) * std::min(rows.length, kColumnBlock);
+      parallel_for(groups * down * across, block_for(cost, kBlock), [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t block = first; block < last; ++block) {
-          const std::int64_t top = block / across * kRowBlock, begin = block % across * kColumnBlock;
+          const std::int64_t group = block / across / down;
+          const std::int64_t top = group * many + block / across % down * kRowBlock, begin = block % across * kColumnBlock;
           const std::int64_t end = std::min(rows.length, begin + kColumnBlock);
           double* sums = partial.data() + block / across * size + begin;
           with_terms(end, [&](auto term) {
-            add_rows<T, 1>(top, std::min(rows.rows, top + kRowBlock), end - begin, {sums},
+            add_rows<T, 1>(top, std::min((group + 1) * many, top + kRowBlock), end - begin, {sums},
                            [&](std::int64_t row, std::int64_t j, auto at) TAPECACHE_INLINE {
                              return std::array{term(row, rows.at(row), begin + j, at)};
                            });
           });
         }
       });
-      for (std::int64_t i = 0; i < rows.length; ++i) {
-        double total = 0;
-        for (std::int64_t block = 0; block < down; ++block) total += partial[static_cast<std::size_t>(block * size + i)];
-        put(dx[i * step], static_cast<T>(total), mode);
+      for (std::int64_t group = 0; group < groups; ++group) {
+        T* const to = place(rows.at(group * many));
+        for (std::int64_t i = 0; i < rows.length; ++i) {
+          double total = 0;
+          for (std::int64_t block = group * down; block < (group + 1) * down; ++block) {
+            total += partial[static_cast<std::size_t>(block * size + i)];
+          }
+          put(to[i * step], static_cast<T>(total), mode);
+        }
       }
     } else {  // any other pattern, in the order of the output
       std::int64_t size = 1;
@@ -276,7 +293,7 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
         const Offsets at_row = rows.at(row);
         double* sum = sums.data() + (place(at_row) - dx);
         if (step == 0) {
-          *sum += sum_terms(row, at_row, 0, rows.length);
+          *sum += sum_row(row, at_row);
           continue;
         }
         with_terms(rows.length, [&](auto term) {

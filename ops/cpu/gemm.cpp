@@ -11,20 +11,31 @@ namespace {
 
 constexpr std::int64_t kWorkPerTask = 1 << 18;  // multiplications below which a task is not worth its start
 constexpr std::int64_t kMostTasks = 4;          // a thread, so that one that is held up does not hold up the others
-constexpr std::int64_t kRoundedRows = 256;      // whose sums exist before they are rounded
+constexpr std::int64_t kRoundedSide = 512;      // of the block whose sums exist before they are rounded
 constexpr double kPackingShare = 1.0 / 64;      // elements packed per multiplication-add that are not worth more tasks
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// How finely products may be cut: into whole tiles and tasks worth their start, of which more are not worth more packing.
+struct Grain {
+  std::int64_t rows, cols, work;
+  double packing;  ///< elements packed per multiplication-add
+
+  template <class In, class T>
+  static Grain of() {
+    // Tiles multiply 16 times as fast as they are packed by.
+    if (std::is_same_v<In, BFloat16> && multiplies_by_tiles()) return {32, 32, 16 * kWorkPerTask, kPackingShare / 16};
+    return {product_detail::kTileRows, product_detail::kTileCols<T>, kWorkPerTask, kPackingShare};
+  }
+};
 
 /// How each product is cut: `down` × `across` parts of about equal size. The cut does not show in the result.
 struct Cut {
   std::int64_t down = 1, across = 1, rows = 0, cols = 0;
 
   /// Into `parts` parts, or somewhat more; or as many as there are tiles. Every part packs what it reads.
-  template <class T>
-  static Cut into(const Gemm& g, std::int64_t parts) {
-    const std::int64_t tile_rows = product_detail::kTileRows, tile_cols = product_detail::kTileCols<T>;
-    const std::int64_t most_down = divide_up(g.m, tile_rows), most_across = divide_up(g.n, tile_cols);
+  static Cut into(const Gemm& g, const Grain& grain, std::int64_t parts) {
+    const std::int64_t most_down = divide_up(g.m, grain.rows), most_across = divide_up(g.n, grain.cols);
     parts = std::min(parts, most_down * most_across);
     Cut best;
     std::int64_t least = -1;
@@ -36,29 +47,21 @@ struct Cut {
       best.down = down;
       best.across = across;
     }
-    best.rows = divide_up(divide_up(g.m, best.down), tile_rows) * tile_rows;
-    best.cols = divide_up(divide_up(g.n, best.across), tile_cols) * tile_cols;
+    best.rows = divide_up(divide_up(g.m, best.down), grain.rows) * grain.rows;
+    best.cols = divide_up(divide_up(g.n, best.across), grain.cols) * grain.cols;
     best.down = divide_up(g.m, best.rows);
     best.across = divide_up(g.n, best.cols);
     return best;
   }
 
-  /// One that does not depend on the number of threads, for products whose bits depend on the cut.
-  template <class T>
-  static Cut fixed(const Gemm& g) {
-    constexpr std::int64_t kParts = 8;
-    return into<T>(g, std::clamp<std::int64_t>(g.m * g.n * g.k / kWorkPerTask, 1, kParts));
-  }
-
   /// Several parts a thread where packing costs little, else one.
-  template <class T>
-  static Cut of(const Gemm& g) {
+  static Cut of(const Gemm& g, const Grain& grain) {
     const std::int64_t work = g.m * g.n * std::max<std::int64_t>(g.k, 1);
     for (std::int64_t tasks = kMostTasks; ; tasks /= 2) {
-      const std::int64_t wanted = std::min(work / kWorkPerTask, divide_up(thread_count() * tasks, g.batch));
-      const Cut cut = into<T>(g, std::max<std::int64_t>(wanted, 1));
+      const std::int64_t wanted = std::min(work / grain.work, divide_up(thread_count() * tasks, g.batch));
+      const Cut cut = into(g, grain, std::max<std::int64_t>(wanted, 1));
       const double share = static_cast<double>(cut.across * g.m + cut.down * g.n) / static_cast<double>(g.m * g.n);
-      if (tasks == 1 || share <= kPackingShare) return cut;
+      if (tasks == 1 || share <= grain.packing) return cut;
     }
   }
 };
@@ -77,11 +80,11 @@ struct Part {
 template <class In, class T, class Out, class Multiply>
 void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, Out* c, const Multiply& multiply_part) {
   if (g.batch <= 0 || g.m <= 0 || g.n <= 0) return;
-  const bool own_kernel = !std::is_same_v<In, BFloat16> || !onednn::takes(g.m, g.n, g.k);
-  const Cut cut = own_kernel ? Cut::of<T>(g) : Cut::fixed<T>(g);
+  const Grain grain = Grain::of<In, T>();
+  const Cut cut = Cut::of(g, grain);
   const std::int64_t parts = cut.down * cut.across;
   const std::int64_t work = g.m * g.n * std::max<std::int64_t>(g.k, 1) / parts;
-  parallel_for(g.batch * parts, block_for(work, kWorkPerTask), [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(g.batch * parts, block_for(work, grain.work), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t batch = i / parts;
       const std::int64_t row = i % parts / cut.across * cut.rows, col = i % cut.across * cut.cols;
@@ -110,14 +113,17 @@ void multiply_and_round(const Gemm& g, const Low* a, const Low* b, const float* 
                         const Change& change) {
   struct Rows;
   for_each_part<Low, float>(g, a, b, bias, c, [&](const Part<Low, float, Low>& part) {
-    for (std::int64_t row = 0; row < part.rows; row += kRoundedRows) {
-      const std::int64_t rows = std::min(kRoundedRows, part.rows - row);
-      float* sums = thread_scratch<float, Rows>(rows * part.cols);
-      const Operand<Low> left{part.left.at(row, 0), part.left.stride, part.left.transposed};
-      multiply(rows, part.cols, g.k, left, part.right, sums, part.cols, false, part.bias);
-      for (std::int64_t i = 0; i < rows; ++i) {
-        const std::int64_t begin = (row + i) * g.row_stride_c();
-        put_all(part.c + begin, change(sums + i * part.cols, part.at + begin, part.cols), part.cols, mode);
+    for (std::int64_t row = 0; row < part.rows; row += kRoundedSide) {
+      for (std::int64_t col = 0; col < part.cols; col += kRoundedSide) {
+        const std::int64_t rows = std::min(kRoundedSide, part.rows - row), cols = std::min(kRoundedSide, part.cols - col);
+        float* sums = thread_scratch<float, Rows>(rows * cols);
+        const Operand<Low> left{part.left.at(row, 0), part.left.stride, part.left.transposed};
+        const Operand<Low> right{part.right.at(0, col), part.right.stride, part.right.transposed};
+        multiply(rows, cols, g.k, left, right, sums, cols, false, part.bias ? part.bias + col : nullptr);
+        for (std::int64_t i = 0; i < rows; ++i) {
+          const std::int64_t begin = (row + i) * g.row_stride_c() + col;
+          put_all(part.c + begin, change(sums + i * cols, part.at + begin, cols), cols, mode);
+        }
       }
     }
   });

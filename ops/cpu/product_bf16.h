@@ -2,37 +2,68 @@
 
 #include <algorithm>
 
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
 #include "tapecache/core/dtype.h"
-#include "tapecache/ops/cpu/onednn.h"
 #include "tapecache/ops/cpu/product.h"
+#include "tapecache/ops/cpu/product_amx.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define TAPECACHE_MAY_HAVE_AVX512_BF16
 #include "tapecache/ops/cpu/product_avx512_bf16.h"
 #endif
 
-/// The serial product of bf16 or f16 matrices with f32 sums: of bf16 by oneDNN where it takes the product, by pairs of terms
-/// where the processor has an instruction for that; else with operands that are widened first. But for oneDNN, an element's
-/// bits do not depend on where it stands, as in product.h.
+/// The serial product of bf16 or f16 matrices with f32 sums: of bf16 by tiles or by pairs of terms where the processor has
+/// instructions for that, whatever the sizes; else with operands that are widened. An element's bits do not depend on where
+/// it stands, as in product.h.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace product_detail {
 
+inline void widen(const BFloat16* from, std::int64_t count, float* to) {
+  for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]);
+}
+inline void widen(const Float16* from, std::int64_t count, float* to) {
+  std::int64_t i = 0;
+#if defined(__F16C__)
+  for (; i + 8 <= count; i += 8) {
+    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+  }
+#endif
+  for (; i < count; ++i) to[i] = static_cast<float>(from[i]);
+}
+
+/// By f32 products of blocks, whose operands are widened while they are in the second-level cache.
 template <class Low>
 void multiply_widened(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<Low>& a, const Operand<Low>& b, float* c,
                       std::int64_t c_stride, bool accumulate, const float* bias, const float* residual) {
-  struct Left;
-  struct Right;
-  const auto widen = [](const Operand<Low>& x, std::int64_t rows, std::int64_t cols, float* to) {
+  constexpr std::int64_t kSide = 504, kTerms = 256;
+  constexpr std::int64_t kBetween = 16;  // or a block's rows would fall into one cache set
+  struct Wide;
+  float* const wide_left = thread_scratch<float, Wide>(2 * kSide * (kSide + kBetween));
+  float* const wide_right = wide_left + kSide * (kSide + kBetween);
+  const auto block = [](const Operand<Low>& x, std::int64_t row, std::int64_t rows, std::int64_t col, std::int64_t cols,
+                        float* to) {
     const std::int64_t lines = x.transposed ? cols : rows, length = x.transposed ? rows : cols;
-    for (std::int64_t i = 0; i < lines; ++i) {
-      for (std::int64_t j = 0; j < length; ++j) to[i * length + j] = static_cast<float>(x.data[i * x.stride + j]);
-    }
-    return Operand<float>{to, length, x.transposed};
+    const std::int64_t pitch = length + kBetween;
+    for (std::int64_t i = 0; i < lines; ++i) widen(x.at(row, col) + i * x.stride, length, to + i * pitch);
+    return Operand<float>{to, pitch, x.transposed};
   };
-  const Operand<float> wide_a = widen(a, m, k, thread_scratch<float, Left>(m * k));
-  const Operand<float> wide_b = widen(b, k, n, thread_scratch<float, Right>(k * n));
-  cpu::multiply<float>(m, n, k, wide_a, wide_b, c, c_stride, accumulate, bias, residual);
+  for (std::int64_t col = 0; col < n; col += kSide) {
+    const std::int64_t cols = std::min(kSide, n - col);
+    for (std::int64_t begin = 0; begin < k; begin += kTerms) {
+      const std::int64_t depth = std::min(kTerms, k - begin);
+      const Operand<float> right = block(b, begin, depth, col, cols, wide_right);
+      for (std::int64_t row = 0; row < m; row += kSide) {
+        const std::int64_t rows = std::min(kSide, m - row), at = row * c_stride + col;
+        multiply<float>(rows, cols, depth, block(a, row, rows, begin, depth, wide_left), right, c + at, c_stride,
+                        accumulate || begin > 0, begin == 0 && bias ? bias + col : nullptr,
+                        begin == 0 && residual ? residual + at : nullptr);
+      }
+    }
+  }
 }
 
 }  // namespace product_detail
@@ -42,16 +73,9 @@ inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Opera
                      const Operand<BFloat16>& b, float* c, std::int64_t c_stride, bool accumulate,
                      const float* bias = nullptr, const float* residual = nullptr) {
   if (m <= 0 || n <= 0) return;
-  if (k <= 0) {
-    multiply<float>(m, n, k, {}, {}, c, c_stride, accumulate, bias, residual);
-    return;
-  }
-  if (onednn::takes(m, n, k)) {
-    const auto stored = [](const Operand<BFloat16>& x) {
-      return x.transposed ? onednn::Matrix{x.data, 1, x.stride} : onednn::Matrix{x.data, x.stride, 1};
-    };
-    for (std::int64_t i = 0; residual && i < m; ++i) std::copy_n(residual + i * c_stride, n, c + i * c_stride);
-    onednn::multiply(m, n, k, stored(a), stored(b), c, c_stride, accumulate || residual, bias);
+  if (k <= 0) return multiply<float>(m, n, k, {}, {}, c, c_stride, accumulate, bias, residual);
+  if (multiplies_by_tiles()) {
+    tile_detail::multiply_by_tiles<AmxTiles>(m, n, k, a, b, c, c_stride, accumulate, bias, residual);
     return;
   }
 #if defined(TAPECACHE_MAY_HAVE_AVX512_BF16)
@@ -66,7 +90,9 @@ inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Opera
 inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<Float16>& a, const Operand<Float16>& b,
                      float* c, std::int64_t c_stride, bool accumulate, const float* bias = nullptr,
                      const float* residual = nullptr) {
-  if (m > 0 && n > 0) product_detail::multiply_widened(m, n, k, a, b, c, c_stride, accumulate, bias, residual);
+  if (m <= 0 || n <= 0) return;
+  if (k <= 0) return multiply<float>(m, n, k, {}, {}, c, c_stride, accumulate, bias, residual);
+  product_detail::multiply_widened(m, n, k, a, b, c, c_stride, accumulate, bias, residual);
 }
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT
