@@ -141,7 +141,7 @@ BOOST_FIXTURE_TEST_CASE(regions_after_pauses_of_any_length, ThreadCount) {
 BOOST_FIXTURE_TEST_CASE(helpers_take_part, ThreadCount) {
   set_thread_count(2);
   std::atomic<int> running = 0;
-  bool met = false;
+  std::atomic<bool> met = false;
   parallel_for(2, 1, [&](std::int64_t, std::int64_t) {
     ++running;
     const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
