@@ -25,22 +25,28 @@ void add_to_slot(Tensor& slot, const Tensor& gradient, bool is_leaf) {
 
 namespace {
 
-template <class T>
-const T& checked_at(const std::vector<T>& all, std::size_t index, const char* op, const char* what) {
-  if (index < all.size()) return all[index];
+void require_index(std::size_t index, std::size_t count, const char* op, const char* what) {
+  if (index < count) return;
   throw TapeError(fmt::format("backward of '{}': {} {} was asked for, but there {} {}", op, what, index,
-                              all.size() == 1 ? "is" : "are", all.size()));
+                              count == 1 ? "is" : "are", count));
 }
 
 }  // namespace
 
 const Tensor& Backward::output_gradient(std::size_t output) const {
-  return checked_at(output_gradients_, output, node_.op, "output");
+  require_index(output, static_cast<std::size_t>(node_.outputs), node_.op, "output");
+  return tape_.values_[static_cast<std::size_t>(node_.first_output) + output].gradient;
 }
 
-const Tensor& Backward::saved(std::size_t index) const { return checked_at(node_.saved, index, node_.op, "saved tensor"); }
+const Tensor& Backward::saved(std::size_t index) const {
+  require_index(index, node_.saved.size(), node_.op, "saved tensor");
+  return node_.saved[index];
+}
 
-const Node::Input& Backward::input(std::size_t index) const { return checked_at(node_.inputs, index, node_.op, "input"); }
+const Node::Input& Backward::input(std::size_t index) const {
+  require_index(index, node_.inputs.size(), node_.op, "input");
+  return node_.inputs[index];
+}
 
 const Shape& Backward::input_shape(std::size_t input) const { return this->input(input).shape; }
 
@@ -62,8 +68,17 @@ Tensor& Backward::slot(Node::Input& input) {
   return tape_.values_[static_cast<std::size_t>(input.value)].gradient;
 }
 
+/// Whether the derivative holds the buffer of this slot, for this input or another one that is the same variable.
+bool Backward::was_given(const Node::Input& input) {
+  return std::any_of(node_.inputs.begin(), node_.inputs.end(), [&](const Node::Input& other) {
+    return other.given && other.value == input.value && other.parameter == input.parameter;
+  });
+}
+
 void Backward::withdraw() {
-  for (Tensor* slot : begun_) *slot = Tensor();
+  for (Node::Input& input : node_.inputs) {
+    if (input.begun) slot(input) = Tensor();
+  }
 }
 
 Backward::Kind Backward::kind_of(const Node::Input& input) const {
@@ -81,15 +96,13 @@ GradientTarget Backward::gradient(std::size_t input) {
   if (!target.defined()) {
     const Kind kind = kind_of(from);
     target = Tensor::empty(kind.shape, kind.dtype, kind.device);
-    given_.push_back(&target);
-    begun_.push_back(&target);
+    from.given = from.begun = true;
     return {target, false};
   }
   // Handles that this node itself was given, for another input that is the same variable, do not count as sharing:
   // its kernel writes through the first and adds through the second.
-  const bool given_before = std::find(given_.begin(), given_.end(), &target) != given_.end();
-  if (!given_before && !target.owns_storage_alone()) target = target.clone();
-  given_.push_back(&target);
+  if (!target.owns_storage_alone() && !was_given(from)) target = target.clone();
+  from.given = true;
   return {target, true};
 }
 

@@ -2,8 +2,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
-#include <utility>
+#include <memory>
+#include <memory_resource>
 #include <vector>
 
 #include "tapecache/autograd/parameter.h"
@@ -15,22 +15,32 @@ namespace tapecache {
 class Backward;
 class Tape;
 
+/// A derivative of plain numbers, which may be copied as bytes.
+struct Derivative {
+  void (*call)(const void* numbers, Backward& context) = nullptr;
+  const void* numbers = nullptr;
+  std::size_t bytes = 0, alignment = 1;
+};
+
 /// One recorded operation: its name, where its inputs come from, what it keeps for its derivative, and the
-/// derivative.
+/// derivative. It lies in the memory of its tape.
 struct Node {
   struct Input {
     std::int64_t value = -1;  ///< number of a value on the tape, or -1
     Parameter parameter;      ///< set where the input is a parameter that wants a gradient
     Shape shape;
+    bool given = false;       ///< its gradient's buffer, to the derivative that runs
+    bool begun = false;       ///< which is then the first to write there
   };
 
   const char* op = "";
-  std::vector<Input> inputs;
-  std::vector<Tensor> saved;
-  std::vector<std::uint64_t> saved_versions;
+  std::pmr::vector<Input> inputs;
+  std::pmr::vector<Tensor> saved;
+  std::pmr::vector<std::uint64_t> saved_versions;
   std::int64_t first_output = 0;
   int outputs = 1;
-  std::function<void(Backward&)> derivative;
+  Derivative derivative;
+  std::shared_ptr<const void> owned;  ///< what else the derivative stands on
 };
 
 /// Where a gradient kernel puts its result, and whether it adds to what is there.
@@ -60,8 +70,7 @@ class Backward {
 
  private:
   friend class Tape;
-  Backward(Tape& tape, Node& node, std::vector<Tensor> output_gradients)
-      : tape_(tape), node_(node), output_gradients_(std::move(output_gradients)) {}
+  Backward(Tape& tape, Node& node) : tape_(tape), node_(node) {}
   struct Kind {
     const Shape& shape;
     DType dtype;
@@ -71,14 +80,12 @@ class Backward {
   Node::Input& wanted(std::size_t input);
   Kind kind_of(const Node::Input& input) const;
   Tensor& slot(Node::Input& input);
+  bool was_given(const Node::Input& other);
   /// After a derivative has thrown: takes back the buffers that it may not have written.
   void withdraw();
 
   Tape& tape_;
   Node& node_;
-  std::vector<Tensor> output_gradients_;
-  std::vector<const Tensor*> given_;  // slots whose buffers this node holds
-  std::vector<Tensor*> begun_;        // those of them that it was the first to write to
 };
 
 namespace detail {

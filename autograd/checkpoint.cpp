@@ -59,11 +59,15 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
       saved.push_back(parameter.value());  // so that a change before backward is found
     }
   }
-  return Tape::append("checkpoint", std::move(outputs), sources, std::move(saved),
-                      [f, random, partial_batch = forward_context().partial_batch, precision = autocast_dtype(),
-                       count = inputs.size()](Backward& context) {
-                        replay(context, f, random, partial_batch, precision, count);
-                      });
+  const auto again = [=, partial_batch = forward_context().partial_batch, precision = autocast_dtype(),
+                      count = inputs.size()](Backward& context) {
+    replay(context, f, random, partial_batch, precision, count);
+  };
+  const auto owned = std::make_shared<const decltype(again)>(again);
+  std::vector<Variable> results(outputs.begin(), outputs.end());
+  Tape::append("checkpoint", results, sources, saved,
+               detail::derivative_of([again = owned.get()](Backward& context) { (*again)(context); }), owned);
+  return results;
 }
 
 }  // namespace tapecache

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -54,21 +56,18 @@ Variable Tape::leaf(Tensor value) {
   return v;
 }
 
-std::vector<Variable> Tape::append(const char* op, std::vector<Tensor> outputs, std::span<const Variable> inputs,
-                                   std::vector<Tensor> saved, std::function<void(Backward&)> derivative) {
+void Tape::append(const char* op, std::span<Variable> outputs, const InputList& inputs, const SavedList& saved,
+                  const Derivative& derivative, std::shared_ptr<const void> owned) {
   if (AnomalyMode::enabled()) {
-    for (const Tensor& output : outputs) detail::check_anomaly(op, "output", output);
+    for (const Variable& output : outputs) detail::check_anomaly(op, "output", output.value_);
   }
-  std::vector<Variable> results(outputs.begin(), outputs.end());
   Tape* tape = active_tape;
   if (!tape && parameter_listener) {
-    for (const Variable& v : inputs) {
-      if (v.parameter_.defined()) parameter_listener->push_back(v.parameter_);
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      if (inputs[i].parameter_.defined()) parameter_listener->push_back(inputs[i].parameter_);
     }
   }
-  if (!tape || std::none_of(inputs.begin(), inputs.end(), [](const Variable& v) { return v.has_history(); })) {
-    return results;
-  }
+  if (!will_record(inputs)) return;
   if (tape->consumed_) throw TapeError(fmt::format("{}: recorded on a tape whose backward has run", op));
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (inputs[i].tape_ != 0 && inputs[i].tape_ != tape->id_) {
@@ -76,23 +75,32 @@ std::vector<Variable> Tape::append(const char* op, std::vector<Tensor> outputs, 
     }
   }
 
-  Node node;
-  node.op = op;
-  for (const Variable& v : inputs) {
-    Node::Input input{.value = -1, .parameter = {}, .shape = v.shape()};
+  std::pmr::memory_resource* memory = &tape->memory_;
+  Node node{.op = op,
+            .inputs = std::pmr::vector<Node::Input>(memory),
+            .saved = std::pmr::vector<Tensor>(saved.begin(), saved.end(), memory),
+            .saved_versions = std::pmr::vector<std::uint64_t>(memory),
+            .first_output = static_cast<std::int64_t>(tape->values_.size()),
+            .outputs = static_cast<int>(outputs.size()),
+            .derivative = derivative,
+            .owned = std::move(owned)};
+  node.inputs.reserve(inputs.size());
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    const Variable& v = inputs[i];
+    Node::Input& input = node.inputs.emplace_back();
+    input.shape = v.shape();
     if (v.tape_ != 0) {
       input.value = v.id_;
     } else if (v.parameter_.defined() && v.parameter_.requires_gradient()) {
       input.parameter = v.parameter_;
     }
-    node.inputs.push_back(std::move(input));
   }
+  node.saved_versions.reserve(saved.size());
   for (const Tensor& t : saved) node.saved_versions.push_back(t.defined() ? t.version() : 0);
-  node.saved = std::move(saved);
-  node.derivative = std::move(derivative);
-  node.outputs = static_cast<int>(outputs.size());
-  node.first_output = static_cast<std::int64_t>(tape->values_.size());
-  for (Variable& v : results) {
+  void* numbers = memory->allocate(derivative.bytes, derivative.alignment);
+  std::memcpy(numbers, derivative.numbers, derivative.bytes);
+  node.derivative.numbers = numbers;
+  for (Variable& v : outputs) {
     v.id_ = tape->add_value(v.value_, false);
     v.tape_ = tape->id_;
   }
@@ -100,7 +108,6 @@ std::vector<Variable> Tape::append(const char* op, std::vector<Tensor> outputs, 
     if (input.parameter.defined()) tape->first_use_.try_emplace(input.parameter.id(), tape->nodes_.size());
   }
   tape->nodes_.push_back(std::move(node));
-  return results;
 }
 
 void Tape::backward(const Variable& scalar) {
@@ -175,13 +182,8 @@ void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> s
 
 void Tape::run(std::size_t index) {
   Node& node = nodes_[index];
-  std::vector<Tensor> gradients;
-  bool any = false;
-  for (int k = 0; k < node.outputs; ++k) {
-    gradients.push_back(std::exchange(values_[static_cast<std::size_t>(node.first_output + k)].gradient, Tensor()));
-    any = any || gradients.back().defined();
-  }
-  if (any) {
+  const std::span outputs(&values_[static_cast<std::size_t>(node.first_output)], static_cast<std::size_t>(node.outputs));
+  if (std::any_of(outputs.begin(), outputs.end(), [](const Value& value) { return value.gradient.defined(); })) {
     for (std::size_t i = 0; i < node.saved.size(); ++i) {
       if (node.saved[i].defined() && node.saved[i].version() != node.saved_versions[i]) {
         throw TapeError(fmt::format("backward of '{}': saved tensor {} ({}) was changed after the forward", node.op, i,
@@ -189,13 +191,14 @@ void Tape::run(std::size_t index) {
       }
     }
     const OpScope scope(node.op);
-    Backward context(*this, node, std::move(gradients));
+    Backward context(*this, node);
     try {
-      node.derivative(context);
+      node.derivative.call(node.derivative.numbers, context);
     } catch (...) {
       context.withdraw();
       throw;
     }
+    for (Value& value : outputs) value.gradient = Tensor();
     if (AnomalyMode::enabled()) {
       for (std::size_t i = 0; i < node.inputs.size(); ++i) {
         if (context.needs(i)) detail::check_anomaly(node.op, "gradient", context.slot(node.inputs[i]));
@@ -211,7 +214,7 @@ void Tape::run(std::size_t index) {
   }
   node.inputs.clear();
   node.saved.clear();
-  node.derivative = nullptr;
+  node.owned.reset();
 }
 
 Tensor Tape::gradient(const Variable& leaf) const {
@@ -243,8 +246,12 @@ std::vector<Parameter> ParametersRead::distinct() const {
   return result;
 }
 
-bool will_record(std::initializer_list<Variable> inputs) {
-  return Tape::active() && std::any_of(inputs.begin(), inputs.end(), [](const Variable& v) { return v.has_history(); });
+bool will_record(const InputList& inputs) {
+  if (!Tape::active()) return false;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i].has_history()) return true;
+  }
+  return false;
 }
 
 }  // namespace tapecache

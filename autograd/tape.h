@@ -1,9 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <initializer_list>
 #include <memory>
+#include <memory_resource>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <unordered_map>
@@ -15,6 +17,40 @@
 #include "tapecache/core/tensor.h"
 
 namespace tapecache {
+
+/// The inputs of an operation, for the length of a call: of a list in braces, of which none is copied, or of an array.
+class InputList {
+ public:
+  struct Item {
+    Item(const Variable& v) : variable(&v) {}
+    Item(const Parameter& parameter) : made(parameter), variable(&*made) {}
+    Item(const Item&) = delete;
+    Item& operator=(const Item&) = delete;
+
+    std::optional<Variable> made;
+    const Variable* variable;
+  };
+
+  InputList(std::initializer_list<Item> items) : items_(items), size_(items.size()) {}
+  InputList(std::span<const Variable> variables) : variables_(variables.data()), size_(variables.size()) {}
+  InputList(const std::vector<Variable>& variables) : InputList(std::span(variables)) {}
+
+  std::size_t size() const { return size_; }
+  const Variable& operator[](std::size_t i) const { return variables_ ? variables_[i] : *items_.begin()[i].variable; }
+
+ private:
+  std::initializer_list<Item> items_;
+  const Variable* variables_ = nullptr;
+  std::size_t size_;
+};
+
+/// Tensors to be kept, for the length of a call.
+class SavedList : public std::span<const Tensor> {
+ public:
+  SavedList() = default;
+  SavedList(std::initializer_list<Tensor> tensors) : span(std::data(tensors), tensors.size()) {}
+  SavedList(const std::vector<Tensor>& tensors) : span(tensors) {}
+};
 
 /// The record of a computation, in execution order; backward is one walk from its end. An explicit object, active
 /// on a thread within a `Recording`; with no active tape nothing is recorded. Many may live at once. A tape is
@@ -51,10 +87,10 @@ class Tape {
   /// With false, backward leaves the parameters' hooks to an outer pass that this one is part of.
   void set_run_hooks(bool on) { run_hooks_ = on; }
 
-  /// Appends an operation where a tape is active and an input has history, and gives its outputs their place on the
-  /// tape; else gives constants. Ops call `record` below.
-  static std::vector<Variable> append(const char* op, std::vector<Tensor> outputs, std::span<const Variable> inputs,
-                                      std::vector<Tensor> saved, std::function<void(Backward&)> derivative);
+  /// Appends an operation where a tape is active and an input has history, and gives its outputs, which are constants, their
+  /// place on the tape. Ops call `record` below.
+  static void append(const char* op, std::span<Variable> outputs, const InputList& inputs, const SavedList& saved,
+                     const Derivative& derivative, std::shared_ptr<const void> owned = {});
 
  private:
   friend class Backward;
@@ -78,9 +114,10 @@ class Tape {
   std::shared_ptr<Tape*> self_;  // null once the tape has ended, for those who may outlive it
   bool consumed_ = false;
   bool run_hooks_ = true;
+  std::pmr::monotonic_buffer_resource memory_;  // of what the nodes hold
   std::vector<Node> nodes_;
   std::vector<Value> values_;
-  std::unordered_map<const void*, std::size_t> first_use_;  // parameter -> first node that reads it
+  std::pmr::unordered_map<const void*, std::size_t> first_use_{&memory_};  // parameter -> first node that reads it
 };
 
 /// Makes a tape the active one of this thread for a scope. Afterwards the one before is active again, if it still lives.
@@ -122,31 +159,37 @@ class ParametersRead {
   std::vector<Parameter>* previous_;
 };
 
-/// Records an operation. The derivative may capture plain numbers only: tensors go to `saved`, where they can be seen and
-/// released.
-template <class Derivative>
-std::vector<Variable> record(const char* op, std::vector<Tensor> outputs, std::span<const Variable> inputs,
-                             std::vector<Tensor> saved, Derivative derivative) {
-  static_assert(std::is_trivially_copyable_v<Derivative>, "a derivative captures numbers; tensors belong in `saved`");
-  return Tape::append(op, std::move(outputs), inputs, std::move(saved), std::move(derivative));
+namespace detail {
+
+/// The derivative can be released at any time: it may capture plain numbers only. Tensors go to `saved`, where they can be seen.
+template <class Function>
+Derivative derivative_of(const Function& function) {
+  static_assert(std::is_trivially_copyable_v<Function>, "a derivative captures numbers; tensors belong in `saved`");
+  return {[](const void* numbers, Backward& context) { (*static_cast<const Function*>(numbers))(context); },
+          std::addressof(function), sizeof(Function), alignof(Function)};
 }
 
-/// The same for one output.
-template <class Derivative>
-Variable record(const char* op, Tensor output, std::span<const Variable> inputs, std::vector<Tensor> saved,
-                Derivative derivative) {
-  return record(op, std::vector<Tensor>{std::move(output)}, inputs, std::move(saved), std::move(derivative)).front();
+}  // namespace detail
+
+/// Records an operation.
+template <class Function>
+Variable record(const char* op, Tensor output, const InputList& inputs, const SavedList& saved, const Function& derivative) {
+  Variable result(std::move(output));
+  Tape::append(op, std::span(&result, 1), inputs, saved, detail::derivative_of(derivative));
+  return result;
 }
 
-/// The same for a number of inputs known when it is compiled.
-template <class Derivative>
-Variable record(const char* op, Tensor output, std::initializer_list<Variable> inputs, std::vector<Tensor> saved,
-                Derivative derivative) {
-  return record(op, std::move(output), std::span(inputs.begin(), inputs.size()), std::move(saved), std::move(derivative));
+/// The same for several outputs.
+template <class Function>
+std::vector<Variable> record(const char* op, std::vector<Tensor> outputs, const InputList& inputs, const SavedList& saved,
+                             const Function& derivative) {
+  std::vector<Variable> results(outputs.begin(), outputs.end());
+  Tape::append(op, results, inputs, saved, detail::derivative_of(derivative));
+  return results;
 }
 
 /// Whether an op over these inputs would be recorded, so that what only the derivative needs can be left out.
-bool will_record(std::initializer_list<Variable> inputs);
+bool will_record(const InputList& inputs);
 
 /// Runs backward on `tape` from any number of outputs, seeded with the given gradients: the hook that gradient
 /// caching injects cached gradients through.

@@ -100,9 +100,28 @@ void Allocator::give_back(const InCopy& one) noexcept {
   put_back(one.block, one.size);
 }
 
+/// Of the allocator's own blocks; null where none of this size are kept.
+Allocator::Recent* Allocator::recent(std::size_t size) {
+  return size <= kSmallest && pools_.empty() ? &recent_[size / kAlignment - 1] : nullptr;
+}
+
+/// Returns whether there were any.
+bool Allocator::give_back_recent() noexcept {
+  bool any = false;
+  for (Recent& recent : recent_) {
+    any = any || recent.count > 0;
+    while (recent.count > 0) own_.small.give_back(recent.blocks[--recent.count]);
+  }
+  return any;
+}
+
 /// Makes a block free where it came from.
 void Allocator::put_back(std::byte* block, std::size_t size) noexcept {
   if (place_.device.is_cpu()) set_accessible(block, size, false);
+  if (Recent* const same = recent(size); same && same->count < same->blocks.size()) {
+    same->blocks[same->count++] = block;
+    return;
+  }
   const auto from = std::find_if(pools_.begin(), pools_.end(),
                                  [&](const auto& pool) { return pool->arenas.of(size).holds(block); });
   if (from == pools_.end()) return own_.of(size).give_back(block);
@@ -139,6 +158,9 @@ std::byte* Allocator::take(Arenas& arenas, std::size_t size) {
   const std::size_t room = (size + alignment - 1) / alignment * alignment + (place_.device.is_cpu() ? kGuard : 0);
   if (room < size) return nullptr;
   if (std::byte* block = take_without_system(arena, room)) return block;
+  if (give_back_recent()) {
+    if (std::byte* block = arena.take(room)) return block;
+  }
   if (stats_.limit && reserved() > stats_.limit - size) release_cache_locked();
   if (!add_segment(arena, room)) {
     release_cache_locked();
@@ -154,7 +176,8 @@ void* Allocator::allocate(std::size_t bytes) {
     throw_out_of_memory(bytes, stats_, place_.pinned);
   }
   Pool* pool = active_pool();
-  std::byte* block = take(pool ? pool->arenas : own_, size);
+  Recent* const same = pool ? nullptr : recent(size);
+  std::byte* block = same && same->count > 0 ? same->blocks[--same->count] : take(pool ? pool->arenas : own_, size);
   if (!block) throw_out_of_memory(bytes, stats_, place_.pinned);
   if (pool) ++pool->taken;
   stats_.current += size;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -69,6 +70,14 @@ class Allocator {
     Arena& of(std::size_t size) { return size <= kSmall ? small : large; }
     std::size_t reserved() const { return small.reserved() + large.reserved(); }
   };
+  /// Blocks of one size, at most kSmallest, that were freed last: they are taken again without a search. To their arena they
+  /// are taken.
+  struct Recent {
+    std::array<std::byte*, 16> blocks;
+    std::size_t count = 0;
+  };
+  static constexpr std::size_t kSmallest = 4 << 10;
+
   /// What a MemoryPool has.
   struct Pool {
     Arenas arenas;
@@ -90,8 +99,11 @@ class Allocator {
   void release_free_segments(Arenas& arenas) noexcept;
   void release_cache_locked() noexcept {
     reclaim(true);
+    give_back_recent();
     release_free_segments(own_);
   }
+  Recent* recent(std::size_t size);
+  bool give_back_recent() noexcept;
   void put_back(std::byte* block, std::size_t size) noexcept;
   bool hold(std::byte* block, std::size_t size) noexcept;
   void find_limit_locked();
@@ -104,6 +116,7 @@ class Allocator {
   system_memory::Place place_;
   mutable std::mutex mutex_;
   Arenas own_;
+  std::array<Recent, kSmallest / 64> recent_;  // by size in units of 64 bytes, less one
   std::vector<std::unique_ptr<Pool>> pools_;
   std::vector<InCopy> in_copy_;  // given back, but not yet free
   MemoryStats stats_;

@@ -1,54 +1,63 @@
 #include "tapecache/core/parallel_for.h"
 
-#include <sched.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
 #include <mutex>
-#include <thread>
 
 #include <fmt/format.h>
-#include <unsupported/Eigen/CXX11/ThreadPool>
 
 #include "tapecache/core/error.h"
+#include "tapecache/core/processors.h"
+#include "tapecache/core/worker_team.h"
 
 namespace tapecache {
 
 namespace {
 
-int processors() {
-  cpu_set_t set;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
+struct InsideBody {
+  bool outer = detail::inside_body;
+  InsideBody() { detail::inside_body = true; }
+  ~InsideBody() { detail::inside_body = outer; }
+};
 
+/// The threads of this process.
 struct Pool {
   std::mutex mutex;
-  int threads = processors();
-  std::shared_ptr<Eigen::ThreadPool> workers;  // threads - 1 of them: the caller works too
+  std::atomic<int> threads;  // the caller of a region included
+  std::atomic<bool> started = false;
+  detail::WorkerTeam team;
 
-  std::shared_ptr<Eigen::ThreadPool> get(int& count) {
-    std::lock_guard lock(mutex);
-    count = threads;
-    if (threads > 1 && !workers) workers = std::make_shared<Eigen::ThreadPool>(threads - 1);
-    return workers;
+  explicit Pool(int count) : threads(count) {}
+
+  void start() {
+    if (started.load(std::memory_order_acquire)) return;
+    const std::lock_guard lock(mutex);
+    if (started) return;
+    team.resize(threads - 1);
+    started.store(true, std::memory_order_release);
   }
 };
 
-Pool& pool() {
-  // Never destroyed: worker threads must not be joined while a host program's statics are torn down.
-  static Pool* instance = new Pool;
-  return *instance;
+std::atomic<Pool*> the_pool = nullptr;
+
+/// A child process has none of its parent's threads, and may have got locks that they held.
+void leave_parents_pool() {
+  if (const Pool* parents = the_pool.load()) the_pool = new Pool(parents->threads);
 }
 
-thread_local bool inside_body = false;
-
-struct InsideBody {
-  bool outer = inside_body;
-  InsideBody() { inside_body = true; }
-  ~InsideBody() { inside_body = outer; }
-};
+Pool& pool() {
+  if (Pool* pool = the_pool.load(std::memory_order_acquire)) return *pool;
+  // Never destroyed: worker threads must not be joined while a host program's statics are torn down.
+  static const bool made = [] {
+    pthread_atfork(nullptr, nullptr, leave_parents_pool);
+    the_pool.store(new Pool(detail::usable_processors()), std::memory_order_release);
+    return true;
+  }();
+  static_cast<void>(made);
+  return *the_pool.load(std::memory_order_acquire);
+}
 
 }  // namespace
 
@@ -56,59 +65,28 @@ void set_thread_count(int count) {
   if (count < 1 || count > 1024) {
     throw ValueError(fmt::format("set_thread_count: {} threads, expected 1 to 1024", count));
   }
+  if (detail::inside_body) throw Error("set_thread_count: called by a body of parallel_for, expected outside of it");
   Pool& p = pool();
-  std::lock_guard lock(p.mutex);
+  const std::lock_guard lock(p.mutex);
   if (count == p.threads) return;
-  p.workers.reset();
+  if (p.started) p.team.resize(count - 1);
   p.threads = count;
 }
 
-int thread_count() {
-  Pool& p = pool();
-  std::lock_guard lock(p.mutex);
-  return p.threads;
-}
+int thread_count() { return pool().threads; }
 
 void detail::run_blocks(std::int64_t size, std::int64_t block, BlockFunction call, const void* body) {
   if (size <= 0) return;
-  block = std::max<std::int64_t>(1, block);
-  const std::int64_t blocks = (size + block - 1) / block;
-  const auto run = [=](std::int64_t i) { call(body, i * block, std::min(size, (i + 1) * block)); };
-
-  int threads = 1;
-  std::shared_ptr<Eigen::ThreadPool> workers;
-  if (blocks > 1 && !inside_body) workers = pool().get(threads);
-  if (threads == 1) {
-    const InsideBody guard;
-    for (std::int64_t i = 0; i < blocks; ++i) run(i);
+  block = std::clamp<std::int64_t>(block, 1, size);
+  const std::int64_t blocks = (size - 1) / block + 1;
+  const std::int64_t threads = blocks > 1 && !inside_body ? thread_count() : 1;
+  const InsideBody guard;
+  if (threads > 1) {
+    pool().start();
+    pool().team.run(size, block, call, body, std::min(threads, blocks) - 1);
     return;
   }
-
-  // Shared with the helpers: one that is scheduled late finds no block left and must still find this alive.
-  struct Shared {
-    std::atomic<std::int64_t> next{0};
-    std::atomic<std::int64_t> done{0};
-    std::mutex mutex;
-    std::exception_ptr failure;
-  };
-  auto shared = std::make_shared<Shared>();
-  const auto work = [shared, blocks, run] {
-    const InsideBody guard;
-    for (std::int64_t i = shared->next++; i < blocks; i = shared->next++) {
-      try {
-        run(i);
-      } catch (...) {
-        std::lock_guard lock(shared->mutex);
-        if (!shared->failure) shared->failure = std::current_exception();
-      }
-      ++shared->done;
-    }
-  };
-  const auto helpers = std::min<std::int64_t>(threads, blocks) - 1;
-  for (std::int64_t i = 0; i < helpers; ++i) workers->Schedule(work);
-  work();
-  while (shared->done.load() < blocks) std::this_thread::yield();
-  if (shared->failure) std::rethrow_exception(shared->failure);
+  for (std::int64_t begin = 0; begin < size; begin += block) call(body, begin, std::min(size, begin + block));
 }
 
 }  // namespace tapecache

@@ -15,12 +15,6 @@ namespace tapecache {
 
 namespace {
 
-[[noreturn]] void fail(const CheckText& text, std::int64_t position, std::int64_t value) {
-  using fmt::arg;
-  throw ValueError(fmt::format(fmt::runtime(text.text), arg("position", position), arg("value", value),
-                               arg("row", position / text.row_length), arg("column", position % text.row_length)));
-}
-
 /// Every text that a device was given: as many as there are checks in a program, not in a run.
 struct Texts {
   std::mutex mutex;
@@ -37,6 +31,12 @@ Texts& texts() {
 }  // namespace
 
 namespace detail {
+
+void fail(const CheckText& text, std::int64_t position, std::int64_t value) {
+  using fmt::arg;
+  throw ValueError(fmt::format(fmt::runtime(text.text), arg("position", position), arg("value", value),
+                               arg("row", position / text.row_length), arg("column", position % text.row_length)));
+}
 
 std::int64_t number_of(const CheckText& text) {
   Texts& known = texts();
@@ -57,23 +57,22 @@ void throw_failed_check(std::int64_t number, std::int64_t position, std::int64_t
   fail(text, position, value);
 }
 
-}  // namespace detail
-
-Tensor checked_indices(const Tensor& indices, std::int64_t limit, const CheckText& text) {
+Tensor indices_checked_on_device(const Tensor& indices, std::int64_t limit, const CheckText& text) {
   const Device device = indices.device();
-  if (!device.is_cpu() && limit > 0) {
-    Tensor checked = Tensor::empty(indices.shape(), DType::kInt64, device);
-    device_backend::check_indices(device.index, indices.dtype(), indices.raw(), indices.numel(), limit,
-                                  checked.mutable_data<std::int64_t>(), detail::number_of(text));
-    return checked;
-  }
-  const Tensor wide = indices.to(DType::kInt64), host = wide.to(Device::cpu());
-  const std::int64_t* p = host.data<std::int64_t>();
-  for (std::int64_t i = 0; i < host.numel(); ++i) {
-    if (p[i] < 0 || p[i] >= limit) fail(text, i, p[i]);
-  }
-  return wide;
+  Tensor checked = Tensor::empty(indices.shape(), DType::kInt64, device);
+  device_backend::check_indices(device.index, indices.dtype(), indices.raw(), indices.numel(), limit,
+                                checked.mutable_data<std::int64_t>(), number_of(text));
+  return checked;
 }
+
+std::int64_t first_outside(const Tensor& indices, std::int64_t limit) {
+  const std::int64_t* begin = indices.data<std::int64_t>();
+  const std::int64_t* end = begin + indices.numel();
+  const std::int64_t* at = std::find_if(begin, end, [limit](std::int64_t index) { return index < 0 || index >= limit; });
+  return at == end ? -1 : at - begin;
+}
+
+}  // namespace detail
 
 void require_true_in_each_row(const Tensor& flags, const CheckText& text) {
   const Device device = flags.device();
@@ -81,7 +80,7 @@ void require_true_in_each_row(const Tensor& flags, const CheckText& text) {
   const bool* row = flags.data<bool>();
   if (!device.is_cpu()) return device_backend::check_rows(device.index, row, rows, columns, detail::number_of(text));
   for (std::int64_t i = 0; i < rows; ++i, row += columns) {
-    if (std::none_of(row, row + columns, [](bool flag) { return flag; })) fail(text, i, 0);
+    if (std::none_of(row, row + columns, [](bool flag) { return flag; })) detail::fail(text, i, 0);
   }
 }
 

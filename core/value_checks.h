@@ -19,8 +19,9 @@ struct CheckText {
 };
 
 /// The indices, i32 or i64, as i64 on their device. ValueError for the first outside [0, limit), which on a device is taken
-/// for 0, so that no kernel reads out of bounds.
-Tensor checked_indices(const Tensor& indices, std::int64_t limit, const CheckText& text);
+/// for 0, so that no kernel reads out of bounds. `text` gives the CheckText.
+template <class Text>
+Tensor checked_indices(const Tensor& indices, std::int64_t limit, const Text& text);
 
 /// ValueError for the first row of bool [rows, columns] that holds no true; {position} is the row.
 void require_true_in_each_row(const Tensor& flags, const CheckText& text);
@@ -32,6 +33,21 @@ std::int64_t number_of(const CheckText& text);
 /// Throws what the check of that number says.
 [[noreturn]] void throw_failed_check(std::int64_t number, std::int64_t position, std::int64_t value);
 
+[[noreturn]] void fail(const CheckText& text, std::int64_t position, std::int64_t value);
+Tensor indices_checked_on_device(const Tensor& indices, std::int64_t limit, const CheckText& text);
+/// Of i64 on the host; -1 where there is none.
+std::int64_t first_outside(const Tensor& indices, std::int64_t limit);
+
 }  // namespace detail
+
+template <class Text>
+Tensor checked_indices(const Tensor& indices, std::int64_t limit, const Text& text) {
+  if (!indices.device().is_cpu() && limit > 0) return detail::indices_checked_on_device(indices, limit, text());
+  Tensor wide = indices.to(DType::kInt64);
+  const Tensor host = wide.to(Device::cpu());
+  const std::int64_t at = detail::first_outside(host, limit);
+  if (at >= 0) detail::fail(text(), at, host.data<std::int64_t>()[at]);
+  return wide;
+}
 
 }  // namespace tapecache

@@ -19,9 +19,10 @@ void check_ids(const char* model, const Tensor& ids, std::int64_t max_tokens, st
   if (ids.dtype() != DType::kInt32 && ids.dtype() != DType::kInt64) {
     throw DTypeError(fmt::format("{}: ids are {}, expected int32 or int64", model, name(ids.dtype())));
   }
-  const std::string text = fmt::format("{}: token {{column}} of sample {{row}} is {{value}}, expected an id from 0 to {}",
-                                       model, vocabulary - 1);
-  checked_indices(ids, vocabulary, {text, ids.size(1)});
+  checked_indices(ids, vocabulary, [&] {
+    return CheckText{fmt::format("{}: token {{column}} of sample {{row}} is {{value}}, expected an id from 0 to {}", model,
+                                 vocabulary - 1), ids.size(1)};
+  });
 }
 
 void check_mask(const char* model, const Tensor& valid, const Shape& expected) {

@@ -107,8 +107,10 @@ Tensor checked_indices(const char* op, const char* argument, const Tensor& indic
     throw DeviceError(fmt::format("{}: {} are on {}, expected {}", op, argument, to_string(indices.device()),
                                   to_string(device)));
   }
-  const std::string text = fmt::format("{}: {}[{{position}}] is {{value}}, expected 0 to {}", op, argument, limit - 1);
-  return tapecache::checked_indices(indices, limit, {text}).to(device);
+  const auto text = [&] {
+    return CheckText{fmt::format("{}: {}[{{position}}] is {{value}}, expected 0 to {}", op, argument, limit - 1)};
+  };
+  return tapecache::checked_indices(indices, limit, text).to(device);
 }
 
 }  // namespace tapecache::ops::detail

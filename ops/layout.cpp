@@ -32,7 +32,9 @@ Variable concat(std::span<const Variable> parts, int axis_or_negative) {
   const int axis = detail::checked_axis("concat", first, axis_or_negative);
   std::int64_t total = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    detail::require_alike("concat", "part 0", parts[0], fmt::format("part {}", i).c_str(), parts[i]);
+    if (!parts[i].defined() || parts[i].dtype() != parts[0].dtype() || parts[i].device() != parts[0].device()) {
+      detail::require_alike("concat", "part 0", parts[0], fmt::format("part {}", i).c_str(), parts[i]);
+    }
     const Shape& shape = parts[i].shape();
     if (shape.rank() != first.rank() || shape.with(axis, 0) != first.with(axis, 0)) {
       throw ShapeError(fmt::format("concat: part {} has shape {}, expected that of part 0, {}, except along axis {}", i,

@@ -1,16 +1,25 @@
 #include "checks.h"
 
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <limits>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "folder.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/parallel_for.h"
+#include "tapecache/core/processors.h"
 #include "tapecache/core/random.h"
 
 using namespace tapecache;
@@ -93,12 +102,153 @@ BOOST_FIXTURE_TEST_CASE(callers_from_several_threads, ThreadCount) {
   BOOST_CHECK_EQUAL(visits.load(), 4 * 50 * 40);
 }
 
+// More callers than regions that may be open at once, each of which finds its own work done when it returns.
+BOOST_FIXTURE_TEST_CASE(more_callers_than_regions, ThreadCount) {
+  set_thread_count(4);
+  std::atomic<int> wrong = 0;
+  {
+    std::vector<std::jthread> callers;
+    for (int i = 0; i < 12; ++i) {
+      callers.emplace_back([&, i] {
+        for (int repeat = 0; repeat < 100; ++repeat) {
+          std::vector<int> mine(37, 0);
+          parallel_for(37, 2, [&](std::int64_t begin, std::int64_t end) {
+            for (std::int64_t at = begin; at < end; ++at) mine[static_cast<std::size_t>(at)] += i + 1;
+          });
+          if (std::count(mine.begin(), mine.end(), i + 1) != 37) ++wrong;
+        }
+      });
+    }
+  }
+  BOOST_CHECK_EQUAL(wrong.load(), 0);
+}
+
+// Every wait there is: workers that spin, that have just slept, and that slept for long.
+BOOST_FIXTURE_TEST_CASE(regions_after_pauses_of_any_length, ThreadCount) {
+  for (const int count : {2, 5}) {
+    set_thread_count(count);
+    int wrong = 0;
+    for (int repeat = 0; repeat < 300; ++repeat) {
+      std::array<int, 64> visits{};
+      parallel_for(64, 1, [&](std::int64_t begin, std::int64_t) { ++visits[static_cast<std::size_t>(begin)]; });
+      if (std::count(visits.begin(), visits.end(), 1) != 64) ++wrong;
+      std::this_thread::sleep_for(std::chrono::microseconds(repeat % 30 * 10));
+    }
+    BOOST_CHECK_EQUAL(wrong, 0);
+  }
+}
+
+BOOST_FIXTURE_TEST_CASE(helpers_take_part, ThreadCount) {
+  set_thread_count(2);
+  std::atomic<int> running = 0;
+  std::atomic<bool> met = false;
+  parallel_for(2, 1, [&](std::int64_t, std::int64_t) {
+    ++running;
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (running.load() < 2 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    if (running.load() == 2) met = true;
+  });
+  BOOST_CHECK(met);
+}
+
+BOOST_FIXTURE_TEST_CASE(the_count_stays_while_a_body_runs, ThreadCount) {
+  set_thread_count(2);
+  BOOST_CHECK_EXCEPTION(parallel_for(4, 1, [](std::int64_t, std::int64_t) { set_thread_count(3); }), Error,
+                        says({"set_thread_count", "body"}));
+  BOOST_CHECK_EQUAL(thread_count(), 2);
+}
+
+/// What a child process of fork() returns; -1 where it does not end by itself.
+template <class Work>
+int status_of_child(const Work& work) {
+  const pid_t child = fork();
+  if (child == 0) _exit(work());
+  int status = 0;
+  for (const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+       std::chrono::steady_clock::now() < end;) {
+    if (waitpid(child, &status, WNOHANG) == child) return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  kill(child, SIGKILL);
+  waitpid(child, &status, 0);
+  return -1;
+}
+
+int sum_in_parallel() {
+  std::atomic<int> visits = 0;
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    parallel_for(5, 1, [&](std::int64_t, std::int64_t) { ++visits; });
+  }
+  return visits.load();
+}
+
+#if !defined(__SANITIZE_THREAD__)  // which refuses threads after a fork
+BOOST_FIXTURE_TEST_CASE(a_child_process_computes, ThreadCount) {
+  set_thread_count(3);
+  BOOST_CHECK_EQUAL(sum_in_parallel(), 100);
+  BOOST_CHECK_EQUAL(status_of_child(sum_in_parallel), 100);
+  // From beside a thread that is within a region.
+  std::atomic<bool> begun = false, ends = false;
+  std::jthread other([&] {
+    parallel_for(3, 1, [&](std::int64_t, std::int64_t) {
+      begun = true;
+      while (!ends) std::this_thread::yield();
+    });
+  });
+  while (!begun) std::this_thread::yield();
+  BOOST_CHECK_EQUAL(status_of_child(sum_in_parallel), 100);
+  ends = true;
+}
+#endif
+
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)  // whose own memory is beyond any limit
+BOOST_FIXTURE_TEST_CASE(threads_that_cannot_be_created, ThreadCount) {
+  set_thread_count(3);
+  const int found = status_of_child([] {
+    rlimit limit{};
+    getrlimit(RLIMIT_AS, &limit);
+    limit.rlim_cur = std::size_t{1} << 30;  // in which not every stack finds room
+    if (setrlimit(RLIMIT_AS, &limit) != 0) return 1;
+    set_thread_count(1024);
+    return sum_in_parallel();
+  });
+  BOOST_CHECK_EQUAL(found, 100);
+}
+#endif
+
 BOOST_FIXTURE_TEST_CASE(thread_counts_are_checked, ThreadCount) {
   for (const int count : {0, -1, 1025, std::numeric_limits<int>::max()}) {
     BOOST_CHECK_EXCEPTION(set_thread_count(count), ValueError,
                           says({"set_thread_count", std::to_string(count), "1", "1024"}));
   }
   BOOST_CHECK_EQUAL(thread_count(), previous);
+}
+
+BOOST_AUTO_TEST_CASE(control_groups_limit_the_processors) {
+  const Folder folder;
+  namespace fs = std::filesystem;
+  const auto limit = [&](const std::string& memberships) {
+    put(folder / "cgroup", memberships);
+    return detail::cgroup_processors(folder / "cgroup", folder.path());
+  };
+  const auto group = [&](const std::string& path, const std::string& file, const std::string& text) {
+    fs::create_directories(folder.path() / path);
+    put(folder.path() / path / file, text);
+  };
+  BOOST_CHECK_EQUAL(limit("0::/a/b\n"), std::numeric_limits<double>::infinity());
+  group("a", "cpu.max", "150000 100000\n");
+  group("a/b", "cpu.max", "max 100000\n");
+  BOOST_CHECK_EQUAL(limit("0::/a/b\n"), 1.5);
+  group("a/b", "cpu.max", "50000 100000\n");
+  BOOST_CHECK_EQUAL(limit("0::/a/b\n"), 0.5);
+  BOOST_CHECK_EQUAL(limit("0::/of/the/host\n"), std::numeric_limits<double>::infinity());
+  group("cpu", "cpu.cfs_quota_us", "300000\n");
+  group("cpu", "cpu.cfs_period_us", "100000\n");
+  BOOST_CHECK_EQUAL(limit("4:memory:/x\n3:cpu,cpuacct:/docker/1\n"), 3);
+  BOOST_CHECK_EQUAL(limit("4:memory:/x\n3:cpuset:/\n"), std::numeric_limits<double>::infinity());
+  group("cpu", "cpu.cfs_quota_us", "-1\n");
+  BOOST_CHECK_EQUAL(limit("3:cpu:/\n"), std::numeric_limits<double>::infinity());
+  BOOST_CHECK_GE(detail::usable_processors(), 1);
 }
 
 BOOST_AUTO_TEST_CASE(blocks_of_even_work) {
