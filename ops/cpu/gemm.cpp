@@ -4,6 +4,7 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/product.h"
 #include "tapecache/ops/cpu/product_bf16.h"
+#include "tapecache/ops/cpu/product_shared.h"
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
@@ -99,6 +100,15 @@ void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, Out* 
   });
 }
 
+/// True where all threads have computed the product together.
+template <class T, class Fused = Plain>
+bool multiplied_together(const Gemm& g, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode mode,
+                         const Fused& fused = {}) {
+  return g.batch == 1 && multiply_together<T>(g.m, g.n, g.k, {a, g.row_stride_a(), g.transpose_a},
+                                              {b, g.row_stride_b(), g.transpose_b}, c, g.row_stride_c(),
+                                              mode == Mode::kAccumulate, bias, residual, fused);
+}
+
 template <class In, class T>
 void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, const T* residual, T* c, Mode mode) {
   for_each_part<In, T>(g, a, b, bias, c, [&](const Part<In, T>& part) {
@@ -158,7 +168,7 @@ struct TimesDerivative : Plain {
 
 template <class T>
 void gemm(const Gemm& g, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode mode) {
-  multiply_parts(g, a, b, bias, residual, c, mode);
+  if (!multiplied_together(g, a, b, bias, residual, c, mode)) multiply_parts(g, a, b, bias, residual, c, mode);
 }
 
 template <class Low>
@@ -191,18 +201,22 @@ void low_parameter_gradients(const Gemm& g, const Low* dy, const Low* x, float* 
 template <class T>
 void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, const T* b, const T* bias,
                     const T* residual, const T* at, T* c, Mode mode) {
-  for_each_part<T, T>(g, a, b, bias, c, [&](const Part<T, T>& part) {
-    const auto joined_with = [&](const auto& fused) {
+  // `joined(row, col)` is what the product is joined with from there on.
+  const auto joined_with = [&](const auto& joined) {
+    if (multiplied_together(g, a, b, bias, residual, c, mode, joined(0, 0))) return;
+    for_each_part<T, T>(g, a, b, bias, c, [&](const Part<T, T>& part) {
       multiply(part.rows, part.cols, g.k, part.left, part.right, part.c, g.row_stride_c(), mode == Mode::kAccumulate,
-               part.bias, residual ? residual + part.at : nullptr, fused);
-    };
-    switch (place) {
-      case Activated::kLeft: return joined_with(ActivatedLeft<T>{{}, op});
-      case Activated::kRight: return joined_with(ActivatedRight<T>{{}, op});
-      case Activated::kDerivative:
-        return joined_with(TimesDerivative<T>{{}, op, at + part.row * g.n + part.col, g.n});
-    }
-  });
+               part.bias, residual ? residual + part.at : nullptr, joined(part.row, part.col));
+    });
+  };
+  switch (place) {
+    case Activated::kLeft: return joined_with([=](std::int64_t, std::int64_t) { return ActivatedLeft<T>{{}, op}; });
+    case Activated::kRight: return joined_with([=](std::int64_t, std::int64_t) { return ActivatedRight<T>{{}, op}; });
+    case Activated::kDerivative:
+      return joined_with([=](std::int64_t row, std::int64_t col) {
+        return TimesDerivative<T>{{}, op, at + row * g.n + col, g.n};
+      });
+  }
 }
 
 template void gemm(const Gemm&, const float*, const float*, const float*, const float*, float*, Mode);
