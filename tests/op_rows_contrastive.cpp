@@ -72,10 +72,15 @@ void add_contrastive_rows(std::vector<OpRow>& rows) {
   const auto row = [&](const std::string& name, ContrastiveOp op, std::vector<Input> inputs,
                        const ops::TileOptions& tile, std::vector<Input> large = {}) {
     const double flops = large.empty() ? 0 : 2.0 * static_cast<double>(large[0].shape.numel() * large[1].shape[0]);
+    const auto tile_for = [tile, few = inputs[0].shape[0]](std::int64_t samples) {  // as many tiles of the large inputs
+      const auto scaled = [&](std::optional<std::int64_t> side) { return side ? std::optional(*side * samples / few) : side; };
+      return ops::TileOptions{scaled(tile.rows), scaled(tile.columns)};
+    };
     rows.push_back({.name = "contrastive_loss_" + name,
                     .inputs = std::move(inputs),
                     .op = [=](std::span<const Variable> x) {
-                      return ops::contrastive_loss(op, x[0], x[1], x[2], x.size() > 3 ? x[3] : Variable(), tile);
+                      return ops::contrastive_loss(op, x[0], x[1], x[2], x.size() > 3 ? x[3] : Variable(),
+                                                   tile_for(x[0].size(0)));
                     },
                     .reference = [=](Span x) { return naive_contrastive(op, x); },
                     .large = std::move(large),

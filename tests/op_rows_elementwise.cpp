@@ -39,17 +39,18 @@ void add_binary_rows(std::vector<OpRow>& rows, const std::string& name, Binary o
   row("no_rows", {0, 4}, {4});
 }
 
+/// With large inputs where `flops` is given: of an element, as vector code takes them that evaluates a polynomial of usual length.
 void add_unary_row(std::vector<OpRow>& rows, const std::string& name, Op op, std::function<double(double)> f,
-                   std::vector<Input> inputs, bool large = false) {
+                   std::vector<Input> inputs, double flops = 0) {
   const Input& input = inputs.front();
   std::vector<Input> large_inputs;
-  if (large) large_inputs = {floating({1024, 1025}, input.low, input.high)};
+  if (flops > 0) large_inputs = {floating({1024, 1025}, input.low, input.high)};
   rows.push_back({.name = name,
                   .inputs = std::move(inputs),
                   .op = std::move(op),
                   .reference = [f](std::span<const NaiveArray> x) { return naive_unary(x[0], f); },
                   .large = std::move(large_inputs),
-                  .flops = large ? 1024.0 * 1025.0 : 0.0});
+                  .flops = flops * 1024 * 1025});
 }
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
@@ -66,26 +67,27 @@ void add_unary_rows(std::vector<OpRow>& rows) {
     Scalar f;
     double low, high;
     bool extremes;  // finite, with a finite derivative, for arguments of any size
+    double flops;
   };
   const std::vector<Case> cases{
-      {"negate", ops::negate, [](double x) { return -x; }, -2, 2, true},
-      {"exp", ops::exp, [](double x) { return std::exp(x); }, -2, 2, false},
-      {"log", ops::log, [](double x) { return std::log(x); }, 0.2, 3, false},
-      {"sqrt", ops::sqrt, [](double x) { return std::sqrt(x); }, 0.2, 3, false},
-      {"rsqrt", ops::rsqrt, [](double x) { return 1 / std::sqrt(x); }, 0.2, 3, false},
-      {"tanh", ops::tanh, [](double x) { return std::tanh(x); }, -3, 3, true},
-      {"erf", ops::erf, [](double x) { return std::erf(x); }, -3, 3, true},
-      {"sigmoid", ops::sigmoid, sigmoid, -4, 4, true},
-      {"relu", ops::relu, [](double x) { return std::max(x, 0.0); }, -2, 2, true},
-      {"gelu", ops::gelu, gelu, -4, 4, true},
-      {"gelu_tanh", ops::gelu_tanh, gelu_tanh, -4, 4, true},
-      {"quick_gelu", ops::quick_gelu, [](double x) { return x * sigmoid(1.702 * x); }, -4, 4, true},
-      {"silu", ops::silu, [](double x) { return x * sigmoid(x); }, -4, 4, true},
-      {"softplus", ops::softplus, softplus, -4, 4, true},
+      {"negate", ops::negate, [](double x) { return -x; }, -2, 2, true, 1},
+      {"exp", ops::exp, [](double x) { return std::exp(x); }, -2, 2, false, 20},
+      {"log", ops::log, [](double x) { return std::log(x); }, 0.2, 3, false, 25},
+      {"sqrt", ops::sqrt, [](double x) { return std::sqrt(x); }, 0.2, 3, false, 12},
+      {"rsqrt", ops::rsqrt, [](double x) { return 1 / std::sqrt(x); }, 0.2, 3, false, 20},
+      {"tanh", ops::tanh, [](double x) { return std::tanh(x); }, -3, 3, true, 30},
+      {"erf", ops::erf, [](double x) { return std::erf(x); }, -3, 3, true, 40},
+      {"sigmoid", ops::sigmoid, sigmoid, -4, 4, true, 25},
+      {"relu", ops::relu, [](double x) { return std::max(x, 0.0); }, -2, 2, true, 1},
+      {"gelu", ops::gelu, gelu, -4, 4, true, 45},
+      {"gelu_tanh", ops::gelu_tanh, gelu_tanh, -4, 4, true, 40},
+      {"quick_gelu", ops::quick_gelu, [](double x) { return x * sigmoid(1.702 * x); }, -4, 4, true, 27},
+      {"silu", ops::silu, [](double x) { return x * sigmoid(x); }, -4, 4, true, 26},
+      {"softplus", ops::softplus, softplus, -4, 4, true, 45},
   };
   for (const Case& c : cases) {
     const Op op = [f = c.op](std::span<const Variable> x) { return f(x[0]); };
-    add_unary_row(rows, c.name, op, c.f, {floating({3, 4, 5}, c.low, c.high)}, true);
+    add_unary_row(rows, c.name, op, c.f, {floating({3, 4, 5}, c.low, c.high)}, c.flops);
     if (c.extremes) {
       add_unary_row(rows, c.name + "_far_out", op, c.f,
                     {floating({13}, {-1000, -400, -120, -90, -40, -15, -6, 6, 15, 40, 90, 120, 1000})});
@@ -97,15 +99,15 @@ void add_unary_rows(std::vector<OpRow>& rows) {
 
   add_unary_row(
       rows, "scale", [](std::span<const Variable> x) { return ops::scale(x[0], 1.75); },
-      [](double x) { return 1.75 * x; }, {floating({3, 4, 5})}, true);
+      [](double x) { return 1.75 * x; }, {floating({3, 4, 5})}, 1);
   add_unary_row(
       rows, "clamp", [](std::span<const Variable> x) { return ops::clamp(x[0], -0.5, 0.75); },
-      [](double x) { return std::min(std::max(x, -0.5), 0.75); }, {floating({3, 4, 5})}, true);
+      [](double x) { return std::min(std::max(x, -0.5), 0.75); }, {floating({3, 4, 5})}, 2);
 
   const auto pow = [&](const std::string& name, double exponent, double low, double high) {
     add_unary_row(
         rows, name, [exponent](std::span<const Variable> x) { return ops::pow(x[0], exponent); },
-        [exponent](double x) { return std::pow(x, exponent); }, {floating({3, 4, 5}, low, high)}, exponent == 1.5);
+        [exponent](double x) { return std::pow(x, exponent); }, {floating({3, 4, 5}, low, high)}, exponent == 1.5 ? 60 : 0);
   };
   pow("pow_square", 2, -2, 2);
   pow("pow_cube", 3, -2, 2);

@@ -159,7 +159,7 @@ NaiveArray naive_drop(const NaiveArray& x, const Draw& draw, bool whole_samples)
 
 void add_drop_rows(std::vector<OpRow>& rows, const std::string& suffix, Input input, const Draw& draw,
                    std::vector<Input> large = {}) {
-  const double flops = large.empty() ? 0 : static_cast<double>(large[0].shape.numel());
+  const double elements = large.empty() ? 0 : static_cast<double>(large[0].shape.numel());
   for (const bool whole_samples : {false, true}) {
     rows.push_back({.name = (whole_samples ? "drop_path" : "dropout") + suffix,
                     .inputs = {input},
@@ -175,7 +175,8 @@ void add_drop_rows(std::vector<OpRow>& rows, const std::string& suffix, Input in
                     .reference =
                         [=](std::span<const NaiveArray> x) { return naive_drop(x[0], draw, whole_samples); },
                     .large = large,
-                    .flops = flops});
+                    // Ten rounds of Philox for four elements, with products of 64 bits.
+                    .flops = (whole_samples ? 1 : 60) * elements});
   }
 }
 

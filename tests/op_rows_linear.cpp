@@ -163,6 +163,7 @@ OpRow joined_row(std::string name, const Shape& x, std::vector<std::int64_t> out
 OpRow norm_used_twice_row() {
   OpRow row = joined_row("normalized_linear_and_its_norm", {2, 3, 4}, {3, 1}, true, true);
   row.large = joined_row("", {515, 96}, {64, 32}, true, true).inputs;
+  row.flops = 2.0 * 515 * 96 * (64 + 32);
   row.op = [](std::span<const Variable> v) {
     const auto [y, normalized] =
         ops::normalized_linear(v[0], {v[1], v[2], 1e-5}, v.subspan(3, 2), v.subspan(5, 2));

@@ -51,7 +51,7 @@ Row far_out() { return {500, -500, 499, 1e4, 1e4, 0, -1e4, -1e4, -1e4}; }
 
 void add_softmax_rows(std::vector<OpRow>& rows) {
   const auto row = [&](const std::string& name, Input input, std::vector<Input> large = {}) {
-    const double flops = large.empty() ? 0 : 4.0 * static_cast<double>(large[0].shape.numel());
+    const double flops = large.empty() ? 0 : 24.0 * static_cast<double>(large[0].shape.numel());
     for (const bool log : {false, true}) {
       rows.push_back({.name = (log ? "log_softmax" : "softmax") + name,
                       .inputs = {input},
@@ -73,7 +73,7 @@ void add_softmax_rows(std::vector<OpRow>& rows) {
   row("_far_out", floating({3, 3}, far_out()));
 
   const auto masked = [&](const std::string& name, Input x, Input m, std::vector<Input> large = {}) {
-    const double flops = large.empty() ? 0 : 4.0 * static_cast<double>(large[0].shape.numel());
+    const double flops = large.empty() ? 0 : 24.0 * static_cast<double>(large[0].shape.numel());
     rows.push_back({.name = name,
                     .inputs = {std::move(x), std::move(m)},
                     .op = [](std::span<const Variable> v) { return ops::masked_softmax(v[0], v[1].value()); },
@@ -108,7 +108,7 @@ NaiveArray naive_cross_entropy(std::span<const NaiveArray> x, ops::Reduction red
 void add_cross_entropy_rows(std::vector<OpRow>& rows) {
   const auto row = [&](const std::string& name, ops::Reduction reduction, Input logits, Input targets,
                        std::vector<Input> large = {}) {
-    const double flops = large.empty() ? 0 : 4.0 * static_cast<double>(large[0].shape.numel());
+    const double flops = large.empty() ? 0 : 24.0 * static_cast<double>(large[0].shape.numel());
     rows.push_back(
         {.name = name,
          .inputs = {std::move(logits), std::move(targets)},

@@ -63,6 +63,15 @@ class Ops:
         return F.cross_entropy(logits, torch.arange(logits.shape[0]))
 
 
+def best_seconds(run):
+    best, end = float("inf"), time.perf_counter() + 1
+    while time.perf_counter() < end:
+        begin = time.perf_counter()
+        run()
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
 class Training:
     def __init__(self, name, reference, compiled, bf16):
         tensors = load_file(reference)
@@ -76,6 +85,7 @@ class Training:
             "images": wrap(lambda x: functional.clip_image(Ops, self.weights, x, self.model)),
             "ids": wrap(lambda x: functional.clip_text(Ops, self.weights, x, self.model)),
         }
+        self.requests = {"gemm": self.gemm}
         a = ADAMW
         decayed = [p for p in self.weights.values() if p.dim() >= 2]
         others = [p for p in self.weights.values() if p.dim() < 2]
@@ -111,6 +121,16 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss
+
+    def gemm(self, _):
+        """FLOP/s of f32 products of 1024 × 1024 matrices, by torch.mm and by oneDNN, the best of a second each."""
+        a, b = torch.full((1024, 1024), 0.5), torch.full((1024, 1024), 0.25)
+        ways = {"torch.mm": lambda: torch.mm(a, b)}
+        if torch.backends.mkldnn.is_available():
+            tiled, weight = a.to_mkldnn(), b.to_mkldnn()
+            ways["oneDNN"] = lambda: F.linear(tiled, weight)
+        with torch.no_grad():
+            return {way: 2 * 1024**3 / best_seconds(run) for way, run in ways.items()}
 
     def compare(self, reference):
         """Largest relative difference of a gradient from the reference's, and that of the loss."""

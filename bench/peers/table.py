@@ -1,0 +1,177 @@
+"""The tables of figures by processor, made from bench/results/*.json between two markers of a page:
+
+    README.md            the goals
+    docs/benchmarks.md   every step
+
+`table.py` writes them; `table.py --check` says where a page has others, as the suite does.
+"""
+
+import sys
+from pathlib import Path
+
+from results import FOLDER, ROOT, load
+
+MODELS = {
+    "vit_ti_4_32_b64": "ViT-Ti/4 of 32 × 32, batch 64",
+    "vit_s_8_64_b32": "ViT-S/8 of 64 × 64, batch 32",
+    "vit_b_32_224_b16": "ViT-B/32 of 224 × 224, batch 16",
+    "vit_b_32_224_b64": "ViT-B/32, batch 64",
+    "minilm_l6_128_b64": "MiniLM-L6, 64 pairs of 128 tokens",
+    "clip_b_32_b64": "CLIP ViT-B/32, batch 64",
+    "clip_b_32_b64_cached_16": "the same, cached in chunks of 16",
+}
+PEERS = {
+    "torch-eager": "PyTorch eager",
+    "torch-compile": "`torch.compile`",
+    "torch-bf16": "PyTorch's autocast to bf16",
+    "jax": "JAX",
+}
+CACHED = "clip_b_32_b64_cached_16/direct"
+
+
+def eager_goal(processor):
+    if "Zen 5" in processor["name"]:
+        return 1.5
+    return 1.3 if "avx512f" in processor["flags"] else 1.15
+
+
+def steps(peer, field="ratio"):
+    return [(f"{model}/{peer}", field) for model in MODELS]
+
+
+def at_least(limit):
+    return lambda value, processor: value >= limit
+
+
+def at_most(limit):
+    return lambda value, processor: value <= limit
+
+
+def plain(value):
+    return f"{value:.2f}"
+
+
+def percent(value):
+    return f"{100 * value:.0f} %"
+
+
+# What is asked, the goal in words, the figures that it is asked of, whether one is enough, and how one is written.
+GOALS = [
+    ("f32 step against PyTorch eager, seven models", "≥ 1.5 on Zen 5, 1.3 with AVX-512, 1.15 else", steps("torch-eager"),
+     lambda value, processor: value >= eager_goal(processor), plain),
+    ("f32 step against `torch.compile`, seven models", "≥ 1.15", steps("torch-compile"), at_least(1.15), plain),
+    ("bf16 step against autocast, seven models", "≥ 1.3 with AMX", steps("torch-bf16"),
+     lambda value, processor: value >= 1.3 or "amx_bf16" not in processor["flags"], plain),
+    ("share of the GEMM ceiling, ViT-B/32, batch 64", "≥ 85 %", [("vit_b_32_224_b64/torch-eager", "gemm_share")],
+     at_least(0.85), percent),
+    ("share of the GEMM ceiling, ViT-Ti/4", "≥ 75 %", [("vit_ti_4_32_b64/torch-eager", "gemm_share")], at_least(0.75), percent),
+    ("cached 64 / 16 over direct 64, seconds: CLIP ViT-B/32", "≤ 1.27", [(CACHED, "cached_over_direct")], at_most(1.27), plain),
+    ("cached 64 / 16 over direct 64, seconds: the demo's model", "≤ 1.35", [("demo_cached_over_direct", "value")],
+     at_most(1.35), plain),
+    ("peak memory against PyTorch eager, f32", "≤ 0.6", steps("torch-eager", "memory"), at_most(0.6), plain),
+    ("activation and its gradient, share of a copy's speed, the least", "≥ 60 %", [("activation_copy_share", "value")],
+     at_least(0.6), percent),
+    ("cost of an op beside its arithmetic, against PyTorch eager", "≤ 0.3",
+     [(f"op_overhead_{mode}", "value") for mode in ("forward", "recorded", "backward")], at_most(0.3), plain),
+    ("the library, CPU only, stripped, all instruction sets", "≤ 6 MB", [("library_megabytes", "value")], at_most(6),
+     lambda value: f"{value:.1f} MB"),
+    ("`./run demo` from a fresh clone to the first training line", "≤ 4 min", [("demo_minutes", "value")], at_most(4),
+     lambda value: f"{value:.1f} min"),
+]
+
+
+def bold(text, met):
+    return text if met else f"**{text}**"
+
+
+def cell(result, wanted, met, written):
+    """The figures' least and most; – where there are none. In bold where one misses the goal."""
+    found = [result["figures"][name][field] for name, field in wanted if field in result["figures"].get(name, {})]
+    if not found:
+        return "–"
+    text = written(min(found))
+    if written(max(found)) != text:
+        text += " to " + written(max(found))
+    if 1 < len(found) < len(wanted):
+        text += f" ({len(found)} of {len(wanted)})"
+    return bold(text, all(met(value, result["processor"]) for value in found))
+
+
+def row(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def header(first, results):
+    return [row([*first, *(r["processor"]["name"] for r in results)]), "|" + "---|" * (len(first) + len(results))]
+
+
+def dates(results):
+    spans = []
+    for r in results:
+        days = [figure["date"] for figure in r["figures"].values()]
+        spans.append(min(days) if min(days) == max(days) else f"{min(days)} to {max(days)}")
+    return spans
+
+
+def goals_table(results):
+    lines = header(["figure", "goal"], results)
+    for name, goal, wanted, met, written in GOALS:
+        lines.append(row([name, goal, *(cell(r, wanted, met, written) for r in results)]))
+    return lines + [row(["measured", "", *dates(results)])]
+
+
+def step_cell(result, name):
+    figure = result["figures"].get(name)
+    return f"{figure['ratio']:.2f}" + (f" ({figure['memory']:.2f})" if "memory" in figure else "") if figure else "–"
+
+
+def steps_table(results):
+    lines = []
+    for peer, peer_name in PEERS.items():
+        lines += ["", f"Against {peer_name}:", "", *header(["step"], results)]
+        lines += [row([text, *(step_cell(r, f"{model}/{peer}") for r in results)]) for model, text in MODELS.items()]
+    lines += ["", "Each file has also: seconds, shares of the GEMM ceiling, compiler and version.", "",
+              *header([""], results)]
+    for label, value in (
+            ("instructions", lambda r: ", ".join(r["processor"]["flags"])),
+            ("cores", lambda r: str(r["processor"]["cores"])),
+            ("caches", lambda r: ", ".join(f"{k} {v}" for k, v in r["processor"]["caches"].items()) or "–"),
+    ):
+        lines.append(row([label, *(value(r) for r in results)]))
+    return lines[1:] + [row(["measured", *dates(results)])]
+
+
+PAGES = {ROOT / "README.md": ("goals", goals_table), ROOT / "docs" / "benchmarks.md": ("steps", steps_table)}
+
+
+def with_table(page, name, lines):
+    """The page's text with these lines between its markers."""
+    begin, end = (f"<!-- {word} of {name}, by bench/peers/table.py -->" for word in ("begin", "end"))
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"expected one '{begin}' and one '{end}'")
+    before, rest = page.split(begin)
+    return "\n".join([before + begin, *lines, end + rest.split(end)[1]])
+
+
+def stored_results(folder=FOLDER):
+    return sorted((load(path) for path in Path(folder).glob("*.json")), key=lambda r: r["processor"]["name"])
+
+
+def write(check=False):
+    """Puts the pages in order. With `check` changes nothing; the names of pages that are not in order."""
+    stale = []
+    for path, (name, make) in PAGES.items():
+        old = path.read_text()
+        new = with_table(old, name, make(stored_results()))
+        if new != old:
+            stale.append(path.name)
+            if not check:
+                path.write_text(new)
+    return stale
+
+
+if __name__ == "__main__":
+    checking = sys.argv[1:] == ["--check"]
+    stale_pages = write(checking)
+    if checking and stale_pages:
+        sys.exit(f"{', '.join(stale_pages)}: not the figures of bench/results; run bench/peers/table.py")
