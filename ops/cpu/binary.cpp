@@ -266,10 +266,12 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
           const std::int64_t end = std::min(rows.length, begin + kColumnBlock);
           double* sums = partial.data() + block / across * size + begin;
           with_terms(end, [&](auto term) {
-            add_rows<T, 1>(top, std::min((group + 1) * many, top + kRowBlock), end - begin, {sums},
-                           [&](std::int64_t row, std::int64_t j, auto at) TAPECACHE_INLINE {
-                             return std::array{term(row, rows.at(row), begin + j, at)};
-                           });
+            const std::int64_t bottom = std::min((group + 1) * many, top + kRowBlock);
+            Offsets from[kRowBlock];
+            for (std::int64_t row = top; row < bottom; ++row) from[row - top] = rows.at(row);
+            add_rows<T, 1>(top, bottom, end - begin, {sums}, [&](std::int64_t row, std::int64_t j, auto at) TAPECACHE_INLINE {
+              return std::array{term(row, from[row - top], begin + j, at)};
+            });
           });
         }
       });
