@@ -3,14 +3,19 @@
 
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "checks.h"
+#include "tapecache/core/error.h"
 
 #if defined(__x86_64__) && defined(__linux__)
 #define TAPECACHE_CAN_EMULATE_AMX
+#include <cpuid.h>
+
 #include "amx_emulation.h"
 #endif
 
@@ -131,10 +136,19 @@ std::vector<Problem> problems() {
 }
 
 #if defined(TAPECACHE_CAN_EMULATE_AMX)
-/// Runs over the processor's own instructions, or says that they are emulated.
+bool processor_has_tiles() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1);
+}
+
+/// Runs over the processor's own instructions; or says that they are emulated, or may not be used.
 template <class Run>
 void with_instructions(const Run& run) {
   if (amx::usable()) return run();
+  if (processor_has_tiles()) {
+    BOOST_TEST_MESSAGE("skipped: this processor has AMX, which this process may not use");
+    return;
+  }
   BOOST_TEST_MESSAGE("this processor has no AMX: its instructions were not run, but their machine code was emulated");
   const AmxEmulation emulation;
   run();
@@ -145,7 +159,17 @@ void with_instructions(const Run& run) {
 
 }  // namespace
 
-BOOST_AUTO_TEST_SUITE(amx)
+BOOST_AUTO_TEST_SUITE(amx_products)
+
+// First, since what the environment says is read once.
+BOOST_AUTO_TEST_CASE(the_environment_is_read) {
+  const char* before = std::getenv("TAPECACHE_AMX");
+  const std::string kept = before ? before : "auto";
+  BOOST_REQUIRE(setenv("TAPECACHE_AMX", "abacus", 1) == 0);
+  BOOST_CHECK_EXCEPTION(amx::usable(), ValueError, says({"TAPECACHE_AMX is 'abacus'", "expected never or auto"}));
+  BOOST_REQUIRE(setenv("TAPECACHE_AMX", kept.c_str(), 1) == 0);
+  if (kept == "never") BOOST_TEST(!amx::usable());
+}
 
 BOOST_AUTO_TEST_CASE(model_of_the_instruction) {
   const auto dot = [](std::vector<float> left, std::vector<float> right, float before) {

@@ -39,7 +39,8 @@ inline void widen(const Float16* from, std::int64_t count, float* to) {
 template <class Low>
 void multiply_widened(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<Low>& a, const Operand<Low>& b, float* c,
                       std::int64_t c_stride, bool accumulate, const float* bias, const float* residual) {
-  constexpr std::int64_t kSide = 504, kTerms = 256;
+  constexpr std::int64_t kSide = 504, kTerms = kDepth;
+  static_assert(kTerms <= kSide);
   constexpr std::int64_t kBetween = 16;  // or a block's rows would fall into one cache set
   struct Wide;
   float* const wide_left = thread_scratch<float, Wide>(2 * kSide * (kSide + kBetween));
