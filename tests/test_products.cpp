@@ -58,7 +58,7 @@ BOOST_AUTO_TEST_CASE(sizes_at_the_edges) {
     for (const std::int64_t m : {1, 5, 14, 15, 29}) {
       for (const std::int64_t n : {1, 8, 17, 33, 515}) {
         // 512 and 1024 elements are rows that fall into one cache set, in f64 and f32.
-        for (const std::int64_t k : {1, 19, 256, 257, 512, 1024}) {
+        for (const std::int64_t k : {1, 19, 256, 257, 384, 385, 512, 1024}) {
           const Tensor a = random_values({m, k}, 1, dtype), b = random_values({k, n}, 2, dtype);
           const std::vector<double> expected = naive(a, b);
           const Tensor at = transposed(a), bt = transposed(b);
@@ -135,6 +135,26 @@ BOOST_AUTO_TEST_CASE(threads_do_not_show) {
     }
     set_thread_count(threads);
   }
+}
+
+BOOST_AUTO_TEST_CASE(threads_do_not_show_where_they_share_blocks) {
+  const int threads = thread_count();
+  // Several blocks of columns and of terms, the last ones not full, and enough rows for all threads to work on.
+  const std::int64_t m = 301, k = 1700, n = 1100;
+  const Tensor a = random_values({m, k}, 3, DType::kFloat32), b = random_values({k, n}, 4, DType::kFloat32);
+  const Tensor at = transposed(a), bt = transposed(b);
+  const Tensor few = product(a.slice(0, 7).clone(), b);
+  set_thread_count(1);
+  const Tensor all = product(a, b);
+  BOOST_TEST(same_bits(few, all.slice(0, 7).clone()));
+  for (const int count : {1, 2, 5}) {
+    set_thread_count(count);
+    BOOST_TEST(same_bits(all, product(a, b)), count << " threads");
+    BOOST_TEST(same_bits(all, product(at, b, true, false)), count << " threads");
+    BOOST_TEST(same_bits(all, product(a, bt, false, true)), count << " threads");
+    BOOST_TEST(same_bits(all, product(at, bt, true, true)), count << " threads");
+  }
+  set_thread_count(threads);
 }
 
 BOOST_AUTO_TEST_CASE(nan_reaches_its_row_alone) {

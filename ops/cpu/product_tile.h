@@ -59,8 +59,8 @@ void multiply_tile(std::int64_t depth, const T* a, std::int64_t a_stride, const 
                    std::int64_t cols, const T* bias, const T* before) {
   constexpr int kWidth = kVectors * kLanes<T>;
   const Tag<T> tag;
-  for (int i = 0; i < kRows; ++i) {
-    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(c + i * c_stride + v * kLanes<T>, 1);
+  for (int i = 0; before && i < kRows; ++i) {  // what is only written need not be waited for
+    for (int v = 0; v < kVectors; ++v) __builtin_prefetch(before + i * c_stride + v * kLanes<T>, 1);
   }
   // Four rows are addressed by one pointer, a_stride and its threefold, so that all addresses fit into registers.
   constexpr int kGroup = 4;
