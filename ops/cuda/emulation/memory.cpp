@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -19,6 +20,7 @@ namespace {
 // host crashes here as it would there. Opening it takes longer the more of it is in use; hence large blocks lie outside, each
 // before a page that nobody may touch.
 constexpr std::size_t kArenaBytes = std::size_t{64} << 20, kMostSmallBytes = 64 << 10, kPage = 4096, kAlignment = 256;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 constexpr std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
@@ -71,7 +73,7 @@ class Memory {
 
  private:
   void protect(int rights) {
-    if (used_ > 0) mprotect(arena_, round_up(used_, kPage), rights);
+    if (used_ > 0) mprotect(arena_, round_up(used_, kHugePage), rights);
   }
 
   void* allocate_small(std::size_t bytes) {
@@ -82,8 +84,12 @@ class Memory {
       reusable.pop_back();
     } else {
       if (!arena_) {
-        void* arena = mmap(nullptr, kArenaBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        std::size_t room = kArenaBytes + kHugePage;
+        void* arena = mmap(nullptr, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (arena == MAP_FAILED) return nullptr;
+        // Each kernel opens and closes all that is used: of small pages that takes longer than the kernels do.
+        std::align(kHugePage, kArenaBytes, arena, room);
+        madvise(arena, kArenaBytes, MADV_HUGEPAGE);
         arena_ = static_cast<char*>(arena);
         ASAN_POISON_MEMORY_REGION(arena_, kArenaBytes);
       }
