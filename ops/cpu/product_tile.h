@@ -5,15 +5,10 @@
 #include <cstring>
 #include <utility>
 
-#if !defined(HWY_DISABLE_PCLMUL_AES)
-#define HWY_DISABLE_PCLMUL_AES  // or Highway takes x86-64-v3 for less than it is
-#endif
-#include <hwy/highway.h>
+#include "tapecache/ops/cpu/vec.h"
 
 /// The micro-kernel of the matrix products: a tile of the result that is summed in registers.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT::product_detail {
-
-namespace hn = hwy::HWY_NAMESPACE;
 
 // What fills the registers but for two vectors of B and an element of A.
 #if defined(__AVX512F__)
@@ -45,10 +40,9 @@ void finish(Register<T> value, std::int64_t cols, T* c, const T* bias, const T* 
     if (bias) value = hn::Add(value, hn::LoadU(tag, bias));
     hn::StoreU(value, tag, c);
   } else if (cols > 0) {
-    const auto there = hn::FirstN(tag, static_cast<std::size_t>(cols));
-    if (before) value = hn::Add(hn::MaskedLoad(there, tag, before), value);
-    if (bias) value = hn::Add(value, hn::MaskedLoad(there, tag, bias));
-    hn::BlendedStore(value, there, tag, c);
+    if (before) value = hn::Add(load_first(before, cols), value);
+    if (bias) value = hn::Add(value, load_first(bias, cols));
+    store_first(value, c, cols);
   }
 }
 
