@@ -34,7 +34,8 @@ double cgroup_processors(const std::filesystem::path& memberships, const std::fi
     // hierarchy:controllers:/path, without controllers in version 2
     const std::size_t first = line.find(':'), second = line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    const std::string controllers = ',' + line.substr(first + 1, second - first - 1) + ',';
+    std::string controllers = ",";
+    controllers.append(line, first + 1, second - first - 1).append(",");
     if (controllers != ",," && controllers.find(",cpu,") == std::string::npos) continue;
     const auto base = controllers == ",," ? root : root / "cpu";
     // In a container the path may be one of the host, of which only the end of the walk is there.

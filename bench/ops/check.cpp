@@ -26,7 +26,7 @@ using tapecache::testing::OpRow;
 using Json = nlohmann::ordered_json;
 
 constexpr int kTrials = 3, kMoreTrials = 5;
-constexpr double kMargin = 0.6;
+constexpr double kMargin = 0.75;
 constexpr double kTrialSeconds = 0.02;
 
 struct Measured {
