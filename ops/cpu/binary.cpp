@@ -252,7 +252,8 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
           put(*place(at_row), static_cast<T>(sum_row(row, at_row)), mode);
         }
       });
-    } else if (inner_all_repeated && step != 0 && rows.rows > 0) {  // one row for many, as a bias: sums of row blocks, then of those
+    } else if (inner_all_repeated && step != 0 && rows.rows > 0) {
+      // One row for many, as a bias: sums of row blocks, then of those.
       const std::int64_t many = rows.rows / groups;
       const std::int64_t down = (many + kRowBlock - 1) / kRowBlock;
       const std::int64_t across = (rows.length + kColumnBlock - 1) / kColumnBlock;

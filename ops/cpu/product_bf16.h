@@ -2,10 +2,6 @@
 
 #include <algorithm>
 
-#if defined(__F16C__)
-#include <immintrin.h>
-#endif
-
 #include "tapecache/core/dtype.h"
 #include "tapecache/ops/cpu/product.h"
 #include "tapecache/ops/cpu/product_amx.h"
@@ -22,19 +18,6 @@ namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace product_detail {
 
-inline void widen(const BFloat16* from, std::int64_t count, float* to) {
-  for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]);
-}
-inline void widen(const Float16* from, std::int64_t count, float* to) {
-  std::int64_t i = 0;
-#if defined(__F16C__)
-  for (; i + 8 <= count; i += 8) {
-    _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
-  }
-#endif
-  for (; i < count; ++i) to[i] = static_cast<float>(from[i]);
-}
-
 /// By f32 products of blocks, whose operands are widened while they are in the second-level cache.
 template <class Low>
 void multiply_widened(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<Low>& a, const Operand<Low>& b, float* c,
@@ -49,7 +32,9 @@ void multiply_widened(std::int64_t m, std::int64_t n, std::int64_t k, const Oper
                         float* to) {
     const std::int64_t lines = x.transposed ? cols : rows, length = x.transposed ? rows : cols;
     const std::int64_t pitch = length + kBetween;
-    for (std::int64_t i = 0; i < lines; ++i) widen(x.at(row, col) + i * x.stride, length, to + i * pitch);
+    for (std::int64_t i = 0; i < lines; ++i) {
+      map(length, to + i * pitch, [](auto v) TAPECACHE_INLINE { return v; }, x.at(row, col) + i * x.stride);
+    }
     return Operand<float>{to, pitch, x.transposed};
   };
   for (std::int64_t col = 0; col < n; col += kSide) {

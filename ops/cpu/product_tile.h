@@ -2,7 +2,6 @@
 
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
 #include "tapecache/ops/cpu/vec.h"
@@ -10,30 +9,20 @@
 /// The micro-kernel of the matrix products: a tile of the result that is summed in registers.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT::product_detail {
 
-// What fills the registers but for two vectors of B and an element of A.
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kTileRows = 14;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32, kTileRows = 6;
-#else
-constexpr int kVectorBytes = 16, kTileRows = 4;
-#endif
-
 template <class T>
-constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+constexpr int kLanes = static_cast<int>(kVecLanes<T>);
 template <class T>
 constexpr int kTileCols = 2 * kLanes<T>;
-template <class T>
-using Tag = hn::CappedTag<T, kLanes<T>>;
-template <class T>
-using Register = hn::Vec<Tag<T>>;
+constexpr int kVectorBytes = kLanes<std::uint8_t>;
+// What fills the registers but for two vectors of B and an element of A.
+constexpr int kTileRows = kVectorBytes == 64 ? 14 : kVectorBytes == 32 ? 6 : 4;
 
 /// Rows of op(A): each contiguous, a_stride apart, or (kInterleaved) packed beside each other for each term.
 enum class Layout { kRows, kInterleaved };
 
 /// A vector of a tile, or the first `cols` elements of it, joined with what it is added to and put where it belongs.
 template <class T>
-void finish(Register<T> value, std::int64_t cols, T* c, const T* bias, const T* before) {
+void finish(Vec<T> value, std::int64_t cols, T* c, const T* bias, const T* before) {
   const Tag<T> tag;
   if (cols >= kLanes<T>) {
     if (before) value = hn::Add(hn::LoadU(tag, before), value);
@@ -61,14 +50,14 @@ void multiply_tile(std::int64_t depth, const T* a, std::int64_t a_stride, const 
   const T* group[kTileRows / kGroup + 1];
 #pragma GCC unroll 16
   for (int i = 0; i <= kTileRows / kGroup; ++i) group[i] = a + i * kGroup * a_stride;
-  Register<T> sum[kRows][kVectors] = {};
+  Vec<T> sum[kRows][kVectors] = {};
   for (std::int64_t p = 0; p < depth; ++p) {
-    Register<T> right[kVectors];
+    Vec<T> right[kVectors];
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) right[v] = hn::LoadU(tag, b + p * kWidth + v * kLanes<T>);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const Register<T> factor =
+      const Vec<T> factor =
           hn::Set(tag, kLayout == Layout::kRows ? group[i / kGroup][p + i % kGroup * a_stride] : a[p * kTileRows + i]);
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) sum[i][v] = hn::MulAdd(factor, right[v], sum[i][v]);
