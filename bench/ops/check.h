@@ -20,7 +20,8 @@ inline constexpr double kLeastJudged = 10e-6;
 /// optimised, or the file cannot be read.
 bool check(const std::string& floors);
 
-/// Writes the floors that follow from the shares found here; of an op that is in the file already, the lower one. To raise floors, delete them first.
+/// Writes the floors that follow from the shares found here; of an op that is in the file already, the lower one. To raise floors,
+/// delete them first.
 void write_floors(const std::string& floors);
 
 }  // namespace ops_bench
