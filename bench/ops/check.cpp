@@ -1,6 +1,7 @@
 #include "check.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <cmath>
@@ -8,6 +9,7 @@
 #include <map>
 #include <set>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include <fmt/format.h>
@@ -25,7 +27,7 @@ namespace {
 using tapecache::testing::OpRow;
 using Json = nlohmann::ordered_json;
 
-constexpr int kTrials = 3, kMoreTrials = 5;
+constexpr int kTrials = 3, kMoreTrials = 5, kPatientTrials = 8;
 constexpr double kMargin = 0.75;
 constexpr double kTrialSeconds = 0.02;
 
@@ -109,7 +111,11 @@ bool check(const std::string& path) {
   const auto fails = [&](const Measured& op) {
     return op.is_judged(found.ceilings) && !(op.share(found.ceilings) >= 0.5 * floors.at(op.name()));
   };
-  for (int i = 0; i < kMoreTrials && std::ranges::any_of(found.ops, fails); ++i) found.trial(fails);
+  // Whoever else uses the machine may do so for seconds.
+  for (int i = 0; i < kPatientTrials && std::ranges::any_of(found.ops, fails); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50 << i));
+    found.trial(fails);
+  }
 
   const auto failed = std::ranges::count_if(found.ops, fails);
   const auto judged = std::ranges::count_if(found.ops, [&](const Measured& op) { return op.is_judged(found.ceilings); });
