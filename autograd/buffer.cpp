@@ -23,17 +23,27 @@ BufferGuard::~BufferGuard() {
 }
 
 void BufferGuard::restore() {
-  for (Noted& noted : std::exchange(noted_, {})) noted.buffer.copy_from(noted.before);
+  const std::vector<Noted> noted = std::exchange(noted_, {});
+  // From the last to the first, since one may be part of another.
+  for (auto one = noted.rbegin(); one != noted.rend(); ++one) Tensor(one->buffer).copy_from(one->before);
 }
 
 void BufferGuard::keep() {
-  for (Noted& noted : std::exchange(noted_, {})) {
-    if (outer_ && !outer_->knows(noted.buffer)) outer_->noted_.push_back(std::move(noted));
+  if (outer_) {
+    outer_->noted_.reserve(outer_->noted_.size() + noted_.size());
+    for (Noted& noted : noted_) {
+      if (!outer_->knows(noted.buffer)) outer_->noted_.push_back(std::move(noted));
+    }
   }
+  noted_.clear();
 }
 
+/// Whether what all of the buffer held is noted.
 bool BufferGuard::knows(const Tensor& buffer) const {
-  return std::any_of(noted_.begin(), noted_.end(), [&](const Noted& noted) { return noted.buffer.raw() == buffer.raw(); });
+  return std::any_of(noted_.begin(), noted_.end(), [&](const Noted& noted) {
+    return noted.buffer.shares_storage(buffer) && noted.buffer.offset() <= buffer.offset() &&
+           buffer.offset() + buffer.bytes() <= noted.buffer.offset() + noted.buffer.bytes();
+  });
 }
 
 void before_change(const Tensor& buffer) {

@@ -175,6 +175,7 @@ void* Allocator::allocate(std::size_t bytes) {
   if (size < bytes || (stats_.limit && (size > stats_.limit || stats_.current > stats_.limit - size))) {
     throw_out_of_memory(bytes, stats_, place_.pinned);
   }
+  if (until_failure_ > 0 && --until_failure_ == 0) throw_out_of_memory(bytes, stats_, place_.pinned);
   Pool* pool = active_pool();
   Recent* const same = pool ? nullptr : recent(size);
   std::byte* block = same && same->count > 0 ? same->blocks[--same->count] : take(pool ? pool->arenas : own_, size);
@@ -272,6 +273,11 @@ void Allocator::find_limit_locked() {
 void Allocator::set_poison(bool on) {
   std::lock_guard lock(mutex_);
   poison_ = on;
+}
+
+std::uint64_t Allocator::set_failing(std::uint64_t allocation) {
+  std::lock_guard lock(mutex_);
+  return std::exchange(until_failure_, allocation);
 }
 
 void Allocator::release_cache() {

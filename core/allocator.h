@@ -53,6 +53,9 @@ class Allocator {
   /// Fills each block handed out with bytes 0xFF, a NaN in every floating type, so that a kernel that does not
   /// write all of its output, or reads it first, is found out. For tests.
   void set_poison(bool on);
+  /// Lets the n-th allocation from now on (the first is 1) throw OutOfMemory, and then none; 0: none. Returns how many were
+  /// left until the one that was to fail, 0 where it has. For tests.
+  std::uint64_t set_failing(std::uint64_t allocation);
 
   /// The size a request is rounded to: a multiple of 64.
   static std::size_t block_size(std::size_t bytes);
@@ -124,6 +127,7 @@ class Allocator {
   std::vector<std::size_t> scoped_limits_;  // in force, in no order
   std::vector<std::size_t*> metered_peaks_;  // of the PeakMeters there are
   bool poison_ = false;
+  std::uint64_t until_failure_ = 0;  // allocations; 0: none fails
 };
 
 /// The allocator of a device. Throws DeviceError where this build has none for it.

@@ -1,5 +1,8 @@
 #include "tapecache/core/random.h"
 
+#include <cstdint>
+#include <vector>
+
 #include <fmt/format.h>
 
 #include "tapecache/core/error.h"
@@ -8,9 +11,10 @@ namespace tapecache {
 
 bool RandomState::operator==(const RandomState& other) const {
   const auto ids = [](const RandomState& state) {
-    return state.sample_ids.defined() ? state.sample_ids.raw() : nullptr;
+    return state.sample_ids.defined() ? state.sample_ids.to_vector<std::int64_t>() : std::vector<std::int64_t>();
   };
-  return key == other.key && first_sample == other.first_sample && samples == other.samples && ids(*this) == ids(other);
+  return key == other.key && first_sample == other.first_sample && samples == other.samples &&
+         sample_ids.defined() == other.sample_ids.defined() && ids(*this) == ids(other);
 }
 
 RandomState& random_state() {

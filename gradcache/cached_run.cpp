@@ -129,11 +129,13 @@ bool CachedRun::fill_caches(GradientTransaction& transaction) {
   const RandomState random = random_state();
   for (;;) {
     try {
+      BufferGuard buffers;
       take_representations(inputs);
       LossPass pass = take_loss("cached_step", inputs, loss_, options_, transaction, readings_, result_);
       report(Phase::kLoss, "", 0, 1);
       if (result_.status != StepStatus::kDone) return false;
       for (std::size_t t = 0; t < towers_.size(); ++t) towers_[t].set_cache(std::move(pass.caches[t]));
+      buffers.keep();
       return true;
     } catch (const OutOfMemory&) {
       transaction.clear();

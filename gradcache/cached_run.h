@@ -26,6 +26,14 @@ struct Piece {
   Encoded encoded;
 };
 
+/// What an encoder gives over a whole batch, filled chunk by chunk.
+struct BatchOutputs {
+  std::vector<Tensor> values;
+  std::vector<Device> devices;  // of the encoder's outputs
+  std::vector<std::string> names;
+  std::vector<AuxiliaryLoss> auxiliary;
+};
+
 /// One tower's side of a cached step: its chunks, what their first forward gave, and their second forward.
 class TowerRun {
  public:
@@ -52,12 +60,12 @@ class TowerRun {
   const Chunks& chunks() const { return chunks_; }
   std::size_t kept() const;
   /// Each output over the whole batch: on the device of the encoder, unless it is off-loaded.
-  const std::vector<Tensor>& representations() const { return representations_; }
+  const std::vector<Tensor>& representations() const { return outputs_.values; }
   /// The same on the device of the encoder.
   std::vector<Tensor> representations_there() const;
   /// Where the encoder leaves each output.
-  const std::vector<Device>& devices() const { return devices_; }
-  const std::vector<std::string>& names() const { return names_; }
+  const std::vector<Device>& devices() const { return outputs_.devices; }
+  const std::vector<std::string>& names() const { return outputs_.names; }
   /// Unfrozen parameters that the encoder reads.
   std::span<const Parameter> parameters() const { return parameters_; }
   bool frozen() const { return parameters_.empty(); }
@@ -91,6 +99,7 @@ class TowerRun {
   std::vector<Tensor> take_gradients(const Chunk& range) const;
   std::vector<Piece> encode(std::size_t chunk);
   void check_calls(const Chunk& range);
+  BatchOutputs make_outputs(const Piece& first) const;
   void store(const std::vector<Piece>& pieces);
   void note_parameters(std::span<const Parameter> parameters);
   void check_unchanged() const;
@@ -104,14 +113,12 @@ class TowerRun {
   RandomState random_;  // at the first forward, with the precision and the calls of the random stream there
   DType precision_ = DType::kFloat32;
   std::optional<std::uint32_t> first_call_, last_call_;
-  std::vector<Tensor> representations_, cache_;
-  std::vector<Device> devices_;   // of the encoder's outputs
+  BatchOutputs outputs_;          // made whole by the first chunk that is stored
+  std::vector<Tensor> cache_;
   std::vector<Tensor> leaving_;   // the last that was off-loaded, so that nothing waits for its memory
-  std::vector<std::string> names_;
   std::vector<Parameter> parameters_;
   std::vector<Version> parameter_versions_;
   std::uint64_t input_version_ = 0;
-  std::vector<AuxiliaryLoss> auxiliary_;  // over the whole batch
   std::vector<Kept> kept_;
   std::vector<Prefetched> prefetched_;
   OperandCache operands_;  // of one pass over the chunks

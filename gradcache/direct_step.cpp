@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cmath>
 
 #include <fmt/format.h>
 
@@ -8,7 +7,7 @@
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"
-#include "tapecache/gradcache/non_finite.h"
+#include "tapecache/gradcache/loss_pass.h"
 #include "tapecache/gradcache/step_checks.h"
 #include "tapecache/gradcache/step_readings.h"
 #include "tapecache/ops/elementwise.h"
@@ -41,63 +40,64 @@ Encoded encode_joined(const Tower& tower, const Chunk& range, const StepOptions&
   return detail::join_parts(tower.name(), std::move(parts));
 }
 
-/// `weight` times the loss of some samples of each tower, with their shares of its auxiliary parts, on a tape of its own.
+/// Some samples of each tower, recorded on one tape.
 struct Recorded {
   Tape tape;
-  Representations representations;
+  std::vector<detail::LossInput> inputs;
+  std::vector<std::vector<Variable>> outputs;  // of each tower
+  std::vector<Variable> auxiliary;
+  std::vector<double> auxiliary_seeds;
   detail::StepReadings readings;
-  std::vector<Variable> sources;  // what the loss is made of
-  std::vector<double> seeds;      // their cotangents
 
-  Recorded(const char* step, std::span<const Tower> towers, std::span<const Chunk> ranges, const Loss& loss_function,
-           const StepOptions& options, double weight = 1) {
+  Recorded(std::span<const Tower> towers, std::span<const Chunk> ranges, const StepOptions& options) {
     tape.set_run_hooks(false);
     const Recording recording(tape);
-    std::size_t auxiliary = 0;
     for (std::size_t t = 0; t < towers.size(); ++t) {
-      Encoded encoded = encode_joined(towers[t], ranges[t], options);
+      const Encoded encoded = encode_joined(towers[t], ranges[t], options);
+      detail::LossInput& input = inputs.emplace_back();
+      input.tower = towers[t].name();
+      input.frozen = true;
+      std::vector<Variable>& own = outputs.emplace_back();
       for (std::size_t i = 0; i < encoded.outputs.size(); ++i) {
-        representations.add(detail::full_name(towers[t], encoded.outputs[i], i, encoded.outputs.size()),
-                            encoded.outputs[i].value);
+        own.push_back(encoded.outputs[i].value);
+        input.names.push_back(detail::full_name(towers[t], encoded.outputs[i], i, encoded.outputs.size()));
+        input.representations.push_back(own.back().value());
+        input.frozen = input.frozen && !own.back().has_history();
       }
       for (const AuxiliaryLoss& part : encoded.auxiliary) {
-        readings.add_auxiliary(auxiliary++,
+        readings.add_auxiliary(auxiliary.size(),
                                {part.name, detail::sum_of_elements(part.values.value()), towers[t].size(), part.weight});
-        sources.push_back(part.values);
-        seeds.push_back(detail::auxiliary_seed(options, part.weight, towers[t].size()));
+        auxiliary.push_back(part.values);
+        auxiliary_seeds.push_back(detail::auxiliary_seed(options, part.weight, towers[t].size()));
       }
     }
-    const Variable value = loss_function(representations);
-    detail::check_loss(step, value);
-    sources.push_back(value);
-    seeds.push_back(options.scale * weight);
-    readings.set_loss(weight == 1 ? value.value() : ops::scale(detach(value), weight).value());
-  }
-
-  /// Of the first output that is not finite.
-  std::string non_finite_cause() const {
-    std::string cause;
-    for (std::size_t i = 0; i < representations.size() && cause.empty(); ++i) {
-      cause = detail::non_finite_cause(representations.names()[i], representations[i].value());
-    }
-    return cause;
   }
 
   std::vector<Parameter> parameters() const {
     std::vector<Parameter> found = detail::parameters_on(tape);
-    for (const Variable& source : sources) detail::add_distinct(found, detail::parameter_itself(source));
+    const auto add = [&](const Variable& value) { detail::add_distinct(found, detail::parameter_itself(value)); };
+    for (const std::vector<Variable>& own : outputs) std::ranges::for_each(own, add);
+    std::ranges::for_each(auxiliary, add);
     return found;
   }
 
-  void backward(const StepOptions& options) {
-    std::vector<Variable> outputs;
+  /// Gives the parameters what d loss / d outputs and the auxiliary losses are worth.
+  void backward(const detail::LossPass& pass, const StepOptions& options) {
+    std::vector<Variable> sources;
     std::vector<Tensor> gradients;
-    for (std::size_t i = 0; i < sources.size(); ++i) {
-      if (!sources[i].has_history()) continue;
-      outputs.push_back(sources[i]);
-      gradients.push_back(detail::seed_for(sources[i], seeds[i], options));
+    for (std::size_t i = 0; i < auxiliary.size(); ++i) {
+      if (!auxiliary[i].has_history()) continue;
+      sources.push_back(auxiliary[i]);
+      gradients.push_back(detail::seed_for(auxiliary[i], auxiliary_seeds[i], options));
     }
-    if (!outputs.empty()) tape.backward(outputs, gradients);
+    for (std::size_t t = 0; t < outputs.size(); ++t) {
+      for (std::size_t i = 0; i < outputs[t].size(); ++i) {
+        if (!outputs[t][i].has_history() || !pass.caches[t][i].defined()) continue;
+        sources.push_back(outputs[t][i]);
+        gradients.push_back(pass.caches[t][i]);
+      }
+    }
+    if (!sources.empty()) inject(tape, sources, gradients);
   }
 };
 
@@ -107,12 +107,17 @@ std::vector<Chunk> whole(std::span<const Tower> towers) {
   return ranges;
 }
 
+/// As `cached_step`, but for towers that the loss leaves out.
+StepOptions options_of_loss(const StepOptions& options) {
+  StepOptions own = options;
+  own.allow_unused = true;
+  return own;
+}
+
 void finish(StepResult& result, GradientTransaction& transaction, const StepOptions& options) {
-  if (options.deferred || std::isfinite(result.loss)) {
+  if (result.status == StepStatus::kDone) {
     detail::commit_step(transaction, result, options);
   } else {
-    result.status = StepStatus::kNonFiniteLoss;
-    if (result.message.empty()) result.message = detail::non_finite_loss(result.loss);
     transaction.keep_random_state();
     transaction.commit();
   }
@@ -127,18 +132,17 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const St
   GradientTransaction transaction;
   StepResult result;
   {
-    Recorded recorded("direct_step", towers, whole(towers), loss, options);
-    for (const Variable& r : recorded.representations) {
-      result.representations.push_back(r.value());
-      if (!options.deferred) recorded.readings.add_representations(r.value());
+    Recorded recorded(towers, whole(towers), options);
+    transaction.add(recorded.parameters());
+    for (const detail::LossInput& input : recorded.inputs) {
+      for (const Tensor& r : input.representations) {
+        result.representations.push_back(r);
+        if (!options.deferred) recorded.readings.add_representations(r);
+      }
     }
-    if (options.deferred) result.device_loss = recorded.readings.total_loss();
-    else recorded.readings.read(result);
-    if (!std::isfinite(result.loss)) result.message = detail::non_finite_loss(result.loss) + recorded.non_finite_cause();
-    if (options.deferred || std::isfinite(result.loss)) {
-      transaction.add(recorded.parameters());
-      recorded.backward(options);
-    }
+    const detail::LossPass pass = detail::take_loss("direct_step", recorded.inputs, loss, options_of_loss(options),
+                                                    transaction, recorded.readings, result);
+    if (result.status == StepStatus::kDone) recorded.backward(pass, options);
   }
   result.chunks = static_cast<std::int64_t>(towers.size());
   for (const Tower& tower : towers) result.largest_chunks.push_back(tower.size());
@@ -175,20 +179,26 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
     std::vector<Chunk> ranges;
     for (const Chunks& tower : chunks) ranges.push_back(tower.parts[c]);
     const double weight = static_cast<double>(ranges[0].size()) / static_cast<double>(towers[0].size());
-    Recorded recorded("accumulated_step", towers, ranges, loss, options, weight);
+    const Loss weighted = [&](const Representations& representations) {
+      const Variable value = loss(representations);
+      detail::check_loss("accumulated_step", value);
+      return ops::scale(value, weight);
+    };
+    Recorded recorded(towers, ranges, options);
     transaction.add(recorded.parameters());
     StepResult part;
-    recorded.readings.read(part);
+    const detail::LossPass pass = detail::take_loss("accumulated_step", recorded.inputs, weighted, options_of_loss(options),
+                                                    transaction, recorded.readings, part);
     result.loss += part.loss;
     result.auxiliary.resize(part.auxiliary.size());
     for (std::size_t i = 0; i < part.auxiliary.size(); ++i) {
       part.auxiliary[i].mean += result.auxiliary[i].mean;
       result.auxiliary[i] = part.auxiliary[i];
     }
-    if (!std::isfinite(part.loss) && result.message.empty()) {
-      result.message = fmt::format("the loss of group {} is {}", c, part.loss);
-    }
-    recorded.backward(options);
+    if (result.status != StepStatus::kDone) continue;
+    result.status = part.status;
+    if (part.status == StepStatus::kDone) recorded.backward(pass, options);
+    else result.message = fmt::format("in group {}: {}", c, part.message);
   }
   for (const Chunks& tower : chunks) {
     result.chunks += static_cast<std::int64_t>(tower.parts.size());

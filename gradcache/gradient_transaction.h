@@ -23,6 +23,8 @@ class GradientTransaction {
 
   /// Sets aside the gradients of those that are not yet known.
   void add(std::span<const Parameter> parameters);
+  /// Whether no parameter is known: none would be given a gradient.
+  bool empty() const { return entries_.empty(); }
   /// Takes away what the step has given so far.
   void clear();
   /// Gradients, random state and buffers as before the step, and nothing known.

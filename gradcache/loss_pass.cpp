@@ -68,6 +68,10 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   LossPass pass;
   transaction.add(parameters_on(tape));
   transaction.add(parameter_itself(value));
+  if (transaction.empty()) {
+    throw ValueError(fmt::format("{}: neither an encoder nor the loss reads a parameter that is not frozen: the step would train "
+                                 "nothing", step));
+  }
   if (value.has_history()) {
     const Tensor seed = seed_for(value, options.scale, options);
     tape.backward(std::span(&value, 1), std::span(&seed, 1));

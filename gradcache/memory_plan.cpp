@@ -34,6 +34,7 @@ struct Line {
 
 struct Measured {
   double units = 0, held = 0, peak = 0;
+  double output_bytes = 0;  // representations of one sample
 };
 
 struct TowerCost {
@@ -55,8 +56,7 @@ double units_of(const Tower& tower, const Chunks& chunks, const Chunk& chunk) {
 }
 
 /// Forward and backward of one chunk with a cotangent of zeros, undone afterwards.
-Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, const StepOptions& options,
-               double& output_bytes) {
+Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, const StepOptions& options) {
   Allocator& memory = allocator(options.device);
   const PeakMeter meter(options.device);
   const RandomStateGuard random;
@@ -86,9 +86,8 @@ Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, con
   measured.held = tape.nodes().empty() ? 0 : in_use() - before - beside;
   std::vector<Variable> outputs;
   std::vector<Tensor> zeros, next_rows;
-  output_bytes = 0;
   for (const Output& output : encoded.outputs) {
-    output_bytes += static_cast<double>(output.value.value().bytes()) / static_cast<double>(chunk.size());
+    measured.output_bytes += static_cast<double>(output.value.value().bytes()) / static_cast<double>(chunk.size());
     if (!output.value.has_history()) continue;
     if (offloads(options)) next_rows.push_back(output.value.value().clone());
     outputs.push_back(output.value);
@@ -109,7 +108,7 @@ TowerCost measure(const Tower& tower, const Chunks& order, const StepOptions& op
   TowerCost cost;
   const auto run = [&](const Chunk& chunk) -> std::optional<Measured> {
     try {
-      return probe(tower, order, chunk, options, cost.output_bytes);
+      return probe(tower, order, chunk, options);
     } catch (const OutOfMemory&) {
       return {};
     }
@@ -131,6 +130,7 @@ TowerCost measure(const Tower& tower, const Chunks& order, const StepOptions& op
                       0, stats.current, stats.limit);
   }
   if (!b) b = a;
+  cost.output_bytes = b->output_bytes;
   cost.held = through(a->units, a->held, b->units, b->held);
   cost.peak = through(a->units, a->peak, b->units, b->peak);
   return cost;

@@ -128,18 +128,19 @@ struct StepResult {
 ///   beside a budget or a plan; for chunk_tokens below 0 or with `reproducible`; for a budget of nothing, a plan that keeps
 ///   fewer than 0 chunks;
 /// - for a tower that is not frozen and of which the loss uses nothing, unless that is allowed;
+/// - where neither an encoder nor the loss reads a parameter that is not frozen, so that nothing would be trained;
 /// - for inputs or parameters changed between the two forwards, an encoder whose second forward makes another number of random
 ///   draws or, with `check_replay`, gives other values;
 /// ShapeError for a loss that is no scalar, a second forward of other shapes, a late scale of another kind; OutOfMemory.
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
-/// The same step with the whole batch on one tape: what `cached_step` must equal. How to cut is ignored, but for reproducible
-/// blocks and chunks of the caller's own.
+/// The same step with the whole batch forwarded once, on one tape: what `cached_step` must equal. It throws and refuses what
+/// that does, but for unused towers. How to cut is ignored, but for reproducible blocks and chunks of the caller's own.
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options = {});
 
 /// Plain gradient accumulation, for comparison: each group of chunks takes its own loss, weighted by its share of
 /// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count. The result
-/// has no representations. Throws ValueError for other counts, chunk_tokens, a memory budget or plan, a deferred step.
+/// has no representations. A group whose loss or cache is not finite refuses the whole step, as there. Throws ValueError for other counts, chunk_tokens, a memory budget or plan, a deferred step.
 StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
 }  // namespace tapecache::gradcache

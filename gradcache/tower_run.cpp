@@ -48,7 +48,7 @@ Tower::Samples TowerRun::take(const Chunk& range) const {
 std::vector<Tensor> TowerRun::take_gradients(const Chunk& range) const {
   std::vector<Tensor> gradients;
   for (std::size_t i = 0; i < cache_.size(); ++i) {
-    gradients.push_back(cache_[i].defined() ? take_rows(cache_[i], chunks_, range).to_beside(devices_[i]) : Tensor());
+    gradients.push_back(cache_[i].defined() ? take_rows(cache_[i], chunks_, range).to_beside(outputs_.devices[i]) : Tensor());
   }
   return gradients;
 }
@@ -77,7 +77,7 @@ bool TowerRun::drop_prefetched() {
 
 std::vector<Tensor> TowerRun::representations_there() const {
   std::vector<Tensor> there;
-  for (std::size_t i = 0; i < representations_.size(); ++i) there.push_back(representations_[i].to_beside(devices_[i]));
+  for (std::size_t i = 0; i < outputs_.values.size(); ++i) there.push_back(outputs_.values[i].to_beside(outputs_.devices[i]));
   return there;
 }
 
@@ -148,34 +148,41 @@ void TowerRun::note_parameters(std::span<const Parameter> parameters) {
   }
 }
 
+/// Room for the whole batch. Nothing of it is the tower's before all of it is there: where memory runs out on the way, the
+/// chunk is forwarded again.
+BatchOutputs TowerRun::make_outputs(const Piece& first) const {
+  BatchOutputs made;
+  const std::vector<Output>& outputs = first.encoded.outputs;
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    const Variable& value = outputs[i].value;
+    made.names.push_back(full_name(*tower_, outputs[i], i, outputs.size()));
+    made.devices.push_back(value.device());
+    const Shape shape = value.shape().with(0, tower_->size());
+    const bool offloaded = options_->offload && !value.device().is_cpu();
+    made.values.push_back(offloaded ? Tensor::empty_pinned(shape, value.dtype())
+                                    : Tensor::empty(shape, value.dtype(), value.device()));
+  }
+  for (const AuxiliaryLoss& loss : first.encoded.auxiliary) {
+    const Variable& values = loss.values;
+    made.auxiliary.push_back({loss.name, Tensor::empty({tower_->size()}, values.dtype(), values.device()), loss.weight});
+  }
+  return made;
+}
+
 void TowerRun::store(const std::vector<Piece>& pieces) {
+  if (outputs_.values.empty()) outputs_ = make_outputs(pieces.front());
   std::vector<Tensor> leaving;
   for (const Piece& piece : pieces) {
     note_parameters(parameters_themselves(piece.encoded));
     const std::vector<Output>& outputs = piece.encoded.outputs;
-    if (representations_.empty()) {
-      for (std::size_t i = 0; i < outputs.size(); ++i) {
-        const Variable& value = outputs[i].value;
-        names_.push_back(full_name(*tower_, outputs[i], i, outputs.size()));
-        devices_.push_back(value.device());
-        const Shape shape = value.shape().with(0, tower_->size());
-        const bool offloaded = options_->offload && !value.device().is_cpu();
-        representations_.push_back(offloaded ? Tensor::empty_pinned(shape, value.dtype())
-                                             : Tensor::empty(shape, value.dtype(), value.device()));
-      }
-      for (const AuxiliaryLoss& loss : piece.encoded.auxiliary) {
-        const Variable& values = loss.values;
-        auxiliary_.push_back({loss.name, Tensor::empty({tower_->size()}, values.dtype(), values.device()), loss.weight});
-      }
-    }
-    if (outputs.size() != representations_.size()) {
+    if (outputs.size() != outputs_.values.size()) {
       throw ShapeError(fmt::format("cached_step: tower '{}' gave {} outputs for {}, but {} for its first chunk",
                                    tower_->name(), outputs.size(), range_text(chunks_, piece.range),
-                                   representations_.size()));
+                                   outputs_.values.size()));
     }
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const Tensor& value = outputs[i].value.value();
-      Tensor& batch = representations_[i];
+      Tensor& batch = outputs_.values[i];
       if (value.shape().without(0) != batch.shape().without(0) || value.dtype() != batch.dtype()) {
         throw ShapeError(fmt::format("cached_step: tower '{}' gave {} for {}, but its first chunk leads to {}",
                                      tower_->name(), describe(value), range_text(chunks_, piece.range),
@@ -184,9 +191,9 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
       put_rows(batch, chunks_, piece.range, value);
       if (batch.device() != value.device()) leaving.push_back(value);
     }
-    check_auxiliary(tower_->name(), range_text(chunks_, piece.range), piece.encoded.auxiliary, auxiliary_);
-    for (std::size_t i = 0; i < auxiliary_.size(); ++i) {
-      Tensor all = auxiliary_[i].values.value();
+    check_auxiliary(tower_->name(), range_text(chunks_, piece.range), piece.encoded.auxiliary, outputs_.auxiliary);
+    for (std::size_t i = 0; i < outputs_.auxiliary.size(); ++i) {
+      Tensor all = outputs_.auxiliary[i].values.value();
       put_rows(all, chunks_, piece.range, piece.encoded.auxiliary[i].values.value());
     }
   }
@@ -213,7 +220,7 @@ std::size_t TowerRun::kept() const {
 
 std::vector<AuxiliarySum> TowerRun::auxiliary() const {
   std::vector<AuxiliarySum> sums;
-  for (const AuxiliaryLoss& loss : auxiliary_) {
+  for (const AuxiliaryLoss& loss : outputs_.auxiliary) {
     sums.push_back({loss.name, sum_of_elements(loss.values.value()), batch_size_, loss.weight});
   }
   return sums;
@@ -237,25 +244,25 @@ void TowerRun::check_unchanged() const {
 void TowerRun::check_replay(const std::vector<Piece>& pieces) const {
   for (const Piece& piece : pieces) {
     const std::vector<Output>& outputs = piece.encoded.outputs;
-    bool same_shapes = outputs.size() == representations_.size();
+    bool same_shapes = outputs.size() == outputs_.values.size();
     for (std::size_t i = 0; same_shapes && i < outputs.size(); ++i) {
-      same_shapes = outputs[i].value.shape().without(0) == representations_[i].shape().without(0) &&
-                    outputs[i].value.dtype() == representations_[i].dtype();
+      same_shapes = outputs[i].value.shape().without(0) == outputs_.values[i].shape().without(0) &&
+                    outputs[i].value.dtype() == outputs_.values[i].dtype();
     }
     if (!same_shapes) {
       throw ShapeError(fmt::format("cached_step: the second forward of tower '{}' gave {} for {}, the first led to {}",
                                    tower_->name(), describe(outputs.front().value.value()),
-                                   range_text(chunks_, piece.range), describe(representations_.front())));
+                                   range_text(chunks_, piece.range), describe(outputs_.values.front())));
     }
-    check_auxiliary(tower_->name(), range_text(chunks_, piece.range) + " again", piece.encoded.auxiliary, auxiliary_);
+    check_auxiliary(tower_->name(), range_text(chunks_, piece.range) + " again", piece.encoded.auxiliary, outputs_.auxiliary);
     if (!options_->check_replay) continue;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const double difference =
-          largest_difference(outputs[i].value.value(), take_rows(representations_[i], chunks_, piece.range));
+          largest_difference(outputs[i].value.value(), take_rows(outputs_.values[i], chunks_, piece.range));
       if (difference == 0) continue;
       throw ValueError(fmt::format("cached_step: the second forward of tower '{}' differs from the first by up to {} "
                                    "for {}: the encoder depends on something that changes between calls",
-                                   names_[i], difference, range_text(chunks_, piece.range)));
+                                   outputs_.names[i], difference, range_text(chunks_, piece.range)));
     }
   }
 }

@@ -169,7 +169,8 @@ BOOST_AUTO_TEST_CASE(a_sample_that_spoils_the_loss_is_named) {
              "the loss is nan; the representations of tower 'image' are not finite, first at sample 5, in chunk 2 of 4");
   const StepResult direct = direct_step(towers, setup.loss());
   BOOST_TEST(direct.message == "the loss is nan; the representations of tower 'image' are not finite, first at sample 5");
-  BOOST_TEST(accumulated_step(towers, setup.loss(), {{2}}).message == "the loss of group 2 is nan");
+  BOOST_TEST(accumulated_step(towers, setup.loss(), {{2}}).message ==
+             "in group 2: the loss is nan; the representations of tower 'image' are not finite, first at sample 1");
 }
 
 BOOST_AUTO_TEST_CASE(a_cache_that_is_not_finite) {
@@ -193,6 +194,36 @@ BOOST_AUTO_TEST_CASE(a_cache_that_is_not_finite) {
   BOOST_TEST(says({"'text'", "sample 5", "chunk 2 of 4"})(std::runtime_error(result.message)));
   BOOST_TEST(encoded == 4);
   unchanged.check(false);
+
+  const auto refused = [&](const StepResult& other, const char* place) {
+    BOOST_TEST((other.status == StepStatus::kNonFiniteCache));
+    BOOST_TEST(says({"'text'", place})(std::runtime_error(other.message)), other.message);
+    BOOST_TEST(other.parameters.empty());
+    unchanged.check(false);
+  };
+  refused(direct_step(towers, loss), "sample 5");
+  const Loss of_group = [&](std::span<const Variable> r) {
+    const double kept = encoded % 4 == 3 ? 0 : 1;  // of the third group
+    const Variable squares = ops::scale(ops::multiply(r[1], r[1]), kept);
+    return ops::add(ops::sum(ops::sqrt(squares)), ops::sum(r[0]));
+  };
+  encoded = 0;
+  refused(accumulated_step(towers, of_group, {{2}}), "in group 2");
+  refused(cached_backward(std::vector<CachedBatch>{{"image", {cached(setup.image, setup.images)}},
+                                                   {"text", {cached(setup.text, setup.texts)}}}, loss),
+          "sample 5");
+}
+
+BOOST_AUTO_TEST_CASE(a_step_that_would_train_nothing) {
+  const ClipSetup setup(4);
+  for (Parameter p : setup.parameters()) p.set_requires_gradient(false);
+  const auto refused = says({"step would train nothing", "not frozen"});
+  BOOST_CHECK_EXCEPTION(cached_step(setup.towers(), setup.loss(), {{2}}), ValueError, refused);
+  BOOST_CHECK_EXCEPTION(direct_step(setup.towers(), setup.loss()), ValueError, refused);
+  BOOST_CHECK_EXCEPTION(accumulated_step(setup.towers(), setup.loss(), {{2}}), ValueError, refused);
+  const std::vector<CachedBatch> batches{{"image", {cached(setup.image, setup.images)}},
+                                         {"text", {cached(setup.text, setup.texts)}}};
+  BOOST_CHECK_EXCEPTION(cached_backward(batches, setup.loss()), ValueError, refused);
 }
 
 BOOST_AUTO_TEST_CASE(what_changes_between_the_two_forwards) {

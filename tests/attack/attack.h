@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "failing_allocation.h"
+#include "tapecache/autograd/buffer.h"
+#include "tapecache/autograd/parameter.h"
+#include "tapecache/core/random.h"
+#include "tapecache/train/optimizer.h"
+
+namespace tapecache::testing {
+
+/// Everything that a piece of work may change.
+struct Changeable {
+  std::vector<Parameter> parameters;
+  std::vector<Buffer> buffers;
+  std::vector<train::Optimizer*> optimizers = {};
+};
+
+/// Work that either happens or does not: what it may change is as before when it throws, and as by a run in peace when it does
+/// not.
+struct Work {
+  std::string name;
+  Changeable changes;
+  /// Brings everything to where the work begins.
+  std::function<void()> prepare;
+  /// Gives a number to compare, such as a loss.
+  std::function<double()> run;
+  /// How far numbers and tensors may be from the run in peace, relative to the largest: chunks made smaller add in another
+  /// order.
+  double tolerance = 0;
+};
+
+/// What came of all failures that were injected.
+struct AttackCount {
+  std::int64_t failures = 0;   ///< injected
+  std::int64_t thrown = 0;     ///< that the work ended with
+  std::int64_t recovered = 0;  ///< that it got over
+};
+
+/// Does the work again and again, each time with another allocation that fails, every `stride`-th of them; in the whole attack
+/// (TAPECACHE_ATTACK=whole) every one. Reports to Boost.Test what is wrong or half done.
+AttackCount attack(const Work& work, Memory memory, std::int64_t stride = 1);
+
+/// Whether this is the whole attack.
+bool whole_attack();
+
+}  // namespace tapecache::testing
