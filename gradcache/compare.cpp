@@ -55,6 +55,7 @@ ParameterDifference difference_of(const Parameter& parameter, const Tensor& refe
 
 std::vector<Parameter> parameters_read(std::span<const Tower> towers, const Loss& loss) {
   const RandomStateGuard random;
+  const BufferGuard buffers;
   ForwardContext context = forward_context();
   context.replay = true;  // buffers are for the steps to update
   const ForwardContextGuard context_guard(context);

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "../compare.h"
+#include "../folder.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 
@@ -20,6 +21,7 @@ namespace {
 struct Snapshot {
   std::vector<std::string> names;
   std::vector<Tensor> tensors;  // copies; undefined where there was none
+  std::map<std::string, std::string> files;
   RandomState random;
 
   explicit Snapshot(const Changeable& of) : random(random_state()) {
@@ -35,12 +37,17 @@ struct Snapshot {
     for (const train::Optimizer* optimizer : of.optimizers) {
       for (const auto& [name, tensor] : optimizer->state()) add(name, tensor);
     }
+    if (of.folder.empty()) return;
+    for (const auto& entry : std::filesystem::directory_iterator(of.folder)) {
+      files[entry.path().filename()] = contents(entry.path());
+    }
   }
 };
 
 /// What is different, empty for nothing.
 std::string difference(const Snapshot& found, const Snapshot& expected, double tolerance) {
   if (!(found.random == expected.random)) return "the random state";
+  if (found.files != expected.files) return "the files";
   if (found.names != expected.names) return "what there is of state";
   for (std::size_t i = 0; i < found.tensors.size(); ++i) {
     const Tensor &a = found.tensors[i], &b = expected.tensors[i];
@@ -55,17 +62,14 @@ std::string difference(const Snapshot& found, const Snapshot& expected, double t
 struct Attack {
   const Work& work;
   Memory memory;
-  Snapshot begin, end;
-  double value = 0;
+  Snapshot begin;
+  double value;  // of a run in peace
+  Snapshot end;
 
-  Attack(const Work& w, Memory m) : work(w), memory(m), begin(prepared()), end(done()) {}
+  Attack(const Work& w, Memory m) : work(w), memory(m), begin(prepared()), value(work.run()), end(work.changes) {}
 
   Snapshot prepared() const {
     work.prepare();
-    return Snapshot(work.changes);
-  }
-  Snapshot done() {
-    value = work.run();
     return Snapshot(work.changes);
   }
 
@@ -109,8 +113,10 @@ struct Attack {
       else if (allocator().stats().current > in_use) wrong = fmt::format("threw {} and kept {} bytes", thrown,
                                                                          allocator().stats().current - in_use);
       // What is left behind must not spoil the next try.
-      if (wrong.empty()) wrong = wrong_result(work.run());
-      if (!wrong.empty() && wrong.starts_with("gave")) wrong = "after " + thrown + ", done again, " + wrong;
+      if (wrong.empty()) {
+        wrong = wrong_result(work.run());
+        if (!wrong.empty()) wrong = fmt::format("threw {} and, done again, {}", thrown, wrong);
+      }
     }
     if (!wrong.empty()) {
       BOOST_ERROR(fmt::format("{}: where allocation {} of {} failed, it {}", work.name, number,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <optional>
@@ -21,6 +22,7 @@ struct Changeable {
   std::vector<Parameter> parameters;
   std::vector<Buffer> buffers;
   std::vector<train::Optimizer*> optimizers = {};
+  std::filesystem::path folder = {};  ///< with the files in it; empty for none
 };
 
 /// Work that either happens or does not: what it may change is as before when it throws, and as by a run in peace when it does
