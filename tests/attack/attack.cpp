@@ -1,5 +1,6 @@
 #include "attack.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -126,6 +127,18 @@ struct Attack {
   }
 };
 
+AttackCount total;
+
+/// Says what was tried in the end.
+struct Total {
+  ~Total() {
+    std::printf("%lld allocations failed: %lld times the work threw, %lld times it recovered\n",
+                static_cast<long long>(total.failures), static_cast<long long>(total.thrown),
+                static_cast<long long>(total.recovered));
+  }
+};
+BOOST_TEST_GLOBAL_FIXTURE(Total);
+
 }  // namespace
 
 bool whole_attack() {
@@ -142,6 +155,7 @@ AttackCount attack(const Work& work, Memory memory, std::int64_t stride) {
   BOOST_TEST(count.failures > 0, work.name << ": nothing was allocated");
   BOOST_TEST_MESSAGE(fmt::format("{}: {} failed allocations of {}, {} thrown, {} recovered", work.name, count.failures,
                                  memory == Memory::kTensors ? "tensors" : "objects", count.thrown, count.recovered));
+  total.failures += count.failures, total.thrown += count.thrown, total.recovered += count.recovered;
   return count;
 }
 
