@@ -1,0 +1,209 @@
+#include "targets.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <stdexcept>
+
+#include <fmt/format.h>
+
+#include "../compare.h"
+#include "../folder.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/safetensors.h"
+#include "tapecache/data/word_tokenizer.h"
+#include "tapecache/models/weights.h"
+#include "tapecache/train/checkpoint.h"
+
+namespace tapecache::testing {
+
+namespace {
+
+void require(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "fuzz: %s\n", what);
+  std::abort();
+}
+
+/// A file of these bytes, in memory alone.
+class MemoryFile {
+ public:
+  explicit MemoryFile(std::string_view bytes) : descriptor_(::memfd_create("fuzz", 0)) {
+    require(descriptor_ >= 0, "no file in memory could be made");
+    while (!bytes.empty()) {
+      const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
+      require(written > 0, "a file in memory could not be written");
+      bytes.remove_prefix(static_cast<std::size_t>(written));
+    }
+  }
+  ~MemoryFile() { ::close(descriptor_); }
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+
+  std::filesystem::path path() const { return fmt::format("/proc/self/fd/{}", descriptor_); }
+
+ private:
+  int descriptor_;
+};
+
+/// What a target may refuse with.
+template <class Read>
+bool takes(Read read) {
+  try {
+    read();
+    return true;
+  } catch (const FileError&) {
+  } catch (const OutOfMemory&) {
+  }
+  return false;
+}
+
+std::string written(const SafetensorsFile& file) {
+  const Folder folder;
+  write_safetensors(folder / "file", file);
+  return contents(folder / "file");
+}
+
+bool same(const SafetensorsFile& a, const SafetensorsFile& b) {
+  const auto equal = [](const auto& x, const auto& y) { return x.first == y.first && same_bits(x.second, y.second); };
+  return std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.begin(), b.tensors.end(), equal) && a.metadata == b.metadata;
+}
+
+void read_any_safetensors(std::string_view bytes) {
+  SafetensorsFile file;
+  if (!takes([&] { file = read_safetensors(MemoryFile(bytes).path()); })) return;
+  const SafetensorsFile again = read_safetensors(MemoryFile(written(file)).path());
+  require(same(file, again), "what was read is not what it is when it is written and read again");
+}
+
+/// The smallest of each kind that a file may hold.
+std::vector<std::string> safetensors_seeds() {
+  SafetensorsFile kinds;
+  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kInt64, DType::kInt32}) {
+    kinds.tensors.emplace(std::string(name(dtype)), Tensor::full({2, 1}, 1, dtype));
+  }
+  kinds.tensors.emplace("flags", Tensor::from(std::vector<bool>{true, false}, {2}));
+  kinds.tensors.emplace("scalar", Tensor::full({}, 2));
+  kinds.tensors.emplace("empty", Tensor::zeros({0, 3}));
+  kinds.metadata = {{"note", "ä \"quoted\"\n"}};
+  return {written({}), written(kinds)};
+}
+
+/// Something small to be loaded into, that remembers what it was.
+struct Loaded {
+  std::vector<Parameter> parameters{{"w", Tensor::full({2, 2}, 0.5)}, {"b", Tensor::full({2}, 0.25)}};
+  Buffer average{"average", Tensor::full({2}, 0.125)};
+  train::AdamW adam{parameters};
+  train::Sgd sgd{parameters, {.momentum = 0.5}};
+
+  std::vector<train::Optimizer*> optimizers() { return {&adam, &sgd}; }
+  std::vector<Tensor> state() {
+    std::vector<Tensor> all{average.value};
+    for (const Parameter& p : parameters) all.push_back(p.value());
+    for (const train::Optimizer* optimizer : optimizers()) {
+      for (const auto& [name, tensor] : optimizer->state()) all.push_back(tensor);
+    }
+    return all;
+  }
+  template <class Load>
+  void load(Load load) {
+    std::vector<Tensor> before;
+    for (const Tensor& tensor : state()) before.push_back(tensor.clone());
+    if (takes(load)) return;
+    require(std::ranges::equal(state(), before, same_bits), "a file that was refused changed what it was to be loaded into");
+  }
+};
+
+void read_any_checkpoint(std::string_view bytes) {
+  Loaded loaded;
+  const MemoryFile file(bytes);
+  loaded.load([&] {
+    train::load_checkpoint(file.path(), loaded.parameters, loaded.optimizers(), std::span(&loaded.average, 1));
+  });
+}
+
+std::vector<std::string> checkpoint_seeds() {
+  Loaded loaded;
+  const Folder folder;
+  const std::vector<const train::Optimizer*> optimizers{&loaded.adam, &loaded.sgd};
+  train::save_checkpoint(folder / "file", loaded.parameters, optimizers, {.step = 3, .seed = 4, .notes = {{"rate", "0.1"}}},
+                         std::span(&loaded.average, 1));
+  return {contents(folder / "file")};
+}
+
+/// The first byte chooses the options.
+void read_any_weights(std::string_view bytes) {
+  if (bytes.empty()) return;
+  const auto choice = static_cast<unsigned char>(bytes.front());
+  Loaded loaded;
+  const MemoryFile file(bytes.substr(1));
+  const models::LoadOptions options{.strict = (choice & 1) != 0, .prefix = (choice & 2) != 0 ? "model." : "",
+                                    .allow_non_finite = (choice & 4) != 0};
+  loaded.load([&] { models::load_weights(file.path(), loaded.parameters, options); });
+}
+
+std::vector<std::string> weights_seeds() {
+  std::vector<std::string> seeds;
+  for (const std::string prefix : {"", "model."}) {
+    for (const DType dtype : {DType::kFloat32, DType::kFloat16}) {
+      SafetensorsFile file;
+      file.tensors.emplace(prefix + "w", Tensor::full({2, 2}, 0.75, dtype));
+      file.tensors.emplace(prefix + "b", Tensor::full({2}, 0.75, dtype));
+      seeds.push_back((prefix.empty() ? '\1' : '\3') + written(file));
+    }
+  }
+  return seeds;
+}
+
+/// Lines are words of the vocabulary, until an empty one; the rest is text.
+void tokenize_anything(std::string_view bytes) {
+  const std::size_t end = std::min(bytes.find("\n\n"), bytes.size());
+  const std::string_view text = bytes.substr(std::min(end + 2, bytes.size()));
+  std::vector<std::string> words;
+  for (std::size_t begin = 0; begin < end;) {
+    const std::size_t line = std::min(bytes.find('\n', begin), end);
+    words.emplace_back(bytes.substr(begin, line - begin));
+    begin = line + 1;
+  }
+  const auto check = [&](const data::WordTokenizer& tokenizer) {
+    constexpr int kMost = 40;
+    const std::vector<std::int32_t> ids = tokenizer.encode(text, kMost);
+    require(ids.size() >= 2 && ids.size() <= kMost, "the number of ids is out of range");
+    require(ids.front() == data::WordTokenizer::kBegin && ids.back() == data::WordTokenizer::kEnd, "ids lack their marks");
+    require(std::ranges::all_of(ids, [&](std::int32_t id) { return id >= 0 && id < tokenizer.vocabulary_size(); }),
+            "an id is out of range");
+  };
+  try {
+    check(data::WordTokenizer(words));
+  } catch (const ValueError&) {
+    // One of the words is none.
+  }
+  check(data::WordTokenizer::build(words, 1));
+}
+
+std::vector<std::string> tokenizer_seeds() { return {"red\nheart\n\nA red HEART, größer 3rd", "\n\n", "a\n\n\xff\xc3"}; }
+
+constexpr FuzzTarget kTargets[] = {
+    {"safetensors", read_any_safetensors, safetensors_seeds},
+    {"checkpoint", read_any_checkpoint, checkpoint_seeds},
+    {"weights", read_any_weights, weights_seeds},
+    {"word_tokenizer", tokenize_anything, tokenizer_seeds},
+};
+
+}  // namespace
+
+std::span<const FuzzTarget> fuzz_targets() { return kTargets; }
+
+const FuzzTarget& fuzz_target(std::string_view name) {
+  const auto found = std::ranges::find(kTargets, name, &FuzzTarget::name);
+  if (found == std::end(kTargets)) throw std::out_of_range(fmt::format("fuzz: there is no target '{}'", name));
+  return *found;
+}
+
+}  // namespace tapecache::testing
