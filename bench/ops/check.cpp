@@ -1,6 +1,8 @@
 #include "check.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <cmath>
@@ -69,7 +71,7 @@ struct Measurements {
 
 std::map<std::string, double> read_floors(const std::string& path) {
   std::ifstream file(path);
-  if (!file) throw std::runtime_error(fmt::format("cannot read floors from '{}'", path));
+  if (!file) throw std::runtime_error(fmt::format("cannot read floors from '{}': {}", path, std::strerror(errno)));
   return Json::parse(file).get<std::map<std::string, double>>();
 }
 
