@@ -1,200 +1,272 @@
 #include "tapecache/core/safetensors.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
-#include <array>
 #include <bit>
+#include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <optional>
-#include <set>
+#include <span>
+#include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "tapecache/core/atomic_file.h"
+#include "tapecache/core/descriptor.h"
+#include "tapecache/core/safetensors_header.h"
 
 namespace tapecache {
 
 static_assert(std::endian::native == std::endian::little, "safetensors are little-endian");
 
+using detail::SafetensorsHeader;
+
 namespace {
 
-constexpr std::uint64_t kMaxHeader = 100'000'000;  // the reference implementation's own bound
-
-constexpr std::array<std::pair<const char*, DType>, 8> kTypes{{{"F32", DType::kFloat32},
-                                                               {"F64", DType::kFloat64},
-                                                               {"BF16", DType::kBFloat16},
-                                                               {"F16", DType::kFloat16},
-                                                               {"I32", DType::kInt32},
-                                                               {"I64", DType::kInt64},
-                                                               {"U8", DType::kUInt8},
-                                                               {"BOOL", DType::kBool}}};
-
-std::optional<DType> dtype_from(const std::string& text) {
-  for (const auto& [type_name, dtype] : kTypes) {
-    if (text == type_name) return dtype;
+/// A regular file that is open for reading. It is read, not mapped: one that another program cuts meanwhile is an error then,
+/// and not a signal that ends the process.
+class OpenFile {
+ public:
+  explicit OpenFile(const std::filesystem::path& path) : where_(path.string()) {
+    // Asked first, since opening some devices does something to them; and without waiting, should it be a FIFO by then.
+    struct stat found {};
+    if (::stat(where_.c_str(), &found) != 0) fail(errno);
+    if (S_ISREG(found.st_mode)) {
+      file_.reset(::open(where_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+      if (!file_ || ::fstat(file_.get(), &found) != 0) fail(errno);
+    }
+    if (!S_ISREG(found.st_mode)) {
+      throw FileError(fmt::format("{}: cannot be opened for reading: {}, expected a regular file", where_,
+                                  S_ISDIR(found.st_mode) ? "it is a folder" : "it is a FIFO, device or socket"));
+    }
+    bytes_ = static_cast<std::uint64_t>(found.st_size);
   }
-  return std::nullopt;
-}
 
-const char* type_name_of(DType dtype) {
-  return std::find_if(kTypes.begin(), kTypes.end(), [&](const auto& entry) { return entry.second == dtype; })->first;
-}
+  const std::string& where() const { return where_; }
+  std::uint64_t bytes() const { return bytes_; }
 
-struct Entry {
-  std::string name;
-  DType dtype;
-  Shape shape;
-  std::uint64_t begin, end;
+  /// All of `into`, from a byte of the file on. `what` is for messages.
+  void read(std::span<std::byte> into, std::uint64_t from, std::string_view what) const {
+    while (!into.empty()) {
+      const ssize_t got = ::pread(file_.get(), into.data(), into.size(), static_cast<off_t>(from));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) {
+        throw FileError(fmt::format("{}: reading {} failed: {}", where_, what,
+                                    got < 0 ? std::strerror(errno) : "the file is truncated"));
+      }
+      into = into.subspan(static_cast<std::size_t>(got));
+      from += static_cast<std::uint64_t>(got);
+    }
+  }
+
+ private:
+  [[noreturn]] void fail(int error) const {
+    throw FileError(fmt::format("{}: cannot be opened for reading: {}", where_, std::strerror(error)));
+  }
+
+  std::string where_;
+  detail::Descriptor file_;
+  std::uint64_t bytes_ = 0;
 };
 
-Entry parse_entry(const std::string& where, const std::string& tensor_name, const nlohmann::json& item,
-                  std::uint64_t data_bytes) {
-  const auto bad = [&](const std::string& what) {
-    return FileError(fmt::format("{}: tensor '{}': {}", where, tensor_name, what));
-  };
-  if (!item.is_object() || !item.contains("dtype") || !item.contains("shape") || !item.contains("data_offsets")) {
-    throw bad("dtype, shape and data_offsets expected");
-  }
-  if (!item["dtype"].is_string()) throw bad(fmt::format("dtype is of type {}, expected string", item["dtype"].type_name()));
-  const auto type_text = item["dtype"].get<std::string>();
-  const auto dtype = dtype_from(type_text);
-  if (!dtype) throw bad(fmt::format("dtype {}, expected F32, F64, BF16, F16, I32, I64, U8 or BOOL", type_text));
+std::span<std::byte> bytes_of(Tensor& tensor) { return {tensor.mutable_raw(), tensor.bytes()}; }
 
-  const auto numbers = [&](const char* key, std::size_t at_most) {
-    std::vector<std::int64_t> values;
-    if (!item[key].is_array() || item[key].size() > at_most) throw bad(fmt::format("bad {}", key));
-    for (const auto& v : item[key]) {
-      if (!v.is_number_unsigned() || v.get<std::uint64_t>() >> 62) throw bad(fmt::format("bad {}", key));
-      values.push_back(v.get<std::int64_t>());
-    }
-    return values;
-  };
-  const auto offsets = numbers("data_offsets", 2);
-  if (offsets.size() != 2) throw bad("bad data_offsets");
-  Entry entry{tensor_name, *dtype, {}, static_cast<std::uint64_t>(offsets[0]), static_cast<std::uint64_t>(offsets[1])};
+/// `data` becomes the byte at which the data begin.
+SafetensorsHeader read_header(const OpenFile& file, std::uint64_t& data) {
+  std::uint64_t size = 0;
+  const std::uint64_t rest = file.bytes() < sizeof(size) ? 0 : file.bytes() - sizeof(size);
+  if (rest > 0) file.read(std::as_writable_bytes(std::span(&size, 1)), 0, "its header");
+  if (size > detail::kMaxSafetensorsHeader || size > rest || size == 0) {
+    throw FileError(fmt::format("{}: not a safetensors file, or truncated within its header ({} bytes)", file.where(),
+                                file.bytes()));
+  }
+  std::string text(size, '\0');
+  file.read(std::as_writable_bytes(std::span(text)), sizeof(size), "its header");
+  data = sizeof(size) + size;
+  return SafetensorsHeader(file.where(), std::move(text), rest - size);
+}
+
+/// As the reference reads them: any byte but 0 is true.
+void normalize_bools(Tensor& tensor) {
+  const std::span<std::byte> bytes = bytes_of(tensor);
+  std::ranges::transform(bytes, bytes.begin(), [](std::byte b) { return b == std::byte{0} ? b : std::byte{1}; });
+}
+
+/// A name or text in quotes, as JSON.
+std::string quoted(const std::filesystem::path& path, const std::string& text) {
+  std::string result;
   try {
-    entry.shape = Shape(std::span<const std::int64_t>(numbers("shape", Shape::kMaxRank)));
-  } catch (const ShapeError& e) {
-    throw bad(e.what());
+    result = nlohmann::json(text).dump();
+  } catch (const nlohmann::json::exception& e) {
+    throw FileError(fmt::format("{}: a name or metadata text is not UTF-8: {}", path.string(), e.what()));
   }
-  if (entry.end < entry.begin || entry.end > data_bytes) {
-    throw bad(fmt::format("its data ends at byte {} of {}: the file is truncated or malformed", entry.end, data_bytes));
+  if (result.size() >= detail::kMaxSafetensorsText) {
+    throw FileError(fmt::format("{}: a name or metadata text takes {} bytes, expected less than {}", path.string(),
+                                result.size(), detail::kMaxSafetensorsText));
   }
-  // Divided, not multiplied: a shape near 2^63 elements must not wrap around to a fitting size.
-  const auto elements = static_cast<std::uint64_t>(entry.shape.numel());
-  if ((entry.end - entry.begin) % size_of(*dtype) != 0 || (entry.end - entry.begin) / size_of(*dtype) != elements) {
-    throw bad(fmt::format("{} bytes of data for {} {}", entry.end - entry.begin, type_text, to_string(entry.shape)));
-  }
-  return entry;
+  return result;
 }
 
-/// The header as JSON. Of a repeated key a JSON object keeps one value silently, so repeats are refused here.
-nlohmann::json parse_header(const std::string& where, const std::string& text) {
-  using Event = nlohmann::json::parse_event_t;
-  std::vector<std::set<std::string>> keys;  // of each open object
-  const auto refuse_repeats = [&](int, Event event, nlohmann::json& parsed) {
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
-      const char* what = keys.size() == 1 ? "two tensors are named" : "an object of its header has two keys";
-      throw FileError(fmt::format("{}: {} '{}'", where, what, parsed.get<std::string>()));
-    }
-    return true;
-  };
-  nlohmann::json header = nlohmann::json::parse(text, refuse_repeats, false);
-  if (!header.is_object()) throw FileError(fmt::format("{}: its header is not a JSON object", where));
-  return header;
-}
-
-void require_bools(const std::string& where, const std::string& name, const Tensor& tensor) {
-  const auto* p = reinterpret_cast<const std::uint8_t*>(tensor.raw());
-  if (std::any_of(p, p + tensor.bytes(), [](std::uint8_t byte) { return byte > 1; })) {
-    throw FileError(fmt::format("{}: tensor '{}' is BOOL, but holds a byte other than 0 and 1", where, name));
+/// Put together as text: the library's own values may allocate where they are destroyed, and then end the process for lack of
+/// memory.
+std::string header_of(const std::filesystem::path& path, const SafetensorsFile& file) {
+  if (file.metadata.size() > detail::kMaxSafetensorsMetadata) {
+    throw FileError(fmt::format("{}: {} keys of metadata, expected at most {}", path.string(), file.metadata.size(),
+                                detail::kMaxSafetensorsMetadata));
   }
+  std::string text = "{", metadata;
+  for (const auto& [key, value] : file.metadata) {
+    metadata += fmt::format("{}{}:{}", metadata.empty() ? "" : ",", quoted(path, key), quoted(path, value));
+  }
+  if (!metadata.empty()) text += fmt::format("\"__metadata__\":{{{}}}", metadata);
+  std::uint64_t offset = 0;
+  for (const auto& [name, tensor] : file.tensors) {
+    if (name == "__metadata__") throw FileError(fmt::format("{}: no tensor may be named __metadata__", path.string()));
+    if (!tensor.defined()) throw Error(fmt::format("{}: tensor '{}' was never given a value", path.string(), name));
+    const std::uint64_t end = offset + tensor.bytes();
+    text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", text.size() == 1 ? "" : ",",
+                        quoted(path, name), detail::safetensors_type(tensor.dtype()),
+                        fmt::join(tensor.shape().begin(), tensor.shape().end(), ","), offset, end);
+    offset = end;
+  }
+  text += '}';
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  if (text.size() > detail::kMaxSafetensorsHeader) {
+    throw FileError(fmt::format("{}: its header would take {} bytes, expected at most {}", path.string(), text.size(),
+                                detail::kMaxSafetensorsHeader));
+  }
+  return text;
 }
 
 }  // namespace
 
+struct SafetensorsReader::Parts {
+  using Found = SafetensorsHeader::Entry;
+
+  OpenFile file;
+  std::uint64_t data = 0;
+  SafetensorsHeader header;
+
+  explicit Parts(const std::filesystem::path& path) : file(path), header(read_header(file, data)) {}
+
+  FileError bad(std::string_view name, std::string_view what) const {
+    return FileError(fmt::format("{}: tensor '{}': {}", file.where(), name, what));
+  }
+
+  const Found& found(std::string_view name) const {
+    const Found* const entry = header.find(name);
+    if (!entry) throw bad(name, "is missing");
+    return *entry;
+  }
+
+  DType dtype(const Found& entry) const {
+    const std::string_view type = header.text(entry.type);
+    if (const auto dtype = detail::safetensors_dtype(type)) return *dtype;
+    throw bad(header.text(entry.name), fmt::format("dtype {}, expected F32, F64, BF16, F16, I32, I64, U8 or BOOL", type));
+  }
+
+  Shape shape(const Found& entry) const {
+    try {
+      return Shape(std::span<const std::int64_t>(header.sizes(entry)));
+    } catch (const ShapeError& e) {
+      throw bad(header.text(entry.name), e.what());
+    }
+  }
+
+  /// Elements of an entry of this type, as many as the tensor has, from one of them on.
+  void read_into(Tensor& tensor, const Found& entry, std::int64_t first) const {
+    const std::uint64_t from = data + entry.begin + static_cast<std::uint64_t>(first) * size_of(tensor.dtype());
+    file.read(bytes_of(tensor), from, fmt::format("tensor '{}'", header.text(entry.name)));
+    if (tensor.dtype() == DType::kBool) normalize_bools(tensor);
+  }
+
+  Tensor read(const Found& entry) const {
+    const DType dtype = this->dtype(entry);
+    Tensor result = Tensor::empty(shape(entry), dtype);
+    read_into(result, entry, 0);
+    return result;
+  }
+
+  /// Piece by piece, so that only a small part is there in both types.
+  Tensor read_as(const Found& entry, DType wanted) const {
+    const DType dtype = this->dtype(entry);
+    if (dtype == wanted) return read(entry);
+    constexpr std::int64_t kSmallestPiece = 1 << 13;
+    const Shape shape = this->shape(entry);
+    const Tensor result = Tensor::empty(shape, wanted), flat = result.reshape({shape.numel()});
+    const std::int64_t piece = std::max(kSmallestPiece, shape.numel() / 64);
+    for (std::int64_t begin = 0; begin < shape.numel(); begin += piece) {
+      const std::int64_t end = std::min(begin + piece, shape.numel());
+      Tensor part = Tensor::empty({end - begin}, dtype);
+      read_into(part, entry, begin);
+      flat.slice(begin, end).copy_from(part.to(wanted));
+    }
+    return result;
+  }
+};
+
+SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : parts_(std::make_unique<Parts>(path)) {}
+SafetensorsReader::~SafetensorsReader() = default;
+SafetensorsReader::SafetensorsReader(SafetensorsReader&&) noexcept = default;
+SafetensorsReader& SafetensorsReader::operator=(SafetensorsReader&&) noexcept = default;
+
+std::map<std::string, std::string> SafetensorsReader::metadata() const {
+  std::map<std::string, std::string> result;
+  for (const auto& [key, value] : parts_->header.metadata()) {
+    result.emplace(parts_->header.text(key), parts_->header.text(value));
+  }
+  return result;
+}
+
+std::optional<std::string> SafetensorsReader::metadata(std::string_view key) const {
+  const auto found = parts_->header.metadata_of(key);
+  return found ? std::optional(std::string(*found)) : std::nullopt;
+}
+
+std::vector<std::string> SafetensorsReader::names() const {
+  std::vector<std::string> names;
+  for (const auto& entry : parts_->header.entries()) names.emplace_back(parts_->header.text(entry.name));
+  return names;
+}
+
+bool SafetensorsReader::contains(std::string_view name) const { return parts_->header.find(name) != nullptr; }
+
+SafetensorsReader::Entry SafetensorsReader::entry(std::string_view name) const {
+  const auto& found = parts_->found(name);
+  const std::string_view type = parts_->header.text(found.type);
+  return {std::string(type), detail::safetensors_dtype(type), parts_->header.sizes(found)};
+}
+
+Tensor SafetensorsReader::read(std::string_view name) const { return parts_->read(parts_->found(name)); }
+
+Tensor SafetensorsReader::read(std::string_view name, DType dtype) const { return parts_->read_as(parts_->found(name), dtype); }
+
 SafetensorsFile read_safetensors(const std::filesystem::path& path) {
-  const std::string where = path.string();
-  std::error_code error;
-  const std::uint64_t file_bytes = std::filesystem::file_size(path, error);
-  std::ifstream in(path, std::ios::binary);
-  if (error || !in) throw FileError(fmt::format("{}: cannot be opened for reading", where));
-
-  std::uint64_t header_bytes = 0;
-  in.read(reinterpret_cast<char*>(&header_bytes), sizeof(header_bytes));
-  if (!in || header_bytes > kMaxHeader || header_bytes > file_bytes - sizeof(header_bytes)) {
-    throw FileError(fmt::format("{}: not a safetensors file, or truncated within its header ({} bytes)", where,
-                                file_bytes));
-  }
-  std::string text(header_bytes, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(header_bytes));
-  if (!in) throw FileError(fmt::format("{}: reading its header failed", where));
-  const nlohmann::json header = parse_header(where, text);
-
-  const std::uint64_t data_bytes = file_bytes - sizeof(header_bytes) - header_bytes;
+  const SafetensorsReader reader(path);
   SafetensorsFile file;
-  std::vector<Entry> entries;
-  for (const auto& [key, item] : header.items()) {
-    if (key != "__metadata__") {
-      entries.push_back(parse_entry(where, key, item, data_bytes));
-      continue;
-    }
-    if (!item.is_object()) throw FileError(fmt::format("{}: its metadata is not a JSON object", where));
-    for (const auto& [name, value] : item.items()) {
-      if (!value.is_string()) throw FileError(fmt::format("{}: metadata '{}' is not a string", where, name));
-      file.metadata[name] = value.get<std::string>();
-    }
+  for (std::string& name : reader.names()) {
+    Tensor tensor = reader.read(name);
+    file.tensors.emplace(std::move(name), std::move(tensor));
   }
-  std::sort(entries.begin(), entries.end(),
-            [](const Entry& a, const Entry& b) { return std::pair(a.begin, a.end) < std::pair(b.begin, b.end); });
-  std::uint64_t expected = 0;
-  for (const Entry& entry : entries) {
-    if (entry.begin != expected) {
-      throw FileError(fmt::format("{}: tensor '{}' begins at byte {}, expected {}: data overlap or leave a hole", where,
-                                  entry.name, entry.begin, expected));
-    }
-    expected = entry.end;
-    Tensor tensor = Tensor::empty(entry.shape, entry.dtype);
-    in.read(reinterpret_cast<char*>(tensor.mutable_raw()), static_cast<std::streamsize>(tensor.bytes()));
-    if (!in) throw FileError(fmt::format("{}: reading tensor '{}' failed: the file is truncated", where, entry.name));
-    if (entry.dtype == DType::kBool) require_bools(where, entry.name, tensor);
-    file.tensors.emplace(entry.name, std::move(tensor));
-  }
-  if (expected != data_bytes) {
-    throw FileError(fmt::format("{}: {} bytes of data, but its tensors take {}", where, data_bytes, expected));
-  }
+  file.metadata = reader.metadata();
   return file;
 }
 
 void write_safetensors(const std::filesystem::path& path, const SafetensorsFile& file) {
-  nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!file.metadata.empty()) header["__metadata__"] = file.metadata;
-  std::vector<Tensor> host;
-  std::uint64_t offset = 0;
-  for (const auto& [key, tensor] : file.tensors) {
-    if (key == "__metadata__") throw FileError(fmt::format("{}: no tensor may be named __metadata__", path.string()));
-    host.push_back(tensor.to(Device::cpu()));
-    const std::uint64_t end = offset + tensor.bytes();
-    header[key] = {{"dtype", type_name_of(tensor.dtype())},
-                   {"shape", std::vector<std::int64_t>(tensor.shape().begin(), tensor.shape().end())},
-                   {"data_offsets", {offset, end}}};
-    offset = end;
+  const std::string header = header_of(path, file);
+  const std::uint64_t size = header.size();
+  AtomicFile out(path);
+  out.write({reinterpret_cast<const char*>(&size), sizeof(size)});
+  out.write(header);
+  for (const auto& [name, tensor] : file.tensors) {
+    const Tensor host = tensor.to(Device::cpu());
+    out.write({reinterpret_cast<const char*>(host.raw()), host.bytes()});
   }
-  std::string text;
-  try {
-    text = header.dump();
-  } catch (const nlohmann::json::exception& e) {
-    throw FileError(fmt::format("{}: a name or metadata text is not UTF-8: {}", path.string(), e.what()));
-  }
-  text.resize((text.size() + 7) / 8 * 8, ' ');
-  const std::uint64_t header_bytes = text.size();
-
-  std::vector<std::string_view> parts{{reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes)}, text};
-  for (const Tensor& tensor : host) parts.emplace_back(reinterpret_cast<const char*>(tensor.raw()), tensor.bytes());
-  write_file_atomically(path, parts);
+  out.finish();
 }
 
 }  // namespace tapecache

@@ -9,8 +9,10 @@
 namespace tapecache::models {
 
 struct LoadOptions {
-  /// Refuse a file that holds more than the model. Integers whose name ends in `position_ids`, which Hugging Face's exports
-  /// carry, are passed over anyway.
+  /// Refuse a file that holds more than the model. Passed over anyway are integers that other libraries keep with the weights
+  /// (`position_ids`, `token_type_ids`, `num_batches_tracked`, `relative_position_index`), and beside a BERT the heads that it
+  /// was published with (`pooler.`, `cls.`, `lm_head.`, `classifier.`, `qa_outputs.`), unless the model has them too. Whether
+  /// strict or not, a file is refused that goes on with a numbered part of the model, as with more layers than the model has.
   bool strict = true;
   /// What names in the file have before the model's, as "bert." or, in a training checkpoint, "model."; what stands under
   /// other names is passed over.
@@ -18,15 +20,17 @@ struct LoadOptions {
   bool allow_non_finite = false;  ///< take NaN and Inf too
 };
 
-/// Writes the parameters' values under their names as safetensors, atomically. Throws FileError, and ValueError where
-/// two parameters have one name.
+/// Writes the parameters' values under their names as safetensors, atomically, with `format: pt` as metadata. Throws FileError,
+/// and ValueError where two parameters have one name.
 void save_weights(const std::filesystem::path& path, std::span<const Parameter> parameters);
 /// The same for the parameters and buffers of a model: those under the builder's name, which the file leaves out.
 void save_weights(const std::filesystem::path& path, const Builder& model);
 
-/// Reads values by name, converted from any floating type to the parameter's. Everything is checked before anything
-/// is changed. Throws FileError naming the first eight of what is missing; of what is of another shape, not floating or (as
-/// the parameter's type) not finite; and, if strict, of what the file holds beyond the parameters.
+/// Reads values by name, converted from any floating type to the parameter's; nothing else of the file is read. A norm's
+/// `weight` and `bias` may be called `gamma` and `beta`, a single number may be stored as [] or [1], and a tied tensor may be
+/// there once, its other name in the metadata. Everything is checked, and there is memory for it, before anything is changed.
+/// Throws OutOfMemory, and FileError naming the first eight of what is missing; of what is of another shape, not floating or
+/// (as the parameter's type) not finite; and, if strict, of what the file holds beyond the parameters.
 void load_weights(const std::filesystem::path& path, std::span<const Parameter> parameters, const LoadOptions& options = {});
 /// The same for the parameters and buffers of a model: those under the builder's name, which the file does not have. So
 /// a published encoder is loaded into `builder.child("encoder")`, beside a head of one's own.

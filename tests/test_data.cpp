@@ -185,14 +185,29 @@ BOOST_AUTO_TEST_CASE(png_holds_the_pixels_written) {
 
 BOOST_AUTO_TEST_CASE(png_that_cannot_be_written_leaves_nothing_behind) {
   const Folder folder;
-  const std::filesystem::path missing = folder / "missing" / "noise.png";
-  BOOST_CHECK_EXCEPTION(tapecache::data::write_png(missing, noise(4, 4, 3)), tapecache::FileError,
-                        [&](const tapecache::FileError& error) {
-                          return std::string(error.what()).find(missing.string()) != std::string::npos;
-                        });
   std::filesystem::create_directory(folder / "taken.png");
-  BOOST_CHECK_THROW(tapecache::data::write_png(folder / "taken.png", noise(4, 4, 3)), tapecache::FileError);
-  BOOST_TEST(folder.entries() == 1);
+  const std::filesystem::path below = folder / "file" / "noise.png";
+  tapecache::data::write_png(folder / "file", noise(4, 4, 3));
+  for (const std::filesystem::path& path : {folder / "taken.png", below}) {
+    BOOST_CHECK_EXCEPTION(tapecache::data::write_png(path, noise(4, 4, 3)), tapecache::FileError,
+                          [&](const tapecache::FileError& error) {
+                            return std::string(error.what()).find(path.string()) != std::string::npos;
+                          });
+  }
+  BOOST_TEST(folder.entries() == 2);
+}
+
+BOOST_AUTO_TEST_CASE(png_over_a_private_file_through_a_link) {
+  const Folder folder;
+  tapecache::data::write_png(folder / "private.png", noise(4, 4, 3));
+  std::filesystem::permissions(folder / "private.png", std::filesystem::perms::owner_read);
+  std::filesystem::create_symlink("private.png", folder / "link.png");
+  const Image image = noise(5, 4, 3);
+  tapecache::data::write_png(folder / "link.png", image);
+  BOOST_TEST(std::filesystem::is_symlink(folder / "link.png"));
+  BOOST_TEST(read_png(folder / "private.png", PNG_FORMAT_RGB) == image.pixels, boost::test_tools::per_element());
+  BOOST_TEST((std::filesystem::status(folder / "private.png").permissions() == std::filesystem::perms::owner_read));
+  BOOST_TEST(folder.entries() == 2);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -1,14 +1,19 @@
 #include "checks.h"
 #include "folder.h"
 
+#include <sys/stat.h>
+
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <random>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tapecache/core/error.h"
+#include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/safetensors.h"
 
 using namespace tapecache;
@@ -219,13 +224,128 @@ BOOST_AUTO_TEST_CASE(bad_metadata) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(bools_are_0_or_1) {
-  const fs::path file = with(*this, file_of(R"({"a":)" + entry("BOOL", "[2]", "[0,2]") + "}", std::string("\x02\xff")));
-  try {
-    const Tensor mask = read_safetensors(file).tensors.at("a");
-    for (std::size_t i = 0; i < mask.bytes(); ++i) BOOST_CHECK_LE(std::to_integer<int>(mask.raw()[i]), 1);
-  } catch (const FileError&) {
+BOOST_AUTO_TEST_CASE(any_byte_but_0_is_true) {
+  const std::string header = R"({"a":)" + entry("BOOL", "[3]", "[0,3]") + "}";
+  const Tensor mask = read_safetensors(with(*this, file_of(header, std::string("\x02\0\xff", 3)))).tensors.at("a");
+  for (std::size_t i = 0; i < 3; ++i) BOOST_CHECK_EQUAL(std::to_integer<int>(mask.raw()[i]), i == 1 ? 0 : 1);
+}
+
+BOOST_AUTO_TEST_CASE(what_stands_around_the_header) {
+  const std::string json = R"({"a":)" + entry("U8", "[1]", "[0,1]") + "}";
+  check_equal(read_safetensors(with(*this, file_of(" \n\t\r" + json + " \n\t\r ", "A"))).tensors.at("a"), {65});
+  check_refused(*this, file_of(json + std::string(1, '\0'), "A"), {"NUL"});
+  check_refused(*this, file_of(json + std::string(4, '\0') + "    ", "A"), {"NUL"});
+  check_refused(*this, file_of("\xEF\xBB\xBF" + json, "A"), {"byte order mark"});
+  check_refused(*this, file_of(json + "/**/", "A"));
+  check_refused(*this, file_of(json + json, "A"));
+}
+
+BOOST_AUTO_TEST_CASE(metadata_that_is_null_is_none) {
+  BOOST_CHECK(read_safetensors(with(*this, file_of(R"({"__metadata__":null})", ""))).metadata.empty());
+  check_refused(*this, file_of(R"({"__metadata__":{},"__metadata__":{}})", ""), {"two keys '__metadata__'"});
+}
+
+BOOST_AUTO_TEST_CASE(what_this_library_has_no_type_for_is_passed_over_until_it_is_asked_for) {
+  const std::vector<std::string> entries{entry("F8_E4M3", "[4]", "[0,4]"), entry("F4", "[2,4]", "[4,8]"),
+                                         entry("NF4_OF_TOMORROW", "[3]", "[8,12]"), entry("U8", "[1,1,1,1,1,1,4]", "[12,16]"),
+                                         entry("F16", "[2]", "[16,20]")};
+  std::string header = "{";
+  for (std::size_t i = 0; i < entries.size(); ++i) header += (i ? ",\"" : "\"") + std::to_string(i) + "\":" + entries[i];
+  const fs::path file = with(*this, file_of(header + "}", std::string(16, 'x') + std::string("\0\x3c\0\xc0", 4)));
+  const SafetensorsReader reader(file);
+  check_equal(reader.read("4"), {1, -2});
+  BOOST_CHECK(reader.read("4").dtype() == DType::kFloat16);
+  BOOST_CHECK(reader.read("4", DType::kFloat64).dtype() == DType::kFloat64);
+  check_equal(reader.read("4", DType::kFloat64), {1, -2});
+  BOOST_CHECK_EQUAL(reader.entry("0").type, "F8_E4M3");
+  BOOST_CHECK(!reader.entry("0").dtype);
+  BOOST_CHECK(reader.entry("3").sizes == (std::vector<std::int64_t>{1, 1, 1, 1, 1, 1, 4}));
+  BOOST_CHECK(reader.contains("2") && !reader.contains("5") && !reader.contains(""));
+  for (const auto& [name, word] : {std::pair("0", "F8_E4M3"), std::pair("1", "F4"), std::pair("2", "NF4_OF_TOMORROW"),
+                                   std::pair("3", "axes"), std::pair("5", "is missing")}) {
+    BOOST_CHECK_EXCEPTION(reader.read(name), FileError, says({"given.safetensors", "'" + std::string(name) + "'", word}));
   }
+  BOOST_CHECK_THROW(reader.read("0", DType::kFloat32), FileError);
+  BOOST_CHECK_THROW(reader.entry("5"), FileError);
+  BOOST_CHECK_THROW(read_safetensors(file), FileError);
+  // Of types that the reference knows the sizes are checked all the same.
+  for (const std::string& bad : {entry("F8_E4M3", "[4]", "[0,8]"), entry("F4", "[3]", "[0,1]"), entry("F4", "[3]", "[0,2]"),
+                                entry("F6_E2M3", "[4]", "[0,4]"), entry("U16", "[2,2]", "[0,4]")}) {
+    BOOST_CHECK_THROW(SafetensorsReader(with(*this, file_of(R"({"a":)" + bad + "}", std::string(8, 'x')))), FileError);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_reader_keeps_the_file_that_it_opened) {
+  write_safetensors(*this / "f", sample());
+  const SafetensorsReader reader(*this / "f");
+  write_safetensors(*this / "f", {});
+  BOOST_CHECK(same_bits(reader.read("weight"), sample().tensors.at("weight")));
+  BOOST_CHECK_EQUAL(reader.metadata("step").value_or(""), "12");
+  // One that another program cuts is an error.
+  write_safetensors(*this / "f", sample());
+  const SafetensorsReader cut(*this / "f");
+  fs::resize_file(*this / "f", fs::file_size(*this / "f") - 1);
+  BOOST_CHECK_EXCEPTION(cut.read("weight"), FileError, says({"'weight'", "truncated"}));
+}
+
+BOOST_AUTO_TEST_CASE(large_tensors_are_converted_piece_by_piece) {
+  const Shape shape{2000, 300};
+  SafetensorsFile file;
+  file.tensors["a"] = random_values(shape, 5, DType::kFloat32).to(DType::kFloat16);
+  write_safetensors(*this / "f", file);
+  const SafetensorsReader reader(*this / "f");
+  const std::size_t before = allocator().stats().current, result = 2000 * 300 * 4;
+  const PeakMeter meter;
+  const Tensor read = reader.read("a", DType::kFloat32);
+  BOOST_CHECK_LE(meter.peak() - before, result + result / 8);
+  BOOST_CHECK(same_bits(read, file.tensors.at("a").to(DType::kFloat32)));
+}
+
+BOOST_AUTO_TEST_CASE(headers_may_not_nest_deeply) {
+  const auto extended = [&](const std::string& extra) {
+    return file_of(R"({"a":{"dtype":"U8","note":)" + extra + R"(,"shape":[1],"data_offsets":[0,1]}})", "A");
+  };
+  for (const std::string extra : {"1", "-1.5e3", "null", "true", "\"text\"", "[1,\"a\",null]", R"({"dtype":"F32"})"}) {
+    check_equal(read_safetensors(with(*this, extended(extra))).tensors.at("a"), {65});
+  }
+  for (const std::string extra : {"[[]]", "[{}]", "{\"b\":[]}", "{\"b\":{}}"}) check_refused(*this, extended(extra), {"nests"});
+}
+
+BOOST_AUTO_TEST_CASE(texts_and_metadata_have_a_largest_size) {
+  const std::string longest((4 << 20) - 3, 'x'), longer((4 << 20) + 1, 'x');
+  SafetensorsFile file;
+  file.metadata["note"] = longest;
+  write_safetensors(*this / "f", file);
+  BOOST_CHECK(read_safetensors(*this / "f").metadata.at("note") == longest);
+  file.metadata["note"] = longer;
+  BOOST_CHECK_THROW(write_safetensors(*this / "f", file), FileError);
+  check_refused(*this, file_of(R"({"__metadata__":{"note":")" + longer + "\"}}", ""), {"longer than"});
+  check_refused(*this, file_of("{" + std::string(5 << 20, ' ') + "}", ""), {"longer than"});
+  BOOST_CHECK(read_safetensors(with(*this, file_of("{}" + std::string(5 << 20, ' '), ""))).tensors.empty());
+  file.metadata.clear();
+  for (int i = 0; i < 65'536; ++i) file.metadata[std::to_string(i)];
+  write_safetensors(*this / "f", file);
+  BOOST_CHECK(read_safetensors(*this / "f").metadata == file.metadata);
+  file.metadata["one more"];
+  BOOST_CHECK_THROW(write_safetensors(*this / "f", file), FileError);
+}
+
+BOOST_AUTO_TEST_CASE(headers_over_the_bound_of_the_reference) {
+  const fs::path file = with(*this, file_of("{}", ""));
+  fs::resize_file(file, 8 + 100'000'001);
+  const std::uint64_t size = 100'000'001;
+  std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).write(reinterpret_cast<const char*>(&size), sizeof(size));
+  BOOST_CHECK_EXCEPTION(read_safetensors(file), FileError, says({"not a safetensors file"}));
+}
+
+BOOST_AUTO_TEST_CASE(only_regular_files_are_read) {
+  BOOST_REQUIRE_EQUAL(::mkfifo((*this / "fifo").c_str(), 0600), 0);  // which nobody writes to
+  BOOST_CHECK_EXCEPTION(read_safetensors(*this / "fifo"), FileError, says({"fifo", "FIFO", "regular file"}));
+  BOOST_CHECK_EXCEPTION(read_safetensors(path()), FileError, says({"folder", "regular file"}));
+  BOOST_CHECK_EXCEPTION(read_safetensors("/dev/zero"), FileError, says({"/dev/zero", "device", "regular file"}));
+  BOOST_CHECK_EXCEPTION(read_safetensors(*this / "absent"), FileError, says({"absent", "No such file or directory"}));
+  fs::create_symlink("loop", *this / "loop");
+  BOOST_CHECK_EXCEPTION(read_safetensors(*this / "loop"), FileError, says({"loop", "Too many levels"}));
 }
 
 BOOST_AUTO_TEST_CASE(mutated_files_are_read_or_refused) {

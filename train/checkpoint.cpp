@@ -1,10 +1,14 @@
 #include "tapecache/train/checkpoint.h"
 
 #include <charconv>
+#include <optional>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "tapecache/core/assignment.h"
 #include "tapecache/core/safetensors.h"
 
 namespace tapecache::train {
@@ -19,13 +23,12 @@ constexpr const char* kOptimizers = "tapecache.optimizers";  // their number, wh
 constexpr std::string_view kNote = "note.";
 
 template <class Integer>
-Integer number(const std::filesystem::path& path, const SafetensorsFile& file, const char* key) {
-  const auto found = file.metadata.find(key);
+Integer number(const std::filesystem::path& path, const SafetensorsReader& file, const char* key) {
+  const std::optional<std::string> text = file.metadata(key);
   Integer value{};
-  if (found != file.metadata.end()) {
-    const std::string& text = found->second;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error == std::errc() && end == text.data() + text.size()) return value;
+  if (text) {
+    const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
+    if (error == std::errc() && end == text->data() + text->size()) return value;
   }
   throw FileError(fmt::format("{}: no training checkpoint: its metadata has no number '{}'", path.string(), key));
 }
@@ -41,22 +44,42 @@ void require_optimizers(const char* call, std::span<Pointer const> optimizers) {
   }
 }
 
-/// Takes the tensors of each optimiser out of the file.
-std::vector<std::map<std::string, Tensor>> states_of(const std::filesystem::path& path, SafetensorsFile& file,
-                                                     std::size_t count) {
-  const std::size_t saved = file.metadata.contains(kOptimizers) ? number<std::size_t>(path, file, kOptimizers) : 1;
+/// Those of the file's tensors that nothing has asked for yet.
+class Unread {
+ public:
+  explicit Unread(const SafetensorsReader& file) : file_(file) {
+    for (std::string& name : file.names()) names_.insert(std::move(name));
+  }
+
+  bool empty() const { return names_.empty(); }
+  const std::string& first() const { return *names_.begin(); }
+  Tensor take(const std::string& name) {
+    names_.erase(name);
+    return file_.read(name);
+  }
+  /// All whose name begins so, without that.
+  std::map<std::string, Tensor> take_all(const std::string& prefix) {
+    std::map<std::string, Tensor> taken;
+    for (auto at = names_.lower_bound(prefix); at != names_.end() && at->starts_with(prefix); at = names_.erase(at)) {
+      taken.emplace(at->substr(prefix.size()), file_.read(*at));
+    }
+    return taken;
+  }
+
+ private:
+  const SafetensorsReader& file_;
+  std::set<std::string> names_;
+};
+
+/// The state of each optimiser.
+std::vector<std::map<std::string, Tensor>> states_of(const std::filesystem::path& path, const SafetensorsReader& file,
+                                                     Unread& unread, std::size_t count) {
+  const std::size_t saved = file.metadata(kOptimizers) ? number<std::size_t>(path, file, kOptimizers) : 1;
   if (saved != count) {
     throw FileError(fmt::format("{}: holds the state of {} optimisers, expected that of {}", path.string(), saved, count));
   }
-  std::vector<std::map<std::string, Tensor>> states(count);
-  for (std::size_t i = 0; i < count; ++i) {
-    const std::string prefix = prefix_of(i, count);
-    std::erase_if(file.tensors, [&](const auto& entry) {
-      if (!entry.first.starts_with(prefix)) return false;
-      states[i].emplace(entry.first.substr(prefix.size()), entry.second);
-      return true;
-    });
-  }
+  std::vector<std::map<std::string, Tensor>> states;
+  for (std::size_t i = 0; i < count; ++i) states.push_back(unread.take_all(prefix_of(i, count)));
   return states;
 }
 
@@ -85,7 +108,9 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
     const std::string prefix = prefix_of(i, optimizers.size());
     for (const auto& [name, tensor] : optimizers[i]->state()) file.tensors.emplace(prefix + name, tensor);
   }
-  file.metadata = {{kStep, std::to_string(position.step)}, {kSeed, std::to_string(position.seed)}};
+  file.metadata = {{"format", "pt"},  // without which other libraries do not take the weights
+                   {kStep, std::to_string(position.step)},
+                   {kSeed, std::to_string(position.seed)}};
   if (optimizers.size() != 1) file.metadata.emplace(kOptimizers, std::to_string(optimizers.size()));
   for (const auto& [key, text] : position.notes) file.metadata.emplace(std::string(kNote) + key, text);
   write_safetensors(path, file);
@@ -100,41 +125,43 @@ TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<co
 TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                                  std::span<Optimizer* const> optimizers, std::span<const Buffer> buffers) {
   require_optimizers("load_checkpoint", optimizers);
-  SafetensorsFile file = read_safetensors(path);
+  const SafetensorsReader file(path);
   TrainingPosition position{number<std::int64_t>(path, file, kStep), number<std::uint64_t>(path, file, kSeed), {}};
   if (position.step < 0) {
     throw FileError(fmt::format("{}: '{}' is {}, expected at least 0", path.string(), kStep, position.step));
   }
-  for (const auto& [key, text] : file.metadata) {
+  for (const auto& [key, text] : file.metadata()) {
     if (key.starts_with(kNote)) position.notes.emplace(key.substr(kNote.size()), text);
   }
-  std::vector<Buffer> model = state_of(parameters, buffers);
-  std::vector<Tensor> values;
-  for (const auto& [name, own] : model) {
-    const auto found = file.tensors.find(kModel + name);
-    if (found == file.tensors.end()) {
-      throw FileError(fmt::format("{}: parameter '{}' is missing", path.string(), name));
-    }
-    const Tensor& value = found->second;
+  Unread unread(file);
+  std::vector<detail::Assignment> assignments;
+  for (const auto& [name, own] : state_of(parameters, buffers)) {
+    const std::string there = kModel + name;
+    if (!file.contains(there)) throw FileError(fmt::format("{}: parameter '{}' is missing", path.string(), name));
+    const Tensor value = unread.take(there);
     if (value.shape() != own.shape() || value.dtype() != own.dtype()) {
       throw FileError(fmt::format("{}: parameter '{}' is {}, expected {}", path.string(), name, describe(value),
                                   describe(own)));
     }
-    values.push_back(value.to(own.device()));
-    file.tensors.erase(found);
+    assignments.push_back({own, value.to(own.device())});
   }
-  std::vector<std::map<std::string, Tensor>> states = states_of(path, file, optimizers.size());
-  if (!file.tensors.empty()) {
-    throw FileError(fmt::format("{}: '{}' belongs to no parameter", path.string(), file.tensors.begin()->first));
+  const std::vector<std::map<std::string, Tensor>> states = states_of(path, file, unread, optimizers.size());
+  if (!unread.empty()) {
+    throw FileError(fmt::format("{}: '{}' belongs to no parameter", path.string(), unread.first()));
   }
   try {
     for (std::size_t i = 0; i < states.size(); ++i) optimizers[i]->check_state(states[i]);
+  } catch (const OutOfMemory&) {
+    throw;
   } catch (const Error& e) {
     throw FileError(fmt::format("{}: {}", path.string(), e.what()));
   }
-  for (std::size_t i = 0; i < states.size(); ++i) states[i] = optimizers[i]->state_in_place(states[i]);
-  for (std::size_t i = 0; i < states.size(); ++i) optimizers[i]->load_state(states[i]);
-  for (std::size_t i = 0; i < model.size(); ++i) model[i].value.copy_from(values[i]);
+  for (std::size_t i = 0; i < states.size(); ++i) {
+    for (const auto& [name, own] : optimizers[i]->state()) {
+      assignments.push_back({own, states[i].at(name).to(own.device())});
+    }
+  }
+  detail::assign(assignments);
   return position;
 }
 

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/assignment.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/ops/update.h"
 
@@ -100,7 +101,9 @@ std::map<std::string, Tensor> Optimizer::state_in_place(const std::map<std::stri
 
 void Optimizer::load_state(const std::map<std::string, Tensor>& given) {
   const std::map<std::string, Tensor> values = state_in_place(given);
-  for (auto [name, tensor] : state()) tensor.copy_from(values.at(name));
+  std::vector<detail::Assignment> assignments;
+  for (const auto& [name, tensor] : state()) assignments.push_back({tensor, values.at(name)});
+  detail::assign(assignments);
 }
 
 AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)

@@ -1,7 +1,9 @@
 #include "check.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <cmath>
@@ -71,7 +73,7 @@ struct Measurements {
 
 std::map<std::string, double> read_floors(const std::string& path) {
   std::ifstream file(path);
-  if (!file) throw std::runtime_error(fmt::format("cannot read floors from '{}'", path));
+  if (!file) throw std::runtime_error(fmt::format("cannot read floors from '{}': {}", path, std::strerror(errno)));
   return Json::parse(file).get<std::map<std::string, double>>();
 }
 

@@ -9,8 +9,10 @@ Each figure says when and of which version it is. What is measured again takes t
 import datetime
 import json
 import math
+import os
 import re
 import subprocess
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,13 +42,27 @@ def merged(old, processor, figures, stamp):
     return {"processor": processor, "figures": dict(sorted({**kept, **new}.items()))}
 
 
+def write_whole(path, text):
+    """The file appears whole under its name or not at all, also where two programs write it; its mode is kept."""
+    mode = path.stat().st_mode & 0o777 if path.is_file() else 0o644
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.tmp-")
+    try:
+        with open(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
 def record(path, processor, figures, stamp):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     result = merged(load(path) if path.is_file() else None, processor, figures, stamp)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(result, indent=2) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(result, indent=2) + "\n")
 
 
 def stamp_now(build):

@@ -1,7 +1,9 @@
 #include "emoji_list.h"
 
+#include <cerrno>
 #include <charconv>
 #include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <optional>
 #include <system_error>
@@ -77,7 +79,10 @@ std::optional<std::string> heading(std::string_view line, std::string_view key) 
 std::vector<ListedEmoji> read_emoji_list(const std::filesystem::path& emoji_test) {
   require_file(emoji_test, "Unicode's emoji-test.txt", "unicode-data");
   std::ifstream file(emoji_test);
-  if (!file) throw tapecache::FileError(fmt::format("{}: cannot be opened for reading", emoji_test.string()));
+  if (!file) {
+    throw tapecache::FileError(
+        fmt::format("{}: cannot be opened for reading: {}", emoji_test.string(), std::strerror(errno)));
+  }
 
   std::vector<ListedEmoji> listed;
   std::string group;

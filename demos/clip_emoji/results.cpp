@@ -1,17 +1,13 @@
 #include "results.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <system_error>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "evaluation.h"
-#include "tapecache/core/atomic_file.h"
 #include "tapecache/core/error.h"
 
 namespace clip_emoji {
@@ -128,44 +124,6 @@ std::string summary_json(const Results& results) {
   return text_of(summary, 2);
 }
 
-MetricsLog::MetricsLog(std::filesystem::path path) : path_(std::move(path)), temporary_(path_) {
-  temporary_ += fmt::format(".tmp{}", ::getpid());
-  if (path_.has_parent_path()) {
-    std::error_code error;
-    std::filesystem::create_directories(path_.parent_path(), error);
-    if (error) {
-      throw tapecache::FileError(fmt::format("{}: cannot create its folder: {}", path_.string(), error.message()));
-    }
-  }
-  file_.open(temporary_, std::ios::binary | std::ios::trunc);
-  check("create a file there");
-}
-
-MetricsLog::~MetricsLog() {
-  if (temporary_.empty()) return;
-  file_.close();
-  std::error_code ignored;
-  std::filesystem::remove(temporary_, ignored);
-}
-
-void MetricsLog::append(std::string_view way, const StepRecord& record) {
-  file_ << metrics_line(way, record) << std::flush;
-  check("write");
-}
-
-void MetricsLog::finish() {
-  file_.close();
-  check("close");
-  std::error_code error;
-  std::filesystem::rename(temporary_, path_, error);
-  if (error) {
-    throw tapecache::FileError(fmt::format("{}: cannot rename the finished file: {}", path_.string(), error.message()));
-  }
-  temporary_.clear();
-}
-
-void MetricsLog::check(const char* action) const {
-  if (!file_) throw tapecache::FileError(fmt::format("{}: cannot {}", path_.string(), action));
-}
+void MetricsLog::append(std::string_view way, const StepRecord& record) { file_.write(metrics_line(way, record)); }
 
 }  // namespace clip_emoji

@@ -3,7 +3,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <optional>
 #include <string>
@@ -11,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "tapecache/core/atomic_file.h"
 #include "training.h"
 
 namespace clip_emoji {
@@ -68,24 +68,17 @@ std::vector<std::pair<std::string, bool>> check_claims(const Results& results);
 /// summary.json. A number that is not finite is written as "nan", "inf" or "-inf"; null means not measured.
 std::string summary_json(const Results& results);
 
-/// metrics.jsonl, a line for every step as it is made. The file has a temporary name in its folder until `finish`
-/// and is removed where that is never reached.
+/// metrics.jsonl, a line for every step as it is made: an AtomicFile, which is there when `finish` was reached.
 class MetricsLog {
  public:
-  /// Creates missing parent folders. Throws tapecache::FileError where the file cannot be made.
-  explicit MetricsLog(std::filesystem::path path);
-  ~MetricsLog();
-  MetricsLog(const MetricsLog&) = delete;
-  MetricsLog& operator=(const MetricsLog&) = delete;
+  /// Throws tapecache::FileError where the file cannot be made.
+  explicit MetricsLog(const std::filesystem::path& path) : file_(path) {}
 
   void append(std::string_view way, const StepRecord& record);
-  void finish();
+  void finish() { file_.finish(); }
 
  private:
-  void check(const char* action) const;
-
-  std::filesystem::path path_, temporary_;
-  std::ofstream file_;
+  tapecache::AtomicFile file_;
 };
 
 }  // namespace clip_emoji

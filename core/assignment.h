@@ -1,0 +1,18 @@
+#pragma once
+
+#include <span>
+
+#include "tapecache/core/tensor.h"
+
+namespace tapecache::detail {
+
+/// A tensor and what it is to hold.
+struct Assignment {
+  Tensor to, from;
+};
+
+/// Makes all of them. The tensors of each have one shape, type and device and do not overlap; on the host nothing is allocated,
+/// so that all are made or, where an exception came before, none.
+void assign(std::span<Assignment> assignments);
+
+}  // namespace tapecache::detail
