@@ -4,6 +4,8 @@
 #include <span>
 #include <string_view>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache {
 
 /// Writes the parts one after another to a temporary file beside `path`, flushes it to disk and renames it, so that
