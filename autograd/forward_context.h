@@ -1,5 +1,7 @@
 #pragma once
 
+#include "tapecache/core/language.h"
+
 namespace tapecache {
 
 /// How the forward that runs on this thread stands to the batch. What keeps state of its own, or looks at several

@@ -6,6 +6,8 @@
 #include <set>
 #include <utility>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache {
 
 /// Cuts blocks from large segments of memory: the smallest free block that is large enough, and the lowest of those.

@@ -5,6 +5,8 @@
 #include <span>
 #include <string_view>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache {
 
 /// A file that appears whole under its name or not at all: it is written under a temporary name in the same folder,

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache {
 
 enum class DeviceType { kCpu, kCuda };

@@ -84,10 +84,18 @@ constexpr DType dtype_of() {
   else if constexpr (std::is_same_v<T, std::int64_t>) return DType::kInt64;
   else if constexpr (std::is_same_v<T, std::uint8_t>) return DType::kUInt8;
   else {
-    static_assert(std::is_same_v<T, bool>, "no DType for this C++ type");
+    static_assert(std::is_same_v<T, bool>, "no DType for this C++ type: expected float, double, BFloat16, Float16, bool, "
+                                           "std::int32_t, std::int64_t (long on Linux, where long long is another type) or "
+                                           "std::uint8_t");
     return DType::kBool;
   }
 }
+
+/// T, or std::int64_t for the other of the two types, long and long long, that have its 64 bits: what elements of T are copied
+/// from and to.
+template <class T>
+using StoredType =
+    std::conditional_t<std::is_same_v<T, long long> || (std::is_same_v<T, long> && sizeof(long) == 8), std::int64_t, T>;
 
 namespace detail {
 [[noreturn]] void throw_not_computable(const char* op, DType dtype);

@@ -4,6 +4,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache {
 
 /// Base of everything the library throws. The message names the operation, the argument, what was found and what

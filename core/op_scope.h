@@ -1,5 +1,7 @@
 #pragma once
 
+#include "tapecache/core/language.h"
+
 namespace tapecache {
 
 /// Names the running operation for the messages of the floors below it (allocation, threads). Scopes nest.

@@ -10,6 +10,7 @@
 
 #include "tapecache/core/error.h"
 #include "tapecache/core/processors.h"
+#include "tapecache/core/stay_loaded.h"
 #include "tapecache/core/worker_team.h"
 
 namespace tapecache {
@@ -39,6 +40,8 @@ struct Pool {
     started.store(true, std::memory_order_release);
   }
 };
+
+[[maybe_unused]] const bool kStaysLoaded = detail::stay_loaded();
 
 std::atomic<Pool*> the_pool = nullptr;
 

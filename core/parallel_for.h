@@ -4,6 +4,8 @@
 #include <memory>
 #include <type_traits>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache {
 
 /// Sets how many threads the library computes with, the caller included. Throws ValueError below 1 or above 1024.

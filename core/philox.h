@@ -3,6 +3,8 @@
 #include <array>
 #include <cstdint>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache {
 
 /// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): four 32-bit words from a

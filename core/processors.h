@@ -2,6 +2,8 @@
 
 #include <filesystem>
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::detail {
 
 /// How many processors this process may keep busy: those it may run on, and no more than its control groups give it time for,
@@ -13,3 +15,5 @@ int usable_processors();
 double cgroup_processors(const std::filesystem::path& memberships, const std::filesystem::path& root);
 
 }  // namespace tapecache::detail
+
+#pragma GCC visibility pop

@@ -11,7 +11,7 @@ namespace tapecache {
 /// The copies beside other work that a thread has given a device since it began to record a step (`CapturedStep`): they are
 /// made at each replay, and until the recording ends what it records after them can be put there. All but current() is for
 /// Storage, under its lock.
-class RecordedCopies {
+class [[gnu::visibility("hidden")]] RecordedCopies {
  public:
   /// Page-locked memory of the host that is copied from or, where it is `written`, into. It must stay where it is for as long
   /// as the step is replayed.

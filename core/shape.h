@@ -6,6 +6,8 @@
 #include <span>
 #include <string>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache {
 
 /// The sizes of a tensor's axes, at most kMaxRank of them. Rank 0 is a scalar with one element.

@@ -36,7 +36,7 @@ class Tensor {
   /// Throws ShapeError where their number is not that of the shape.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape) {
-    return from_bytes(values.data(), values.size(), shape, dtype_of<T>());
+    return from_bytes(values.data(), values.size(), shape, dtype_of<StoredType<T>>());
   }
   template <class T>
   static Tensor from(std::initializer_list<T> values, const Shape& shape) {
@@ -140,7 +140,7 @@ class Tensor {
   template <class T>
   std::vector<T> to_vector() const {
     const Tensor host = to(Device::cpu());
-    const T* p = host.data<T>();
+    const auto* p = host.data<StoredType<T>>();
     return std::vector<T>(p, p + numel());
   }
 

@@ -1,5 +1,7 @@
 #include "tapecache/core/worker_team.h"
 
+#include <signal.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -33,6 +35,24 @@ bool spin_until(const Condition& holds) {
   return false;
 }
 
+/// For a scope, this thread and those that it makes leave the program's signals to its other threads, whose handlers may count on
+/// being there. Not those that tell a thread of its own fault, nor a profiler's.
+class SignalsElsewhere {
+ public:
+  SignalsElsewhere() {
+    sigset_t set;
+    sigfillset(&set);
+    for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, SIGPROF}) sigdelset(&set, own);
+    pthread_sigmask(SIG_BLOCK, &set, &before_);
+  }
+  ~SignalsElsewhere() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsElsewhere(const SignalsElsewhere&) = delete;
+  SignalsElsewhere& operator=(const SignalsElsewhere&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
 }  // namespace
 
 void WorkerTeam::resize(int workers) {
@@ -43,6 +63,7 @@ void WorkerTeam::resize(int workers) {
   threads_.clear();
   // Where processors are shared by more threads, who spins takes the time of who computes.
   spins_ = workers < usable_processors();
+  const SignalsElsewhere guard;
   try {
     threads_.reserve(static_cast<std::size_t>(workers));
     while (static_cast<int>(threads_.size()) < workers) threads_.emplace_back(&WorkerTeam::work, this, life_.load());
@@ -69,7 +90,10 @@ bool WorkerTeam::Region::help() {
   // its caller finds this inside.
   ++inside;
   const bool may = open.load() && places-- > 0;
-  if (may) work();
+  if (may) {
+    mode.take();
+    work();
+  }
   if (--inside == 0) inside.notify_one();
   return may;
 }
@@ -101,6 +125,7 @@ void WorkerTeam::run(std::int64_t size, std::int64_t block, BlockFunction call, 
   region->block = block;
   region->call = call;
   region->body = body;
+  region->mode = FloatingMode::of_this_thread();
   region->next = 0;
   region->places = helpers;
   region->open = true;

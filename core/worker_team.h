@@ -7,7 +7,10 @@
 #include <thread>
 #include <vector>
 
+#include "tapecache/core/floating_mode.h"
 #include "tapecache/core/parallel_for.h"
+
+#pragma GCC visibility push(hidden)
 
 namespace tapecache::detail {
 
@@ -37,6 +40,7 @@ class WorkerTeam {
     std::int64_t size = 0, block = 0;
     BlockFunction call = nullptr;
     const void* body = nullptr;
+    FloatingMode mode = FloatingMode::of_this_thread();  // of the caller, so that its blocks are the same on any thread
     std::mutex mutex;
     std::exception_ptr failure;
 
@@ -59,3 +63,5 @@ class WorkerTeam {
 };
 
 }  // namespace tapecache::detail
+
+#pragma GCC visibility pop

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache::data {
 
 /// A picture of 8-bit samples `[height, width, channels]`, row-major, rows from top to bottom.

@@ -7,6 +7,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache::data {
 
 /// Splits text into lower-cased words and spells words outside its vocabulary byte by byte, so that no text is

@@ -13,7 +13,8 @@
 
 namespace tapecache::gradcache {
 
-struct CachedForward::State {
+// Hidden as what it holds is.
+struct [[gnu::visibility("hidden")]] CachedForward::State {
   Tower tower;
   StepOptions options;
   RandomState random;  // before the first forward

@@ -18,6 +18,8 @@
 #include "tapecache/gradcache/step.h"
 #include "tapecache/gradcache/step_readings.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::gradcache::detail {
 
 /// Samples that were encoded together.
@@ -161,3 +163,5 @@ class CachedRun {
 };
 
 }  // namespace tapecache::gradcache::detail
+
+#pragma GCC visibility pop

@@ -6,6 +6,8 @@
 
 #include "tapecache/gradcache/tower.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::gradcache {
 
 /// Places [begin, end) in a tower's order.
@@ -44,3 +46,5 @@ Tensor take_rows(const Tensor& batch, const Chunks& chunks, const Chunk& chunk);
 void put_rows(Tensor& batch, const Chunks& chunks, const Chunk& chunk, const Tensor& rows);
 
 }  // namespace tapecache::gradcache
+
+#pragma GCC visibility pop

@@ -7,6 +7,8 @@
 #include "tapecache/autograd/parameter.h"
 #include "tapecache/gradcache/encoded.h"
 
+#pragma GCC visibility push(hidden)
+
 /// What an encoder gave for several parts of a batch. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
@@ -24,3 +26,5 @@ std::vector<Parameter> parameter_itself(const Variable& value);
 std::vector<Parameter> parameters_themselves(const Encoded& encoded);
 
 }  // namespace tapecache::gradcache::detail
+
+#pragma GCC visibility pop

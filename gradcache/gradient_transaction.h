@@ -7,6 +7,8 @@
 #include "tapecache/autograd/buffer.h"
 #include "tapecache/core/random.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::gradcache {
 
 /// Gradients of a step that is not yet known to succeed, or that is only tried: what the parameters had is set aside,
@@ -49,3 +51,5 @@ class GradientTransaction {
 };
 
 }  // namespace tapecache::gradcache
+
+#pragma GCC visibility pop

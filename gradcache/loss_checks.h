@@ -4,6 +4,8 @@
 
 #include "tapecache/autograd/variable.h"
 
+#pragma GCC visibility push(hidden)
+
 /// What the contrastive losses share. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
@@ -32,3 +34,5 @@ Variable marked(const Variable& like, std::int64_t rows, std::int64_t cols, std:
                 double value);
 
 }  // namespace tapecache::gradcache::detail
+
+#pragma GCC visibility pop

@@ -9,6 +9,8 @@
 #include "tapecache/gradcache/step.h"
 #include "tapecache/gradcache/step_readings.h"
 
+#pragma GCC visibility push(hidden)
+
 /// Step 3 of a cached step: the loss over all representations. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
@@ -34,3 +36,5 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
                    GradientTransaction& transaction, StepReadings& readings, StepResult& result);
 
 }  // namespace tapecache::gradcache::detail
+
+#pragma GCC visibility pop

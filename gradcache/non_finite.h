@@ -5,6 +5,8 @@
 #include "tapecache/core/tensor.h"
 #include "tapecache/gradcache/chunks.h"
 
+#pragma GCC visibility push(hidden)
+
 /// Where NaN and Inf lie, for the messages of a step. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
@@ -18,3 +20,5 @@ std::string non_finite_loss(double loss);
 std::string non_finite_cause(const std::string& name, const Tensor& representations, const Chunks& chunks = {});
 
 }  // namespace tapecache::gradcache::detail
+
+#pragma GCC visibility pop

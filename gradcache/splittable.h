@@ -97,9 +97,9 @@ T slice_samples(const T& batch, std::int64_t begin, std::int64_t end) {
 template <class T>
 constexpr bool has_lengths() {
   if constexpr (IsTuple<T>::value) {
-    return []<std::size_t... I>(std::index_sequence<I...>) {
-      return (has_lengths<std::tuple_element_t<I, T>>() || ...) &&
-             ((has_lengths<std::tuple_element_t<I, T>>() || std::same_as<std::tuple_element_t<I, T>, Tensor>) && ...);
+    return []<std::size_t... Part>(std::index_sequence<Part...>) {
+      return (has_lengths<std::tuple_element_t<Part, T>>() || ...) &&
+             ((has_lengths<std::tuple_element_t<Part, T>>() || std::same_as<std::tuple_element_t<Part, T>, Tensor>) && ...);
     }(std::make_index_sequence<std::tuple_size_v<T>>());
   } else {
     return HasLengths<T>;
@@ -142,8 +142,8 @@ T select_samples(const T& batch, std::span<const std::int64_t> samples) {
 template <class T>
 constexpr bool can_upload() {
   if constexpr (IsTuple<T>::value) {
-    return []<std::size_t... I>(std::index_sequence<I...>) {
-      return (can_upload<std::tuple_element_t<I, T>>() || ...);
+    return []<std::size_t... Part>(std::index_sequence<Part...>) {
+      return (can_upload<std::tuple_element_t<Part, T>>() || ...);
     }(std::make_index_sequence<std::tuple_size_v<T>>());
   } else {
     return std::same_as<T, Tensor> || MapsTensors<T> || MovesToDevice<T>;
@@ -154,8 +154,8 @@ constexpr bool can_upload() {
 template <class T>
 constexpr bool shows_tensors() {
   if constexpr (IsTuple<T>::value) {
-    return []<std::size_t... I>(std::index_sequence<I...>) {
-      return ((shows_tensors<std::tuple_element_t<I, T>>() || !can_upload<std::tuple_element_t<I, T>>()) && ...);
+    return []<std::size_t... Part>(std::index_sequence<Part...>) {
+      return ((shows_tensors<std::tuple_element_t<Part, T>>() || !can_upload<std::tuple_element_t<Part, T>>()) && ...);
     }(std::make_index_sequence<std::tuple_size_v<T>>());
   } else {
     return std::same_as<T, Tensor> || MapsTensors<T>;

@@ -10,6 +10,8 @@
 #include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/step.h"
 
+#pragma GCC visibility push(hidden)
+
 /// What the ways to take a step have in common. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
@@ -60,3 +62,5 @@ inline double auxiliary_seed(const StepOptions& options, double weight, std::int
 }
 
 }  // namespace tapecache::gradcache::detail
+
+#pragma GCC visibility pop

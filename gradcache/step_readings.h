@@ -9,6 +9,8 @@
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step.h"
 
+#pragma GCC visibility push(hidden)
+
 /// What a step's device computes for the step's result. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
@@ -54,3 +56,5 @@ void commit_step(GradientTransaction& transaction, StepResult& result, const Ste
 Tensor sum_of_elements(const Tensor& values);
 
 }  // namespace tapecache::gradcache::detail
+
+#pragma GCC visibility pop

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <utility>
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::models::detail {
 
 /// Throws ValueError, in the name of `what` and with all sizes, unless each is at least 1.
@@ -17,3 +19,5 @@ void require_probability(std::string_view what, const char* name, double found);
 void require_epsilon(std::string_view what, double epsilon);
 
 }  // namespace tapecache::models::detail
+
+#pragma GCC visibility pop

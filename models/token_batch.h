@@ -38,7 +38,7 @@ struct TokenBatch {
   /// an empty one or min_tokens > max_tokens, ShapeError for a sequence of more than `max_tokens`.
   static TokenBatch pad(std::span<const std::vector<std::int32_t>> sequences, std::int32_t pad_id = 0,
                         std::int64_t min_tokens = 1,
-                        std::int64_t max_tokens = std::numeric_limits<std::int64_t>::max());
+                        std::int64_t max_tokens = (std::numeric_limits<std::int64_t>::max)());
 };
 
 /// Throws, in the name of `model`: ShapeError for more than `max_tokens` tokens or a mask of another shape than the

@@ -5,6 +5,8 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/ops/kernels.h"
 
+#pragma GCC visibility push(hidden)
+
 /// What the op files share: argument checks and the step from a gradient target to a kernel's mode.
 namespace tapecache::ops::detail {
 
@@ -50,3 +52,5 @@ inline kernels::Mode mode_of(const GradientTarget& target) {
 inline std::int64_t rows_of(const Shape& shape) { return shape.product(0, shape.rank() - 1); }
 
 }  // namespace tapecache::ops::detail
+
+#pragma GCC visibility pop

@@ -5,6 +5,8 @@
 #include "tapecache/ops/kernels.h"
 #include "tapecache/ops/low_precision.h"
 
+#pragma GCC visibility push(hidden)
+
 /// The steps from tensors to kernels that ops with products share.
 namespace tapecache::ops::detail {
 
@@ -84,3 +86,5 @@ inline void parameter_gradients(const char* op, const kernels::Gemm& shape, cons
 }
 
 }  // namespace tapecache::ops::detail
+
+#pragma GCC visibility pop

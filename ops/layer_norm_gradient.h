@@ -3,6 +3,8 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/ops/checks.h"
 
+#pragma GCC visibility push(hidden)
+
 /// The derivative that `layer_norm` and `normalized_linear` share.
 namespace tapecache::ops::detail {
 
@@ -21,3 +23,5 @@ void layer_norm_gradient(const char* op, Backward& ctx, const Tensor& x, const T
 }
 
 }  // namespace tapecache::ops::detail
+
+#pragma GCC visibility pop

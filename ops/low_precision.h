@@ -9,6 +9,8 @@
 #include "tapecache/ops/kernels.h"
 #include "tapecache/ops/result_type.h"
 
+#pragma GCC visibility push(hidden)
+
 /// How products follow `Autocast`.
 namespace tapecache::ops::detail {
 
@@ -68,3 +70,5 @@ inline DType result_type(DType operand, ResultType wanted) {
 }
 
 }  // namespace tapecache::ops::detail
+
+#pragma GCC visibility pop

@@ -9,7 +9,7 @@ namespace tapecache::ops {
 Variable sum(const Variable& x, int axis);
 Variable mean(const Variable& x, int axis);
 /// Of several maxima the first receives the gradient.
-Variable max(const Variable& x, int axis);
+Variable (max)(const Variable& x, int axis);  // in brackets for who has a macro max
 /// log Σ exp(x), without overflow
 Variable logsumexp(const Variable& x, int axis);
 

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "tapecache/core/language.h"
+
 namespace tapecache::ops {
 
 /// The type of a product's result where `Autocast` has it take operands of 16 bits.

@@ -50,6 +50,18 @@ BOOST_AUTO_TEST_CASE(containers) {
   check_made(Tensor::from(list, {2}), DType::kFloat32, {6, 7});
 }
 
+// long and long long are two types, one of which is std::int64_t.
+BOOST_AUTO_TEST_CASE(either_type_of_64_bits) {
+  const std::vector<long long> wide{3, -(1LL << 40)};
+  check_made(Tensor::from(wide, {2}), DType::kInt64, {3, -0x1p40});
+  check_made(Tensor::from({5LL, 6LL}, {2}), DType::kInt64, {5, 6});
+  check_made(Tensor::from({5L, 6L}, {2}), sizeof(long) == 8 ? DType::kInt64 : DType::kInt32, {5, 6});
+  check_made(Tensor::scalar(7LL), DType::kInt64, {7});
+  BOOST_CHECK(Tensor::from(wide, {2}).to_vector<long long>() == wide);
+  const long long rows = 2;
+  BOOST_CHECK(Tensor::zeros({rows, 1}).shape() == (Shape{2, 1}));
+}
+
 BOOST_AUTO_TEST_CASE(spans) {
   std::vector<float> floats{1, 2, 3};
   check_made(Tensor::from(std::span<const float>(floats).first(2), {2}), DType::kFloat32, {1, 2});

@@ -8,11 +8,13 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cfenv>
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <limits>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -215,6 +217,79 @@ BOOST_FIXTURE_TEST_CASE(threads_that_cannot_be_created, ThreadCount) {
   BOOST_CHECK_EQUAL(found, 100);
 }
 #endif
+
+#if !defined(__SANITIZE_THREAD__)
+// As in a container with a limit of processes.
+BOOST_FIXTURE_TEST_CASE(threads_that_the_system_refuses, ThreadCount) {
+  set_thread_count(3);
+  const auto count = [](int wanted) {
+    // The limit is not for who is root.
+    if (getuid() == 0 && setuid(65534) != 0) return 1;
+    const rlimit none{.rlim_cur = 1, .rlim_max = 1};
+    if (setrlimit(RLIMIT_NPROC, &none) != 0) return 2;
+    try {
+      std::jthread([] {});
+      return 3;
+    } catch (const std::system_error&) {
+      set_thread_count(wanted);
+      return sum_in_parallel();
+    }
+  };
+  BOOST_CHECK_EQUAL(status_of_child([&] { return count(3); }), 100);
+  BOOST_CHECK_EQUAL(status_of_child([&] { return count(8); }), 100);
+}
+#endif
+
+#if defined(__SSE__) || defined(__aarch64__)
+struct Rounding {
+  int previous = std::fegetround();
+  ~Rounding() { std::fesetround(previous); }
+};
+
+// A result may not depend on which thread computes it, nor on the mode that was in force when the threads were made.
+BOOST_FIXTURE_TEST_CASE(blocks_are_rounded_as_their_caller_rounds, ThreadCount) {
+  const Rounding guard;
+  set_thread_count(4);
+  volatile float one = 1, three = 3;
+  for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TONEAREST}) {
+    std::fesetround(mode);
+    const float expected = one / three;
+    std::atomic<int> wrong = 0;
+    for (int repeat = 0; repeat < 50; ++repeat) {
+      parallel_for(16, 1, [&](std::int64_t, std::int64_t) {
+        if (const float quotient = one / three; quotient != expected) ++wrong;
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+      });
+    }
+    BOOST_CHECK_EQUAL(wrong.load(), 0);
+  }
+}
+#endif
+
+thread_local bool is_a_worker = true;
+
+// What a handler may do, such as to look at its thread's own state, is the program's to know.
+BOOST_FIXTURE_TEST_CASE(signals_go_to_threads_of_the_program, ThreadCount) {
+  is_a_worker = false;
+  set_thread_count(previous == 4 ? 5 : 4);
+  std::atomic<int> others = 0;
+  std::atomic<bool> open = false;
+  const auto look = [&](std::int64_t, std::int64_t) {
+    if (is_a_worker) {
+      sigset_t set;
+      pthread_sigmask(SIG_SETMASK, nullptr, &set);
+      if (!sigismember(&set, SIGTERM) || !sigismember(&set, SIGUSR1) || sigismember(&set, SIGSEGV)) open = true;
+      ++others;
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+  };
+  for (int repeat = 0; repeat < 1000 && others == 0; ++repeat) parallel_for(8, 1, look);
+  BOOST_CHECK_GT(others.load(), 0);
+  BOOST_CHECK(!open);
+  sigset_t set;
+  pthread_sigmask(SIG_SETMASK, nullptr, &set);
+  BOOST_CHECK(!sigismember(&set, SIGTERM));
+}
 
 BOOST_FIXTURE_TEST_CASE(thread_counts_are_checked, ThreadCount) {
   for (const int count : {0, -1, 1025, std::numeric_limits<int>::max()}) {

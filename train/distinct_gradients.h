@@ -6,6 +6,8 @@
 
 #include "tapecache/autograd/parameter.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::train::detail {
 
 /// The gradients that there are; of parameters listed more than once, as tied weights may be, once.
@@ -19,3 +21,5 @@ inline std::vector<Tensor> distinct_gradients(std::span<const Parameter> paramet
 }
 
 }  // namespace tapecache::train::detail
+
+#pragma GCC visibility pop

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache::train {
 
 /// Learning rate of a step counted from 0: linear from peak/warmup to peak over the first `warmup` steps, then half a

@@ -1,5 +1,7 @@
 #pragma once
 
+#pragma GCC visibility push(hidden)
+
 /// Intel's Advanced Matrix Extensions: eight tiles of 16 rows of 64 bytes, and instructions that multiply them.
 namespace tapecache::kernels::amx {
 
@@ -9,3 +11,5 @@ namespace tapecache::kernels::amx {
 bool usable();
 
 }  // namespace tapecache::kernels::amx
+
+#pragma GCC visibility pop

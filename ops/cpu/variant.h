@@ -4,6 +4,8 @@
 
 #include "tapecache/ops/kernels.h"
 
+#pragma GCC visibility push(hidden)
+
 /// One set of CPU kernels, compiled for one instruction set in a namespace of its own. A build has one, or (`-Dcpu=portable`)
 /// one for each level of x86-64.
 namespace tapecache::kernels::cpu {
@@ -26,3 +28,5 @@ struct Variant {
 std::span<const Variant* const> variants();
 
 }  // namespace tapecache::kernels::cpu
+
+#pragma GCC visibility pop
