@@ -46,6 +46,9 @@ int Shape::normalize_axis(int axis) const {
 }
 
 std::int64_t Shape::product(int begin, int end) const {
+  if (begin < end && (begin < 0 || end > rank_)) {
+    throw ShapeError(fmt::format("shape: axes [{}, {}) of {}, which has {} axes", begin, end, to_string(*this), rank_));
+  }
   std::int64_t result = 1;
   for (int i = begin; i < end; ++i) result *= sizes_[static_cast<std::size_t>(i)];
   return result;

@@ -27,7 +27,7 @@ class Shape {
   std::int64_t operator[](int axis) const { return sizes_[static_cast<std::size_t>(normalize_axis(axis))]; }
   /// The axis as a number in [0, rank). Throws ShapeError where there is no such axis.
   int normalize_axis(int axis) const;
-  /// Product of the sizes of axes [begin, end).
+  /// Product of the sizes of axes [begin, end). Throws ShapeError where there are no such axes.
   std::int64_t product(int begin, int end) const;
   /// This shape with one axis set to another size.
   Shape with(int axis, std::int64_t size) const;

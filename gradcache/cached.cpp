@@ -52,6 +52,11 @@ struct [[gnu::visibility("hidden")]] CachedForward::State {
   }
 };
 
+CachedForward::State& CachedForward::state() const {
+  if (!state_) throw Error("cached: a sub-batch is used that holds no forward, such as one that was moved from");
+  return *state_;
+}
+
 const std::vector<Tensor>& CachedForward::representations() const {
   return state().run.representations();
 }

@@ -26,7 +26,8 @@ class CachedForward {
 
   struct State;
   explicit CachedForward(std::shared_ptr<State> state) : state_(std::move(state)) {}
-  State& state() const { return *state_; }
+  /// Throws Error where there is none, as in one that was moved from.
+  State& state() const;
 
  private:
   std::shared_ptr<State> state_;

@@ -5,6 +5,7 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/kernels.h"
 #include "tapecache/ops/matmul.h"
+#include "tapecache/ops/pair_masks.h"
 
 namespace tapecache::gradcache::detail {
 
@@ -68,6 +69,17 @@ Variable marked(const Variable& like, std::int64_t rows, std::int64_t cols, std:
         rows, 1, mark.data<T>(), 0, marks.mutable_data<T>() + first, cols + step, kernels::Mode::kWrite);
   });
   return marks;
+}
+
+Variable excluded_pairs(const char* loss, const ops::EqualTargets& equal, const Variable& queries, const Variable& targets,
+                        ops::RowsOf rows, const Tensor& target_mask) {
+  if (!equal.some()) return {};
+  const ops::PairIds ids = ops::pair_ids(loss, equal, queries.value(), targets.value(), rows, target_mask);
+  return ops::excluded_pairs(ids, queries.size(0), targets.size(0), queries.dtype());
+}
+
+Variable without(const Variable& logits, const Variable& excluded) {
+  return excluded.defined() ? ops::add(logits, ops::scale(excluded, kExcluded)) : logits;
 }
 
 }  // namespace tapecache::gradcache::detail

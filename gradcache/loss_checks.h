@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "tapecache/autograd/variable.h"
+#include "tapecache/ops/equal_targets.h"
 
 #pragma GCC visibility push(hidden)
 
@@ -19,8 +20,8 @@ void require_scalar(const char* loss, const char* argument, const Variable& x);
 /// Throws ValueError unless low <= value (< high, where high is given).
 void require_between(const char* loss, const char* option, double value, double low, double high);
 
-/// What is added to a logit that is no candidate: far below all others, and finite, so that anomaly mode stays quiet.
-inline constexpr double kExcluded = -1e37;
+/// Also added to a logit that is no candidate.
+using kernels::kExcluded;
 
 /// A scalar constant of the type and on the device of another.
 Variable constant_like(const Variable& like, double value);
@@ -32,6 +33,13 @@ Variable scaled_logits(const Variable& a, const Variable& b, const Variable& sca
 /// A constant [rows, cols] of 0, with `value` at column first + i · step of each row i.
 Variable marked(const Variable& like, std::int64_t rows, std::int64_t cols, std::int64_t first, std::int64_t step,
                 double value);
+
+/// A constant [queries, targets] of 1 at the pairs that are left out, and 0 elsewhere, like the queries. Undefined where all
+/// targets differ.
+Variable excluded_pairs(const char* loss, const ops::EqualTargets& equal, const Variable& queries, const Variable& targets,
+                        ops::RowsOf rows, const Tensor& target_mask = {});
+/// The logits, with kExcluded added at pairs that are left out.
+Variable without(const Variable& logits, const Variable& excluded);
 
 }  // namespace tapecache::gradcache::detail
 

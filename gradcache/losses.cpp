@@ -24,26 +24,40 @@ void check_options(const char* loss, const ContrastiveOptions& options) {
   detail::require_between(loss, "hardness", options.hardness, 0, kInfinity);
 }
 
-/// z + log w on the negatives, where w = exp(β z) over its mean among the row's negatives
-Variable with_hard_negatives(const Variable& logits, std::int64_t step, double beta) {
+/// z + log w on the negatives, where w = exp(β z) over its mean among the row's negatives. `excluded` as excluded_pairs has it.
+Variable with_hard_negatives(const Variable& logits, std::int64_t step, double beta, const Variable& excluded) {
   const std::int64_t rows = logits.size(0), cols = logits.size(1);
   if (beta == 0 || cols == 1) return logits;
   const Variable weighted = ops::scale(logits, beta);
   const Variable positives_out = detail::marked(logits, rows, cols, 0, step, detail::kExcluded);
-  const Variable total = ops::reshape(ops::logsumexp(ops::add(weighted, positives_out), 1), {rows, 1});
-  const Variable mean = ops::subtract(total, detail::constant_like(logits, std::log(static_cast<double>(cols - 1))));
-  const Variable negatives =
-      ops::subtract(detail::constant_like(logits, 1), detail::marked(logits, rows, cols, 0, step, 1));
+  const Variable total = ops::reshape(
+      ops::logsumexp(detail::without(ops::add(weighted, positives_out), excluded), 1), {rows, 1});
+  Variable negatives = ops::subtract(detail::constant_like(logits, 1), detail::marked(logits, rows, cols, 0, step, 1));
+  Variable log_count = detail::constant_like(logits, std::log(static_cast<double>(cols - 1)));
+  if (excluded.defined()) {
+    negatives = ops::subtract(negatives, excluded);
+    // Where a row has no negative left, nothing is weighted.
+    log_count = ops::log(ops::clamp(ops::reshape(ops::sum(negatives, 1), {rows, 1}), 1, kInfinity));
+  }
+  const Variable mean = ops::subtract(total, log_count);
   return ops::add(logits, ops::multiply(ops::subtract(weighted, mean), negatives));
 }
 
+/// The mean over rows of the mean logit of their candidates.
+Variable mean_logit(const Variable& logits, const Variable& excluded) {
+  if (!excluded.defined()) return ops::mean(logits);
+  const Variable candidates = ops::subtract(detail::constant_like(logits, 1), excluded);
+  return ops::mean(ops::divide(ops::sum(ops::multiply(logits, candidates), 1), ops::sum(candidates, 1)));
+}
+
 /// Mean cross-entropy of rows whose positive is column i · step.
-Variable contrast(const Variable& logits, std::int64_t step, const ContrastiveOptions& options) {
-  const Variable z = with_hard_negatives(logits, step, options.hardness);
-  const Variable plain = ops::cross_entropy(z, detail::every(step, z.size(0)));
+Variable contrast(const Variable& logits, std::int64_t step, const ContrastiveOptions& options, const Variable& excluded) {
+  const Variable all = with_hard_negatives(logits, step, options.hardness, excluded);
+  const Variable candidates = detail::without(all, excluded);
+  const Variable plain = ops::cross_entropy(candidates, detail::every(step, candidates.size(0)));
   if (options.label_smoothing == 0) return plain;
   // (1 - ε)(lse - z₊) + ε (lse - mean z)
-  const Variable uniform = ops::subtract(ops::mean(ops::logsumexp(z, 1)), ops::mean(z));
+  const Variable uniform = ops::subtract(ops::mean(ops::logsumexp(candidates, 1)), mean_logit(all, excluded));
   return ops::add(ops::scale(plain, 1 - options.label_smoothing), ops::scale(uniform, options.label_smoothing));
 }
 
@@ -55,7 +69,9 @@ Variable info_nce(const Variable& queries, const Variable& targets, const Variab
   detail::require_scalar("info_nce", "scale", scale);
   check_options("info_nce", options);
   const std::int64_t step = detail::require_multiple("info_nce", targets.size(0), queries.size(0));
-  return contrast(detail::scaled_logits(queries, targets, scale), step, options);
+  const Variable excluded =
+      detail::excluded_pairs("info_nce", options.equal_targets, queries, targets, ops::RowsOf::kTargets);
+  return contrast(detail::scaled_logits(queries, targets, scale), step, options, excluded);
 }
 
 Variable info_nce(const Variable& queries, const Variable& targets, double scale, const ContrastiveOptions& options) {
@@ -68,13 +84,15 @@ Variable clip_loss(const Variable& images, const Variable& texts, const Variable
   detail::require_pairs("clip_loss", images, texts, "images", "texts");
   detail::require_scalar("clip_loss", "log_scale", log_scale);
   check_options("clip_loss", options);
+  const Variable excluded = detail::excluded_pairs("clip_loss", options.equal_targets, images, texts, ops::RowsOf::kBoth);
   const Variable logits = detail::scaled_logits(images, texts, clamped_scale(log_scale));
-  const Variable image_to_text = contrast(logits, 1, options);
-  const Variable text_to_image = contrast(ops::transpose(logits, 0, 1), 1, options);
+  const Variable image_to_text = contrast(logits, 1, options, excluded);
+  const Variable text_to_image = contrast(ops::transpose(logits, 0, 1), 1, options, excluded);  // which is symmetric
   return ops::scale(ops::add(image_to_text, text_to_image), 0.5);
 }
 
-Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& log_scale, const Variable& bias) {
+Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& log_scale, const Variable& bias,
+                     const EqualTargets& equal) {
   detail::require_pairs("siglip_loss", images, texts, "images", "texts");
   detail::require_scalar("siglip_loss", "log_scale", log_scale);
   detail::require_scalar("siglip_loss", "bias", bias);
@@ -83,8 +101,9 @@ Variable siglip_loss(const Variable& images, const Variable& texts, const Variab
   const Variable sign =
       ops::add(detail::constant_like(images, 1), detail::marked(images, n, n, 0, 1, -2));
   const Variable logits = ops::add(detail::scaled_logits(images, texts, ops::exp(log_scale)), bias);
+  const Variable excluded = detail::excluded_pairs("siglip_loss", equal, images, texts, ops::RowsOf::kBoth);
   // Row by row: one f32 sum over N² terms would lose digits.
-  const Variable rows = ops::sum(ops::softplus(ops::multiply(logits, sign)), 1);
+  const Variable rows = ops::sum(ops::softplus(detail::without(ops::multiply(logits, sign), excluded)), 1);
   return ops::scale(ops::sum(rows), 1.0 / static_cast<double>(n));
 }
 

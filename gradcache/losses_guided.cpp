@@ -68,11 +68,17 @@ Variable gist_loss(const Variable& queries, const Variable& targets, const Tenso
   const Tensor query_target = cosines(guide_q, guide_t);
   const Variable q = ops::l2_normalize(queries), t = ops::l2_normalize(targets);
   const Variable p = step == 1 ? t : ops::gather_rows(t, positives);
+  const Variable excluded =
+      detail::excluded_pairs("gist_loss", options.equal_targets, queries, targets, ops::RowsOf::kTargets);
+  const Variable of_positives = excluded.defined() && step > 1
+                                    ? ops::reshape(ops::slice(ops::reshape(excluded, {m, m, step}), 2, 0, 1), {m, m})
+                                    : excluded;
   const auto masked = [&](const Variable& a, const Variable& b, const Tensor& guide, std::int64_t kept, bool self) {
     const kernels::FalseNegatives rule{m,    guide.size(1), targets.size(0) + step, kept,
                                        self, options.margin, options.relative};
-    return ops::add(detail::scaled_logits(a, b, scale),
-                    ops::false_negatives(rule, guide, query_target, detail::kExcluded, queries.dtype()));
+    const Variable logits = ops::add(detail::scaled_logits(a, b, scale),
+                                     ops::false_negatives(rule, guide, query_target, detail::kExcluded, queries.dtype()));
+    return detail::without(logits, self ? of_positives : excluded);
   };
   const std::vector<Variable> candidates{masked(q, t, query_target, step, false),
                                          masked(q, q, cosines(guide_q, guide_q), 0, true),

@@ -40,12 +40,12 @@ void require_two_equal(const Tensor& labels, const CheckText& none) {
 
 }  // namespace
 
-Variable nt_xent(const Variable& a, const Variable& b, double temperature) {
+Variable nt_xent(const Variable& a, const Variable& b, double temperature, const EqualTargets& equal) {
   detail::require_pairs("nt_xent", a, b, "a", "b");
-  return nt_xent(a, b, inverse_temperature("nt_xent", a, temperature));
+  return nt_xent(a, b, inverse_temperature("nt_xent", a, temperature), equal);
 }
 
-Variable nt_xent(const Variable& a, const Variable& b, const Variable& scale) {
+Variable nt_xent(const Variable& a, const Variable& b, const Variable& scale, const EqualTargets& equal) {
   detail::require_pairs("nt_xent", a, b, "a", "b");
   detail::require_scalar("nt_xent", "scale", scale);
   const std::int64_t n = a.size(0);
@@ -53,7 +53,14 @@ Variable nt_xent(const Variable& a, const Variable& b, const Variable& scale) {
   const Variable anchors = ops::l2_normalize(ops::concat(views));
   Tensor other = Tensor::empty({2 * n}, DType::kInt64);
   for (std::int64_t i = 0; i < 2 * n; ++i) other.mutable_data<std::int64_t>()[i] = (i + n) % (2 * n);
-  return ops::cross_entropy(without_itself(detail::scaled_logits(anchors, anchors, scale)), other);
+  Variable excluded = detail::excluded_pairs("nt_xent", equal, a, b, ops::RowsOf::kBoth);
+  if (excluded.defined()) {
+    // The same of either view against either.
+    const Variable of_view = ops::concat({excluded, excluded}, 1);
+    excluded = ops::concat({of_view, of_view});
+  }
+  const Variable logits = without_itself(detail::scaled_logits(anchors, anchors, scale));
+  return ops::cross_entropy(detail::without(logits, excluded), other);
 }
 
 Variable sup_con(const Variable& representations, const Tensor& labels, double temperature) {

@@ -41,11 +41,14 @@ Variable maxsim_scores(const Variable& queries, const Tensor& query_mask, const 
 }
 
 Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
-                     const Tensor& document_mask, const Variable& scale) {
+                     const Tensor& document_mask, const Variable& scale, const EqualTargets& equal) {
   detail::require_scalar("maxsim_loss", "scale", scale);
   const Variable scores = maxsim_scores(queries, query_mask, documents, document_mask);
   const std::int64_t step = detail::require_multiple("maxsim_loss", scores.size(1), scores.size(0));
-  return ops::cross_entropy(ops::multiply(scores, scale), detail::every(step, scores.size(0)));
+  const Variable excluded =
+      detail::excluded_pairs("maxsim_loss", equal, queries, documents, ops::RowsOf::kTargets, document_mask);
+  return ops::cross_entropy(detail::without(ops::multiply(scores, scale), excluded),
+                            detail::every(step, scores.size(0)));
 }
 
 }  // namespace tapecache::gradcache

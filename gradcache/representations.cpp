@@ -9,6 +9,14 @@
 
 namespace tapecache::gradcache {
 
+const Variable& Representations::operator[](std::size_t index) const {
+  if (index >= values_.size()) {
+    throw ValueError(fmt::format("representations: none has the number {}, there are {}: '{}'", index, values_.size(),
+                                 fmt::join(names_, "', '")));
+  }
+  return values_[index];
+}
+
 const Variable& Representations::at(std::string_view name) const {
   const auto found = std::find(names_.begin(), names_.end(), name);
   if (found == names_.end()) {

@@ -20,7 +20,8 @@ class Representations {
   }
 
   std::size_t size() const { return values_.size(); }
-  const Variable& operator[](std::size_t index) const { return values_[index]; }
+  /// Throws ValueError that lists the names there are.
+  const Variable& operator[](std::size_t index) const;
   /// By name: the tower's, "image", or the tower's and the output's, "image.tokens". Throws ValueError that lists the
   /// names there are.
   const Variable& at(std::string_view name) const;

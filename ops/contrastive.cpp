@@ -72,10 +72,13 @@ TileSizes detail::tile_sizes(const char* op, const TileOptions& tile, const Tile
 }
 
 Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b, const Variable& scale,
-                          const Variable& bias, const TileOptions& tile) {
+                          const Variable& bias, const TileOptions& tile, const EqualTargets& equal) {
   const OpScope scope(kOp);
   check_operands(op, a, b);
-  const Contrastive c = layout(op, a, b, tile);
+  Contrastive c = layout(op, a, b, tile);
+  const PairIds ids =
+      pair_ids(kOp, equal, a.value(), b.value(), op == ContrastiveOp::kRows ? RowsOf::kTargets : RowsOf::kBoth);
+  c.equal = ids.pairs(c.step);
   require_scalar("scale", scale, a);
   const bool sigmoid = op == ContrastiveOp::kSigmoid;
   if (sigmoid) require_scalar("bias", bias, a);
@@ -94,7 +97,10 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
         buffers.workspace.mutable_data<T>(), buffers.partials.mutable_data<double>());
   });
   return record(kOp, std::move(loss), {a, b, scale, offset},
-                {a.value(), b.value(), scale.value(), offset.value(), rows, cols}, [c](Backward& ctx) {
+                {a.value(), b.value(), scale.value(), offset.value(), rows, cols, ids.queries, ids.targets},
+                [c](Backward& ctx) {
+    Contrastive here = c;
+    here.equal = PairIds{ctx.saved(6), ctx.saved(7)}.pairs(c.step);  // saved tensors may have moved
     // dA = scale dZ B; dB = scale dZᵀ A; dscale = Σ dZ (A Bᵀ); dbias = Σ dZ
     const Tensor &left = ctx.saved(0), &right = ctx.saved(1);
     GradientTarget da, db;
@@ -112,7 +118,7 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
         return target.tensor.defined() ? target.tensor.mutable_data<T>() : nullptr;
       };
       kernels::find(&KernelTable<T>::contrastive_backward, kOp, left.device())(
-          c, left.data<T>(), right.data<T>(), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(), ctx.saved(4).data<double>(),
+          here, left.data<T>(), right.data<T>(), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(), ctx.saved(4).data<double>(),
           ctx.saved(5).data<double>(), ctx.output_gradient().data<T>(), data(da), detail::mode_of(da), data(db_alone),
           detail::mode_of(db_alone), dscale.mutable_data<T>(), dbias.mutable_data<T>(),
           buffers.workspace.mutable_data<T>(), buffers.partials.mutable_data<double>());

@@ -82,6 +82,26 @@ struct Attention {
   bool causal = false;
 };
 
+/// What stands for the logit of a pair that is left out: far below all others, and finite, so that anomaly mode stays quiet.
+inline constexpr double kExcluded = -1e37;
+
+/// Which targets are left out of a query's negatives, as no negatives of it, the positive of query i being target i · step:
+/// those whose id is that of its positive, and the positives of queries whose id is its own. Without ids all differ.
+struct EqualPairs {
+  const std::int64_t *query_ids = nullptr, *target_ids = nullptr;
+  std::int64_t step = 1;
+
+  constexpr bool some() const { return query_ids || target_ids; }
+  constexpr bool excludes(std::int64_t query, std::int64_t target) const {
+    const std::int64_t positive = query * step;
+    if (target == positive) return false;
+    if (target_ids && target_ids[target] == target_ids[positive]) return true;
+    if (!query_ids) return false;
+    if (step == 1) return query_ids[target] == query_ids[query];
+    return target % step == 0 && query_ids[target / step] == query_ids[query];
+  }
+};
+
 /// Which cross-entropies a contrastive loss takes of its logits.
 enum class ContrastiveOp {
   kRows,            // mean over rows of -log softmax
@@ -99,6 +119,7 @@ struct Contrastive {
   ContrastiveOp op = ContrastiveOp::kRows;
   std::int64_t rows = 0, cols = 0, width = 0, step = 1;
   std::int64_t tile_rows = 1, tile_cols = 1;
+  EqualPairs equal = {};
 
   /// Tiles beside each other that are in memory together.
   static constexpr std::int64_t kGroup = 8;
@@ -113,6 +134,7 @@ struct Contrastive {
 struct MaxSim {
   std::int64_t queries = 0, documents = 0, query_tokens = 0, document_tokens = 0, width = 0, step = 1;
   std::int64_t tile_rows = 1, tile_cols = 1;
+  EqualPairs equal = {};
 
   /// Tiles beside each other that are in memory together.
   static constexpr std::int64_t kGroup = 8;

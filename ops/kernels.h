@@ -155,6 +155,13 @@ struct KernelTable {
   // mask [rows, cols] has `excluded` at the false negatives and 0 elsewhere. A similarity that is NaN is of none.
   void (*false_negatives)(const FalseNegatives&, const double* similarities, const double* positives, T excluded, T* mask);
 
+  // mask [queries, targets] has 1 at the pairs that are left out and 0 elsewhere.
+  void (*excluded_pairs)(const EqualPairs&, std::int64_t queries, std::int64_t targets, T* mask);
+  // ids[i] is the first of the rows [rows, tokens, width] that has the bits of row i at its valid tokens, and the same tokens
+  // valid. `valid` may be null.
+  void (*equal_rows)(std::int64_t rows, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid,
+                     std::int64_t* ids);
+
   // Optimiser steps over `count` arrays of at least one element, in place and in one pass. The gradient is multiplied by
   // gradient_scale first.
   void (*adamw)(const AdamW&, std::int64_t count, const AdamWArrays<T>*);

@@ -48,7 +48,8 @@ void check_maxsim(const char* op, const Variable& queries, const Tensor& query_m
 }
 
 Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
-                     const Tensor& document_mask, const Variable& scale, const TileOptions& tile) {
+                     const Tensor& document_mask, const Variable& scale, const TileOptions& tile,
+                     const EqualTargets& equal) {
   const OpScope scope(kOp);
   check_maxsim(kOp, queries, query_mask, documents, document_mask);
   if (documents.size(0) % queries.size(0) != 0) {
@@ -67,6 +68,8 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
     m.tile_rows = std::min(sizes.rows, m.queries);
     m.tile_cols = std::min(sizes.cols, m.documents);
   });
+  const PairIds ids = pair_ids(kOp, equal, queries.value(), documents.value(), RowsOf::kTargets, document_mask);
+  m.equal = ids.pairs(m.step);
   Tensor logsumexp = Tensor::empty({m.queries}, DType::kFloat64, queries.device());
   Tensor loss = Tensor::empty({}, queries.dtype(), queries.device());
   dispatch_floating(kOp, queries.dtype(), [&]<class T>() {
@@ -78,8 +81,11 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
         buffers.partials.mutable_data<double>());
   });
   return record(kOp, std::move(loss), {queries, documents, scale},
-                {queries.value(), query_mask, documents.value(), document_mask, scale.value(), logsumexp},
+                {queries.value(), query_mask, documents.value(), document_mask, scale.value(), logsumexp, ids.queries,
+                 ids.targets},
                 [m](Backward& ctx) {
+    MaxSim here = m;
+    here.equal = PairIds{ctx.saved(6), ctx.saved(7)}.pairs(m.step);  // saved tensors may have moved
     // With dz = softmax - onehot: dq[i, t] = scale Σ_j dz[i, j] d[j, best]; dd[j, best] += scale dz[i, j] q[i, t];
     // dscale = Σ dz score
     const Tensor &q = ctx.saved(0), &d = ctx.saved(2);
@@ -95,7 +101,7 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
         return target.tensor.defined() ? target.tensor.mutable_data<T>() : nullptr;
       };
       kernels::find(&KernelTable<T>::maxsim_backward, kOp, q.device())(
-          m, q.data<T>(), data_of(ctx.saved(1)), d.data<T>(), data_of(ctx.saved(3)),
+          here, q.data<T>(), data_of(ctx.saved(1)), d.data<T>(), data_of(ctx.saved(3)),
           ctx.saved(4).data<T>(), ctx.saved(5).data<double>(), ctx.output_gradient().data<T>(), data(dq),
           detail::mode_of(dq), data(dd_alone), detail::mode_of(dd_alone), dscale.mutable_data<T>(),
           buffers.workspace.mutable_data<T>(), buffers.best.mutable_data<std::int32_t>(),

@@ -63,4 +63,26 @@ Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& simila
   return mask;
 }
 
+Tensor excluded_pairs(const PairIds& ids, std::int64_t queries, std::int64_t targets, DType dtype) {
+  constexpr const char* kOp = "excluded_pairs";
+  const OpScope scope(kOp);
+  const auto fits = [](const Tensor& t, std::int64_t count) {
+    return !t.defined() || (t.dtype() == DType::kInt64 && t.shape() == Shape{count});
+  };
+  const bool beside = !ids.queries.defined() || !ids.targets.defined() || ids.queries.device() == ids.targets.device();
+  if (queries < 1 || targets < 1 || targets % queries != 0 || !ids.some() || !beside || !fits(ids.queries, queries) ||
+      !fits(ids.targets, targets)) {
+    throw ShapeError(fmt::format("{}: ids of {} queries are {} and those of {} targets {}, expected int64 of each, on one "
+                                 "device, and targets a multiple of queries", kOp, queries, describe(ids.queries), targets,
+                                 describe(ids.targets)));
+  }
+  const Device device = ids.queries.defined() ? ids.queries.device() : ids.targets.device();
+  Tensor mask = Tensor::empty({queries, targets}, dtype, device);
+  dispatch_floating(kOp, dtype, [&]<class T>() {
+    kernels::find(&KernelTable<T>::excluded_pairs, kOp, device)(ids.pairs(targets / queries), queries, targets,
+                                                                mask.mutable_data<T>());
+  });
+  return mask;
+}
+
 }  // namespace tapecache::ops

@@ -2,6 +2,7 @@
 
 #include "tapecache/core/tensor.h"
 #include "tapecache/core/value_checks.h"
+#include "tapecache/ops/equal_targets.h"
 #include "tapecache/ops/kernel_arguments.h"
 
 /// Constants over pairs of rows, which losses over all of them take into account. They are made where their arguments are,
@@ -23,5 +24,9 @@ PositivePairs positive_pairs(const Tensor& labels, DType dtype, const CheckText&
 /// there, and ValueError for a negative step.
 Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& similarities, const Tensor& positives,
                        double excluded, DType dtype);
+
+/// [queries, targets] in f32 or f64: 1 at the pairs that are left out, and 0 elsewhere. Throws ShapeError where the targets are
+/// no multiple of the queries, or the ids are not as many.
+Tensor excluded_pairs(const PairIds& ids, std::int64_t queries, std::int64_t targets, DType dtype);
 
 }  // namespace tapecache::ops

@@ -60,23 +60,39 @@ Matrix transposed(const Matrix& m) {
   return t;
 }
 
-/// Mean over rows of the cross-entropy against (1 - ε) at the positive and ε spread evenly, negatives weighted.
-double contrast(const Matrix& z, std::size_t step, const ContrastiveOptions& options = {}) {
+using Ids = std::vector<std::int64_t>;
+
+Tensor tensor_of(const Ids& ids) { return ids.empty() ? Tensor() : Tensor::from(ids, {static_cast<std::int64_t>(ids.size())}); }
+
+/// Whether target j is no negative of query i, whose positive is target i · step. Without ids all differ.
+bool left_out(std::size_t i, std::size_t j, std::size_t step, const Ids& query_ids, const Ids& target_ids) {
+  if (j == i * step) return false;
+  const bool same_target = !target_ids.empty() && target_ids[j] == target_ids[i * step];
+  return same_target || (!query_ids.empty() && j % step == 0 && query_ids[j / step] == query_ids[i]);
+}
+
+/// Mean over rows of the cross-entropy against (1 - ε) at the positive and ε spread evenly over the candidates, negatives
+/// weighted.
+double contrast(const Matrix& z, std::size_t step, const ContrastiveOptions& options = {}, const Ids& query_ids = {},
+                const Ids& target_ids = {}) {
   double total = 0;
   for (std::size_t i = 0; i < z.size(); ++i) {
-    const std::size_t positive = i * step, m = z[i].size();
+    const std::size_t positive = i * step;
+    std::vector<std::size_t> candidates;
+    for (std::size_t j = 0; j < z[i].size(); ++j) {
+      if (!left_out(i, j, step, query_ids, target_ids)) candidates.push_back(j);
+    }
+    const auto m = static_cast<double>(candidates.size());
     double weights = 0;
-    for (std::size_t j = 0; j < m; ++j) weights += j == positive ? 0 : std::exp(options.hardness * z[i][j]);
-    std::vector<double> terms(m);
+    for (const std::size_t j : candidates) weights += j == positive ? 0 : std::exp(options.hardness * z[i][j]);
+    std::vector<double> terms(z[i].size());
     double sum = 0;
-    for (std::size_t j = 0; j < m; ++j) {
-      const double weight =
-          j == positive ? 1 : std::exp(options.hardness * z[i][j]) * static_cast<double>(m - 1) / weights;
+    for (const std::size_t j : candidates) {
+      const double weight = j == positive ? 1 : std::exp(options.hardness * z[i][j]) * (m - 1) / weights;
       sum += terms[j] = weight * std::exp(z[i][j]);
     }
-    for (std::size_t j = 0; j < m; ++j) {
-      const double target =
-          (j == positive ? 1 - options.label_smoothing : 0) + options.label_smoothing / static_cast<double>(m);
+    for (const std::size_t j : candidates) {
+      const double target = (j == positive ? 1 - options.label_smoothing : 0) + options.label_smoothing / m;
       total -= target * std::log(terms[j] / sum);
     }
   }
@@ -85,11 +101,13 @@ double contrast(const Matrix& z, std::size_t step, const ContrastiveOptions& opt
 
 Tensor scalar(double value) { return Tensor::scalar(value); }
 
-double naive_siglip(const Tensor& a, const Tensor& b, double scale, double bias) {
+double naive_siglip(const Tensor& a, const Tensor& b, double scale, double bias, const Ids& query_ids = {},
+                    const Ids& target_ids = {}) {
   const Matrix z = logits_of(a, b, scale);
   double total = 0;
   for (std::size_t i = 0; i < z.size(); ++i) {
     for (std::size_t j = 0; j < z.size(); ++j) {
+      if (left_out(i, j, 1, query_ids, target_ids)) continue;
       const double sign = i == j ? 1 : -1;
       total += std::log1p(std::exp(-sign * (z[i][j] + bias)));
     }
@@ -120,7 +138,7 @@ double naive_supervised(const Matrix& x, const std::vector<std::int64_t>& labels
 }
 
 double naive_gist(const Tensor& queries, const Tensor& targets, const Tensor& guide_queries,
-                  const Tensor& guide_targets, double scale, const GistOptions& options) {
+                  const Tensor& guide_targets, double scale, const GistOptions& options, const Ids& target_ids = {}) {
   const Matrix q = matrix_of(queries), t = matrix_of(targets), gq = matrix_of(guide_queries),
                gt = matrix_of(guide_targets);
   const std::size_t step = t.size() / q.size();
@@ -130,10 +148,11 @@ double naive_gist(const Tensor& queries, const Tensor& targets, const Tensor& gu
     const double limit = near - options.margin * (options.relative ? std::abs(near) : 1);
     double sum = 0;
     for (std::size_t j = 0; j < t.size(); ++j) {
+      if (left_out(i, j, step, {}, target_ids)) continue;
       if (j == i * step || cosine(gq[i], gt[j]) <= limit) sum += std::exp(scale * cosine(q[i], t[j]));
     }
     for (std::size_t j = 0; j < q.size(); ++j) {
-      if (j == i) continue;
+      if (j == i || left_out(i, j * step, step, {}, target_ids)) continue;
       if (cosine(gq[i], gq[j]) <= limit) sum += std::exp(scale * cosine(q[i], q[j]));
       if (cosine(gt[i * step], gt[j * step]) <= limit) sum += std::exp(scale * cosine(t[i * step], t[j * step]));
     }
@@ -143,7 +162,7 @@ double naive_gist(const Tensor& queries, const Tensor& targets, const Tensor& gu
 }
 
 double naive_maxsim(const Tensor& queries, const Tensor& query_mask, const Tensor& documents,
-                    const Tensor& document_mask, double scale) {
+                    const Tensor& document_mask, double scale, const Ids& document_ids = {}) {
   const auto valid = [](const Tensor& mask, std::int64_t i, std::int64_t t) {
     return !mask.defined() || mask.data<bool>()[i * mask.size(1) + t];
   };
@@ -167,7 +186,7 @@ double naive_maxsim(const Tensor& queries, const Tensor& query_mask, const Tenso
       }
     }
   }
-  return contrast(z, static_cast<std::size_t>(m / n));
+  return contrast(z, static_cast<std::size_t>(m / n), {}, {}, document_ids);
 }
 
 void add_pairwise(std::vector<LossRow>& rows) {
@@ -216,12 +235,80 @@ void add_pairwise(std::vector<LossRow>& rows) {
                   [=] { return naive_siglip(a, b, std::exp(0.7), -2); }});
 }
 
+void add_pairwise_of_equal_targets(std::vector<LossRow>& rows) {
+  const Tensor a = random_values({6, 4}, 21), b = random_values({6, 4}, 22), hard = random_values({18, 4}, 23);
+  // Hard negatives are equal to positives of their own and of other queries; of query 3 all others are.
+  const Ids query_ids{7, 8, 9, 7, 7, -3}, pair_ids{4, 1, 4, 5, -6, 4}, two{2, 2, 2, 2, 2, 3},
+      target_ids{0, 0, 1, 5, 6, 0, 5, 7, 5, 2, 2, 2, 2, 5, 2, 9, 9, 9};
+  const auto info = [&](const std::string& name, const Tensor& targets, const Ids& q, const Ids& t,
+                        const ContrastiveOptions& options) {
+    ContrastiveOptions with = options;
+    with.equal_targets = {.target_ids = tensor_of(t), .query_ids = tensor_of(q)};
+    const auto step = static_cast<std::size_t>(targets.size(0) / 6);
+    const auto reference = [=] { return contrast(logits_of(a, targets, 3), step, options, q, t); };
+    rows.push_back({"info_nce, equal " + name, {a, targets, scalar(3)},
+                    [=](Span x) { return info_nce(x[0], x[1], x[2], with); }, reference});
+    if (options.label_smoothing != 0 || options.hardness != 0) return;
+    rows.push_back({"tiled_info_nce, equal " + name, {a, targets, scalar(3)},
+                    [=](Span x) { return tiled_info_nce(x[0], x[1], x[2], {4, 5}, with.equal_targets); }, reference});
+  };
+  info("targets", b, {}, pair_ids, {});
+  info("queries", b, query_ids, {}, {});
+  info("hard negatives", hard, {}, target_ids, {});
+  info("queries and hard negatives", hard, query_ids, target_ids, {});
+  info("targets but for one, smoothed, hardness", b, {}, two, {.label_smoothing = 0.1, .hardness = 1.5});
+  info("queries and hard negatives, smoothed", hard, query_ids, target_ids, {.label_smoothing = 0.2});
+  info("hard negatives, hardness", hard, {}, target_ids, {.hardness = 0.7});
+  const auto clip = [&](const std::string& name, const Ids& q, const Ids& t, const ContrastiveOptions& options) {
+    ContrastiveOptions with = options;
+    with.equal_targets = {.target_ids = tensor_of(t), .query_ids = tensor_of(q)};
+    const auto reference = [=] {
+      const Matrix z = logits_of(a, b, std::exp(1.2));
+      return 0.5 * (contrast(z, 1, options, q, t) + contrast(transposed(z), 1, options, t, q));
+    };
+    rows.push_back({"clip_loss, equal " + name, {a, b, scalar(1.2)},
+                    [=](Span x) { return clip_loss(x[0], x[1], x[2], with); }, reference});
+    if (options.label_smoothing != 0 || options.hardness != 0) return;
+    rows.push_back({"tiled_clip_loss, equal " + name, {a, b, scalar(1.2)},
+                    [=](Span x) { return tiled_clip_loss(x[0], x[1], x[2], {4, 5}, with.equal_targets); }, reference});
+  };
+  clip("pairs", {}, pair_ids, {});
+  clip("images and texts", query_ids, pair_ids, {});
+  clip("images, smoothed, hardness", query_ids, {}, {.label_smoothing = 0.3, .hardness = 0.5});
+  for (const auto& [q, t] : {std::pair{Ids{}, pair_ids}, {query_ids, pair_ids}}) {
+    const EqualTargets equal{.target_ids = tensor_of(t), .query_ids = tensor_of(q)};
+    const auto reference = [=] { return naive_siglip(a, b, std::exp(0.7), -2, q, t); };
+    const std::string name = q.empty() ? "pairs" : "images and texts";
+    rows.push_back({"siglip_loss, equal " + name, {a, b, scalar(0.7), scalar(-2)},
+                    [=](Span x) { return siglip_loss(x[0], x[1], x[2], x[3], equal); }, reference});
+    rows.push_back({"tiled_siglip_loss, equal " + name, {a, b, scalar(0.7), scalar(-2)},
+                    [=](Span x) { return tiled_siglip_loss(x[0], x[1], x[2], x[3], {4, 5}, equal); }, reference});
+  }
+}
+
 void add_supervised(std::vector<LossRow>& rows) {
   const Tensor a = random_values({5, 4}, 4), b = random_values({5, 4}, 5), x = random_values({7, 3}, 6);
   rows.push_back({"nt_xent", {a, b, scalar(2.5)}, [](Span v) { return nt_xent(v[0], v[1], v[2]); }, [=] {
                     Matrix both = matrix_of(a);
                     for (const auto& row : matrix_of(b)) both.push_back(row);
                     return naive_supervised(both, {0, 1, 2, 3, 4, 0, 1, 2, 3, 4}, 2.5);
+                  }});
+  // Equal samples are no candidates of each other: of either view there is one for each of the others, and the positive.
+  const Ids samples{3, 5, 3, 8, 5};
+  rows.push_back({"nt_xent, equal samples", {a, b, scalar(2.5)},
+                  [=](Span v) { return nt_xent(v[0], v[1], v[2], {.target_ids = tensor_of(samples)}); }, [=] {
+                    Matrix both = matrix_of(a);
+                    for (const auto& row : matrix_of(b)) both.push_back(row);
+                    double total = 0;
+                    for (std::size_t i = 0; i < 10; ++i) {
+                      const double own = 2.5 * cosine(both[i], both[(i + 5) % 10]);
+                      double sum = std::exp(own);
+                      for (std::size_t j = 0; j < 10; ++j) {
+                        if (samples[j % 5] != samples[i % 5]) sum += std::exp(2.5 * cosine(both[i], both[j]));
+                      }
+                      total += std::log(sum) - own;
+                    }
+                    return total / 10;
                   }});
   const std::vector<std::int64_t> labels{4, -1, 4, 9, -1, 4, 7};  // two anchors have no positive
   const Tensor ids = Tensor::from(labels, {7});
@@ -235,16 +322,20 @@ void add_supervised(std::vector<LossRow>& rows) {
 void add_guided(std::vector<LossRow>& rows) {
   const Tensor q = random_values({6, 4}, 7), t = random_values({6, 4}, 8), hard = random_values({12, 4}, 9),
                gq = random_values({6, 3}, 10), gt = random_values({6, 3}, 11), ghard = random_values({12, 3}, 12);
-  const auto row = [&](const std::string& name, const Tensor& targets, const Tensor& guide,
-                       const GistOptions& options) {
+  const auto row = [&](const std::string& name, const Tensor& targets, const Tensor& guide, const GistOptions& options,
+                       const Ids& ids = {}) {
+    GistOptions with = options;
+    with.equal_targets.target_ids = tensor_of(ids);
     rows.push_back({"gist_loss" + name, {q, targets, scalar(4)},
-                    [=](Span x) { return gist_loss(x[0], x[1], gq, guide, x[2], options); },
-                    [=] { return naive_gist(q, targets, gq, guide, 4, options); }});
+                    [=](Span x) { return gist_loss(x[0], x[1], gq, guide, x[2], with); },
+                    [=] { return naive_gist(q, targets, gq, guide, 4, options, ids); }});
   };
   row("", t, gt, {});
   row(", hard negatives", hard, ghard, {});
   row(", margin", t, gt, {.margin = 0.3});
   row(", relative margin", hard, ghard, {.margin = 0.1, .relative = true});
+  row(", equal targets", t, gt, {.margin = -0.5}, {1, 2, 1, 3, 2, 1});
+  row(", equal hard negatives", hard, ghard, {.margin = -0.5}, {1, 2, 1, 1, 5, 2, 5, 6, 7, 8, 5, 5});
 }
 
 void add_other_shapes(std::vector<LossRow>& rows) {
@@ -276,18 +367,23 @@ void add_other_shapes(std::vector<LossRow>& rows) {
   query_mask.mutable_data<bool>()[4] = true;
   for (const int at : {0, 5, 13, 14, 15, 16, 17, 40, 47}) mask.mutable_data<bool>()[at] = false;
   const auto beside = [](const Tensor& m, const Variable& x) { return m.defined() ? m.to(x.device()) : m; };
-  const auto maxsim = [&](const std::string& name, const Tensor& own, const Tensor& documents, const Tensor& other) {
+  const auto maxsim = [&](const std::string& name, const Tensor& own, const Tensor& documents, const Tensor& other,
+                          const Ids& ids) {
+    const EqualTargets equal{.target_ids = tensor_of(ids)};
+    const auto reference = [=] { return naive_maxsim(q, own, documents, other, 0.8, ids); };
     rows.push_back({"maxsim_loss" + name, {q, documents, scalar(0.8)},
-                    [=](Span x) { return maxsim_loss(x[0], beside(own, x[0]), x[1], beside(other, x[1]), x[2]); },
-                    [=] { return naive_maxsim(q, own, documents, other, 0.8); }});
+                    [=](Span x) { return maxsim_loss(x[0], beside(own, x[0]), x[1], beside(other, x[1]), x[2], equal); },
+                    reference});
     rows.push_back({"tiled_maxsim_loss" + name, {q, documents, scalar(0.8)},
                     [=](Span x) {
-                      return tiled_maxsim_loss(x[0], beside(own, x[0]), x[1], beside(other, x[1]), x[2], {3, 3});
+                      return tiled_maxsim_loss(x[0], beside(own, x[0]), x[1], beside(other, x[1]), x[2], {3, 3}, equal);
                     },
-                    [=] { return naive_maxsim(q, own, documents, other, 0.8); }});
+                    reference});
   };
-  maxsim("", {}, d, {});
-  maxsim(", masked, hard negatives", query_mask, many, mask);
+  maxsim("", {}, d, {}, {});
+  maxsim(", masked, hard negatives", query_mask, many, mask, {});
+  maxsim(", equal documents", {}, d, {}, {3, 4, 3, 3});
+  maxsim(", masked, equal hard negatives", query_mask, many, mask, {1, 1, 2, 5, 1, 2, 1, 9});
 }
 
 }  // namespace
@@ -295,6 +391,7 @@ void add_other_shapes(std::vector<LossRow>& rows) {
 std::vector<LossRow> loss_rows() {
   std::vector<LossRow> rows;
   add_pairwise(rows);
+  add_pairwise_of_equal_targets(rows);
   add_supervised(rows);
   add_guided(rows);
   add_other_shapes(rows);

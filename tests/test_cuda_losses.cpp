@@ -7,8 +7,10 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/random.h"
+#include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/losses_guided.h"
 #include "tapecache/gradcache/losses_supervised.h"
+#include "tapecache/gradcache/tiled_losses.h"
 
 // Losses that depend on values of a device, labels or a guide's representations: without a wait, and in captured steps.
 
@@ -63,6 +65,16 @@ std::vector<Case> cases(Device device) {
   };
   add("gist_loss, hard negatives", hard, [](std::span<const Variable> r, std::span<const Tensor> c) {
     return gist_loss(ops::scale(r[0], 1), r[1], c[0], c[1], {.temperature = 0.2});
+  });
+  const auto ids = [](std::uint64_t step) {
+    return std::vector{labels_of(step, DType::kInt64), labels_of(step + 1, DType::kInt32)};
+  };
+  const auto equal_of = [](std::span<const Tensor> c) { return EqualTargets{.target_ids = c[0], .query_ids = c[1]}; };
+  add("info_nce, equal targets", ids, [=](std::span<const Variable> r, std::span<const Tensor> c) {
+    return info_nce(r[0], r[1], 2.0, {.label_smoothing = 0.1, .hardness = 0.5, .equal_targets = equal_of(c)});
+  });
+  add("tiled_info_nce, equal targets", ids, [=](std::span<const Variable> r, std::span<const Tensor> c) {
+    return tiled_info_nce(r[0], r[1], 2.0, {3, 2}, equal_of(c));
   });
   return all;
 }
@@ -187,6 +199,19 @@ BOOST_AUTO_TEST_CASE(they_may_be_in_a_captured_step, *on_device) {
       for (std::size_t t = 1; t < losses.size(); ++t) BOOST_TEST(losses[t] != losses[t - 1]);
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(equal_rows_are_found_without_a_wait, *on_device) {
+  Tensor host = random_values({kSamples, kWidth}, 5);
+  for (const std::int64_t to : {3, 6}) host.slice(to, to + 1).copy_from(host.slice(1, 2));
+  const Tensor a = values_there({kSamples, kWidth}, 6), b = host.to(kCuda);
+  const Tensor ids = Tensor::from<std::int64_t>({0, 1, 2, 1, 4, 5, 1, 7}, {kSamples}).to(kCuda);
+  const std::uint64_t waits = device_waits();
+  const Tensor found = info_nce(a, b, 2.0, {.equal_targets = {.equal_rows = true}}).value(),
+               tiled = tiled_info_nce(a, b, 2.0, {3, 2}, {.equal_rows = true}).value();
+  BOOST_TEST(device_waits() == waits);
+  BOOST_TEST(found.item() == info_nce(a, b, 2.0, {.equal_targets = {.target_ids = ids}}).value().item());
+  BOOST_TEST(tiled.item() == tiled_info_nce(a, b, 2.0, {3, 2}, {.target_ids = ids}).value().item());
 }
 
 BOOST_AUTO_TEST_CASE(labels_without_a_pair_are_named_when_the_device_is_waited_for, *on_device) {

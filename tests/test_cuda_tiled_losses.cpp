@@ -99,6 +99,52 @@ BOOST_AUTO_TEST_CASE(tiled_contrastive_losses_at_the_edges_of_tiles, *on_device)
   }
 }
 
+/// Ids of which many are equal.
+Tensor ids_of(std::int64_t count, std::int64_t classes) {
+  std::vector<std::int64_t> numbers;
+  for (std::int64_t i = 0; i < count; ++i) numbers.push_back(i * i % classes - 2);
+  return Tensor::from(numbers, {count});
+}
+
+BOOST_AUTO_TEST_CASE(tiled_losses_leave_equal_targets_out, *on_device) {
+  using kernels::ContrastiveOp;
+  using ops::TileOptions;
+  for (const ContrastiveOp op : {ContrastiveOp::kRows, ContrastiveOp::kRowsAndColumns, ContrastiveOp::kSigmoid}) {
+    for (const std::int64_t step : {1, 2}) {
+      if (step > 1 && op != ContrastiveOp::kRows) continue;
+      for (const auto& [dtype, tolerance] : kTypes) {
+        constexpr std::int64_t kRows = 150;
+        const Tensor a = random_values({kRows, 3}, 1, dtype), b = random_values({step * kRows, 3}, 2, dtype),
+                     targets = ids_of(step * kRows, 31), queries = ids_of(kRows, 61);
+        for (const double factor : {4.0, 0.0, -3.0}) {
+          for (const TileOptions& tile : std::vector<TileOptions>{{}, {130, 17}, {7, 3}}) {
+            for (const ops::EqualTargets& equal :
+                 {ops::EqualTargets{.target_ids = targets}, {.target_ids = targets.to(kCuda), .query_ids = queries},
+                  {.query_ids = queries}}) {
+              const TiledLoss loss = [&](std::span<const Variable> x) {
+                const Variable bias = op == ContrastiveOp::kSigmoid
+                                          ? Variable(Tensor::full({}, -3, x[0].dtype(), x[0].device()))
+                                          : Variable();
+                return ops::contrastive_loss(op, x[0], x[1], x[2], bias, tile, equal);
+              };
+              check_as_on_cpu("scale " + std::to_string(factor), {a, b, Tensor::full({}, factor, dtype)}, tolerance, loss);
+            }
+          }
+        }
+      }
+    }
+  }
+  for (const auto& [dtype, tolerance] : kTypes) {
+    const Tensor q = random_values({13, 7, 5}, 1, dtype), d = random_values({26, 5, 5}, 2, dtype),
+                 scale = Tensor::full({}, 0.5, dtype), ids = ids_of(26, 11);
+    for (const TileOptions& tile : std::vector<TileOptions>{{}, {4, 3}}) {
+      check_as_on_cpu("equal documents", {q, d, scale}, tolerance, [&](std::span<const Variable> x) {
+        return ops::maxsim_loss(x[0], {}, x[1], {}, x[2], tile, {.target_ids = ids});
+      });
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(memory_for_tiles_of_the_device_s_own_size, *on_device) {
   using namespace kernels;
   constexpr std::int64_t kSamples = 131072;

@@ -142,6 +142,11 @@ BOOST_AUTO_TEST_CASE(misuse) {
   const Encoder encoder(1, DType::kFloat64, 0.2), wider(1, DType::kFloat64, 0.0, 5, 7, 6);
   const Tensor x = random_values({6, 5}, 2);
   const CachedForward forward = cached(encoder, x);
+  CachedForward moved = forward;
+  const CachedForward taken = std::move(moved);
+  BOOST_CHECK_EXCEPTION(moved.representations(), Error, says({"moved from"}));
+  BOOST_CHECK_EXCEPTION(moved.replay({}), Error, says({"moved from"}));
+  BOOST_TEST(taken.size() == 6);
   const Tensor wrong = random_values({6, 3}, 1);
   BOOST_CHECK_EXCEPTION(forward.replay(std::span(&wrong, 1)), ShapeError, says({"[6, 3]", "[6, 4]"}));
   BOOST_CHECK_EXCEPTION(forward.replay({}), ValueError, says({"0 gradients for 1 outputs"}));

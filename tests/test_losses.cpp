@@ -1,5 +1,8 @@
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "checks.h"
@@ -114,6 +117,124 @@ BOOST_AUTO_TEST_CASE(the_same_bits_for_any_number_of_threads) {
     }
   }
   set_thread_count(before);
+}
+
+BOOST_AUTO_TEST_CASE(two_equal_pairs_cost_nothing) {
+  const Tensor x = Tensor::full({2, 3}, 0.5, DType::kFloat64), tokens = Tensor::full({2, 4, 3}, 0.5, DType::kFloat64),
+               one = scalar(1), ids = Tensor::from<std::int64_t>({9, 9}, {2});
+  for (const EqualTargets& equal : {EqualTargets{.target_ids = ids}, {.query_ids = ids}, {.equal_rows = true}}) {
+    for (const Variable& loss :
+         {info_nce(x, x, 20.0, {.equal_targets = equal}), clip_loss(x, x, one, {.equal_targets = equal}),
+          info_nce(x, x, 20.0, {.label_smoothing = 0.1, .hardness = 2, .equal_targets = equal}),
+          tiled_info_nce(x, x, 20.0, {}, equal), tiled_clip_loss(x, x, one, {}, equal), nt_xent(x, x, 0.5, equal),
+          gist_loss(x, x, x, x, {.temperature = 1, .equal_targets = equal}), maxsim_loss(tokens, {}, tokens, {}, one, equal),
+          tiled_maxsim_loss(tokens, {}, tokens, {}, one, {}, equal)}) {
+      BOOST_TEST(std::abs(loss.value().item()) <= 1e-14);
+    }
+  }
+  BOOST_TEST(std::abs(info_nce(x, x, 20.0).value().item() - std::log(2.0)) <= 1e-14);
+}
+
+BOOST_AUTO_TEST_CASE(rows_of_the_same_bits_are_equal_targets) {
+  Tensor a = random_values({6, 4}, 1), b = random_values({6, 4}, 2), hard = random_values({12, 4}, 3);
+  Tensor q = random_values({3, 2, 4}, 4), d = random_values({6, 3, 4}, 5), mask = Tensor::full({6, 3}, 1, DType::kBool);
+  const auto repeat = [](Tensor& of, std::int64_t from, std::int64_t to) {
+    of.slice(to, to + 1).copy_from(of.slice(from, from + 1));
+  };
+  repeat(a, 0, 4);  // images that are equal beside texts that are
+  repeat(b, 1, 2);
+  repeat(b, 1, 5);
+  for (const std::int64_t to : {1, 5, 6}) repeat(hard, 0, to);
+  // Documents 0, 3 and 4 are equal but for a token that is not valid; document 5 has another one valid.
+  for (const std::int64_t to : {3, 4, 5}) repeat(d, 0, to);
+  d.slice(3, 4).reshape({3, 4}).slice(2, 3).fill(7);
+  for (const int at : {2, 11, 14, 15}) mask.mutable_data<bool>()[at] = false;
+  const Tensor image_ids = Tensor::from<std::int64_t>({0, 1, 2, 3, 0, 5}, {6}),
+               text_ids = Tensor::from<std::int32_t>({0, 1, 1, 3, 4, 1}, {6}),
+               target_ids = Tensor::from<std::int64_t>({0, 0, 2, 3, 4, 0, 0, 7, 8, 9, 10, 11}, {12}),
+               document_ids = Tensor::from<std::int64_t>({0, 1, 2, 0, 0, 5}, {6});
+  struct Case {
+    std::string name;
+    std::function<Variable(std::span<const Variable>, const EqualTargets&)> loss;
+    EqualTargets ids;
+    std::vector<Tensor> inputs;
+  };
+  const EqualTargets of_pairs{.target_ids = text_ids, .query_ids = image_ids}, of_texts{.target_ids = text_ids},
+      of_targets{.target_ids = target_ids}, of_documents{.target_ids = document_ids};
+  using Span = std::span<const Variable>;
+  const ContrastiveOptions both{.label_smoothing = 0.2, .hardness = 0.5};
+  const auto with = [](ContrastiveOptions options, const EqualTargets& equal) {
+    options.equal_targets = equal;
+    return options;
+  };
+  const std::vector<Case> cases{
+      {"info_nce", [=](Span x, const EqualTargets& e) { return info_nce(x[0], x[1], 3.0, with(both, e)); }, of_texts, {a, b}},
+      {"info_nce, hard", [=](Span x, const EqualTargets& e) { return info_nce(x[0], x[1], 3.0, with({}, e)); }, of_targets,
+       {a, hard}},
+      {"clip_loss", [=](Span x, const EqualTargets& e) { return clip_loss(x[0], x[1], scalar(1), with(both, e)); }, of_pairs,
+       {a, b}},
+      {"siglip_loss", [](Span x, const EqualTargets& e) { return siglip_loss(x[0], x[1], scalar(1), scalar(-2), e); },
+       of_pairs, {a, b}},
+      {"tiled_info_nce", [](Span x, const EqualTargets& e) { return tiled_info_nce(x[0], x[1], 3.0, {4, 5}, e); }, of_targets,
+       {a, hard}},
+      {"tiled_clip_loss", [](Span x, const EqualTargets& e) { return tiled_clip_loss(x[0], x[1], scalar(1), {4, 5}, e); },
+       of_pairs, {a, b}},
+      {"tiled_siglip_loss",
+       [](Span x, const EqualTargets& e) { return tiled_siglip_loss(x[0], x[1], scalar(1), scalar(-2), {4, 5}, e); }, of_pairs,
+       {a, b}},
+      {"nt_xent", [](Span x, const EqualTargets& e) { return nt_xent(x[0], x[1], 0.5, e); }, of_pairs, {a, b}},
+      {"gist_loss",
+       [=](Span x, const EqualTargets& e) {
+         return gist_loss(x[0], x[1], a, hard, {.temperature = 1, .margin = -2, .equal_targets = e});
+       },
+       of_targets, {a, hard}},
+      {"maxsim_loss", [=](Span x, const EqualTargets& e) { return maxsim_loss(x[0], {}, x[1], mask, scalar(1), e); },
+       of_documents, {q, d}},
+      {"tiled_maxsim_loss",
+       [=](Span x, const EqualTargets& e) { return tiled_maxsim_loss(x[0], {}, x[1], mask, scalar(1), {2, 2}, e); },
+       of_documents, {q, d}}};
+  for (const Case& c : cases) {
+    for (const DType dtype : {DType::kFloat64, DType::kFloat32}) {
+      const auto outcome = [&](const EqualTargets& equal) {
+        const LossRow row{c.name, c.inputs, [&](Span x) { return c.loss(x, equal); }, {}};
+        std::vector<Tensor> all = gradients_of(row, dtype);
+        all.push_back(Tensor::scalar(value_of(row, dtype)));
+        return all;
+      };
+      if (dtype == DType::kFloat32 && !c.name.starts_with("info_nce") && !c.name.starts_with("nt_xent")) continue;
+      const auto found = outcome({.equal_rows = true}), expected = outcome(c.ids), without = outcome({});
+      for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], expected[i]), c.name << ", part " << i);
+      BOOST_TEST(found.back().item() < without.back().item(), c.name);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(ids_that_do_not_fit) {
+  const Tensor a = random_values({4, 3}, 5), b = random_values({8, 3}, 6), tokens = random_values({4, 2, 3}, 7);
+  const Tensor four = Tensor::zeros({4}, DType::kInt64), five = Tensor::zeros({5}, DType::kInt64), numbers = Tensor::zeros({4});
+  const auto of = [](const Tensor& targets, const Tensor& queries = {}) {
+    return EqualTargets{.target_ids = targets, .query_ids = queries};
+  };
+  const auto fails = [](const auto& f, std::vector<std::string> words) {
+    BOOST_CHECK_EXCEPTION(f(), ShapeError, says(std::move(words)));
+  };
+  fails([&] { info_nce(a, b, 1.0, {.equal_targets = of(four)}); }, {"info_nce: target_ids", "[4]", "int32 or int64 [8]"});
+  fails([&] { info_nce(a, a, 1.0, {.equal_targets = of({}, five)}); }, {"info_nce: query_ids", "[5]", "[4]"});
+  fails([&] { info_nce(a, a, 1.0, {.equal_targets = of(four.reshape({4, 1}))}); }, {"target_ids", "[4, 1]"});
+  fails([&] { clip_loss(a, a, scalar(1), {.equal_targets = of(numbers)}); }, {"clip_loss: target_ids", "float32"});
+  fails([&] { siglip_loss(a, a, scalar(1), scalar(1), of({}, numbers)); }, {"siglip_loss: query_ids", "float32"});
+  fails([&] { nt_xent(a, a, 0.5, of(five)); }, {"nt_xent: target_ids", "[5]"});
+  fails([&] { gist_loss(a, b, a, b, {.equal_targets = of(four)}); }, {"gist_loss: target_ids", "[8]"});
+  fails([&] { maxsim_loss(tokens, {}, tokens, {}, scalar(1), of(five)); }, {"maxsim_loss: target_ids", "[5]"});
+  fails([&] { tiled_info_nce(a, b, 1.0, {}, of(four)); }, {"target_ids", "[8]"});
+  fails([&] { tiled_clip_loss(a, a, scalar(1), {}, of(numbers)); }, {"target_ids", "float32"});
+  fails([&] { tiled_siglip_loss(a, a, scalar(1), scalar(1), {}, of({}, five)); }, {"query_ids", "[5]"});
+  fails([&] { tiled_maxsim_loss(tokens, {}, tokens, {}, scalar(1), {}, of(five)); }, {"target_ids", "[5]"});
+  for (const EqualTargets& equal :
+       {EqualTargets{.target_ids = four, .equal_rows = true}, {.query_ids = four, .equal_rows = true}}) {
+    BOOST_CHECK_EXCEPTION(info_nce(a, a, 1.0, {.equal_targets = equal}), ValueError, says({"info_nce: equal_rows beside"}));
+    BOOST_CHECK_EXCEPTION(tiled_clip_loss(a, a, scalar(1), {}, equal), ValueError, says({"equal_rows beside"}));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(clip_scale_is_clamped_at_100) {

@@ -128,4 +128,76 @@ BOOST_AUTO_TEST_CASE(false_negatives_are_nearer_than_the_positive) {
                         ValueError, says({"-1", "at least 0"}));
 }
 
+BOOST_AUTO_TEST_CASE(excluded_pairs_have_the_id_of_the_positive_or_of_the_query) {
+  constexpr std::int64_t kQueries = 37, kStep = 3, kTargets = kQueries * kStep;
+  std::vector<std::int64_t> query_ids, target_ids;
+  for (std::int64_t i = 0; i < kQueries; ++i) query_ids.push_back(i * i % 19 - 5);
+  for (std::int64_t j = 0; j < kTargets; ++j) target_ids.push_back(j * j % 31 - 5);
+  const Tensor q = Tensor::from(query_ids, {kQueries}), t = Tensor::from(target_ids, {kTargets});
+  const auto expected = [&](bool by_query, bool by_target, std::size_t step) {
+    std::vector<double> mask;
+    for (std::size_t i = 0; i < kQueries; ++i) {
+      for (std::size_t j = 0; j < kQueries * step; ++j) {
+        const bool query = by_query && j % step == 0 && query_ids[j / step] == query_ids[i];
+        const bool target = by_target && target_ids[j] == target_ids[i * step];
+        mask.push_back(j != i * step && (query || target) ? 1 : 0);
+      }
+    }
+    return Tensor::from(mask, {kQueries, kQueries * static_cast<std::int64_t>(step)});
+  };
+  for (const Device device : devices()) {
+    for (const DType dtype : {DType::kFloat64, DType::kFloat32}) {
+      const auto check = [&](const ops::PairIds& ids, std::int64_t targets, const Tensor& mask) {
+        BOOST_TEST(same_bits(ops::excluded_pairs(ids, kQueries, targets, dtype), mask.to(dtype)));
+      };
+      const Tensor there_q = q.to(device), there_t = t.to(device);
+      check({there_q, there_t}, kTargets, expected(true, true, kStep));
+      check({there_q, {}}, kTargets, expected(true, false, kStep));
+      check({{}, there_t}, kTargets, expected(false, true, kStep));
+      check({there_q, there_t.slice(0, kQueries)}, kQueries, expected(true, true, 1));
+    }
+  }
+  BOOST_CHECK_THROW(ops::excluded_pairs({}, 3, 3, DType::kFloat32), ShapeError);
+  BOOST_CHECK_THROW(ops::excluded_pairs({q, {}}, kQueries - 1, kTargets, DType::kFloat32), ShapeError);
+  BOOST_CHECK_THROW(ops::excluded_pairs({q, t}, kQueries, kTargets - 1, DType::kFloat32), ShapeError);
+  BOOST_CHECK_THROW(ops::excluded_pairs({q.to(DType::kInt32), {}}, kQueries, kTargets, DType::kFloat32), ShapeError);
+}
+
+BOOST_AUTO_TEST_CASE(equal_rows_have_the_number_of_the_first_of_them) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  constexpr std::int64_t kRows = 613, kWidth = 37;
+  for (const Device device : devices()) {
+    for (const DType dtype : {DType::kFloat64, DType::kFloat32}) {
+      Tensor x = random_values({kRows, kWidth}, 1, dtype), few = Tensor::zeros({6, 2}, dtype);
+      std::vector<std::int64_t> expected;
+      for (std::int64_t i = 0; i < kRows; ++i) {
+        const std::int64_t first = i % 3 == 2 ? i * i % 40 : i;  // of which some are repeated themselves
+        const std::int64_t from = first < i ? expected[static_cast<std::size_t>(first)] : i;
+        expected.push_back(from);
+        x.slice(i, i + 1).copy_from(x.slice(from, from + 1));
+      }
+      BOOST_TEST(ops::equal_row_ids(x.to(device)).to_vector<std::int64_t>() == expected, boost::test_tools::per_element());
+      // By bits: 0 is not -0, a NaN is itself, and the order of elements counts.
+      few.slice(1, 2).fill(-0.0);
+      few.slice(2, 4).fill(nan);
+      few.slice(4, 6).copy_from(Tensor::from<double>({1, 2, 2, 1}, {2, 2}).to(dtype));
+      BOOST_TEST(ops::equal_row_ids(few.to(device)).to_vector<std::int64_t>() == (std::vector<std::int64_t>{0, 1, 2, 2, 4, 5}),
+                 boost::test_tools::per_element());
+      const Tensor all = Tensor::full({300, 5}, 1, dtype);
+      for (const std::int64_t id : ops::equal_row_ids(all.to(device)).to_vector<std::int64_t>()) BOOST_TEST(id == 0);
+      // Tokens that are not valid are no part of a row, but where they are is.
+      Tensor tokens = Tensor::full({5, 3, 4}, 1, dtype), mask = Tensor::full({5, 3}, 1, DType::kBool);
+      for (const std::int64_t row : {1, 2, 4}) tokens.slice(row, row + 1).reshape({3, 4}).slice(1, 2).fill(2);
+      for (const int at : {1, 4, 14}) mask.mutable_data<bool>()[at] = false;
+      BOOST_TEST(ops::equal_row_ids(tokens.to(device), mask.to(device)).to_vector<std::int64_t>() ==
+                     (std::vector<std::int64_t>{0, 0, 2, 3, 4}),
+                 boost::test_tools::per_element());
+    }
+  }
+  BOOST_CHECK_THROW(ops::equal_row_ids(Tensor()), ValueError);
+  BOOST_CHECK_THROW(ops::equal_row_ids(Tensor::zeros({3}, DType::kFloat32)), ShapeError);
+  BOOST_CHECK_THROW(ops::equal_row_ids(Tensor::zeros({3, 2}, DType::kInt64)), DTypeError);
+  BOOST_CHECK_THROW(ops::equal_row_ids(Tensor::zeros({3, 2, 2}), Tensor::full({3, 3}, 1, DType::kBool)), ShapeError);
+}
+
 BOOST_AUTO_TEST_SUITE_END()

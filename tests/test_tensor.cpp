@@ -32,6 +32,8 @@ BOOST_AUTO_TEST_CASE(sizes_and_axes) {
   BOOST_CHECK_EQUAL(shape.normalize_axis(-3), 0);
   BOOST_CHECK_EQUAL(shape.product(1, 3), 12);
   BOOST_CHECK_EQUAL(shape.product(1, 1), 1);
+  BOOST_CHECK_EXCEPTION(shape.product(1, 4), ShapeError, says({"axes [1, 4)", "[2, 3, 4]"}));
+  BOOST_CHECK_EXCEPTION(shape.product(-1, 2), ShapeError, says({"axes [-1, 2)"}));
   BOOST_CHECK_EQUAL(to_string(shape), "[2, 3, 4]");
   BOOST_CHECK_EQUAL(to_string(Shape{}), "[]");
   BOOST_CHECK_EQUAL(Shape{}.numel(), 1);

@@ -46,7 +46,27 @@ std::vector<Pair> pairs(std::int64_t rows, std::int64_t width, DType dtype) {
   const auto tiled_clip = [](Span x, const TileOptions& t) { return tiled_clip_loss(x[0], x[1], x[2], t); };
   const auto info = [](Span x) { return info_nce(x[0], x[1], x[2]); };
   const auto tiled_info = [](Span x, const TileOptions& t) { return tiled_info_nce(x[0], x[1], x[2], t); };
-  return {{"info_nce", info, tiled_info, {matrix(rows, 1), matrix(rows, 2), scale}},
+  const auto ids = [](std::int64_t count, std::int64_t classes) {
+    std::vector<std::int64_t> numbers;
+    for (std::int64_t i = 0; i < count; ++i) numbers.push_back(i * i % classes - 2);
+    return Tensor::from(numbers, {count});
+  };
+  const EqualTargets of_targets{.target_ids = ids(3 * rows, 5), .query_ids = ids(rows, 11)},
+      of_pairs{.target_ids = ids(rows, 7), .query_ids = ids(rows, 13)};
+  return {{"info_nce, equal targets", [=](Span x) { return info_nce(x[0], x[1], x[2], {.equal_targets = of_targets}); },
+           [=](Span x, const TileOptions& t) { return tiled_info_nce(x[0], x[1], x[2], t, of_targets); },
+           {matrix(rows, 1), matrix(3 * rows, 2), scale}},
+          {"clip_loss, equal pairs", [=](Span x) { return clip_loss(x[0], x[1], x[2], {.equal_targets = of_pairs}); },
+           [=](Span x, const TileOptions& t) { return tiled_clip_loss(x[0], x[1], x[2], t, of_pairs); },
+           {matrix(rows, 1), matrix(rows, 2), log_scale}},
+          {"siglip_loss, equal pairs", [=](Span x) { return siglip_loss(x[0], x[1], x[2], x[3], of_pairs); },
+           [=](Span x, const TileOptions& t) { return tiled_siglip_loss(x[0], x[1], x[2], x[3], t, of_pairs); },
+           {matrix(rows, 1), matrix(rows, 2), log_scale, bias}},
+          {"info_nce, equal targets, scale 0",
+           [=](Span x) { return info_nce(x[0], x[1], x[2], {.equal_targets = of_targets}); },
+           [=](Span x, const TileOptions& t) { return tiled_info_nce(x[0], x[1], x[2], t, of_targets); },
+           {matrix(rows, 1), matrix(3 * rows, 2), Tensor::full({}, 0, dtype)}},
+          {"info_nce", info, tiled_info, {matrix(rows, 1), matrix(rows, 2), scale}},
           {"info_nce, hard negatives", info, tiled_info, {matrix(rows, 1), matrix(3 * rows, 2), scale}},
           {"clip_loss", clip, tiled_clip, {matrix(rows, 1), matrix(rows, 2), log_scale}},
           {"clip_loss, clamped", clip, tiled_clip, {matrix(rows, 1), matrix(rows, 2), beyond}},
@@ -182,13 +202,15 @@ BOOST_AUTO_TEST_CASE(memory_for_a_row_of_tiles) {
   constexpr std::int64_t kRows = 4096, kWidth = 64;
   const Tensor a = random_values({kRows, kWidth}, 1, DType::kFloat32),
                b = random_values({kRows, kWidth}, 2, DType::kFloat32);
-  const PeakMeter meter;
-  const std::size_t before = allocator().stats().current;
-  value_and_gradients([](Span x) { return tiled_clip_loss(x[0], x[1], x[2], {64, 128}); },
-                      {a, b, Tensor::full({}, 1.0)});
-  // Two gradients, one row of tiles, running sums; the logits alone would be 64 MiB.
-  const std::size_t expected = 2 * a.bytes() + 64 * kRows * 4 + 40 * kRows * 4;
-  BOOST_TEST(meter.peak() - before <= expected);
+  for (const EqualTargets& equal : {EqualTargets{}, {.equal_rows = true}}) {
+    const PeakMeter meter;
+    const std::size_t before = allocator().stats().current;
+    value_and_gradients([&](Span x) { return tiled_clip_loss(x[0], x[1], x[2], {64, 128}, equal); },
+                        {a, b, Tensor::full({}, 1.0)});
+    // Two gradients, one row of tiles, running sums, ids; the logits alone would be 64 MiB.
+    const std::size_t ids = equal.some() ? 2 * kRows * 8 : 0;
+    BOOST_TEST(meter.peak() - before <= 2 * a.bytes() + 64 * kRows * 4 + 40 * kRows * 4 + ids);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(large_logits_and_bad_ones) {

@@ -73,6 +73,12 @@ class Walk {
     for (std::int64_t i = 0; i < tile.rows; ++i) std::fill_n(tile.line(i), tile.cols, bias_);
     multiply<T>(tile.rows, tile.cols, c_.width, {scaled_, c_.width}, {b_ + tile.col * c_.width, c_.width, true}, tile.z,
                 tile.stride, true);
+    if (!c_.equal.some()) return;
+    for (std::int64_t i = 0; i < tile.rows; ++i) {
+      for (std::int64_t j = 0; j < tile.cols; ++j) {
+        if (c_.equal.excludes(tile.row + i, tile.col + j)) tile.line(i)[j] = static_cast<T>(kExcluded);
+      }
+    }
   }
 
   const Contrastive& c_;

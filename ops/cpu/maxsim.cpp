@@ -19,6 +19,12 @@ struct Tile {
   std::int32_t* best;  // [rows, query tokens, cols]: the document token, or -1 for an invalid query token
 };
 
+template <class T>
+T logit(const MaxSim& m, const Tile<T>& tile, std::int64_t i, std::int64_t j, T scale) {
+  if (m.equal.excludes(tile.row + i, tile.col + j)) return static_cast<T>(kExcluded);
+  return scale * tile.scores[i * m.tile_cols + j];
+}
+
 /// y += factor x
 template <class T>
 void add_scaled(T* y, T factor, const T* x, std::int64_t n) {
@@ -126,8 +132,9 @@ void maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T* 
       [&](const Tile<T>& tile, std::int64_t t) {
         for (std::int64_t i = 0; i < tile.rows; ++i) {
           const std::int64_t at = t * m.tile_rows + i;
-          for (std::int64_t j = 0; j < tile.cols; ++j) tile.scores[i * m.tile_cols + j] *= factor;
-          row_parts(tile.scores + i * m.tile_cols, tile.cols, largest[at], sum[at]);
+          T* scores = tile.scores + i * m.tile_cols;
+          for (std::int64_t j = 0; j < tile.cols; ++j) scores[j] = logit(m, tile, i, j, factor);
+          row_parts(scores, tile.cols, largest[at], sum[at]);
         }
       },
       [&](std::int64_t row, std::int64_t rows, std::int64_t tiles, bool is_first) {
@@ -176,8 +183,7 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
           const std::int64_t positive = (tile.row + i) * m.step - tile.col;
           for (std::int64_t j = 0; j < tile.cols; ++j) {
             const T score = scores[j];
-            const T logit = scale * score;
-            const T softmax = exponential_of(static_cast<T>(static_cast<double>(logit) - normalizer));
+            const T softmax = exponential_of(static_cast<T>(static_cast<double>(logit(m, tile, i, j, scale)) - normalizer));
             scores[j] = share * (softmax - (j == positive ? T{1} : T{0}));
             total += static_cast<double>(scores[j]) * static_cast<double>(score);
           }

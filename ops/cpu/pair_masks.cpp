@@ -1,5 +1,10 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
@@ -52,9 +57,56 @@ void false_negatives(const FalseNegatives& rule, const double* similarities, con
   });
 }
 
+template <class T>
+void excluded_pairs(const EqualPairs& equal, std::int64_t queries, std::int64_t targets, T* mask) {
+  parallel_for(queries, rows_of_block(targets), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      for (std::int64_t j = 0; j < targets; ++j) mask[i * targets + j] = static_cast<T>(equal.excludes(i, j));
+    }
+  });
+}
+
+template <class T>
+void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, std::int64_t* ids) {
+  const std::size_t token_bytes = static_cast<std::size_t>(width) * sizeof(T);
+  const auto token = [&](std::int64_t i, std::int64_t t) { return x + (i * tokens + t) * width; };
+  const auto is_valid = [&](std::int64_t i, std::int64_t t) { return !valid || valid[i * tokens + t]; };
+  const auto equal = [&](std::int64_t a, std::int64_t b) {
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      if (is_valid(a, t) != is_valid(b, t)) return false;
+      if (is_valid(a, t) && std::memcmp(token(a, t), token(b, t), token_bytes) != 0) return false;
+    }
+    return true;
+  };
+  std::vector<std::size_t> hashes(static_cast<std::size_t>(rows));
+  parallel_for(rows, rows_of_block(tokens * width), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      std::size_t hash = 0;
+      for (std::int64_t t = 0; t < tokens; ++t) {
+        if (!is_valid(i, t)) continue;
+        const std::string_view bytes(reinterpret_cast<const char*>(token(i, t)), token_bytes);
+        hash = hash * 31 + std::hash<std::string_view>()(bytes);
+      }
+      hashes[static_cast<std::size_t>(i)] = hash;
+    }
+  });
+  std::unordered_multimap<std::size_t, std::int64_t> firsts;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::size_t hash = hashes[static_cast<std::size_t>(i)];
+    const auto [begin, end] = firsts.equal_range(hash);
+    const auto found = std::find_if(begin, end, [&](const auto& first) { return equal(first.second, i); });
+    ids[i] = found == end ? i : found->second;
+    if (found == end) firsts.emplace(hash, i);
+  }
+}
+
 template void positive_pairs(std::int64_t, const std::int64_t*, float*, float*, bool*);
 template void positive_pairs(std::int64_t, const std::int64_t*, double*, double*, bool*);
 template void false_negatives(const FalseNegatives&, const double*, const double*, float, float*);
 template void false_negatives(const FalseNegatives&, const double*, const double*, double, double*);
+template void excluded_pairs(const EqualPairs&, std::int64_t, std::int64_t, float*);
+template void excluded_pairs(const EqualPairs&, std::int64_t, std::int64_t, double*);
+template void equal_rows(std::int64_t, std::int64_t, std::int64_t, const float*, const bool*, std::int64_t*);
+template void equal_rows(std::int64_t, std::int64_t, std::int64_t, const double*, const bool*, std::int64_t*);
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

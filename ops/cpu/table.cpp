@@ -56,6 +56,8 @@ constexpr KernelTable<T> kTable{
     .maxsim_backward = maxsim_backward<T>,
     .positive_pairs = positive_pairs<T>,
     .false_negatives = false_negatives<T>,
+    .excluded_pairs = excluded_pairs<T>,
+    .equal_rows = equal_rows<T>,
     .adamw = adamw<T>,
     .sgd = sgd<T>,
     .squared_norm = squared_norm<T>,

@@ -25,17 +25,19 @@ void for_each_panel(const Contrastive& c, const T* a, const T* b, const T* scale
       const std::int64_t cols = std::min(columns, c.cols - col);
       gemm<T>({.m = rows, .n = cols, .k = c.width, .transpose_b = true, .pitch_c = pitch}, a + row * c.width,
               b + col * c.width, nullptr, nullptr, workspace, Mode::kWrite);
-      f(Panel<T>{workspace, scale, bias, row, col, rows, cols, pitch, c.step}, col + cols == c.cols);
+      with_equal_pairs(c.equal, [&]<class Equal>(const Equal& equal) {
+        f(Panel<T, Equal>{workspace, scale, bias, row, col, rows, cols, pitch, c.step, equal}, col + cols == c.cols);
+      });
     }
     on_row(row, rows);
   }
 }
 
 /// Σ log(1 + eᶻ), less the logit of the positive, of each row: log(1 + e⁻ᶻ) = log(1 + eᶻ) - z.
-template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads) sigmoid_rows_kernel(Panel<T> panel, double* losses) {
+template <class T, class Equal, class By>
+__global__ void __launch_bounds__(kMostRowThreads) sigmoid_rows_kernel(Panel<T, Equal> panel, double* losses) {
   for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
-    const Row<By, Logits<T>> row(panel.cols, panel.logits(i));
+    const Row<By, Logits<T, Equal>> row(panel.cols, panel.logits(i));
     const T sum = row.sum([](std::int64_t, T z) { return (z > T{0} ? z : T{0}) + std::log1p(std::exp(-std::fabs(z))); });
     if (By::thread() != 0) continue;
     double loss = static_cast<double>(sum);
@@ -95,10 +97,10 @@ void contrastive(const Contrastive& c, const T* a, const T* b, const T* scale, c
   const Scratch<double> total(1);
   for_each_panel(
       c, a, b, scale, bias, workspace,
-      [&](const Panel<T>& panel, bool is_last) {
+      [&]<class Equal>(const Panel<T, Equal>& panel, bool is_last) {
         if (sigmoid) {
           with_row_threads(panel.rows, panel.cols, [&]<class By>(By, const Grid& grid) {
-            launch(sigmoid_rows_kernel<T, By>, grid, panel, positives);
+            launch(sigmoid_rows_kernel<T, Equal, By>, grid, panel, positives);
           });
           return;
         }
@@ -129,7 +131,7 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
       columns_of_loss(c.op == ContrastiveOp::kRowsAndColumns ? c.cols : 0, col_logsumexp);
   for_each_panel(
       c, a, b, scale, bias, workspace,
-      [&](const Panel<T>& panel, bool) {
+      [&](const auto& panel, bool) {
         with_slope(c, rows_of_loss, columns_of_loss,
                    [&](const auto& slope) { differentiate(panel, slope, cotangent, of_bias, of_scale); });
         if (db) {

@@ -43,24 +43,45 @@ struct RunningLogSumExp {
   }
 };
 
-/// A row of logits.
-template <class T>
+/// In the place of EqualPairs where all targets differ, so that kernels that leave nothing out are compiled apart.
+struct NoEqualPairs {
+  __device__ bool excludes(std::int64_t, std::int64_t) const { return false; }
+};
+
+/// Calls f with the pairs that a loss leaves out.
+template <class F>
+void with_equal_pairs(const EqualPairs& equal, const F& f) {
+  if (equal.some()) f(equal);
+  else f(NoEqualPairs{});
+}
+
+/// The logits of row `row` from column `col` on.
+template <class T, class Equal>
 struct Logits {
   const T* z;
   T scale, bias;
-  __device__ T operator()(std::int64_t at) const { return z[at] * scale + bias; }
+  Equal equal;
+  std::int64_t row, col;
+
+  __device__ T of(std::int64_t at, T product) const {
+    return equal.excludes(row, col + at) ? static_cast<T>(kExcluded) : product * scale + bias;
+  }
+  __device__ T operator()(std::int64_t at) const { return of(at, z[at]); }
 };
 
 /// The logits scale · z + bias of rows [row, row + rows) and columns [col, col + cols) of a loss. The positive of row i is
 /// column i · step.
-template <class T>
+template <class T, class Equal>
 struct Panel {
   T* z;
   const T *scale, *bias;  // one element each; no bias where that is null
   std::int64_t row, col, rows, cols, pitch, step;
+  Equal equal;
 
   __device__ T* line(std::int64_t i) const { return z + i * pitch; }
-  __device__ Logits<T> logits(std::int64_t i) const { return {line(i), *scale, bias ? *bias : T{0}}; }
+  __device__ Logits<T, Equal> logits(std::int64_t i) const {
+    return {line(i), *scale, bias ? *bias : T{0}, equal, row + i, col};
+  }
   /// The column within the panel of the positive of row i, or -1.
   __device__ std::int64_t positive(std::int64_t i) const {
     const std::int64_t at = (row + i) * step - col;
@@ -69,11 +90,11 @@ struct Panel {
 };
 
 /// Adds a panel to the sums of its rows, and remembers the logits of positives. `logsumexp` is of all rows.
-template <class T, class By>
+template <class T, class Equal, class By>
 __global__ void __launch_bounds__(kMostRowThreads)
-    add_rows_kernel(Panel<T> panel, RunningLogSumExp rows, double* positives, bool is_last, double* logsumexp) {
+    add_rows_kernel(Panel<T, Equal> panel, RunningLogSumExp rows, double* positives, bool is_last, double* logsumexp) {
   for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
-    const Row<By, Logits<T>> row(panel.cols, panel.logits(i));
+    const Row<By, Logits<T, Equal>> row(panel.cols, panel.logits(i));
     const T largest = row.maximum(), shift = std::isfinite(largest) ? largest : T{0};
     const T sum = row.sum([=](std::int64_t, T z) { return std::exp(z - shift); });
     if (By::thread() != 0) continue;
@@ -84,10 +105,10 @@ __global__ void __launch_bounds__(kMostRowThreads)
   }
 }
 
-template <class T>
-void add_rows(const Panel<T>& panel, const RunningLogSumExp& rows, double* positives, bool is_last, double* logsumexp) {
+template <class T, class Equal>
+void add_rows(const Panel<T, Equal>& panel, const RunningLogSumExp& rows, double* positives, bool is_last, double* logsumexp) {
   with_row_threads(panel.rows, panel.cols, [&]<class By>(By, const Grid& grid) {
-    launch(add_rows_kernel<T, By>, grid, panel, rows, positives, is_last, logsumexp);
+    launch(add_rows_kernel<T, Equal, By>, grid, panel, rows, positives, is_last, logsumexp);
   });
 }
 
@@ -163,16 +184,17 @@ struct RowSoftmax {
 
 /// Turns z into scale · dZ, where dZ is what `slope(row, column, logit, share)` says, less the share at positives. Each row's
 /// Σ dZ and Σ dZ · z over all panels are its summands of dbias and dscale.
-template <class T, class By, class Slope>
+template <class T, class Equal, class By, class Slope>
 __global__ void __launch_bounds__(kMostRowThreads)
-    differentiate_kernel(Panel<T> panel, Slope slope, Cotangent<T> cotangent, double* of_bias, double* of_scale) {
-  const T share = cotangent.share(), scale = *panel.scale, bias = panel.bias ? *panel.bias : T{0};
+    differentiate_kernel(Panel<T, Equal> panel, Slope slope, Cotangent<T> cotangent, double* of_bias, double* of_scale) {
+  const T share = cotangent.share(), scale = *panel.scale;
   for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
     T* line = panel.line(i);
     const std::int64_t positive = panel.positive(i);
+    const Logits<T, Equal> logits = panel.logits(i);
     const Row<By, Elements<T>> row(panel.cols, {line});
     const Pair<double> sums = row.sum([=](std::int64_t j, T z) {
-      T dz = slope(panel.row + i, panel.col + j, z * scale + bias, share);
+      T dz = slope(panel.row + i, panel.col + j, logits.of(j, z), share);
       if (j == positive) dz -= share;
       line[j] = scale * dz;
       return Pair<double>(static_cast<double>(dz), static_cast<double>(dz) * static_cast<double>(z));
@@ -183,11 +205,11 @@ __global__ void __launch_bounds__(kMostRowThreads)
   }
 }
 
-template <class T, class Slope>
-void differentiate(const Panel<T>& panel, const Slope& slope, const Cotangent<T>& cotangent, double* of_bias,
+template <class T, class Equal, class Slope>
+void differentiate(const Panel<T, Equal>& panel, const Slope& slope, const Cotangent<T>& cotangent, double* of_bias,
                    double* of_scale) {
   with_row_threads(panel.rows, panel.cols, [&]<class By>(By, const Grid& grid) {
-    launch(differentiate_kernel<T, By, Slope>, grid, panel, slope, cotangent, of_bias, of_scale);
+    launch(differentiate_kernel<T, Equal, By, Slope>, grid, panel, slope, cotangent, of_bias, of_scale);
   });
 }
 

@@ -37,7 +37,13 @@ struct Meeting {
   std::int32_t* best;        // [cols, rows, query tokens]: the document token, or -1 for an invalid query token
 
   __device__ std::int32_t* best_of(std::int64_t document) const { return best + document * rows * m.query_tokens; }
-  Panel<T> panel(const T* scale) const { return {scores, scale, nullptr, row, col, rows, cols, pitch, m.step}; }
+  /// Calls f with the scores as a panel of logits.
+  template <class F>
+  void with_panel(const T* scale, const F& f) const {
+    with_equal_pairs(m.equal, [&]<class Equal>(const Equal& equal) {
+      f(Panel<T, Equal>{scores, scale, nullptr, row, col, rows, cols, pitch, m.step, equal});
+    });
+  }
 };
 
 /// A warp for each query token and document.
@@ -166,7 +172,9 @@ void maxsim(const MaxSim& m, const T* queries, const bool* query_mask, const T* 
   const Scratch<double> total(1);
   for_each_meeting(
       m, queries, query_mask, documents, document_mask, workspace, best,
-      [&](const Meeting<T>& at, bool is_last) { add_rows(at.panel(scale), rows, positives, is_last, logsumexp); },
+      [&](const Meeting<T>& at, bool is_last) {
+        at.with_panel(scale, [&](const auto& panel) { add_rows(panel, rows, positives, is_last, logsumexp); });
+      },
       [&](std::int64_t row, std::int64_t count) {
         add_to_total(count, RowLoss{logsumexp + row, positives, 1}, total.data(), row == 0);
       });
@@ -185,7 +193,9 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
   for_each_meeting(
       m, queries, query_mask, documents, document_mask, workspace, best,
       [&](const Meeting<T>& at, bool) {
-        differentiate(at.panel(scale), RowSoftmax<T>{normalizers.data()}, cotangent, of_bias, of_scale);
+        at.with_panel(scale, [&](const auto& panel) {
+          differentiate(panel, RowSoftmax<T>{normalizers.data()}, cotangent, of_bias, of_scale);
+        });
         if (dqueries) {
           launch(queries_gradient_kernel<T>, grid_of_tokens(at.rows * m.query_tokens, m.width), at, documents, dqueries,
                  at.col > 0 ? Mode::kAccumulate : dqueries_mode);

@@ -1,3 +1,7 @@
+#include <bit>
+#include <cstdint>
+#include <type_traits>
+
 #include "tapecache/ops/cuda/block_reduce.cuh"
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/launch.cuh"
@@ -49,6 +53,66 @@ __global__ void false_negatives_kernel(FalseNegatives rule, const double* simila
   }
 }
 
+template <class T>
+__global__ void excluded_pairs_kernel(EqualPairs equal, std::int64_t queries, std::int64_t targets, T* mask) {
+  for (std::int64_t at = thread_index(); at < queries * targets; at += thread_count()) {
+    const std::int64_t i = at / targets;
+    mask[at] = static_cast<T>(equal.excludes(i, at - i * targets));
+  }
+}
+
+/// Rows [rows, tokens, width] of which only the valid tokens count.
+template <class T>
+struct MaskedRows {
+  using Bits = std::conditional_t<sizeof(T) == sizeof(std::uint32_t), std::uint32_t, std::uint64_t>;
+  std::int64_t rows, tokens, width;
+  const T* x;
+  const bool* valid;
+
+  __device__ std::int64_t elements() const { return tokens * width; }
+  __device__ bool counts(std::int64_t row, std::int64_t at) const { return !valid || valid[row * tokens + at / width]; }
+  __device__ Bits bits(std::int64_t row, std::int64_t at) const { return std::bit_cast<Bits>(x[row * elements() + at]); }
+  __device__ bool equal(std::int64_t a, std::int64_t b) const {
+    for (std::int64_t at = 0; at < elements(); ++at) {
+      if (counts(a, at) != counts(b, at) || (counts(a, at) && bits(a, at) != bits(b, at))) return false;
+    }
+    return true;
+  }
+};
+
+/// A number's bits mixed: the finaliser of MurmurHash3.
+__device__ inline std::uint64_t mixed(std::uint64_t x) {
+  x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdull;
+  x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53ull;
+  return x ^ (x >> 33);
+}
+
+/// A block for each row.
+template <class T>
+__global__ void hash_rows_kernel(MaskedRows<T> rows, std::uint64_t* hashes) {
+  for (std::int64_t i = blockIdx.x; i < rows.rows; i += gridDim.x) {
+    std::uint64_t hash = 0;
+    for (std::int64_t at = threadIdx.x; at < rows.elements(); at += blockDim.x) {
+      if (rows.counts(i, at)) hash += mixed(rows.bits(i, at) + mixed(static_cast<std::uint64_t>(at) + 1));
+    }
+    hash = block_sum(hash);
+    if (threadIdx.x == 0) hashes[i] = hash;
+  }
+}
+
+/// A block for each row, whose threads look for the first that equals it.
+template <class T>
+__global__ void equal_rows_kernel(MaskedRows<T> rows, const std::uint64_t* hashes, std::int64_t* ids) {
+  for (std::int64_t i = blockIdx.x; i < rows.rows; i += gridDim.x) {
+    std::int64_t first = i;
+    for (std::int64_t j = threadIdx.x; j < first; j += blockDim.x) {
+      if (hashes[j] == hashes[i] && rows.equal(j, i)) first = j;
+    }
+    first = block_reduce(first, Minimum{});
+    if (threadIdx.x == 0) ids[i] = first;
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -64,9 +128,26 @@ void false_negatives(const FalseNegatives& rule, const double* similarities, con
   launch(false_negatives_kernel<T>, grid_for(rule.rows * rule.cols), rule, similarities, positives, excluded, mask);
 }
 
+template <class T>
+void excluded_pairs(const EqualPairs& equal, std::int64_t queries, std::int64_t targets, T* mask) {
+  launch(excluded_pairs_kernel<T>, grid_for(queries * targets), equal, queries, targets, mask);
+}
+
+template <class T>
+void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, std::int64_t* ids) {
+  const MaskedRows<T> all{rows, tokens, width, x, valid};
+  const Scratch<std::uint64_t> hashes(rows);
+  launch(hash_rows_kernel<T>, grid_of_rows(rows), all, hashes.data());
+  launch(equal_rows_kernel<T>, grid_of_rows(rows), all, hashes.data(), ids);
+}
+
 template void positive_pairs(std::int64_t, const std::int64_t*, float*, float*, bool*);
 template void positive_pairs(std::int64_t, const std::int64_t*, double*, double*, bool*);
 template void false_negatives(const FalseNegatives&, const double*, const double*, float, float*);
 template void false_negatives(const FalseNegatives&, const double*, const double*, double, double*);
+template void excluded_pairs(const EqualPairs&, std::int64_t, std::int64_t, float*);
+template void excluded_pairs(const EqualPairs&, std::int64_t, std::int64_t, double*);
+template void equal_rows(std::int64_t, std::int64_t, std::int64_t, const float*, const bool*, std::int64_t*);
+template void equal_rows(std::int64_t, std::int64_t, std::int64_t, const double*, const bool*, std::int64_t*);
 
 }  // namespace tapecache::kernels::cuda

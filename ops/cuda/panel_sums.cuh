@@ -37,12 +37,11 @@ __device__ T finite_or_zero(T largest) {
 }
 
 /// The sums of each part. Lines of the panel begin at multiples of 16 bytes.
-template <class T>
-__global__ void __launch_bounds__(kPartWarps * kWarp) sum_parts_kernel(Panel<T> panel, PartSums<T> sums) {
+template <class T, class Equal>
+__global__ void __launch_bounds__(kPartWarps * kWarp) sum_parts_kernel(Panel<T, Equal> panel, PartSums<T> sums) {
   constexpr int kHeld = kColumnsHeld<T>;
   __shared__ Pack<T, kHeld> of_warp[kPartWarps][kWarp];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const T scale = *panel.scale, bias = panel.bias ? *panel.bias : T{0};
   const std::int64_t across = (panel.cols + kPartColumns<T> - 1) / kPartColumns<T>,
                      down = (panel.rows + kPartRows - 1) / kPartRows;
   for (std::int64_t part = blockIdx.x; part < across * down; part += gridDim.x) {
@@ -53,9 +52,10 @@ __global__ void __launch_bounds__(kPartWarps * kWarp) sum_parts_kernel(Panel<T> 
     for (int i = 0; i < kRowsHeld; ++i) {
       const bool inside = row + i < panel.rows && col < panel.cols;
       if (inside) z[i] = read_pack<kHeld>(panel.line(row + i) + col);
+      const Logits<T, Equal> logits = panel.logits(row + i);
 #pragma unroll
       for (int j = 0; j < kHeld; ++j) {
-        z[i].x[j] = inside && col + j < panel.cols ? z[i].x[j] * scale + bias : -std::numeric_limits<T>::infinity();
+        z[i].x[j] = inside && col + j < panel.cols ? logits.of(col + j, z[i].x[j]) : -std::numeric_limits<T>::infinity();
       }
     }
 #pragma unroll
@@ -140,8 +140,8 @@ struct Lines {
   }
 };
 
-template <class T>
-__global__ void add_parts_kernel(Panel<T> panel, Lines<T> rows, Lines<T> columns, double* positives) {
+template <class T, class Equal>
+__global__ void add_parts_kernel(Panel<T, Equal> panel, Lines<T> rows, Lines<T> columns, double* positives) {
   __shared__ double of_thread[kRowsOfBlock][kColumnsOfBlock];
   const std::int64_t of_rows = (rows.count + kColumnsOfBlock - 1) / kColumnsOfBlock,
                      of_columns = (columns.count + kColumnsOfBlock - 1) / kColumnsOfBlock;
@@ -160,18 +160,18 @@ __global__ void add_parts_kernel(Panel<T> panel, Lines<T> rows, Lines<T> columns
 
 /// Adds a panel to the sums of its rows and of its columns, and remembers the logits of positives. Arrays over columns, and
 /// `row_logsumexp`, are of the whole loss.
-template <class T>
-void add_rows_and_columns(const Panel<T>& panel, const PartSums<T>& sums, const RunningLogSumExp& rows,
+template <class T, class Equal>
+void add_rows_and_columns(const Panel<T, Equal>& panel, const PartSums<T>& sums, const RunningLogSumExp& rows,
                           const RunningLogSumExp& columns, double* positives, bool is_last_of_rows, bool is_last_of_columns,
                           double* row_logsumexp, double* col_logsumexp) {
   const std::int64_t across = divide_up(panel.cols, kPartColumns<T>), down = divide_up(panel.rows, kPartRows);
-  launch(sum_parts_kernel<T>, grid_of_rows(across * down, kPartWarps * kWarp), panel, sums);
+  launch(sum_parts_kernel<T, Equal>, grid_of_rows(across * down, kPartWarps * kWarp), panel, sums);
   const Lines<T> of_rows{panel.rows, across, sums.row_pitch, sums.of_rows, rows, panel.col == 0, is_last_of_rows,
                          row_logsumexp + panel.row};
   const Lines<T> of_columns{panel.cols, down, sums.column_pitch, sums.of_columns,
                             {columns.largest + panel.col, columns.sum + panel.col}, panel.row == 0, is_last_of_columns,
                             col_logsumexp + panel.col};
-  launch(add_parts_kernel<T>,
+  launch(add_parts_kernel<T, Equal>,
          grid_of_rows(divide_up(panel.rows, kColumnsOfBlock) + divide_up(panel.cols, kColumnsOfBlock),
                       kColumnsOfBlock * kRowsOfBlock),
          panel, of_rows, of_columns, positives);
