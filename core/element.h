@@ -1,5 +1,6 @@
 #pragma once
 
+#include <limits>
 #include <type_traits>
 
 #include "tapecache/core/dtype.h"
@@ -21,12 +22,24 @@ void dispatch_any(DType dtype, F&& f) {
   }
 }
 
+/// A float as an integer: what is before the point; the nearest limit of To beyond its range, and 0 of NaN.
+template <class To, class From>
+constexpr To saturated(From value) {
+  using Limits = std::numeric_limits<To>;
+  constexpr From kHalf = static_cast<From>(Limits::max() / 2 + 1);  // a power of two, which From has
+  if (value != value) return To{0};
+  if (value >= kHalf + kHalf) return Limits::max();
+  if (value <= static_cast<From>(Limits::min())) return Limits::min();
+  return static_cast<To>(value);
+}
+
 /// An element in another type, as `Tensor::to` has it.
 template <class To, class From>
 constexpr To convert_element(From value) {
   if constexpr (kLowPrecision<From>) return convert_element<To>(static_cast<float>(value));
   else if constexpr (kLowPrecision<To>) return To(static_cast<float>(value));
   else if constexpr (std::is_same_v<To, bool>) return value != From{0};
+  else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) return saturated<To>(value);
   else return static_cast<To>(value);
 }
 

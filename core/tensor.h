@@ -110,7 +110,9 @@ class Tensor {
 
   /// A copy with storage of its own.
   Tensor clone() const;
-  /// Elements converted; the same handle where nothing changes. Converting to an integer truncates.
+  /// Elements converted; the same handle where nothing changes. A float becomes an integer by what is before its point, the
+  /// nearest limit of the type beyond its range, and 0 where it is NaN; a wider integer keeps its lower bits. As a bool
+  /// all but 0 is true, NaN too.
   Tensor to(DType dtype) const;
   /// A copy on another device; the same handle where it is there already. A copy to the host waits for the device.
   Tensor to(Device device) const;

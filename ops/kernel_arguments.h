@@ -39,7 +39,7 @@ constexpr bool derivative_uses_output(UnaryOp op) {
          op == UnaryOp::kSigmoid;
 }
 
-enum class ReduceOp { kSum, kMean, kMax, kLogSumExp };
+enum class ReduceOp { kSum, kMean, kMax, kLogSumExp, kNorm };
 
 /// Strides by which two operands are read while the output shape is walked; 0 where an operand is repeated.
 struct Broadcast {

@@ -4,6 +4,7 @@
 
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/checks.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 
 namespace tapecache::ops {
@@ -17,7 +18,7 @@ Variable reduce(const char* op, ReduceOp kind, const Variable& x, int axis_or_ne
   const OpScope scope(op);
   detail::require_floating(op, "x", x, 1);
   const int axis = detail::checked_axis(op, x.shape(), axis_or_negative);
-  if (kind != ReduceOp::kSum && x.size(axis) == 0) {
+  if (kind != ReduceOp::kSum && kind != ReduceOp::kNorm && x.size(axis) == 0) {
     throw ShapeError(fmt::format("{}: axis {} of {} is empty", op, axis, to_string(x.shape())));
   }
   const std::int64_t outer = x.shape().product(0, axis), length = x.size(axis),
@@ -27,7 +28,7 @@ Variable reduce(const char* op, ReduceOp kind, const Variable& x, int axis_or_ne
     kernels::find(&KernelTable<T>::reduce, op, x.device())(kind, outer, length, inner, x.value().data<T>(),
                                                            y.mutable_data<T>(), kernels::Mode::kWrite);
   });
-  const bool needs_values = kind == ReduceOp::kMax || kind == ReduceOp::kLogSumExp;
+  const bool needs_values = kind != ReduceOp::kSum && kind != ReduceOp::kMean;
   std::vector<Tensor> saved;
   if (needs_values) saved = {x.value(), y};
   return record(op, std::move(y), {x}, std::move(saved), [=](Backward& ctx) {
@@ -48,6 +49,12 @@ Variable sum(const Variable& x, int axis) { return reduce("sum", ReduceOp::kSum,
 Variable mean(const Variable& x, int axis) { return reduce("mean", ReduceOp::kMean, x, axis); }
 Variable max(const Variable& x, int axis) { return reduce("max", ReduceOp::kMax, x, axis); }
 Variable logsumexp(const Variable& x, int axis) { return reduce("logsumexp", ReduceOp::kLogSumExp, x, axis); }
+Variable norm(const Variable& x, int axis) { return reduce("norm", ReduceOp::kNorm, x, axis); }
+
+Variable distance(const Variable& a, const Variable& b, int axis) {
+  const OpScope scope("distance");
+  return norm(subtract(a, b), axis);
+}
 
 Variable sum(const Variable& x) {
   detail::require_floating("sum", "x", x);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "op_table.h"
@@ -12,6 +13,11 @@ using Reduce = Variable (*)(const Variable&, int);
 using Line = std::function<double(const std::vector<double>&)>;
 
 double naive_mean(const std::vector<double>& x) { return naive_sum(x) / static_cast<double>(x.size()); }
+double naive_norm(const std::vector<double>& x) {
+  double length = 0;
+  for (const double v : x) length = std::hypot(length, v);
+  return length;
+}
 double naive_max(const std::vector<double>& x) { return *std::max_element(x.begin(), x.end()); }
 
 OpRow reduce_row(std::string name, Reduce op, const Line& f, int axis, Input input,
@@ -57,6 +63,7 @@ std::vector<OpRow> reduce_rows() {
       {"mean", ops::mean, naive_mean},
       {"max", ops::max, naive_max},
       {"logsumexp", ops::logsumexp, naive_logsumexp},
+      {"norm", ops::norm, naive_norm},
   };
   std::vector<OpRow> rows;
   for (const Case& c : cases) {
@@ -79,6 +86,26 @@ std::vector<OpRow> reduce_rows() {
   rows.push_back(reduce_row("sum_empty_axis", ops::sum, naive_sum, 1, floating({3, 0, 2})));
   rows.push_back(reduce_row("logsumexp_far_out", ops::logsumexp, naive_logsumexp, 1,
                             floating({3, 3}, {1000, 999.5, -1000, -1000, -1000.5, -1001, -40, 0, 40})));
+
+  rows.push_back(reduce_row("norm_empty_axis", ops::norm, naive_norm, 1, floating({3, 0, 2})));
+  OpRow zero = reduce_row("norm_of_zeros", ops::norm, naive_norm, 1, floating({3, 3}, {1, 2, 3, 0, 0, 0, -1, 0, 2}));
+  zero.differentiable = false;
+  rows.push_back(std::move(zero));
+
+  const auto distance_row = [&](const std::string& name, const Shape& a, const Shape& b, std::vector<Input> large = {}) {
+    rows.push_back({.name = name,
+                    .inputs = {floating(a), floating(b)},
+                    .op = [](std::span<const Variable> x) { return ops::distance(x[0], x[1]); },
+                    .reference =
+                        [](std::span<const NaiveArray> x) {
+                          const NaiveArray difference = naive_binary(x[0], x[1], std::minus<>());
+                          return naive_reduce(difference, difference.shape.rank() - 1, naive_norm);
+                        },
+                    .large = large,
+                    .flops = large.empty() ? 0 : 3.0 * static_cast<double>(large[0].shape.numel())});
+  };
+  distance_row("distance", {4, 5}, {4, 5}, {floating({520, 1027}), floating({520, 1027})});
+  distance_row("distance_of_all_pairs", {3, 1, 4}, {2, 4});
 
   rows.push_back(full_row("sum_all", ops::sum, naive_sum, floating({3, 4, 5}), {floating({1025, 1024})}));
   rows.push_back(full_row("mean_all", ops::mean, naive_mean, floating({3, 4, 5}), {floating({1025, 1024})}));

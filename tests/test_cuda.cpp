@@ -76,6 +76,12 @@ BOOST_AUTO_TEST_CASE(types_convert_as_on_the_cpu, *on_device) {
   const Tensor special = vector_of({inf, -inf, 1e300, 3.4e38});
   BOOST_CHECK(same_bits(special.to(kCuda).to(DType::kBFloat16), special.to(DType::kBFloat16)));
   BOOST_CHECK(std::isnan(vector_of({nan}).to(kCuda).to(DType::kBFloat16).item()));
+  const Tensor beyond = vector_of({nan, 1e30, -1e30, INFINITY, -INFINITY, 255.5, -0.5, 0x1p31, -0x1p63, 0x1p63});
+  for (const DType from : {DType::kFloat64, DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    for (const DType to : {DType::kInt32, DType::kInt64, DType::kUInt8, DType::kBool}) {
+      BOOST_CHECK(same_bits(beyond.to(from).to(kCuda).to(to), beyond.to(from).to(to)));
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(fill_and_accumulate, *on_device) {

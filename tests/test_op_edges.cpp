@@ -10,6 +10,7 @@
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
+#include "tapecache/ops/operators.h"
 #include "tapecache/ops/pooling.h"
 #include "tapecache/ops/reduce.h"
 #include "tapecache/ops/softmax.h"
@@ -84,6 +85,37 @@ BOOST_AUTO_TEST_CASE(cross_entropy_with_an_impossible_class) {
   BOOST_CHECK(max_difference(g, std::vector<double>{-0.5, 0, 0.5}) <= 1e-12);
 }
 
+BOOST_AUTO_TEST_CASE(equal_points_pull_at_nothing) {
+  const Tensor point = vector_of({1, 2, 3});
+  const auto hinge = [&](const Variable& v) { return ops::relu(ops::distance(v, point) - 1.0); };
+  check_equal(gradient_of_sum(point, hinge), {0, 0, 0});
+  check_equal(gradient_of_sum(point, [&](const Variable& v) { return ops::distance(v, point); }), {0, 0, 0});
+  check_equal(gradient_of_sum(point, [&](const Variable& v) { return ops::sqrt(ops::distance(v, point)); }), {0, 0, 0});
+  // By hand the derivative of the root is infinite, and 0 times that NaN, as IEEE 754 has it.
+  const auto by_hand = [&](const Variable& v) {
+    const Variable d = v - point;
+    return ops::relu(ops::sqrt(ops::sum(d * d)) - 1.0);
+  };
+  BOOST_CHECK(std::isnan(gradient_of_sum(point, by_hand)[0]));
+}
+
+BOOST_AUTO_TEST_CASE(lengths_neither_overflow_nor_vanish) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const bool is_float = dtype == DType::kFloat32;
+    for (const double size : {is_float ? 0x1p124 : 0x1p1020, is_float ? 0x1p-149 : 0x1p-1074, 1.0}) {
+      const Tensor rows = Tensor::from<double>({3 * size, 0, -4 * size, 0, 0, 0}, {2, 3}).to(dtype);
+      check_equal(ops::norm(rows, 1).value(), {5 * size, 0});
+      check_equal(ops::norm(ops::transpose(rows, 0, 1), 0).value(), {5 * size, 0});
+      check_equal(ops::norm(rows, 0).value(), {3 * size, 0, 4 * size});
+      const auto gradient = gradient_of_sum(rows, [](const Variable& v) { return ops::norm(v, 1); });
+      BOOST_CHECK_LE(max_difference(gradient, std::vector<double>{0.6, 0, -0.8, 0, 0, 0}), 1e-7);
+    }
+    const Tensor odd = Tensor::from<double>({1, kInfinity, kInfinity, kNaN}, {2, 2}).to(dtype);
+    const std::vector<double> lengths = doubles(ops::norm(odd, 1).value());
+    BOOST_CHECK(lengths[0] == kInfinity && std::isnan(lengths[1]));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(invalid_tokens_may_hold_anything) {
   const Tensor valid = Tensor::from<double>({1, 0, 1}, {1, 3}).to(DType::kBool);
   const Tensor x = Tensor::from<double>({1, kNaN, 3}, {1, 3, 1});
@@ -119,6 +151,8 @@ BOOST_AUTO_TEST_CASE(nan_is_not_hidden) {
       {"max", [](const Variable& x) { return ops::max(x, 0); }},
       {"sum", [](const Variable& x) { return ops::sum(x, 0); }},
       {"logsumexp", [](const Variable& x) { return ops::logsumexp(x, 0); }},
+      {"norm", [](const Variable& x) { return ops::norm(x, 0); }},
+      {"norm of columns", [](const Variable& x) { return ops::norm(ops::reshape(x, {x.size(0), 1}), 0); }},
       {"max_pool", [](const Variable& x) { return ops::max_pool(ops::reshape(x, {1, x.size(0), 1})); }},
       {"mean_pool", [](const Variable& x) { return ops::mean_pool(ops::reshape(x, {1, x.size(0), 1})); }},
   };

@@ -147,6 +147,29 @@ BOOST_AUTO_TEST_CASE(conversions_to_integers_truncate) {
   check_equal(vector_of({4294967297.0, -4294967297.0}).to(DType::kInt64), {4294967297.0, -4294967297.0});
 }
 
+BOOST_AUTO_TEST_CASE(floats_beyond_an_integer_type_become_its_limits_and_nan_0) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity(), kNaN = std::numeric_limits<double>::quiet_NaN();
+  const Tensor floats = vector_of({kNaN, kInfinity, -kInfinity, 60000, -60000});
+  for (const DType from : {DType::kFloat64, DType::kFloat32, DType::kBFloat16, DType::kFloat16}) {
+    const double large = floats.to(from).to(DType::kFloat64).data<double>()[3];
+    check_equal(floats.to(from).to(DType::kUInt8), {0, 255, 0, 255, 0});
+    check_equal(floats.to(from).to(DType::kInt32), {0, 2147483647, -2147483648.0, large, -large});
+    check_equal(floats.to(from).to(DType::kInt64), {0, 0x1p63, -0x1p63, large, -large});
+    check_equal(floats.to(from).to(DType::kBool), {1, 1, 1, 1, 1});
+  }
+  for (const DType from : {DType::kFloat64, DType::kFloat32}) {
+    const Tensor limits = vector_of({0x1p31, -0x1p31, 0x1p40, -0x1p40, 0x1p31 - 128, 255.5, -0.5}).to(from);
+    check_equal(limits.to(DType::kInt32), {2147483647, -0x1p31, 2147483647, -0x1p31, 0x1p31 - 128, 255, 0});
+    const Tensor wide = vector_of({0x1p63, -0x1p63, 1e30, -1e30}).to(from).to(DType::kInt64);
+    const std::vector<std::int64_t> found = wide.to_vector<std::int64_t>();
+    constexpr std::int64_t kLeast = std::numeric_limits<std::int64_t>::min(), kMost = std::numeric_limits<std::int64_t>::max();
+    BOOST_CHECK((found == std::vector<std::int64_t>{kMost, kLeast, kMost, kLeast}));
+    check_equal(vector_of({255.5, 256, -0.5, -1, 1e9}).to(from).to(DType::kUInt8), {255, 255, 0, 0, 255});
+  }
+  check_equal(vector_of({0x1p31 - 0.5, -0x1p31 - 0.5}).to(DType::kInt32), {2147483647, -0x1p31});
+  check_equal(Tensor::full({1}, 1e10, DType::kInt32), {2147483647});
+}
+
 BOOST_AUTO_TEST_CASE(float64_to_float16) {
   check_equal(vector_of({1.0 / 3, 3.140625, 1e300, 1e-7}).to(DType::kFloat16),
               {0.333251953125, 3.140625, std::numeric_limits<double>::infinity(), 0x1p-23});

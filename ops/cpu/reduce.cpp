@@ -103,6 +103,54 @@ struct Columns {
   }
 };
 
+/// A power of two that brings a line whose largest magnitude this is near 1, so that squares neither overflow nor vanish; 1
+/// where all is 0 or the largest is not finite.
+template <class T>
+T scale_for_squares(T largest) {
+  constexpr int kMost = std::numeric_limits<T>::max_exponent - 8;
+  if (largest == 0 || !std::isfinite(largest)) return T{1};
+  return std::ldexp(T{1}, std::clamp(-std::ilogb(largest), -kMost, kMost));
+}
+
+/// √Σ x²
+template <class T>
+T row_norm(const T* x, std::int64_t n) {
+  Vec<T> magnitudes = zeros<T>();
+  for_each_vec<T>(n, [&](std::int64_t i, auto at) TAPECACHE_INLINE {
+    magnitudes = larger_of(magnitudes, hn::Abs(at.load(x + i)));
+  });
+  HWY_ALIGN T lanes[kVecLanes<T>];
+  hn::Store(magnitudes, Tag<T>(), lanes);
+  const T scale = scale_for_squares(*std::max_element(lanes, lanes + kVecLanes<T>));
+  const double squares = sum_of<T>(
+      n,
+      [s = set(scale)](auto sum, auto v) TAPECACHE_INLINE {
+        const auto near_one = hn::Mul(v, s);
+        return hn::MulAdd(near_one, near_one, sum);
+      },
+      x);
+  return static_cast<T>(std::sqrt(squares) / static_cast<double>(scale));
+}
+
+/// The same of columns side by side.
+template <class T>
+void column_norms(const Columns<T>& columns, T* result) {
+  T largest[kColumns] = {}, scale[kColumns];
+  double squares[column_sums_size<T>(kColumns)] = {};
+  for (std::int64_t k = 0; k < columns.axis; ++k) {
+    map(columns.count, largest, [](auto m, auto v) TAPECACHE_INLINE { return larger_of(m, hn::Abs(v)); }, largest,
+        columns.x + k * columns.inner);
+  }
+  std::transform(largest, largest + columns.count, scale, scale_for_squares<T>);
+  add_rows<T, 1>(0, columns.axis, columns.count, {squares}, [&](std::int64_t k, std::int64_t j, auto at) TAPECACHE_INLINE {
+    const auto near_one = hn::Mul(at.load(columns.x + k * columns.inner + j), at.load(scale + j));
+    return std::array{hn::Mul(near_one, near_one)};
+  });
+  for (std::int64_t j = 0; j < columns.count; ++j) {
+    result[j] = static_cast<T>(std::sqrt(squares[j]) / static_cast<double>(scale[j]));
+  }
+}
+
 /// Calls body(columns, offset in the result, offset in x) for groups of neighbouring columns, in parallel.
 template <class T, class Body>
 void for_each_group(std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, const Body& body) {
@@ -184,6 +232,15 @@ void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inn
         columns.logsumexp(result);
         for (std::int64_t j = 0; j < columns.count; ++j) put(y[to + j], result[j], mode);
       });
+    case ReduceOp::kNorm:
+      if (inner == 1) {
+        return for_each_row(outer, axis, [=](std::int64_t i) { put(y[i], row_norm(x + i * axis, axis), mode); });
+      }
+      return for_each_group(outer, axis, inner, x, [=](const Columns<T>& columns, std::int64_t to, std::int64_t) {
+        T result[kColumns];
+        column_norms(columns, result);
+        for (std::int64_t j = 0; j < columns.count; ++j) put(y[to + j], result[j], mode);
+      });
   }
 }
 
@@ -202,6 +259,12 @@ void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::in
     case ReduceOp::kLogSumExp:  // dy softmax(x)
       return spread(outer, axis, inner, dx, mode, [=](std::int64_t i, auto at, const auto& of_y) TAPECACHE_INLINE {
         return hn::Mul(of_y(dy), exponential(hn::Sub(at.load(x + i), of_y(y))));
+      });
+    case ReduceOp::kNorm:  // dy x / y, and 0 where y is
+      return spread(outer, axis, inner, dx, mode, [=](std::int64_t i, auto at, const auto& of_y) TAPECACHE_INLINE {
+        const auto length = of_y(y);
+        const auto slope = hn::Mul(of_y(dy), hn::Div(at.load(x + i), length));
+        return hn::IfThenZeroElse(hn::Eq(length, zeros<T>()), slope);
       });
     case ReduceOp::kMax:
       return for_each_group(outer, axis, inner, x, [=](Columns<T>& columns, std::int64_t from, std::int64_t to) {
