@@ -26,7 +26,7 @@ const BertConfig& check_config(const BertConfig& config) {
   return config;
 }
 
-BertBlock::BertBlock(const Builder& builder, const TransformerConfig& config)
+BertBlock::BertBlock(const Builder& builder, const BertEncoderConfig& config)
     : activation_(check_config("bert block", config).activation),
       checkpoint_(config.checkpoint),
       attention_(builder.child("attention"), config.width, config.heads, kInit, kInit,

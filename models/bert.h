@@ -15,13 +15,7 @@ struct BertConfig {
   std::int64_t max_tokens = 512;
   std::int64_t types = 2;  ///< kinds of segment; every token here is of kind 0
   BertPooling pooling = BertPooling::kMean;
-  /// Those of MiniLM-L6 (Wang et al. 2020). `drop_path` and `checkpoint` are as in the pre-norm block.
-  TransformerConfig encoder{.width = 384,
-                            .layers = 6,
-                            .heads = 12,
-                            .mlp_width = 1536,
-                            .activation = Activation::kGelu,
-                            .epsilon = 1e-12};
+  BertEncoderConfig encoder = {};  ///< `drop_path` and `checkpoint` are as in the pre-norm block
 };
 
 /// Throws ValueError for sizes below 1 and as that of the encoder; gives the config back.
@@ -32,7 +26,7 @@ const BertConfig& check_config(const BertConfig& config);
 class BertBlock {
  public:
   /// Throws as `check_config`.
-  BertBlock(const Builder& builder, const TransformerConfig& config);
+  BertBlock(const Builder& builder, const BertEncoderConfig& config);
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {}) const;
 
   /// The block without its last norm, which the next block can join to its own products so that no norm is kept: of x, or of

@@ -14,7 +14,7 @@ struct TextConfig {
   std::int64_t max_tokens = 77;
   bool causal = true;
   TextPooling pooling = TextPooling::kLastToken;
-  TransformerConfig encoder{.width = 512, .layers = 12, .heads = 8, .mlp_width = 2048};
+  TransformerConfig encoder = {};
 };
 
 /// Throws ValueError for sizes below 1 and as that of the encoder; gives the config back.

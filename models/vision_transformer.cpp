@@ -53,7 +53,7 @@ VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig&
       positions_(builder.child("embeddings").child("position_embedding"), patch_count(config) + 1,
                  config.encoder.width, Init::normal(0.01)),
       pre_norm_(builder.child("pre_layrnorm"), config.encoder.width, config.encoder.epsilon),  // spelled as published
-      encoder_(builder.child("encoder"), config.encoder),
+      encoder_(builder.child("encoder"), TransformerConfig(config.encoder)),
       post_norm_(builder.child("post_layernorm"), config.encoder.width, config.encoder.epsilon) {}
 
 Variable VisionTransformer::embed(const Variable& images) const {

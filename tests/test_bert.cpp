@@ -52,7 +52,7 @@ class NaiveBert : public NaiveTransformer {
       : NaiveTransformer(parameters), config_(config) {}
 
   std::vector<double> operator()(const std::vector<std::int32_t>& ids) const {
-    const TransformerConfig& c = config_.encoder;
+    const TransformerConfig c(config_.encoder);
     Rows x = rows("embeddings.word_embeddings.weight", ids, c.width);
     add_positions(x, "embeddings.position_embeddings.weight");
     add(x, rows("embeddings.token_type_embeddings.weight", std::vector<std::int32_t>(ids.size(), 0), c.width));
@@ -156,7 +156,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_block) {
   const TokenBatch padded = TokenBatch::pad(std::vector<std::vector<std::int32_t>>{{1, 1, 1}, {1}, {1, 1, 1, 1}});
   for (const Tensor& valid : {Tensor(), padded.valid}) {
     for (const double dropout : {0.0, 0.25}) {
-      TransformerConfig config = small_bert(dropout).encoder;
+      BertEncoderConfig config = small_bert(dropout).encoder;
       config.drop_path = dropout;
       const Builder builder(3, DType::kFloat64);
       const BertBlock block(builder, config);

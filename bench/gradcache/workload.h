@@ -21,7 +21,7 @@ struct Workload {
   static tapecache::models::ClipConfig demo_size() {
     const tapecache::models::TransformerConfig encoder{
         .width = 64, .layers = 3, .heads = 4, .mlp_width = 256, .dropout = 0.1};
-    return {.vision = {.image_size = 32, .patch_size = 8, .encoder = encoder},
+    return {.vision = {.image_size = 32, .patch_size = 8, .encoder = tapecache::models::VisionEncoderConfig(encoder)},
             .text = {.vocabulary = 1000, .max_tokens = 16, .encoder = encoder},
             .projection_width = 64};
   }
@@ -29,7 +29,7 @@ struct Workload {
   static tapecache::models::ClipConfig vit_tiny() {
     const tapecache::models::TransformerConfig encoder{
         .width = 192, .layers = 12, .heads = 3, .mlp_width = 768, .dropout = 0.1};
-    return {.vision = {.image_size = 32, .patch_size = 4, .encoder = encoder},
+    return {.vision = {.image_size = 32, .patch_size = 4, .encoder = tapecache::models::VisionEncoderConfig(encoder)},
             .text = {.vocabulary = 1000, .max_tokens = 32, .encoder = encoder},
             .projection_width = 192};
   }
