@@ -73,7 +73,10 @@ Variable VisionTransformer::embed(const Variable& images) const {
 Variable VisionTransformer::hidden_states(const Variable& images) const { return encoder_(embed(images)); }
 
 Variable VisionTransformer::operator()(const Variable& images) const {
-  if (config_.pooling == VisionPooling::kCls) return post_norm_(encoder_(embed(images), {}, ops::cls_pool));
+  if (config_.pooling == VisionPooling::kCls) {
+    const TokenChoice cls = [](const Variable& x) { return ops::cls_pool(x); };
+    return post_norm_(encoder_(embed(images), {}, cls));
+  }
   const Variable encoded = hidden_states(images);
   return post_norm_(ops::mean_pool(ops::slice(encoded, 1, 1, encoded.size(1))));
 }

@@ -255,17 +255,18 @@ std::unique_ptr<Workload> make_workload(const std::string& name, const Setting& 
 
 models::ClipConfig clip_config(ClipSize size) {
   constexpr auto kActivation = models::Activation::kQuickGelu;
+  constexpr auto kPooling = models::TextPooling::kLastToken;  // ids are random, without an end of text
   switch (size) {
     case ClipSize::kTiny:
       return {.vision = {.image_size = 16, .patch_size = 8, .encoder = encoder<models::VisionEncoderConfig>(32, 2, 2, kActivation)},
-              .text = {.vocabulary = 64, .max_tokens = 8, .encoder = encoder(32, 2, 2, kActivation)},
+              .text = {.vocabulary = 64, .max_tokens = 8, .pooling = kPooling, .encoder = encoder(32, 2, 2, kActivation)},
               .projection_width = 16};
     case ClipSize::kBase32:
       return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder<models::VisionEncoderConfig>(768, 12, 12, kActivation)},
-              .text = {.encoder = encoder(512, 12, 8, kActivation)}};
+              .text = {.pooling = kPooling, .encoder = encoder(512, 12, 8, kActivation)}};
     case ClipSize::kLarge14:
       return {.vision = {.image_size = 224, .patch_size = 14, .encoder = encoder<models::VisionEncoderConfig>(1024, 24, 16, kActivation)},
-              .text = {.encoder = encoder(768, 12, 12, kActivation)},
+              .text = {.pooling = kPooling, .encoder = encoder(768, 12, 12, kActivation)},
               .projection_width = 768};
   }
   throw ValueError("unknown size of CLIP");
