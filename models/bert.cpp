@@ -4,6 +4,8 @@
 #include <string>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "tapecache/autograd/checkpoint.h"
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
@@ -22,11 +24,17 @@ const BertConfig& check_config(const BertConfig& config) {
   detail::require_sizes("bert", {{"vocabulary", config.vocabulary},
                                  {"max_tokens", config.max_tokens},
                                  {"types", config.types}});
+  if (config.types == 1 && !config.position_offset) {
+    throw ValueError("bert: types is 1 without a position_offset, expected one: 2 for RoBERTa and XLM-R, 0 for BERT");
+  }
+  if (config.position_offset.value_or(0) < 0) {
+    throw ValueError(fmt::format("bert: position_offset is {}, expected at least 0", *config.position_offset));
+  }
   check_config("bert", config.encoder);
   return config;
 }
 
-BertBlock::BertBlock(const Builder& builder, const TransformerConfig& config)
+BertBlock::BertBlock(const Builder& builder, const BertEncoderConfig& config)
     : activation_(check_config("bert block", config).activation),
       checkpoint_(config.checkpoint),
       attention_(builder.child("attention"), config.width, config.heads, kInit, kInit,
@@ -75,7 +83,8 @@ Variable BertBlock::operator()(const Variable& x, const ops::AttentionOptions& o
 Bert::Bert(const Builder& builder, const BertConfig& config)
     : config_(check_config(config)),
       words_(builder.child("embeddings.word_embeddings"), config.vocabulary, config.encoder.width, kInit),
-      positions_(builder.child("embeddings.position_embeddings"), config.max_tokens, config.encoder.width, kInit),
+      positions_(builder.child("embeddings.position_embeddings"), config.max_tokens + config.position_offset.value_or(0),
+                 config.encoder.width, kInit),
       types_(builder.child("embeddings.token_type_embeddings"), config.types, config.encoder.width, kInit),
       norm_(builder.child("embeddings.LayerNorm"), config.encoder.width, config.encoder.epsilon),
       dropout_(builder, config.encoder.dropout) {
@@ -84,11 +93,20 @@ Bert::Bert(const Builder& builder, const BertConfig& config)
   }
 }
 
+Variable Bert::embed(const TokenBatch& tokens) const {
+  check_tokens("bert", tokens, config_.max_tokens, config_.vocabulary, config_.types);
+  const std::int64_t first = config_.position_offset.value_or(0);
+  const Variable positions = first > 0 && tokens.valid.defined()
+                                 ? positions_(ops::token_positions(tokens.valid, first))
+                                 : ops::slice(positions_.weight, 0, first, first + tokens.ids.size(1));
+  const Variable types = tokens.types.defined() ? types_(tokens.types) : ops::slice(types_.weight, 0, 0, 1);
+  // What has no axis of samples is added first, and once.
+  return types.rank() == 3 ? ops::add(ops::add(words_(tokens.ids), types), positions)
+                           : ops::add(words_(tokens.ids), ops::add(positions, types));
+}
+
 Variable Bert::hidden_states(const TokenBatch& tokens) const {
-  check_tokens("bert", tokens, config_.max_tokens, config_.vocabulary);
-  const Variable positions = ops::slice(positions_.weight, 0, 0, tokens.ids.size(1));
-  const Variable places = ops::add(positions, ops::slice(types_.weight, 0, 0, 1));
-  Variable x = ops::add(words_(tokens.ids), places);
+  Variable x = embed(tokens);
   const LayerNorm* norm = &norm_;  // that x still has before it
   if (dropout_.active()) x = dropout_((*std::exchange(norm, nullptr))(x));
   for (const BertBlock& block : blocks_) {
@@ -100,7 +118,7 @@ Variable Bert::hidden_states(const TokenBatch& tokens) const {
 
 Variable Bert::operator()(const TokenBatch& tokens) const {
   const Variable x = hidden_states(tokens);
-  return config_.pooling == BertPooling::kCls ? ops::cls_pool(x) : ops::mean_pool(x, tokens.valid);
+  return config_.pooling == BertPooling::kCls ? ops::cls_pool(x, tokens.valid) : ops::mean_pool(x, tokens.valid);
 }
 
 }  // namespace tapecache::models

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "tapecache/models/token_batch.h"
@@ -13,18 +14,17 @@ enum class BertPooling { kMean, kCls };
 struct BertConfig {
   std::int64_t vocabulary = 30522;
   std::int64_t max_tokens = 512;
-  std::int64_t types = 2;  ///< kinds of segment; every token here is of kind 0
+  std::int64_t types = 2;  ///< kinds of segment that TokenBatch::types may tell
+  /// Rows of the position table before that of the first token: 0 for BERT, 2 for RoBERTa and XLM-R, whose 514 rows are 512 tokens
+  /// and which count positions over the valid tokens alone. Must be given where there is one type, as in RoBERTa's files, which
+  /// else would load into a BERT of 514 tokens.
+  std::optional<std::int64_t> position_offset = {};
   BertPooling pooling = BertPooling::kMean;
-  /// Those of MiniLM-L6 (Wang et al. 2020). `drop_path` and `checkpoint` are as in the pre-norm block.
-  TransformerConfig encoder{.width = 384,
-                            .layers = 6,
-                            .heads = 12,
-                            .mlp_width = 1536,
-                            .activation = Activation::kGelu,
-                            .epsilon = 1e-12};
+  BertEncoderConfig encoder = {};  ///< `drop_path` and `checkpoint` are as in the pre-norm block
 };
 
-/// Throws ValueError for sizes below 1 and as that of the encoder; gives the config back.
+/// Throws ValueError for sizes below 1, an offset below 0 or one that must be given, and as that of the encoder; gives the config
+/// back.
 const BertConfig& check_config(const BertConfig& config);
 
 /// Post-norm transformer block (Vaswani et al. 2017): norm(x + attention(x)), then norm(x + mlp(x)), over
@@ -32,7 +32,7 @@ const BertConfig& check_config(const BertConfig& config);
 class BertBlock {
  public:
   /// Throws as `check_config`.
-  BertBlock(const Builder& builder, const TransformerConfig& config);
+  BertBlock(const Builder& builder, const BertEncoderConfig& config);
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {}) const;
 
   /// The block without its last norm, which the next block can join to its own products so that no norm is kept: of x, or of
@@ -54,18 +54,21 @@ class BertBlock {
   DropPath drop_path_;
 };
 
-/// BERT's encoder (Devlin et al. 2019) with one vector a text, as sentence embeddings take it. Parameters are named as
+/// BERT's encoder (Devlin et al. 2019) with one vector a text, or pair of texts, as sentence embeddings take it. Parameters are named as
 /// in a Hugging Face checkpoint of `BertModel` (`embeddings.…`, `encoder.layer.0.…`); its pooler is not used.
 class Bert {
  public:
   /// Throws as `check_config`.
   Bert(const Builder& builder, const BertConfig& config);
-  /// [batch, width]: the mean over the valid tokens, or token 0. Throws as `check_tokens`.
+  /// [batch, width]: the mean over the valid tokens, or the first of them. Throws as `check_tokens`, and ValueError for a type
+  /// that there is not.
   Variable operator()(const TokenBatch& tokens) const;
   /// [batch, tokens, width]: each token's state after the last block, not pooled. Throws as above.
   Variable hidden_states(const TokenBatch& tokens) const;
 
  private:
+  Variable embed(const TokenBatch& tokens) const;
+
   BertConfig config_;
   Embedding words_, positions_, types_;
   LayerNorm norm_;

@@ -1,5 +1,8 @@
 #include "tapecache/models/text_transformer.h"
 
+#include <fmt/format.h>
+
+#include "tapecache/core/value_checks.h"
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
@@ -9,6 +12,10 @@ namespace tapecache::models {
 
 const TextConfig& check_config(const TextConfig& config) {
   detail::require_sizes("text transformer", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}});
+  if (config.end_of_text && (*config.end_of_text < 0 || *config.end_of_text >= config.vocabulary)) {
+    throw ValueError(fmt::format("text transformer: end_of_text is {}, expected an id from 0 to {}", *config.end_of_text,
+                                 config.vocabulary - 1));
+  }
   check_config("text transformer", config.encoder);
   return config;
 }
@@ -28,15 +35,27 @@ Variable TextTransformer::embed(const TokenBatch& tokens) const {
   return ops::add(token_embedding_(tokens.ids), positions);
 }
 
+Tensor TextTransformer::ends_of_text(const TokenBatch& tokens) const {
+  const std::int64_t end = config_.end_of_text.value_or(config_.vocabulary - 1);
+  return checked_indices(ops::first_token(tokens.ids, end, tokens.valid), tokens.ids.size(1), [&] {
+    return CheckText{fmt::format("text transformer: sample {{position}} has no end-of-text token, {}, among its valid ones; "
+                                 "TextPooling::kLastToken needs none", end)};
+  });
+}
+
 Variable TextTransformer::hidden_states(const TokenBatch& tokens) const {
   return final_norm_(encoder_(embed(tokens), {.causal = config_.causal, .valid = tokens.valid}));
 }
 
 Variable TextTransformer::operator()(const TokenBatch& tokens) const {
   if (config_.pooling == TextPooling::kMean) return ops::mean_pool(hidden_states(tokens), tokens.valid);
-  // The norm works on each token alone, so it may follow the choice of the last one.
-  const TokenChoice last = [valid = tokens.valid](const Variable& x) { return ops::last_token_pool(x, valid); };
-  return final_norm_(encoder_(embed(tokens), {.causal = config_.causal, .valid = tokens.valid}, last));
+  const Variable embedded = embed(tokens);
+  TokenChoice choice = [valid = tokens.valid](const Variable& x) { return ops::last_token_pool(x, valid); };
+  if (config_.pooling == TextPooling::kEndOfText) {
+    choice = [ends = ends_of_text(tokens)](const Variable& x) { return ops::select_token(x, ends); };
+  }
+  // The norm works on each token alone, so it may follow the choice of one.
+  return final_norm_(encoder_(embedded, {.causal = config_.causal, .valid = tokens.valid}, choice));
 }
 
 }  // namespace tapecache::models

@@ -1,23 +1,26 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "tapecache/models/token_batch.h"
 #include "tapecache/models/transformer_block.h"
 
 namespace tapecache::models {
 
-enum class TextPooling { kLastToken, kMean };
+/// What a text's vector is taken from: the first end-of-text token, as in CLIP; the last valid token; the mean of the valid ones.
+enum class TextPooling { kEndOfText, kLastToken, kMean };
 
 struct TextConfig {
   std::int64_t vocabulary = 49408;
   std::int64_t max_tokens = 77;
   bool causal = true;
-  TextPooling pooling = TextPooling::kLastToken;
-  TransformerConfig encoder{.width = 512, .layers = 12, .heads = 8, .mlp_width = 2048};
+  TextPooling pooling = TextPooling::kEndOfText;
+  std::optional<std::int64_t> end_of_text = {};  ///< the id that kEndOfText looks for; unset: the last of the vocabulary
+  TransformerConfig encoder = {};
 };
 
-/// Throws ValueError for sizes below 1 and as that of the encoder; gives the config back.
+/// Throws ValueError for sizes below 1, an end of text outside the vocabulary and as that of the encoder; gives the config back.
 const TextConfig& check_config(const TextConfig& config);
 
 /// CLIP's text tower (Radford et al. 2021), with parameter names as in a Hugging Face CLIP checkpoint's `text_model`.
@@ -26,15 +29,16 @@ class TextTransformer {
  public:
   /// Throws as `check_config`.
   TextTransformer(const Builder& builder, const TextConfig& config);
-  /// [batch, width], pooled over the valid tokens. Throws ShapeError for more than max_tokens or a mask of another
-  /// shape, DTypeError for ids or a mask of another type, ValueError for an id outside the vocabulary or a sample
-  /// without a valid token.
+  /// [batch, width], pooled over the valid tokens: all where there is no mask. Throws as `check_tokens`, and ValueError naming a
+  /// sample without the end-of-text token that is to be pooled.
   Variable operator()(const TokenBatch& tokens) const;
   /// [batch, tokens, width]: each token's state after the last norm, not pooled. Throws as above.
   Variable hidden_states(const TokenBatch& tokens) const;
 
  private:
   Variable embed(const TokenBatch& tokens) const;
+  /// The place of each sample's end-of-text token.
+  Tensor ends_of_text(const TokenBatch& tokens) const;
 
   TextConfig config_;
   Embedding token_embedding_, positions_;

@@ -35,18 +35,39 @@ void check_mask(const char* model, const Tensor& valid, const Shape& expected) {
   }
 }
 
+void check_types_shape(const char* model, const Tensor& types, const Shape& expected) {
+  if (types.shape() != expected) {
+    throw ShapeError(fmt::format("{}: types have shape {}, expected that of the ids, {}", model, to_string(types.shape()),
+                                 to_string(expected)));
+  }
+}
+
 void check_layout(const TokenBatch& tokens) {
   if (tokens.ids.rank() != 2) {
     throw ShapeError(fmt::format("token batch: ids are {}, expected [batch, tokens]", describe(tokens.ids)));
   }
   if (tokens.valid.defined()) check_mask("token batch", tokens.valid, tokens.ids.shape());
+  if (tokens.types.defined()) check_types_shape("token batch", tokens.types, tokens.ids.shape());
+}
+
+/// The first `longest` of each row [rows, tokens], for these rows in their order, where the tensor is.
+Tensor select_rows(const Tensor& from, std::span<const std::int64_t> rows, std::int64_t longest) {
+  const Tensor host = from.to(Device::cpu());
+  Tensor chosen = Tensor::empty({static_cast<std::int64_t>(rows.size()), longest}, from.dtype());
+  const auto width = static_cast<std::int64_t>(size_of(from.dtype()));
+  std::byte* place = chosen.mutable_raw();
+  for (const std::int64_t i : rows) {
+    std::copy_n(host.raw() + i * from.size(1) * width, longest * width, place);
+    place += longest * width;
+  }
+  return chosen.to(from.device());
 }
 
 }  // namespace
 
 TokenBatch TokenBatch::slice(std::int64_t begin, std::int64_t end) const {
   check_layout(*this);
-  return {ids.slice(begin, end), valid.defined() ? valid.slice(begin, end) : Tensor()};
+  return map_tensors([&](const Tensor& t) { return t.slice(begin, end); });
 }
 
 TokenBatch TokenBatch::to(Device device) const {
@@ -55,6 +76,12 @@ TokenBatch TokenBatch::to(Device device) const {
 
 TokenBatch TokenBatch::pinned() const {
   return map_tensors([](const Tensor& t) { return t.pinned(); });
+}
+
+std::uint64_t TokenBatch::version() const {
+  std::uint64_t sum = 0;
+  for (const Tensor* t : {&ids, &valid, &types}) sum += t->defined() ? t->version() : 0;
+  return sum;
 }
 
 std::vector<std::int64_t> TokenBatch::lengths() const {
@@ -81,20 +108,7 @@ TokenBatch TokenBatch::select(std::span<const std::int64_t> sequences) const {
     }
     longest = std::max(longest, all[static_cast<std::size_t>(i)]);
   }
-  const Shape shape{static_cast<std::int64_t>(sequences.size()), longest};
-  TokenBatch chosen{Tensor::empty(shape, ids.dtype()), valid.defined() ? Tensor::empty(shape, DType::kBool) : Tensor()};
-  const Tensor host_ids = ids.to(Device::cpu()), host_valid = valid.defined() ? valid.to(Device::cpu()) : Tensor();
-  const auto copy = [&](const Tensor& from, Tensor& to) {
-    const auto width = static_cast<std::int64_t>(size_of(from.dtype()));
-    std::byte* place = to.mutable_raw();
-    for (const std::int64_t i : sequences) {
-      std::copy_n(from.raw() + i * from.size(1) * width, longest * width, place);
-      place += longest * width;
-    }
-  };
-  copy(host_ids, chosen.ids);
-  if (valid.defined()) copy(host_valid, chosen.valid);
-  return {chosen.ids.to(ids.device()), valid.defined() ? chosen.valid.to(valid.device()) : Tensor()};
+  return map_tensors([&](const Tensor& t) { return select_rows(t, sequences, longest); });
 }
 
 TokenBatch TokenBatch::pad(std::span<const std::vector<std::int32_t>> sequences, std::int32_t pad_id,
@@ -126,8 +140,31 @@ TokenBatch TokenBatch::pad(std::span<const std::vector<std::int32_t>> sequences,
   return batch;
 }
 
-void check_tokens(const char* model, const TokenBatch& tokens, std::int64_t max_tokens, std::int64_t vocabulary) {
+TokenBatch TokenBatch::pad_pairs(std::span<const std::vector<std::int32_t>> firsts,
+                                 std::span<const std::vector<std::int32_t>> seconds, std::int32_t pad_id,
+                                 std::int64_t min_tokens, std::int64_t max_tokens) {
+  if (firsts.size() != seconds.size()) {
+    throw ValueError(fmt::format("token batch: {} first and {} second texts, expected as many of each", firsts.size(),
+                                 seconds.size()));
+  }
+  std::vector<std::vector<std::int32_t>> joined(firsts.begin(), firsts.end());
+  for (std::size_t i = 0; i < joined.size(); ++i) joined[i].insert(joined[i].end(), seconds[i].begin(), seconds[i].end());
+  TokenBatch batch = pad(joined, pad_id, min_tokens, max_tokens);
+  batch.types = Tensor::zeros(batch.ids.shape(), DType::kInt32);
+  std::int32_t* row = batch.types.mutable_data<std::int32_t>();
+  for (std::size_t i = 0; i < joined.size(); ++i, row += batch.ids.size(1)) {
+    std::fill(row + firsts[i].size(), row + joined[i].size(), 1);
+  }
+  return batch;
+}
+
+void check_tokens(const char* model, const TokenBatch& tokens, std::int64_t max_tokens, std::int64_t vocabulary,
+                  std::int64_t types) {
   check_ids(model, tokens.ids, max_tokens, vocabulary);
+  if (tokens.types.defined()) {
+    if (types == 0) throw ValueError(fmt::format("{}: the tokens have types, expected none", model));
+    check_types_shape(model, tokens.types, tokens.ids.shape());
+  }
   if (!tokens.valid.defined()) return;
   check_mask(model, tokens.valid, tokens.ids.shape());
   require_true_in_each_row(tokens.valid,

@@ -10,10 +10,11 @@
 namespace tapecache::models {
 
 /// Token sequences of one batch, padded to a common length. `slice`, `lengths` and `select` throw ShapeError for ids that are
-/// not [batch, tokens] or a mask of another shape than theirs, DTypeError for a mask that is not bool.
+/// not [batch, tokens] or a mask or types of another shape than theirs, DTypeError for a mask that is not bool.
 struct TokenBatch {
   Tensor ids = {};    ///< i32 or i64 [batch, tokens]
   Tensor valid = {};  ///< bool [batch, tokens], false for padding; undefined where there is none
+  Tensor types = {};  ///< i32 or i64 [batch, tokens], the segment of each token in a pair of texts; undefined: all 0
 
   std::int64_t size() const { return ids.size(0); }
   /// Sequences [begin, end), sharing storage. Throws ShapeError outside the batch.
@@ -21,7 +22,8 @@ struct TokenBatch {
   /// The batch with `change(t)` in the place of each of its tensors.
   template <class Change>
   TokenBatch map_tensors(const Change& change) const {
-    return {change(ids), valid.defined() ? change(valid) : Tensor()};
+    const auto changed = [&](const Tensor& t) { return t.defined() ? change(t) : Tensor(); };
+    return {changed(ids), changed(valid), changed(types)};
   }
   /// A copy on another device.
   TokenBatch to(Device device) const;
@@ -31,19 +33,26 @@ struct TokenBatch {
   std::vector<std::int64_t> lengths() const;
   /// The given sequences in their order, cut behind the longest of them. Throws ValueError for one that there is not.
   TokenBatch select(std::span<const std::int64_t> sequences) const;
-  /// Changes when the tokens or the mask do.
-  std::uint64_t version() const { return ids.version() + (valid.defined() ? valid.version() : 0); }
+  /// Changes when any of its tensors does.
+  std::uint64_t version() const;
 
   /// Pads each sequence with `pad_id` to the longest, but at least `min_tokens`. Throws ValueError for no sequences,
   /// an empty one or min_tokens > max_tokens, ShapeError for a sequence of more than `max_tokens`.
   static TokenBatch pad(std::span<const std::vector<std::int32_t>> sequences, std::int32_t pad_id = 0,
                         std::int64_t min_tokens = 1,
-                        std::int64_t max_tokens = (std::numeric_limits<std::int64_t>::max)());
+                         std::int64_t max_tokens = (std::numeric_limits<std::int64_t>::max)());
+  /// Pairs of texts: firsts[i], of type 0, followed by seconds[i], of type 1, as BERT takes them where the one is `[CLS] a [SEP]`
+  /// and the other `b [SEP]`. Padding is of type 0. Throws as `pad`, and ValueError unless there are as many of each.
+  static TokenBatch pad_pairs(std::span<const std::vector<std::int32_t>> firsts,
+                              std::span<const std::vector<std::int32_t>> seconds, std::int32_t pad_id = 0,
+                              std::int64_t min_tokens = 1,
+                              std::int64_t max_tokens = (std::numeric_limits<std::int64_t>::max)());
 };
 
-/// Throws, in the name of `model`: ShapeError for more than `max_tokens` tokens or a mask of another shape than the
-/// ids, DTypeError for ids or a mask of another type, ValueError for an id outside the vocabulary or a sample without
-/// a valid token.
-void check_tokens(const char* model, const TokenBatch& tokens, std::int64_t max_tokens, std::int64_t vocabulary);
+/// Throws, in the name of `model`: ShapeError for more than `max_tokens` tokens, or a mask or types of another shape than the
+/// ids, DTypeError for ids, a mask or types of another type, ValueError for an id outside the vocabulary, a sample without a
+/// valid token, or types where the model has none (`types` 0). What the types are is checked where they are looked up.
+void check_tokens(const char* model, const TokenBatch& tokens, std::int64_t max_tokens, std::int64_t vocabulary,
+                  std::int64_t types = 0);
 
 }  // namespace tapecache::models

@@ -2,10 +2,7 @@
 
 #include <cmath>
 
-#include <fmt/format.h>
-
 #include "tapecache/autograd/checkpoint.h"
-#include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
 
 namespace tapecache::models {
@@ -18,20 +15,6 @@ Init residual_init(const TransformerConfig& c) {
 }
 
 }  // namespace
-
-const TransformerConfig& check_config(const char* model, const TransformerConfig& config) {
-  detail::require_sizes(model, {{"width", config.width},
-                                {"layers", config.layers},
-                                {"heads", config.heads},
-                                {"mlp_width", config.mlp_width}});
-  if (config.width % config.heads != 0) {
-    throw ValueError(fmt::format("{}: {} heads do not divide a width of {}", model, config.heads, config.width));
-  }
-  detail::require_probability(model, "dropout", config.dropout);
-  detail::require_probability(model, "drop_path", config.drop_path);
-  detail::require_epsilon(model, config.epsilon);
-  return config;
-}
 
 TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConfig& config)
     : activation_(check_config("transformer", config).activation),

@@ -4,26 +4,9 @@
 #include <vector>
 
 #include "tapecache/models/attention.h"
+#include "tapecache/models/transformer_config.h"
 
 namespace tapecache::models {
-
-struct TransformerConfig {
-  std::int64_t width = 512;
-  std::int64_t layers = 12;  ///< of the whole stack; sets the scale of residual projections at initialisation
-  std::int64_t heads = 8;
-  std::int64_t mlp_width = 2048;
-  Activation activation = Activation::kQuickGelu;
-  double dropout = 0;       ///< of both residual branches
-  /// Of both residual branches, for each sample as a whole, after dropout (stochastic depth, Huang et al. 2016). The
-  /// same in every block: for a rate that grows with depth give each TransformerBlock a config of its own.
-  double drop_path = 0;
-  double epsilon = 1e-5;    ///< of the layer norms
-  bool checkpoint = false;  ///< keep only each block's input and compute the block again in backward
-};
-
-/// Throws ValueError, in the name of `model`, for sizes below 1, heads that do not divide the width, a `dropout` or `drop_path`
-/// outside [0, 1) and an `epsilon` that is not above 0 and finite; gives the config back.
-const TransformerConfig& check_config(const char* model, const TransformerConfig& config);
 
 /// Pre-norm transformer block (Xiong et al. 2020): x + attention(norm(x)), then x + mlp(norm(x)), over
 /// [batch, tokens, width], with names as in a Hugging Face CLIP encoder layer. Initialised as there

@@ -53,7 +53,7 @@ VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig&
       positions_(builder.child("embeddings").child("position_embedding"), patch_count(config) + 1,
                  config.encoder.width, Init::normal(0.01)),
       pre_norm_(builder.child("pre_layrnorm"), config.encoder.width, config.encoder.epsilon),  // spelled as published
-      encoder_(builder.child("encoder"), config.encoder),
+      encoder_(builder.child("encoder"), TransformerConfig(config.encoder)),
       post_norm_(builder.child("post_layernorm"), config.encoder.width, config.encoder.epsilon) {}
 
 Variable VisionTransformer::embed(const Variable& images) const {
@@ -73,7 +73,10 @@ Variable VisionTransformer::embed(const Variable& images) const {
 Variable VisionTransformer::hidden_states(const Variable& images) const { return encoder_(embed(images)); }
 
 Variable VisionTransformer::operator()(const Variable& images) const {
-  if (config_.pooling == VisionPooling::kCls) return post_norm_(encoder_(embed(images), {}, ops::cls_pool));
+  if (config_.pooling == VisionPooling::kCls) {
+    const TokenChoice cls = [](const Variable& x) { return ops::cls_pool(x); };
+    return post_norm_(encoder_(embed(images), {}, cls));
+  }
   const Variable encoded = hidden_states(images);
   return post_norm_(ops::mean_pool(ops::slice(encoded, 1, 1, encoded.size(1))));
 }

@@ -13,7 +13,7 @@ struct VisionConfig {
   std::int64_t patch_size = 32;
   std::int64_t channels = 3;
   VisionPooling pooling = VisionPooling::kCls;
-  TransformerConfig encoder{.width = 768, .layers = 12, .heads = 12, .mlp_width = 3072};
+  VisionEncoderConfig encoder = {};
 };
 
 /// Throws ValueError where the patch does not divide the image, for sizes below 1 and as that of the encoder; gives the

@@ -29,6 +29,20 @@ Tokens checked_tokens(const char* op, const Variable& x, const Tensor& valid) {
 
 const bool* pointer(const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; }
 
+void require_valid_tokens(const char* op, const Tensor& valid) {
+  require_true_in_each_row(valid, {fmt::format("{}: sample {{position}} has no valid token", op)});
+}
+
+/// The place of the first valid token in each row, and, where there are ids (i64), of that id; -1 where there is none.
+Tensor first_fitting(const char* op, const Tensor& valid, const Tensor& ids, std::int64_t id) {
+  const Tensor& given = valid.defined() ? valid : ids;
+  Tensor index = Tensor::empty({given.size(0)}, DType::kInt64, given.device());
+  kernels::find(&KernelTable<float>::first_token, op, given.device())(
+      given.size(0), given.size(1), pointer(valid), ids.defined() ? ids.data<std::int64_t>() : nullptr, id,
+      index.mutable_data<std::int64_t>());
+  return index;
+}
+
 Variable take_token(const char* op, const Variable& x, const Tensor& index) {
   const auto [batch, tokens, width] = checked_tokens(op, x, {});
   const Tensor wide = detail::checked_indices(op, "index", index, tokens, x.device());
@@ -99,10 +113,13 @@ Variable select_token(const Variable& x, const Tensor& index) {
   return take_token("select_token", x, index);
 }
 
-Variable cls_pool(const Variable& x) {
-  const OpScope scope("cls_pool");
-  const Tokens t = checked_tokens("cls_pool", x, {});
-  return take_token("cls_pool", x, Tensor::zeros({t.batch}, DType::kInt64));
+Variable cls_pool(const Variable& x, const Tensor& valid) {
+  constexpr const char* kOp = "cls_pool";
+  const OpScope scope(kOp);
+  const Tokens t = checked_tokens(kOp, x, valid);
+  if (!valid.defined()) return take_token(kOp, x, Tensor::zeros({t.batch}, DType::kInt64));
+  require_valid_tokens(kOp, valid);
+  return take_token(kOp, x, first_fitting(kOp, valid, {}, 0));
 }
 
 Variable last_token_pool(const Variable& x, const Tensor& valid) {
@@ -112,13 +129,39 @@ Variable last_token_pool(const Variable& x, const Tensor& valid) {
   if (!valid.defined()) {
     return take_token(kOp, x, Tensor::full({t.batch}, static_cast<double>(t.tokens - 1), DType::kInt64));
   }
-  require_true_in_each_row(valid, {fmt::format("{}: sample {{position}} has no valid token", kOp)});
+  require_valid_tokens(kOp, valid);
   Tensor index = Tensor::empty({t.batch}, DType::kInt64, x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
     kernels::find(&KernelTable<T>::last_token, kOp, x.device())(t.batch, t.tokens, pointer(valid),
                                                                 index.mutable_data<std::int64_t>());
   });
   return take_token(kOp, x, index);
+}
+
+Tensor first_token(const Tensor& ids, std::int64_t id, const Tensor& valid) {
+  constexpr const char* kOp = "first_token";
+  const OpScope scope(kOp);
+  if (!ids.defined() || ids.rank() != 2) {
+    throw ShapeError(fmt::format("{}: ids are {}, expected [batch, tokens]", kOp, describe(ids)));
+  }
+  if (ids.dtype() != DType::kInt32 && ids.dtype() != DType::kInt64) {
+    throw DTypeError(fmt::format("{}: ids are {}, expected int32 or int64", kOp, name(ids.dtype())));
+  }
+  if (valid.defined()) detail::require_mask(kOp, "valid", valid, ids.shape(), ids.device());
+  return first_fitting(kOp, valid, ids.to(DType::kInt64), id);
+}
+
+Tensor token_positions(const Tensor& valid, std::int64_t first) {
+  constexpr const char* kOp = "token_positions";
+  const OpScope scope(kOp);
+  if (!valid.defined() || valid.rank() != 2) {
+    throw ShapeError(fmt::format("{}: valid is {}, expected [batch, tokens]", kOp, describe(valid)));
+  }
+  detail::require_mask(kOp, "valid", valid, valid.shape(), valid.device());
+  Tensor positions = Tensor::empty(valid.shape(), DType::kInt64, valid.device());
+  kernels::find(&KernelTable<float>::token_positions, kOp, valid.device())(
+      valid.size(0), valid.size(1), first, valid.data<bool>(), positions.mutable_data<std::int64_t>());
+  return positions;
 }
 
 }  // namespace tapecache::ops

@@ -65,10 +65,8 @@ inline models::TextConfig small_text() {
 
 inline models::ClipConfig small_clip(double dropout = 0, bool checkpoint = false) {
   models::ClipConfig config{.vision = small_vision(), .text = small_text(), .projection_width = 5};
-  for (models::TransformerConfig* encoder : {&config.vision.encoder, &config.text.encoder}) {
-    encoder->dropout = dropout;
-    encoder->checkpoint = checkpoint;
-  }
+  config.vision.encoder.dropout = config.text.encoder.dropout = dropout;
+  config.vision.encoder.checkpoint = config.text.encoder.checkpoint = checkpoint;
   return config;
 }
 

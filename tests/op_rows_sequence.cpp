@@ -158,7 +158,9 @@ void add_pooling_rows(std::vector<OpRow>& rows) {
   row("last_token_pool", ops::last_token_pool, last_of, {x}, {large});
   row("last_token_pool_padding", ops::last_token_pool, last_of, {x, padding});
   row("last_token_pool_holes", ops::last_token_pool, last_of, {x, holes});
-  row("cls_pool", [](const Variable& v, const Tensor&) { return ops::cls_pool(v); }, first_of, {x}, {large});
+  row("cls_pool", ops::cls_pool, first_of, {x}, {large});
+  row("cls_pool_padding", ops::cls_pool, first_of, {x, padding});
+  row("cls_pool_holes", ops::cls_pool, first_of, {x, holes});
 
   const auto select = [&](const std::string& name, std::vector<Input> inputs, std::vector<Input> large_inputs = {}) {
     rows.push_back({.name = name,

@@ -71,6 +71,23 @@ std::vector<BadValue> bad_values() {
       {"select_token", [=](Device d) { ops::select_token(values({2, 3, 4}, d), whole({2, 3}, {2}, d)); }},
       {"cross_entropy", [=](Device d) { ops::cross_entropy(values({4, 5}, d), whole({0, 1, 5, 0}, {4}, d)); }},
       {"last_token_pool", [=](Device d) { ops::last_token_pool(values({2, 2, 3}, d), flags({0, 1, 0, 0}, {2, 2}, d)); }},
+      {"cls_pool", [=](Device d) { ops::cls_pool(values({2, 2, 3}, d), flags({0, 1, 0, 0}, {2, 2}, d)); }},
+      {"end of text",
+       [=](Device d) {
+         const models::Builder builder(1, DType::kFloat32);
+         const models::TextTransformer tower(builder, {.vocabulary = 10, .max_tokens = 4,
+                                                       .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16}});
+         builder.to(d);
+         tower({whole({1, 9, 3, 4}, {2, 2}, d), {}});
+       }},
+      {"token type",
+       [=](Device d) {
+         const models::Builder builder(1, DType::kFloat32);
+         const models::Bert bert(builder, {.vocabulary = 10, .max_tokens = 4,
+                                           .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16}});
+         builder.to(d);
+         bert({.ids = whole({1, 9, 3, 4}, {2, 2}, d), .types = whole({0, 1, 1, 2}, {2, 2}, d)});
+       }},
       {"maxsim_loss",
        [=](Device d) {
          const Tensor x = values({3, 2, 4}, d);

@@ -234,6 +234,30 @@ BOOST_AUTO_TEST_CASE(bert_as_on_the_cpu, *on_device) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(texts_as_on_the_cpu, *on_device) {
+  TokenBatch ends = TokenBatch::pad(std::vector<std::vector<std::int32_t>>{{1, 10, 10}, {4, 2, 3, 10}, {10}});
+  TokenBatch pairs = TokenBatch::pad_pairs(std::vector<std::vector<std::int32_t>>{{1, 2}, {3}, {5, 6, 7}},
+                                           std::vector<std::vector<std::int32_t>>{{4}, {9, 8, 7}, {1}});
+  pairs.valid.mutable_data<bool>()[0] = false;
+  BertConfig roberta = small_bert(0, BertPooling::kCls);
+  roberta.position_offset = 2;
+  TextConfig text = small_text();
+  text.pooling = TextPooling::kEndOfText;
+  for (const auto& [dtype, tolerance] : kTypes) {
+    const Builder here(6, dtype), there(6, dtype);
+    const Bert bert(here.child("bert"), roberta), bert_there(there.child("bert"), roberta);
+    const TextTransformer clip(here.child("clip"), text), clip_there(there.child("clip"), text);
+    there.to(kCuda);
+    BOOST_TEST(max_difference(values_of([&] { return bert_there(pairs.to(kCuda)); }), values_of([&] { return bert(pairs); })) <=
+               tolerance);
+    for (const bool masked : {true, false}) {
+      if (!masked) ends.valid = Tensor();
+      BOOST_TEST(max_difference(values_of([&] { return clip_there(ends.to(kCuda)); }), values_of([&] { return clip(ends); })) <=
+                 tolerance);
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(cached_steps_as_on_the_cpu, *on_device) {
   gradcache::StepOptions by_tokens{.chunk_sizes = {2}, .check_replay = true};
   by_tokens.chunk_tokens = 8;  // samples in another order, which draw by their own numbers

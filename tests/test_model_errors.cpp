@@ -2,6 +2,7 @@
 #include <functional>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <fmt/format.h>
@@ -64,7 +65,7 @@ BOOST_AUTO_TEST_CASE(sizes_below_zero_are_refused_as_documented) {
   BOOST_CHECK_THROW(VisionTransformer(Builder(1), config), ValueError);
   config = small_vision();
   config.encoder.width = -8;
-  BOOST_CHECK_THROW(TransformerEncoder(Builder(1), config.encoder), ValueError);
+  BOOST_CHECK_THROW(TransformerEncoder(Builder(1), TransformerConfig(config.encoder)), ValueError);
 }
 
 // As programs of our users may be compiled.
@@ -77,6 +78,22 @@ BOOST_AUTO_TEST_CASE(options_may_leave_members_out) {
   BOOST_TEST(VisionConfig{.image_size = 8}.channels == 3);
   BOOST_TEST(TextConfig{.vocabulary = 8}.causal);
   BOOST_TEST(TransformerConfig{.width = 8}.heads == 8);
+  // Naming some of what is nested leaves the rest as the architecture has it.
+  const BertConfig bert{.encoder = {.width = 768, .layers = 12}};
+  BOOST_TEST(bert.encoder.heads == 12);
+  BOOST_TEST((bert.encoder.activation == Activation::kGelu));
+  BOOST_TEST(bert.encoder.epsilon == 1e-12);
+  const ClipConfig clip{.vision = {.encoder = {.layers = 3}}, .text = {.encoder = {.layers = 2}}};
+  BOOST_TEST(clip.vision.encoder.width == 768);
+  BOOST_TEST(clip.vision.encoder.heads == 12);
+  BOOST_TEST(clip.vision.encoder.mlp_width == 3072);
+  BOOST_TEST((clip.vision.encoder.activation == Activation::kQuickGelu));
+  BOOST_TEST(clip.text.encoder.width == 512);
+  BOOST_TEST(clip.text.encoder.epsilon == 1e-5);
+  static_assert(!std::is_convertible_v<TransformerConfig, BertEncoderConfig>);
+  static_assert(!std::is_convertible_v<BertEncoderConfig, TransformerConfig>);
+  BOOST_TEST(BertEncoderConfig(TransformerConfig{.heads = 2, .dropout = 0.5}).heads == 2);
+  BOOST_TEST(BertEncoderConfig(TransformerConfig{.heads = 2, .dropout = 0.5}).dropout == 0.5);
   BOOST_TEST(LoadOptions{.prefix = "bert."}.strict);
 }
 #pragma GCC diagnostic pop
@@ -126,7 +143,7 @@ BOOST_AUTO_TEST_CASE(rates_and_epsilons_out_of_range_are_refused) {
   constexpr double kNan = std::numeric_limits<double>::quiet_NaN(), kInf = std::numeric_limits<double>::infinity();
   const Builder builder(1);
   const Builder part = builder.child("part");
-  const auto refused = [&](const std::function<void(TransformerConfig&)>& change, const std::vector<std::string>& words) {
+  const auto refused = [&](const auto& change, const std::vector<std::string>& words) {
     const auto in = [&](const char* model) {
       std::vector<std::string> all = words;
       all.push_back(std::string(model) + ": ");
@@ -136,14 +153,16 @@ BOOST_AUTO_TEST_CASE(rates_and_epsilons_out_of_range_are_refused) {
     change(clip.text.encoder);
     BOOST_CHECK_EXCEPTION(Clip(part, clip), ValueError, in("text transformer"));
     BOOST_CHECK_EXCEPTION(TextTransformer(part, clip.text), ValueError, in("text transformer"));
+    BOOST_CHECK_EXCEPTION(TransformerEncoder(part, clip.text.encoder), ValueError, in("transformer"));
+    BOOST_CHECK_EXCEPTION(TransformerBlock(part, clip.text.encoder), ValueError, in("transformer"));
     clip = small_clip();
     change(clip.vision.encoder);
     BOOST_CHECK_EXCEPTION(Clip(part, clip), ValueError, in("vision transformer"));
     BOOST_CHECK_EXCEPTION(VisionTransformer(part, clip.vision), ValueError, in("vision transformer"));
-    BOOST_CHECK_EXCEPTION(TransformerEncoder(part, clip.vision.encoder), ValueError, in("transformer"));
-    BOOST_CHECK_EXCEPTION(TransformerBlock(part, clip.vision.encoder), ValueError, in("transformer"));
-    BOOST_CHECK_EXCEPTION(BertBlock(part, clip.vision.encoder), ValueError, in("bert block"));
-    BOOST_CHECK_EXCEPTION(Bert(part, {.encoder = clip.vision.encoder}), ValueError, in("bert"));
+    BertConfig bert;
+    change(bert.encoder);
+    BOOST_CHECK_EXCEPTION(BertBlock(part, bert.encoder), ValueError, in("bert block"));
+    BOOST_CHECK_EXCEPTION(Bert(part, bert), ValueError, in("bert"));
   };
   for (const double bad : {1.0, 2.0, -0.1, kNan, kInf}) {
     refused([&](auto& c) { c.dropout = bad; }, {"dropout is " + fmt::to_string(bad), "0 <= p < 1"});

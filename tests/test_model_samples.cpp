@@ -1,5 +1,6 @@
 #include <cmath>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "model_checks.h"
@@ -99,6 +100,63 @@ BOOST_AUTO_TEST_CASE(later_tokens_do_not_reach_earlier_ones_under_the_causal_mas
         }
       }
     }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(the_first_end_of_text_is_pooled) {
+  TextConfig config = small_text();
+  config.pooling = TextPooling::kEndOfText;
+  const Builder builder(8, DType::kFloat64);
+  const TextTransformer text(builder, config);
+  shake(builder.parameters(), 700);
+  const auto pooled = [&](const std::vector<std::int32_t>& ids, const std::vector<bool>& valid = {}) {
+    const Shape shape{1, std::ssize(ids)};
+    const TokenBatch batch{Tensor::from(ids, shape), valid.empty() ? Tensor() : Tensor::from(valid, shape)};
+    return values_of([&] { return text(batch); });
+  };
+  // As the last of the tokens, padded with it or with another, with and without a mask.
+  const Tensor expected = pooled({7, 1, 10});
+  BOOST_TEST(max_difference(pooled({7, 1, 10, 10, 10}), expected) <= 1e-14);
+  BOOST_TEST(max_difference(pooled({7, 1, 10, 0, 0}), expected) <= 1e-14);
+  BOOST_TEST(max_difference(pooled({7, 1, 10, 10, 10}, {true, true, true, false, false}), expected) <= 1e-14);
+  BOOST_TEST(max_difference(pooled({7, 1, 10, 2}), expected) <= 1e-14);
+  // Not in the padding before a text.
+  const Tensor states = values_of([&] {
+    return text.hidden_states({Tensor::from({10, 10, 7, 1, 10}, {1, 5}),
+                               Tensor::from(std::vector<bool>{false, false, true, true, true}, {1, 5})});
+  });
+  BOOST_TEST(max_difference(pooled({10, 10, 7, 1, 10}, {false, false, true, true, true}),
+                            states.reshape({5, 12}).slice(4, 5)) <= 1e-14);
+
+  config.end_of_text = 3;
+  const Builder other(8, DType::kFloat64);
+  const TextTransformer third(other, config);
+  shake(other.parameters(), 700);
+  BOOST_TEST(max_difference(values_of([&] { return third({Tensor::from({7, 1, 3, 10}, {1, 4}), {}}); }),
+                            values_of([&] { return third({Tensor::from({7, 1, 3}, {1, 3}), {}}); })) <= 1e-14);
+  const auto run_text = [&](bool checkpoint) {
+    config.encoder.checkpoint = checkpoint;
+    const Builder own(8, DType::kFloat64);
+    const TextTransformer tower(own, config);
+    run_backward([&] { return tower({Tensor::from({7, 3, 3, 10, 1, 3}, {2, 3}), {}}); });
+    return own.parameters();
+  };
+  const std::vector<Parameter> plain = run_text(false), checkpointed = run_text(true);
+  for (std::size_t i = 0; i < plain.size(); ++i) BOOST_TEST(same_bits(plain[i].gradient(), checkpointed[i].gradient()));
+}
+
+BOOST_AUTO_TEST_CASE(a_text_without_its_end_is_refused) {
+  TextConfig config = small_text();
+  config.pooling = TextPooling::kEndOfText;
+  const TextTransformer text(Builder(1), config);
+  const Tensor ids = Tensor::from({1, 10, 10, 4, 2, 3}, {3, 2});
+  BOOST_CHECK_EXCEPTION(text({ids, {}}), ValueError, says({"sample 2", "no end-of-text token, 10", "kLastToken"}));
+  const Tensor valid = Tensor::from(std::vector<bool>{true, true, false, true, true, true}, {3, 2});
+  BOOST_CHECK_EXCEPTION(text({ids, valid}), ValueError, says({"sample 1"}));
+  for (const std::int64_t id : {-1, 11}) {
+    config.end_of_text = id;
+    BOOST_CHECK_EXCEPTION(TextTransformer(Builder(1), config), ValueError,
+                          says({"end_of_text is " + std::to_string(id), "from 0 to 10"}));
   }
 }
 

@@ -85,11 +85,9 @@ BOOST_AUTO_TEST_CASE(activation_checkpointing_gives_the_same_bits) {
 std::vector<std::function<Variable(const TokenBatch&)>> text_towers(const Builder& builder, bool checkpoint) {
   TextConfig text = small_text();
   BertConfig bert{.vocabulary = 11, .max_tokens = 6, .encoder = {.width = 8, .layers = 2, .heads = 2, .mlp_width = 12}};
-  for (TransformerConfig* encoder : {&text.encoder, &bert.encoder}) {
-    encoder->dropout = 0.3;
-    encoder->drop_path = 0.2;
-    encoder->checkpoint = checkpoint;
-  }
+  text.encoder.dropout = bert.encoder.dropout = 0.3;
+  text.encoder.drop_path = bert.encoder.drop_path = 0.2;
+  text.encoder.checkpoint = bert.encoder.checkpoint = checkpoint;
   return {TextTransformer(builder.child("text"), text), Bert(builder.child("bert"), bert)};
 }
 

@@ -23,6 +23,7 @@ class NaiveClip : public NaiveTransformer {
   /// image [channels, size, size]
   std::vector<double> image(const std::vector<double>& image) const {
     const VisionConfig& c = config_.vision;
+    const TransformerConfig encoder_config(c.encoder);
     const std::int64_t side = c.image_size / c.patch_size, patch = c.patch_size, width = c.encoder.width;
     const std::string embeddings = "vision_model.embeddings.";
     Rows x{at(embeddings + "class_embedding")};
@@ -43,10 +44,10 @@ class NaiveClip : public NaiveTransformer {
       x.push_back(row);
     }
     add_positions(x, embeddings + "position_embedding.weight");
-    x = encoder(norm(x, "vision_model.pre_layrnorm", c.encoder), "vision_model.encoder.", c.encoder, false);
+    x = encoder(norm(x, "vision_model.pre_layrnorm", encoder_config), "vision_model.encoder.", encoder_config, false);
     if (c.pooling == VisionPooling::kMean) x.erase(x.begin());
     else x.resize(1);
-    return projected(norm({mean(x)}, "vision_model.post_layernorm", c.encoder), "visual_projection");
+    return projected(norm({mean(x)}, "vision_model.post_layernorm", encoder_config), "visual_projection");
   }
 
   std::vector<double> text(const std::vector<std::int32_t>& ids) const {

@@ -91,7 +91,7 @@ std::vector<ErrorCase> unary_cases() {
       {"patch_embedding", [](const Variable& x) { ops::patch_embedding(x, x); }},
       {"mean_pool", [](const Variable& x) { ops::mean_pool(x); }},
       {"max_pool", [](const Variable& x) { ops::max_pool(x); }},
-      {"cls_pool", ops::cls_pool},
+      {"cls_pool", [](const Variable& x) { ops::cls_pool(x); }},
       {"last_token_pool", [](const Variable& x) { ops::last_token_pool(x); }},
       {"select_token", [](const Variable& x) { ops::select_token(x, whole({2})); }},
   };
@@ -208,6 +208,26 @@ std::vector<ErrorCase> mask_cases() {
                           ops::last_token_pool(g.f32({3, 2, 4}), valid);
                         },
                         {"last_token_pool:", "sample 1"}),
+      error<ShapeError>("cls_pool_mask_shape", [](Given& g) { ops::cls_pool(g.f32({2, 3, 4}), all_true({3, 2})); },
+                        {"cls_pool:", "[3, 2]", "[2, 3]"}),
+      error<ValueError>("cls_pool_dead_sample",
+                        [](Given& g) {
+                          Tensor valid = all_true({3, 2});
+                          valid.slice(1, 2).fill(0);
+                          ops::cls_pool(g.f32({3, 2, 4}), valid);
+                        },
+                        {"cls_pool:", "sample 1"}),
+      error<ShapeError>("first_token_rank", [](Given&) { ops::first_token(Tensor::zeros({4}, DType::kInt64), 1); },
+                        {"first_token:", "[4]", "[batch, tokens]"}),
+      error<DTypeError>("first_token_type", [](Given&) { ops::first_token(Tensor::zeros({2, 3}), 1); },
+                        {"first_token:", "float32", "int32 or int64"}),
+      error<ShapeError>("first_token_mask_shape",
+                        [](Given&) { ops::first_token(Tensor::zeros({2, 3}, DType::kInt64), 1, all_true({3, 2})); },
+                        {"first_token:", "[3, 2]", "[2, 3]"}),
+      error<ShapeError>("token_positions_rank", [](Given&) { ops::token_positions(all_true({3}), 2); },
+                        {"token_positions:", "[3]", "[batch, tokens]"}),
+      error<DTypeError>("token_positions_type", [](Given&) { ops::token_positions(Tensor::zeros({2, 3}), 2); },
+                        {"token_positions:", "float32", "bool"}),
       error<ShapeError>("cls_pool_rank", [](Given& g) { ops::cls_pool(g.f32({2, 3})); }, {"cls_pool:", "[2, 3]"}),
       error<ShapeError>("cls_pool_no_tokens", [](Given& g) { ops::cls_pool(g.f32({2, 0, 3})); },
                         {"cls_pool:", "[2, 0, 3]"}),

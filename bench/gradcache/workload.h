@@ -18,19 +18,22 @@ struct Workload {
   explicit Workload(std::int64_t samples, const tapecache::models::ClipConfig& config = demo_size())
       : clip(config, 1), images(random_images(samples, config)), texts(random_texts(samples, config)) {}
 
+  /// The ids are random, without an end of text.
+  static constexpr auto kPooling = tapecache::models::TextPooling::kLastToken;
+
   static tapecache::models::ClipConfig demo_size() {
     const tapecache::models::TransformerConfig encoder{
         .width = 64, .layers = 3, .heads = 4, .mlp_width = 256, .dropout = 0.1};
-    return {.vision = {.image_size = 32, .patch_size = 8, .encoder = encoder},
-            .text = {.vocabulary = 1000, .max_tokens = 16, .encoder = encoder},
+    return {.vision = {.image_size = 32, .patch_size = 8, .encoder = tapecache::models::VisionEncoderConfig(encoder)},
+            .text = {.vocabulary = 1000, .max_tokens = 16, .pooling = kPooling, .encoder = encoder},
             .projection_width = 64};
   }
   /// ViT-Ti/4 of 32 × 32 images, and a text tower of its width.
   static tapecache::models::ClipConfig vit_tiny() {
     const tapecache::models::TransformerConfig encoder{
         .width = 192, .layers = 12, .heads = 3, .mlp_width = 768, .dropout = 0.1};
-    return {.vision = {.image_size = 32, .patch_size = 4, .encoder = encoder},
-            .text = {.vocabulary = 1000, .max_tokens = 32, .encoder = encoder},
+    return {.vision = {.image_size = 32, .patch_size = 4, .encoder = tapecache::models::VisionEncoderConfig(encoder)},
+            .text = {.vocabulary = 1000, .max_tokens = 32, .pooling = kPooling, .encoder = encoder},
             .projection_width = 192};
   }
   static tapecache::Tensor random_images(std::int64_t samples, const tapecache::models::ClipConfig& config) {

@@ -49,7 +49,8 @@ Tensor random_ids(const Shape& shape, std::int64_t below, std::uint32_t seed) {
 
 /// Of a stack over rows [samples · tokens, width], forward alone; without what the last block need not compute
 /// where one token a sample is chosen.
-double transformer_flops(const models::TransformerConfig& c, std::int64_t samples, std::int64_t tokens, bool chosen) {
+template <class Config>
+double transformer_flops(const Config& c, std::int64_t samples, std::int64_t tokens, bool chosen) {
   const auto rows = static_cast<double>(samples * tokens), width = static_cast<double>(c.width);
   const double projections = 3 * width * width + 2 * width * static_cast<double>(tokens);
   const double by_token = width * width + 2 * width * static_cast<double>(c.mlp_width);
@@ -74,8 +75,9 @@ double vision_flops(const models::VisionConfig& c, std::int64_t samples) {
   return 3 * vision_forward_flops(c, samples) - embedding_flops(c, samples);
 }
 
-models::TransformerConfig encoder(std::int64_t width, std::int64_t layers, std::int64_t heads,
-                                  models::Activation activation = models::Activation::kGelu) {
+template <class Config = models::TransformerConfig>
+Config encoder(std::int64_t width, std::int64_t layers, std::int64_t heads,
+               models::Activation activation = models::Activation::kGelu) {
   return {.width = width, .layers = layers, .heads = heads, .mlp_width = 4 * width, .activation = activation};
 }
 
@@ -212,7 +214,7 @@ const std::vector<std::pair<std::string, Maker>>& makers() {
                          std::int64_t samples) -> Maker {
     return [=](const Setting& setting) {
       return std::make_unique<VisionWorkload>(
-          models::VisionConfig{.image_size = size, .patch_size = patch, .encoder = encoder(width, 12, heads)}, samples,
+          models::VisionConfig{.image_size = size, .patch_size = patch, .encoder = encoder<models::VisionEncoderConfig>(width, 12, heads)}, samples,
           setting);
     };
   };
@@ -253,17 +255,18 @@ std::unique_ptr<Workload> make_workload(const std::string& name, const Setting& 
 
 models::ClipConfig clip_config(ClipSize size) {
   constexpr auto kActivation = models::Activation::kQuickGelu;
+  constexpr auto kPooling = models::TextPooling::kLastToken;  // ids are random, without an end of text
   switch (size) {
     case ClipSize::kTiny:
-      return {.vision = {.image_size = 16, .patch_size = 8, .encoder = encoder(32, 2, 2, kActivation)},
-              .text = {.vocabulary = 64, .max_tokens = 8, .encoder = encoder(32, 2, 2, kActivation)},
+      return {.vision = {.image_size = 16, .patch_size = 8, .encoder = encoder<models::VisionEncoderConfig>(32, 2, 2, kActivation)},
+              .text = {.vocabulary = 64, .max_tokens = 8, .pooling = kPooling, .encoder = encoder(32, 2, 2, kActivation)},
               .projection_width = 16};
     case ClipSize::kBase32:
-      return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder(768, 12, 12, kActivation)},
-              .text = {.encoder = encoder(512, 12, 8, kActivation)}};
+      return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder<models::VisionEncoderConfig>(768, 12, 12, kActivation)},
+              .text = {.pooling = kPooling, .encoder = encoder(512, 12, 8, kActivation)}};
     case ClipSize::kLarge14:
-      return {.vision = {.image_size = 224, .patch_size = 14, .encoder = encoder(1024, 24, 16, kActivation)},
-              .text = {.encoder = encoder(768, 12, 12, kActivation)},
+      return {.vision = {.image_size = 224, .patch_size = 14, .encoder = encoder<models::VisionEncoderConfig>(1024, 24, 16, kActivation)},
+              .text = {.pooling = kPooling, .encoder = encoder(768, 12, 12, kActivation)},
               .projection_width = 768};
   }
   throw ValueError("unknown size of CLIP");

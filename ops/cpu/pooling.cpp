@@ -115,6 +115,25 @@ void last_token(std::int64_t batch, std::int64_t tokens, const bool* valid, std:
 }
 
 template <class T>
+void first_token(std::int64_t batch, std::int64_t tokens, const bool* valid, const std::int64_t* ids, std::int64_t id,
+                 std::int64_t* index) {
+  for (std::int64_t i = 0; i < batch; ++i) {
+    std::int64_t token = 0;
+    const auto fits = [=](std::int64_t at) { return (!valid || valid[at]) && (!ids || ids[at] == id); };
+    while (token < tokens && !fits(i * tokens + token)) ++token;
+    index[i] = token < tokens ? token : -1;
+  }
+}
+
+template <class T>
+void token_positions(std::int64_t batch, std::int64_t tokens, std::int64_t first, const bool* valid, std::int64_t* position) {
+  for (std::int64_t i = 0; i < batch; ++i) {
+    std::int64_t next = first;
+    for (std::int64_t at = i * tokens; at < (i + 1) * tokens; ++at) position[at] = valid[at] ? next++ : first - 1;
+  }
+}
+
+template <class T>
 void select_token(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index, const T* x,
                   T* y) {
   for_each_sample(batch, width, [=](std::int64_t sample) {
@@ -145,6 +164,10 @@ template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const 
                                 Mode);
 template void last_token<float>(std::int64_t, std::int64_t, const bool*, std::int64_t*);
 template void last_token<double>(std::int64_t, std::int64_t, const bool*, std::int64_t*);
+template void first_token<float>(std::int64_t, std::int64_t, const bool*, const std::int64_t*, std::int64_t, std::int64_t*);
+template void first_token<double>(std::int64_t, std::int64_t, const bool*, const std::int64_t*, std::int64_t, std::int64_t*);
+template void token_positions<float>(std::int64_t, std::int64_t, std::int64_t, const bool*, std::int64_t*);
+template void token_positions<double>(std::int64_t, std::int64_t, std::int64_t, const bool*, std::int64_t*);
 template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*);
 template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*);
 template void select_token_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*,

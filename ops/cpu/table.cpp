@@ -45,6 +45,8 @@ constexpr KernelTable<T> kTable{
     .max_pool = max_pool<T>,
     .max_pool_backward = max_pool_backward<T>,
     .last_token = last_token<T>,
+    .first_token = first_token<T>,
+    .token_positions = token_positions<T>,
     .select_token = select_token<T>,
     .select_token_backward = select_token_backward<T>,
     .contrastive_tile = contrastive_tile<T>,

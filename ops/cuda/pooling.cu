@@ -84,6 +84,24 @@ __global__ void last_token_kernel(std::int64_t batch, std::int64_t tokens, const
   }
 }
 
+__global__ void first_token_kernel(std::int64_t batch, std::int64_t tokens, const bool* valid, const std::int64_t* ids,
+                                   std::int64_t id, std::int64_t* index) {
+  for (std::int64_t i = thread_index(); i < batch; i += thread_count()) {
+    index[i] = -1;
+    for (std::int64_t token = 0; token < tokens && index[i] < 0; ++token) {
+      const std::int64_t at = i * tokens + token;
+      if ((!valid || valid[at]) && (!ids || ids[at] == id)) index[i] = token;
+    }
+  }
+}
+
+__global__ void token_positions_kernel(std::int64_t batch, std::int64_t tokens, std::int64_t first, const bool* valid, std::int64_t* position) {
+  for (std::int64_t i = thread_index(); i < batch; i += thread_count()) {
+    std::int64_t next = first;
+    for (std::int64_t at = i * tokens; at < (i + 1) * tokens; ++at) position[at] = valid[at] ? next++ : first - 1;
+  }
+}
+
 template <class T>
 __global__ void select_token_kernel(std::int64_t n, std::int64_t tokens, std::int64_t width, const std::int64_t* index,
                                     const T* x, T* y) {
@@ -143,6 +161,17 @@ void last_token(std::int64_t batch, std::int64_t tokens, const bool* valid, std:
 }
 
 template <class T>
+void first_token(std::int64_t batch, std::int64_t tokens, const bool* valid, const std::int64_t* ids, std::int64_t id,
+                 std::int64_t* index) {
+  launch(first_token_kernel, grid_for(batch), batch, tokens, valid, ids, id, index);
+}
+
+template <class T>
+void token_positions(std::int64_t batch, std::int64_t tokens, std::int64_t first, const bool* valid, std::int64_t* position) {
+  launch(token_positions_kernel, grid_for(batch), batch, tokens, first, valid, position);
+}
+
+template <class T>
 void select_token(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index, const T* x, T* y) {
   const std::int64_t n = batch * width;
   launch(select_token_kernel<T>, grid_for(n), n, tokens, width, index, x, y);
@@ -165,6 +194,10 @@ template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const 
 template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*, Mode);
 template void last_token<float>(std::int64_t, std::int64_t, const bool*, std::int64_t*);
 template void last_token<double>(std::int64_t, std::int64_t, const bool*, std::int64_t*);
+template void first_token<float>(std::int64_t, std::int64_t, const bool*, const std::int64_t*, std::int64_t, std::int64_t*);
+template void first_token<double>(std::int64_t, std::int64_t, const bool*, const std::int64_t*, std::int64_t, std::int64_t*);
+template void token_positions<float>(std::int64_t, std::int64_t, std::int64_t, const bool*, std::int64_t*);
+template void token_positions<double>(std::int64_t, std::int64_t, std::int64_t, const bool*, std::int64_t*);
 template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*);
 template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*);
 template void select_token_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*,
