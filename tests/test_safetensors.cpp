@@ -48,6 +48,7 @@ std::string sample_bytes(const Folder& folder) {
 }
 
 fs::path with(const Folder& folder, const std::string& bytes) {
+  fs::remove(folder / "given.safetensors");  // some file systems flush what is written over
   put(folder / "given.safetensors", bytes);
   return folder / "given.safetensors";
 }
