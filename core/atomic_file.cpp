@@ -150,11 +150,12 @@ struct AtomicFile::Parts {
       if (!file && errno == EEXIST) continue;
       if (!file) fail(path, "create a file there", errno);
       temporary = std::move(drawn);
-      while (::flock(file.get(), LOCK_EX) != 0 && errno == EINTR) {
-      }
-      // Before it had the lock another writer may have taken it for one that was left behind.
+      // Until it has the lock another writer may take it for one that was left behind; then this one draws another name. Where
+      // the file system has no locks nobody removes anything.
+      const bool taken = ::flock(file.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+      if (taken) ::unlinkat(folder.get(), temporary.c_str(), 0);
       struct stat found {};
-      if (::fstat(file.get(), &found) == 0 && found.st_nlink == 0) temporary.clear();
+      if (taken || (::fstat(file.get(), &found) == 0 && found.st_nlink == 0)) temporary.clear();
     }
   }
 

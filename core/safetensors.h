@@ -24,8 +24,9 @@ struct SafetensorsFile {
 ///
 /// What the reference implementation reads is read, with these differences. A tensor of a type or with a number of axes
 /// that this library has none for, or of a type that the reference does not know either, is an error only where it is asked
-/// for. Refused are names and keys that a header has twice, what is nested in more than three objects or arrays, more than
-/// 65,536 keys of metadata, and a name or text of more than 4 MiB. So a header takes at most twice its own size of memory.
+/// for. Refused are names and keys that a header has twice, an entry that is an array, what is nested in more than three
+/// objects or arrays, more than 255 axes, more than 65,536 keys of metadata, and a name or text of more than 4 MiB. So a
+/// header takes at most twice its own size of memory, but for a few MiB.
 class SafetensorsReader {
  public:
   /// What the header says of a tensor.

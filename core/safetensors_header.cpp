@@ -122,6 +122,7 @@ class SafetensorsHeader::Parser {
       if (count_ == 2) throw bad("bad data_offsets");
       (count_ == 0 ? entry_.begin : entry_.end) = number;
     } else {
+      if (count_ == kMaxSafetensorsRank) throw bad(fmt::format("bad shape: more than {} axes", kMaxSafetensorsRank));
       if (count_ == 0) entry_.sizes = static_cast<std::uint32_t>(written_);
       for (std::uint64_t rest = number; ; rest >>= 7) {  // seven bits a byte; the highest says that more follow
         put(static_cast<char>(rest > 127 ? (rest & 127) | 128 : rest));

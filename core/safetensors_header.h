@@ -16,6 +16,7 @@ namespace tapecache::detail {
 constexpr std::uint64_t kMaxSafetensorsHeader = 100'000'000;  // the reference implementation's own bound, in bytes
 constexpr std::size_t kMaxSafetensorsText = 4 << 20;
 constexpr std::size_t kMaxSafetensorsMetadata = 65'536;
+constexpr std::uint32_t kMaxSafetensorsRank = 255;
 
 /// Of a type by the format's name for it; none where this library has no such type.
 std::optional<DType> safetensors_dtype(std::string_view type);

@@ -57,6 +57,7 @@ namespace {
 /// must change nothing, which `unchanged` checks. Where one is done without it must end as otherwise, and `undo` is called.
 template <class Action, class Unchanged, class Undo>
 int fail_each_allocation(const Action& action, const Unchanged& unchanged, const Undo& undo) {
+  const std::size_t before = allocator().stats().current;
   for (int at = 0;; ++at) {
     bool done = false;
     until_failure = at;
@@ -67,6 +68,7 @@ int fail_each_allocation(const Action& action, const Unchanged& unchanged, const
     } catch (const OutOfMemory&) {
     }
     if (until_failure.exchange(-1) >= 0) return at;
+    BOOST_TEST(allocator().stats().current == before);
     if (done) undo();
     else unchanged(at);
   }

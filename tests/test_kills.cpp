@@ -82,7 +82,7 @@ BOOST_AUTO_TEST_SUITE(kills)
 /// Only for the program that is to be killed.
 BOOST_AUTO_TEST_CASE(saves_for_ever, *boost::unit_test::disabled()) {
   const char* const path = std::getenv(kPath);
-  BOOST_REQUIRE(path != nullptr);
+  if (!path) return;  // all of this suite were asked for by name
   Saved saved;
   for (std::int64_t step = 1;; ++step) saved.save(path, step);
 }

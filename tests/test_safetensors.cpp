@@ -48,6 +48,7 @@ std::string sample_bytes(const Folder& folder) {
 }
 
 fs::path with(const Folder& folder, const std::string& bytes) {
+  fs::remove(folder / "given.safetensors");  // some file systems flush what is written over
   put(folder / "given.safetensors", bytes);
   return folder / "given.safetensors";
 }
@@ -328,6 +329,16 @@ BOOST_AUTO_TEST_CASE(texts_and_metadata_have_a_largest_size) {
   BOOST_CHECK(read_safetensors(*this / "f").metadata == file.metadata);
   file.metadata["one more"];
   BOOST_CHECK_THROW(write_safetensors(*this / "f", file), FileError);
+}
+
+BOOST_AUTO_TEST_CASE(shapes_have_a_largest_number_of_axes) {
+  const auto of_axes = [](int count) {
+    std::string sizes = "[1";
+    for (int i = 1; i < count; ++i) sizes += ",1";
+    return file_of(R"({"a":)" + entry("U8", sizes + "]", "[0,1]") + "}", "A");
+  };
+  BOOST_CHECK_EQUAL(SafetensorsReader(with(*this, of_axes(255))).entry("a").sizes.size(), 255u);
+  check_refused(*this, of_axes(256), {"'a'", "255 axes"});
 }
 
 BOOST_AUTO_TEST_CASE(headers_over_the_bound_of_the_reference) {

@@ -21,8 +21,8 @@ struct TrainingPosition {
 };
 
 /// Writes weights and buffers (`model.…`), optimiser state (`optimizer.…`) and position as one safetensors file,
-/// atomically: a run that is killed finds the last whole checkpoint, and goes on from it to the same bits. Throws
-/// FileError, and ValueError for a step below 0 or two tensors of one name.
+/// atomically: a run that is killed finds the last whole checkpoint, and goes on from it to the same bits. Its metadata has
+/// `format: pt`, for other readers of weights. Throws FileError, and ValueError for a step below 0 or two tensors of one name.
 void save_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                      const Optimizer& optimizer, const TrainingPosition& position,
                      std::span<const Buffer> buffers = {});
