@@ -49,7 +49,8 @@ class Capture {
 
 }  // namespace
 
-struct CapturedStep::State {
+// Hidden as what it holds is.
+struct [[gnu::visibility("hidden")]] CapturedStep::State {
   Device device;
   std::function<void()> step;
   std::uint64_t seed = 0;

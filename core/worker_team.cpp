@@ -35,8 +35,8 @@ bool spin_until(const Condition& holds) {
   return false;
 }
 
-/// For a scope, this thread and those that it makes leave the program's signals to its other threads, whose handlers may count on
-/// being there. Not those that tell a thread of its own fault, nor a profiler's.
+/// For a scope, this thread and those that it makes leave signals to the program's other threads, on which its handlers may
+/// count to be. Not those that tell a thread of its own fault, nor a profiler's.
 class SignalsElsewhere {
  public:
   SignalsElsewhere() {

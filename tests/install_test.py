@@ -41,6 +41,8 @@ def main() -> int:
         staged, prefix = Path(folder, "staged"), Path(folder, "moved")
         run("meson", "install", "-C", build, "--no-rebuild", "--destdir", staged)
         shutil.move(staged / options["prefix"].lstrip("/"), prefix)
+        if not (prefix / options["datadir"] / "licenses/tapecache/LICENSE").is_file():
+            sys.exit("the license is not installed")
         libraries = prefix / options["libdir"]
         environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries), "PKG_CONFIG_PATH": str(libraries / "pkgconfig")}
 

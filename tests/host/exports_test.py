@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What the shared library exports: names of ours that installed headers declare, and none of the libraries it was compiled with.
+"""What the shared library exports: names that installed headers declare, and none of the libraries it was compiled with.
 
 Usage: exports_test.py LIBRARY SOURCE PROGRAM_SOURCE
 
 Then builds PROGRAM_SOURCE together with definitions of all names of fmt, nlohmann-json and Highway that the library's objects
-have, as a program with other versions of them may have; each of these definitions ends the program.
+have, as a program with other versions of them may have; each of these definitions ends it.
 """
 
 import os
@@ -34,7 +34,7 @@ def symbols(*arguments) -> "list[str]":
 
 def path_of(demangled: str) -> "list[str]":
     """The names of namespaces and classes, and its own, without arguments."""
-    text = re.sub(r"^(typeinfo name|typeinfo|vtable) for ", "", demangled).replace("(anonymous namespace)", "").replace("[abi:cxx11]", "")
+    text = re.sub(r"^(typeinfo name|typeinfo|vtable) for |\(anonymous namespace\)|\[abi:cxx11\]", "", demangled)
     while (shorter := re.sub(r"<[^<>]*>", "", text.replace("operator<", "operator"))) != text:
         text = shorter
     qualified = text.split("(")[0] if "operator()" not in text else text.split("::operator()")[0]
