@@ -7,8 +7,9 @@
 
 /// Metrics of retrieval by inner product. Queries are [queries, width] and targets [targets, width], of which `gold`, i64
 /// [queries] or [queries, golds], says the rows that are right for each query; -1 fills up rows of fewer golds. Ties count
-/// against the query, a NaN never is a hit and a target of NaN stands before all others. All throw ShapeError, DTypeError for
-/// other integers, and ValueError for a k below 1, a gold outside the targets or given twice, and a query without one.
+/// against the query, also those of targets that are the same: list all of them in `gold`, or keep each once. A NaN never is a
+/// hit and a target of NaN stands before all others. All throw ShapeError, DTypeError for other integers, and ValueError for a k
+/// below 1, a gold outside the targets or given twice, and a query without one.
 namespace tapecache::train {
 
 /// recall@k: the mean over queries of the share of their golds among the k targets of largest inner product.
