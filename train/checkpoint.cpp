@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/parameter_settings.h"
 #include "tapecache/core/assignment.h"
 #include "tapecache/core/safetensors.h"
 
@@ -31,6 +32,18 @@ Integer number(const std::filesystem::path& path, const SafetensorsReader& file,
     if (error == std::errc() && end == text->data() + text->size()) return value;
   }
   throw FileError(fmt::format("{}: no training checkpoint: its metadata has no number '{}'", path.string(), key));
+}
+
+std::string name_in_file(const Parameter& p) { return kModel + p.name(); }
+
+void require_same_settings(const std::filesystem::path& path, const SafetensorsReader& file,
+                           std::span<const Parameter> parameters) {
+  try {
+    const std::vector<std::string> differences = other_settings(file.metadata(), parameters, name_in_file);
+    if (!differences.empty()) throw ValueError(differences.front());
+  } catch (const ValueError& error) {
+    throw FileError(fmt::format("{}: {}", path.string(), error.what()));
+  }
 }
 
 std::string prefix_of(std::size_t optimizer, std::size_t count) {
@@ -113,6 +126,7 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
                    {kSeed, std::to_string(position.seed)}};
   if (optimizers.size() != 1) file.metadata.emplace(kOptimizers, std::to_string(optimizers.size()));
   for (const auto& [key, text] : position.notes) file.metadata.emplace(std::string(kNote) + key, text);
+  write_settings(file.metadata, parameters, name_in_file);
   write_safetensors(path, file);
 }
 
@@ -145,6 +159,7 @@ TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<co
     }
     assignments.push_back({own, value.to(own.device())});
   }
+  require_same_settings(path, file, parameters);
   const std::vector<std::map<std::string, Tensor>> states = states_of(path, file, unread, optimizers.size());
   if (!unread.empty()) {
     throw FileError(fmt::format("{}: '{}' belongs to no parameter", path.string(), unread.first()));
