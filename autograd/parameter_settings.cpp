@@ -1,6 +1,7 @@
 #include "tapecache/autograd/parameter_settings.h"
 
-#include <string_view>
+#include <cstdint>
+#include <utility>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -13,32 +14,67 @@ constexpr const char* kKey = "tapecache.settings";
 
 using Settings = std::map<std::string, std::map<std::string, std::string>>;
 
-Settings parsed(const std::string& text) {
-  constexpr int kDepth = 2;
-  try {
-    // Deeper values are refused while they are read, so that a hostile file costs no memory.
-    const auto json = nlohmann::json::parse(text, [](int depth, nlohmann::json::parse_event_t event, nlohmann::json&) {
-      using Event = nlohmann::json::parse_event_t;
-      if (event == Event::array_start || (event == Event::object_start && depth >= kDepth)) throw ValueError("nested");
-      return true;
-    });
-    return json.get<Settings>();
-  } catch (const nlohmann::json::exception&) {
-  } catch (const ValueError&) {
+/// Takes the events of nlohmann's parser: an object of objects of texts, and nothing else. Its own values are not made, since
+/// they may allocate where they are destroyed, and then end the process for lack of memory.
+class Parser {
+ public:
+  Settings settings;
+
+  bool start_object(std::size_t) { return ++depth_ <= 2; }
+  bool end_object() {
+    --depth_;
+    return true;
   }
+  bool key(std::string& text) {
+    if (depth_ == 1) of_ = &settings[text];
+    else setting_ = text;
+    return true;
+  }
+  bool string(std::string& text) {
+    if (depth_ == 2) (*of_)[setting_] = text;
+    return depth_ == 2;
+  }
+  bool start_array(std::size_t) { return false; }
+  bool end_array() { return false; }
+  bool null() { return false; }
+  bool boolean(bool) { return false; }
+  bool number_integer(std::int64_t) { return false; }
+  bool number_unsigned(std::uint64_t) { return false; }
+  bool number_float(double, const std::string&) { return false; }
+  bool binary(std::vector<std::uint8_t>&) { return false; }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) { return false; }
+
+ private:
+  int depth_ = 0;
+  std::map<std::string, std::string>* of_ = nullptr;
+  std::string setting_;
+};
+
+Settings parsed(const std::string& text) {
+  Parser parser;
+  if (nlohmann::json::sax_parse(text, &parser)) return std::move(parser.settings);
   throw ValueError(fmt::format("its metadata '{}' is no JSON object of objects of texts", kKey));
+}
+
+std::string quoted(const std::string& text) {
+  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
 }  // namespace
 
 void write_settings(std::map<std::string, std::string>& metadata, std::span<const Parameter> parameters,
                     const NameInFile& name) {
-  nlohmann::json all;
+  std::string all;
   for (const Parameter& p : parameters) {
     const std::string there = name(p);
-    if (!there.empty() && !p.settings().empty()) all[there] = p.settings();
+    if (there.empty() || p.settings().empty()) continue;
+    std::string own;
+    for (const auto& [setting, value] : p.settings()) {
+      own += fmt::format("{}{}:{}", own.empty() ? "" : ",", quoted(setting), quoted(value));
+    }
+    all += fmt::format("{}{}:{{{}}}", all.empty() ? "" : ",", quoted(there), own);
   }
-  if (!all.empty()) metadata[kKey] = all.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (!all.empty()) metadata[kKey] = fmt::format("{{{}}}", all);
 }
 
 std::vector<std::string> other_settings(const std::map<std::string, std::string>& metadata,
