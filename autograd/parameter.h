@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,6 +41,11 @@ class Parameter {
   bool requires_gradient() const { return state().requires_gradient; }
   void set_requires_gradient(bool on) { state().requires_gradient = on; }
 
+  /// What its layer computes with beside the values, and their shape does not tell: as "heads" or "epsilon", by name. It is
+  /// written into files beside the values, and values that were saved under another setting are refused.
+  const std::map<std::string, std::string>& settings() const { return state().settings; }
+  void set(const std::string& setting, std::string value) const { state().settings[setting] = std::move(value); }
+
   /// Calls `hook` in each backward pass, as soon as that pass has added its last contribution to the gradient. Hooks that a
   /// hook adds or clears count from the next call on.
   void add_hook(Hook hook) { state().hooks.push_back(std::move(hook)); }
@@ -58,6 +64,7 @@ class Parameter {
     Tensor value, gradient;
     bool requires_gradient = true;
     std::vector<Hook> hooks;
+    std::map<std::string, std::string> settings;
   };
   State& state() const;
 

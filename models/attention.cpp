@@ -23,7 +23,9 @@ MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t widt
       q_(builder.child(names.query), width, width, in),
       k_(builder.child(names.key), width, width, in),
       v_(builder.child(names.value), width, width, in),
-      out_(builder.child(names.out), width, width, out) {}
+      out_(builder.child(names.out), width, width, out) {
+  q_.weight.set("heads", fmt::to_string(heads));
+}
 
 Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionOptions& options,
                                         const Variable& residual) const {

@@ -35,7 +35,9 @@ BatchNorm::BatchNorm(const Builder& builder, std::int64_t channels, double momen
       builder_(builder),
       frozen_(std::make_shared<bool>(false)),
       momentum_(momentum),
-      epsilon_(epsilon) {}
+      epsilon_(epsilon) {
+  weight.set("epsilon", fmt::to_string(epsilon));
+}
 
 Variable BatchNorm::operator()(const Variable& x) const {
   if (!builder_.training() || *frozen_) {

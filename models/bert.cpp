@@ -44,7 +44,10 @@ BertBlock::BertBlock(const Builder& builder, const BertEncoderConfig& config)
       output_(builder.child("output.dense"), config.mlp_width, config.width, kInit),
       norm2_(builder.child("output.LayerNorm"), config.width, config.epsilon),
       dropout_(builder, config.dropout),
-      drop_path_(builder, config.drop_path) {}
+      drop_path_(builder, config.drop_path) {
+  norm1_.weight.set("norm", "after the branch");
+  intermediate_.weight.set("activation", std::string(name(activation_)));
+}
 
 Variable BertBlock::forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options) const {
   const bool drops = dropout_.active() || drop_path_.active();
@@ -88,6 +91,8 @@ Bert::Bert(const Builder& builder, const BertConfig& config)
       types_(builder.child("embeddings.token_type_embeddings"), config.types, config.encoder.width, kInit),
       norm_(builder.child("embeddings.LayerNorm"), config.encoder.width, config.encoder.epsilon),
       dropout_(builder, config.encoder.dropout) {
+  positions_.weight.set("position_offset", fmt::to_string(config.position_offset.value_or(0)));
+  positions_.weight.set("pooling", config.pooling == BertPooling::kCls ? "cls" : "mean");
   for (std::int64_t i = 0; i < config.encoder.layers; ++i) {
     blocks_.emplace_back(builder.child("encoder.layer").child(std::to_string(i)), config.encoder);
   }

@@ -15,16 +15,16 @@ struct BertConfig {
   std::int64_t vocabulary = 30522;
   std::int64_t max_tokens = 512;
   std::int64_t types = 2;  ///< kinds of segment that TokenBatch::types may tell
-  /// Rows of the position table before that of the first token: 0 for BERT, 2 for RoBERTa and XLM-R, whose 514 rows are 512 tokens
-  /// and which count positions over the valid tokens alone. Must be given where there is one type, as in RoBERTa's files, which
-  /// else would load into a BERT of 514 tokens.
+  /// Rows of the position table before that of the first token: 0 for BERT, 2 for RoBERTa and XLM-R, whose 514 rows are 512
+  /// tokens and which count positions over the valid tokens alone. Must be given where there is one type, as in RoBERTa's
+  /// files, which else would load into a BERT of 514 tokens.
   std::optional<std::int64_t> position_offset = {};
   BertPooling pooling = BertPooling::kMean;
   BertEncoderConfig encoder = {};  ///< `drop_path` and `checkpoint` are as in the pre-norm block
 };
 
-/// Throws ValueError for sizes below 1, an offset below 0 or one that must be given, and as that of the encoder; gives the config
-/// back.
+/// Throws ValueError for sizes below 1, an offset below 0 or one that must be given, and as that of the encoder; gives the
+/// config back.
 const BertConfig& check_config(const BertConfig& config);
 
 /// Post-norm transformer block (Vaswani et al. 2017): norm(x + attention(x)), then norm(x + mlp(x)), over
@@ -54,8 +54,8 @@ class BertBlock {
   DropPath drop_path_;
 };
 
-/// BERT's encoder (Devlin et al. 2019) with one vector a text, or pair of texts, as sentence embeddings take it. Parameters are named as
-/// in a Hugging Face checkpoint of `BertModel` (`embeddings.…`, `encoder.layer.0.…`); its pooler is not used.
+/// BERT's encoder (Devlin et al. 2019) with one vector a text, or pair of texts, as sentence embeddings take it. Parameters
+/// are named as in a Hugging Face checkpoint of `BertModel` (`embeddings.…`, `encoder.layer.0.…`); its pooler is not used.
 class Bert {
  public:
   /// Throws as `check_config`.

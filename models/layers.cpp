@@ -63,7 +63,9 @@ ops::NormalizedLinear Linear::after(const LayerNorm& norm, const Variable& x, op
 LayerNorm::LayerNorm(const Builder& builder, std::int64_t width, double epsilon)
     : weight(builder.parameter("weight", checked_norm(builder, width, epsilon), Init::constant(1))),
       bias(builder.parameter("bias", {width}, Init::constant(0))),
-      epsilon_(epsilon) {}
+      epsilon_(epsilon) {
+  weight.set("epsilon", fmt::to_string(epsilon));
+}
 
 Variable LayerNorm::operator()(const Variable& x, const Variable& residual) const {
   return ops::layer_norm(x, weight, bias, epsilon_, residual);

@@ -1,5 +1,7 @@
 #include "tapecache/models/text_transformer.h"
 
+#include <string>
+
 #include <fmt/format.h>
 
 #include "tapecache/core/value_checks.h"
@@ -9,6 +11,21 @@
 #include "tapecache/ops/pooling.h"
 
 namespace tapecache::models {
+
+namespace {
+
+std::int64_t end_of_text(const TextConfig& config) { return config.end_of_text.value_or(config.vocabulary - 1); }
+
+std::string pooling_name(const TextConfig& config) {
+  switch (config.pooling) {
+    case TextPooling::kEndOfText: return fmt::format("token {}", end_of_text(config));
+    case TextPooling::kLastToken: return "last token";
+    case TextPooling::kMean: return "mean";
+  }
+  throw ValueError(fmt::format("text transformer: pooling is {}, expected one there is", static_cast<int>(config.pooling)));
+}
+
+}  // namespace
 
 const TextConfig& check_config(const TextConfig& config) {
   detail::require_sizes("text transformer", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}});
@@ -27,7 +44,10 @@ TextTransformer::TextTransformer(const Builder& builder, const TextConfig& confi
       positions_(builder.child("embeddings").child("position_embedding"), config.max_tokens, config.encoder.width,
                  Init::normal(0.01)),
       encoder_(builder.child("encoder"), config.encoder),
-      final_norm_(builder.child("final_layer_norm"), config.encoder.width, config.encoder.epsilon) {}
+      final_norm_(builder.child("final_layer_norm"), config.encoder.width, config.encoder.epsilon) {
+  positions_.weight.set("causal", config.causal ? "true" : "false");
+  positions_.weight.set("pooling", pooling_name(config));
+}
 
 Variable TextTransformer::embed(const TokenBatch& tokens) const {
   check_tokens("text transformer", tokens, config_.max_tokens, config_.vocabulary);
@@ -36,7 +56,7 @@ Variable TextTransformer::embed(const TokenBatch& tokens) const {
 }
 
 Tensor TextTransformer::ends_of_text(const TokenBatch& tokens) const {
-  const std::int64_t end = config_.end_of_text.value_or(config_.vocabulary - 1);
+  const std::int64_t end = end_of_text(config_);
   return checked_indices(ops::first_token(tokens.ids, end, tokens.valid), tokens.ids.size(1), [&] {
     return CheckText{fmt::format("text transformer: sample {{position}} has no end-of-text token, {}, among its valid ones; "
                                  "TextPooling::kLastToken needs none", end)};

@@ -8,7 +8,8 @@
 
 namespace tapecache::models {
 
-/// What a text's vector is taken from: the first end-of-text token, as in CLIP; the last valid token; the mean of the valid ones.
+/// What a text's vector is taken from: the first end-of-text token, as in CLIP; the last valid token; the mean of the valid
+/// ones.
 enum class TextPooling { kEndOfText, kLastToken, kMean };
 
 struct TextConfig {
@@ -20,7 +21,8 @@ struct TextConfig {
   TransformerConfig encoder = {};
 };
 
-/// Throws ValueError for sizes below 1, an end of text outside the vocabulary and as that of the encoder; gives the config back.
+/// Throws ValueError for sizes below 1, an end of text outside the vocabulary and as that of the encoder; gives the config
+/// back.
 const TextConfig& check_config(const TextConfig& config);
 
 /// CLIP's text tower (Radford et al. 2021), with parameter names as in a Hugging Face CLIP checkpoint's `text_model`.
@@ -29,8 +31,8 @@ class TextTransformer {
  public:
   /// Throws as `check_config`.
   TextTransformer(const Builder& builder, const TextConfig& config);
-  /// [batch, width], pooled over the valid tokens: all where there is no mask. Throws as `check_tokens`, and ValueError naming a
-  /// sample without the end-of-text token that is to be pooled.
+  /// [batch, width], pooled over the valid tokens: all where there is no mask. Throws as `check_tokens`, and ValueError naming
+  /// a sample without the end-of-text token that is to be pooled.
   Variable operator()(const TokenBatch& tokens) const;
   /// [batch, tokens, width]: each token's state after the last norm, not pooled. Throws as above.
   Variable hidden_states(const TokenBatch& tokens) const;

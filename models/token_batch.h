@@ -41,8 +41,8 @@ struct TokenBatch {
   static TokenBatch pad(std::span<const std::vector<std::int32_t>> sequences, std::int32_t pad_id = 0,
                         std::int64_t min_tokens = 1,
                         std::int64_t max_tokens = std::numeric_limits<std::int64_t>::max());
-  /// Pairs of texts: firsts[i], of type 0, followed by seconds[i], of type 1, as BERT takes them where the one is `[CLS] a [SEP]`
-  /// and the other `b [SEP]`. Padding is of type 0. Throws as `pad`, and ValueError unless there are as many of each.
+  /// Pairs of texts: firsts[i], of type 0, followed by seconds[i], of type 1, as BERT takes them where the one is `[CLS] a
+  /// [SEP]` and the other `b [SEP]`. Padding is of type 0. Throws as `pad`, and ValueError unless there are as many of each.
   static TokenBatch pad_pairs(std::span<const std::vector<std::int32_t>> firsts,
                               std::span<const std::vector<std::int32_t>> seconds, std::int32_t pad_id = 0,
                               std::int64_t min_tokens = 1,

@@ -27,7 +27,10 @@ TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConf
            Init::normal(width_scale(config) / std::sqrt(2.0))),
       fc2_(builder.child("mlp").child("fc2"), config.mlp_width, config.width, residual_init(config)),
       dropout_(builder, config.dropout),
-      drop_path_(builder, config.drop_path) {}
+      drop_path_(builder, config.drop_path) {
+  norm1_.weight.set("norm", "before the branch");
+  fc1_.weight.set("activation", std::string(name(activation_)));
+}
 
 Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOptions& options,
                                    const TokenChoice& choice) const {

@@ -54,7 +54,9 @@ VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig&
                  config.encoder.width, Init::normal(0.01)),
       pre_norm_(builder.child("pre_layrnorm"), config.encoder.width, config.encoder.epsilon),  // spelled as published
       encoder_(builder.child("encoder"), TransformerConfig(config.encoder)),
-      post_norm_(builder.child("post_layernorm"), config.encoder.width, config.encoder.epsilon) {}
+      post_norm_(builder.child("post_layernorm"), config.encoder.width, config.encoder.epsilon) {
+  class_embedding_.set("pooling", config.pooling == VisionPooling::kCls ? "cls" : "mean");
+}
 
 Variable VisionTransformer::embed(const Variable& images) const {
   const Shape expected{images.rank() > 0 ? images.size(0) : 0, config_.channels, config_.image_size,

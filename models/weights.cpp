@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "tapecache/autograd/parameter_settings.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/ops/update.h"
 
@@ -17,13 +18,15 @@ namespace tapecache::models {
 
 namespace {
 
-void save(const std::filesystem::path& path, const std::vector<Buffer>& state) {
+void save(const std::filesystem::path& path, const std::vector<Buffer>& state, std::span<const Parameter> parameters,
+          const NameInFile& name_in_file) {
   SafetensorsFile file;
-  for (const auto& [name, value] : state) {
-    if (!file.tensors.emplace(name, value).second) {
-      throw ValueError(fmt::format("{}: two parameters are named '{}'", path.string(), name));
+  for (const auto& [key, value] : state) {
+    if (!file.tensors.emplace(key, value).second) {
+      throw ValueError(fmt::format("{}: two parameters are named '{}'", path.string(), key));
     }
   }
+  write_settings(file.metadata, parameters, name_in_file);
   write_safetensors(path, file);
 }
 
@@ -36,6 +39,14 @@ std::vector<Buffer> state_under(const Builder& model) {
   for (Buffer& b : state) b.name.erase(0, prefix.size());
   return state;
 }
+
+/// Their names without the prefix, which files of a builder's own leave out.
+NameInFile names_under(const Builder& model) {
+  const std::string prefix = model.prefix().empty() ? "" : model.prefix() + ".";
+  return [prefix](const Parameter& p) { return p.name().starts_with(prefix) ? p.name().substr(prefix.size()) : std::string(); };
+}
+
+std::string own_name(const Parameter& p) { return p.name(); }
 
 /// Appends the first few of one kind of problem, and how many more there are.
 void append_some(std::vector<std::string>& all, const std::vector<std::string>& kind, const char* what) {
@@ -69,13 +80,14 @@ std::int64_t non_finite_among(const Tensor& tensor) {
 /// What a file's tensors do not fit, for one message.
 struct Misfits {
   std::vector<std::string> missing;  // without the prefix
-  std::vector<std::string> wrong, surplus;
+  std::vector<std::string> wrong, differing, surplus;
 
   void throw_any(const std::filesystem::path& path, const SafetensorsFile& file, const std::string& prefix) const {
     std::vector<std::string> absent, problems;
     for (const std::string& key : missing) absent.push_back(fmt::format("'{}{}' is missing", prefix, key));
     append_some(problems, absent, "are missing");
     append_some(problems, wrong, "do not fit");
+    append_some(problems, differing, "were saved with other settings");
     append_some(problems, surplus, "belong to none");
     if (problems.empty()) return;
     if (const std::optional<std::string> other = common_prefix(file, missing)) {
@@ -85,7 +97,17 @@ struct Misfits {
   }
 };
 
-void load(const std::filesystem::path& path, std::vector<Buffer> state, const LoadOptions& options) {
+std::vector<std::string> checked_settings(const std::filesystem::path& path, const SafetensorsFile& file,
+                                          std::span<const Parameter> parameters, const NameInFile& name_in_file) {
+  try {
+    return other_settings(file.metadata, parameters, name_in_file);
+  } catch (const ValueError& error) {
+    throw FileError(fmt::format("{}: {}", path.string(), error.what()));
+  }
+}
+
+void load(const std::filesystem::path& path, std::vector<Buffer> state, std::span<const Parameter> parameters,
+          const NameInFile& name_without_prefix, const LoadOptions& options) {
   const SafetensorsFile file = read_safetensors(path);
   Misfits misfits;
   std::set<std::string> expected;
@@ -116,6 +138,12 @@ void load(const std::filesystem::path& path, std::vector<Buffer> state, const Lo
     if (!options.strict || !key.starts_with(options.prefix) || expected.contains(key) || is_position_ids(key, tensor)) continue;
     misfits.surplus.push_back(fmt::format("'{}' belongs to no parameter", key));
   }
+  if (!options.allow_other_settings) {
+    misfits.differing = checked_settings(path, file, parameters, [&](const Parameter& p) {
+      const std::string own = name_without_prefix(p);
+      return own.empty() ? own : options.prefix + own;
+    });
+  }
   misfits.throw_any(path, file, options.prefix);
   for (std::size_t i = 0; i < state.size(); ++i) values[i] = values[i].to(state[i].value.device());
   for (std::size_t i = 0; i < state.size(); ++i) state[i].value.copy_from(values[i]);
@@ -124,17 +152,19 @@ void load(const std::filesystem::path& path, std::vector<Buffer> state, const Lo
 }  // namespace
 
 void save_weights(const std::filesystem::path& path, std::span<const Parameter> parameters) {
-  save(path, state_of(parameters));
+  save(path, state_of(parameters), parameters, own_name);
 }
 
-void save_weights(const std::filesystem::path& path, const Builder& model) { save(path, state_under(model)); }
+void save_weights(const std::filesystem::path& path, const Builder& model) {
+  save(path, state_under(model), model.parameters(), names_under(model));
+}
 
 void load_weights(const std::filesystem::path& path, std::span<const Parameter> parameters, const LoadOptions& options) {
-  load(path, state_of(parameters), options);
+  load(path, state_of(parameters), parameters, own_name, options);
 }
 
 void load_weights(const std::filesystem::path& path, const Builder& model, const LoadOptions& options) {
-  load(path, state_under(model), options);
+  load(path, state_under(model), model.parameters(), names_under(model), options);
 }
 
 }  // namespace tapecache::models

@@ -16,17 +16,20 @@ struct LoadOptions {
   /// other names is passed over.
   std::string prefix = {};
   bool allow_non_finite = false;  ///< take NaN and Inf too
+  /// Take values that were saved under other settings (`Parameter::settings`), as for another pooling.
+  bool allow_other_settings = false;
 };
 
-/// Writes the parameters' values under their names as safetensors, atomically. Throws FileError, and ValueError where
-/// two parameters have one name.
+/// Writes the parameters' values under their names, and their settings, as safetensors, atomically. Throws FileError, and
+/// ValueError where two parameters have one name.
 void save_weights(const std::filesystem::path& path, std::span<const Parameter> parameters);
 /// The same for the parameters and buffers of a model: those under the builder's name, which the file leaves out.
 void save_weights(const std::filesystem::path& path, const Builder& model);
 
-/// Reads values by name, converted from any floating type to the parameter's. Everything is checked before anything
-/// is changed. Throws FileError naming the first eight of what is missing; of what is of another shape, not floating or (as
-/// the parameter's type) not finite; and, if strict, of what the file holds beyond the parameters.
+/// Reads values by name, converted from any floating type to the parameter's. Everything is checked before anything is
+/// changed. Throws FileError naming the first eight of what is missing; of what is of another shape, not floating or (as the
+/// parameter's type) not finite; of what was saved under other settings, such as other heads, another activation or epsilon,
+/// where the file tells; and, if strict, of what the file holds beyond the parameters.
 void load_weights(const std::filesystem::path& path, std::span<const Parameter> parameters, const LoadOptions& options = {});
 /// The same for the parameters and buffers of a model: those under the builder's name, which the file does not have. So
 /// a published encoder is loaded into `builder.child("encoder")`, beside a head of one's own.

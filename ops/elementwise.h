@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string_view>
+
 #include "tapecache/autograd/variable.h"
 
 namespace tapecache::ops {
@@ -38,6 +40,8 @@ Variable silu(const Variable& x);
 /// The activations of the models' layers.
 enum class Activation { kQuickGelu, kGelu, kGeluTanh, kSilu, kRelu };
 Variable activate(Activation activation, const Variable& x);
+/// As Hugging Face's configurations call it.
+std::string_view name(Activation activation);
 
 /// log(1 + eˣ), without overflow; -softplus(-x) is log σ(x)
 Variable softplus(const Variable& x);

@@ -77,7 +77,8 @@ BOOST_AUTO_TEST_CASE(the_type_of_a_blocks_attention_is_its_own_choice) {
         models::Builder(1), {.width = 8, .layers = 1, .heads = 2, .mlp_width = 8, .checkpoint = checkpoint});
     const Tensor x = random_values({3, 4, 8}, 1, DType::kFloat32);
     const Autocast on(DType::kBFloat16);
-    for (const models::TokenChoice& choice : {models::TokenChoice(), models::TokenChoice([](const Variable& x) { return ops::cls_pool(x); })}) {
+    const models::TokenChoice cls = [](const Variable& tokens) { return ops::cls_pool(tokens); };
+    for (const models::TokenChoice& choice : {models::TokenChoice(), cls}) {
       const Variable computed = block(x, {}, choice);
       BOOST_TEST(same_bits(block(x, {.result = ops::ResultType::kOperand}, choice).value(), computed.value()));
       BOOST_TEST(computed.dtype() == DType::kFloat32);

@@ -183,7 +183,7 @@ BOOST_AUTO_TEST_CASE(padding_before_a_text_is_not_pooled) {
         double expected = 0;
         const std::int64_t pooled = pooling == BertPooling::kCls ? 1 : count;
         for (std::int64_t k = 0; k < pooled; ++k) expected += states[(5 - count + k) * 12 + j] / static_cast<double>(pooled);
-        BOOST_TEST(std::abs(found[i * 12 + j] - expected) <= 1e-14, "pooling " << static_cast<int>(pooling) << ", sample " << i);
+        BOOST_TEST(std::abs(found[i * 12 + j] - expected) <= 1e-14, static_cast<int>(pooling) << ", sample " << i);
       }
     }
   }
@@ -216,7 +216,8 @@ BOOST_AUTO_TEST_CASE(positions_begin_behind_their_offset) {
 BOOST_AUTO_TEST_CASE(an_offset_that_must_be_said) {
   BertConfig config = small_bert();
   config.types = 1;
-  BOOST_CHECK_EXCEPTION(Bert(Builder(1), config), ValueError, says({"types is 1", "position_offset", "2 for RoBERTa", "0 for BERT"}));
+  BOOST_CHECK_EXCEPTION(Bert(Builder(1), config), ValueError,
+                        says({"types is 1", "position_offset", "2 for RoBERTa", "0 for BERT"}));
   config.position_offset = 0;
   BOOST_CHECK_NO_THROW(Bert(Builder(1), config));
   config.position_offset = -1;

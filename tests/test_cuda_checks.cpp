@@ -8,6 +8,7 @@
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/models/bert.h"
 #include "tapecache/models/text_transformer.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/embedding.h"

@@ -260,6 +260,10 @@ BOOST_AUTO_TEST_CASE(checkpoints_of_something_else_are_refused) {
   wider.text.encoder.mlp_width = 24;
   Run(1, deeper).save(path);
   victim.refuses(path, {"text_model.encoder.layers.1"});
+  models::ClipConfig other_heads = tiny_clip();
+  other_heads.vision.encoder.heads = 4;
+  Run(1, other_heads).save(path);
+  victim.refuses(path, {"'model.vision_model.encoder.layers.0.self_attn.q_proj.weight'", "heads 4, expected 2"});
   Run(1, wider).save(path);
   victim.refuses(path, {"text_model.encoder.layers.0.mlp.fc1", "[24", "[16"});
 

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/parameter_settings.h"
 #include "tapecache/core/safetensors.h"
 
 namespace tapecache::train {
@@ -28,6 +29,18 @@ Integer number(const std::filesystem::path& path, const SafetensorsFile& file, c
     if (error == std::errc() && end == text.data() + text.size()) return value;
   }
   throw FileError(fmt::format("{}: no training checkpoint: its metadata has no number '{}'", path.string(), key));
+}
+
+std::string name_in_file(const Parameter& p) { return kModel + p.name(); }
+
+void require_same_settings(const std::filesystem::path& path, const SafetensorsFile& file,
+                           std::span<const Parameter> parameters) {
+  try {
+    const std::vector<std::string> differences = other_settings(file.metadata, parameters, name_in_file);
+    if (!differences.empty()) throw ValueError(differences.front());
+  } catch (const ValueError& error) {
+    throw FileError(fmt::format("{}: {}", path.string(), error.what()));
+  }
 }
 
 std::string prefix_of(std::size_t optimizer, std::size_t count) {
@@ -88,6 +101,7 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
   file.metadata = {{kStep, std::to_string(position.step)}, {kSeed, std::to_string(position.seed)}};
   if (optimizers.size() != 1) file.metadata.emplace(kOptimizers, std::to_string(optimizers.size()));
   for (const auto& [key, text] : position.notes) file.metadata.emplace(std::string(kNote) + key, text);
+  write_settings(file.metadata, parameters, name_in_file);
   write_safetensors(path, file);
 }
 
@@ -123,6 +137,7 @@ TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<co
     values.push_back(value.to(own.device()));
     file.tensors.erase(found);
   }
+  require_same_settings(path, file, parameters);
   std::vector<std::map<std::string, Tensor>> states = states_of(path, file, optimizers.size());
   if (!file.tensors.empty()) {
     throw FileError(fmt::format("{}: '{}' belongs to no parameter", path.string(), file.tensors.begin()->first));

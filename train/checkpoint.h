@@ -34,7 +34,8 @@ void save_checkpoint(const std::filesystem::path& path, std::span<const Paramete
                      std::span<const Buffer> buffers = {});
 
 /// Restores parameters, buffers and optimiser and gives the position. Everything is checked, and there is memory for it,
-/// before anything is changed. Throws FileError naming the path and what does not fit, and OutOfMemory.
+/// before anything is changed. Throws FileError naming the path and what does not fit, such as a parameter that was saved under
+/// another setting (`Parameter::settings`), and OutOfMemory.
 TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<const Parameter> parameters,
                                  Optimizer& optimizer, std::span<const Buffer> buffers = {});
 /// The same with as many optimisers as were saved, in that order. Throws ValueError for a null pointer.

@@ -75,6 +75,8 @@ double vision_flops(const models::VisionConfig& c, std::int64_t samples) {
   return 3 * vision_forward_flops(c, samples) - embedding_flops(c, samples);
 }
 
+using VisionEncoder = models::VisionEncoderConfig;
+
 template <class Config = models::TransformerConfig>
 Config encoder(std::int64_t width, std::int64_t layers, std::int64_t heads,
                models::Activation activation = models::Activation::kGelu) {
@@ -214,8 +216,8 @@ const std::vector<std::pair<std::string, Maker>>& makers() {
                          std::int64_t samples) -> Maker {
     return [=](const Setting& setting) {
       return std::make_unique<VisionWorkload>(
-          models::VisionConfig{.image_size = size, .patch_size = patch, .encoder = encoder<models::VisionEncoderConfig>(width, 12, heads)}, samples,
-          setting);
+          models::VisionConfig{.image_size = size, .patch_size = patch, .encoder = encoder<VisionEncoder>(width, 12, heads)},
+          samples, setting);
     };
   };
   static const std::vector<std::pair<std::string, Maker>> all{
@@ -258,14 +260,14 @@ models::ClipConfig clip_config(ClipSize size) {
   constexpr auto kPooling = models::TextPooling::kLastToken;  // ids are random, without an end of text
   switch (size) {
     case ClipSize::kTiny:
-      return {.vision = {.image_size = 16, .patch_size = 8, .encoder = encoder<models::VisionEncoderConfig>(32, 2, 2, kActivation)},
+      return {.vision = {.image_size = 16, .patch_size = 8, .encoder = encoder<VisionEncoder>(32, 2, 2, kActivation)},
               .text = {.vocabulary = 64, .max_tokens = 8, .pooling = kPooling, .encoder = encoder(32, 2, 2, kActivation)},
               .projection_width = 16};
     case ClipSize::kBase32:
-      return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder<models::VisionEncoderConfig>(768, 12, 12, kActivation)},
+      return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder<VisionEncoder>(768, 12, 12, kActivation)},
               .text = {.pooling = kPooling, .encoder = encoder(512, 12, 8, kActivation)}};
     case ClipSize::kLarge14:
-      return {.vision = {.image_size = 224, .patch_size = 14, .encoder = encoder<models::VisionEncoderConfig>(1024, 24, 16, kActivation)},
+      return {.vision = {.image_size = 224, .patch_size = 14, .encoder = encoder<VisionEncoder>(1024, 24, 16, kActivation)},
               .text = {.pooling = kPooling, .encoder = encoder(768, 12, 12, kActivation)},
               .projection_width = 768};
   }
