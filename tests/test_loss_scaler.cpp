@@ -9,6 +9,7 @@
 #include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/late_loss_scaler.h"
 #include "tapecache/train/loss_scaler.h"
+#include "tapecache/train/optimizer.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -87,6 +88,83 @@ BOOST_AUTO_TEST_CASE(a_step_that_overflows_is_skipped) {
   BOOST_TEST(scaler.skipped_steps() > 0);
   BOOST_TEST(taken == 40 - scaler.skipped_steps());
   BOOST_TEST(taken > 0);
+}
+
+/// A model that overflows at its first scale and then learns.
+struct Overflowing {
+  const ClipSetup setup{8, DType::kFloat32};
+  std::vector<Parameter> parameters = setup.parameters();
+  std::vector<gradcache::Tower> towers = setup.towers();
+  gradcache::Loss loss = setup.loss();
+  gradcache::StepOptions options{.chunk_sizes = {3}};
+  AdamW optimizer{parameters};
+  double rate = 1e-2;
+  LossScalerOptions scaling{.initial_scale = std::ldexp(1.0, 127), .growth_interval = 50, .max_scale = std::ldexp(1.0, 127)};
+};
+
+void check_that_it_learns(const std::vector<double>& losses, std::int64_t skipped, double scale) {
+  BOOST_TEST(skipped > 0);
+  BOOST_TEST(skipped < 20);
+  BOOST_TEST(scale > 1e20);
+  BOOST_TEST(losses.back() < 0.5 * losses.front());
+}
+
+BOOST_AUTO_TEST_CASE(the_documented_loop_goes_on_after_an_overflow) {
+  auto [setup, parameters, towers, loss, options, optimizer, rate, scaling] = Overflowing();
+  LossScaler scaler(scaling);
+  std::vector<double> losses;
+  int in_gradients = 0;
+  for (int step = 0; step < 60; ++step) {
+    options.scale = scaler.scale();
+    const auto result = gradcache::cached_step(towers, loss, options);
+    const bool finite = result.status == gradcache::StepStatus::kDone && scaler.unscale(parameters);
+    if (finite) optimizer.step(rate);
+    optimizer.clear_gradients();
+    scaler.update(finite);
+    losses.push_back(result.loss);
+    in_gradients += result.status == gradcache::StepStatus::kDone && !finite;
+  }
+  BOOST_TEST(in_gradients > 0);  // beyond the cache, so that there were gradients to be left behind
+  check_that_it_learns(losses, scaler.skipped_steps(), scaler.scale());
+}
+
+BOOST_AUTO_TEST_CASE(the_documented_late_loop_goes_on_after_an_overflow) {
+  auto [setup, parameters, towers, loss, options, optimizer, rate_now, scaling] = Overflowing();
+  const Tensor rate = Tensor::full({}, rate_now, DType::kFloat64);
+  LateLossScaler scaler(Device::cpu(), scaling);
+  options.deferred = true;
+  std::vector<double> losses;
+  gradcache::StepResult result;
+  for (int step = 0; step < 60; ++step) {
+    options.late_scale = scaler.scale();
+    result = gradcache::cached_step(towers, loss, options);  // deferred
+    optimizer.step(ops::LateNumbers{rate, scaler.gradient_scale(), result.non_finite});
+    optimizer.clear_gradients();
+    scaler.update(result.non_finite);
+    losses.push_back(result.device_loss.item());
+  }
+  check_that_it_learns(losses, static_cast<std::int64_t>(scaler.skipped_steps().item()), scaler.scale().item());
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_a_skipped_step_do_not_get_into_the_next) {
+  Parameter w("w", Tensor::full({1}, 1));
+  Sgd optimizer({w});
+  LossScaler scaler({.initial_scale = 0x1p+20});
+  int taken = 0;
+  for (int i = 0; i < 40; ++i) {
+    const Tensor now = Tensor::full({1}, i == 0 ? std::numeric_limits<double>::infinity() : 0.5 * scaler.scale());
+    w.mutable_gradient() = w.gradient().defined() ? ops::add(w.gradient(), now).value() : now;
+    const bool finite = scaler.unscale(std::span(&w, 1));
+    BOOST_TEST(w.gradient().defined() == finite);
+    if (finite) {
+      optimizer.step(0.1);
+      optimizer.clear_gradients();  // after a step alone
+      ++taken;
+    }
+    scaler.update(finite);
+  }
+  BOOST_TEST(taken == 39);
+  BOOST_TEST(scaler.scale() == 0x1p+19);
 }
 
 BOOST_AUTO_TEST_CASE(state_travels) {

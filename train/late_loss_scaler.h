@@ -13,6 +13,7 @@ namespace tapecache::train {
 ///   options.late_scale = scaler.scale();
 ///   result = gradcache::cached_step(towers, loss, options);  // deferred
 ///   optimizer.step(ops::LateNumbers{rate, scaler.gradient_scale(), result.non_finite});
+///   optimizer.clear_gradients();
 ///   scaler.update(result.non_finite);
 class LateLossScaler {
  public:

@@ -71,7 +71,11 @@ bool LossScaler::unscale(std::span<const Parameter> parameters) {
   unscaled_ = true;
   for (Tensor& gradient : gradients) ops::scale_in_place(gradient, 1 / state_.scale);
   if (state_.scale < 1) non_finite = ops::count_non_finite(gradients);  // they have grown
-  return non_finite.item() == 0;
+  const bool finite = non_finite.item() == 0;
+  if (!finite) {
+    for (Parameter parameter : parameters) parameter.clear_gradient();
+  }
+  return finite;
 }
 
 void LossScaler::update(bool finite) {

@@ -25,6 +25,7 @@ struct LossScalerOptions {
 ///   const auto result = gradcache::cached_step(towers, loss, options);
 ///   const bool finite = result.status == gradcache::StepStatus::kDone && scaler.unscale(parameters);
 ///   if (finite) optimizer.step(rate);
+///   optimizer.clear_gradients();
 ///   scaler.update(finite);
 class LossScaler {
  public:
@@ -38,7 +39,8 @@ class LossScaler {
 
   double scale() const { return state_.scale; }
   /// Divides every gradient by the scale, in place and once, however often its parameter is listed, and says whether all are
-  /// finite then. Once a step: throws Error where it is called again before `update`.
+  /// finite then. Where they are not, the step cannot be taken and its gradients are cleared, so that none gets into the next
+  /// one's. Once a step: throws Error where it is called again before `update`.
   bool unscale(std::span<const Parameter> parameters);
   /// Ends a step: after one that was not finite the scale backs off, after enough finite ones in a row it grows.
   void update(bool finite);
