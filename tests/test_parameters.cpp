@@ -1,8 +1,10 @@
 #include "checks.h"
 
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "tapecache/autograd/foreign.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/ops/elementwise.h"
@@ -201,6 +203,41 @@ BOOST_AUTO_TEST_CASE(an_undefined_parameter_says_so) {
   BOOST_CHECK(!p.defined());
   BOOST_CHECK_THROW(p.value(), Error);
   BOOST_CHECK_THROW(Variable{p}, Error);
+}
+
+BOOST_AUTO_TEST_CASE(foreign_parameters_get_the_gradients_of_what_is_recorded) {
+  ForeignParameters theirs("theirs");
+  std::vector<std::vector<double>> given;
+  const auto apply = [&](double value) {
+    return theirs.record("theirs", Tensor::full({2}, value), [&](const Tensor& dy) { given.push_back(doubles(dy)); });
+  };
+  BOOST_TEST(!apply(1).has_history());
+  {
+    const ParametersRead read;
+    apply(1);
+    BOOST_TEST(read.distinct().size() == 1u);
+  }
+  const auto backward = [&] {
+    Tape tape;
+    Variable loss;
+    {
+      const Recording recording(tape);
+      loss = ops::sum(ops::add(ops::scale(apply(2), 3), ops::scale(apply(5), 4)));
+      apply(7);  // on which nothing depends
+    }
+    tape.backward(loss);
+    return std::exchange(given, {});
+  };
+  BOOST_TEST((backward() == std::vector<std::vector<double>>{{4, 4}, {3, 3}}));
+  const ForeignParameters same = theirs;
+  theirs.set_frozen(true);
+  BOOST_TEST(same.frozen());
+  {
+    Tape tape;
+    const Recording recording(tape);
+    BOOST_TEST(!apply(2).has_history());
+  }
+  BOOST_CHECK_EXCEPTION(theirs.record("theirs", Tensor::zeros({1}), {}), ValueError, says({"theirs", "empty function"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

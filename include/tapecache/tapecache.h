@@ -3,6 +3,7 @@
 #include "tapecache/autograd/anomaly.h"
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/checkpoint.h"
+#include "tapecache/autograd/foreign.h"
 #include "tapecache/autograd/forward_context.h"
 #include "tapecache/autograd/gradcheck.h"
 #include "tapecache/autograd/parameter.h"
