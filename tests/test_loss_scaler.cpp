@@ -15,6 +15,38 @@ using namespace tapecache;
 using namespace tapecache::testing;
 using namespace tapecache::train;
 
+namespace {
+
+/// The parameters under names of their own, as an optimiser asks.
+std::vector<Parameter> named_apart(std::vector<Parameter> parameters) {
+  for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].set_name("p" + std::to_string(i));
+  return parameters;
+}
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+struct Training {
+  const ClipSetup setup{8, DType::kFloat32};
+  std::vector<Parameter> parameters = named_apart(setup.parameters());
+  std::vector<gradcache::Tower> towers = setup.towers();
+  gradcache::Loss loss = setup.loss();
+  gradcache::StepOptions options{.chunk_sizes = {3}};
+  AdamW optimizer{parameters};
+  LossScaler scaler;
+  LateLossScaler late_scaler{Device::cpu()};
+
+  /// One of the gradients overflows in the first step.
+  Training() { parameters[0].mutable_gradient() = Tensor::full(parameters[0].value().shape(), kInfinity); }
+};
+
+void check_that_it_learns(const std::vector<double>& losses, std::int64_t skipped, double scale) {
+  BOOST_TEST(skipped == 1);
+  BOOST_TEST(scale == 32768);
+  BOOST_TEST(losses.back() < 0.5 * losses.front());
+}
+
+}  // namespace
+
 BOOST_AUTO_TEST_SUITE(loss_scaler)
 
 BOOST_AUTO_TEST_CASE(grows_and_backs_off) {
@@ -90,30 +122,11 @@ BOOST_AUTO_TEST_CASE(a_step_that_overflows_is_skipped) {
   BOOST_TEST(taken > 0);
 }
 
-/// A model that overflows at its first scale and then learns.
-struct Overflowing {
-  const ClipSetup setup{8, DType::kFloat32};
-  std::vector<Parameter> parameters = setup.parameters();
-  std::vector<gradcache::Tower> towers = setup.towers();
-  gradcache::Loss loss = setup.loss();
-  gradcache::StepOptions options{.chunk_sizes = {3}};
-  AdamW optimizer{parameters};
-  double rate = 1e-2;
-  LossScalerOptions scaling{.initial_scale = std::ldexp(1.0, 127), .growth_interval = 50, .max_scale = std::ldexp(1.0, 127)};
-};
-
-void check_that_it_learns(const std::vector<double>& losses, std::int64_t skipped, double scale) {
-  BOOST_TEST(skipped > 0);
-  BOOST_TEST(skipped < 20);
-  BOOST_TEST(scale > 1e20);
-  BOOST_TEST(losses.back() < 0.5 * losses.front());
-}
-
 BOOST_AUTO_TEST_CASE(the_documented_loop_goes_on_after_an_overflow) {
-  auto [setup, parameters, towers, loss, options, optimizer, rate, scaling] = Overflowing();
-  LossScaler scaler(scaling);
+  Training model;
+  auto& [setup, parameters, towers, loss, options, optimizer, scaler, late_scaler] = model;
+  const double rate = 1e-2;
   std::vector<double> losses;
-  int in_gradients = 0;
   for (int step = 0; step < 60; ++step) {
     options.scale = scaler.scale();
     const auto result = gradcache::cached_step(towers, loss, options);
@@ -122,16 +135,14 @@ BOOST_AUTO_TEST_CASE(the_documented_loop_goes_on_after_an_overflow) {
     optimizer.clear_gradients();
     scaler.update(finite);
     losses.push_back(result.loss);
-    in_gradients += result.status == gradcache::StepStatus::kDone && !finite;
   }
-  BOOST_TEST(in_gradients > 0);  // beyond the cache, so that there were gradients to be left behind
   check_that_it_learns(losses, scaler.skipped_steps(), scaler.scale());
 }
 
 BOOST_AUTO_TEST_CASE(the_documented_late_loop_goes_on_after_an_overflow) {
-  auto [setup, parameters, towers, loss, options, optimizer, rate_now, scaling] = Overflowing();
-  const Tensor rate = Tensor::full({}, rate_now, DType::kFloat64);
-  LateLossScaler scaler(Device::cpu(), scaling);
+  Training model;
+  auto& [setup, parameters, towers, loss, options, optimizer, host_scaler, scaler] = model;
+  const Tensor rate = Tensor::full({}, 1e-2, DType::kFloat64);
   options.deferred = true;
   std::vector<double> losses;
   gradcache::StepResult result;
@@ -152,7 +163,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_skipped_step_do_not_get_into_the_next) {
   LossScaler scaler({.initial_scale = 0x1p+20});
   int taken = 0;
   for (int i = 0; i < 40; ++i) {
-    const Tensor now = Tensor::full({1}, i == 0 ? std::numeric_limits<double>::infinity() : 0.5 * scaler.scale());
+    const Tensor now = Tensor::full({1}, i == 0 ? kInfinity : 0.5 * scaler.scale());
     w.mutable_gradient() = w.gradient().defined() ? ops::add(w.gradient(), now).value() : now;
     const bool finite = scaler.unscale(std::span(&w, 1));
     BOOST_TEST(w.gradient().defined() == finite);

@@ -21,7 +21,8 @@ int main() {
   const gradcache::Loss loss = [](auto r) { return gradcache::info_nce(r[0], r[1]); };
 
   train::AdamW head(head_parameters), encoder(encoder_parameters, {.weight_decay = 0.05});
-  train::LossScaler scaler({.initial_scale = 0x1p+24});  // too much for f16: the first steps are skipped
+  const train::LossScalerOptions scaling{.initial_scale = 0x1p+28, .max_scale = 0x1p+28};  // too much for f16 at first
+  train::LossScaler scaler(scaling);
   gradcache::StepOptions options{.chunk_sizes = {32}};
   options.autocast = DType::kFloat16;
   double first_loss = 0, last_loss = 0;
@@ -49,7 +50,7 @@ int main() {
   train::save_checkpoint("run.safetensors", parameters, both, position);
 
   const auto found = train::load_checkpoint("run.safetensors", parameters, both);
-  train::LossScaler resumed;
+  train::LossScaler resumed(scaling);
   resumed.load(found.notes);
   std::printf("the scale came back: %s\n", resumed.scale() == scaler.scale() ? "yes" : "no");
 }
