@@ -55,7 +55,8 @@ BOOST_AUTO_TEST_CASE(outputs_that_are_unused_or_not_differentiable) {
   const Loss misnamed = [](const Representations& r) { return ops::sum(r.at("x.pooled")); };
   BOOST_CHECK_EXCEPTION(cached_step(towers, misnamed, {{4}}), ValueError, says({"'x.pooled'", "'x.used', 'x.unused'"}));
   const Loss beyond = [](const Representations& r) { return ops::sum(r[1000]); };
-  BOOST_CHECK_EXCEPTION(cached_step(towers, beyond, {{4}}), ValueError, says({"number 1000", "there are 5", "'x.used', 'x.unused'"}));
+  BOOST_CHECK_EXCEPTION(cached_step(towers, beyond, {{4}}), ValueError,
+                        says({"number 1000", "there are 5", "'x.used', 'x.unused'"}));
 }
 
 BOOST_AUTO_TEST_CASE(several_inputs) {
