@@ -32,7 +32,7 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
   const DType operand = detail::operand_type(qkv.value()), computed = detail::computed_type(operand);
   const Tensor input = detail::in_type(kOp, qkv.value(), operand);
   Tensor y = Tensor::empty({batch, tokens, width}, operand, qkv.device());
-  Tensor logsumexp = Tensor::empty({batch, heads, tokens}, computed, qkv.device());
+  Tensor logsumexp = Tensor::empty({batch, heads, tokens, 2}, computed, qkv.device());
   const auto valid_of = [](const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; };
   dispatch_any_floating(kOp, operand, [&]<class In>() {
     kernels::find(&KernelTable<In>::attention, kOp, qkv.device())(

@@ -98,7 +98,8 @@ struct KernelTable {
                     const T* x, T* y, Mode);
 
   // qkv [batch, tokens, 3, heads, width], valid [batch, tokens] or null, y [batch, tokens, heads, width],
-  // logsumexp [batch, heads, tokens]. A query that may attend to nothing gets 0.
+  // logsumexp [batch, heads, tokens, 2], in which the scores' is scale · the first + the second. A query that may attend to
+  // nothing gets 0.
   void (*attention)(const Attention&, const T* qkv, const bool* valid, T* y, T* logsumexp);
   void (*attention_backward)(const Attention&, const T* qkv, const bool* valid, const T* y, const T* logsumexp,
                              const T* dy, T* dqkv, Mode);
@@ -212,7 +213,8 @@ struct KernelTable<Low> {
   void (*patches)(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t patch,
                   const float* x, Low* rows);
 
-  // As KernelTable<float>'s, with weights rounded before they meet another matrix.
+  // As KernelTable<float>'s, with weights rounded before they meet another matrix. A device may fill less of logsumexp, in an
+  // order of its own.
   void (*attention)(const Attention&, const Low* qkv, const bool* valid, Low* y, float* logsumexp);
   void (*attention_backward)(const Attention&, const Low* qkv, const bool* valid, const Low* y, const float* logsumexp,
                              const Low* dy, Low* dqkv, Mode);

@@ -28,12 +28,17 @@ struct Problem {
     dy = random_values(whole, 2, low);
     const Tensor wide_qkv = qkv.to(DType::kFloat64), wide_dy = dy.to(DType::kFloat64);
     y = Tensor::empty(whole, DType::kFloat64);
+    Tensor normalizers = Tensor::empty({rows.numel(), 2}, DType::kFloat64);
     logsumexp = Tensor::empty(rows, DType::kFloat64);
     dqkv = Tensor::empty(parts, DType::kFloat64);
     const KernelTable<double>& cpu = cpu_table<double>();
-    cpu.attention(a, wide_qkv.data<double>(), nullptr, y.mutable_data<double>(), logsumexp.mutable_data<double>());
-    cpu.attention_backward(a, wide_qkv.data<double>(), nullptr, y.data<double>(), logsumexp.data<double>(),
+    cpu.attention(a, wide_qkv.data<double>(), nullptr, y.mutable_data<double>(), normalizers.mutable_data<double>());
+    cpu.attention_backward(a, wide_qkv.data<double>(), nullptr, y.data<double>(), normalizers.data<double>(),
                            wide_dy.data<double>(), dqkv.mutable_data<double>(), Mode::kWrite);
+    for (std::int64_t i = 0; i < rows.numel(); ++i) {
+      const double* in_parts = normalizers.data<double>() + 2 * i;
+      logsumexp.mutable_data<double>()[i] = a.scale * in_parts[0] + in_parts[1];
+    }
     constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
     qkv = qkv.to(kCuda);
     dy = dy.to(kCuda);

@@ -4,7 +4,9 @@
 #include <vector>
 
 #include "checks.h"
+#include "devices.h"
 #include "tapecache/autograd/tape.h"
+#include "tapecache/ops/attention.h"
 #include "tapecache/ops/contrastive.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
@@ -19,12 +21,6 @@ using namespace tapecache::testing;
 namespace {
 
 using Function = std::function<Variable(std::span<const Variable>)>;
-
-std::vector<Device> devices() {
-  std::vector<Device> all{Device::cpu()};
-  if (cuda_device_count() > 0) all.push_back(Device::cuda());
-  return all;
-}
 
 /// Of the inputs, given in f64, on one device and in one type.
 struct Result {
@@ -94,6 +90,26 @@ BOOST_AUTO_TEST_CASE(contrastive_losses_of_large_logits) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(sigmoid_loss_of_certain_pairs_keeps_its_digits) {
+  // Logits of 30 for pairs and -30 for others, which f32 holds: 36 losses of log(1 + e⁻³⁰) over 6 rows.
+  const Function loss = [](std::span<const Variable> x) {
+    return ops::contrastive_loss(kernels::ContrastiveOp::kSigmoid, x[0], x[1], x[2], x[3], {4, 2});
+  };
+  std::vector<double> rows(36);
+  for (std::size_t i = 0; i < 6; ++i) rows[7 * i] = 1;
+  const Tensor one_hot = Tensor::from(rows, {6, 6});
+  const std::vector<Tensor> inputs{one_hot, one_hot, Tensor::scalar(60.0), Tensor::scalar(-30.0)};
+  const double each = std::exp(-30.0);  // to 1e-13
+  const Result exact = run(loss, inputs, DType::kFloat64, Device::cpu());
+  BOOST_TEST(std::abs(exact.value[0] - 6 * each) <= 1e-12 * each);
+  BOOST_TEST(std::abs(exact.gradients[2][0] + each) <= 1e-12 * each);
+  for (const Device device : devices()) {
+    const Result found = run(loss, inputs, DType::kFloat32, device);
+    check_near(found.value, exact.value, 1e-5 * each);
+    for (std::size_t i = 0; i < inputs.size(); ++i) check_near(found.gradients[i], exact.gradients[i], 1e-4 * each);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(maxsim_loss_of_large_scores) {
   check_gradients([](std::span<const Variable> x) { return ops::maxsim_loss(x[0], {}, x[1], {}, one(x[0])); },
                   {far_from_0(6, 3).reshape({6, 1, 2}), far_from_0(6, 2).reshape({6, 1, 2})}, 1e-3);
@@ -119,6 +135,63 @@ BOOST_AUTO_TEST_CASE(l2_normalize_of_long_rows) {
     const Result result = run(normalize, {Tensor::from({1.0, infinity}, {1, 2})}, DType::kFloat32, device);
     BOOST_TEST(result.value[0] == 0);
     BOOST_TEST(std::isnan(result.value[1]));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(layer_norm_of_large_rows) {
+  const Function norm = [](std::span<const Variable> x) { return ops::layer_norm(x[0], x[1], x[2]); };
+  const std::vector<double> row{3, 4, 0, -7};  // of mean 0 and variance 18.5
+  for (const Device device : devices()) {
+    for (const auto& [dtype, large] : {std::pair{DType::kFloat32, 0x1p70}, {DType::kFloat64, 0x1p550}}) {
+      const double tolerance = dtype == DType::kFloat32 ? 1e-6 : 1e-14;
+      std::vector<double> values, expected;
+      for (const double v : row) {
+        values.push_back(v * large);
+        expected.push_back(v / std::sqrt(18.5));
+      }
+      const Tensor x = Tensor::from(values, {1, 4}), weight = Tensor::from({1.0, 2.0, 3.0, 4.0}, {4});
+      const Tensor ones = Tensor::full({4}, 1, DType::kFloat64), zeros = Tensor::zeros({4}, DType::kFloat64);
+      const Result result = run(norm, {x, ones, zeros}, dtype, device);
+      check_near(result.value, expected, tolerance);
+      check_near(result.gradients[1], expected, tolerance);
+      // (g γ - mean g γ - x̂ mean g γ x̂) / σ
+      const Result steep = run(norm, {x, weight, zeros}, dtype, device);
+      double along = 0;
+      for (std::size_t i = 0; i < 4; ++i) along += static_cast<double>(i + 1) * expected[i] / 4;
+      for (std::size_t i = 0; i < 4; ++i) {
+        const double slope = (static_cast<double>(i + 1) - 2.5 - expected[i] * along) / std::sqrt(18.5);
+        BOOST_TEST(std::abs(steep.gradients[0][i] * large - slope) <= tolerance);
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(attention_of_large_scores) {
+  const Function attend = [](std::span<const Variable> x) { return ops::attention(x[0], 1); };
+  // Queries (size, i mod 3), keys (size, i mod 2), values (i, 1): scores differ by little from size².
+  for (const double size : {100.0, 1e3, 3e5}) {
+    std::vector<double> values;
+    for (int i = 0; i < 6; ++i) values.insert(values.end(), {size, i % 3 * 1.0, size, i % 2 * 1.0, i * 1.0, 1});
+    check_gradients(attend, {Tensor::from(values, {1, 6, 6})}, size * 1e-5);
+    const Result exact = run(attend, {Tensor::from(values, {1, 6, 6})}, DType::kFloat64, Device::cpu());
+    for (const Device device : devices()) {
+      const Result found = run(attend, {Tensor::from(values, {1, 6, 6})}, DType::kFloat32, device);
+      for (std::size_t i = 1; i < 12; i += 2) BOOST_TEST(std::abs(found.value[i] - 1) <= 1e-6);  // weights add up to 1
+      if (size < 1e4) check_near(found.value, exact.value, 1e-5);  // beyond, f32 does not tell the scores apart
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(gelu_of_negative_numbers_keeps_its_digits) {
+  const Function gelu = [](std::span<const Variable> x) { return ops::gelu(x[0]); };
+  for (const double x : {-1.0, -3.5, -6.0, -9.0}) {
+    const double value = 0.5 * x * std::erfc(-x / std::sqrt(2.0));
+    const double slope = 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
+    for (const Device device : devices()) {
+      const Result result = run(gelu, {Tensor::from({x}, {1})}, DType::kFloat32, device);
+      check_near(result.value, {value}, 3e-6 * std::abs(value));
+      check_near(result.gradients[0], {slope}, 3e-5 * std::abs(slope));
+    }
   }
 }
 

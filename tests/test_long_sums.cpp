@@ -2,7 +2,9 @@
 #include <vector>
 
 #include "checks.h"
+#include "devices.h"
 #include "tapecache/autograd/tape.h"
+#include "tapecache/ops/embedding.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/operators.h"
 #include "tapecache/ops/pooling.h"
@@ -24,42 +26,107 @@ double relative_error(double found, double expected) {
 BOOST_AUTO_TEST_SUITE(long_sums)
 
 BOOST_AUTO_TEST_CASE(means_of_equal_numbers_are_these_numbers) {
-  constexpr std::int64_t kCount = std::int64_t{1} << 24;
-  const Tensor all = Tensor::full({kCount}, 0.1);
   const auto value = static_cast<double>(0.1f);
-  BOOST_TEST(relative_error(ops::mean(all).value().item(), value) <= 1e-6);
-  const Tensor columns = all.reshape({kCount / 8, 8});
-  for (const double mean : doubles(ops::mean(columns, 0).value())) BOOST_TEST(relative_error(mean, value) <= 1e-6);
-  const Tensor tokens = all.reshape({1, kCount / 8, 8});
-  for (const double mean : doubles(ops::mean_pool(tokens).value())) BOOST_TEST(relative_error(mean, value) <= 1e-6);
+  for (const Device device : devices()) {
+    const std::int64_t count = std::int64_t{1} << (device.is_cpu() ? 24 : 22);
+    const Tensor all = Tensor::full({count}, 0.1, DType::kFloat32, device);
+    BOOST_TEST(relative_error(ops::mean(all).value().item(), value) <= 1e-6);
+    const Tensor columns = all.reshape({count / 8, 8});
+    for (const double mean : doubles(ops::mean(columns, 0).value())) BOOST_TEST(relative_error(mean, value) <= 1e-6);
+    const Tensor tokens = all.reshape({1, count / 8, 8});
+    for (const double mean : doubles(ops::mean_pool(tokens).value())) BOOST_TEST(relative_error(mean, value) <= 1e-6);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(lengths_and_logsumexps_of_long_lines) {
+  constexpr std::int64_t kCount = std::int64_t{1} << 20;
+  const double length = static_cast<double>(0.1f) * std::sqrt(static_cast<double>(kCount)),
+               logsumexp = static_cast<double>(0.1f) + std::log(static_cast<double>(kCount));
+  for (const Device device : devices()) {
+    const Tensor row = Tensor::full({kCount, 1}, 0.1, DType::kFloat32, device), pairs = row.reshape({kCount / 2, 2});
+    BOOST_TEST(relative_error(ops::norm(row, 0).value().item(), length) <= 1e-6);
+    BOOST_TEST(relative_error(ops::logsumexp(row, 0).value().item(), logsumexp) <= 1e-6);
+    for (const double half : doubles(ops::norm(pairs, 0).value())) {
+      BOOST_TEST(relative_error(half, length / std::sqrt(2)) <= 1e-6);
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(gradients_of_repeated_operands_add_up_all_rows) {
-  constexpr std::int64_t kRows = std::int64_t{1} << 20;
-  Tape tape;
-  const Variable bias = tape.leaf(Tensor::zeros({8})), scalar = tape.leaf(Tensor::scalar(1.0f));
-  {
-    const Recording recording(tape);
-    const Variable y = (Variable(Tensor::full({kRows, 8}, 0.1)) + bias) * scalar;
-    const Tensor seed = Tensor::full(y.shape(), 0.1);
-    tape.backward(std::span(&y, 1), std::span(&seed, 1));
+  for (const Device device : devices()) {
+    const std::int64_t rows = std::int64_t{1} << (device.is_cpu() ? 20 : 18);
+    Tape tape;
+    const Variable bias = tape.leaf(Tensor::zeros({8}).to(device)), scalar = tape.leaf(Tensor::scalar(1.0f).to(device));
+    {
+      const Recording recording(tape);
+      const Variable y = (Variable(Tensor::full({rows, 8}, 0.1, DType::kFloat32, device)) + bias) * scalar;
+      const Tensor seed = Tensor::full(y.shape(), 0.1, DType::kFloat32, device);
+      tape.backward(std::span(&y, 1), std::span(&seed, 1));
+    }
+    const auto value = static_cast<double>(0.1f), count = static_cast<double>(rows);
+    for (const double g : doubles(tape.gradient(bias))) BOOST_TEST(relative_error(g, value * count) <= 1e-6);
+    BOOST_TEST(relative_error(tape.gradient(scalar).item(), value * value * count * 8) <= 1e-6);
   }
-  const auto value = static_cast<double>(0.1f), rows = static_cast<double>(kRows);
-  for (const double g : doubles(tape.gradient(bias))) BOOST_TEST(relative_error(g, value * rows) <= 1e-6);
-  BOOST_TEST(relative_error(tape.gradient(scalar).item(), value * value * rows * 8) <= 1e-6);
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_a_row_that_many_read) {
+  for (const Device device : devices()) {
+    const std::int64_t count = std::int64_t{1} << (device.is_cpu() ? 20 : 18);
+    Tape tape;
+    const Variable table = tape.leaf(Tensor::zeros({3, 2}).to(device));
+    {
+      const Recording recording(tape);
+      const Variable y = ops::embedding(table, Tensor::full({count}, 1, DType::kInt64));
+      const Tensor seed = Tensor::full(y.shape(), 0.1, DType::kFloat32, device);
+      tape.backward(std::span(&y, 1), std::span(&seed, 1));
+    }
+    const std::vector<double> gradient = doubles(tape.gradient(table));
+    const double expected = static_cast<double>(0.1f) * static_cast<double>(count);
+    for (const std::size_t i : {0, 1, 4, 5}) BOOST_TEST(gradient[i] == 0);
+    for (const std::size_t i : {2, 3}) BOOST_TEST(relative_error(gradient[i], expected) <= 1e-6);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(norms_of_constant_rows_are_zero) {
-  constexpr std::int64_t kWidth = 384;
-  std::vector<float> values;
-  for (int i = 0; i < 500; ++i) values.insert(values.end(), kWidth, 1000.1f * static_cast<float>(1 + i) / 250.0f);
-  const Tensor x = Tensor::from(values, {500, kWidth});
-  const Tensor gamma = Tensor::full({kWidth}, 1), beta = Tensor::zeros({kWidth});
-  double worst = 0;
-  for (const double y : doubles(ops::layer_norm(x, gamma, beta, 1e-12).value())) {
-    if (!(std::abs(y) <= worst)) worst = std::abs(y);
+  for (const Device device : devices()) {
+    for (const std::int64_t width : {3, 384, 768, 5000}) {
+      const std::int64_t rows = 100000 / width;
+      std::vector<float> values;
+      for (std::int64_t i = 0; i < rows; ++i) {
+        values.insert(values.end(), static_cast<std::size_t>(width), 1000.1f * static_cast<float>(1 + i) / 250.0f);
+      }
+      const Tensor x = Tensor::from(values, {rows, width}).to(device);
+      const Tensor ones = Tensor::full({width}, 1).to(device), zeros = Tensor::zeros({width}).to(device);
+      double worst = 0;
+      for (const double y : doubles(ops::layer_norm(x, ones, zeros, 1e-12).value())) {
+        if (!(std::abs(y) <= worst)) worst = std::abs(y);
+      }
+      BOOST_TEST(worst == 0);
+    }
   }
-  BOOST_TEST(worst == 0);
+}
+
+BOOST_AUTO_TEST_CASE(gradients_at_constant_rows_have_no_part_along_them) {
+  // Of a constant row dx is (g - mean g) / √ε; a mean that is off would add g x̂ of the same size.
+  constexpr std::int64_t kWidth = 384;
+  const Tensor gradient = random_values({1, kWidth}, 5);
+  std::vector<double> expected = doubles(gradient);
+  double mean = 0;
+  for (const double g : expected) mean += g / static_cast<double>(kWidth);
+  for (double& g : expected) g = (g - mean) / std::sqrt(1e-5);
+  for (const Device device : devices()) {
+    for (const double constant : {1000.1, 12.3456, -333.3}) {
+      Tape tape;
+      const Variable x = tape.leaf(Tensor::full({1, kWidth}, constant, DType::kFloat32, device));
+      const Tensor seed = gradient.to(DType::kFloat32).to(device);
+      {
+        const Recording recording(tape);
+        const Variable y = ops::layer_norm(x, Tensor::full({kWidth}, 1).to(device), Tensor::zeros({kWidth}).to(device));
+        tape.backward(std::span(&y, 1), std::span(&seed, 1));
+      }
+      BOOST_TEST(max_difference(doubles(tape.gradient(x)), expected) <= 1e-3);  // of 300
+    }
+  }
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -5,6 +5,7 @@
 #include "checks.h"
 #include "op_table.h"
 #include "tapecache/autograd/tape.h"
+#include "tapecache/ops/batch_norm.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
@@ -97,6 +98,45 @@ BOOST_AUTO_TEST_CASE(equal_points_pull_at_nothing) {
     return ops::relu(ops::sqrt(ops::sum(d * d)) - 1.0);
   };
   BOOST_CHECK(std::isnan(gradient_of_sum(point, by_hand)[0]));
+}
+
+BOOST_AUTO_TEST_CASE(quotients_whose_divisor_has_no_square) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    const bool is_float = dtype == DType::kFloat32;
+    for (const double b : {is_float ? 0x1p100 : 0x1p600, is_float ? 0x1p-100 : 0x1p-600}) {
+      const Tensor a = Tensor::full({1}, b * 1.5, dtype);
+      const auto quotient = [&](const Variable& v) { return ops::divide(a, v); };
+      check_equal(gradient_of_sum(Tensor::full({1}, b, dtype), quotient), {-1.5 / b});
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(an_infinite_gradient_stops_where_the_derivative_is_0) {
+  // The derivative of the logarithm at 0 is infinite; 0 times that would be NaN.
+  check_equal(gradient_of_sum(vector_of({-1}), [](const Variable& v) { return ops::log(ops::relu(v)); }), {0});
+  check_equal(gradient_of_sum(vector_of({-1}), [](const Variable& v) { return ops::log(ops::clamp(v, 0, 1)); }), {0});
+}
+
+BOOST_AUTO_TEST_CASE(logarithms_of_subnormal_numbers_have_a_slope) {
+  const auto little = [](const Variable& v) { return ops::scale(ops::log(v), 0x1p-20); };
+  check_equal(gradient_of_sum(Tensor::full({1}, 0x1p-140), little), {0x1p120});
+  check_equal(gradient_of_sum(Tensor::full({1}, 0x1p-1040, DType::kFloat64), little), {0x1p1020});
+}
+
+BOOST_AUTO_TEST_CASE(given_statistics_have_finite_slopes_everywhere) {
+  const Tensor one = Tensor::full({1}, 1, DType::kFloat64), two = Tensor::full({1}, 2, DType::kFloat64),
+               zero = Tensor::zeros({1}, DType::kFloat64);
+  check_equal(gradient_of_sum(Tensor::from<double>({kInfinity, 3, -kInfinity}, {3, 1}),
+                              [&](const Variable& v) { return ops::batch_norm(v, two, zero, zero, one, 3.0); }),
+              {1, 1, 1});
+}
+
+BOOST_AUTO_TEST_CASE(statistics_of_values_whose_sum_overflows) {
+  // In f32 the variance is infinite, so that what is left is the bias, as it is in PyTorch.
+  const Tensor x = Tensor::from<double>({3e38, 3e38, 3e38, 1e38}, {4, 1}).to(DType::kFloat32);
+  const auto y = ops::batch_norm(x, Tensor::full({1}, 1), Tensor::full({1}, 0.5));
+  check_equal(y.y.value(), {0.5, 0.5, 0.5, 0.5});
+  BOOST_CHECK(std::abs(doubles(y.mean)[0] / 2.5e38 - 1) <= 1e-6);
 }
 
 BOOST_AUTO_TEST_CASE(lengths_neither_overflow_nor_vanish) {

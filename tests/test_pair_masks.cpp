@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "devices.h"
 #include "tapecache/core/error.h"
 #include "tapecache/ops/pair_masks.h"
 
@@ -18,12 +19,6 @@ using namespace tapecache::testing;
 namespace {
 
 const CheckText kNone{"nothing is positive"};
-
-std::vector<Device> devices() {
-  std::vector<Device> all{Device::cpu()};
-  if (cuda_device_count() > 0) all.push_back(Device::cuda());
-  return all;
-}
 
 /// What positive_pairs is by its definition, pairs and anchors.
 std::pair<Tensor, Tensor> naive_pairs(const std::vector<std::int64_t>& labels, DType dtype) {

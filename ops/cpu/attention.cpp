@@ -9,7 +9,8 @@
 #include "tapecache/ops/cpu/scratch.h"
 
 // Attention whose scores exist for one tile of queries and keys at a time (Dao et al. 2022, "FlashAttention"): maxima and
-// sums of a row are carried from tile to tile. Queries, keys, values and results are In; sums are T, and so is everything
+// sums of a row are carried from tile to tile. Of each row backward is given the largest score, unscaled, and the logarithm of
+// Σ exp(scale · (score - that)). Queries, keys, values and results are In; sums are T, and so is everything
 // else but the weights, which meet the values as In.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
@@ -110,16 +111,18 @@ const In* as_operand(const T* weights, std::int64_t count, In* room) {
   }
 }
 
-/// Turns a row of scores into exp(scale · score - maximum), the maximum being that of this tile and those before; returns
-/// the factor that brings sums of earlier tiles to that maximum.
+/// Turns a row of scores into exp(scale · (score - maximum)), the maximum being that of this tile and those before; returns
+/// the factor that brings sums of earlier tiles to that maximum. Large scores are subtracted before they are scaled, as the
+/// rounded product of the maximum could be far from what the others are subtracted from it.
 template <class T>
 T exponentials(T* row, std::int64_t keys, T scale, T& largest, T& sum) {
-  const T here = row_max(row, keys), before = largest;
-  if (here != kNothing<T>) largest = std::max(before, here * scale);
+  const T before = largest;
+  largest = std::max(before, row_max(row, keys));
   const T shift = largest == kNothing<T> ? T{0} : largest;
   map(keys, row,
-      [s = set(shift), factor = set(scale)](auto v) TAPECACHE_INLINE { return exponential(hn::MulSub(v, factor, s)); }, row);
-  const T factor = before == largest ? T{1} : exponential_of(before - shift);
+      [s = set(shift), factor = set(scale)](auto v) TAPECACHE_INLINE { return exponential(hn::Mul(hn::Sub(v, s), factor)); },
+      row);
+  const T factor = before == largest ? T{1} : exponential_of((before - shift) * scale);
   sum = sum * factor + static_cast<T>(row_sum(row, keys));
   return factor;
 }
@@ -175,8 +178,9 @@ void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, 
       });
       for (std::int64_t i = 0; i < count; ++i) {
         scale_row(sums.row(i), width, sum[i] == T{0} ? T{0} : T{1} / sum[i]);
-        const T shift = largest[i] == kNothing<T> ? T{0} : largest[i];
-        logsumexp[head.row_of(first + i)] = shift + std::log(sum[i]);
+        T* parts = logsumexp + 2 * head.row_of(first + i);
+        parts[0] = largest[i] == kNothing<T> ? T{0} : largest[i];
+        parts[1] = std::log(sum[i]);
       }
       sums.put_into(to, head.output_stride(), count, width, Mode::kWrite);
     }
@@ -210,14 +214,14 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
         masked_scores(head, tile, qkv, valid, p);
         multiply(count, tile.keys, width, gradient, head.operand(qkv, 2, tile.begin, true), ds, tile.keys, false);
         for (std::int64_t i = 0; i < count; ++i) {
-          const T normalizer = logsumexp[head.row_of(first + i)], dot = dots[i];
+          const T *parts = logsumexp + 2 * head.row_of(first + i), dot = dots[i];
           T *p_row = p + i * tile.keys, *ds_row = ds + i * tile.keys;
-          if (normalizer == kNothing<T>) {
+          if (parts[1] == kNothing<T>) {
             std::fill_n(p_row, tile.keys, T{0});
           } else {
             map(tile.keys, p_row,
-                [s = set(normalizer), factor = set(scale)](auto v) TAPECACHE_INLINE {
-                  return exponential(hn::MulSub(v, factor, s));
+                [shift = set(parts[0]), rest = set(parts[1]), factor = set(scale)](auto v) TAPECACHE_INLINE {
+                  return exponential(hn::MulSub(hn::Sub(v, shift), factor, rest));
                 },
                 p_row);
           }

@@ -1,5 +1,7 @@
 #include <array>
 #include <cmath>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "tapecache/ops/cpu/sums.h"
@@ -84,6 +86,22 @@ void map_channels(const Channels& x, Mode mode, T* to, const F& f) {
   }
 }
 
+/// Mean and biased variance of a channel in f64, element by element: where sums in T overflow.
+template <class T>
+std::pair<double, double> wide_moments(const Channels& layout, std::int64_t channel, const T* x) {
+  const double count = static_cast<double>(layout.outer * layout.inner);
+  const auto mean_of = [&](const auto& term) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < layout.outer; ++i) {
+      const T* from = x + (i * layout.count + channel) * layout.inner;
+      for (std::int64_t j = 0; j < layout.inner; ++j) sum += term(static_cast<double>(from[j]));
+    }
+    return sum / count;
+  };
+  const double mean = mean_of([](double v) { return v; });
+  return {mean, mean_of([=](double v) { return (v - mean) * (v - mean); })};
+}
+
 template <class T>
 std::vector<T> inverse_deviations(std::int64_t channels, const T* variance, double epsilon) {
   std::vector<T> inverse(variance, variance + channels);
@@ -106,8 +124,10 @@ void channel_statistics(const Channels& layout, const T* x, T* mean, T* variance
   for (std::int64_t k = 0; k < layout.count; ++k) {
     const double shift = sums[static_cast<std::size_t>(k)] / count;
     const double squares = sums[static_cast<std::size_t>(second + k)] / count;
-    mean[k] = static_cast<T>(static_cast<double>(mean[k]) + shift);
-    variance[k] = static_cast<T>(std::max(squares - shift * shift, 0.0));  // in this order a NaN stays one
+    double average = static_cast<double>(mean[k]) + shift, spread = std::max(squares - shift * shift, 0.0);  // or NaN
+    if (!std::isfinite(spread)) std::tie(average, spread) = wide_moments(layout, k, x);
+    mean[k] = static_cast<T>(average);
+    variance[k] = static_cast<T>(spread);
   }
 }
 
@@ -144,10 +164,16 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
       slopes[k] = static_cast<T>(sums[second + k] / count) * inverse[k] * inverse[k];
     }
     const T *factor = factors.data(), *shift = shifts.data(), *slope = slopes.data();
-    map_channels(layout, dx_mode, dx, [=](auto at, std::int64_t i, const auto& of_channel) TAPECACHE_INLINE {
-      const auto g = hn::Sub(at.load(dy + i), of_channel(shift)), d = hn::Sub(at.load(x + i), of_channel(mean));
-      return hn::Mul(of_channel(factor), hn::NegMulAdd(of_channel(slope), d, g));
-    });
+    if (own_statistics) {
+      map_channels(layout, dx_mode, dx, [=](auto at, std::int64_t i, const auto& of_channel) TAPECACHE_INLINE {
+        const auto g = hn::Sub(at.load(dy + i), of_channel(shift)), d = hn::Sub(at.load(x + i), of_channel(mean));
+        return hn::Mul(of_channel(factor), hn::NegMulAdd(of_channel(slope), d, g));
+      });
+    } else {  // a slope of 0 times an infinite x would be NaN
+      map_channels(layout, dx_mode, dx, [=](auto at, std::int64_t i, const auto& of_channel) TAPECACHE_INLINE {
+        return hn::Mul(of_channel(factor), at.load(dy + i));
+      });
+    }
   }
   for (std::size_t k = 0; dgamma && k < inverse.size(); ++k) {
     put(dgamma[k], static_cast<T>(sums[second + k]) * inverse[k], dgamma_mode);

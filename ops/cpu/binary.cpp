@@ -107,7 +107,7 @@ struct OverRight {
   template <class V> HWY_INLINE V operator()(V, V b, V g) const { return hn::Div(g, b); }
 };
 struct OfDivisor {
-  template <class V> HWY_INLINE V operator()(V a, V b, V g) const { return hn::Div(hn::Mul(hn::Neg(g), a), hn::Mul(b, b)); }
+  template <class V> HWY_INLINE V operator()(V a, V b, V g) const { return hn::Mul(hn::Neg(g), hn::Div(hn::Div(a, b), b)); }
 };
 
 template <class F>

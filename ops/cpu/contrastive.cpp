@@ -109,16 +109,16 @@ void add_columns(const Tile<T>& tile, const RunningLogSumExp& columns, T* top, T
   }
 }
 
+/// Σ log(1 + eᶻ), with -z for the z of positives. The tile's logits are lost.
 template <class T>
 double sigmoid_loss(const Tile<T>& tile, std::int64_t step) {
   double loss = 0;
   for (std::int64_t i = 0; i < tile.rows; ++i) {
-    const T* z = tile.line(i);
+    T* z = tile.line(i);
+    const std::int64_t positive = tile.positive(i, step);
+    if (positive >= 0) z[positive] = -z[positive];
     loss += sum_of<T>(
         tile.cols, [](auto sum, auto v) TAPECACHE_INLINE { return hn::Add(sum, softplus(v)); }, z);
-    const std::int64_t positive = tile.positive(i, step);
-    // log(1 + e⁻ᶻ) = log(1 + eᶻ) - z
-    if (positive >= 0) loss -= static_cast<double>(z[positive]);
   }
   return loss;
 }
@@ -141,9 +141,13 @@ void differentiate(const Contrastive& c, const Tile<T>& tile, const double* row_
   for (std::int64_t i = 0; i < tile.rows; ++i) {
     T* z = tile.line(i);
     const std::int64_t positive = tile.positive(i, c.step);
-    if (c.op == ContrastiveOp::kSigmoid) {
+    if (c.op == ContrastiveOp::kSigmoid) {  // σ(z), and -σ(-z) at positives, as σ(z) - 1 would cancel
+      const T of_positive = positive < 0 ? T{0} : -share * hn::GetLane(logistic(set(-z[positive])));
       map(tile.cols, z, [s = set(share)](auto v) TAPECACHE_INLINE { return hn::Mul(s, logistic(v)); }, z);
-    } else if (c.op == ContrastiveOp::kRows) {
+      if (positive >= 0) z[positive] = of_positive;
+      continue;
+    }
+    if (c.op == ContrastiveOp::kRows) {
       const LogSumExp<T> normalizer = in_parts<T>(row_logsumexp[tile.row + i]);
       map(tile.cols, z,
           [shift = set(normalizer.shift), factor = set(share * exponential_of(-normalizer.rest))](auto v)

@@ -1,5 +1,6 @@
 #include <array>
 #include <cmath>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -26,15 +27,20 @@ void sum_partials(const std::vector<double>& partial, std::int64_t blocks, std::
   }
 }
 
-/// Mean and biased variance of a row. Both are taken from the differences to a first mean, which makes good what that lost
-/// in rounding (Chan et al. 1983).
+/// A power of two by which values whose squares overflow become ones whose squares do not.
 template <class T>
-std::pair<double, double> moments(const T* x, std::int64_t n) {
-  const T near_mean = static_cast<T>(row_sum(x, n) / static_cast<double>(n));
+inline constexpr T kDown = sizeof(T) == sizeof(float) ? T(0x1p-96) : T(0x1p-768);
+
+/// Mean and biased variance of a row. Both are taken from the differences to a first mean, which makes good what that lost
+/// in rounding (Chan et al. 1983). `read` is what is done to each element first.
+template <class T, class Read>
+std::pair<double, double> moments(const T* x, std::int64_t n, const Read& read) {
+  const double sum = sum_of<T>(n, [&](auto total, auto v) TAPECACHE_INLINE { return hn::Add(total, read(v)); }, x);
+  const T near_mean = static_cast<T>(sum / static_cast<double>(n));
   const auto [differences, squares] = two_sums_of<T>(
       n,
-      [centre = set(near_mean)](auto& first, auto& second, auto v) TAPECACHE_INLINE {
-        const auto d = hn::Sub(v, centre);
+      [&, centre = set(near_mean)](auto& first, auto& second, auto v) TAPECACHE_INLINE {
+        const auto d = hn::Sub(read(v), centre);
         first = hn::Add(first, d);
         second = hn::MulAdd(d, d, second);
       },
@@ -44,14 +50,22 @@ std::pair<double, double> moments(const T* x, std::int64_t n) {
   return {static_cast<double>(near_mean) + shift, variance < 0 ? 0 : variance};  // in this order a NaN stays one
 }
 
+/// Mean and 1 / √(variance + ε) of a row.
+template <class T>
+std::pair<T, T> mean_and_inverse_deviation(const T* x, std::int64_t n, double epsilon) {
+  const auto [mean, variance] = moments(x, n, [](auto v) TAPECACHE_INLINE { return v; });
+  if (std::isfinite(variance)) return {static_cast<T>(mean), static_cast<T>(1 / std::sqrt(variance + epsilon))};
+  const auto down = static_cast<double>(kDown<T>);
+  const auto [small_mean, small] = moments(x, n, [d = set(kDown<T>)](auto v) TAPECACHE_INLINE { return hn::Mul(v, d); });
+  return {static_cast<T>(small_mean / down), static_cast<T>(down / std::sqrt(small + epsilon * down * down))};
+}
+
 /// Rows [begin, end); Out is T, or what y is rounded to.
 template <class T, class Out>
 void normalize_rows(std::int64_t begin, std::int64_t end, std::int64_t cols, double epsilon, const T* x, const T* gamma,
                     const T* beta, Out* y, T* mean, T* rstd) {
   for (std::int64_t row = begin; row < end; ++row) {
-    const auto [average, variance] = moments(x + row * cols, cols);
-    mean[row] = static_cast<T>(average);
-    rstd[row] = static_cast<T>(1 / std::sqrt(variance + epsilon));
+    std::tie(mean[row], rstd[row]) = mean_and_inverse_deviation(x + row * cols, cols, epsilon);
     map(cols, y + row * cols,
         [centre = set(mean[row]), inverse = set(rstd[row])](auto v, auto g, auto b) TAPECACHE_INLINE {
           return hn::MulAdd(hn::Mul(hn::Sub(v, centre), inverse), g, b);
@@ -64,8 +78,7 @@ void normalize_rows(std::int64_t begin, std::int64_t end, std::int64_t cols, dou
 /// `inverse` is for it.
 template <class T>
 T normalize_large_row(std::int64_t cols, T epsilon, const T* from, T* to) {
-  constexpr T kDown = sizeof(T) == sizeof(float) ? T(0x1p-96) : T(0x1p-768);
-  const Vec<T> down = set(kDown);
+  const Vec<T> down = set(kDown<T>);
   const T length = static_cast<T>(std::sqrt(sum_of<T>(
       cols,
       [=](auto sum, auto v) TAPECACHE_INLINE {
@@ -73,10 +86,9 @@ T normalize_large_row(std::int64_t cols, T epsilon, const T* from, T* to) {
         return hn::MulAdd(small, small, sum);
       },
       from)));
-  const T least = epsilon * kDown;
-  const T factor = T{1} / (length < least ? least : length);
-  map(cols, to, [=, f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(hn::Mul(v, down), f); }, from);
-  return (length < least ? -factor : factor) * kDown;
+  const T least = epsilon * kDown<T>, divisor = length < least ? least : length;
+  map(cols, to, [=, d = set(divisor)](auto v) TAPECACHE_INLINE { return hn::Div(hn::Mul(v, down), d); }, from);
+  return (length < least ? T{-1} : T{1}) / divisor * kDown<T>;
 }
 
 }  // namespace
@@ -138,7 +150,7 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
         const Vec<T> mean_of_g = set(static_cast<T>(sum / count)), slope = set(rstd[row] * static_cast<T>(dot / count));
         map_to(dx_mode, cols, dx + row * cols,
                [=](auto g, auto c, auto v) TAPECACHE_INLINE {
-                 const auto projected = hn::NegMulAdd(hn::Sub(v, centre), slope, hn::MulSub(g, c, mean_of_g));
+                 const auto projected = hn::NegMulAdd(hn::Sub(v, centre), slope, hn::Sub(hn::Mul(g, c), mean_of_g));
                  return hn::Mul(inverse, projected);
                },
                g_row, gamma, from);
@@ -161,9 +173,9 @@ void l2_normalize(std::int64_t rows, std::int64_t cols, double epsilon, const T*
       }
       const T length = std::sqrt(squares);
       const bool is_short = length < static_cast<T>(epsilon);
-      const T factor = T{1} / (is_short ? static_cast<T>(epsilon) : length);
-      map(cols, y + row * cols, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); }, from);
-      inverse[row] = is_short ? -factor : factor;
+      const T divisor = is_short ? static_cast<T>(epsilon) : length;
+      map(cols, y + row * cols, [d = set(divisor)](auto v) TAPECACHE_INLINE { return hn::Div(v, d); }, from);
+      inverse[row] = (is_short ? T{-1} : T{1}) / divisor;
     }
   });
 }

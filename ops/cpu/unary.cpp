@@ -24,8 +24,8 @@ void apply_backward(UnaryOp op, double a, double b, std::int64_t n, const Saved*
                     Mode mode) {
   with_function(op, a, b, [=](auto function) {
     parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
-      const auto chain = [=](auto v, auto g) TAPECACHE_INLINE { return hn::Mul(g, function.derivative(v)); };
-      map_to(mode, end - begin, dx + begin, chain, saved + begin, dy + begin);
+      const auto of_gradient = [=](auto v, auto g) TAPECACHE_INLINE { return unary_functions::chain(function, v, g); };
+      map_to(mode, end - begin, dx + begin, of_gradient, saved + begin, dy + begin);
     });
   });
 }

@@ -49,6 +49,7 @@ struct Exp {
 struct Log {
   template <class V> HWY_INLINE V value(V x) const { return logarithm(x); }
   template <class V> HWY_INLINE V derivative(V x) const { return hn::Div(all<V>(1), x); }
+  template <class V> HWY_INLINE V chain(V x, V g) const { return hn::Div(g, x); }  // 1 / x of a subnormal x is infinite
 };
 
 struct Sqrt {
@@ -94,7 +95,8 @@ struct Sigmoid {
 
 struct Relu {
   template <class V> HWY_INLINE V value(V x) const { return hn::IfThenElse(hn::Lt(x, all<V>(0)), all<V>(0), x); }
-  template <class V> HWY_INLINE V derivative(V x) const { return hn::IfThenElseZero(hn::Gt(x, all<V>(0)), all<V>(1)); }
+  template <class V> HWY_INLINE V derivative(V x) const { return chain(x, all<V>(1)); }
+  template <class V> HWY_INLINE V chain(V x, V g) const { return hn::IfThenZeroElse(hn::Le(x, all<V>(0)), g); }
 };
 
 /// x Φ(x), by the lower tail on either side: 1 + erf would cancel for negative x. Near 0 by the series, where half a unit of
@@ -172,10 +174,19 @@ struct Clamp {
     const V a = all<V>(low), b = all<V>(high);
     return hn::IfThenElse(hn::Lt(x, a), a, hn::IfThenElse(hn::Gt(x, b), b, x));
   }
-  template <class V> HWY_INLINE V derivative(V x) const {
-    return hn::IfThenElseZero(hn::And(hn::Ge(x, all<V>(low)), hn::Le(x, all<V>(high))), all<V>(1));
+  template <class V> HWY_INLINE V derivative(V x) const { return chain(x, all<V>(1)); }
+  template <class V> HWY_INLINE V chain(V x, V g) const {
+    return hn::IfThenElseZero(hn::And(hn::Ge(x, all<V>(low)), hn::Le(x, all<V>(high))), g);
   }
 };
+
+/// g f'(x), or of the value, as derivative_uses_output says; by `chain` where a product would not do: 0 times an infinite g is
+/// NaN.
+template <class F, class V>
+HWY_INLINE V chain(const F& function, V at, V g) {
+  if constexpr (requires { function.chain(at, g); }) return function.chain(at, g);
+  else return hn::Mul(g, function.derivative(at));
+}
 
 /// Calls `f` with the function that `op` names; `a` and `b` are its numbers.
 template <class F>

@@ -24,7 +24,8 @@ struct LargerNumber {
   }
 };
 
-/// A row's softmax so far: its maximum, and this thread's part of the sum of exponentials relative to that.
+/// A row's softmax so far: its maximum, unscaled, and this thread's part of the sum of exponentials relative to that. Large
+/// scores are subtracted before they are scaled, as the rounded product of the maximum could be far from theirs.
 template <class T>
 struct RunningRow {
   T largest = kNothing<T>, sum{0};
@@ -36,17 +37,37 @@ struct RunningRow {
     for (const T score : scores) here = LargerNumber{}(here, score);
     here = combine_lanes(here, LargerNumber{});
     const T before = largest;
-    if (here != kNothing<T>) largest = LargerNumber{}(before, here * scale);
-    const T factor = before == largest ? T{1} : std::exp(before - shift());
+    largest = LargerNumber{}(before, here);
+    const T factor = before == largest ? T{1} : std::exp((before - shift()) * scale);
     sum *= factor;
     #pragma unroll
     for (T& score : scores) {
-      score = std::exp(score * scale - shift());
+      score = std::exp((score - shift()) * scale);
       sum += score;
     }
     return factor;
   }
   __device__ T shift() const { return largest == kNothing<T> ? T{0} : largest; }
+};
+
+/// log Σ exp(scale · score) of a row as scale · shift + rest. For operands of 16 bits it is kept as one number, as kernels of
+/// other kinds have it.
+template <class In, class T>
+struct Normalizer {
+  T shift, rest;
+
+  __device__ void put(T* logsumexp, std::int64_t row, T scale) const {
+    if constexpr (kLowPrecision<In>) {
+      logsumexp[row] = shift * scale + rest;
+    } else {
+      logsumexp[2 * row] = shift;
+      logsumexp[2 * row + 1] = rest;
+    }
+  }
+  __device__ static Normalizer get(const T* logsumexp, std::int64_t row) {
+    if constexpr (kLowPrecision<In>) return {T{0}, logsumexp[row]};
+    else return {logsumexp[2 * row], logsumexp[2 * row + 1]};
+  }
 };
 
 template <class In, class T, int kColumns>
@@ -87,7 +108,9 @@ __global__ void __launch_bounds__(kTileThreads)
         const std::int64_t at = column + OwnColumns<kColumns>::at(c);
         if (at < layout.width) head.output(y).at(token, at) = In(sums[i][c] * inverse);
       }
-      if (column == 0 && own_lane() == 0) logsumexp[head.row_of(token)] = rows[i].shift() + std::log(total);
+      if (column == 0 && own_lane() == 0) {
+        Normalizer<In, T>{rows[i].shift(), std::log(total)}.put(logsumexp, head.row_of(token), scale);
+      }
     }
   }
 }
@@ -143,8 +166,8 @@ __global__ void __launch_bounds__(kTileThreads)
           const std::int64_t query = kOfQueries ? row : col, key = kOfQueries ? col : row;
           T weight{0};
           if (query < layout.tokens && head.attends(query, key)) {
-            const T normalizer = logsumexp[head.row_of(query)];
-            if (normalizer != kNothing<T>) weight = std::exp(scores[i][j] * scale - normalizer);
+            const auto normalizer = Normalizer<In, T>::get(logsumexp, head.row_of(query));
+            if (normalizer.rest != kNothing<T>) weight = std::exp((scores[i][j] - normalizer.shift) * scale - normalizer.rest);
             if constexpr (kOf != GradientOf::kValues) weight *= (slopes[i][j] - dots[head.row_of(query)]) * scale;
           }
           scores[i][j] = weight;

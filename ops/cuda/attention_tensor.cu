@@ -28,8 +28,8 @@ struct RunningRows {
       }
       const float before = largest[r];
       largest[r] = combine_quad(here, [](float a, float b) { return fmaxf(a, b); });
-      const float now = shift(r, scale);
-      factors[r] = exp2_approximate(before * scale - now);
+      const float now = largest[r] == kNone ? 0 : largest[r];
+      factors[r] = exp2_approximate((before - now) * scale);
       sum[r] *= factors[r];
       #pragma unroll
       for (auto& part : scores) {
@@ -37,7 +37,7 @@ struct RunningRows {
         for (auto& fragment : part) {
           #pragma unroll
           for (int e = 2 * r; e < 2 * r + 2; ++e) {
-            fragment[e] = exp2_approximate(fragment[e] * scale - now);
+            fragment[e] = exp2_approximate((fragment[e] - now) * scale);
             sum[r] += fragment[e];
           }
         }

@@ -104,7 +104,8 @@ __global__ void batch_norm_backward_kernel(std::int64_t n, Channels layout, cons
                                            const T* dy, T* dx, Mode mode) {
   for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
     const Slope<T> s = slopes[channel_of(layout, at)];
-    put(dx[at], s.factor * (dy[at] - s.shift - s.slope * (x[at] - s.mean)), mode);
+    const T along = s.slope == T{0} ? T{0} : s.slope * (x[at] - s.mean);  // 0 times an infinite x would be NaN
+    put(dx[at], s.factor * (dy[at] - s.shift - along), mode);
   }
 }
 

@@ -82,7 +82,7 @@ struct Operation {
     if constexpr (kOp == BinaryOp::kAdd) return g;
     else if constexpr (kOp == BinaryOp::kSubtract) return kOperand == 0 ? g : -g;
     else if constexpr (kOp == BinaryOp::kMultiply) return kOperand == 0 ? g * b : g * a;
-    else return kOperand == 0 ? g / b : -g * a / (b * b);
+    else return kOperand == 0 ? g / b : -g * (a / b / b);
   }
 };
 

@@ -6,6 +6,16 @@ namespace tapecache::kernels::cuda {
 
 constexpr unsigned kWarp = 32, kAllLanes = 0xffffffffu;
 
+/// What sums of many T are kept in, so that a long one loses nothing.
+template <class T>
+struct LongSum {
+  using Type = T;
+};
+template <>
+struct LongSum<float> {
+  using Type = double;
+};
+
 struct Sum {
   template <class T>
   __device__ T operator()(T a, T b) const {

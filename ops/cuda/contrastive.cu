@@ -33,32 +33,38 @@ void for_each_panel(const Contrastive& c, const T* a, const T* b, const T* scale
   }
 }
 
-/// Σ log(1 + eᶻ), less the logit of the positive, of each row: log(1 + e⁻ᶻ) = log(1 + eᶻ) - z.
+/// Σ log(1 + eᶻ) of each row, with -z for the z of the positive.
 template <class T, class Equal, class By>
 __global__ void __launch_bounds__(kMostRowThreads) sigmoid_rows_kernel(Panel<T, Equal> panel, double* losses) {
   for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
     const Row<By, Logits<T, Equal>> row(panel.cols, panel.logits(i));
-    const T sum = row.sum([](std::int64_t, T z) { return (z > T{0} ? z : T{0}) + std::log1p(std::exp(-std::fabs(z))); });
-    if (By::thread() != 0) continue;
-    double loss = static_cast<double>(sum);
     const std::int64_t positive = panel.positive(i);
-    if (positive >= 0) loss -= static_cast<double>(panel.logits(i)(positive));
+    const T sum = row.sum([=](std::int64_t j, T logit) {
+      const T z = j == positive ? -logit : logit;
+      return (z > T{0} ? z : T{0}) + std::log1p(std::exp(-std::fabs(z)));
+    });
+    if (By::thread() != 0) continue;
+    const double loss = static_cast<double>(sum);
     losses[i] = panel.col == 0 ? loss : losses[i] + loss;
   }
 }
 
-/// The mean of the softmax over the row and that over the column.
+/// The mean of the softmax over the row and that over the column, less 1 at positives.
 template <class T>
 struct BothSoftmaxes {
   const LogSumExp<T> *rows, *columns;
-  __device__ T operator()(std::int64_t row, std::int64_t col, T logit, T share) const {
-    return T(0.5) * share * (softmax(logit, rows[row]) + softmax(logit, columns[col]));
+  __device__ T operator()(std::int64_t row, std::int64_t col, T logit, T share, bool is_positive) const {
+    const T both = T(0.5) * share * (softmax(logit, rows[row]) + softmax(logit, columns[col]));
+    return is_positive ? both - share : both;
   }
 };
 
+/// σ(z), and -σ(-z) at positives.
 template <class T>
 struct Sigmoids {
-  __device__ T operator()(std::int64_t, std::int64_t, T logit, T share) const { return share / (T{1} + std::exp(-logit)); }
+  __device__ T operator()(std::int64_t, std::int64_t, T logit, T share, bool is_positive) const {
+    return is_positive ? -share / (T{1} + std::exp(logit)) : share / (T{1} + std::exp(-logit));
+  }
 };
 
 template <class T, class F>

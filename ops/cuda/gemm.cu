@@ -52,7 +52,10 @@ void multiply(const Gemm& g, const In* a, const In* b, const T* bias, const T* r
 
 template <class T, class Function>
 __global__ void times_derivative_kernel(std::int64_t count, Places places, Function function, const T* at, T* c) {
-  for (std::int64_t i = thread_index(); i < count; i += thread_count()) c[places.at(i)] *= function.derivative(at[i]);
+  for (std::int64_t i = thread_index(); i < count; i += thread_count()) {
+    T& gradient = c[places.at(i)];
+    gradient = chain(function, at[i], gradient);
+  }
 }
 
 /// f of a stored matrix, gaps between its rows included.

@@ -175,15 +175,17 @@ __device__ T softmax(T logit, const LogSumExp<T>& normalizer) {
   return std::exp(logit - normalizer.shift - normalizer.rest);
 }
 
-/// share · softmax of each row.
+/// share · softmax of each row, less the share at its positive.
 template <class T>
 struct RowSoftmax {
   const LogSumExp<T>* rows;
-  __device__ T operator()(std::int64_t row, std::int64_t, T logit, T share) const { return share * softmax(logit, rows[row]); }
+  __device__ T operator()(std::int64_t row, std::int64_t, T logit, T share, bool is_positive) const {
+    return share * softmax(logit, rows[row]) - (is_positive ? share : T{0});
+  }
 };
 
-/// Turns z into scale · dZ, where dZ is what `slope(row, column, logit, share)` says, less the share at positives. Each row's
-/// Σ dZ and Σ dZ · z over all panels are its summands of dbias and dscale.
+/// Turns z into scale · dZ, where dZ is what `slope(row, column, logit, share, is_positive)` says. Each row's Σ dZ and
+/// Σ dZ · z over all panels are its summands of dbias and dscale.
 template <class T, class Equal, class By, class Slope>
 __global__ void __launch_bounds__(kMostRowThreads)
     differentiate_kernel(Panel<T, Equal> panel, Slope slope, Cotangent<T> cotangent, double* of_bias, double* of_scale) {
@@ -194,8 +196,7 @@ __global__ void __launch_bounds__(kMostRowThreads)
     const Logits<T, Equal> logits = panel.logits(i);
     const Row<By, Elements<T>> row(panel.cols, {line});
     const Pair<double> sums = row.sum([=](std::int64_t j, T z) {
-      T dz = slope(panel.row + i, panel.col + j, logits.of(j, z), share);
-      if (j == positive) dz -= share;
+      const T dz = slope(panel.row + i, panel.col + j, logits.of(j, z), share, j == positive);
       line[j] = scale * dz;
       return Pair<double>(static_cast<double>(dz), static_cast<double>(dz) * static_cast<double>(z));
     });

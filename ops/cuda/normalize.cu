@@ -9,6 +9,10 @@ namespace tapecache::kernels::cuda {
 
 namespace {
 
+/// A power of two by which values whose squares overflow become ones whose squares do not.
+template <class T>
+constexpr T kDown = sizeof(T) == sizeof(float) ? T(0x1p-96) : T(0x1p-768);
+
 /// x + residual, or x where there is no residual.
 template <class T>
 struct WithResidual {
@@ -16,7 +20,8 @@ struct WithResidual {
   __device__ T operator()(std::int64_t at) const { return residual ? x[at] + residual[at] : x[at]; }
 };
 
-/// Out is T, or what y is rounded to.
+/// Mean and biased variance are taken from the differences to a first mean, which makes good what that lost in rounding (Chan
+/// et al. 1983). Out is T, or what y is rounded to.
 template <class T, class Out, class By>
 __global__ void __launch_bounds__(kMostRowThreads)
     layer_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* residual,
@@ -26,9 +31,20 @@ __global__ void __launch_bounds__(kMostRowThreads)
     const std::int64_t from = i * cols;
     const Row<By, WithResidual<T>> row(cols, {x + from, residual ? residual + from : nullptr});
     if (residual) row.each([=](std::int64_t at, T v) { sum[from + at] = v; });
-    const T average = row.sum([](std::int64_t, T v) { return v; }) / count;
-    const T variance = row.sum([=](std::int64_t, T v) { return (v - average) * (v - average); }) / count;
-    const T inverse = T{1} / std::sqrt(variance + epsilon);
+    T average, inverse;
+    const auto take_moments = [&](T down) {
+      const T near_mean = row.sum([=](std::int64_t, T v) { return v * down; }) / count;
+      const Pair<T> differences = row.sum([=](std::int64_t, T v) {
+        const T d = v * down - near_mean;
+        return Pair<T>(d, d * d);
+      });
+      const T shift = differences.first / count, variance = differences.second / count - shift * shift;
+      average = (near_mean + shift) / down;
+      // In this order a NaN stays one.
+      inverse = down / std::sqrt((variance < T{0} ? T{0} : variance) + epsilon * down * down);
+      return std::isfinite(variance);
+    };
+    if (!take_moments(T{1})) take_moments(kDown<T>);
     row.each([=](std::int64_t at, T v) { y[from + at] = Out((v - average) * inverse * gamma[at] + beta[at]); });
     if (By::thread() == 0) {
       mean[i] = average;
@@ -120,14 +136,14 @@ __global__ void __launch_bounds__(kMostRowThreads) l2_normalize_kernel(std::int6
     const Row<By, Elements<T>> row(cols, {x + i * cols});
     T squares = row.sum([](std::int64_t, T v) { return v * v; }), down{1};
     if (!std::isfinite(squares)) {  // they overflow: by way of a row that is smaller by a power of two
-      down = sizeof(T) == sizeof(float) ? T(0x1p-96) : T(0x1p-768);
+      down = kDown<T>;
       squares = row.sum([=](std::int64_t, T v) { return (v * down) * (v * down); });
     }
     const T length = std::sqrt(squares), least = epsilon * down;
     const bool is_short = length < least;
-    const T factor = T{1} / (is_short ? least : length);
-    row.each([=](std::int64_t at, T v) { y[i * cols + at] = v * down * factor; });
-    if (By::thread() == 0) inverse[i] = (is_short ? -factor : factor) * down;
+    const T divisor = is_short ? least : length;
+    row.each([=](std::int64_t at, T v) { y[i * cols + at] = v * down / divisor; });
+    if (By::thread() == 0) inverse[i] = (is_short ? T{-1} : T{1}) / divisor * down;
   }
 }
 

@@ -12,9 +12,16 @@ struct Pair {
   Pair() = default;
   constexpr Pair(T both) : first(both), second(both) {}
   constexpr Pair(T a, T b) : first(a), second(b) {}
+  template <class U>
+  explicit constexpr Pair(const Pair<U>& b) : first(static_cast<T>(b.first)), second(static_cast<T>(b.second)) {}
   constexpr Pair& operator+=(const Pair& b) { return *this = *this + b; }
   friend constexpr Pair operator+(const Pair& a, const Pair& b) { return {a.first + b.first, a.second + b.second}; }
   friend constexpr Pair operator*(const Pair& a, const Pair& b) { return {a.first * b.first, a.second * b.second}; }
+};
+
+template <>
+struct LongSum<Pair<float>> {
+  using Type = Pair<double>;
 };
 
 template <class T>

@@ -96,22 +96,64 @@ template <class T, class By>
 __global__ void logsumexp_kernel(Lines lines, const T* x, T* y, Mode mode) {
   for (std::int64_t i = By::first_line(); i < lines.count; i += By::lines()) {
     const T largest = maximum<T, By>(lines, i, x), shift = std::isinf(largest) ? T{0} : largest;
-    T sum{0};
-    for (std::int64_t k = By::first(); k < lines.axis; k += By::step()) sum += std::exp(x[lines.at(i, k)] - shift);
-    sum = By::reduce(sum, Sum{});
+    const auto own = sum_in_steps<T>(By::first(), lines.axis, By::step(),
+                                     [&](std::int64_t k) { return std::exp(x[lines.at(i, k)] - shift); });
+    const T sum = static_cast<T>(By::reduce(own, Sum{}));
     const T value = std::isinf(largest) && !std::isnan(sum) ? largest : shift + std::log(sum);
     if (By::first() == 0) put(y[i], value, mode);
   }
 }
 
-/// dx = dy · factor, or (logsumexp) dy · softmax(x).
-template <class T>
-__global__ void spread_kernel(std::int64_t n, Lines lines, T factor, const T* x, const T* y, const T* dy, T* dx, Mode mode) {
-  for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
-    const std::int64_t i = at / lines.inner / lines.axis * lines.inner + at % lines.inner;
-    put(dx[at], y ? dy[i] * std::exp(x[at] - y[i]) : dy[i] * factor, mode);
+/// √Σ x², of elements that a power of two brings near 1, so that squares neither overflow nor vanish.
+template <class T, class By>
+__global__ void norm_kernel(Lines lines, const T* x, T* y, Mode mode) {
+  constexpr int kMost = std::numeric_limits<T>::max_exponent - 8;
+  for (std::int64_t i = By::first_line(); i < lines.count; i += By::lines()) {
+    T largest{0};
+    for (std::int64_t k = By::first(); k < lines.axis; k += By::step()) {
+      largest = Maximum{}(largest, static_cast<T>(std::fabs(x[lines.at(i, k)])));
+    }
+    largest = By::reduce(largest, Maximum{});
+    const bool as_it_is = largest == T{0} || !std::isfinite(largest);
+    const int exponent = as_it_is ? 0 : -std::ilogb(largest);
+    const T scale = std::ldexp(T{1}, exponent > kMost ? kMost : exponent < -kMost ? -kMost : exponent);
+    const auto own = sum_in_steps<T>(By::first(), lines.axis, By::step(), [&](std::int64_t k) {
+      const T near_one = x[lines.at(i, k)] * scale;
+      return near_one * near_one;
+    });
+    const double length = std::sqrt(static_cast<double>(By::reduce(own, Sum{}))) / static_cast<double>(scale);
+    if (By::first() == 0) put(y[i], static_cast<T>(length), mode);
   }
 }
+
+/// dx[at] = slope(at, i, dy[i]) of each element, which is one of line i.
+template <class T, class Slope>
+__global__ void spread_kernel(std::int64_t n, Lines lines, Slope slope, const T* dy, T* dx, Mode mode) {
+  for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
+    const std::int64_t i = at / lines.inner / lines.axis * lines.inner + at % lines.inner;
+    put(dx[at], slope(at, i, dy[i]), mode);
+  }
+}
+
+template <class T>
+struct Factor {
+  T factor;
+  __device__ T operator()(std::int64_t, std::int64_t, T g) const { return g * factor; }
+};
+
+/// Of logsumexp: the softmax.
+template <class T>
+struct Softmax {
+  const T *x, *y;
+  __device__ T operator()(std::int64_t at, std::int64_t i, T g) const { return g * std::exp(x[at] - y[i]); }
+};
+
+/// Of a norm: x / y, and 0 where y is.
+template <class T>
+struct Direction {
+  const T *x, *y;
+  __device__ T operator()(std::int64_t at, std::int64_t i, T g) const { return y[i] == T{0} ? T{0} : g * (x[at] / y[i]); }
+};
 
 template <class T>
 struct ElementOfColumn {
@@ -123,13 +165,17 @@ struct ElementOfColumn {
 };
 
 /// Neighbouring columns that are summed together, each by itself. One number alone stands for all.
-template <int kCount>
-struct alignas(kCount * sizeof(float)) Columns {
-  float x[kCount];
+template <int kCount, class T = float>
+struct alignas(kCount * sizeof(T)) Columns {
+  T x[kCount];
 
   Columns() = default;
-  __host__ __device__ constexpr Columns(float all) {
-    for (float& value : x) value = all;
+  __host__ __device__ constexpr Columns(T all) {
+    for (T& value : x) value = all;
+  }
+  template <class U>
+  __device__ explicit Columns(const Columns<kCount, U>& b) {
+    for (int i = 0; i < kCount; ++i) x[i] = static_cast<T>(b.x[i]);
   }
   __device__ Columns& operator+=(const Columns& b) {
     for (int i = 0; i < kCount; ++i) x[i] += b.x[i];
@@ -160,6 +206,11 @@ struct RoundedElements {
 
 }  // namespace
 
+template <int kCount>
+struct LongSum<Columns<kCount>> {
+  using Type = Columns<kCount, double>;
+};
+
 template <class T>
 void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode mode) {
   const Lines lines(outer, axis, inner);
@@ -169,7 +220,10 @@ void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inn
                      mode);
   }
   with_threads(lines, [&]<class By>(By) {
-    launch(op == ReduceOp::kMax ? max_kernel<T, By> : logsumexp_kernel<T, By>, By::grid(lines), lines, x, y, mode);
+    launch(op == ReduceOp::kMax    ? max_kernel<T, By>
+           : op == ReduceOp::kNorm ? norm_kernel<T, By>
+                                   : logsumexp_kernel<T, By>,
+           By::grid(lines), lines, x, y, mode);
   });
 }
 
@@ -182,9 +236,13 @@ void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::in
       launch(max_backward_kernel<T, By>, By::grid(lines), lines, x, dy, dx, mode);
     });
   }
-  const T factor = op == ReduceOp::kMean ? T{1} / static_cast<T>(axis) : T{1};
-  const std::int64_t n = lines.count * axis;
-  launch(spread_kernel<T>, grid_for(n), n, lines, factor, x, op == ReduceOp::kLogSumExp ? y : nullptr, dy, dx, mode);
+  const auto spread = [&]<class Slope>(const Slope& slope) {
+    const std::int64_t n = lines.count * axis;
+    launch(spread_kernel<T, Slope>, grid_for(n), n, lines, slope, dy, dx, mode);
+  };
+  if (op == ReduceOp::kLogSumExp) return spread(Softmax<T>{x, y});
+  if (op == ReduceOp::kNorm) return spread(Direction<T>{x, y});
+  spread(Factor<T>{op == ReduceOp::kMean ? T{1} / static_cast<T>(axis) : T{1}});
 }
 
 template <class T>

@@ -114,9 +114,11 @@ class Row {
   /// Σ f(place, value) over the row.
   template <class F>
   __device__ auto sum(const F& f) const {
-    std::invoke_result_t<F, std::int64_t, Value> total{0};
-    each([&](std::int64_t at, Value v) { total += f(at, v); });
-    return By::reduce(total, Sum{});
+    using Term = std::invoke_result_t<F, std::int64_t, Value>;
+    using Total = std::conditional_t<By::kHeld == 0, typename LongSum<Term>::Type, Term>;
+    Total total(0);
+    each([&](std::int64_t at, Value v) { total += static_cast<Total>(f(at, v)); });
+    return static_cast<Term>(By::reduce(total, Sum{}));
   }
 
   /// The largest value; a NaN counts as larger than any number.

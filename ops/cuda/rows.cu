@@ -5,6 +5,7 @@
 #include "tapecache/ops/cuda/launch.cuh"
 #include "tapecache/ops/cuda/put.cuh"
 #include "tapecache/ops/cuda/scratch.h"
+#include "tapecache/ops/cuda/sum_terms.cuh"
 
 namespace tapecache::kernels::cuda {
 
@@ -133,17 +134,16 @@ __global__ void find_runs_kernel(std::int64_t count, const std::int64_t* index, 
 }
 
 template <class T>
-__device__ T sum_places(std::int64_t begin, std::int64_t end, const std::int64_t* order, std::int64_t width, std::int64_t column,
-                        const T* dy) {
-  T sum{0};
-  for (std::int64_t s = begin; s < end; ++s) sum += dy[order[s] * width + column];
-  return sum;
+__device__ typename LongSum<T>::Type sum_places(std::int64_t begin, std::int64_t end, const std::int64_t* order,
+                                                std::int64_t width, std::int64_t column, const T* dy) {
+  return sum_in_steps<T>(begin, end, 1, [=](std::int64_t s) { return dy[order[s] * width + column]; });
 }
 
 /// Row b of `parts` is the sum of that piece of a long run which begins in places kPiece · b … of the order.
 template <class T>
 __global__ void sum_pieces_kernel(std::int64_t blocks, std::int64_t count, std::int64_t width, const std::int64_t* index,
-                                  const std::int64_t* order, const RowRun* runs, const T* dy, T* parts) {
+                                  const std::int64_t* order, const RowRun* runs, const T* dy,
+                                  typename LongSum<T>::Type* parts) {
   for (std::int64_t b = blockIdx.x; b < blocks; b += gridDim.x) {
     const std::int64_t first = b * kPiece, last = first + kPiece - 1 < count - 1 ? first + kPiece - 1 : count - 1;
     const RowRun runs_of_ends[2] = {runs[index[order[first]]], runs[index[order[last]]]};
@@ -162,18 +162,18 @@ __global__ void sum_pieces_kernel(std::int64_t blocks, std::int64_t count, std::
 
 template <class T>
 __global__ void sum_runs_kernel(std::int64_t table_rows, std::int64_t width, const std::int64_t* order, const RowRun* runs,
-                                const T* dy, const T* parts, T* dtable, Mode mode) {
+                                const T* dy, const typename LongSum<T>::Type* parts, T* dtable, Mode mode) {
   for (std::int64_t row = blockIdx.x; row < table_rows; row += gridDim.x) {
     const RowRun run = runs[row];
     if (mode == Mode::kAccumulate && run.begin == run.end) continue;
     for (std::int64_t j = threadIdx.x; j < width; j += blockDim.x) {
-      T sum{0};
+      typename LongSum<T>::Type sum{0};
       if (run.is_long()) {
         for (std::int64_t p = 0; p < run.pieces(); ++p) sum += parts[(run.begin / kPiece + p) * width + j];
       } else {
         sum = sum_places(run.begin, run.end, order, width, j, dy);
       }
-      put(dtable[row * width + j], sum, mode);
+      put(dtable[row * width + j], static_cast<T>(sum), mode);
     }
   }
 }
@@ -193,7 +193,7 @@ void gather_rows_backward(std::int64_t count, std::int64_t width, std::int64_t t
   const std::int64_t blocks = divide_up(count, kPiece);
   const Scratch<std::int64_t> one(count), other(count);
   const Scratch<RowRun> runs(table_rows);
-  const Scratch<T> parts(blocks * width);
+  const Scratch<typename LongSum<T>::Type> parts(blocks * width);
   clear(runs.data(), table_rows * std::int64_t{sizeof(RowRun)});
   const std::int64_t* order = nullptr;
   if (count > 0) {

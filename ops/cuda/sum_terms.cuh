@@ -16,39 +16,58 @@ enum class Adjacent { kTerms, kSums };
 
 constexpr unsigned kColumnsOfBlock = 32, kRowsOfBlock = 8;
 
-/// Part [i, c] of sum i over its terms of chunk c, a block for each.
+/// Σ term(k) for k from `first` to before `end` in steps: a few are added in T, and their sums in what loses nothing.
 template <class T, class Term>
+__device__ auto sum_in_steps(std::int64_t first, std::int64_t end, std::int64_t step, const Term& term) {
+  constexpr int kFew = 8;
+  using Long = typename LongSum<T>::Type;
+  Long sum(0);
+  std::int64_t k = first;
+  for (; k + (kFew - 1) * step < end; k += kFew * step) {
+    T few(0);
+#pragma unroll
+    for (int i = 0; i < kFew; ++i) few += term(k + i * step);
+    sum += static_cast<Long>(few);
+  }
+  for (; k < end; k += step) sum += static_cast<Long>(term(k));
+  return sum;
+}
+
+/// Part [i, c] of sum i over its terms of chunk c, a block for each. Parts are written as To.
+template <class T, class To, class Term>
 __global__ void sum_adjacent_terms_kernel(std::int64_t parts, std::int64_t chunks, std::int64_t length, std::int64_t chunk,
-                                          Term term, T factor, T* to, Mode mode) {
+                                          Term term, T factor, To* to, Mode mode) {
+  using Long = typename LongSum<T>::Type;
   for (std::int64_t part = blockIdx.x; part < parts; part += gridDim.x) {
     const std::int64_t i = part / chunks, begin = part % chunks * chunk;
     const std::int64_t end = begin + chunk < length ? begin + chunk : length;
-    T sum{0};
-    for (std::int64_t k = begin + threadIdx.x; k < end; k += blockDim.x) sum += term(i, k);
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) put(to[part], factor * sum, mode);
+    const Long own = sum_in_steps<T>(begin + threadIdx.x, end, blockDim.x, [&](std::int64_t k) { return term(i, k); });
+    const Long sum = block_sum(own);
+    if (threadIdx.x == 0) put(to[part], static_cast<To>(static_cast<Long>(factor) * sum), mode);
   }
 }
 
-/// Part [c, i] of sum i over its terms of chunk c; a block takes the terms of 32 sums 8 at a time.
-template <class T, class Term>
+/// Part [c, i] of sum i over its terms of chunk c; a block takes the terms of 32 sums 8 at a time. Parts are written as
+/// To.
+template <class T, class To, class Term>
 __global__ void sum_adjacent_sums_kernel(std::int64_t count, std::int64_t chunks, std::int64_t length, std::int64_t chunk,
-                                         Term term, T factor, T* to, Mode mode) {
-  __shared__ T sums[kRowsOfBlock][kColumnsOfBlock];
+                                         Term term, T factor, To* to, Mode mode) {
+  using Long = typename LongSum<T>::Type;
+  __shared__ Long sums[kRowsOfBlock][kColumnsOfBlock];
   const unsigned column = threadIdx.x % kColumnsOfBlock, row = threadIdx.x / kColumnsOfBlock;
   const std::int64_t groups = (count + kColumnsOfBlock - 1) / kColumnsOfBlock;
   for (std::int64_t part = blockIdx.x; part < groups * chunks; part += gridDim.x) {
     const std::int64_t c = part / groups, i = part % groups * kColumnsOfBlock + column, begin = c * chunk;
     const std::int64_t end = begin + chunk < length ? begin + chunk : length;
-    T sum{0};
+    Long sum(0);
     if (i < count) {
-      for (std::int64_t k = begin + row; k < end; k += kRowsOfBlock) sum += term(i, k);
+      sum = sum_in_steps<T>(begin + row, end, kRowsOfBlock, [&](std::int64_t k) { return term(i, k); });
     }
     sums[row][column] = sum;
     __syncthreads();
     if (row == 0 && i < count) {
       for (unsigned r = 1; r < kRowsOfBlock; ++r) sum += sums[r][column];
-      put(to[c * count + i], factor * sum, mode);
+      put(to[c * count + i], static_cast<To>(static_cast<Long>(factor) * sum), mode);
     }
     __syncthreads();  // sums is free again
   }
@@ -56,11 +75,12 @@ __global__ void sum_adjacent_sums_kernel(std::int64_t count, std::int64_t chunks
 
 template <class T>
 __global__ void sum_chunks_kernel(std::int64_t count, std::int64_t chunks, std::int64_t sum_step, std::int64_t chunk_step,
-                                  const T* parts, T factor, T* to, Mode mode) {
+                                  const typename LongSum<T>::Type* parts, T factor, T* to, Mode mode) {
+  using Long = typename LongSum<T>::Type;
   for (std::int64_t i = thread_index(); i < count; i += thread_count()) {
-    T sum{0};
+    Long sum(0);
     for (std::int64_t c = 0; c < chunks; ++c) sum += parts[i * sum_step + c * chunk_step];
-    put(to[i], factor * sum, mode);
+    put(to[i], static_cast<T>(static_cast<Long>(factor) * sum), mode);
   }
 }
 
@@ -76,19 +96,19 @@ void sum_terms(std::int64_t count, std::int64_t length, const Term& term, T fact
   const std::int64_t chunk = std::max<std::int64_t>(1, divide_up(length, wanted));
   const std::int64_t chunks = std::max<std::int64_t>(1, divide_up(length, chunk));
 
-  const auto sum_chunks_into = [&](T* parts, T times, Mode how) {
+  const auto sum_chunks_into = [&]<class To>(To* parts, T times, Mode how) {
     if constexpr (terms) {
       const unsigned threads = chunk <= 64 ? 32 : chunk <= 512 ? 64 : kThreads;
-      launch(sum_adjacent_terms_kernel<T, Term>, grid_of_rows(count * chunks, threads), count * chunks, chunks, length,
+      launch(sum_adjacent_terms_kernel<T, To, Term>, grid_of_rows(count * chunks, threads), count * chunks, chunks, length,
              chunk, term, times, parts, how);
     } else {
-      launch(sum_adjacent_sums_kernel<T, Term>, grid_of_rows(blocks * chunks, kColumnsOfBlock * kRowsOfBlock), count, chunks,
-             length, chunk, term, times, parts, how);
+      launch(sum_adjacent_sums_kernel<T, To, Term>, grid_of_rows(blocks * chunks, kColumnsOfBlock * kRowsOfBlock), count,
+             chunks, length, chunk, term, times, parts, how);
     }
   };
   if (chunks == 1) return sum_chunks_into(to, factor, mode);
-  const Scratch<T> parts(count * chunks);
-  sum_chunks_into(parts.data(), T{1}, Mode::kWrite);
+  const Scratch<typename LongSum<T>::Type> parts(count * chunks);
+  sum_chunks_into(parts.data(), T(1), Mode::kWrite);
   launch(sum_chunks_kernel<T>, grid_for(count), count, chunks, terms ? chunks : 1, terms ? 1 : count, parts.data(), factor,
          to, mode);
 }

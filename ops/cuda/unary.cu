@@ -41,7 +41,7 @@ struct ApplyDerivative {
     T to[kCount];
 #pragma unroll
     for (int k = 0; k < kCount; ++k) {
-      to[k] = static_cast<T>(gradient.x[k]) * function.derivative(static_cast<T>(where.x[k]));
+      to[k] = chain(function, static_cast<T>(where.x[k]), static_cast<T>(gradient.x[k]));
       if (mode == Mode::kAccumulate) to[k] += static_cast<T>(before.x[k]);
     }
     write_rounded(dx + i, to);
@@ -64,7 +64,7 @@ struct ApplyBoth {
     for (int k = 0; k < kCount; ++k) {
       const auto at = static_cast<float>(where.x[k]);
       values[k] = function.value(at);
-      products[k] = static_cast<float>(before.x[k]) * function.derivative(at);
+      products[k] = chain(function, at, static_cast<float>(before.x[k]));
     }
     write_rounded(value + i, values);
     write_rounded(gradient + i, products);

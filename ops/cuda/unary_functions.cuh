@@ -29,6 +29,7 @@ struct Log {
   T a, b;
   __device__ T value(T x) const { return std::log(x); }
   __device__ T derivative(T x) const { return T{1} / x; }
+  __device__ T chain(T x, T g) const { return g / x; }  // 1 / x of a subnormal x is infinite
 };
 
 template <class T>
@@ -89,16 +90,18 @@ template <class T>
 struct Relu {
   T a, b;
   __device__ T value(T x) const { return x < T{0} ? T{0} : x; }
-  __device__ T derivative(T x) const { return x > T{0} ? T{1} : T{0}; }
+  __device__ T derivative(T x) const { return chain(x, T{1}); }
+  __device__ T chain(T x, T g) const { return x <= T{0} ? T{0} : g; }
 };
 
 template <class T>
 struct Gelu {
   T a, b;
-  __device__ static T cumulative(T x) { return T(0.5) + T(0.5) * std::erf(x * T(0.70710678118654752440)); }
+  /// By erfc, as ½ + ½ erf would cancel for negative x.
+  __device__ static T cumulative(T x) { return T(0.5) * std::erfc(x * T(-0.70710678118654752440)); }
   __device__ T value(T x) const { return x * cumulative(x); }
   __device__ T derivative(T x) const {  // Φ(x) + x φ(x)
-    return cumulative(x) + x * T(0.39894228040143267794) * std::exp(T(-0.5) * x * x);
+    return cumulative(x) + near(x) * T(0.39894228040143267794) * std::exp(T(-0.5) * x * x);
   }
 };
 
@@ -132,7 +135,7 @@ struct Silu {
   __device__ T value(T x) const { return x * logistic<precision>(x); }
   __device__ T derivative(T x) const {  // σ + x σ (1 - σ)
     const T s = logistic<precision>(x);
-    return s + x * s * (T{1} - s);
+    return s + near(x) * s * (T{1} - s);
   }
 };
 
@@ -147,8 +150,17 @@ template <class T>
 struct Clamp {
   T a, b;
   __device__ T value(T x) const { return x < a ? a : (x > b ? b : x); }
-  __device__ T derivative(T x) const { return x >= a && x <= b ? T{1} : T{0}; }
+  __device__ T derivative(T x) const { return chain(x, T{1}); }
+  __device__ T chain(T x, T g) const { return x >= a && x <= b ? g : T{0}; }
 };
+
+/// g f'(x), or of the value, as derivative_uses_output says; by `chain` where a product would not do: 0 times an infinite g is
+/// NaN.
+template <class Function, class T>
+__device__ T chain(const Function& function, T at, T g) {
+  if constexpr (requires { function.chain(at, g); }) return function.chain(at, g);
+  else return g * function.derivative(at);
+}
 
 /// Calls `f` with the function, to be passed to a kernel.
 template <class T, Precision precision = Precision::kFull, class F>

@@ -1,0 +1,639 @@
+"""What each op computes, in PyTorch, and how its cases are drawn."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+ACTIVATIONS = [
+    lambda x: x * torch.sigmoid(1.702 * x),
+    lambda x: x * (0.5 * torch.special.erfc(x * -math.sqrt(0.5))),  # F.gelu's too
+    lambda x: x * torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)),  # F.gelu's cancels for negative x
+    F.silu,
+    F.relu,
+]
+
+
+class Case:
+    """One op with its inputs (tensors or None), which of them gradients are wanted of, and its reference.
+
+    `mixing`: an element of the result depends on many, so that rounding is relative to the largest of them.
+    `size`: of numbers in between that may cancel, to which rounding is relative too.
+    """
+
+    def __init__(self, op, inputs, reference, mixing=True, autocast="float32", size=0.0, **options):
+        self.op, self.inputs, self.reference, self.mixing, self.size = op, inputs, reference, mixing, size
+        self.autocast, self.options = autocast, options
+        self.wanted = [x is not None and x.is_floating_point() for x in inputs]
+
+    def without_gradients_of(self, *places):
+        for i in places:
+            self.wanted[i] = False
+        return self
+
+
+class Draw:
+    """Random shapes and values of one case."""
+
+    def __init__(self, rng, dtype):
+        self.rng, self.dtype = rng, dtype
+        self.kind = rng.choice(["normal"] * 4 + ["integers", "wide", "offset", "constant", "tiny", "large", "special"])
+
+    def size(self, least=0):
+        sizes = [1, 1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 33, 64, 65]
+        return max(least, self.rng.choice(sizes + ([0] if least == 0 else [])))
+
+    def shape(self, least_rank=0, most_rank=4, least_size=0):
+        shape = []
+        for _ in range(self.rng.randint(least_rank, most_rank)):
+            size = self.size(least_size)
+            shape.append(size if math.prod(shape) * size <= 20000 else max(least_size, 1))
+        return shape
+
+    def generator(self):
+        return torch.Generator().manual_seed(self.rng.getrandbits(48))
+
+    def values(self, shape, kind=None):
+        g, kind = self.generator(), kind or self.kind
+        x = torch.randn(shape, generator=g, dtype=torch.float64)
+        is_double = self.dtype == torch.float64
+        if kind == "integers":
+            x = (2 * x).round()
+        elif kind == "wide":
+            decades = self.rng.choice([3, 12, 30, 100 if is_double else 40])
+            x = x * 10 ** ((torch.rand(shape, generator=g, dtype=torch.float64) * 2 - 1) * decades)
+        elif kind == "offset":
+            x = x + self.rng.choice([10, 1000, -3e5])
+        elif kind == "constant":
+            x = torch.full(shape, self.rng.choice([0.0, 1.0, 0.1, 12.3456, 1000.1, -7.7]), dtype=torch.float64)
+        elif kind == "tiny":
+            x = x * self.rng.choice([1e-5, 1e-20, 1e-30, 1e-120 if is_double else 1e-39])
+        elif kind == "large":
+            x = x * self.rng.choice([30, 300, 1e10, 1e20, 1e120 if is_double else 1e37])
+        elif kind == "special":
+            limits = torch.finfo(torch.float32)  # squares of which f64 has, so that what is right is known
+            pool = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 88.0, -88.0, 104.0, -104.0, limits.eps, limits.tiny, -limits.tiny]
+            pool += self.rng.choice([[], [math.nan], [math.inf, -math.inf, limits.max, -limits.max, limits.tiny / 4]])
+            chosen = torch.randint(len(pool), x.shape, generator=g)
+            x = torch.where(torch.rand(shape, generator=g) < 0.3, torch.tensor(pool, dtype=torch.float64)[chosen], x)
+        return x.to(self.dtype)
+
+    def spread(self, shape):
+        """Without so large a spread in f64 that squares of it lose what is compared with."""
+        return self.values(shape, "normal" if self.dtype == torch.float64 and self.kind in ("wide", "large") else None)
+
+    def tame(self, shape):
+        return self.values(shape, self.rng.choice(["normal", "normal", "integers", "tiny", "constant"]))
+
+    def normal(self, shape, scale=1.0):
+        return (self.values(shape, "normal") * scale).to(self.dtype)
+
+    def scalar(self, low, high):
+        return torch.tensor(self.rng.uniform(low, high), dtype=self.dtype)
+
+    def mask(self, shape, share=None):
+        share = self.rng.choice([0.0, 0.3, 0.7, 1.0]) if share is None else share
+        return torch.rand(shape, generator=self.generator()) < share
+
+    def padding(self, batch, tokens, some=False):
+        """Left or right padding, holes, or anything; with at least one valid token a row where `some`."""
+        lengths = torch.randint(1 if some else 0, tokens + 1, (batch, 1), generator=self.generator())
+        at = torch.arange(tokens)[None, :]
+        mask = self.rng.choice([at < lengths, at >= tokens - lengths, self.mask((batch, tokens))])
+        if some:
+            mask[:, self.rng.randrange(tokens)] |= ~mask.any(1)
+        return mask
+
+    def indices(self, shape, count):
+        dtype = self.rng.choice([torch.int64, torch.int32])
+        return torch.randint(count, shape, generator=self.generator()).to(dtype)
+
+    def flag(self, chance=0.5):
+        return self.rng.random() < chance
+
+
+# --- elementwise -------------------------------------------------------------------------------------------------------
+
+
+def broadcast_shapes(d):
+    shape = d.shape(0, 4)
+    other = [1 if d.flag(0.3) else n for n in shape]
+    other = other[d.rng.randint(0, len(other)) if d.flag(0.3) else 0:]
+    first = [1 if d.flag(0.2) else n for n in shape]
+    return (first, other) if d.flag() else (other, first)
+
+
+def binary(name, f):
+    def draw(d):
+        a, b = broadcast_shapes(d)
+        return Case(name, [d.values(a), d.values(b)], f, mixing=False)
+
+    return draw
+
+
+def unary(name, f):
+    return lambda d: Case(name, [d.values(d.shape())], f, mixing=False)
+
+
+def activation(name, f):
+    """Digits of its derivative cancel somewhere: in f64 those of PyTorch's too."""
+    return lambda d: Case(name, [d.values(d.shape())], f, mixing=False, size=0.25 if d.dtype == torch.float64 else 0.0)
+
+
+def scale(d):
+    factor = d.rng.choice([0.0, 1.0, -2.5, 1e-3, 1e10])
+    return Case("scale", [d.values(d.shape())], lambda x: x * factor, mixing=False, factor=factor)
+
+
+def power(d):
+    exponent = d.rng.choice([0.0, 1.0, 2.0, 3.0, -1.0, -2.0, 0.5, 1.5, -0.5, 0.3])
+    # PyTorch has roots for these two, which differ from pow at -0.
+    root = abs(exponent) == 0.5
+    return Case("pow", [d.values(d.shape())], lambda x: torch.pow(x + 0.0 if root else x, exponent), mixing=False,
+                exponent=exponent)
+
+
+def clamp(d):
+    most = torch.finfo(torch.float32).max
+    low, high = d.rng.choice([-most, -1.0, 0.0, -2.0]), d.rng.choice([most, 1.0, 0.0, 2.0])
+    if low > high:
+        low, high = high, low
+    return Case("clamp", [d.values(d.shape())], lambda x: torch.clamp(x, low, high), mixing=False, low=low, high=high)
+
+
+# --- reductions --------------------------------------------------------------------------------------------------------
+
+
+def first_maximum(x, axis):
+    """The first of several; a NaN counts as larger than any number."""
+    ranks = torch.where(torch.isnan(x), math.inf, x)
+    best = torch.where(torch.isnan(x).any(axis, keepdim=True), torch.isnan(x), ranks == ranks.max(axis, keepdim=True).values)
+    return x.gather(axis, best.to(torch.uint8).argmax(axis, keepdim=True)).squeeze(axis)
+
+
+def reduction(name, f, least_size=1):
+    def draw(d):
+        shape = d.shape(1, 4)
+        axis = d.rng.randrange(len(shape))
+        shape[axis] = d.rng.choice([d.size(least_size), d.size(least_size), 700])
+        if math.prod(shape) > 100000:
+            shape = [700 if i == axis else min(n, 3) for i, n in enumerate(shape)]
+        given = axis - len(shape) if d.flag() else axis
+        return Case(name, [d.values(shape)], lambda x: f(x, axis), axis=given)
+
+    return draw
+
+
+def euclidean_norm(x, axis):
+    return torch.linalg.vector_norm(x, dim=axis)
+
+
+def logit_size(scale, a, b):
+    """The largest that logits of rows a and b can be, to which rounding in a loss is relative."""
+    return float(scale) * (1 + float(a.double().norm(dim=-1).max() * b.double().norm(dim=-1).max()))
+
+
+def distance(d):
+    a, b = broadcast_shapes(d)
+    if not a or not b:
+        a, b = [3, 4], [4]
+    x, y = d.values(a), d.values(b)
+    if d.flag(0.3) and a == b:
+        y = x.clone()
+    return Case("distance", [x, y], lambda u, v: euclidean_norm(u - v, -1), axis=-1)
+
+
+def whole(name, f):
+    return lambda d: Case(name, [d.values(d.shape(0, 4, 1 if name == "mean_all" else 0))], f)
+
+
+# --- rows --------------------------------------------------------------------------------------------------------------
+
+
+def rows(d):
+    shape = d.shape(1, 4)
+    shape[-1] = max(1, d.rng.choice([shape[-1], 1, 64, 200, 513]))
+    return shape
+
+
+def row_wise(name, f):
+    return lambda d: Case(name, [d.values(rows(d))], f)
+
+
+def masked_softmax(d):
+    shape = rows(d)
+    mask = d.mask([1 if d.flag(0.3) else n for n in shape][d.rng.randint(0, len(shape) - 1) if d.flag(0.3) else 0:])
+
+    def reference(x, allowed):
+        allowed = allowed.expand(x.shape)
+        # Rows of nothing, or of -Inf alone, are 0.
+        dead = ~(allowed & (x != -math.inf)).any(-1, keepdim=True)
+        y = torch.softmax(torch.where(dead, 0.0, torch.where(allowed, x, -math.inf)), -1)
+        return torch.where(dead | ~allowed, 0.0, y)
+
+    return Case("masked_softmax", [d.values(shape).nan_to_num(0, 50), mask], reference)
+
+
+def cross_entropy(d):
+    reduction = d.rng.randrange(3)
+    n, classes = d.size(1 if reduction == 1 else 0), d.rng.choice([1, 2, 5, 64, 300])
+    kinds = ["none", "mean", "sum"]
+    return Case("cross_entropy", [d.values([n, classes]), d.indices([n], classes)],
+                lambda x, t: F.cross_entropy(x, t.long(), reduction=kinds[reduction]), reduction=reduction)
+
+
+def normalized(x, axes, epsilon):
+    """From differences to a mean that is made good once: in f64 PyTorch's own norms lose more than what is compared."""
+    centred = x - x.mean(axes, keepdim=True)
+    centred = centred - centred.mean(axes, keepdim=True)
+    return centred / ((centred**2).mean(axes, keepdim=True) + epsilon).sqrt()
+
+
+def norm_of_rows(x, weight, bias, epsilon):
+    if x.dtype == torch.float64:
+        return normalized(x, -1, epsilon) * weight + bias
+    return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
+
+
+def norm_of_channels(x, weight, bias, epsilon):
+    if x.dtype == torch.float64:
+        of_channels = [1, -1] + [1] * (x.dim() - 2)
+        axes = [i for i in range(x.dim()) if i != 1]
+        return normalized(x, axes, epsilon) * weight.reshape(of_channels) + bias.reshape(of_channels)
+    return F.batch_norm(x, None, None, weight, bias, True, 0.1, epsilon)
+
+
+def layer_norm(d):
+    shape = rows(d)
+    epsilon = d.rng.choice([1e-5, 1e-12, 1e-6, 0.5])
+    residual = d.spread(shape) if d.flag(0.4) else None
+
+    def reference(x, weight, bias, r):
+        return norm_of_rows(x if r is None else x + r, weight, bias, epsilon)
+
+    return Case("layer_norm", [d.spread(shape), d.tame(shape[-1:]), d.tame(shape[-1:]), residual], reference,
+                epsilon=epsilon)
+
+
+def l2_normalize(d):
+    epsilon = d.rng.choice([1e-12, 1e-6, 1.0])
+    return Case("l2_normalize", [d.values(rows(d))], lambda x: F.normalize(x, dim=-1, eps=epsilon), epsilon=epsilon)
+
+
+def batch_norm(d):
+    shape = d.shape(2, 4, 1)
+    shape[0] += 1
+    epsilon = d.rng.choice([1e-5, 1e-3])
+    parameters = [d.tame([shape[1]]), d.tame([shape[1]])]
+    return Case("batch_norm", [d.spread(shape), *parameters],
+                lambda x, w, b: norm_of_channels(x, w, b, epsilon), epsilon=epsilon)
+
+
+def frozen_batch_norm(d):
+    shape = d.shape(2, 4)
+    shape[1] = max(1, shape[1])
+    epsilon = d.rng.choice([1e-5, 1e-3])
+    of_channels = [d.tame([shape[1]]) for _ in range(3)] + [d.normal([shape[1]]).abs()]
+    return Case("frozen_batch_norm", [d.values(shape), *of_channels],
+                lambda x, w, b, m, v: F.batch_norm(x, m, v, w, b, False, 0.1, epsilon),
+                epsilon=epsilon).without_gradients_of(3, 4)
+
+
+# --- products ----------------------------------------------------------------------------------------------------------
+
+
+def operand(d):
+    """How products draw their values, and the type that they take them in."""
+    if d.dtype == torch.float32 and d.flag(0.4):
+        autocast = d.rng.choice(["bfloat16", "float16"])
+        low = getattr(torch, autocast)
+        return lambda shape: d.normal(shape).to(low).float(), autocast
+    kind = d.rng.choice(["normal", "normal", "integers", "constant", "tiny", "offset", "special"])
+    # Where a product of two overflows, the order of sums decides what becomes of it.
+    return lambda shape: d.values(shape, kind).clamp(-1e15, 1e15), "float32"
+
+
+def matmul(d):
+    values, autocast = operand(d)
+    m, k, n = d.size(), d.size(), d.size()
+    batch = [d.rng.choice([1, 2, 3]) for _ in range(d.rng.randint(0, 2))]
+    ta, tb = d.flag(), d.flag()
+    a, b = [k, m] if ta else [m, k], [n, k] if tb else [k, n]
+    with_a, with_b = d.rng.choice([(True, True), (True, False), (False, True)])
+
+    def reference(x, y):
+        return torch.matmul(x.transpose(-1, -2) if ta else x, y.transpose(-1, -2) if tb else y)
+
+    return Case("matmul", [values((batch if with_a else []) + a), values((batch if with_b else []) + b)], reference,
+                autocast=autocast, transpose_a=ta, transpose_b=tb)
+
+
+def tokens_shape(d):
+    return d.rng.choice([[], [d.size()], [d.size(), d.rng.choice([1, 3])]])
+
+
+def linear(d):
+    values, autocast = operand(d)
+    lead, width, out = tokens_shape(d), d.size(1), d.size(1)
+    bias, residual = values([out]) if d.flag() else None, values(lead + [out]) if d.flag(0.3) else None
+    return Case("linear", [values(lead + [width]), values([out, width]), bias, residual],
+                lambda x, w, b, r: F.linear(x, w, b) + (0 if r is None else r), autocast=autocast)
+
+
+def activated_linear(d):
+    values, autocast = operand(d)
+    lead, width, out = tokens_shape(d), d.size(1), d.size(1)
+    activation = d.rng.randrange(len(ACTIVATIONS))
+    bias, residual = values([out]) if d.flag() else None, values(lead + [out]) if d.flag(0.3) else None
+    return Case("activated_linear", [values(lead + [width]), values([out, width]), bias, residual],
+                lambda x, w, b, r: F.linear(ACTIVATIONS[activation](x), w, b) + (0 if r is None else r),
+                autocast=autocast, activation=activation)
+
+
+def joined_linear(d):
+    values, autocast = operand(d)
+    lead, width, outs = tokens_shape(d), d.size(1), [d.size(1), d.size(1)]
+    biases = [values([n]) if d.flag() else None for n in outs]
+    return Case("joined_linear", [values(lead + [width]), *[values([n, width]) for n in outs], *biases],
+                lambda x, v, w, b, c: torch.cat([F.linear(x, v, b), F.linear(x, w, c)], -1), autocast=autocast)
+
+
+def normalized_linear(d):
+    values, autocast = operand(d)
+    lead, width, out = tokens_shape(d), d.size(2), d.size(1)
+    bias = values([out]) if d.flag() else None
+    return Case("normalized_linear",
+                [values(lead + [width]), d.normal([width]), d.normal([width]), values([out, width]), bias],
+                lambda x, g, c, w, b: F.linear(norm_of_rows(x, g, c, 1e-5), w, b), autocast=autocast,
+                epsilon=1e-5)
+
+
+def attention(d):
+    values, autocast = operand(d)
+    if autocast == "float32":
+        kind = d.rng.choice(["normal", "integers", "constant", "tiny", "offset"])
+        values = lambda shape: d.values(shape, kind)
+    batch, tokens, heads, width = d.size(), d.size(), d.rng.choice([1, 2, 3]), d.rng.choice([1, 4, 8, 16, 32, 64, 33])
+    causal, valid = d.flag(), d.padding(batch, tokens) if d.flag() and tokens else None
+
+    def reference(qkv, mask):
+        q, k, v = qkv.reshape(batch, tokens, 3, heads, width).permute(2, 0, 3, 1, 4)
+        allowed = torch.ones(batch, 1, tokens, tokens, dtype=torch.bool)
+        if causal:
+            allowed = allowed.tril()
+        if mask is not None:
+            allowed = allowed & mask[:, None, None, :]
+        dead = ~allowed.any(-1, keepdim=True)
+        scores = (q @ k.transpose(-1, -2)) / math.sqrt(width)
+        weights = torch.softmax(scores.masked_fill(~(allowed | dead), -math.inf), -1).masked_fill(dead, 0)
+        return (weights @ v).transpose(1, 2).reshape(batch, tokens, heads * width)
+
+    qkv = values([batch, tokens, 3 * heads * width])
+    # Of gradients: dP - Σ dY Y cancels, and meets keys.
+    size = 4 * width * float(qkv.abs().max()) ** 2 if qkv.numel() else 0.0
+    return Case("attention", [qkv, valid], reference, autocast=autocast, size=size, heads=heads, causal=causal)
+
+
+def patch_embedding(d):
+    values, autocast = operand(d)
+    patch, channels, out = d.rng.choice([1, 2, 4]), d.rng.choice([1, 3]), d.size(1)
+    images = values([d.rng.choice([1, 2, 3]), channels, patch * d.rng.choice([1, 2, 4]), patch * d.rng.choice([1, 3])])
+    bias = values([out]) if d.flag() else None
+    return Case("patch_embedding", [images, values([out, channels, patch, patch]), bias],
+                lambda x, w, b: F.conv2d(x, w, b, stride=patch).flatten(2).transpose(1, 2), autocast=autocast)
+
+
+# --- layout, rows and tokens -------------------------------------------------------------------------------------------
+
+
+def embedding(d):
+    entries, width = d.size(1), d.size(1)
+    return Case("embedding", [d.values([entries, width]), d.indices(d.shape(0, 3), entries)],
+                lambda table, ids: table[ids.long()])
+
+
+def gather_rows(d):
+    shape = d.shape(1, 3, 1)
+    return Case("gather_rows", [d.values(shape), d.indices([d.size()], shape[0])], lambda x, i: x[i.long()])
+
+
+def reshape(d):
+    return Case("reshape", [d.values(d.shape(0, 4, 1))], lambda x: x.reshape(-1), mixing=False)
+
+
+def concat(d):
+    shape = d.shape(1, 4)
+    axis = d.rng.randrange(len(shape))
+    parts = [d.values([d.size() if i == axis else n for i, n in enumerate(shape)]) for _ in range(d.rng.randint(1, 4))]
+    return Case("concat", parts, lambda *x: torch.cat(x, axis), mixing=False, axis=axis)
+
+
+def cut(d):
+    shape = d.shape(1, 4)
+    axis = d.rng.randrange(len(shape))
+    begin = d.rng.randint(0, shape[axis])
+    end = d.rng.randint(begin, shape[axis])
+    return Case("slice", [d.values(shape)], lambda x: x.narrow(axis, begin, end - begin), mixing=False, axis=axis,
+                begin=begin, end=end)
+
+
+def transpose(d):
+    shape = d.shape(1, 5)
+    a, b = d.rng.randrange(len(shape)), d.rng.randrange(len(shape))
+    return Case("transpose", [d.values(shape)], lambda x: x.transpose(a, b), mixing=False, axis_a=a, axis_b=b)
+
+
+def pooled(d):
+    return d.size(), d.size(1), d.size(1)
+
+
+def mean_pool(d):
+    batch, tokens, width = pooled(d)
+    valid = d.padding(batch, tokens) if d.flag(0.7) else None
+
+    def reference(x, mask):
+        if mask is None:
+            return x.mean(1)
+        return torch.where(mask[..., None], x, 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+    return Case("mean_pool", [d.values([batch, tokens, width]), valid], reference)
+
+
+def max_pool(d):
+    batch, tokens, width = pooled(d)
+    valid = d.padding(batch, tokens) if d.flag(0.7) else None
+
+    def reference(x, mask):
+        # A sample without a valid token gets 0.
+        samples = [sample if mask is None else sample[mask[i]] for i, sample in enumerate(x)]
+        if not samples:
+            return x[:, 0]
+        return torch.stack([first_maximum(s, 0) if len(s) else torch.zeros_like(x[0, 0]) for s in samples])
+
+    return Case("max_pool", [d.values([batch, tokens, width]), valid], reference, mixing=False)
+
+
+def cls_pool(d):
+    return Case("cls_pool", [d.values(list(pooled(d)))], lambda x: x[:, 0], mixing=False)
+
+
+def last_token_pool(d):
+    batch, tokens, width = pooled(d)
+    valid = d.padding(batch, tokens, some=True) if d.flag(0.7) else None
+
+    def reference(x, mask):
+        last = torch.full([batch], tokens - 1) if mask is None else (torch.arange(tokens) * mask).max(1).values
+        return x[torch.arange(batch), last]
+
+    return Case("last_token_pool", [d.values([batch, tokens, width]), valid], reference, mixing=False)
+
+
+def select_token(d):
+    batch, tokens, width = pooled(d)
+    return Case("select_token", [d.values([batch, tokens, width]), d.indices([batch], tokens)],
+                lambda x, i: x[torch.arange(batch), i.long()], mixing=False)
+
+
+# --- losses ------------------------------------------------------------------------------------------------------------
+
+
+def unit_rows(d, *shape):
+    x = d.normal(list(shape))
+    return F.normalize(x, dim=-1) if d.flag(0.7) else x
+
+
+def cross_entropy_of_rows(z, step, smoothing=0.0, hardness=0.0):
+    n, m = z.shape
+    positives = torch.zeros(n, m, dtype=torch.bool)
+    positives[torch.arange(n), torch.arange(n) * step] = True
+    if hardness and m > 1:
+        weighted = z * hardness
+        mean = torch.logsumexp(weighted.masked_fill(positives, -math.inf), 1, keepdim=True) - math.log(m - 1)
+        z = torch.where(positives, z, z + weighted - mean)
+    return F.cross_entropy(z, torch.arange(n) * step, label_smoothing=smoothing)
+
+
+def of_both_directions(z, smoothing=0.0, hardness=0.0):
+    return (cross_entropy_of_rows(z, 1, smoothing, hardness) + cross_entropy_of_rows(z.T, 1, smoothing, hardness)) / 2
+
+
+def info_nce(tiled):
+    def draw(d):
+        n, width, step = d.size(1), d.size(1), d.rng.choice([1, 1, 2, 3])
+        options = dict(tile_rows=d.size(1), tile_columns=d.size(1)) if tiled else dict(
+            label_smoothing=d.rng.choice([0.0, 0.1, 0.5]), hardness=d.rng.choice([0.0, 0.0, 0.5, 2.0]))
+        a, b, scale = unit_rows(d, n, width), unit_rows(d, n * step, width), d.scalar(0.1, 60)
+        return Case("tiled_info_nce" if tiled else "info_nce", [a, b, scale],
+                    lambda q, t, s: cross_entropy_of_rows(s * q @ t.T, step, options.get("label_smoothing", 0.0),
+                                                          options.get("hardness", 0.0)),
+                    size=logit_size(scale, a, b), **options)
+
+    return draw
+
+
+def clip_loss(tiled):
+    def draw(d):
+        n, width = d.size(1), d.size(1)
+        options = dict(tile_rows=d.size(1), tile_columns=d.size(1)) if tiled else dict(
+            label_smoothing=d.rng.choice([0.0, 0.1, 0.5]), hardness=d.rng.choice([0.0, 0.0, 0.5, 2.0]))
+
+        def reference(a, b, log_scale):
+            logits = log_scale.clamp(max=math.log(100)).exp() * a @ b.T
+            return of_both_directions(logits, options.get("label_smoothing", 0.0), options.get("hardness", 0.0))
+
+        images, texts, given = unit_rows(d, n, width), unit_rows(d, n, width), d.scalar(-2, 6)
+        return Case("tiled_clip_loss" if tiled else "clip_loss", [images, texts, given], reference,
+                    size=logit_size(min(given.exp(), 100), images, texts), **options)
+
+    return draw
+
+
+def siglip_loss(tiled):
+    def draw(d):
+        n, width = d.size(1), d.size(1)
+        options = dict(tile_rows=d.size(1), tile_columns=d.size(1)) if tiled else {}
+
+        def reference(a, b, log_scale, bias):
+            logits = log_scale.exp() * a @ b.T + bias
+            return -F.logsigmoid(logits * (2 * torch.eye(n, dtype=a.dtype) - 1)).sum() / n
+
+        return Case("tiled_siglip_loss" if tiled else "siglip_loss",
+                    [unit_rows(d, n, width), unit_rows(d, n, width), d.scalar(-2, 4), d.scalar(-20, 2)], reference,
+                    **options)
+
+    return draw
+
+
+def nt_xent(d):
+    n, width = d.size(1), d.size(1)
+
+    def reference(a, b, s):
+        x = F.normalize(torch.cat([a, b]), dim=-1)
+        logits = (s * x @ x.T).masked_fill(torch.eye(2 * n, dtype=torch.bool), -math.inf)
+        return F.cross_entropy(logits, (torch.arange(2 * n) + n) % (2 * n))
+
+    a, b, scale = d.normal([n, width]), d.normal([n, width]), d.scalar(0.1, 20)
+    return Case("nt_xent", [a, b, scale], reference, size=2 * float(scale))
+
+
+def sup_con(d):
+    n, width = d.size(2), d.size(1)
+    labels = d.indices([n], d.rng.choice([1, 2, 5]))
+    labels[1] = labels[0]
+
+    def reference(r, s, given):
+        x = F.normalize(r, dim=-1)
+        itself = torch.eye(n, dtype=torch.bool)
+        logits = s * x @ x.T
+        positives = (given[:, None] == given[None, :]) & ~itself
+        log_p = logits - torch.logsumexp(logits.masked_fill(itself, -math.inf), 1, keepdim=True)
+        anchors = positives.any(1)
+        of_rows = torch.where(positives, log_p, 0.0).sum(1)[anchors] / positives.sum(1)[anchors]
+        return -of_rows.mean()
+
+    return Case("sup_con", [d.normal([n, width]), d.scalar(0.1, 20), labels], reference)
+
+
+def maxsim(tiled):
+    def draw(d):
+        n, step, width = d.rng.choice([1, 2, 5, 9]), d.rng.choice([1, 1, 2]), d.size(1)
+        query_tokens, document_tokens = d.rng.choice([1, 3, 8]), d.rng.choice([1, 4, 17])
+        options = dict(tile_rows=d.rng.choice([1, 3, 8]), tile_columns=d.rng.choice([1, 4, 8])) if tiled else {}
+        masks = [d.padding(n, query_tokens) if d.flag() else None,
+                 d.padding(n * step, document_tokens, some=True) if d.flag() else None]
+
+        def reference(q, t, s, of_queries, of_documents):
+            similarities = torch.einsum("itw,jsw->ijts", q, t)
+            if of_documents is not None:
+                similarities = similarities.masked_fill(~of_documents[None, :, None, :], -math.inf)
+            best = first_maximum(similarities, 3)
+            if of_queries is not None:
+                best = torch.where(of_queries[:, None, :], best, 0.0)
+            return cross_entropy_of_rows(s * best.sum(2), step)
+
+        queries, documents = unit_rows(d, n, query_tokens, width), unit_rows(d, n * step, document_tokens, width)
+        scale = d.scalar(0.1, 10)
+        return Case("tiled_maxsim_loss" if tiled else "maxsim_loss",
+                    [queries, documents, scale, *masks], reference,
+                    size=query_tokens * logit_size(scale, queries, documents), **options)
+
+    return draw
+
+
+DRAWS = [
+    binary("add", torch.add), binary("subtract", torch.sub), binary("multiply", torch.mul), binary("divide", torch.div),
+    scale, unary("negate", torch.neg), unary("exp", torch.exp), unary("log", torch.log), unary("sqrt", torch.sqrt),
+    unary("rsqrt", torch.rsqrt), power, activation("tanh", torch.tanh), unary("erf", torch.erf),
+    unary("sigmoid", torch.sigmoid), unary("relu", F.relu), activation("gelu", ACTIVATIONS[1]),
+    activation("gelu_tanh", ACTIVATIONS[2]), activation("quick_gelu", ACTIVATIONS[0]), activation("silu", F.silu),
+    unary("softplus", lambda x: torch.logaddexp(x, torch.zeros_like(x))), clamp,
+    reduction("sum", lambda x, axis: x.sum(axis), 0), reduction("mean", lambda x, axis: x.mean(axis)),
+    reduction("max", first_maximum), reduction("logsumexp", torch.logsumexp), reduction("norm", euclidean_norm, 0),
+    distance, whole("sum_all", torch.sum), whole("mean_all", torch.mean),
+    row_wise("softmax", lambda x: torch.softmax(x, -1)), row_wise("log_softmax", lambda x: torch.log_softmax(x, -1)),
+    masked_softmax, cross_entropy, layer_norm, l2_normalize, batch_norm, frozen_batch_norm,
+    matmul, linear, activated_linear, joined_linear, normalized_linear, attention, patch_embedding,
+    embedding, gather_rows, reshape, concat, cut, transpose, mean_pool, max_pool, cls_pool, last_token_pool, select_token,
+    info_nce(False), info_nce(True), clip_loss(False), clip_loss(True), siglip_loss(False), siglip_loss(True), nt_xent,
+    sup_con, maxsim(False), maxsim(True),
+]

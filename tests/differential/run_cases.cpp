@@ -1,0 +1,215 @@
+#include <exception>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "tapecache/tapecache.h"
+
+// Runs ops on the cases that compare_with_torch.py draws. Pairs of lines of the standard input name two files: one of cases to
+// read, one of results to write, both in the safetensors format. The text `cases` of the first holds a list of
+//
+//     {"op": …, "inputs": [true or false, …], "wanted": [true or false, …], "options": {…}, "autocast": …}
+//
+// where case i has the tensors "i.in.k" for the inputs that are there, and "i.dy" for the gradient of its output. Results
+// are "i.y" and "i.grad.k" for what is wanted; the text `errors` holds the messages by the numbers of cases that failed.
+
+namespace {
+
+using namespace tapecache;
+using nlohmann::json;
+
+struct Arguments {
+  std::vector<Variable> inputs;  // undefined where left out
+  json options;
+
+  const Variable& operator[](std::size_t i) const { return inputs.at(i); }
+  const Tensor& tensor(std::size_t i) const {
+    static const Tensor none;
+    return inputs.at(i).defined() ? inputs.at(i).value() : none;
+  }
+  std::span<const Variable> from(std::size_t i) const { return std::span(inputs).subspan(i); }
+  template <class T>
+  T option(const char* name) const {
+    return options.at(name).get<T>();
+  }
+  int axis() const { return option<int>("axis"); }
+};
+
+using Op = std::function<Variable(const Arguments&)>;
+
+gradcache::ContrastiveOptions contrastive_options(const Arguments& x) {
+  gradcache::ContrastiveOptions options;
+  options.label_smoothing = x.option<double>("label_smoothing");
+  options.hardness = x.option<double>("hardness");
+  return options;
+}
+
+gradcache::TileOptions tile(const Arguments& x) {
+  return {.rows = x.option<std::int64_t>("tile_rows"), .columns = x.option<std::int64_t>("tile_columns")};
+}
+
+const std::map<std::string, Op>& all_ops() {
+  using A = const Arguments&;
+  namespace losses = gradcache;
+  static const std::map<std::string, Op> all{
+      {"add", [](A x) { return ops::add(x[0], x[1]); }},
+      {"subtract", [](A x) { return ops::subtract(x[0], x[1]); }},
+      {"multiply", [](A x) { return ops::multiply(x[0], x[1]); }},
+      {"divide", [](A x) { return ops::divide(x[0], x[1]); }},
+      {"scale", [](A x) { return ops::scale(x[0], x.option<double>("factor")); }},
+      {"negate", [](A x) { return ops::negate(x[0]); }},
+      {"exp", [](A x) { return ops::exp(x[0]); }},
+      {"log", [](A x) { return ops::log(x[0]); }},
+      {"sqrt", [](A x) { return ops::sqrt(x[0]); }},
+      {"rsqrt", [](A x) { return ops::rsqrt(x[0]); }},
+      {"pow", [](A x) { return ops::pow(x[0], x.option<double>("exponent")); }},
+      {"tanh", [](A x) { return ops::tanh(x[0]); }},
+      {"erf", [](A x) { return ops::erf(x[0]); }},
+      {"sigmoid", [](A x) { return ops::sigmoid(x[0]); }},
+      {"relu", [](A x) { return ops::relu(x[0]); }},
+      {"gelu", [](A x) { return ops::gelu(x[0]); }},
+      {"gelu_tanh", [](A x) { return ops::gelu_tanh(x[0]); }},
+      {"quick_gelu", [](A x) { return ops::quick_gelu(x[0]); }},
+      {"silu", [](A x) { return ops::silu(x[0]); }},
+      {"softplus", [](A x) { return ops::softplus(x[0]); }},
+      {"clamp", [](A x) { return ops::clamp(x[0], x.option<double>("low"), x.option<double>("high")); }},
+      {"sum", [](A x) { return ops::sum(x[0], x.axis()); }},
+      {"mean", [](A x) { return ops::mean(x[0], x.axis()); }},
+      {"max", [](A x) { return ops::max(x[0], x.axis()); }},
+      {"logsumexp", [](A x) { return ops::logsumexp(x[0], x.axis()); }},
+      {"norm", [](A x) { return ops::norm(x[0], x.axis()); }},
+      {"distance", [](A x) { return ops::distance(x[0], x[1], x.axis()); }},
+      {"sum_all", [](A x) { return ops::sum(x[0]); }},
+      {"mean_all", [](A x) { return ops::mean(x[0]); }},
+      {"softmax", [](A x) { return ops::softmax(x[0]); }},
+      {"log_softmax", [](A x) { return ops::log_softmax(x[0]); }},
+      {"masked_softmax", [](A x) { return ops::masked_softmax(x[0], x.tensor(1)); }},
+      {"cross_entropy",
+       [](A x) { return ops::cross_entropy(x[0], x.tensor(1), static_cast<ops::Reduction>(x.option<int>("reduction"))); }},
+      {"layer_norm", [](A x) { return ops::layer_norm(x[0], x[1], x[2], x.option<double>("epsilon"), x[3]); }},
+      {"l2_normalize", [](A x) { return ops::l2_normalize(x[0], x.option<double>("epsilon")); }},
+      {"batch_norm", [](A x) { return ops::batch_norm(x[0], x[1], x[2], x.option<double>("epsilon")).y; }},
+      {"frozen_batch_norm",
+       [](A x) { return ops::batch_norm(x[0], x[1], x[2], x.tensor(3), x.tensor(4), x.option<double>("epsilon")); }},
+      {"matmul",
+       [](A x) {
+         return ops::matmul(x[0], x[1], {.transpose_a = x.option<bool>("transpose_a"),
+                                         .transpose_b = x.option<bool>("transpose_b")});
+       }},
+      {"linear", [](A x) { return ops::linear(x[0], x[1], x[2], x[3]); }},
+      {"activated_linear",
+       [](A x) {
+         return ops::activated_linear(x[0], static_cast<ops::Activation>(x.option<int>("activation")), x[1], x[2], x[3]);
+       }},
+      {"joined_linear", [](A x) { return ops::joined_linear(x[0], x.from(1).first(2), x.from(3)); }},
+      {"normalized_linear",
+       [](A x) {
+         const ops::Norm norm{x[1], x[2], x.option<double>("epsilon")};
+         return ops::normalized_linear(x[0], norm, x.from(3).first(1), x.from(4)).y;
+       }},
+      {"attention",
+       [](A x) {
+         return ops::attention(x[0], x.option<std::int64_t>("heads"),
+                               {.causal = x.option<bool>("causal"), .valid = x.tensor(1)});
+       }},
+      {"embedding", [](A x) { return ops::embedding(x[0], x.tensor(1)); }},
+      {"gather_rows", [](A x) { return ops::gather_rows(x[0], x.tensor(1)); }},
+      {"reshape", [](A x) { return ops::reshape(x[0], {-1}); }},
+      {"concat", [](A x) { return ops::concat(x.from(0), x.axis()); }},
+      {"slice",
+       [](A x) {
+         return ops::slice(x[0], x.axis(), x.option<std::int64_t>("begin"), x.option<std::int64_t>("end"));
+       }},
+      {"transpose", [](A x) { return ops::transpose(x[0], x.option<int>("axis_a"), x.option<int>("axis_b")); }},
+      {"mean_pool", [](A x) { return ops::mean_pool(x[0], x.tensor(1)); }},
+      {"max_pool", [](A x) { return ops::max_pool(x[0], x.tensor(1)); }},
+      {"cls_pool", [](A x) { return ops::cls_pool(x[0]); }},
+      {"last_token_pool", [](A x) { return ops::last_token_pool(x[0], x.tensor(1)); }},
+      {"select_token", [](A x) { return ops::select_token(x[0], x.tensor(1)); }},
+      {"patch_embedding", [](A x) { return ops::patch_embedding(x[0], x[1], x[2]); }},
+      {"info_nce", [](A x) { return losses::info_nce(x[0], x[1], x[2], contrastive_options(x)); }},
+      {"clip_loss", [](A x) { return losses::clip_loss(x[0], x[1], x[2], contrastive_options(x)); }},
+      {"siglip_loss", [](A x) { return losses::siglip_loss(x[0], x[1], x[2], x[3]); }},
+      {"nt_xent", [](A x) { return losses::nt_xent(x[0], x[1], x[2]); }},
+      {"sup_con", [](A x) { return losses::sup_con(x[0], x.tensor(2), x[1]); }},
+      {"maxsim_loss", [](A x) { return losses::maxsim_loss(x[0], x.tensor(3), x[1], x.tensor(4), x[2]); }},
+      {"tiled_info_nce", [](A x) { return losses::tiled_info_nce(x[0], x[1], x[2], tile(x)); }},
+      {"tiled_clip_loss", [](A x) { return losses::tiled_clip_loss(x[0], x[1], x[2], tile(x)); }},
+      {"tiled_siglip_loss", [](A x) { return losses::tiled_siglip_loss(x[0], x[1], x[2], x[3], tile(x)); }},
+      {"tiled_maxsim_loss",
+       [](A x) { return losses::tiled_maxsim_loss(x[0], x.tensor(3), x[1], x.tensor(4), x[2], tile(x)); }},
+  };
+  return all;
+}
+
+const std::map<std::string, DType>& types() {
+  static const std::map<std::string, DType> by_name{
+      {"float32", DType::kFloat32}, {"bfloat16", DType::kBFloat16}, {"float16", DType::kFloat16}};
+  return by_name;
+}
+
+void run_case(const json& what, const std::string& prefix, const std::map<std::string, Tensor>& given,
+              std::map<std::string, Tensor>& results) {
+  Tape tape;
+  Arguments arguments{{}, what.at("options")};
+  for (std::size_t i = 0; i < what.at("inputs").size(); ++i) {
+    Variable input;
+    if (what["inputs"][i]) {
+      const Tensor& value = given.at(prefix + ".in." + std::to_string(i));
+      input = what["wanted"][i] ? tape.leaf(value) : Variable(value);
+    }
+    arguments.inputs.push_back(input);
+  }
+  Variable y;
+  {
+    const Autocast precision(types().at(what.at("autocast").get<std::string>()));
+    const Recording recording(tape);
+    y = all_ops().at(what.at("op").get<std::string>())(arguments);
+  }
+  results[prefix + ".y"] = y.value();
+  if (!tape.holds(y)) return;
+  const Tensor dy = given.at(prefix + ".dy").to(y.dtype());
+  tape.backward(std::span(&y, 1), std::span(&dy, 1));
+  for (std::size_t i = 0; i < arguments.inputs.size(); ++i) {
+    if (!what["wanted"][i]) continue;
+    const Tensor gradient = tape.gradient(arguments.inputs[i]);
+    if (gradient.defined()) results[prefix + ".grad." + std::to_string(i)] = gradient;
+  }
+}
+
+void run_file(const std::string& from, const std::string& to) {
+  const SafetensorsFile file = read_safetensors(from);
+  const json cases = json::parse(file.metadata.at("cases"));
+  SafetensorsFile results;
+  json errors = json::object();
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    const std::string prefix = std::to_string(i);
+    try {
+      run_case(cases[i], prefix, file.tensors, results.tensors);
+    } catch (const std::exception& e) {
+      errors[prefix] = e.what();
+    }
+  }
+  results.metadata["errors"] = errors.dump();
+  write_safetensors(to, results);
+}
+
+}  // namespace
+
+int main() {
+  try {
+    for (std::string from, to; std::getline(std::cin, from) && std::getline(std::cin, to);) {
+      run_file(from, to);
+      std::cout << "done" << std::endl;
+    }
+  } catch (const std::exception& e) {
+    std::cerr << "run_cases: " << e.what() << '\n';
+    return 1;
+  }
+  return 0;
+}
