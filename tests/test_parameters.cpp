@@ -222,7 +222,8 @@ BOOST_AUTO_TEST_CASE(foreign_parameters_get_the_gradients_of_what_is_recorded) {
     Variable loss;
     {
       const Recording recording(tape);
-      loss = ops::sum(ops::add(ops::scale(apply(2), 3), ops::scale(apply(5), 4)));
+      const Variable first = apply(2), second = apply(5);
+      loss = ops::sum(ops::add(ops::scale(first, 3), ops::scale(second, 4)));
       apply(7);  // on which nothing depends
     }
     tape.backward(loss);
