@@ -4,6 +4,8 @@
 
 #include "tapecache/core/tensor.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::detail {
 
 /// A tensor and what it is to hold.
@@ -16,3 +18,5 @@ struct Assignment {
 void assign(std::span<Assignment> assignments);
 
 }  // namespace tapecache::detail
+
+#pragma GCC visibility pop

@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::detail {
 
 /// A file descriptor, closed with this; -1 is none.
@@ -24,3 +26,5 @@ class Descriptor {
 };
 
 }  // namespace tapecache::detail
+
+#pragma GCC visibility pop

@@ -11,6 +11,8 @@
 
 #include "tapecache/core/dtype.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::detail {
 
 constexpr std::uint64_t kMaxSafetensorsHeader = 100'000'000;  // the reference implementation's own bound, in bytes
@@ -61,3 +63,5 @@ class SafetensorsHeader {
 };
 
 }  // namespace tapecache::detail
+
+#pragma GCC visibility pop
