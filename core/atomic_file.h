@@ -32,7 +32,7 @@ class AtomicFile {
   void finish();
 
  private:
-  struct Parts;
+  struct [[gnu::visibility("hidden")]] Parts;
   std::unique_ptr<Parts> parts_;
 };
 
