@@ -64,16 +64,17 @@ std::string quoted(const std::string& text) {
 
 void write_settings(std::map<std::string, std::string>& metadata, std::span<const Parameter> parameters,
                     const NameInFile& name) {
-  std::string all;
+  std::map<std::string, std::string> by_name;
   for (const Parameter& p : parameters) {
     const std::string there = name(p);
     if (there.empty() || p.settings().empty()) continue;
-    std::string own;
+    std::string& own = by_name[there];
     for (const auto& [setting, value] : p.settings()) {
       own += fmt::format("{}{}:{}", own.empty() ? "" : ",", quoted(setting), quoted(value));
     }
-    all += fmt::format("{}{}:{{{}}}", all.empty() ? "" : ",", quoted(there), own);
   }
+  std::string all;
+  for (const auto& [there, own] : by_name) all += fmt::format("{}{}:{{{}}}", all.empty() ? "" : ",", quoted(there), own);
   if (!all.empty()) metadata[kKey] = fmt::format("{{{}}}", all);
 }
 

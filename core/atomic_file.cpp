@@ -103,7 +103,7 @@ void remove_left(int folder, std::string_view stem) {
 
 }  // namespace
 
-struct AtomicFile::Parts {
+struct [[gnu::visibility("hidden")]] AtomicFile::Parts {
   std::filesystem::path path;  // as it was given
   Descriptor folder, file;
   std::string name;       // in the folder

@@ -32,7 +32,7 @@ class AtomicFile {
   void finish();
 
  private:
-  struct [[gnu::visibility("hidden")]] Parts;
+  struct Parts;
   std::unique_ptr<Parts> parts_;
 };
 

@@ -144,7 +144,7 @@ std::string header_of(const std::filesystem::path& path, const SafetensorsFile& 
 
 }  // namespace
 
-struct SafetensorsReader::Parts {
+struct [[gnu::visibility("hidden")]] SafetensorsReader::Parts {
   using Found = SafetensorsHeader::Entry;
 
   OpenFile file;

@@ -55,7 +55,7 @@ class SafetensorsReader {
   Tensor read(std::string_view name, DType dtype) const;
 
  private:
-  struct [[gnu::visibility("hidden")]] Parts;
+  struct Parts;
   std::unique_ptr<Parts> parts_;
 };
 
