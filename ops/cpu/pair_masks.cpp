@@ -4,7 +4,6 @@
 #include <cstring>
 #include <functional>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
@@ -90,13 +89,20 @@ void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, cons
       hashes[static_cast<std::size_t>(i)] = hash;
     }
   });
-  std::unordered_multimap<std::size_t, std::int64_t> firsts;
+  // The first of each kind, by its hash or in the next free place; -1 is free. A map of the standard library's would be compiled for
+  // this variant, and linked into others.
+  std::size_t places = 4;
+  while (places < 2 * hashes.size()) places *= 2;
+  std::vector<std::int64_t> firsts(places, -1);
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::size_t hash = hashes[static_cast<std::size_t>(i)];
-    const auto [begin, end] = firsts.equal_range(hash);
-    const auto found = std::find_if(begin, end, [&](const auto& first) { return equal(first.second, i); });
-    ids[i] = found == end ? i : found->second;
-    if (found == end) firsts.emplace(hash, i);
+    std::size_t place = hash & (places - 1);
+    const auto is_other = [&](std::int64_t first) {
+      return first >= 0 && (hashes[static_cast<std::size_t>(first)] != hash || !equal(first, i));
+    };
+    while (is_other(firsts[place])) place = (place + 1) & (places - 1);
+    if (firsts[place] < 0) firsts[place] = i;
+    ids[i] = firsts[place];
   }
 }
 

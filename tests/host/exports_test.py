@@ -44,7 +44,8 @@ def path_of(demangled: str) -> "list[str]":
 def not_declared(exported: "list[str]", source: Path) -> "list[str]":
     words = set(re.findall(r"\w+", "".join((source / "include" / header).read_text() for header in installed_headers(source))))
     names = run("c++filt", input="\n".join(exported)).splitlines()
-    return [name for name in names if not set(path_of(name)) <= words]
+    # What CUDA's compiler makes cannot be hidden apart: a name that it only uses would be hidden with it.
+    return [name for name in names if not set(path_of(name)) <= words and "tapecache::kernels::cuda::" not in name]
 
 
 def main() -> int:
