@@ -203,9 +203,8 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
   }
   detail::LossPass pass = detail::take_loss("cached_backward", inputs, loss, options, transaction, readings, result);
   if (result.status != StepStatus::kDone) {
-    transaction.keep_random_state();
-    transaction.commit();
     result.peak_bytes = meter.peak();
+    detail::commit_step(transaction, result, options);
     return result;
   }
   if (options.offload) take_to_host(inputs, pass, result);

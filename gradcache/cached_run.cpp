@@ -40,11 +40,7 @@ CachedRun::CachedRun(std::span<const Tower> towers, const Loss& loss, const Step
 StepResult CachedRun::run(GradientTransaction& transaction) {
   const NoRecording outside_tape;
   forward();
-  if (fill_caches(transaction)) {
-    backward();
-  } else {
-    transaction.keep_random_state();
-  }
+  if (fill_caches(transaction)) backward();
   return std::move(result_);
 }
 

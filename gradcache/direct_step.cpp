@@ -114,15 +114,6 @@ StepOptions options_of_loss(const StepOptions& options) {
   return own;
 }
 
-void finish(StepResult& result, GradientTransaction& transaction, const StepOptions& options) {
-  if (result.status == StepStatus::kDone) {
-    detail::commit_step(transaction, result, options);
-  } else {
-    transaction.keep_random_state();
-    transaction.commit();
-  }
-}
-
 }  // namespace
 
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
@@ -148,7 +139,7 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const St
   for (const Tower& tower : towers) result.largest_chunks.push_back(tower.size());
   result.kept_chunks = result.chunks;
   result.peak_bytes = meter.peak();
-  finish(result, transaction, options);
+  detail::commit_step(transaction, result, options);
   return result;
 }
 
@@ -207,7 +198,7 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
   }
   result.kept_chunks = result.chunks;
   result.peak_bytes = meter.peak();
-  finish(result, transaction, options);
+  detail::commit_step(transaction, result, options);
   return result;
 }
 

@@ -66,6 +66,11 @@ Tensor StepReadings::total_loss() const {
 }
 
 void commit_step(GradientTransaction& transaction, StepResult& result, const StepOptions& options) {
+  if (result.status != StepStatus::kDone) {
+    transaction.keep_random_state();
+    transaction.commit();
+    return;
+  }
   if (!options.deferred) {
     result.parameters = transaction.commit();
     return;
