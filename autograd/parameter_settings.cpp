@@ -1,6 +1,7 @@
 #include "tapecache/autograd/parameter_settings.h"
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -50,10 +51,10 @@ class Parser {
   std::string setting_;
 };
 
-Settings parsed(const std::string& text) {
+Settings parsed(const std::filesystem::path& path, const std::string& text) {
   Parser parser;
   if (nlohmann::json::sax_parse(text, &parser)) return std::move(parser.settings);
-  throw ValueError(fmt::format("its metadata '{}' is no JSON object of objects of texts", kKey));
+  throw FileError(fmt::format("{}: its metadata '{}' is no JSON object of objects of texts", path.string(), kKey));
 }
 
 std::string quoted(const std::string& text) {
@@ -78,12 +79,12 @@ void write_settings(std::map<std::string, std::string>& metadata, std::span<cons
   if (!all.empty()) metadata[kKey] = fmt::format("{{{}}}", all);
 }
 
-std::vector<std::string> other_settings(const std::map<std::string, std::string>& metadata,
+std::vector<std::string> other_settings(const std::filesystem::path& path, const SafetensorsReader& file,
                                         std::span<const Parameter> parameters, const NameInFile& name) {
   std::vector<std::string> differences;
-  const auto text = metadata.find(kKey);
-  if (text == metadata.end()) return differences;
-  const Settings saved = parsed(text->second);
+  const std::optional<std::string> text = file.metadata(kKey);
+  if (!text) return differences;
+  const Settings saved = parsed(path, *text);
   for (const Parameter& p : parameters) {
     const auto settings = saved.find(name(p));
     if (settings == saved.end()) continue;

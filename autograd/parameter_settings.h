@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <span>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "tapecache/autograd/parameter.h"
+#include "tapecache/core/safetensors.h"
 
 namespace tapecache {
 
@@ -18,8 +20,8 @@ void write_settings(std::map<std::string, std::string>& metadata, std::span<cons
                     const NameInFile& name);
 
 /// A sentence for each setting that was saved with a parameter's values and is another now; none where the file has no
-/// settings. Throws ValueError where the metadata's are no JSON of that kind.
-std::vector<std::string> other_settings(const std::map<std::string, std::string>& metadata,
+/// settings. Throws FileError where the file's are no JSON of that kind.
+std::vector<std::string> other_settings(const std::filesystem::path& path, const SafetensorsReader& file,
                                         std::span<const Parameter> parameters, const NameInFile& name);
 
 }  // namespace tapecache

@@ -247,15 +247,6 @@ void note_surplus(const SafetensorsReader& file, const std::vector<Buffer>& stat
   }
 }
 
-std::vector<std::string> checked_settings(const std::filesystem::path& path, const SafetensorsReader& file,
-                                          std::span<const Parameter> parameters, const NameInFile& name_in_file) {
-  try {
-    return other_settings(file.metadata(), parameters, name_in_file);
-  } catch (const ValueError& error) {
-    throw FileError(fmt::format("{}: {}", path.string(), error.what()));
-  }
-}
-
 void load(const std::filesystem::path& path, const std::vector<Buffer>& state, std::span<const Parameter> parameters,
           const NameInFile& name_without_prefix, const LoadOptions& options) {
   const SafetensorsReader file(path);
@@ -277,7 +268,7 @@ void load(const std::filesystem::path& path, const std::vector<Buffer>& state, s
   }
   note_surplus(file, state, used, options, misfits);
   if (!options.allow_other_settings) {
-    misfits.differing = checked_settings(path, file, parameters, [&](const Parameter& p) {
+    misfits.differing = other_settings(path, file, parameters, [&](const Parameter& p) {
       const std::string own = name_without_prefix(p);
       return own.empty() ? own : options.prefix + own;
     });

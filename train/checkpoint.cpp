@@ -38,12 +38,8 @@ std::string name_in_file(const Parameter& p) { return kModel + p.name(); }
 
 void require_same_settings(const std::filesystem::path& path, const SafetensorsReader& file,
                            std::span<const Parameter> parameters) {
-  try {
-    const std::vector<std::string> differences = other_settings(file.metadata(), parameters, name_in_file);
-    if (!differences.empty()) throw ValueError(differences.front());
-  } catch (const ValueError& error) {
-    throw FileError(fmt::format("{}: {}", path.string(), error.what()));
-  }
+  const std::vector<std::string> differences = other_settings(path, file, parameters, name_in_file);
+  if (!differences.empty()) throw FileError(fmt::format("{}: {}", path.string(), differences.front()));
 }
 
 std::string prefix_of(std::size_t optimizer, std::size_t count) {
