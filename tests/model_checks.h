@@ -9,6 +9,7 @@
 
 #include "checks.h"
 #include "tapecache/autograd/tape.h"
+#include "tapecache/core/safetensors.h"
 #include "tapecache/models/clip.h"
 
 namespace tapecache::testing {
@@ -25,6 +26,13 @@ inline void shake(std::span<const Parameter> parameters, std::uint64_t seed) {
 
 inline void clear_gradients(std::span<const Parameter> parameters) {
   for (Parameter p : parameters) p.clear_gradient();
+}
+
+/// The parameters as a file of weights holds them.
+inline SafetensorsFile file_of(std::span<const Parameter> parameters, const std::string& prefix = "") {
+  SafetensorsFile file;
+  for (const Parameter& p : parameters) file.tensors.emplace(prefix + p.name(), p.value().clone());
+  return file;
 }
 
 using Forward = std::function<Variable()>;
