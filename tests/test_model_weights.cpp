@@ -13,7 +13,6 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/safetensors.h"
-#include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/models/layers.h"
 #include "tapecache/models/weights.h"

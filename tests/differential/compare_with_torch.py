@@ -19,8 +19,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import safe_open, save_file
 
-from ops import DRAWS, Draw
+from draws import Draw
+from losses import LOSSES
+from ops import OPS
 
+DRAWS = OPS + LOSSES
 CASES_OF_FILE = 200
 UNITS = 16  # in the last place, of an element by itself
 SLACK = 8  # times the errors that PyTorch, or the rounding of the inputs, makes

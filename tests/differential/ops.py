@@ -5,6 +5,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from draws import Case
+
 ACTIVATIONS = [
     lambda x: x * torch.sigmoid(1.702 * x),
     lambda x: x * (0.5 * torch.special.erfc(x * -math.sqrt(0.5))),  # F.gelu's too
@@ -12,104 +14,6 @@ ACTIVATIONS = [
     F.silu,
     F.relu,
 ]
-
-
-class Case:
-    """One op with its inputs (tensors or None), which of them gradients are wanted of, and its reference.
-
-    `mixing`: an element of the result depends on many, so that rounding is relative to the largest of them.
-    `size`: of numbers in between that may cancel, to which rounding is relative too.
-    """
-
-    def __init__(self, op, inputs, reference, mixing=True, autocast="float32", size=0.0, **options):
-        self.op, self.inputs, self.reference, self.mixing, self.size = op, inputs, reference, mixing, size
-        self.autocast, self.options = autocast, options
-        self.wanted = [x is not None and x.is_floating_point() for x in inputs]
-
-    def without_gradients_of(self, *places):
-        for i in places:
-            self.wanted[i] = False
-        return self
-
-
-class Draw:
-    """Random shapes and values of one case."""
-
-    def __init__(self, rng, dtype):
-        self.rng, self.dtype = rng, dtype
-        self.kind = rng.choice(["normal"] * 4 + ["integers", "wide", "offset", "constant", "tiny", "large", "special"])
-
-    def size(self, least=0):
-        sizes = [1, 1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 33, 64, 65]
-        return max(least, self.rng.choice(sizes + ([0] if least == 0 else [])))
-
-    def shape(self, least_rank=0, most_rank=4, least_size=0):
-        shape = []
-        for _ in range(self.rng.randint(least_rank, most_rank)):
-            size = self.size(least_size)
-            shape.append(size if math.prod(shape) * size <= 20000 else max(least_size, 1))
-        return shape
-
-    def generator(self):
-        return torch.Generator().manual_seed(self.rng.getrandbits(48))
-
-    def values(self, shape, kind=None):
-        g, kind = self.generator(), kind or self.kind
-        x = torch.randn(shape, generator=g, dtype=torch.float64)
-        is_double = self.dtype == torch.float64
-        if kind == "integers":
-            x = (2 * x).round()
-        elif kind == "wide":
-            decades = self.rng.choice([3, 12, 30, 100 if is_double else 40])
-            x = x * 10 ** ((torch.rand(shape, generator=g, dtype=torch.float64) * 2 - 1) * decades)
-        elif kind == "offset":
-            x = x + self.rng.choice([10, 1000, -3e5])
-        elif kind == "constant":
-            x = torch.full(shape, self.rng.choice([0.0, 1.0, 0.1, 12.3456, 1000.1, -7.7]), dtype=torch.float64)
-        elif kind == "tiny":
-            x = x * self.rng.choice([1e-5, 1e-20, 1e-30, 1e-120 if is_double else 1e-39])
-        elif kind == "large":
-            x = x * self.rng.choice([30, 300, 1e10, 1e20, 1e120 if is_double else 1e37])
-        elif kind == "special":
-            limits = torch.finfo(torch.float32)  # squares of which f64 has, so that what is right is known
-            pool = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 88.0, -88.0, 104.0, -104.0, limits.eps, limits.tiny, -limits.tiny]
-            pool += self.rng.choice([[], [math.nan], [math.inf, -math.inf, limits.max, -limits.max, limits.tiny / 4]])
-            chosen = torch.randint(len(pool), x.shape, generator=g)
-            x = torch.where(torch.rand(shape, generator=g) < 0.3, torch.tensor(pool, dtype=torch.float64)[chosen], x)
-        return x.to(self.dtype)
-
-    def spread(self, shape):
-        """Without so large a spread in f64 that squares of it lose what is compared with."""
-        return self.values(shape, "normal" if self.dtype == torch.float64 and self.kind in ("wide", "large") else None)
-
-    def tame(self, shape):
-        return self.values(shape, self.rng.choice(["normal", "normal", "integers", "tiny", "constant"]))
-
-    def normal(self, shape, scale=1.0):
-        return (self.values(shape, "normal") * scale).to(self.dtype)
-
-    def scalar(self, low, high):
-        return torch.tensor(self.rng.uniform(low, high), dtype=self.dtype)
-
-    def mask(self, shape, share=None):
-        share = self.rng.choice([0.0, 0.3, 0.7, 1.0]) if share is None else share
-        return torch.rand(shape, generator=self.generator()) < share
-
-    def padding(self, batch, tokens, some=False):
-        """Left or right padding, holes, or anything; with at least one valid token a row where `some`."""
-        lengths = torch.randint(1 if some else 0, tokens + 1, (batch, 1), generator=self.generator())
-        at = torch.arange(tokens)[None, :]
-        mask = self.rng.choice([at < lengths, at >= tokens - lengths, self.mask((batch, tokens))])
-        if some:
-            mask[:, self.rng.randrange(tokens)] |= ~mask.any(1)
-        return mask
-
-    def indices(self, shape, count):
-        dtype = self.rng.choice([torch.int64, torch.int32])
-        return torch.randint(count, shape, generator=self.generator()).to(dtype)
-
-    def flag(self, chance=0.5):
-        return self.rng.random() < chance
 
 
 # --- elementwise -------------------------------------------------------------------------------------------------------
@@ -494,133 +398,7 @@ def select_token(d):
                 lambda x, i: x[torch.arange(batch), i.long()], mixing=False)
 
 
-# --- losses ------------------------------------------------------------------------------------------------------------
-
-
-def unit_rows(d, *shape):
-    x = d.normal(list(shape))
-    return F.normalize(x, dim=-1) if d.flag(0.7) else x
-
-
-def cross_entropy_of_rows(z, step, smoothing=0.0, hardness=0.0):
-    n, m = z.shape
-    positives = torch.zeros(n, m, dtype=torch.bool)
-    positives[torch.arange(n), torch.arange(n) * step] = True
-    if hardness and m > 1:
-        weighted = z * hardness
-        mean = torch.logsumexp(weighted.masked_fill(positives, -math.inf), 1, keepdim=True) - math.log(m - 1)
-        z = torch.where(positives, z, z + weighted - mean)
-    return F.cross_entropy(z, torch.arange(n) * step, label_smoothing=smoothing)
-
-
-def of_both_directions(z, smoothing=0.0, hardness=0.0):
-    return (cross_entropy_of_rows(z, 1, smoothing, hardness) + cross_entropy_of_rows(z.T, 1, smoothing, hardness)) / 2
-
-
-def info_nce(tiled):
-    def draw(d):
-        n, width, step = d.size(1), d.size(1), d.rng.choice([1, 1, 2, 3])
-        options = dict(tile_rows=d.size(1), tile_columns=d.size(1)) if tiled else dict(
-            label_smoothing=d.rng.choice([0.0, 0.1, 0.5]), hardness=d.rng.choice([0.0, 0.0, 0.5, 2.0]))
-        a, b, scale = unit_rows(d, n, width), unit_rows(d, n * step, width), d.scalar(0.1, 60)
-        return Case("tiled_info_nce" if tiled else "info_nce", [a, b, scale],
-                    lambda q, t, s: cross_entropy_of_rows(s * q @ t.T, step, options.get("label_smoothing", 0.0),
-                                                          options.get("hardness", 0.0)),
-                    size=logit_size(scale, a, b), **options)
-
-    return draw
-
-
-def clip_loss(tiled):
-    def draw(d):
-        n, width = d.size(1), d.size(1)
-        options = dict(tile_rows=d.size(1), tile_columns=d.size(1)) if tiled else dict(
-            label_smoothing=d.rng.choice([0.0, 0.1, 0.5]), hardness=d.rng.choice([0.0, 0.0, 0.5, 2.0]))
-
-        def reference(a, b, log_scale):
-            logits = log_scale.clamp(max=math.log(100)).exp() * a @ b.T
-            return of_both_directions(logits, options.get("label_smoothing", 0.0), options.get("hardness", 0.0))
-
-        images, texts, given = unit_rows(d, n, width), unit_rows(d, n, width), d.scalar(-2, 6)
-        return Case("tiled_clip_loss" if tiled else "clip_loss", [images, texts, given], reference,
-                    size=logit_size(min(given.exp(), 100), images, texts), **options)
-
-    return draw
-
-
-def siglip_loss(tiled):
-    def draw(d):
-        n, width = d.size(1), d.size(1)
-        options = dict(tile_rows=d.size(1), tile_columns=d.size(1)) if tiled else {}
-
-        def reference(a, b, log_scale, bias):
-            logits = log_scale.exp() * a @ b.T + bias
-            return -F.logsigmoid(logits * (2 * torch.eye(n, dtype=a.dtype) - 1)).sum() / n
-
-        return Case("tiled_siglip_loss" if tiled else "siglip_loss",
-                    [unit_rows(d, n, width), unit_rows(d, n, width), d.scalar(-2, 4), d.scalar(-20, 2)], reference,
-                    **options)
-
-    return draw
-
-
-def nt_xent(d):
-    n, width = d.size(1), d.size(1)
-
-    def reference(a, b, s):
-        x = F.normalize(torch.cat([a, b]), dim=-1)
-        logits = (s * x @ x.T).masked_fill(torch.eye(2 * n, dtype=torch.bool), -math.inf)
-        return F.cross_entropy(logits, (torch.arange(2 * n) + n) % (2 * n))
-
-    a, b, scale = d.normal([n, width]), d.normal([n, width]), d.scalar(0.1, 20)
-    return Case("nt_xent", [a, b, scale], reference, size=2 * float(scale))
-
-
-def sup_con(d):
-    n, width = d.size(2), d.size(1)
-    labels = d.indices([n], d.rng.choice([1, 2, 5]))
-    labels[1] = labels[0]
-
-    def reference(r, s, given):
-        x = F.normalize(r, dim=-1)
-        itself = torch.eye(n, dtype=torch.bool)
-        logits = s * x @ x.T
-        positives = (given[:, None] == given[None, :]) & ~itself
-        log_p = logits - torch.logsumexp(logits.masked_fill(itself, -math.inf), 1, keepdim=True)
-        anchors = positives.any(1)
-        of_rows = torch.where(positives, log_p, 0.0).sum(1)[anchors] / positives.sum(1)[anchors]
-        return -of_rows.mean()
-
-    return Case("sup_con", [d.normal([n, width]), d.scalar(0.1, 20), labels], reference)
-
-
-def maxsim(tiled):
-    def draw(d):
-        n, step, width = d.rng.choice([1, 2, 5, 9]), d.rng.choice([1, 1, 2]), d.size(1)
-        query_tokens, document_tokens = d.rng.choice([1, 3, 8]), d.rng.choice([1, 4, 17])
-        options = dict(tile_rows=d.rng.choice([1, 3, 8]), tile_columns=d.rng.choice([1, 4, 8])) if tiled else {}
-        masks = [d.padding(n, query_tokens) if d.flag() else None,
-                 d.padding(n * step, document_tokens, some=True) if d.flag() else None]
-
-        def reference(q, t, s, of_queries, of_documents):
-            similarities = torch.einsum("itw,jsw->ijts", q, t)
-            if of_documents is not None:
-                similarities = similarities.masked_fill(~of_documents[None, :, None, :], -math.inf)
-            best = first_maximum(similarities, 3)
-            if of_queries is not None:
-                best = torch.where(of_queries[:, None, :], best, 0.0)
-            return cross_entropy_of_rows(s * best.sum(2), step)
-
-        queries, documents = unit_rows(d, n, query_tokens, width), unit_rows(d, n * step, document_tokens, width)
-        scale = d.scalar(0.1, 10)
-        return Case("tiled_maxsim_loss" if tiled else "maxsim_loss",
-                    [queries, documents, scale, *masks], reference,
-                    size=query_tokens * logit_size(scale, queries, documents), **options)
-
-    return draw
-
-
-DRAWS = [
+OPS = [
     binary("add", torch.add), binary("subtract", torch.sub), binary("multiply", torch.mul), binary("divide", torch.div),
     scale, unary("negate", torch.neg), unary("exp", torch.exp), unary("log", torch.log), unary("sqrt", torch.sqrt),
     unary("rsqrt", torch.rsqrt), power, activation("tanh", torch.tanh), unary("erf", torch.erf),
@@ -634,6 +412,4 @@ DRAWS = [
     masked_softmax, cross_entropy, layer_norm, l2_normalize, batch_norm, frozen_batch_norm,
     matmul, linear, activated_linear, joined_linear, normalized_linear, attention, patch_embedding,
     embedding, gather_rows, reshape, concat, cut, transpose, mean_pool, max_pool, cls_pool, last_token_pool, select_token,
-    info_nce(False), info_nce(True), clip_loss(False), clip_loss(True), siglip_loss(False), siglip_loss(True), nt_xent,
-    sup_con, maxsim(False), maxsim(True),
 ]
