@@ -140,7 +140,8 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const St
 
 /// Plain gradient accumulation, for comparison: each group of chunks takes its own loss, weighted by its share of
 /// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count. The result
-/// has no representations. A group whose loss or cache is not finite refuses the whole step, as there. Throws ValueError for other counts, chunk_tokens, a memory budget or plan, a deferred step.
+/// has no representations. A group whose loss or cache is not finite refuses the whole step. Throws ValueError for other
+/// counts, chunk_tokens, a memory budget or plan, a deferred step.
 StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
 }  // namespace tapecache::gradcache

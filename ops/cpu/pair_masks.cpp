@@ -89,8 +89,8 @@ void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, cons
       hashes[static_cast<std::size_t>(i)] = hash;
     }
   });
-  // The first of each kind, by its hash or in the next free place; -1 is free. A map of the standard library's would be compiled for
-  // this variant, and linked into others.
+  // The first of each kind, by its hash or in the next free place; -1 is free. A map of the standard library's would be
+  // compiled for this variant, and linked into others.
   std::size_t places = 4;
   while (places < 2 * hashes.size()) places *= 2;
   std::vector<std::int64_t> firsts(places, -1);
