@@ -4,8 +4,8 @@
 Usage: check_readme.py PAGE [SOURCE PROGRAM ...] [--parts SOURCE ...]
 
 Each ```cpp block of the page that is followed by "It prints:" and a block of output must be the next SOURCE to the letter, and
-the output that of its PROGRAM. Every other one must stand in one of the sources, wherever it is indented. Of a header, what its comments
-show, indented by three spaces or more, must stand in one of the sources, line by line.
+the output that of its PROGRAM. Every other one must stand in one of the sources, wherever it is indented. Of a header, what its
+comments show, indented by three spaces or more, must stand in one of the sources, line by line.
 """
 
 import difflib

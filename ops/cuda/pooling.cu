@@ -95,7 +95,8 @@ __global__ void first_token_kernel(std::int64_t batch, std::int64_t tokens, cons
   }
 }
 
-__global__ void token_positions_kernel(std::int64_t batch, std::int64_t tokens, std::int64_t first, const bool* valid, std::int64_t* position) {
+__global__ void token_positions_kernel(std::int64_t batch, std::int64_t tokens, std::int64_t first, const bool* valid,
+                                       std::int64_t* position) {
   for (std::int64_t i = thread_index(); i < batch; i += thread_count()) {
     std::int64_t next = first;
     for (std::int64_t at = i * tokens; at < (i + 1) * tokens; ++at) position[at] = valid[at] ? next++ : first - 1;

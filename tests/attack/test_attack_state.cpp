@@ -66,8 +66,8 @@ struct Trained {
   }
 
   void save() const {
-    train::save_checkpoint(file, parameters(), std::as_const(*this).optimizers(), {.step = 3, .seed = 4, .notes = {{"rate", "0.1"}}},
-                           buffers());
+    train::save_checkpoint(file, parameters(), std::as_const(*this).optimizers(),
+                           {.step = 3, .seed = 4, .notes = {{"rate", "0.1"}}}, buffers());
   }
   double load() {
     const train::TrainingPosition position = train::load_checkpoint(file, parameters(), optimizers(), buffers());
