@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/forward_context.h"
+#include "tapecache/core/allocator.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/cached_run.h"
 #include "tapecache/gradcache/encoded_parts.h"
@@ -30,6 +31,13 @@ double largest_difference(const Tensor& a, const Tensor& b) {
   return largest;
 }
 
+/// Weights are packed for several products with each, where they are small enough to be had beside whatever else there is.
+std::size_t packed_budget(const Chunks& chunks, const StepOptions& options) {
+  constexpr std::size_t kMost = std::size_t{32} << 20;
+  const bool limited = options.memory_budget || options.memory_plan || allocator(options.device).stats().limit != 0;
+  return limited || (chunks.parts.size() == 1 && !options.reproducible) ? 0 : kMost;
+}
+
 }  // namespace
 
 TowerRun::TowerRun(const Tower& tower, Chunks chunks, const StepOptions& options)
@@ -38,7 +46,8 @@ TowerRun::TowerRun(const Tower& tower, Chunks chunks, const StepOptions& options
       options_(&options),
       batch_size_(tower.size()),
       kept_(chunks_.parts.size()),
-      prefetched_(chunks_.parts.size()) {}
+      prefetched_(chunks_.parts.size()),
+      operands_(packed_budget(chunks_, options)) {}
 
 Tower::Samples TowerRun::take(const Chunk& range) const {
   return chunks_.order.empty() ? tower_->take(range.begin, range.end) : tower_->take(chunks_.samples(range));
@@ -291,6 +300,7 @@ void TowerRun::backward(std::size_t chunk) {
 }
 
 void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::size_t chunk) {
+  const OperandScope operands(operands_);
   std::vector<Variable> outputs;
   std::vector<Tensor> gradients;
   std::vector<std::vector<Tensor>> ahead = std::exchange(prefetched_[chunk].gradients, {});

@@ -10,6 +10,7 @@
 #include "tapecache/ops/layer_norm_gradient.h"
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/low_precision.h"
+#include "tapecache/ops/packed_weight.h"
 
 namespace tapecache::ops {
 
@@ -116,14 +117,15 @@ Operands operands_of(const char* op, const Parts& parts, std::span<const Variabl
   return operands;
 }
 
-void multiply(const char* op, const Operands& operands, const Tensor& input, Tensor& y) {
+void multiply(const char* op, const Operands& operands, std::span<const Variable> weights, const Tensor& input, Tensor& y) {
   const Parts& parts = operands.parts;
   const std::int64_t rows = detail::rows_of(y.shape()), in = input.size(-1);
   for (std::size_t i = 0; i < parts.count; ++i) {
     Tensor columns = from_column(y, parts.first[i]);
     const Tensor bias = operands.biases.empty() ? Tensor() : operands.biases[i];
-    detail::gemm(op, {.m = rows, .n = parts.width[i], .k = in, .transpose_b = true, .pitch_c = parts.total}, input,
-                 operands.weights[i], bias, {}, columns, Mode::kWrite);
+    kernels::Gemm product{.m = rows, .n = parts.width[i], .k = in, .transpose_b = true, .pitch_c = parts.total};
+    const Tensor weight = detail::packed_weight(op, operands.weights[i], weights[i].is_present_value(), product);
+    detail::gemm(op, product, input, weight, bias, {}, columns, Mode::kWrite);
   }
 }
 
@@ -132,8 +134,10 @@ void input_gradient(const char* op, Backward& ctx, const Parts& parts, const Ten
                     Tensor& dx, Mode mode) {
   const std::int64_t rows = detail::rows_of(dy.shape()), in = dx.size(-1);
   for (std::size_t i = 0; i < parts.count; ++i) {
-    detail::gemm(op, {.m = rows, .n = in, .k = parts.width[i], .pitch_a = parts.total}, from_column(dy, parts.first[i]),
-                 ctx.saved(i), {}, i == 0 ? residual : Tensor(), dx, i == 0 ? mode : Mode::kAccumulate);
+    kernels::Gemm back{.m = rows, .n = in, .k = parts.width[i], .pitch_a = parts.total};
+    const Tensor weight = detail::packed_weight(op, ctx.saved(i), false, back);
+    detail::gemm(op, back, from_column(dy, parts.first[i]), weight, {}, i == 0 ? residual : Tensor(), dx,
+                 i == 0 ? mode : Mode::kAccumulate);
   }
 }
 
@@ -169,7 +173,7 @@ Variable joined_linear(const Variable& x, std::span<const Variable> weights, std
   const Tensor input = detail::in_type(kOp, x.value(), operand);
   Operands operands = operands_of(kOp, parts, weights, biases, operand);
   Tensor y = Tensor::empty(x.shape().with(-1, parts.total), detail::result_type(operand, result), x.device());
-  multiply(kOp, operands, input, y);
+  multiply(kOp, operands, weights, input, y);
   std::vector<Tensor> saved = std::move(operands.weights);
   saved.push_back(input);
   return record(kOp, std::move(y), inputs_of({x}, weights, biases), std::move(saved),
@@ -197,7 +201,7 @@ NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::spa
   Tensor y = Tensor::empty(x.shape().with(-1, parts.total), detail::result_type(operand, result), x.device());
   const Tensor normalized = normalize(kOp, x.value(), norm.weight.value(), norm.bias.value(), norm.epsilon,
                                       keeps ? x.dtype() : operand).y;
-  multiply(kOp, operands, detail::in_type(kOp, normalized, operand), y);
+  multiply(kOp, operands, weights, detail::in_type(kOp, normalized, operand), y);
   std::vector<Tensor> saved = std::move(operands.weights);
   saved.insert(saved.end(), {x.value(), norm.weight.value(), norm.bias.value()});
   const std::vector<Variable> inputs = inputs_of({x, norm.weight, norm.bias}, weights, biases);

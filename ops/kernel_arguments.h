@@ -55,6 +55,7 @@ struct Gemm {
   bool transpose_a = false, transpose_b = false;
   std::int64_t stride_a = 0, stride_b = 0, stride_c = 0;
   std::int64_t pitch_a = 0, pitch_b = 0, pitch_c = 0;
+  bool packed_b = false;  ///< B is what the backend's pack_factor has made of op(B); batch 1
 
   std::int64_t row_stride_a() const { return pitch_a != 0 ? pitch_a : transpose_a ? m : k; }
   std::int64_t row_stride_b() const { return pitch_b != 0 ? pitch_b : transpose_b ? k : n; }

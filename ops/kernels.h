@@ -28,6 +28,10 @@ struct KernelTable {
   // by kDerivative alone, which does not accumulate.
   void (*activated_gemm)(const Gemm&, UnaryOp f, Activated, const T* a, const T* b, const T* bias, const T* residual,
                          const T* at, T* c, Mode);
+  // op(B) of a Gemm as its products with many A take it fastest, in packed_elements(n, k) elements: their sums are the same. Null
+  // where a backend packs nothing.
+  std::int64_t (*packed_elements)(std::int64_t n, std::int64_t k);
+  void (*pack_factor)(const Gemm&, const T* b, T* packed);
 
   // Reductions of x [outer, axis, inner] to y [outer, inner]. Of several maxima the first receives the gradient.
   void (*reduce)(ReduceOp, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode);

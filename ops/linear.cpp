@@ -4,6 +4,7 @@
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/gemm.h"
 #include "tapecache/ops/low_precision.h"
+#include "tapecache/ops/packed_weight.h"
 
 namespace tapecache::ops {
 
@@ -48,13 +49,17 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
   if (residual.defined()) result = ResultType::kComputed;
   Tensor y = Tensor::empty(x.shape().with(-1, out), detail::result_type(operand, result), x.device());
   const Tensor input = detail::in_type(kOp, x.value(), operand), w = detail::weight_in_type(kOp, weight, operand);
-  detail::gemm(kOp, {1, rows, out, in, false, true}, input, w, bias.value(), residual.value(), y, Mode::kWrite);
+  Gemm product{1, rows, out, in, false, true};
+  const Tensor factor = detail::packed_weight(kOp, w, weight.is_present_value(), product);
+  detail::gemm(kOp, product, input, factor, bias.value(), residual.value(), y, Mode::kWrite);
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     const auto [low_dy, bias_done] = detail::gradient_in_type(kOp, ctx, 2, dy, operand);
     if (ctx.needs(0)) {  // dX = dY W
       GradientTarget dx = ctx.gradient(0);
-      detail::gemm(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dx.tensor, detail::mode_of(dx));
+      Gemm back{1, rows, in, out, false, false};
+      const Tensor saved_w = detail::packed_weight(kOp, ctx.saved(1), false, back);
+      detail::gemm(kOp, back, low_dy, saved_w, {}, {}, dx.tensor, detail::mode_of(dx));
     }
     // dW = dYᵀ X; db = Σ_rows dY, asked for only now: the bias may be x
     GradientTarget db = bias_done ? GradientTarget() : detail::wanted(ctx, 2);
@@ -125,19 +130,21 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   const bool low = is_low_precision(operand);
   Tensor y = Tensor::empty(x.shape().with(-1, out), detail::computed_type(operand), x.device());
   const Tensor input = detail::in_type(kOp, x.value(), operand), w = detail::weight_in_type(kOp, weight, operand);
-  const Gemm product{1, rows, out, in, false, true};
+  Gemm product{1, rows, out, in, false, true};
+  const Tensor factor = detail::packed_weight(kOp, w, weight.is_present_value(), product);
   if (low) {
-    detail::gemm(kOp, product, activated(kOp, kind, input), w, bias.value(), residual.value(), y, Mode::kWrite);
+    detail::gemm(kOp, product, activated(kOp, kind, input), factor, bias.value(), residual.value(), y, Mode::kWrite);
   } else {
-    joined_gemm(kOp, product, kind, Activated::kLeft, input, w, bias.value(), residual.value(), {}, y, Mode::kWrite);
+    joined_gemm(kOp, product, kind, Activated::kLeft, input, factor, bias.value(), residual.value(), {}, y, Mode::kWrite);
   }
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
-    const Tensor &dy = ctx.output_gradient(), &z = ctx.saved(0), &saved_w = ctx.saved(1);
+    const Tensor &dy = ctx.output_gradient(), &z = ctx.saved(0);
     const auto [low_dy, bias_done] = detail::gradient_in_type(kOp, ctx, 2, dy, operand);
     Tensor f_of_x;  // that dW takes, where dX leaves it
     if (ctx.needs(0)) {  // dX = (dY W) f'(X)
       GradientTarget dx = ctx.gradient(0);
-      const Gemm back{1, rows, in, out, false, false};
+      Gemm back{1, rows, in, out, false, false};
+      const Tensor saved_w = detail::packed_weight(kOp, ctx.saved(1), false, back);
       if (!low && !dx.accumulate) {
         joined_gemm(kOp, back, kind, Activated::kDerivative, dy, saved_w, {}, {}, z, dx.tensor, Mode::kWrite);
       } else if (dx.tensor.dtype() == operand && !dx.accumulate) {

@@ -33,4 +33,9 @@ inline void put_all(To* to, const T* values, std::int64_t count, Mode mode) {
 
 #include "tapecache/ops/kernel_declarations.inc"
 
+template <class T>
+std::int64_t packed_elements(std::int64_t n, std::int64_t k);
+template <class T>
+void pack_factor(const Gemm&, const T* b, T* packed);
+
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

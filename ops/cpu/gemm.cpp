@@ -77,6 +77,12 @@ struct Part {
   std::int64_t at;  ///< where the part begins in all of C
 };
 
+/// op(B) of the first product of a batch.
+template <class T>
+Operand<T> right_of(const Gemm& g, const T* b) {
+  return {b, g.row_stride_b(), g.transpose_b, g.packed_b ? g.n : 0};
+}
+
 /// Calls `multiply_part(part)` for each.
 template <class In, class T, class Out, class Multiply>
 void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, Out* c, const Multiply& multiply_part) {
@@ -90,12 +96,11 @@ void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, Out* 
       const std::int64_t batch = i / parts;
       const std::int64_t row = i % parts / cut.across * cut.rows, col = i % cut.across * cut.cols;
       const Operand<In> left{a + batch * g.stride_a, g.row_stride_a(), g.transpose_a};
-      const Operand<In> right{b + batch * g.stride_b, g.row_stride_b(), g.transpose_b};
+      const Operand<In> right = right_of(g, b + batch * g.stride_b);
       const std::int64_t at = batch * g.stride_c + row * g.row_stride_c() + col;
       multiply_part(Part<In, T, Out>{row, col, std::min(cut.rows, g.m - row), std::min(cut.cols, g.n - col),
-                                     {left.at(row, 0), left.stride, left.transposed},
-                                     {right.at(0, col), right.stride, right.transposed}, bias ? bias + col : nullptr, c + at,
-                                     at});
+                                     left.from_row(row),
+                                     right.from_col(col), bias ? bias + col : nullptr, c + at, at});
     }
   });
 }
@@ -105,7 +110,7 @@ template <class T, class Fused = Plain>
 bool multiplied_together(const Gemm& g, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode mode,
                          const Fused& fused = {}) {
   return g.batch == 1 && multiply_together<T>(g.m, g.n, g.k, {a, g.row_stride_a(), g.transpose_a},
-                                              {b, g.row_stride_b(), g.transpose_b}, c, g.row_stride_c(),
+                                              right_of(g, b), c, g.row_stride_c(),
                                               mode == Mode::kAccumulate, bias, residual, fused);
 }
 
@@ -127,9 +132,7 @@ void multiply_and_round(const Gemm& g, const Low* a, const Low* b, const float* 
       for (std::int64_t col = 0; col < part.cols; col += kRoundedSide) {
         const std::int64_t rows = std::min(kRoundedSide, part.rows - row), cols = std::min(kRoundedSide, part.cols - col);
         float* sums = thread_scratch<float, Rows>(rows * cols);
-        const Operand<Low> left{part.left.at(row, 0), part.left.stride, part.left.transposed};
-        const Operand<Low> right{part.right.at(0, col), part.right.stride, part.right.transposed};
-        multiply(rows, cols, g.k, left, right, sums, cols, false, part.bias ? part.bias + col : nullptr);
+        multiply(rows, cols, g.k, part.left.from_row(row), part.right.from_col(col), sums, cols, false, part.bias ? part.bias + col : nullptr);
         for (std::int64_t i = 0; i < rows; ++i) {
           const std::int64_t begin = (row + i) * g.row_stride_c() + col;
           put_all(part.c + begin, change(sums + i * cols, part.at + begin, cols), cols, mode);
@@ -169,6 +172,26 @@ struct TimesDerivative : Plain {
 template <class T>
 void gemm(const Gemm& g, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode mode) {
   if (!multiplied_together(g, a, b, bias, residual, c, mode)) multiply_parts(g, a, b, bias, residual, c, mode);
+}
+
+template <class T>
+std::int64_t packed_elements(std::int64_t n, std::int64_t k) {
+  return product_detail::packed_size<T>(n, k);
+}
+
+template <class T>
+void pack_factor(const Gemm& g, const T* b, T* packed) {
+  using namespace product_detail;
+  constexpr std::int64_t kTogether = 4 * kTileCols<T>;
+  const Operand<T> right = right_of(g, b);
+  const std::int64_t across = divide_up(g.n, kTogether);
+  parallel_for(across * divide_up(g.k, kDepth), 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t term = i / across * kDepth, depth = std::min(kDepth, g.k - term);
+      const std::int64_t col = i % across * kTogether, cols = std::min(kTogether, g.n - col);
+      pack_right(right, term, depth, col, cols, packed + packed_size<T>(g.n, term) + col * depth);
+    }
+  });
 }
 
 template <class Low>
@@ -221,6 +244,10 @@ void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, cons
 
 template void gemm(const Gemm&, const float*, const float*, const float*, const float*, float*, Mode);
 template void gemm(const Gemm&, const double*, const double*, const double*, const double*, double*, Mode);
+template std::int64_t packed_elements<float>(std::int64_t, std::int64_t);
+template std::int64_t packed_elements<double>(std::int64_t, std::int64_t);
+template void pack_factor(const Gemm&, const float*, float*);
+template void pack_factor(const Gemm&, const double*, double*);
 template void low_gemm(const Gemm&, const BFloat16*, const BFloat16*, const float*, const float*, float*, Mode);
 template void low_gemm(const Gemm&, const Float16*, const Float16*, const float*, const float*, float*, Mode);
 template void low_gemm_rounded(const Gemm&, const BFloat16*, const BFloat16*, const float*, BFloat16*, Mode);

@@ -49,16 +49,14 @@ struct Product {
     const std::int64_t tiles = (m + kTileRows - 1) / kTileRows;
     return (m + tiles - 1) / tiles;
   }
-  /// Elements that a packed block has.
-  static std::int64_t packed_size(std::int64_t across, std::int64_t depth) {
-    return (across + kTileCols<T> - 1) / kTileCols<T> * kTileCols<T> * depth;
-  }
+  /// Whether op(B) comes packed.
+  bool is_packed() const { return b.packed_cols > 0; }
 
   /// Packs the panels of columns first … first + cols of a block; a panel begins with the first.
   void pack(const Block& block, std::int64_t first, std::int64_t cols, T* right) const {
     for (std::int64_t at = 0; at < block.depth; at += kDepth) {
       const std::int64_t depth = std::min(kDepth, block.depth - at);
-      T* to = right + packed_size(block.across, at) + first * depth;
+      T* to = right + packed_size<T>(block.across, at) + first * depth;
       pack_right(b, block.begin + at, depth, block.col + first, cols, to);
       if constexpr (Fused::kRight) {
         const std::int64_t whole = cols / kTileCols<T> * kTileCols<T>;
@@ -67,11 +65,13 @@ struct Product {
     }
   }
 
-  /// Rows row … row + rows of the product with a packed block. There is room for the rows packed in `room`.
+  /// Rows row … row + rows of the product with a block, which `right` has packed where op(B) does not come so. There is room
+  /// for the rows packed in `room`.
   void multiply_rows(const Block& block, const T* right, std::int64_t row, std::int64_t rows, T* room) const {
     for (std::int64_t at = 0; at < block.depth; at += kDepth) {
-      multiply_chains({block.col, block.across, block.begin + at, std::min(kDepth, block.depth - at)},
-                      right + packed_size(block.across, at), row, rows, room);
+      const Block chain{block.col, block.across, block.begin + at, std::min(kDepth, block.depth - at)};
+      multiply_chains(chain, is_packed() ? packed_panels(b, chain.col, chain.begin, chain.depth)
+                                         : right + packed_size<T>(block.across, at), row, rows, room);
     }
     if constexpr (Fused::kResult) {
       for (std::int64_t i = row; block.begin + block.depth == k && i < row + rows; ++i) {
@@ -151,11 +151,11 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
   }
   const Product<T, Fused> product{m, n, k, a, b, c, c_stride, accumulate, bias, residual, fused};
   const std::int64_t down = kDown / product.height * product.height;
-  const PackedBlocks<T> packed(product.packed_size(std::min(n, kAcross), std::min(k, kDeep)));
+  const PackedBlocks<T> packed(product.is_packed() ? 0 : packed_size<T>(std::min(n, kAcross), std::min(k, kDeep)));
   for (std::int64_t col = 0; col < n; col += kAcross) {
     for (std::int64_t begin = 0; begin < k; begin += kDeep) {
       const Block block{col, std::min(kAcross, n - col), begin, std::min(kDeep, k - begin)};
-      product.pack(block, 0, block.across, packed.right);
+      if (!product.is_packed()) product.pack(block, 0, block.across, packed.right);
       for (std::int64_t row = 0; row < m; row += down) {
         product.multiply_rows(block, packed.right, row, std::min(down, m - row), packed.left);
       }

@@ -17,10 +17,16 @@ struct Operand {
   const T* data = nullptr;
   std::int64_t stride = 0;
   bool transposed = false;
+  std::int64_t packed_cols = 0;   ///< not 0: data is what `pack_factor` has made of op(B) with so many columns,
+  std::int64_t packed_first = 0;  ///< of which these are the ones from here on
 
   const T* at(std::int64_t i, std::int64_t j) const { return data + (transposed ? j * stride + i : i * stride + j); }
   /// From row i on.
   Operand from_row(std::int64_t i) const { return {at(i, 0), stride, transposed}; }
+  /// From column j on; where they are packed, j is a multiple of a tile's columns.
+  Operand from_col(std::int64_t j) const {
+    return packed_cols > 0 ? Operand{data, stride, transposed, packed_cols, packed_first + j} : Operand{at(0, j), stride, transposed};
+  }
 };
 
 namespace product_detail {
@@ -117,6 +123,12 @@ void transpose_square(const T* from, std::int64_t from_stride, T* to, std::int64
   for (int i = 0; i < kLanes<T>; ++i) store(to + i * to_stride, rows[i]);
 }
 
+/// Elements of `across` packed columns of `depth` terms: those of whole panels.
+template <class T>
+std::int64_t packed_size(std::int64_t across, std::int64_t depth) {
+  return (across + kTileCols<T> - 1) / kTileCols<T> * kTileCols<T> * depth;
+}
+
 /// Columns of the panel that begins at column j of `across` columns of op(B): one vector wide where that is enough.
 template <class T>
 std::int64_t panel_width(std::int64_t across, std::int64_t j) {
@@ -168,6 +180,13 @@ void pack_right(const Operand<T>& b, std::int64_t begin, std::int64_t depth, std
     T* panel = to + whole * depth + p * width;
     for (std::int64_t j = 0; j < width; ++j) panel[j] = whole + j < across ? from[whole + j] : T{0};
   }
+}
+
+/// Where columns from `col` and terms begin … begin + depth of a whole packed op(B) are: kDepth terms of all columns after
+/// the kDepth before.
+template <class T>
+const T* packed_panels(const Operand<T>& b, std::int64_t col, std::int64_t begin, std::int64_t depth) {
+  return b.data + packed_size<T>(b.packed_cols, begin) + (b.packed_first + col) * depth;
 }
 
 }  // namespace product_detail

@@ -31,7 +31,7 @@ class SharedProduct {
     // Enough pieces that no thread waits long for the others, and large enough that each uses a panel many times.
     const std::int64_t pieces = kPieces * thread_count();
     down_ = about_equal(p_.m, std::clamp((p_.m + pieces - 1) / pieces, kLeastDown, kDown / p_.height * p_.height), p_.height);
-    packs_ = (across_ + kPackedTogether - 1) / kPackedTogether;
+    packs_ = p_.is_packed() ? 0 : (across_ + kPackedTogether - 1) / kPackedTogether;
     rows_ = (p_.m + down_ - 1) / down_;
     deeps_ = (p_.k + deep_ - 1) / deep_;
     blocks_ = (p_.n + across_ - 1) / across_ * deeps_;
@@ -40,7 +40,7 @@ class SharedProduct {
   void run() {
     struct Room;
     struct Counts;
-    const std::int64_t size = p_.packed_size(across_, std::min(deep_, p_.k));
+    const std::int64_t size = p_.is_packed() ? 0 : packed_size<T>(across_, std::min(deep_, p_.k));
     right_ = thread_scratch<T, Room>(std::min(blocks_, kSlots) * size);
     finished_ = new (thread_scratch<std::byte, Counts>(rows_ * sizeof(Count))) Count[static_cast<std::size_t>(rows_)];
     slot_size_ = size;

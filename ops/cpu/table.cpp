@@ -13,6 +13,8 @@ constexpr KernelTable<T> kTable{
     .binary_backward = binary_backward<T>,
     .gemm = gemm<T>,
     .activated_gemm = activated_gemm<T>,
+    .packed_elements = packed_elements<T>,
+    .pack_factor = pack_factor<T>,
     .reduce = reduce<T>,
     .reduce_backward = reduce_backward<T>,
     .sum_rows = sum_rows<T>,
