@@ -8,6 +8,7 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"
+#include "tapecache/ops/softmax.h"
 
 namespace tapecache::gradcache {
 
@@ -43,11 +44,11 @@ Variable with_hard_negatives(const Variable& logits, std::int64_t step, double b
   return ops::add(logits, ops::multiply(ops::subtract(weighted, mean), negatives));
 }
 
-/// The mean over rows of the mean logit of their candidates.
-Variable mean_logit(const Variable& logits, const Variable& excluded) {
-  if (!excluded.defined()) return ops::mean(logits);
-  const Variable candidates = ops::subtract(detail::constant_like(logits, 1), excluded);
-  return ops::mean(ops::divide(ops::sum(ops::multiply(logits, candidates), 1), ops::sum(candidates, 1)));
+/// The mean over rows of the mean over their candidates.
+Variable mean_of_candidates(const Variable& x, const Variable& excluded) {
+  if (!excluded.defined()) return ops::mean(x);
+  const Variable candidates = ops::subtract(detail::constant_like(x, 1), excluded);
+  return ops::mean(ops::divide(ops::sum(ops::multiply(x, candidates), 1), ops::sum(candidates, 1)));
 }
 
 /// Mean cross-entropy of rows whose positive is column i · step.
@@ -56,9 +57,9 @@ Variable contrast(const Variable& logits, std::int64_t step, const ContrastiveOp
   const Variable candidates = detail::without(all, excluded);
   const Variable plain = ops::cross_entropy(candidates, detail::every(step, candidates.size(0)));
   if (options.label_smoothing == 0) return plain;
-  // (1 - ε)(lse - z₊) + ε (lse - mean z)
-  const Variable uniform = ops::subtract(ops::mean(ops::logsumexp(candidates, 1)), mean_logit(all, excluded));
-  return ops::add(ops::scale(plain, 1 - options.label_smoothing), ops::scale(uniform, options.label_smoothing));
+  // -(1 - ε) log p₊ - ε mean log p, where lse - mean z would lose the digits of what is near to large logits
+  const Variable uniform = mean_of_candidates(ops::log_softmax(candidates), excluded);
+  return ops::subtract(ops::scale(plain, 1 - options.label_smoothing), ops::scale(uniform, options.label_smoothing));
 }
 
 }  // namespace

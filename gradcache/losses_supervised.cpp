@@ -13,6 +13,7 @@
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/pair_masks.h"
 #include "tapecache/ops/reduce.h"
+#include "tapecache/ops/softmax.h"
 
 namespace tapecache::gradcache {
 
@@ -80,14 +81,11 @@ Variable sup_con(const Variable& representations, const Tensor& labels, const Va
   const CheckText none{fmt::format("sup_con: no two of {} labels are equal, so that nothing is positive", labels.numel())};
   const Tensor classes = labels.to(DType::kInt64);
   if (classes.device().is_cpu()) require_two_equal(classes, none);
-  const ops::PositivePairs positives =
-      ops::positive_pairs(classes.to(representations.device()), representations.dtype(), none);
+  const Tensor pairs = ops::positive_pairs(classes.to(representations.device()), representations.dtype(), none);
   const Variable anchors = ops::l2_normalize(representations);
-  const Variable logits = detail::scaled_logits(anchors, anchors, scale);
-  const Variable normalizers = ops::logsumexp(without_itself(logits), 1);
-  // Σᵢ (lseᵢ - mean of zᵢₚ over p ∈ P(i)) / anchors; the logits as they are, or 0 would multiply what stands for -Inf
-  return ops::subtract(ops::sum(ops::multiply(normalizers, Variable(positives.anchors))),
-                       ops::sum(ops::multiply(logits, Variable(positives.pairs))));
+  const Variable logits = without_itself(detail::scaled_logits(anchors, anchors, scale));
+  // Each pair by itself: a difference of two sums would lose the digits of a small loss.
+  return ops::negate(ops::sum(ops::multiply(ops::log_softmax(logits), Variable(pairs))));
 }
 
 }  // namespace tapecache::gradcache

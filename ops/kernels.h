@@ -161,9 +161,9 @@ struct KernelTable {
                           Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, T* dscale, T* workspace,
                           std::int32_t* best, double* partials);
 
-  // pairs [n, n] has 1 / (A · |P(i)|) at the others of row i's label, P(i), anchors [n] has 1 / A at the A rows whose P(i) is
-  // not empty; both 0 elsewhere. `any` is one element: whether there is such a row.
-  void (*positive_pairs)(std::int64_t n, const std::int64_t* labels, T* pairs, T* anchors, bool* any);
+  // pairs [n, n] has 1 / (A · |P(i)|) at the others of row i's label, P(i), where A rows have any, and 0 elsewhere. `any` is
+  // one element: whether there is such a row.
+  void (*positive_pairs)(std::int64_t n, const std::int64_t* labels, T* pairs, bool* any);
   // mask [rows, cols] has `excluded` at the false negatives and 0 elsewhere. A similarity that is NaN is of none.
   void (*false_negatives)(const FalseNegatives&, const double* similarities, const double* positives, T excluded, T* mask);
 

@@ -18,7 +18,7 @@ bool one_for_each_row(std::int64_t rows, std::int64_t step, std::int64_t limit) 
 
 }  // namespace
 
-PositivePairs positive_pairs(const Tensor& labels, DType dtype, const CheckText& none) {
+Tensor positive_pairs(const Tensor& labels, DType dtype, const CheckText& none) {
   constexpr const char* kOp = "positive_pairs";
   const OpScope scope(kOp);
   if (!labels.defined() || labels.rank() != 1 || labels.dtype() != DType::kInt64) {
@@ -26,15 +26,14 @@ PositivePairs positive_pairs(const Tensor& labels, DType dtype, const CheckText&
   }
   const std::int64_t n = labels.numel();
   const Device device = labels.device();
-  PositivePairs positives{Tensor::empty({n, n}, dtype, device), Tensor::empty({n}, dtype, device)};
+  Tensor pairs = Tensor::empty({n, n}, dtype, device);
   Tensor any = Tensor::empty({1, 1}, DType::kBool, device);
   dispatch_floating(kOp, dtype, [&]<class T>() {
-    kernels::find(&KernelTable<T>::positive_pairs, kOp, device)(n, labels.data<std::int64_t>(),
-                                                                positives.pairs.mutable_data<T>(),
-                                                                positives.anchors.mutable_data<T>(), any.mutable_data<bool>());
+    kernels::find(&KernelTable<T>::positive_pairs, kOp, device)(n, labels.data<std::int64_t>(), pairs.mutable_data<T>(),
+                                                                any.mutable_data<bool>());
   });
   require_true_in_each_row(any, none);
-  return positives;
+  return pairs;
 }
 
 Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& similarities, const Tensor& positives,

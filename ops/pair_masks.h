@@ -9,14 +9,10 @@
 /// and on a device without a wait for it.
 namespace tapecache::ops {
 
-struct PositivePairs {
-  Tensor pairs = {};    ///< [n, n]: row i has 1 / (A · |P(i)|) at the others of its class, P(i), and 0 elsewhere
-  Tensor anchors = {};  ///< [n]: 1 / A at the A rows whose P(i) is not empty, and 0 elsewhere
-};
-
-/// Of labels i64 [n], of which every number is a class, in a floating type of f32 or f64. Throws ValueError saying `none` where
-/// no two labels are equal: on a device as value_checks.h says, and then all is 0.
-PositivePairs positive_pairs(const Tensor& labels, DType dtype, const CheckText& none);
+/// [n, n] of labels i64 [n], of which every number is a class, in f32 or f64: row i has 1 / (A · |P(i)|) at the others of its
+/// class, P(i), where A rows have any, and 0 elsewhere. Throws ValueError saying `none` where no two labels are equal: on a
+/// device as value_checks.h says, and then all is 0.
+Tensor positive_pairs(const Tensor& labels, DType dtype, const CheckText& none);
 
 /// [rows, cols] in f32 or f64: `excluded` for the candidates that a guide finds nearer than a row's positive, as
 /// kernels::FalseNegatives describes them, and 0 for the others. `similarities` are f64 [rows, cols], `positives` f64 of any

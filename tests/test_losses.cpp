@@ -237,6 +237,24 @@ BOOST_AUTO_TEST_CASE(ids_that_do_not_fit) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(small_losses_of_large_logits_keep_their_digits) {
+  // Two of a class that are equal, and a third opposite to them.
+  const Tensor rows = Tensor::from({1.0f, 0.0f, 1.0f, 0.0f, -1.0f, 0.0f}, {3, 2});
+  const Tensor labels = Tensor::from<std::int64_t>({0, 0, 1}, {3});
+  for (const float scale : {4.5f, 5.2f, 6.1f, 7.3f}) {
+    const double expected = std::log1p(std::exp(-2 * static_cast<double>(scale)));
+    BOOST_TEST(std::abs(sup_con(rows, labels, Tensor::scalar(scale)).value().item() - expected) <= 1e-5 * expected, scale);
+  }
+  // Logits that are all 4096, of which each of 3 candidates has a third.
+  const Tensor equal = Tensor::full({3, 1}, 64, DType::kFloat32), one = Tensor::scalar(1.0f);
+  for (const bool with_ids : {false, true}) {
+    ContrastiveOptions options{.label_smoothing = 0.5};
+    if (with_ids) options.equal_targets.target_ids = Tensor::from<std::int64_t>({1, 2, 3}, {3});
+    const double loss = info_nce(equal, equal, one, options).value().item();
+    BOOST_TEST(std::abs(loss - std::log(3.0)) <= 1e-6, with_ids);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(clip_scale_is_clamped_at_100) {
   const Tensor a = random_values({4, 3}, 5), b = random_values({4, 3}, 6);
   const double at_limit = clip_loss(a, b, scalar(std::log(100.0))).value().item();

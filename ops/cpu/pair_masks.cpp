@@ -19,7 +19,7 @@ std::int64_t rows_of_block(std::int64_t cols) {
 }  // namespace
 
 template <class T>
-void positive_pairs(std::int64_t n, const std::int64_t* labels, T* pairs, T* anchors, bool* any) {
+void positive_pairs(std::int64_t n, const std::int64_t* labels, T* pairs, bool* any) {
   std::vector<std::int64_t> others(static_cast<std::size_t>(n));
   parallel_for(n, rows_of_block(n), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
@@ -35,7 +35,6 @@ void positive_pairs(std::int64_t n, const std::int64_t* labels, T* pairs, T* anc
       const std::int64_t count = others[static_cast<std::size_t>(i)];
       const double share = count > 0 ? 1 / static_cast<double>(rows) : 0.0;
       const T weight = count > 0 ? static_cast<T>(share / static_cast<double>(count)) : T(0);
-      anchors[i] = static_cast<T>(share);
       for (std::int64_t j = 0; j < n; ++j) pairs[i * n + j] = labels[j] == labels[i] ? weight : T(0);
       pairs[i * n + i] = 0;
     }
@@ -106,8 +105,8 @@ void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, cons
   }
 }
 
-template void positive_pairs(std::int64_t, const std::int64_t*, float*, float*, bool*);
-template void positive_pairs(std::int64_t, const std::int64_t*, double*, double*, bool*);
+template void positive_pairs(std::int64_t, const std::int64_t*, float*, bool*);
+template void positive_pairs(std::int64_t, const std::int64_t*, double*, bool*);
 template void false_negatives(const FalseNegatives&, const double*, const double*, float, float*);
 template void false_negatives(const FalseNegatives&, const double*, const double*, double, double*);
 template void excluded_pairs(const EqualPairs&, std::int64_t, std::int64_t, float*);

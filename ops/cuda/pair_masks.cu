@@ -32,13 +32,12 @@ __global__ void count_anchors_kernel(std::int64_t n, const std::int64_t* others,
 
 template <class T>
 __global__ void weigh_pairs_kernel(std::int64_t n, const std::int64_t* labels, const std::int64_t* others,
-                                   const std::int64_t* rows, T* pairs, T* anchors) {
+                                   const std::int64_t* rows, T* pairs) {
   for (std::int64_t at = thread_index(); at < n * n; at += thread_count()) {
     const std::int64_t i = at / n, j = at - i * n;
     const double share = others[i] > 0 ? 1 / static_cast<double>(*rows) : 0.0;
     const bool positive = i != j && labels[i] == labels[j];
     pairs[at] = positive ? static_cast<T>(share / static_cast<double>(others[i])) : T(0);
-    if (j == 0) anchors[i] = static_cast<T>(share);
   }
 }
 
@@ -116,11 +115,11 @@ __global__ void equal_rows_kernel(MaskedRows<T> rows, const std::uint64_t* hashe
 }  // namespace
 
 template <class T>
-void positive_pairs(std::int64_t n, const std::int64_t* labels, T* pairs, T* anchors, bool* any) {
+void positive_pairs(std::int64_t n, const std::int64_t* labels, T* pairs, bool* any) {
   const Scratch<std::int64_t> others(n), rows(1);
   launch(count_others_kernel, grid_of_rows(n), n, labels, others.data());
   launch(count_anchors_kernel, grid_of_rows(1), n, others.data(), rows.data(), any);
-  launch(weigh_pairs_kernel<T>, grid_for(n * n), n, labels, others.data(), rows.data(), pairs, anchors);
+  launch(weigh_pairs_kernel<T>, grid_for(n * n), n, labels, others.data(), rows.data(), pairs);
 }
 
 template <class T>
@@ -141,8 +140,8 @@ void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, cons
   launch(equal_rows_kernel<T>, grid_of_rows(rows), all, hashes.data(), ids);
 }
 
-template void positive_pairs(std::int64_t, const std::int64_t*, float*, float*, bool*);
-template void positive_pairs(std::int64_t, const std::int64_t*, double*, double*, bool*);
+template void positive_pairs(std::int64_t, const std::int64_t*, float*, bool*);
+template void positive_pairs(std::int64_t, const std::int64_t*, double*, bool*);
 template void false_negatives(const FalseNegatives&, const double*, const double*, float, float*);
 template void false_negatives(const FalseNegatives&, const double*, const double*, double, double*);
 template void excluded_pairs(const EqualPairs&, std::int64_t, std::int64_t, float*);
