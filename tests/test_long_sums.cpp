@@ -4,7 +4,9 @@
 #include "checks.h"
 #include "devices.h"
 #include "tapecache/autograd/tape.h"
+#include "tapecache/ops/batch_norm.h"
 #include "tapecache/ops/embedding.h"
+#include "tapecache/ops/layout.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/operators.h"
 #include "tapecache/ops/pooling.h"
@@ -125,6 +127,78 @@ BOOST_AUTO_TEST_CASE(gradients_at_constant_rows_have_no_part_along_them) {
         tape.backward(std::span(&y, 1), std::span(&seed, 1));
       }
       BOOST_TEST(max_difference(doubles(tape.gradient(x)), expected) <= 1e-3);  // of 300
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(sums_whose_parts_overflow_have_their_means) {
+  constexpr double kLarge = 3e38;
+  const auto large = static_cast<double>(static_cast<float>(kLarge));
+  for (const Device device : devices()) {
+    for (const std::int64_t count : {2, 8, 30, 100, 700, 5000}) {
+      // Columns of one sign, and of half and half; a third that is not large keeps its bits.
+      std::vector<float> values;
+      for (std::int64_t i = 0; i < count; ++i) {
+        values.insert(values.end(), {static_cast<float>(kLarge), static_cast<float>(2 * i < count ? kLarge : -kLarge), 0.1f});
+      }
+      const Tensor columns = Tensor::from(values, {count, 3}).to(device);
+      const Tensor rows = ops::transpose(Variable(columns), 0, 1).value();
+      const auto check = [=](const Tensor& means, double factor) {
+        const std::vector<double> found = doubles(means);
+        BOOST_TEST_CONTEXT(count << " on " << to_string(device)) {
+          BOOST_TEST(relative_error(found[0], large * factor) <= 1e-6);
+          BOOST_TEST(std::abs(found[1]) <= 1e-6 * large * factor);  // a few are added in f32
+          BOOST_TEST(relative_error(found[2], static_cast<double>(0.1f) * factor) <= 1e-6);
+        }
+      };
+      check(ops::mean(columns, 0).value(), 1);
+      check(ops::mean(rows, 1).value(), 1);
+      check(ops::mean_pool(columns.reshape({1, count, 3})).value(), 1);
+      BOOST_TEST(std::abs(ops::sum(rows.slice(1, 2)).value().item()) <= 1e-6 * large * static_cast<double>(count));
+      // As gradients of a repeated row, and of repeated elements.
+      const double each = 1 / (2 * static_cast<double>(count));
+      Tape tape;
+      const Variable row = tape.leaf(Tensor::zeros({3}).to(device)), column = tape.leaf(Tensor::zeros({3, 1}).to(device));
+      {
+        const Recording recording(tape);
+        const std::vector<Variable> of_both{Variable(columns) * row, Variable(rows) * column};
+        const std::vector<Tensor> seeds{Tensor::full({count, 3}, each, DType::kFloat32, device),
+                                        Tensor::full({3, count}, each, DType::kFloat32, device)};
+        tape.backward(of_both, seeds);
+      }
+      check(tape.gradient(row), 0.5);
+      check(tape.gradient(column), 0.5);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_norms_whose_sums_overflow) {
+  constexpr std::int64_t kRows = 64;
+  for (const Device device : devices()) {
+    for (const std::int64_t inner : {1, 40}) {
+      // x̂ is ±1, and so is dy / 10²⁰: Σ dy (x - mean) does not fit, Σ dy x̂ does.
+      std::vector<float> x, dy;
+      for (std::int64_t i = 0; i < kRows * 2 * inner; ++i) {
+        const float sign = i / (2 * inner) % 2 == 0 ? 1.0f : -1.0f;
+        x.push_back(1e18f * sign);
+        dy.push_back(1e20f * sign);
+      }
+      const Shape shape = inner == 1 ? Shape{kRows, 2} : Shape{kRows, 2, inner};
+      const Tensor values = Tensor::from(x, shape).to(device), seed = Tensor::from(dy, shape).to(device);
+      const Tensor zeros = Tensor::zeros({2}).to(device), variance = Tensor::full({2}, 1e36, DType::kFloat32, device);
+      for (const bool frozen : {false, true}) {
+        Tape tape;
+        const Variable weight = tape.leaf(Tensor::full({2}, 1).to(device)), bias = tape.leaf(Tensor::zeros({2}).to(device));
+        {
+          const Recording recording(tape);
+          const Variable y = frozen ? ops::batch_norm(values, weight, bias, zeros, variance)
+                                    : ops::batch_norm(values, weight, bias).y;
+          tape.backward(std::span(&y, 1), std::span(&seed, 1));
+        }
+        const double expected = 1e20 * static_cast<double>(kRows * inner);
+        for (const double g : doubles(tape.gradient(weight))) BOOST_TEST(relative_error(g, expected) <= 1e-5);
+        for (const double g : doubles(tape.gradient(bias))) BOOST_TEST(std::abs(g) <= 1e-6 * expected);
+      }
     }
   }
 }

@@ -161,7 +161,8 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
       factors[k] *= gamma[k];
       if (!own_statistics) continue;
       shifts[k] = static_cast<T>(sums[k] / count);
-      slopes[k] = static_cast<T>(sums[second + k] / count) * inverse[k] * inverse[k];
+      const auto of_sum = static_cast<double>(inverse[k]);
+      slopes[k] = static_cast<T>(sums[second + k] / count * of_sum * of_sum);
     }
     const T *factor = factors.data(), *shift = shifts.data(), *slope = slopes.data();
     if (own_statistics) {
@@ -176,7 +177,7 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
     }
   }
   for (std::size_t k = 0; dgamma && k < inverse.size(); ++k) {
-    put(dgamma[k], static_cast<T>(sums[second + k]) * inverse[k], dgamma_mode);
+    put(dgamma[k], static_cast<T>(sums[second + k] * static_cast<double>(inverse[k])), dgamma_mode);
   }
   for (std::size_t k = 0; dbeta && k < inverse.size(); ++k) put(dbeta[k], static_cast<T>(sums[k]), dbeta_mode);
 }

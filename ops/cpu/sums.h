@@ -1,13 +1,15 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "tapecache/ops/cpu/vec.h"
 
 /// Sums whose order depends on the number of terms alone. Terms of f32 are added in f32 a few at a time, and those sums in
-/// f64, so that a long sum loses nothing.
+/// f64, so that a long sum loses nothing. Where a few overflow in f32, each of them is added in f64.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 /// Halves are added to halves, in f64.
@@ -44,7 +46,13 @@ class Sums {
         for (std::int64_t u = 0; u < kUnroll; ++u) add(state[u], at + u * kStep, Whole());
       }
       if (at < end) add_rest(state[0], at, end, add);
-      finish(state);
+      std::array<double, kSums> part = joined(state);
+      if constexpr (std::is_same_v<T, float>) {
+        bool finite = true;
+        for (const double sum : part) finite = finite && std::isfinite(sum);
+        if (!finite) [[unlikely]] sum_in_f64(i, end, add, part);
+      }
+      for (std::size_t k = 0; k < kSums; ++k) totals_[k] += part[k];
     }
   }
 
@@ -61,11 +69,28 @@ class Sums {
     add(with_last, at, First{end - at});
     for (std::size_t k = 0; k < kSums; ++k) state[k] = hn::IfThenElse(first_lanes<T>(end - at), with_last[k], state[k]);
   }
-  HWY_INLINE void finish(const State (&state)[kUnroll]) {
+  static HWY_INLINE std::array<double, kSums> joined(const State (&state)[kUnroll]) {
+    std::array<double, kSums> part;
     for (std::size_t k = 0; k < kSums; ++k) {
       Vec<T> sum = hn::Add(state[0][k], state[1][k]);
       if constexpr (kUnroll == 4) sum = hn::Add(sum, hn::Add(state[2][k], state[3][k]));
-      totals_[k] += across<T>(sum);
+      part[k] = across<T>(sum);
+    }
+    return part;
+  }
+  /// Puts right those of a part's sums that are not finite.
+  template <class Add>
+  [[gnu::noinline, gnu::cold]] static void sum_in_f64(std::int64_t begin, std::int64_t end, const Add& add,
+                                                      std::array<double, kSums>& part) {
+    std::array<double, kSums> wide{};
+    for (std::int64_t at = begin; at < end; at += kVecLanes<T>) {
+      State terms;
+      terms.fill(zeros<T>());
+      add_rest(terms, at, end - at < kVecLanes<T> ? end : at + kVecLanes<T>, add);
+      for (std::size_t k = 0; k < kSums; ++k) wide[k] += across<T>(terms[k]);
+    }
+    for (std::size_t k = 0; k < kSums; ++k) {
+      if (!std::isfinite(part[k])) part[k] = wide[k];
     }
   }
 
@@ -126,6 +151,21 @@ HWY_INLINE void add_wide(const Vec<float>& terms, double* sums) {
   for (std::int64_t i = 0; i < kVecLanes<float>; i += kVecLanes<double>) add_wide(load_double(lanes + i), sums + i);
 }
 
+/// Adds `terms(row)` of each row to f64 sums, in those lanes where `sum`, theirs in f32, is not finite, and elsewhere that.
+template <class Terms>
+[[gnu::noinline, gnu::cold]] void add_each_wide(std::int64_t begin, std::int64_t end, const Vec<float>& sum,
+                                                const Terms& terms, double* sums) {
+  constexpr std::int64_t kLanes = kVecLanes<float>;
+  float lanes[kLanes];
+  double wide[kLanes] = {};
+  for (std::int64_t row = begin; row < end; ++row) {
+    store<float>(terms(row), lanes);
+    for (std::int64_t i = 0; i < kLanes; ++i) wide[i] += static_cast<double>(lanes[i]);
+  }
+  store<float>(sum, lanes);
+  for (std::int64_t i = 0; i < kLanes; ++i) sums[i] += std::isfinite(lanes[i]) ? static_cast<double>(lanes[i]) : wide[i];
+}
+
 /// Adds rows begin … end to f64 sums of each column, which have room for `column_sums_size`. `terms(row, j, at)` gives
 /// kSums vectors, at column j of a row, of which the k-th belongs to sums[k].
 template <class T, std::size_t kSums, class Terms>
@@ -140,7 +180,15 @@ HWY_INLINE void add_rows(std::int64_t begin, std::int64_t end, std::int64_t cols
         const std::array<Vec<T>, kSums> more = terms(i, j, at);
         for (std::size_t k = 0; k < kSums; ++k) sum[k] = hn::Add(sum[k], more[k]);
       }
-      for (std::size_t k = 0; k < kSums; ++k) add_wide(sum[k], sums[k] + j);
+      for (std::size_t k = 0; k < kSums; ++k) {
+        if constexpr (std::is_same_v<T, float>) {
+          if (!hn::AllTrue(Tag<T>(), hn::IsFinite(sum[k]))) [[unlikely]] {
+            add_each_wide(row, last, sum[k], [&](std::int64_t i) { return terms(i, j, at)[k]; }, sums[k] + j);
+            continue;
+          }
+        }
+        add_wide(sum[k], sums[k] + j);
+      }
     });
   }
 }
