@@ -91,8 +91,9 @@ class Drawn:
         self.exact = outcome(case, exact_inputs, self.dy.double())
         self.epsilon = torch.finfo(self.dtype if case.autocast == "float32" else getattr(torch, case.autocast)).eps
         generator = torch.Generator().manual_seed(seed)
+        # Several times: what moves an element may cancel by chance, and an element may be the only finite one.
         self.moved = [outcome(case, [perturbed(x, self.epsilon, generator) for x in exact_inputs],
-                              perturbed(self.dy.double(), self.epsilon, generator)) for _ in range(2)]
+                              perturbed(self.dy.double(), self.epsilon, generator)) for _ in range(4)]
         # What is exact in f64 for f32 is not for f64: there PyTorch's errors are those that it makes in f32, made smaller.
         self.narrow = None
         if self.dtype == torch.float64:
