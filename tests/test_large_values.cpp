@@ -7,6 +7,7 @@
 #include "devices.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/ops/attention.h"
+#include "tapecache/ops/batch_norm.h"
 #include "tapecache/ops/contrastive.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
@@ -163,6 +164,23 @@ BOOST_AUTO_TEST_CASE(layer_norm_of_large_rows) {
         BOOST_TEST(std::abs(steep.gradients[0][i] * large - slope) <= tolerance);
       }
     }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(batch_norm_of_squares_that_overflow) {
+  // The largest square does not fit f32, their mean over 64 does; the mean of the other channel is large.
+  std::vector<double> values;
+  for (int i = 0; i < 64; ++i) values.insert(values.end(), {i == 5 ? 0x1p64 : 0, 0x1p62 * (i % 2 == 0 ? 3 : 1)});
+  const Tensor x = Tensor::from(values, {64, 2}), one = Tensor::full({2}, 1, DType::kFloat64);
+  std::vector<double> expected;
+  for (int i = 0; i < 64; ++i) {
+    // (1 - 1/64) / √(63 / 64²), and -1/64 of the same
+    expected.insert(expected.end(), {(i == 5 ? 63 : -1) / std::sqrt(63.0), i % 2 == 0 ? 1.0 : -1.0});
+  }
+  for (const Device device : devices()) {
+    const Result result = run([](std::span<const Variable> v) { return ops::batch_norm(v[0], v[1], v[1]).y; }, {x, one},
+                              DType::kFloat32, device);
+    for (std::size_t i = 0; i < expected.size(); ++i) BOOST_TEST(std::abs(result.value[i] - 1 - expected[i]) <= 1e-5);
   }
 }
 

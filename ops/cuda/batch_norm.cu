@@ -17,8 +17,8 @@ __device__ std::int64_t place(const Channels& layout, std::int64_t i, std::int64
 }
 
 /// to[i] = factor · Σ term(i, k) over the values k of channel i.
-template <class T, class Term>
-void channel_sums(const Channels& layout, const Term& term, T factor, T* to) {
+template <class T, class To, class Term>
+void channel_sums(const Channels& layout, const Term& term, T factor, To* to) {
   sum_terms(layout.count, layout.outer * layout.inner, layout.inner == 1 ? Adjacent::kSums : Adjacent::kTerms, term, factor,
             to, Mode::kWrite);
 }
@@ -52,13 +52,31 @@ struct GradientTerm {
   }
 };
 
-/// Two passes, where the second makes good what rounding took from the first mean (Chan et al. 1983).
+/// Two passes, where the second makes good what rounding took from the first mean (Chan et al. 1983). A block takes a channel,
+/// whose values it reads anew in f64 where squares overflow in T.
 template <class T>
-__global__ void statistics_kernel(std::int64_t channels, const Pair<T>* deviation, T* mean, T* variance) {
-  for (std::int64_t i = thread_index(); i < channels; i += thread_count()) {
+__global__ void statistics_kernel(Channels layout, const T* x, const Pair<T>* deviation, T* mean, T* variance) {
+  const std::int64_t length = layout.outer * layout.inner;
+  for (std::int64_t i = blockIdx.x; i < layout.count; i += gridDim.x) {
     const T shift = deviation[i].first, centred = deviation[i].second - shift * shift;
-    mean[i] += shift;
-    variance[i] = centred < T{0} ? T{0} : centred;  // a NaN stays one
+    if (std::isfinite(centred)) {
+      if (threadIdx.x == 0) {
+        mean[i] += shift;
+        variance[i] = centred < T{0} ? T{0} : centred;
+      }
+      continue;
+    }
+    const auto mean_of = [&](const auto& term) {
+      double sum = 0;
+      for (std::int64_t k = threadIdx.x; k < length; k += blockDim.x) sum += term(static_cast<double>(x[place(layout, i, k)]));
+      return block_sum(sum) / static_cast<double>(length);
+    };
+    const double average = mean_of([](double v) { return v; });
+    const double spread = mean_of([=](double v) { return (v - average) * (v - average); });
+    if (threadIdx.x == 0) {
+      mean[i] = static_cast<T>(average);
+      variance[i] = static_cast<T>(spread);
+    }
   }
 }
 
@@ -80,22 +98,24 @@ struct Slope {
 /// The slopes where they are wanted, and the gradients of the parameters. `sums` is of GradientTerm, or null where only dx is
 /// wanted and the statistics are constants.
 template <class T>
-__global__ void channel_gradients_kernel(Channels layout, T epsilon, bool own_statistics, const Pair<T>* sums,
-                                         const T* gamma, const T* mean, const T* variance, Slope<T>* slopes, T* dgamma,
-                                         Mode dgamma_mode, T* dbeta, Mode dbeta_mode) {
-  const T count = static_cast<T>(layout.outer * layout.inner);
+__global__ void channel_gradients_kernel(Channels layout, T epsilon, bool own_statistics,
+                                         const Pair<typename LongSum<T>::Type>* sums, const T* gamma, const T* mean,
+                                         const T* variance, Slope<T>* slopes, T* dgamma, Mode dgamma_mode, T* dbeta,
+                                         Mode dbeta_mode) {
+  using Long = typename LongSum<T>::Type;  // which a sum fits that T has not room for before it is scaled
+  const Long count = static_cast<Long>(layout.outer * layout.inner);
   for (std::int64_t i = thread_index(); i < layout.count; i += thread_count()) {
     const T inverse = T{1} / std::sqrt(variance[i] + epsilon);
-    const Pair<T> total = sums ? sums[i] : Pair<T>(0);
+    const Pair<Long> total = sums ? sums[i] : Pair<Long>(0);
     if (slopes) {
       slopes[i] = {inverse * gamma[i], T{0}, T{0}, mean[i]};
       if (own_statistics) {
-        slopes[i].shift = total.first / count;
-        slopes[i].slope = total.second / count * inverse * inverse;
+        slopes[i].shift = static_cast<T>(total.first / count);
+        slopes[i].slope = static_cast<T>(total.second / count * Long{inverse} * Long{inverse});
       }
     }
-    if (dgamma) put(dgamma[i], total.second * inverse, dgamma_mode);
-    if (dbeta) put(dbeta[i], total.first, dbeta_mode);
+    if (dgamma) put(dgamma[i], static_cast<T>(total.second * Long{inverse}), dgamma_mode);
+    if (dbeta) put(dbeta[i], static_cast<T>(total.first), dbeta_mode);
   }
 }
 
@@ -117,7 +137,7 @@ void channel_statistics(const Channels& layout, const T* x, T* mean, T* variance
   channel_sums(layout, Value<T>{layout, x}, share, mean);
   const Scratch<Pair<T>> deviation(layout.count);
   channel_sums(layout, Deviation<T>{layout, x, mean}, Pair<T>(share), deviation.data());
-  launch(statistics_kernel<T>, grid_for(layout.count), layout.count, deviation.data(), mean, variance);
+  launch(statistics_kernel<T>, grid_of_rows(layout.count), layout, x, deviation.data(), mean, variance);
 }
 
 template <class T>
@@ -133,7 +153,7 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
                          Mode dgamma_mode, T* dbeta, Mode dbeta_mode) {
   const std::int64_t n = layout.outer * layout.count * layout.inner;
   const bool needs_sums = dgamma || dbeta || own_statistics;
-  const Scratch<Pair<T>> sums(needs_sums ? layout.count : 0);
+  const Scratch<Pair<typename LongSum<T>::Type>> sums(needs_sums ? layout.count : 0);
   if (needs_sums) channel_sums(layout, GradientTerm<T>{layout, x, mean, dy}, Pair<T>(1), sums.data());
   const Scratch<Slope<T>> slopes(dx ? layout.count : 0);
   launch(channel_gradients_kernel<T>, grid_for(layout.count), layout, epsilon, own_statistics,

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cmath>
+
 #include "tapecache/ops/cuda/block_reduce.cuh"
 
 namespace tapecache::kernels::cuda {
@@ -16,6 +18,7 @@ struct Pair {
   explicit constexpr Pair(const Pair<U>& b) : first(static_cast<T>(b.first)), second(static_cast<T>(b.second)) {}
   constexpr Pair& operator+=(const Pair& b) { return *this = *this + b; }
   friend constexpr Pair operator+(const Pair& a, const Pair& b) { return {a.first + b.first, a.second + b.second}; }
+  friend __device__ bool all_finite(const Pair& x) { return std::isfinite(x.first) && std::isfinite(x.second); }
   friend constexpr Pair operator*(const Pair& a, const Pair& b) { return {a.first * b.first, a.second * b.second}; }
 };
 

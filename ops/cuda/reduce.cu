@@ -181,6 +181,11 @@ struct alignas(kCount * sizeof(T)) Columns {
     for (int i = 0; i < kCount; ++i) x[i] += b.x[i];
     return *this;
   }
+  friend __device__ bool all_finite(const Columns& columns) {
+    bool finite = true;
+    for (const T& value : columns.x) finite = finite && std::isfinite(value);
+    return finite;
+  }
   friend __device__ Columns operator+(Columns a, const Columns& b) { return a += b; }
   friend __device__ Columns operator*(Columns a, const Columns& b) {
     for (int i = 0; i < kCount; ++i) a.x[i] *= b.x[i];
@@ -188,7 +193,7 @@ struct alignas(kCount * sizeof(T)) Columns {
   }
 };
 
-/// A row's elements of `kCount` columns from kCount · i on, which are written as elements of Low too. Each is taken once.
+/// A row's elements of `kCount` columns from kCount · i on, which are written as elements of Low too.
 template <class Low, int kCount>
 struct RoundedElements {
   std::int64_t cols;

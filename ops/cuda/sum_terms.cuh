@@ -1,6 +1,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <type_traits>
 
 #include "tapecache/ops/cuda/block_reduce.cuh"
 #include "tapecache/ops/cuda/launch.cuh"
@@ -16,7 +18,10 @@ enum class Adjacent { kTerms, kSums };
 
 constexpr unsigned kColumnsOfBlock = 32, kRowsOfBlock = 8;
 
-/// Σ term(k) for k from `first` to before `end` in steps: a few are added in T, and their sums in what loses nothing.
+__device__ inline bool all_finite(float x) { return std::isfinite(x); }
+
+/// Σ term(k) for k from `first` to before `end` in steps: a few are added in T, and their sums in what loses nothing. Where
+/// those few overflow in T, each of them is.
 template <class T, class Term>
 __device__ auto sum_in_steps(std::int64_t first, std::int64_t end, std::int64_t step, const Term& term) {
   constexpr int kFew = 8;
@@ -27,6 +32,13 @@ __device__ auto sum_in_steps(std::int64_t first, std::int64_t end, std::int64_t 
     T few(0);
 #pragma unroll
     for (int i = 0; i < kFew; ++i) few += term(k + i * step);
+    if constexpr (!std::is_same_v<T, Long>) {
+      if (!all_finite(few)) {
+#pragma unroll 1
+        for (int i = 0; i < kFew; ++i) sum += static_cast<Long>(term(k + i * step));
+        continue;
+      }
+    }
     sum += static_cast<Long>(few);
   }
   for (; k < end; k += step) sum += static_cast<Long>(term(k));
@@ -73,20 +85,20 @@ __global__ void sum_adjacent_sums_kernel(std::int64_t count, std::int64_t chunks
   }
 }
 
-template <class T>
+template <class T, class To>
 __global__ void sum_chunks_kernel(std::int64_t count, std::int64_t chunks, std::int64_t sum_step, std::int64_t chunk_step,
-                                  const typename LongSum<T>::Type* parts, T factor, T* to, Mode mode) {
+                                  const typename LongSum<T>::Type* parts, T factor, To* to, Mode mode) {
   using Long = typename LongSum<T>::Type;
   for (std::int64_t i = thread_index(); i < count; i += thread_count()) {
     Long sum(0);
     for (std::int64_t c = 0; c < chunks; ++c) sum += parts[i * sum_step + c * chunk_step];
-    put(to[i], static_cast<T>(static_cast<Long>(factor) * sum), mode);
+    put(to[i], static_cast<To>(static_cast<Long>(factor) * sum), mode);
   }
 }
 
 /// to[i] = factor · Σ term(i, k) over k in [0, length), or += it, for i in [0, count). `term` is called on the device.
-template <Adjacent adjacent, class T, class Term>
-void sum_terms(std::int64_t count, std::int64_t length, const Term& term, T factor, T* to, Mode mode) {
+template <Adjacent adjacent, class T, class To, class Term>
+void sum_terms(std::int64_t count, std::int64_t length, const Term& term, T factor, To* to, Mode mode) {
   constexpr std::int64_t kEnoughBlocks = 512, kLeastTerms = 1024, kLeastRows = 128;
   if (count == 0) return;
   constexpr bool terms = adjacent == Adjacent::kTerms;
@@ -96,25 +108,25 @@ void sum_terms(std::int64_t count, std::int64_t length, const Term& term, T fact
   const std::int64_t chunk = std::max<std::int64_t>(1, divide_up(length, wanted));
   const std::int64_t chunks = std::max<std::int64_t>(1, divide_up(length, chunk));
 
-  const auto sum_chunks_into = [&]<class To>(To* parts, T times, Mode how) {
+  const auto sum_chunks_into = [&]<class Part>(Part* parts, T times, Mode how) {
     if constexpr (terms) {
       const unsigned threads = chunk <= 64 ? 32 : chunk <= 512 ? 64 : kThreads;
-      launch(sum_adjacent_terms_kernel<T, To, Term>, grid_of_rows(count * chunks, threads), count * chunks, chunks, length,
+      launch(sum_adjacent_terms_kernel<T, Part, Term>, grid_of_rows(count * chunks, threads), count * chunks, chunks, length,
              chunk, term, times, parts, how);
     } else {
-      launch(sum_adjacent_sums_kernel<T, To, Term>, grid_of_rows(blocks * chunks, kColumnsOfBlock * kRowsOfBlock), count,
+      launch(sum_adjacent_sums_kernel<T, Part, Term>, grid_of_rows(blocks * chunks, kColumnsOfBlock * kRowsOfBlock), count,
              chunks, length, chunk, term, times, parts, how);
     }
   };
   if (chunks == 1) return sum_chunks_into(to, factor, mode);
   const Scratch<typename LongSum<T>::Type> parts(count * chunks);
   sum_chunks_into(parts.data(), T(1), Mode::kWrite);
-  launch(sum_chunks_kernel<T>, grid_for(count), count, chunks, terms ? chunks : 1, terms ? 1 : count, parts.data(), factor,
+  launch(sum_chunks_kernel<T, To>, grid_for(count), count, chunks, terms ? chunks : 1, terms ? 1 : count, parts.data(), factor,
          to, mode);
 }
 
-template <class T, class Term>
-void sum_terms(std::int64_t count, std::int64_t length, Adjacent adjacent, const Term& term, T factor, T* to, Mode mode) {
+template <class T, class To, class Term>
+void sum_terms(std::int64_t count, std::int64_t length, Adjacent adjacent, const Term& term, T factor, To* to, Mode mode) {
   if (adjacent == Adjacent::kTerms) sum_terms<Adjacent::kTerms>(count, length, term, factor, to, mode);
   else sum_terms<Adjacent::kSums>(count, length, term, factor, to, mode);
 }
