@@ -1,11 +1,9 @@
 #pragma once
 
 #include "tapecache/autograd/variable.h"
-#include "tapecache/ops/equal_targets.h"
+#include "tapecache/gradcache/equal_targets.h"
 
 namespace tapecache::gradcache {
-
-using ops::EqualTargets;
 
 struct ContrastiveOptions {
   /// Share of each target's probability that is spread evenly over all candidates (Szegedy et al. 2016, "Rethinking the

@@ -1,12 +1,10 @@
 #pragma once
 
 #include "tapecache/autograd/variable.h"
-#include "tapecache/ops/equal_targets.h"
+#include "tapecache/gradcache/equal_targets.h"
 
 /// Losses over one set of representations, each anchor against all others. Cosine similarity: rows are normalised here.
 namespace tapecache::gradcache {
-
-using ops::EqualTargets;
 
 /// NT-Xent of SimCLR (Chen et al. 2020): two views a and b [N, width] of the same samples are 2N anchors; the other
 /// view is the positive and the 2N - 2 remaining rows are the negatives: mean of -log softmax(cos / temperature), the

@@ -1,12 +1,10 @@
 #pragma once
 
 #include "tapecache/autograd/variable.h"
-#include "tapecache/ops/equal_targets.h"
+#include "tapecache/gradcache/equal_targets.h"
 
 /// Late interaction (Khattab & Zaharia 2020, "ColBERT"): a representation is one row for each token.
 namespace tapecache::gradcache {
-
-using ops::EqualTargets;
 
 /// score[i, j] = Σ_t max_s q[i, t] · d[j, s] over the valid tokens t of query i and s of document j: queries
 /// [N, query tokens, width], documents [M, document tokens, width], masks bool [N, query tokens] and [M, document

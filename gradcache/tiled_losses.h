@@ -1,6 +1,7 @@
 #pragma once
 
 #include "tapecache/autograd/variable.h"
+#include "tapecache/gradcache/equal_targets.h"
 #include "tapecache/ops/contrastive.h"
 
 /// The losses of losses.h without their logits: equal to them but for rounding, with memory for a few tiles
@@ -9,7 +10,6 @@
 /// TileOptions below 1 throw ValueError.
 namespace tapecache::gradcache {
 
-using ops::EqualTargets;
 using ops::TileOptions;
 
 /// As info_nce: queries [M, width], targets [M·(1+h), width].

@@ -26,5 +26,6 @@ struct RunnableKernels {
 
 BOOST_TEST_GLOBAL_FIXTURE(RunnableKernels);
 
-// Tests ask for more memory than there is and expect an exception, where the address sanitizer would end the program.
+// Tests ask for more memory than there is and expect an exception, where a sanitizer would end the program.
 extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
+extern "C" const char* __tsan_default_options() { return "allocator_may_return_null=1"; }

@@ -75,16 +75,4 @@ BOOST_AUTO_TEST_CASE(positions_below_0_are_refused) {
                         says({"'tapecache.step'", "-3", "at least 0"}));
 }
 
-BOOST_AUTO_TEST_CASE(state_in_place_is_checked_and_changes_nothing) {
-  const std::vector<Parameter> parameters = some_parameters();
-  Sgd optimizer(parameters, {.momentum = 0.9});
-  const auto before = copies(optimizer.state());
-  auto given = copies(before);
-  for (auto& [name, tensor] : given) tensor.fill(3);
-  BOOST_TEST(same(optimizer.state_in_place(given), given));
-  BOOST_TEST(same(optimizer.state(), before));
-  given.erase("velocity.stack");
-  BOOST_CHECK_EXCEPTION(optimizer.state_in_place(given), ValueError, says({"'velocity.stack'", "missing"}));
-}
-
 BOOST_AUTO_TEST_SUITE_END()

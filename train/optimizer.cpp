@@ -92,17 +92,11 @@ void Optimizer::check_state(const std::map<std::string, Tensor>& given) const {
   }
 }
 
-std::map<std::string, Tensor> Optimizer::state_in_place(const std::map<std::string, Tensor>& given) const {
-  check_state(given);
-  std::map<std::string, Tensor> result;
-  for (const auto& [name, tensor] : state()) result.emplace(name, given.at(name).to(tensor.device()));
-  return result;
-}
-
 void Optimizer::load_state(const std::map<std::string, Tensor>& given) {
-  const std::map<std::string, Tensor> values = state_in_place(given);
+  check_state(given);
+  // All copies to other devices are made before the first tensor is changed.
   std::vector<detail::Assignment> assignments;
-  for (const auto& [name, tensor] : state()) assignments.push_back({tensor, values.at(name)});
+  for (const auto& [name, tensor] : state()) assignments.push_back({tensor, given.at(name).to(tensor.device())});
   detail::assign(assignments);
 }
 

@@ -38,9 +38,6 @@ class Optimizer {
   void load_state(const std::map<std::string, Tensor>& state);
   /// Throws what `load_state` would but for OutOfMemory, and changes nothing. An override may ask more of the values.
   virtual void check_state(const std::map<std::string, Tensor>& state) const;
-  /// The given state where this optimiser's own is: what `load_state` then takes over without allocating, so that several
-  /// optimisers load all or nothing. Throws as `load_state`.
-  std::map<std::string, Tensor> state_in_place(const std::map<std::string, Tensor>& state) const;
 
  protected:
   /// Throws ValueError where two parameters have one name, since state goes by name.

@@ -35,6 +35,7 @@ std::size_t process_memory(const std::string& field) {
 /// Weights, inputs, the loss and the gradients, before any step.
 void write_reference(Training& training, const std::string& path) {
   SafetensorsFile file;
+  file.metadata.emplace("format", "pt");  // as save_weights
   for (const auto& [name, tensor] : training.workload->inputs) file.tensors["input." + name] = tensor;
   for (const Parameter& p : training.workload->parameters) {
     file.tensors["weight." + p.name()] = p.value().to(Device::cpu()).clone();

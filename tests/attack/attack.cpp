@@ -1,6 +1,5 @@
 #include "attack.h"
 
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
@@ -60,14 +59,37 @@ std::string difference(const Snapshot& found, const Snapshot& expected, double t
   return {};
 }
 
+/// What came of all failures that were injected.
+struct Count {
+  std::int64_t failures = 0;   // injected
+  std::int64_t thrown = 0;     // that the work ended with
+  std::int64_t recovered = 0;  // that it got over
+  std::int64_t wrong = 0;      // that ended in a wrong or half result
+};
+
 struct Attack {
   const Work& work;
   Memory memory;
   Snapshot begin;
-  double value;  // of a run in peace
+  std::size_t in_use;  // bytes
+  // Of a run in peace.
+  double value;
+  std::int64_t kept;  // bytes
   Snapshot end;
 
-  Attack(const Work& w, Memory m) : work(w), memory(m), begin(prepared()), value(work.run()), end(work.changes) {}
+  Attack(const Work& w, Memory m)
+      : work(w),
+        memory(m),
+        begin(prepared()),
+        in_use(bytes_in_use()),
+        value(work.run()),
+        kept(bytes_since(in_use)),
+        end(work.changes) {}
+
+  static std::size_t bytes_in_use() { return allocator().stats().current; }
+  static std::int64_t bytes_since(std::size_t before) {
+    return static_cast<std::int64_t>(bytes_in_use()) - static_cast<std::int64_t>(before);
+  }
 
   Snapshot prepared() const {
     work.prepare();
@@ -84,16 +106,16 @@ struct Attack {
   }
 
   /// False where there are fewer allocations than this.
-  bool fail(std::uint64_t number, AttackCount& count) const {
+  bool fail(std::uint64_t number, Count& count) const {
     work.prepare();
-    const std::size_t in_use = allocator().stats().current;
+    const std::size_t before = bytes_in_use();
     std::optional<double> found;
     std::string thrown, wrong;
     FailingAllocation failing(memory, number);
     try {
       found = work.run();
       failing.end();
-    } catch (const OutOfMemory& e) {
+    } catch (const OutOfMemory&) {
       failing.end();
       thrown = "OutOfMemory";
     } catch (const std::bad_alloc&) {
@@ -103,16 +125,21 @@ struct Attack {
       failing.end();
       wrong = fmt::format("threw another error: {}", e.what());
     }
-    if (!failing.end()) return false;
+    // Work that did not throw had room within its limit.
+    if (!failing.end() && (found || memory != Memory::kTensorsWithinLimit)) {
+      if (!found) BOOST_ERROR(fmt::format("{}: threw {}{} where no allocation failed", work.name, thrown, wrong));
+      return false;
+    }
     ++count.failures;
     ++(found ? count.recovered : count.thrown);
+    const std::int64_t now_kept = bytes_since(before);
     if (found) {
       wrong = wrong_result(*found);
+      if (wrong.empty() && now_kept > kept) wrong = fmt::format("kept {} bytes, expected {}", now_kept, kept);
     } else if (wrong.empty()) {
       const std::string different = difference(Snapshot(work.changes), begin, 0);
       if (!different.empty()) wrong = fmt::format("threw {} and changed {}", thrown, different);
-      else if (allocator().stats().current > in_use) wrong = fmt::format("threw {} and kept {} bytes", thrown,
-                                                                         allocator().stats().current - in_use);
+      else if (now_kept > 0) wrong = fmt::format("threw {} and kept {} bytes", thrown, now_kept);
       // What is left behind must not spoil the next try.
       if (wrong.empty()) {
         wrong = wrong_result(work.run());
@@ -120,43 +147,43 @@ struct Attack {
       }
     }
     if (!wrong.empty()) {
-      BOOST_ERROR(fmt::format("{}: where allocation {} of {} failed, it {}", work.name, number,
-                              memory == Memory::kTensors ? "tensors" : "objects", wrong));
+      ++count.wrong;
+      BOOST_ERROR(fmt::format("{}: where allocation {} of {} failed, it {}", work.name, number, to_string(memory), wrong));
     }
     return true;
   }
 };
 
-AttackCount total;
+Count total;
 
 /// Says what was tried in the end.
 struct Total {
   ~Total() {
-    std::printf("%lld allocations failed: %lld times the work threw, %lld times it recovered\n",
-                static_cast<long long>(total.failures), static_cast<long long>(total.thrown),
-                static_cast<long long>(total.recovered));
+    fmt::print("{} allocations failed: {} times the work threw, {} times it recovered; {} results were wrong or half\n",
+               total.failures, total.thrown, total.recovered, total.wrong);
   }
 };
 BOOST_TEST_GLOBAL_FIXTURE(Total);
-
-}  // namespace
 
 bool whole_attack() {
   const char* set = std::getenv("TAPECACHE_ATTACK");
   return set && std::string_view(set) == "whole";
 }
 
-AttackCount attack(const Work& work, Memory memory, std::int64_t stride) {
+}  // namespace
+
+std::int64_t attack(const Work& work, Memory memory, std::int64_t stride) {
   const Attack one(work, memory);
-  AttackCount count;
+  Count count;
   const auto step = static_cast<std::uint64_t>(whole_attack() ? 1 : stride);
   std::uint64_t number = 1;
   while (one.fail(number, count)) number += step;
   BOOST_TEST(count.failures > 0, work.name << ": nothing was allocated");
   BOOST_TEST_MESSAGE(fmt::format("{}: {} failed allocations of {}, {} thrown, {} recovered", work.name, count.failures,
-                                 memory == Memory::kTensors ? "tensors" : "objects", count.thrown, count.recovered));
-  total.failures += count.failures, total.thrown += count.thrown, total.recovered += count.recovered;
-  return count;
+                                 to_string(memory), count.thrown, count.recovered));
+  total.failures += count.failures, total.thrown += count.thrown;
+  total.recovered += count.recovered, total.wrong += count.wrong;
+  return count.failures;
 }
 
 }  // namespace tapecache::testing

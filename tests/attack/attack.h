@@ -39,18 +39,8 @@ struct Work {
   double tolerance = 0;
 };
 
-/// What came of all failures that were injected.
-struct AttackCount {
-  std::int64_t failures = 0;   ///< injected
-  std::int64_t thrown = 0;     ///< that the work ended with
-  std::int64_t recovered = 0;  ///< that it got over
-};
-
 /// Does the work again and again, each time with another allocation that fails, every `stride`-th of them; in the whole attack
-/// (TAPECACHE_ATTACK=whole) every one. Reports to Boost.Test what is wrong or half done.
-AttackCount attack(const Work& work, Memory memory, std::int64_t stride = 1);
-
-/// Whether this is the whole attack.
-bool whole_attack();
+/// (TAPECACHE_ATTACK=whole) every one. Reports to Boost.Test what is wrong or half done. Returns how many failed.
+std::int64_t attack(const Work& work, Memory memory, std::int64_t stride = 1);
 
 }  // namespace tapecache::testing

@@ -1,9 +1,12 @@
 #include <filesystem>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "../folder.h"
 #include "../gradcache_checks.h"
 #include "attack.h"
+#include "tapecache/core/safetensors.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/train/checkpoint.h"
 
@@ -79,23 +82,45 @@ struct Trained {
   }
 };
 
+/// All allocations of objects, each by itself, and those of tensors by themselves and within a limit.
+void attack_load(const Work& work, std::int64_t least_objects, std::int64_t least_tensors) {
+  BOOST_TEST(attack(work, Memory::kObjects) > least_objects);
+  BOOST_TEST(attack(work, Memory::kTensors) > least_tensors);
+  BOOST_TEST(attack(work, Memory::kTensorsWithinLimit) > least_tensors);
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(attack_state)
 
 BOOST_AUTO_TEST_CASE(a_checkpoint_of_two_optimisers) {
   Trained trained;
-  attack(trained.work("save_checkpoint", [&] { trained.begin_with_old_file(); }, [&] { return trained.save(), 0; }),
-         Memory::kObjects);
-  attack(trained.work("load_checkpoint", [&] { trained.disturb(); }, [&] { return trained.load(); }), Memory::kObjects);
+  BOOST_TEST(attack(trained.work("save_checkpoint", [&] { trained.begin_with_old_file(); }, [&] { return trained.save(), 0; }),
+                    Memory::kObjects) > 100);
+  attack_load(trained.work("load_checkpoint", [&] { trained.disturb(); }, [&] { return trained.load(); }), 100, 5);
 }
 
 BOOST_AUTO_TEST_CASE(weights) {
   Trained trained;
   attack(trained.work("save_weights", [&] { trained.begin_with_old_file(); },
                       [&] { return models::save_weights(trained.file, trained.parameters()), 0; }), Memory::kObjects);
-  attack(trained.work("load_weights", [&] { trained.disturb(); },
-                      [&] { return models::load_weights(trained.file, trained.parameters()), 0; }), Memory::kObjects);
+  const Work load = trained.work("load_weights", [&] { trained.disturb(); },
+                                 [&] { return models::load_weights(trained.file, trained.parameters()), 0; });
+  attack_load(load, 50, 3);
+  // Of another type, which are converted.
+  SafetensorsFile halves;
+  for (const Parameter& p : trained.parameters()) halves.tensors.emplace(p.name(), p.value().to(DType::kFloat16));
+  write_safetensors(trained.file, halves);
+  attack_load(load, 50, 3);
+}
+
+BOOST_AUTO_TEST_CASE(the_state_of_an_optimiser) {
+  Trained trained;
+  trained.prepare();
+  std::map<std::string, Tensor> given;
+  for (const auto& [name, tensor] : trained.adam.state()) given.emplace(name, tensor.clone());
+  BOOST_TEST(attack(trained.work("load_state", [&] { trained.disturb(); }, [&] { return trained.adam.load_state(given), 0; }),
+                    Memory::kObjects) > 20);
 }
 
 BOOST_AUTO_TEST_CASE(steps_of_optimisers) {
