@@ -139,6 +139,13 @@ class Tables(unittest.TestCase):
         self.assertEqual(self.cell(bf16, "torch-bf16", flags=["avx512_bf16"]), "1.20")
         self.assertEqual(self.cell(bf16, "torch-bf16", flags=["amx_bf16"]), "**1.20**")
 
+    def test_summary(self):
+        measured = a_result({f"{model}/torch-eager": {"ratio": 1 + i / 10} for i, model in enumerate(table.MODELS)}, name="A")
+        one, none = a_result({"vit_b_32_224_b64/torch-eager": {"ratio": 2}}, name="B"), a_result({}, name="C")
+        text = " ".join(table.summary([measured, one, none]))
+        self.assertTrue(text.endswith("A 1.00 to 1.60, B 2.00."), text)
+        self.assertTrue(all(len(line) <= 128 for line in table.summary([measured] * 20)))
+
     def test_between_markers(self):
         begin, end = (f"<!-- {word} of x, by bench/peers/table.py -->" for word in ("begin", "end"))
         page = f"before\n{begin}\nold\n{end}\nafter\n"
