@@ -34,8 +34,8 @@ std::int64_t samples_of_tower(const std::string& tower, const Input& input) {
 
 /// One side of a contrastive step: a name for messages, the batch, and the encoder that turns samples into
 /// representations. `encode(samples)` returns what `Encoded` says, with axis 0 over those samples, and must treat
-/// every sample by itself; outputs are f32 or f64, and beside such ones integers. A std::tuple of inputs is handed over as so many arguments. Several towers may share an
-/// encoder.
+/// every sample by itself; outputs are f32 or f64, and beside such ones integers. A std::tuple of inputs is handed over as so many
+/// arguments. Several towers may share an encoder.
 class Tower {
  public:
   /// Throws ShapeError for an input without an axis of samples, or inputs of different sizes, and ValueError for an empty

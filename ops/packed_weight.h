@@ -17,9 +17,8 @@ inline constexpr std::int64_t kMostRowsOfPacked = 2048;
 /// backward, it is one if it was packed in the forward of this pass.
 inline Tensor packed_weight(const char* op, const Tensor& weight, bool of_parameter, kernels::Gemm& g) {
   OperandCache* cache = OperandCache::current();
-  if (!cache || !weight.device().is_cpu() || is_low_precision(weight.dtype()) || g.m > kMostRowsOfPacked || g.n == 0 || g.k == 0) {
-    return weight;
-  }
+  if (!cache || !weight.device().is_cpu() || is_low_precision(weight.dtype())) return weight;
+  if (g.m > kMostRowsOfPacked || g.n == 0 || g.k == 0) return weight;
   Tensor packed = cache->find_packed(weight, g.transpose_b);
   if (!packed.defined()) {
     if (!of_parameter && !cache->find_packed(weight, true).defined()) return weight;

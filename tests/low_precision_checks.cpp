@@ -71,7 +71,8 @@ void compare(const Function& f, const std::vector<Tensor>& inputs, const Shape& 
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     BOOST_REQUIRE(found.gradients[i].defined());
     BOOST_TEST((found.gradients[i].dtype() == DType::kFloat32));
-    BOOST_TEST(relative_distance(found.gradients[i], expected.gradients[i]) <= units * unit(low), "gradient " << i << " in " << name(low));
+    BOOST_TEST(relative_distance(found.gradients[i], expected.gradients[i]) <= units * unit(low),
+               "gradient " << i << " in " << name(low));
   }
 }
 

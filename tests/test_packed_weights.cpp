@@ -1,8 +1,11 @@
 #include <boost/test/unit_test.hpp>
 
 #include <array>
+#include <cstddef>
 #include <string>
 #include <vector>
+
+#include <fmt/format.h>
 
 #include "checks.h"
 #include "small_model.h"
@@ -82,8 +85,7 @@ BOOST_AUTO_TEST_CASE(products_have_the_same_bits) {
           const std::vector<Tensor> expected = layers.step(rows);
           OperandCache cache(kRoom);
           const OperandScope scope(cache);
-          const std::string what = std::string(name(dtype)) + ", " + std::to_string(in) + " x " + std::to_string(hidden) + ", " +
-                                   std::to_string(rows) + " rows";
+          const std::string what = fmt::format("{}, {} x {}, {} rows", name(dtype), in, hidden, rows);
           check_same(expected, layers.step(rows), what);
           check_same(expected, layers.step(rows), what + ", again");
           const bool few = rows <= 2048;  // beyond that nothing is gained

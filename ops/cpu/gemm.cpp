@@ -132,7 +132,8 @@ void multiply_and_round(const Gemm& g, const Low* a, const Low* b, const float* 
       for (std::int64_t col = 0; col < part.cols; col += kRoundedSide) {
         const std::int64_t rows = std::min(kRoundedSide, part.rows - row), cols = std::min(kRoundedSide, part.cols - col);
         float* sums = thread_scratch<float, Rows>(rows * cols);
-        multiply(rows, cols, g.k, part.left.from_row(row), part.right.from_col(col), sums, cols, false, part.bias ? part.bias + col : nullptr);
+        multiply(rows, cols, g.k, part.left.from_row(row), part.right.from_col(col), sums, cols, false,
+                 part.bias ? part.bias + col : nullptr);
         for (std::int64_t i = 0; i < rows; ++i) {
           const std::int64_t begin = (row + i) * g.row_stride_c() + col;
           put_all(part.c + begin, change(sums + i * cols, part.at + begin, cols), cols, mode);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "tapecache/ops/cpu/cache_sizes.h"
 #include "tapecache/ops/cpu/product_pack.h"
 #include "tapecache/ops/cpu/scratch.h"
 
@@ -16,15 +17,23 @@ namespace product_detail {
 
 constexpr std::int64_t kAcross = 512;          // columns that are packed before they are used,
 constexpr std::int64_t kDeep = 4 * kDepth;     // and terms
-constexpr std::int64_t kDown = 96;             // rows, about, of op(A) and of C that stay in the second-level cache
+
+/// Rows, about, of op(A) that stay in the second-level cache: in an eighth of it, since as much of C and all panels of op(B) pass
+/// through it.
+template <class T>
+std::int64_t rows_in_cache() {
+  constexpr std::int64_t kLeast = 48, kMost = 256;
+  return std::clamp(second_level_cache() / 8 / (kDepth * static_cast<std::int64_t>(sizeof(T))), kLeast, kMost);
+}
 
 /// Room for a block of op(A), of a thread's own; and for kDepth × kAcross of op(B).
 template <class T>
 struct PackedBlocks {
-  static constexpr std::int64_t kLeft = (kDown / kTileRows + 1) * kPackedTile, kRight = kDepth * kAcross;
+  static constexpr std::int64_t kRight = kDepth * kAcross;
+  static std::int64_t left_size() { return (rows_in_cache<T>() / kTileRows + 1) * kPackedTile; }
 
   explicit PackedBlocks(std::int64_t right_count = kRight)
-      : left(thread_scratch<T, PackedBlocks>(kLeft + right_count)), right(left + kLeft) {}
+      : left(thread_scratch<T, PackedBlocks>(left_size() + right_count)), right(left + left_size()) {}
   T *left, *right;
 };
 
@@ -150,7 +159,7 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& 
     return;
   }
   const Product<T, Fused> product{m, n, k, a, b, c, c_stride, accumulate, bias, residual, fused};
-  const std::int64_t down = kDown / product.height * product.height;
+  const std::int64_t down = rows_in_cache<T>() / product.height * product.height;
   const PackedBlocks<T> packed(product.is_packed() ? 0 : packed_size<T>(std::min(n, kAcross), std::min(k, kDeep)));
   for (std::int64_t col = 0; col < n; col += kAcross) {
     for (std::int64_t begin = 0; begin < k; begin += kDeep) {

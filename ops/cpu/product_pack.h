@@ -25,7 +25,8 @@ struct Operand {
   Operand from_row(std::int64_t i) const { return {at(i, 0), stride, transposed}; }
   /// From column j on; where they are packed, j is a multiple of a tile's columns.
   Operand from_col(std::int64_t j) const {
-    return packed_cols > 0 ? Operand{data, stride, transposed, packed_cols, packed_first + j} : Operand{at(0, j), stride, transposed};
+    if (packed_cols > 0) return {data, stride, transposed, packed_cols, packed_first + j};
+    return {at(0, j), stride, transposed};
   }
 };
 

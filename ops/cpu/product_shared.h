@@ -30,7 +30,8 @@ class SharedProduct {
       : p_(product), across_(about_equal(p_.n, kAcross, kTileCols<T>)), deep_(about_equal(p_.k, kDeep, kDepth)) {
     // Enough pieces that no thread waits long for the others, and large enough that each uses a panel many times.
     const std::int64_t pieces = kPieces * thread_count();
-    down_ = about_equal(p_.m, std::clamp((p_.m + pieces - 1) / pieces, kLeastDown, kDown / p_.height * p_.height), p_.height);
+    const std::int64_t most = rows_in_cache<T>() / p_.height * p_.height;
+    down_ = about_equal(p_.m, std::clamp((p_.m + pieces - 1) / pieces, kLeastDown, most), p_.height);
     packs_ = p_.is_packed() ? 0 : (across_ + kPackedTogether - 1) / kPackedTogether;
     rows_ = (p_.m + down_ - 1) / down_;
     deeps_ = (p_.k + deep_ - 1) / deep_;
@@ -91,7 +92,7 @@ class SharedProduct {
     wait(packed_[i % kSlots], (i / kSlots + 1) * packs_);
     wait(finished_[piece], i);  // what these sums are added to
     const std::int64_t row = piece * down_;
-    T* room = thread_scratch<T, SharedProduct>(PackedBlocks<T>::kLeft);
+    T* room = thread_scratch<T, SharedProduct>(PackedBlocks<T>::left_size());
     p_.multiply_rows(block_at(i), packed(i), row, std::min(down_, p_.m - row), room);
     finished_[piece].fetch_add(1, std::memory_order_release);
     used_[i % kSlots].fetch_add(1, std::memory_order_release);
