@@ -9,8 +9,8 @@
 #include <boost/test/unit_test.hpp>
 #include <fmt/format.h>
 
-#include "../compare.h"
-#include "../folder.h"
+#include "compare.h"
+#include "folder.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 

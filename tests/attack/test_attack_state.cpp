@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "../folder.h"
-#include "../gradcache_checks.h"
+#include "folder.h"
+#include "gradcache_checks.h"
 #include "attack.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/models/weights.h"

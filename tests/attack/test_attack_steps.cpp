@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "../gradcache_checks.h"
+#include "gradcache_checks.h"
 #include "attack.h"
 #include "tapecache/autograd/checkpoint.h"
 #include "tapecache/autograd/forward_context.h"

@@ -4,7 +4,7 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "../folder.h"
+#include "folder.h"
 #include "failing_allocation.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"

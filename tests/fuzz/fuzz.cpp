@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "../folder.h"
+#include "folder.h"
 #include "targets.h"
 
 namespace {

@@ -13,8 +13,8 @@
 
 #include <fmt/format.h>
 
-#include "../compare.h"
-#include "../folder.h"
+#include "compare.h"
+#include "folder.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/data/word_tokenizer.h"

@@ -1,6 +1,6 @@
 #include <boost/test/unit_test.hpp>
 
-#include "../folder.h"
+#include "folder.h"
 #include "targets.h"
 
 using namespace tapecache::testing;

@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench" / "peers"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "bench" / "peers"))
 
 import compare  # noqa: E402
 import processor  # noqa: E402

@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
-#include "../demos/clip_emoji/captions.h"
-#include "../demos/clip_emoji/emoji_source.h"
+#include "../../demos/clip_emoji/captions.h"
+#include "../../demos/clip_emoji/emoji_source.h"
 #include "folder.h"
 #include "tapecache/core/error.h"
 

@@ -13,10 +13,10 @@
 #include <nlohmann/json.hpp>
 #include <pugixml.hpp>
 
-#include "../demos/clip_emoji/plots.h"
-#include "../demos/clip_emoji/report.h"
-#include "../demos/clip_emoji/results.h"
-#include "../demos/clip_emoji/retrieval.h"
+#include "../../demos/clip_emoji/plots.h"
+#include "../../demos/clip_emoji/report.h"
+#include "../../demos/clip_emoji/results.h"
+#include "../../demos/clip_emoji/retrieval.h"
 #include "folder.h"
 #include "tapecache/core/error.h"
 
