@@ -62,8 +62,8 @@ class Tensor {
   /// A tensor over memory of the caller's, without a copy: ordinary memory of the host that stays valid until `release`, which
   /// is called once, by whoever drops the last tensor that views it, and must not throw. No allocator counts it. Where this
   /// throws, `release` is not called: the memory is the caller's as before. Changes that go past the tensor are seen by what
-  /// reads it next, but do not change its version: checks for changes do not notice them, nor do copies that an Autocast keeps
-  /// of a parameter. `move_to` leaves the memory, and releases it. Of bool, each byte is 0 or 1. What is const is
+  /// reads it next, but do not change its version: checks for changes do not notice them, nor do copies that an Autocast or a
+  /// cached step keeps of a parameter. `move_to` leaves the memory, and releases it. Of bool, each byte is 0 or 1. What is const is
   /// for `from` to copy, and page-locked memory is for `empty_pinned` to make. Throws ValueError for an address that is null
   /// or not aligned to the element type, unless the shape has no elements.
   static Tensor wrap(void* memory, const Shape& shape, DType dtype, std::function<void()> release = {});

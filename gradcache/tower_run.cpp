@@ -34,7 +34,7 @@ double largest_difference(const Tensor& a, const Tensor& b) {
 /// Weights are packed for several products with each, where they are small enough to be had beside whatever else there is.
 std::size_t packed_budget(const Chunks& chunks, const StepOptions& options) {
   constexpr std::size_t kMost = std::size_t{32} << 20;
-  const bool limited = options.memory_budget || options.memory_plan || allocator(options.device).stats().limit != 0;
+  const bool limited = options.memory_budget || options.memory_plan || allocator(Device::cpu()).stats().limit != 0;
   return limited || (chunks.parts.size() == 1 && !options.reproducible) ? 0 : kMost;
 }
 

@@ -2,6 +2,7 @@
 
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/autograd/variable.h"
+#include "tapecache/core/error.h"
 #include "tapecache/ops/kernels.h"
 
 #pragma GCC visibility push(hidden)
@@ -27,7 +28,11 @@ inline Tensor packed_weight(const char* op, const Tensor& weight, bool of_parame
       const std::int64_t elements = table.packed_elements(g.n, g.k);
       const std::size_t bytes = static_cast<std::size_t>(elements) * sizeof(T);
       if (!cache->has_room_for_packed(bytes)) return false;
-      packed = Tensor::empty({elements}, weight.dtype());
+      try {
+        packed = Tensor::empty({elements}, weight.dtype());
+      } catch (const OutOfMemory&) {
+        return false;  // it is done without
+      }
       table.pack_factor(g, weight.data<T>(), packed.mutable_data<T>());
       return true;
     });

@@ -166,6 +166,13 @@ template <class Terms>
   for (std::int64_t i = 0; i < kLanes; ++i) sums[i] += std::isfinite(lanes[i]) ? static_cast<double>(lanes[i]) : wide[i];
 }
 
+/// Whether those of the first `count` lanes that there are hold finite numbers.
+HWY_INLINE bool all_finite(const Vec<float>& x, std::int64_t count) {
+  const Tag<float> tag;
+  if (hn::AllTrue(tag, hn::IsFinite(x))) [[likely]] return true;
+  return count < kVecLanes<float> && hn::AllTrue(tag, hn::Or(hn::IsFinite(x), hn::Not(first_lanes<float>(count))));
+}
+
 /// Adds rows begin … end to f64 sums of each column, which have room for `column_sums_size`. `terms(row, j, at)` gives
 /// kSums vectors, at column j of a row, of which the k-th belongs to sums[k].
 template <class T, std::size_t kSums, class Terms>
@@ -182,7 +189,7 @@ HWY_INLINE void add_rows(std::int64_t begin, std::int64_t end, std::int64_t cols
       }
       for (std::size_t k = 0; k < kSums; ++k) {
         if constexpr (std::is_same_v<T, float>) {
-          if (!hn::AllTrue(Tag<T>(), hn::IsFinite(sum[k]))) [[unlikely]] {
+          if (!all_finite(sum[k], cols - j)) [[unlikely]] {
             add_each_wide(row, last, sum[k], [&](std::int64_t i) { return terms(i, j, at)[k]; }, sums[k] + j);
             continue;
           }

@@ -26,6 +26,10 @@ template <>
 struct LongSum<Pair<float>> {
   using Type = Pair<double>;
 };
+__device__ inline Pair<double> finite_or(const Pair<float>& x, const Pair<double>& otherwise) {
+  return {std::isfinite(x.first) ? static_cast<double>(x.first) : otherwise.first,
+          std::isfinite(x.second) ? static_cast<double>(x.second) : otherwise.second};
+}
 
 template <class T>
 __device__ Pair<T> warp_reduce(Pair<T> value, Sum) {

@@ -193,6 +193,12 @@ struct alignas(kCount * sizeof(T)) Columns {
   }
 };
 
+template <int kCount>
+__device__ Columns<kCount, double> finite_or(const Columns<kCount>& x, Columns<kCount, double> otherwise) {
+  for (int i = 0; i < kCount; ++i) otherwise.x[i] = finite_or(x.x[i], otherwise.x[i]);
+  return otherwise;
+}
+
 /// A row's elements of `kCount` columns from kCount · i on, which are written as elements of Low too.
 template <class Low, int kCount>
 struct RoundedElements {

@@ -19,6 +19,7 @@ enum class Adjacent { kTerms, kSums };
 constexpr unsigned kColumnsOfBlock = 32, kRowsOfBlock = 8;
 
 __device__ inline bool all_finite(float x) { return std::isfinite(x); }
+__device__ inline double finite_or(float x, double otherwise) { return std::isfinite(x) ? static_cast<double>(x) : otherwise; }
 
 /// Σ term(k) for k from `first` to before `end` in steps: a few are added in T, and their sums in what loses nothing. Where
 /// those few overflow in T, each of them is.
@@ -34,8 +35,10 @@ __device__ auto sum_in_steps(std::int64_t first, std::int64_t end, std::int64_t 
     for (int i = 0; i < kFew; ++i) few += term(k + i * step);
     if constexpr (!std::is_same_v<T, Long>) {
       if (!all_finite(few)) {
+        Long each(0);
 #pragma unroll 1
-        for (int i = 0; i < kFew; ++i) sum += static_cast<Long>(term(k + i * step));
+        for (int i = 0; i < kFew; ++i) each += static_cast<Long>(term(k + i * step));
+        sum += finite_or(few, each);  // of several sums, those that did not overflow keep their bits
         continue;
       }
     }

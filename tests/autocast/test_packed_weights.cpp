@@ -121,6 +121,49 @@ BOOST_AUTO_TEST_CASE(a_changed_weight_is_packed_anew) {
   check("after all was dropped");
 }
 
+BOOST_AUTO_TEST_CASE(weights_of_one_storage_and_a_tied_one_are_told_apart) {
+  constexpr std::int64_t kWidth = 48;
+  const Tensor both = random_values({2 * kWidth, kWidth}, 1, DType::kFloat32), x = random_values({5, kWidth}, 2, DType::kFloat32);
+  const Parameter upper("upper", both.slice(0, kWidth)), lower("lower", both.slice(kWidth, 2 * kWidth));
+  const auto step = [&] {
+    Tape tape;
+    const Variable start = tape.leaf(x);
+    Variable y;
+    {
+      const Recording recording(tape);
+      y = ops::linear(ops::linear(ops::linear(start, upper), lower), upper);
+    }
+    const Tensor dy = random_values(y.shape(), 3, DType::kFloat32);
+    inject(tape, {&y, 1}, {&dy, 1});
+    std::vector<Tensor> all{y.value(), tape.gradient(start)};
+    for (Parameter p : {upper, lower}) {
+      all.push_back(p.gradient().clone());
+      p.clear_gradient();
+    }
+    return all;
+  };
+  const std::vector<Tensor> expected = step();
+  OperandCache cache(kRoom);
+  const OperandScope scope(cache);
+  check_same(expected, step(), "first");
+  check_same(expected, step(), "again");
+  BOOST_CHECK(!cache.find_packed(upper.value(), true).shares_storage(cache.find_packed(lower.value(), true)));
+}
+
+BOOST_AUTO_TEST_CASE(a_weight_is_not_packed_where_memory_refuses) {
+  const Layers layers(40, 70, DType::kFloat32);
+  const Tensor x = random_values({9, 40}, 6, DType::kFloat32);
+  const auto y = [&] { return ops::linear(x, layers.first, layers.bias).value(); };
+  const Tensor expected = y();
+  OperandCache cache(kRoom);
+  const OperandScope scope(cache);
+  Allocator& memory = allocator(Device::cpu());
+  // Room for the result, and for nothing of the weight's size.
+  const MemoryLimit limit(memory.stats().current + expected.bytes() + 4096, Device::cpu());
+  BOOST_TEST(same_bits(expected, y()));
+  BOOST_CHECK(!cache.clear());
+}
+
 BOOST_AUTO_TEST_CASE(nothing_is_packed_without_room_or_parameter) {
   const Layers layers(40, 70, DType::kFloat32);
   const std::vector<Tensor> expected = layers.step(9);

@@ -136,7 +136,7 @@ BOOST_AUTO_TEST_CASE(sums_whose_parts_overflow_have_their_means) {
   const auto large = static_cast<double>(static_cast<float>(kLarge));
   for (const Device device : devices()) {
     for (const std::int64_t count : {2, 8, 30, 100, 700, 5000}) {
-      // Columns of one sign, and of half and half; a third that is not large keeps its bits.
+      // Columns of one sign, and of half and half, and a third that is not large.
       std::vector<float> values;
       for (std::int64_t i = 0; i < count; ++i) {
         values.insert(values.end(), {static_cast<float>(kLarge), static_cast<float>(2 * i < count ? kLarge : -kLarge), 0.1f});
