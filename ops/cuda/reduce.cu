@@ -195,7 +195,9 @@ struct alignas(kCount * sizeof(T)) Columns {
 
 template <int kCount>
 __device__ Columns<kCount, double> finite_or(const Columns<kCount>& x, Columns<kCount, double> otherwise) {
-  for (int i = 0; i < kCount; ++i) otherwise.x[i] = finite_or(x.x[i], otherwise.x[i]);
+  for (int i = 0; i < kCount; ++i) {
+    if (std::isfinite(x.x[i])) otherwise.x[i] = static_cast<double>(x.x[i]);
+  }
   return otherwise;
 }
 
