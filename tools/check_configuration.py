@@ -7,15 +7,14 @@ that begins with "Meson", "CMake" or "Environment"; the second cell of an option
 exits with 1 if anything does not. `--self-test` checks the checker: it must find each of a set of deliberate faults.
 """
 
-import argparse
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Iterator
 
+from tree_check import files_below, main, self_test
+
 PAGE = "docs/configuration.md"
-SKIPPED_FOLDERS = {".git", "subprojects", "out", "__pycache__"}
 CPP_SUFFIXES = {".h", ".cpp", ".cu", ".cuh"}
 OF_THE_SHELL = {"BASH_SOURCE", "PWD"}  # which bash sets
 
@@ -48,12 +47,8 @@ def kind_of(path: Path) -> "str | None":
 
 
 def sources(root: Path) -> "Iterator[tuple[Path, str]]":
-    for path in sorted(root.iterdir()):
-        if path.is_dir():
-            built = path.name.startswith("build") or (path / "meson-private").is_dir()
-            if not path.is_symlink() and path.name not in SKIPPED_FOLDERS and not built:
-                yield from sources(path)
-        elif path.is_file() and path.resolve() != Path(__file__).resolve() and (kind := kind_of(path)):
+    for path in files_below(root):
+        if path.is_file() and path.resolve() != Path(__file__).resolve() and (kind := kind_of(path)):
             yield path, kind
 
 
@@ -116,7 +111,7 @@ def rows_of(page: str) -> "dict[str, dict[str, str]]":
     return sections
 
 
-def faults(root: Path) -> "list[str]":
+def faults(root: Path) -> "tuple[int, list[str]]":
     page = rows_of((root / PAGE).read_text())
     variables, problems = variables_of(root)
     read = {
@@ -135,7 +130,7 @@ def faults(root: Path) -> "list[str]":
         for name in written:
             if name not in settings:
                 problems.append(f"{PAGE}, {section}: '{name}' is read nowhere")
-    return problems
+    return sum(len(settings) for settings, _ in read.values()), problems
 
 
 # A tree without a fault; each case below changes one file of it.
@@ -151,11 +146,12 @@ GOOD_TREE = {
     "build/a.py": 'os.environ["T_BUILT"]\n',
     PAGE: "## Meson's options\n| `cpu` | `portable` | x |\n| `races` | `false` | x |\n\n"
           "## CMake\n| `T_CPU` | `portable` | x |\n| `T_INCLUDE` | | x |\n| `BUILD_SHARED_LIBS` | | x |\n\n"
-          "## Environment variables\n" + "".join(f"| `T_{letter}` | | x |\n" for letter in "ABCDEFG") + "\n## Others\n| `what` | else |\n",
+          "## Environment variables\n" + "".join(f"| `T_{letter}` | | x |\n" for letter in "ABCDEFG") +
+          "\n## Others\n| `what` | else |\n",
 }
 
 
-def self_test() -> int:
+def test() -> int:
     page = GOOD_TREE[PAGE]
     wrong = [(PAGE, page.replace(f"| `{name}` |", "| x |"), f"'{name}', which")
              for name in ("cpu", "races", "T_CPU", "T_INCLUDE", "BUILD_SHARED_LIBS", *map("T_{}".format, "ABCDEFG"))]
@@ -168,37 +164,8 @@ def self_test() -> int:
         ("core/b.cpp", "auto v = std::getenv(which);\n", "getenv(which): cannot tell"),
         ("core/b.h", 'auto v = std::getenv("T_NEW");\n', "'T_NEW', which core/b.h reads"),
     ]
-    failures = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (name, text, words) in enumerate([("", "", ""), *wrong]):
-            root = Path(folder, str(number))
-            for file, content in {**GOOD_TREE, **({name: text} if name else {})}.items():
-                (root / file).parent.mkdir(parents=True, exist_ok=True)
-                (root / file).write_text(content)
-            found = faults(root)
-            if not name and found:
-                failures += [f"flagged though right: {fault}" for fault in found]
-            elif name and (len(found) != 1 or words not in found[0]):
-                failures.append(f"{name}: expected '{words}', found {found}")
-    for failure in failures:
-        print(f"self-test: {failure}")
-    if not failures:
-        print(f"self-test: all {len(wrong)} faults were found, and nothing that is right")
-    return 1 if failures else 0
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent,
-                        help="repository to check (default: the one this script is in)")
-    parser.add_argument("--self-test", action="store_true", help="check that deliberate faults are found")
-    options = parser.parse_args()
-    if options.self_test:
-        return self_test()
-    problems = faults(options.root)
-    print("\n".join(problems) if problems else f"{PAGE}: every setting is there")
-    return 1 if problems else 0
+    return self_test(faults, GOOD_TREE, 12, [(name, text, re.escape(words)) for name, text, words in wrong])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, "settings", faults, test))

@@ -5,12 +5,12 @@ Prints `file:line: message` for every violation and exits with 1 if there are an
 `--self-test` checks the checker: it must catch each of a set of deliberately wrong includes.
 """
 
-import argparse
 import re
 import sys
-import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Iterator, NamedTuple, Optional
+
+from tree_check import main, self_test
 
 KERNEL_TABLE = "ops/kernels.h"
 BESIDE_THE_TABLE = ("ops/kernel_arguments.h", "ops/kernel_declarations.inc")  # of its zone
@@ -223,56 +223,11 @@ WRONG_SNIPPETS = [
 ]
 
 
-def write_tree(root: Path, files: "dict[str, str]") -> None:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-
-def self_test() -> int:
-    failures = []
-    with tempfile.TemporaryDirectory() as folder:
-        good = Path(folder, "good")
-        write_tree(good, GOOD_TREE)
-        count, found = violations_in(good)
-        if count != len(GOOD_TREE):
-            failures.append(f"checked {count} of {len(GOOD_TREE)} files")
-        failures += [f"flagged though allowed: {violation}" for violation in found]
-
-        for index, (name, text, line, words) in enumerate(WRONG_SNIPPETS):
-            root = Path(folder, str(index))
-            write_tree(root, {**GOOD_TREE, name: text + "\n"})
-            _, found = violations_in(root)
-            if len(found) != 1 or not found[0].startswith(f"{name}:{line}: ") or words not in found[0]:
-                failures.append(f"{name}: {text!r}: expected '{words}' at line {line}, found {found}")
-
-    for failure in failures:
-        print(f"self-test: {failure}")
-    if not failures:
-        print(f"self-test: all {len(WRONG_SNIPPETS)} wrong includes were caught, no allowed one was")
-    return 1 if failures else 0
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent,
-                        help="repository to check (default: the one this script is in)")
-    parser.add_argument("--self-test", action="store_true",
-                        help="check that deliberately wrong includes are caught")
-    options = parser.parse_args()
-    if options.self_test:
-        return self_test()
-
-    count, found = violations_in(options.root)
-    for violation in found:
-        print(violation)
-    if count == 0:
-        print(f"{options.root}: no source file found", file=sys.stderr)
-        return 1
-    print(f"{count} files checked, {len(found)} wrong includes")
-    return 1 if found else 0
+def test() -> int:
+    return self_test(violations_in, GOOD_TREE, len(GOOD_TREE),
+                     [(name, text + "\n", f"^{re.escape(f'{name}:{line}: ')}.*{re.escape(words)}")
+                      for name, text, line, words in WRONG_SNIPPETS])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, "source files", violations_in, test))

@@ -7,15 +7,14 @@ in pages of history, whose files may be gone. Prints what is not there, and exit
 `--self-test` checks the checker: it must find each of a set of deliberate faults.
 """
 
-import argparse
 import re
 import sys
-import tempfile
 from pathlib import Path
 from typing import Iterator
 
+from tree_check import SKIPPED_FOLDERS, files_below, main, self_test
+
 HISTORY = {"CHANGELOG.md", "bench/notes.md"}
-SKIPPED_FOLDERS = {".git", "subprojects", "out", "__pycache__"}
 
 FENCE = re.compile(r"^(```|~~~).*?^\1[^\n]*$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
@@ -24,16 +23,6 @@ LINK = re.compile(r"""\]\(([^)\s]+)(?: "[^"]*")?\)|^\[[^\]]+\]: *(\S+)|<(?:img|s
 SCHEME = re.compile(r"^[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 HEADING = re.compile(r"^#{1,6} +(.*?) *#*$", re.MULTILINE)
 FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)+/?")
-
-
-def pages(folder: Path) -> "Iterator[Path]":
-    for path in sorted(folder.iterdir()):
-        if path.is_dir():
-            built = path.name.startswith("build") or (path / "meson-private").is_dir()
-            if not path.is_symlink() and path.name not in SKIPPED_FOLDERS and not built:
-                yield from pages(path)
-        elif path.suffix == ".md":
-            yield path
 
 
 def without_fences(text: str) -> str:
@@ -88,7 +77,7 @@ def faults_of(root: Path, page: Path) -> "Iterator[str]":
 
 
 def faults(root: Path) -> "tuple[int, list[str]]":
-    found = list(pages(root))
+    found = [path for path in files_below(root) if path.suffix == ".md"]
     return len(found), [fault for page in found for fault in faults_of(root, page)]
 
 
@@ -115,41 +104,10 @@ WRONG = [
 ]
 
 
-def self_test() -> int:
-    failures = []
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (name, text, words) in enumerate([("", "", ""), *WRONG]):
-            root = Path(folder, str(number))
-            for file, content in {**GOOD_TREE, **({name: text} if name else {})}.items():
-                (root / file).parent.mkdir(parents=True, exist_ok=True)
-                (root / file).write_text(content)
-            # A page of history is read as well, for its links.
-            count, found = faults(root)
-            if not name and (found or count != 3):
-                failures.append(f"{count} pages, flagged though right: {found}")
-            elif name and (len(found) != 1 or words not in found[0]):
-                failures.append(f"{name}: {text!r}: expected '{words}', found {found}")
-    for failure in failures:
-        print(f"self-test: {failure}")
-    if not failures:
-        print(f"self-test: all {len(WRONG)} faults were found, and nothing that is right")
-    return 1 if failures else 0
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent,
-                        help="repository to check (default: the one this script is in)")
-    parser.add_argument("--self-test", action="store_true", help="check that deliberate faults are found")
-    options = parser.parse_args()
-    if options.self_test:
-        return self_test()
-    count, found = faults(options.root.resolve())
-    for fault in found:
-        print(fault)
-    print(f"{count} pages checked, {len(found)} things not there")
-    return 1 if found or count == 0 else 0
+def test() -> int:
+    # A page of history is read as well, for its links.
+    return self_test(faults, GOOD_TREE, 3, [(name, text, re.escape(words)) for name, text, words in WRONG])
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, "pages", faults, test))
