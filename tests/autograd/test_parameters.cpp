@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "tape_checks.h"
 #include "tapecache/autograd/foreign.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
@@ -12,14 +13,6 @@
 
 using namespace tapecache;
 using namespace tapecache::testing;
-
-namespace {
-
-void backward(Tape& tape, const Variable& output, const Tensor& seed) {
-  tape.backward(std::span(&output, 1), std::span(&seed, 1));
-}
-
-}  // namespace
 
 BOOST_AUTO_TEST_SUITE(parameters)
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "op_table.h"
+#include "tape_checks.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
@@ -19,10 +20,6 @@ using namespace tapecache::testing;
 namespace {
 
 std::size_t bytes_in_use() { return allocator().stats().current; }
-
-void backward(Tape& tape, const Variable& output, const Tensor& seed) {
-  tape.backward(std::span(&output, 1), std::span(&seed, 1));
-}
 
 }  // namespace
 

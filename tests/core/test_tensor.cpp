@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "all_types.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/shape.h"
@@ -13,13 +14,6 @@
 
 using namespace tapecache;
 using namespace tapecache::testing;
-
-namespace {
-
-constexpr DType kAllTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16,
-                               DType::kInt32,   DType::kInt64,   DType::kUInt8,    DType::kBool};
-
-}  // namespace
 
 BOOST_AUTO_TEST_SUITE(shapes)
 

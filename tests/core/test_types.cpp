@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "all_types.h"
 #include "tapecache/core/device.h"
 #include "tapecache/core/dtype.h"
 #include "tapecache/core/error.h"
@@ -17,9 +18,6 @@ using namespace tapecache;
 using namespace tapecache::testing;
 
 namespace {
-
-constexpr DType kAllTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16,
-                               DType::kInt32,   DType::kInt64,   DType::kUInt8,    DType::kBool};
 
 std::uint16_t bfloat16_bits(float value) { return BFloat16(value).bits; }
 std::uint16_t float16_bits(float value) { return Float16(value).bits; }

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "all_types.h"
 #include "checks.h"
 #include "cuda_device.h"
 #include "tapecache/core/allocator.h"
@@ -12,13 +13,6 @@
 
 using namespace tapecache;
 using namespace tapecache::testing;
-
-namespace {
-
-constexpr DType kAllTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16,
-                               DType::kInt32,   DType::kInt64,   DType::kUInt8,    DType::kBool};
-
-}  // namespace
 
 BOOST_AUTO_TEST_SUITE(cuda)
 
