@@ -59,39 +59,39 @@ Arithmetic widest() {
   return {with_any, 4};
 }
 
-double measure_flops_per_second() {
+}  // namespace
+
+double multiply_and_add_once() {
   const Arithmetic arithmetic = widest();
   const int threads = thread_count();
   std::vector<float> results(static_cast<std::size_t>(threads));
   volatile float factor = 0.5f;
-  const double seconds = best_seconds(0.1, [&] {
-    parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t) {
-      results[static_cast<std::size_t>(begin)] = arithmetic.run(factor);
-    });
+  parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t) {
+    results[static_cast<std::size_t>(begin)] = arithmetic.run(factor);
   });
-  return 2.0 * arithmetic.lanes * kSums * kRepeats * threads / seconds;
+  return 2.0 * arithmetic.lanes * kSums * kRepeats * threads;
 }
 
-double measure_bytes_per_second(std::vector<char>& from, std::vector<char>& to, std::int64_t size) {
+double copy_once(const std::vector<char>& from, std::vector<char>& to, std::int64_t size) {
   const std::int64_t part = size / thread_count();
-  const double seconds = best_seconds(0.04, [&] {
-    parallel_for(thread_count(), 1, [&](std::int64_t begin, std::int64_t) {
-      std::memcpy(to.data() + begin * part, from.data() + begin * part, static_cast<std::size_t>(part));
-    });
+  parallel_for(thread_count(), 1, [&](std::int64_t begin, std::int64_t) {
+    std::memcpy(to.data() + begin * part, from.data() + begin * part, static_cast<std::size_t>(part));
   });
-  return 2.0 * static_cast<double>(part * thread_count()) / seconds;
+  return 2.0 * static_cast<double>(part * thread_count());
 }
-
-}  // namespace
 
 void Ceilings::measure() {
-  flops_per_second_ = std::max(flops_per_second_, measure_flops_per_second());
+  double flops = 0;
+  const double seconds = best_seconds(0.1, [&] { flops = multiply_and_add_once(); });
+  flops_per_second_ = std::max(flops_per_second_, flops / seconds);
   constexpr std::int64_t kLeast = 1 << 17, kMost = 1 << 26;
   std::vector<char> from(kMost, 1), to(kMost, 2);
   std::size_t i = 0;
   for (std::int64_t size = kLeast; size <= kMost; size *= 2, ++i) {
     if (i == copies_.size()) copies_.push_back({2.0 * static_cast<double>(size), 0});
-    copies_[i].bytes_per_second = std::max(copies_[i].bytes_per_second, measure_bytes_per_second(from, to, size));
+    double bytes = 0;
+    const double copy_seconds = best_seconds(0.04, [&] { bytes = copy_once(from, to, size); });
+    copies_[i].bytes_per_second = std::max(copies_[i].bytes_per_second, bytes / copy_seconds);
   }
 }
 

@@ -1,8 +1,14 @@
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 namespace ops_bench {
+
+/// A fixed number of f32 multiplications and additions, joined, by all threads. Returns how many.
+double multiply_and_add_once();
+/// Copies `size` bytes by all threads. Returns how many were read and written.
+double copy_once(const std::vector<char>& from, std::vector<char>& to, std::int64_t size);
 
 /// What this machine can do with the threads in use: by loops of their own and not by the library's kernels, so that a kernel
 /// that becomes slow does not take its ceiling with it.

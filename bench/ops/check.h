@@ -9,7 +9,7 @@ namespace ops_bench {
 /// Each op of the table is measured with two threads, as the least of several trials, beside the machine's ceilings in the same
 /// trials. Its share is the least time that the ceilings allow over the time it took. A file of floors, {"op/forward": share, …},
 /// has three quarters of the least share that the processors showed on which it was written; an op that stays below half of its
-/// floor in all trials has failed. So neither the noise of a shared machine nor another processor makes it fail, and what takes
+/// floor in all trials, and in more where it is measured in turn with the ceilings, has failed. So neither the noise of a shared machine nor another processor makes it fail, and what takes
 /// four times as long does, as a scalar loop in the place of a vector one. An op that the ceilings allow less than `kLeastJudged`
 /// seconds is not judged: waking the threads is most of it.
 ///

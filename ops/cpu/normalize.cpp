@@ -132,7 +132,7 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
       if (wants_sums) {
         add_rows<T, 2>(first, last, cols, sums, [=](std::int64_t row, std::int64_t j, auto at) TAPECACHE_INLINE {
           const auto g = at.load(dy + row * cols + j), v = at.load(x + row * cols + j);
-          return std::array{hn::Mul(hn::Mul(g, hn::Sub(v, set(mean[row]))), set(rstd[row])), g};
+          return std::array{hn::Mul(g, hn::Mul(hn::Sub(v, set(mean[row])), set(rstd[row]))), g};
         });
       }
       for (std::int64_t row = first; dx && row < last; ++row) {

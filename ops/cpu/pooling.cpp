@@ -96,11 +96,11 @@ template <class T>
 void max_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* argmax,
                        const T* dy, T* dx, Mode mode) {
   for_each_sample(batch, tokens * width, [=](std::int64_t sample) {
-    for (std::int64_t token = 0; token < tokens; ++token) {
-      T* to = dx + (sample * tokens + token) * width;
-      for (std::int64_t j = 0; j < width; ++j) {
-        put(to[j], argmax[sample * width + j] == token ? dy[sample * width + j] : T{0}, mode);
-      }
+    T* to = dx + sample * tokens * width;
+    if (mode == Mode::kWrite) std::fill(to, to + tokens * width, T{0});
+    for (std::int64_t j = 0; j < width; ++j) {
+      const std::int64_t token = argmax[sample * width + j];
+      if (token >= 0) to[token * width + j] += dy[sample * width + j];
     }
   });
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cmath>
+
 #include <cuda_runtime.h>
 
 namespace tapecache::kernels::cuda {
@@ -15,6 +17,10 @@ template <>
 struct LongSum<float> {
   using Type = double;
 };
+
+__device__ inline bool all_finite(float x) { return std::isfinite(x); }
+__device__ inline bool all_finite(double x) { return std::isfinite(x); }
+__device__ inline double finite_or(float x, double otherwise) { return std::isfinite(x) ? static_cast<double>(x) : otherwise; }
 
 struct Sum {
   template <class T>

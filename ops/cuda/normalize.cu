@@ -26,19 +26,18 @@ template <class T, class Out, class By>
 __global__ void __launch_bounds__(kMostRowThreads)
     layer_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* residual,
                       const T* __restrict__ gamma, const T* __restrict__ beta, T* sum, Out* y, T* mean, T* rstd) {
-  const T count = static_cast<T>(cols);
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const std::int64_t from = i * cols;
     const Row<By, WithResidual<T>> row(cols, {x + from, residual ? residual + from : nullptr});
     if (residual) row.each([=](std::int64_t at, T v) { sum[from + at] = v; });
     T average, inverse;
     const auto take_moments = [&](T down) {
-      const T near_mean = row.sum([=](std::int64_t, T v) { return v * down; }) / count;
-      const Pair<T> differences = row.sum([=](std::int64_t, T v) {
+      const T near_mean = row.mean([=](std::int64_t, T v) { return v * down; });
+      const Pair<T> differences = row.mean([=](std::int64_t, T v) {
         const T d = v * down - near_mean;
         return Pair<T>(d, d * d);
       });
-      const T shift = differences.first / count, variance = differences.second / count - shift * shift;
+      const T shift = differences.first, variance = differences.second - shift * shift;
       average = (near_mean + shift) / down;
       // In this order a NaN stays one.
       inverse = down / std::sqrt((variance < T{0} ? T{0} : variance) + epsilon * down * down);
@@ -71,16 +70,16 @@ __global__ void __launch_bounds__(kMostRowThreads)
     if (adds) row.each_held([&](int k, std::int64_t at, Pair<T>) { before[k] = dx[i * cols + at]; });
     if (partials) {
       row.each_held([&](int k, std::int64_t, Pair<T> v) {
-        own[k] += Pair<T>(v.second * (v.first - average) * inverse, v.second);
+        own[k] += Pair<T>(v.second * ((v.first - average) * inverse), v.second);
       });
     }
     if (!dx) continue;
-    // Σ dy γ, Σ dy γ x̂
-    const Pair<T> sums = row.sum([=](std::int64_t at, Pair<T> v) {
+    // of dy γ and dy γ x̂
+    const Pair<T> means = row.mean([=](std::int64_t at, Pair<T> v) {
       const T scaled = v.second * gamma[at];
-      return Pair<T>(scaled, scaled * (v.first - average) * inverse);
+      return Pair<T>(scaled, scaled * ((v.first - average) * inverse));
     });
-    const T shift = sums.first / static_cast<T>(cols), slope = inverse * (sums.second / static_cast<T>(cols));
+    const T shift = means.first, slope = inverse * means.second;
     const auto gradient = [=](std::int64_t at, Pair<T> v) {
       return inverse * (v.second * gamma[at] - shift - (v.first - average) * slope);
     };
@@ -108,7 +107,7 @@ struct ParameterTerm {
   const T *x, *mean, *rstd, *dy;
   __device__ Pair<T> operator()(std::int64_t i, std::int64_t k) const {
     const T g = dy[k * cols + i];
-    return {g * (x[k * cols + i] - mean[k]) * rstd[k], g};
+    return {g * ((x[k * cols + i] - mean[k]) * rstd[k]), g};
   }
 };
 
@@ -120,12 +119,22 @@ struct PartialTerm {
   __device__ Pair<T> operator()(std::int64_t i, std::int64_t k) const { return partials[k * cols + i]; }
 };
 
+/// Where partial sums overflowed, the terms themselves are added.
 template <class T>
-__global__ void put_parameters_kernel(std::int64_t cols, const Pair<T>* sums, T* dgamma, Mode dgamma_mode, T* dbeta,
-                                      Mode dbeta_mode) {
+__global__ void put_parameters_kernel(std::int64_t rows, std::int64_t cols, const Pair<T>* sums, ParameterTerm<T> term,
+                                      T* dgamma, Mode dgamma_mode, T* dbeta, Mode dbeta_mode) {
+  using Long = typename LongSum<Pair<T>>::Type;
   for (std::int64_t i = thread_index(); i < cols; i += thread_count()) {
-    if (dgamma) put(dgamma[i], sums[i].first, dgamma_mode);
-    if (dbeta) put(dbeta[i], sums[i].second, dbeta_mode);
+    Pair<T> sum = sums[i];
+    if constexpr (!std::is_same_v<Pair<T>, Long>) {
+      if (!all_finite(sum)) {
+        Long each(0);
+        for (std::int64_t k = 0; k < rows; ++k) each += static_cast<Long>(term(i, k));
+        sum = static_cast<Pair<T>>(finite_or(sum, each));
+      }
+    }
+    if (dgamma) put(dgamma[i], sum.first, dgamma_mode);
+    if (dbeta) put(dbeta[i], sum.second, dbeta_mode);
   }
 }
 
@@ -185,6 +194,7 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
   constexpr unsigned kMostWarpsWithSums = 2048;  // a number that no device has a say in, as sums depend on it
   const bool wants_sums = dgamma || dbeta;
   const Scratch<Pair<T>> sums(wants_sums ? cols : 0);
+  const ParameterTerm<T> term{cols, x, mean, rstd, dy};
   with_row_threads(rows, cols, [&]<class By>(By, Grid grid) {
     const auto run = [&](Pair<T>* partials) {
       launch(layer_norm_backward_kernel<T, By>, grid, rows, cols, x, gamma, mean, rstd, dy, dx, dx_mode, partials);
@@ -192,7 +202,7 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
     if (!wants_sums || By::kHeld == 0) {
       if (dx) run(nullptr);
       if (wants_sums) {
-        sum_terms<Adjacent::kSums>(cols, rows, ParameterTerm<T>{cols, x, mean, rstd, dy}, Pair<T>(1), sums.data(), Mode::kWrite);
+        sum_terms<Adjacent::kSums>(cols, rows, term, Pair<T>(1), sums.data(), Mode::kWrite);
       }
       return;
     }
@@ -202,7 +212,8 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
     run(partials.data());
     sum_terms<Adjacent::kSums>(cols, first_rows, PartialTerm<T>{cols, partials.data()}, Pair<T>(1), sums.data(), Mode::kWrite);
   });
-  if (wants_sums) launch(put_parameters_kernel<T>, grid_for(cols), cols, sums.data(), dgamma, dgamma_mode, dbeta, dbeta_mode);
+  if (!wants_sums) return;
+  launch(put_parameters_kernel<T>, grid_for(cols), rows, cols, sums.data(), term, dgamma, dgamma_mode, dbeta, dbeta_mode);
 }
 
 template <class T>

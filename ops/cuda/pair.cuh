@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cmath>
+#include <concepts>
 
 #include "tapecache/ops/cuda/block_reduce.cuh"
 
@@ -13,12 +14,15 @@ struct Pair {
 
   Pair() = default;
   constexpr Pair(T both) : first(both), second(both) {}
+  template <std::integral I>
+  explicit constexpr Pair(I both) : Pair(static_cast<T>(both)) {}
   constexpr Pair(T a, T b) : first(a), second(b) {}
   template <class U>
   explicit constexpr Pair(const Pair<U>& b) : first(static_cast<T>(b.first)), second(static_cast<T>(b.second)) {}
   constexpr Pair& operator+=(const Pair& b) { return *this = *this + b; }
   friend constexpr Pair operator+(const Pair& a, const Pair& b) { return {a.first + b.first, a.second + b.second}; }
   friend __device__ bool all_finite(const Pair& x) { return std::isfinite(x.first) && std::isfinite(x.second); }
+  friend constexpr Pair operator/(const Pair& a, const Pair& b) { return {a.first / b.first, a.second / b.second}; }
   friend constexpr Pair operator*(const Pair& a, const Pair& b) { return {a.first * b.first, a.second * b.second}; }
 };
 

@@ -111,14 +111,34 @@ class Row {
     }
   }
 
-  /// Σ f(place, value) over the row.
+  /// Σ f(place, value) over the row, in what no sum of its terms overflows.
+  template <class F>
+  __device__ auto long_sum(const F& f) const {
+    using Term = std::invoke_result_t<F, std::int64_t, Value>;
+    using Long = typename LongSum<Term>::Type;
+    const auto sum_as = [&](auto total) {
+      each([&](std::int64_t at, Value v) { total += static_cast<decltype(total)>(f(at, v)); });
+      return By::reduce(total, Sum{});
+    };
+    if constexpr (By::kHeld == 0 || std::is_same_v<Term, Long>) {
+      return sum_as(Long(0));
+    } else {
+      const Term total = sum_as(Term(0));
+      return all_finite(total) ? static_cast<Long>(total) : finite_or(total, sum_as(Long(0)));
+    }
+  }
   template <class F>
   __device__ auto sum(const F& f) const {
+    return static_cast<std::invoke_result_t<F, std::int64_t, Value>>(long_sum(f));
+  }
+  /// The mean of f(place, value), which fits what the terms fit.
+  template <class F>
+  __device__ auto mean(const F& f) const {
     using Term = std::invoke_result_t<F, std::int64_t, Value>;
-    using Total = std::conditional_t<By::kHeld == 0, typename LongSum<Term>::Type, Term>;
-    Total total(0);
-    each([&](std::int64_t at, Value v) { total += static_cast<Total>(f(at, v)); });
-    return static_cast<Term>(By::reduce(total, Sum{}));
+    const auto total = long_sum(f);
+    const Term in_term = static_cast<Term>(total);
+    if (all_finite(in_term)) return in_term / static_cast<Term>(cols_);
+    return static_cast<Term>(total / static_cast<std::remove_const_t<decltype(total)>>(cols_));
   }
 
   /// The largest value; a NaN counts as larger than any number.

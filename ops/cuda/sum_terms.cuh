@@ -18,9 +18,6 @@ enum class Adjacent { kTerms, kSums };
 
 constexpr unsigned kColumnsOfBlock = 32, kRowsOfBlock = 8;
 
-__device__ inline bool all_finite(float x) { return std::isfinite(x); }
-__device__ inline double finite_or(float x, double otherwise) { return std::isfinite(x) ? static_cast<double>(x) : otherwise; }
-
 /// Σ term(k) for k from `first` to before `end` in steps: a few are added in T, and their sums in what loses nothing. Where
 /// those few overflow in T, each of them is.
 template <class T, class Term>

@@ -11,6 +11,7 @@
 #include "tapecache/ops/operators.h"
 #include "tapecache/ops/pooling.h"
 #include "tapecache/ops/reduce.h"
+#include "tapecache/ops/softmax.h"
 
 // Sums of f32 that are long, or of numbers that differ by little from a large one.
 
@@ -199,6 +200,71 @@ BOOST_AUTO_TEST_CASE(gradients_of_norms_whose_sums_overflow) {
         for (const double g : doubles(tape.gradient(weight))) BOOST_TEST(relative_error(g, expected) <= 1e-5);
         for (const double g : doubles(tape.gradient(bias))) BOOST_TEST(std::abs(g) <= 1e-6 * expected);
       }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_layer_norm_whose_sums_overflow) {
+  constexpr std::int64_t kRows = 64;
+  for (const Device device : devices()) {
+    for (const std::int64_t cols : {256, 8192}) {
+      // x̂ is 1 in the first half of a row and -1 in the second; so is dy / 10²¹: Σ dy (x - mean) does not fit, Σ dy x̂ does.
+      std::vector<float> x, dy;
+      for (std::int64_t i = 0; i < kRows * cols; ++i) {
+        const float sign = i % cols < cols / 2 ? 1.0f : -1.0f;
+        x.push_back(1e18f * sign);
+        dy.push_back(1e21f * sign);
+      }
+      const Tensor values = Tensor::from(x, {kRows, cols}).to(device), seed = Tensor::from(dy, {kRows, cols}).to(device);
+      Tape tape;
+      const Variable in = tape.leaf(values), weight = tape.leaf(Tensor::full({cols}, 1).to(device)),
+                     bias = tape.leaf(Tensor::zeros({cols}).to(device));
+      {
+        const Recording recording(tape);
+        const Variable y = ops::layer_norm(in, weight, bias);
+        tape.backward(std::span(&y, 1), std::span(&seed, 1));
+      }
+      for (const double g : doubles(tape.gradient(weight))) BOOST_TEST(relative_error(g, 1e21 * kRows) <= 1e-5);
+      for (const double g : doubles(tape.gradient(in))) BOOST_TEST(std::abs(g) <= 1e-5 * 1e3);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_rows_whose_partial_sums_overflow) {
+  constexpr std::int64_t kRows = 64;
+  constexpr float kLarge = 3e38f;
+  for (const Device device : devices()) {
+    for (const std::int64_t cols : {256, 8192}) {
+      // In rows and in columns the first half is large and the second as much below 0.
+      std::vector<float> x, dy;
+      for (std::int64_t i = 0; i < kRows; ++i) {
+        for (std::int64_t j = 0; j < cols; ++j) {
+          x.push_back(j % 2 == 0 ? 1.0f : -1.0f);
+          dy.push_back((i < kRows / 2) == (j < cols / 2) ? kLarge : -kLarge);
+        }
+      }
+      const Tensor values = Tensor::from(x, {kRows, cols}).to(device), seed = Tensor::from(dy, {kRows, cols}).to(device);
+      Tape tape;
+      const Variable in = tape.leaf(values), weight = tape.leaf(Tensor::full({cols}, 1).to(device)),
+                     bias = tape.leaf(Tensor::zeros({cols}).to(device));
+      {
+        const Recording recording(tape);
+        const Variable y = ops::layer_norm(in, weight, bias);
+        tape.backward(std::span(&y, 1), std::span(&seed, 1));
+      }
+      for (const double g : doubles(tape.gradient(weight))) BOOST_TEST(g == 0);
+      for (const double g : doubles(tape.gradient(bias))) BOOST_TEST(g == 0);
+      const std::vector<double> dx = doubles(tape.gradient(in));
+      for (std::size_t i = 0; i < dx.size(); ++i) BOOST_TEST(relative_error(dx[i], static_cast<double>(dy[i])) <= 1e-4);
+      Tape second;
+      const Variable logits = second.leaf(values);
+      {
+        const Recording recording(second);
+        const Variable y = ops::log_softmax(logits);
+        second.backward(std::span(&y, 1), std::span(&seed, 1));
+      }
+      const std::vector<double> of_logits = doubles(second.gradient(logits));
+      for (std::size_t i = 0; i < dx.size(); ++i) BOOST_TEST(relative_error(of_logits[i], static_cast<double>(dy[i])) <= 1e-4);
     }
   }
 }
