@@ -9,7 +9,7 @@
 
 #include "onednn_product.h"
 #include "tapecache/core/parallel_for.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 #include "timing.h"
 
 // The products of training steps in f32 and bf16, ours in turn with oneDNN's where it was found.
@@ -70,7 +70,7 @@ double measure(const Product& p, int rounds) {
   const int repeats = 1 + static_cast<int>(2e9 / flops);
   std::vector<std::function<void()>> runs{[&] {
     for (int i = 0; i < repeats; ++i) {
-      kernels::cpu_table<T>().gemm(gemm, a.data(), b.data(), nullptr, nullptr, ours.data(), kernels::Mode::kWrite);
+      std::get<const kernels::GemmKernels<T>*>(kernels::cpu_table())->gemm(gemm, a.data(), b.data(), nullptr, nullptr, ours.data(), kernels::Mode::kWrite);
     }
   }};
   bench::OneDnnProduct other(p.m, p.n, p.k, p.transpose_a, p.transpose_b, thread_count());

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/pair_masks.h"
 
@@ -65,7 +65,7 @@ Variable marked(const Variable& like, std::int64_t rows, std::int64_t cols, std:
   Tensor marks = Tensor::zeros({rows, cols}, like.dtype(), like.device());
   const Tensor mark = Tensor::full({}, value, like.dtype(), like.device());
   dispatch_floating("loss", like.dtype(), [&]<class T>() {
-    kernels::find(&kernels::KernelTable<T>::copy_blocks, "loss", like.device())(
+    kernels::find(&kernels::LayoutKernels<T>::copy_blocks, "loss", like.device())(
         rows, 1, mark.data<T>(), 0, marks.mutable_data<T>() + first, cols + step, kernels::Mode::kWrite);
   });
   return marks;

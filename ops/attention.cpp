@@ -10,7 +10,7 @@
 
 namespace tapecache::ops {
 
-using kernels::KernelTable;
+using kernels::AttentionKernels;
 
 Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptions& options) {
   constexpr const char* kOp = "attention";
@@ -35,9 +35,9 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
   Tensor logsumexp = Tensor::empty({batch, heads, tokens, 2}, computed, qkv.device());
   const auto valid_of = [](const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; };
   dispatch_any_floating(kOp, operand, [&]<class In>() {
-    kernels::find(&KernelTable<In>::attention, kOp, qkv.device())(
-        layout, input.data<In>(), valid_of(options.valid), y.mutable_data<In>(),
-        logsumexp.mutable_data<ComputedType<In>>());
+    kernels::find(&AttentionKernels<In>::attention, kOp, qkv.device())(layout, input.data<In>(),
+                                                                       valid_of(options.valid), y.mutable_data<In>(),
+                                                                       logsumexp.mutable_data<ComputedType<In>>());
   });
   Tensor result = y.to(detail::result_type(operand, options.result));
   return record(kOp, std::move(result), {qkv}, {input, options.valid, y, logsumexp}, [=](Backward& ctx) {
@@ -47,7 +47,7 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
     const bool direct = dqkv.tensor.dtype() == operand;  // else it is added up in f32 by others
     Tensor to = direct ? dqkv.tensor : Tensor::empty(dqkv.tensor.shape(), operand, dqkv.tensor.device());
     dispatch_any_floating(kOp, operand, [&]<class In>() {
-      kernels::find(&KernelTable<In>::attention_backward, kOp, dy.device())(
+      kernels::find(&AttentionKernels<In>::attention_backward, kOp, dy.device())(
           layout, ctx.saved(0).data<In>(), valid_of(ctx.saved(1)), ctx.saved(2).data<In>(),
           ctx.saved(3).data<ComputedType<In>>(), dy.data<In>(), to.mutable_data<In>(),
           direct ? detail::mode_of(dqkv) : kernels::Mode::kWrite);

@@ -7,8 +7,8 @@
 
 namespace tapecache::ops {
 
+using kernels::BatchNormKernels;
 using kernels::Channels;
-using kernels::KernelTable;
 
 namespace {
 
@@ -30,7 +30,7 @@ Variable normalized(const Channels& layout, const Variable& x, const Variable& w
                     const Tensor& mean, const Tensor& variance, double epsilon, bool own_statistics) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::batch_norm, kOp, x.device())(
+    kernels::find(&BatchNormKernels<T>::batch_norm, kOp, x.device())(
         layout, epsilon, x.value().data<T>(), weight.value().data<T>(), bias.value().data<T>(), mean.data<T>(),
         variance.data<T>(), y.mutable_data<T>());
   });
@@ -44,7 +44,7 @@ Variable normalized(const Channels& layout, const Variable& x, const Variable& w
     }
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
       const auto pointer = [](GradientTarget& t) { return t.tensor.defined() ? t.tensor.mutable_data<T>() : nullptr; };
-      kernels::find(&KernelTable<T>::batch_norm_backward, kOp, dy.device())(
+      kernels::find(&BatchNormKernels<T>::batch_norm_backward, kOp, dy.device())(
           layout, epsilon, own_statistics, ctx.saved(0).data<T>(), ctx.saved(1).data<T>(), ctx.saved(2).data<T>(),
           ctx.saved(3).data<T>(), dy.data<T>(), pointer(target[0]), detail::mode_of(target[0]), pointer(target[1]),
           detail::mode_of(target[1]), pointer(target[2]), detail::mode_of(target[2]));
@@ -64,7 +64,7 @@ BatchNormalized batch_norm(const Variable& x, const Variable& weight, const Vari
   Tensor mean = Tensor::empty({layout.count}, x.dtype(), x.device());
   Tensor variance = Tensor::empty({layout.count}, x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::channel_statistics, kOp, x.device())(
+    kernels::find(&BatchNormKernels<T>::channel_statistics, kOp, x.device())(
         layout, x.value().data<T>(), mean.mutable_data<T>(), variance.mutable_data<T>());
   });
   return {normalized(layout, x, weight, bias, mean, variance, epsilon, true), mean, variance};

@@ -80,11 +80,14 @@ void require_epsilon(const char* op, double epsilon, DType computed) {
 
 void require_norm(const char* op, const Variable& x, const Variable& weight, const Variable& bias, double epsilon) {
   require_epsilon(op, epsilon, x.dtype());
-  require_alike(op, "x", x, "weight", weight);
-  require_alike(op, "x", x, "bias", bias);
+  require_norm_weight(op, x, "weight", weight);
+  require_norm_weight(op, x, "bias", bias);
+}
+
+void require_norm_weight(const char* op, const Variable& x, const char* argument, const Variable& weight) {
+  require_alike(op, "x", x, argument, weight);
   if (x.size(-1) == 0) throw ShapeError(fmt::format("{}: the last axis of {} is empty", op, to_string(x.shape())));
-  require_shape(op, "weight", weight.shape(), {x.size(-1)});
-  require_shape(op, "bias", bias.shape(), {x.size(-1)});
+  require_shape(op, argument, weight.shape(), {x.size(-1)});
 }
 
 void require_mask(const char* op, const char* argument, const Tensor& mask, const Shape& expected, Device device) {

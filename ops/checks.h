@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "tapecache/autograd/tape.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
 #pragma GCC visibility push(hidden)
 
@@ -31,6 +31,9 @@ void require_weight(const char* op, const Variable& x, const Variable& weight, c
 
 /// Throws unless weight and bias are [x's last axis], which is not empty, of x's type, and ε fits that.
 void require_norm(const char* op, const Variable& x, const Variable& weight, const Variable& bias, double epsilon);
+
+/// Throws unless the argument is [x's last axis], which is not empty, and of x's type.
+void require_norm_weight(const char* op, const Variable& x, const char* argument, const Variable& weight);
 
 /// Throws ValueError unless ε is positive, and neither 0 nor subnormal in the type that is computed with: its inverse is then
 /// finite.

@@ -10,8 +10,8 @@
 namespace tapecache::ops {
 
 using kernels::Contrastive;
+using kernels::ContrastiveKernels;
 using kernels::ContrastiveOp;
-using kernels::KernelTable;
 using kernels::Mode;
 using kernels::TileSizes;
 
@@ -37,7 +37,7 @@ void check_operands(ContrastiveOp op, const Variable& a, const Variable& b) {
 Contrastive layout(ContrastiveOp op, const Variable& a, const Variable& b, const TileOptions& tile) {
   TileSizes own;
   dispatch_floating(kOp, a.dtype(), [&]<class T>() {
-    own = kernels::find(&KernelTable<T>::contrastive_tile, kOp, a.device())();
+    own = kernels::find(&ContrastiveKernels<T>::contrastive_tile, kOp, a.device())();
   });
   const TileSizes sizes = detail::tile_sizes(kOp, tile, own);
   return {op, a.size(0), b.size(0), a.size(1), b.size(0) / a.size(0), std::min(sizes.rows, a.size(0)),
@@ -57,7 +57,7 @@ struct Buffers {
 
 template <class T>
 Buffers buffers_for(const Contrastive& c, Device device) {
-  const std::int64_t size = kernels::find(&KernelTable<T>::contrastive_workspace, kOp, device)(c);
+  const std::int64_t size = kernels::find(&ContrastiveKernels<T>::contrastive_workspace, kOp, device)(c);
   return {Tensor::empty({size}, dtype_of<T>(), device), Tensor::empty({c.partials()}, DType::kFloat64, device)};
 }
 
@@ -91,7 +91,7 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
   Tensor loss = Tensor::empty({}, a.dtype(), a.device());
   dispatch_floating(kOp, a.dtype(), [&]<class T>() {
     Buffers buffers = buffers_for<T>(c, a.device());
-    kernels::find(&KernelTable<T>::contrastive, kOp, a.device())(
+    kernels::find(&ContrastiveKernels<T>::contrastive, kOp, a.device())(
         c, a.value().data<T>(), b.value().data<T>(), scale.value().data<T>(), offset.value().data<T>(),
         rows.mutable_data<double>(), cols.mutable_data<double>(), loss.mutable_data<T>(),
         buffers.workspace.mutable_data<T>(), buffers.partials.mutable_data<double>());
@@ -117,11 +117,11 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
       const auto data = [](GradientTarget& target) {
         return target.tensor.defined() ? target.tensor.mutable_data<T>() : nullptr;
       };
-      kernels::find(&KernelTable<T>::contrastive_backward, kOp, left.device())(
-          here, left.data<T>(), right.data<T>(), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(), ctx.saved(4).data<double>(),
-          ctx.saved(5).data<double>(), ctx.output_gradient().data<T>(), data(da), detail::mode_of(da), data(db_alone),
-          detail::mode_of(db_alone), dscale.mutable_data<T>(), dbias.mutable_data<T>(),
-          buffers.workspace.mutable_data<T>(), buffers.partials.mutable_data<double>());
+      kernels::find(&ContrastiveKernels<T>::contrastive_backward, kOp, left.device())(
+          here, left.data<T>(), right.data<T>(), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(),
+          ctx.saved(4).data<double>(), ctx.saved(5).data<double>(), ctx.output_gradient().data<T>(), data(da),
+          detail::mode_of(da), data(db_alone), detail::mode_of(db_alone), dscale.mutable_data<T>(),
+          dbias.mutable_data<T>(), buffers.workspace.mutable_data<T>(), buffers.partials.mutable_data<double>());
     });
     if (shared) db.tensor.accumulate(db_alone.tensor);
     if (ctx.needs(2)) ctx.pass(2, dscale);

@@ -5,7 +5,7 @@
 
 #include "tapecache/autograd/variable.h"
 #include "tapecache/ops/equal_targets.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/contrastive.h"
 
 namespace tapecache::ops {
 

@@ -7,7 +7,8 @@
 
 namespace tapecache::ops {
 
-using kernels::KernelTable;
+using kernels::CrossEntropyKernels;
+using kernels::ReduceKernels;
 
 Variable cross_entropy(const Variable& logits, const Tensor& targets, Reduction reduction) {
   constexpr const char* kOp = "cross_entropy";
@@ -27,12 +28,12 @@ Variable cross_entropy(const Variable& logits, const Tensor& targets, Reduction 
   Tensor logsumexp = Tensor::empty({rows, 2}, logits.dtype(), logits.device());
   Tensor result = losses;
   dispatch_floating(kOp, logits.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::cross_entropy, kOp, logits.device())(
+    kernels::find(&CrossEntropyKernels<T>::cross_entropy, kOp, logits.device())(
         rows, classes, logits.value().data<T>(), index.data<std::int64_t>(), losses.mutable_data<T>(),
         logsumexp.mutable_data<T>());
     if (reduction == Reduction::kNone) return;
     result = Tensor::empty({}, logits.dtype(), logits.device());
-    kernels::find(&KernelTable<T>::reduce, kOp, logits.device())(
+    kernels::find(&ReduceKernels<T>::reduce, kOp, logits.device())(
         reduction == Reduction::kMean ? kernels::ReduceOp::kMean : kernels::ReduceOp::kSum, 1, rows, 1,
         losses.data<T>(), result.mutable_data<T>(), kernels::Mode::kWrite);
   });
@@ -42,7 +43,7 @@ Variable cross_entropy(const Variable& logits, const Tensor& targets, Reduction 
     GradientTarget dx = ctx.gradient(0);
     const double weight = reduction == Reduction::kMean ? 1.0 / static_cast<double>(rows) : 1.0;
     dispatch_floating(kOp, dloss.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::cross_entropy_backward, kOp, dloss.device())(
+      kernels::find(&CrossEntropyKernels<T>::cross_entropy_backward, kOp, dloss.device())(
           rows, classes, ctx.saved(0).data<T>(), ctx.saved(1).data<std::int64_t>(), ctx.saved(2).data<T>(),
           dloss.data<T>(), reduction == Reduction::kNone ? 1 : 0, weight, dx.tensor.mutable_data<T>(),
           detail::mode_of(dx));

@@ -8,7 +8,7 @@
 
 namespace tapecache::ops {
 
-using kernels::KernelTable;
+using kernels::DropoutKernels;
 
 namespace {
 
@@ -20,7 +20,8 @@ enum class Unit { kElement, kSample };  // what is kept or dropped as a whole
 
 template <class T>
 auto kernel_of(Unit unit, const char* op, Device device) {
-  return kernels::find(unit == Unit::kElement ? &KernelTable<T>::dropout : &KernelTable<T>::drop_path, op, device);
+  return kernels::find(unit == Unit::kElement ? &DropoutKernels<T>::dropout : &DropoutKernels<T>::drop_path, op,
+                       device);
 }
 
 Variable drop(const char* op, Unit unit, const Variable& x, double probability) {

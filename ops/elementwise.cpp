@@ -9,8 +9,9 @@ namespace tapecache::ops {
 
 namespace {
 
+using kernels::BinaryKernels;
 using kernels::BinaryOp;
-using kernels::KernelTable;
+using kernels::UnaryKernels;
 using kernels::UnaryOp;
 
 kernels::Broadcast layout_of(const Shape& a, const Shape& b, const Shape& out) {
@@ -38,8 +39,8 @@ Variable binary(const char* op, BinaryOp kind, const Variable& a, const Variable
   const kernels::Broadcast layout = layout_of(a.shape(), b.shape(), shape);
   Tensor y = Tensor::empty(shape, a.dtype(), a.device());
   dispatch_floating(op, a.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::binary, op, a.device())(kind, layout, a.value().data<T>(), b.value().data<T>(),
-                                                           y.mutable_data<T>());
+    kernels::find(&BinaryKernels<T>::binary, op, a.device())(kind, layout, a.value().data<T>(), b.value().data<T>(),
+                                                             y.mutable_data<T>());
   });
   // The derivatives of sums need no values; shapes and strides are numbers.
   const bool needs_values = kind == BinaryOp::kMultiply || kind == BinaryOp::kDivide;
@@ -63,7 +64,7 @@ Variable binary(const char* op, BinaryOp kind, const Variable& a, const Variable
       }
       GradientTarget dx = ctx.gradient(input);
       dispatch_floating(op, dy.dtype(), [&]<class T>() {
-        kernels::find(&KernelTable<T>::binary_backward, op, dy.device())(
+        kernels::find(&BinaryKernels<T>::binary_backward, op, dy.device())(
             kind, operand, layout, needs_values ? ctx.saved(0).data<T>() : nullptr,
             needs_values ? ctx.saved(1).data<T>() : nullptr, dy.data<T>(), dx.tensor.mutable_data<T>(),
             detail::mode_of(dx));
@@ -77,8 +78,8 @@ Variable unary(const char* op, UnaryOp kind, const Variable& x, double a = 0, do
   detail::require_floating(op, "x", x);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_floating(op, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::unary, op, x.device())(kind, a, b, x.numel(), x.value().data<T>(),
-                                                          y.mutable_data<T>());
+    kernels::find(&UnaryKernels<T>::unary, op, x.device())(kind, a, b, x.numel(), x.value().data<T>(),
+                                                           y.mutable_data<T>());
   });
   std::vector<Tensor> saved;
   if (kind != UnaryOp::kScale) saved = {kernels::derivative_uses_output(kind) ? y : x.value()};
@@ -86,7 +87,7 @@ Variable unary(const char* op, UnaryOp kind, const Variable& x, double a = 0, do
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(op, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::unary_backward, op, dy.device())(
+      kernels::find(&UnaryKernels<T>::unary_backward, op, dy.device())(
           kind, a, b, dy.numel(), kind == UnaryOp::kScale ? nullptr : ctx.saved(0).data<T>(), dy.data<T>(),
           dx.tensor.mutable_data<T>(), detail::mode_of(dx));
     });

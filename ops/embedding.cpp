@@ -11,7 +11,7 @@ namespace tapecache::ops {
 
 namespace {
 
-using kernels::KernelTable;
+using kernels::GatherKernels;
 
 Variable take_rows(const char* op, const char* argument, const Variable& table, const Tensor& ids,
                    const Shape& result) {
@@ -20,15 +20,15 @@ Variable take_rows(const char* op, const char* argument, const Variable& table, 
   const std::int64_t count = index.numel();
   Tensor y = Tensor::empty(result, table.dtype(), table.device());
   dispatch_floating(op, table.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::gather_rows, op, table.device())(
-        count, width, table.value().data<T>(), index.data<std::int64_t>(), y.mutable_data<T>());
+    kernels::find(&GatherKernels<T>::gather_rows, op, table.device())(count, width, table.value().data<T>(),
+                                                                      index.data<std::int64_t>(), y.mutable_data<T>());
   });
   return record(op, std::move(y), {table}, {index}, [=](Backward& ctx) {
     // dtable[r] = Σ_{i: id = r} dy[i]
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dtable = ctx.gradient(0);
     dispatch_floating(op, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::gather_rows_backward, op, dy.device())(
+      kernels::find(&GatherKernels<T>::gather_rows_backward, op, dy.device())(
           count, width, rows, ctx.saved(0).data<std::int64_t>(), dy.data<T>(), dtable.tensor.mutable_data<T>(),
           detail::mode_of(dtable));
     });

@@ -7,7 +7,7 @@
 
 namespace tapecache::ops {
 
-using kernels::KernelTable;
+using kernels::PairMaskKernels;
 
 namespace {
 
@@ -49,9 +49,9 @@ Tensor equal_row_ids(const Tensor& x, const Tensor& mask) {
   if (mask.defined()) detail::require_mask(kOp, "mask", mask, {rows, tokens}, x.device());
   Tensor ids = Tensor::empty({rows}, DType::kInt64, x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::equal_rows, kOp, x.device())(rows, tokens, width, x.data<T>(),
-                                                                mask.defined() ? mask.data<bool>() : nullptr,
-                                                                ids.mutable_data<std::int64_t>());
+    kernels::find(&PairMaskKernels<T>::equal_rows, kOp, x.device())(rows, tokens, width, x.data<T>(),
+                                                                    mask.defined() ? mask.data<bool>() : nullptr,
+                                                                    ids.mutable_data<std::int64_t>());
   });
   return ids;
 }

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "tapecache/core/tensor.h"
-#include "tapecache/ops/kernel_arguments.h"
+#include "tapecache/ops/kernels/equal_pairs.h"
 
 namespace tapecache::ops {
 

@@ -2,7 +2,7 @@
 
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/checks.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 #include "tapecache/ops/low_precision.h"
 
 #pragma GCC visibility push(hidden)
@@ -20,19 +20,19 @@ const T* data_or_null(const Tensor& x) {
 inline void gemm(const char* op, const kernels::Gemm& shape, const Tensor& a, const Tensor& b, const Tensor& bias,
                  const Tensor& residual, Tensor& c, kernels::Mode mode) {
   dispatch_any_floating(op, a.dtype(), [&]<class In>() {
-    using Table = kernels::KernelTable<In>;
+    using Kernels = kernels::GemmKernels<In>;
     if constexpr (kLowPrecision<In>) {
       const float* added = data_or_null<float>(bias);
       if (c.dtype() == a.dtype()) {
-        kernels::find(&Table::gemm_rounded, op, a.device())(shape, a.data<In>(), b.data<In>(), added, c.mutable_data<In>(),
-                                                            mode);
+        kernels::find(&Kernels::gemm_rounded, op, a.device())(shape, a.data<In>(), b.data<In>(), added,
+                                                              c.mutable_data<In>(), mode);
       } else {
-        kernels::find(&Table::gemm, op, a.device())(shape, a.data<In>(), b.data<In>(), added, data_or_null<float>(residual),
-                                                    c.mutable_data<float>(), mode);
+        kernels::find(&Kernels::gemm, op, a.device())(shape, a.data<In>(), b.data<In>(), added,
+                                                      data_or_null<float>(residual), c.mutable_data<float>(), mode);
       }
     } else {
-      kernels::find(&Table::gemm, op, a.device())(shape, a.data<In>(), b.data<In>(), data_or_null<In>(bias),
-                                                  data_or_null<In>(residual), c.mutable_data<In>(), mode);
+      kernels::find(&Kernels::gemm, op, a.device())(shape, a.data<In>(), b.data<In>(), data_or_null<In>(bias),
+                                                    data_or_null<In>(residual), c.mutable_data<In>(), mode);
     }
   });
 }
@@ -40,7 +40,7 @@ inline void gemm(const char* op, const kernels::Gemm& shape, const Tensor& a, co
 /// The gradient of a bias: the sum over all rows of dy, which begin `pitch` elements apart.
 inline void bias_gradient(const char* op, const Tensor& dy, std::int64_t rows, std::int64_t pitch, GradientTarget db) {
   dispatch_any_floating(op, dy.dtype(), [&]<class In>() {
-    kernels::find(&kernels::KernelTable<In>::sum_rows, op, dy.device())(
+    kernels::find(&kernels::ReduceKernels<In>::sum_rows, op, dy.device())(
         rows, db.tensor.numel(), pitch, dy.data<In>(), db.tensor.mutable_data<ComputedType<In>>(), mode_of(db));
   });
 }
@@ -64,8 +64,9 @@ inline GradientInType gradient_in_type(const char* op, Backward& ctx, std::size_
   GradientTarget db = ctx.gradient(bias);
   dispatch_low_precision(op, operand, [&]<class Low>() {
     const std::int64_t cols = db.tensor.numel();
-    kernels::find(&kernels::KernelTable<Low>::round_and_sum_rows, op, dy.device())(
-        dy.numel() / cols, cols, dy.data<float>(), low_dy.mutable_data<Low>(), db.tensor.mutable_data<float>(), mode_of(db));
+    kernels::find(&kernels::ReduceKernels<Low>::round_and_sum_rows, op, dy.device())(
+        dy.numel() / cols, cols, dy.data<float>(), low_dy.mutable_data<Low>(), db.tensor.mutable_data<float>(),
+        mode_of(db));
   });
   return {low_dy, true};
 }
@@ -76,7 +77,7 @@ inline void parameter_gradients(const char* op, const kernels::Gemm& shape, cons
                                 const Tensor& x, GradientTarget dw, GradientTarget db) {
   if (dw.tensor.defined() && db.tensor.defined() && is_low_precision(dy.dtype())) {
     return dispatch_low_precision(op, dy.dtype(), [&]<class Low>() {
-      kernels::find(&kernels::KernelTable<Low>::parameter_gradients, op, dy.device())(
+      kernels::find(&kernels::GemmKernels<Low>::parameter_gradients, op, dy.device())(
           shape, dy.data<Low>(), x.data<Low>(), dw.tensor.mutable_data<float>(), mode_of(dw),
           db.tensor.mutable_data<float>(), mode_of(db));
     });

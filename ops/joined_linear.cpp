@@ -16,7 +16,6 @@ namespace tapecache::ops {
 
 namespace {
 
-using kernels::KernelTable;
 using kernels::Mode;
 
 /// How many columns of the result each weight makes.
@@ -66,13 +65,13 @@ Normalized normalize(const char* op, const Tensor& x, const Tensor& gamma, const
   Normalized to{Tensor::empty(x.shape(), operand, x.device()), Tensor::empty({rows}, x.dtype(), x.device()),
                 Tensor::empty({rows}, x.dtype(), x.device())};
   dispatch_any_floating(op, operand, [&]<class Out>() {
-    using Table = KernelTable<Out>;
+    using Kernels = kernels::NormalizeKernels<Out>;
     if constexpr (kLowPrecision<Out>) {
-      kernels::find(&Table::layer_norm, op, x.device())(
-          rows, cols, epsilon, x.data<float>(), gamma.data<float>(), beta.data<float>(), to.y.mutable_data<Out>(),
-          to.mean.mutable_data<float>(), to.rstd.mutable_data<float>());
+      kernels::find(&Kernels::layer_norm, op, x.device())(rows, cols, epsilon, x.data<float>(), gamma.data<float>(),
+                                                          beta.data<float>(), to.y.mutable_data<Out>(),
+                                                          to.mean.mutable_data<float>(), to.rstd.mutable_data<float>());
     } else {
-      kernels::find(&Table::layer_norm, op, x.device())(
+      kernels::find(&Kernels::layer_norm, op, x.device())(
           rows, cols, epsilon, x.data<Out>(), nullptr, gamma.data<Out>(), beta.data<Out>(), nullptr,
           to.y.mutable_data<Out>(), to.mean.mutable_data<Out>(), to.rstd.mutable_data<Out>());
     }

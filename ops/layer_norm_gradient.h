@@ -17,7 +17,7 @@ void layer_norm_gradient(const char* op, Backward& ctx, const Tensor& x, const T
   if (ctx.needs(1)) dgamma = ctx.gradient(1);
   if (ctx.needs(2)) dbeta = ctx.gradient(2);
   const auto pointer = [](GradientTarget& t) { return t.tensor.defined() ? t.tensor.mutable_data<T>() : nullptr; };
-  kernels::find(&kernels::KernelTable<T>::layer_norm_backward, op, dy.device())(
+  kernels::find(&kernels::NormalizeKernels<T>::layer_norm_backward, op, dy.device())(
       rows_of(x.shape()), x.size(-1), x.data<T>(), gamma.data<T>(), mean.data<T>(), rstd.data<T>(), dy.data<T>(),
       pointer(dx), mode_of(dx), pointer(dgamma), mode_of(dgamma), pointer(dbeta), mode_of(dbeta));
 }

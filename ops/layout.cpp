@@ -9,7 +9,7 @@
 
 namespace tapecache::ops {
 
-using kernels::KernelTable;
+using kernels::LayoutKernels;
 using kernels::Mode;
 
 Variable reshape(const Variable& x, const Shape& shape) {
@@ -49,8 +49,8 @@ Variable concat(std::span<const Variable> parts, int axis_or_negative) {
     T* to = y.mutable_data<T>();
     for (const Variable& part : parts) {
       const std::int64_t length = part.size(axis) * inner;
-      kernels::find(&KernelTable<T>::copy_blocks, "concat", y.device())(outer, length, part.value().data<T>(), length,
-                                                                        to, stride, Mode::kWrite);
+      kernels::find(&LayoutKernels<T>::copy_blocks, "concat", y.device())(outer, length, part.value().data<T>(), length,
+                                                                          to, stride, Mode::kWrite);
       to += length;
     }
   });
@@ -64,7 +64,7 @@ Variable concat(std::span<const Variable> parts, int axis_or_negative) {
       } else if (ctx.needs(i)) {
         GradientTarget dx = ctx.gradient(i);
         dispatch_floating("concat", dy.dtype(), [&]<class T>() {
-          kernels::find(&KernelTable<T>::copy_blocks, "concat", dy.device())(
+          kernels::find(&LayoutKernels<T>::copy_blocks, "concat", dy.device())(
               outer, size * inner, dy.data<T>() + begin * inner, stride, dx.tensor.mutable_data<T>(), size * inner,
               detail::mode_of(dx));
         });
@@ -91,7 +91,7 @@ Variable slice(const Variable& x, int axis_or_negative, std::int64_t begin, std:
   } else {
     y = Tensor::empty(x.shape().with(axis, end - begin), x.dtype(), x.device());
     dispatch_floating("slice", x.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::copy_blocks, "slice", x.device())(
+      kernels::find(&LayoutKernels<T>::copy_blocks, "slice", x.device())(
           outer, length, x.value().data<T>() + begin * inner, stride, y.mutable_data<T>(), length, Mode::kWrite);
     });
   }
@@ -100,7 +100,7 @@ Variable slice(const Variable& x, int axis_or_negative, std::int64_t begin, std:
     GradientTarget dx = ctx.gradient(0);
     if (!dx.accumulate) dx.tensor.fill(0);
     dispatch_floating("slice", dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::copy_blocks, "slice", dy.device())(
+      kernels::find(&LayoutKernels<T>::copy_blocks, "slice", dy.device())(
           outer, length, dy.data<T>(), length, dx.tensor.mutable_data<T>() + begin * inner, stride, Mode::kAccumulate);
     });
   });
@@ -117,14 +117,14 @@ Variable transpose(const Variable& x, int axis_a, int axis_b) {
                      size_b = shape[b], inner = shape.product(b + 1, shape.rank());
   Tensor y = Tensor::empty(shape.with(a, size_b).with(b, size_a), x.dtype(), x.device());
   dispatch_floating("transpose", x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::transpose, "transpose", x.device())(
+    kernels::find(&LayoutKernels<T>::transpose, "transpose", x.device())(
         outer, size_a, middle, size_b, inner, x.value().data<T>(), y.mutable_data<T>(), Mode::kWrite);
   });
   return record("transpose", std::move(y), {x}, {}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating("transpose", dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::transpose, "transpose", dy.device())(
+      kernels::find(&LayoutKernels<T>::transpose, "transpose", dy.device())(
           outer, size_b, middle, size_a, inner, dy.data<T>(), dx.tensor.mutable_data<T>(), detail::mode_of(dx));
     });
   });

@@ -10,8 +10,9 @@ namespace tapecache::ops {
 
 using kernels::Activated;
 using kernels::Gemm;
-using kernels::KernelTable;
+using kernels::GemmKernels;
 using kernels::Mode;
+using kernels::UnaryKernels;
 using kernels::UnaryOp;
 
 namespace {
@@ -74,7 +75,7 @@ namespace {
 Tensor activated(const char* op, UnaryOp kind, const Tensor& x) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_low_precision(op, x.dtype(), [&]<class Low>() {
-    kernels::find(&KernelTable<Low>::unary, op, x.device())(kind, x.numel(), x.data<Low>(), y.mutable_data<Low>());
+    kernels::find(&UnaryKernels<Low>::unary, op, x.device())(kind, x.numel(), x.data<Low>(), y.mutable_data<Low>());
   });
   return y;
 }
@@ -83,16 +84,16 @@ Tensor activated(const char* op, UnaryOp kind, const Tensor& x) {
 void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Tensor& dy, GradientTarget& dx) {
   const Mode mode = detail::mode_of(dx);
   dispatch_any_floating(op, x.dtype(), [&]<class In>() {
-    using Table = KernelTable<In>;
+    using Kernels = kernels::UnaryKernels<In>;
     if constexpr (!kLowPrecision<In>) {
-      kernels::find(&Table::unary_backward, op, dy.device())(kind, 0, 0, dy.numel(), x.data<In>(), dy.data<In>(),
-                                                             dx.tensor.mutable_data<In>(), mode);
+      kernels::find(&Kernels::unary_backward, op, dy.device())(kind, 0, 0, dy.numel(), x.data<In>(), dy.data<In>(),
+                                                               dx.tensor.mutable_data<In>(), mode);
     } else if (dy.dtype() == x.dtype()) {
-      kernels::find(&Table::unary_backward, op, dy.device())(kind, dy.numel(), x.data<In>(), dy.data<In>(),
-                                                             dx.tensor.mutable_data<In>(), mode);
+      kernels::find(&Kernels::unary_backward, op, dy.device())(kind, dy.numel(), x.data<In>(), dy.data<In>(),
+                                                               dx.tensor.mutable_data<In>(), mode);
     } else {
-      kernels::find(&Table::unary_backward_to_f32, op, dy.device())(kind, dy.numel(), x.data<In>(), dy.data<float>(),
-                                                                    dx.tensor.mutable_data<float>(), mode);
+      kernels::find(&Kernels::unary_backward_to_f32, op, dy.device())(kind, dy.numel(), x.data<In>(), dy.data<float>(),
+                                                                      dx.tensor.mutable_data<float>(), mode);
     }
   });
 }
@@ -101,7 +102,7 @@ void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Te
 void derivative_gemm(const char* op, const Gemm& shape, UnaryOp kind, const Tensor& a, const Tensor& b, const Tensor& at,
                      Tensor& c, Tensor& value) {
   dispatch_low_precision(op, a.dtype(), [&]<class Low>() {
-    kernels::find(&KernelTable<Low>::derivative_gemm, op, a.device())(
+    kernels::find(&GemmKernels<Low>::derivative_gemm, op, a.device())(
         shape, kind, a.data<Low>(), b.data<Low>(), at.data<Low>(), c.mutable_data<Low>(),
         value.defined() ? value.mutable_data<Low>() : nullptr);
   });
@@ -111,7 +112,7 @@ void derivative_gemm(const char* op, const Gemm& shape, UnaryOp kind, const Tens
 void joined_gemm(const char* op, const Gemm& shape, UnaryOp kind, Activated place, const Tensor& a, const Tensor& b,
                  const Tensor& bias, const Tensor& residual, const Tensor& at, Tensor& c, Mode mode) {
   dispatch_floating(op, a.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::activated_gemm, op, a.device())(
+    kernels::find(&GemmKernels<T>::activated_gemm, op, a.device())(
         shape, kind, place, a.data<T>(), b.data<T>(), detail::data_or_null<T>(bias), detail::data_or_null<T>(residual),
         detail::data_or_null<T>(at), c.mutable_data<T>(), mode);
   });

@@ -10,8 +10,8 @@
 
 namespace tapecache::ops {
 
-using kernels::KernelTable;
 using kernels::MaxSim;
+using kernels::MaxSimKernels;
 
 namespace {
 
@@ -63,7 +63,7 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
   MaxSim m{queries.size(0),   documents.size(0), queries.size(1),
            documents.size(1), queries.size(2),   documents.size(0) / queries.size(0)};
   dispatch_floating(kOp, queries.dtype(), [&]<class T>() {
-    const kernels::TileSizes own = kernels::find(&KernelTable<T>::maxsim_tile, kOp, queries.device())(m);
+    const kernels::TileSizes own = kernels::find(&MaxSimKernels<T>::maxsim_tile, kOp, queries.device())(m);
     const kernels::TileSizes sizes = detail::tile_sizes(kOp, tile, own);
     m.tile_rows = std::min(sizes.rows, m.queries);
     m.tile_cols = std::min(sizes.cols, m.documents);
@@ -74,7 +74,7 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
   Tensor loss = Tensor::empty({}, queries.dtype(), queries.device());
   dispatch_floating(kOp, queries.dtype(), [&]<class T>() {
     Buffers buffers(m, queries.dtype(), queries.device());
-    kernels::find(&KernelTable<T>::maxsim, kOp, queries.device())(
+    kernels::find(&MaxSimKernels<T>::maxsim, kOp, queries.device())(
         m, queries.value().data<T>(), data_of(query_mask), documents.value().data<T>(), data_of(document_mask),
         scale.value().data<T>(), logsumexp.mutable_data<double>(), loss.mutable_data<T>(),
         buffers.workspace.mutable_data<T>(), buffers.best.mutable_data<std::int32_t>(),
@@ -100,12 +100,11 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
       const auto data = [](GradientTarget& target) {
         return target.tensor.defined() ? target.tensor.mutable_data<T>() : nullptr;
       };
-      kernels::find(&KernelTable<T>::maxsim_backward, kOp, q.device())(
-          here, q.data<T>(), data_of(ctx.saved(1)), d.data<T>(), data_of(ctx.saved(3)),
-          ctx.saved(4).data<T>(), ctx.saved(5).data<double>(), ctx.output_gradient().data<T>(), data(dq),
-          detail::mode_of(dq), data(dd_alone), detail::mode_of(dd_alone), dscale.mutable_data<T>(),
-          buffers.workspace.mutable_data<T>(), buffers.best.mutable_data<std::int32_t>(),
-          buffers.partials.mutable_data<double>());
+      kernels::find(&MaxSimKernels<T>::maxsim_backward, kOp, q.device())(
+          here, q.data<T>(), data_of(ctx.saved(1)), d.data<T>(), data_of(ctx.saved(3)), ctx.saved(4).data<T>(),
+          ctx.saved(5).data<double>(), ctx.output_gradient().data<T>(), data(dq), detail::mode_of(dq), data(dd_alone),
+          detail::mode_of(dd_alone), dscale.mutable_data<T>(), buffers.workspace.mutable_data<T>(),
+          buffers.best.mutable_data<std::int32_t>(), buffers.partials.mutable_data<double>());
     });
     if (shared) dd.tensor.accumulate(dd_alone.tensor);
     if (ctx.needs(2)) ctx.pass(2, dscale);

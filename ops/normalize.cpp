@@ -8,7 +8,7 @@
 
 namespace tapecache::ops {
 
-using kernels::KernelTable;
+using kernels::NormalizeKernels;
 
 Variable layer_norm(const Variable& x, const Variable& weight, const Variable& bias, double epsilon,
                     const Variable& residual) {
@@ -26,7 +26,7 @@ Variable layer_norm(const Variable& x, const Variable& weight, const Variable& b
   Tensor mean = Tensor::empty({rows}, x.dtype(), x.device());
   Tensor rstd = Tensor::empty({rows}, x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::layer_norm, kOp, x.device())(
+    kernels::find(&NormalizeKernels<T>::layer_norm, kOp, x.device())(
         rows, width, epsilon, x.value().data<T>(), residual.defined() ? residual.value().data<T>() : nullptr,
         weight.value().data<T>(), bias.value().data<T>(), residual.defined() ? sum.mutable_data<T>() : nullptr,
         y.mutable_data<T>(), mean.mutable_data<T>(), rstd.mutable_data<T>());
@@ -47,6 +47,36 @@ Variable layer_norm(const Variable& x, const Variable& weight, const Variable& b
   });
 }
 
+Variable rms_norm(const Variable& x, const Variable& weight, double epsilon) {
+  constexpr const char* kOp = "rms_norm";
+  const OpScope scope(kOp);
+  detail::require_floating(kOp, "x", x, 1);
+  detail::require_epsilon(kOp, epsilon, x.dtype());
+  detail::require_norm_weight(kOp, x, "weight", weight);
+  const std::int64_t rows = detail::rows_of(x.shape()), width = x.size(-1);
+  Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
+  Tensor factor = Tensor::empty({rows}, x.dtype(), x.device());
+  dispatch_floating(kOp, x.dtype(), [&]<class T>() {
+    kernels::find(&NormalizeKernels<T>::rms_norm, kOp, x.device())(rows, width, epsilon, x.value().data<T>(),
+                                                                   weight.value().data<T>(), y.mutable_data<T>(),
+                                                                   factor.mutable_data<T>());
+  });
+  const std::vector<Tensor> saved{x.value(), weight.value(), factor};
+  return record(kOp, std::move(y), {x, weight}, saved, [=](Backward& ctx) {
+    // f = 1 / √(mean(x²) + ε); g = dy γ; dx = f (g - x f mean(g x f)); dγ = Σ dy x f
+    const Tensor& dy = ctx.output_gradient();
+    GradientTarget dx, dgamma;
+    if (ctx.needs(0)) dx = ctx.gradient(0);
+    if (ctx.needs(1)) dgamma = ctx.gradient(1);
+    dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
+      const auto pointer = [](GradientTarget& t) { return t.tensor.defined() ? t.tensor.mutable_data<T>() : nullptr; };
+      kernels::find(&NormalizeKernels<T>::rms_norm_backward, kOp, dy.device())(
+          rows, width, ctx.saved(0).data<T>(), ctx.saved(1).data<T>(), ctx.saved(2).data<T>(), dy.data<T>(),
+          pointer(dx), detail::mode_of(dx), pointer(dgamma), detail::mode_of(dgamma));
+    });
+  });
+}
+
 Variable l2_normalize(const Variable& x, double epsilon) {
   constexpr const char* kOp = "l2_normalize";
   const OpScope scope(kOp);
@@ -56,15 +86,15 @@ Variable l2_normalize(const Variable& x, double epsilon) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   Tensor inverse = Tensor::empty({rows}, x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::l2_normalize, kOp, x.device())(rows, width, epsilon, x.value().data<T>(),
-                                                                  y.mutable_data<T>(), inverse.mutable_data<T>());
+    kernels::find(&NormalizeKernels<T>::l2_normalize, kOp, x.device())(rows, width, epsilon, x.value().data<T>(),
+                                                                       y.mutable_data<T>(), inverse.mutable_data<T>());
   });
   return record(kOp, y, {x}, {y, inverse}, [=](Backward& ctx) {
     // dx = (dy - y Σ dy y) / ‖x‖; dy / ε where the row is shorter than ε
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::l2_normalize_backward, kOp, dy.device())(
+      kernels::find(&NormalizeKernels<T>::l2_normalize_backward, kOp, dy.device())(
           rows, width, ctx.saved(0).data<T>(), ctx.saved(1).data<T>(), dy.data<T>(), dx.tensor.mutable_data<T>(),
           detail::mode_of(dx));
     });

@@ -3,7 +3,7 @@
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/autograd/variable.h"
 #include "tapecache/core/error.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
 #pragma GCC visibility push(hidden)
 
@@ -24,8 +24,8 @@ inline Tensor packed_weight(const char* op, const Tensor& weight, bool of_parame
   if (!packed.defined()) {
     if (!of_parameter && !cache->find_packed(weight, true).defined()) return weight;
     const bool made = dispatch_floating(op, weight.dtype(), [&]<class T>() {
-      const kernels::KernelTable<T>& table = kernels::cpu_table<T>();
-      const std::int64_t elements = table.packed_elements(g.n, g.k);
+      const auto& products = *std::get<const kernels::GemmKernels<T>*>(kernels::cpu_table());
+      const std::int64_t elements = products.packed_elements(g.n, g.k);
       const std::size_t bytes = static_cast<std::size_t>(elements) * sizeof(T);
       if (!cache->has_room_for_packed(bytes)) return false;
       try {
@@ -33,7 +33,7 @@ inline Tensor packed_weight(const char* op, const Tensor& weight, bool of_parame
       } catch (const OutOfMemory&) {
         return false;  // it is done without
       }
-      table.pack_factor(g, weight.data<T>(), packed.mutable_data<T>());
+      products.pack_factor(g, weight.data<T>(), packed.mutable_data<T>());
       return true;
     });
     if (!made) return weight;

@@ -7,7 +7,7 @@
 
 namespace tapecache::ops {
 
-using kernels::KernelTable;
+using kernels::PairMaskKernels;
 
 namespace {
 
@@ -29,8 +29,8 @@ Tensor positive_pairs(const Tensor& labels, DType dtype, const CheckText& none) 
   Tensor pairs = Tensor::empty({n, n}, dtype, device);
   Tensor any = Tensor::empty({1, 1}, DType::kBool, device);
   dispatch_floating(kOp, dtype, [&]<class T>() {
-    kernels::find(&KernelTable<T>::positive_pairs, kOp, device)(n, labels.data<std::int64_t>(), pairs.mutable_data<T>(),
-                                                                any.mutable_data<bool>());
+    kernels::find(&PairMaskKernels<T>::positive_pairs, kOp, device)(n, labels.data<std::int64_t>(),
+                                                                    pairs.mutable_data<T>(), any.mutable_data<bool>());
   });
   require_true_in_each_row(any, none);
   return pairs;
@@ -56,7 +56,7 @@ Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& simila
   }
   Tensor mask = Tensor::empty(shape, dtype, similarities.device());
   dispatch_floating(kOp, dtype, [&]<class T>() {
-    kernels::find(&KernelTable<T>::false_negatives, kOp, mask.device())(
+    kernels::find(&PairMaskKernels<T>::false_negatives, kOp, mask.device())(
         rule, similarities.data<double>(), positives.data<double>(), static_cast<T>(excluded), mask.mutable_data<T>());
   });
   return mask;
@@ -78,8 +78,8 @@ Tensor excluded_pairs(const PairIds& ids, std::int64_t queries, std::int64_t tar
   const Device device = ids.queries.defined() ? ids.queries.device() : ids.targets.device();
   Tensor mask = Tensor::empty({queries, targets}, dtype, device);
   dispatch_floating(kOp, dtype, [&]<class T>() {
-    kernels::find(&KernelTable<T>::excluded_pairs, kOp, device)(ids.pairs(targets / queries), queries, targets,
-                                                                mask.mutable_data<T>());
+    kernels::find(&PairMaskKernels<T>::excluded_pairs, kOp, device)(ids.pairs(targets / queries), queries, targets,
+                                                                    mask.mutable_data<T>());
   });
   return mask;
 }

@@ -3,7 +3,7 @@
 #include "tapecache/core/tensor.h"
 #include "tapecache/core/value_checks.h"
 #include "tapecache/ops/equal_targets.h"
-#include "tapecache/ops/kernel_arguments.h"
+#include "tapecache/ops/kernels/pair_masks.h"
 
 /// Constants over pairs of rows, which losses over all of them take into account. They are made where their arguments are,
 /// and on a device without a wait for it.

@@ -9,8 +9,8 @@
 
 namespace tapecache::ops {
 
-using kernels::KernelTable;
 using kernels::Mode;
+using kernels::PatchKernels;
 
 namespace {
 
@@ -24,7 +24,7 @@ Tensor patches(const Tensor& images, std::int64_t patch, DType operand) {
   Tensor rows = Tensor::empty({batch * (height / patch) * (width / patch), channels * patch * patch}, operand,
                               images.device());
   dispatch_any_floating(kOp, operand, [&]<class T>() {
-    kernels::find(&KernelTable<T>::patches, kOp, images.device())(
+    kernels::find(&PatchKernels<T>::patches, kOp, images.device())(
         batch, channels, height, width, patch, images.data<ComputedType<T>>(), rows.mutable_data<T>());
   });
   return rows;
@@ -70,8 +70,9 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
       detail::gemm(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dpatches, Mode::kWrite);
       GradientTarget dx = ctx.gradient(0);
       dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-        kernels::find(&KernelTable<T>::patches_backward, kOp, dy.device())(
-            batch, channels, height, width, patch, dpatches.data<T>(), dx.tensor.mutable_data<T>(), detail::mode_of(dx));
+        kernels::find(&PatchKernels<T>::patches_backward, kOp, dy.device())(
+            batch, channels, height, width, patch, dpatches.data<T>(), dx.tensor.mutable_data<T>(),
+            detail::mode_of(dx));
       });
     }
     // dW = dYᵀ P, the patches taken again; db = Σ_rows dY

@@ -10,7 +10,7 @@ namespace tapecache::ops {
 
 namespace {
 
-using kernels::KernelTable;
+using kernels::PoolingKernels;
 
 struct Tokens {
   std::int64_t batch, tokens, width;
@@ -37,7 +37,7 @@ void require_valid_tokens(const char* op, const Tensor& valid) {
 Tensor first_fitting(const char* op, const Tensor& valid, const Tensor& ids, std::int64_t id) {
   const Tensor& given = valid.defined() ? valid : ids;
   Tensor index = Tensor::empty({given.size(0)}, DType::kInt64, given.device());
-  kernels::find(&KernelTable<float>::first_token, op, given.device())(
+  kernels::find(&PoolingKernels<float>::first_token, op, given.device())(
       given.size(0), given.size(1), pointer(valid), ids.defined() ? ids.data<std::int64_t>() : nullptr, id,
       index.mutable_data<std::int64_t>());
   return index;
@@ -49,14 +49,14 @@ Variable take_token(const char* op, const Variable& x, const Tensor& index) {
   detail::require_shape(op, "index", index.shape(), {batch});
   Tensor y = Tensor::empty({batch, width}, x.dtype(), x.device());
   dispatch_floating(op, x.dtype(), [&, batch = batch, tokens = tokens, width = width]<class T>() {
-    kernels::find(&KernelTable<T>::select_token, op, x.device())(
-        batch, tokens, width, wide.data<std::int64_t>(), x.value().data<T>(), y.mutable_data<T>());
+    kernels::find(&PoolingKernels<T>::select_token, op, x.device())(batch, tokens, width, wide.data<std::int64_t>(),
+                                                                    x.value().data<T>(), y.mutable_data<T>());
   });
   return record(op, std::move(y), {x}, {wide}, [op, batch = batch, tokens = tokens, width = width](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(op, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::select_token_backward, op, dy.device())(
+      kernels::find(&PoolingKernels<T>::select_token_backward, op, dy.device())(
           batch, tokens, width, ctx.saved(0).data<std::int64_t>(), dy.data<T>(), dx.tensor.mutable_data<T>(),
           detail::mode_of(dx));
     });
@@ -71,15 +71,15 @@ Variable mean_pool(const Variable& x, const Tensor& valid) {
   const Tokens t = checked_tokens(kOp, x, valid);
   Tensor y = Tensor::empty(t.pooled(), x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::mean_pool, kOp, x.device())(t.batch, t.tokens, t.width, x.value().data<T>(),
-                                                               pointer(valid), y.mutable_data<T>());
+    kernels::find(&PoolingKernels<T>::mean_pool, kOp, x.device())(t.batch, t.tokens, t.width, x.value().data<T>(),
+                                                                  pointer(valid), y.mutable_data<T>());
   });
   return record(kOp, std::move(y), {x}, {valid}, [=](Backward& ctx) {
     // dx = dy / (valid tokens), 0 for padding
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::mean_pool_backward, kOp, dy.device())(
+      kernels::find(&PoolingKernels<T>::mean_pool_backward, kOp, dy.device())(
           t.batch, t.tokens, t.width, pointer(ctx.saved(0)), dy.data<T>(), dx.tensor.mutable_data<T>(),
           detail::mode_of(dx));
     });
@@ -93,15 +93,15 @@ Variable max_pool(const Variable& x, const Tensor& valid) {
   Tensor y = Tensor::empty(t.pooled(), x.dtype(), x.device());
   Tensor argmax = Tensor::empty(t.pooled(), DType::kInt64, x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::max_pool, kOp, x.device())(t.batch, t.tokens, t.width, x.value().data<T>(),
-                                                              pointer(valid), y.mutable_data<T>(),
-                                                              argmax.mutable_data<std::int64_t>());
+    kernels::find(&PoolingKernels<T>::max_pool, kOp, x.device())(t.batch, t.tokens, t.width, x.value().data<T>(),
+                                                                 pointer(valid), y.mutable_data<T>(),
+                                                                 argmax.mutable_data<std::int64_t>());
   });
   return record(kOp, std::move(y), {x}, {argmax}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::max_pool_backward, kOp, dy.device())(
+      kernels::find(&PoolingKernels<T>::max_pool_backward, kOp, dy.device())(
           t.batch, t.tokens, t.width, ctx.saved(0).data<std::int64_t>(), dy.data<T>(), dx.tensor.mutable_data<T>(),
           detail::mode_of(dx));
     });
@@ -132,8 +132,8 @@ Variable last_token_pool(const Variable& x, const Tensor& valid) {
   require_valid_tokens(kOp, valid);
   Tensor index = Tensor::empty({t.batch}, DType::kInt64, x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::last_token, kOp, x.device())(t.batch, t.tokens, pointer(valid),
-                                                                index.mutable_data<std::int64_t>());
+    kernels::find(&PoolingKernels<T>::last_token, kOp, x.device())(t.batch, t.tokens, pointer(valid),
+                                                                   index.mutable_data<std::int64_t>());
   });
   return take_token(kOp, x, index);
 }
@@ -159,7 +159,7 @@ Tensor token_positions(const Tensor& valid, std::int64_t first) {
   }
   detail::require_mask(kOp, "valid", valid, valid.shape(), valid.device());
   Tensor positions = Tensor::empty(valid.shape(), DType::kInt64, valid.device());
-  kernels::find(&KernelTable<float>::token_positions, kOp, valid.device())(
+  kernels::find(&PoolingKernels<float>::token_positions, kOp, valid.device())(
       valid.size(0), valid.size(1), first, valid.data<bool>(), positions.mutable_data<std::int64_t>());
   return positions;
 }

@@ -11,7 +11,7 @@ namespace tapecache::ops {
 
 namespace {
 
-using kernels::KernelTable;
+using kernels::ReduceKernels;
 using kernels::ReduceOp;
 
 Variable reduce(const char* op, ReduceOp kind, const Variable& x, int axis_or_negative) {
@@ -25,8 +25,8 @@ Variable reduce(const char* op, ReduceOp kind, const Variable& x, int axis_or_ne
                      inner = x.shape().product(axis + 1, x.rank());
   Tensor y = Tensor::empty(x.shape().without(axis), x.dtype(), x.device());
   dispatch_floating(op, x.dtype(), [&]<class T>() {
-    kernels::find(&KernelTable<T>::reduce, op, x.device())(kind, outer, length, inner, x.value().data<T>(),
-                                                           y.mutable_data<T>(), kernels::Mode::kWrite);
+    kernels::find(&ReduceKernels<T>::reduce, op, x.device())(kind, outer, length, inner, x.value().data<T>(),
+                                                             y.mutable_data<T>(), kernels::Mode::kWrite);
   });
   const bool needs_values = kind != ReduceOp::kSum && kind != ReduceOp::kMean;
   std::vector<Tensor> saved;
@@ -35,7 +35,7 @@ Variable reduce(const char* op, ReduceOp kind, const Variable& x, int axis_or_ne
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(op, dy.dtype(), [&]<class T>() {
-      kernels::find(&KernelTable<T>::reduce_backward, op, dy.device())(
+      kernels::find(&ReduceKernels<T>::reduce_backward, op, dy.device())(
           kind, outer, length, inner, needs_values ? ctx.saved(0).data<T>() : nullptr,
           needs_values ? ctx.saved(1).data<T>() : nullptr, dy.data<T>(), dx.tensor.mutable_data<T>(),
           detail::mode_of(dx));

@@ -20,8 +20,8 @@ Tensor sample_uniform(std::int64_t samples, std::int64_t per_sample, Device devi
   if (y.numel() == 0) return y;
   const Tensor ids = draw.sample_ids.defined() ? draw.sample_ids.to(device) : Tensor();
   const kernels::Samples in_view{draw.first_sample, draw.samples, ids.defined() ? ids.data<std::int64_t>() : nullptr};
-  kernels::find(&kernels::KernelTable<float>::sample_uniform, kOp, device)(draw.key, in_view, y.numel() / draw.samples,
-                                                                           y.mutable_data<float>());
+  kernels::find(&kernels::DropoutKernels<float>::sample_uniform, kOp, device)(
+      draw.key, in_view, y.numel() / draw.samples, y.mutable_data<float>());
   return y;
 }
 

@@ -13,7 +13,8 @@ namespace tapecache::ops {
 
 namespace {
 
-using kernels::KernelTable;
+using kernels::UnaryKernels;
+using kernels::UpdateKernels;
 
 void require_same(const char* op, const char* argument, const Tensor& found, const Tensor& value) {
   detail::require_alike(op, "value", value, argument, found);
@@ -88,7 +89,7 @@ void adamw_update(const kernels::AdamW& given, std::span<AdamWParameter> paramet
                           p->correction2, p->steps.defined() ? p->steps.mutable_data<std::int64_t>() : nullptr});
         first += p->value.numel();
       }
-      kernels::find(&KernelTable<T>::adamw, kOp, run[0]->value.device())(
+      kernels::find(&UpdateKernels<T>::adamw, kOp, run[0]->value.device())(
           step, static_cast<std::int64_t>(arrays.size()), arrays.data());
     });
   });
@@ -114,8 +115,8 @@ void sgd_update(const kernels::Sgd& given, std::span<SgdParameter> parameters, c
                           p->velocity.mutable_data<T>(), p->weight_decay});
         first += p->value.numel();
       }
-      kernels::find(&KernelTable<T>::sgd, kOp, run[0]->value.device())(
-          step, static_cast<std::int64_t>(arrays.size()), arrays.data());
+      kernels::find(&UpdateKernels<T>::sgd, kOp, run[0]->value.device())(step, static_cast<std::int64_t>(arrays.size()),
+                                                                         arrays.data());
     });
   });
 }
@@ -125,8 +126,8 @@ void scale_in_place(Tensor& tensor, double factor) {
   detail::require_floating(kOp, "tensor", tensor);
   dispatch_floating(kOp, tensor.dtype(), [&]<class T>() {
     T* p = tensor.mutable_data<T>();
-    kernels::find(&KernelTable<T>::unary, kOp, tensor.device())(kernels::UnaryOp::kScale, factor, 0, tensor.numel(), p,
-                                                                p);
+    kernels::find(&UnaryKernels<T>::unary, kOp, tensor.device())(kernels::UnaryOp::kScale, factor, 0, tensor.numel(), p,
+                                                                 p);
   });
 }
 
@@ -170,12 +171,16 @@ Tensor only_sum(const char* op, std::span<const Tensor> tensors, std::vector<Ten
 
 struct SquaredNorm {
   template <class T>
-  static constexpr auto of() { return &KernelTable<T>::squared_norm; }
+  static constexpr auto of() {
+    return &UpdateKernels<T>::squared_norm;
+  }
 };
 
 struct NonFinite {
   template <class T>
-  static constexpr auto of() { return &KernelTable<T>::count_non_finite; }
+  static constexpr auto of() {
+    return &UpdateKernels<T>::count_non_finite;
+  }
 };
 
 }  // namespace
@@ -214,8 +219,8 @@ void clip_to_norm(std::span<Tensor> tensors, const Tensor& squared_norm, double 
         arrays.push_back({first, t->numel(), t->mutable_data<T>()});
         first += t->numel();
       }
-      kernels::find(&KernelTable<T>::clip, kOp, run[0]->device())(static_cast<std::int64_t>(arrays.size()), arrays.data(),
-                                                                  squared_norm.data<double>(), max_norm);
+      kernels::find(&UpdateKernels<T>::clip, kOp, run[0]->device())(
+          static_cast<std::int64_t>(arrays.size()), arrays.data(), squared_norm.data<double>(), max_norm);
     });
   });
 }

@@ -3,7 +3,7 @@
 #include <span>
 
 #include "tapecache/core/tensor.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/update.h"
 
 /// Optimiser arithmetic on tensors; never recorded.
 namespace tapecache::ops {

@@ -12,28 +12,27 @@ from typing import Iterator, NamedTuple, Optional
 
 from tree_check import main, self_test
 
-KERNEL_TABLE = "ops/kernels.h"
-BESIDE_THE_TABLE = ("ops/kernel_arguments.h", "ops/kernel_declarations.inc")  # of its zone
+CONTRACT = "ops/kernels"  # between ops and backends
 UMBRELLA = "tapecache.h"
 BACKENDS = ("ops/cpu", "ops/cuda", "ops/no_cuda")
 MODULES = ("core", "autograd", "ops", "gradcache", "models", "train", "data")
 PROGRAMS = ("demos", "bench", "tests")
 
-# A zone is a module, a kernel backend, the kernel table or a folder of programs.
+# A zone is a module, a kernel backend, the contract between both or a folder of programs.
 MAY_INCLUDE = {
     "core": {"core"},
     "autograd": {"core", "autograd"},
-    # Kernels reach everything that the table includes, so it is held to their floor.
-    KERNEL_TABLE: {"core", KERNEL_TABLE},
-    "ops": {"core", "autograd", "ops", KERNEL_TABLE},
-    **{backend: {"core", KERNEL_TABLE, backend} for backend in BACKENDS},
-    "gradcache": {"core", "autograd", "ops", KERNEL_TABLE, "gradcache"},
-    "models": {"core", "autograd", "ops", KERNEL_TABLE, "models"},
-    "train": {"core", "autograd", "ops", KERNEL_TABLE, "gradcache", "train"},
+    # Kernels reach everything that the contract includes, so it is held to their floor.
+    CONTRACT: {"core", CONTRACT},
+    "ops": {"core", "autograd", "ops", CONTRACT},
+    **{backend: {"core", CONTRACT, backend} for backend in BACKENDS},
+    "gradcache": {"core", "autograd", "ops", CONTRACT, "gradcache"},
+    "models": {"core", "autograd", "ops", CONTRACT, "models"},
+    "train": {"core", "autograd", "ops", CONTRACT, "gradcache", "train"},
     "data": {"core", "data"},
-    UMBRELLA: {*MODULES, KERNEL_TABLE},
+    UMBRELLA: {*MODULES, CONTRACT},
 }
-PUBLIC_ZONES = {*MODULES, KERNEL_TABLE, UMBRELLA}
+PUBLIC_ZONES = {*MODULES, CONTRACT, UMBRELLA}
 
 SOURCE_SUFFIXES = {".h", ".hpp", ".cpp", ".cu", ".cuh"}
 HEADER_SUFFIXES = {".h", ".hpp", ".cuh"}
@@ -77,12 +76,10 @@ def normalize(path: PurePosixPath) -> Optional[PurePosixPath]:
 
 def zone_of(path: PurePosixPath) -> Optional[str]:
     """The zone of a path relative to the repository; None if it belongs to no zone."""
-    if str(path) in (KERNEL_TABLE, *BESIDE_THE_TABLE):
-        return KERNEL_TABLE
     if str(path) == f"include/tapecache/{UMBRELLA}":
         return UMBRELLA
     folder = "/".join(path.parts[:2])
-    if folder in BACKENDS and len(path.parts) > 2:
+    if folder in (CONTRACT, *BACKENDS) and len(path.parts) > 2:
         return folder
     if path.parts and path.parts[0] in MODULES + PROGRAMS:
         return path.parts[0]
@@ -167,13 +164,13 @@ GOOD_TREE = {
     "core/a.cpp": '#include "tapecache/core/a.h"\n#include <nlohmann/json.hpp>\n',
     "autograd/a.h": '#include "tapecache/core/a.h"\n#include "tapecache/autograd/b.h"\n',
     "autograd/b.h": "",
-    "ops/kernels.h": '#include "tapecache/core/a.h"\n',
+    "ops/kernels/a.h": '#include "tapecache/core/a.h"\n',
     "ops/a.h": '#include "tapecache/autograd/a.h"\n',
-    "ops/a.cpp": '#include "tapecache/ops/a.h"\n#include "tapecache/ops/kernels.h"\n',
-    "ops/cpu/a.h": '#include <hwy/highway.h>\n#include "tapecache/ops/kernels.h"\n',
+    "ops/a.cpp": '#include "tapecache/ops/a.h"\n#include "tapecache/ops/kernels/a.h"\n',
+    "ops/cpu/a.h": '#include <hwy/highway.h>\n#include "tapecache/ops/kernels/a.h"\n',
     "ops/cpu/a.cpp": '#include "a.h"\n#include "tapecache/ops/cpu/a.h"\n#include "tapecache/core/a.h"\n',
-    "ops/cuda/a.cu": '#include <cuda_runtime.h>\n#include "tapecache/ops/kernels.h"\n',
-    "ops/no_cuda/a.cpp": '#include "tapecache/ops/kernels.h"\n',
+    "ops/cuda/a.cu": '#include <cuda_runtime.h>\n#include "tapecache/ops/kernels/a.h"\n',
+    "ops/no_cuda/a.cpp": '#include "tapecache/ops/kernels/a.h"\n',
     "gradcache/a.h": '#include "tapecache/ops/a.h"\n#include "tapecache/autograd/a.h"\n',
     "models/a.h": '#include "tapecache/ops/a.h"\n#include <tapecache/autograd/a.h>\n',
     "train/a.h": '#include "tapecache/gradcache/a.h"\n',
@@ -189,14 +186,14 @@ WRONG_SNIPPETS = [
     ("core/x.cpp", '#include "tapecache/tapecache.h"', 1, "core must not include tapecache.h"),
     ("core/x.cpp", '/* // */\n#include <vector>\n\n# include <tapecache/ops/a.h>', 4, "must not include ops"),
     ("core/x.cpp", 'auto s = "/*";\n#include "tapecache/data/a.h"\n// */', 2, "must not include data"),
-    ("core/x.cpp", '#include "../ops/kernels.h"', 1, "must not include ops/kernels.h"),
+    ("core/x.cpp", '#include "../ops/kernels/a.h"', 1, "must not include ops/kernels"),
     ("core/x.h", '#include "../core/../autograd/b.h"', 1, "core must not include autograd"),
-    ("autograd/x.h", '#include "tapecache/ops/kernels.h"', 1, "autograd must not include ops/kernels.h"),
+    ("autograd/x.h", '#include "tapecache/ops/kernels/a.h"', 1, "autograd must not include ops/kernels"),
     ("autograd/x.h", '#include "../core/a.h"', 1, 'write "tapecache/core/a.h"'),
     ("ops/x.cpp", '#include "tapecache/ops/cpu/a.h"', 1, "ops must not include ops/cpu"),
     ("ops/x.cpp", '#include "cpu/a.h"', 1, "ops must not include ops/cpu"),
     ("ops/x.h", '#include "tapecache/gradcache/a.h"', 1, "ops must not include gradcache"),
-    ("ops/kernels.h", '#include "tapecache/ops/a.h"', 1, "ops/kernels.h must not include ops"),
+    ("ops/kernels/a.h", '#include "tapecache/ops/a.h"', 1, "ops/kernels must not include ops"),
     ("ops/cpu/x.cpp", '#include "tapecache/ops/a.h"', 1, "ops/cpu must not include ops"),
     ("ops/cpu/x.cpp", '#include "tapecache/autograd/a.h"', 1, "ops/cpu must not include autograd"),
     ("ops/cuda/x.cu", '#include "tapecache/ops/cpu/a.h"', 1, "ops/cuda must not include ops/cpu"),

@@ -196,7 +196,7 @@ Json block_costs(const BlockSize& s, const Ceilings& ceilings) {
   costs["products_alone"] = alone;
   const Tensor z = random_tensor({rows, wide}, 4, kLow);
   Tensor activated = random_tensor({rows, wide}, 6, kLow);
-  using Low = kernels::KernelTable<BFloat16>;
+  using Low = kernels::UnaryKernels<BFloat16>;
   const auto activation = kernels::find(&Low::unary, "activation", kDevice);
   const auto derivative = kernels::find(&Low::unary_backward, "activation", kDevice);
   constexpr auto kQuickGelu = kernels::UnaryOp::kQuickGelu;

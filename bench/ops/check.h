@@ -16,7 +16,7 @@ namespace ops_bench {
 /// Also prints, for each activation with its gradient, its share of what a copy of as many bytes would allow.
 inline constexpr double kLeastJudged = 10e-6;
 
-/// False where an op failed, or the file does not name the ops of the table; says what and why. Throws where the kernels are not
+/// False where an op failed, or the file names one that is not in the table; says what and why. Throws where the kernels are not
 /// optimised, or the file cannot be read.
 bool check(const std::string& floors);
 

@@ -109,8 +109,6 @@ std::vector<T> inverse_deviations(std::int64_t channels, const T* variance, doub
   return inverse;
 }
 
-}  // namespace
-
 template <class T>
 void channel_statistics(const Channels& layout, const T* x, T* mean, T* variance) {
   const double count = static_cast<double>(layout.outer * layout.inner);
@@ -182,15 +180,18 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
   for (std::size_t k = 0; dbeta && k < inverse.size(); ++k) put(dbeta[k], static_cast<T>(sums[k]), dbeta_mode);
 }
 
-template void channel_statistics(const Channels&, const float*, float*, float*);
-template void channel_statistics(const Channels&, const double*, double*, double*);
-template void batch_norm(const Channels&, double, const float*, const float*, const float*, const float*, const float*,
-                         float*);
-template void batch_norm(const Channels&, double, const double*, const double*, const double*, const double*,
-                         const double*, double*);
-template void batch_norm_backward(const Channels&, double, bool, const float*, const float*, const float*,
-                                  const float*, const float*, float*, Mode, float*, Mode, float*, Mode);
-template void batch_norm_backward(const Channels&, double, bool, const double*, const double*, const double*,
-                                  const double*, const double*, double*, Mode, double*, Mode, double*, Mode);
+template <class T>
+constexpr BatchNormKernels<T> kBatchNorm{
+    .channel_statistics = channel_statistics<T>,
+    .batch_norm = batch_norm<T>,
+    .batch_norm_backward = batch_norm_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const BatchNormKernels<float> Provided<BatchNormKernels<float>>::kernels = kBatchNorm<float>;
+template <>
+const BatchNormKernels<double> Provided<BatchNormKernels<double>>::kernels = kBatchNorm<double>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

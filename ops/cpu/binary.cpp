@@ -151,8 +151,6 @@ HWY_INLINE Vec<T> load_steps(const T* from, Step step, std::int64_t i, std::int6
   }
 }
 
-}  // namespace
-
 template <class T>
 void binary(BinaryOp op, const Broadcast& layout, const T* a, const T* b, T* y) {
   const Rows rows(layout);
@@ -314,10 +312,17 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
   });
 }
 
-template void binary(BinaryOp, const Broadcast&, const float*, const float*, float*);
-template void binary(BinaryOp, const Broadcast&, const double*, const double*, double*);
-template void binary_backward(BinaryOp, int, const Broadcast&, const float*, const float*, const float*, float*, Mode);
-template void binary_backward(BinaryOp, int, const Broadcast&, const double*, const double*, const double*, double*,
-                              Mode);
+template <class T>
+constexpr BinaryKernels<T> kBinary{
+    .binary = binary<T>,
+    .binary_backward = binary_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const BinaryKernels<float> Provided<BinaryKernels<float>>::kernels = kBinary<float>;
+template <>
+const BinaryKernels<double> Provided<BinaryKernels<double>>::kernels = kBinary<double>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

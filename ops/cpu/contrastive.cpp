@@ -167,8 +167,6 @@ void differentiate(const Contrastive& c, const Tile<T>& tile, const double* row_
   }
 }
 
-}  // namespace
-
 template <class T>
 TileSizes contrastive_tile() {
   return {512, 256};
@@ -299,19 +297,19 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
   *dbias = static_cast<T>(of_bias);
 }
 
-template TileSizes contrastive_tile<float>();
-template TileSizes contrastive_tile<double>();
-template std::int64_t contrastive_workspace<float>(const Contrastive&);
-template std::int64_t contrastive_workspace<double>(const Contrastive&);
-template void contrastive(const Contrastive&, const float*, const float*, const float*, const float*, double*, double*, float*,
-                          float*, double*);
-template void contrastive(const Contrastive&, const double*, const double*, const double*, const double*, double*, double*,
-                          double*, double*, double*);
-template void contrastive_backward(const Contrastive&, const float*, const float*, const float*, const float*,
-                                   const double*, const double*, const float*, float*, Mode, float*, Mode, float*, float*,
-                                   float*, double*);
-template void contrastive_backward(const Contrastive&, const double*, const double*, const double*, const double*,
-                                   const double*, const double*, const double*, double*, Mode, double*, Mode, double*,
-                                   double*, double*, double*);
+template <class T>
+constexpr ContrastiveKernels<T> kContrastive{
+    .contrastive_tile = contrastive_tile<T>,
+    .contrastive_workspace = contrastive_workspace<T>,
+    .contrastive = contrastive<T>,
+    .contrastive_backward = contrastive_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const ContrastiveKernels<float> Provided<ContrastiveKernels<float>>::kernels = kContrastive<float>;
+template <>
+const ContrastiveKernels<double> Provided<ContrastiveKernels<double>>::kernels = kContrastive<double>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -4,9 +4,9 @@
 #include <cstdint>
 
 #include "tapecache/core/parallel_for.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
-/// The CPU kernels, as `kernels.h` describes them; each family has a file of its own. Work is cut into blocks whose
+/// The CPU kernels, as `ops/kernels/` describes them; each family has a file of its own. Work is cut into blocks whose
 /// size depends on the problem alone, and sums across blocks are taken in block order.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
@@ -31,11 +31,10 @@ inline void put_all(To* to, const T* values, std::int64_t count, Mode mode) {
   }
 }
 
-#include "tapecache/ops/kernel_declarations.inc"
-
-template <class T>
-std::int64_t packed_elements(std::int64_t n, std::int64_t k);
-template <class T>
-void pack_factor(const Gemm&, const T* b, T* packed);
+/// This backend's kernels of one family. Each family's file ends in a definition for each element type.
+template <class Family>
+struct Provided {
+  static const Family kernels;
+};
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -80,8 +80,6 @@ void for_each_group(const RandomKey& key, const Samples& samples, std::int64_t p
   });
 }
 
-}  // namespace
-
 template <class T>
 void dropout(const RandomKey& key, const Samples& samples, std::int64_t per_sample, double probability, const T* x,
              T* y, Mode mode) {
@@ -131,11 +129,18 @@ void sample_uniform(const RandomKey& key, const Samples& samples, std::int64_t p
   });
 }
 
-template void dropout(const RandomKey&, const Samples&, std::int64_t, double, const float*, float*, Mode);
-template void dropout(const RandomKey&, const Samples&, std::int64_t, double, const double*, double*, Mode);
-template void drop_path(const RandomKey&, const Samples&, std::int64_t, double, const float*, float*, Mode);
-template void drop_path(const RandomKey&, const Samples&, std::int64_t, double, const double*, double*, Mode);
-template void sample_uniform(const RandomKey&, const Samples&, std::int64_t, float*);
-template void sample_uniform(const RandomKey&, const Samples&, std::int64_t, double*);
+template <class T>
+constexpr DropoutKernels<T> kDropout{
+    .dropout = dropout<T>,
+    .drop_path = drop_path<T>,
+    .sample_uniform = sample_uniform<T>,
+};
+
+}  // namespace
+
+template <>
+const DropoutKernels<float> Provided<DropoutKernels<float>>::kernels = kDropout<float>;
+template <>
+const DropoutKernels<double> Provided<DropoutKernels<double>>::kernels = kDropout<double>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

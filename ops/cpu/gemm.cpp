@@ -147,14 +147,14 @@ template <class T>
 struct ActivatedLeft : Plain {
   static constexpr bool kLeft = true;
   UnaryOp op;
-  void left(T* x, std::int64_t count) const { unary<T>(op, 0, 0, count, x, x); }
+  void left(T* x, std::int64_t count) const { Provided<UnaryKernels<T>>::kernels.unary(op, 0, 0, count, x, x); }
 };
 
 template <class T>
 struct ActivatedRight : Plain {
   static constexpr bool kRight = true;
   UnaryOp op;
-  void right(T* x, std::int64_t count) const { unary<T>(op, 0, 0, count, x, x); }
+  void right(T* x, std::int64_t count) const { Provided<UnaryKernels<T>>::kernels.unary(op, 0, 0, count, x, x); }
 };
 
 template <class T>
@@ -164,11 +164,9 @@ struct TimesDerivative : Plain {
   const T* at;
   std::int64_t stride;
   void result(T* c, std::int64_t i, std::int64_t j, std::int64_t count) const {
-    unary_backward<T>(op, 0, 0, count, at + i * stride + j, c, c, Mode::kWrite);
+    Provided<UnaryKernels<T>>::kernels.unary_backward(op, 0, 0, count, at + i * stride + j, c, c, Mode::kWrite);
   }
 };
-
-}  // namespace
 
 template <class T>
 void gemm(const Gemm& g, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode mode) {
@@ -210,8 +208,8 @@ void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, 
   struct Products;
   multiply_and_round(g, a, b, nullptr, c, Mode::kWrite, [=](const float* sums, std::int64_t place, std::int64_t count) {
     float* products = thread_scratch<float, Products>(count);  // not in place, which would not be vectorised
-    low_unary_backward(op, count, at + place, sums, products, Mode::kWrite);
-    if (value) low_unary(op, count, at + place, value + place);
+    Provided<UnaryKernels<Low>>::kernels.unary_backward_to_f32(op, count, at + place, sums, products, Mode::kWrite);
+    if (value) Provided<UnaryKernels<Low>>::kernels.unary(op, count, at + place, value + place);
     return products;
   });
 }
@@ -219,7 +217,7 @@ void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, 
 template <class Low>
 void low_parameter_gradients(const Gemm& g, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db, Mode db_mode) {
   multiply_parts<Low, float>(g, dy, x, nullptr, nullptr, dw, dw_mode);
-  sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
+  Provided<ReduceKernels<Low>>::kernels.sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
 }
 
 template <class T>
@@ -243,23 +241,31 @@ void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, cons
   }
 }
 
-template void gemm(const Gemm&, const float*, const float*, const float*, const float*, float*, Mode);
-template void gemm(const Gemm&, const double*, const double*, const double*, const double*, double*, Mode);
-template std::int64_t packed_elements<float>(std::int64_t, std::int64_t);
-template std::int64_t packed_elements<double>(std::int64_t, std::int64_t);
-template void pack_factor(const Gemm&, const float*, float*);
-template void pack_factor(const Gemm&, const double*, double*);
-template void low_gemm(const Gemm&, const BFloat16*, const BFloat16*, const float*, const float*, float*, Mode);
-template void low_gemm(const Gemm&, const Float16*, const Float16*, const float*, const float*, float*, Mode);
-template void low_gemm_rounded(const Gemm&, const BFloat16*, const BFloat16*, const float*, BFloat16*, Mode);
-template void low_gemm_rounded(const Gemm&, const Float16*, const Float16*, const float*, Float16*, Mode);
-template void low_derivative_gemm(const Gemm&, UnaryOp, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*, BFloat16*);
-template void low_derivative_gemm(const Gemm&, UnaryOp, const Float16*, const Float16*, const Float16*, Float16*, Float16*);
-template void low_parameter_gradients(const Gemm&, const BFloat16*, const BFloat16*, float*, Mode, float*, Mode);
-template void low_parameter_gradients(const Gemm&, const Float16*, const Float16*, float*, Mode, float*, Mode);
-template void activated_gemm(const Gemm&, UnaryOp, Activated, const float*, const float*, const float*, const float*,
-                             const float*, float*, Mode);
-template void activated_gemm(const Gemm&, UnaryOp, Activated, const double*, const double*, const double*,
-                             const double*, const double*, double*, Mode);
+template <class T>
+constexpr GemmKernels<T> kGemm{
+    .gemm = gemm<T>,
+    .activated_gemm = activated_gemm<T>,
+    .packed_elements = packed_elements<T>,
+    .pack_factor = pack_factor<T>,
+};
+template <class Low>
+  requires kLowPrecision<Low>
+constexpr GemmKernels<Low> kGemm<Low>{
+    .gemm = low_gemm<Low>,
+    .gemm_rounded = low_gemm_rounded<Low>,
+    .derivative_gemm = low_derivative_gemm<Low>,
+    .parameter_gradients = low_parameter_gradients<Low>,
+};
+
+}  // namespace
+
+template <>
+const GemmKernels<float> Provided<GemmKernels<float>>::kernels = kGemm<float>;
+template <>
+const GemmKernels<double> Provided<GemmKernels<double>>::kernels = kGemm<double>;
+template <>
+const GemmKernels<BFloat16> Provided<GemmKernels<BFloat16>>::kernels = kGemm<BFloat16>;
+template <>
+const GemmKernels<Float16> Provided<GemmKernels<Float16>>::kernels = kGemm<Float16>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

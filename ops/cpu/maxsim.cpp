@@ -112,8 +112,6 @@ class Walk {
   std::int64_t first_ = 0;  // tile of the present group
 };
 
-}  // namespace
-
 template <class T>
 TileSizes maxsim_tile(const MaxSim&) {
   return {8, 8};
@@ -226,17 +224,18 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
   *dscale = static_cast<T>(of_scale);
 }
 
-template TileSizes maxsim_tile<float>(const MaxSim&);
-template TileSizes maxsim_tile<double>(const MaxSim&);
-template void maxsim(const MaxSim&, const float*, const bool*, const float*, const bool*, const float*, double*, float*,
-                     float*, std::int32_t*, double*);
-template void maxsim(const MaxSim&, const double*, const bool*, const double*, const bool*, const double*, double*, double*,
-                     double*, std::int32_t*, double*);
-template void maxsim_backward(const MaxSim&, const float*, const bool*, const float*, const bool*, const float*,
-                              const double*, const float*, float*, Mode, float*, Mode, float*, float*, std::int32_t*,
-                              double*);
-template void maxsim_backward(const MaxSim&, const double*, const bool*, const double*, const bool*, const double*,
-                              const double*, const double*, double*, Mode, double*, Mode, double*, double*, std::int32_t*,
-                              double*);
+template <class T>
+constexpr MaxSimKernels<T> kMaxSim{
+    .maxsim_tile = maxsim_tile<T>,
+    .maxsim = maxsim<T>,
+    .maxsim_backward = maxsim_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const MaxSimKernels<float> Provided<MaxSimKernels<float>>::kernels = kMaxSim<float>;
+template <>
+const MaxSimKernels<double> Provided<MaxSimKernels<double>>::kernels = kMaxSim<double>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -91,7 +91,21 @@ T normalize_large_row(std::int64_t cols, T epsilon, const T* from, T* to) {
   return (length < least ? T{-1} : T{1}) / divisor * kDown<T>;
 }
 
-}  // namespace
+/// 1 / √(mean(x²) + ε) of a row.
+template <class T>
+T inverse_rms(const T* x, std::int64_t n, double epsilon) {
+  const double count = static_cast<double>(n), square = row_dot(x, x, n) / count;
+  if (std::isfinite(square)) return static_cast<T>(1 / std::sqrt(square + epsilon));
+  const auto down = static_cast<double>(kDown<T>);
+  const double small = sum_of<T>(
+      n,
+      [d = set(kDown<T>)](auto sum, auto v) TAPECACHE_INLINE {
+        const auto scaled = hn::Mul(v, d);
+        return hn::MulAdd(scaled, scaled, sum);
+      },
+      x);
+  return static_cast<T>(down / std::sqrt(small / count + epsilon * down * down));
+}
 
 template <class T>
 void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* residual, const T* gamma,
@@ -162,6 +176,47 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
 }
 
 template <class T>
+void rms_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* gamma, T* y, T* factor) {
+  parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      factor[row] = inverse_rms(x + row * cols, cols, epsilon);
+      map(cols, y + row * cols,
+          [f = set(factor[row])](auto v, auto g) TAPECACHE_INLINE { return hn::Mul(hn::Mul(v, f), g); }, x + row * cols, gamma);
+    }
+  });
+}
+
+template <class T>
+void rms_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* factor, const T* dy, T* dx,
+                       Mode dx_mode, T* dgamma, Mode dgamma_mode) {
+  const std::int64_t block = std::max(kRowBlock, (rows + kMaxBlocks - 1) / kMaxBlocks);
+  const std::int64_t blocks = (rows + block - 1) / block, size = column_sums_size<T>(cols);
+  std::vector<double> partial(static_cast<std::size_t>(dgamma ? blocks * size : 0));
+  parallel_for(rows, block, [&](std::int64_t begin, std::int64_t end) {
+    if (dgamma) {
+      add_rows<T, 1>(begin, end, cols, {partial.data() + begin / block * size},
+                     [=](std::int64_t row, std::int64_t j, auto at) TAPECACHE_INLINE {
+                       const auto unit = hn::Mul(at.load(x + row * cols + j), set(factor[row]));
+                       return std::array{hn::Mul(at.load(dy + row * cols + j), unit)};
+                     });
+    }
+    for (std::int64_t row = begin; dx && row < end; ++row) {
+      const Vec<T> f = set(factor[row]);
+      const double dot = sum_of<T>(
+          cols,
+          [=](auto sum, auto g, auto c, auto v) TAPECACHE_INLINE { return hn::MulAdd(hn::Mul(g, c), hn::Mul(v, f), sum); },
+          dy + row * cols, gamma, x + row * cols);
+      map_to(dx_mode, cols, dx + row * cols,
+             [=, mean = set(static_cast<T>(dot / static_cast<double>(cols)))](auto g, auto c, auto v) TAPECACHE_INLINE {
+               return hn::Mul(f, hn::NegMulAdd(hn::Mul(v, f), mean, hn::Mul(g, c)));
+             },
+             dy + row * cols, gamma, x + row * cols);
+    }
+  });
+  sum_partials(partial, blocks, size, cols, dgamma, dgamma_mode);
+}
+
+template <class T>
 void l2_normalize(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, T* y, T* inverse) {
   parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
@@ -197,23 +252,30 @@ void l2_normalize_backward(std::int64_t rows, std::int64_t cols, const T* y, con
   });
 }
 
-template void layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, const float*,
-                         float*, float*, float*, float*);
-template void layer_norm(std::int64_t, std::int64_t, double, const double*, const double*, const double*,
-                         const double*, double*, double*, double*, double*);
-template void low_layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, BFloat16*, float*,
-                             float*);
-template void low_layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, Float16*, float*,
-                             float*);
-template void layer_norm_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, const float*,
-                                  const float*, float*, Mode, float*, Mode, float*, Mode);
-template void layer_norm_backward(std::int64_t, std::int64_t, const double*, const double*, const double*,
-                                  const double*, const double*, double*, Mode, double*, Mode, double*, Mode);
-template void l2_normalize(std::int64_t, std::int64_t, double, const float*, float*, float*);
-template void l2_normalize(std::int64_t, std::int64_t, double, const double*, double*, double*);
-template void l2_normalize_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, float*,
-                                    Mode);
-template void l2_normalize_backward(std::int64_t, std::int64_t, const double*, const double*, const double*, double*,
-                                    Mode);
+template <class T>
+constexpr NormalizeKernels<T> kNormalize{
+    .layer_norm = layer_norm<T>,
+    .layer_norm_backward = layer_norm_backward<T>,
+    .rms_norm = rms_norm<T>,
+    .rms_norm_backward = rms_norm_backward<T>,
+    .l2_normalize = l2_normalize<T>,
+    .l2_normalize_backward = l2_normalize_backward<T>,
+};
+template <class Low>
+  requires kLowPrecision<Low>
+constexpr NormalizeKernels<Low> kNormalize<Low>{
+    .layer_norm = low_layer_norm<Low>,
+};
+
+}  // namespace
+
+template <>
+const NormalizeKernels<float> Provided<NormalizeKernels<float>>::kernels = kNormalize<float>;
+template <>
+const NormalizeKernels<double> Provided<NormalizeKernels<double>>::kernels = kNormalize<double>;
+template <>
+const NormalizeKernels<BFloat16> Provided<NormalizeKernels<BFloat16>>::kernels = kNormalize<BFloat16>;
+template <>
+const NormalizeKernels<Float16> Provided<NormalizeKernels<Float16>>::kernels = kNormalize<Float16>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

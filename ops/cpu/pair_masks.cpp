@@ -16,8 +16,6 @@ std::int64_t rows_of_block(std::int64_t cols) {
   return std::max<std::int64_t>(1, kElements / std::max<std::int64_t>(1, cols));
 }
 
-}  // namespace
-
 template <class T>
 void positive_pairs(std::int64_t n, const std::int64_t* labels, T* pairs, bool* any) {
   std::vector<std::int64_t> others(static_cast<std::size_t>(n));
@@ -105,13 +103,19 @@ void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, cons
   }
 }
 
-template void positive_pairs(std::int64_t, const std::int64_t*, float*, bool*);
-template void positive_pairs(std::int64_t, const std::int64_t*, double*, bool*);
-template void false_negatives(const FalseNegatives&, const double*, const double*, float, float*);
-template void false_negatives(const FalseNegatives&, const double*, const double*, double, double*);
-template void excluded_pairs(const EqualPairs&, std::int64_t, std::int64_t, float*);
-template void excluded_pairs(const EqualPairs&, std::int64_t, std::int64_t, double*);
-template void equal_rows(std::int64_t, std::int64_t, std::int64_t, const float*, const bool*, std::int64_t*);
-template void equal_rows(std::int64_t, std::int64_t, std::int64_t, const double*, const bool*, std::int64_t*);
+template <class T>
+constexpr PairMaskKernels<T> kPairMask{
+    .positive_pairs = positive_pairs<T>,
+    .false_negatives = false_negatives<T>,
+    .excluded_pairs = excluded_pairs<T>,
+    .equal_rows = equal_rows<T>,
+};
+
+}  // namespace
+
+template <>
+const PairMaskKernels<float> Provided<PairMaskKernels<float>>::kernels = kPairMask<float>;
+template <>
+const PairMaskKernels<double> Provided<PairMaskKernels<double>>::kernels = kPairMask<double>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -35,8 +35,6 @@ struct Runs {
   }
 };
 
-}  // namespace
-
 template <class T>
 void gather_rows(std::int64_t count, std::int64_t width, const T* table, const std::int64_t* index, T* y) {
   parallel_for(count, block_for(width), [=](std::int64_t begin, std::int64_t end) {
@@ -76,11 +74,17 @@ void gather_rows_backward(std::int64_t count, std::int64_t width, std::int64_t t
   });
 }
 
-template void gather_rows(std::int64_t, std::int64_t, const float*, const std::int64_t*, float*);
-template void gather_rows(std::int64_t, std::int64_t, const double*, const std::int64_t*, double*);
-template void gather_rows_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*,
-                                   Mode);
-template void gather_rows_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*,
-                                   double*, Mode);
+template <class T>
+constexpr GatherKernels<T> kGather{
+    .gather_rows = gather_rows<T>,
+    .gather_rows_backward = gather_rows_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const GatherKernels<float> Provided<GatherKernels<float>>::kernels = kGather<float>;
+template <>
+const GatherKernels<double> Provided<GatherKernels<double>>::kernels = kGather<double>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

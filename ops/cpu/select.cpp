@@ -62,24 +62,6 @@ const Variant& chosen() {
 
 std::string_view cpu_variant() { return chosen().name; }
 
-template <>
-const KernelTable<float>& cpu_table<float>() {
-  return *chosen().float32;
-}
-
-template <>
-const KernelTable<double>& cpu_table<double>() {
-  return *chosen().float64;
-}
-
-template <>
-const KernelTable<BFloat16>& cpu_table<BFloat16>() {
-  return *chosen().bfloat16;
-}
-
-template <>
-const KernelTable<Float16>& cpu_table<Float16>() {
-  return *chosen().float16;
-}
+const KernelTable& cpu_table() { return *chosen().table; }
 
 }  // namespace tapecache::kernels

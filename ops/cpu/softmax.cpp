@@ -31,8 +31,6 @@ std::int64_t mask_offset(const Broadcast& layout, std::int64_t row) {
   return offset;
 }
 
-}  // namespace
-
 template <class T>
 void softmax(std::int64_t rows, std::int64_t cols, const T* x, const bool* mask, const Broadcast& layout, T* y) {
   if (!mask) {
@@ -84,13 +82,19 @@ void log_softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, cons
   });
 }
 
-template void softmax(std::int64_t, std::int64_t, const float*, const bool*, const Broadcast&, float*);
-template void softmax(std::int64_t, std::int64_t, const double*, const bool*, const Broadcast&, double*);
-template void softmax_backward(std::int64_t, std::int64_t, const float*, const float*, float*, Mode);
-template void softmax_backward(std::int64_t, std::int64_t, const double*, const double*, double*, Mode);
-template void log_softmax(std::int64_t, std::int64_t, const float*, float*);
-template void log_softmax(std::int64_t, std::int64_t, const double*, double*);
-template void log_softmax_backward(std::int64_t, std::int64_t, const float*, const float*, float*, Mode);
-template void log_softmax_backward(std::int64_t, std::int64_t, const double*, const double*, double*, Mode);
+template <class T>
+constexpr SoftmaxKernels<T> kSoftmax{
+    .softmax = softmax<T>,
+    .softmax_backward = softmax_backward<T>,
+    .log_softmax = log_softmax<T>,
+    .log_softmax_backward = log_softmax_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const SoftmaxKernels<float> Provided<SoftmaxKernels<float>>::kernels = kSoftmax<float>;
+template <>
+const SoftmaxKernels<double> Provided<SoftmaxKernels<double>>::kernels = kSoftmax<double>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

@@ -30,8 +30,6 @@ void apply_backward(UnaryOp op, double a, double b, std::int64_t n, const Saved*
   });
 }
 
-}  // namespace
-
 template <class T>
 void unary(UnaryOp op, double a, double b, std::int64_t n, const T* x, T* y) {
   apply(op, a, b, n, x, y);
@@ -60,17 +58,29 @@ void low_unary_backward(UnaryOp op, std::int64_t n, const Low* x, const Gradient
   apply_backward(op, 0, 0, n, x, dy, dx, mode);
 }
 
-template void unary(UnaryOp, double, double, std::int64_t, const float*, float*);
-template void unary(UnaryOp, double, double, std::int64_t, const double*, double*);
-template void unary_backward(UnaryOp, double, double, std::int64_t, const float*, const float*, float*, Mode);
-template void unary_backward(UnaryOp, double, double, std::int64_t, const double*, const double*, double*, Mode);
-template void low_round(std::int64_t, const float*, BFloat16*);
-template void low_round(std::int64_t, const float*, Float16*);
-template void low_unary(UnaryOp, std::int64_t, const BFloat16*, BFloat16*);
-template void low_unary(UnaryOp, std::int64_t, const Float16*, Float16*);
-template void low_unary_backward(UnaryOp, std::int64_t, const BFloat16*, const BFloat16*, BFloat16*, Mode);
-template void low_unary_backward(UnaryOp, std::int64_t, const BFloat16*, const float*, float*, Mode);
-template void low_unary_backward(UnaryOp, std::int64_t, const Float16*, const Float16*, Float16*, Mode);
-template void low_unary_backward(UnaryOp, std::int64_t, const Float16*, const float*, float*, Mode);
+template <class T>
+constexpr UnaryKernels<T> kUnary{
+    .unary = unary<T>,
+    .unary_backward = unary_backward<T>,
+};
+template <class Low>
+  requires kLowPrecision<Low>
+constexpr UnaryKernels<Low> kUnary<Low>{
+    .round = low_round<Low>,
+    .unary = low_unary<Low>,
+    .unary_backward = low_unary_backward<Low, Low>,
+    .unary_backward_to_f32 = low_unary_backward<Low, float>,
+};
+
+}  // namespace
+
+template <>
+const UnaryKernels<float> Provided<UnaryKernels<float>>::kernels = kUnary<float>;
+template <>
+const UnaryKernels<double> Provided<UnaryKernels<double>>::kernels = kUnary<double>;
+template <>
+const UnaryKernels<BFloat16> Provided<UnaryKernels<BFloat16>>::kernels = kUnary<BFloat16>;
+template <>
+const UnaryKernels<Float16> Provided<UnaryKernels<Float16>>::kernels = kUnary<Float16>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

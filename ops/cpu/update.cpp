@@ -34,8 +34,6 @@ Step with_late_numbers(Step step) {
   return step;
 }
 
-}  // namespace
-
 template <class T>
 void adamw(const AdamW& given, std::int64_t count, const AdamWArrays<T>* arrays) {
   if (!is_wanted(given.late)) return;
@@ -96,8 +94,6 @@ void sgd(const Sgd& given, std::int64_t count, const SgdArrays<T>* arrays) {
   });
 }
 
-namespace {
-
 /// Σ sum_part(elements, their number) over pieces of all arrays, by blocks.
 template <class T, class SumPart>
 void sum_over(std::int64_t count, const ConstArray<T>* arrays, const SumPart& sum_part, double* partials, double* result,
@@ -114,8 +110,6 @@ void sum_over(std::int64_t count, const ConstArray<T>* arrays, const SumPart& su
   for (std::int64_t block = 0; block * kUpdateBlock < elements; ++block) total += partials[block];
   put(*result, total, mode);
 }
-
-}  // namespace
 
 template <class T>
 void squared_norm(std::int64_t count, const ConstArray<T>* arrays, double* partials, double* sum, Mode mode) {
@@ -146,15 +140,20 @@ void clip(std::int64_t count, const MutableArray<T>* arrays, const double* squar
   });
 }
 
-template void adamw(const AdamW&, std::int64_t, const AdamWArrays<float>*);
-template void adamw(const AdamW&, std::int64_t, const AdamWArrays<double>*);
-template void sgd(const Sgd&, std::int64_t, const SgdArrays<float>*);
-template void sgd(const Sgd&, std::int64_t, const SgdArrays<double>*);
-template void squared_norm(std::int64_t, const ConstArray<float>*, double*, double*, Mode);
-template void squared_norm(std::int64_t, const ConstArray<double>*, double*, double*, Mode);
-template void count_non_finite(std::int64_t, const ConstArray<float>*, double*, double*, Mode);
-template void count_non_finite(std::int64_t, const ConstArray<double>*, double*, double*, Mode);
-template void clip(std::int64_t, const MutableArray<float>*, const double*, double);
-template void clip(std::int64_t, const MutableArray<double>*, const double*, double);
+template <class T>
+constexpr UpdateKernels<T> kUpdate{
+    .adamw = adamw<T>,
+    .sgd = sgd<T>,
+    .squared_norm = squared_norm<T>,
+    .count_non_finite = count_non_finite<T>,
+    .clip = clip<T>,
+};
+
+}  // namespace
+
+template <>
+const UpdateKernels<float> Provided<UpdateKernels<float>>::kernels = kUpdate<float>;
+template <>
+const UpdateKernels<double> Provided<UpdateKernels<double>>::kernels = kUpdate<double>;
 
 }  // namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT

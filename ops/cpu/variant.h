@@ -2,7 +2,7 @@
 
 #include <span>
 
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
 #pragma GCC visibility push(hidden)
 
@@ -18,10 +18,7 @@ struct Needs {
 struct Variant {
   const char* name;  ///< as the `cpu` option says it
   Needs needs;
-  const KernelTable<float>* float32;
-  const KernelTable<double>* float64;
-  const KernelTable<BFloat16>* bfloat16;
-  const KernelTable<Float16>* float16;
+  const KernelTable* table;
 };
 
 /// Those of this build, the most demanding last. Made by the build files.

@@ -237,8 +237,6 @@ void run_attention_backward(const Attention& layout, const In* qkv, const bool* 
   attention_tiles_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
 }
 
-}  // namespace
-
 template <class T>
 void attention(const Attention& layout, const T* qkv, const bool* valid, T* y, T* logsumexp) {
   run_attention(layout, qkv, valid, y, logsumexp);
@@ -261,17 +259,27 @@ void low_attention_backward(const Attention& layout, const Low* qkv, const bool*
   run_attention_backward(layout, qkv, valid, y, logsumexp, dy, dqkv, mode);
 }
 
-template void attention(const Attention&, const float*, const bool*, float*, float*);
-template void attention(const Attention&, const double*, const bool*, double*, double*);
-template void attention_backward(const Attention&, const float*, const bool*, const float*, const float*, const float*,
-                                 float*, Mode);
-template void attention_backward(const Attention&, const double*, const bool*, const double*, const double*,
-                                 const double*, double*, Mode);
-template void low_attention(const Attention&, const BFloat16*, const bool*, BFloat16*, float*);
-template void low_attention(const Attention&, const Float16*, const bool*, Float16*, float*);
-template void low_attention_backward(const Attention&, const BFloat16*, const bool*, const BFloat16*, const float*,
-                                     const BFloat16*, BFloat16*, Mode);
-template void low_attention_backward(const Attention&, const Float16*, const bool*, const Float16*, const float*,
-                                     const Float16*, Float16*, Mode);
+template <class T>
+constexpr AttentionKernels<T> kAttention{
+    .attention = attention<T>,
+    .attention_backward = attention_backward<T>,
+};
+template <class Low>
+  requires kLowPrecision<Low>
+constexpr AttentionKernels<Low> kAttention<Low>{
+    .attention = low_attention<Low>,
+    .attention_backward = low_attention_backward<Low>,
+};
+
+}  // namespace
+
+template <>
+const AttentionKernels<float> Provided<AttentionKernels<float>>::kernels = kAttention<float>;
+template <>
+const AttentionKernels<double> Provided<AttentionKernels<double>>::kernels = kAttention<double>;
+template <>
+const AttentionKernels<BFloat16> Provided<AttentionKernels<BFloat16>>::kernels = kAttention<BFloat16>;
+template <>
+const AttentionKernels<Float16> Provided<AttentionKernels<Float16>>::kernels = kAttention<Float16>;
 
 }  // namespace tapecache::kernels::cuda

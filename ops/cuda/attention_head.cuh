@@ -4,7 +4,7 @@
 
 #include <cuda_runtime.h>
 
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/attention.h"
 
 /// Where attention's arrays have one head of one sample.
 namespace tapecache::kernels::cuda {

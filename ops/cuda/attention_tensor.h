@@ -1,6 +1,6 @@
 #pragma once
 
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/attention.h"
 
 namespace tapecache::kernels::cuda {
 

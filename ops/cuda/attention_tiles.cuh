@@ -7,7 +7,7 @@
 #include "tapecache/ops/cuda/attention_head.cuh"
 #include "tapecache/ops/cuda/block_reduce.cuh"
 #include "tapecache/ops/cuda/packs.cuh"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/attention.h"
 
 /// The products of tiles that attention consists of: scores of a tile of rows with a tile of others, and sums of those
 /// others weighted by the scores. A block computes both, each thread a patch of the scores and a few columns of the sums.

@@ -129,8 +129,6 @@ __global__ void batch_norm_backward_kernel(std::int64_t n, Channels layout, cons
   }
 }
 
-}  // namespace
-
 template <class T>
 void channel_statistics(const Channels& layout, const T* x, T* mean, T* variance) {
   const T share = T{1} / static_cast<T>(layout.outer * layout.inner);
@@ -162,15 +160,18 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
   if (dx) launch(batch_norm_backward_kernel<T>, grid_for(n), n, layout, slopes.data(), x, dy, dx, dx_mode);
 }
 
-template void channel_statistics(const Channels&, const float*, float*, float*);
-template void channel_statistics(const Channels&, const double*, double*, double*);
-template void batch_norm(const Channels&, double, const float*, const float*, const float*, const float*, const float*,
-                         float*);
-template void batch_norm(const Channels&, double, const double*, const double*, const double*, const double*,
-                         const double*, double*);
-template void batch_norm_backward(const Channels&, double, bool, const float*, const float*, const float*,
-                                  const float*, const float*, float*, Mode, float*, Mode, float*, Mode);
-template void batch_norm_backward(const Channels&, double, bool, const double*, const double*, const double*,
-                                  const double*, const double*, double*, Mode, double*, Mode, double*, Mode);
+template <class T>
+constexpr BatchNormKernels<T> kBatchNorm{
+    .channel_statistics = channel_statistics<T>,
+    .batch_norm = batch_norm<T>,
+    .batch_norm_backward = batch_norm_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const BatchNormKernels<float> Provided<BatchNormKernels<float>>::kernels = kBatchNorm<float>;
+template <>
+const BatchNormKernels<double> Provided<BatchNormKernels<double>>::kernels = kBatchNorm<double>;
 
 }  // namespace tapecache::kernels::cuda

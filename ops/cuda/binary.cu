@@ -138,8 +138,6 @@ void operand_gradient(const Broadcast& layout, const T* a, const T* b, const T* 
   sum_terms(count, length, terms_are_innermost ? Adjacent::kTerms : Adjacent::kSums, term, T{1}, dx, mode);
 }
 
-}  // namespace
-
 template <class T>
 void binary(BinaryOp op, const Broadcast& layout, const T* a, const T* b, T* y) {
   const Axes axes = axes_of(layout, [](std::size_t) { return true; });
@@ -156,10 +154,17 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
   });
 }
 
-template void binary(BinaryOp, const Broadcast&, const float*, const float*, float*);
-template void binary(BinaryOp, const Broadcast&, const double*, const double*, double*);
-template void binary_backward(BinaryOp, int, const Broadcast&, const float*, const float*, const float*, float*, Mode);
-template void binary_backward(BinaryOp, int, const Broadcast&, const double*, const double*, const double*, double*,
-                              Mode);
+template <class T>
+constexpr BinaryKernels<T> kBinary{
+    .binary = binary<T>,
+    .binary_backward = binary_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const BinaryKernels<float> Provided<BinaryKernels<float>>::kernels = kBinary<float>;
+template <>
+const BinaryKernels<double> Provided<BinaryKernels<double>>::kernels = kBinary<double>;
 
 }  // namespace tapecache::kernels::cuda

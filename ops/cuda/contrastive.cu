@@ -23,7 +23,7 @@ void for_each_panel(const Contrastive& c, const T* a, const T* b, const T* scale
     const std::int64_t rows = std::min(c.tile_rows, c.rows - row);
     for (std::int64_t col = 0; col < c.cols; col += columns) {
       const std::int64_t cols = std::min(columns, c.cols - col);
-      gemm<T>({.m = rows, .n = cols, .k = c.width, .transpose_b = true, .pitch_c = pitch}, a + row * c.width,
+      Provided<GemmKernels<T>>::kernels.gemm({.m = rows, .n = cols, .k = c.width, .transpose_b = true, .pitch_c = pitch}, a + row * c.width,
               b + col * c.width, nullptr, nullptr, workspace, Mode::kWrite);
       with_equal_pairs(c.equal, [&]<class Equal>(const Equal& equal) {
         f(Panel<T, Equal>{workspace, scale, bias, row, col, rows, cols, pitch, c.step, equal}, col + cols == c.cols);
@@ -75,8 +75,6 @@ void with_slope(const Contrastive& c, const Normalizers<T>& rows, const Normaliz
     case ContrastiveOp::kSigmoid: return f(Sigmoids<T>{});
   }
 }
-
-}  // namespace
 
 /// Panels of 4096 by 4096, 64 MiB of f32. Each of their products fills a device then: in blocks of 128 by 128, that of the
 /// logits is 1024, and those of the gradients, for a width of 512, are 128, as wide panels of fewer rows would not be. And 4096
@@ -141,12 +139,12 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
         with_slope(c, rows_of_loss, columns_of_loss,
                    [&](const auto& slope) { differentiate(panel, slope, cotangent, of_bias, of_scale); });
         if (db) {
-          gemm<T>({.m = panel.cols, .n = c.width, .k = panel.rows, .transpose_a = true, .pitch_a = panel.pitch}, panel.z,
+          Provided<GemmKernels<T>>::kernels.gemm({.m = panel.cols, .n = c.width, .k = panel.rows, .transpose_a = true, .pitch_a = panel.pitch}, panel.z,
                   a + panel.row * c.width, nullptr, nullptr, db + panel.col * c.width,
                   panel.row > 0 ? Mode::kAccumulate : db_mode);
         }
         if (da) {
-          gemm<T>({.m = panel.rows, .n = c.width, .k = panel.cols, .pitch_a = panel.pitch}, panel.z,
+          Provided<GemmKernels<T>>::kernels.gemm({.m = panel.rows, .n = c.width, .k = panel.cols, .pitch_a = panel.pitch}, panel.z,
                   b + panel.col * c.width, nullptr, nullptr, da + panel.row * c.width,
                   panel.col > 0 ? Mode::kAccumulate : da_mode);
         }
@@ -159,19 +157,19 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
   store_total(&totals.data()->bias, 1, dbias);
 }
 
-template TileSizes contrastive_tile<float>();
-template TileSizes contrastive_tile<double>();
-template std::int64_t contrastive_workspace<float>(const Contrastive&);
-template std::int64_t contrastive_workspace<double>(const Contrastive&);
-template void contrastive(const Contrastive&, const float*, const float*, const float*, const float*, double*, double*, float*,
-                          float*, double*);
-template void contrastive(const Contrastive&, const double*, const double*, const double*, const double*, double*, double*,
-                          double*, double*, double*);
-template void contrastive_backward(const Contrastive&, const float*, const float*, const float*, const float*,
-                                   const double*, const double*, const float*, float*, Mode, float*, Mode, float*, float*,
-                                   float*, double*);
-template void contrastive_backward(const Contrastive&, const double*, const double*, const double*, const double*,
-                                   const double*, const double*, const double*, double*, Mode, double*, Mode, double*,
-                                   double*, double*, double*);
+template <class T>
+constexpr ContrastiveKernels<T> kContrastive{
+    .contrastive_tile = contrastive_tile<T>,
+    .contrastive_workspace = contrastive_workspace<T>,
+    .contrastive = contrastive<T>,
+    .contrastive_backward = contrastive_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const ContrastiveKernels<float> Provided<ContrastiveKernels<float>>::kernels = kContrastive<float>;
+template <>
+const ContrastiveKernels<double> Provided<ContrastiveKernels<double>>::kernels = kContrastive<double>;
 
 }  // namespace tapecache::kernels::cuda

@@ -32,8 +32,6 @@ __global__ void cross_entropy_backward_kernel(std::int64_t n, std::int64_t cols,
   }
 }
 
-}  // namespace
-
 template <class T>
 void cross_entropy(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets, T* loss,
                    T* logsumexp) {
@@ -50,11 +48,17 @@ void cross_entropy_backward(std::int64_t rows, std::int64_t cols, const T* x, co
          dloss_stride, scale, dx, mode);
 }
 
-template void cross_entropy(std::int64_t, std::int64_t, const float*, const std::int64_t*, float*, float*);
-template void cross_entropy(std::int64_t, std::int64_t, const double*, const std::int64_t*, double*, double*);
-template void cross_entropy_backward(std::int64_t, std::int64_t, const float*, const std::int64_t*, const float*,
-                                     const float*, std::int64_t, double, float*, Mode);
-template void cross_entropy_backward(std::int64_t, std::int64_t, const double*, const std::int64_t*, const double*,
-                                     const double*, std::int64_t, double, double*, Mode);
+template <class T>
+constexpr CrossEntropyKernels<T> kCrossEntropy{
+    .cross_entropy = cross_entropy<T>,
+    .cross_entropy_backward = cross_entropy_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const CrossEntropyKernels<float> Provided<CrossEntropyKernels<float>>::kernels = kCrossEntropy<float>;
+template <>
+const CrossEntropyKernels<double> Provided<CrossEntropyKernels<double>>::kernels = kCrossEntropy<double>;
 
 }  // namespace tapecache::kernels::cuda

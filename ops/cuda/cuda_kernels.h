@@ -2,13 +2,17 @@
 
 #include <cstdint>
 
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
-/// The CUDA kernels, as `kernels.h` describes them; each family has a file of its own. Pointers are to memory of the current
+/// The CUDA kernels, as `ops/kernels/` describes them; each family has a file of its own. Pointers are to memory of the current
 /// device, but for the arrays of structures of the updates. Sums are taken in an order that depends on the sizes alone.
 namespace tapecache::kernels::cuda {
 
-#include "tapecache/ops/kernel_declarations.inc"
+/// This backend's kernels of one family. Each family's file ends in a definition for each element type.
+template <class Family>
+struct Provided {
+  static const Family kernels;
+};
 
 // value = f(x) and gradient *= f'(x), in one pass.
 template <class Low>

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "tapecache/core/dtype.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/attention.h"
 
 /// Attention by cuDNN's fused kernels, for devices from sm_80 on. A build without cuDNN's headers has stand-ins that
 /// decline.

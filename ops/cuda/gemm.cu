@@ -64,15 +64,13 @@ class Applied {
  public:
   Applied(UnaryOp op, std::int64_t rows, std::int64_t cols, std::int64_t row_stride, const T* x)
       : values_(rows > 0 ? (rows - 1) * row_stride + cols : 0) {
-    unary<T>(op, 0, 0, rows > 0 ? (rows - 1) * row_stride + cols : 0, x, values_.data());
+    Provided<UnaryKernels<T>>::kernels.unary(op, 0, 0, rows > 0 ? (rows - 1) * row_stride + cols : 0, x, values_.data());
   }
   const T* data() const { return values_.data(); }
 
  private:
   Scratch<T> values_;
 };
-
-}  // namespace
 
 template <class T>
 void gemm(const Gemm& g, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode mode) {
@@ -93,7 +91,7 @@ void low_gemm_rounded(const Gemm& g, const Low* a, const Low* b, const float* bi
     return;
   }
   const Scratch<Low> rounded(bias ? g.n : 0);
-  if (bias) low_round(g.n, bias, rounded.data());
+  if (bias) Provided<UnaryKernels<Low>>::kernels.round(g.n, bias, rounded.data());
   const Joined joined = bias ? Joined{CUBLASLT_EPILOGUE_BIAS, rounded.data()} : Joined{};
   const bool done = products().multiply(g, a, b, joined, mode == Mode::kAccumulate ? 1.0f : 0.0f, c, c);
   if (bias && !done) add_bias<float, Low>(g, bias, nullptr, c, Mode::kAccumulate);
@@ -104,12 +102,12 @@ void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, 
   const std::int64_t n = g.m * g.n;
   const bool has_epilogue = op == UnaryOp::kGeluTanh && n > 0 && g.k > 0;  // cuBLASLt's GELU is the one with tanh
   if (has_epilogue && products().multiply(g, a, b, {CUBLASLT_EPILOGUE_DGELU, nullptr, at}, 0.0f, c, c)) {
-    if (value) low_unary(op, n, at, value);
+    if (value) Provided<UnaryKernels<Low>>::kernels.unary(op, n, at, value);
     return;
   }
   if (!has_epilogue) low_gemm_rounded<Low>(g, a, b, nullptr, c, Mode::kWrite);
   if (value) low_value_and_derivative(op, n, at, value, c);
-  else low_unary_backward(op, n, at, c, c, Mode::kWrite);
+  else Provided<UnaryKernels<Low>>::kernels.unary_backward(op, n, at, c, c, Mode::kWrite);
 }
 
 // cuBLASLt writes the gradient of a bias, and does not add to it.
@@ -117,15 +115,15 @@ template <class Low>
 void low_parameter_gradients(const Gemm& g, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db, Mode db_mode) {
   if (g.m <= 0 || g.n <= 0 || g.k <= 0) {
     multiply<Low, float>(g, dy, x, nullptr, nullptr, dw, dw_mode);
-    return sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
+    return Provided<ReduceKernels<Low>>::kernels.sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
   }
   const bool adds = db_mode == Mode::kAccumulate;
   const Scratch<float> added(adds ? g.m : 0);
   float* sums = adds ? added.data() : db;
   const Joined joined{CUBLASLT_EPILOGUE_BGRADB, sums};
   const bool done = products().multiply(g, dy, x, joined, dw_mode == Mode::kAccumulate ? 1.0f : 0.0f, dw, dw);
-  if (!done) sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
-  else if (adds) sum_rows(1, g.m, g.m, sums, db, Mode::kAccumulate);
+  if (!done) Provided<ReduceKernels<Low>>::kernels.sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
+  else if (adds) Provided<ReduceKernels<float>>::kernels.sum_rows(1, g.m, g.m, sums, db, Mode::kAccumulate);
 }
 
 template <class T>
@@ -146,19 +144,31 @@ void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, cons
   }
 }
 
-template void gemm(const Gemm&, const float*, const float*, const float*, const float*, float*, Mode);
-template void gemm(const Gemm&, const double*, const double*, const double*, const double*, double*, Mode);
-template void low_gemm(const Gemm&, const BFloat16*, const BFloat16*, const float*, const float*, float*, Mode);
-template void low_gemm(const Gemm&, const Float16*, const Float16*, const float*, const float*, float*, Mode);
-template void low_gemm_rounded(const Gemm&, const BFloat16*, const BFloat16*, const float*, BFloat16*, Mode);
-template void low_gemm_rounded(const Gemm&, const Float16*, const Float16*, const float*, Float16*, Mode);
-template void low_derivative_gemm(const Gemm&, UnaryOp, const BFloat16*, const BFloat16*, const BFloat16*, BFloat16*, BFloat16*);
-template void low_derivative_gemm(const Gemm&, UnaryOp, const Float16*, const Float16*, const Float16*, Float16*, Float16*);
-template void low_parameter_gradients(const Gemm&, const BFloat16*, const BFloat16*, float*, Mode, float*, Mode);
-template void low_parameter_gradients(const Gemm&, const Float16*, const Float16*, float*, Mode, float*, Mode);
-template void activated_gemm(const Gemm&, UnaryOp, Activated, const float*, const float*, const float*, const float*,
-                             const float*, float*, Mode);
-template void activated_gemm(const Gemm&, UnaryOp, Activated, const double*, const double*, const double*,
-                             const double*, const double*, double*, Mode);
+template <class T>
+constexpr GemmKernels<T> kGemm{
+    .gemm = gemm<T>,
+    .activated_gemm = activated_gemm<T>,
+    .packed_elements = nullptr,
+    .pack_factor = nullptr,
+};
+template <class Low>
+  requires kLowPrecision<Low>
+constexpr GemmKernels<Low> kGemm<Low>{
+    .gemm = low_gemm<Low>,
+    .gemm_rounded = low_gemm_rounded<Low>,
+    .derivative_gemm = low_derivative_gemm<Low>,
+    .parameter_gradients = low_parameter_gradients<Low>,
+};
+
+}  // namespace
+
+template <>
+const GemmKernels<float> Provided<GemmKernels<float>>::kernels = kGemm<float>;
+template <>
+const GemmKernels<double> Provided<GemmKernels<double>>::kernels = kGemm<double>;
+template <>
+const GemmKernels<BFloat16> Provided<GemmKernels<BFloat16>>::kernels = kGemm<BFloat16>;
+template <>
+const GemmKernels<Float16> Provided<GemmKernels<Float16>>::kernels = kGemm<Float16>;
 
 }  // namespace tapecache::kernels::cuda

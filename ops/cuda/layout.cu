@@ -55,8 +55,6 @@ __global__ void transpose_blocks_kernel(std::int64_t n, std::int64_t a, std::int
   }
 }
 
-}  // namespace
-
 template <class T>
 void copy_blocks(std::int64_t count, std::int64_t length, const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride,
                  Mode mode) {
@@ -76,9 +74,17 @@ void transpose(std::int64_t outer, std::int64_t a, std::int64_t middle, std::int
   }
 }
 
-template void copy_blocks(std::int64_t, std::int64_t, const float*, std::int64_t, float*, std::int64_t, Mode);
-template void copy_blocks(std::int64_t, std::int64_t, const double*, std::int64_t, double*, std::int64_t, Mode);
-template void transpose(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
-template void transpose(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
+template <class T>
+constexpr LayoutKernels<T> kLayout{
+    .copy_blocks = copy_blocks<T>,
+    .transpose = transpose<T>,
+};
+
+}  // namespace
+
+template <>
+const LayoutKernels<float> Provided<LayoutKernels<float>>::kernels = kLayout<float>;
+template <>
+const LayoutKernels<double> Provided<LayoutKernels<double>>::kernels = kLayout<double>;
 
 }  // namespace tapecache::kernels::cuda

@@ -94,7 +94,7 @@ void for_each_meeting(const MaxSim& m, const T* queries, const bool* query_mask,
     for (std::int64_t col = 0; col < m.documents; col += pitch) {
       const std::int64_t cols = std::min(pitch, m.documents - col);
       const Meeting<T> at{m, row, col, rows, cols, pitch, workspace, scores, best};
-      gemm<T>({.m = rows * m.query_tokens, .n = cols * m.document_tokens, .k = m.width, .transpose_b = true,
+      Provided<GemmKernels<T>>::kernels.gemm({.m = rows * m.query_tokens, .n = cols * m.document_tokens, .k = m.width, .transpose_b = true,
                .pitch_c = pitch * m.document_tokens},
               queries + row * m.query_tokens * m.width, documents + col * m.document_tokens * m.width, nullptr, nullptr,
               workspace, Mode::kWrite);
@@ -154,8 +154,6 @@ __global__ void documents_gradient_kernel(Meeting<T> at, Divisor query_tokens, c
   }
 }
 
-}  // namespace
-
 /// About 1024 query tokens and 16,384 document tokens together, 64 MiB of f32: in blocks of 128 by 128 a product is 1024 blocks.
 template <class T>
 TileSizes maxsim_tile(const MaxSim& m) {
@@ -209,17 +207,18 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
   store_total(total.data(), 1, dscale);
 }
 
-template TileSizes maxsim_tile<float>(const MaxSim&);
-template TileSizes maxsim_tile<double>(const MaxSim&);
-template void maxsim(const MaxSim&, const float*, const bool*, const float*, const bool*, const float*, double*, float*,
-                     float*, std::int32_t*, double*);
-template void maxsim(const MaxSim&, const double*, const bool*, const double*, const bool*, const double*, double*, double*,
-                     double*, std::int32_t*, double*);
-template void maxsim_backward(const MaxSim&, const float*, const bool*, const float*, const bool*, const float*,
-                              const double*, const float*, float*, Mode, float*, Mode, float*, float*, std::int32_t*,
-                              double*);
-template void maxsim_backward(const MaxSim&, const double*, const bool*, const double*, const bool*, const double*,
-                              const double*, const double*, double*, Mode, double*, Mode, double*, double*, std::int32_t*,
-                              double*);
+template <class T>
+constexpr MaxSimKernels<T> kMaxSim{
+    .maxsim_tile = maxsim_tile<T>,
+    .maxsim = maxsim<T>,
+    .maxsim_backward = maxsim_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const MaxSimKernels<float> Provided<MaxSimKernels<float>>::kernels = kMaxSim<float>;
+template <>
+const MaxSimKernels<double> Provided<MaxSimKernels<double>>::kernels = kMaxSim<double>;
 
 }  // namespace tapecache::kernels::cuda

@@ -139,6 +139,44 @@ __global__ void put_parameters_kernel(std::int64_t rows, std::int64_t cols, cons
 }
 
 template <class T, class By>
+__global__ void __launch_bounds__(kMostRowThreads)
+    rms_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* __restrict__ gamma, T* y, T* factor) {
+  for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
+    const Row<By, Elements<T>> row(cols, {x + i * cols});
+    T square = row.mean([](std::int64_t, T v) { return v * v; }), down{1};
+    if (!std::isfinite(square)) {
+      down = kDown<T>;
+      square = row.mean([=](std::int64_t, T v) { return (v * down) * (v * down); });
+    }
+    const T f = down / std::sqrt(square + epsilon * down * down);
+    row.each([=](std::int64_t at, T v) { y[i * cols + at] = v * f * gamma[at]; });
+    if (By::thread() == 0) factor[i] = f;
+  }
+}
+
+template <class T, class By>
+__global__ void __launch_bounds__(kMostRowThreads)
+    rms_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* __restrict__ gamma, const T* factor,
+                             const T* dy, T* dx, Mode mode) {
+  for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
+    const T f = factor[i];
+    const Row<By, PairedElements<T>> row(cols, {x + i * cols, dy + i * cols});
+    const T mean = row.mean([=](std::int64_t at, Pair<T> v) { return v.second * gamma[at] * (v.first * f); });
+    row.each([=](std::int64_t at, Pair<T> v) {
+      put(dx[i * cols + at], f * (v.second * gamma[at] - v.first * f * mean), mode);
+    });
+  }
+}
+
+/// dγ of rms_norm, of column i by row k.
+template <class T>
+struct ScaleTerm {
+  std::int64_t cols;
+  const T *x, *factor, *dy;
+  __device__ T operator()(std::int64_t i, std::int64_t k) const { return dy[k * cols + i] * (x[k * cols + i] * factor[k]); }
+};
+
+template <class T, class By>
 __global__ void __launch_bounds__(kMostRowThreads) l2_normalize_kernel(std::int64_t rows, std::int64_t cols, T epsilon,
                                                                        const T* x, T* y, T* inverse) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
@@ -168,8 +206,6 @@ __global__ void __launch_bounds__(kMostRowThreads)
     row.each([=](std::int64_t at, Pair<T> v) { put(dx[i * cols + at], (v.second - v.first * dot) * factor, mode); });
   }
 }
-
-}  // namespace
 
 template <class T>
 void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* residual, const T* gamma,
@@ -217,6 +253,26 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
 }
 
 template <class T>
+void rms_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* gamma, T* y, T* factor) {
+  with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
+    launch(rms_norm_kernel<T, By>, grid, rows, cols, epsilon, x, gamma, y, factor);
+  });
+}
+
+template <class T>
+void rms_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* factor, const T* dy, T* dx,
+                       Mode dx_mode, T* dgamma, Mode dgamma_mode) {
+  if (dx) {
+    with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
+      launch(rms_norm_backward_kernel<T, By>, grid, rows, cols, x, gamma, factor, dy, dx, dx_mode);
+    });
+  }
+  if (dgamma) {
+    sum_terms<Adjacent::kSums>(cols, rows, ScaleTerm<T>{cols, x, factor, dy}, T(1), dgamma, dgamma_mode);
+  }
+}
+
+template <class T>
 void l2_normalize(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, T* y, T* inverse) {
   with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
     launch(l2_normalize_kernel<T, By>, grid, rows, cols, epsilon, x, y, inverse);
@@ -231,23 +287,30 @@ void l2_normalize_backward(std::int64_t rows, std::int64_t cols, const T* y, con
   });
 }
 
-template void layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, const float*,
-                         float*, float*, float*, float*);
-template void layer_norm(std::int64_t, std::int64_t, double, const double*, const double*, const double*,
-                         const double*, double*, double*, double*, double*);
-template void low_layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, BFloat16*, float*,
-                             float*);
-template void low_layer_norm(std::int64_t, std::int64_t, double, const float*, const float*, const float*, Float16*, float*,
-                             float*);
-template void layer_norm_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, const float*,
-                                  const float*, float*, Mode, float*, Mode, float*, Mode);
-template void layer_norm_backward(std::int64_t, std::int64_t, const double*, const double*, const double*,
-                                  const double*, const double*, double*, Mode, double*, Mode, double*, Mode);
-template void l2_normalize(std::int64_t, std::int64_t, double, const float*, float*, float*);
-template void l2_normalize(std::int64_t, std::int64_t, double, const double*, double*, double*);
-template void l2_normalize_backward(std::int64_t, std::int64_t, const float*, const float*, const float*, float*,
-                                    Mode);
-template void l2_normalize_backward(std::int64_t, std::int64_t, const double*, const double*, const double*, double*,
-                                    Mode);
+template <class T>
+constexpr NormalizeKernels<T> kNormalize{
+    .layer_norm = layer_norm<T>,
+    .layer_norm_backward = layer_norm_backward<T>,
+    .rms_norm = rms_norm<T>,
+    .rms_norm_backward = rms_norm_backward<T>,
+    .l2_normalize = l2_normalize<T>,
+    .l2_normalize_backward = l2_normalize_backward<T>,
+};
+template <class Low>
+  requires kLowPrecision<Low>
+constexpr NormalizeKernels<Low> kNormalize<Low>{
+    .layer_norm = low_layer_norm<Low>,
+};
+
+}  // namespace
+
+template <>
+const NormalizeKernels<float> Provided<NormalizeKernels<float>>::kernels = kNormalize<float>;
+template <>
+const NormalizeKernels<double> Provided<NormalizeKernels<double>>::kernels = kNormalize<double>;
+template <>
+const NormalizeKernels<BFloat16> Provided<NormalizeKernels<BFloat16>>::kernels = kNormalize<BFloat16>;
+template <>
+const NormalizeKernels<Float16> Provided<NormalizeKernels<Float16>>::kernels = kNormalize<Float16>;
 
 }  // namespace tapecache::kernels::cuda

@@ -120,8 +120,6 @@ struct FromRows {
   }
 };
 
-}  // namespace
-
 template <class T>
 void patches(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t patch,
              const ComputedType<T>* x, T* rows) {
@@ -134,13 +132,26 @@ void patches_backward(std::int64_t batch, std::int64_t channels, std::int64_t he
   launch_strips<kPackBytes / sizeof(T)>({batch, channels, height, width, patch}, FromRows<T>{drows, dx, mode}, drows, dx);
 }
 
-template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, float*);
-template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*, double*);
-template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, BFloat16*);
-template void patches(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, Float16*);
-template void patches_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const float*, float*,
-                               Mode);
-template void patches_backward(std::int64_t, std::int64_t, std::int64_t, std::int64_t, std::int64_t, const double*, double*,
-                               Mode);
+template <class T>
+constexpr PatchKernels<T> kPatch{
+    .patches = patches<T>,
+    .patches_backward = patches_backward<T>,
+};
+template <class Low>
+  requires kLowPrecision<Low>
+constexpr PatchKernels<Low> kPatch<Low>{
+    .patches = patches<Low>,
+};
+
+}  // namespace
+
+template <>
+const PatchKernels<float> Provided<PatchKernels<float>>::kernels = kPatch<float>;
+template <>
+const PatchKernels<double> Provided<PatchKernels<double>>::kernels = kPatch<double>;
+template <>
+const PatchKernels<BFloat16> Provided<PatchKernels<BFloat16>>::kernels = kPatch<BFloat16>;
+template <>
+const PatchKernels<Float16> Provided<PatchKernels<Float16>>::kernels = kPatch<Float16>;
 
 }  // namespace tapecache::kernels::cuda

@@ -122,8 +122,6 @@ __global__ void select_token_backward_kernel(std::int64_t n, std::int64_t tokens
   }
 }
 
-}  // namespace
-
 template <class T>
 void mean_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y) {
   const Scratch<T> weights(batch);
@@ -185,25 +183,24 @@ void select_token_backward(std::int64_t batch, std::int64_t tokens, std::int64_t
   launch(select_token_backward_kernel<T>, grid_for(n), n, tokens, width, index, dy, dx, mode);
 }
 
-template void mean_pool(std::int64_t, std::int64_t, std::int64_t, const float*, const bool*, float*);
-template void mean_pool(std::int64_t, std::int64_t, std::int64_t, const double*, const bool*, double*);
-template void mean_pool_backward(std::int64_t, std::int64_t, std::int64_t, const bool*, const float*, float*, Mode);
-template void mean_pool_backward(std::int64_t, std::int64_t, std::int64_t, const bool*, const double*, double*, Mode);
-template void max_pool(std::int64_t, std::int64_t, std::int64_t, const float*, const bool*, float*, std::int64_t*);
-template void max_pool(std::int64_t, std::int64_t, std::int64_t, const double*, const bool*, double*, std::int64_t*);
-template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*, Mode);
-template void max_pool_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*, Mode);
-template void last_token<float>(std::int64_t, std::int64_t, const bool*, std::int64_t*);
-template void last_token<double>(std::int64_t, std::int64_t, const bool*, std::int64_t*);
-template void first_token<float>(std::int64_t, std::int64_t, const bool*, const std::int64_t*, std::int64_t, std::int64_t*);
-template void first_token<double>(std::int64_t, std::int64_t, const bool*, const std::int64_t*, std::int64_t, std::int64_t*);
-template void token_positions<float>(std::int64_t, std::int64_t, std::int64_t, const bool*, std::int64_t*);
-template void token_positions<double>(std::int64_t, std::int64_t, std::int64_t, const bool*, std::int64_t*);
-template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*);
-template void select_token(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*);
-template void select_token_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const float*, float*,
-                                    Mode);
-template void select_token_backward(std::int64_t, std::int64_t, std::int64_t, const std::int64_t*, const double*, double*,
-                                    Mode);
+template <class T>
+constexpr PoolingKernels<T> kPooling{
+    .mean_pool = mean_pool<T>,
+    .mean_pool_backward = mean_pool_backward<T>,
+    .max_pool = max_pool<T>,
+    .max_pool_backward = max_pool_backward<T>,
+    .last_token = last_token<T>,
+    .first_token = first_token<T>,
+    .token_positions = token_positions<T>,
+    .select_token = select_token<T>,
+    .select_token_backward = select_token_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const PoolingKernels<float> Provided<PoolingKernels<float>>::kernels = kPooling<float>;
+template <>
+const PoolingKernels<double> Provided<PoolingKernels<double>>::kernels = kPooling<double>;
 
 }  // namespace tapecache::kernels::cuda

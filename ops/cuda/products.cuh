@@ -15,7 +15,7 @@
 #include "tapecache/core/device.h"
 #include "tapecache/ops/cuda/scratch.h"
 #include "tapecache/ops/cuda/status.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/gemm.h"
 
 /// Products of matrices by cuBLASLt, which chooses an algorithm once for each shape.
 namespace tapecache::kernels::cuda {

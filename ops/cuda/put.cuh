@@ -2,7 +2,7 @@
 
 #include <cuda_runtime.h>
 
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/mode.h"
 
 namespace tapecache::kernels::cuda {
 

@@ -224,6 +224,8 @@ struct LongSum<Columns<kCount>> {
   using Type = Columns<kCount, double>;
 };
 
+namespace {
+
 template <class T>
 void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode mode) {
   const Lines lines(outer, axis, inner);
@@ -275,17 +277,28 @@ void low_round_and_sum_rows(std::int64_t rows, std::int64_t cols, const float* x
   aligned ? with.template operator()<kMany>() : with.template operator()<1>();
 }
 
-template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
-template void reduce(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
-template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const float*, const float*,
-                              const float*, float*, Mode);
-template void reduce_backward(ReduceOp, std::int64_t, std::int64_t, std::int64_t, const double*, const double*,
-                              const double*, double*, Mode);
-template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const float*, float*, Mode);
-template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const double*, double*, Mode);
-template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const BFloat16*, float*, Mode);
-template void sum_rows(std::int64_t, std::int64_t, std::int64_t, const Float16*, float*, Mode);
-template void low_round_and_sum_rows(std::int64_t, std::int64_t, const float*, BFloat16*, float*, Mode);
-template void low_round_and_sum_rows(std::int64_t, std::int64_t, const float*, Float16*, float*, Mode);
+template <class T>
+constexpr ReduceKernels<T> kReduce{
+    .reduce = reduce<T>,
+    .reduce_backward = reduce_backward<T>,
+    .sum_rows = sum_rows<T>,
+};
+template <class Low>
+  requires kLowPrecision<Low>
+constexpr ReduceKernels<Low> kReduce<Low>{
+    .round_and_sum_rows = low_round_and_sum_rows<Low>,
+    .sum_rows = sum_rows<Low>,
+};
+
+}  // namespace
+
+template <>
+const ReduceKernels<float> Provided<ReduceKernels<float>>::kernels = kReduce<float>;
+template <>
+const ReduceKernels<double> Provided<ReduceKernels<double>>::kernels = kReduce<double>;
+template <>
+const ReduceKernels<BFloat16> Provided<ReduceKernels<BFloat16>>::kernels = kReduce<BFloat16>;
+template <>
+const ReduceKernels<Float16> Provided<ReduceKernels<Float16>>::kernels = kReduce<Float16>;
 
 }  // namespace tapecache::kernels::cuda

@@ -89,8 +89,6 @@ __global__ void __launch_bounds__(kMostRowThreads)
   }
 }
 
-}  // namespace
-
 template <class T>
 void softmax(std::int64_t rows, std::int64_t cols, const T* x, const bool* mask, const Broadcast& layout, T* y) {
   with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
@@ -119,13 +117,19 @@ void log_softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, cons
   });
 }
 
-template void softmax(std::int64_t, std::int64_t, const float*, const bool*, const Broadcast&, float*);
-template void softmax(std::int64_t, std::int64_t, const double*, const bool*, const Broadcast&, double*);
-template void softmax_backward(std::int64_t, std::int64_t, const float*, const float*, float*, Mode);
-template void softmax_backward(std::int64_t, std::int64_t, const double*, const double*, double*, Mode);
-template void log_softmax(std::int64_t, std::int64_t, const float*, float*);
-template void log_softmax(std::int64_t, std::int64_t, const double*, double*);
-template void log_softmax_backward(std::int64_t, std::int64_t, const float*, const float*, float*, Mode);
-template void log_softmax_backward(std::int64_t, std::int64_t, const double*, const double*, double*, Mode);
+template <class T>
+constexpr SoftmaxKernels<T> kSoftmax{
+    .softmax = softmax<T>,
+    .softmax_backward = softmax_backward<T>,
+    .log_softmax = log_softmax<T>,
+    .log_softmax_backward = log_softmax_backward<T>,
+};
+
+}  // namespace
+
+template <>
+const SoftmaxKernels<float> Provided<SoftmaxKernels<float>>::kernels = kSoftmax<float>;
+template <>
+const SoftmaxKernels<double> Provided<SoftmaxKernels<double>>::kernels = kSoftmax<double>;
 
 }  // namespace tapecache::kernels::cuda

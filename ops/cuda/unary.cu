@@ -80,8 +80,6 @@ void apply_derivative(const Function& function, std::int64_t n, const In* saved,
   launch_each(n, ApplyDerivative<T, In, Gradient, Function>{function, saved, dy, dx, mode}, saved, dy, dx);
 }
 
-}  // namespace
-
 template <class T>
 void unary(UnaryOp op, double a, double b, std::int64_t n, const T* x, T* y) {
   with_function<T>(op, static_cast<T>(a), static_cast<T>(b), [&]<class Function>(const Function& function) {
@@ -117,6 +115,22 @@ void low_unary_backward(UnaryOp op, std::int64_t n, const Low* x, const Gradient
   });
 }
 
+template <class T>
+constexpr UnaryKernels<T> kUnary{
+    .unary = unary<T>,
+    .unary_backward = unary_backward<T>,
+};
+template <class Low>
+  requires kLowPrecision<Low>
+constexpr UnaryKernels<Low> kUnary<Low>{
+    .round = low_round<Low>,
+    .unary = low_unary<Low>,
+    .unary_backward = low_unary_backward<Low, Low>,
+    .unary_backward_to_f32 = low_unary_backward<Low, float>,
+};
+
+}  // namespace
+
 template <class Low>
 void low_value_and_derivative(UnaryOp op, std::int64_t n, const Low* x, Low* value, Low* gradient) {
   with_function<float, Precision::kOf16Bits>(op, 0, 0, [&]<class Function>(const Function& function) {
@@ -124,19 +138,16 @@ void low_value_and_derivative(UnaryOp op, std::int64_t n, const Low* x, Low* val
   });
 }
 
-template void unary(UnaryOp, double, double, std::int64_t, const float*, float*);
-template void unary(UnaryOp, double, double, std::int64_t, const double*, double*);
-template void unary_backward(UnaryOp, double, double, std::int64_t, const float*, const float*, float*, Mode);
-template void unary_backward(UnaryOp, double, double, std::int64_t, const double*, const double*, double*, Mode);
-template void low_round(std::int64_t, const float*, BFloat16*);
-template void low_round(std::int64_t, const float*, Float16*);
-template void low_unary(UnaryOp, std::int64_t, const BFloat16*, BFloat16*);
-template void low_unary(UnaryOp, std::int64_t, const Float16*, Float16*);
-template void low_unary_backward(UnaryOp, std::int64_t, const BFloat16*, const BFloat16*, BFloat16*, Mode);
-template void low_unary_backward(UnaryOp, std::int64_t, const BFloat16*, const float*, float*, Mode);
-template void low_unary_backward(UnaryOp, std::int64_t, const Float16*, const Float16*, Float16*, Mode);
-template void low_unary_backward(UnaryOp, std::int64_t, const Float16*, const float*, float*, Mode);
 template void low_value_and_derivative(UnaryOp, std::int64_t, const BFloat16*, BFloat16*, BFloat16*);
 template void low_value_and_derivative(UnaryOp, std::int64_t, const Float16*, Float16*, Float16*);
+
+template <>
+const UnaryKernels<float> Provided<UnaryKernels<float>>::kernels = kUnary<float>;
+template <>
+const UnaryKernels<double> Provided<UnaryKernels<double>>::kernels = kUnary<double>;
+template <>
+const UnaryKernels<BFloat16> Provided<UnaryKernels<BFloat16>>::kernels = kUnary<BFloat16>;
+template <>
+const UnaryKernels<Float16> Provided<UnaryKernels<Float16>>::kernels = kUnary<Float16>;
 
 }  // namespace tapecache::kernels::cuda

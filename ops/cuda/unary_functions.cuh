@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/unary.h"
 
 /// The functions of UnaryOp and their derivatives, which take the output or the input by derivative_uses_output.
 namespace tapecache::kernels::cuda {

@@ -184,8 +184,6 @@ __global__ void clip_kernel(std::int64_t elements, std::int64_t count, const Mut
   }
 }
 
-}  // namespace
-
 template <class T>
 void adamw(const AdamW& step, std::int64_t count, const AdamWArrays<T>* arrays) {
   std::vector<AdamWPart<T>> parts;
@@ -229,15 +227,20 @@ void clip(std::int64_t count, const MutableArray<T>* arrays, const double* squar
   launch(clip_kernel<T>, grid_of_update(elements), elements, count, there.data(), squared_norm, max_norm);
 }
 
-template void adamw(const AdamW&, std::int64_t, const AdamWArrays<float>*);
-template void adamw(const AdamW&, std::int64_t, const AdamWArrays<double>*);
-template void sgd(const Sgd&, std::int64_t, const SgdArrays<float>*);
-template void sgd(const Sgd&, std::int64_t, const SgdArrays<double>*);
-template void squared_norm(std::int64_t, const ConstArray<float>*, double*, double*, Mode);
-template void squared_norm(std::int64_t, const ConstArray<double>*, double*, double*, Mode);
-template void count_non_finite(std::int64_t, const ConstArray<float>*, double*, double*, Mode);
-template void count_non_finite(std::int64_t, const ConstArray<double>*, double*, double*, Mode);
-template void clip(std::int64_t, const MutableArray<float>*, const double*, double);
-template void clip(std::int64_t, const MutableArray<double>*, const double*, double);
+template <class T>
+constexpr UpdateKernels<T> kUpdate{
+    .adamw = adamw<T>,
+    .sgd = sgd<T>,
+    .squared_norm = squared_norm<T>,
+    .count_non_finite = count_non_finite<T>,
+    .clip = clip<T>,
+};
+
+}  // namespace
+
+template <>
+const UpdateKernels<float> Provided<UpdateKernels<float>>::kernels = kUpdate<float>;
+template <>
+const UpdateKernels<double> Provided<UpdateKernels<double>>::kernels = kUpdate<double>;
 
 }  // namespace tapecache::kernels::cuda

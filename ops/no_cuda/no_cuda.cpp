@@ -2,7 +2,7 @@
 
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
 namespace tapecache {
 
@@ -60,25 +60,7 @@ void synchronize(int) { throw_no_cuda("synchronize"); }
 
 namespace kernels {
 
-template <>
-const KernelTable<float>& cuda_table<float>(int) {
-  throw_no_cuda("cuda");
-}
-
-template <>
-const KernelTable<double>& cuda_table<double>(int) {
-  throw_no_cuda("cuda");
-}
-
-template <>
-const KernelTable<BFloat16>& cuda_table<BFloat16>(int) {
-  throw_no_cuda("cuda");
-}
-
-template <>
-const KernelTable<Float16>& cuda_table<Float16>(int) {
-  throw_no_cuda("cuda");
-}
+const KernelTable& cuda_table(int) { throw_no_cuda("cuda"); }
 
 }  // namespace kernels
 

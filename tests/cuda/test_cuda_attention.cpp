@@ -8,7 +8,7 @@
 
 #include "checks.h"
 #include "cuda_device.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
 // Attention of 16-bit operands on a CUDA device, against sums written out in f64: shapes at and around the edges of tiles.
 
@@ -148,7 +148,7 @@ struct Inputs {
 
 template <class Low>
 Results run_on_device(const Case& c, const Inputs& inputs, const Tensor& before) {
-  const auto& table = kernels::cuda_table<Low>(0);
+  const auto& table = *std::get<const kernels::AttentionKernels<Low>*>(kernels::cuda_table(0));
   const Low *qkv = inputs.qkv.data<Low>(), *dy = inputs.dy.data<Low>();
   Tensor y = room(c.numel(), dtype_of<Low>()), logsumexp = room(c.rows(), DType::kFloat32);
   Tensor dqkv = room(3 * c.numel(), dtype_of<Low>());

@@ -6,7 +6,7 @@
 #include "checks.h"
 #include "cuda_device.h"
 #include "tapecache/ops/cuda/divisor.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
 // Images as rows of patches on a CUDA device, bit for bit as on the CPU, at sizes for which its kernel takes other packs of
 // pixels together.
@@ -52,7 +52,7 @@ void check_patches(const Images& m, std::int64_t from, std::int64_t to) {
   const auto rows_on = [&](Device device) {
     const Placed x(images, from, device);
     Placed rows(before, to, device);
-    find(&KernelTable<T>::patches, "patches", device)(m.batch, m.channels, m.height, m.width, m.patch,
+    find(&PatchKernels<T>::patches, "patches", device)(m.batch, m.channels, m.height, m.width, m.patch,
                                                       x.values.data<ComputedType<T>>(), rows.values.mutable_data<T>());
     return rows;
   };
@@ -63,7 +63,7 @@ void check_patches(const Images& m, std::int64_t from, std::int64_t to) {
       const auto images_on = [&](Device device) {
         const Placed drows(rows.values, from, device);
         Placed dx(before, to, device);
-        find(&KernelTable<T>::patches_backward, "patches_backward", device)(m.batch, m.channels, m.height, m.width, m.patch,
+        find(&PatchKernels<T>::patches_backward, "patches_backward", device)(m.batch, m.channels, m.height, m.width, m.patch,
                                                                             drows.values.data<T>(),
                                                                             dx.values.mutable_data<T>(), mode);
         return dx;

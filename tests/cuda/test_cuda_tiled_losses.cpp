@@ -11,6 +11,7 @@
 #include "cuda_device.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/ops/contrastive.h"
+#include "tapecache/ops/kernels/table.h"
 #include "tapecache/ops/maxsim.h"
 
 // Tiled losses of awkward values on a CUDA device: what they and their gradients are on the CPU, infinities and NaN included.
@@ -148,9 +149,9 @@ BOOST_AUTO_TEST_CASE(tiled_losses_leave_equal_targets_out, *on_device) {
 BOOST_AUTO_TEST_CASE(memory_for_tiles_of_the_device_s_own_size, *on_device) {
   using namespace kernels;
   constexpr std::int64_t kSamples = 131072;
-  const TileSizes tile = find(&KernelTable<float>::contrastive_tile, "contrastive_loss", kCuda)();
+  const TileSizes tile = find(&ContrastiveKernels<float>::contrastive_tile, "contrastive_loss", kCuda)();
   const Contrastive c{ContrastiveOp::kRowsAndColumns, kSamples, kSamples, 512, 1, tile.rows, tile.cols};
-  const std::int64_t workspace = find(&KernelTable<float>::contrastive_workspace, "contrastive_loss", kCuda)(c);
+  const std::int64_t workspace = find(&ContrastiveKernels<float>::contrastive_workspace, "contrastive_loss", kCuda)(c);
   const std::int64_t bytes = 4 * workspace + 8 * c.partials() + 2 * 8 * kSamples;
   BOOST_TEST(bytes > 0);
   BOOST_TEST(bytes <= std::int64_t{80} << 20);

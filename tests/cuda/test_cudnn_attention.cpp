@@ -5,6 +5,7 @@
 
 #include "checks.h"
 #include "cudnn_device.h"
+#include "tapecache/ops/kernels/table.h"
 
 // Attention by cuDNN against f64 on the CPU, of the same rounded values. It is called by itself, for where cuDNN declines, the
 // op goes another way.
@@ -31,7 +32,7 @@ struct Problem {
     Tensor normalizers = Tensor::empty({rows.numel(), 2}, DType::kFloat64);
     logsumexp = Tensor::empty(rows, DType::kFloat64);
     dqkv = Tensor::empty(parts, DType::kFloat64);
-    const KernelTable<double>& cpu = cpu_table<double>();
+    const auto& cpu = *std::get<const AttentionKernels<double>*>(cpu_table());
     cpu.attention(a, wide_qkv.data<double>(), nullptr, y.mutable_data<double>(), normalizers.mutable_data<double>());
     cpu.attention_backward(a, wide_qkv.data<double>(), nullptr, y.data<double>(), normalizers.data<double>(),
                            wide_dy.data<double>(), dqkv.mutable_data<double>(), Mode::kWrite);
@@ -49,7 +50,7 @@ struct Problem {
 
   template <class Low>
   bool forward(const bool* valid = nullptr) {
-    cuda_table<float>(0);  // selects the device
+    cuda_table(0);  // selects the device
     return cuda::cudnn_attention(layout, qkv.data<Low>(), valid, found_y.mutable_data<Low>(),
                                  found_logsumexp.mutable_data<float>());
   }
@@ -58,7 +59,7 @@ struct Problem {
   template <class Low>
   bool backward(Mode mode = Mode::kWrite, const bool* valid = nullptr, std::int64_t most_workspace = 256 << 20) {
     const Tensor low_y = y.to(qkv.dtype()).to(kCuda), sums = logsumexp.to(DType::kFloat32).to(kCuda);
-    cuda_table<float>(0);
+    cuda_table(0);
     return cuda::cudnn_attention_backward(layout, qkv.data<Low>(), valid, low_y.data<Low>(), sums.data<float>(),
                                           dy.data<Low>(), found_dqkv.mutable_data<Low>(), mode, most_workspace);
   }

@@ -4,7 +4,7 @@
 #include "checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

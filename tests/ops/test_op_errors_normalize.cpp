@@ -24,6 +24,7 @@ std::vector<ErrorCase> type_cases() {
   std::vector<ErrorCase> cases;
   const std::vector<std::pair<std::string, std::function<void(const Variable&)>>> all{
       {"drop_path", [](const Variable& x) { ops::drop_path(x, 0.5); }},
+      {"rms_norm", [](const Variable& x) { ops::rms_norm(x, x); }},
       {"batch_norm", [](const Variable& x) { ops::batch_norm(x, x, x); }},
       {"batch_norm", [](const Variable& x) { ops::batch_norm(x, x, x, ones({3}), ones({3})); }},
   };
@@ -49,6 +50,27 @@ void add_batch_norm_cases(std::vector<ErrorCase>& cases, const std::string& name
                              ops::batch_norm(g.f32(x), g.f32(weight), g.f32(bias), ones({3}), ones({3}), epsilon);
                            },
                            words));
+}
+
+std::vector<ErrorCase> rms_norm_cases() {
+  const auto refused = [](const std::string& name, const Shape& x, const Shape& weight, double epsilon, auto type,
+                          const std::vector<std::string>& words) {
+    return error<typename decltype(type)::type>(
+        "rms_norm_" + name, [=](Given& g) { ops::rms_norm(g.f32(x), g.f32(weight), epsilon); }, words);
+  };
+  constexpr std::type_identity<ShapeError> kShape;
+  constexpr std::type_identity<ValueError> kValue;
+  return {
+      refused("epsilon", {2, 3}, {3}, 0, kValue, {"rms_norm:", "epsilon", "0"}),
+      refused("epsilon_nan", {2, 3}, {3}, kNaN, kValue, {"rms_norm:", "epsilon", "nan"}),
+      refused("epsilon_of_f64", {2, 3}, {3}, 1e-50, kValue, {"rms_norm:", "1e-50", "float32"}),
+      refused("scalar", {}, {3}, 1e-6, kShape, {"rms_norm:", "[]"}),
+      refused("empty_axis", {2, 0}, {0}, 1e-6, kShape, {"rms_norm:", "[2, 0]", "empty"}),
+      refused("weight", {2, 3}, {2}, 1e-6, kShape, {"rms_norm:", "weight", "[2]", "[3]"}),
+      error<DTypeError>("rms_norm_mixed_types",
+                        [](Given& g) { ops::rms_norm(g.f32({2, 3}), Tensor::zeros({3}, DType::kFloat64)); },
+                        {"rms_norm:", "float64", "float32"}),
+  };
 }
 
 std::vector<ErrorCase> batch_norm_cases() {
@@ -117,6 +139,6 @@ std::vector<ErrorCase> draw_cases() {
   };
 }
 
-const ErrorTests tests({type_cases(), batch_norm_cases(), draw_cases()}, __FILE__);
+const ErrorTests tests({type_cases(), rms_norm_cases(), batch_norm_cases(), draw_cases()}, __FILE__);
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include "tapecache/core/error.h"
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
 namespace {
 

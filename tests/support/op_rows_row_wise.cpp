@@ -178,6 +178,35 @@ void add_layer_norm_rows(std::vector<OpRow>& rows) {
   rows.push_back(std::move(shifted));
 }
 
+NaiveArray naive_rms_norm(const NaiveArray& x, const NaiveArray& gamma, double epsilon) {
+  return naive_rows(x, [&](const std::vector<double>& row) {
+    double square = 0;
+    for (const double v : row) square += v * v / static_cast<double>(row.size());
+    std::vector<double> y;
+    for (std::size_t i = 0; i < row.size(); ++i) y.push_back(row[i] / std::sqrt(square + epsilon) * gamma.values[i]);
+    return y;
+  });
+}
+
+void add_rms_norm_rows(std::vector<OpRow>& rows) {
+  const auto row = [&](const std::string& suffix, Input x, double epsilon, std::vector<Input> large = {}) {
+    const Shape width{x.shape[-1]};
+    const double flops = large.empty() ? 0 : 4.0 * static_cast<double>(large[0].shape.numel());
+    rows.push_back({.name = "rms_norm" + suffix,
+                    .inputs = {std::move(x), floating(width, 0.5, 1.5)},
+                    .op = [=](std::span<const Variable> v) { return ops::rms_norm(v[0], v[1], epsilon); },
+                    .reference = [=](std::span<const NaiveArray> v) { return naive_rms_norm(v[0], v[1], epsilon); },
+                    .large = std::move(large),
+                    .flops = flops});
+  };
+  row("", floating({4, 6}), 1e-6, {floating({2050, 515}), floating({515}, 0.5, 1.5)});
+  row("_of_tokens", floating({2, 3, 5}), 1e-6);
+  row("_of_vector", floating({6}), 1e-6);
+  row("_large_epsilon", floating({3, 4}), 0.5);
+  row("_of_zeros", floating({2, 3}, {0, 0, 0, 1, 2, 3}), 1e-2);
+  row("_no_rows", floating({0, 4}), 1e-6);
+}
+
 OpRow l2_normalize_row(std::string name, Input x, double epsilon, std::vector<Input> large = {}) {
   const double flops = large.empty() ? 0 : 3.0 * static_cast<double>(large[0].shape.numel());
   return {.name = std::move(name),
@@ -298,6 +327,7 @@ std::vector<OpRow> row_wise_rows() {
   add_softmax_rows(rows);
   add_cross_entropy_rows(rows);
   add_layer_norm_rows(rows);
+  add_rms_norm_rows(rows);
   add_l2_normalize_rows(rows);
   add_batch_norm_rows(rows);
   return rows;

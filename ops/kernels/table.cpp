@@ -1,4 +1,4 @@
-#include "tapecache/ops/kernels.h"
+#include "tapecache/ops/kernels/table.h"
 
 #include <fmt/format.h>
 
