@@ -11,7 +11,7 @@
 #include "tapecache/ops/matmul.h"
 
 // Page-locked memory, copies beside computing, and the memory that both use. Under emulation a wait that is missing shows in
-// one of two orders: see ops/cuda/emulation/cuda_runtime.h.
+// one of two orders: see tools/cuda_emulator/cuda_runtime.h.
 
 using namespace tapecache;
 using namespace tapecache::testing;
