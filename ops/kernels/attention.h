@@ -29,7 +29,7 @@ struct AttentionKernels {
 template <class Low>
   requires kLowPrecision<Low>
 struct AttentionKernels<Low> {
-  // As KernelTable<float>'s, with weights rounded before they meet another matrix. A device may fill less of logsumexp, in an
+  // As over f32, with weights rounded before they meet another matrix. A device may fill less of logsumexp, in an
   // order of its own.
   void (*attention)(const Attention&, const Low* qkv, const bool* valid, Low* y, float* logsumexp);
   void (*attention_backward)(const Attention&, const Low* qkv, const bool* valid, const Low* y, const float* logsumexp,

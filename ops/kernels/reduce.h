@@ -25,10 +25,10 @@ struct ReduceKernels {
 template <class Low>
   requires kLowPrecision<Low>
 struct ReduceKernels<Low> {
-  // The same of rows [rows, cols]; and sums += their sum, or =.
+  // Rounds x [rows, cols] to y, and puts the sum of its rows into sums [cols].
   void (*round_and_sum_rows)(std::int64_t rows, std::int64_t cols, const float* x, Low* y, float* sums, Mode);
 
-  // As KernelTable<float>::sum_rows.
+  // As over f32.
   void (*sum_rows)(std::int64_t rows, std::int64_t cols, std::int64_t pitch, const Low* x, float* y, Mode);
 };
 

@@ -8,7 +8,7 @@
 /// Element-wise functions of one argument. All arrays are contiguous and row-major.
 namespace tapecache::kernels {
 
-/// Element-wise functions of one argument; `a` and `b` are their numbers.
+/// `a` and `b` are parameters of a function, which most have none of.
 enum class UnaryOp {
   kScale,      // a x
   kExp,
@@ -36,7 +36,7 @@ constexpr bool derivative_uses_output(UnaryOp op) {
 
 template <class T>
 struct UnaryKernels {
-  // Element-wise. `saved` is the output or the input, by derivative_uses_output.
+  // `saved` is the output or the input, by derivative_uses_output.
   void (*unary)(UnaryOp, double a, double b, std::int64_t n, const T* x, T* y);
   void (*unary_backward)(UnaryOp, double a, double b, std::int64_t n, const T* saved, const T* dy, T* dx, Mode);
 };
@@ -45,7 +45,9 @@ struct UnaryKernels {
 template <class Low>
   requires kLowPrecision<Low>
 struct UnaryKernels<Low> {
+  // To nearest even.
   void (*round)(std::int64_t n, const float* x, Low* y);
+  // Of functions without parameters.
   void (*unary)(UnaryOp, std::int64_t n, const Low* x, Low* y);
   // dx = dy f'(x); dx may be dy.
   void (*unary_backward)(UnaryOp, std::int64_t n, const Low* x, const Low* dy, Low* dx, Mode);
