@@ -179,6 +179,14 @@ def layer_norm(d):
                 epsilon=epsilon)
 
 
+def rms_norm(d):
+    shape = rows(d)
+    shape[-1] += 1  # of a row of one element the gradient is what is left of 1 - 1
+    epsilon = d.rng.choice([1e-6, 1e-5, 0.5])
+    return Case("rms_norm", [d.spread(shape), d.tame(shape[-1:])], lambda x, w: F.rms_norm(x, x.shape[-1:], w, epsilon),
+                epsilon=epsilon)
+
+
 def l2_normalize(d):
     epsilon = d.rng.choice([1e-12, 1e-6, 1.0])
     return Case("l2_normalize", [d.values(rows(d))], lambda x: F.normalize(x, dim=-1, eps=epsilon), epsilon=epsilon)
@@ -409,7 +417,7 @@ OPS = [
     reduction("max", first_maximum), reduction("logsumexp", torch.logsumexp), reduction("norm", euclidean_norm, 0),
     distance, whole("sum_all", torch.sum), whole("mean_all", torch.mean),
     row_wise("softmax", lambda x: torch.softmax(x, -1)), row_wise("log_softmax", lambda x: torch.log_softmax(x, -1)),
-    masked_softmax, cross_entropy, layer_norm, l2_normalize, batch_norm, frozen_batch_norm,
+    masked_softmax, cross_entropy, layer_norm, rms_norm, l2_normalize, batch_norm, frozen_batch_norm,
     matmul, linear, activated_linear, joined_linear, normalized_linear, attention, patch_embedding,
     embedding, gather_rows, reshape, concat, cut, transpose, mean_pool, max_pool, cls_pool, last_token_pool, select_token,
 ]

@@ -92,6 +92,7 @@ const std::map<std::string, Op>& all_ops() {
       {"cross_entropy",
        [](A x) { return ops::cross_entropy(x[0], x.tensor(1), static_cast<ops::Reduction>(x.option<int>("reduction"))); }},
       {"layer_norm", [](A x) { return ops::layer_norm(x[0], x[1], x[2], x.option<double>("epsilon"), x[3]); }},
+      {"rms_norm", [](A x) { return ops::rms_norm(x[0], x[1], x.option<double>("epsilon")); }},
       {"l2_normalize", [](A x) { return ops::l2_normalize(x[0], x.option<double>("epsilon")); }},
       {"batch_norm", [](A x) { return ops::batch_norm(x[0], x[1], x[2], x.option<double>("epsilon")).y; }},
       {"frozen_batch_norm",

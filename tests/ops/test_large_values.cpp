@@ -139,6 +139,25 @@ BOOST_AUTO_TEST_CASE(l2_normalize_of_long_rows) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(rms_norm_of_large_rows) {
+  const Function normalize = [](std::span<const Variable> x) { return ops::rms_norm(x[0], x[1]); };
+  for (const Device device : devices()) {
+    for (const auto& [dtype, large] : {std::pair{DType::kFloat32, 1e20}, {DType::kFloat64, 1e200}}) {
+      const double tolerance = dtype == DType::kFloat32 ? 1e-6 : 1e-14;
+      const Tensor x = Tensor::from({1 * large, 7 * large}, {1, 2});
+      const Result result = run(normalize, {x, Tensor::full({2}, 1, DType::kFloat64)}, dtype, device);
+      check_near(result.value, {0.2, 1.4}, tolerance);
+      // (g - y mean(g y)) / (5 · large)
+      check_near({result.gradients[0][0] * large, result.gradients[0][1] * large}, {0.168, -0.024}, tolerance);
+      for (const std::int64_t cols : {1, 100, 3000, 9000}) {
+        const Tensor row = Tensor::full({2, cols}, large, DType::kFloat64), ones = Tensor::full({cols}, 1, DType::kFloat64);
+        const std::vector<double> y = run(normalize, {row, ones}, dtype, device).value;
+        check_near(y, std::vector<double>(y.size(), 1), 10 * tolerance);
+      }
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(layer_norm_of_large_rows) {
   const Function norm = [](std::span<const Variable> x) { return ops::layer_norm(x[0], x[1], x[2]); };
   const std::vector<double> row{3, 4, 0, -7};  // of mean 0 and variance 18.5
