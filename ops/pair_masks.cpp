@@ -18,6 +18,21 @@ bool one_for_each_row(std::int64_t rows, std::int64_t step, std::int64_t limit) 
 
 }  // namespace
 
+Tensor diagonal(std::int64_t rows, std::int64_t cols, std::int64_t step, double value, DType dtype, Device device) {
+  constexpr const char* kOp = "diagonal";
+  const OpScope scope(kOp);
+  if (rows < 0 || step < 0 || !one_for_each_row(rows, step, cols)) {
+    throw ShapeError(fmt::format("{}: {} by {}, expected a column {} · row for each row", kOp, rows, cols, step));
+  }
+  Tensor diagonal = Tensor::zeros({rows, cols}, dtype, device);
+  const Tensor element = Tensor::full({}, value, dtype, device);
+  dispatch_floating(kOp, dtype, [&]<class T>() {
+    kernels::find(&KernelTable<T>::copy_blocks, kOp, device)(rows, 1, element.data<T>(), 0, diagonal.mutable_data<T>(),
+                                                             cols + step, kernels::Mode::kWrite);
+  });
+  return diagonal;
+}
+
 Tensor positive_pairs(const Tensor& labels, DType dtype, const CheckText& none) {
   constexpr const char* kOp = "positive_pairs";
   const OpScope scope(kOp);

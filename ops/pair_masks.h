@@ -9,6 +9,10 @@
 /// and on a device without a wait for it.
 namespace tapecache::ops {
 
+/// [rows, cols] in f32 or f64: `value` at column i · step of each row i, and 0 elsewhere. Throws ShapeError where a row has no
+/// such column.
+Tensor diagonal(std::int64_t rows, std::int64_t cols, std::int64_t step, double value, DType dtype, Device device);
+
 /// [n, n] of labels i64 [n], of which every number is a class, in f32 or f64: row i has 1 / (A · |P(i)|) at the others of its
 /// class, P(i), where A rows have any, and 0 elsewhere. Throws ValueError saying `none` where no two labels are equal: on a
 /// device as value_checks.h says, and then all is 0.

@@ -41,6 +41,23 @@ Tensor naive_pairs(const std::vector<std::int64_t>& labels, DType dtype) {
 
 BOOST_AUTO_TEST_SUITE(pair_masks)
 
+BOOST_AUTO_TEST_CASE(a_diagonal_may_be_steep) {
+  const Tensor plain = Tensor::from({-2.0, 0.0, 0.0, 0.0, -2.0, 0.0}, {2, 3}),
+               steep = Tensor::from({7.0, 0.0, 0.0, 0.0, 0.0, 7.0, 0.0, 0.0}, {2, 4});
+  const Tensor steeper = Tensor::from({7.0, 0.0, 0.0, 0.0, 0.0, 0.0, 7.0, 0.0}, {2, 4});
+  for (const Device device : devices()) {
+    for (const DType dtype : {DType::kFloat64, DType::kFloat32}) {
+      BOOST_TEST(same_bits(ops::diagonal(2, 3, 1, -2, dtype, device), plain.to(dtype)));
+      BOOST_TEST(same_bits(ops::diagonal(2, 4, 1, 7, dtype, device), steep.to(dtype)));
+      BOOST_TEST(same_bits(ops::diagonal(2, 4, 2, 7, dtype, device), steeper.to(dtype)));
+      BOOST_TEST(ops::diagonal(0, 4, 2, 7, dtype, device).numel() == 0);
+    }
+  }
+  BOOST_CHECK_EXCEPTION(ops::diagonal(3, 4, 2, 1, DType::kFloat32, Device::cpu()), ShapeError,
+                        says({"diagonal: 3 by 4", "2 · row"}));
+  BOOST_CHECK_EXCEPTION(ops::diagonal(3, 4, -1, 1, DType::kFloat32, Device::cpu()), ShapeError, says({"-1 · row"}));
+}
+
 BOOST_AUTO_TEST_CASE(positives_are_the_others_of_a_class) {
   std::vector<std::int64_t> many;
   for (std::int64_t i = 0; i < 700; ++i) many.push_back(i * i % 97 - 40 + (i % 50 == 0 ? 1000 * i : 0));
