@@ -27,8 +27,8 @@ Tensor diagonal(std::int64_t rows, std::int64_t cols, std::int64_t step, double 
   Tensor diagonal = Tensor::zeros({rows, cols}, dtype, device);
   const Tensor element = Tensor::full({}, value, dtype, device);
   dispatch_floating(kOp, dtype, [&]<class T>() {
-    kernels::find(&KernelTable<T>::copy_blocks, kOp, device)(rows, 1, element.data<T>(), 0, diagonal.mutable_data<T>(),
-                                                             cols + step, kernels::Mode::kWrite);
+    kernels::find(&kernels::LayoutKernels<T>::copy_blocks, kOp, device)(
+        rows, 1, element.data<T>(), 0, diagonal.mutable_data<T>(), cols + step, kernels::Mode::kWrite);
   });
   return diagonal;
 }

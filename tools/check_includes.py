@@ -15,7 +15,7 @@ from tree_check import main, self_test
 CONTRACT = "ops/kernels"  # between ops and backends
 UMBRELLA = "tapecache.h"
 BACKENDS = ("ops/cpu", "ops/cuda", "ops/no_cuda")
-MODULES = ("core", "autograd", "ops", "gradcache", "models", "train", "data")
+MODULES = ("core", "autograd", "ops", "losses", "gradcache", "models", "train", "data")
 PROGRAMS = ("demos", "bench", "tests")
 
 # A zone is a module, a kernel backend, the contract between both or a folder of programs.
@@ -26,7 +26,8 @@ MAY_INCLUDE = {
     CONTRACT: {"core", CONTRACT},
     "ops": {"core", "autograd", "ops", CONTRACT},
     **{backend: {"core", CONTRACT, backend} for backend in BACKENDS},
-    "gradcache": {"core", "autograd", "ops", CONTRACT, "gradcache"},
+    "losses": {"core", "autograd", "ops", "losses"},
+    "gradcache": {"core", "autograd", "ops", "gradcache"},
     "models": {"core", "autograd", "ops", CONTRACT, "models"},
     "train": {"core", "autograd", "ops", CONTRACT, "gradcache", "train"},
     "data": {"core", "data"},
@@ -171,6 +172,8 @@ GOOD_TREE = {
     "ops/cpu/a.cpp": '#include "a.h"\n#include "tapecache/ops/cpu/a.h"\n#include "tapecache/core/a.h"\n',
     "ops/cuda/a.cu": '#include <cuda_runtime.h>\n#include "tapecache/ops/kernels/a.h"\n',
     "ops/no_cuda/a.cpp": '#include "tapecache/ops/kernels/a.h"\n',
+    "losses/a.h": '#include "tapecache/ops/a.h"\n#include "tapecache/losses/b.h"\n',
+    "losses/b.h": '#include "tapecache/autograd/a.h"\n',
     "gradcache/a.h": '#include "tapecache/ops/a.h"\n#include "tapecache/autograd/a.h"\n',
     "models/a.h": '#include "tapecache/ops/a.h"\n#include <tapecache/autograd/a.h>\n',
     "train/a.h": '#include "tapecache/gradcache/a.h"\n',
@@ -199,6 +202,11 @@ WRONG_SNIPPETS = [
     ("ops/cuda/x.cu", '#include "tapecache/ops/cpu/a.h"', 1, "ops/cuda must not include ops/cpu"),
     ("ops/no_cuda/x.cpp", '#include "../cpu/a.h"', 1, "ops/no_cuda must not include ops/cpu"),
     ("gradcache/x.h", '#include "tapecache/models/a.h"', 1, "gradcache must not include models"),
+    ("gradcache/x.cpp", '#include "tapecache/losses/a.h"', 1, "gradcache must not include losses"),
+    ("gradcache/x.cpp", '#include "tapecache/ops/kernels/a.h"', 1, "gradcache must not include ops/kernels"),
+    ("losses/x.h", '#include "tapecache/gradcache/a.h"', 1, "losses must not include gradcache"),
+    ("losses/x.cpp", '#include "tapecache/models/a.h"', 1, "losses must not include models"),
+    ("losses/x.cpp", '#include "tapecache/ops/kernels/a.h"', 1, "losses must not include ops/kernels"),
     ("gradcache/x.cpp", '#include "tapecache/train/a.h"', 1, "gradcache must not include train"),
     ("models/x.cpp", '#include "tapecache/gradcache/a.h"', 1, "models must not include gradcache"),
     ("models/x.cpp", '#include "tapecache/ops/cpu/a.h"', 1, "models must not include ops/cpu"),

@@ -24,7 +24,7 @@
 #include "tapecache/core/atomic_file.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/memory_scopes.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 
 namespace {
 
@@ -149,7 +149,8 @@ class Benchmark {
     Variable loss;
     {
       const Recording recording(tape);
-      loss = gradcache::tiled_clip_loss(images, texts, log_scale);
+      loss = losses::clip_loss(images, texts,
+                               {.scale = losses::Scale::from_log(log_scale), .tiles = losses::TileOptions{}});
     }
     tape.backward(loss);
     synchronize(kDevice);

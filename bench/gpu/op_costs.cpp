@@ -12,7 +12,7 @@
 #include "measure.h"
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/tape.h"
-#include "tapecache/gradcache/losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/attention.h"
 #include "tapecache/models/transformer_block.h"
 #include "tapecache/ops/attention.h"
@@ -242,7 +242,7 @@ Json model_costs(train_step::ClipSize size, std::int64_t batch, std::int64_t chu
   costs["loss"] = of({{rep(1), rep(2)}, {clip.logit_scale()},
                       [&](const auto& v) {
                         const Autocast full(DType::kFloat32);
-                        return gradcache::clip_loss(v[0], v[1], clip.logit_scale());
+                        return losses::clip_loss(v[0], v[1], {.scale = losses::Scale::from_log(clip.logit_scale())});
                       },
                       2 * pairs * static_cast<double>(config.projection_width)});
   train::AdamW optimizer(clip.parameters(), train_step::kAdamW);

@@ -6,8 +6,8 @@
 #include "../timing.h"
 #include "measurements.h"
 #include "tapecache/data/word_tokenizer.h"
-#include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/ops/normalize.h"
 
@@ -15,6 +15,7 @@ namespace gradcache_bench {
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 
 namespace {
 

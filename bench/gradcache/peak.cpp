@@ -4,7 +4,7 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory_scopes.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/ops/normalize.h"
 #include "workload.h"
 
@@ -12,6 +12,7 @@ namespace gradcache_bench {
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 
 std::vector<Peak> measure_peaks(const Effort& effort) {
   std::vector<Peak> peaks;
@@ -19,7 +20,7 @@ std::vector<Peak> measure_peaks(const Effort& effort) {
     Workload workload(batch);
     const std::size_t before = allocator().stats().current;
     const Loss loss = [&](std::span<const Variable> r) {
-      return tiled_clip_loss(r[1], r[0], workload.clip.logit_scale());
+      return clip_loss(r[1], r[0], {.scale = Scale::from_log(workload.clip.logit_scale()), .tiles = TileOptions{}});
     };
     const StepResult result = cached_step(workload.towers(), loss, {{32}});
     workload.clear_gradients();
@@ -51,7 +52,7 @@ TiledLoss measure_tiled_loss(std::int64_t batch) {
   Variable loss;
   {
     const Recording recording(tape);
-    loss = tiled_clip_loss(images, texts, log_scale);
+    loss = clip_loss(images, texts, {.scale = Scale::from_log(log_scale), .tiles = TileOptions{}});
   }
   tape.backward(loss);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/clip.h"
 
 namespace gradcache_bench {
@@ -63,7 +63,8 @@ struct Workload {
   }
   tapecache::gradcache::Loss loss() const {
     return [this](std::span<const tapecache::Variable> r) {
-      return tapecache::gradcache::clip_loss(r[1], r[0], clip.logit_scale());
+      using namespace tapecache::losses;
+      return clip_loss(r[1], r[0], {.scale = Scale::from_log(clip.logit_scale())});
     };
   }
   void clear_gradients() {

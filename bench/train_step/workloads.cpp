@@ -11,8 +11,8 @@
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
-#include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/ops/cross_entropy.h"
@@ -148,8 +148,8 @@ class ClipWorkload : public Workload {
   double loss_and_gradients() override {
     if (chunk_ == 0) {
       return take_step(setting_.precision, [&] {
-        return gradcache::clip_loss(clip_.encode_image(inputs.at("images")), clip_.encode_text({inputs.at("ids"), {}}),
-                                    clip_.logit_scale());
+        return losses::clip_loss(clip_.encode_image(inputs.at("images")), clip_.encode_text({inputs.at("ids"), {}}),
+                                 {.scale = losses::Scale::from_log(clip_.logit_scale())});
       });
     }
     const std::vector<gradcache::Tower> towers{
@@ -160,7 +160,11 @@ class ClipWorkload : public Workload {
                                    .autocast = setting_.precision,
                                    .device = setting_.device};
     return gradcache::cached_step(
-               towers, [this](auto r) { return gradcache::clip_loss(r[0], r[1], clip_.logit_scale()); }, options)
+               towers,
+               [this](auto r) {
+                 return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip_.logit_scale())});
+               },
+               options)
         .loss;
   }
 
@@ -185,7 +189,7 @@ class SentenceWorkload : public Workload {
   double loss_and_gradients() override {
     return take_step(precision_, [&] {
       const auto encode = [&](const char* side) { return ops::l2_normalize(bert_({inputs.at(side), {}})); };
-      return gradcache::info_nce(encode("queries"), encode("documents"));
+      return losses::info_nce(encode("queries"), encode("documents"));
     });
   }
 

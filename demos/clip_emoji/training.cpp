@@ -9,7 +9,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
-#include "tapecache/gradcache/losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/optimizer.h"
 #include "tapecache/train/schedule.h"
@@ -84,7 +84,8 @@ std::vector<Tower> towers_of(const Clip& model, const TrainingSetup& setup, std:
 
 tapecache::gradcache::Loss loss_of(const Clip& model) {
   return [&model](std::span<const tapecache::Variable> r) {
-    return tapecache::gradcache::clip_loss(r[0], r[1], model.logit_scale());
+    using namespace tapecache::losses;
+    return clip_loss(r[0], r[1], {.scale = Scale::from_log(model.logit_scale())});
   };
 }
 
@@ -132,7 +133,7 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
     record.gradient_norm = tapecache::train::clip_gradient_norm(parameters, kMaxGradientNorm);
     optimizer.step(record.learning_rate);
     optimizer.clear_gradients();
-    tapecache::gradcache::clamp_log_scale(log_scale);
+    tapecache::losses::clamp_log_scale(log_scale);
     watch.stop();
     record.seconds = watch.seconds();
     result.records.push_back(record);

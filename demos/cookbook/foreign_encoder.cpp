@@ -57,7 +57,7 @@ int main() {
   const models::Linear ours(builder, TheirEncoder::kIn, TheirEncoder::kOut, models::Init::normal(0.3));
   const std::vector<gradcache::Tower> towers{
       {"theirs", x, encode}, {"ours", x, [&](const Tensor& chunk) { return ops::l2_normalize(ours(chunk)); }}};
-  const gradcache::Loss loss = [](auto r) { return gradcache::info_nce(r[0], r[1]); };
+  const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
 
   gradcache::direct_step(towers, loss);
   const std::vector<float> direct = std::exchange(theirs.gradient, std::vector<float>(theirs.gradient.size()));

@@ -88,7 +88,7 @@ int main() {
   const models::Builder builder(/*seed=*/2);
   const SetEncoder encode(builder);
   const std::vector<gradcache::Tower> towers{{"sets", sets, encode}, {"moved", moved, encode}};
-  const gradcache::Loss loss = [](auto r) { return gradcache::info_nce(r[0], r[1]); };
+  const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
 
   for (const gradcache::StepOptions& options : {gradcache::StepOptions{.chunk_sizes = {8}}, {.chunk_tokens = 20}}) {
     const auto difference = gradcache::compare(towers, loss, options, builder.parameters());

@@ -49,7 +49,7 @@ gradcache::StepOptions all_options() {
 double captured(Device device) {
   Tensor images = next_images().to(device);
   const std::vector<gradcache::Tower> towers{{"image", images, encode_image}, {"text", texts().to(device), encode_text}};
-  const gradcache::Loss loss = [](auto r) { return gradcache::info_nce(r[0], r[1]); };
+  const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
   train::AdamW optimizer(builder.parameters());
   Tensor rate = Tensor::zeros({}, DType::kFloat64, device);
   StepResult result;
@@ -74,7 +74,7 @@ void copies(const Tensor& images) {
 }
 
 double uploaded(const Tensor& images, const models::TokenBatch& tokens) {
-  const gradcache::Loss loss = [](auto r) { return gradcache::info_nce(r[0], r[1]); };
+  const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
   gradcache::StepOptions options{.chunk_sizes = {16}};
   std::vector<gradcache::Tower> towers{
       gradcache::Tower("image", images.pinned(), encode_image).upload_to(Device::cuda(0)),
@@ -85,7 +85,7 @@ double uploaded(const Tensor& images, const models::TokenBatch& tokens) {
 }
 
 void captured_uploads(const Tensor& first_images, const models::TokenBatch& tokens) {
-  const gradcache::Loss loss = [](auto r) { return gradcache::info_nce(r[0], r[1]); };
+  const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
   gradcache::StepOptions options{.chunk_sizes = {16}};
   options.offload = options.deferred = true;
   options.device = Device::cuda(0);

@@ -18,7 +18,7 @@ int main() {
   const Tensor x = Tensor::from(values, {256, 32});
   const auto encode = [&](const Tensor& chunk) { return ops::l2_normalize(last(ops::gelu(body(chunk)))); };
   const std::vector<gradcache::Tower> towers{{"once", x, encode}, {"again", (Variable(x) * 0.9f).value(), encode}};
-  const gradcache::Loss loss = [](auto r) { return gradcache::info_nce(r[0], r[1]); };
+  const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
 
   train::AdamW head(head_parameters), encoder(encoder_parameters, {.weight_decay = 0.05});
   const train::LossScalerOptions scaling{.initial_scale = 0x1p+28, .max_scale = 0x1p+28};  // too much for f16 at first

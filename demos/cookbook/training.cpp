@@ -27,7 +27,7 @@ struct Training {
     const auto batch = models::TokenBatch::pad(std::span(sentences).subspan(first, kBatch));
     const auto encode = [&](const models::TokenBatch& x) { return ops::l2_normalize(bert(x)); };
     const auto loss = [&](const gradcache::Representations& r) {
-      return gradcache::info_nce(r.at("once"), r.at("again"), ops::exp(log_scale));
+      return losses::info_nce(r.at("once"), r.at("again"), {.scale = ops::exp(log_scale)});
     };
     const std::vector<gradcache::Tower> towers{{"once", batch, encode}, {"again", batch, encode}};
     const auto result = gradcache::cached_step(towers, loss, {.chunk_tokens = 64, .autocast = DType::kBFloat16});

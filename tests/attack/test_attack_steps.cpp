@@ -16,6 +16,7 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -91,8 +92,9 @@ struct Setup {
       Tensor moved = center;
       moved.accumulate(ops::mean(Variable(texts_encoded.value()), {0}).value());
       const Variable apart = ops::subtract(texts_encoded, Variable(center.clone()));
-      Variable sum = clip_loss(r[0], apart, log_scale);
-      if (outputs == Outputs::kSeveral) sum = ops::add(sum, ops::scale(clip_loss(r[1], r[3], log_scale), 0.5));
+      const ClipOptions trained{.scale = Scale::from_log(log_scale)};
+      Variable sum = clip_loss(r[0], apart, trained);
+      if (outputs == Outputs::kSeveral) sum = ops::add(sum, ops::scale(clip_loss(r[1], r[3], trained), 0.5));
       return sum;
     };
   }

@@ -42,7 +42,7 @@ BOOST_AUTO_TEST_CASE(cached_steps_encode_twice_in_one_precision) {
     const gradcache::Loss loss = [&](std::span<const Variable> r) {
       in_loss = autocast_dtype();
       for (const Variable& v : r) BOOST_TEST(v.dtype() == DType::kFloat32);
-      return gradcache::clip_loss(r[0], r[1], model.clip.logit_scale());
+      return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(model.clip.logit_scale())});
     };
     gradcache::cached_step(model.towers(), loss, options);
     BOOST_TEST(in_loss == DType::kFloat32);

@@ -9,7 +9,7 @@
 #include "small_model.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/late_loss_scaler.h"
 #include "tapecache/train/optimizer.h"
@@ -19,6 +19,7 @@
 namespace tapecache::testing {
 
 using namespace gradcache;
+using namespace losses;
 
 inline constexpr std::uint64_t kSeed = 11;
 inline constexpr std::int64_t kSamples = 6, kTokens = 12, kSteps = 6;
@@ -80,8 +81,8 @@ struct Training {
 
   void step() {
     const Loss loss = [this](std::span<const Variable> r) {
-      return tiled ? tiled_clip_loss(r[0], r[1], model.clip.logit_scale(), {4, 4})
-                   : clip_loss(r[0], r[1], model.clip.logit_scale());
+      return tiled ? clip_loss(r[0], r[1], {.scale = Scale::from_log(model.clip.logit_scale()), .tiles = {{4, 4}}})
+                   : clip_loss(r[0], r[1], {.scale = Scale::from_log(model.clip.logit_scale())});
     };
     result = kind == Kind::kDirect ? direct_step(towers, loss, options) : cached_step(towers, loss, options);
     norm = train::clip_gradients(model.clip.parameters(), 0.5 * 1024);

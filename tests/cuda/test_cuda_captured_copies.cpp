@@ -18,6 +18,7 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {

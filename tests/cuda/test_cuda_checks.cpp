@@ -6,8 +6,7 @@
 
 #include "cuda_gradcache.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/losses.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/text_transformer.h"
 #include "tapecache/ops/cross_entropy.h"
@@ -22,6 +21,7 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -112,7 +112,9 @@ struct TextSetup {
             {"other", values_there({ids.size(0), 5}, 6, DType::kFloat32), other}};
   }
   Loss loss() const {
-    return [scale = scale](std::span<const Variable> r) { return tiled_info_nce(r[0], r[1], Variable(scale)); };
+    return [scale = scale](std::span<const Variable> r) {
+      return info_nce(r[0], r[1], {.scale = scale, .tiles = TileOptions{}});
+    };
   }
 };
 

@@ -8,8 +8,7 @@
 #include "loss_table.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
-#include "tapecache/gradcache/losses_guided.h"
-#include "tapecache/gradcache/losses_supervised.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/text_transformer.h"
 #include "tapecache/ops/maxsim.h"
 #include "tapecache/ops/reduce.h"
@@ -18,6 +17,7 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -116,7 +116,7 @@ BOOST_AUTO_TEST_CASE(labels_and_guides_may_be_on_either_device, *on_device) {
   const Tensor labels = Tensor::from(std::vector<std::int64_t>{4, 1, 4, 9, 1, 4}, {6});
   const Tensor a = values_there({6, 4}, 1), b = values_there({6, 4}, 2), guide_a = values_there({6, 3}, 3),
                guide_b = values_there({6, 3}, 4);
-  BOOST_TEST(sup_con(a, labels, 0.5).value().item() == sup_con(a, labels.to(kCuda), 0.5).value().item());
+  BOOST_TEST(sup_con(a, labels).value().item() == sup_con(a, labels.to(kCuda)).value().item());
   const Tensor host_a = guide_a.to(Device::cpu()), host_b = guide_b.to(Device::cpu());
   const double by_device = gist_loss(a, b, guide_a, guide_b, {.margin = 0.1}).value().item();
   BOOST_TEST(std::abs(by_device - gist_loss(a, b, host_a, host_b, {.margin = 0.1}).value().item()) <= 1e-12);
@@ -164,7 +164,7 @@ BOOST_AUTO_TEST_CASE(tied_towers_and_hard_negatives_and_frozen_towers, *on_devic
     const Parameter scale("scale", Tensor::full({}, 2.0, dtype, kCuda));
     const std::vector<Tower> towers{{"query", values_there({5, 5}, 1, dtype), shared},
                                     {"passage", values_there({15, 5}, 2, dtype), shared}};
-    const Loss loss = [&](std::span<const Variable> r) { return info_nce(r[0], r[1], Variable(scale)); };
+    const Loss loss = [&](std::span<const Variable> r) { return info_nce(r[0], r[1], {.scale = scale}); };
     check_equal(compare(towers, loss, there({2, 4}), joined({shared.parameters(), {scale}})), tolerance);
 
     ClipThere setup(8, dtype);

@@ -5,12 +5,13 @@
 #include "cuda_gradcache.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory_scopes.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 
 // What a cached step takes of a CUDA device's memory.
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -25,7 +26,7 @@ struct WideThere {
                             {"text", values_there({samples, 8}, 4, DType::kFloat32), text}};
   std::vector<Parameter> parameters = joined({image.parameters(), text.parameters()});
   Loss loss = [tile = TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
-    return tiled_info_nce(r[0], r[1], 3.0, tile);
+    return info_nce(r[0], r[1], {.scale = 3.0, .tiles = tile});
   };
 };
 

@@ -7,15 +7,13 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/losses.h"
-#include "tapecache/gradcache/losses_guided.h"
-#include "tapecache/gradcache/losses_supervised.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 
 // Losses that depend on values of a device, labels or a guide's representations: without a wait, and in captured steps.
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -51,12 +49,15 @@ std::vector<Case> cases(Device device) {
   };
   for (const DType dtype : {DType::kInt32, DType::kInt64}) {
     add(std::string("sup_con, ").append(name(dtype)), [=](std::uint64_t step) { return std::vector{labels_of(step, dtype)}; },
-        [](std::span<const Variable> r, std::span<const Tensor> c) { return sup_con(r[0], c[0], 0.3); });
+        [](std::span<const Variable> r, std::span<const Tensor> c) {
+          return sup_con(r[0], c[0], {.scale = Scale::from_temperature(0.3)});
+        });
   }
   const auto guides = [](std::uint64_t step) {
     return std::vector{random_values({kSamples, 3}, 20 + step), random_values({kSamples, 3}, 40 + step)};
   };
-  for (const GistOptions& options : {GistOptions{0.2}, {0.2, 0.3}, {0.2, 0.1, true}}) {
+  for (const GistOptions& options :
+       {GistOptions{.scale = 5}, {.scale = 5, .margin = 0.3}, {.scale = 5, .margin = 0.1, .relative = true}}) {
     add("gist_loss, margin " + std::to_string(options.margin), guides,
         [=](std::span<const Variable> r, std::span<const Tensor> c) { return gist_loss(r[0], r[1], c[0], c[1], options); });
   }
@@ -64,17 +65,17 @@ std::vector<Case> cases(Device device) {
     return std::vector{random_values({kSamples / 2, 3}, 20 + step), random_values({kSamples, 3}, 40 + step)};
   };
   add("gist_loss, hard negatives", hard, [](std::span<const Variable> r, std::span<const Tensor> c) {
-    return gist_loss(ops::scale(r[0], 1), r[1], c[0], c[1], {.temperature = 0.2});
+    return gist_loss(ops::scale(r[0], 1), r[1], c[0], c[1], {.scale = 5});
   });
   const auto ids = [](std::uint64_t step) {
     return std::vector{labels_of(step, DType::kInt64), labels_of(1, DType::kInt32)};
   };
   const auto equal_of = [](std::span<const Tensor> c) { return EqualTargets{.target_ids = c[0], .query_ids = c[1]}; };
   add("info_nce, equal targets", ids, [=](std::span<const Variable> r, std::span<const Tensor> c) {
-    return info_nce(r[0], r[1], 2.0, {.label_smoothing = 0.1, .hardness = 0.5, .equal_targets = equal_of(c)});
+    return info_nce(r[0], r[1], {.scale = 2.0, .label_smoothing = 0.1, .hardness = 0.5, .equal_targets = equal_of(c)});
   });
-  add("tiled_info_nce, equal targets", ids, [=](std::span<const Variable> r, std::span<const Tensor> c) {
-    return tiled_info_nce(r[0], r[1], 2.0, {3, 2}, equal_of(c));
+  add("info_nce in tiles, equal targets", ids, [=](std::span<const Variable> r, std::span<const Tensor> c) {
+    return info_nce(r[0], r[1], {.scale = 2.0, .equal_targets = equal_of(c), .tiles = {{3, 2}}});
   });
   return all;
 }
@@ -207,11 +208,12 @@ BOOST_AUTO_TEST_CASE(equal_rows_are_found_without_a_wait, *on_device) {
   const Tensor a = values_there({kSamples, kWidth}, 6), b = host.to(kCuda);
   const Tensor ids = Tensor::from<std::int64_t>({0, 1, 2, 1, 4, 5, 1, 7}, {kSamples}).to(kCuda);
   const std::uint64_t waits = device_waits();
-  const Tensor found = info_nce(a, b, 2.0, {.equal_targets = {.equal_rows = true}}).value(),
-               tiled = tiled_info_nce(a, b, 2.0, {3, 2}, {.equal_rows = true}).value();
+  const Tensor found = info_nce(a, b, {.scale = 2.0, .equal_targets = {.equal_rows = true}}).value(),
+               tiled = info_nce(a, b, {.scale = 2.0, .equal_targets = {.equal_rows = true}, .tiles = {{3, 2}}}).value();
   BOOST_TEST(device_waits() == waits);
-  BOOST_TEST(found.item() == info_nce(a, b, 2.0, {.equal_targets = {.target_ids = ids}}).value().item());
-  BOOST_TEST(tiled.item() == tiled_info_nce(a, b, 2.0, {3, 2}, {.target_ids = ids}).value().item());
+  BOOST_TEST(found.item() == info_nce(a, b, {.scale = 2.0, .equal_targets = {.target_ids = ids}}).value().item());
+  BOOST_TEST(tiled.item() ==
+             info_nce(a, b, {.scale = 2.0, .equal_targets = {.target_ids = ids}, .tiles = {{3, 2}}}).value().item());
 }
 
 BOOST_AUTO_TEST_CASE(labels_without_a_pair_are_named_when_the_device_is_waited_for, *on_device) {

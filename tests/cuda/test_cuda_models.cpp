@@ -10,8 +10,8 @@
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
-#include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/batch_norm.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/weights.h"
@@ -58,7 +58,8 @@ struct ClipThere {
 
   Variable loss() const {
     begin_random_step(1, 2);
-    return gradcache::clip_loss(clip.encode_image(images), clip.encode_text(texts), clip.logit_scale());
+    return losses::clip_loss(clip.encode_image(images), clip.encode_text(texts),
+                             {.scale = losses::Scale::from_log(clip.logit_scale())});
   }
   std::vector<gradcache::Tower> towers() const {
     return {{"image", images, [this](const Tensor& x) { return clip.encode_image(x); }},
@@ -69,7 +70,9 @@ struct ClipThere {
     clear_gradients(clip.parameters());
     options.device = device;
     return gradcache::cached_step(
-        towers(), [this](auto r) { return gradcache::clip_loss(r[0], r[1], clip.logit_scale()); }, options);
+        towers(),
+        [this](auto r) { return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip.logit_scale())}); },
+        options);
   }
 };
 
@@ -276,7 +279,8 @@ BOOST_AUTO_TEST_CASE(a_cached_step_equals_the_direct_one, *on_device) {
   const ClipThere there(kCuda, DType::kFloat64, 0.2);
   begin_random_step(1, 2);
   const gradcache::Comparison c = gradcache::compare(
-      there.towers(), [&](auto r) { return gradcache::clip_loss(r[0], r[1], there.clip.logit_scale()); },
+      there.towers(),
+      [&](auto r) { return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(there.clip.logit_scale())}); },
       {.chunk_sizes = {2}, .device = kCuda}, there.clip.parameters());
   BOOST_TEST(c.relative_norm <= 1e-12);
 }

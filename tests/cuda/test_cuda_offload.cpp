@@ -10,7 +10,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/text_transformer.h"
 #include "tapecache/ops/reduce.h"
 
@@ -19,6 +19,7 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {

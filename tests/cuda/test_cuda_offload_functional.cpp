@@ -8,12 +8,13 @@
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/cached.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 
 // The functional form, its sub-batches' representations in the host's memory: the same bits, in less of the device's memory.
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -23,7 +24,7 @@ struct SubBatches {
   std::int64_t samples, size, width;
   Encoder image, text;
   Tensor images, texts;
-  Loss loss = [](std::span<const Variable> r) { return tiled_info_nce(r[0], r[1], 3.0, TileOptions{64, 64}); };
+  Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], r[1], {.scale = 3.0, .tiles = {{64, 64}}}); };
 
   SubBatches(std::int64_t all, std::int64_t of_one, std::int64_t columns = 64)
       : samples(all),

@@ -5,12 +5,13 @@
 #include "cuda_gradcache.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory_scopes.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 
 // What off-loading and uploading take of the device's memory, and what is left where a step with them fails.
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -26,7 +27,7 @@ struct WideOutputs {
   Encoder text = moved(Encoder(2, DType::kFloat32, 0.1, in, between, width));
   Tensor images = random_values({samples, in}, 3, DType::kFloat32), texts = random_values({samples, in}, 4, DType::kFloat32);
   Loss loss = [tile = TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
-    return tiled_info_nce(r[0], r[1], 3.0, tile);
+    return info_nce(r[0], r[1], {.scale = 3.0, .tiles = tile});
   };
   std::vector<Parameter> parameters = joined({image.parameters(), text.parameters()});
 

@@ -35,7 +35,7 @@ def info_nce(tiled):
         options = dict(tile_rows=d.size(1), tile_columns=d.size(1)) if tiled else dict(
             label_smoothing=d.rng.choice([0.0, 0.1, 0.5]), hardness=d.rng.choice([0.0, 0.0, 0.5, 2.0]))
         a, b, scale = unit_rows(d, n, width), unit_rows(d, n * step, width), d.scalar(0.1, 60)
-        return Case("tiled_info_nce" if tiled else "info_nce", [a, b, scale],
+        return Case("info_nce", [a, b, scale],
                     lambda q, t, s: cross_entropy_of_rows(s * q @ t.T, step, options.get("label_smoothing", 0.0),
                                                           options.get("hardness", 0.0)),
                     size=logit_size(scale, a, b), **options)
@@ -54,7 +54,7 @@ def clip_loss(tiled):
             return of_both_directions(logits, options.get("label_smoothing", 0.0), options.get("hardness", 0.0))
 
         images, texts, given = unit_rows(d, n, width), unit_rows(d, n, width), d.scalar(-2, 6)
-        return Case("tiled_clip_loss" if tiled else "clip_loss", [images, texts, given], reference,
+        return Case("clip_loss", [images, texts, given], reference,
                     size=logit_size(min(given.exp(), 100), images, texts), **options)
 
     return draw
@@ -69,7 +69,7 @@ def siglip_loss(tiled):
             logits = log_scale.exp() * a @ b.T + bias
             return -F.logsigmoid(logits * (2 * torch.eye(n, dtype=a.dtype) - 1)).sum() / n
 
-        return Case("tiled_siglip_loss" if tiled else "siglip_loss",
+        return Case("siglip_loss",
                     [unit_rows(d, n, width), unit_rows(d, n, width), d.scalar(-2, 4), d.scalar(-20, 2)], reference,
                     **options)
 
@@ -125,7 +125,7 @@ def maxsim(tiled):
 
         queries, documents = unit_rows(d, n, query_tokens, width), unit_rows(d, n * step, document_tokens, width)
         scale = d.scalar(0.1, 10)
-        return Case("tiled_maxsim_loss" if tiled else "maxsim_loss",
+        return Case("maxsim_loss",
                     [queries, documents, scale, *masks], reference,
                     size=query_tokens * logit_size(scale, queries, documents), **options)
 

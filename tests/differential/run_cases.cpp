@@ -42,20 +42,14 @@ struct Arguments {
 
 using Op = std::function<Variable(const Arguments&)>;
 
-gradcache::ContrastiveOptions contrastive_options(const Arguments& x) {
-  gradcache::ContrastiveOptions options;
-  options.label_smoothing = x.option<double>("label_smoothing");
-  options.hardness = x.option<double>("hardness");
-  return options;
-}
-
-gradcache::TileOptions tile(const Arguments& x) {
-  return {.rows = x.option<std::int64_t>("tile_rows"), .columns = x.option<std::int64_t>("tile_columns")};
+/// Where the case has them.
+losses::Tiles tiles(const Arguments& x) {
+  if (!x.options.contains("tile_rows")) return {};
+  return losses::TileOptions{.rows = x.option<std::int64_t>("tile_rows"), .columns = x.option<std::int64_t>("tile_columns")};
 }
 
 const std::map<std::string, Op>& all_ops() {
   using A = const Arguments&;
-  namespace losses = gradcache;
   static const std::map<std::string, Op> all{
       {"add", [](A x) { return ops::add(x[0], x[1]); }},
       {"subtract", [](A x) { return ops::subtract(x[0], x[1]); }},
@@ -133,17 +127,27 @@ const std::map<std::string, Op>& all_ops() {
       {"last_token_pool", [](A x) { return ops::last_token_pool(x[0], x.tensor(1)); }},
       {"select_token", [](A x) { return ops::select_token(x[0], x.tensor(1)); }},
       {"patch_embedding", [](A x) { return ops::patch_embedding(x[0], x[1], x[2]); }},
-      {"info_nce", [](A x) { return losses::info_nce(x[0], x[1], x[2], contrastive_options(x)); }},
-      {"clip_loss", [](A x) { return losses::clip_loss(x[0], x[1], x[2], contrastive_options(x)); }},
-      {"siglip_loss", [](A x) { return losses::siglip_loss(x[0], x[1], x[2], x[3]); }},
-      {"nt_xent", [](A x) { return losses::nt_xent(x[0], x[1], x[2]); }},
-      {"sup_con", [](A x) { return losses::sup_con(x[0], x.tensor(2), x[1]); }},
-      {"maxsim_loss", [](A x) { return losses::maxsim_loss(x[0], x.tensor(3), x[1], x.tensor(4), x[2]); }},
-      {"tiled_info_nce", [](A x) { return losses::tiled_info_nce(x[0], x[1], x[2], tile(x)); }},
-      {"tiled_clip_loss", [](A x) { return losses::tiled_clip_loss(x[0], x[1], x[2], tile(x)); }},
-      {"tiled_siglip_loss", [](A x) { return losses::tiled_siglip_loss(x[0], x[1], x[2], x[3], tile(x)); }},
-      {"tiled_maxsim_loss",
-       [](A x) { return losses::tiled_maxsim_loss(x[0], x.tensor(3), x[1], x.tensor(4), x[2], tile(x)); }},
+      {"info_nce",
+       [](A x) {
+         return losses::info_nce(x[0], x[1], {.scale = x[2], .label_smoothing = x.options.value("label_smoothing", 0.0),
+                                              .hardness = x.options.value("hardness", 0.0), .tiles = tiles(x)});
+       }},
+      {"clip_loss",
+       [](A x) {
+         return losses::clip_loss(x[0], x[1], {.scale = losses::Scale::from_log(x[2]),
+                                               .label_smoothing = x.options.value("label_smoothing", 0.0),
+                                               .hardness = x.options.value("hardness", 0.0), .tiles = tiles(x)});
+       }},
+      {"siglip_loss",
+       [](A x) {
+         return losses::siglip_loss(x[0], x[1], {.scale = losses::Scale::from_log(x[2]), .bias = x[3], .tiles = tiles(x)});
+       }},
+      {"nt_xent", [](A x) { return losses::nt_xent(x[0], x[1], {.scale = x[2]}); }},
+      {"sup_con", [](A x) { return losses::sup_con(x[0], x.tensor(2), {.scale = x[1]}); }},
+      {"maxsim_loss",
+       [](A x) {
+         return losses::maxsim_loss(x[0], x.tensor(3), x[1], x.tensor(4), {.scale = x[2], .tiles = tiles(x)});
+       }},
   };
   return all;
 }

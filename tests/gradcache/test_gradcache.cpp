@@ -7,6 +7,7 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -76,7 +77,9 @@ BOOST_AUTO_TEST_CASE(tied_towers_receive_both_contributions) {
   const Encoder shared(40, DType::kFloat64, 0.2);
   const Parameter log_scale("log_scale", Tensor::full({}, 1.0, DType::kFloat64));
   const std::vector<Tower> towers{{"a", random_values({8, 5}, 1), shared}, {"b", random_values({8, 5}, 2), shared}};
-  const Loss loss = [&](std::span<const Variable> r) { return clip_loss(r[0], r[1], log_scale); };
+  const Loss loss = [&](std::span<const Variable> r) {
+    return clip_loss(r[0], r[1], {.scale = Scale::from_log(log_scale)});
+  };
   for (const std::int64_t chunk : {1, 3, 8}) {
     check_equal(compare(towers, loss, {{chunk}}, joined({shared.parameters(), {log_scale}})), 1e-12);
   }
@@ -112,7 +115,7 @@ BOOST_AUTO_TEST_CASE(three_towers) {
                                   {"b", random_values({7, 5}, 2), b},
                                   {"c", random_values({7, 5}, 3), c}};
   const Loss loss = [](std::span<const Variable> r) {
-    return ops::add(info_nce(r[0], r[1]), ops::add(info_nce(r[1], r[2]), info_nce(r[2], r[0], 3.0)));
+    return ops::add(info_nce(r[0], r[1]), ops::add(info_nce(r[1], r[2]), info_nce(r[2], r[0], {.scale = 3.0})));
   };
   for (const std::int64_t chunk : {1, 2, 7}) {
     check_equal(compare(towers, loss, {{chunk}}, joined({a.parameters(), b.parameters(), c.parameters()})), 1e-12);

@@ -10,7 +10,7 @@
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
-#include "tapecache/gradcache/losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/batch_norm.h"
 #include "tapecache/ops/reduce.h"
 
@@ -18,12 +18,13 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
 
 Loss pair_loss() {
-  return [](std::span<const Variable> r) { return info_nce(r[0], r[1], 3.0); };
+  return [](std::span<const Variable> r) { return info_nce(r[0], r[1], {.scale = 3.0}); };
 }
 
 /// Leaves the auxiliary losses alone.
@@ -179,7 +180,7 @@ BOOST_AUTO_TEST_CASE(a_tower_with_a_dot_in_its_name_as_a_sub_batch) {
   const Encoder a(1, DType::kFloat64, 0), b(2, DType::kFloat64, 0);
   const Tensor x = random_values({6, 5}, 3);
   const std::vector<CachedBatch> batches{{"image", {cached(Tower("clip.image", x, a))}}, {"text", {cached(b, x)}}};
-  const Loss loss = [](const Representations& r) { return info_nce(r.at("image"), r.at("text"), 3.0); };
+  const Loss loss = [](const Representations& r) { return info_nce(r.at("image"), r.at("text"), {.scale = 3.0}); };
   BOOST_TEST((cached_backward(batches, loss).status == StepStatus::kDone));
 }
 

@@ -10,6 +10,7 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -110,7 +111,7 @@ BOOST_AUTO_TEST_CASE(kept_tapes_give_way_to_the_loss) {
   // A loss that needs more than is left takes it from the tapes.
   const Loss greedy = [&](std::span<const Variable> r) {
     const Tensor room = Tensor::empty({static_cast<std::int64_t>((all.peak_bytes - base) / 4 / 4)});
-    return clip_loss(r[0], r[1], model.clip.logit_scale());
+    return clip_loss(r[0], r[1], {.scale = Scale::from_log(model.clip.logit_scale())});
   };
   check_close(compare_steps([&] { return cached_step(towers, model.loss(), {{8}}); },
                             [&] { return cached_step(towers, greedy, hopeful); }, model.clip.parameters()),

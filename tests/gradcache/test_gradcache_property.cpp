@@ -11,13 +11,13 @@
 #include "gradcache_checks.h"
 #include "tapecache/autograd/checkpoint.h"
 #include "tapecache/gradcache/cached.h"
-#include "tapecache/gradcache/losses_supervised.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -165,24 +165,24 @@ struct Case {
     const Parameter bias("bias", Tensor::full({}, -1.0, dtype));
     const Parameter target("target", random_values({1, width}, dice.seed(), dtype));
     const std::int64_t kind = negatives > 0 ? 4 * dice.between(0, 1) : dice.between(0, 7);
-    const ContrastiveOptions contrastive{.label_smoothing = dice.chance(30) ? 0.1 : 0,
-                                         .hardness = dice.chance(30) ? 0.5 : 0};
+    const double smoothing = dice.chance(30) ? 0.1 : 0, hardness = dice.chance(30) ? 0.5 : 0;
     const TileOptions tile{dice.between(1, 20), dice.between(1, 20)};
     loss = [=](const Representations& r) {
+      const Scale log = Scale::from_log(scale);
       Variable total;
       for (std::size_t t = 0; t < names.size(); ++t) {
         const Variable& a = r.at(names[t]);
         const Variable b =
             names.size() == 1 ? ops::tanh(ops::multiply(a, target)) : r.at(names[(t + 1) % names.size()]);
         if (negatives > 0 && t == 1) break;
-        const Variable part = kind == 0   ? info_nce(a, b, Variable(scale), contrastive)
-                              : kind == 1 ? clip_loss(a, b, scale, contrastive)
-                              : kind == 2 ? siglip_loss(a, b, scale, bias)
+        const Variable part = kind == 0   ? info_nce(a, b, {scale, smoothing, hardness})
+                              : kind == 1 ? clip_loss(a, b, {log, smoothing, hardness})
+                              : kind == 2 ? siglip_loss(a, b, {.scale = log, .bias = bias})
                               : kind == 3 ? ops::mean(ops::mean(ops::exp(ops::multiply(a, b)), 1), 0)
-                              : kind == 4 ? tiled_info_nce(a, b, Variable(scale), tile)
-                              : kind == 5 ? tiled_clip_loss(a, b, scale, tile)
-                              : kind == 6 ? tiled_siglip_loss(a, b, scale, bias, tile)
-                                          : nt_xent(a, b, Variable(scale));
+                              : kind == 4 ? info_nce(a, b, {.scale = scale, .tiles = tile})
+                              : kind == 5 ? clip_loss(a, b, {.scale = log, .tiles = tile})
+                              : kind == 6 ? siglip_loss(a, b, {.scale = log, .bias = bias, .tiles = tile})
+                                          : nt_xent(a, b, {.scale = scale});
         total = total.defined() ? ops::add(total, part) : part;
       }
       return total;

@@ -15,6 +15,7 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -61,7 +62,7 @@ BOOST_AUTO_TEST_CASE(an_exception_anywhere_leaves_all_as_it_was) {
   };
   const Loss loss = [&](std::span<const Variable> r) {
     if (++calls == stop_at) throw Stop();
-    return clip_loss(r[0], r[1], setup.log_scale);
+    return clip_loss(r[0], r[1], {.scale = Scale::from_log(setup.log_scale)});
   };
   const std::vector<Tower> towers{{"image", setup.images, counting}, {"text", setup.texts, counting}};
   begin_random_step(4, 2);
@@ -140,7 +141,7 @@ BOOST_AUTO_TEST_CASE(a_loss_that_is_not_finite) {
     };
     const std::vector<Tower> towers{{"image", setup.images, counting}, {"text", setup.texts, setup.text}};
     const Loss loss = [&](std::span<const Variable> r) {
-      return ops::scale(clip_loss(r[0], r[1], setup.log_scale), bad);
+      return ops::scale(clip_loss(r[0], r[1], {.scale = Scale::from_log(setup.log_scale)}), bad);
     };
     begin_random_step(1, 1);
     const Unchanged unchanged(setup.parameters());
@@ -231,13 +232,13 @@ BOOST_AUTO_TEST_CASE(what_changes_between_the_two_forwards) {
   Parameter w = setup.text.w1;
   const Loss changing = [&](std::span<const Variable> r) {
     w.mutable_value().fill(0.5);
-    return clip_loss(r[0], r[1], setup.log_scale);
+    return clip_loss(r[0], r[1], {.scale = Scale::from_log(setup.log_scale)});
   };
   BOOST_CHECK_EXCEPTION(cached_step(setup.towers(), changing, {{2}}), ValueError, says({"'w1'", "'text'", "changed"}));
   Tensor images = setup.images;
   const Loss overwriting = [&](std::span<const Variable> r) {
     images.fill(0.5);
-    return clip_loss(r[0], r[1], setup.log_scale);
+    return clip_loss(r[0], r[1], {.scale = Scale::from_log(setup.log_scale)});
   };
   BOOST_CHECK_EXCEPTION(cached_step(setup.towers(), overwriting, {{2}}), ValueError,
                         says({"input", "'image'", "changed"}));

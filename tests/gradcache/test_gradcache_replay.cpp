@@ -16,6 +16,7 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -64,7 +65,7 @@ BOOST_AUTO_TEST_CASE(every_draw_is_the_same_for_every_cut_and_thread_count) {
 BOOST_AUTO_TEST_CASE(what_the_loss_does_to_the_random_state_does_not_reach_the_second_forward) {
   const ClipSetup setup(9, DType::kFloat64, 0.4);
   const Loss drawing = [&](std::span<const Variable> r) {
-    const Variable loss = clip_loss(ops::dropout(r[0], 0.2), r[1], setup.log_scale);
+    const Variable loss = clip_loss(ops::dropout(r[0], 0.2), r[1], {.scale = Scale::from_log(setup.log_scale)});
     begin_random_step(77, 7);
     return loss;
   };
@@ -83,7 +84,7 @@ BOOST_AUTO_TEST_CASE(every_chunk_gives_its_own_gradient) {
   for (std::size_t i = 0; i < own.size(); ++i) own[i] = static_cast<std::int64_t>(i);
   const std::vector<Tower> towers{
       {"rows", Tensor::from(own, {12}), [&](const Tensor& ids) { return ops::embedding(table, ids); }}};
-  const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], ops::tanh(r[0]), 2.0); };
+  const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], ops::tanh(r[0]), {.scale = 2.0}); };
   for (const std::int64_t chunk : {1, 5}) {
     Parameter(table).clear_gradient();
     cached_step(towers, loss, {{chunk}});

@@ -9,6 +9,7 @@
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
+using namespace tapecache::losses;
 using namespace tapecache::testing;
 
 namespace {
@@ -146,7 +147,7 @@ BOOST_AUTO_TEST_CASE(tied_weights_and_reused_layers) {
                                   {"b", random_values({50, 6}, 4, DType::kFloat32), encode}};
   const Parameter scale("scale", Tensor::full({}, 1.0));
   const Loss loss = [&](std::span<const Variable> r) {
-    return ops::add(clip_loss(r[0], r[1], scale), info_nce(ops::linear(r[0], w), r[1]));
+    return ops::add(clip_loss(r[0], r[1], {.scale = Scale::from_log(scale)}), info_nce(ops::linear(r[0], w), r[1]));
   };
   StepOptions options;
   options.reproducible = true;

@@ -10,7 +10,7 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
-#include "tapecache/gradcache/losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/pooling.h"
@@ -173,7 +173,7 @@ BOOST_AUTO_TEST_CASE(activation_checkpointing_gives_the_same_bits) {
 
 BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {
   const std::vector<std::vector<std::int32_t>> documents(kSentences.rbegin(), kSentences.rend());
-  const gradcache::Loss loss = [](auto r) { return gradcache::info_nce(r[0], r[1]); };
+  const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
   gradcache::StepOptions by_tokens, one_by_one;
   by_tokens.chunk_tokens = 8;
   one_by_one.chunk_tokens = 1;

@@ -10,7 +10,7 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
-#include "tapecache/gradcache/losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/text_transformer.h"
 #include "tapecache/ops/normalize.h"
@@ -124,7 +124,7 @@ BOOST_AUTO_TEST_CASE(types_are_cut_and_moved_with_their_tokens) {
   const BertSetup setup(small_bert(0.25));
   const auto encode = [&](const TokenBatch& tokens) { return ops::l2_normalize(setup.bert(tokens)); };
   const std::vector<gradcache::Tower> towers{{"pair", pairs(), encode}, {"text", sentences(), encode}};
-  const gradcache::Loss loss = [](auto r) { return gradcache::info_nce(r[0], r[1]); };
+  const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
   gradcache::StepOptions by_tokens;
   by_tokens.chunk_tokens = 8;
   for (const gradcache::StepOptions& options : {gradcache::StepOptions{{2}}, by_tokens}) {

@@ -3,7 +3,7 @@
 
 #include "model_gradient_checks.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/losses.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/clip.h"
 
 using namespace tapecache;
@@ -81,7 +81,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_both_towers_with_their_loss) {
       [&] {
         begin_random_step(1, 2);
         const Variable image = clip.encode_image(images);
-        return gradcache::clip_loss(image, clip.encode_text(tokens), clip.logit_scale());
+        return losses::clip_loss(image, clip.encode_text(tokens), {.scale = losses::Scale::from_log(clip.logit_scale())});
       },
       clip.parameters());
 }

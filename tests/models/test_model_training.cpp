@@ -10,8 +10,8 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
-#include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/train/optimizer.h"
@@ -155,7 +155,9 @@ BOOST_AUTO_TEST_CASE(a_steady_state_asks_the_system_for_no_tensor_memory) {
   const std::vector<gradcache::Tower> towers{
       {"image", small_images(5, DType::kFloat32), [&](const Tensor& images) { return clip.encode_image(images); }},
       {"text", sentences(), [&](const TokenBatch& tokens) { return clip.encode_text(tokens); }}};
-  const gradcache::Loss loss = [&](auto r) { return gradcache::clip_loss(r[0], r[1], clip.logit_scale()); };
+  const gradcache::Loss loss = [&](auto r) {
+    return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip.logit_scale())});
+  };
   for (const bool cached : {false, true}) {
     const auto step = [&] {
       if (cached) gradcache::cached_step(towers, loss, {{2}});
@@ -184,7 +186,7 @@ BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {
         {"image", small_images(kSamples), [clip](const Tensor& images) { return clip.encode_image(images); }},
         {"text", sentences(), [clip](const TokenBatch& tokens) { return clip.encode_text(tokens); }}};
     const gradcache::Loss loss = [clip](std::span<const Variable> r) {
-      return gradcache::clip_loss(r[0], r[1], clip.logit_scale());
+      return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip.logit_scale())});
     };
     const auto check = [&](const gradcache::StepOptions& options) {
       begin_random_step(5, 3);

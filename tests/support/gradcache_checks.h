@@ -10,8 +10,8 @@
 #include "checks.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
-#include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/ops/dropout.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/linear.h"
@@ -64,7 +64,8 @@ struct ClipSetup {
 
   std::vector<Tower> towers() const { return {{"image", images, image}, {"text", texts, text}}; }
   Loss loss() const {
-    return [scale = log_scale](std::span<const Variable> r) { return gradcache::clip_loss(r[0], r[1], scale); };
+    const losses::ClipOptions options{.scale = losses::Scale::from_log(log_scale)};
+    return [options](std::span<const Variable> r) { return losses::clip_loss(r[0], r[1], options); };
   }
   std::vector<Parameter> parameters() const { return joined({image.parameters(), text.parameters(), {log_scale}}); }
 };

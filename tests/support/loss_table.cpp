@@ -5,16 +5,11 @@
 #include <limits>
 
 #include "checks.h"
-#include "tapecache/gradcache/losses.h"
-#include "tapecache/gradcache/losses_guided.h"
-#include "tapecache/gradcache/losses_supervised.h"
-#include "tapecache/gradcache/matryoshka.h"
-#include "tapecache/gradcache/maxsim.h"
-#include "tapecache/gradcache/tiled_losses.h"
+#include "tapecache/losses/losses.h"
 
 namespace tapecache::testing {
 
-using namespace gradcache;
+using namespace losses;
 
 namespace {
 
@@ -71,9 +66,16 @@ bool left_out(std::size_t i, std::size_t j, std::size_t step, const Ids& query_i
   return same_target || (!query_ids.empty() && j % step == 0 && query_ids[j / step] == query_ids[i]);
 }
 
+/// How a row's candidates count, as InfoNceOptions has it.
+struct Weighting {
+  double label_smoothing = 0, hardness = 0;
+
+  bool some() const { return label_smoothing != 0 || hardness != 0; }
+};
+
 /// Mean over rows of the cross-entropy against (1 - ε) at the positive and ε spread evenly over the candidates, negatives
 /// weighted.
-double contrast(const Matrix& z, std::size_t step, const ContrastiveOptions& options = {}, const Ids& query_ids = {},
+double contrast(const Matrix& z, std::size_t step, const Weighting& weighting = {}, const Ids& query_ids = {},
                 const Ids& target_ids = {}) {
   double total = 0;
   for (std::size_t i = 0; i < z.size(); ++i) {
@@ -84,15 +86,15 @@ double contrast(const Matrix& z, std::size_t step, const ContrastiveOptions& opt
     }
     const auto m = static_cast<double>(candidates.size());
     double weights = 0;
-    for (const std::size_t j : candidates) weights += j == positive ? 0 : std::exp(options.hardness * z[i][j]);
+    for (const std::size_t j : candidates) weights += j == positive ? 0 : std::exp(weighting.hardness * z[i][j]);
     std::vector<double> terms(z[i].size());
     double sum = 0;
     for (const std::size_t j : candidates) {
-      const double weight = j == positive ? 1 : std::exp(options.hardness * z[i][j]) * (m - 1) / weights;
+      const double weight = j == positive ? 1 : std::exp(weighting.hardness * z[i][j]) * (m - 1) / weights;
       sum += terms[j] = weight * std::exp(z[i][j]);
     }
     for (const std::size_t j : candidates) {
-      const double target = (j == positive ? 1 - options.label_smoothing : 0) + options.label_smoothing / m;
+      const double target = (j == positive ? 1 - weighting.label_smoothing : 0) + weighting.label_smoothing / m;
       total -= target * std::log(terms[j] / sum);
     }
   }
@@ -189,106 +191,109 @@ double naive_maxsim(const Tensor& queries, const Tensor& query_mask, const Tenso
   return contrast(z, static_cast<std::size_t>(m / n), {}, {}, document_ids);
 }
 
-void add_pairwise(std::vector<LossRow>& rows) {
-  const Tensor a = random_values({6, 4}, 1), b = random_values({6, 4}, 2), hard = random_values({18, 4}, 3);
-  const auto info = [&](const std::string& name, const Tensor& targets, const ContrastiveOptions& options) {
-    rows.push_back(
-        {"info_nce" + name,
-         {a, targets, scalar(3)},
-         [=](Span x) { return info_nce(x[0], x[1], x[2], options); },
-         [=] { return contrast(logits_of(a, targets, 3), static_cast<std::size_t>(targets.size(0) / 6), options); }});
+using TiledLoss = std::function<Variable(Span, const Tiles&)>;
+
+/// A row of a loss with `tiles` among its options, and one of the same in tiles, unless it refuses them.
+void add(std::vector<LossRow>& rows, const std::string& name, const std::vector<Tensor>& inputs, const TiledLoss& loss,
+         const std::function<double()>& reference, bool refuses_tiles = false) {
+  LossRow row{.name = name, .inputs = inputs, .loss = [loss](Span x) { return loss(x, {}); }, .reference = reference,
+              .in_tiles = loss, .refuses_tiles = refuses_tiles};
+  rows.push_back(row);
+  if (refuses_tiles) return;
+  row.name += ", in tiles";
+  row.loss = [loss](Span x) { return loss(x, TileOptions{4, 5}); };
+  row.in_tiles = {};
+  rows.push_back(row);
+}
+
+/// Rows of length about one, as representations have: logits are of the size of the scale.
+Tensor unit_rows(std::int64_t rows, std::int64_t width, std::uint64_t seed) {
+  std::vector<double> values = doubles(random_values({rows, width}, seed));
+  for (double& v : values) v *= std::sqrt(3 / static_cast<double>(width));
+  return Tensor::from(values, {rows, width});
+}
+
+/// The ids over and over.
+Ids repeated(const Ids& ids, std::int64_t count) {
+  Ids all;
+  for (std::size_t i = 0; !ids.empty() && i < static_cast<std::size_t>(count); ++i) all.push_back(ids[i % ids.size()]);
+  return all;
+}
+
+void add_pairwise(std::vector<LossRow>& rows, std::int64_t n, std::int64_t width) {
+  const Tensor a = unit_rows(n, width, 1), b = unit_rows(n, width, 2), hard = unit_rows(3 * n, width, 3);
+  const auto info = [&](const std::string& name, const Tensor& targets, const Weighting& weighting, const Ids& q = {},
+                        const Ids& t = {}) {
+    const Ids query_ids = repeated(q, n), target_ids = repeated(t, targets.size(0));
+    const EqualTargets equal{.target_ids = tensor_of(target_ids), .query_ids = tensor_of(query_ids)};
+    add(rows, "info_nce" + name, {a, targets, scalar(3)},
+        [=](Span x, const Tiles& tiles) {
+          return info_nce(x[0], x[1], {.scale = x[2], .label_smoothing = weighting.label_smoothing,
+                                       .hardness = weighting.hardness, .equal_targets = equal, .tiles = tiles});
+        },
+        [=] {
+          return contrast(logits_of(a, targets, 3), static_cast<std::size_t>(targets.size(0) / n), weighting, query_ids,
+                          target_ids);
+        },
+        weighting.some());
   };
-  const auto clip = [&](const std::string& name, const ContrastiveOptions& options) {
-    rows.push_back({"clip_loss" + name,
-                    {a, b, scalar(1.2)},
-                    [=](Span x) { return clip_loss(x[0], x[1], x[2], options); },
-                    [=] {
-                      const Matrix z = logits_of(a, b, std::exp(1.2));
-                      return 0.5 * (contrast(z, 1, options) + contrast(transposed(z), 1, options));
-                    }});
+  const auto clip = [&](const std::string& name, const Weighting& weighting, const Ids& q = {}, const Ids& t = {}) {
+    const Ids query_ids = repeated(q, n), target_ids = repeated(t, n);
+    const EqualTargets equal{.target_ids = tensor_of(target_ids), .query_ids = tensor_of(query_ids)};
+    add(rows, "clip_loss" + name, {a, b, scalar(1.2)},
+        [=](Span x, const Tiles& tiles) {
+          return clip_loss(x[0], x[1], {.scale = Scale::from_log(x[2]), .label_smoothing = weighting.label_smoothing,
+                                        .hardness = weighting.hardness, .equal_targets = equal, .tiles = tiles});
+        },
+        [=] {
+          const Matrix z = logits_of(a, b, std::exp(1.2));
+          return 0.5 * (contrast(z, 1, weighting, query_ids, target_ids) +
+                        contrast(transposed(z), 1, weighting, target_ids, query_ids));
+        },
+        weighting.some());
   };
+  // Hard negatives are equal to positives of their own and of other queries; of query 3 all others are.
+  const Ids query_ids{7, 8, 9, 7, 7, -3}, pair_ids{4, 1, 4, 5, -6, 4}, two{2, 2, 2, 2, 2, 3},
+      target_ids{0, 0, 1, 5, 6, 0, 5, 7, 5, 2, 2, 2, 2, 5, 2, 9, 9, 9};
   info("", b, {});
   info(", hard negatives", hard, {});
   info(", smoothed", hard, {.label_smoothing = 0.2});
   info(", hardness", hard, {.hardness = 0.7});
   info(", both", b, {.label_smoothing = 0.1, .hardness = 1.5});
+  info(", equal targets", b, {}, {}, pair_ids);
+  info(", equal queries", b, {}, query_ids);
+  info(", equal hard negatives", hard, {}, {}, target_ids);
+  info(", equal queries and hard negatives", hard, {}, query_ids, target_ids);
+  info(", equal targets but for one, smoothed, hardness", b, {.label_smoothing = 0.1, .hardness = 1.5}, {}, two);
+  info(", equal queries and hard negatives, smoothed", hard, {.label_smoothing = 0.2}, query_ids, target_ids);
+  info(", equal hard negatives, hardness", hard, {.hardness = 0.7}, {}, target_ids);
   clip("", {});
   clip(", smoothed", {.label_smoothing = 0.3});
   clip(", hardness", {.hardness = 0.5});
-  rows.push_back({"siglip_loss", {a, b, scalar(0.7), scalar(-2)},
-                  [](Span x) { return siglip_loss(x[0], x[1], x[2], x[3]); },
-                  [=] { return naive_siglip(a, b, std::exp(0.7), -2); }});
-  rows.push_back({"tiled_info_nce", {a, hard, scalar(3)},
-                  [](Span x) { return tiled_info_nce(x[0], x[1], x[2], {4, 5}); },
-                  [=] { return contrast(logits_of(a, hard, 3), 3); }});
-  rows.push_back({"tiled_clip_loss",
-                  {a, b, scalar(1.2)},
-                  [](Span x) {
-                    return tiled_clip_loss(x[0], x[1], x[2], {4, 5});
-                  },
-                  [=] {
-                    const Matrix z = logits_of(a, b, std::exp(1.2));
-                    return 0.5 * (contrast(z, 1) + contrast(transposed(z), 1));
-                  }});
-  rows.push_back({"tiled_siglip_loss", {a, b, scalar(0.7), scalar(-2)},
-                  [](Span x) { return tiled_siglip_loss(x[0], x[1], x[2], x[3], {4, 5}); },
-                  [=] { return naive_siglip(a, b, std::exp(0.7), -2); }});
-}
-
-void add_pairwise_of_equal_targets(std::vector<LossRow>& rows) {
-  const Tensor a = random_values({6, 4}, 21), b = random_values({6, 4}, 22), hard = random_values({18, 4}, 23);
-  // Hard negatives are equal to positives of their own and of other queries; of query 3 all others are.
-  const Ids query_ids{7, 8, 9, 7, 7, -3}, pair_ids{4, 1, 4, 5, -6, 4}, two{2, 2, 2, 2, 2, 3},
-      target_ids{0, 0, 1, 5, 6, 0, 5, 7, 5, 2, 2, 2, 2, 5, 2, 9, 9, 9};
-  const auto info = [&](const std::string& name, const Tensor& targets, const Ids& q, const Ids& t,
-                        const ContrastiveOptions& options) {
-    ContrastiveOptions with = options;
-    with.equal_targets = {.target_ids = tensor_of(t), .query_ids = tensor_of(q)};
-    const auto step = static_cast<std::size_t>(targets.size(0) / 6);
-    const auto reference = [=] { return contrast(logits_of(a, targets, 3), step, options, q, t); };
-    rows.push_back({"info_nce, equal " + name, {a, targets, scalar(3)},
-                    [=](Span x) { return info_nce(x[0], x[1], x[2], with); }, reference});
-    if (options.label_smoothing != 0 || options.hardness != 0) return;
-    rows.push_back({"tiled_info_nce, equal " + name, {a, targets, scalar(3)},
-                    [=](Span x) { return tiled_info_nce(x[0], x[1], x[2], {4, 5}, with.equal_targets); }, reference});
-  };
-  info("targets", b, {}, pair_ids, {});
-  info("queries", b, query_ids, {}, {});
-  info("hard negatives", hard, {}, target_ids, {});
-  info("queries and hard negatives", hard, query_ids, target_ids, {});
-  info("targets but for one, smoothed, hardness", b, {}, two, {.label_smoothing = 0.1, .hardness = 1.5});
-  info("queries and hard negatives, smoothed", hard, query_ids, target_ids, {.label_smoothing = 0.2});
-  info("hard negatives, hardness", hard, {}, target_ids, {.hardness = 0.7});
-  const auto clip = [&](const std::string& name, const Ids& q, const Ids& t, const ContrastiveOptions& options) {
-    ContrastiveOptions with = options;
-    with.equal_targets = {.target_ids = tensor_of(t), .query_ids = tensor_of(q)};
-    const auto reference = [=] {
-      const Matrix z = logits_of(a, b, std::exp(1.2));
-      return 0.5 * (contrast(z, 1, options, q, t) + contrast(transposed(z), 1, options, t, q));
-    };
-    rows.push_back({"clip_loss, equal " + name, {a, b, scalar(1.2)},
-                    [=](Span x) { return clip_loss(x[0], x[1], x[2], with); }, reference});
-    if (options.label_smoothing != 0 || options.hardness != 0) return;
-    rows.push_back({"tiled_clip_loss, equal " + name, {a, b, scalar(1.2)},
-                    [=](Span x) { return tiled_clip_loss(x[0], x[1], x[2], {4, 5}, with.equal_targets); }, reference});
-  };
-  clip("pairs", {}, pair_ids, {});
-  clip("images and texts", query_ids, pair_ids, {});
-  clip("images, smoothed, hardness", query_ids, {}, {.label_smoothing = 0.3, .hardness = 0.5});
+  clip(", equal pairs", {}, {}, pair_ids);
+  clip(", equal images and texts", {}, query_ids, pair_ids);
+  clip(", equal images, smoothed, hardness", {.label_smoothing = 0.3, .hardness = 0.5}, query_ids);
+  add(rows, "siglip_loss", {a, b, scalar(0.7), scalar(-2)},
+      [](Span x, const Tiles& tiles) {
+        return siglip_loss(x[0], x[1], {.scale = Scale::from_log(x[2]), .bias = x[3], .tiles = tiles});
+      },
+      [=] { return naive_siglip(a, b, std::exp(0.7), -2); });
   for (const auto& [q, t] : {std::pair{Ids{}, pair_ids}, {query_ids, pair_ids}}) {
-    const EqualTargets equal{.target_ids = tensor_of(t), .query_ids = tensor_of(q)};
-    const auto reference = [=] { return naive_siglip(a, b, std::exp(0.7), -2, q, t); };
-    const std::string name = q.empty() ? "pairs" : "images and texts";
-    rows.push_back({"siglip_loss, equal " + name, {a, b, scalar(0.7), scalar(-2)},
-                    [=](Span x) { return siglip_loss(x[0], x[1], x[2], x[3], equal); }, reference});
-    rows.push_back({"tiled_siglip_loss, equal " + name, {a, b, scalar(0.7), scalar(-2)},
-                    [=](Span x) { return tiled_siglip_loss(x[0], x[1], x[2], x[3], {4, 5}, equal); }, reference});
+    const Ids images = repeated(q, n), texts = repeated(t, n);
+    const EqualTargets equal{.target_ids = tensor_of(texts), .query_ids = tensor_of(images)};
+    add(rows, q.empty() ? "siglip_loss, equal pairs" : "siglip_loss, equal images and texts",
+        {a, b, scalar(0.7), scalar(-2)},
+        [=](Span x, const Tiles& tiles) {
+          return siglip_loss(x[0], x[1], {.scale = Scale::from_log(x[2]), .bias = x[3], .equal_targets = equal,
+                                          .tiles = tiles});
+        },
+        [=] { return naive_siglip(a, b, std::exp(0.7), -2, images, texts); });
   }
 }
 
 void add_supervised(std::vector<LossRow>& rows) {
   const Tensor a = random_values({5, 4}, 4), b = random_values({5, 4}, 5), x = random_values({7, 3}, 6);
-  rows.push_back({"nt_xent", {a, b, scalar(2.5)}, [](Span v) { return nt_xent(v[0], v[1], v[2]); }, [=] {
+  rows.push_back({"nt_xent", {a, b, scalar(2.5)}, [](Span v) { return nt_xent(v[0], v[1], {.scale = v[2]}); }, [=] {
                     Matrix both = matrix_of(a);
                     for (const auto& row : matrix_of(b)) both.push_back(row);
                     return naive_supervised(both, {0, 1, 2, 3, 4, 0, 1, 2, 3, 4}, 2.5);
@@ -296,7 +301,10 @@ void add_supervised(std::vector<LossRow>& rows) {
   // Equal samples are no candidates of each other: of either view there is one for each of the others, and the positive.
   const Ids samples{3, 5, 3, 8, 5};
   rows.push_back({"nt_xent, equal samples", {a, b, scalar(2.5)},
-                  [=](Span v) { return nt_xent(v[0], v[1], v[2], {.target_ids = tensor_of(samples)}); }, [=] {
+                  [=](Span v) {
+                    return nt_xent(v[0], v[1], {.scale = v[2], .equal_targets = {.target_ids = tensor_of(samples)}});
+                  },
+                  [=] {
                     Matrix both = matrix_of(a);
                     for (const auto& row : matrix_of(b)) both.push_back(row);
                     double total = 0;
@@ -312,10 +320,10 @@ void add_supervised(std::vector<LossRow>& rows) {
                   }});
   const std::vector<std::int64_t> labels{4, -1, 4, 9, -1, 4, 7};  // two anchors have no positive
   const Tensor ids = Tensor::from(labels, {7});
-  rows.push_back({"sup_con", {x, scalar(3)}, [=](Span v) { return sup_con(v[0], ids, v[1]); },
+  rows.push_back({"sup_con", {x, scalar(3)}, [=](Span v) { return sup_con(v[0], ids, {.scale = v[1]}); },
                   [=] { return naive_supervised(matrix_of(x), labels, 3); }, 1});
   rows.push_back({"sup_con, one class", {x, scalar(3)},
-                  [](Span v) { return sup_con(v[0], Tensor::full({7}, 2, DType::kInt32), v[1]); },
+                  [](Span v) { return sup_con(v[0], Tensor::full({7}, 2, DType::kInt32), {.scale = v[1]}); },
                   [=] { return naive_supervised(matrix_of(x), std::vector<std::int64_t>(7, 2), 3); }, 1});
 }
 
@@ -327,7 +335,11 @@ void add_guided(std::vector<LossRow>& rows) {
     GistOptions with = options;
     with.equal_targets.target_ids = tensor_of(ids);
     rows.push_back({"gist_loss" + name, {q, targets, scalar(4)},
-                    [=](Span x) { return gist_loss(x[0], x[1], gq, guide, x[2], with); },
+                    [=](Span x) {
+                      GistOptions own = with;
+                      own.scale = x[2];
+                      return gist_loss(x[0], x[1], gq, guide, own);
+                    },
                     [=] { return naive_gist(q, targets, gq, guide, 4, options, ids); }});
   };
   row("", t, gt, {});
@@ -338,7 +350,7 @@ void add_guided(std::vector<LossRow>& rows) {
   row(", equal hard negatives", hard, ghard, {.margin = -0.5}, {1, 2, 1, 1, 5, 2, 5, 6, 7, 8, 5, 5});
 }
 
-void add_other_shapes(std::vector<LossRow>& rows) {
+void add_matryoshka(std::vector<LossRow>& rows) {
   const Tensor a = random_values({5, 6}, 13), b = random_values({5, 6}, 14);
   const auto cut = [](const Tensor& t, std::int64_t width) {
     Matrix m = matrix_of(t);
@@ -353,7 +365,7 @@ void add_other_shapes(std::vector<LossRow>& rows) {
   rows.push_back({"matryoshka", {a, b, scalar(3)},
                   [](Span x) {
                     const Variable scale = x[2];
-                    return matryoshka([&](Span r) { return info_nce(r[0], r[1], scale); }, x.first(2),
+                    return matryoshka([&](Span r) { return info_nce(r[0], r[1], {.scale = scale}); }, x.first(2),
                                       {.widths = {6, 2, 3}, .weights = {1, 0.5, 2}});
                   },
                   [=] {
@@ -361,24 +373,33 @@ void add_other_shapes(std::vector<LossRow>& rows) {
                            0.5 * contrast(logits_of(cut(a, 2), cut(b, 2), 3), 1) +
                            2 * contrast(logits_of(cut(a, 3), cut(b, 3), 3), 1);
                   }});
-  const Tensor q = random_values({4, 3, 5}, 15), d = random_values({4, 6, 5}, 16), many = random_values({8, 6, 5}, 17);
-  Tensor query_mask = Tensor::full({4, 3}, 1, DType::kBool), mask = Tensor::full({8, 6}, 1, DType::kBool);
-  query_mask.slice(1, 2).fill(0);
-  query_mask.mutable_data<bool>()[4] = true;
-  for (const int at : {0, 5, 13, 14, 15, 16, 17, 40, 47}) mask.mutable_data<bool>()[at] = false;
-  const auto beside = [](const Tensor& m, const Variable& x) { return m.defined() ? m.to(x.device()) : m; };
+}
+
+void add_late_interaction(std::vector<LossRow>& rows, std::int64_t n, std::int64_t width) {
+  const auto tokens = [&](std::int64_t samples, std::int64_t count, std::uint64_t seed) {
+    return unit_rows(samples * count, width, seed).reshape({samples, count, width});
+  };
+  const Tensor q = tokens(n, 3, 15), d = tokens(n, 6, 16), many = tokens(2 * n, 6, 17);
+  Tensor query_mask = Tensor::full({n, 3}, 1, DType::kBool), mask = Tensor::full({2 * n, 6}, 1, DType::kBool);
+  for (std::int64_t i = 1; i < n; i += 4) {
+    for (const int token : {0, 2}) query_mask.mutable_data<bool>()[3 * i + token] = false;
+  }
+  for (std::int64_t i = 0; i < 2 * n; i += 8) {
+    for (const int at : {0, 5, 13, 14, 15, 16, 17, 40, 47}) {
+      if (6 * i + at < mask.numel()) mask.mutable_data<bool>()[6 * i + at] = false;
+    }
+  }
+  const auto beside = [](const Tensor& m, const Variable& x) { return m.defined() && x.defined() ? m.to(x.device()) : m; };
   const auto maxsim = [&](const std::string& name, const Tensor& own, const Tensor& documents, const Tensor& other,
-                          const Ids& ids) {
+                          const Ids& document_ids) {
+    const Ids ids = repeated(document_ids, documents.size(0));
     const EqualTargets equal{.target_ids = tensor_of(ids)};
-    const auto reference = [=] { return naive_maxsim(q, own, documents, other, 0.8, ids); };
-    rows.push_back({"maxsim_loss" + name, {q, documents, scalar(0.8)},
-                    [=](Span x) { return maxsim_loss(x[0], beside(own, x[0]), x[1], beside(other, x[1]), x[2], equal); },
-                    reference});
-    rows.push_back({"tiled_maxsim_loss" + name, {q, documents, scalar(0.8)},
-                    [=](Span x) {
-                      return tiled_maxsim_loss(x[0], beside(own, x[0]), x[1], beside(other, x[1]), x[2], {3, 3}, equal);
-                    },
-                    reference});
+    add(rows, "maxsim_loss" + name, {q, documents, scalar(0.8)},
+        [=](Span x, const Tiles& tiles) {
+          return maxsim_loss(x[0], beside(own, x[0]), x[1], beside(other, x[1]),
+                             {.scale = x[2], .equal_targets = equal, .tiles = tiles});
+        },
+        [=] { return naive_maxsim(q, own, documents, other, 0.8, ids); });
   };
   maxsim("", {}, d, {}, {});
   maxsim(", masked, hard negatives", query_mask, many, mask, {});
@@ -388,13 +409,13 @@ void add_other_shapes(std::vector<LossRow>& rows) {
 
 }  // namespace
 
-std::vector<LossRow> loss_rows() {
+std::vector<LossRow> loss_rows(std::int64_t samples, std::int64_t width) {
   std::vector<LossRow> rows;
-  add_pairwise(rows);
-  add_pairwise_of_equal_targets(rows);
+  add_pairwise(rows, samples, width);
+  add_late_interaction(rows, samples, width);
   add_supervised(rows);
   add_guided(rows);
-  add_other_shapes(rows);
+  add_matryoshka(rows);
   return rows;
 }
 

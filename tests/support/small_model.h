@@ -39,7 +39,9 @@ struct SmallModel {
             {"text", texts, [this](const models::TokenBatch& x) { return clip.encode_text(x); }}};
   }
   Loss loss() const {
-    return [this](std::span<const Variable> r) { return gradcache::clip_loss(r[0], r[1], clip.logit_scale()); };
+    return [this](std::span<const Variable> r) {
+      return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip.logit_scale())});
+    };
   }
   void clear() {
     for (Parameter p : clip.parameters()) p.clear_gradient();

@@ -106,7 +106,7 @@ BOOST_AUTO_TEST_CASE(a_step_that_overflows_is_skipped) {
     options.scale = scaler.scale();
     // Steep enough for the cache to overflow at first.
     const gradcache::Loss loss = [&](std::span<const Variable> r) { 
-      return ops::scale(gradcache::clip_loss(r[0], r[1], setup.log_scale), 1e6);
+      return ops::scale(losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(setup.log_scale)}), 1e6);
     };
     const gradcache::StepResult result = gradcache::cached_step(setup.towers(), loss, options);
     const bool finite = result.status == gradcache::StepStatus::kDone && scaler.unscale(setup.parameters());

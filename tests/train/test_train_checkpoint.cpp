@@ -14,8 +14,8 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
 #include "tapecache/core/safetensors.h"
-#include "tapecache/gradcache/losses.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/train/checkpoint.h"
@@ -50,7 +50,7 @@ struct Run {
         {"image", images, [this](const Tensor& x) { return clip.encode_image(x); }},
         {"text", models::TokenBatch::pad(words), [this](const models::TokenBatch& x) { return clip.encode_text(x); }}};
     const gradcache::Loss loss = [this](std::span<const Variable> r) {
-      return gradcache::clip_loss(r[0], r[1], clip.logit_scale());
+      return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip.logit_scale())});
     };
     const double found = gradcache::cached_step(towers, loss, {{4}}).loss;
     clip_gradient_norm(clip.parameters(), 1.0);

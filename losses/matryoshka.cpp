@@ -1,4 +1,4 @@
-#include "tapecache/gradcache/matryoshka.h"
+#include "tapecache/losses/losses.h"
 
 #include <fmt/format.h>
 
@@ -6,7 +6,7 @@
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/normalize.h"
 
-namespace tapecache::gradcache {
+namespace tapecache::losses {
 
 Variable matryoshka(const std::function<Variable(std::span<const Variable>)>& loss,
                     std::span<const Variable> representations, const MatryoshkaOptions& options) {
@@ -39,4 +39,4 @@ Variable matryoshka(const std::function<Variable(std::span<const Variable>)>& lo
   return total;
 }
 
-}  // namespace tapecache::gradcache
+}  // namespace tapecache::losses

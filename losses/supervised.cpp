@@ -1,11 +1,11 @@
-#include "tapecache/gradcache/losses_supervised.h"
+#include "tapecache/losses/losses.h"
 
 #include <algorithm>
 #include <vector>
 
 #include <fmt/format.h>
 
-#include "tapecache/gradcache/loss_checks.h"
+#include "tapecache/losses/checks.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
@@ -15,21 +15,14 @@
 #include "tapecache/ops/reduce.h"
 #include "tapecache/ops/softmax.h"
 
-namespace tapecache::gradcache {
+namespace tapecache::losses {
 
 namespace {
-
-Variable inverse_temperature(const char* loss, const Variable& like, double temperature) {
-  if (!(temperature > 0)) {
-    throw ValueError(fmt::format("{}: temperature is {}, expected above 0", loss, temperature));
-  }
-  return detail::constant_like(like, 1 / temperature);
-}
 
 /// The diagonal left out: an anchor is no candidate of its own.
 Variable without_itself(const Variable& logits) {
   const std::int64_t n = logits.size(0);
-  return ops::add(logits, detail::marked(logits, n, n, 0, 1, detail::kExcluded));
+  return ops::add(logits, detail::diagonal(logits, n, n, 1, detail::kExcluded));
 }
 
 /// Labels of the host's are checked there, which is told at once.
@@ -41,20 +34,15 @@ void require_two_equal(const Tensor& labels, const CheckText& none) {
 
 }  // namespace
 
-Variable nt_xent(const Variable& a, const Variable& b, double temperature, const EqualTargets& equal) {
+Variable nt_xent(const Variable& a, const Variable& b, const NtXentOptions& options) {
   detail::require_pairs("nt_xent", a, b, "a", "b");
-  return nt_xent(a, b, inverse_temperature("nt_xent", a, temperature), equal);
-}
-
-Variable nt_xent(const Variable& a, const Variable& b, const Variable& scale, const EqualTargets& equal) {
-  detail::require_pairs("nt_xent", a, b, "a", "b");
-  detail::require_scalar("nt_xent", "scale", scale);
+  const Variable scale = options.scale.factor("nt_xent", a);
   const std::int64_t n = a.size(0);
   const std::vector<Variable> views{a, b};
   const Variable anchors = ops::l2_normalize(ops::concat(views));
   Tensor other = Tensor::empty({2 * n}, DType::kInt64);
   for (std::int64_t i = 0; i < 2 * n; ++i) other.mutable_data<std::int64_t>()[i] = (i + n) % (2 * n);
-  Variable excluded = detail::excluded_pairs("nt_xent", equal, a, b, ops::RowsOf::kBoth);
+  Variable excluded = detail::excluded_pairs("nt_xent", options.equal_targets, a, b, ops::RowsOf::kBoth);
   if (excluded.defined()) {
     // The same of either view against either.
     const Variable of_view = ops::concat({excluded, excluded}, 1);
@@ -64,14 +52,9 @@ Variable nt_xent(const Variable& a, const Variable& b, const Variable& scale, co
   return ops::cross_entropy(detail::without(logits, excluded), other);
 }
 
-Variable sup_con(const Variable& representations, const Tensor& labels, double temperature) {
+Variable sup_con(const Variable& representations, const Tensor& labels, const SupConOptions& options) {
   detail::require_rows("sup_con", representations, representations, "representations", "representations");
-  return sup_con(representations, labels, inverse_temperature("sup_con", representations, temperature));
-}
-
-Variable sup_con(const Variable& representations, const Tensor& labels, const Variable& scale) {
-  detail::require_rows("sup_con", representations, representations, "representations", "representations");
-  detail::require_scalar("sup_con", "scale", scale);
+  const Variable scale = options.scale.factor("sup_con", representations);
   const Shape expected{representations.size(0)};
   const bool integer = labels.defined() && (labels.dtype() == DType::kInt32 || labels.dtype() == DType::kInt64);
   if (!integer || labels.shape() != expected) {
@@ -88,4 +71,4 @@ Variable sup_con(const Variable& representations, const Tensor& labels, const Va
   return ops::negate(ops::sum(ops::multiply(ops::log_softmax(logits), Variable(pairs))));
 }
 
-}  // namespace tapecache::gradcache
+}  // namespace tapecache::losses

@@ -1,13 +1,12 @@
-#include "tapecache/gradcache/loss_checks.h"
+#include "tapecache/losses/checks.h"
 
 #include <fmt/format.h>
 
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/kernels/table.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/pair_masks.h"
 
-namespace tapecache::gradcache::detail {
+namespace tapecache::losses::detail {
 
 void require_rows(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
   const bool fits = a.defined() && b.defined() && a.rank() == 2 && b.rank() == 2 && a.size(1) == b.size(1) &&
@@ -46,11 +45,18 @@ void require_between(const char* loss, const char* option, double value, double 
   }
 }
 
+void require_none_in_tiles(const char* loss, const char* option, double value) {
+  if (value != 0) {
+    throw ValueError(fmt::format("{}: {} is {} beside tiles, expected 0: it needs whole rows of logits", loss, option,
+                                 value));
+  }
+}
+
 Variable constant_like(const Variable& like, double value) {
   return Tensor::full({}, value, like.dtype(), like.device());
 }
 
-Tensor every(std::int64_t step, std::int64_t count) {
+Tensor arange(std::int64_t step, std::int64_t count) {
   Tensor index = Tensor::empty({count}, DType::kInt64);
   for (std::int64_t i = 0; i < count; ++i) index.mutable_data<std::int64_t>()[i] = i * step;
   return index;
@@ -60,15 +66,8 @@ Variable scaled_logits(const Variable& a, const Variable& b, const Variable& sca
   return ops::matmul(ops::multiply(a, scale), b, {.transpose_b = true});
 }
 
-Variable marked(const Variable& like, std::int64_t rows, std::int64_t cols, std::int64_t first, std::int64_t step,
-                double value) {
-  Tensor marks = Tensor::zeros({rows, cols}, like.dtype(), like.device());
-  const Tensor mark = Tensor::full({}, value, like.dtype(), like.device());
-  dispatch_floating("loss", like.dtype(), [&]<class T>() {
-    kernels::find(&kernels::LayoutKernels<T>::copy_blocks, "loss", like.device())(
-        rows, 1, mark.data<T>(), 0, marks.mutable_data<T>() + first, cols + step, kernels::Mode::kWrite);
-  });
-  return marks;
+Variable diagonal(const Variable& like, std::int64_t rows, std::int64_t cols, std::int64_t step, double value) {
+  return ops::diagonal(rows, cols, step, value, like.dtype(), like.device());
 }
 
 Variable excluded_pairs(const char* loss, const ops::EqualTargets& equal, const Variable& queries, const Variable& targets,
@@ -82,4 +81,4 @@ Variable without(const Variable& logits, const Variable& excluded) {
   return excluded.defined() ? ops::add(logits, ops::scale(excluded, kExcluded)) : logits;
 }
 
-}  // namespace tapecache::gradcache::detail
+}  // namespace tapecache::losses::detail

@@ -1,28 +1,30 @@
-#include "tapecache/gradcache/losses.h"
+#include "tapecache/losses/losses.h"
 
 #include <cmath>
 #include <limits>
 
-#include "tapecache/gradcache/loss_checks.h"
+#include "tapecache/losses/checks.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"
 #include "tapecache/ops/softmax.h"
 
-namespace tapecache::gradcache {
+namespace tapecache::losses {
+
+using kernels::ContrastiveOp;
 
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-Variable clamped_scale(const Variable& log_scale) {
-  return ops::exp(ops::clamp(log_scale, -kInfinity, std::log(kMaxLogitScale)));
-}
-
-void check_options(const char* loss, const ContrastiveOptions& options) {
+template <class Options>
+void check_options(const char* loss, const Options& options) {
   detail::require_between(loss, "label_smoothing", options.label_smoothing, 0, 1);
   detail::require_between(loss, "hardness", options.hardness, 0, kInfinity);
+  if (!options.tiles) return;
+  detail::require_none_in_tiles(loss, "label_smoothing", options.label_smoothing);
+  detail::require_none_in_tiles(loss, "hardness", options.hardness);
 }
 
 /// z + log w on the negatives, where w = exp(β z) over its mean among the row's negatives. `excluded` as excluded_pairs has it.
@@ -30,10 +32,10 @@ Variable with_hard_negatives(const Variable& logits, std::int64_t step, double b
   const std::int64_t rows = logits.size(0), cols = logits.size(1);
   if (beta == 0 || cols == 1) return logits;
   const Variable weighted = ops::scale(logits, beta);
-  const Variable positives_out = detail::marked(logits, rows, cols, 0, step, detail::kExcluded);
+  const Variable positives_out = detail::diagonal(logits, rows, cols, step, detail::kExcluded);
   const Variable total = ops::reshape(
       ops::logsumexp(detail::without(ops::add(weighted, positives_out), excluded), 1), {rows, 1});
-  Variable negatives = ops::subtract(detail::constant_like(logits, 1), detail::marked(logits, rows, cols, 0, step, 1));
+  Variable negatives = ops::subtract(detail::constant_like(logits, 1), detail::diagonal(logits, rows, cols, step, 1));
   Variable log_count = detail::constant_like(logits, std::log(static_cast<double>(cols - 1)));
   if (excluded.defined()) {
     negatives = ops::subtract(negatives, excluded);
@@ -52,10 +54,11 @@ Variable mean_of_candidates(const Variable& x, const Variable& excluded) {
 }
 
 /// Mean cross-entropy of rows whose positive is column i · step.
-Variable contrast(const Variable& logits, std::int64_t step, const ContrastiveOptions& options, const Variable& excluded) {
+template <class Options>
+Variable contrast(const Variable& logits, std::int64_t step, const Options& options, const Variable& excluded) {
   const Variable all = with_hard_negatives(logits, step, options.hardness, excluded);
   const Variable candidates = detail::without(all, excluded);
-  const Variable plain = ops::cross_entropy(candidates, detail::every(step, candidates.size(0)));
+  const Variable plain = ops::cross_entropy(candidates, detail::arange(step, candidates.size(0)));
   if (options.label_smoothing == 0) return plain;
   // -(1 - ε) log p₊ - ε mean log p, where lse - mean z would lose the digits of what is near to large logits
   const Variable uniform = mean_of_candidates(ops::log_softmax(candidates), excluded);
@@ -64,45 +67,51 @@ Variable contrast(const Variable& logits, std::int64_t step, const ContrastiveOp
 
 }  // namespace
 
-Variable info_nce(const Variable& queries, const Variable& targets, const Variable& scale,
-                  const ContrastiveOptions& options) {
-  detail::require_rows("info_nce", queries, targets, "queries", "targets");
-  detail::require_scalar("info_nce", "scale", scale);
-  check_options("info_nce", options);
-  const std::int64_t step = detail::require_multiple("info_nce", targets.size(0), queries.size(0));
+Variable info_nce(const Variable& queries, const Variable& targets, const InfoNceOptions& options) {
+  constexpr const char* kLoss = "info_nce";
+  detail::require_rows(kLoss, queries, targets, "queries", "targets");
+  const std::int64_t step = detail::require_multiple(kLoss, targets.size(0), queries.size(0));
+  check_options(kLoss, options);
+  const Variable scale = options.scale.factor(kLoss, queries);
+  if (options.tiles) {
+    return ops::contrastive_loss(ContrastiveOp::kRows, queries, targets, scale, {}, *options.tiles,
+                                 options.equal_targets);
+  }
   const Variable excluded =
-      detail::excluded_pairs("info_nce", options.equal_targets, queries, targets, ops::RowsOf::kTargets);
+      detail::excluded_pairs(kLoss, options.equal_targets, queries, targets, ops::RowsOf::kTargets);
   return contrast(detail::scaled_logits(queries, targets, scale), step, options, excluded);
 }
 
-Variable info_nce(const Variable& queries, const Variable& targets, double scale, const ContrastiveOptions& options) {
-  detail::require_rows("info_nce", queries, targets, "queries", "targets");
-  return info_nce(queries, targets, detail::constant_like(queries, scale), options);
-}
-
-Variable clip_loss(const Variable& images, const Variable& texts, const Variable& log_scale,
-                   const ContrastiveOptions& options) {
-  detail::require_pairs("clip_loss", images, texts, "images", "texts");
-  detail::require_scalar("clip_loss", "log_scale", log_scale);
-  check_options("clip_loss", options);
-  const Variable excluded = detail::excluded_pairs("clip_loss", options.equal_targets, images, texts, ops::RowsOf::kBoth);
-  const Variable logits = detail::scaled_logits(images, texts, clamped_scale(log_scale));
+Variable clip_loss(const Variable& images, const Variable& texts, const ClipOptions& options) {
+  constexpr const char* kLoss = "clip_loss";
+  detail::require_pairs(kLoss, images, texts, "images", "texts");
+  check_options(kLoss, options);
+  const Variable scale = options.scale.factor(kLoss, images, kMaxLogitScale);
+  if (options.tiles) {
+    return ops::contrastive_loss(ContrastiveOp::kRowsAndColumns, images, texts, scale, {}, *options.tiles,
+                                 options.equal_targets);
+  }
+  const Variable excluded = detail::excluded_pairs(kLoss, options.equal_targets, images, texts, ops::RowsOf::kBoth);
+  const Variable logits = detail::scaled_logits(images, texts, scale);
   const Variable image_to_text = contrast(logits, 1, options, excluded);
   const Variable text_to_image = contrast(ops::transpose(logits, 0, 1), 1, options, excluded);  // which is symmetric
   return ops::scale(ops::add(image_to_text, text_to_image), 0.5);
 }
 
-Variable siglip_loss(const Variable& images, const Variable& texts, const Variable& log_scale, const Variable& bias,
-                     const EqualTargets& equal) {
-  detail::require_pairs("siglip_loss", images, texts, "images", "texts");
-  detail::require_scalar("siglip_loss", "log_scale", log_scale);
-  detail::require_scalar("siglip_loss", "bias", bias);
+Variable siglip_loss(const Variable& images, const Variable& texts, const SiglipOptions& options) {
+  constexpr const char* kLoss = "siglip_loss";
+  detail::require_pairs(kLoss, images, texts, "images", "texts");
+  detail::require_scalar(kLoss, "bias", options.bias);
+  const Variable scale = options.scale.factor(kLoss, images);
+  if (options.tiles) {
+    return ops::contrastive_loss(ContrastiveOp::kSigmoid, images, texts, scale, options.bias, *options.tiles,
+                                 options.equal_targets);
+  }
   const std::int64_t n = images.size(0);
   // -z: softplus(-z · logit) = -log σ(z · logit)
-  const Variable sign =
-      ops::add(detail::constant_like(images, 1), detail::marked(images, n, n, 0, 1, -2));
-  const Variable logits = ops::add(detail::scaled_logits(images, texts, ops::exp(log_scale)), bias);
-  const Variable excluded = detail::excluded_pairs("siglip_loss", equal, images, texts, ops::RowsOf::kBoth);
+  const Variable sign = ops::add(detail::constant_like(images, 1), detail::diagonal(images, n, n, 1, -2));
+  const Variable logits = ops::add(detail::scaled_logits(images, texts, scale), options.bias);
+  const Variable excluded = detail::excluded_pairs(kLoss, options.equal_targets, images, texts, ops::RowsOf::kBoth);
   // Row by row: one f32 sum over N² terms would lose digits.
   const Variable rows = ops::sum(ops::softplus(detail::without(ops::multiply(logits, sign), excluded)), 1);
   return ops::scale(ops::sum(rows), 1.0 / static_cast<double>(n));
@@ -114,4 +123,4 @@ void clamp_log_scale(Parameter& log_scale) {
   log_scale.mutable_value().copy_from(clamped.value());
 }
 
-}  // namespace tapecache::gradcache
+}  // namespace tapecache::losses

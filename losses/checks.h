@@ -7,8 +7,8 @@
 
 #pragma GCC visibility push(hidden)
 
-/// What the contrastive losses share. Private to gradcache.
-namespace tapecache::gradcache::detail {
+/// What the losses share. Private to losses.
+namespace tapecache::losses::detail {
 
 /// Throws ShapeError unless both are [rows, width] of one width, with rows.
 void require_rows(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b);
@@ -19,6 +19,8 @@ std::int64_t require_multiple(const char* loss, std::int64_t targets, std::int64
 void require_scalar(const char* loss, const char* argument, const Variable& x);
 /// Throws ValueError unless low <= value (< high, where high is given).
 void require_between(const char* loss, const char* option, double value, double low, double high);
+/// Throws ValueError unless the option, which tiles cannot have, is 0.
+void require_none_in_tiles(const char* loss, const char* option, double value);
 
 /// Also added to a logit that is no candidate.
 using kernels::kExcluded;
@@ -26,13 +28,12 @@ using kernels::kExcluded;
 /// A scalar constant of the type and on the device of another.
 Variable constant_like(const Variable& like, double value);
 /// [0, step, 2·step, …] on the host, where indices are checked
-Tensor every(std::int64_t step, std::int64_t count);
+Tensor arange(std::int64_t step, std::int64_t count);
 /// scale · a bᵀ, with the factor on the smaller operand instead of the product
 Variable scaled_logits(const Variable& a, const Variable& b, const Variable& scale);
 
-/// A constant [rows, cols] of 0, with `value` at column first + i · step of each row i.
-Variable marked(const Variable& like, std::int64_t rows, std::int64_t cols, std::int64_t first, std::int64_t step,
-                double value);
+/// A constant like another: ops::diagonal.
+Variable diagonal(const Variable& like, std::int64_t rows, std::int64_t cols, std::int64_t step, double value);
 
 /// A constant [queries, targets] of 1 at the pairs that are left out, and 0 elsewhere, like the queries. Undefined where all
 /// targets differ.
@@ -41,6 +42,6 @@ Variable excluded_pairs(const char* loss, const ops::EqualTargets& equal, const 
 /// The logits, with kExcluded added at pairs that are left out.
 Variable without(const Variable& logits, const Variable& excluded);
 
-}  // namespace tapecache::gradcache::detail
+}  // namespace tapecache::losses::detail
 
 #pragma GCC visibility pop

@@ -1,4 +1,4 @@
-#include "tapecache/gradcache/losses_guided.h"
+#include "tapecache/losses/losses.h"
 
 #include <cmath>
 #include <vector>
@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/tape.h"
-#include "tapecache/gradcache/loss_checks.h"
+#include "tapecache/losses/checks.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/embedding.h"
@@ -15,7 +15,7 @@
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/pair_masks.h"
 
-namespace tapecache::gradcache {
+namespace tapecache::losses {
 
 namespace {
 
@@ -40,17 +40,7 @@ void require_guide(const Tensor& guide, const char* name, std::int64_t rows) {
 Variable gist_loss(const Variable& queries, const Variable& targets, const Tensor& guide_queries,
                    const Tensor& guide_targets, const GistOptions& options) {
   detail::require_rows("gist_loss", queries, targets, "queries", "targets");
-  if (!(options.temperature > 0)) {
-    throw ValueError(fmt::format("gist_loss: temperature is {}, expected above 0", options.temperature));
-  }
-  return gist_loss(queries, targets, guide_queries, guide_targets,
-                   detail::constant_like(queries, 1 / options.temperature), options);
-}
-
-Variable gist_loss(const Variable& queries, const Variable& targets, const Tensor& guide_queries,
-                   const Tensor& guide_targets, const Variable& scale, const GistOptions& options) {
-  detail::require_rows("gist_loss", queries, targets, "queries", "targets");
-  detail::require_scalar("gist_loss", "scale", scale);
+  const Variable scale = options.scale.factor("gist_loss", queries);
   const std::int64_t step = detail::require_multiple("gist_loss", targets.size(0), queries.size(0));
   const std::int64_t m = queries.size(0);
   require_guide(guide_queries, "guide_queries", m);
@@ -63,7 +53,7 @@ Variable gist_loss(const Variable& queries, const Variable& targets, const Tenso
     throw ValueError(fmt::format("gist_loss: margin is {}, expected a finite number", options.margin));
   }
   const Device device = queries.device();
-  const Tensor guide_q = guide_queries.to(device), guide_t = guide_targets.to(device), positives = detail::every(step, m);
+  const Tensor guide_q = guide_queries.to(device), guide_t = guide_targets.to(device), positives = detail::arange(step, m);
   const Tensor guide_p = step == 1 ? guide_t : ops::gather_rows(Variable(guide_t), positives).value();
   const Tensor query_target = cosines(guide_q, guide_t);
   const Variable q = ops::l2_normalize(queries), t = ops::l2_normalize(targets);
@@ -86,4 +76,4 @@ Variable gist_loss(const Variable& queries, const Variable& targets, const Tenso
   return ops::cross_entropy(ops::concat(candidates, 1), positives);
 }
 
-}  // namespace tapecache::gradcache
+}  // namespace tapecache::losses
