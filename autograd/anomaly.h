@@ -1,5 +1,6 @@
 #pragma once
 
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/tensor.h"
 
 namespace tapecache {
@@ -7,18 +8,11 @@ namespace tapecache {
 /// For a scope, every operation of this thread checks its outputs, and in backward the gradients it gives; the first
 /// that holds a NaN or Inf throws NumericalError naming it. A parameter whose gradient held one before the pass is named
 /// itself. Slow; for finding where a run goes wrong.
-class AnomalyMode {
+class AnomalyMode : ScopedValue<bool> {
  public:
-  explicit AnomalyMode(bool on = true) : previous_(enabled_) { enabled_ = on; }
-  ~AnomalyMode() { enabled_ = previous_; }
-  AnomalyMode(const AnomalyMode&) = delete;
-  AnomalyMode& operator=(const AnomalyMode&) = delete;
+  explicit AnomalyMode(bool on = true) : ScopedValue(forward_context().anomaly_mode, on) {}
 
-  static bool enabled() { return enabled_; }
-
- private:
-  bool previous_;
-  static inline thread_local bool enabled_ = false;
+  static bool enabled() { return forward_context().anomaly_mode; }
 };
 
 namespace detail {

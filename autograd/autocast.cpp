@@ -2,22 +2,24 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/autograd_context.h"
+
 namespace tapecache {
 
 namespace {
-thread_local DType active_dtype = DType::kFloat32;
-}
 
-DType autocast_dtype() { return active_dtype; }
-
-Autocast::Autocast(DType dtype) : previous_(active_dtype) {
+DType checked(DType dtype) {
   if (dtype != DType::kFloat32 && !is_low_precision(dtype)) {
     throw DTypeError(fmt::format("autocast: {} asked for, expected bfloat16 or float16, or float32 for none", name(dtype)));
   }
-  if (is_low_precision(dtype) && !OperandCache::current()) operands_in_force_.emplace(operands_.emplace());
-  active_dtype = dtype;
+  return dtype;
 }
 
-Autocast::~Autocast() { active_dtype = previous_; }
+}  // namespace
+
+Autocast::Autocast(DType dtype) : dtype_(forward_context().autocast, checked(dtype)) {
+  if (!is_low_precision(dtype) || OperandCache::current()) return;
+  operands_in_use_.emplace(detail::autograd_context.operands, &operands_.emplace());
+}
 
 }  // namespace tapecache

@@ -4,12 +4,13 @@
 
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/core/dtype.h"
+#include "tapecache/core/forward_context.h"
 
 namespace tapecache {
 
 /// The precision that matrix products of this thread take their f32 operands in: kFloat32, or kBFloat16 or kFloat16 within
 /// an `Autocast`.
-DType autocast_dtype();
+inline DType autocast_dtype() { return forward_context().autocast; }
 
 /// Mixed precision for a scope (Micikevicius et al. 2018): with kBFloat16 or kFloat16 the linear ops, matmul, attention and
 /// patch_embedding round their f32 operands to that type and add in f32. So does attention with its weights, whose sums and
@@ -27,14 +28,11 @@ class Autocast {
  public:
   /// Throws DTypeError for any other type.
   explicit Autocast(DType dtype);
-  ~Autocast();
-  Autocast(const Autocast&) = delete;
-  Autocast& operator=(const Autocast&) = delete;
 
  private:
-  DType previous_;
+  ScopedValue<DType> dtype_;
   std::optional<OperandCache> operands_;
-  std::optional<OperandScope> operands_in_force_;
+  std::optional<ScopedValue<OperandCache*>> operands_in_use_;
 };
 
 }  // namespace tapecache

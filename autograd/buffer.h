@@ -24,33 +24,8 @@ inline std::vector<Buffer> state_of(std::span<const Parameter> parameters, std::
   return state;
 }
 
-/// Gives buffers back, on leaving a scope on this thread, what they held before it, unless that is kept: for passes that are
-/// only tried, or may fail and be tried again. It knows of the changes that `before_change` was told of.
-class BufferGuard {
- public:
-  BufferGuard();
-  ~BufferGuard();
-  BufferGuard(const BufferGuard&) = delete;
-  BufferGuard& operator=(const BufferGuard&) = delete;
-
-  /// Undoes the changes until now.
-  void restore();
-  /// Leaves the changes until now to the guard around this one.
-  void keep();
-
- private:
-  friend void before_change(const Tensor& buffer);
-
-  struct Noted {
-    Tensor buffer, before;
-  };
-  bool knows(const Tensor& buffer) const;
-
-  std::vector<Noted> noted_;
-  BufferGuard* outer_;
-};
-
-/// To be called before a forward changes a tensor of its own in place, so that a step that fails can be undone.
+/// To be called before a forward changes a tensor of its own in place, so that a step that fails can be undone
+/// (`UndoLog`).
 void before_change(const Tensor& buffer);
 
 }  // namespace tapecache

@@ -1,17 +1,13 @@
 #include "tapecache/autograd/checkpoint.h"
 
 #include "tapecache/autograd/autocast.h"
-#include "tapecache/autograd/forward_context.h"
-#include "tapecache/core/random.h"
+#include "tapecache/core/forward_context.h"
 
 namespace tapecache {
 
 namespace {
 
-void replay(Backward& context, const VariableFunction& f, const RandomState& random, bool partial_batch,
-            DType precision, std::size_t input_count) {
-  const RandomStateGuard guard;
-  random_state() = random;
+void replay(Backward& context, const VariableFunction& f, const ForwardContext& first, std::size_t input_count) {
   Tape tape;
   tape.set_run_hooks(false);
   std::vector<Variable> inputs;
@@ -20,8 +16,8 @@ void replay(Backward& context, const VariableFunction& f, const RandomState& ran
   }
   std::vector<Variable> outputs;
   {
-    const Autocast autocast(precision);
-    const ForwardContextGuard context_guard({.replay = true, .partial_batch = partial_batch});
+    const ScopedValue again(forward_context(), first.repeated());
+    const Autocast operands_once(first.autocast);
     const Recording recording(tape);
     outputs = f(inputs);
   }
@@ -43,7 +39,7 @@ void replay(Backward& context, const VariableFunction& f, const RandomState& ran
 }  // namespace
 
 std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Variable> inputs) {
-  const RandomState random = random_state();
+  const ForwardContext first = forward_context();
   std::vector<Tensor> outputs, saved;
   for (const Variable& input : inputs) saved.push_back(input.value());
   std::vector<Variable> sources(inputs.begin(), inputs.end());
@@ -59,10 +55,7 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
       saved.push_back(parameter.value());  // so that a change before backward is found
     }
   }
-  const auto again = [=, partial_batch = forward_context().partial_batch, precision = autocast_dtype(),
-                      count = inputs.size()](Backward& context) {
-    replay(context, f, random, partial_batch, precision, count);
-  };
+  const auto again = [=, count = inputs.size()](Backward& context) { replay(context, f, first, count); };
   const auto owned = std::make_shared<const decltype(again)>(again);
   std::vector<Variable> results(outputs.begin(), outputs.end());
   Tape::append("checkpoint", results, sources, saved,

@@ -12,7 +12,7 @@ namespace tapecache {
 using VariableFunction = std::function<std::vector<Variable>(std::span<const Variable>)>;
 
 /// Activation checkpointing (Chen et al. 2016, "Training deep nets with sublinear memory cost"): runs `f` keeping
-/// only its inputs, and runs it again within backward, under the same random state, for the values its derivatives
+/// only its inputs, and runs it again within backward, in the same `ForwardContext`, for the values its derivatives
 /// need. `f` must depend on nothing that changes in between; a parameter, frozen or not, or an input that did is a TapeError
 /// in backward.
 std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Variable> inputs);

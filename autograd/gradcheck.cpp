@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/random.h"
+#include "tapecache/core/scoped_value.h"
 
 namespace tapecache {
 
@@ -24,7 +25,7 @@ Tensor random_cotangent(const Shape& shape, std::uint64_t seed) {
 
 std::vector<Tensor> analytic_gradients(const Function& f, std::span<const Tensor> inputs, std::uint64_t seed,
                                        Tensor& cotangent) {
-  const RandomStateGuard guard;
+  const ScopedValue random(random_state());
   Tape tape;
   std::vector<Variable> variables;
   for (const Tensor& t : inputs) variables.push_back(is_floating(t.dtype()) ? tape.leaf(t.clone()) : Variable(t));
@@ -49,7 +50,7 @@ std::vector<Tensor> analytic_gradients(const Function& f, std::span<const Tensor
 }
 
 std::vector<double> evaluate(const Function& f, std::span<const Tensor> inputs) {
-  const RandomStateGuard guard;
+  const ScopedValue random(random_state());
   const NoRecording no_tape;
   const std::vector<Variable> variables(inputs.begin(), inputs.end());
   return f(variables).value().to_vector<double>();

@@ -2,15 +2,10 @@
 
 #include <algorithm>
 
+#include "tapecache/autograd/autograd_context.h"
 #include "tapecache/core/captured_step.h"
 
 namespace tapecache {
-
-namespace {
-
-thread_local OperandCache* in_force = nullptr;
-
-}  // namespace
 
 OperandCache::Value OperandCache::Value::of(const Tensor& tensor) {
   return {tensor.weak_storage(), tensor.offset(), tensor.shape(), tensor.version()};
@@ -25,7 +20,12 @@ OperandCache::OperandCache(std::size_t packed_budget)
     : recorded_(CapturedStep::is_capturing()), packed_budget_(packed_budget) {}
 
 OperandCache* OperandCache::current() {
-  return in_force && in_force->recorded_ == CapturedStep::is_capturing() ? in_force : nullptr;
+  OperandCache* const cache = detail::autograd_context.operands;
+  return cache && cache->recorded_ == CapturedStep::is_capturing() ? cache : nullptr;
+}
+
+ScopedValue<OperandCache*> OperandCache::use() {
+  return ScopedValue<OperandCache*>(detail::autograd_context.operands, this);
 }
 
 OperandCache::Key OperandCache::key_of(std::span<const Parameter> parameters, DType dtype) {
@@ -72,9 +72,5 @@ bool OperandCache::clear() {
   packed_bytes_ = 0;
   return any;
 }
-
-OperandScope::OperandScope(OperandCache& cache) : previous_(std::exchange(in_force, &cache)) {}
-
-OperandScope::~OperandScope() { in_force = previous_; }
 
 }  // namespace tapecache

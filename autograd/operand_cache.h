@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tapecache/autograd/parameter.h"
+#include "tapecache/core/scoped_value.h"
 #include "tapecache/core/tensor.h"
 
 namespace tapecache {
@@ -24,6 +25,8 @@ class OperandCache {
   /// The one in force on this thread, null for none. While a step is recorded (`CapturedStep`), one that was made before is not
   /// in force: a replay has to make what it uses, of the parameters as they are then.
   static OperandCache* current();
+  /// Puts it in force on this thread, until the end of what this returns.
+  ScopedValue<OperandCache*> use();
 
   /// What was kept for these parameters, in this type; undefined where nothing was, or one has changed since.
   Tensor find(std::span<const Parameter> parameters, DType dtype) const;
@@ -40,8 +43,6 @@ class OperandCache {
   bool clear();
 
  private:
-  friend class OperandScope;
-
   /// A tensor as it was.
   struct Value {
     std::weak_ptr<const Storage> storage;
@@ -75,18 +76,6 @@ class OperandCache {
   std::map<Key, Entry> entries_;
   std::map<PackedKey, Packed> packed_;
   std::size_t packed_budget_, packed_bytes_ = 0;
-};
-
-/// Puts a cache in force on this thread, for a scope.
-class OperandScope {
- public:
-  explicit OperandScope(OperandCache& cache);
-  ~OperandScope();
-  OperandScope(const OperandScope&) = delete;
-  OperandScope& operator=(const OperandScope&) = delete;
-
- private:
-  OperandCache* previous_;
 };
 
 }  // namespace tapecache

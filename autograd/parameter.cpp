@@ -4,16 +4,11 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/autograd_context.h"
+
 namespace tapecache {
 
-namespace {
-
-thread_local bool hooks_off = false;
-
-}  // namespace
-
-HooksOff::HooksOff() : previous_(std::exchange(hooks_off, true)) {}
-HooksOff::~HooksOff() { hooks_off = previous_; }
+ScopedValue<bool> no_hooks() { return ScopedValue<bool>(detail::autograd_context.hooks, false); }
 
 Parameter::Parameter(std::string name, Tensor value) : state_(std::make_shared<State>()) {
   if (!value.defined() || !is_floating(value.dtype())) {
@@ -45,7 +40,7 @@ void Parameter::move_to(Device device) {
 }
 
 void Parameter::run_hooks() {
-  if (hooks_off) return;
+  if (!detail::autograd_context.hooks) return;
   const std::vector<Hook> hooks = state().hooks;  // a copy, as they may add and clear hooks
   for (const Hook& hook : hooks) hook(*this);
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "tapecache/core/scoped_value.h"
 #include "tapecache/core/tensor.h"
 
 namespace tapecache {
@@ -50,7 +51,7 @@ class Parameter {
   /// hook adds or clears count from the next call on.
   void add_hook(Hook hook) { state().hooks.push_back(std::move(hook)); }
   void clear_hooks() { state().hooks.clear(); }
-  /// Calls them, unless a `HooksOff` is in force.
+  /// Calls them, unless `no_hooks` holds them back.
   void run_hooks();
 
   /// Whether both are the same parameter.
@@ -71,16 +72,7 @@ class Parameter {
   std::shared_ptr<State> state_;
 };
 
-/// Lets no hook of any parameter run on this thread for a scope: for passes that are only tried.
-class HooksOff {
- public:
-  HooksOff();
-  ~HooksOff();
-  HooksOff(const HooksOff&) = delete;
-  HooksOff& operator=(const HooksOff&) = delete;
-
- private:
-  bool previous_;
-};
+/// Lets no hook of any parameter run on this thread, until the end of what this returns: for passes that are only tried.
+ScopedValue<bool> no_hooks();
 
 }  // namespace tapecache

@@ -8,14 +8,12 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/anomaly.h"
+#include "tapecache/autograd/autograd_context.h"
 #include "tapecache/core/op_scope.h"
 
 namespace tapecache {
 
 namespace {
-
-thread_local Tape* active_tape = nullptr;
-thread_local std::vector<Parameter>* parameter_listener = nullptr;
 
 std::uint64_t next_tape_id() {
   static std::atomic<std::uint64_t> last{0};
@@ -28,10 +26,10 @@ Tape::Tape() : id_(next_tape_id()), self_(std::make_shared<Tape*>(this)) {}
 
 Tape::~Tape() {
   *self_ = nullptr;
-  if (active_tape == this) active_tape = nullptr;
+  if (active() == this) detail::autograd_context.tape = nullptr;
 }
 
-Tape* Tape::active() { return active_tape; }
+Tape* Tape::active() { return detail::autograd_context.tape; }
 
 void Tape::clear() {
   nodes_.clear();
@@ -61,10 +59,10 @@ void Tape::append(const char* op, std::span<Variable> outputs, const InputList& 
   if (AnomalyMode::enabled()) {
     for (const Variable& output : outputs) detail::check_anomaly(op, "output", output.value_);
   }
-  Tape* tape = active_tape;
-  if (!tape && parameter_listener) {
+  Tape* tape = active();
+  if (std::vector<Parameter>* const read = detail::autograd_context.parameters; !tape && read) {
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      if (inputs[i].parameter_.defined()) parameter_listener->push_back(inputs[i].parameter_);
+      if (inputs[i].parameter_.defined()) read->push_back(inputs[i].parameter_);
     }
   }
   if (!will_record(inputs)) return;
@@ -226,11 +224,12 @@ Tensor Tape::gradient(const Variable& leaf) const {
 }
 
 Recording::Recording(Tape& tape) : Recording(&tape) {}
-Recording::Recording(Tape* tape) : previous_(active_tape ? active_tape->self_ : nullptr) { active_tape = tape; }
-Recording::~Recording() { active_tape = previous_ ? *previous_ : nullptr; }
+Recording::Recording(Tape* tape) : previous_(Tape::active() ? Tape::active()->self_ : nullptr) {
+  detail::autograd_context.tape = tape;
+}
+Recording::~Recording() { detail::autograd_context.tape = previous_ ? *previous_ : nullptr; }
 
-ParametersRead::ParametersRead() : previous_(parameter_listener) { parameter_listener = &seen_; }
-ParametersRead::~ParametersRead() { parameter_listener = previous_; }
+ParametersRead::ParametersRead() : listed_(detail::autograd_context.parameters, &seen_) {}
 
 std::vector<Parameter> ParametersRead::all() const {
   std::vector<Parameter> result;

@@ -14,6 +14,7 @@
 
 #include "tapecache/autograd/backward.h"
 #include "tapecache/autograd/variable.h"
+#include "tapecache/core/scoped_value.h"
 #include "tapecache/core/tensor.h"
 
 namespace tapecache {
@@ -145,9 +146,6 @@ class NoRecording : public Recording {
 class ParametersRead {
  public:
   ParametersRead();
-  ~ParametersRead();
-  ParametersRead(const ParametersRead&) = delete;
-  ParametersRead& operator=(const ParametersRead&) = delete;
 
   /// Each of them once, in the order of first use.
   std::vector<Parameter> all() const;
@@ -156,7 +154,7 @@ class ParametersRead {
 
  private:
   std::vector<Parameter> seen_;
-  std::vector<Parameter>* previous_;
+  ScopedValue<std::vector<Parameter>*> listed_;
 };
 
 namespace detail {

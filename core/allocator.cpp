@@ -13,6 +13,7 @@
 #include "tapecache/core/memory_pool.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/system_memory.h"
+#include "tapecache/core/thread_context.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -211,7 +212,7 @@ bool Allocator::hold(std::byte* block, std::size_t size) noexcept {
 }
 
 Allocator::Pool* Allocator::active_pool() const {
-  const MemoryPool* pool = PoolScope::current();
+  const MemoryPool* pool = detail::thread_context.pool;
   return pool && &pool->allocator_ == this ? pool->pool_ : nullptr;
 }
 

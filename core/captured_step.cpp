@@ -10,27 +10,25 @@
 #include "tapecache/core/memory_pool.h"
 #include "tapecache/core/random.h"
 #include "tapecache/core/recorded_copies.h"
+#include "tapecache/core/scoped_value.h"
 #include "tapecache/core/tensor.h"
 
 namespace tapecache {
 
 namespace {
 
-thread_local bool capturing = false;
 std::atomic<std::uint64_t> replays_so_far = 0;
 
 /// Records what this thread gives a device, until `end`.
 class Capture {
  public:
   explicit Capture(int device) : device_(device) {
-    if (capturing) throw Error("captured step: recorded within another one");
+    if (CapturedStep::is_capturing()) throw Error("captured step: recorded within another one");
     device_backend::begin_capture(device);
     copies_.emplace();
-    capturing = true;
   }
   ~Capture() {
     if (!ended_) device_backend::cancel_capture(device_);
-    capturing = false;
   }
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
@@ -68,20 +66,14 @@ struct [[gnu::visibility("hidden")]] CapturedStep::State {
   /// Calls the function; its draws read the step number from the device.
   void run(std::uint32_t number) {
     begin_random_step(seed, number);
-    random_state().key.step_on_device = step_there();
-    try {
-      step();
-    } catch (...) {
-      random_state().key.step_on_device = nullptr;
-      throw;
-    }
-    random_state().key.step_on_device = nullptr;
+    const ScopedValue on_device(random_state().key.step_on_device, step_there());
+    step();
   }
 
   void record(std::uint32_t number) {
     pool.emplace(device);
     try {
-      const PoolScope scope(*pool);
+      const auto scope = pool->use();
       Capture capture(device.index);
       run(number);
       host = capture.copies().host_memory();
@@ -136,7 +128,7 @@ void CapturedStep::replay(std::uint32_t random_step) {
 
 bool CapturedStep::captured() const { return state_->graph != nullptr; }
 
-bool CapturedStep::is_capturing() { return capturing; }
+bool CapturedStep::is_capturing() { return RecordedCopies::current() != nullptr; }
 
 std::uint64_t CapturedStep::replays() { return replays_so_far; }
 

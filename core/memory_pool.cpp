@@ -1,19 +1,15 @@
 #include "tapecache/core/memory_pool.h"
 
-namespace tapecache {
+#include "tapecache/core/thread_context.h"
 
-namespace {
-thread_local const MemoryPool* active = nullptr;
-}
+namespace tapecache {
 
 MemoryPool::MemoryPool(Device device) : allocator_(allocator(device)), pool_(allocator_.begin_pool()) {}
 
 MemoryPool::~MemoryPool() { allocator_.end_pool(pool_); }
 
-PoolScope::PoolScope(const MemoryPool& pool) : previous_(active) { active = &pool; }
-
-PoolScope::~PoolScope() { active = previous_; }
-
-const MemoryPool* PoolScope::current() { return active; }
+ScopedValue<const MemoryPool*> MemoryPool::use() const {
+  return ScopedValue<const MemoryPool*>(detail::thread_context.pool, this);
+}
 
 }  // namespace tapecache

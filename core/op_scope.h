@@ -1,23 +1,17 @@
 #pragma once
 
-#include "tapecache/core/language.h"
+#include "tapecache/core/scoped_value.h"
+#include "tapecache/core/thread_context.h"
 
 namespace tapecache {
 
 /// Names the running operation for the messages of the floors below it (allocation, threads). Scopes nest.
-class OpScope {
+class OpScope : ScopedValue<const char*> {
  public:
-  explicit OpScope(const char* name) : previous_(current_) { current_ = name; }
-  ~OpScope() { current_ = previous_; }
-  OpScope(const OpScope&) = delete;
-  OpScope& operator=(const OpScope&) = delete;
+  explicit OpScope(const char* name) : ScopedValue(detail::thread_context.op, name) {}
 
   /// The innermost operation of this thread, or nullptr.
-  static const char* current() { return current_; }
-
- private:
-  const char* previous_;
-  static inline thread_local const char* current_ = nullptr;
+  static const char* current() { return detail::thread_context.op; }
 };
 
 }  // namespace tapecache

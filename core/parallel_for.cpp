@@ -10,18 +10,14 @@
 
 #include "tapecache/core/error.h"
 #include "tapecache/core/processors.h"
+#include "tapecache/core/scoped_value.h"
 #include "tapecache/core/stay_loaded.h"
+#include "tapecache/core/thread_context.h"
 #include "tapecache/core/worker_team.h"
 
 namespace tapecache {
 
 namespace {
-
-struct InsideBody {
-  bool outer = detail::inside_body;
-  InsideBody() { detail::inside_body = true; }
-  ~InsideBody() { detail::inside_body = outer; }
-};
 
 /// The threads of this process.
 struct Pool {
@@ -68,7 +64,7 @@ void set_thread_count(int count) {
   if (count < 1 || count > 1024) {
     throw ValueError(fmt::format("set_thread_count: {} threads, expected 1 to 1024", count));
   }
-  if (detail::inside_body) throw Error("set_thread_count: called by a body of parallel_for, expected outside of it");
+  if (detail::thread_context.in_block) throw Error("set_thread_count: called by a body of parallel_for, expected outside of it");
   Pool& p = pool();
   const std::lock_guard lock(p.mutex);
   if (count == p.threads) return;
@@ -82,8 +78,8 @@ void detail::run_blocks(std::int64_t size, std::int64_t block, BlockFunction cal
   if (size <= 0) return;
   block = std::clamp<std::int64_t>(block, 1, size);
   const std::int64_t blocks = (size - 1) / block + 1;
-  const std::int64_t threads = blocks > 1 && !inside_body ? thread_count() : 1;
-  const InsideBody guard;
+  const std::int64_t threads = blocks > 1 && !thread_context.in_block ? thread_count() : 1;
+  const ScopedValue in_block(thread_context.in_block, true);
   if (threads > 1) {
     pool().start();
     pool().team.run(size, block, call, body, std::min(threads, blocks) - 1);

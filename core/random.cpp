@@ -17,23 +17,19 @@ bool RandomState::operator==(const RandomState& other) const {
          sample_ids.defined() == other.sample_ids.defined() && ids(*this) == ids(other);
 }
 
-RandomState& random_state() {
-  thread_local RandomState state;
-  return state;
-}
-
 void begin_random_step(std::uint64_t seed, std::uint32_t step) {
   random_state() = {{seed, step, 0, random_state().key.step_on_device}, 0, 0, {}};
 }
 
-RandomDraw next_random_draw(const char* op, std::int64_t leading) {
+RandomState next_random_draw(const char* op, std::int64_t leading) {
   RandomState& state = random_state();
   const std::int64_t samples = state.samples > 0 ? state.samples : leading;
   if (samples > 0 && leading % samples != 0) {
     throw ShapeError(fmt::format("{}: axis 0 has {} rows, expected a multiple of the {} samples in view", op, leading,
                                  samples));
   }
-  const RandomDraw draw{state.key, state.first_sample, samples, state.sample_ids};
+  RandomState draw = state;
+  draw.samples = samples;
   ++state.key.call;
   return draw;
 }

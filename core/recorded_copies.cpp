@@ -4,21 +4,6 @@
 
 namespace tapecache {
 
-namespace {
-
-thread_local RecordedCopies* of_this_thread = nullptr;
-
-}  // namespace
-
-RecordedCopies::RecordedCopies() { of_this_thread = this; }
-
-RecordedCopies::~RecordedCopies() {
-  of_this_thread = nullptr;
-  Storage::end_recording(*this);
-}
-
-RecordedCopies* RecordedCopies::current() { return of_this_thread; }
-
 void RecordedCopies::add(const std::shared_ptr<Storage>& storage, Storage::Use use, const device_backend::CopyEvent& copy) {
   const bool into = use == Storage::Use::kWrite;
   Last& last = last_[storage.get()];

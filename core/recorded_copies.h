@@ -4,7 +4,9 @@
 #include <unordered_map>
 #include <vector>
 
+#include "tapecache/core/scoped_value.h"
 #include "tapecache/core/storage.h"
+#include "tapecache/core/thread_context.h"
 
 namespace tapecache {
 
@@ -21,13 +23,13 @@ class [[gnu::visibility("hidden")]] RecordedCopies {
   };
 
   /// Of this thread, until the end of its scope.
-  RecordedCopies();
-  ~RecordedCopies();
+  RecordedCopies() = default;
+  ~RecordedCopies() { Storage::end_recording(*this); }
   RecordedCopies(const RecordedCopies&) = delete;
   RecordedCopies& operator=(const RecordedCopies&) = delete;
 
   /// Null where the thread records nothing.
-  static RecordedCopies* current();
+  static RecordedCopies* current() { return detail::thread_context.copies; }
 
   void add(const std::shared_ptr<Storage>& storage, Storage::Use use, const device_backend::CopyEvent& copy);
   /// The last copy that a use of the storage must come after; null where there is none.
@@ -46,6 +48,7 @@ class [[gnu::visibility("hidden")]] RecordedCopies {
     device_backend::CopyEvent any, into;
   };
 
+  ScopedValue<RecordedCopies*> current_{detail::thread_context.copies, this};
   std::unordered_map<const Storage*, Last> last_;
   std::vector<HostMemory> host_;
 };

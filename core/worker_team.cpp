@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "tapecache/core/processors.h"
+#include "tapecache/core/thread_context.h"
 
 namespace tapecache::detail {
 
@@ -149,7 +150,7 @@ bool WorkerTeam::help_any() {
 }
 
 void WorkerTeam::work(int life) {
-  inside_body = true;
+  thread_context.in_block = true;
   for (;;) {
     const int seen = opened_.load();
     if (life_.load() != life) return;

@@ -14,9 +14,6 @@
 
 namespace tapecache::detail {
 
-/// Whether this thread computes a block.
-inline thread_local bool inside_body = false;
-
 /// Threads that take blocks of the regions that are open, beside the threads that opened them. Between two regions they look
 /// for the next one for a short while before they sleep: waking a thread takes longer than many a region.
 class WorkerTeam {

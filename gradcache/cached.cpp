@@ -4,9 +4,8 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/forward_context.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/memory_scopes.h"
-#include "tapecache/core/random.h"
 #include "tapecache/gradcache/cached_run.h"
 #include "tapecache/gradcache/loss_pass.h"
 #include "tapecache/gradcache/step_checks.h"
@@ -17,22 +16,13 @@ namespace tapecache::gradcache {
 struct [[gnu::visibility("hidden")]] CachedForward::State {
   Tower tower;
   StepOptions options;
-  RandomState random;  // before the first forward
   detail::TowerRun run;
-  std::uint32_t calls = 0;  // of the random stream, by a forward
 
-  State(Tower t, StepOptions o, RandomState r)
-      : tower(std::move(t)), options(std::move(o)), random(std::move(r)), run(tower, cut_as_given(sizes()), options) {}
+  State(Tower t, StepOptions o) : tower(std::move(t)), options(std::move(o)), run(tower, cut_as_given(sizes()), options) {}
 
   std::vector<std::int64_t> sizes() const {
     if (!tower.own_chunks().empty()) return tower.own_chunks();
     return {tower.size()};
-  }
-  /// A sub-batch is no batch.
-  static ForwardContext context() {
-    ForwardContext context = forward_context();
-    context.partial_batch = true;
-    return context;
   }
 
   /// The step whose gradients come next: its samples and its scales, which auxiliary losses share.
@@ -44,8 +34,7 @@ struct [[gnu::visibility("hidden")]] CachedForward::State {
   void replay(std::vector<Tensor> gradients) {
     if (run.frozen()) return;
     const NoRecording outside_tape;
-    const RandomStateGuard guard;
-    const ForwardContextGuard partial(context());
+    const ScopedValue untouched(forward_context());
     run.set_cache(std::move(gradients));
     for (std::size_t c = run.chunks().parts.size(); c-- > 0;) run.backward(c);
     run.finish_backward();
@@ -69,32 +58,28 @@ CachedForward cached(Tower tower, const CachedOptions& options) {
   step.autocast = options.autocast;
   step.offload = options.offload;
   detail::check_step("cached", std::span(&tower, 1), step);
-  RandomState random = random_state();
-  const std::uint32_t call_after = random.key.call;
+  ForwardContext context = forward_context();
+  context.partial_batch = true;  // a sub-batch is no batch
   if (options.after) {
     const CachedForward::State& before = options.after->state();
-    random = before.random;
-    random.first_sample += before.tower.size();
+    context.random = before.run.context().random;
+    context.random.first_sample += before.tower.size();
   }
-  const auto state = std::make_shared<CachedForward::State>(std::move(tower), std::move(step), random);
-  std::uint32_t call = 0;
+  const auto state = std::make_shared<CachedForward::State>(std::move(tower), std::move(step));
+  detail::TowerRun& run = state->run;
   {
-    const RandomStateGuard guard;
-    BufferGuard buffers;
-    const ForwardContextGuard context(CachedForward::State::context());
-    random_state() = state->random;
-    for (std::size_t c = 0; c < state->run.chunks().parts.size(); ++c) state->run.forward(c, false);
-    state->run.finish_forward();
-    call = random_state().key.call;
-    state->calls = call - state->random.key.call;
-    if (options.after && options.after->state().calls != state->calls) {
+    const ScopedValue in_force(forward_context(), std::move(context));
+    UndoLog buffers;
+    for (std::size_t c = 0; c < run.chunks().parts.size(); ++c) run.forward(c, false);
+    run.finish_forward();
+    if (options.after && options.after->state().run.calls() != run.calls()) {
       throw ValueError(fmt::format("cached: a sub-batch made {} random draws, but the one before it {}: together they cannot "
-                                   "equal those of the whole batch", state->calls, options.after->state().calls));
+                                   "equal those of the whole batch", run.calls(), options.after->state().run.calls()));
     }
     buffers.keep();
   }
   // Sub-batches of one batch advance the stream once.
-  random_state().key.call = options.after ? call_after : call;
+  if (!options.after) random_state().key.call += run.calls();
   return CachedForward(state);
 }
 

@@ -72,7 +72,7 @@ void CachedRun::prefetch(std::span<const Place> order, std::size_t next) {
 void CachedRun::forward_chunk(std::size_t tower, std::size_t chunk, bool keep) {
   for (;;) {
     try {
-      BufferGuard buffers;
+      UndoLog buffers;
       towers_[tower].forward(chunk, keep);
       buffers.keep();
       return;
@@ -125,7 +125,7 @@ bool CachedRun::fill_caches(GradientTransaction& transaction) {
   const RandomState random = random_state();
   for (;;) {
     try {
-      BufferGuard buffers;
+      UndoLog buffers;
       take_representations(inputs);
       LossPass pass = take_loss("cached_step", inputs, loss_, options_, transaction, readings_, result_);
       report(Phase::kLoss, "", 0, 1);

@@ -11,7 +11,7 @@
 
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/autograd/tape.h"
-#include "tapecache/core/random.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/loss_pass.h"
@@ -57,6 +57,9 @@ class TowerRun {
   bool drop(std::size_t chunk);
   /// Moves the random stream to where one forward leaves it.
   void finish_forward();
+  /// Of each forward, and how many numbers of the random stream it takes; after the first forward.
+  const ForwardContext& context() const { return *first_; }
+  std::uint32_t calls() const { return *last_call_ - first_->random.key.call; }
 
   const Tower& tower() const { return *tower_; }
   const Chunks& chunks() const { return chunks_; }
@@ -99,7 +102,7 @@ class TowerRun {
 
   Tower::Samples take(const Chunk& range) const;
   std::vector<Tensor> take_gradients(const Chunk& range) const;
-  std::vector<Piece> encode(std::size_t chunk);
+  std::vector<Piece> encode(std::size_t chunk, ForwardContext context);
   void check_calls(const Chunk& range);
   BatchOutputs make_outputs(const Piece& first) const;
   void store(const std::vector<Piece>& pieces);
@@ -112,9 +115,8 @@ class TowerRun {
   Chunks chunks_;
   const StepOptions* options_;
   std::int64_t batch_size_;
-  RandomState random_;  // at the first forward, with the precision and the calls of the random stream there
-  DType precision_ = DType::kFloat32;
-  std::optional<std::uint32_t> first_call_, last_call_;
+  std::optional<ForwardContext> first_;     // that all forwards begin with
+  std::optional<std::uint32_t> last_call_;  // of the random stream, that each ends with
   BatchOutputs outputs_;          // made whole by the first chunk that is stored
   std::vector<Tensor> cache_;
   std::vector<Tensor> leaving_;   // the last that was off-loaded, so that nothing waits for its memory

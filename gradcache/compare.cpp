@@ -6,10 +6,9 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/forward_context.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/random.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step_checks.h"
@@ -54,11 +53,8 @@ ParameterDifference difference_of(const Parameter& parameter, const Tensor& refe
 }
 
 std::vector<Parameter> parameters_read(std::span<const Tower> towers, const Loss& loss) {
-  const RandomStateGuard random;
-  const BufferGuard buffers;
-  ForwardContext context = forward_context();
-  context.replay = true;  // buffers are for the steps to update
-  const ForwardContextGuard context_guard(context);
+  const UndoLog buffers;
+  const ScopedValue no_trace(forward_context(), forward_context().repeated());
   const NoRecording no_tape;
   const ParametersRead read;
   Representations representations;
@@ -91,7 +87,7 @@ double Comparison::max_relative() const {
 
 Comparison compare_steps(const std::function<StepResult()>& reference, const std::function<StepResult()>& other,
                          std::span<const Parameter> parameters) {
-  const HooksOff tried;
+  const auto tried = no_hooks();
   GradientTransaction undone(GradientTransaction::Adopts::kInner);
   undone.add(parameters);
   const auto take = [&] {
@@ -100,12 +96,12 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
     undone.clear();
     return gradients;
   };
-  const RandomState random = random_state();
+  const ForwardContext context = forward_context();
   Comparison result;
-  BufferGuard buffers;
+  UndoLog buffers;
   const StepResult step_reference = reference();
   const std::vector<Tensor> reference_gradients = take();
-  random_state() = random;
+  forward_context() = context;
   buffers.restore();
   const StepResult step_other = other();
   const std::vector<Tensor> other_gradients = take();

@@ -7,19 +7,9 @@
 
 namespace tapecache::gradcache {
 
-namespace {
-
-thread_local GradientTransaction* adopter = nullptr;
-
-}  // namespace
-
-GradientTransaction::GradientTransaction(Adopts adopts)
-    : random_(random_state()), adopter_(adopter), adopts_(adopts == Adopts::kInner) {
-  if (adopts_) adopter = this;
-}
+GradientTransaction::GradientTransaction(Adopts adopts) : random_(random_state()), adopts_(adopts) {}
 
 GradientTransaction::~GradientTransaction() {
-  if (adopts_) adopter = adopter_;
   if (committed_) return;
   try {
     roll_back();
@@ -28,7 +18,7 @@ GradientTransaction::~GradientTransaction() {
 }
 
 void GradientTransaction::add(std::span<const Parameter> parameters) {
-  if (adopter_) adopter_->add(parameters);
+  UndoLog::before_gradients(parameters);
   for (const Parameter& parameter : parameters) {
     const bool known = std::any_of(entries_.begin(), entries_.end(),
                                    [&](const Entry& entry) { return entry.parameter == parameter; });
@@ -38,6 +28,11 @@ void GradientTransaction::add(std::span<const Parameter> parameters) {
   }
 }
 
+void GradientTransaction::before_gradients(std::span<const Parameter> parameters) {
+  if (adopts_ == Adopts::kInner) add(parameters);
+  else UndoLog::before_gradients(parameters);
+}
+
 void GradientTransaction::clear() {
   for (Entry& entry : entries_) entry.parameter.clear_gradient();
 }
@@ -45,7 +40,7 @@ void GradientTransaction::clear() {
 void GradientTransaction::keep_random_state() {
   for (Entry& entry : entries_) entry.parameter.mutable_gradient() = entry.before;
   entries_.clear();
-  buffers_.restore();
+  restore();
 }
 
 void GradientTransaction::roll_back() {
@@ -70,7 +65,7 @@ std::vector<Parameter> GradientTransaction::commit(const std::function<void(std:
   }
   if (before_hooks) before_hooks(given);
   for (Parameter& parameter : given) parameter.run_hooks();
-  buffers_.keep();
+  keep();
   committed_ = true;
   return given;
 }

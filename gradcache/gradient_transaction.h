@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "tapecache/autograd/buffer.h"
+#include "tapecache/autograd/undo_log.h"
 #include "tapecache/core/random.h"
 
 #pragma GCC visibility push(hidden)
@@ -13,15 +13,13 @@ namespace tapecache::gradcache {
 
 /// Gradients of a step that is not yet known to succeed, or that is only tried: what the parameters had is set aside,
 /// the step adds to nothing, and only `commit` joins the two. Without it, gradients, random state and buffers are as before.
-class GradientTransaction {
+class GradientTransaction : UndoLog {
  public:
   /// With kInner, what transactions within this one add, on this thread, is added here first.
   enum class Adopts { kNone, kInner };
 
   explicit GradientTransaction(Adopts adopts = Adopts::kNone);
-  ~GradientTransaction();
-  GradientTransaction(const GradientTransaction&) = delete;
-  GradientTransaction& operator=(const GradientTransaction&) = delete;
+  ~GradientTransaction() override;
 
   /// Sets aside the gradients of those that are not yet known.
   void add(std::span<const Parameter> parameters);
@@ -39,15 +37,16 @@ class GradientTransaction {
   std::vector<Parameter> commit(const std::function<void(std::span<const Parameter>)>& before_hooks = {});
 
  private:
+  void before_gradients(std::span<const Parameter> parameters) override;
+
   struct Entry {
     Parameter parameter;
     Tensor before;
   };
   std::vector<Entry> entries_;
   RandomState random_;
-  BufferGuard buffers_;
-  GradientTransaction* adopter_;  // around this one
-  bool adopts_, committed_ = false;
+  Adopts adopts_;
+  bool committed_ = false;
 };
 
 }  // namespace tapecache::gradcache

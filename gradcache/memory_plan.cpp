@@ -7,11 +7,10 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/forward_context.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/memory_scopes.h"
-#include "tapecache/core/random.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step_checks.h"
@@ -59,11 +58,8 @@ double units_of(const Tower& tower, const Chunks& chunks, const Chunk& chunk) {
 Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, const StepOptions& options) {
   Allocator& memory = allocator(options.device);
   const PeakMeter meter(options.device);
-  const RandomStateGuard random;
   GradientTransaction undone;
-  ForwardContext context = forward_context();
-  context.replay = true;  // no buffer may notice
-  const ForwardContextGuard context_guard(context);
+  const ScopedValue no_trace(forward_context(), forward_context().repeated());
   const Autocast autocast(detail::encoder_precision(options));
   const auto in_use = [&] { return static_cast<double>(memory.stats().current); };
   const auto before = in_use();

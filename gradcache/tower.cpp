@@ -1,13 +1,13 @@
 #include "tapecache/gradcache/tower.h"
 
 #include <numeric>
+#include <utility>
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/forward_context.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/device_backend.h"
-#include "tapecache/core/random.h"
+#include "tapecache/core/forward_context.h"
 
 namespace tapecache::gradcache {
 
@@ -31,40 +31,6 @@ Tensor select_rows(const Tensor& tensor, std::span<const std::int64_t> rows) {
 }
 
 }  // namespace detail
-
-namespace {
-
-/// Shows the encoder which samples it sees; the stream itself goes on.
-class SampleWindow {
- public:
-  SampleWindow(std::int64_t begin, std::int64_t samples, Tensor ids = {})
-      : first_sample_(random_state().first_sample),
-        samples_(random_state().samples),
-        ids_(random_state().sample_ids) {
-    random_state().first_sample += begin;
-    random_state().samples = samples;
-    random_state().sample_ids = std::move(ids);
-  }
-  ~SampleWindow() {
-    random_state().first_sample = first_sample_;
-    random_state().samples = samples_;
-    random_state().sample_ids = ids_;
-  }
-  SampleWindow(const SampleWindow&) = delete;
-  SampleWindow& operator=(const SampleWindow&) = delete;
-
- private:
-  std::int64_t first_sample_, samples_;
-  Tensor ids_;
-};
-
-ForwardContext context_for(std::int64_t samples, std::int64_t batch) {
-  ForwardContext context = forward_context();
-  context.partial_batch = context.partial_batch || samples < batch;
-  return context;
-}
-
-}  // namespace
 
 Tower::Tower(std::string name, std::vector<std::int64_t> own_chunks)
     : name_(std::move(name)),
@@ -156,19 +122,26 @@ Tower::Samples Tower::take(std::span<const std::int64_t> samples) const {
   return uploaded(take_selected_(samples));
 }
 
+/// Shows the encoder which samples it sees; the random stream itself goes on.
+Encoded Tower::encode_in_view(std::int64_t first, std::int64_t count, Tensor ids, const Samples& taken,
+                              const std::string& which) const {
+  ForwardContext& context = forward_context();
+  const ScopedValue first_sample(context.random.first_sample, context.random.first_sample + first);
+  const ScopedValue samples(context.random.samples, count);
+  const ScopedValue sample_ids(context.random.sample_ids, std::move(ids));
+  const ScopedValue partial(context.partial_batch, context.partial_batch || count < size_);
+  return checked(encode_(taken.get()), count, which);
+}
+
 Encoded Tower::encode(std::int64_t begin, std::int64_t end, const Samples& taken) const {
-  const SampleWindow window(begin, end - begin);
-  const ForwardContextGuard context(context_for(end - begin, size_));
-  return checked(encode_(taken.get()), end - begin, fmt::format("samples [{}, {})", begin, end));
+  return encode_in_view(begin, end - begin, {}, taken, fmt::format("samples [{}, {})", begin, end));
 }
 
 Encoded Tower::encode(std::span<const std::int64_t> samples, const Samples& taken) const {
   const auto count = static_cast<std::int64_t>(samples.size());
   Tensor ids = Tensor::from(samples, {count});
   for (std::int64_t i = 0; i < count; ++i) ids.mutable_data<std::int64_t>()[i] += random_state().first_sample;
-  const SampleWindow window(0, count, std::move(ids));
-  const ForwardContextGuard context(context_for(count, size_));
-  return checked(encode_(taken.get()), count, fmt::format("{} samples ordered by length", count));
+  return encode_in_view(0, count, std::move(ids), taken, fmt::format("{} samples ordered by length", count));
 }
 
 }  // namespace tapecache::gradcache

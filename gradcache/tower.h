@@ -132,6 +132,8 @@ class Tower {
 
   [[noreturn]] void throw_no_encoder() const;
   Samples uploaded(Samples samples) const;
+  Encoded encode_in_view(std::int64_t first, std::int64_t count, Tensor ids, const Samples& taken,
+                         const std::string& which) const;
   Encoded checked(Encoded encoded, std::int64_t samples, const std::string& which) const;
 
   std::string name_;

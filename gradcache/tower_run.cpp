@@ -3,9 +3,8 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/forward_context.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/random.h"
+#include "tapecache/core/scoped_value.h"
 #include "tapecache/gradcache/cached_run.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/step_checks.h"
@@ -97,14 +96,14 @@ void TowerRun::set_cache(std::vector<Tensor> cache) {
   }
 }
 
-std::vector<Piece> TowerRun::encode(std::size_t chunk) {
-  const OperandScope operands(operands_);
-  const Autocast autocast(precision_);
+std::vector<Piece> TowerRun::encode(std::size_t chunk, ForwardContext context) {
+  const ScopedValue in_force(forward_context(), std::move(context));
+  const auto operands = operands_.use();
   std::vector<Piece> pieces;
   std::vector<Tower::Samples> ahead = std::exchange(prefetched_[chunk].samples, {});
   for (const Chunk& range : pieces_of(*tower_, chunks_.parts[chunk], *options_)) {
     // Every piece makes the same calls: the same layers, on other samples.
-    random_state().key.call = *first_call_;
+    random_state().key.call = first_->random.key.call;
     const Tower::Samples samples = ahead.empty() ? take(range) : std::move(ahead[pieces.size()]);
     pieces.push_back({range, chunks_.order.empty() ? tower_->encode(range.begin, range.end, samples)
                                                    : tower_->encode(chunks_.samples(range), samples)});
@@ -118,15 +117,14 @@ void TowerRun::check_calls(const Chunk& range) {
   if (!last_call_) last_call_ = call;
   if (call == *last_call_) return;
   throw ValueError(fmt::format("cached_step: tower '{}' made {} random draws for {}, but {} at its first forward: they "
-                               "cannot equal those of the whole batch", tower_->name(), call - *first_call_,
-                               range_text(chunks_, range), *last_call_ - *first_call_));
+                               "cannot equal those of the whole batch", tower_->name(), call - first_->random.key.call,
+                               range_text(chunks_, range), calls()));
 }
 
 void TowerRun::forward(std::size_t chunk, bool keep) {
-  if (!first_call_) {
-    random_ = random_state();
-    precision_ = encoder_precision(*options_);
-    first_call_ = random_.key.call;
+  if (!first_) {
+    first_ = forward_context();
+    first_->autocast = encoder_precision(*options_);
     input_version_ = tower_->version();
   }
   if (keep) {
@@ -135,7 +133,7 @@ void TowerRun::forward(std::size_t chunk, bool keep) {
     std::vector<Piece> pieces;
     {
       const Recording recording(*tape);
-      pieces = encode(chunk);
+      pieces = encode(chunk, *first_);
     }
     note_parameters(parameters_on(*tape));
     store(pieces);
@@ -143,7 +141,7 @@ void TowerRun::forward(std::size_t chunk, bool keep) {
   } else {
     const NoRecording no_tape;
     const ParametersRead parameters;
-    const std::vector<Piece> pieces = encode(chunk);
+    const std::vector<Piece> pieces = encode(chunk, *first_);
     note_parameters(parameters.distinct());
     store(pieces);
   }
@@ -283,24 +281,19 @@ void TowerRun::backward(std::size_t chunk) {
     inject_cache(*kept.tape, kept.pieces, chunk);
     return;
   }
-  const RandomStateGuard random;
-  random_state() = random_;
   Tape tape;
   tape.set_run_hooks(false);
   std::vector<Piece> pieces;
   {
-    ForwardContext context = forward_context();
-    context.replay = true;
-    const ForwardContextGuard replay(context);
     const Recording recording(tape);
-    pieces = encode(chunk);
+    pieces = encode(chunk, first_->repeated());
   }
   check_replay(pieces);
   inject_cache(tape, pieces, chunk);
 }
 
 void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::size_t chunk) {
-  const OperandScope operands(operands_);
+  const auto operands = operands_.use();
   std::vector<Variable> outputs;
   std::vector<Tensor> gradients;
   std::vector<std::vector<Tensor>> ahead = std::exchange(prefetched_[chunk].gradients, {});

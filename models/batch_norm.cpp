@@ -2,7 +2,8 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/forward_context.h"
+#include "tapecache/autograd/buffer.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/batch_norm.h"
 #include "tapecache/ops/elementwise.h"

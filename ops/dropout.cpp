@@ -30,7 +30,7 @@ Variable drop(const char* op, Unit unit, const Variable& x, double probability) 
   if (!(probability >= 0 && probability < 1)) {
     throw ValueError(fmt::format("{}: probability is {}, expected 0 <= p < 1", op, probability));
   }
-  RandomDraw draw = next_random_draw(op, x.size(0));
+  RandomState draw = next_random_draw(op, x.size(0));
   if (probability == 0) return x;
   if (draw.sample_ids.defined()) draw.sample_ids = draw.sample_ids.to(x.device());
   const std::int64_t per_sample = draw.samples > 0 ? x.numel() / draw.samples : 0;

@@ -16,7 +16,7 @@ Tensor sample_uniform(std::int64_t samples, std::int64_t per_sample, Device devi
         fmt::format("{}: {} samples of {} draws, expected neither to be negative", kOp, samples, per_sample));
   }
   Tensor y = Tensor::empty({samples, per_sample}, DType::kFloat32, device);
-  const RandomDraw draw = next_random_draw(kOp, samples);
+  const RandomState draw = next_random_draw(kOp, samples);
   if (y.numel() == 0) return y;
   const Tensor ids = draw.sample_ids.defined() ? draw.sample_ids.to(device) : Tensor();
   const kernels::Samples in_view{draw.first_sample, draw.samples, ids.defined() ? ids.data<std::int64_t>() : nullptr};

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "failing_allocation.h"
-#include "tapecache/autograd/buffer.h"
+#include "tapecache/autograd/undo_log.h"
 #include "tapecache/autograd/parameter.h"
 #include "tapecache/core/random.h"
 #include "tapecache/train/optimizer.h"

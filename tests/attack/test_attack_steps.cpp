@@ -8,7 +8,7 @@
 #include "gradcache_checks.h"
 #include "attack.h"
 #include "tapecache/autograd/checkpoint.h"
-#include "tapecache/autograd/forward_context.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
@@ -191,7 +191,7 @@ BOOST_AUTO_TEST_CASE(sub_batches_by_themselves) {
       };
       // Random draws and buffers of a forward that is done are the caller's to undo.
       const RandomState random = random_state();
-      BufferGuard buffers;
+      UndoLog buffers;
       try {
         std::vector<CachedBatch> batches{{"image", {}}, {"text", {}}};
         for (int which = 0; which < 2; ++which) {

@@ -45,7 +45,7 @@ struct Layer {
 template <class F>
 Tensor afresh(const F& f, DType low = DType::kBFloat16) {
   OperandCache empty;
-  const OperandScope scope(empty);
+  const auto scope = empty.use();
   const Autocast autocast(low);
   return f();
 }
@@ -57,7 +57,7 @@ BOOST_AUTO_TEST_SUITE(autocast)
 BOOST_AUTO_TEST_CASE(a_parameter_is_rounded_once) {
   const Layer layer;
   OperandCache cache;
-  const OperandScope scope(cache);
+  const auto scope = cache.use();
   BOOST_CHECK(OperandCache::current() == &cache);
   {
     const Autocast autocast(DType::kBFloat16);
@@ -129,7 +129,7 @@ BOOST_AUTO_TEST_CASE(a_copy_follows_its_parameter) {
 BOOST_AUTO_TEST_CASE(what_is_no_parameter_is_not_kept) {
   const Layer layer;
   OperandCache cache;
-  const OperandScope scope(cache);
+  const auto scope = cache.use();
   const Autocast autocast(DType::kBFloat16);
   const Tensor weight = single({kOut, kIn}, 5);
   ops::linear(layer.x, weight);

@@ -84,7 +84,7 @@ BOOST_AUTO_TEST_CASE(products_have_the_same_bits) {
           set_thread_count(static_cast<int>(1 + rows % 3));
           const std::vector<Tensor> expected = layers.step(rows);
           OperandCache cache(kRoom);
-          const OperandScope scope(cache);
+          const auto scope = cache.use();
           const std::string what = fmt::format("{}, {} x {}, {} rows", name(dtype), in, hidden, rows);
           check_same(expected, layers.step(rows), what);
           check_same(expected, layers.step(rows), what + ", again");
@@ -106,7 +106,7 @@ BOOST_AUTO_TEST_CASE(a_changed_weight_is_packed_anew) {
   OperandCache cache(kRoom);
   const auto check = [&](const std::string& what) {
     const std::vector<Tensor> expected = layers.step(9);
-    const OperandScope scope(cache);
+    const auto scope = cache.use();
     check_same(expected, layers.step(9), what);
   };
   check("as made");
@@ -144,7 +144,7 @@ BOOST_AUTO_TEST_CASE(weights_of_one_storage_and_a_tied_one_are_told_apart) {
   };
   const std::vector<Tensor> expected = step();
   OperandCache cache(kRoom);
-  const OperandScope scope(cache);
+  const auto scope = cache.use();
   check_same(expected, step(), "first");
   check_same(expected, step(), "again");
   BOOST_CHECK(!cache.find_packed(upper.value(), true).shares_storage(cache.find_packed(lower.value(), true)));
@@ -156,7 +156,7 @@ BOOST_AUTO_TEST_CASE(a_weight_is_not_packed_where_memory_refuses) {
   const auto y = [&] { return ops::linear(x, layers.first, layers.bias).value(); };
   const Tensor expected = y();
   OperandCache cache(kRoom);
-  const OperandScope scope(cache);
+  const auto scope = cache.use();
   Allocator& memory = allocator(Device::cpu());
   // Room for the result, and for nothing of the weight's size.
   const MemoryLimit limit(memory.stats().current + expected.bytes() + 4096, Device::cpu());
@@ -169,19 +169,19 @@ BOOST_AUTO_TEST_CASE(nothing_is_packed_without_room_or_parameter) {
   const std::vector<Tensor> expected = layers.step(9);
   {
     OperandCache cache;
-    const OperandScope scope(cache);
+    const auto scope = cache.use();
     check_same(expected, layers.step(9), "no room");
     BOOST_CHECK(!cache.clear());
   }
   {
     OperandCache cache(20000);  // room for one factor of three
-    const OperandScope scope(cache);
+    const auto scope = cache.use();
     check_same(expected, layers.step(9), "room for one");
     BOOST_CHECK(cache.find_packed(layers.first.value(), true).defined());
     BOOST_CHECK(!cache.find_packed(layers.second.value(), true).defined());
   }
   OperandCache cache(kRoom);
-  const OperandScope scope(cache);
+  const auto scope = cache.use();
   ops::linear(random_values({3, 40}, 1, DType::kFloat32), layers.first.value());
   BOOST_CHECK(!cache.clear());
 }

@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "odd_context.h"
 #include "op_table.h"
 #include "tapecache/autograd/checkpoint.h"
 #include "tapecache/core/allocator.h"
@@ -256,6 +257,31 @@ BOOST_AUTO_TEST_CASE(parameters_read_are_told_apart_by_whether_they_are_frozen) 
   ops::multiply(ops::multiply(frozen, other), frozen);
   BOOST_CHECK((read.all() == std::vector<Parameter>{frozen, other}));
   BOOST_CHECK((read.distinct() == std::vector<Parameter>{other}));
+}
+
+BOOST_AUTO_TEST_CASE(the_second_forward_has_the_whole_context_of_the_first) {
+  std::vector<ForwardContext> seen;
+  const VariableFunction f = [&](std::span<const Variable> v) {
+    seen.push_back(forward_context());
+    return Variables{ops::multiply(v[0], v[0])};
+  };
+  const ForwardContext outside = forward_context();
+  Tape tape;
+  const Variable x = tape.leaf(vector_of({2, 3}));
+  Variable y;
+  {
+    const ScopedValue first(forward_context(), odd_context());
+    const Recording recording(tape);
+    y = checkpoint(f, std::span(&x, 1)).front();
+  }
+  const Tensor seed = vector_of({1, 1});
+  tape.backward(std::span(&y, 1), std::span(&seed, 1));
+  BOOST_REQUIRE_EQUAL(seen.size(), 2u);
+  BOOST_CHECK(seen[0] == odd_context());
+  BOOST_CHECK(seen[1] == odd_context().repeated());
+  BOOST_CHECK(seen[1].replay);
+  BOOST_CHECK(forward_context() == outside);
+  check_equal(tape.gradient(x), {4, 6});
 }
 
 BOOST_AUTO_TEST_CASE(gradients_of_earlier_passes_are_kept) {

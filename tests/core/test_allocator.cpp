@@ -197,7 +197,7 @@ BOOST_AUTO_TEST_CASE(a_pool_keeps_its_blocks_to_itself) {
     const MemoryPool pool(Device::cpu());
     std::vector<const std::byte*> places;
     {
-      const PoolScope scope(pool);
+      const auto scope = pool.use();
       for (const std::int64_t n : {1000, 50'000}) {
         const Tensor first = Tensor::full({n}, 2);
         places.push_back(first.raw());

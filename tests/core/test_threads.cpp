@@ -23,6 +23,7 @@
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/core/processors.h"
 #include "tapecache/core/random.h"
+#include "tapecache/core/scoped_value.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -342,7 +343,7 @@ BOOST_AUTO_TEST_CASE(a_guard_leaves_no_trace) {
   next_random_draw("f", 3);
   const RandomState before = random_state();
   {
-    const RandomStateGuard guard;
+    const ScopedValue random(random_state());
     begin_random_step(1, 2);
     next_random_draw("f", 3);
   }
@@ -353,9 +354,9 @@ BOOST_AUTO_TEST_CASE(a_guard_leaves_no_trace) {
 BOOST_AUTO_TEST_CASE(draws_take_call_numbers) {
   begin_random_step(7, 8);
   random_state().first_sample = 5;
-  const RandomDraw first = next_random_draw("f", 3);
+  const RandomState first = next_random_draw("f", 3);
   random_state().samples = 4;
-  const RandomDraw second = next_random_draw("f", 12);
+  const RandomState second = next_random_draw("f", 12);
   BOOST_CHECK((first.key == RandomKey{7, 8, 0}));
   BOOST_CHECK_EQUAL(first.first_sample, 5);
   BOOST_CHECK_EQUAL(first.samples, 3);

@@ -175,7 +175,7 @@ BOOST_AUTO_TEST_CASE(a_block_freed_while_it_is_copied_goes_back_to_its_pool, *on
     const MemoryPool pool(kCuda);
     Tensor there;
     {
-      const PoolScope scope(pool);
+      const auto scope = pool.use();
       there = values(1).to(kCuda);
     }
     const Tensor back = there.to_beside(Device::cpu());

@@ -23,7 +23,7 @@ struct Fixture {
   Tensor product() const { return ops::linear(x, weight).value(); }
   Tensor afresh() const {
     OperandCache empty;
-    const OperandScope scope(empty);
+    const auto scope = empty.use();
     return product();
   }
 };

@@ -1,8 +1,10 @@
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
 #include "gradcache_checks.h"
+#include "odd_context.h"
 #include "tapecache/autograd/buffer.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/ops/reduce.h"
@@ -67,6 +69,58 @@ BOOST_AUTO_TEST_CASE(a_replay_by_hand) {
     return result;
   };
   check_equal(compare_steps([&] { return direct_step(towers, projection); }, by_hand, encoder.parameters()), 1e-12);
+}
+
+BOOST_AUTO_TEST_CASE(second_forwards_have_the_whole_context_of_the_first) {
+  const Encoder encoder(1, DType::kFloat64, 0.4);
+  std::vector<ForwardContext> seen;
+  const auto encode = [&](const Tensor& x) {
+    seen.push_back(forward_context());
+    return encoder(x);
+  };
+  const Tensor x = random_values({6, 5}, 2), c = random_values({6, 4}, 3);
+  const ForwardContext outside = forward_context();
+  std::optional<CachedForward> forward;
+  {
+    const ScopedValue first(forward_context(), odd_context());
+    forward.emplace(cached(encode, x));
+    ForwardContext expected = odd_context();
+    expected.random.key.call += 2;
+    BOOST_CHECK(forward_context() == expected);
+  }
+  forward->replay(std::span(&c, 1));
+  BOOST_CHECK(forward_context() == outside);
+  ForwardContext expected = odd_context();
+  expected.random.samples = 6;  // what the tower shows
+  expected.random.sample_ids = {};
+  BOOST_REQUIRE_EQUAL(seen.size(), 2u);
+  BOOST_CHECK(seen[0] == expected);
+  BOOST_CHECK(seen[1] == expected.repeated());
+}
+
+BOOST_AUTO_TEST_CASE(both_forwards_of_a_chunk_have_one_context) {
+  const Encoder encoder(1, DType::kFloat64, 0.4);
+  std::vector<ForwardContext> seen;
+  const auto encode = [&](const Tensor& x) {
+    seen.push_back(forward_context());
+    return encoder(x);
+  };
+  const std::vector<Tower> towers{{"x", random_values({6, 5}, 2), encode}};
+  const Loss loss = [](std::span<const Variable> r) { return ops::sum(ops::multiply(r[0], r[0])); };
+  const ScopedValue odd(forward_context(), odd_context());
+  cached_step(towers, loss, {.chunk_sizes = {2}});
+  ForwardContext after = odd_context();
+  after.random.key.call += 2;
+  BOOST_CHECK(forward_context() == after);
+  BOOST_REQUIRE_EQUAL(seen.size(), 6u);
+  for (std::size_t i = 0; i < 3; ++i) {
+    ForwardContext expected = odd_context();
+    expected.random.first_sample += 2 * static_cast<std::int64_t>(i);
+    expected.random.samples = 2;
+    expected.random.sample_ids = {};
+    BOOST_CHECK(seen[i] == expected);
+    BOOST_CHECK(seen[5 - i] == expected.repeated());
+  }
 }
 
 BOOST_AUTO_TEST_CASE(two_pending_forwards_share_nothing) {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "gradcache_checks.h"
-#include "tapecache/autograd/forward_context.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/cached.h"

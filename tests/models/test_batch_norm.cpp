@@ -8,7 +8,7 @@
 #include "folder.h"
 #include "model_checks.h"
 #include "tapecache/autograd/checkpoint.h"
-#include "tapecache/autograd/forward_context.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/core/random.h"
@@ -189,14 +189,14 @@ BOOST_AUTO_TEST_CASE(a_part_of_a_batch_is_refused) {
   values_of([&] { return encoder(x); });
   const Averages before = averages_of(encoder.norm);
   for (const bool replay : {false, true}) {
-    const ForwardContextGuard part({.replay = replay, .partial_batch = true});
+    const ScopedValue part(forward_context(), {.replay = replay, .partial_batch = true});
     BOOST_CHECK_EXCEPTION(encoder(x), ValueError,
                           says({"'image.norm'", "statistics of a chunk are not those of the batch",
                                 "freeze_statistics", "layer norm"}));
   }
   check_averages(encoder.norm, before);
 
-  const ForwardContextGuard part({.replay = false, .partial_batch = true});
+  const ScopedValue part(forward_context(), {.replay = false, .partial_batch = true});
   builder.set_training(false);
   const Tensor evaluated = values_of([&] { return encoder(x); });
   builder.set_training(true);

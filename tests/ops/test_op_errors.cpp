@@ -5,6 +5,7 @@
 
 #include "op_error_cases.h"
 #include "tapecache/core/random.h"
+#include "tapecache/core/scoped_value.h"
 #include "tapecache/ops/attention.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/dropout.h"
@@ -117,7 +118,7 @@ std::vector<ErrorCase> value_cases() {
       error<ShapeError>("dropout_scalar", [](Given& g) { ops::dropout(g.f32({}), 0.5); }, {"dropout:", "[]"}),
       error<ShapeError>("dropout_rows_not_of_samples",
                         [](Given& g) {
-                          const RandomStateGuard guard;
+                          const ScopedValue random(random_state());
                           random_state().samples = 2;
                           ops::dropout(g.f32({3, 2}), 0.5);
                         },

@@ -6,6 +6,7 @@
 
 #include "op_error_cases.h"
 #include "tapecache/core/random.h"
+#include "tapecache/core/scoped_value.h"
 #include "tapecache/ops/batch_norm.h"
 #include "tapecache/ops/dropout.h"
 #include "tapecache/ops/normalize.h"
@@ -120,7 +121,7 @@ std::vector<ErrorCase> draw_cases() {
       error<ShapeError>("drop_path_scalar", [](Given& g) { ops::drop_path(g.f32({}), 0.5); }, {"drop_path:", "[]"}),
       error<ShapeError>("drop_path_rows_not_of_samples",
                         [](Given& g) {
-                          const RandomStateGuard guard;
+                          const ScopedValue random(random_state());
                           random_state().samples = 2;
                           ops::drop_path(g.f32({3, 2}), 0.5);
                         },
@@ -131,7 +132,7 @@ std::vector<ErrorCase> draw_cases() {
                         {"sample_uniform:", "-3"}),
       error<ShapeError>("sample_uniform_rows_not_of_samples",
                         [](Given&) {
-                          const RandomStateGuard guard;
+                          const ScopedValue random(random_state());
                           random_state().samples = 2;
                           ops::sample_uniform(3, 2);
                         },

@@ -3,6 +3,7 @@
 #include "op_table.h"
 #include "philox_reference.h"
 #include "tapecache/core/random.h"
+#include "tapecache/core/scoped_value.h"
 #include "tapecache/ops/dropout.h"
 #include "tapecache/ops/embedding.h"
 #include "tapecache/ops/layout.h"
@@ -165,7 +166,7 @@ void add_drop_rows(std::vector<OpRow>& rows, const std::string& suffix, Input in
                     .inputs = {input},
                     .op =
                         [draw, f = whole_samples ? ops::drop_path : ops::dropout](std::span<const Variable> x) {
-                          const RandomStateGuard guard;
+                          const ScopedValue random(random_state());
                           begin_random_step(kSeed, kStep);
                           random_state().key.call = draw.call;
                           random_state().first_sample = draw.first_sample;

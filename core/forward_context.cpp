@@ -1,4 +1,4 @@
-#include "tapecache/autograd/forward_context.h"
+#include "tapecache/core/forward_context.h"
 
 namespace tapecache {
 
@@ -6,5 +6,7 @@ ForwardContext& forward_context() {
   thread_local ForwardContext context;
   return context;
 }
+
+RandomState& random_state() { return forward_context().random; }
 
 }  // namespace tapecache

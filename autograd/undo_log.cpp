@@ -1,34 +1,29 @@
-#include "tapecache/autograd/buffer.h"
+#include "tapecache/autograd/undo_log.h"
 
 #include <algorithm>
+#include <utility>
 
+#include "tapecache/autograd/autograd_context.h"
 #include "tapecache/core/captured_step.h"
 
 namespace tapecache {
 
-namespace {
+UndoLog::UndoLog() : outer_(detail::autograd_context.undo), innermost_(detail::autograd_context.undo, this) {}
 
-thread_local BufferGuard* innermost = nullptr;
-
-}  // namespace
-
-BufferGuard::BufferGuard() : outer_(std::exchange(innermost, this)) {}
-
-BufferGuard::~BufferGuard() {
-  innermost = outer_;
+UndoLog::~UndoLog() {
   try {
     restore();
   } catch (...) {  // of a device that failed, whose buffers are lost
   }
 }
 
-void BufferGuard::restore() {
+void UndoLog::restore() {
   const std::vector<Noted> noted = std::exchange(noted_, {});
   // From the last to the first, since one may be part of another.
   for (auto one = noted.rbegin(); one != noted.rend(); ++one) Tensor(one->buffer).copy_from(one->before);
 }
 
-void BufferGuard::keep() {
+void UndoLog::keep() {
   if (outer_) {
     outer_->noted_.reserve(outer_->noted_.size() + noted_.size());
     for (Noted& noted : noted_) {
@@ -39,14 +34,19 @@ void BufferGuard::keep() {
 }
 
 /// Whether what all of the buffer held is noted.
-bool BufferGuard::knows(const Tensor& buffer) const {
+bool UndoLog::knows(const Tensor& buffer) const {
   return std::any_of(noted_.begin(), noted_.end(), [&](const Noted& noted) {
     return noted.buffer.shares_storage(buffer) && noted.buffer.offset() <= buffer.offset() &&
            buffer.offset() + buffer.bytes() <= noted.buffer.offset() + noted.buffer.bytes();
   });
 }
 
+void UndoLog::before_gradients(std::span<const Parameter> parameters) {
+  if (outer_) outer_->before_gradients(parameters);
+}
+
 void before_change(const Tensor& buffer) {
+  UndoLog* const innermost = detail::autograd_context.undo;
   // What is only recorded changes nothing yet.
   if (!innermost || CapturedStep::is_capturing() || innermost->knows(buffer)) return;
   innermost->noted_.push_back({buffer, buffer.clone()});

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <vector>
+
+#include "tapecache/autograd/parameter.h"
+#include "tapecache/core/scoped_value.h"
+
+#pragma GCC visibility push(hidden)
+
+namespace tapecache {
+
+class OperandCache;
+class Tape;
+class UndoLog;
+
+namespace detail {
+
+/// As core's `ThreadContext`, for this floor: who takes part, for a scope, in what this thread computes. None may be kept.
+struct AutogradContext {
+  Tape* tape = nullptr;                            // that operations are recorded on
+  std::vector<Parameter>* parameters = nullptr;    // that operations read while no tape is active are listed there
+  OperandCache* operands = nullptr;
+  UndoLog* undo = nullptr;                         // the innermost
+  bool hooks = true;                               // whether those of parameters run
+};
+
+inline constinit thread_local AutogradContext autograd_context;
+
+}  // namespace detail
+}  // namespace tapecache
+
+#pragma GCC visibility pop

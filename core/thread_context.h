@@ -1,0 +1,24 @@
+#pragma once
+
+#include "tapecache/core/language.h"
+
+namespace tapecache {
+
+class MemoryPool;
+class RecordedCopies;
+
+namespace detail {
+
+/// What the code that runs on this thread is part of. Each is changed for a scope (`ScopedValue`) and points to what lives as
+/// long, so that none may be kept; what is kept to run a forward again belongs into `ForwardContext`.
+struct ThreadContext {
+  const char* op = nullptr;          // the innermost operation
+  const MemoryPool* pool = nullptr;  // that blocks come from
+  RecordedCopies* copies = nullptr;  // of the step that is recorded, where one is
+  bool in_block = false;             // of a parallel_for
+};
+
+inline constinit thread_local ThreadContext thread_context;
+
+}  // namespace detail
+}  // namespace tapecache
