@@ -9,7 +9,6 @@ namespace {
 
 void replay(Backward& context, const VariableFunction& f, const ForwardContext& first, std::size_t input_count) {
   Tape tape;
-  tape.set_run_hooks(false);
   std::vector<Variable> inputs;
   for (std::size_t i = 0; i < input_count; ++i) {
     inputs.push_back(context.needs(i) ? tape.leaf(context.saved(i)) : Variable(context.saved(i)));
@@ -29,6 +28,7 @@ void replay(Backward& context, const VariableFunction& f, const ForwardContext& 
     seeds.push_back(context.output_gradient(k));
   }
   if (seeded.empty()) return;
+  const auto later = no_hooks();  // the outer pass runs them
   tape.backward(seeded, seeds);
   for (std::size_t i = 0; i < input_count; ++i) {
     if (!context.needs(i)) continue;

@@ -72,7 +72,8 @@ class Parameter {
   std::shared_ptr<State> state_;
 };
 
-/// Lets no hook of any parameter run on this thread, until the end of what this returns: for passes that are only tried.
+/// Lets no hook of any parameter run on this thread, until the end of what this returns: for passes that are only tried, or a
+/// part of an outer pass that runs them.
 ScopedValue<bool> no_hooks();
 
 }  // namespace tapecache

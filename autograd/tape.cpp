@@ -172,9 +172,7 @@ void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> s
     if (holds(output) || first_use_.contains(p.id())) continue;
     if (std::find(complete.begin(), complete.end(), p) == complete.end()) complete.push_back(p);
   }
-  if (run_hooks_) {
-    for (Parameter& p : complete) p.run_hooks();
-  }
+  for (Parameter& p : complete) p.run_hooks();
   for (std::size_t i = nodes_.size(); i-- > 0;) run(i);
 }
 
@@ -208,7 +206,7 @@ void Tape::run(std::size_t index) {
     const auto first = first_use_.find(input.parameter.id());
     if (first == first_use_.end() || first->second != index) continue;
     first_use_.erase(first);
-    if (run_hooks_ && input.parameter.gradient().defined()) input.parameter.run_hooks();
+    if (input.parameter.gradient().defined()) input.parameter.run_hooks();
   }
   node.inputs.clear();
   node.saved.clear();

@@ -85,8 +85,6 @@ class Tape {
   const std::vector<Node>& nodes() const { return nodes_; }
   /// Drops all nodes and values without running them.
   void clear();
-  /// With false, backward leaves the parameters' hooks to an outer pass that this one is part of.
-  void set_run_hooks(bool on) { run_hooks_ = on; }
 
   /// Appends an operation where a tape is active and an input has history, and gives its outputs, which are constants, their
   /// place on the tape. Ops call `record` below.
@@ -114,7 +112,6 @@ class Tape {
   std::uint64_t id_;
   std::shared_ptr<Tape*> self_;  // null once the tape has ended, for those who may outlive it
   bool consumed_ = false;
-  bool run_hooks_ = true;
   std::pmr::monotonic_buffer_resource memory_;  // of what the nodes hold
   std::vector<Node> nodes_;
   std::vector<Value> values_;

@@ -12,6 +12,7 @@
 #include "tapecache/core/recorded_copies.h"
 #include "tapecache/core/scoped_value.h"
 #include "tapecache/core/tensor.h"
+#include "tapecache/core/thread_context.h"
 
 namespace tapecache {
 
@@ -22,11 +23,7 @@ std::atomic<std::uint64_t> replays_so_far = 0;
 /// Records what this thread gives a device, until `end`.
 class Capture {
  public:
-  explicit Capture(int device) : device_(device) {
-    if (CapturedStep::is_capturing()) throw Error("captured step: recorded within another one");
-    device_backend::begin_capture(device);
-    copies_.emplace();
-  }
+  explicit Capture(int device) : device_(begun(device)), current_(detail::thread_context.copies, &copies_) {}
   ~Capture() {
     if (!ended_) device_backend::cancel_capture(device_);
   }
@@ -37,11 +34,18 @@ class Capture {
     ended_ = true;
     return device_backend::end_capture(device_);
   }
-  const RecordedCopies& copies() const { return *copies_; }
+  const RecordedCopies& copies() const { return copies_; }
 
  private:
+  static int begun(int device) {
+    if (CapturedStep::is_capturing()) throw Error("captured step: recorded within another one");
+    device_backend::begin_capture(device);
+    return device;
+  }
+
   int device_;
-  std::optional<RecordedCopies> copies_;
+  RecordedCopies copies_;
+  ScopedValue<RecordedCopies*> current_;
   bool ended_ = false;
 };
 

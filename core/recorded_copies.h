@@ -4,7 +4,6 @@
 #include <unordered_map>
 #include <vector>
 
-#include "tapecache/core/scoped_value.h"
 #include "tapecache/core/storage.h"
 #include "tapecache/core/thread_context.h"
 
@@ -22,7 +21,6 @@ class [[gnu::visibility("hidden")]] RecordedCopies {
     bool written = false;
   };
 
-  /// Of this thread, until the end of its scope.
   RecordedCopies() = default;
   ~RecordedCopies() { Storage::end_recording(*this); }
   RecordedCopies(const RecordedCopies&) = delete;
@@ -48,7 +46,6 @@ class [[gnu::visibility("hidden")]] RecordedCopies {
     device_backend::CopyEvent any, into;
   };
 
-  ScopedValue<RecordedCopies*> current_{detail::thread_context.copies, this};
   std::unordered_map<const Storage*, Last> last_;
   std::vector<HostMemory> host_;
 };

@@ -18,7 +18,7 @@ struct ThreadContext {
   bool in_block = false;             // of a parallel_for
 };
 
-inline constinit thread_local ThreadContext thread_context;
+inline thread_local ThreadContext thread_context;
 
 }  // namespace detail
 }  // namespace tapecache

@@ -50,7 +50,6 @@ struct Recorded {
   detail::StepReadings readings;
 
   Recorded(std::span<const Tower> towers, std::span<const Chunk> ranges, const StepOptions& options) {
-    tape.set_run_hooks(false);
     const Recording recording(tape);
     for (std::size_t t = 0; t < towers.size(); ++t) {
       const Encoded encoded = encode_joined(towers[t], ranges[t], options);
@@ -97,6 +96,7 @@ struct Recorded {
         gradients.push_back(pass.caches[t][i]);
       }
     }
+    const auto later = no_hooks();  // the transaction runs them
     if (!sources.empty()) inject(tape, sources, gradients);
   }
 };

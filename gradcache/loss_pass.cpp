@@ -53,7 +53,6 @@ std::string first_of_outputs(std::span<const LossInput> towers, Describe describ
 LossPass take_loss(const char* step, std::span<const LossInput> towers, const Loss& loss, const StepOptions& options,
                    GradientTransaction& transaction, StepReadings& readings, StepResult& result) {
   Tape tape;
-  tape.set_run_hooks(false);
   const std::vector<std::vector<Variable>> leaves = make_leaves(tape, towers);
   Representations given;
   for (std::size_t t = 0; t < towers.size(); ++t) {
@@ -74,6 +73,7 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   }
   if (value.has_history()) {
     const Tensor seed = seed_for(value, options.scale, options);
+    const auto later = no_hooks();  // the transaction runs them
     tape.backward(std::span(&value, 1), std::span(&seed, 1));
   }
   for (const std::vector<Variable>& own : leaves) {

@@ -59,6 +59,7 @@ Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, con
   Allocator& memory = allocator(options.device);
   const PeakMeter meter(options.device);
   GradientTransaction undone;
+  const auto tried = no_hooks();
   const ScopedValue no_trace(forward_context(), forward_context().repeated());
   const Autocast autocast(detail::encoder_precision(options));
   const auto in_use = [&] { return static_cast<double>(memory.stats().current); };
@@ -70,7 +71,6 @@ Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, con
   }
   const double beside = in_use() - before;
   Tape tape;
-  tape.set_run_hooks(false);
   Encoded encoded;
   {
     const Recording recording(tape);

@@ -129,7 +129,6 @@ void TowerRun::forward(std::size_t chunk, bool keep) {
   }
   if (keep) {
     auto tape = std::make_unique<Tape>();
-    tape->set_run_hooks(false);
     std::vector<Piece> pieces;
     {
       const Recording recording(*tape);
@@ -282,7 +281,6 @@ void TowerRun::backward(std::size_t chunk) {
     return;
   }
   Tape tape;
-  tape.set_run_hooks(false);
   std::vector<Piece> pieces;
   {
     const Recording recording(tape);
@@ -313,6 +311,7 @@ void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::s
       gradients.push_back(seed_for(loss.values, share, *options_));
     }
   }
+  const auto later = no_hooks();  // the transaction runs them
   if (!outputs.empty()) inject(tape, outputs, gradients);
 }
 
