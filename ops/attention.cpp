@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/low_precision.h"
 
@@ -33,11 +34,8 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
   const Tensor input = detail::in_type(kOp, qkv.value(), operand);
   Tensor y = Tensor::empty({batch, tokens, width}, operand, qkv.device());
   Tensor logsumexp = Tensor::empty({batch, heads, tokens, 2}, computed, qkv.device());
-  const auto valid_of = [](const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; };
   dispatch_any_floating(kOp, operand, [&]<class In>() {
-    kernels::find(&AttentionKernels<In>::attention, kOp, qkv.device())(layout, input.data<In>(),
-                                                                       valid_of(options.valid), y.mutable_data<In>(),
-                                                                       logsumexp.mutable_data<ComputedType<In>>());
+    detail::call(kOp, qkv.device(), &AttentionKernels<In>::attention, layout, input, options.valid, y, logsumexp);
   });
   Tensor result = y.to(detail::result_type(operand, options.result));
   return record(kOp, std::move(result), {qkv}, {input, options.valid, y, logsumexp}, [=](Backward& ctx) {
@@ -47,10 +45,8 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
     const bool direct = dqkv.tensor.dtype() == operand;  // else it is added up in f32 by others
     Tensor to = direct ? dqkv.tensor : Tensor::empty(dqkv.tensor.shape(), operand, dqkv.tensor.device());
     dispatch_any_floating(kOp, operand, [&]<class In>() {
-      kernels::find(&AttentionKernels<In>::attention_backward, kOp, dy.device())(
-          layout, ctx.saved(0).data<In>(), valid_of(ctx.saved(1)), ctx.saved(2).data<In>(),
-          ctx.saved(3).data<ComputedType<In>>(), dy.data<In>(), to.mutable_data<In>(),
-          direct ? detail::mode_of(dqkv) : kernels::Mode::kWrite);
+      detail::call(kOp, dy.device(), &AttentionKernels<In>::attention_backward, layout, ctx.saved(0), ctx.saved(1),
+                   ctx.saved(2), ctx.saved(3), dy, to, direct ? detail::mode_of(dqkv) : kernels::Mode::kWrite);
     });
     if (direct) return;
     const Tensor wide = to.to(dqkv.tensor.dtype());

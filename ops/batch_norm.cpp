@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -30,9 +31,8 @@ Variable normalized(const Channels& layout, const Variable& x, const Variable& w
                     const Tensor& mean, const Tensor& variance, double epsilon, bool own_statistics) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&BatchNormKernels<T>::batch_norm, kOp, x.device())(
-        layout, epsilon, x.value().data<T>(), weight.value().data<T>(), bias.value().data<T>(), mean.data<T>(),
-        variance.data<T>(), y.mutable_data<T>());
+    detail::call(kOp, x.device(), &BatchNormKernels<T>::batch_norm, layout, epsilon, x, weight, bias, mean, variance,
+                 y);
   });
   return record(kOp, std::move(y), {x, weight, bias}, {x.value(), weight.value(), mean, variance}, [=](Backward& ctx) {
     // x̂ = (x - mean) rstd; dγ = Σ dy x̂; dβ = Σ dy; dx = γ rstd (dy - mean(dy) - x̂ mean(dy x̂)), or γ rstd dy where
@@ -43,11 +43,9 @@ Variable normalized(const Channels& layout, const Variable& x, const Variable& w
       if (ctx.needs(i)) target[i] = ctx.gradient(i);
     }
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      const auto pointer = [](GradientTarget& t) { return t.tensor.defined() ? t.tensor.mutable_data<T>() : nullptr; };
-      kernels::find(&BatchNormKernels<T>::batch_norm_backward, kOp, dy.device())(
-          layout, epsilon, own_statistics, ctx.saved(0).data<T>(), ctx.saved(1).data<T>(), ctx.saved(2).data<T>(),
-          ctx.saved(3).data<T>(), dy.data<T>(), pointer(target[0]), detail::mode_of(target[0]), pointer(target[1]),
-          detail::mode_of(target[1]), pointer(target[2]), detail::mode_of(target[2]));
+      detail::call(kOp, dy.device(), &BatchNormKernels<T>::batch_norm_backward, layout, epsilon, own_statistics,
+                   ctx.saved(0), ctx.saved(1), ctx.saved(2), ctx.saved(3), dy, target[0], target[0], target[1],
+                   target[1], target[2], target[2]);
     });
   });
 }
@@ -64,8 +62,7 @@ BatchNormalized batch_norm(const Variable& x, const Variable& weight, const Vari
   Tensor mean = Tensor::empty({layout.count}, x.dtype(), x.device());
   Tensor variance = Tensor::empty({layout.count}, x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&BatchNormKernels<T>::channel_statistics, kOp, x.device())(
-        layout, x.value().data<T>(), mean.mutable_data<T>(), variance.mutable_data<T>());
+    detail::call(kOp, x.device(), &BatchNormKernels<T>::channel_statistics, layout, x, mean, variance);
   });
   return {normalized(layout, x, weight, bias, mean, variance, epsilon, true), mean, variance};
 }

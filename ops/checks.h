@@ -3,11 +3,10 @@
 #include <cstdint>
 
 #include "tapecache/autograd/tape.h"
-#include "tapecache/ops/kernels/table.h"
 
 #pragma GCC visibility push(hidden)
 
-/// What the op files share: argument checks and the step from a gradient target to a kernel's mode.
+/// Argument checks that the op files share.
 namespace tapecache::ops::detail {
 
 /// Throws unless x is defined, of type f32 or f64 and of at least `rank` axes.
@@ -46,10 +45,6 @@ void require_mask(const char* op, const char* argument, const Tensor& mask, cons
 /// are i32 or i64, DeviceError from any other device, ValueError naming the first outside [0, limit): as `value_checks.h` says,
 /// at once or when the device is waited for.
 Tensor checked_indices(const char* op, const char* argument, const Tensor& indices, std::int64_t limit, Device device);
-
-inline kernels::Mode mode_of(const GradientTarget& target) {
-  return target.accumulate ? kernels::Mode::kAccumulate : kernels::Mode::kWrite;
-}
 
 /// All rows of the last axis: numel / size(-1), 0 where the axis is empty.
 inline std::int64_t rows_of(const Shape& shape) { return shape.product(0, shape.rank() - 1); }

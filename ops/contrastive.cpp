@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -91,10 +92,8 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
   Tensor loss = Tensor::empty({}, a.dtype(), a.device());
   dispatch_floating(kOp, a.dtype(), [&]<class T>() {
     Buffers buffers = buffers_for<T>(c, a.device());
-    kernels::find(&ContrastiveKernels<T>::contrastive, kOp, a.device())(
-        c, a.value().data<T>(), b.value().data<T>(), scale.value().data<T>(), offset.value().data<T>(),
-        rows.mutable_data<double>(), cols.mutable_data<double>(), loss.mutable_data<T>(),
-        buffers.workspace.mutable_data<T>(), buffers.partials.mutable_data<double>());
+    detail::call(kOp, a.device(), &ContrastiveKernels<T>::contrastive, c, a, b, scale, offset, rows, cols, loss,
+                 buffers.workspace, buffers.partials);
   });
   return record(kOp, std::move(loss), {a, b, scale, offset},
                 {a.value(), b.value(), scale.value(), offset.value(), rows, cols, ids.queries, ids.targets},
@@ -114,14 +113,9 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
     Tensor dbias = Tensor::empty(ctx.input_shape(3), left.dtype(), left.device());
     dispatch_floating(kOp, left.dtype(), [&]<class T>() {
       Buffers buffers = buffers_for<T>(c, left.device());
-      const auto data = [](GradientTarget& target) {
-        return target.tensor.defined() ? target.tensor.mutable_data<T>() : nullptr;
-      };
-      kernels::find(&ContrastiveKernels<T>::contrastive_backward, kOp, left.device())(
-          here, left.data<T>(), right.data<T>(), ctx.saved(2).data<T>(), ctx.saved(3).data<T>(),
-          ctx.saved(4).data<double>(), ctx.saved(5).data<double>(), ctx.output_gradient().data<T>(), data(da),
-          detail::mode_of(da), data(db_alone), detail::mode_of(db_alone), dscale.mutable_data<T>(),
-          dbias.mutable_data<T>(), buffers.workspace.mutable_data<T>(), buffers.partials.mutable_data<double>());
+      detail::call(kOp, left.device(), &ContrastiveKernels<T>::contrastive_backward, here, left, right, ctx.saved(2),
+                   ctx.saved(3), ctx.saved(4), ctx.saved(5), ctx.output_gradient(), da, da, db_alone, db_alone, dscale,
+                   dbias, buffers.workspace, buffers.partials);
     });
     if (shared) db.tensor.accumulate(db_alone.tensor);
     if (ctx.needs(2)) ctx.pass(2, dscale);

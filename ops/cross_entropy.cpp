@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -28,14 +29,13 @@ Variable cross_entropy(const Variable& logits, const Tensor& targets, Reduction 
   Tensor logsumexp = Tensor::empty({rows, 2}, logits.dtype(), logits.device());
   Tensor result = losses;
   dispatch_floating(kOp, logits.dtype(), [&]<class T>() {
-    kernels::find(&CrossEntropyKernels<T>::cross_entropy, kOp, logits.device())(
-        rows, classes, logits.value().data<T>(), index.data<std::int64_t>(), losses.mutable_data<T>(),
-        logsumexp.mutable_data<T>());
+    detail::call(kOp, logits.device(), &CrossEntropyKernels<T>::cross_entropy, rows, classes, logits, index, losses,
+                 logsumexp);
     if (reduction == Reduction::kNone) return;
     result = Tensor::empty({}, logits.dtype(), logits.device());
-    kernels::find(&ReduceKernels<T>::reduce, kOp, logits.device())(
-        reduction == Reduction::kMean ? kernels::ReduceOp::kMean : kernels::ReduceOp::kSum, 1, rows, 1,
-        losses.data<T>(), result.mutable_data<T>(), kernels::Mode::kWrite);
+    detail::call(kOp, logits.device(), &ReduceKernels<T>::reduce,
+                 reduction == Reduction::kMean ? kernels::ReduceOp::kMean : kernels::ReduceOp::kSum, 1, rows, 1, losses,
+                 result, kernels::Mode::kWrite);
   });
   return record(kOp, std::move(result), {logits}, {logits.value(), index, logsumexp}, [=](Backward& ctx) {
     // dlogits = (softmax(logits) - onehot(target)) dloss
@@ -43,10 +43,8 @@ Variable cross_entropy(const Variable& logits, const Tensor& targets, Reduction 
     GradientTarget dx = ctx.gradient(0);
     const double weight = reduction == Reduction::kMean ? 1.0 / static_cast<double>(rows) : 1.0;
     dispatch_floating(kOp, dloss.dtype(), [&]<class T>() {
-      kernels::find(&CrossEntropyKernels<T>::cross_entropy_backward, kOp, dloss.device())(
-          rows, classes, ctx.saved(0).data<T>(), ctx.saved(1).data<std::int64_t>(), ctx.saved(2).data<T>(),
-          dloss.data<T>(), reduction == Reduction::kNone ? 1 : 0, weight, dx.tensor.mutable_data<T>(),
-          detail::mode_of(dx));
+      detail::call(kOp, dloss.device(), &CrossEntropyKernels<T>::cross_entropy_backward, rows, classes, ctx.saved(0),
+                   ctx.saved(1), ctx.saved(2), dloss, reduction == Reduction::kNone ? 1 : 0, weight, dx, dx);
     });
   });
 }

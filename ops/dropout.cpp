@@ -4,6 +4,7 @@
 
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/random.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -19,9 +20,8 @@ kernels::Samples samples_of(std::int64_t first, std::int64_t count, const Tensor
 enum class Unit { kElement, kSample };  // what is kept or dropped as a whole
 
 template <class T>
-auto kernel_of(Unit unit, const char* op, Device device) {
-  return kernels::find(unit == Unit::kElement ? &DropoutKernels<T>::dropout : &DropoutKernels<T>::drop_path, op,
-                       device);
+auto kernel_of(Unit unit) {
+  return unit == Unit::kElement ? &DropoutKernels<T>::dropout : &DropoutKernels<T>::drop_path;
 }
 
 Variable drop(const char* op, Unit unit, const Variable& x, double probability) {
@@ -36,9 +36,9 @@ Variable drop(const char* op, Unit unit, const Variable& x, double probability) 
   const std::int64_t per_sample = draw.samples > 0 ? x.numel() / draw.samples : 0;
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_floating(op, x.dtype(), [&]<class T>() {
-    kernel_of<T>(unit, op, x.device())(draw.key, samples_of(draw.first_sample, draw.samples, draw.sample_ids),
-                                       per_sample, probability, x.value().data<T>(), y.mutable_data<T>(),
-                                       kernels::Mode::kWrite);
+    const kernels::Samples samples = samples_of(draw.first_sample, draw.samples, draw.sample_ids);
+    detail::call(op, x.device(), kernel_of<T>(unit), draw.key, samples, per_sample, probability, x, y,
+                 kernels::Mode::kWrite);
   });
   const bool ordered = !draw.sample_ids.defined();  // then nothing is kept: the key gives the mask again
   std::vector<Tensor> saved = ordered ? std::vector<Tensor>{} : std::vector<Tensor>{draw.sample_ids};
@@ -49,8 +49,7 @@ Variable drop(const char* op, Unit unit, const Variable& x, double probability) 
                   const kernels::Samples samples = samples_of(first, count, ordered ? Tensor() : ctx.saved(0));
                   GradientTarget dx = ctx.gradient(0);
                   dispatch_floating(op, dy.dtype(), [&]<class T>() {
-                    kernel_of<T>(unit, op, dy.device())(key, samples, per_sample, probability, dy.data<T>(),
-                                                        dx.tensor.mutable_data<T>(), detail::mode_of(dx));
+                    detail::call(op, dy.device(), kernel_of<T>(unit), key, samples, per_sample, probability, dy, dx, dx);
                   });
                 });
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -38,10 +39,8 @@ Variable binary(const char* op, BinaryOp kind, const Variable& a, const Variable
   const Shape shape = broadcast(op, a.shape(), b.shape());
   const kernels::Broadcast layout = layout_of(a.shape(), b.shape(), shape);
   Tensor y = Tensor::empty(shape, a.dtype(), a.device());
-  dispatch_floating(op, a.dtype(), [&]<class T>() {
-    kernels::find(&BinaryKernels<T>::binary, op, a.device())(kind, layout, a.value().data<T>(), b.value().data<T>(),
-                                                             y.mutable_data<T>());
-  });
+  dispatch_floating(op, a.dtype(),
+                    [&]<class T>() { detail::call(op, a.device(), &BinaryKernels<T>::binary, kind, layout, a, b, y); });
   // The derivatives of sums need no values; shapes and strides are numbers.
   const bool needs_values = kind == BinaryOp::kMultiply || kind == BinaryOp::kDivide;
   std::vector<Tensor> saved;
@@ -64,10 +63,9 @@ Variable binary(const char* op, BinaryOp kind, const Variable& a, const Variable
       }
       GradientTarget dx = ctx.gradient(input);
       dispatch_floating(op, dy.dtype(), [&]<class T>() {
-        kernels::find(&BinaryKernels<T>::binary_backward, op, dy.device())(
-            kind, operand, layout, needs_values ? ctx.saved(0).data<T>() : nullptr,
-            needs_values ? ctx.saved(1).data<T>() : nullptr, dy.data<T>(), dx.tensor.mutable_data<T>(),
-            detail::mode_of(dx));
+        detail::call(op, dy.device(), &BinaryKernels<T>::binary_backward, kind, operand, layout,
+                     needs_values ? ctx.saved(0).data<T>() : nullptr, needs_values ? ctx.saved(1).data<T>() : nullptr,
+                     dy, dx, dx);
       });
     }
   });
@@ -78,8 +76,7 @@ Variable unary(const char* op, UnaryOp kind, const Variable& x, double a = 0, do
   detail::require_floating(op, "x", x);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_floating(op, x.dtype(), [&]<class T>() {
-    kernels::find(&UnaryKernels<T>::unary, op, x.device())(kind, a, b, x.numel(), x.value().data<T>(),
-                                                           y.mutable_data<T>());
+    detail::call(op, x.device(), &UnaryKernels<T>::unary, kind, a, b, x.numel(), x, y);
   });
   std::vector<Tensor> saved;
   if (kind != UnaryOp::kScale) saved = {kernels::derivative_uses_output(kind) ? y : x.value()};
@@ -87,9 +84,8 @@ Variable unary(const char* op, UnaryOp kind, const Variable& x, double a = 0, do
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(op, dy.dtype(), [&]<class T>() {
-      kernels::find(&UnaryKernels<T>::unary_backward, op, dy.device())(
-          kind, a, b, dy.numel(), kind == UnaryOp::kScale ? nullptr : ctx.saved(0).data<T>(), dy.data<T>(),
-          dx.tensor.mutable_data<T>(), detail::mode_of(dx));
+      detail::call(op, dy.device(), &UnaryKernels<T>::unary_backward, kind, a, b, dy.numel(),
+                   kind == UnaryOp::kScale ? nullptr : ctx.saved(0).data<T>(), dy, dx, dx);
     });
   });
 }

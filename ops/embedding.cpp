@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -20,17 +21,15 @@ Variable take_rows(const char* op, const char* argument, const Variable& table, 
   const std::int64_t count = index.numel();
   Tensor y = Tensor::empty(result, table.dtype(), table.device());
   dispatch_floating(op, table.dtype(), [&]<class T>() {
-    kernels::find(&GatherKernels<T>::gather_rows, op, table.device())(count, width, table.value().data<T>(),
-                                                                      index.data<std::int64_t>(), y.mutable_data<T>());
+    detail::call(op, table.device(), &GatherKernels<T>::gather_rows, count, width, table, index, y);
   });
   return record(op, std::move(y), {table}, {index}, [=](Backward& ctx) {
     // dtable[r] = Σ_{i: id = r} dy[i]
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dtable = ctx.gradient(0);
     dispatch_floating(op, dy.dtype(), [&]<class T>() {
-      kernels::find(&GatherKernels<T>::gather_rows_backward, op, dy.device())(
-          count, width, rows, ctx.saved(0).data<std::int64_t>(), dy.data<T>(), dtable.tensor.mutable_data<T>(),
-          detail::mode_of(dtable));
+      detail::call(op, dy.device(), &GatherKernels<T>::gather_rows_backward, count, width, rows, ctx.saved(0), dy,
+                   dtable, dtable);
     });
   });
 }

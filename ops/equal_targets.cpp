@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -49,9 +50,7 @@ Tensor equal_row_ids(const Tensor& x, const Tensor& mask) {
   if (mask.defined()) detail::require_mask(kOp, "mask", mask, {rows, tokens}, x.device());
   Tensor ids = Tensor::empty({rows}, DType::kInt64, x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&PairMaskKernels<T>::equal_rows, kOp, x.device())(rows, tokens, width, x.data<T>(),
-                                                                    mask.defined() ? mask.data<bool>() : nullptr,
-                                                                    ids.mutable_data<std::int64_t>());
+    detail::call(kOp, x.device(), &PairMaskKernels<T>::equal_rows, rows, tokens, width, x, mask, ids);
   });
   return ids;
 }

@@ -1,19 +1,13 @@
 #pragma once
 
 #include "tapecache/core/tensor.h"
-#include "tapecache/ops/checks.h"
-#include "tapecache/ops/kernels/table.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/low_precision.h"
 
 #pragma GCC visibility push(hidden)
 
 /// The steps from tensors to kernels that ops with products share.
 namespace tapecache::ops::detail {
-
-template <class T>
-const T* data_or_null(const Tensor& x) {
-  return x.defined() ? x.data<T>() : nullptr;
-}
 
 /// c = op(a) op(b) + bias + residual, or += without a residual. Bias and residual may be undefined; there is no residual
 /// where c is of 16 bits, as a and b then are.
@@ -22,26 +16,16 @@ inline void gemm(const char* op, const kernels::Gemm& shape, const Tensor& a, co
   dispatch_any_floating(op, a.dtype(), [&]<class In>() {
     using Kernels = kernels::GemmKernels<In>;
     if constexpr (kLowPrecision<In>) {
-      const float* added = data_or_null<float>(bias);
-      if (c.dtype() == a.dtype()) {
-        kernels::find(&Kernels::gemm_rounded, op, a.device())(shape, a.data<In>(), b.data<In>(), added,
-                                                              c.mutable_data<In>(), mode);
-      } else {
-        kernels::find(&Kernels::gemm, op, a.device())(shape, a.data<In>(), b.data<In>(), added,
-                                                      data_or_null<float>(residual), c.mutable_data<float>(), mode);
-      }
-    } else {
-      kernels::find(&Kernels::gemm, op, a.device())(shape, a.data<In>(), b.data<In>(), data_or_null<In>(bias),
-                                                    data_or_null<In>(residual), c.mutable_data<In>(), mode);
+      if (c.dtype() == a.dtype()) return call(op, a.device(), &Kernels::gemm_rounded, shape, a, b, bias, c, mode);
     }
+    call(op, a.device(), &Kernels::gemm, shape, a, b, bias, residual, c, mode);
   });
 }
 
 /// The gradient of a bias: the sum over all rows of dy, which begin `pitch` elements apart.
 inline void bias_gradient(const char* op, const Tensor& dy, std::int64_t rows, std::int64_t pitch, GradientTarget db) {
   dispatch_any_floating(op, dy.dtype(), [&]<class In>() {
-    kernels::find(&kernels::ReduceKernels<In>::sum_rows, op, dy.device())(
-        rows, db.tensor.numel(), pitch, dy.data<In>(), db.tensor.mutable_data<ComputedType<In>>(), mode_of(db));
+    call(op, dy.device(), &kernels::ReduceKernels<In>::sum_rows, rows, db.tensor.numel(), pitch, dy, db, db);
   });
 }
 
@@ -64,9 +48,8 @@ inline GradientInType gradient_in_type(const char* op, Backward& ctx, std::size_
   GradientTarget db = ctx.gradient(bias);
   dispatch_low_precision(op, operand, [&]<class Low>() {
     const std::int64_t cols = db.tensor.numel();
-    kernels::find(&kernels::ReduceKernels<Low>::round_and_sum_rows, op, dy.device())(
-        dy.numel() / cols, cols, dy.data<float>(), low_dy.mutable_data<Low>(), db.tensor.mutable_data<float>(),
-        mode_of(db));
+    call(op, dy.device(), &kernels::ReduceKernels<Low>::round_and_sum_rows, dy.numel() / cols, cols, dy, low_dy, db,
+         db);
   });
   return {low_dy, true};
 }
@@ -77,9 +60,7 @@ inline void parameter_gradients(const char* op, const kernels::Gemm& shape, cons
                                 const Tensor& x, GradientTarget dw, GradientTarget db) {
   if (dw.tensor.defined() && db.tensor.defined() && is_low_precision(dy.dtype())) {
     return dispatch_low_precision(op, dy.dtype(), [&]<class Low>() {
-      kernels::find(&kernels::GemmKernels<Low>::parameter_gradients, op, dy.device())(
-          shape, dy.data<Low>(), x.data<Low>(), dw.tensor.mutable_data<float>(), mode_of(dw),
-          db.tensor.mutable_data<float>(), mode_of(db));
+      call(op, dy.device(), &kernels::GemmKernels<Low>::parameter_gradients, shape, dy, x, dw, dw, db, db);
     });
   }
   if (dw.tensor.defined()) gemm(op, shape, low_dy, x, {}, {}, dw.tensor, mode_of(dw));

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/gemm.h"
 #include "tapecache/ops/layer_norm_gradient.h"
@@ -67,13 +68,10 @@ Normalized normalize(const char* op, const Tensor& x, const Tensor& gamma, const
   dispatch_any_floating(op, operand, [&]<class Out>() {
     using Kernels = kernels::NormalizeKernels<Out>;
     if constexpr (kLowPrecision<Out>) {
-      kernels::find(&Kernels::layer_norm, op, x.device())(rows, cols, epsilon, x.data<float>(), gamma.data<float>(),
-                                                          beta.data<float>(), to.y.mutable_data<Out>(),
-                                                          to.mean.mutable_data<float>(), to.rstd.mutable_data<float>());
+      detail::call(op, x.device(), &Kernels::layer_norm, rows, cols, epsilon, x, gamma, beta, to.y, to.mean, to.rstd);
     } else {
-      kernels::find(&Kernels::layer_norm, op, x.device())(
-          rows, cols, epsilon, x.data<Out>(), nullptr, gamma.data<Out>(), beta.data<Out>(), nullptr,
-          to.y.mutable_data<Out>(), to.mean.mutable_data<Out>(), to.rstd.mutable_data<Out>());
+      detail::call(op, x.device(), &Kernels::layer_norm, rows, cols, epsilon, x, nullptr, gamma, beta, nullptr, to.y,
+                   to.mean, to.rstd);
     }
   });
   return to;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "tapecache/autograd/tape.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 #pragma GCC visibility push(hidden)
@@ -16,10 +17,8 @@ void layer_norm_gradient(const char* op, Backward& ctx, const Tensor& x, const T
   GradientTarget dgamma, dbeta;
   if (ctx.needs(1)) dgamma = ctx.gradient(1);
   if (ctx.needs(2)) dbeta = ctx.gradient(2);
-  const auto pointer = [](GradientTarget& t) { return t.tensor.defined() ? t.tensor.mutable_data<T>() : nullptr; };
-  kernels::find(&kernels::NormalizeKernels<T>::layer_norm_backward, op, dy.device())(
-      rows_of(x.shape()), x.size(-1), x.data<T>(), gamma.data<T>(), mean.data<T>(), rstd.data<T>(), dy.data<T>(),
-      pointer(dx), mode_of(dx), pointer(dgamma), mode_of(dgamma), pointer(dbeta), mode_of(dbeta));
+  call(op, dy.device(), &kernels::NormalizeKernels<T>::layer_norm_backward, rows_of(x.shape()), x.size(-1), x, gamma,
+       mean, rstd, dy, dx, dx, dgamma, dgamma, dbeta, dbeta);
 }
 
 }  // namespace tapecache::ops::detail

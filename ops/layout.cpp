@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -49,8 +50,8 @@ Variable concat(std::span<const Variable> parts, int axis_or_negative) {
     T* to = y.mutable_data<T>();
     for (const Variable& part : parts) {
       const std::int64_t length = part.size(axis) * inner;
-      kernels::find(&LayoutKernels<T>::copy_blocks, "concat", y.device())(outer, length, part.value().data<T>(), length,
-                                                                          to, stride, Mode::kWrite);
+      detail::call("concat", y.device(), &LayoutKernels<T>::copy_blocks, outer, length, part, length, to, stride,
+                   Mode::kWrite);
       to += length;
     }
   });
@@ -64,9 +65,8 @@ Variable concat(std::span<const Variable> parts, int axis_or_negative) {
       } else if (ctx.needs(i)) {
         GradientTarget dx = ctx.gradient(i);
         dispatch_floating("concat", dy.dtype(), [&]<class T>() {
-          kernels::find(&LayoutKernels<T>::copy_blocks, "concat", dy.device())(
-              outer, size * inner, dy.data<T>() + begin * inner, stride, dx.tensor.mutable_data<T>(), size * inner,
-              detail::mode_of(dx));
+          detail::call("concat", dy.device(), &LayoutKernels<T>::copy_blocks, outer, size * inner,
+                       dy.data<T>() + begin * inner, stride, dx, size * inner, dx);
         });
       }
       begin += size;
@@ -91,8 +91,8 @@ Variable slice(const Variable& x, int axis_or_negative, std::int64_t begin, std:
   } else {
     y = Tensor::empty(x.shape().with(axis, end - begin), x.dtype(), x.device());
     dispatch_floating("slice", x.dtype(), [&]<class T>() {
-      kernels::find(&LayoutKernels<T>::copy_blocks, "slice", x.device())(
-          outer, length, x.value().data<T>() + begin * inner, stride, y.mutable_data<T>(), length, Mode::kWrite);
+      detail::call("slice", x.device(), &LayoutKernels<T>::copy_blocks, outer, length,
+                   x.value().data<T>() + begin * inner, stride, y, length, Mode::kWrite);
     });
   }
   return record("slice", std::move(y), {x}, {}, [=](Backward& ctx) {
@@ -100,8 +100,8 @@ Variable slice(const Variable& x, int axis_or_negative, std::int64_t begin, std:
     GradientTarget dx = ctx.gradient(0);
     if (!dx.accumulate) dx.tensor.fill(0);
     dispatch_floating("slice", dy.dtype(), [&]<class T>() {
-      kernels::find(&LayoutKernels<T>::copy_blocks, "slice", dy.device())(
-          outer, length, dy.data<T>(), length, dx.tensor.mutable_data<T>() + begin * inner, stride, Mode::kAccumulate);
+      detail::call("slice", dy.device(), &LayoutKernels<T>::copy_blocks, outer, length, dy, length,
+                   dx.tensor.mutable_data<T>() + begin * inner, stride, Mode::kAccumulate);
     });
   });
 }
@@ -117,15 +117,15 @@ Variable transpose(const Variable& x, int axis_a, int axis_b) {
                      size_b = shape[b], inner = shape.product(b + 1, shape.rank());
   Tensor y = Tensor::empty(shape.with(a, size_b).with(b, size_a), x.dtype(), x.device());
   dispatch_floating("transpose", x.dtype(), [&]<class T>() {
-    kernels::find(&LayoutKernels<T>::transpose, "transpose", x.device())(
-        outer, size_a, middle, size_b, inner, x.value().data<T>(), y.mutable_data<T>(), Mode::kWrite);
+    detail::call("transpose", x.device(), &LayoutKernels<T>::transpose, outer, size_a, middle, size_b, inner, x, y,
+                 Mode::kWrite);
   });
   return record("transpose", std::move(y), {x}, {}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating("transpose", dy.dtype(), [&]<class T>() {
-      kernels::find(&LayoutKernels<T>::transpose, "transpose", dy.device())(
-          outer, size_b, middle, size_a, inner, dy.data<T>(), dx.tensor.mutable_data<T>(), detail::mode_of(dx));
+      detail::call("transpose", dy.device(), &LayoutKernels<T>::transpose, outer, size_b, middle, size_a, inner, dy, dx,
+                   dx);
     });
   });
 }

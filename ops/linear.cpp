@@ -1,6 +1,7 @@
 #include "tapecache/ops/linear.h"
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/gemm.h"
 #include "tapecache/ops/low_precision.h"
@@ -75,7 +76,7 @@ namespace {
 Tensor activated(const char* op, UnaryOp kind, const Tensor& x) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_low_precision(op, x.dtype(), [&]<class Low>() {
-    kernels::find(&UnaryKernels<Low>::unary, op, x.device())(kind, x.numel(), x.data<Low>(), y.mutable_data<Low>());
+    detail::call(op, x.device(), &UnaryKernels<Low>::unary, kind, x.numel(), x, y);
   });
   return y;
 }
@@ -86,14 +87,11 @@ void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Te
   dispatch_any_floating(op, x.dtype(), [&]<class In>() {
     using Kernels = kernels::UnaryKernels<In>;
     if constexpr (!kLowPrecision<In>) {
-      kernels::find(&Kernels::unary_backward, op, dy.device())(kind, 0, 0, dy.numel(), x.data<In>(), dy.data<In>(),
-                                                               dx.tensor.mutable_data<In>(), mode);
+      detail::call(op, dy.device(), &Kernels::unary_backward, kind, 0, 0, dy.numel(), x, dy, dx, mode);
     } else if (dy.dtype() == x.dtype()) {
-      kernels::find(&Kernels::unary_backward, op, dy.device())(kind, dy.numel(), x.data<In>(), dy.data<In>(),
-                                                               dx.tensor.mutable_data<In>(), mode);
+      detail::call(op, dy.device(), &Kernels::unary_backward, kind, dy.numel(), x, dy, dx, mode);
     } else {
-      kernels::find(&Kernels::unary_backward_to_f32, op, dy.device())(kind, dy.numel(), x.data<In>(), dy.data<float>(),
-                                                                      dx.tensor.mutable_data<float>(), mode);
+      detail::call(op, dy.device(), &Kernels::unary_backward_to_f32, kind, dy.numel(), x, dy, dx, mode);
     }
   });
 }
@@ -102,9 +100,7 @@ void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Te
 void derivative_gemm(const char* op, const Gemm& shape, UnaryOp kind, const Tensor& a, const Tensor& b, const Tensor& at,
                      Tensor& c, Tensor& value) {
   dispatch_low_precision(op, a.dtype(), [&]<class Low>() {
-    kernels::find(&GemmKernels<Low>::derivative_gemm, op, a.device())(
-        shape, kind, a.data<Low>(), b.data<Low>(), at.data<Low>(), c.mutable_data<Low>(),
-        value.defined() ? value.mutable_data<Low>() : nullptr);
+    detail::call(op, a.device(), &GemmKernels<Low>::derivative_gemm, shape, kind, a, b, at, c, value);
   });
 }
 
@@ -112,9 +108,8 @@ void derivative_gemm(const char* op, const Gemm& shape, UnaryOp kind, const Tens
 void joined_gemm(const char* op, const Gemm& shape, UnaryOp kind, Activated place, const Tensor& a, const Tensor& b,
                  const Tensor& bias, const Tensor& residual, const Tensor& at, Tensor& c, Mode mode) {
   dispatch_floating(op, a.dtype(), [&]<class T>() {
-    kernels::find(&GemmKernels<T>::activated_gemm, op, a.device())(
-        shape, kind, place, a.data<T>(), b.data<T>(), detail::data_or_null<T>(bias), detail::data_or_null<T>(residual),
-        detail::data_or_null<T>(at), c.mutable_data<T>(), mode);
+    detail::call(op, a.device(), &GemmKernels<T>::activated_gemm, shape, kind, place, a, b, bias, residual, at, c,
+                 mode);
   });
 }
 

@@ -6,7 +6,7 @@
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/variable.h"
 #include "tapecache/core/tensor.h"
-#include "tapecache/ops/kernels/table.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/result_type.h"
 
 #pragma GCC visibility push(hidden)
@@ -19,10 +19,8 @@ inline DType computed_type(DType operand) { return is_low_precision(operand) ? D
 
 /// Writes an f32 tensor to one of bf16 or f16.
 inline void round_to(const char* op, const Tensor& x, Tensor& y) {
-  dispatch_low_precision(op, y.dtype(), [&]<class Low>() {
-    kernels::find(&kernels::UnaryKernels<Low>::round, op, x.device())(x.numel(), x.data<float>(),
-                                                                      y.mutable_data<Low>());
-  });
+  dispatch_low_precision(
+      op, y.dtype(), [&]<class Low>() { call(op, x.device(), &kernels::UnaryKernels<Low>::round, x.numel(), x, y); });
 }
 
 /// An f32 tensor as bf16 or f16.

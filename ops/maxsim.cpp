@@ -6,6 +6,7 @@
 
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/value_checks.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -16,8 +17,6 @@ using kernels::MaxSimKernels;
 namespace {
 
 constexpr const char* kOp = "maxsim_loss";
-
-const bool* data_of(const Tensor& mask) { return mask.defined() ? mask.data<bool>() : nullptr; }
 
 struct Buffers {
   Tensor workspace, best, partials;
@@ -74,11 +73,8 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
   Tensor loss = Tensor::empty({}, queries.dtype(), queries.device());
   dispatch_floating(kOp, queries.dtype(), [&]<class T>() {
     Buffers buffers(m, queries.dtype(), queries.device());
-    kernels::find(&MaxSimKernels<T>::maxsim, kOp, queries.device())(
-        m, queries.value().data<T>(), data_of(query_mask), documents.value().data<T>(), data_of(document_mask),
-        scale.value().data<T>(), logsumexp.mutable_data<double>(), loss.mutable_data<T>(),
-        buffers.workspace.mutable_data<T>(), buffers.best.mutable_data<std::int32_t>(),
-        buffers.partials.mutable_data<double>());
+    detail::call(kOp, queries.device(), &MaxSimKernels<T>::maxsim, m, queries, query_mask, documents,
+                 document_mask, scale, logsumexp, loss, buffers.workspace, buffers.best, buffers.partials);
   });
   return record(kOp, std::move(loss), {queries, documents, scale},
                 {queries.value(), query_mask, documents.value(), document_mask, scale.value(), logsumexp, ids.queries,
@@ -97,14 +93,9 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
     Tensor dscale = Tensor::empty(ctx.input_shape(2), q.dtype(), q.device());
     dispatch_floating(kOp, q.dtype(), [&]<class T>() {
       Buffers buffers(m, q.dtype(), q.device());
-      const auto data = [](GradientTarget& target) {
-        return target.tensor.defined() ? target.tensor.mutable_data<T>() : nullptr;
-      };
-      kernels::find(&MaxSimKernels<T>::maxsim_backward, kOp, q.device())(
-          here, q.data<T>(), data_of(ctx.saved(1)), d.data<T>(), data_of(ctx.saved(3)), ctx.saved(4).data<T>(),
-          ctx.saved(5).data<double>(), ctx.output_gradient().data<T>(), data(dq), detail::mode_of(dq), data(dd_alone),
-          detail::mode_of(dd_alone), dscale.mutable_data<T>(), buffers.workspace.mutable_data<T>(),
-          buffers.best.mutable_data<std::int32_t>(), buffers.partials.mutable_data<double>());
+      detail::call(kOp, q.device(), &MaxSimKernels<T>::maxsim_backward, here, q, ctx.saved(1), d, ctx.saved(3),
+                   ctx.saved(4), ctx.saved(5), ctx.output_gradient(), dq, dq, dd_alone, dd_alone, dscale,
+                   buffers.workspace, buffers.best, buffers.partials);
     });
     if (shared) dd.tensor.accumulate(dd_alone.tensor);
     if (ctx.needs(2)) ctx.pass(2, dscale);

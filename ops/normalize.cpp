@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/layer_norm_gradient.h"
 
@@ -26,10 +27,8 @@ Variable layer_norm(const Variable& x, const Variable& weight, const Variable& b
   Tensor mean = Tensor::empty({rows}, x.dtype(), x.device());
   Tensor rstd = Tensor::empty({rows}, x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&NormalizeKernels<T>::layer_norm, kOp, x.device())(
-        rows, width, epsilon, x.value().data<T>(), residual.defined() ? residual.value().data<T>() : nullptr,
-        weight.value().data<T>(), bias.value().data<T>(), residual.defined() ? sum.mutable_data<T>() : nullptr,
-        y.mutable_data<T>(), mean.mutable_data<T>(), rstd.mutable_data<T>());
+    detail::call(kOp, x.device(), &NormalizeKernels<T>::layer_norm, rows, width, epsilon, x, residual, weight, bias,
+                 residual.defined() ? sum.mutable_data<T>() : nullptr, y, mean, rstd);
   });
   const std::vector<Tensor> saved{sum, weight.value(), mean, rstd};
   return record(kOp, std::move(y), {x, weight, bias, residual}, saved, [](Backward& ctx) {
@@ -57,9 +56,7 @@ Variable rms_norm(const Variable& x, const Variable& weight, double epsilon) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   Tensor factor = Tensor::empty({rows}, x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&NormalizeKernels<T>::rms_norm, kOp, x.device())(rows, width, epsilon, x.value().data<T>(),
-                                                                   weight.value().data<T>(), y.mutable_data<T>(),
-                                                                   factor.mutable_data<T>());
+    detail::call(kOp, x.device(), &NormalizeKernels<T>::rms_norm, rows, width, epsilon, x, weight, y, factor);
   });
   const std::vector<Tensor> saved{x.value(), weight.value(), factor};
   return record(kOp, std::move(y), {x, weight}, saved, [=](Backward& ctx) {
@@ -69,10 +66,8 @@ Variable rms_norm(const Variable& x, const Variable& weight, double epsilon) {
     if (ctx.needs(0)) dx = ctx.gradient(0);
     if (ctx.needs(1)) dgamma = ctx.gradient(1);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      const auto pointer = [](GradientTarget& t) { return t.tensor.defined() ? t.tensor.mutable_data<T>() : nullptr; };
-      kernels::find(&NormalizeKernels<T>::rms_norm_backward, kOp, dy.device())(
-          rows, width, ctx.saved(0).data<T>(), ctx.saved(1).data<T>(), ctx.saved(2).data<T>(), dy.data<T>(),
-          pointer(dx), detail::mode_of(dx), pointer(dgamma), detail::mode_of(dgamma));
+      detail::call(kOp, dy.device(), &NormalizeKernels<T>::rms_norm_backward, rows, width, ctx.saved(0), ctx.saved(1),
+                   ctx.saved(2), dy, dx, dx, dgamma, dgamma);
     });
   });
 }
@@ -86,17 +81,15 @@ Variable l2_normalize(const Variable& x, double epsilon) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   Tensor inverse = Tensor::empty({rows}, x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&NormalizeKernels<T>::l2_normalize, kOp, x.device())(rows, width, epsilon, x.value().data<T>(),
-                                                                       y.mutable_data<T>(), inverse.mutable_data<T>());
+    detail::call(kOp, x.device(), &NormalizeKernels<T>::l2_normalize, rows, width, epsilon, x, y, inverse);
   });
   return record(kOp, y, {x}, {y, inverse}, [=](Backward& ctx) {
     // dx = (dy - y Σ dy y) / ‖x‖; dy / ε where the row is shorter than ε
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&NormalizeKernels<T>::l2_normalize_backward, kOp, dy.device())(
-          rows, width, ctx.saved(0).data<T>(), ctx.saved(1).data<T>(), dy.data<T>(), dx.tensor.mutable_data<T>(),
-          detail::mode_of(dx));
+      detail::call(kOp, dy.device(), &NormalizeKernels<T>::l2_normalize_backward, rows, width, ctx.saved(0),
+                   ctx.saved(1), dy, dx, dx);
     });
   });
 }

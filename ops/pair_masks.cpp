@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -27,8 +28,8 @@ Tensor diagonal(std::int64_t rows, std::int64_t cols, std::int64_t step, double 
   Tensor diagonal = Tensor::zeros({rows, cols}, dtype, device);
   const Tensor element = Tensor::full({}, value, dtype, device);
   dispatch_floating(kOp, dtype, [&]<class T>() {
-    kernels::find(&kernels::LayoutKernels<T>::copy_blocks, kOp, device)(
-        rows, 1, element.data<T>(), 0, diagonal.mutable_data<T>(), cols + step, kernels::Mode::kWrite);
+    detail::call(kOp, device, &kernels::LayoutKernels<T>::copy_blocks, rows, 1, element, 0, diagonal, cols + step,
+                 kernels::Mode::kWrite);
   });
   return diagonal;
 }
@@ -44,8 +45,7 @@ Tensor positive_pairs(const Tensor& labels, DType dtype, const CheckText& none) 
   Tensor pairs = Tensor::empty({n, n}, dtype, device);
   Tensor any = Tensor::empty({1, 1}, DType::kBool, device);
   dispatch_floating(kOp, dtype, [&]<class T>() {
-    kernels::find(&PairMaskKernels<T>::positive_pairs, kOp, device)(n, labels.data<std::int64_t>(),
-                                                                    pairs.mutable_data<T>(), any.mutable_data<bool>());
+    detail::call(kOp, device, &PairMaskKernels<T>::positive_pairs, n, labels, pairs, any);
   });
   require_true_in_each_row(any, none);
   return pairs;
@@ -71,8 +71,8 @@ Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& simila
   }
   Tensor mask = Tensor::empty(shape, dtype, similarities.device());
   dispatch_floating(kOp, dtype, [&]<class T>() {
-    kernels::find(&PairMaskKernels<T>::false_negatives, kOp, mask.device())(
-        rule, similarities.data<double>(), positives.data<double>(), static_cast<T>(excluded), mask.mutable_data<T>());
+    detail::call(kOp, mask.device(), &PairMaskKernels<T>::false_negatives, rule, similarities, positives,
+                 static_cast<T>(excluded), mask);
   });
   return mask;
 }
@@ -93,8 +93,8 @@ Tensor excluded_pairs(const PairIds& ids, std::int64_t queries, std::int64_t tar
   const Device device = ids.queries.defined() ? ids.queries.device() : ids.targets.device();
   Tensor mask = Tensor::empty({queries, targets}, dtype, device);
   dispatch_floating(kOp, dtype, [&]<class T>() {
-    kernels::find(&PairMaskKernels<T>::excluded_pairs, kOp, device)(ids.pairs(targets / queries), queries, targets,
-                                                                    mask.mutable_data<T>());
+    detail::call(kOp, device, &PairMaskKernels<T>::excluded_pairs, ids.pairs(targets / queries), queries, targets,
+                 mask);
   });
   return mask;
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/gemm.h"
 #include "tapecache/ops/low_precision.h"
@@ -24,8 +25,7 @@ Tensor patches(const Tensor& images, std::int64_t patch, DType operand) {
   Tensor rows = Tensor::empty({batch * (height / patch) * (width / patch), channels * patch * patch}, operand,
                               images.device());
   dispatch_any_floating(kOp, operand, [&]<class T>() {
-    kernels::find(&PatchKernels<T>::patches, kOp, images.device())(
-        batch, channels, height, width, patch, images.data<ComputedType<T>>(), rows.mutable_data<T>());
+    detail::call(kOp, images.device(), &PatchKernels<T>::patches, batch, channels, height, width, patch, images, rows);
   });
   return rows;
 }
@@ -70,9 +70,8 @@ Variable patch_embedding(const Variable& images, const Variable& weight, const V
       detail::gemm(kOp, {1, rows, in, out, false, false}, low_dy, ctx.saved(1), {}, {}, dpatches, Mode::kWrite);
       GradientTarget dx = ctx.gradient(0);
       dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-        kernels::find(&PatchKernels<T>::patches_backward, kOp, dy.device())(
-            batch, channels, height, width, patch, dpatches.data<T>(), dx.tensor.mutable_data<T>(),
-            detail::mode_of(dx));
+        detail::call(kOp, dy.device(), &PatchKernels<T>::patches_backward, batch, channels, height, width, patch,
+                     dpatches, dx, dx);
       });
     }
     // dW = dYᵀ P, the patches taken again; db = Σ_rows dY

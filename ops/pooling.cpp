@@ -4,6 +4,7 @@
 
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/value_checks.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -27,8 +28,6 @@ Tokens checked_tokens(const char* op, const Variable& x, const Tensor& valid) {
   return {x.size(0), x.size(1), x.size(2)};
 }
 
-const bool* pointer(const Tensor& valid) { return valid.defined() ? valid.data<bool>() : nullptr; }
-
 void require_valid_tokens(const char* op, const Tensor& valid) {
   require_true_in_each_row(valid, {fmt::format("{}: sample {{position}} has no valid token", op)});
 }
@@ -37,9 +36,8 @@ void require_valid_tokens(const char* op, const Tensor& valid) {
 Tensor first_fitting(const char* op, const Tensor& valid, const Tensor& ids, std::int64_t id) {
   const Tensor& given = valid.defined() ? valid : ids;
   Tensor index = Tensor::empty({given.size(0)}, DType::kInt64, given.device());
-  kernels::find(&PoolingKernels<float>::first_token, op, given.device())(
-      given.size(0), given.size(1), pointer(valid), ids.defined() ? ids.data<std::int64_t>() : nullptr, id,
-      index.mutable_data<std::int64_t>());
+  detail::call(op, given.device(), &PoolingKernels<float>::first_token, given.size(0), given.size(1), valid, ids, id,
+               index);
   return index;
 }
 
@@ -49,16 +47,14 @@ Variable take_token(const char* op, const Variable& x, const Tensor& index) {
   detail::require_shape(op, "index", index.shape(), {batch});
   Tensor y = Tensor::empty({batch, width}, x.dtype(), x.device());
   dispatch_floating(op, x.dtype(), [&, batch = batch, tokens = tokens, width = width]<class T>() {
-    kernels::find(&PoolingKernels<T>::select_token, op, x.device())(batch, tokens, width, wide.data<std::int64_t>(),
-                                                                    x.value().data<T>(), y.mutable_data<T>());
+    detail::call(op, x.device(), &PoolingKernels<T>::select_token, batch, tokens, width, wide, x, y);
   });
   return record(op, std::move(y), {x}, {wide}, [op, batch = batch, tokens = tokens, width = width](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(op, dy.dtype(), [&]<class T>() {
-      kernels::find(&PoolingKernels<T>::select_token_backward, op, dy.device())(
-          batch, tokens, width, ctx.saved(0).data<std::int64_t>(), dy.data<T>(), dx.tensor.mutable_data<T>(),
-          detail::mode_of(dx));
+      detail::call(op, dy.device(), &PoolingKernels<T>::select_token_backward, batch, tokens, width, ctx.saved(0), dy,
+                   dx, dx);
     });
   });
 }
@@ -71,17 +67,15 @@ Variable mean_pool(const Variable& x, const Tensor& valid) {
   const Tokens t = checked_tokens(kOp, x, valid);
   Tensor y = Tensor::empty(t.pooled(), x.dtype(), x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&PoolingKernels<T>::mean_pool, kOp, x.device())(t.batch, t.tokens, t.width, x.value().data<T>(),
-                                                                  pointer(valid), y.mutable_data<T>());
+    detail::call(kOp, x.device(), &PoolingKernels<T>::mean_pool, t.batch, t.tokens, t.width, x, valid, y);
   });
   return record(kOp, std::move(y), {x}, {valid}, [=](Backward& ctx) {
     // dx = dy / (valid tokens), 0 for padding
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&PoolingKernels<T>::mean_pool_backward, kOp, dy.device())(
-          t.batch, t.tokens, t.width, pointer(ctx.saved(0)), dy.data<T>(), dx.tensor.mutable_data<T>(),
-          detail::mode_of(dx));
+      detail::call(kOp, dy.device(), &PoolingKernels<T>::mean_pool_backward, t.batch, t.tokens, t.width, ctx.saved(0),
+                   dy, dx, dx);
     });
   });
 }
@@ -93,17 +87,14 @@ Variable max_pool(const Variable& x, const Tensor& valid) {
   Tensor y = Tensor::empty(t.pooled(), x.dtype(), x.device());
   Tensor argmax = Tensor::empty(t.pooled(), DType::kInt64, x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&PoolingKernels<T>::max_pool, kOp, x.device())(t.batch, t.tokens, t.width, x.value().data<T>(),
-                                                                 pointer(valid), y.mutable_data<T>(),
-                                                                 argmax.mutable_data<std::int64_t>());
+    detail::call(kOp, x.device(), &PoolingKernels<T>::max_pool, t.batch, t.tokens, t.width, x, valid, y, argmax);
   });
   return record(kOp, std::move(y), {x}, {argmax}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(kOp, dy.dtype(), [&]<class T>() {
-      kernels::find(&PoolingKernels<T>::max_pool_backward, kOp, dy.device())(
-          t.batch, t.tokens, t.width, ctx.saved(0).data<std::int64_t>(), dy.data<T>(), dx.tensor.mutable_data<T>(),
-          detail::mode_of(dx));
+      detail::call(kOp, dy.device(), &PoolingKernels<T>::max_pool_backward, t.batch, t.tokens, t.width, ctx.saved(0),
+                   dy, dx, dx);
     });
   });
 }
@@ -132,8 +123,7 @@ Variable last_token_pool(const Variable& x, const Tensor& valid) {
   require_valid_tokens(kOp, valid);
   Tensor index = Tensor::empty({t.batch}, DType::kInt64, x.device());
   dispatch_floating(kOp, x.dtype(), [&]<class T>() {
-    kernels::find(&PoolingKernels<T>::last_token, kOp, x.device())(t.batch, t.tokens, pointer(valid),
-                                                                   index.mutable_data<std::int64_t>());
+    detail::call(kOp, x.device(), &PoolingKernels<T>::last_token, t.batch, t.tokens, valid, index);
   });
   return take_token(kOp, x, index);
 }
@@ -159,8 +149,8 @@ Tensor token_positions(const Tensor& valid, std::int64_t first) {
   }
   detail::require_mask(kOp, "valid", valid, valid.shape(), valid.device());
   Tensor positions = Tensor::empty(valid.shape(), DType::kInt64, valid.device());
-  kernels::find(&PoolingKernels<float>::token_positions, kOp, valid.device())(
-      valid.size(0), valid.size(1), first, valid.data<bool>(), positions.mutable_data<std::int64_t>());
+  detail::call(kOp, valid.device(), &PoolingKernels<float>::token_positions, valid.size(0), valid.size(1), first, valid,
+               positions);
   return positions;
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
@@ -25,8 +26,7 @@ Variable reduce(const char* op, ReduceOp kind, const Variable& x, int axis_or_ne
                      inner = x.shape().product(axis + 1, x.rank());
   Tensor y = Tensor::empty(x.shape().without(axis), x.dtype(), x.device());
   dispatch_floating(op, x.dtype(), [&]<class T>() {
-    kernels::find(&ReduceKernels<T>::reduce, op, x.device())(kind, outer, length, inner, x.value().data<T>(),
-                                                             y.mutable_data<T>(), kernels::Mode::kWrite);
+    detail::call(op, x.device(), &ReduceKernels<T>::reduce, kind, outer, length, inner, x, y, kernels::Mode::kWrite);
   });
   const bool needs_values = kind != ReduceOp::kSum && kind != ReduceOp::kMean;
   std::vector<Tensor> saved;
@@ -35,10 +35,9 @@ Variable reduce(const char* op, ReduceOp kind, const Variable& x, int axis_or_ne
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(op, dy.dtype(), [&]<class T>() {
-      kernels::find(&ReduceKernels<T>::reduce_backward, op, dy.device())(
-          kind, outer, length, inner, needs_values ? ctx.saved(0).data<T>() : nullptr,
-          needs_values ? ctx.saved(1).data<T>() : nullptr, dy.data<T>(), dx.tensor.mutable_data<T>(),
-          detail::mode_of(dx));
+      detail::call(op, dy.device(), &ReduceKernels<T>::reduce_backward, kind, outer, length, inner,
+                   needs_values ? ctx.saved(0).data<T>() : nullptr, needs_values ? ctx.saved(1).data<T>() : nullptr, dy,
+                   dx, dx);
     });
   });
 }

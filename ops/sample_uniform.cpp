@@ -4,6 +4,7 @@
 
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/random.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -20,8 +21,8 @@ Tensor sample_uniform(std::int64_t samples, std::int64_t per_sample, Device devi
   if (y.numel() == 0) return y;
   const Tensor ids = draw.sample_ids.defined() ? draw.sample_ids.to(device) : Tensor();
   const kernels::Samples in_view{draw.first_sample, draw.samples, ids.defined() ? ids.data<std::int64_t>() : nullptr};
-  kernels::find(&kernels::DropoutKernels<float>::sample_uniform, kOp, device)(
-      draw.key, in_view, y.numel() / draw.samples, y.mutable_data<float>());
+  detail::call(kOp, device, &kernels::DropoutKernels<float>::sample_uniform, draw.key, in_view,
+               y.numel() / draw.samples, y);
   return y;
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -52,16 +53,14 @@ Variable softmax_over(const char* op, const Variable& x, const Tensor& mask) {
       mask.defined() ? mask_layout(op, x.shape(), x.device(), mask) : kernels::Broadcast{};
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_floating(op, x.dtype(), [&, rows = rows, cols = cols]<class T>() {
-    kernels::find(&SoftmaxKernels<T>::softmax, op, x.device())(
-        rows, cols, x.value().data<T>(), mask.defined() ? mask.data<bool>() : nullptr, layout, y.mutable_data<T>());
+    detail::call(op, x.device(), &SoftmaxKernels<T>::softmax, rows, cols, x, mask, layout, y);
   });
   return record(op, y, {x}, {y}, [op, rows = rows, cols = cols](Backward& ctx) {
     // dx = y (dy - Σ dy y); masked entries have y = 0
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(op, dy.dtype(), [&]<class T>() {
-      kernels::find(&SoftmaxKernels<T>::softmax_backward, op, dy.device())(
-          rows, cols, ctx.saved(0).data<T>(), dy.data<T>(), dx.tensor.mutable_data<T>(), detail::mode_of(dx));
+      detail::call(op, dy.device(), &SoftmaxKernels<T>::softmax_backward, rows, cols, ctx.saved(0), dy, dx, dx);
     });
   });
 }
@@ -80,16 +79,15 @@ Variable log_softmax(const Variable& x) {
   const auto [rows, cols] = checked_rows("log_softmax", x);
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_floating("log_softmax", x.dtype(), [&, rows = rows, cols = cols]<class T>() {
-    kernels::find(&SoftmaxKernels<T>::log_softmax, "log_softmax", x.device())(rows, cols, x.value().data<T>(),
-                                                                              y.mutable_data<T>());
+    detail::call("log_softmax", x.device(), &SoftmaxKernels<T>::log_softmax, rows, cols, x, y);
   });
   return record("log_softmax", y, {x}, {y}, [rows = rows, cols = cols](Backward& ctx) {
     // dx = dy - exp(y) Σ dy
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating("log_softmax", dy.dtype(), [&]<class T>() {
-      kernels::find(&SoftmaxKernels<T>::log_softmax_backward, "log_softmax", dy.device())(
-          rows, cols, ctx.saved(0).data<T>(), dy.data<T>(), dx.tensor.mutable_data<T>(), detail::mode_of(dx));
+      detail::call("log_softmax", dy.device(), &SoftmaxKernels<T>::log_softmax_backward, rows, cols, ctx.saved(0), dy,
+                   dx, dx);
     });
   });
 }

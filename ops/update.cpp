@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
 
 namespace tapecache::ops {
@@ -153,8 +154,8 @@ std::vector<Tensor> sums_over(const char* op, std::span<const Tensor> tensors, c
       }
       const std::int64_t blocks = (first + kernels::kUpdateBlock - 1) / kernels::kUpdateBlock;
       Tensor partials = Tensor::empty({blocks}, DType::kFloat64, device);
-      kernels::find(kernel.template of<T>(), op, device)(static_cast<std::int64_t>(arrays.size()), arrays.data(),
-                                                         partials.mutable_data<double>(), sum->mutable_data<double>(), mode);
+      detail::call(op, device, kernel.template of<T>(), static_cast<std::int64_t>(arrays.size()), arrays.data(),
+                   partials, sum->mutable_data<double>(), mode);
     });
   });
   return sums;
@@ -219,8 +220,8 @@ void clip_to_norm(std::span<Tensor> tensors, const Tensor& squared_norm, double 
         arrays.push_back({first, t->numel(), t->mutable_data<T>()});
         first += t->numel();
       }
-      kernels::find(&UpdateKernels<T>::clip, kOp, run[0]->device())(
-          static_cast<std::int64_t>(arrays.size()), arrays.data(), squared_norm.data<double>(), max_norm);
+      detail::call(kOp, run[0]->device(), &UpdateKernels<T>::clip, static_cast<std::int64_t>(arrays.size()),
+                   arrays.data(), squared_norm, max_norm);
     });
   });
 }
