@@ -7,7 +7,7 @@ namespace tapecache {
 
 namespace {
 
-void replay(Backward& context, const VariableFunction& f, const ForwardContext& first, std::size_t input_count) {
+void recompute(Backward& context, const VariableFunction& f, const ForwardContext& first, std::size_t input_count) {
   Tape tape;
   std::vector<Variable> inputs;
   for (std::size_t i = 0; i < input_count; ++i) {
@@ -55,7 +55,7 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
       saved.push_back(parameter.value());  // so that a change before backward is found
     }
   }
-  const auto again = [=, count = inputs.size()](Backward& context) { replay(context, f, first, count); };
+  const auto again = [=, count = inputs.size()](Backward& context) { recompute(context, f, first, count); };
   const auto owned = std::make_shared<const decltype(again)>(again);
   std::vector<Variable> results(outputs.begin(), outputs.end());
   Tape::append("checkpoint", results, sources, saved,

@@ -9,7 +9,7 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/memory_pool.h"
 #include "tapecache/core/random.h"
-#include "tapecache/core/recorded_copies.h"
+#include "tapecache/core/graph_copies.h"
 #include "tapecache/core/scoped_value.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/core/thread_context.h"
@@ -34,7 +34,7 @@ class Capture {
     ended_ = true;
     return device_backend::end_capture(device_);
   }
-  const RecordedCopies& copies() const { return copies_; }
+  const GraphCopies& copies() const { return copies_; }
 
  private:
   static int begun(int device) {
@@ -44,8 +44,8 @@ class Capture {
   }
 
   int device_;
-  RecordedCopies copies_;
-  ScopedValue<RecordedCopies*> current_;
+  GraphCopies copies_;
+  ScopedValue<GraphCopies*> current_;
   bool ended_ = false;
 };
 
@@ -59,7 +59,7 @@ struct [[gnu::visibility("hidden")]] CapturedStep::State {
   Tensor random_step;  // i64 on the device, of which kernels read the lower half
   std::optional<MemoryPool> pool;
   device_backend::Graph* graph = nullptr;
-  std::vector<RecordedCopies::HostMemory> host;  // that the graph copies from and into
+  std::vector<GraphCopies::HostMemory> host;  // that the graph copies from and into
   RandomState after;  // the step, at its recording
   bool done_before = false;
 
@@ -92,7 +92,7 @@ struct [[gnu::visibility("hidden")]] CapturedStep::State {
 
   /// What the graph copies from is as it was asked for before, and whoever uses it next waits for the replay.
   void launch() {
-    for (const RecordedCopies::HostMemory& memory : host) memory.storage->begin_replay(device.index);
+    for (const GraphCopies::HostMemory& memory : host) memory.storage->begin_replay(device.index);
     device_backend::launch_graph(device.index, graph);
     if (host.empty()) return;
     const device_backend::CopyEvent end = device_backend::end_of_work(device.index);
@@ -132,7 +132,7 @@ void CapturedStep::replay(std::uint32_t random_step) {
 
 bool CapturedStep::captured() const { return state_->graph != nullptr; }
 
-bool CapturedStep::is_capturing() { return RecordedCopies::current() != nullptr; }
+bool CapturedStep::is_capturing() { return GraphCopies::current() != nullptr; }
 
 std::uint64_t CapturedStep::replays() { return replays_so_far; }
 

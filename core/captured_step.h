@@ -28,11 +28,11 @@ namespace tapecache {
 /// What is recorded is what the device is given. So the function must not wait for it (`item`, a copy to the host), which
 /// throws DeviceError, and whatever else the host does, or reads of its own memory, stays as it was when the step was
 /// recorded: numbers, choices, tensors of the host. What changes between replays must be in tensors of the device that live
-/// as long as this does, and are filled or copied to in place (`copy_from`, `copy_from_beside`): inputs, a learning rate. A
+/// as long as this does, and are filled or copied to in place (`copy_from`, `copy_from_async`): inputs, a learning rate. A
 /// replay comes after all copies that were asked for before it. The step number of random draws comes from there by itself.
 ///
-/// Page-locked memory (Tensor::pinned) is the exception. What the function copies from and to it (`to`, `to_beside`,
-/// `copy_from_beside`, towers that upload, representations that are off-loaded) each replay copies anew, from what is there
+/// Page-locked memory (Tensor::pinned) is the exception. What the function copies from and to it (`to`, `to_async`,
+/// `copy_from_async`, towers that upload, representations that are off-loaded) each replay copies anew, from what is there
 /// then, and into the same place. That memory is kept for as long as this exists, and knows of replays as of other copies:
 /// whoever reads what one leaves there, or writes to what one copies from, first waits for that replay. So a batch is
 /// refilled by `batch.copy_from(next)` as soon as `replay` has returned, and is where it was; only who kept a pointer asks

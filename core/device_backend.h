@@ -48,7 +48,7 @@ using CopyEvent = std::shared_ptr<void>;
 enum class CopyDirection { kToDevice, kToHost };
 /// Queues a copy between a device and page-locked memory of the host. It comes after the device's work so far and after the
 /// copies queued before, and beside what the device is given next.
-CopyEvent copy_beside(int device, CopyDirection, void* to, const void* from, std::size_t bytes);
+CopyEvent copy_async(int device, CopyDirection, void* to, const void* from, std::size_t bytes);
 bool is_done(const CopyEvent&) noexcept;
 /// Has the host wait.
 void wait(const CopyEvent&);
@@ -75,7 +75,7 @@ void check_rows(int device, const bool* flags, std::int64_t rows, std::int64_t c
 /// What a thread gave a device while it was captured, to be given it again.
 struct Graph;
 /// From here on what this thread gives the device is not done but recorded. Waiting for the device throws DeviceError. Values
-/// copied from the host are those of now, but those that copy_beside() copies, which are what is there at each launch. Its
+/// copied from the host are those of now, but those that copy_async() copies, which are what is there at each launch. Its
 /// CopyEvent then is for wait_recorded() alone, and for as long as the thread is captured.
 void begin_capture(int device);
 /// Has what this thread is recorded to give the device from now on come after a copy that was recorded too.

@@ -19,7 +19,7 @@ struct ForwardContext {
   DType autocast = DType::kFloat32;  ///< of the operands of matrix products: see `Autocast`
   bool anomaly_mode = false;         ///< see `AnomalyMode`
   /// A forward that repeats an earlier one: buffers such as running averages were updated then and must not be updated again.
-  bool replay = false;
+  bool recompute = false;
   /// The samples in view are a part of the batch: statistics over them are not those of the batch. What looks at several
   /// samples at once asks here.
   bool partial_batch = false;
@@ -27,7 +27,7 @@ struct ForwardContext {
   /// For a forward that repeats the one this is of.
   ForwardContext repeated() const {
     ForwardContext context = *this;
-    context.replay = true;
+    context.recompute = true;
     return context;
   }
   bool operator==(const ForwardContext&) const = default;

@@ -8,7 +8,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
-#include "tapecache/core/recorded_copies.h"
+#include "tapecache/core/graph_copies.h"
 
 namespace tapecache {
 
@@ -38,13 +38,13 @@ void Storage::free() noexcept {
     return;
   }
   try {
-    settle(Use::kWrite);
+    wait_pending_copies(Use::kWrite);
   } catch (const DeviceError&) {
     // The device has failed and copies nothing more; whoever uses it next is told.
   }
   if (copying_.load(std::memory_order_acquire)) {
     const std::lock_guard lock(copies);
-    if (recorded_by_) recorded_by_->forget(*this);
+    if (captured_by_) captured_by_->forget(*this);
   }
   if (!wrapped_) allocator_for(device_, pinned_).deallocate(data_, bytes_);
   else if (release_) release_();
@@ -57,7 +57,7 @@ void Storage::settle_copies(Use use) {
 
 /// Of the copies that this thread records.
 void Storage::settle_recorded(Use use) {
-  RecordedCopies* const recording = RecordedCopies::current();
+  GraphCopies* const recording = GraphCopies::current();
   if (!recording) return;
   device_backend::CopyEvent awaited;
   {
@@ -71,7 +71,7 @@ void Storage::settle_recorded(Use use) {
   }
   device_backend::wait_recorded(device_.index, awaited);
   const std::lock_guard lock(copies);
-  recording->settled(*this, awaited);
+  recording->waited_for(*this, awaited);
 }
 
 void Storage::settle_made(Use use) {
@@ -87,14 +87,14 @@ void Storage::settle_made(Use use) {
   if (last_copy_into_ == awaited || last_copy_ == awaited) last_copy_into_.reset();
   if (last_copy_ != awaited) return;
   last_copy_.reset();
-  copying_.store(recorded_by_ != nullptr, std::memory_order_release);
+  copying_.store(captured_by_ != nullptr, std::memory_order_release);
 }
 
-void Storage::end_recording(const RecordedCopies& recorded) {
+void Storage::end_capture(const GraphCopies& recorded) {
   const std::lock_guard lock(copies);
   for (const auto& [storage, last] : recorded.last_) {
     auto* const ended = const_cast<Storage*>(storage);
-    ended->recorded_by_ = nullptr;
+    ended->captured_by_ = nullptr;
     ended->copying_.store(ended->last_copy_ != nullptr, std::memory_order_release);
   }
 }
@@ -107,17 +107,17 @@ void Storage::note(const device_backend::CopyEvent& copy, int device, Use use) {
   copying_.store(true, std::memory_order_release);
 }
 
-void Storage::note_recorded(RecordedCopies& recording, const std::shared_ptr<Storage>& storage, Use use,
+void Storage::note_captured(GraphCopies& recording, const std::shared_ptr<Storage>& storage, Use use,
                             const device_backend::CopyEvent& copy) {
   const std::lock_guard lock(copies);
   recording.add(storage, use, copy);
-  storage->recorded_by_ = &recording;
+  storage->captured_by_ = &recording;
   storage->copying_.store(true, std::memory_order_release);
 }
 
-void Storage::copy_beside(const std::shared_ptr<Storage>& from, std::size_t from_offset, const std::shared_ptr<Storage>& to,
+void Storage::copy_async(const std::shared_ptr<Storage>& from, std::size_t from_offset, const std::shared_ptr<Storage>& to,
                           std::size_t to_offset, std::size_t bytes) {
-  RecordedCopies* const recording = RecordedCopies::current();
+  GraphCopies* const recording = GraphCopies::current();
   const bool to_device = from->device_.is_cpu();
   const int device = to_device ? to->device_.index : from->device_.index;
   if (recording) {
@@ -126,15 +126,15 @@ void Storage::copy_beside(const std::shared_ptr<Storage>& from, std::size_t from
     else from->settle_made(Use::kRead);
   } else {
     // Copies of one device keep their order, those of several do not.
-    if (from->copying_device_ != device) from->settle(Use::kRead);
-    if (to->copying_device_ != device) to->settle(Use::kWrite);
+    if (from->copying_device_ != device) from->wait_pending_copies(Use::kRead);
+    if (to->copying_device_ != device) to->wait_pending_copies(Use::kWrite);
   }
-  const device_backend::CopyEvent copy = device_backend::copy_beside(
+  const device_backend::CopyEvent copy = device_backend::copy_async(
       device, to_device ? device_backend::CopyDirection::kToDevice : device_backend::CopyDirection::kToHost,
       to->data_ + to_offset, from->data_ + from_offset, bytes);
   if (recording) {
-    note_recorded(*recording, from, Use::kRead, copy);
-    note_recorded(*recording, to, Use::kWrite, copy);
+    note_captured(*recording, from, Use::kRead, copy);
+    note_captured(*recording, to, Use::kWrite, copy);
   } else {
     from->note(copy, device, Use::kRead);
     to->note(copy, device, Use::kWrite);
@@ -160,7 +160,7 @@ void Storage::end_replay(int device, Use use, const device_backend::CopyEvent& e
 void Storage::move_to(Device device) {
   if (device == device_) return;
   if (!device.is_cpu()) device_backend::require("move_to", device.index);
-  settle(Use::kWrite);
+  wait_pending_copies(Use::kWrite);
   Storage there(bytes_, device);
   if (device.is_cpu()) {
     device_backend::copy_to_host(device_.index, there.data_, data_, bytes_);

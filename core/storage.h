@@ -11,13 +11,13 @@
 
 namespace tapecache {
 
-class RecordedCopies;
+class GraphCopies;
 
 /// One block of a device's memory, shared by the tensors that view it and freed with the last of them, or memory of the
 /// host that a program wraps, released then.
 ///
-/// Copies may be under way that run beside other work. Whoever is about to use the memory calls settle() first: then the
-/// host, or where the memory is a device's, what that device is given next, waits for them.
+/// Copies may be under way that run beside other work. Whoever is about to use the memory calls wait_pending_copies() first:
+/// then the host, or where the memory is a device's, what that device is given next, waits for them.
 class Storage {
  public:
   enum class Use { kRead, kWrite };
@@ -44,15 +44,15 @@ class Storage {
 
   /// Puts what follows after the copies under way: those into the memory, before a write also those out of it. Throws
   /// DeviceError where one of them failed.
-  void settle(Use use) {
+  void wait_pending_copies(Use use) {
     if (copying_.load(std::memory_order_acquire)) settle_copies(use);
   }
   /// Copies beside other work, `bytes` from one place of a storage to one of another: of page-locked memory and a device's.
-  static void copy_beside(const std::shared_ptr<Storage>& from, std::size_t from_offset, const std::shared_ptr<Storage>& to,
+  static void copy_async(const std::shared_ptr<Storage>& from, std::size_t from_offset, const std::shared_ptr<Storage>& to,
                           std::size_t to_offset, std::size_t bytes);
 
   /// For work of a device that copies from or into this memory of the host, as often as it is done, without a word to
-  /// copy_beside(): puts it after the copies under way, and says with what it ends.
+  /// copy_async(): puts it after the copies under way, and says with what it ends.
   void begin_replay(int device);
   void end_replay(int device, Use use, const device_backend::CopyEvent& end);
 
@@ -61,14 +61,14 @@ class Storage {
   void bump_version() { ++version_; }
 
  private:
-  friend class RecordedCopies;
+  friend class GraphCopies;
 
   void settle_copies(Use use);
   void settle_recorded(Use use);
   void settle_made(Use use);
-  static void end_recording(const RecordedCopies& recorded);
+  static void end_capture(const GraphCopies& recorded);
   void note(const device_backend::CopyEvent& copy, int device, Use use);
-  static void note_recorded(RecordedCopies& recording, const std::shared_ptr<Storage>& storage, Use use,
+  static void note_captured(GraphCopies& recording, const std::shared_ptr<Storage>& storage, Use use,
                             const device_backend::CopyEvent& copy);
   void free() noexcept;
 
@@ -82,7 +82,7 @@ class Storage {
   std::atomic<bool> copying_ = false;
   device_backend::CopyEvent last_copy_, last_copy_into_;
   int copying_device_ = 0;
-  RecordedCopies* recorded_by_ = nullptr;  // who knows of copies that a thread records now
+  GraphCopies* captured_by_ = nullptr;  // who knows of copies that a thread captures now
 };
 
 }  // namespace tapecache

@@ -102,12 +102,12 @@ Storage& Tensor::storage() const {
 }
 
 const std::byte* Tensor::raw() const {
-  storage().settle(Storage::Use::kRead);
+  storage().wait_pending_copies(Storage::Use::kRead);
   return storage_->data() + offset_;
 }
 
 std::byte* Tensor::mutable_raw() {
-  storage().settle(Storage::Use::kWrite);
+  storage().wait_pending_copies(Storage::Use::kWrite);
   storage_->bump_version();
   return storage_->data() + offset_;
 }
@@ -116,7 +116,7 @@ void* Tensor::typed_data(DType requested, Storage::Use use) const {
   if (requested != dtype_ && defined()) {
     throw DTypeError(fmt::format("tensor: elements asked for as {}, but they are {}", name(requested), name(dtype_)));
   }
-  storage().settle(use);
+  storage().wait_pending_copies(use);
   return storage_->data() + offset_;
 }
 
@@ -155,7 +155,7 @@ Tensor Tensor::to(Device device) const {
   if (here == device) return *this;
   if (!here.is_cpu() && !device.is_cpu()) return to(Device::cpu()).to(device);
   if (!device.is_cpu()) device_backend::require("to", device.index);
-  if (is_pinned()) return to_beside(device);  // the driver would not wait either
+  if (is_pinned()) return to_async(device);  // the driver would not wait either
   Tensor result = empty(shape_, dtype_, device);
   if (device.is_cpu()) device_backend::copy_to_host(here.index, result.mutable_raw(), raw(), bytes());
   else device_backend::copy_to_device(device.index, result.mutable_raw(), raw(), bytes());
@@ -184,23 +184,23 @@ Tensor Tensor::to(DType dtype) const {
 Tensor Tensor::pinned() const {
   if (device().is_cpu() && (is_pinned() || cuda_device_count() == 0)) return *this;
   Tensor copy = empty_pinned(shape_, dtype_);
-  copy.copy_from_beside(*this);
+  copy.copy_from_async(*this);
   return copy;
 }
 
-Tensor Tensor::to_beside(Device device) const {
+Tensor Tensor::to_async(Device device) const {
   const Device here = this->device();
   if (here == device) return *this;
   if (!here.is_cpu() && !device.is_cpu()) return to(device);
-  if (!device.is_cpu()) device_backend::require("to_beside", device.index);
+  if (!device.is_cpu()) device_backend::require("to_async", device.index);
   Tensor result = device.is_cpu() ? empty_pinned(shape_, dtype_) : empty(shape_, dtype_, device);
-  result.copy_from_beside(*this);
+  result.copy_from_async(*this);
   return result;
 }
 
-void Tensor::copy_from_beside(const Tensor& source) {
+void Tensor::copy_from_async(const Tensor& source) {
   if (!source.defined() || !defined() || source.shape() != shape_ || source.dtype() != dtype_) {
-    throw ShapeError(fmt::format("copy_from_beside: source is {}, destination {}", describe(source), describe(*this)));
+    throw ShapeError(fmt::format("copy_from_async: source is {}, destination {}", describe(source), describe(*this)));
   }
   if (source.device() == device()) return copy_from(source);
   if (source.device().is_cpu() == device().is_cpu() || (device().is_cpu() && !is_pinned())) {
@@ -210,10 +210,10 @@ void Tensor::copy_from_beside(const Tensor& source) {
     throw DeviceError(fmt::format("{}: {} is in ordinary memory, which a captured step does not copy from beside its "
                                   "computing: it would not see what is there at a replay; give it in page-locked memory, "
                                   "by pinned()",
-                                  OpScope::current() ? OpScope::current() : "copy_from_beside", describe(source)));
+                                  OpScope::current() ? OpScope::current() : "copy_from_async", describe(source)));
   }
   const Tensor from = source.device().is_cpu() ? source.pinned() : source;
-  Storage::copy_beside(from.storage_, from.offset_, storage_, offset_, bytes());
+  Storage::copy_async(from.storage_, from.offset_, storage_, offset_, bytes());
 }
 
 void Tensor::copy_from(const Tensor& source) {

@@ -123,15 +123,15 @@ class Tensor {
   /// As `to`, but the copy is made beside what the device computes next: this returns at once, and the first that uses the
   /// result, the host or a device, waits for the copy, as does the first that writes to this tensor. A copy to the host is
   /// in page-locked memory, and one from other memory goes through such. Pointers that were taken before wait for nothing.
-  Tensor to_beside(Device device) const;
+  Tensor to_async(Device device) const;
   /// Moves the storage itself, and with it all tensors that view it, to another device: what holds a handle to a model's
   /// weights then finds them there. Throws, before anything is changed, DeviceError or OutOfMemory.
   void move_to(Device device) { storage().move_to(device); }
   /// Copies elements from a tensor of equal shape, dtype and device, which may overlap. Throws on any difference.
   void copy_from(const Tensor& source);
-  /// The same from a tensor on any device, as `to_beside` does where one of the two is on a device and the other in
+  /// The same from a tensor on any device, as `to_async` does where one of the two is on a device and the other in
   /// page-locked memory; else it waits.
-  void copy_from_beside(const Tensor& source);
+  void copy_from_async(const Tensor& source);
   void fill(double value);
   /// Adds the elements of a floating tensor of equal shape, dtype and device, which may overlap, in place. Throws on any
   /// difference.

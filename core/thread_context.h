@@ -5,7 +5,7 @@
 namespace tapecache {
 
 class MemoryPool;
-class RecordedCopies;
+class GraphCopies;
 
 namespace detail {
 
@@ -14,7 +14,7 @@ namespace detail {
 struct ThreadContext {
   const char* op = nullptr;          // the innermost operation
   const MemoryPool* pool = nullptr;  // that blocks come from
-  RecordedCopies* copies = nullptr;  // of the step that is recorded, where one is
+  GraphCopies* copies = nullptr;  // of the step that is captured, where one is
   bool in_block = false;             // of a parallel_for
 };
 

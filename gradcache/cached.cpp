@@ -31,7 +31,7 @@ struct [[gnu::visibility("hidden")]] CachedForward::State {
     options.scale = step.scale;
     options.late_scale = step.late_scale;
   }
-  void replay(std::vector<Tensor> gradients) {
+  void backward(std::vector<Tensor> gradients) {
     if (run.frozen()) return;
     const NoRecording outside_tape;
     const ScopedValue untouched(forward_context());
@@ -54,7 +54,7 @@ std::int64_t CachedForward::size() const { return state().tower.size(); }
 
 CachedForward cached(Tower tower, const CachedOptions& options) {
   StepOptions step;
-  step.check_replay = options.check_replay;
+  step.check_recompute = options.check_recompute;
   step.autocast = options.autocast;
   step.offload = options.offload;
   detail::check_step("cached", std::span(&tower, 1), step);
@@ -83,24 +83,24 @@ CachedForward cached(Tower tower, const CachedOptions& options) {
   return CachedForward(state);
 }
 
-void CachedForward::replay(std::span<const Tensor> gradients) const {
+void CachedForward::backward(std::span<const Tensor> gradients) const {
   State& state = this->state();
   const std::vector<Tensor>& outputs = state.run.representations();
   if (gradients.size() != outputs.size()) {
-    throw ValueError(fmt::format("replay of '{}': {} gradients for {} outputs", state.tower.name(), gradients.size(),
+    throw ValueError(fmt::format("backward of '{}': {} gradients for {} outputs", state.tower.name(), gradients.size(),
                                  outputs.size()));
   }
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (!gradients[i].defined()) continue;
     if (gradients[i].shape() != outputs[i].shape() || gradients[i].dtype() != outputs[i].dtype()) {
-      throw ShapeError(fmt::format("replay of '{}': gradient {} is {}, but the output is {}", state.run.names()[i], i,
+      throw ShapeError(fmt::format("backward of '{}': gradient {} is {}, but the output is {}", state.run.names()[i], i,
                                    describe(gradients[i]), describe(outputs[i])));
     }
   }
   GradientTransaction transaction;
   transaction.add(state.run.parameters());
   state.belongs_to(size(), {});
-  state.replay(std::vector<Tensor>(gradients.begin(), gradients.end()));
+  state.backward(std::vector<Tensor>(gradients.begin(), gradients.end()));
   transaction.commit();
 }
 
@@ -147,10 +147,10 @@ void check_batches(std::span<const CachedBatch> towers, const StepOptions& optio
 
 void take_to_host(std::span<detail::LossInput> inputs, detail::LossPass& pass, StepResult& result) {
   for (detail::LossInput& input : inputs) input.representations.clear();
-  for (Tensor& r : result.representations) r = r.to_beside(Device::cpu());
+  for (Tensor& r : result.representations) r = r.to_async(Device::cpu());
   for (std::vector<Tensor>& caches : pass.caches) {
     for (Tensor& cache : caches) {
-      if (cache.defined()) cache = cache.to_beside(Device::cpu());
+      if (cache.defined()) cache = cache.to_async(Device::cpu());
     }
   }
 }
@@ -201,7 +201,7 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
       }
       // Again, since a sub-batch may be part of two batches.
       towers[t].chunks[c].state().belongs_to(inputs[t].chunks.parts.back().end, options);
-      towers[t].chunks[c].state().replay(std::move(gradients));
+      towers[t].chunks[c].state().backward(std::move(gradients));
     }
   }
   result.peak_bytes = meter.peak();

@@ -22,7 +22,7 @@ class CachedForward {
   /// output; undefined: none) and the auxiliary losses of the sub-batch are worth; then their hooks run. The random stream is
   /// left alone. Throws ValueError for another number of gradients, ShapeError where one has another shape or type than its
   /// output, and what `cached_step` throws; gradients are then as they were.
-  void replay(std::span<const Tensor> gradients) const;
+  void backward(std::span<const Tensor> gradients) const;
 
   struct State;
   explicit CachedForward(std::shared_ptr<State> state) : state_(std::move(state)) {}
@@ -37,7 +37,7 @@ struct CachedOptions {
   /// The sub-batch before this one in the same batch of the same encoder: random draws go on from its samples, as if
   /// both had been encoded together.
   const CachedForward* after = nullptr;
-  bool check_replay = false;             ///< as in StepOptions
+  bool check_recompute = false;          ///< as in StepOptions
   DType autocast = DType::kFloat32;      ///< as in StepOptions
   /// Keeps the representations in the host's page-locked memory until a loss takes them.
   bool offload = false;

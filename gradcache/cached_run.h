@@ -108,7 +108,7 @@ class TowerRun {
   void store(const std::vector<Piece>& pieces);
   void note_parameters(std::span<const Parameter> parameters);
   void check_unchanged() const;
-  void check_replay(const std::vector<Piece>& pieces) const;
+  void check_recompute(const std::vector<Piece>& pieces) const;
   void inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::size_t chunk);
 
   const Tower* tower_;

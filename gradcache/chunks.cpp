@@ -50,13 +50,13 @@ Tensor take_rows(const Tensor& batch, const Chunks& chunks, const Chunk& chunk) 
 
 void put_rows(Tensor& batch, const Chunks& chunks, const Chunk& chunk, const Tensor& rows) {
   if (chunks.order.empty()) {
-    batch.slice(chunk.begin, chunk.end).copy_from_beside(rows);
+    batch.slice(chunk.begin, chunk.end).copy_from_async(rows);
     return;
   }
   const std::span<const std::int64_t> samples = chunks.samples(chunk);
   for (std::size_t i = 0; i < samples.size(); ++i) {
     const auto row = static_cast<std::int64_t>(i);
-    batch.slice(samples[i], samples[i] + 1).copy_from_beside(rows.slice(row, row + 1));
+    batch.slice(samples[i], samples[i] + 1).copy_from_async(rows.slice(row, row + 1));
   }
 }
 

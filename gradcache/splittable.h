@@ -165,7 +165,7 @@ constexpr bool shows_tensors() {
 /// A copy on the device, made beside its work where the type tells of its tensors.
 template <class T>
 T upload_samples(const T& batch, Device device) {
-  const auto upload = [device](const Tensor& tensor) { return tensor.defined() ? tensor.to_beside(device) : tensor; };
+  const auto upload = [device](const Tensor& tensor) { return tensor.defined() ? tensor.to_async(device) : tensor; };
   if constexpr (std::same_as<T, Tensor>) {
     return upload(batch);
   } else if constexpr (IsTuple<T>::value) {

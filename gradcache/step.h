@@ -55,7 +55,7 @@ struct StepOptions {
   /// Larger blocks are faster, and allow fewer chunk sizes.
   std::int64_t reproducible_block = 8;
   /// Compares the representations of the second forward with those of the first, bit by bit.
-  bool check_replay = false;
+  bool check_recompute = false;
   /// On OutOfMemory, halves the chunks and runs the step again, down to one sample (or reproducible block) a chunk. Within a
   /// memory budget that is done always.
   bool retry_smaller_chunks = false;
@@ -130,7 +130,7 @@ struct StepResult {
 /// - for a tower that is not frozen and of which the loss uses nothing, unless that is allowed;
 /// - where neither an encoder nor the loss reads a parameter that is not frozen, so that nothing would be trained;
 /// - for inputs or parameters changed between the two forwards, an encoder whose second forward makes another number of random
-///   draws or, with `check_replay`, gives other values;
+///   draws or, with `check_recompute`, gives other values;
 /// ShapeError for a loss that is no scalar, a second forward of other shapes, a late scale of another kind; OutOfMemory.
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 

@@ -32,9 +32,9 @@ double largest_difference(const Tensor& a, const Tensor& b) {
 
 /// Weights are packed for several products with each, where they are small enough to be had beside whatever else there is.
 std::size_t packed_budget(const Chunks& chunks, const StepOptions& options) {
-  constexpr std::size_t kMost = std::size_t{32} << 20;
+  constexpr std::size_t kMax = std::size_t{32} << 20;
   const bool limited = options.memory_budget || options.memory_plan || allocator(Device::cpu()).stats().limit != 0;
-  return limited || (chunks.parts.size() == 1 && !options.reproducible) ? 0 : kMost;
+  return limited || (chunks.parts.size() == 1 && !options.reproducible) ? 0 : kMax;
 }
 
 }  // namespace
@@ -56,7 +56,7 @@ Tower::Samples TowerRun::take(const Chunk& range) const {
 std::vector<Tensor> TowerRun::take_gradients(const Chunk& range) const {
   std::vector<Tensor> gradients;
   for (std::size_t i = 0; i < cache_.size(); ++i) {
-    gradients.push_back(cache_[i].defined() ? take_rows(cache_[i], chunks_, range).to_beside(outputs_.devices[i]) : Tensor());
+    gradients.push_back(cache_[i].defined() ? take_rows(cache_[i], chunks_, range).to_async(outputs_.devices[i]) : Tensor());
   }
   return gradients;
 }
@@ -85,14 +85,14 @@ bool TowerRun::drop_prefetched() {
 
 std::vector<Tensor> TowerRun::representations_there() const {
   std::vector<Tensor> there;
-  for (std::size_t i = 0; i < outputs_.values.size(); ++i) there.push_back(outputs_.values[i].to_beside(outputs_.devices[i]));
+  for (std::size_t i = 0; i < outputs_.values.size(); ++i) there.push_back(outputs_.values[i].to_async(outputs_.devices[i]));
   return there;
 }
 
 void TowerRun::set_cache(std::vector<Tensor> cache) {
   cache_ = std::move(cache);
   for (Tensor& gradient : cache_) {
-    if (options_->offload && gradient.defined()) gradient = gradient.to_beside(Device::cpu());
+    if (options_->offload && gradient.defined()) gradient = gradient.to_async(Device::cpu());
   }
 }
 
@@ -247,7 +247,7 @@ void TowerRun::check_unchanged() const {
   }
 }
 
-void TowerRun::check_replay(const std::vector<Piece>& pieces) const {
+void TowerRun::check_recompute(const std::vector<Piece>& pieces) const {
   for (const Piece& piece : pieces) {
     const std::vector<Output>& outputs = piece.encoded.outputs;
     bool same_shapes = outputs.size() == outputs_.values.size();
@@ -261,7 +261,7 @@ void TowerRun::check_replay(const std::vector<Piece>& pieces) const {
                                    range_text(chunks_, piece.range), describe(outputs_.values.front())));
     }
     check_auxiliary(tower_->name(), range_text(chunks_, piece.range) + " again", piece.encoded.auxiliary, outputs_.auxiliary);
-    if (!options_->check_replay) continue;
+    if (!options_->check_recompute) continue;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const double difference =
           largest_difference(outputs[i].value.value(), take_rows(outputs_.values[i], chunks_, piece.range));
@@ -286,7 +286,7 @@ void TowerRun::backward(std::size_t chunk) {
     const Recording recording(tape);
     pieces = encode(chunk, first_->repeated());
   }
-  check_replay(pieces);
+  check_recompute(pieces);
   inject_cache(tape, pieces, chunk);
 }
 

@@ -33,7 +33,7 @@ Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionO
 }
 
 Variable MultiHeadAttention::project(const Variable& x) const {
-  return ops::joined_linear(x, weights(), biases(), ops::ResultType::kOperand);
+  return ops::multi_linear(x, weights(), biases(), ops::ResultType::kOperand);
 }
 
 ops::NormalizedLinear MultiHeadAttention::project(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep) const {

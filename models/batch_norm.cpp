@@ -49,7 +49,7 @@ Variable BatchNorm::operator()(const Variable& x) const {
                                  "(freeze_statistics), or use layer norm", builder_.prefix()));
   }
   const ops::BatchNormalized result = ops::batch_norm(x, weight, bias, epsilon_);
-  if (!forward_context().replay) update_averages(result.mean, result.variance, x.numel() / x.size(1));
+  if (!forward_context().recompute) update_averages(result.mean, result.variance, x.numel() / x.size(1));
   return result.y;
 }
 

@@ -62,14 +62,14 @@ Variable BertBlock::forward(const Variable& x, const LayerNorm* before, const op
 
 Variable BertBlock::sum(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options) const {
   if (!checkpoint_) return forward(x, before, options);
-  // By value: the replay in backward may come when this block's caller is gone, or the training flag was changed.
-  const auto replay = [block = as_now(), norm = before ? std::optional(*before) : std::nullopt,
+  // By value: the recompute in backward may come when this block's caller is gone, or the training flag was changed.
+  const auto recompute = [block = as_now(), norm = before ? std::optional(*before) : std::nullopt,
                        options](std::span<const Variable> inputs) {
     return std::vector<Variable>{block.forward(inputs[0], norm ? &*norm : nullptr, options)};
   };
   std::vector<Variable> inputs{x};
   if (options.valid.defined()) inputs.emplace_back(options.valid);  // so that a change before backward is found
-  return checkpoint(replay, inputs).front();
+  return checkpoint(recompute, inputs).front();
 }
 
 BertBlock BertBlock::as_now() const {

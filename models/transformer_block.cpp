@@ -47,13 +47,13 @@ Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOption
 Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options,
                                       const TokenChoice& choice) const {
   if (!checkpoint_) return forward(x, options, choice);
-  // By value: the replay in backward may come when this block's caller is gone, or the training flag was changed.
-  const auto replay = [block = as_now(), options, choice](std::span<const Variable> inputs) {
+  // By value: the recompute in backward may come when this block's caller is gone, or the training flag was changed.
+  const auto recompute = [block = as_now(), options, choice](std::span<const Variable> inputs) {
     return std::vector<Variable>{block.forward(inputs[0], options, choice)};
   };
   std::vector<Variable> inputs{x};
   if (options.valid.defined()) inputs.emplace_back(options.valid);  // so that a change before backward is found
-  return checkpoint(replay, inputs).front();
+  return checkpoint(recompute, inputs).front();
 }
 
 TransformerBlock TransformerBlock::as_now() const {

@@ -22,7 +22,7 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
 
 /// Several linear maps of one x, their outputs side by side: [..., Σ out_i]. `biases` is empty, or holds one for each
 /// weight, of which any may be undefined. Throws ValueError for no weight, more than 8, or another number of biases.
-Variable joined_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases = {},
+Variable multi_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases = {},
                        ResultType = ResultType::kComputed);
 
 /// What layer_norm is given besides x.
@@ -32,14 +32,14 @@ struct Norm {
 };
 
 struct NormalizedLinear {
-  Variable y = {};           ///< joined_linear of the norm
+  Variable y = {};           ///< multi_linear of the norm
   Variable normalized = {};  ///< the norm itself, where it is kept
 };
 
 /// Whether the norm is a result too, for what else reads it.
 enum class KeepNorm { kNo, kYes };
 
-/// joined_linear of layer_norm(x). Backward keeps x and computes its norm again: one tensor less than the two ops keep.
+/// multi_linear of layer_norm(x). Backward keeps x and computes its norm again: one tensor less than the two ops keep.
 NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::span<const Variable> weights,
                                    std::span<const Variable> biases = {}, KeepNorm = KeepNorm::kYes,
                                    ResultType = ResultType::kComputed);

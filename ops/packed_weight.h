@@ -11,7 +11,7 @@
 namespace tapecache::ops::detail {
 
 /// Rows of a product beyond which packing costs nothing beside it: each packed element is used once a row.
-inline constexpr std::int64_t kMostRowsOfPacked = 2048;
+inline constexpr std::int64_t kMaxRowsOfPacked = 2048;
 
 /// The right factor of a product with a weight: packed, which `g` then says, where an `OperandCache` with room for it is in
 /// force on the CPU; else the weight. `of_parameter` says whether it is a parameter's present value; where nobody knows, as in
@@ -19,7 +19,7 @@ inline constexpr std::int64_t kMostRowsOfPacked = 2048;
 inline Tensor packed_weight(const char* op, const Tensor& weight, bool of_parameter, kernels::Gemm& g) {
   OperandCache* cache = OperandCache::current();
   if (!cache || !weight.device().is_cpu() || is_low_precision(weight.dtype())) return weight;
-  if (g.m > kMostRowsOfPacked || g.n == 0 || g.k == 0) return weight;
+  if (g.m > kMaxRowsOfPacked || g.n == 0 || g.k == 0) return weight;
   Tensor packed = cache->find_packed(weight, g.transpose_b);
   if (!packed.defined()) {
     if (!of_parameter && !cache->find_packed(weight, true).defined()) return weight;

@@ -84,10 +84,10 @@ void Ceilings::measure() {
   double flops = 0;
   const double seconds = best_seconds(0.1, [&] { flops = multiply_and_add_once(); });
   flops_per_second_ = std::max(flops_per_second_, flops / seconds);
-  constexpr std::int64_t kLeast = 1 << 17, kMost = 1 << 26;
-  std::vector<char> from(kMost, 1), to(kMost, 2);
+  constexpr std::int64_t kLeast = 1 << 17, kMax = 1 << 26;
+  std::vector<char> from(kMax, 1), to(kMax, 2);
   std::size_t i = 0;
-  for (std::int64_t size = kLeast; size <= kMost; size *= 2, ++i) {
+  for (std::int64_t size = kLeast; size <= kMax; size *= 2, ++i) {
     if (i == copies_.size()) copies_.push_back({2.0 * static_cast<double>(size), 0});
     double bytes = 0;
     const double copy_seconds = best_seconds(0.04, [&] { bytes = copy_once(from, to, size); });

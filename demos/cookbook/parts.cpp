@@ -38,7 +38,7 @@ gradcache::StepOptions all_options() {
   options.chunk_tokens = 4096;                                // texts: chunks by tokens, ordered by length
   options.reproducible = true;                                // equal to the last bit, for chunks of 8, 16, 24, …
   options.reproducible_block = 32;                            // or of 32, 64, …, at less cost
-  options.check_replay = true;                                // compare both forwards
+  options.check_recompute = true;                                // compare both forwards
   options.retry_smaller_chunks = true;                        // after OutOfMemory
   options.scale = 1.0 / 4;                                    // one of four accumulated steps; or a loss scale
   options.offload = true;                                     // on a GPU: keep representations in the host's memory
@@ -68,9 +68,9 @@ double captured(Device device) {
 
 void copies(const Tensor& images) {
   Tensor batch = images.pinned();                   // page-locked memory of the host; new: Tensor::empty_pinned(shape, dtype)
-  Tensor there = batch.to_beside(Device::cuda(0));  // returns at once: the copy runs beside what the device computes
+  Tensor there = batch.to_async(Device::cuda(0));  // returns at once: the copy runs beside what the device computes
   Variable y = encoder(there);                      // what uses it first waits for it, on the device
-  Tensor back = y.value().to_beside(Device::cpu()); // and here the host would wait, when it reads
+  Tensor back = y.value().to_async(Device::cpu()); // and here the host would wait, when it reads
 }
 
 double uploaded(const Tensor& images, const models::TokenBatch& tokens) {

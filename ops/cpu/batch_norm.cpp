@@ -11,7 +11,7 @@ namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 namespace {
 
 constexpr std::int64_t kWork = 32768;     // elements of a block of sums
-constexpr std::int64_t kMostRows = 512;   // of a block: blocks are summed alone, then in order
+constexpr std::int64_t kMaxRows = 512;   // of a block: blocks are summed alone, then in order
 constexpr std::int64_t kLeastTerms = 32;  // of a partial sum, so that the partial sums stay few
 
 /// Two sums over each channel, [2, channels]: those of the vectors that `terms(d, w)` gives for d = v - centre and w, elements
@@ -22,7 +22,7 @@ std::vector<double> channel_sums(const Channels& x, const T* v, const T* centre,
   std::vector<double> sums(static_cast<std::size_t>(2 * size));
   if (x.outer * x.inner == 0) return sums;
   const std::int64_t least = (kLeastTerms + x.inner - 1) / x.inner;
-  const std::int64_t block = std::max(least, std::min(kMostRows, block_for(x.count * x.inner, kWork)));
+  const std::int64_t block = std::max(least, std::min(kMaxRows, block_for(x.count * x.inner, kWork)));
   const std::int64_t blocks = (x.outer + block - 1) / block;
   std::vector<double> partial(static_cast<std::size_t>(blocks * 2 * size));
   parallel_for(x.outer, block, [&](std::int64_t begin, std::int64_t end) {
@@ -57,8 +57,8 @@ std::vector<double> channel_sums(const Channels& x, const T* v, const T* centre,
   return sums;
 }
 
-/// to[i] = or += f(element i of x…, its channel's numbers), in parallel. `f(at, i, of_channel)` reads the elements by `at`, and by
-/// of_channel(numbers) what belongs to their channels.
+/// to[i] = or += f(element i of x…, its channel's numbers), in parallel. `f(at, i, of_channel)` reads the elements by `at`,
+/// and by of_channel(numbers) what belongs to their channels.
 template <class T, class F>
 void map_channels(const Channels& x, Mode mode, T* to, const F& f) {
   const auto fill = [=](std::int64_t begin, std::int64_t count, const auto& of_channel) {

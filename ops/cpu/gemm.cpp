@@ -11,7 +11,7 @@ namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 namespace {
 
 constexpr std::int64_t kWorkPerTask = 1 << 18;  // multiplications below which a task is not worth its start
-constexpr std::int64_t kMostTasks = 4;          // a thread, so that one that is held up does not hold up the others
+constexpr std::int64_t kMaxTasks = 4;          // a thread, so that one that is held up does not hold up the others
 constexpr std::int64_t kRoundedSide = 512;      // of the block whose sums exist before they are rounded
 constexpr double kPackingShare = 1.0 / 64;      // elements packed per multiplication-add that are not worth more tasks
 
@@ -58,7 +58,7 @@ struct Cut {
   /// Several parts a thread where packing costs little, else one.
   static Cut of(const Gemm& g, const Grain& grain) {
     const std::int64_t work = g.m * g.n * std::max<std::int64_t>(g.k, 1);
-    for (std::int64_t tasks = kMostTasks; ; tasks /= 2) {
+    for (std::int64_t tasks = kMaxTasks; ; tasks /= 2) {
       const std::int64_t wanted = std::min(work / grain.work, divide_up(thread_count() * tasks, g.batch));
       const Cut cut = into(g, grain, std::max<std::int64_t>(wanted, 1));
       const double share = static_cast<double>(cut.across * g.m + cut.down * g.n) / static_cast<double>(g.m * g.n);

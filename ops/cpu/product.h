@@ -22,8 +22,8 @@ constexpr std::int64_t kDeep = 4 * kDepth;     // and terms
 /// through it.
 template <class T>
 std::int64_t rows_in_cache() {
-  constexpr std::int64_t kLeast = 48, kMost = 256;
-  return std::clamp(second_level_cache() / 8 / (kDepth * static_cast<std::int64_t>(sizeof(T))), kLeast, kMost);
+  constexpr std::int64_t kLeast = 48, kMax = 256;
+  return std::clamp(second_level_cache() / 8 / (kDepth * static_cast<std::int64_t>(sizeof(T))), kLeast, kMax);
 }
 
 /// Room for a block of op(A), of a thread's own; and for kDepth × kAcross of op(B).

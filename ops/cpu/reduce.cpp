@@ -107,9 +107,9 @@ struct Columns {
 /// where all is 0 or the largest is not finite.
 template <class T>
 T scale_for_squares(T largest) {
-  constexpr int kMost = std::numeric_limits<T>::max_exponent - 8;
+  constexpr int kMax = std::numeric_limits<T>::max_exponent - 8;
   if (largest == 0 || !std::isfinite(largest)) return T{1};
-  return std::ldexp(T{1}, std::clamp(-std::ilogb(largest), -kMost, kMost));
+  return std::ldexp(T{1}, std::clamp(-std::ilogb(largest), -kMax, kMax));
 }
 
 /// √Σ x²

@@ -14,9 +14,9 @@ constexpr float kLog2OfE = 1.4426950408889634f, kNone = -std::numeric_limits<flo
 
 template <class... Arrays>
 bool fits_tensor_cores(const Attention& layout, const Arrays*... arrays) {
-  constexpr std::int64_t kMostTokens = 1 << 30, kMostTensorBlocks = 0x7fffffff;
-  return layout.width > 0 && layout.width % 16 == 0 && layout.width <= 128 && layout.tokens <= kMostTokens &&
-         layout.batch * layout.heads * divide_up(layout.tokens, kTile) <= kMostTensorBlocks &&
+  constexpr std::int64_t kMaxTokens = 1 << 30, kMaxTensorBlocks = 0x7fffffff;
+  return layout.width > 0 && layout.width % 16 == 0 && layout.width <= 128 && layout.tokens <= kMaxTokens &&
+         layout.batch * layout.heads * divide_up(layout.tokens, kTile) <= kMaxTensorBlocks &&
          ((reinterpret_cast<std::uintptr_t>(arrays) % 16 == 0) && ...);
 }
 

@@ -95,7 +95,7 @@ void require_no_capture(const char* what) {
   throw DeviceError(std::string(op) + ": " + what + ", which a captured step may not");
 }
 
-cudaStream_t recorded_copies(int device) {
+cudaStream_t graph_copies(int device) {
   if (capture->device != device) {
     throw DeviceError("copy to or from cuda:" + std::to_string(device) + ": a step of cuda:" + std::to_string(capture->device) +
                       " is recorded");

@@ -11,7 +11,7 @@ bool is_recording();
 
 /// The stream for copies beside the work that this thread records. It is in the capture from its first wait on, until that
 /// ends. Throws DeviceError where the step is recorded for another device.
-cudaStream_t recorded_copies(int device);
+cudaStream_t graph_copies(int device);
 
 /// Throws DeviceError where this thread records a step: what is only recorded cannot be waited for.
 void require_no_capture(const char* what = "waits for the device");

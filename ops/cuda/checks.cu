@@ -73,9 +73,9 @@ __global__ void report_failure_kernel(std::int64_t n, Check check, std::int64_t 
 
 template <class Check>
 void queue_check(std::int64_t n, const Check& check, std::int64_t number) {
-  constexpr std::int64_t kMost = 512;
+  constexpr std::int64_t kMax = 512;
   if (n == 0) return;
-  const std::int64_t blocks = std::min(kMost, divide_up(n, kThreads));
+  const std::int64_t blocks = std::min(kMax, divide_up(n, kThreads));
   const Scratch<std::int64_t> first_of_block(blocks);
   const Faults& faults = current_faults();
   launch(find_failure_kernel<Check>, grid_of_rows(blocks), n, check, first_of_block.data());

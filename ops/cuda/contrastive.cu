@@ -23,8 +23,9 @@ void for_each_panel(const Contrastive& c, const T* a, const T* b, const T* scale
     const std::int64_t rows = std::min(c.tile_rows, c.rows - row);
     for (std::int64_t col = 0; col < c.cols; col += columns) {
       const std::int64_t cols = std::min(columns, c.cols - col);
-      Provided<GemmKernels<T>>::kernels.gemm({.m = rows, .n = cols, .k = c.width, .transpose_b = true, .pitch_c = pitch}, a + row * c.width,
-              b + col * c.width, nullptr, nullptr, workspace, Mode::kWrite);
+      Provided<GemmKernels<T>>::kernels.gemm(
+          {.m = rows, .n = cols, .k = c.width, .transpose_b = true, .pitch_c = pitch}, a + row * c.width,
+          b + col * c.width, nullptr, nullptr, workspace, Mode::kWrite);
       with_equal_pairs(c.equal, [&]<class Equal>(const Equal& equal) {
         f(Panel<T, Equal>{workspace, scale, bias, row, col, rows, cols, pitch, c.step, equal}, col + cols == c.cols);
       });
@@ -35,7 +36,7 @@ void for_each_panel(const Contrastive& c, const T* a, const T* b, const T* scale
 
 /// Σ log(1 + eᶻ) of each row, with -z for the z of the positive.
 template <class T, class Equal, class By>
-__global__ void __launch_bounds__(kMostRowThreads) sigmoid_rows_kernel(Panel<T, Equal> panel, double* losses) {
+__global__ void __launch_bounds__(kMaxRowThreads) sigmoid_rows_kernel(Panel<T, Equal> panel, double* losses) {
   for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
     const Row<By, Logits<T, Equal>> row(panel.cols, panel.logits(i));
     const std::int64_t positive = panel.positive(i);
@@ -139,14 +140,16 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
         with_slope(c, rows_of_loss, columns_of_loss,
                    [&](const auto& slope) { differentiate(panel, slope, cotangent, of_bias, of_scale); });
         if (db) {
-          Provided<GemmKernels<T>>::kernels.gemm({.m = panel.cols, .n = c.width, .k = panel.rows, .transpose_a = true, .pitch_a = panel.pitch}, panel.z,
-                  a + panel.row * c.width, nullptr, nullptr, db + panel.col * c.width,
-                  panel.row > 0 ? Mode::kAccumulate : db_mode);
+          Provided<GemmKernels<T>>::kernels.gemm(
+              {.m = panel.cols, .n = c.width, .k = panel.rows, .transpose_a = true, .pitch_a = panel.pitch}, panel.z,
+              a + panel.row * c.width, nullptr, nullptr, db + panel.col * c.width,
+              panel.row > 0 ? Mode::kAccumulate : db_mode);
         }
         if (da) {
-          Provided<GemmKernels<T>>::kernels.gemm({.m = panel.rows, .n = c.width, .k = panel.cols, .pitch_a = panel.pitch}, panel.z,
-                  b + panel.col * c.width, nullptr, nullptr, da + panel.row * c.width,
-                  panel.col > 0 ? Mode::kAccumulate : da_mode);
+          Provided<GemmKernels<T>>::kernels.gemm(
+              {.m = panel.rows, .n = c.width, .k = panel.cols, .pitch_a = panel.pitch}, panel.z,
+              b + panel.col * c.width, nullptr, nullptr, da + panel.row * c.width,
+              panel.col > 0 ? Mode::kAccumulate : da_mode);
         }
       },
       [&](std::int64_t row, std::int64_t rows) {

@@ -30,9 +30,9 @@ CopyEvent mark(cudaStream_t stream, const char* what) {
 
 }  // namespace
 
-CopyEvent copy_beside(int device, CopyDirection direction, void* to, const void* from, std::size_t bytes) {
+CopyEvent copy_async(int device, CopyDirection direction, void* to, const void* from, std::size_t bytes) {
   select_device(device);
-  const cudaStream_t copies = is_recording() ? recorded_copies(device) : queues_of(device).copies;
+  const cudaStream_t copies = is_recording() ? graph_copies(device) : queues_of(device).copies;
   const CopyEvent before = mark(current_stream(), "marking the work before a copy"), after = make_event();
   check(cudaStreamWaitEvent(copies, event_of(before), 0), "putting a copy after the work before it");
   const bool to_device = direction == CopyDirection::kToDevice;

@@ -7,7 +7,7 @@ namespace tapecache::kernels::cuda {
 namespace {
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(kMaxRowThreads)
     cross_entropy_kernel(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets, T* loss,
                          T* logsumexp) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {

@@ -39,18 +39,18 @@ std::int64_t count_of(const Descriptor& from, cudnnBackendAttributeName_t name) 
 
 /// Whether an engine says of itself that it gives the same bits each time, or does not say that it does not.
 bool is_deterministic(const Descriptor& configuration) {
-  constexpr std::int64_t kMostNotes = 64;
+  constexpr std::int64_t kMaxNotes = 64;
   const Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t of_configuration = engine.get();
-  std::array<cudnnBackendNumericalNote_t, kMostNotes> notes{};
+  std::array<cudnnBackendNumericalNote_t, kMaxNotes> notes{};
   std::int64_t count = 0;
   const CudnnFunctions& f = *cudnn();
   const bool known =
       f.get_attribute(configuration.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
                       &of_configuration) == CUDNN_STATUS_SUCCESS &&
-      f.get_attribute(engine.get(), CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, kMostNotes, &count,
+      f.get_attribute(engine.get(), CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, kMaxNotes, &count,
                       notes.data()) == CUDNN_STATUS_SUCCESS;
-  const auto end = notes.begin() + std::min(count, kMostNotes);
+  const auto end = notes.begin() + std::min(count, kMaxNotes);
   return known && std::find(notes.begin(), end, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) == end;
 }
 

@@ -9,7 +9,7 @@
 namespace tapecache::kernels::cuda {
 
 constexpr unsigned kThreads = 256;  // a block's, where nothing else is said
-constexpr std::int64_t kMostBlocks = 1 << 16;
+constexpr std::int64_t kMaxBlocks = 1 << 16;
 constexpr std::size_t kPlainSharedBytes = 48 << 10;  // above it a kernel must be told
 
 struct Grid {
@@ -20,7 +20,7 @@ struct Grid {
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 constexpr unsigned block_count(std::int64_t count) {
-  return static_cast<unsigned>(count < kMostBlocks ? count : kMostBlocks);
+  return static_cast<unsigned>(count < kMaxBlocks ? count : kMaxBlocks);
 }
 
 /// For a kernel that walks n elements from thread_index() on in steps of thread_count().

@@ -91,7 +91,7 @@ struct Panel {
 
 /// Adds a panel to the sums of its rows, and remembers the logits of positives. `logsumexp` is of all rows.
 template <class T, class Equal, class By>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(kMaxRowThreads)
     add_rows_kernel(Panel<T, Equal> panel, RunningLogSumExp rows, double* positives, bool is_last, double* logsumexp) {
   for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
     const Row<By, Logits<T, Equal>> row(panel.cols, panel.logits(i));
@@ -187,7 +187,7 @@ struct RowSoftmax {
 /// Turns z into scale · dZ, where dZ is what `slope(row, column, logit, share, is_positive)` says. Each row's Σ dZ and
 /// Σ dZ · z over all panels are its summands of dbias and dscale.
 template <class T, class Equal, class By, class Slope>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(kMaxRowThreads)
     differentiate_kernel(Panel<T, Equal> panel, Slope slope, Cotangent<T> cotangent, double* of_bias, double* of_scale) {
   const T share = cotangent.share(), scale = *panel.scale;
   for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {

@@ -94,10 +94,14 @@ void for_each_meeting(const MaxSim& m, const T* queries, const bool* query_mask,
     for (std::int64_t col = 0; col < m.documents; col += pitch) {
       const std::int64_t cols = std::min(pitch, m.documents - col);
       const Meeting<T> at{m, row, col, rows, cols, pitch, workspace, scores, best};
-      Provided<GemmKernels<T>>::kernels.gemm({.m = rows * m.query_tokens, .n = cols * m.document_tokens, .k = m.width, .transpose_b = true,
-               .pitch_c = pitch * m.document_tokens},
-              queries + row * m.query_tokens * m.width, documents + col * m.document_tokens * m.width, nullptr, nullptr,
-              workspace, Mode::kWrite);
+      Provided<GemmKernels<T>>::kernels.gemm({.m = rows * m.query_tokens,
+                                              .n = cols * m.document_tokens,
+                                              .k = m.width,
+                                              .transpose_b = true,
+                                              .pitch_c = pitch * m.document_tokens},
+                                             queries + row * m.query_tokens * m.width,
+                                             documents + col * m.document_tokens * m.width, nullptr, nullptr, workspace,
+                                             Mode::kWrite);
       launch(best_kernel<T>, grid_for(rows * m.query_tokens * cols * kWarp), at, query_mask, document_mask);
       launch(scores_kernel<T>, grid_for(rows * cols * kWarp), at);
       f(at, col + cols == m.documents);

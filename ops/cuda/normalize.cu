@@ -23,7 +23,7 @@ struct WithResidual {
 /// Mean and biased variance are taken from the differences to a first mean, which makes good what that lost in rounding (Chan
 /// et al. 1983). Out is T, or what y is rounded to.
 template <class T, class Out, class By>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(kMaxRowThreads)
     layer_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* residual,
                       const T* __restrict__ gamma, const T* __restrict__ beta, T* sum, Out* y, T* mean, T* rstd) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kMostRowThreads)
 /// place: a row of partials for each first row. What dx holds is read before anything is written: a load that has to stay
 /// behind a store waits for memory all by itself.
 template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(kMaxRowThreads)
     layer_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* __restrict__ gamma, const T* mean,
                                const T* rstd, const T* dy, T* dx, Mode mode, Pair<T>* partials) {
   constexpr int kPlaces = By::kHeld > 0 ? By::kHeld : 1;
@@ -139,7 +139,7 @@ __global__ void put_parameters_kernel(std::int64_t rows, std::int64_t cols, cons
 }
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(kMaxRowThreads)
     rms_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* __restrict__ gamma, T* y, T* factor) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const Row<By, Elements<T>> row(cols, {x + i * cols});
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kMostRowThreads)
 }
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(kMaxRowThreads)
     rms_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* __restrict__ gamma, const T* factor,
                              const T* dy, T* dx, Mode mode) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
@@ -177,7 +177,7 @@ struct ScaleTerm {
 };
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads) l2_normalize_kernel(std::int64_t rows, std::int64_t cols, T epsilon,
+__global__ void __launch_bounds__(kMaxRowThreads) l2_normalize_kernel(std::int64_t rows, std::int64_t cols, T epsilon,
                                                                        const T* x, T* y, T* inverse) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const Row<By, Elements<T>> row(cols, {x + i * cols});
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kMostRowThreads) l2_normalize_kernel(std::int6
 }
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(kMaxRowThreads)
     l2_normalize_backward_kernel(std::int64_t rows, std::int64_t cols, const T* y, const T* inverse, const T* dy, T* dx,
                                  Mode mode) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
@@ -227,7 +227,7 @@ template <class T>
 void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
                          const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
                          Mode dbeta_mode) {
-  constexpr unsigned kMostWarpsWithSums = 2048;  // a number that no device has a say in, as sums depend on it
+  constexpr unsigned kMaxWarpsWithSums = 2048;  // a number that no device has a say in, as sums depend on it
   const bool wants_sums = dgamma || dbeta;
   const Scratch<Pair<T>> sums(wants_sums ? cols : 0);
   const ParameterTerm<T> term{cols, x, mean, rstd, dy};
@@ -242,7 +242,7 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
       }
       return;
     }
-    grid.blocks.x = std::min(grid.blocks.x, kMostWarpsWithSums * kWarp / grid.threads.x);
+    grid.blocks.x = std::min(grid.blocks.x, kMaxWarpsWithSums * kWarp / grid.threads.x);
     const std::int64_t first_rows = grid.blocks.x * By::first_rows_of_block();
     const Scratch<Pair<T>> partials(first_rows * cols);
     run(partials.data());

@@ -20,8 +20,8 @@
 /// Products of matrices by cuBLASLt, which chooses an algorithm once for each shape.
 namespace tapecache::kernels::cuda {
 
-constexpr std::size_t kMostWorkspace = 32 << 20;
-constexpr std::uint32_t kMostAlignment = 256;
+constexpr std::size_t kMaxWorkspace = 32 << 20;
+constexpr std::uint32_t kMaxAlignment = 256;
 constexpr std::size_t kJoinedAlignment = 16;
 
 inline void check(cublasStatus_t status, const char* what) {
@@ -41,7 +41,7 @@ cublasComputeType_t compute_type() {
 }
 
 inline std::uint32_t alignment_of(const void* p) {
-  const auto bits = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(p)) | kMostAlignment;
+  const auto bits = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(p)) | kMaxAlignment;
   return 1u << std::countr_zero(bits);
 }
 
@@ -226,7 +226,7 @@ class Products {
 
     Preference preference;
     check(cublasLtMatmulPreferenceCreate(preference.out()), "asking for an algorithm");
-    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMostWorkspace);
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMaxWorkspace);
     set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, key.reductions());
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, key.align_b);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, key.align_a);

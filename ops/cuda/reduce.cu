@@ -107,7 +107,7 @@ __global__ void logsumexp_kernel(Lines lines, const T* x, T* y, Mode mode) {
 /// √Σ x², of elements that a power of two brings near 1, so that squares neither overflow nor vanish.
 template <class T, class By>
 __global__ void norm_kernel(Lines lines, const T* x, T* y, Mode mode) {
-  constexpr int kMost = std::numeric_limits<T>::max_exponent - 8;
+  constexpr int kMax = std::numeric_limits<T>::max_exponent - 8;
   for (std::int64_t i = By::first_line(); i < lines.count; i += By::lines()) {
     T largest{0};
     for (std::int64_t k = By::first(); k < lines.axis; k += By::step()) {
@@ -116,7 +116,7 @@ __global__ void norm_kernel(Lines lines, const T* x, T* y, Mode mode) {
     largest = By::reduce(largest, Maximum{});
     const bool as_it_is = largest == T{0} || !std::isfinite(largest);
     const int exponent = as_it_is ? 0 : -std::ilogb(largest);
-    const T scale = std::ldexp(T{1}, exponent > kMost ? kMost : exponent < -kMost ? -kMost : exponent);
+    const T scale = std::ldexp(T{1}, exponent > kMax ? kMax : exponent < -kMax ? -kMax : exponent);
     const auto own = sum_in_steps<T>(By::first(), lines.axis, By::step(), [&](std::int64_t k) {
       const T near_one = x[lines.at(i, k)] * scale;
       return near_one * near_one;

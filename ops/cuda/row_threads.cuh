@@ -10,14 +10,14 @@
 /// registers, so that it is read once; rows too wide for that are read anew.
 namespace tapecache::kernels::cuda {
 
-constexpr unsigned kMostRowThreads = 512;  // of a block: what kernels over rows are compiled for
+constexpr unsigned kMaxRowThreads = 512;  // of a block: what kernels over rows are compiled for
 
 /// Which rows a thread takes part in, and which elements of them are its own: thread(), thread() + threads(), … At most
 /// kHeld elements, or any number where that is 0.
 template <int kHeldElements>
 struct WarpPerRow {
   static constexpr int kHeld = kHeldElements;
-  static constexpr std::int64_t kMostColumns = std::int64_t{kHeld} * kWarp, kRowsOfBlock = 4;
+  static constexpr std::int64_t kMaxColumns = std::int64_t{kHeld} * kWarp, kRowsOfBlock = 4;
   __device__ static std::int64_t first_row() { return thread_index() / kWarp; }
   __device__ static std::int64_t row_step() { return thread_count() / kWarp; }
   static std::int64_t first_rows_of_block() { return kRowsOfBlock; }
@@ -35,7 +35,7 @@ struct WarpPerRow {
 template <int kHeldElements>
 struct BlockPerRow {
   static constexpr int kHeld = kHeldElements;
-  static constexpr std::int64_t kMostColumns = std::int64_t{kHeld} * kMostRowThreads;
+  static constexpr std::int64_t kMaxColumns = std::int64_t{kHeld} * kMaxRowThreads;
   __device__ static std::int64_t first_row() { return blockIdx.x; }
   __device__ static std::int64_t row_step() { return gridDim.x; }
   static std::int64_t first_rows_of_block() { return 1; }
@@ -46,7 +46,7 @@ struct BlockPerRow {
     return block_reduce(value, combine);
   }
   static Grid grid(std::int64_t rows, std::int64_t cols) {
-    if constexpr (kHeld == 0) return grid_of_rows(rows, kMostRowThreads);
+    if constexpr (kHeld == 0) return grid_of_rows(rows, kMaxRowThreads);
     else return grid_of_rows(rows, static_cast<unsigned>(divide_up(cols, std::int64_t{kHeld} * kWarp)) * kWarp);
   }
 };
@@ -55,9 +55,9 @@ struct BlockPerRow {
 template <class F>
 void with_row_threads(std::int64_t rows, std::int64_t cols, const F& f) {
   const auto with = [&]<class By>(By by) { f(by, By::grid(rows, cols)); };
-  if (cols <= WarpPerRow<4>::kMostColumns) with(WarpPerRow<4>{});
-  else if (cols <= WarpPerRow<16>::kMostColumns) with(WarpPerRow<16>{});
-  else if (cols <= BlockPerRow<8>::kMostColumns) with(BlockPerRow<8>{});
+  if (cols <= WarpPerRow<4>::kMaxColumns) with(WarpPerRow<4>{});
+  else if (cols <= WarpPerRow<16>::kMaxColumns) with(WarpPerRow<16>{});
+  else if (cols <= BlockPerRow<8>::kMaxColumns) with(BlockPerRow<8>{});
   else with(BlockPerRow<0>{});
 }
 

@@ -97,8 +97,8 @@ void clear(void* memory, std::int64_t bytes) {
 /// Writes the places 0 … count - 1 by ascending index to one of two arrays, and returns which.
 const std::int64_t* sort_places(std::int64_t count, std::int64_t rows, const std::int64_t* index, std::int64_t* one,
                                 std::int64_t* other) {
-  constexpr std::int64_t kLeastTile = 512, kMostTiles = 128;
-  const std::int64_t tile = std::max(kLeastTile, divide_up(divide_up(count, kMostTiles), kWarp) * kWarp);
+  constexpr std::int64_t kLeastTile = 512, kMaxTiles = 128;
+  const std::int64_t tile = std::max(kLeastTile, divide_up(divide_up(count, kMaxTiles), kWarp) * kWarp);
   const std::int64_t tiles = divide_up(count, tile);
   const Grid grid{static_cast<unsigned>(tiles), kWarp};
   const Scratch<std::int64_t> seen(tiles * kDigits);

@@ -45,7 +45,7 @@ struct MaskedElements {
 };
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads) softmax_kernel(std::int64_t rows, std::int64_t cols, const T* x,
+__global__ void __launch_bounds__(kMaxRowThreads) softmax_kernel(std::int64_t rows, std::int64_t cols, const T* x,
                                                                   Mask mask, T* y) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const bool* allowed = mask.of_row(i);
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kMostRowThreads) softmax_kernel(std::int64_t r
 }
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads) softmax_backward_kernel(std::int64_t rows, std::int64_t cols, const T* y,
+__global__ void __launch_bounds__(kMaxRowThreads) softmax_backward_kernel(std::int64_t rows, std::int64_t cols, const T* y,
                                                                            const T* dy, T* dx, Mode mode) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const Row<By, PairedElements<T>> row(cols, {y + i * cols, dy + i * cols});
@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kMostRowThreads) softmax_backward_kernel(std::
 }
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads) log_softmax_kernel(std::int64_t rows, std::int64_t cols, const T* x,
+__global__ void __launch_bounds__(kMaxRowThreads) log_softmax_kernel(std::int64_t rows, std::int64_t cols, const T* x,
                                                                       T* y) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const Row<By, Elements<T>> row(cols, {x + i * cols});
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kMostRowThreads) log_softmax_kernel(std::int64
 }
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMostRowThreads)
+__global__ void __launch_bounds__(kMaxRowThreads)
     log_softmax_backward_kernel(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode mode) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const Row<By, PairedElements<T>> row(cols, {y + i * cols, dy + i * cols});

@@ -33,7 +33,7 @@ bool shares_segments(int) { throw_no_cuda("shares_segments"); }
 void copy_to_device(int, void*, const void*, std::size_t) { throw_no_cuda("copy_to_device"); }
 void copy_to_host(int, void*, const void*, std::size_t) { throw_no_cuda("copy_to_host"); }
 void copy(int, void*, const void*, std::size_t) { throw_no_cuda("copy"); }
-CopyEvent copy_beside(int, CopyDirection, void*, const void*, std::size_t) { throw_no_cuda("copy_beside"); }
+CopyEvent copy_async(int, CopyDirection, void*, const void*, std::size_t) { throw_no_cuda("copy_async"); }
 bool is_done(const CopyEvent&) noexcept { return true; }
 void wait(const CopyEvent&) { throw_no_cuda("wait"); }
 void wait_on_device(int, const CopyEvent&) { throw_no_cuda("wait_on_device"); }

@@ -70,7 +70,7 @@ struct Setup {
   }
 
   Encoded encode(const Encoder& encoder, int which, const Tensor& x) const {
-    if (!forward_context().replay) {
+    if (!forward_context().recompute) {
       Tensor count = forwards.slice(which, which + 1);
       before_change(count);
       count.mutable_data<double>()[0] += static_cast<double>(x.size(0));
@@ -140,7 +140,7 @@ BOOST_AUTO_TEST_CASE(every_way_to_take_a_step) {
     }));
     attack_both(setup.work("reproducible cached_step", [&] {
       return done(cached_step(setup.towers(), setup.loss(), {.chunk_sizes = {8}, .reproducible = true, .reproducible_block = 4,
-                                                             .check_replay = true}));
+                                                             .check_recompute = true}));
     }));
     attack_both(setup.work("cached_step off-loading", [&] {
       return done(cached_step(setup.towers(), setup.loss(), {.chunk_sizes = {10}, .offload = true}));

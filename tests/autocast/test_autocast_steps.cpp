@@ -22,7 +22,7 @@ BOOST_AUTO_TEST_CASE(cached_steps_encode_twice_in_one_precision) {
     SmallModel model(40);
     gradcache::StepOptions options{{8}};
     options.autocast = low;
-    options.check_replay = true;
+    options.check_recompute = true;
     options.reproducible = true;
     BOOST_TEST(gradcache::compare(model.towers(), model.loss(), options).relative_norm == 0.0);
     // Beside f32 it is near, and not the same.

@@ -37,7 +37,7 @@ struct Layer {
   Tensor linear() const { return ops::linear(x, weights[0], biases[0]).value(); }
   Tensor joined() const {
     const std::array<Variable, 3> w{weights[0], weights[1], weights[2]}, b{biases[0], biases[1], biases[2]};
-    return ops::joined_linear(x, w, b).value();
+    return ops::multi_linear(x, w, b).value();
   }
 };
 
@@ -134,7 +134,7 @@ BOOST_AUTO_TEST_CASE(what_is_no_parameter_is_not_kept) {
   const Tensor weight = single({kOut, kIn}, 5);
   ops::linear(layer.x, weight);
   const std::array<Variable, 2> mixed{layer.weights[0], weight};
-  ops::joined_linear(layer.x, mixed);
+  ops::multi_linear(layer.x, mixed);
   BOOST_CHECK(!cache.clear());
 }
 

@@ -48,7 +48,7 @@ struct Layers {
       const Variable z = ops::linear(x, first, bias);
       const Variable h = ops::activated_linear(z, ops::Activation::kGelu, second, {}, x);
       const std::array<Variable, 2> weights{query, key};
-      y = ops::joined_linear(h, weights);
+      y = ops::multi_linear(h, weights);
     }
     std::vector<Tensor> all{y.value()};
     const Tensor dy = random_values(y.shape(), 7, dtype);

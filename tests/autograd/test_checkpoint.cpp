@@ -279,7 +279,7 @@ BOOST_AUTO_TEST_CASE(the_second_forward_has_the_whole_context_of_the_first) {
   BOOST_REQUIRE_EQUAL(seen.size(), 2u);
   BOOST_CHECK(seen[0] == odd_context());
   BOOST_CHECK(seen[1] == odd_context().repeated());
-  BOOST_CHECK(seen[1].replay);
+  BOOST_CHECK(seen[1].recompute);
   BOOST_CHECK(forward_context() == outside);
   check_equal(tape.gradient(x), {4, 6});
 }

@@ -149,16 +149,16 @@ BOOST_AUTO_TEST_CASE(versions_count_writes) {
 
 BOOST_AUTO_TEST_CASE(copies_beside_other_work_are_plain_copies_on_the_host) {
   const Tensor t = random_values({3, 4}, 1);
-  BOOST_CHECK(t.to_beside(Device::cpu()).shares_storage(t));
+  BOOST_CHECK(t.to_async(Device::cpu()).shares_storage(t));
   Tensor copy = Tensor::empty({3, 4}, DType::kFloat64);
-  copy.copy_from_beside(t);
+  copy.copy_from_async(t);
   BOOST_CHECK(same_bits(copy, t));
-  BOOST_CHECK_EXCEPTION(copy.copy_from_beside(t.slice(0, 2)), ShapeError, says({"copy_from_beside", "[2, 4]", "[3, 4]"}));
-  BOOST_CHECK_EXCEPTION(copy.copy_from_beside(Tensor()), ShapeError, says({"undefined"}));
+  BOOST_CHECK_EXCEPTION(copy.copy_from_async(t.slice(0, 2)), ShapeError, says({"copy_from_async", "[2, 4]", "[3, 4]"}));
+  BOOST_CHECK_EXCEPTION(copy.copy_from_async(Tensor()), ShapeError, says({"undefined"}));
   if (cuda_device_count() > 0) return;  // then there is page-locked memory: test_cuda_copies.cpp
   BOOST_CHECK(t.pinned().shares_storage(t) && !t.is_pinned());
   BOOST_CHECK(!Tensor::empty_pinned({3, 4}).is_pinned());
-  BOOST_CHECK_THROW(t.to_beside(Device::cuda()), DeviceError);
+  BOOST_CHECK_THROW(t.to_async(Device::cuda()), DeviceError);
   BOOST_CHECK_THROW(pinned_allocator().allocate(64), DeviceError);
   BOOST_CHECK_EQUAL(pinned_allocator().stats().current, 0u);
 }

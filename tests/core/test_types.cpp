@@ -160,8 +160,8 @@ BOOST_AUTO_TEST_CASE(floats_beyond_an_integer_type_become_its_limits_and_nan_0) 
     check_equal(limits.to(DType::kInt32), {2147483647, -0x1p31, 2147483647, -0x1p31, 0x1p31 - 128, 255, 0});
     const Tensor wide = vector_of({0x1p63, -0x1p63, 1e30, -1e30}).to(from).to(DType::kInt64);
     const std::vector<std::int64_t> found = wide.to_vector<std::int64_t>();
-    constexpr std::int64_t kLeast = std::numeric_limits<std::int64_t>::min(), kMost = std::numeric_limits<std::int64_t>::max();
-    BOOST_CHECK((found == std::vector<std::int64_t>{kMost, kLeast, kMost, kLeast}));
+    constexpr std::int64_t kLeast = std::numeric_limits<std::int64_t>::min(), kMax = std::numeric_limits<std::int64_t>::max();
+    BOOST_CHECK((found == std::vector<std::int64_t>{kMax, kLeast, kMax, kLeast}));
     check_equal(vector_of({255.5, 256, -0.5, -1, 1e9}).to(from).to(DType::kUInt8), {255, 255, 0, 0, 255});
   }
   check_equal(vector_of({0x1p31 - 0.5, -0x1p31 - 0.5}).to(DType::kInt32), {2147483647, -0x1p31});

@@ -100,7 +100,7 @@ BOOST_AUTO_TEST_CASE(is_released_when_a_device_takes_its_place) {
   }
   check_equal(t.to(Device::cuda()), {1, 2});
   check_equal(t.pinned(), {1, 2});
-  t.copy_from_beside(Tensor::full({2}, 5, DType::kFloat64, Device::cuda()));
+  t.copy_from_async(Tensor::full({2}, 5, DType::kFloat64, Device::cuda()));
   BOOST_CHECK_EQUAL(values[1], 5);
   BOOST_CHECK_EQUAL(released, 0);
   t.move_to(Device::cuda());

@@ -81,8 +81,8 @@ BOOST_AUTO_TEST_CASE(a_batch_may_be_refilled_as_soon_as_a_replay_was_asked_for, 
 BOOST_AUTO_TEST_CASE(a_replay_reads_what_is_there_and_leaves_results_in_place, *on_device) {
   Tensor in = values(0).pinned(), out = Tensor::empty_pinned({kMany}), there = values(0).to(kCuda), taken;
   CapturedStep step(kCuda, [&] {
-    out.copy_from_beside(ops::scale(in.to_beside(kCuda), 2).value());
-    taken = there.to_beside(Device::cpu());  // nothing in the step waits for the last copy
+    out.copy_from_async(ops::scale(in.to_async(kCuda), 2).value());
+    taken = there.to_async(Device::cpu());  // nothing in the step waits for the last copy
   });
   for (std::uint32_t t = 0; t < 5; ++t) {
     in.copy_from(values(t));
@@ -94,7 +94,7 @@ BOOST_AUTO_TEST_CASE(a_replay_reads_what_is_there_and_leaves_results_in_place, *
   }
   // One after the other, each from what the one before left.
   Tensor state = Tensor::full({kMany}, 1).pinned();
-  CapturedStep twice(kCuda, [&] { state.copy_from_beside(ops::scale(state.to_beside(kCuda), 2).value()); });
+  CapturedStep twice(kCuda, [&] { state.copy_from_async(ops::scale(state.to_async(kCuda), 2).value()); });
   for (std::uint32_t t = 0; t < 6; ++t) twice.replay(t);
   BOOST_TEST(same_bits(state, Tensor::full({kMany}, 64)));
   BOOST_TEST(state.version() >= 6u);
@@ -102,13 +102,13 @@ BOOST_AUTO_TEST_CASE(a_replay_reads_what_is_there_and_leaves_results_in_place, *
 
 BOOST_AUTO_TEST_CASE(copies_around_a_replay_keep_their_order, *on_device) {
   Tensor in = values(0).pinned(), y;
-  CapturedStep step(kCuda, [&] { y = ops::scale(in.to_beside(kCuda), 2).value(); });
+  CapturedStep step(kCuda, [&] { y = ops::scale(in.to_async(kCuda), 2).value(); });
   for (std::uint32_t t = 0; t < 5; ++t) {
     const Tensor next = values(t + 1).to(kCuda);
-    const Tensor before = in.to_beside(kCuda);  // of what is there until now
-    in.copy_from_beside(next);
+    const Tensor before = in.to_async(kCuda);  // of what is there until now
+    in.copy_from_async(next);
     step.replay(t);
-    const Tensor again = in.to_beside(kCuda);
+    const Tensor again = in.to_async(kCuda);
     in.copy_from(sevens());
     BOOST_TEST(same_bits(before, t == 0 ? values(0) : sevens()));
     BOOST_TEST(same_bits(y, ops::scale(values(t + 1), 2).value()));
@@ -116,7 +116,7 @@ BOOST_AUTO_TEST_CASE(copies_around_a_replay_keep_their_order, *on_device) {
   }
   for (std::uint32_t t = 0; t < 3; ++t) {
     in.copy_from(values(t));
-    const Tensor before = in.to_beside(kCuda);
+    const Tensor before = in.to_async(kCuda);
     step.replay(t);
     in.copy_from(sevens());  // waits for both
     BOOST_TEST(same_bits(before, values(t)));
@@ -129,10 +129,10 @@ BOOST_AUTO_TEST_CASE(a_replay_comes_after_the_copies_before_it, *on_device) {
   CapturedStep step(kCuda, [&] { y = ops::scale(in, 2).value(); });
   for (std::uint32_t t = 0; t < 6; ++t) {
     const Tensor next = values(t).pinned();
-    in.copy_from_beside(next);
+    in.copy_from_async(next);
     step.replay(t);
-    const Tensor result = y, left = result.to_beside(Device::cpu());
-    in.copy_from_beside(sevens().pinned());
+    const Tensor result = y, left = result.to_async(Device::cpu());
+    in.copy_from_async(sevens().pinned());
     step.replay(t);
     BOOST_TEST(same_bits(left, ops::scale(values(t), 2).value()), "replay " << t);
     BOOST_TEST(same_bits(y, Tensor::full({kMany}, 14)), "replay " << t);
@@ -143,12 +143,12 @@ BOOST_AUTO_TEST_CASE(a_recording_comes_after_the_copies_before_it, *on_device) {
   Tensor there = values(0).to(kCuda), out, target = Tensor::empty({kMany}, DType::kFloat32, kCuda);
   const Tensor in = values(3).pinned(), next = values(1).pinned();
   CapturedStep step(kCuda, [&] {
-    out = there.to_beside(Device::cpu());
-    target.copy_from_beside(in);
+    out = there.to_async(Device::cpu());
+    target.copy_from_async(in);
   });
   step.replay(0);
-  there.copy_from_beside(next);
-  target.copy_from_beside(next);
+  there.copy_from_async(next);
+  target.copy_from_async(next);
   for (std::uint32_t t = 1; t < 4; ++t) {
     step.replay(t);
     BOOST_TEST(same_bits(out, values(1)));
@@ -163,18 +163,18 @@ BOOST_AUTO_TEST_CASE(memory_freed_behind_a_recorded_copy_is_handed_out_after_it,
   CapturedStep step(kCuda, [&] {
     Tensor leaving = ops::scale(x, 3).value();  // copied away and freed
     places[0] = leaving.raw();
-    out = leaving.to_beside(Device::cpu());
+    out = leaving.to_async(Device::cpu());
     leaving = {};
     results[0] = Tensor::full({kMany}, 5, DType::kFloat32, kCuda);
     places[1] = results[0].raw();
-    Tensor arriving = in.to_beside(kCuda);  // copied to and freed before anything used it
+    Tensor arriving = in.to_async(kCuda);  // copied to and freed before anything used it
     arriving = {};
     results[1] = Tensor::full({kMany}, 6, DType::kFloat32, kCuda);
     Tensor read = ops::scale(x, 4).value();  // read by work and freed; then the target of a copy
     results[2] = ops::scale(read, 2).value();
     places[2] = read.raw();
     read = {};
-    results[3] = in.to_beside(kCuda);
+    results[3] = in.to_async(kCuda);
     places[3] = results[3].raw();
   });
   for (std::uint32_t t = 0; t < 4; ++t) {
@@ -197,7 +197,7 @@ BOOST_AUTO_TEST_CASE(page_locked_memory_stays_until_the_step_is_gone, *on_device
   Tensor y;
   {
     std::optional<Tensor> in = values(3).pinned();
-    CapturedStep step(kCuda, [&] { y = ops::add(in->to_beside(kCuda), in->to(kCuda)).value(); });
+    CapturedStep step(kCuda, [&] { y = ops::add(in->to_async(kCuda), in->to(kCuda)).value(); });
     step.replay(0);
     step.replay(1);
     in.reset();
@@ -216,12 +216,12 @@ BOOST_AUTO_TEST_CASE(page_locked_memory_stays_until_the_step_is_gone, *on_device
 BOOST_AUTO_TEST_CASE(a_step_may_end_while_another_is_recorded, *on_device) {
   const Tensor in = values(1).pinned();
   Tensor a, b;
-  auto first = std::make_unique<CapturedStep>(kCuda, [&] { a = ops::scale(in.to_beside(kCuda), 2).value(); });
+  auto first = std::make_unique<CapturedStep>(kCuda, [&] { a = ops::scale(in.to_async(kCuda), 2).value(); });
   first->replay(0);
   first->replay(1);
   bool recording = false;
   CapturedStep second(kCuda, [&] {
-    b = ops::scale(in.to_beside(kCuda), 3).value();
+    b = ops::scale(in.to_async(kCuda), 3).value();
     if (std::exchange(recording, true)) std::thread([&] { first.reset(); }).join();
   });
   for (std::uint32_t t = 0; t < 3; ++t) second.replay(t);
@@ -254,7 +254,7 @@ BOOST_AUTO_TEST_CASE(what_a_replay_would_not_see_is_refused, *on_device) {
   const auto encode_text = [&](const models::TokenBatch& x) { return model.clip.encode_text(x); };
   const Tower text("text", model.texts.pinned(), encode_text), text_there("text", model.texts.to(kCuda), encode_text);
   const std::pair<std::function<void()>, std::vector<std::string>> cases[] = {
-      {[&] { ordinary.to_beside(kCuda); }, {"[30000] on cpu is in ordinary memory", "pinned()"}},
+      {[&] { ordinary.to_async(kCuda); }, {"[30000] on cpu is in ordinary memory", "pinned()"}},
       {[&] { take(Tower("x", batch, encoder).upload_to(kCuda), false); }, {"ordinary memory", "pinned()"}},
       {[&] {
          take(Tower("x", Moving{batch.pinned()}, [&](const Moving& m) { return encoder(m.values); }).upload_to(kCuda), false);
@@ -262,21 +262,21 @@ BOOST_AUTO_TEST_CASE(what_a_replay_would_not_see_is_refused, *on_device) {
        {"tower 'x'", "map_tensors"}},
       {[&] { take(text.upload_to(kCuda), false, 20); }, {"cached_step", "'text'", "ordered by length", "chunk_tokens"}},
       {[&] { take(text_there, true, 20); }, {"cached_step", "'text'", "ordered by length", "chunk_tokens"}},
-      {[&] { device.to_beside(Device::cpu()).data<float>(); }, {"only recorded", "captured step may not"}},
-      {[&] { device.to_beside(Device::cpu()).clone(); }, {"only recorded"}},
+      {[&] { device.to_async(Device::cpu()).data<float>(); }, {"only recorded", "captured step may not"}},
+      {[&] { device.to_async(Device::cpu()).clone(); }, {"only recorded"}},
       {[&] {
-         const Tensor there = pinned.to_beside(kCuda);
+         const Tensor there = pinned.to_async(kCuda);
          pinned.fill(3);
        },
        {"only recorded"}},
-      {[&] { pinned.copy_from(device.to_beside(Device::cpu())); }, {"only recorded"}},
+      {[&] { pinned.copy_from(device.to_async(Device::cpu())); }, {"only recorded"}},
       {[&] { device.to(Device::cpu()); }, {"waits for the device"}},
   };
   for (const auto& [call, words] : cases) {
     BOOST_TEST_CONTEXT(words.back()) {
       bool recording = false;
       CapturedStep step(kCuda, [&, &f = call] {
-        const Tensor there = pinned.to_beside(kCuda);
+        const Tensor there = pinned.to_async(kCuda);
         if (std::exchange(recording, true)) f();
       });
       step.replay(0);
@@ -288,7 +288,7 @@ BOOST_AUTO_TEST_CASE(what_a_replay_would_not_see_is_refused, *on_device) {
       BOOST_TEST(allocator(kCuda).stats().current == in_use);
       BOOST_TEST(pinned_allocator().stats().current == here);
       BOOST_TEST(same_bits(pinned, values(1)));
-      BOOST_TEST(same_bits(pinned.to_beside(kCuda), values(1)));
+      BOOST_TEST(same_bits(pinned.to_async(kCuda), values(1)));
     }
   }
 }

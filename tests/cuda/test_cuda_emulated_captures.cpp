@@ -206,9 +206,9 @@ BOOST_AUTO_TEST_CASE(a_recording_whose_copies_fail_leaves_nothing_behind) {
   for (int copies = 0;; ++copies) {
     CapturedStep step(kCuda, [&] {
       if (std::exchange(recording, true)) emulation::fail_copy_after(copies);
-      const Tensor first = in.to_beside(kCuda);
-      out = there.to_beside(Device::cpu());
-      y = in.to_beside(kCuda);
+      const Tensor first = in.to_async(kCuda);
+      out = there.to_async(Device::cpu());
+      y = in.to_async(kCuda);
     });
     recording = false;
     step.replay(0);
@@ -228,7 +228,7 @@ BOOST_AUTO_TEST_CASE(a_recording_whose_copies_fail_leaves_nothing_behind) {
     BOOST_TEST(!CapturedStep::is_capturing());
     BOOST_REQUIRE_EQUAL(allocator(kCuda).stats().current, device);
     BOOST_REQUIRE_EQUAL(pinned_allocator().stats().current, host);
-    BOOST_TEST(same_bits(in.to_beside(kCuda), in));
+    BOOST_TEST(same_bits(in.to_async(kCuda), in));
   }
   BOOST_TEST(failures == 3);
 }

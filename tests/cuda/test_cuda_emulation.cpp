@@ -236,10 +236,10 @@ BOOST_AUTO_TEST_CASE(a_copy_that_fails_says_what_it_was) {
   const Tensor host = random_values({100}, 1).pinned(), there = host.to(Device::cuda());
   const OpScope scope("some_op");
   emulation::fail_copy_after(0);
-  BOOST_CHECK_EXCEPTION(host.to_beside(Device::cuda()), DeviceError, says({"some_op:", "800 bytes to the device"}));
+  BOOST_CHECK_EXCEPTION(host.to_async(Device::cuda()), DeviceError, says({"some_op:", "800 bytes to the device"}));
   emulation::fail_copy_after(0);
-  BOOST_CHECK_EXCEPTION(there.to_beside(Device::cpu()), DeviceError, says({"some_op:", "800 bytes to the host"}));
-  BOOST_TEST(same_bits(there.to_beside(Device::cpu()), host));
+  BOOST_CHECK_EXCEPTION(there.to_async(Device::cpu()), DeviceError, says({"some_op:", "800 bytes to the host"}));
+  BOOST_TEST(same_bits(there.to_async(Device::cpu()), host));
 }
 
 BOOST_AUTO_TEST_CASE(a_step_whose_copies_fail_leaves_nothing_behind) {

@@ -254,7 +254,7 @@ BOOST_AUTO_TEST_CASE(chunks_by_tokens_with_attention_equal_the_padded_batch, *on
     for (const std::int64_t tokens : {1, 13, 1000}) {
       StepOptions options = there({4});
       options.chunk_tokens = tokens;
-      options.check_replay = true;
+      options.check_recompute = true;
       begin_random_step(2, 5);
       BOOST_TEST(compare(towers, loss, options).relative_norm <= tolerance);
     }
@@ -304,7 +304,7 @@ BOOST_AUTO_TEST_CASE(a_second_forward_that_differs_is_noticed, *on_device) {
   const auto drifting = [&](const Tensor& x) { return ops::scale(setup.image(x), 1.0 + 1e-9 * ++calls); };
   const std::vector<Tower> towers{{"image", setup.images, drifting}, {"text", setup.texts, setup.text}};
   StepOptions options = there({2});
-  options.check_replay = true;
+  options.check_recompute = true;
   BOOST_CHECK_EXCEPTION(cached_step(towers, setup.loss(), options), ValueError, says({"'image'", "differs from the first"}));
   GradCache grad_cache(setup.loss(), there({2}), {.every = 1, .samples = 4});
   grad_cache.step(setup.towers());

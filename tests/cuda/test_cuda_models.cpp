@@ -262,9 +262,9 @@ BOOST_AUTO_TEST_CASE(texts_as_on_the_cpu, *on_device) {
 }
 
 BOOST_AUTO_TEST_CASE(cached_steps_as_on_the_cpu, *on_device) {
-  gradcache::StepOptions by_tokens{.chunk_sizes = {2}, .check_replay = true};
+  gradcache::StepOptions by_tokens{.chunk_sizes = {2}, .check_recompute = true};
   by_tokens.chunk_tokens = 8;  // samples in another order, which draw by their own numbers
-  for (const gradcache::StepOptions& options : {gradcache::StepOptions{.chunk_sizes = {2}, .check_replay = true}, by_tokens}) {
+  for (const gradcache::StepOptions& options : {gradcache::StepOptions{.chunk_sizes = {2}, .check_recompute = true}, by_tokens}) {
     for (const auto& [dtype, tolerance] : kTypes) {
       const ClipThere here(Device::cpu(), dtype, 0.2), there(kCuda, dtype, 0.2);
       const gradcache::StepResult expected = here.step(options, Device::cpu()), found = there.step(options, kCuda);

@@ -168,7 +168,7 @@ BOOST_AUTO_TEST_CASE(a_step_gives_the_same_bits_wherever_its_data_lies, *on_devi
       BOOST_TEST_CONTEXT("chunks of " << chunk << ", " << kept << " kept") {
         StepOptions options = there();
         options.memory_plan = MemoryPlan{{chunk, chunk + 1, chunk}, kept};
-        options.check_replay = chunk == 4;
+        options.check_recompute = chunk == 4;
         check_every_place(setup, options);
       }
     }
@@ -180,7 +180,7 @@ BOOST_AUTO_TEST_CASE(chunks_by_tokens_give_the_same_bits_wherever_their_data_lie
   for (const std::int64_t tokens : {1, 13, 40}) {
     StepOptions options = there({4});
     options.chunk_tokens = tokens;
-    options.check_replay = true;
+    options.check_recompute = true;
     BOOST_TEST_CONTEXT(tokens << " tokens") { check_every_place(setup, options); }
   }
 }

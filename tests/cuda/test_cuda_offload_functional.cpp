@@ -94,7 +94,7 @@ BOOST_AUTO_TEST_CASE(a_sub_batch_that_was_off_loaded_is_replayed_by_hand, *on_de
   const Tensor gradient = random_values({8, setup.width}, 5, DType::kFloat32);
   const auto replayed = [&](bool offload, const Tensor& given) {
     begin_random_step(7, 3);
-    setup.forward(offload)[0].chunks[0].replay(std::span(&given, 1));
+    setup.forward(offload)[0].chunks[0].backward(std::span(&given, 1));
     return gradients_of(setup.image.parameters());
   };
   const std::vector<Tensor> expected = replayed(false, gradient.to(kCuda));

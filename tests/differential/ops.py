@@ -262,11 +262,11 @@ def activated_linear(d):
                 autocast=autocast, activation=activation)
 
 
-def joined_linear(d):
+def multi_linear(d):
     values, autocast = operand(d)
     lead, width, outs = tokens_shape(d), d.size(1), [d.size(1), d.size(1)]
     biases = [values([n]) if d.flag() else None for n in outs]
-    return Case("joined_linear", [values(lead + [width]), *[values([n, width]) for n in outs], *biases],
+    return Case("multi_linear", [values(lead + [width]), *[values([n, width]) for n in outs], *biases],
                 lambda x, v, w, b, c: torch.cat([F.linear(x, v, b), F.linear(x, w, c)], -1), autocast=autocast)
 
 
@@ -418,6 +418,6 @@ OPS = [
     distance, whole("sum_all", torch.sum), whole("mean_all", torch.mean),
     row_wise("softmax", lambda x: torch.softmax(x, -1)), row_wise("log_softmax", lambda x: torch.log_softmax(x, -1)),
     masked_softmax, cross_entropy, layer_norm, rms_norm, l2_normalize, batch_norm, frozen_batch_norm,
-    matmul, linear, activated_linear, joined_linear, normalized_linear, attention, patch_embedding,
+    matmul, linear, activated_linear, multi_linear, normalized_linear, attention, patch_embedding,
     embedding, gather_rows, reshape, concat, cut, transpose, mean_pool, max_pool, cls_pool, last_token_pool, select_token,
 ]

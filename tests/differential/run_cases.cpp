@@ -101,7 +101,7 @@ const std::map<std::string, Op>& all_ops() {
        [](A x) {
          return ops::activated_linear(x[0], static_cast<ops::Activation>(x.option<int>("activation")), x[1], x[2], x[3]);
        }},
-      {"joined_linear", [](A x) { return ops::joined_linear(x[0], x.from(1).first(2), x.from(3)); }},
+      {"multi_linear", [](A x) { return ops::multi_linear(x[0], x.from(1).first(2), x.from(3)); }},
       {"normalized_linear",
        [](A x) {
          const ops::Norm norm{x[1], x[2], x.option<double>("epsilon")};

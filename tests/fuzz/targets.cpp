@@ -172,9 +172,9 @@ void tokenize_anything(std::string_view bytes) {
     begin = line + 1;
   }
   const auto check = [&](const data::WordTokenizer& tokenizer) {
-    constexpr int kMost = 40;
-    const std::vector<std::int32_t> ids = tokenizer.encode(text, kMost);
-    require(ids.size() >= 2 && ids.size() <= kMost, "the number of ids is out of range");
+    constexpr int kMax = 40;
+    const std::vector<std::int32_t> ids = tokenizer.encode(text, kMax);
+    require(ids.size() >= 2 && ids.size() <= kMax, "the number of ids is out of range");
     require(ids.front() == data::WordTokenizer::kBegin && ids.back() == data::WordTokenizer::kEnd, "ids lack their marks");
     require(std::ranges::all_of(ids, [&](std::int32_t id) { return id >= 0 && id < tokenizer.vocabulary_size(); }),
             "an id is out of range");

@@ -242,7 +242,7 @@ BOOST_AUTO_TEST_CASE(a_comparison_runs_no_hooks_and_leaves_all_gradients) {
   BOOST_TEST(hooks == 1);
 }
 
-BOOST_AUTO_TEST_CASE(a_replay_by_hand_runs_hooks_and_can_be_undone) {
+BOOST_AUTO_TEST_CASE(a_backward_by_hand_runs_hooks_and_can_be_undone) {
   const Encoder encoder(1, DType::kFloat64, 0);
   const Tensor x = random_values({8, 5}, 2), c = random_values({8, 4}, 3);
   int hooks = 0, calls = 0;
@@ -250,10 +250,10 @@ BOOST_AUTO_TEST_CASE(a_replay_by_hand_runs_hooks_and_can_be_undone) {
   w.add_hook([&](Parameter&) { ++hooks; });
   const auto failing = [&](const Tensor& chunk) { return ++calls == 4 ? throw std::runtime_error("enough") : encoder(chunk); };
   const CachedForward forward = cached(Tower::from_chunks("x", std::vector{x.slice(0, 3), x.slice(3, 8)}, failing));
-  BOOST_CHECK_THROW(forward.replay(std::span(&c, 1)), std::runtime_error);
+  BOOST_CHECK_THROW(forward.backward(std::span(&c, 1)), std::runtime_error);
   BOOST_TEST(!w.gradient().defined());
   BOOST_TEST(hooks == 0);
-  forward.replay(std::span(&c, 1));
+  forward.backward(std::span(&c, 1));
   BOOST_TEST(w.gradient().defined());
   BOOST_TEST(hooks == 1);
 }

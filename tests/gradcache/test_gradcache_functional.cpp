@@ -53,7 +53,7 @@ BOOST_AUTO_TEST_CASE(small_batches_from_a_loader_make_the_big_one) {
   BOOST_TEST(result.parameters.size() == 7u);
 }
 
-BOOST_AUTO_TEST_CASE(a_replay_by_hand) {
+BOOST_AUTO_TEST_CASE(a_backward_by_hand) {
   const Encoder encoder(1, DType::kFloat64, 0.4);
   const Tensor x = random_values({6, 5}, 2), c = random_values({6, 4}, 3);
   const std::vector<Tower> towers{{"x", x, encoder}};
@@ -64,7 +64,7 @@ BOOST_AUTO_TEST_CASE(a_replay_by_hand) {
     StepResult result;
     result.loss = 0;
     for (std::size_t i = 0; i < 24; ++i) result.loss += doubles(forward.representations()[0])[i] * doubles(c)[i];
-    forward.replay(std::span(&c, 1));
+    forward.backward(std::span(&c, 1));
     BOOST_TEST((random_state() == after));
     return result;
   };
@@ -88,7 +88,7 @@ BOOST_AUTO_TEST_CASE(second_forwards_have_the_whole_context_of_the_first) {
     expected.random.key.call += 2;
     BOOST_CHECK(forward_context() == expected);
   }
-  forward->replay(std::span(&c, 1));
+  forward->backward(std::span(&c, 1));
   BOOST_CHECK(forward_context() == outside);
   ForwardContext expected = odd_context();
   expected.random.samples = 6;  // what the tower shows
@@ -136,16 +136,16 @@ BOOST_AUTO_TEST_CASE(two_pending_forwards_share_nothing) {
     return all;
   };
   begin_random_step(1, 1);
-  const auto first = gradient_of([&] { cached(encoder, x).replay(std::span(&c, 1)); });
+  const auto first = gradient_of([&] { cached(encoder, x).backward(std::span(&c, 1)); });
   begin_random_step(2, 9);
-  const auto second = gradient_of([&] { cached(encoder, x).replay(std::span(&d, 1)); });
+  const auto second = gradient_of([&] { cached(encoder, x).backward(std::span(&d, 1)); });
   const auto both = gradient_of([&] {
     begin_random_step(1, 1);
     const CachedForward a = cached(encoder, x);
     begin_random_step(2, 9);
     const CachedForward b = cached(encoder, x);
-    a.replay(std::span(&c, 1));
-    b.replay(std::span(&d, 1));
+    a.backward(std::span(&c, 1));
+    b.backward(std::span(&d, 1));
   });
   std::vector<double> sum(first.size());
   for (std::size_t i = 0; i < sum.size(); ++i) sum[i] = first[i] + second[i];
@@ -200,11 +200,11 @@ BOOST_AUTO_TEST_CASE(misuse) {
   CachedForward moved = forward;
   const CachedForward taken = std::move(moved);
   BOOST_CHECK_EXCEPTION(moved.representations(), Error, says({"moved from"}));
-  BOOST_CHECK_EXCEPTION(moved.replay({}), Error, says({"moved from"}));
+  BOOST_CHECK_EXCEPTION(moved.backward({}), Error, says({"moved from"}));
   BOOST_TEST(taken.size() == 6);
   const Tensor wrong = random_values({6, 3}, 1);
-  BOOST_CHECK_EXCEPTION(forward.replay(std::span(&wrong, 1)), ShapeError, says({"[6, 3]", "[6, 4]"}));
-  BOOST_CHECK_EXCEPTION(forward.replay({}), ValueError, says({"0 gradients for 1 outputs"}));
+  BOOST_CHECK_EXCEPTION(forward.backward(std::span(&wrong, 1)), ShapeError, says({"[6, 3]", "[6, 4]"}));
+  BOOST_CHECK_EXCEPTION(forward.backward({}), ValueError, says({"0 gradients for 1 outputs"}));
   BOOST_CHECK_EXCEPTION(cached(encoder, x.slice(0, 0)), ValueError, says({"no samples"}));
   const Loss loss = [](std::span<const Variable> r) { return ops::sum(r[0]); };
   BOOST_CHECK_THROW(cached_backward({}, loss), ValueError);
@@ -220,7 +220,7 @@ BOOST_AUTO_TEST_CASE(misuse) {
   Parameter w = encoder.w1;
   w.mutable_value().fill(1);
   const Tensor c = random_values({6, 4}, 3);
-  BOOST_CHECK_EXCEPTION(forward.replay(std::span(&c, 1)), ValueError, says({"'w1'", "changed"}));
+  BOOST_CHECK_EXCEPTION(forward.backward(std::span(&c, 1)), ValueError, says({"'w1'", "changed"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

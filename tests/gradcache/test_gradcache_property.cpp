@@ -132,7 +132,7 @@ struct Case {
     if (dice.chance(50)) options.reproducible_block = dice.between(1, 12);
     options.scale = dice.chance(30) ? 0.5 * static_cast<double>(dice.between(1, 9)) : 1;
     if (dice.chance(20)) options.late_scale = Tensor::full({}, 0.25 * static_cast<double>(dice.between(1, 9)), DType::kFloat64);
-    options.check_replay = dice.chance(30);
+    options.check_recompute = dice.chance(30);
     const std::int64_t in = dice.between(1, 7);
     const RandomEncoder shared(dice, in, width, dtype);
     const bool tied = dice.chance(30);
@@ -233,7 +233,7 @@ BOOST_DATA_TEST_CASE(functional_form_equals_direct, boost::unit_test::data::xran
       CachedBatch& batch = batches.emplace_back(CachedBatch{c.towers[t].name(), {}});
       for (const Tensor& part : cut_at_random(dice, samples)) {
         CachedOptions options;
-        options.check_replay = c.options.check_replay;
+        options.check_recompute = c.options.check_recompute;
         if (!batch.chunks.empty()) options.after = &batch.chunks.back();
         batch.chunks.push_back(cached(encoder, part, options));
       }

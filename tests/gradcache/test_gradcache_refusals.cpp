@@ -252,7 +252,7 @@ BOOST_AUTO_TEST_CASE(a_second_forward_that_differs) {
   const auto drifting = [&](const Tensor& x) { return ops::scale(setup.image(x), ++calls > 3 ? 1.25 : 1.0); };
   const std::vector<Tower> towers{{"image", setup.images, drifting}, {"text", setup.texts, setup.text}};
   StepOptions options{{2}};
-  options.check_replay = true;
+  options.check_recompute = true;
   BOOST_CHECK_EXCEPTION(cached_step(towers, setup.loss(), options), ValueError,
                         says({"'image'", "differs from the first by up to 0.", "samples [4, 6)"}));
   for (const Parameter& p : setup.parameters()) BOOST_TEST(!p.gradient().defined());
@@ -281,7 +281,7 @@ BOOST_AUTO_TEST_CASE(the_encoder_knows_where_it_stands) {
   std::vector<std::string> seen;
   const auto asking = [&](const Tensor& x) {
     seen.push_back(std::string(forward_context().partial_batch ? "part" : "whole") +
-                   (forward_context().replay ? " again" : ""));
+                   (forward_context().recompute ? " again" : ""));
     return setup.image(x);
   };
   const std::vector<Tower> towers{{"image", setup.images, asking}, {"text", setup.texts, setup.text}};

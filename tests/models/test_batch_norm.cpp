@@ -167,8 +167,8 @@ BOOST_AUTO_TEST_CASE(averages_move_once_under_activation_checkpointing) {
     run_backward([&]() -> Variable {
       if (!checkpointed) return encoder(x);
       const Variable input(x);
-      const auto replay = [encoder](std::span<const Variable> in) { return std::vector<Variable>{encoder(in[0])}; };
-      return checkpoint(replay, std::span(&input, 1)).front();
+      const auto recompute = [encoder](std::span<const Variable> in) { return std::vector<Variable>{encoder(in[0])}; };
+      return checkpoint(recompute, std::span(&input, 1)).front();
     });
     return averages_of(encoder.norm);
   };
@@ -188,15 +188,15 @@ BOOST_AUTO_TEST_CASE(a_part_of_a_batch_is_refused) {
   const Tensor x = random_values({8, 6}, 2);
   values_of([&] { return encoder(x); });
   const Averages before = averages_of(encoder.norm);
-  for (const bool replay : {false, true}) {
-    const ScopedValue part(forward_context(), {.replay = replay, .partial_batch = true});
+  for (const bool recompute : {false, true}) {
+    const ScopedValue part(forward_context(), {.recompute = recompute, .partial_batch = true});
     BOOST_CHECK_EXCEPTION(encoder(x), ValueError,
                           says({"'image.norm'", "statistics of a chunk are not those of the batch",
                                 "freeze_statistics", "layer norm"}));
   }
   check_averages(encoder.norm, before);
 
-  const ScopedValue part(forward_context(), {.replay = false, .partial_batch = true});
+  const ScopedValue part(forward_context(), {.recompute = false, .partial_batch = true});
   builder.set_training(false);
   const Tensor evaluated = values_of([&] { return encoder(x); });
   builder.set_training(true);

@@ -38,20 +38,20 @@ std::vector<ErrorCase> product_cases() {
                           ops::activated_linear(g.f32({2, 3}), ops::Activation::kRelu, g.f32({5, 3}), {}, g.f32({5}));
                         },
                         {"activated_linear:", "residual", "[5]", "[2, 5]"}),
-      error<ValueError>("joined_linear_no_weight", [](Given& g) { ops::joined_linear(g.f32({2, 3}), {}); },
-                        {"joined_linear:", "0 weights", "1 to 8"}),
+      error<ValueError>("joined_linear_no_weight", [](Given& g) { ops::multi_linear(g.f32({2, 3}), {}); },
+                        {"multi_linear:", "0 weights", "1 to 8"}),
       error<ValueError>("joined_linear_biases",
                         [](Given& g) {
                           const Variable w[] = {g.f32({5, 3}), g.f32({4, 3})}, b[] = {g.f32({5})};
-                          ops::joined_linear(g.f32({2, 3}), w, b);
+                          ops::multi_linear(g.f32({2, 3}), w, b);
                         },
-                        {"joined_linear:", "2 weights", "1 biases"}),
+                        {"multi_linear:", "2 weights", "1 biases"}),
       error<ShapeError>("joined_linear_weight",
                         [](Given& g) {
                           const Variable w[] = {g.f32({5, 3}), g.f32({4, 2})};
-                          ops::joined_linear(g.f32({2, 3}), w);
+                          ops::multi_linear(g.f32({2, 3}), w);
                         },
-                        {"joined_linear:", "weight", "[4, 2]", "3"}),
+                        {"multi_linear:", "weight", "[4, 2]", "3"}),
       error<ShapeError>("normalized_linear_norm",
                         [](Given& g) {
                           const Variable w[] = {g.f32({5, 3})};
@@ -85,9 +85,9 @@ std::vector<ErrorCase> product_cases() {
       error<DTypeError>("joined_linear_of_16_bits_weight",
                         [](Given& g) {
                           const Variable w[] = {g.f64({5, 3})};
-                          ops::joined_linear(g.f32({2, 3}).value().to(DType::kBFloat16), w);
+                          ops::multi_linear(g.f32({2, 3}).value().to(DType::kBFloat16), w);
                         },
-                        {"joined_linear:", "weight", "float64", "float32"}),
+                        {"multi_linear:", "weight", "float64", "float32"}),
       error<DTypeError>("normalized_linear_of_16_bits",
                         [](Given& g) {
                           const Variable w[] = {g.f32({5, 3})};

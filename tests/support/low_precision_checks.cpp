@@ -136,7 +136,7 @@ void check_low_readers(Device device, DType low) {
     sum = ops::activated_linear(z, ops::Activation::kGelu, x[3], {}, sum);
     sum = ops::add(sum, ops::attention(z, 2));
     sum = ops::activated_linear(z, ops::Activation::kSilu, x[3], {}, sum);
-    return ops::linear(ops::joined_linear(z, parts, {}, kOperand), x[5], {}, sum);
+    return ops::linear(ops::multi_linear(z, parts, {}, kOperand), x[5], {}, sum);
   };
   const std::vector<Tensor> inputs{random_values({2, 6, 20}, 1), weights({24, 20}, 2), random_values({24}, 3),
                                    weights({8, 24}, 4),          random_values({8}, 5), weights({8, 16}, 6)};

@@ -8,7 +8,7 @@ namespace tapecache::testing {
 /// is one more: it belongs here too, and then the tests see whether second forwards get it.
 inline ForwardContext odd_context() {
   ForwardContext context;
-  auto& [random, autocast, anomaly_mode, replay, partial_batch] = context;
+  auto& [random, autocast, anomaly_mode, recompute, partial_batch] = context;
   auto& [key, first_sample, samples, sample_ids] = random;
   key = {.seed = 5, .step = 6, .call = 7};
   first_sample = 100;
@@ -16,7 +16,7 @@ inline ForwardContext odd_context() {
   sample_ids = Tensor::from<std::int64_t>({102, 100, 101}, {3});
   autocast = DType::kBFloat16;
   anomaly_mode = true;
-  replay = false;  // of a first forward; `repeated` sets it
+  recompute = false;  // of a first forward; `repeated` sets it
   partial_batch = true;
   return context;
 }

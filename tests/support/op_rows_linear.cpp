@@ -130,7 +130,7 @@ void add_rows_of_x_as_bias(std::vector<OpRow>& rows) {
                       }});
 }
 
-/// joined_linear of x [rows, in] with weights of these numbers of rows, or normalized_linear, whose γ and β follow x.
+/// multi_linear of x [rows, in] with weights of these numbers of rows, or normalized_linear, whose γ and β follow x.
 OpRow joined_row(std::string name, const Shape& x, std::vector<std::int64_t> outs, bool with_biases, bool normalized) {
   const std::int64_t in = x[-1];
   const std::size_t first = normalized ? 3 : 1, count = outs.size();
@@ -146,7 +146,7 @@ OpRow joined_row(std::string name, const Shape& x, std::vector<std::int64_t> out
               [=](std::span<const Variable> v) {
                 const auto weights = v.subspan(first, count), biases = v.subspan(first + count);
                 return normalized ? ops::normalized_linear(v[0], {v[1], v[2], 1e-5}, weights, biases).y
-                                  : ops::joined_linear(v[0], weights, biases);
+                                  : ops::multi_linear(v[0], weights, biases);
               },
           .reference =
               [=](std::span<const NaiveArray> v) {
@@ -177,7 +177,7 @@ OpRow norm_used_twice_row() {
 
 void add_joined_linear_rows(std::vector<OpRow>& rows) {
   for (const bool normalized : {false, true}) {
-    const std::string name = normalized ? "normalized_linear" : "joined_linear";
+    const std::string name = normalized ? "normalized_linear" : "multi_linear";
     OpRow row = joined_row(name, {2, 3, 4}, {5, 3, 2}, true, normalized);
     row.large = joined_row("", {515, 256}, {128, 64, 33}, true, normalized).inputs;
     // Normalised values are three times as large as the other inputs' and reach 5: outputs should not.
@@ -199,7 +199,7 @@ void add_joined_linear_rows(std::vector<OpRow>& rows) {
   row.inputs.push_back(floating({2}));
   row.op = [](std::span<const Variable> v) {
     const Variable biases[] = {Variable(), v[3]};
-    return ops::joined_linear(v[0], v.subspan(1, 2), biases);
+    return ops::multi_linear(v[0], v.subspan(1, 2), biases);
   };
   row.reference = [](std::span<const NaiveArray> v) {
     const NaiveArray parts[] = {naive_linear(v[0], v[1]), naive_linear(v[0], v[2], &v[3])};

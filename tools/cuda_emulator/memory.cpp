@@ -19,7 +19,7 @@ namespace {
 // Small blocks lie in an arena that is closed to the host between kernels, so that code which reads device memory on the
 // host crashes here as it would there. Opening it takes longer the more of it is in use; hence large blocks lie outside, each
 // before a page that nobody may touch.
-constexpr std::size_t kArenaBytes = std::size_t{64} << 20, kMostSmallBytes = 64 << 10, kPage = 4096, kAlignment = 256;
+constexpr std::size_t kArenaBytes = std::size_t{64} << 20, kMaxSmallBytes = 64 << 10, kPage = 4096, kAlignment = 256;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
 constexpr std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
@@ -34,7 +34,7 @@ class Memory {
  public:
   void* allocate(std::size_t bytes) {
     const std::lock_guard lock(mutex_);
-    void* p = bytes <= kMostSmallBytes ? allocate_small(bytes) : nullptr;
+    void* p = bytes <= kMaxSmallBytes ? allocate_small(bytes) : nullptr;
     return p ? p : allocate_large(bytes);
   }
 

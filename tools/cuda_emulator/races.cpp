@@ -16,8 +16,8 @@ namespace emulation {
 
 namespace {
 
-constexpr std::size_t kPageBytes = 4096, kMostPages = 4096, kStackBytes = 128 << 10;
-constexpr unsigned kWarp = 32, kMostWarps = 32;
+constexpr std::size_t kPageBytes = 4096, kMaxPages = 4096, kStackBytes = 128 << 10;
+constexpr unsigned kWarp = 32, kMaxWarps = 32;
 
 /// The latest access of one kind to a byte. Of reads that a write must come after, one stands for all: `others` says whether
 /// more than its thread, its warp or its block are among them.
@@ -39,7 +39,7 @@ using Page = std::array<Byte, kPageBytes>;
 class Watch {
  public:
   void begin() {
-    if (pages_.size() > kMostPages) {
+    if (pages_.size() > kMaxPages) {
       pages_.clear();
       cached_ = nullptr;
     }
@@ -157,7 +157,7 @@ class Watch {
   }
 
   Access now_{};
-  std::array<std::uint32_t, kMostWarps> warp_barriers_{};
+  std::array<std::uint32_t, kMaxWarps> warp_barriers_{};
   std::unordered_map<std::uintptr_t, std::unique_ptr<Page>> pages_;
   Page* cached_ = nullptr;
   std::uintptr_t cached_number_ = 0;

@@ -18,8 +18,8 @@ constinit thread_local uint3 threadIdx{}, blockIdx{};
 constinit thread_local dim3 blockDim, gridDim;
 
 namespace tapecache::kernels::cuda {
-constexpr std::size_t kMostSharedBytes = 227 << 10;
-alignas(16) thread_local unsigned char dynamic_shared_bytes[kMostSharedBytes];
+constexpr std::size_t kMaxSharedBytes = 227 << 10;
+alignas(16) thread_local unsigned char dynamic_shared_bytes[kMaxSharedBytes];
 }  // namespace tapecache::kernels::cuda
 
 namespace emulation {
@@ -28,10 +28,10 @@ namespace {
 
 using boost::context::fiber;
 using tapecache::kernels::cuda::dynamic_shared_bytes;
-using tapecache::kernels::cuda::kMostSharedBytes;
+using tapecache::kernels::cuda::kMaxSharedBytes;
 
 constexpr std::size_t kStackBytes = 128 << 10;
-constexpr unsigned kMostThreads = 1024, kMostBlocksAcross = 65535, kWarp = 32;
+constexpr unsigned kMaxThreads = 1024, kMaxBlocksAcross = 65535, kWarp = 32;
 constexpr std::uint64_t kNothingSaid = ~std::uint64_t{0};
 constexpr std::size_t kGuardBytes = 4 << 10;  // after a kernel's shared memory, which must stay as they are
 constexpr unsigned char kGuard = 0xA5;
@@ -273,8 +273,8 @@ void fault(const char* what) {
 cudaError_t check_sizes(const cudaLaunchConfig_t& config, const void* kernel) {
   const dim3 &grid = config.gridDim, &block = config.blockDim;
   const bool sizes_fit = grid.x > 0 && grid.y > 0 && grid.z > 0 && block.x > 0 && block.y > 0 && block.z > 0 &&
-                         grid.x <= 0x7fffffffu && grid.y <= kMostBlocksAcross && grid.z <= kMostBlocksAcross &&
-                         std::uint64_t{block.x} * block.y * block.z <= kMostThreads && block.z <= 64;
+                         grid.x <= 0x7fffffffu && grid.y <= kMaxBlocksAcross && grid.z <= kMaxBlocksAcross &&
+                         std::uint64_t{block.x} * block.y * block.z <= kMaxThreads && block.z <= 64;
   if (!sizes_fit) return cudaErrorInvalidConfiguration;
   return config.dynamicSmemBytes <= shared_limits().of(kernel) ? cudaSuccess : cudaErrorInvalidValue;
 }
@@ -288,9 +288,9 @@ cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*)
   shared_bytes = config.dynamicSmemBytes;
   at_fault = false;
   unsigned char* guard = dynamic_shared_bytes + shared_bytes;
-  const std::size_t guard_bytes = std::min(kGuardBytes, kMostSharedBytes - shared_bytes);
+  const std::size_t guard_bytes = std::min(kGuardBytes, kMaxSharedBytes - shared_bytes);
   std::memset(guard, kGuard, guard_bytes);
-  ASAN_POISON_MEMORY_REGION(dynamic_shared_bytes + config.dynamicSmemBytes, kMostSharedBytes - config.dynamicSmemBytes);
+  ASAN_POISON_MEMORY_REGION(dynamic_shared_bytes + config.dynamicSmemBytes, kMaxSharedBytes - config.dynamicSmemBytes);
   bool finished = true;
   std::size_t block_number = 0;
   begin_watching();
@@ -304,7 +304,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*)
     }
   }
   end_watching();
-  ASAN_UNPOISON_MEMORY_REGION(dynamic_shared_bytes, kMostSharedBytes);
+  ASAN_UNPOISON_MEMORY_REGION(dynamic_shared_bytes, kMaxSharedBytes);
   if (finished && std::any_of(guard, guard + guard_bytes, [](unsigned char byte) { return byte != kGuard; })) {
     fault("written past the end of shared memory");
     finished = false;
@@ -315,7 +315,7 @@ cudaError_t launch(const cudaLaunchConfig_t& config, void (*thread)(const void*)
 }  // namespace emulation
 
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
-  if (bytes < 0 || static_cast<std::size_t>(bytes) > emulation::kMostSharedBytes) return cudaErrorInvalidValue;
+  if (bytes < 0 || static_cast<std::size_t>(bytes) > emulation::kMaxSharedBytes) return cudaErrorInvalidValue;
   return emulation::shared_limits().set(kernel, static_cast<std::size_t>(bytes)), cudaSuccess;
 }
 

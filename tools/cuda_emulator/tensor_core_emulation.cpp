@@ -9,7 +9,7 @@ namespace emulation {
 
 namespace {
 
-constexpr unsigned kMostThreads = 1024, kWarp = 32;
+constexpr unsigned kMaxThreads = 1024, kWarp = 32;
 constexpr std::uint16_t kNotANumber[8] = {0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff};
 
 struct Copy {
@@ -20,7 +20,7 @@ struct Copy {
   const void* code;
 };
 
-thread_local const void* shown[kMostThreads];
+thread_local const void* shown[kMaxThreads];
 
 /// The copies that one thread has not waited for.
 struct Copies {
@@ -30,7 +30,7 @@ struct Copies {
 };
 
 Copies& copies_of_thread() {
-  static thread_local std::vector<Copies> all(kMostThreads);
+  static thread_local std::vector<Copies> all(kMaxThreads);
   Copies& own = all[thread_of_block()];
   if (own.block != blocks_begun()) own = {blocks_begun(), {}, {}};
   return own;

@@ -1,10 +1,10 @@
-#include "tapecache/core/recorded_copies.h"
+#include "tapecache/core/graph_copies.h"
 
 #include <algorithm>
 
 namespace tapecache {
 
-void RecordedCopies::add(const std::shared_ptr<Storage>& storage, Storage::Use use, const device_backend::CopyEvent& copy) {
+void GraphCopies::add(const std::shared_ptr<Storage>& storage, Storage::Use use, const device_backend::CopyEvent& copy) {
   const bool into = use == Storage::Use::kWrite;
   Last& last = last_[storage.get()];
   last.any = copy;
@@ -15,13 +15,13 @@ void RecordedCopies::add(const std::shared_ptr<Storage>& storage, Storage::Use u
   else held->written = held->written || into;
 }
 
-device_backend::CopyEvent RecordedCopies::last(const Storage& storage, Storage::Use use) const {
+device_backend::CopyEvent GraphCopies::last(const Storage& storage, Storage::Use use) const {
   const auto found = last_.find(&storage);
   if (found == last_.end()) return nullptr;
   return use == Storage::Use::kRead ? found->second.into : found->second.any;
 }
 
-void RecordedCopies::settled(const Storage& storage, const device_backend::CopyEvent& copy) {
+void GraphCopies::waited_for(const Storage& storage, const device_backend::CopyEvent& copy) {
   Last& last = last_[&storage];
   if (last.any == copy) last.any.reset();
   if (last.into == copy || !last.any) last.into.reset();

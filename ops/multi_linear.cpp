@@ -21,10 +21,10 @@ using kernels::Mode;
 
 /// How many columns of the result each weight makes.
 struct Parts {
-  static constexpr std::size_t kMost = 8;
+  static constexpr std::size_t kMax = 8;
 
   std::size_t count = 0;
-  std::array<std::int64_t, kMost> width{}, first{};
+  std::array<std::int64_t, kMax> width{}, first{};
   std::int64_t total = 0;
 
   void add(std::int64_t columns) {
@@ -37,9 +37,9 @@ struct Parts {
 Parts checked_parts(const char* op, const Variable& x, std::span<const Variable> weights,
                     std::span<const Variable> biases) {
   detail::require_operand(op, "x", x, 1);
-  if (weights.empty() || weights.size() > Parts::kMost || (!biases.empty() && biases.size() != weights.size())) {
+  if (weights.empty() || weights.size() > Parts::kMax || (!biases.empty() && biases.size() != weights.size())) {
     throw ValueError(fmt::format("{}: {} weights and {} biases, expected 1 to {} weights and as many biases or none", op,
-                                 weights.size(), biases.size(), Parts::kMost));
+                                 weights.size(), biases.size(), Parts::kMax));
   }
   Parts parts;
   for (std::size_t i = 0; i < weights.size(); ++i) {
@@ -161,9 +161,9 @@ std::vector<Variable> inputs_of(std::vector<Variable> inputs, std::span<const Va
 
 }  // namespace
 
-Variable joined_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases,
+Variable multi_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases,
                        ResultType result) {
-  constexpr const char* kOp = "joined_linear";
+  constexpr const char* kOp = "multi_linear";
   const OpScope scope(kOp);
   const Parts parts = checked_parts(kOp, x, weights, biases);
   const DType operand = detail::operand_type(x.value());

@@ -38,13 +38,13 @@ struct DrawingEncoder {
 
 }  // namespace
 
-BOOST_AUTO_TEST_SUITE(gradcache_replay)
+BOOST_AUTO_TEST_SUITE(gradcache_recompute)
 
 BOOST_AUTO_TEST_CASE(every_draw_is_the_same_for_every_cut_and_thread_count) {
   const DrawingEncoder a{Encoder(1, DType::kFloat64, 0)}, b{Encoder(2, DType::kFloat64, 0)};
   const std::vector<Tower> towers{{"a", random_values({13, 5}, 3), a}, {"b", random_values({13, 5}, 4), b}};
   StepOptions options;
-  options.check_replay = true;
+  options.check_recompute = true;
   const int threads = thread_count();
   for (const int count : {1, 2, 4}) {
     set_thread_count(count);
@@ -71,7 +71,7 @@ BOOST_AUTO_TEST_CASE(what_the_loss_does_to_the_random_state_does_not_reach_the_s
   };
   for (const std::int64_t chunk : {2, 9}) {
     StepOptions options{{chunk}};
-    options.check_replay = true;
+    options.check_recompute = true;
     begin_random_step(1, 1);
     check_equal(compare(setup.towers(), drawing, options), 1e-12);
   }
@@ -97,19 +97,19 @@ BOOST_AUTO_TEST_CASE(every_chunk_gives_its_own_gradient) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(a_replay_outside_of_the_guard_it_was_made_in) {
+BOOST_AUTO_TEST_CASE(a_backward_outside_of_the_guard_it_was_made_in) {
   const Encoder encoder(1, DType::kFloat32, 0.3);
   const Tensor x = random_values({6, 5}, 2, DType::kFloat32), c = random_values({6, 4}, 3, DType::kFloat32);
   const auto gradient = [&](bool inside) {
     for (Parameter p : encoder.parameters()) p.clear_gradient();
     begin_random_step(5, 5);
     std::optional<Autocast> autocast(std::in_place, DType::kBFloat16);
-    const CachedForward forward = cached(encoder, x, {.check_replay = true});
+    const CachedForward forward = cached(encoder, x, {.check_recompute = true});
     if (!inside) {
       autocast.reset();
       begin_random_step(6, 6);
     }
-    forward.replay(std::span(&c, 1));
+    forward.backward(std::span(&c, 1));
     return encoder.w1.gradient().clone();
   };
   BOOST_TEST(same_bits(gradient(true), gradient(false)));

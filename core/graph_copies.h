@@ -9,10 +9,10 @@
 
 namespace tapecache {
 
-/// The copies beside other work that a thread has given a device since it began to record a step (`CapturedStep`): they are
-/// made at each replay, and until the recording ends what it records after them can be put there. All but current() is for
-/// Storage, under its lock.
-class [[gnu::visibility("hidden")]] RecordedCopies {
+/// The asynchronous copies that a thread has given a device since it began to capture a step (`CapturedStep`): they are made at
+/// each replay, and until the capture ends what it captures after them can be put there. All but current() is for Storage,
+/// under its lock.
+class [[gnu::visibility("hidden")]] GraphCopies {
  public:
   /// Page-locked memory of the host that is copied from or, where it is `written`, into. It must stay where it is for as long
   /// as the step is replayed.
@@ -21,19 +21,19 @@ class [[gnu::visibility("hidden")]] RecordedCopies {
     bool written = false;
   };
 
-  RecordedCopies() = default;
-  ~RecordedCopies() { Storage::end_recording(*this); }
-  RecordedCopies(const RecordedCopies&) = delete;
-  RecordedCopies& operator=(const RecordedCopies&) = delete;
+  GraphCopies() = default;
+  ~GraphCopies() { Storage::end_capture(*this); }
+  GraphCopies(const GraphCopies&) = delete;
+  GraphCopies& operator=(const GraphCopies&) = delete;
 
-  /// Null where the thread records nothing.
-  static RecordedCopies* current() { return detail::thread_context.copies; }
+  /// Null where the thread captures nothing.
+  static GraphCopies* current() { return detail::thread_context.copies; }
 
   void add(const std::shared_ptr<Storage>& storage, Storage::Use use, const device_backend::CopyEvent& copy);
   /// The last copy that a use of the storage must come after; null where there is none.
   device_backend::CopyEvent last(const Storage& storage, Storage::Use use) const;
   /// What was waited for is no longer among the last.
-  void settled(const Storage& storage, const device_backend::CopyEvent& copy);
+  void waited_for(const Storage& storage, const device_backend::CopyEvent& copy);
   void forget(const Storage& storage) { last_.erase(&storage); }
 
   std::vector<HostMemory> host_memory() const { return host_; }
