@@ -15,7 +15,7 @@
 ///
 ///     losses::info_nce(queries, targets, {.scale = 30, .label_smoothing = 0.1})
 ///
-/// Numbers that are trained are Variables. All throw ShapeError where shapes or ids do not fit each other, and ValueError for
+/// A scale that is trained is a Parameter or a Variable (`Scale`). All throw ShapeError where shapes or ids do not fit each other, and ValueError for
 /// options outside their range or ids beside equal_rows.
 namespace tapecache::losses {
 

@@ -38,7 +38,7 @@ gradcache::StepOptions all_options() {
   options.chunk_tokens = 4096;                                // texts: chunks by tokens, ordered by length
   options.reproducible = true;                                // equal to the last bit, for chunks of 8, 16, 24, …
   options.reproducible_block = 32;                            // or of 32, 64, …, at less cost
-  options.check_recompute = true;                                // compare both forwards
+  options.check_recompute = true;                             // compare both forwards
   options.retry_smaller_chunks = true;                        // after OutOfMemory
   options.scale = 1.0 / 4;                                    // one of four accumulated steps; or a loss scale
   options.offload = true;                                     // on a GPU: keep representations in the host's memory
