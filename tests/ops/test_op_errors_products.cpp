@@ -38,15 +38,15 @@ std::vector<ErrorCase> product_cases() {
                           ops::activated_linear(g.f32({2, 3}), ops::Activation::kRelu, g.f32({5, 3}), {}, g.f32({5}));
                         },
                         {"activated_linear:", "residual", "[5]", "[2, 5]"}),
-      error<ValueError>("joined_linear_no_weight", [](Given& g) { ops::multi_linear(g.f32({2, 3}), {}); },
+      error<ValueError>("multi_linear_no_weight", [](Given& g) { ops::multi_linear(g.f32({2, 3}), {}); },
                         {"multi_linear:", "0 weights", "1 to 8"}),
-      error<ValueError>("joined_linear_biases",
+      error<ValueError>("multi_linear_biases",
                         [](Given& g) {
                           const Variable w[] = {g.f32({5, 3}), g.f32({4, 3})}, b[] = {g.f32({5})};
                           ops::multi_linear(g.f32({2, 3}), w, b);
                         },
                         {"multi_linear:", "2 weights", "1 biases"}),
-      error<ShapeError>("joined_linear_weight",
+      error<ShapeError>("multi_linear_weight",
                         [](Given& g) {
                           const Variable w[] = {g.f32({5, 3}), g.f32({4, 2})};
                           ops::multi_linear(g.f32({2, 3}), w);
@@ -82,7 +82,7 @@ std::vector<ErrorCase> product_cases() {
                           ops::linear(g.f32({2, 3}).value().to(DType::kBFloat16), g.f32({5, 3}), g.f64({5}));
                         },
                         {"linear: x is bfloat16 and bias is float64, expected float32 beside 16 bits"}),
-      error<DTypeError>("joined_linear_of_16_bits_weight",
+      error<DTypeError>("multi_linear_of_16_bits_weight",
                         [](Given& g) {
                           const Variable w[] = {g.f64({5, 3})};
                           ops::multi_linear(g.f32({2, 3}).value().to(DType::kBFloat16), w);

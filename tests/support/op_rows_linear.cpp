@@ -175,7 +175,7 @@ OpRow norm_used_twice_row() {
   return row;
 }
 
-void add_joined_linear_rows(std::vector<OpRow>& rows) {
+void add_multi_linear_rows(std::vector<OpRow>& rows) {
   for (const bool normalized : {false, true}) {
     const std::string name = normalized ? "normalized_linear" : "multi_linear";
     OpRow row = joined_row(name, {2, 3, 4}, {5, 3, 2}, true, normalized);
@@ -195,7 +195,7 @@ void add_joined_linear_rows(std::vector<OpRow>& rows) {
   rows.push_back(norm_used_twice_row());
 
   // One of the biases is left out.
-  OpRow row = joined_row("joined_linear_without_a_bias", {5, 4}, {3, 2}, false, false);
+  OpRow row = joined_row("multi_linear_without_a_bias", {5, 4}, {3, 2}, false, false);
   row.inputs.push_back(floating({2}));
   row.op = [](std::span<const Variable> v) {
     const Variable biases[] = {Variable(), v[3]};
@@ -229,7 +229,7 @@ std::vector<OpRow> linear_rows() {
 
   add_activated_linear_rows(rows);
   add_rows_of_x_as_bias(rows);
-  add_joined_linear_rows(rows);
+  add_multi_linear_rows(rows);
   return rows;
 }
 
