@@ -1,0 +1,182 @@
+#include <cmath>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "checks.h"
+#include "loss_table.h"
+#include "tapecache/losses/losses.h"
+
+// What losses refuse, and at which bounds of their options.
+
+using namespace tapecache;
+using namespace tapecache::losses;
+using namespace tapecache::testing;
+
+namespace {
+
+Tensor scalar(double value) { return Tensor::scalar(value); }
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(refusals_of_losses)
+
+BOOST_AUTO_TEST_CASE(ids_that_do_not_fit) {
+  const Tensor a = random_values({4, 3}, 5), b = random_values({8, 3}, 6), tokens = random_values({4, 2, 3}, 7);
+  const Tensor four = Tensor::zeros({4}, DType::kInt64), five = Tensor::zeros({5}, DType::kInt64), numbers = Tensor::zeros({4});
+  const auto of = [](const Tensor& targets, const Tensor& queries = {}) {
+    return EqualTargets{.target_ids = targets, .query_ids = queries};
+  };
+  const auto fails = [](const auto& f, std::vector<std::string> words) {
+    BOOST_CHECK_EXCEPTION(f(), ShapeError, says(std::move(words)));
+  };
+  for (const Tiles& tiles : {Tiles{}, Tiles{TileOptions{}}}) {
+    const auto info = [&](const Tensor& targets, const EqualTargets& e) {
+      return info_nce(a, targets, {.equal_targets = e, .tiles = tiles});
+    };
+    const auto clip = [&](const EqualTargets& e) {
+      return clip_loss(a, a, {.scale = 1, .equal_targets = e, .tiles = tiles});
+    };
+    const auto siglip = [&](const EqualTargets& e) {
+      return siglip_loss(a, a, {.scale = 1, .bias = scalar(1), .equal_targets = e, .tiles = tiles});
+    };
+    const auto maxsim = [&](const EqualTargets& e) {
+      return maxsim_loss(tokens, {}, tokens, {}, {.equal_targets = e, .tiles = tiles});
+    };
+    const auto named = [&](const char* loss, const std::string& what) {
+      return (tiles && loss != std::string("maxsim_loss") ? "contrastive_loss: " : std::string(loss) + ": ") + what;
+    };
+    fails([&] { info(b, of(four)); }, {named("info_nce", "target_ids"), "[4]", "int32 or int64 [8]"});
+    fails([&] { info(a, of({}, five)); }, {named("info_nce", "query_ids"), "[5]", "[4]"});
+    fails([&] { info(a, of(four.reshape({4, 1}))); }, {"target_ids", "[4, 1]"});
+    fails([&] { clip(of(numbers)); }, {named("clip_loss", "target_ids"), "float32"});
+    fails([&] { siglip(of({}, numbers)); }, {named("siglip_loss", "query_ids"), "float32"});
+    fails([&] { maxsim(of(five)); }, {named("maxsim_loss", "target_ids"), "[5]"});
+    for (const EqualTargets& equal :
+         {EqualTargets{.target_ids = four, .equal_rows = true}, {.query_ids = four, .equal_rows = true}}) {
+      BOOST_CHECK_EXCEPTION(info(a, equal), ValueError, says({named("info_nce", "equal_rows beside")}));
+      BOOST_CHECK_EXCEPTION(clip(equal), ValueError, says({named("clip_loss", "equal_rows beside")}));
+    }
+  }
+  fails([&] { nt_xent(a, a, {.equal_targets = of(five)}); }, {"nt_xent: target_ids", "[5]"});
+  fails([&] { gist_loss(a, b, a, b, {.equal_targets = of(four)}); }, {"gist_loss: target_ids", "[8]"});
+}
+
+BOOST_AUTO_TEST_CASE(limits_of_the_options) {
+  const Tensor a = random_values({4, 3}, 5), b = random_values({4, 3}, 6), one = a.slice(0, 1);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  // One candidate alone is no choice.
+  BOOST_TEST(std::abs(info_nce(one, one, {.scale = 3, .label_smoothing = 0.1, .hardness = 2}).value().item()) <= 1e-15);
+  for (const double bad : {-0.1, 1.0, nan}) {
+    BOOST_CHECK_EXCEPTION(info_nce(a, b, {.label_smoothing = bad}), ValueError, says({"info_nce: label_smoothing"}));
+    BOOST_CHECK_EXCEPTION(clip_loss(a, b, {.scale = 1, .label_smoothing = bad}), ValueError,
+                          says({"clip_loss: label_smoothing"}));
+  }
+  for (const double bad : {-0.1, nan}) {
+    BOOST_CHECK_EXCEPTION(info_nce(a, b, {.hardness = bad}), ValueError, says({"info_nce: hardness"}));
+  }
+  BOOST_CHECK_EXCEPTION(gist_loss(a, b, a, b, {.margin = nan}), ValueError, says({"margin"}));
+  // A guide that finds everything nearer leaves the positive alone.
+  BOOST_TEST(std::abs(gist_loss(a, b, a, b, {.margin = 10}).value().item()) <= 1e-12);
+}
+
+BOOST_AUTO_TEST_CASE(tiles_refuse_what_needs_rows_of_logits) {
+  std::size_t refusing = 0;
+  for (const LossRow& row : loss_rows()) {
+    if (!row.refuses_tiles) continue;
+    ++refusing;
+    const std::vector<Variable> inputs(row.inputs.begin(), row.inputs.end());
+    const std::string loss = row.name.substr(0, row.name.find(','));
+    BOOST_CHECK_EXCEPTION(row.in_tiles(inputs, {}), ValueError, says({loss + ": ", "beside tiles, expected 0"}));
+  }
+  BOOST_TEST(refusing > 0);
+  const Tensor a = random_values({4, 3}, 5);
+  BOOST_CHECK_EXCEPTION(info_nce(a, a, {.label_smoothing = 0.25, .tiles = TileOptions{}}), ValueError,
+                        says({"info_nce: label_smoothing is 0.25 beside tiles"}));
+  BOOST_CHECK_EXCEPTION(clip_loss(a, a, {.scale = 1, .hardness = 0.5, .tiles = TileOptions{}}), ValueError,
+                        says({"clip_loss: hardness is 0.5 beside tiles"}));
+}
+
+BOOST_AUTO_TEST_CASE(inputs_that_do_not_fit_each_other_are_refused_by_name) {
+  for (const LossRow& row : loss_rows()) {
+    const std::string loss = row.name.substr(0, row.name.find(','));
+    const auto fails = [&](std::size_t i, const Variable& bad) {
+      std::vector<Variable> inputs(row.inputs.begin(), row.inputs.end());
+      inputs[i] = bad;
+      const auto named = [&](const Error& e) {
+        return std::string(e.what()).starts_with(loss + ": ") || loss == "matryoshka";  // which is about a loss within
+      };
+      BOOST_CHECK_EXCEPTION(row.loss(inputs), Error, named);
+    };
+    BOOST_TEST_CONTEXT(row.name) {
+      for (std::size_t i = 0; i < row.inputs.size(); ++i) {
+        fails(i, {});
+        if (i >= row.representations) {
+          fails(i, Tensor::zeros({2}, DType::kFloat64));
+          continue;
+        }
+        const Shape& shape = row.inputs[i].shape();
+        std::vector<std::int64_t> longer, wider;
+        for (int axis = 0; axis < shape.rank(); ++axis) {
+          longer.push_back(shape[axis] + (axis == 0));
+          wider.push_back(shape[axis] + (axis + 1 == shape.rank()));
+        }
+        fails(i, row.inputs[i].reshape({row.inputs[i].numel()}));
+        // More queries than targets, or targets that are no multiple; labels for fewer.
+        fails(i, random_values(Shape(longer), 1));
+        // One alone is of any width, and matryoshka cuts it.
+        if (row.representations > 1 && loss != "matryoshka") fails(i, random_values(Shape(wider), 1));
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(what_is_particular_to_a_loss_is_checked) {
+  const Tensor a = random_values({4, 3}, 1), labels = Tensor::from<std::int64_t>({1, 2, 1, 2}, {4});
+  BOOST_CHECK_THROW(siglip_loss(a, random_values({5, 3}, 2), {.scale = 1, .bias = scalar(0.0)}), ShapeError);
+  BOOST_CHECK_THROW(info_nce(a, random_values({4, 3}, 2).to(DType::kFloat32)), DTypeError);
+  BOOST_CHECK_EXCEPTION(nt_xent(a, random_values({5, 3}, 2)), ShapeError, says({"nt_xent", "4 a and 5 b"}));
+  BOOST_CHECK_EXCEPTION(sup_con(a, labels.slice(0, 3)), ShapeError, says({"sup_con", "[3]", "[4]"}));
+  BOOST_CHECK_EXCEPTION(sup_con(a, Tensor::zeros({4})), ShapeError, says({"sup_con", "float32"}));
+  BOOST_CHECK_EXCEPTION(sup_con(a, Tensor::from<std::int64_t>({1, 2, 3, 4}, {4})), ValueError, says({"no two of 4"}));
+  BOOST_CHECK_EXCEPTION(gist_loss(a, a, a.slice(0, 3), a), ShapeError, says({"guide_queries", "[3, 3]"}));
+  BOOST_CHECK_EXCEPTION(gist_loss(a, a, a, random_values({4, 2}, 1)), ShapeError, says({"one width"}));
+  const auto plain = [](std::span<const Variable> r) { return info_nce(r[0], r[1]); };
+  const std::vector<Variable> both{a, a};
+  BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {}), ValueError, says({"0 widths"}));
+  BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {.widths = {4}}), ValueError, says({"width 4", "[4, 3]"}));
+  BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {.widths = {0}}), ValueError, says({"width 0"}));
+  BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {.widths = {2}, .weights = {1, 2}}), ValueError, says({"2 weights"}));
+  BOOST_TEST(std::abs(matryoshka(plain, both, {.widths = {3}, .normalize = false}).value().item() -
+                      plain(both).value().item()) <= 1e-15);
+}
+
+BOOST_AUTO_TEST_CASE(late_interaction_is_checked) {
+  const Tensor q = random_values({2, 3, 4}, 1), d = random_values({4, 5, 4}, 2);
+  Tensor mask = Tensor::full({4, 5}, 1, DType::kBool);
+  for (const bool tiled : {false, true}) {
+    const auto loss = [&](const Variable& a, const Tensor& query_mask, const Variable& b, const Tensor& document_mask,
+                          const Tensor& scale) {
+      return maxsim_loss(a, query_mask, b, document_mask,
+                         {.scale = scale, .tiles = tiled ? Tiles{TileOptions{}} : Tiles{}});
+    };
+    mask.fill(1);
+    const double plain = loss(q, {}, d, {}, scalar(1)).value().item();
+    BOOST_TEST(loss(q, Tensor::full({2, 3}, 1, DType::kBool), d, mask, scalar(1)).value().item() == plain);
+    mask.slice(2, 3).fill(0);
+    BOOST_CHECK_EXCEPTION(loss(q, {}, d, mask, scalar(1)), ValueError, says({"document 2"}));
+    BOOST_CHECK_THROW(loss(q, {}, d, mask.slice(0, 3), scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q, {}, random_values({4, 5, 3}, 2), {}, scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q, {}, random_values({3, 5, 4}, 2), {}, scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q.reshape({6, 4}), {}, d, {}, scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q, {}, d, {}, Tensor::zeros({2}, DType::kFloat64)), ShapeError);
+    // A NaN is not lost among maxima.
+    Tensor broken = d.clone();
+    broken.slice(1, 2).reshape({20}).slice(7, 8).fill(std::numeric_limits<double>::quiet_NaN());
+    if (tiled) BOOST_TEST(std::isnan(loss(q, {}, broken, {}, scalar(1)).value().item()));
+  }
+  BOOST_CHECK_THROW(maxsim_loss(q, {}, d, {}, {.tiles = {{0, 1}}}), ValueError);
+}
+
+BOOST_AUTO_TEST_SUITE_END()
