@@ -70,7 +70,8 @@ double measure(const Product& p, int rounds) {
   const int repeats = 1 + static_cast<int>(2e9 / flops);
   std::vector<std::function<void()>> runs{[&] {
     for (int i = 0; i < repeats; ++i) {
-      std::get<const kernels::GemmKernels<T>*>(kernels::cpu_table())->gemm(gemm, a.data(), b.data(), nullptr, nullptr, ours.data(), kernels::Mode::kWrite);
+      const auto& products = *std::get<const kernels::GemmKernels<T>*>(kernels::cpu_table());
+      products.gemm(gemm, a.data(), b.data(), nullptr, nullptr, ours.data(), kernels::Mode::kWrite);
     }
   }};
   bench::OneDnnProduct other(p.m, p.n, p.k, p.transpose_a, p.transpose_b, thread_count());

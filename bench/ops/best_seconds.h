@@ -6,14 +6,6 @@
 
 namespace ops_bench {
 
-/// How long one call takes.
-template <class F>
-double seconds_of(const F& run) {
-  const auto begin = std::chrono::steady_clock::now();
-  run();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
 /// The least that one of several calls took: of as many as fit into `budget` seconds, and of two at least, beside one to warm up.
 template <class F>
 double best_seconds(double budget, const F& run) {
@@ -21,7 +13,11 @@ double best_seconds(double budget, const F& run) {
   run();
   const auto end = Clock::now() + std::chrono::duration<double>(budget);
   double best = std::numeric_limits<double>::infinity();
-  for (int calls = 0; calls < 2 || Clock::now() < end; ++calls) best = std::min(best, seconds_of(run));
+  for (int calls = 0; calls < 2 || Clock::now() < end; ++calls) {
+    const auto begin = Clock::now();
+    run();
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - begin).count());
+  }
   return best;
 }
 

@@ -30,7 +30,7 @@ using tapecache::testing::OpRow;
 using Json = nlohmann::ordered_json;
 
 constexpr int kTrials = 3, kMoreTrials = 5, kPatientTrials = 8;
-constexpr double kMargin = 0.75, kLeastFloor = 0.04;
+constexpr double kMargin = 0.75;
 constexpr double kTrialSeconds = 0.02, kInTurnSeconds = 0.1;
 
 /// An op's share of the ceilings where both are measured in turn, so that whatever slows the machine slows both.
@@ -42,10 +42,10 @@ double share_in_turn(const OpRun& op) {
   const auto end = Clock::now() + std::chrono::duration<double>(kInTurnSeconds);
   while (Clock::now() < end) {
     double flops = 0;
-    const double flop_seconds = seconds_of([&] { flops = multiply_and_add_once(); });
+    const double flop_seconds = best_seconds(0, [&] { flops = multiply_and_add_once(); });
     arithmetic = std::min(arithmetic, op.work.flops * flop_seconds / flops);
-    copy = std::min(copy, seconds_of([&] { copy_once(from, to, static_cast<std::int64_t>(from.size())); }));
-    seconds = std::min(seconds, seconds_of(op.run));
+    copy = std::min(copy, best_seconds(0, [&] { copy_once(from, to, static_cast<std::int64_t>(from.size())); }));
+    seconds = std::min(seconds, best_seconds(0, op.run));
   }
   return std::max(arithmetic, copy) / seconds;
 }
@@ -102,13 +102,7 @@ std::map<std::string, double> read_floors(const std::string& path) {
   return Json::parse(file).get<std::map<std::string, double>>();
 }
 
-/// An op that has none yet must not be slower than a scalar loop.
-double floor_of(const std::map<std::string, double>& floors, const std::string& name) {
-  const auto floor = floors.find(name);
-  return floor == floors.end() ? kLeastFloor : floor->second;
-}
-
-bool floors_are_of_ops(const Measurements& found, const std::map<std::string, double>& floors) {
+bool names_match(const Measurements& found, const std::map<std::string, double>& floors) {
   std::set<std::string> names;
   for (const Measured& op : found.ops) names.insert(op.name());
   bool match = true;
@@ -116,6 +110,9 @@ bool floors_are_of_ops(const Measurements& found, const std::map<std::string, do
     fmt::print("{}: {}\n", name, what);
     match = false;
   };
+  for (const std::string& name : names) {
+    if (!floors.contains(name)) report(name, "has no floor; bench_ops --write-floors gives it one");
+  }
   for (const auto& floor : floors) {
     if (!names.contains(floor.first)) report(floor.first, "has a floor, but is not in the op table");
   }
@@ -137,9 +134,9 @@ void print_activations(const Measurements& found) {
 bool check(const std::string& path) {
   const std::map<std::string, double> floors = read_floors(path);
   Measurements found;
-  if (!floors_are_of_ops(found, floors)) return false;
+  if (!names_match(found, floors)) return false;
   const auto fails = [&](const Measured& op) {
-    return op.is_judged(found.ceilings) && !(op.share(found.ceilings) >= 0.5 * floor_of(floors, op.name()));
+    return op.is_judged(found.ceilings) && !(op.share(found.ceilings) >= 0.5 * floors.at(op.name()));
   };
   // Whoever else uses the machine may do so for seconds.
   for (int i = 0; i < kPatientTrials && std::ranges::any_of(found.ops, fails); ++i) {
@@ -154,7 +151,7 @@ bool check(const std::string& path) {
   for (const Measured& op : found.ops) {
     if (!fails(op)) continue;
     fmt::print("{:50} {:10.1f} {:8.3f} {:8.3f}\n", op.name(), 1e6 * op.seconds, op.share(found.ceilings),
-               floor_of(floors, op.name()));
+               floors.at(op.name()));
   }
   fmt::print("ceilings: {:.0f} GFLOP/s, copies of 4 MiB {:.0f} GB/s; {} of {} judged, {} failed\n",
              1e-9 * found.ceilings.flops_per_second(), 1e-9 * found.ceilings.bytes_per_second(8 << 20), judged,

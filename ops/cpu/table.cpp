@@ -5,13 +5,7 @@ namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
-/// A table's families, as this backend provides them.
-template <class... Families>
-constexpr std::tuple<const Families*...> provided(const std::tuple<const Families*...>&) {
-  return {&Provided<Families>::kernels...};
-}
-
-constexpr KernelTable kTable = provided(KernelTable());
+constexpr KernelTable kTable = table_of<Provided>(KernelTable());
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && \
     defined(__AVX512VL__)

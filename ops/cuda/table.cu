@@ -7,13 +7,7 @@ namespace cuda {
 
 namespace {
 
-/// A table's families, as this backend provides them.
-template <class... Families>
-constexpr std::tuple<const Families*...> provided(const std::tuple<const Families*...>&) {
-  return {&Provided<Families>::kernels...};
-}
-
-constexpr KernelTable kTable = provided(KernelTable());
+constexpr KernelTable kTable = table_of<Provided>(KernelTable());
 
 }  // namespace
 

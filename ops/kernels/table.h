@@ -40,6 +40,7 @@ template <class Low>
 using FamiliesOverLow = std::tuple<const AttentionKernels<Low>*, const GemmKernels<Low>*, const NormalizeKernels<Low>*,
                                    const PatchKernels<Low>*, const ReduceKernels<Low>*, const UnaryKernels<Low>*>;
 
+/// A backend's object of each family.
 using KernelTable = decltype(std::tuple_cat(FamiliesOver<float>(), FamiliesOver<double>(), FamiliesOverLow<BFloat16>(),
                                             FamiliesOverLow<Float16>()));
 
@@ -53,6 +54,12 @@ std::string_view cpu_variant();
 /// Its kernels run on the given device, for this thread, until it is asked for again. Of `ops/cuda`, or of `ops/no_cuda`, which
 /// throws DeviceError. Decided at link time.
 const KernelTable& cuda_table(int device);
+
+/// The table of what a backend has in its `Provided<Family>::kernels`.
+template <template <class> class Provided, class... Families>
+constexpr std::tuple<const Families*...> table_of(const std::tuple<const Families*...>&) {
+  return {&Provided<Families>::kernels...};
+}
 
 namespace detail {
 [[noreturn]] void throw_missing(const char* op, Device device, DType dtype);
