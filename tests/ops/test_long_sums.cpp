@@ -1,4 +1,5 @@
 #include <cmath>
+#include <utility>
 #include <vector>
 
 #include "checks.h"
@@ -231,19 +232,19 @@ BOOST_AUTO_TEST_CASE(gradients_of_layer_norm_whose_sums_overflow) {
 }
 
 BOOST_AUTO_TEST_CASE(gradients_of_rows_whose_partial_sums_overflow) {
-  constexpr std::int64_t kRows = 64;
   constexpr float kLarge = 3e38f;
   for (const Device device : devices()) {
-    for (const std::int64_t cols : {256, 8192}) {
+    // Of many rows a device's warp takes several, and adds up their part of the columns' sums.
+    for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{64, 256}, {64, 8192}, {8192, 4}}) {
       // In rows and in columns the first half is large and the second as much below 0.
       std::vector<float> x, dy;
-      for (std::int64_t i = 0; i < kRows; ++i) {
+      for (std::int64_t i = 0; i < rows; ++i) {
         for (std::int64_t j = 0; j < cols; ++j) {
           x.push_back(j % 2 == 0 ? 1.0f : -1.0f);
-          dy.push_back((i < kRows / 2) == (j < cols / 2) ? kLarge : -kLarge);
+          dy.push_back((i < rows / 2) == (j < cols / 2) ? kLarge : -kLarge);
         }
       }
-      const Tensor values = Tensor::from(x, {kRows, cols}).to(device), seed = Tensor::from(dy, {kRows, cols}).to(device);
+      const Tensor values = Tensor::from(x, {rows, cols}).to(device), seed = Tensor::from(dy, {rows, cols}).to(device);
       Tape tape;
       const Variable in = tape.leaf(values), weight = tape.leaf(Tensor::full({cols}, 1).to(device)),
                      bias = tape.leaf(Tensor::zeros({cols}).to(device));
