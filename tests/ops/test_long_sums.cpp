@@ -25,6 +25,25 @@ double relative_error(double found, double expected) {
   return std::isnan(found) ? INFINITY : std::abs(found - expected) / std::abs(expected);
 }
 
+/// Gradients of f's arguments, whose output has the gradient `seed`, all on one device.
+template <class F>
+std::vector<std::vector<double>> gradients_of(const F& f, const std::vector<Tensor>& arguments, const Tensor& seed) {
+  Tape tape;
+  std::vector<Variable> leaves;
+  for (const Tensor& argument : arguments) leaves.push_back(tape.leaf(argument.to(seed.device())));
+  {
+    const Recording recording(tape);
+    const Variable y = f(leaves);
+    tape.backward(std::span(&y, 1), std::span(&seed, 1));
+  }
+  std::vector<std::vector<double>> gradients;
+  for (const Variable& leaf : leaves) gradients.push_back(doubles(tape.gradient(leaf)));
+  return gradients;
+}
+
+Variable layer_norm(const std::vector<Variable>& x) { return ops::layer_norm(x[0], x[1], x[2]); }
+Variable log_softmax(const std::vector<Variable>& x) { return ops::log_softmax(x[0]); }
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(long_sums)
@@ -216,17 +235,11 @@ BOOST_AUTO_TEST_CASE(gradients_of_layer_norm_whose_sums_overflow) {
         x.push_back(1e18f * sign);
         dy.push_back(1e21f * sign);
       }
-      const Tensor values = Tensor::from(x, {kRows, cols}).to(device), seed = Tensor::from(dy, {kRows, cols}).to(device);
-      Tape tape;
-      const Variable in = tape.leaf(values), weight = tape.leaf(Tensor::full({cols}, 1).to(device)),
-                     bias = tape.leaf(Tensor::zeros({cols}).to(device));
-      {
-        const Recording recording(tape);
-        const Variable y = ops::layer_norm(in, weight, bias);
-        tape.backward(std::span(&y, 1), std::span(&seed, 1));
-      }
-      for (const double g : doubles(tape.gradient(weight))) BOOST_TEST(relative_error(g, 1e21 * kRows) <= 1e-5);
-      for (const double g : doubles(tape.gradient(in))) BOOST_TEST(std::abs(g) <= 1e-5 * 1e3);
+      const auto gradients =
+          gradients_of(layer_norm, {Tensor::from(x, {kRows, cols}), Tensor::full({cols}, 1), Tensor::zeros({cols})},
+                       Tensor::from(dy, {kRows, cols}).to(device));
+      for (const double g : gradients[0]) BOOST_TEST(std::abs(g) <= 1e-5 * 1e3);
+      for (const double g : gradients[1]) BOOST_TEST(relative_error(g, 1e21 * kRows) <= 1e-5);
     }
   }
 }
@@ -244,28 +257,15 @@ BOOST_AUTO_TEST_CASE(gradients_of_rows_whose_partial_sums_overflow) {
           dy.push_back((i < rows / 2) == (j < cols / 2) ? kLarge : -kLarge);
         }
       }
-      const Tensor values = Tensor::from(x, {rows, cols}).to(device), seed = Tensor::from(dy, {rows, cols}).to(device);
-      Tape tape;
-      const Variable in = tape.leaf(values), weight = tape.leaf(Tensor::full({cols}, 1).to(device)),
-                     bias = tape.leaf(Tensor::zeros({cols}).to(device));
-      {
-        const Recording recording(tape);
-        const Variable y = ops::layer_norm(in, weight, bias);
-        tape.backward(std::span(&y, 1), std::span(&seed, 1));
+      const Tensor values = Tensor::from(x, {rows, cols}), seed = Tensor::from(dy, {rows, cols}).to(device);
+      const auto of_norm = gradients_of(layer_norm, {values, Tensor::full({cols}, 1), Tensor::zeros({cols})}, seed);
+      const auto of_logits = gradients_of(log_softmax, {values}, seed);
+      for (const double g : of_norm[1]) BOOST_TEST(g == 0);
+      for (const double g : of_norm[2]) BOOST_TEST(g == 0);
+      for (std::size_t i = 0; i < dy.size(); ++i) {
+        BOOST_TEST(relative_error(of_norm[0][i], static_cast<double>(dy[i])) <= 1e-4);
+        BOOST_TEST(relative_error(of_logits[0][i], static_cast<double>(dy[i])) <= 1e-4);
       }
-      for (const double g : doubles(tape.gradient(weight))) BOOST_TEST(g == 0);
-      for (const double g : doubles(tape.gradient(bias))) BOOST_TEST(g == 0);
-      const std::vector<double> dx = doubles(tape.gradient(in));
-      for (std::size_t i = 0; i < dx.size(); ++i) BOOST_TEST(relative_error(dx[i], static_cast<double>(dy[i])) <= 1e-4);
-      Tape second;
-      const Variable logits = second.leaf(values);
-      {
-        const Recording recording(second);
-        const Variable y = ops::log_softmax(logits);
-        second.backward(std::span(&y, 1), std::span(&seed, 1));
-      }
-      const std::vector<double> of_logits = doubles(second.gradient(logits));
-      for (std::size_t i = 0; i < dx.size(); ++i) BOOST_TEST(relative_error(of_logits[i], static_cast<double>(dy[i])) <= 1e-4);
     }
   }
 }
