@@ -19,6 +19,7 @@ namespace detail {
 struct AutogradContext {
   Tape* tape = nullptr;                            // that operations are recorded on
   std::vector<Parameter>* parameters = nullptr;    // that operations read while no tape is active are listed there
+  bool refuses_history = false;                    // while no tape is active: what operations read must have none
   OperandCache* operands = nullptr;
   UndoLog* undo = nullptr;                         // the innermost
   bool hooks = true;                               // whether those of parameters run

@@ -1,6 +1,10 @@
 #include "tapecache/autograd/checkpoint.h"
 
+#include <fmt/format.h>
+
 #include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/autograd_context.h"
+#include "tapecache/core/error.h"
 #include "tapecache/core/forward_context.h"
 
 namespace tapecache {
@@ -36,17 +40,30 @@ void recompute(Backward& context, const VariableFunction& f, const ForwardContex
   }
 }
 
+bool is_on_tape(const Variable& x) { return x.has_history() && !x.parameter().defined(); }
+
 }  // namespace
 
 std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Variable> inputs) {
   const ForwardContext first = forward_context();
   std::vector<Tensor> outputs, saved;
-  for (const Variable& input : inputs) saved.push_back(input.value());
+  std::vector<Variable> values;
+  for (const Variable& input : inputs) {
+    saved.push_back(input.value());
+    values.push_back(is_on_tape(input) ? Variable(input.value()) : input);
+  }
   std::vector<Variable> sources(inputs.begin(), inputs.end());
   {
+    // Of what is recorded, history that does not come by way of the inputs would be lost.
+    bool& refuses_history = detail::autograd_context.refuses_history;
+    const ScopedValue refusal(refuses_history, refuses_history || Tape::active());
     const NoRecording no_tape;
     const ParametersRead parameters;
-    for (const Variable& output : f(inputs)) {
+    for (const Variable& output : f(values)) {
+      if (refuses_history && is_on_tape(output)) {
+        throw TapeError(fmt::format("checkpoint: output {} is on a tape, but no input, which would lose its gradient; give it to "
+                                    "the checkpoint, or detach it", outputs.size()));
+      }
       outputs.push_back(output.value());
       if (output.parameter().defined()) sources.push_back(output);
     }

@@ -60,9 +60,13 @@ void Tape::append(const char* op, std::span<Variable> outputs, const InputList& 
     for (const Variable& output : outputs) detail::check_anomaly(op, "output", output.value_);
   }
   Tape* tape = active();
-  if (std::vector<Parameter>* const read = detail::autograd_context.parameters; !tape && read) {
+  if (const detail::AutogradContext& context = detail::autograd_context; !tape && context.parameters) {
     for (std::size_t i = 0; i < inputs.size(); ++i) {
-      if (inputs[i].parameter_.defined()) read->push_back(inputs[i].parameter_);
+      if (inputs[i].parameter_.defined()) context.parameters->push_back(inputs[i].parameter_);
+      if (context.refuses_history && inputs[i].tape_ != 0) {
+        throw TapeError(fmt::format("{}: input {} is on a tape, but no input of the checkpoint around it, which would lose its "
+                                    "gradient; give it to the checkpoint, or detach it", op, i));
+      }
     }
   }
   if (!will_record(inputs)) return;

@@ -218,8 +218,38 @@ BOOST_AUTO_TEST_CASE(history_from_outside_is_refused_not_lost) {
   const Variable x = tape.leaf(vector_of({5, 7})), outside = tape.leaf(vector_of({1, 2}));
   const Recording recording(tape);
   const VariableFunction f = [outside](std::span<const Variable> v) { return Variables{ops::multiply(v[0], outside)}; };
-  const auto use = [&] { tape.backward(ops::sum(checkpoint(f, std::span(&x, 1)).front())); };
-  BOOST_CHECK_THROW(use(), TapeError);
+  const VariableFunction in_another = [&f](std::span<const Variable> v) { return checkpoint(f, v); };
+  const VariableFunction as_it_is = [outside](std::span<const Variable>) { return Variables{outside}; };
+  const Variable constant = vector_of({5, 7});
+  for (const Variable& input : {x, constant}) {
+    const std::span<const Variable> inputs(&input, 1);
+    BOOST_CHECK_EXCEPTION(checkpoint(f, inputs), TapeError, says({"multiply: input 1", "on a tape", "checkpoint"}));
+    BOOST_CHECK_EXCEPTION(checkpoint(in_another, inputs), TapeError, says({"multiply: input 1", "on a tape"}));
+    BOOST_CHECK_EXCEPTION(checkpoint(as_it_is, inputs), TapeError, says({"checkpoint: output 0", "on a tape"}));
+  }
+  const NoRecording no_tape;
+  check_equal(checkpoint(f, std::span(&x, 1)).front().value(), {5, 14});
+}
+
+BOOST_AUTO_TEST_CASE(a_tape_of_its_own_is_none_from_outside) {
+  Tape tape;
+  const Variable x = tape.leaf(vector_of({5, 7}));
+  const VariableFunction f = [](std::span<const Variable> v) {
+    Tape own;
+    const Variable leaf = own.leaf(v[0].value());
+    Variable square;
+    {
+      const Recording recording(own);
+      square = ops::sum(ops::multiply(leaf, leaf));
+    }
+    own.backward(square);
+    return Variables{ops::multiply(v[0], Variable(own.gradient(leaf)))};
+  };
+  {
+    const Recording recording(tape);
+    tape.backward(ops::sum(checkpoint(f, std::span(&x, 1)).front()));
+  }
+  check_equal(tape.gradient(x), {10, 14});
 }
 
 BOOST_AUTO_TEST_CASE(a_parameter_changed_before_backward_is_refused) {
