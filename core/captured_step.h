@@ -15,7 +15,7 @@ namespace tapecache {
 ///   Tensor rate = Tensor::zeros({}, DType::kFloat64, device);
 ///   StepResult result;
 ///   CapturedStep step(device, [&] {
-///     result = gradcache::cached_step(towers, loss, {.chunk_sizes = {64}, .deferred = true, .device = device});
+///     result = gradcache::cached_step(towers, loss, {.cut = {64}, .deferred = true, .device = device});
 ///     optimizer.step(ops::LateNumbers{.learning_rate = rate, .gradient_scale = {}, .non_finite = result.non_finite});
 ///     optimizer.clear_gradients();
 ///   });

@@ -27,7 +27,7 @@ class CachedForward {
   struct State;
   explicit CachedForward(std::shared_ptr<State> state) : state_(std::move(state)) {}
   /// Throws Error where there is none, as in one that was moved from.
-  State& state() const;
+  const std::shared_ptr<State>& state() const;
 
  private:
   std::shared_ptr<State> state_;
@@ -61,10 +61,19 @@ struct CachedBatch {
   std::vector<CachedForward> chunks;
 };
 
+/// What `cached_backward` can be told: as in `StepOptions`. Sub-batches have their own options for the rest.
+struct CachedBackwardOptions {
+  double scale = 1;
+  Tensor late_scale = {};
+  bool deferred = false;
+  Device device = Device::cpu();
+  bool allow_unused = false;
+  /// Keeps gradients and the result's representations on the host while sub-batches are forwarded again.
+  bool offload = false;
+};
+
 /// The loss over all sub-batches of all towers, its backward, and the second forward of every sub-batch: from here on
-/// as `cached_step`, with the same promises. Used of the options are `scale`, `late_scale`, `allow_unused`, `deferred`, `device`
-/// and `offload`, which keeps gradients and the result's representations on the host while sub-batches are forwarded again;
-/// sub-batches have their own for the rest.
-StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss, const StepOptions& options = {});
+/// as `cached_step`, with the same promises.
+StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss, const CachedBackwardOptions& options = {});
 
 }  // namespace tapecache::gradcache

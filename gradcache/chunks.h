@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "tapecache/gradcache/cut.h"
 #include "tapecache/gradcache/tower.h"
 
 #pragma GCC visibility push(hidden)
@@ -16,12 +17,15 @@ struct Chunk {
   std::int64_t size() const { return end - begin; }
 };
 
-/// How a tower's batch is cut.
+/// How a tower's batch, or places of it that follow one another, is cut.
 struct Chunks {
   std::vector<Chunk> parts;
   /// The sample at each place; empty where that is the batch's own order.
   std::vector<std::int64_t> order;
 
+  std::int64_t begin() const { return parts.front().begin; }
+  std::int64_t size() const { return parts.back().end - begin(); }
+  std::int64_t largest() const;
   std::span<const std::int64_t> samples(const Chunk& chunk) const {
     return std::span(order).subspan(static_cast<std::size_t>(chunk.begin), static_cast<std::size_t>(chunk.size()));
   }
@@ -38,10 +42,17 @@ Chunks cut_by_cost(std::span<const std::int64_t> lengths, std::int64_t budget);
 /// The chunks that the caller made.
 Chunks cut_as_given(std::span<const std::int64_t> sizes);
 
-/// Rows of `batch` (in batch order) that belong to a chunk: a view where the order is the batch's own, else a copy.
+/// The chunks of every tower, by a plan that says how to cut. Throws ValueError, naming the step, for sizes that are missing, too
+/// many, below 1, or no multiple of the reproducible block (1 for none); for fewer than 0 tokens, or for tokens in blocks; and in a
+/// captured step, for tokens where the host gathers rows: of an uploading tower, or `offload`.
+std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, const MemoryPlan& plan,
+                               std::int64_t reproducible_block, bool offload);
+
+/// Rows of `batch`, which holds those of all chunks (in batch order), that belong to a chunk: a view where the order is the
+/// batch's own, else a copy.
 Tensor take_rows(const Tensor& batch, const Chunks& chunks, const Chunk& chunk);
 
-/// Writes a chunk's rows to their places in the batch, which may be in the host's page-locked memory where the rows are on a
+/// Writes a chunk's rows to their places in such a batch, which may be in the host's page-locked memory where the rows are on a
 /// device: then beside what that computes.
 void put_rows(Tensor& batch, const Chunks& chunks, const Chunk& chunk, const Tensor& rows);
 

@@ -11,7 +11,7 @@
 #include "tapecache/core/forward_context.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"
-#include "tapecache/gradcache/step_checks.h"
+#include "tapecache/gradcache/tower_run.h"
 
 namespace tapecache::gradcache {
 
@@ -56,22 +56,16 @@ std::vector<Parameter> parameters_read(std::span<const Tower> towers, const Loss
   const UndoLog buffers;
   const ScopedValue no_trace(forward_context(), forward_context().repeated());
   const NoRecording no_tape;
-  const ParametersRead read;
   Representations representations;
   std::vector<Parameter> found;
   for (const Tower& tower : towers) {
-    std::vector<Chunk> ranges = cut_as_given(tower.own_chunks()).parts;
-    if (ranges.empty()) ranges.push_back({0, tower.size()});
-    std::vector<Encoded> parts;
-    for (const Chunk& range : ranges) {
-      parts.push_back(tower.encode(range.begin, range.end));
-      detail::add_distinct(found, detail::parameters_themselves(parts.back()));
-    }
-    const Encoded encoded = detail::join_parts(tower.name(), std::move(parts));
-    for (std::size_t i = 0; i < encoded.outputs.size(); ++i) {
-      representations.add(detail::full_name(tower, encoded.outputs[i], i, encoded.outputs.size()), encoded.outputs[i].value);
-    }
+    detail::TowerRun run(tower, cut_as_given(std::vector{tower.size()}), {.step = "compare"});
+    run.forward(0, false);
+    run.finish_forward();
+    detail::add_distinct(found, run.parameters());
+    for (std::size_t i = 0; i < run.names().size(); ++i) representations.add(run.names()[i], run.representations()[i]);
   }
+  const ParametersRead read;
   detail::add_distinct(found, detail::parameter_itself(loss(representations)));
   detail::add_distinct(found, read.distinct());
   return found;
@@ -133,7 +127,7 @@ Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOp
                    std::span<const Parameter> parameters) {
   StepOptions read = options;
   read.deferred = false;
-  return compare_steps([&] { return direct_step(towers, loss, read); }, [&] { return cached_step(towers, loss, read); },
+  return compare_steps([&] { return direct_step(towers, loss, read.direct()); }, [&] { return cached_step(towers, loss, read); },
                        parameters);
 }
 

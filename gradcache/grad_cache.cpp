@@ -23,14 +23,14 @@ StepResult GradCache::step(std::span<const Tower> towers) {
   checked_.reset();
   if (self_check_.every > 0 && steps_ % self_check_.every == 0) check(towers);
   StepOptions options = options_;
-  if (options.memory_budget && !options.memory_plan) {
+  if (std::holds_alternative<MemoryBudget>(options.cut)) {
     std::vector<std::int64_t> sizes;
     for (const Tower& tower : towers) sizes.push_back(tower.size());
     if (!plan_ || sizes != planned_sizes_) {
       plan_ = plan_memory(towers, options);
       planned_sizes_ = std::move(sizes);
     }
-    options.memory_plan = plan_;
+    options.cut = *plan_;
   }
   StepResult result = cached_step(towers, loss_, options);
   ++steps_;
@@ -46,7 +46,7 @@ StepResult GradCache::step(std::span<const Tower> towers) {
 }
 
 void GradCache::check(std::span<const Tower> towers) {
-  detail::check_step("GradCache", towers, options_);
+  detail::check_step("GradCache", towers, options_.reproducible_block, {options_.scale, options_.late_scale});
   std::vector<Tower> parts;
   const std::int64_t samples = std::min(self_check_.samples, towers.empty() ? 0 : towers.front().size());
   for (const Tower& tower : towers) {
@@ -57,11 +57,9 @@ void GradCache::check(std::span<const Tower> towers) {
     parts.push_back(tower.first(std::max<std::int64_t>(1, tower.size() * samples / towers.front().size())));
   }
   StepOptions options = options_;
-  options.memory_budget.reset();
-  options.memory_plan.reset();
   options.observer = nullptr;
-  const std::int64_t unit = detail::chunk_unit(options);
-  options.chunk_sizes = {std::max(unit, samples / 4 / unit * unit)};
+  const std::int64_t unit = detail::chunk_unit(options.reproducible_block);
+  options.cut = ChunkSizes{std::max(unit, samples / 4 / unit * unit)};
   checked_ = compare(parts, loss_, options);
 }
 

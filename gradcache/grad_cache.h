@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/memory_plan.h"
 #include "tapecache/gradcache/step.h"
 
 namespace tapecache::gradcache {

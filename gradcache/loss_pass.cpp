@@ -8,7 +8,6 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/non_finite.h"
-#include "tapecache/gradcache/step_checks.h"
 
 namespace tapecache::gradcache::detail {
 
@@ -50,7 +49,7 @@ std::string first_of_outputs(std::span<const LossInput> towers, Describe describ
 
 }  // namespace
 
-LossPass take_loss(const char* step, std::span<const LossInput> towers, const Loss& loss, const StepOptions& options,
+LossPass take_loss(const char* step, std::span<const LossInput> towers, const Loss& loss, const LossOptions& options,
                    GradientTransaction& transaction, StepReadings& readings, StepResult& result) {
   Tape tape;
   const std::vector<std::vector<Variable>> leaves = make_leaves(tape, towers);
@@ -72,7 +71,7 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
                                  "nothing", step));
   }
   if (value.has_history()) {
-    const Tensor seed = seed_for(value, options.scale, options);
+    const Tensor seed = seed_for(value, 1, options.scale);
     const auto later = no_hooks();  // the transaction runs them
     tape.backward(std::span(&value, 1), std::span(&seed, 1));
   }

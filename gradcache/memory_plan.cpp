@@ -11,6 +11,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/forward_context.h"
 #include "tapecache/core/memory_scopes.h"
+#include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/step_checks.h"
@@ -61,7 +62,7 @@ Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, con
   GradientTransaction undone;
   const auto tried = no_hooks();
   const ScopedValue no_trace(forward_context(), forward_context().repeated());
-  const Autocast autocast(detail::encoder_precision(options));
+  const Autocast autocast(detail::encoder_precision(options.autocast));
   const auto in_use = [&] { return static_cast<double>(memory.stats().current); };
   const auto before = in_use();
   // Beside the chunk at work: the input of the next one, and what the step off-loads of it.
@@ -136,13 +137,13 @@ TowerCost measure(const Tower& tower, const Chunks& order, const StepOptions& op
 std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double available, std::int64_t longest,
                             const StepOptions& options) {
   constexpr std::int64_t kWholeRows = 8;  // what kernels like
-  const std::int64_t unit = options.reproducible ? detail::chunk_unit(options) : kWholeRows;
+  const std::int64_t unit = options.reproducible_block > 0 ? options.reproducible_block : kWholeRows;
   const auto samples = [&](double bytes) {
     return static_cast<std::int64_t>(std::min(cost.peak.within(bytes) / static_cast<double>(longest), 1e15));
   };
   std::int64_t size = samples(kChunkShare * available);
   if (size < unit) size = std::min(samples(available), unit);
-  size = std::min(std::max(size, detail::chunk_unit(options)), tower.size());
+  size = std::min(std::max(size, detail::chunk_unit(options.reproducible_block)), tower.size());
   if (size > unit && size < tower.size()) size -= size % unit;
   return size;
 }
@@ -150,14 +151,15 @@ std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double av
 }  // namespace
 
 MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options) {
-  if (!options.memory_budget) throw ValueError("plan_memory: no memory_budget is set");
-  detail::check_step("plan_memory", towers, options);
-  const auto budget = static_cast<double>(options.memory_budget->bytes);
-  const MemoryLimit within(options.memory_budget->bytes, options.device);
+  const auto* const budget = std::get_if<MemoryBudget>(&options.cut);
+  if (!budget) throw ValueError("plan_memory: the cut is none by a MemoryBudget");
+  detail::check_step("plan_memory", towers, options.reproducible_block, {options.scale, options.late_scale});
+  if (budget->bytes == 0) throw ValueError("plan_memory: a memory budget of 0 bytes, expected what the step may use");
+  const MemoryLimit within(budget->bytes, options.device);
   const NoRecording outside_tape;
-  MemoryPlan plan;
+  MemoryPlan plan{.chunk_tokens = budget->chunk_tokens, .bytes = budget->bytes};
   std::vector<TowerCost> costs;
-  double available = kMargin * budget - static_cast<double>(allocator(options.device).stats().current);
+  double available = kMargin * static_cast<double>(budget->bytes) - static_cast<double>(allocator(options.device).stats().current);
   double representations = 0;  // with their gradients
   for (const Tower& tower : towers) {
     Chunks order;
@@ -170,16 +172,14 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
   if (!offloads(options)) available -= std::exchange(representations, 0);
   for (std::size_t i = 0; i < towers.size(); ++i) {
     const Tower& tower = towers[i];
-    const bool given = !tower.own_chunks().empty() || (options.chunk_tokens > 0 && !tower.lengths().empty());
+    const bool given = !tower.own_chunks().empty() || (plan.chunk_tokens > 0 && !tower.lengths().empty());
     const std::int64_t longest =
         tower.lengths().empty()
             ? 1
             : std::max<std::int64_t>(1, *std::max_element(tower.lengths().begin(), tower.lengths().end()));
     plan.chunk_sizes.push_back(given ? 0 : chunk_size_for(tower, costs[i], available, longest, options));
   }
-  StepOptions cut = options;
-  cut.memory_plan = plan;
-  const std::vector<Chunks> chunks = detail::cut_towers("plan_memory", towers, cut);
+  const std::vector<Chunks> chunks = cut_towers("plan_memory", towers, plan, options.reproducible_block, options.offload);
   double held = 0, work = 0;
   for (std::size_t t = towers.size(); t-- > 0;) {
     for (std::size_t c = chunks[t].parts.size(); c-- > 0;) {

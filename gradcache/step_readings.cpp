@@ -65,13 +65,13 @@ Tensor StepReadings::total_loss() const {
   return total.value();
 }
 
-void commit_step(GradientTransaction& transaction, StepResult& result, const StepOptions& options) {
+void commit_step(GradientTransaction& transaction, StepResult& result, bool deferred) {
   if (result.status != StepStatus::kDone) {
     transaction.keep_random_state();
     transaction.commit();
     return;
   }
-  if (!options.deferred) {
+  if (!deferred) {
     result.parameters = transaction.commit();
     return;
   }

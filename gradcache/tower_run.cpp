@@ -1,3 +1,5 @@
+#include "tapecache/gradcache/tower_run.h"
+
 #include <algorithm>
 #include <cmath>
 
@@ -5,7 +7,6 @@
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/scoped_value.h"
-#include "tapecache/gradcache/cached_run.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/step_checks.h"
 
@@ -31,22 +32,44 @@ double largest_difference(const Tensor& a, const Tensor& b) {
 }
 
 /// Weights are packed for several products with each, where they are small enough to be had beside whatever else there is.
-std::size_t packed_budget(const Chunks& chunks, const StepOptions& options) {
+std::size_t packed_budget(const Chunks& chunks, const ForwardOptions& options) {
   constexpr std::size_t kMax = std::size_t{32} << 20;
-  const bool limited = options.memory_budget || options.memory_plan || allocator(Device::cpu()).stats().limit != 0;
-  return limited || (chunks.parts.size() == 1 && !options.reproducible) ? 0 : kMax;
+  const bool limited = options.spare_memory || allocator(Device::cpu()).stats().limit != 0;
+  return limited || (chunks.parts.size() == 1 && options.reproducible_block == 0) ? 0 : kMax;
+}
+
+/// "image", or "image.tokens".
+std::string full_name(const Tower& tower, const Output& output, std::size_t index, std::size_t outputs) {
+  if (!output.name.empty()) return fmt::format("{}.{}", tower.name(), output.name);
+  return outputs == 1 ? tower.name() : fmt::format("{}.{}", tower.name(), index);
 }
 
 }  // namespace
 
-TowerRun::TowerRun(const Tower& tower, Chunks chunks, const StepOptions& options)
+TowerRun::TowerRun(const Tower& tower, Chunks chunks, const ForwardOptions& options)
     : tower_(&tower),
       chunks_(std::move(chunks)),
-      options_(&options),
-      batch_size_(tower.size()),
+      options_(options),
       kept_(chunks_.parts.size()),
       prefetched_(chunks_.parts.size()),
       operands_(packed_budget(chunks_, options)) {}
+
+/// What of a chunk is forwarded together: the whole of it, or reproducible blocks, or the caller's own chunks.
+std::vector<Chunk> TowerRun::pieces_of(std::size_t chunk) const {
+  const Chunk& whole = chunks_.parts[chunk];
+  std::vector<Chunk> pieces;
+  if (!tower_->own_chunks().empty()) {
+    for (const Chunk& own : cut_as_given(tower_->own_chunks()).parts) {
+      if (own.begin >= whole.begin && own.end <= whole.end) pieces.push_back(own);
+    }
+    return pieces;
+  }
+  const std::int64_t size = options_.reproducible_block > 0 ? options_.reproducible_block : whole.size();
+  for (std::int64_t begin = whole.begin; begin < whole.end; begin += size) {
+    pieces.push_back({begin, std::min(begin + size, whole.end)});
+  }
+  return pieces;
+}
 
 Tower::Samples TowerRun::take(const Chunk& range) const {
   return chunks_.order.empty() ? tower_->take(range.begin, range.end) : tower_->take(chunks_.samples(range));
@@ -64,9 +87,9 @@ std::vector<Tensor> TowerRun::take_gradients(const Chunk& range) const {
 void TowerRun::prefetch(std::size_t chunk) {
   Prefetched ahead;
   try {
-    for (const Chunk& range : pieces_of(*tower_, chunks_.parts[chunk], *options_)) {
+    for (const Chunk& range : pieces_of(chunk)) {
       if (tower_->uploads() && !kept_[chunk].tape) ahead.samples.push_back(take(range));
-      if (options_->offload && !cache_.empty()) ahead.gradients.push_back(take_gradients(range));
+      if (options_.offload && !cache_.empty()) ahead.gradients.push_back(take_gradients(range));
     }
     prefetched_[chunk] = std::move(ahead);
   } catch (const OutOfMemory&) {
@@ -83,17 +106,16 @@ bool TowerRun::drop_prefetched() {
   return dropped;
 }
 
-std::vector<Tensor> TowerRun::representations_there() const {
-  std::vector<Tensor> there;
-  for (std::size_t i = 0; i < outputs_.values.size(); ++i) there.push_back(outputs_.values[i].to_async(outputs_.devices[i]));
-  return there;
+std::vector<Tensor> TowerRun::representations_on_device() const {
+  std::vector<Tensor> values;
+  for (std::size_t i = 0; i < outputs_.values.size(); ++i) values.push_back(outputs_.values[i].to_async(outputs_.devices[i]));
+  return values;
 }
 
-void TowerRun::set_cache(std::vector<Tensor> cache) {
+void TowerRun::begin_backward(std::vector<Tensor> cache, const GradientScale& scale, std::int64_t samples) {
   cache_ = std::move(cache);
-  for (Tensor& gradient : cache_) {
-    if (options_->offload && gradient.defined()) gradient = gradient.to_async(Device::cpu());
-  }
+  scale_ = scale;
+  samples_ = samples;
 }
 
 std::vector<Piece> TowerRun::encode(std::size_t chunk, ForwardContext context) {
@@ -101,7 +123,7 @@ std::vector<Piece> TowerRun::encode(std::size_t chunk, ForwardContext context) {
   const auto operands = operands_.use();
   std::vector<Piece> pieces;
   std::vector<Tower::Samples> ahead = std::exchange(prefetched_[chunk].samples, {});
-  for (const Chunk& range : pieces_of(*tower_, chunks_.parts[chunk], *options_)) {
+  for (const Chunk& range : pieces_of(chunk)) {
     // Every piece makes the same calls: the same layers, on other samples.
     random_state().key.call = first_->random.key.call;
     const Tower::Samples samples = ahead.empty() ? take(range) : std::move(ahead[pieces.size()]);
@@ -116,15 +138,15 @@ void TowerRun::check_calls(const Chunk& range) {
   const std::uint32_t call = random_state().key.call;
   if (!last_call_) last_call_ = call;
   if (call == *last_call_) return;
-  throw ValueError(fmt::format("cached_step: tower '{}' made {} random draws for {}, but {} at its first forward: they "
-                               "cannot equal those of the whole batch", tower_->name(), call - first_->random.key.call,
+  throw ValueError(fmt::format("{}: tower '{}' made {} random draws for {}, but {} at its first forward: they "
+                               "cannot equal those of the whole batch", options_.step, tower_->name(), call - first_->random.key.call,
                                range_text(chunks_, range), calls()));
 }
 
 void TowerRun::forward(std::size_t chunk, bool keep) {
   if (!first_) {
     first_ = forward_context();
-    first_->autocast = encoder_precision(*options_);
+    first_->autocast = encoder_precision(options_.autocast);
     input_version_ = tower_->version();
   }
   if (keep) {
@@ -163,14 +185,14 @@ BatchOutputs TowerRun::make_outputs(const Piece& first) const {
     const Variable& value = outputs[i].value;
     made.names.push_back(full_name(*tower_, outputs[i], i, outputs.size()));
     made.devices.push_back(value.device());
-    const Shape shape = value.shape().with(0, tower_->size());
-    const bool offloaded = options_->offload && !value.device().is_cpu();
+    const Shape shape = value.shape().with(0, chunks_.size());
+    const bool offloaded = options_.offload && !value.device().is_cpu();
     made.values.push_back(offloaded ? Tensor::empty_pinned(shape, value.dtype())
                                     : Tensor::empty(shape, value.dtype(), value.device()));
   }
   for (const AuxiliaryLoss& loss : first.encoded.auxiliary) {
     const Variable& values = loss.values;
-    made.auxiliary.push_back({loss.name, Tensor::empty({tower_->size()}, values.dtype(), values.device()), loss.weight});
+    made.auxiliary.push_back({loss.name, Tensor::empty({chunks_.size()}, values.dtype(), values.device()), loss.weight});
   }
   return made;
 }
@@ -182,16 +204,16 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
     note_parameters(parameters_themselves(piece.encoded));
     const std::vector<Output>& outputs = piece.encoded.outputs;
     if (outputs.size() != outputs_.values.size()) {
-      throw ShapeError(fmt::format("cached_step: tower '{}' gave {} outputs for {}, but {} for its first chunk",
-                                   tower_->name(), outputs.size(), range_text(chunks_, piece.range),
+      throw ShapeError(fmt::format("{}: tower '{}' gave {} outputs for {}, but {} for its first chunk",
+                                   options_.step, tower_->name(), outputs.size(), range_text(chunks_, piece.range),
                                    outputs_.values.size()));
     }
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const Tensor& value = outputs[i].value.value();
       Tensor& batch = outputs_.values[i];
       if (value.shape().without(0) != batch.shape().without(0) || value.dtype() != batch.dtype()) {
-        throw ShapeError(fmt::format("cached_step: tower '{}' gave {} for {}, but its first chunk leads to {}",
-                                     tower_->name(), describe(value), range_text(chunks_, piece.range),
+        throw ShapeError(fmt::format("{}: tower '{}' gave {} for {}, but its first chunk leads to {}",
+                                     options_.step, tower_->name(), describe(value), range_text(chunks_, piece.range),
                                      describe(batch)));
       }
       put_rows(batch, chunks_, piece.range, value);
@@ -224,24 +246,24 @@ std::size_t TowerRun::kept() const {
       std::count_if(kept_.begin(), kept_.end(), [](const Kept& kept) { return kept.tape != nullptr; }));
 }
 
-std::vector<AuxiliarySum> TowerRun::auxiliary() const {
+std::vector<AuxiliarySum> TowerRun::auxiliary(std::int64_t samples) const {
   std::vector<AuxiliarySum> sums;
   for (const AuxiliaryLoss& loss : outputs_.auxiliary) {
-    sums.push_back({loss.name, sum_of_elements(loss.values.value()), batch_size_, loss.weight});
+    sums.push_back({loss.name, sum_of_elements(loss.values.value()), samples, loss.weight});
   }
   return sums;
 }
 
 void TowerRun::check_unchanged() const {
   if (tower_->version() != input_version_) {
-    throw ValueError(fmt::format("cached_step: the input of tower '{}' was changed between the two forwards",
+    throw ValueError(fmt::format("{}: the input of tower '{}' was changed between forward and backward", options_.step,
                                  tower_->name()));
   }
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const Tensor& now = parameters_[i].value();
     const Version& then = parameter_versions_[i];
     if (now.weak_storage().lock() != then.storage.lock() || now.version() != then.number) {
-      throw ValueError(fmt::format("cached_step: parameter '{}' of tower '{}' was changed between the two forwards",
+      throw ValueError(fmt::format("{}: parameter '{}' of tower '{}' was changed between forward and backward", options_.step,
                                    parameters_[i].name(), tower_->name()));
     }
   }
@@ -256,18 +278,18 @@ void TowerRun::check_recompute(const std::vector<Piece>& pieces) const {
                     outputs[i].value.dtype() == outputs_.values[i].dtype();
     }
     if (!same_shapes) {
-      throw ShapeError(fmt::format("cached_step: the second forward of tower '{}' gave {} for {}, the first led to {}",
-                                   tower_->name(), describe(outputs.front().value.value()),
+      throw ShapeError(fmt::format("{}: the second forward of tower '{}' gave {} for {}, the first led to {}",
+                                   options_.step, tower_->name(), describe(outputs.front().value.value()),
                                    range_text(chunks_, piece.range), describe(outputs_.values.front())));
     }
     check_auxiliary(tower_->name(), range_text(chunks_, piece.range) + " again", piece.encoded.auxiliary, outputs_.auxiliary);
-    if (!options_->check_recompute) continue;
+    if (!options_.check_recompute) continue;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const double difference =
           largest_difference(outputs[i].value.value(), take_rows(outputs_.values[i], chunks_, piece.range));
       if (difference == 0) continue;
-      throw ValueError(fmt::format("cached_step: the second forward of tower '{}' differs from the first by up to {} "
-                                   "for {}: the encoder depends on something that changes between calls",
+      throw ValueError(fmt::format("{}: the second forward of tower '{}' differs from the first by up to {} "
+                                   "for {}: the encoder depends on something that changes between calls", options_.step,
                                    outputs_.names[i], difference, range_text(chunks_, piece.range)));
     }
   }
@@ -306,9 +328,8 @@ void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::s
     }
     for (const AuxiliaryLoss& loss : piece.encoded.auxiliary) {
       if (!loss.values.has_history()) continue;
-      const double share = auxiliary_seed(*options_, loss.weight, batch_size_);
       outputs.push_back(loss.values);
-      gradients.push_back(seed_for(loss.values, share, *options_));
+      gradients.push_back(seed_for(loss.values, loss.weight / static_cast<double>(samples_), scale_));
     }
   }
   const auto later = no_hooks();  // the transaction runs them

@@ -29,7 +29,7 @@ std::vector<ReproducibleCost> reproducible_cost(Workload& workload, int rounds) 
   };
   StepOptions options{{kChunk}};
   add(options);
-  options.reproducible = true;
+  options.reproducible_block = 8;
   std::vector<ReproducibleCost> costs;
   for (std::int64_t block = 8; block <= kChunk; block *= 2) {
     options.reproducible_block = block;
@@ -69,19 +69,19 @@ Cost measure_cost(const Effort& effort) {
   const std::int64_t chunks = (effort.batch + kChunk - 1) / kChunk;
   const std::size_t least = cached({{kChunk}}).peak_bytes;
   StepOptions all;
-  all.memory_plan = MemoryPlan{{kChunk, kChunk}, 2 * chunks};
+  all.cut = MemoryPlan{{kChunk, kChunk}, 2 * chunks};
   const std::size_t most = cached(all).peak_bytes;
   for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0, 1.5}) {
     StepOptions options;
     const auto bytes = least + static_cast<std::size_t>(share * static_cast<double>(most - least));
     // 3 % is what a plan leaves free.
-    options.memory_budget = MemoryBudget{bytes + bytes / 32};
+    options.cut = MemoryBudget{bytes + bytes / 32};
     {
-      const MemoryLimit limit(options.memory_budget->bytes);
-      options.memory_plan = plan_memory(towers, options);
+      const MemoryLimit limit(std::get<MemoryBudget>(options.cut).bytes);
+      options.cut = plan_memory(towers, options);
     }
     const StepResult result = cached(options);
-    cost.by_budget.push_back({share, options.memory_budget->bytes, result.peak_bytes,
+    cost.by_budget.push_back({share, std::get<MemoryBudget>(options.cut).bytes, result.peak_bytes,
                               static_cast<double>(result.kept_chunks) / static_cast<double>(result.chunks), 0});
     runs.push_back([&, options] { cached(options); });
   }
@@ -101,9 +101,9 @@ Reproducible measure_reproducible(const Effort& effort) {
   Workload workload(effort.batch);
   Reproducible found;
   StepOptions options;
-  options.reproducible = true;
+  options.reproducible_block = 8;
   for (std::int64_t chunk = 8; chunk <= effort.batch; chunk += chunk < 64 ? 8 : 64) {
-    options.chunk_sizes = {chunk};
+    options.cut = {chunk};
     const Comparison difference = compare(workload.towers(), workload.loss(), options, workload.clip.parameters());
     found.bit_identical = found.bit_identical && difference.max_relative() == 0;
     found.chunks.push_back(chunk);

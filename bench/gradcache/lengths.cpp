@@ -62,7 +62,7 @@ Lengths measure_lengths(const Effort& effort) {
   const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], r[1]); };
   constexpr std::int64_t kChunk = 32;
   StepOptions padded{{kChunk}}, by_tokens;
-  by_tokens.chunk_tokens = kChunk * longest;  // what a padded chunk takes
+  by_tokens.cut = ChunkTokens{kChunk * longest};  // what a padded chunk takes
   const auto run = [&](const StepOptions& options) {
     return [&] {
       cached_step(towers, loss, options);

@@ -156,7 +156,7 @@ class ClipWorkload : public Workload {
         {"image", inputs.at("images"), [this](const Tensor& x) { return clip_.encode_image(x); }},
         {"text", models::TokenBatch{inputs.at("ids"), {}},
          [this](const models::TokenBatch& x) { return clip_.encode_text(x); }}};
-    gradcache::StepOptions options{.memory_plan = gradcache::MemoryPlan{{chunk_, chunk_}, kKeptChunks},
+    gradcache::StepOptions options{.cut = gradcache::MemoryPlan{{chunk_, chunk_}, kKeptChunks},
                                    .autocast = setting_.precision,
                                    .device = setting_.device};
     return gradcache::cached_step(

@@ -61,7 +61,7 @@ int main() {
 
   gradcache::direct_step(towers, loss);
   const std::vector<float> direct = std::exchange(theirs.gradient, std::vector<float>(theirs.gradient.size()));
-  gradcache::cached_step(towers, loss, {.chunk_sizes = {8}});
+  gradcache::cached_step(towers, loss, {.cut = {8}});
   float largest = 0;
   for (std::size_t i = 0; i < direct.size(); ++i) largest = std::max(largest, std::abs(direct[i] - theirs.gradient[i]));
   std::printf("their cached gradient: %s the direct one\n", largest < 1e-5f ? "equal to" : "NOT");
@@ -71,7 +71,7 @@ int main() {
   optimizer.clear_gradients();
   double first = 0, last = 0;
   for (int step = 0; step < 100; ++step) {
-    last = gradcache::cached_step(towers, loss, {.chunk_sizes = {8}}).loss;
+    last = gradcache::cached_step(towers, loss, {.cut = {8}}).loss;
     if (step == 0) first = last;
     theirs.step(0.1f);
     optimizer.step(1e-2);

@@ -90,15 +90,15 @@ int main() {
   const std::vector<gradcache::Tower> towers{{"sets", sets, encode}, {"moved", moved, encode}};
   const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
 
-  for (const gradcache::StepOptions& options : {gradcache::StepOptions{.chunk_sizes = {8}}, {.chunk_tokens = 20}}) {
+  for (const gradcache::StepOptions& options : {gradcache::StepOptions{.cut = {8}}, {.cut = gradcache::ChunkTokens{20}}}) {
     const auto difference = gradcache::compare(towers, loss, options, builder.parameters());
-    std::printf("chunks by %s: %s the direct gradient\n", options.chunk_tokens > 0 ? "cost" : "number",
+    std::printf("chunks by %s: %s the direct gradient\n", std::holds_alternative<gradcache::ChunkTokens>(options.cut) ? "cost" : "number",
                 difference.relative_norm < 1e-5 ? "equal to" : "NOT");
   }
   train::AdamW optimizer(builder.parameters());
   double first = 0, last = 0;
   for (int step = 0; step < 60; ++step) {
-    last = gradcache::cached_step(towers, loss, {.chunk_tokens = 20}).loss;
+    last = gradcache::cached_step(towers, loss, {.cut = gradcache::ChunkTokens{20}}).loss;
     if (step == 0) first = last;
     optimizer.step(1e-2);
     optimizer.clear_gradients();

@@ -33,10 +33,10 @@ Tensor next_images() { return Tensor::full({64, 64}, 0.5); }
 models::TokenBatch texts() { return {Tensor::full({64, 4}, 9, DType::kInt32), {}}; }
 
 gradcache::StepOptions all_options() {
-  gradcache::StepOptions options{.chunk_sizes = {32}};        // 32 samples a chunk, in every tower
-  options.memory_budget = gradcache::MemoryBudget{8ull << 30};  // or: what the step may use, and nothing else to choose
-  options.chunk_tokens = 4096;                                // texts: chunks by tokens, ordered by length
-  options.reproducible = true;                                // equal to the last bit, for chunks of 8, 16, 24, …
+  gradcache::StepOptions options{.cut = {32}};                // 32 samples a chunk, in every tower
+  options.cut = gradcache::ChunkTokens{4096};                 // or: texts, chunks by tokens, ordered by length
+  options.cut = gradcache::MemoryBudget{8ull << 30};          // or: what the step may use, and nothing else to choose
+  options.reproducible_block = 8;                             // equal to the last bit, for chunks of 8, 16, 24, …
   options.reproducible_block = 32;                            // or of 32, 64, …, at less cost
   options.check_recompute = true;                             // compare both forwards
   options.retry_smaller_chunks = true;                        // after OutOfMemory
@@ -54,7 +54,7 @@ double captured(Device device) {
   Tensor rate = Tensor::zeros({}, DType::kFloat64, device);
   StepResult result;
   CapturedStep step(device, [&] {
-    result = gradcache::cached_step(towers, loss, {.chunk_sizes = {64}, .deferred = true, .device = device});
+    result = gradcache::cached_step(towers, loss, {.cut = {64}, .deferred = true, .device = device});
     optimizer.step(ops::LateNumbers{.learning_rate = rate, .gradient_scale = {}, .non_finite = result.non_finite});
     optimizer.clear_gradients();
   });
@@ -75,7 +75,7 @@ void copies(const Tensor& images) {
 
 double uploaded(const Tensor& images, const models::TokenBatch& tokens) {
   const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
-  gradcache::StepOptions options{.chunk_sizes = {16}};
+  gradcache::StepOptions options{.cut = {16}};
   std::vector<gradcache::Tower> towers{
       gradcache::Tower("image", images.pinned(), encode_image).upload_to(Device::cuda(0)),
       gradcache::Tower("text", tokens.pinned(), encode_text).upload_to(Device::cuda(0))};
@@ -86,7 +86,7 @@ double uploaded(const Tensor& images, const models::TokenBatch& tokens) {
 
 void captured_uploads(const Tensor& first_images, const models::TokenBatch& tokens) {
   const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
-  gradcache::StepOptions options{.chunk_sizes = {16}};
+  gradcache::StepOptions options{.cut = {16}};
   options.offload = options.deferred = true;
   options.device = Device::cuda(0);
   StepResult result;
@@ -104,7 +104,7 @@ void captured_uploads(const Tensor& first_images, const models::TokenBatch& toke
 }  // namespace
 
 int main() {
-  std::printf("%lld tokens a chunk\n", static_cast<long long>(all_options().chunk_tokens));
+  std::printf("%zu bytes\n", std::get<gradcache::MemoryBudget>(all_options().cut).bytes);
   std::printf("loss %.2f\n", captured(Device::cpu()));
   std::printf("%lld numbers\n", static_cast<long long>(augmented(next_images()).numel()));
   if (cuda_device_count() == 0) return 0;

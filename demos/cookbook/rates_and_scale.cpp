@@ -23,7 +23,7 @@ int main() {
   train::AdamW head(head_parameters), encoder(encoder_parameters, {.weight_decay = 0.05});
   const train::LossScalerOptions scaling{.initial_scale = 0x1p+28, .max_scale = 0x1p+28};  // too much for f16 at first
   train::LossScaler scaler(scaling);
-  gradcache::StepOptions options{.chunk_sizes = {32}};
+  gradcache::StepOptions options{.cut = {32}};
   options.autocast = DType::kFloat16;
   double first_loss = 0, last_loss = 0;
   for (int step = 0; step < 60; ++step) {

@@ -18,7 +18,7 @@ int main() {
       {"question", samples, [&](const Tensor& x) { return ops::l2_normalize(question(x)); }},
       {"answer", samples, [&](const Tensor& x) { return ops::l2_normalize(answer(x)); }}};
   const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
-  const gradcache::StepOptions options{.chunk_sizes = {32}};  // 512 samples, 32 at a time, 511 negatives each
+  const gradcache::StepOptions options{.cut = {32}};  // 512 samples, 32 at a time, 511 negatives each
 
   const auto difference = gradcache::compare(towers, loss, options, builder.parameters());
   const bool equal = difference.relative_norm < 1e-5;

@@ -139,11 +139,11 @@ BOOST_AUTO_TEST_CASE(every_way_to_take_a_step) {
       return done(accumulated_step(setup.towers(), setup.loss(), {{8}}));
     }));
     attack_both(setup.work("reproducible cached_step", [&] {
-      return done(cached_step(setup.towers(), setup.loss(), {.chunk_sizes = {8}, .reproducible = true, .reproducible_block = 4,
+      return done(cached_step(setup.towers(), setup.loss(), {.cut = {8}, .reproducible_block = 4,
                                                              .check_recompute = true}));
     }));
     attack_both(setup.work("cached_step off-loading", [&] {
-      return done(cached_step(setup.towers(), setup.loss(), {.chunk_sizes = {10}, .offload = true}));
+      return done(cached_step(setup.towers(), setup.loss(), {.cut = {10}, .offload = true}));
     }));
   }
 }
@@ -153,12 +153,12 @@ BOOST_AUTO_TEST_CASE(steps_that_keep_tapes_and_drop_them) {
     Setup setup(outputs);
     // From no tape kept to all.
     for (const std::int64_t kept : {1, 3, 6}) {
-      const StepOptions options{.memory_plan = MemoryPlan{{8}, kept}};
+      const StepOptions options{.cut = MemoryPlan{{8}, kept}};
       attack_both(setup.work(fmt::format("cached_step that keeps {} tapes", kept),
                              [&] { return done(cached_step(setup.towers(), setup.loss(), options)); }, kReordered));
     }
     attack_both(setup.work("cached_step that may halve its chunks", [&] {
-      return done(cached_step(setup.towers(), setup.loss(), {.chunk_sizes = {16}, .retry_smaller_chunks = true}));
+      return done(cached_step(setup.towers(), setup.loss(), {.cut = {16}, .retry_smaller_chunks = true}));
     }, kReordered));
   }
 }
@@ -170,7 +170,7 @@ BOOST_AUTO_TEST_CASE(steps_within_a_budget) {
     for (const double share : {0.8, 1.5}) {
       const auto within = [&] {
         const auto bytes = allocator().stats().current + static_cast<std::size_t>(share * static_cast<double>(whole));
-        return StepOptions{.memory_budget = MemoryBudget{bytes}};
+        return StepOptions{.cut = MemoryBudget{bytes}};
       };
       attack_both(setup.work(fmt::format("cached_step within {} of what one tape takes", share),
                              [&] { return done(cached_step(setup.towers(), setup.loss(), within())); }, kReordered), 211);
@@ -226,7 +226,7 @@ BOOST_AUTO_TEST_CASE(steps_under_autocast) {
   Setup setup(Outputs::kSeveral, DType::kFloat32);
   for (const DType precision : {DType::kBFloat16, DType::kFloat16}) {
     attack_both(setup.work("cached_step under autocast", [&] {
-      return done(cached_step(setup.towers(), setup.loss(), {.chunk_sizes = {10}, .autocast = precision}));
+      return done(cached_step(setup.towers(), setup.loss(), {.cut = {10}, .autocast = precision}));
     }));
   }
 }

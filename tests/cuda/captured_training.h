@@ -75,7 +75,7 @@ struct Training {
     options.offload = places.offload;
     options.deferred = true;
     options.late_scale = scaler.scale();
-    options.memory_plan = MemoryPlan{{4, 3}, kept};
+    options.cut = MemoryPlan{{4, 3}, kept};
     if (kind == Kind::kCachedBFloat16) options.autocast = DType::kBFloat16;
   }
 
@@ -84,7 +84,7 @@ struct Training {
       return tiled ? clip_loss(r[0], r[1], {.scale = Scale::from_log(model.clip.logit_scale()), .tiles = {{4, 4}}})
                    : clip_loss(r[0], r[1], {.scale = Scale::from_log(model.clip.logit_scale())});
     };
-    result = kind == Kind::kDirect ? direct_step(towers, loss, options) : cached_step(towers, loss, options);
+    result = kind == Kind::kDirect ? direct_step(towers, loss, options.direct()) : cached_step(towers, loss, options);
     norm = train::clip_gradients(model.clip.parameters(), 0.5 * 1024);
     optimizer->step(ops::LateNumbers{rate, scaler.gradient_scale(), result.non_finite});
     scaler.update(result.non_finite);

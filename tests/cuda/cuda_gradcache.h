@@ -20,7 +20,7 @@ inline Tensor values_there(const Shape& shape, std::uint64_t seed, DType dtype =
 }
 
 inline gradcache::StepOptions there(std::vector<std::int64_t> chunk_sizes = {}) {
-  gradcache::StepOptions options{std::move(chunk_sizes)};
+  gradcache::StepOptions options{.cut = gradcache::ChunkSizes(std::move(chunk_sizes))};
   options.device = kCuda;
   return options;
 }

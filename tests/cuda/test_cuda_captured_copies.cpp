@@ -246,7 +246,7 @@ BOOST_AUTO_TEST_CASE(what_a_replay_would_not_see_is_refused, *on_device) {
     StepOptions options = there({4});
     options.deferred = true;
     options.offload = offload;
-    options.chunk_tokens = tokens;
+    if (tokens > 0) options.cut = ChunkTokens{tokens, {4}};
     cached_step(std::span(&tower, 1), loss, options);
   };
   SmallModel model(6);
@@ -260,8 +260,8 @@ BOOST_AUTO_TEST_CASE(what_a_replay_would_not_see_is_refused, *on_device) {
          take(Tower("x", Moving{batch.pinned()}, [&](const Moving& m) { return encoder(m.values); }).upload_to(kCuda), false);
        },
        {"tower 'x'", "map_tensors"}},
-      {[&] { take(text.upload_to(kCuda), false, 20); }, {"cached_step", "'text'", "ordered by length", "chunk_tokens"}},
-      {[&] { take(text_there, true, 20); }, {"cached_step", "'text'", "ordered by length", "chunk_tokens"}},
+      {[&] { take(text.upload_to(kCuda), false, 20); }, {"cached_step", "'text'", "ordered by length", "ChunkSizes"}},
+      {[&] { take(text_there, true, 20); }, {"cached_step", "'text'", "ordered by length", "ChunkSizes"}},
       {[&] { device.to_async(Device::cpu()).data<float>(); }, {"only recorded", "captured step may not"}},
       {[&] { device.to_async(Device::cpu()).clone(); }, {"only recorded"}},
       {[&] {

@@ -121,7 +121,7 @@ struct TextSetup {
 using Step = std::function<StepResult(const TextSetup&, const Tensor&)>;
 
 const std::vector<std::pair<std::string, Step>> kSteps{
-    {"direct", [](const TextSetup& s, const Tensor& ids) { return direct_step(s.towers(ids), s.loss(), there()); }},
+    {"direct", [](const TextSetup& s, const Tensor& ids) { return direct_step(s.towers(ids), s.loss(), there().direct()); }},
     {"cached", [](const TextSetup& s, const Tensor& ids) { return cached_step(s.towers(ids), s.loss(), there({2})); }},
 };
 

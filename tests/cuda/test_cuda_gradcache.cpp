@@ -129,8 +129,8 @@ BOOST_AUTO_TEST_CASE(accumulation_on_a_device_is_not_equal, *on_device) {
   const ClipThere setup(8);
   const auto towers = setup.towers();
   const auto accumulated = [&](std::int64_t chunk) {
-    return compare_steps([&] { return direct_step(towers, setup.loss(), there()); },
-                         [&] { return accumulated_step(towers, setup.loss(), there({chunk})); }, setup.parameters());
+    return compare_steps([&] { return direct_step(towers, setup.loss(), there().direct()); },
+                         [&] { return accumulated_step(towers, setup.loss(), {.chunk_sizes = {chunk}, .device = kCuda}); }, setup.parameters());
   };
   BOOST_TEST(accumulated(2).relative_norm > 1e-2);
   check_equal(accumulated(8), 1e-12);
@@ -144,13 +144,13 @@ BOOST_AUTO_TEST_CASE(chunks_of_every_size_with_and_without_kept_tapes, *on_devic
         BOOST_TEST_CONTEXT(name(dtype) << ", chunks of " << chunk << ", " << kept << " kept") {
           begin_random_step(5, 3);
           StepOptions options = there();
-          options.memory_plan = MemoryPlan{{chunk, std::max<std::int64_t>(1, chunk - 1)}, kept};
+          options.cut = MemoryPlan{{chunk, std::max<std::int64_t>(1, chunk - 1)}, kept};
           check_equal(compare(setup.towers(), setup.loss(), options, setup.parameters()), tolerance);
         }
       }
     }
     begin_random_step(1, 1);
-    direct_step(setup.towers(), setup.loss(), there());
+    direct_step(setup.towers(), setup.loss(), there().direct());
     const RandomState after = random_state();
     begin_random_step(1, 1);
     cached_step(setup.towers(), setup.loss(), there({4}));
@@ -188,7 +188,7 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_and_a_loss_scale, *on_device) {
     StepOptions options = there({3});
     options.scale = 0.25;
     check_equal(compare(towers, loss, options, encoder.parameters()), tolerance);
-    const StepResult direct = direct_step(towers, loss, options), cached = cached_step(towers, loss, options);
+    const StepResult direct = direct_step(towers, loss, options.direct()), cached = cached_step(towers, loss, options);
     BOOST_REQUIRE((direct.auxiliary.size() == 1 && cached.auxiliary.size() == 1));
     BOOST_TEST(cached.auxiliary[0].mean > 0);
   }
@@ -198,15 +198,15 @@ BOOST_AUTO_TEST_CASE(reproducible_steps_on_a_device_are_equal_to_the_last_bit, *
   for (const DType precision : {DType::kFloat32, DType::kBFloat16}) {
     const ClipThere setup(27, DType::kFloat32);
     StepOptions options = there();
-    options.reproducible = true;
+    options.reproducible_block = 8;
     options.autocast = precision;
     begin_random_step(7, 3);
-    const StepResult direct = direct_step(setup.towers(), setup.loss(), options);
+    const StepResult direct = direct_step(setup.towers(), setup.loss(), options.direct());
     const std::vector<Tensor> expected = gradients_of(setup.parameters());
     for (const std::int64_t chunk : {8, 16, 32}) {
       for (const std::int64_t kept : {0, 2}) {
         BOOST_TEST_CONTEXT(name(precision) << ", chunks of " << chunk << ", " << kept << " kept") {
-          options.memory_plan = MemoryPlan{{chunk, chunk}, kept};
+          options.cut = MemoryPlan{{chunk, chunk}, kept};
           begin_random_step(7, 3);
           BOOST_TEST(cached_step(setup.towers(), setup.loss(), options).loss == direct.loss);
           const std::vector<Tensor> found = gradients_of(setup.parameters());
@@ -253,7 +253,7 @@ BOOST_AUTO_TEST_CASE(chunks_by_tokens_with_attention_equal_the_padded_batch, *on
     const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], r[1]); };
     for (const std::int64_t tokens : {1, 13, 1000}) {
       StepOptions options = there({4});
-      options.chunk_tokens = tokens;
+      options.cut = ChunkTokens{tokens, {4}};
       options.check_recompute = true;
       begin_random_step(2, 5);
       BOOST_TEST(compare(towers, loss, options).relative_norm <= tolerance);
@@ -271,10 +271,10 @@ BOOST_AUTO_TEST_CASE(sub_batches_from_a_loader_make_the_big_one, *on_device) {
   const auto by_parts = [&] {
     const std::vector<CachedBatch> towers{parts("image", setup.image, setup.images, 3),
                                           parts("text", setup.text, setup.texts, 6)};
-    return cached_backward(towers, setup.loss(), there());
+    return cached_backward(towers, setup.loss(), {.device = kCuda});
   };
   begin_random_step(3, 4);
-  check_equal(compare_steps([&] { return direct_step(setup.towers(), setup.loss(), there()); }, by_parts,
+  check_equal(compare_steps([&] { return direct_step(setup.towers(), setup.loss(), there().direct()); }, by_parts,
                             setup.parameters()),
               1e-12);
 }

@@ -36,26 +36,26 @@ BOOST_AUTO_TEST_SUITE(cuda)
 
 BOOST_AUTO_TEST_CASE(a_step_on_a_device_stays_within_its_budget, *on_device) {
   const WideThere setup;
-  const StepResult direct = direct_step(setup.towers, setup.loss, there());
+  const StepResult direct = direct_step(setup.towers, setup.loss, there().direct());
   gradients_of(setup.parameters);
   const std::size_t base = allocator(kCuda).stats().current, host_base = allocator().stats().current;
   const PeakMeter host(Device::cpu());
   for (const double part : {0.6, 1.5}) {
     StepOptions options = there();
     const auto share = static_cast<std::size_t>(part * static_cast<double>(direct.peak_bytes - base));
-    options.memory_budget = MemoryBudget{base + share};
+    options.cut = MemoryBudget{base + share};
     BOOST_TEST_CONTEXT(part << " of what the direct step takes") {
       check_equal(compare(setup.towers, setup.loss, options, setup.parameters), 1e-5);
       const StepResult result = cached_step(setup.towers, setup.loss, options);
       gradients_of(setup.parameters);
-      BOOST_TEST(result.peak_bytes <= options.memory_budget->bytes);
+      BOOST_TEST(result.peak_bytes <= std::get<MemoryBudget>(options.cut).bytes);
       BOOST_TEST((part < 1 ? result.chunks > 2 : result.kept_chunks == result.chunks));
     }
   }
   BOOST_TEST(allocator(kCuda).stats().limit == 0u);
   BOOST_TEST(host.peak() - host_base <= (direct.peak_bytes - base) / 10);
   StepOptions hopeless = there();
-  hopeless.memory_budget = MemoryBudget{base + 1000};
+  hopeless.cut = MemoryBudget{base + 1000};
   BOOST_CHECK_EXCEPTION(cached_step(setup.towers, setup.loss, hopeless), OutOfMemory, says({"memory budget", "'image'"}));
   for (const Parameter& p : setup.parameters) BOOST_TEST(!p.gradient().defined());
 }

@@ -262,9 +262,9 @@ BOOST_AUTO_TEST_CASE(texts_as_on_the_cpu, *on_device) {
 }
 
 BOOST_AUTO_TEST_CASE(cached_steps_as_on_the_cpu, *on_device) {
-  gradcache::StepOptions by_tokens{.chunk_sizes = {2}, .check_recompute = true};
-  by_tokens.chunk_tokens = 8;  // samples in another order, which draw by their own numbers
-  for (const gradcache::StepOptions& options : {gradcache::StepOptions{.chunk_sizes = {2}, .check_recompute = true}, by_tokens}) {
+  // By tokens, samples come in another order, and draw by their own numbers.
+  for (const gradcache::Cut& cut : {gradcache::Cut{2}, gradcache::Cut(gradcache::ChunkTokens{8, {2}})}) {
+    const gradcache::StepOptions options{.cut = cut, .check_recompute = true};
     for (const auto& [dtype, tolerance] : kTypes) {
       const ClipThere here(Device::cpu(), dtype, 0.2), there(kCuda, dtype, 0.2);
       const gradcache::StepResult expected = here.step(options, Device::cpu()), found = there.step(options, kCuda);
@@ -281,24 +281,24 @@ BOOST_AUTO_TEST_CASE(a_cached_step_equals_the_direct_one, *on_device) {
   const gradcache::Comparison c = gradcache::compare(
       there.towers(),
       [&](auto r) { return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(there.clip.logit_scale())}); },
-      {.chunk_sizes = {2}, .device = kCuda}, there.clip.parameters());
+      {.cut = {2}, .device = kCuda}, there.clip.parameters());
   BOOST_TEST(c.relative_norm <= 1e-12);
 }
 
 BOOST_AUTO_TEST_CASE(a_step_within_a_memory_budget_of_the_device, *on_device) {
   const ClipThere there(kCuda, DType::kFloat32, 0.2);
   gradcache::StepOptions options;
-  options.memory_budget = gradcache::MemoryBudget{allocator(kCuda).stats().current + (1 << 20)};
+  options.cut = gradcache::MemoryBudget{allocator(kCuda).stats().current + (1 << 20)};
   const gradcache::StepResult found = there.step(options, kCuda);
   BOOST_TEST((found.status == gradcache::StepStatus::kDone));
-  BOOST_TEST(found.peak_bytes <= options.memory_budget->bytes);
+  BOOST_TEST(found.peak_bytes <= std::get<gradcache::MemoryBudget>(options.cut).bytes);
 }
 
 BOOST_AUTO_TEST_CASE(mixed_precision_as_near_to_f64_as_on_the_cpu, *on_device) {
   const ClipThere exact(Device::cpu(), DType::kFloat64), here(Device::cpu(), DType::kFloat32), there(kCuda, DType::kFloat32);
-  const double loss = exact.step({.chunk_sizes = {2}}, Device::cpu()).loss;
+  const double loss = exact.step({.cut = {2}}, Device::cpu()).loss;
   for (const auto& [low, tolerance] : {std::pair{DType::kBFloat16, 3e-2}, std::pair{DType::kFloat16, 4e-3}}) {
-    gradcache::StepOptions options{.chunk_sizes = {2}};
+    gradcache::StepOptions options{.cut = {2}};
     options.autocast = low;
     BOOST_TEST(std::abs(here.step(options, Device::cpu()).loss - loss) <= tolerance * loss);
     BOOST_TEST(std::abs(there.step(options, kCuda).loss - loss) <= tolerance * loss);

@@ -167,7 +167,7 @@ BOOST_AUTO_TEST_CASE(a_step_gives_the_same_bits_wherever_its_data_lies, *on_devi
     for (const std::int64_t kept : {0, 3, 100}) {
       BOOST_TEST_CONTEXT("chunks of " << chunk << ", " << kept << " kept") {
         StepOptions options = there();
-        options.memory_plan = MemoryPlan{{chunk, chunk + 1, chunk}, kept};
+        options.cut = MemoryPlan{{chunk, chunk + 1, chunk}, kept};
         options.check_recompute = chunk == 4;
         check_every_place(setup, options);
       }
@@ -178,8 +178,8 @@ BOOST_AUTO_TEST_CASE(a_step_gives_the_same_bits_wherever_its_data_lies, *on_devi
 BOOST_AUTO_TEST_CASE(chunks_by_tokens_give_the_same_bits_wherever_their_data_lies, *on_device) {
   const ThreeTowers setup;
   for (const std::int64_t tokens : {1, 13, 40}) {
-    StepOptions options = there({4});
-    options.chunk_tokens = tokens;
+    StepOptions options = there();
+    options.cut = ChunkTokens{tokens, {4}};
     options.check_recompute = true;
     BOOST_TEST_CONTEXT(tokens << " tokens") { check_every_place(setup, options); }
   }
@@ -189,7 +189,7 @@ BOOST_AUTO_TEST_CASE(other_options_give_the_same_bits_wherever_the_data_lies, *o
   const ThreeTowers setup;
   StepOptions low = there({4}), reproducible = there({8}), scaled = there({5});
   low.autocast = DType::kBFloat16;
-  reproducible.reproducible = true;
+  reproducible.reproducible_block = 8;
   scaled.scale = 0.25;
   for (const StepOptions& options : {low, reproducible, scaled}) check_every_place(setup, options);
 
@@ -198,11 +198,11 @@ BOOST_AUTO_TEST_CASE(other_options_give_the_same_bits_wherever_the_data_lies, *o
   const std::size_t base = allocator(kCuda).stats().current;
   for (const std::size_t room : {std::size_t{60'000}, std::size_t{120'000}, std::size_t{1} << 30}) {
     StepOptions budget = there();
-    budget.reproducible = true;
+    budget.reproducible_block = 8;
     budget.offload = true;
-    budget.memory_budget = MemoryBudget{base + (device_name(kCuda) == "emulated" ? room : std::size_t{1} << 30)};
+    budget.cut = MemoryBudget{base + (device_name(kCuda) == "emulated" ? room : std::size_t{1} << 30)};
     Outcome found = take_step(setup, Batch::kHost, budget);
-    BOOST_TEST(found.result.peak_bytes <= budget.memory_budget->bytes);
+    BOOST_TEST(found.result.peak_bytes <= std::get<MemoryBudget>(budget.cut).bytes);
     found.result.kept_chunks = expected.result.kept_chunks;
     check_same(found, expected);
   }
@@ -227,7 +227,7 @@ BOOST_AUTO_TEST_CASE(a_chunk_is_copied_before_the_one_in_front_of_it_is_encoded,
              boost::test_tools::per_element());
   log.clear();
   StepOptions kept = there();
-  kept.memory_plan = MemoryPlan{{0}, 2};
+  kept.cut = MemoryPlan{{0}, 2};
   cached_step(std::span(&tower, 1), loss, kept);
   BOOST_TEST(log == (Log{"copy 1", "copy 2", "encode 1", "copy 3", "encode 2", "encode 3", "copy 1", "encode 1"}),
              boost::test_tools::per_element());
@@ -255,12 +255,12 @@ BOOST_AUTO_TEST_CASE(other_ways_to_take_a_step_upload_too, *on_device) {
     const std::vector<Tensor> found = gradients_of(setup.parameters());
     for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], gradients[i]));
   };
-  same([&](std::span<const Tower> towers) { return direct_step(towers, setup.loss(), there()); });
-  same([&](std::span<const Tower> towers) { return accumulated_step(towers, setup.loss(), there({3})); });
+  same([&](std::span<const Tower> towers) { return direct_step(towers, setup.loss(), there().direct()); });
+  same([&](std::span<const Tower> towers) { return accumulated_step(towers, setup.loss(), {.chunk_sizes = {3}, .device = kCuda}); });
   same([&](std::span<const Tower> towers) {
     std::vector<CachedBatch> batches;
     for (const Tower& tower : towers) batches.push_back({tower.name(), {cached(tower)}});
-    return cached_backward(batches, setup.loss(), there());
+    return cached_backward(batches, setup.loss(), {.device = kCuda});
   });
   same([&](std::span<const Tower> towers) {
     StepOptions options = there({4});

@@ -51,11 +51,7 @@ struct SubBatches {
   std::vector<Parameter> parameters() const { return joined({image.parameters(), text.parameters()}); }
 };
 
-StepOptions off_loading(bool offload) {
-  StepOptions options = there();
-  options.offload = offload;
-  return options;
-}
+CachedBackwardOptions off_loading(bool offload) { return {.device = kCuda, .offload = offload}; }
 
 }  // namespace
 
@@ -127,7 +123,7 @@ BOOST_AUTO_TEST_CASE(off_loaded_sub_batches_take_less_of_the_devices_memory, *on
 
 BOOST_AUTO_TEST_CASE(off_loaded_sub_batches_in_a_captured_step, *on_device) {
   const SubBatches setup(8, 4);
-  StepOptions options = off_loading(true);
+  CachedBackwardOptions options = off_loading(true);
   options.deferred = true;
   const auto result_of = [&](std::uint32_t t) {
     begin_random_step(7, t);

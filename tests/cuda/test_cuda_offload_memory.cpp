@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "cuda_gradcache.h"
+#include "tapecache/gradcache/memory_plan.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/losses/losses.h"
@@ -79,9 +80,8 @@ BOOST_AUTO_TEST_CASE(a_budget_holds_more_tapes_where_representations_are_off_loa
     const WideOutputs setup(input, hidden);
     StepOptions options = there({setup.chunk});
     const std::size_t needed = peak_of(setup, setup.there(), options);
-    options.chunk_sizes.clear();
     const std::vector<Tower> here = setup.here(), there = setup.there();
-    options.memory_budget = MemoryBudget{allocator(kCuda).stats().current + needed * 3 / 2};
+    options.cut = MemoryBudget{allocator(kCuda).stats().current + needed * 3 / 2};
     const auto kept = [](const MemoryPlan& plan) { return plan.kept_chunks * plan.chunk_sizes[0]; };
     const std::int64_t kept_without = kept(plan_memory(there, options));
     options.offload = true;
@@ -91,7 +91,7 @@ BOOST_AUTO_TEST_CASE(a_budget_holds_more_tapes_where_representations_are_off_loa
         if (!towers[0].uploads()) BOOST_TEST(kept(plan) > kept_without);  // else tapes hold their inputs too
         begin_random_step(1, 1);
         const StepResult result = cached_step(towers, setup.loss, options);
-        BOOST_TEST(result.peak_bytes <= options.memory_budget->bytes);
+        BOOST_TEST(result.peak_bytes <= std::get<MemoryBudget>(options.cut).bytes);
         BOOST_TEST(result.retries == 0);
         BOOST_TEST(result.kept_chunks == plan.kept_chunks);
         gradients_of(setup.parameters);
@@ -146,7 +146,7 @@ BOOST_AUTO_TEST_CASE(running_out_of_memory_while_off_loading, *on_device) {
   const std::size_t needed = peak_of(setup, towers, options), device = allocator(kCuda).stats().current;
   {
     const MemoryLimit limit(device + needed + needed / 8, kCuda);
-    options.chunk_sizes = {setup.samples};
+    options.cut = {setup.samples};
     BOOST_CHECK_THROW(cached_step(towers, setup.loss, options), OutOfMemory);
     for (const Parameter& p : setup.parameters) BOOST_TEST(!p.gradient().defined());
     BOOST_TEST(allocator(kCuda).stats().current == device);
@@ -160,7 +160,7 @@ BOOST_AUTO_TEST_CASE(running_out_of_memory_while_off_loading, *on_device) {
   Allocator& pinned = pinned_allocator();
   pinned.set_limit(pinned.stats().current + 100);
   options.retry_smaller_chunks = false;
-  options.chunk_sizes = {setup.chunk};
+  options.cut = {setup.chunk};
   BOOST_CHECK_EXCEPTION(cached_step(towers, setup.loss, options), OutOfMemory, says({"page-locked memory"}));
   pinned.set_limit(0);
 }

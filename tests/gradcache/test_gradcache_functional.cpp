@@ -108,7 +108,7 @@ BOOST_AUTO_TEST_CASE(both_forwards_of_a_chunk_have_one_context) {
   const std::vector<Tower> towers{{"x", random_values({6, 5}, 2), encode}};
   const Loss loss = [](std::span<const Variable> r) { return ops::sum(ops::multiply(r[0], r[0])); };
   const ScopedValue odd(forward_context(), odd_context());
-  cached_step(towers, loss, {.chunk_sizes = {2}});
+  cached_step(towers, loss, {.cut = {2}});
   ForwardContext after = odd_context();
   after.random.key.call += 2;
   BOOST_CHECK(forward_context() == after);
@@ -161,14 +161,14 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_over_sub_batches) {
   const Tensor x = random_values({7, 5}, 2);
   const std::vector<Tower> towers{{"x", x, encode}};
   const Loss loss = [](const Representations& r) { return info_nce(r.at("x.pooled"), ops::tanh(r[0])); };
-  StepOptions scaled, late;
+  DirectOptions scaled, late;
   scaled.scale = 0.25;
   late.late_scale = Tensor::full({}, 3.0, DType::kFloat64);
-  for (const StepOptions& options : {StepOptions(), scaled, late}) {
+  for (const DirectOptions& options : {DirectOptions(), scaled, late}) {
     const auto by_parts = [&] {
       CachedBatch batch{"x", {cached(encode, x.slice(0, 2))}};
       batch.chunks.push_back(cached(encode, x.slice(2, 7), {.after = &batch.chunks.back()}));
-      return cached_backward(std::span(&batch, 1), loss, options);
+      return cached_backward(std::span(&batch, 1), loss, {.scale = options.scale, .late_scale = options.late_scale});
     };
     check_equal(compare_steps([&] { return direct_step(towers, loss, options); }, by_parts, encoder.parameters()), 1e-12);
   }
@@ -214,7 +214,7 @@ BOOST_AUTO_TEST_CASE(misuse) {
   const std::vector<CachedBatch> namesakes{{"x", {forward}}, {"x", {forward}}};
   BOOST_CHECK_EXCEPTION(cached_backward(namesakes, loss), ValueError, says({"two towers", "'x'"}));
   const CachedBatch batch{"x", {forward}};
-  StepOptions unbounded;
+  CachedBackwardOptions unbounded;
   unbounded.scale = std::numeric_limits<double>::infinity();
   BOOST_CHECK_EXCEPTION(cached_backward(std::span(&batch, 1), loss, unbounded), ValueError, says({"scale is inf"}));
   Parameter w = encoder.w1;

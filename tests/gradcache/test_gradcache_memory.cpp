@@ -17,7 +17,7 @@ namespace {
 
 StepOptions budget(std::size_t bytes) {
   StepOptions options;
-  options.memory_budget = MemoryBudget{bytes};
+  options.cut = MemoryBudget{bytes};
   return options;
 }
 
@@ -63,15 +63,15 @@ BOOST_AUTO_TEST_CASE(a_tight_budget_keeps_nothing_and_an_ample_one_all) {
   };
   const std::vector<Tower> counted{{"image", model.images, counting}, towers[1]};
   StepOptions ample = budget(base + (std::size_t{1} << 30));
-  ample.memory_plan = plan_memory(counted, ample);
-  BOOST_TEST((ample.memory_plan->chunk_sizes == std::vector<std::int64_t>{64, 64}));
+  ample.cut = plan_memory(counted, ample);
+  BOOST_TEST((std::get<MemoryPlan>(ample.cut).chunk_sizes == std::vector<std::int64_t>{64, 64}));
   forwards = 0;
   const StepResult kept = cached_step(counted, model.loss(), ample);
   BOOST_TEST(kept.kept_chunks == 2);
   BOOST_TEST(forwards == 1);
 
   StepOptions tight = ample;
-  tight.memory_plan->kept_chunks = 0;
+  std::get<MemoryPlan>(tight.cut).kept_chunks = 0;
   forwards = 0;
   BOOST_TEST(cached_step(counted, model.loss(), tight).kept_chunks == 0);
   BOOST_TEST(forwards == 2);
@@ -93,7 +93,7 @@ BOOST_AUTO_TEST_CASE(kept_tapes_give_way_to_the_loss) {
   BOOST_TEST(want.relative_norm <= 1e-5);
   // A plan that is too hopeful: every tape kept, under a limit that holds half of them.
   StepOptions hopeful;
-  hopeful.memory_plan = MemoryPlan{{8, 8}, 16};
+  hopeful.cut = MemoryPlan{{8, 8}, 16};
   const std::size_t base = allocator().stats().current;
   const StepResult all = cached_step(towers, model.loss(), hopeful);
   model.clear();
@@ -144,7 +144,7 @@ BOOST_AUTO_TEST_CASE(off_loading_changes_nothing_on_the_cpu) {
   const auto take = [&](std::span<const Tower> towers, bool offload) {
     begin_random_step(3, 4);
     StepOptions options;
-    options.memory_plan = MemoryPlan{{4, 5}, 3};
+    options.cut = MemoryPlan{{4, 5}, 3};
     options.offload = offload;
     const StepResult result = cached_step(towers, setup.loss(), options);
     std::vector<Tensor> found = result.representations;
@@ -190,7 +190,7 @@ BOOST_AUTO_TEST_CASE(the_class_form_plans_once) {
     model.clear();
     random_state() = before;
     StepOptions same = grad_cache.options();
-    same.memory_plan = grad_cache.plan();
+    same.cut = *grad_cache.plan();
     cached_step(towers, model.loss(), same);
     for (std::size_t i = 0; i < found.size(); ++i) {
       BOOST_TEST(same_bits(found[i], model.clip.parameters()[i].gradient()));

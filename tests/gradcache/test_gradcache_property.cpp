@@ -128,8 +128,9 @@ struct Case {
     const std::int64_t count = dice.between(1, 3), width = dice.between(2, 6);
     const std::int64_t samples = dice.chance(10) ? 1 : dice.between(2, 40);
     const std::int64_t negatives = count == 2 && dice.chance(25) ? dice.between(1, 3) : 0;
-    options.reproducible = dice.chance(25);
-    if (dice.chance(50)) options.reproducible_block = dice.between(1, 12);
+    const bool reproducible = dice.chance(25);
+    const std::int64_t block = dice.chance(50) ? dice.between(1, 12) : 8;
+    if (reproducible) options.reproducible_block = block;
     options.scale = dice.chance(30) ? 0.5 * static_cast<double>(dice.between(1, 9)) : 1;
     if (dice.chance(20)) options.late_scale = Tensor::full({}, 0.25 * static_cast<double>(dice.between(1, 9)), DType::kFloat64);
     options.check_recompute = dice.chance(30);
@@ -148,13 +149,13 @@ struct Case {
       inputs.emplace_back(x, encoder);
       if (dice.chance(15)) towers.push_back(Tower::from_chunks(name, cut_at_random(dice, x), encoder));
       else towers.push_back(Tower(name, x, encoder));
-      const std::int64_t chunk = dice.between(1, own + 1), block = options.reproducible_block;
-      sizes.push_back(options.reproducible ? block * ((chunk + block - 1) / block) : chunk);
+      const std::int64_t chunk = dice.between(1, own + 1);
+      sizes.push_back(reproducible ? block * ((chunk + block - 1) / block) : chunk);
     }
     // Only with sums in one order: elsewhere a last bit may decide how an operand is rounded to bf16.
-    if (options.reproducible && dtype == DType::kFloat32 && dice.chance(50)) options.autocast = DType::kBFloat16;
-    if (dice.chance(40)) options.memory_plan = MemoryPlan{sizes, dice.between(0, 12)};
-    else options.chunk_sizes = sizes;
+    if (reproducible && dtype == DType::kFloat32 && dice.chance(50)) options.autocast = DType::kBFloat16;
+    if (dice.chance(40)) options.cut = MemoryPlan{sizes, dice.between(0, 12)};
+    else options.cut = ChunkSizes(sizes);
     make_loss(dice, names, negatives, width);
   }
 
@@ -210,9 +211,9 @@ BOOST_DATA_TEST_CASE(cached_equals_direct, boost::unit_test::data::xrange(600), 
   const Case c(static_cast<std::uint64_t>(seed));
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
   const Comparison found = compare(c.towers, c.loss, c.options);
-  check_alike(found, c.options.reproducible ? 0 : c.tolerance());
+  check_alike(found, c.options.reproducible_block > 0 ? 0 : c.tolerance());
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
-  direct_step(c.towers, c.loss, c.options);
+  direct_step(c.towers, c.loss, c.options.direct());
   const RandomState after = random_state();
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
   const StepResult cached = cached_step(c.towers, c.loss, c.options);
@@ -223,7 +224,7 @@ BOOST_DATA_TEST_CASE(cached_equals_direct, boost::unit_test::data::xrange(600), 
 /// The same batches, emitted by a loader in parts.
 BOOST_DATA_TEST_CASE(functional_form_equals_direct, boost::unit_test::data::xrange(300), seed) {
   Case c(static_cast<std::uint64_t>(seed));
-  c.options.reproducible = false;  // which is for chunks of a tower
+  c.options.reproducible_block = 0;  // which is for chunks of a tower
   c.options.autocast = DType::kFloat32;
   const auto by_parts = [&] {
     Dice dice(static_cast<std::uint64_t>(seed) + 1000);
@@ -238,10 +239,10 @@ BOOST_DATA_TEST_CASE(functional_form_equals_direct, boost::unit_test::data::xran
         batch.chunks.push_back(cached(encoder, part, options));
       }
     }
-    return cached_backward(batches, c.loss, c.options);
+    return cached_backward(batches, c.loss, {.scale = c.options.scale, .late_scale = c.options.late_scale});
   };
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
-  std::vector<Parameter> parameters = direct_step(c.towers, c.loss, c.options).parameters;
+  std::vector<Parameter> parameters = direct_step(c.towers, c.loss, c.options.direct()).parameters;
   for (Parameter& p : parameters) p.clear_gradient();
   const RandomState after = random_state();
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
@@ -250,7 +251,7 @@ BOOST_DATA_TEST_CASE(functional_form_equals_direct, boost::unit_test::data::xran
   BOOST_TEST((result.status == StepStatus::kDone));
   for (Parameter& p : parameters) p.clear_gradient();
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
-  const Comparison found = compare_steps([&] { return direct_step(c.towers, c.loss, c.options); }, by_parts, parameters);
+  const Comparison found = compare_steps([&] { return direct_step(c.towers, c.loss, c.options.direct()); }, by_parts, parameters);
   check_alike(found, c.tolerance());
 }
 

@@ -50,7 +50,7 @@ BOOST_AUTO_TEST_CASE(every_draw_is_the_same_for_every_cut_and_thread_count) {
     set_thread_count(count);
     for (std::int64_t chunk = 1; chunk <= 14; ++chunk) {
       begin_random_step(9, 1);
-      options.chunk_sizes = {chunk};
+      options.cut = {chunk};
       check_equal(compare(towers, pairwise, options), 1e-12);
     }
   }
@@ -124,11 +124,9 @@ BOOST_AUTO_TEST_CASE(drop_path_within_transformers) {
     begin_random_step(2, 2);
     check_close(compare(model.towers(), model.loss(), {{chunk}}), 1e-5);
   }
-  StepOptions tokens{{8}};
-  tokens.chunk_tokens = 40;
-  check_close(compare(model.towers(), model.loss(), tokens), 1e-5);
+  check_close(compare(model.towers(), model.loss(), {.cut = ChunkTokens{40, {8}}}), 1e-5);
   StepOptions exact{{8}};
-  exact.reproducible = true;
+  exact.reproducible_block = 8;
   BOOST_TEST(compare(model.towers(), model.loss(), exact).relative_norm == 0.0);
 }
 

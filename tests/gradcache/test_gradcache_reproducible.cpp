@@ -5,6 +5,7 @@
 #include "gradcache_checks.h"
 #include "small_model.h"
 #include "tapecache/core/parallel_for.h"
+#include "tapecache/gradcache/memory_plan.h"
 #include "tapecache/ops/layout.h"
 
 using namespace tapecache;
@@ -49,9 +50,9 @@ BOOST_AUTO_TEST_CASE(direct_and_cached_gradients_are_equal_to_the_last_bit) {
   const SmallModel model(45);  // the last block is ragged
   const std::vector<Tower> towers = model.towers();
   StepOptions options;
-  options.reproducible = true;
+  options.reproducible_block = 8;
   begin_random_step(7, 3);
-  const StepResult direct = direct_step(towers, model.loss(), options);
+  const StepResult direct = direct_step(towers, model.loss(), options.direct());
   const RandomState after = random_state();
   const std::vector<Tensor> expected = gradients_of(model.clip.parameters());
   for (const int threads : {1, 2, 4}) {
@@ -59,7 +60,7 @@ BOOST_AUTO_TEST_CASE(direct_and_cached_gradients_are_equal_to_the_last_bit) {
     for (std::int64_t chunk = 8; chunk <= 48; chunk += 8) {
       for (const std::int64_t kept : {0, 1, 3, 100}) {
         BOOST_TEST_CONTEXT("chunk " << chunk << ", " << kept << " kept, " << threads << " threads") {
-          options.memory_plan = MemoryPlan{{chunk, chunk}, kept};
+          options.cut = MemoryPlan{{chunk, chunk}, kept};
           begin_random_step(7, 3);
           const StepResult cached = cached_step(towers, model.loss(), options);
           BOOST_TEST((random_state() == after));
@@ -74,16 +75,16 @@ BOOST_AUTO_TEST_CASE(direct_and_cached_gradients_are_equal_to_the_last_bit) {
 BOOST_AUTO_TEST_CASE(blocks_of_another_size) {
   const SmallModel model(45);
   StepOptions options;
-  options.reproducible = true;
+  options.reproducible_block = 8;
   std::vector<std::vector<Tensor>> by_block;
   for (const std::int64_t block : {1, 5, 16}) {
     options.reproducible_block = block;
     begin_random_step(7, 3);
-    direct_step(model.towers(), model.loss(), options);
+    direct_step(model.towers(), model.loss(), options.direct());
     const std::vector<Tensor>& expected = by_block.emplace_back(gradients_of(model.clip.parameters()));
     for (const std::int64_t chunks : {1, 2, 3}) {
       BOOST_TEST_CONTEXT("chunk of " << chunks << " blocks of " << block) {
-        options.chunk_sizes = {chunks * block};
+        options.cut = {chunks * block};
         begin_random_step(7, 3);
         cached_step(model.towers(), model.loss(), options);
         check_same_bits(gradients_of(model.clip.parameters()), expected, model.clip.parameters());
@@ -101,17 +102,14 @@ BOOST_AUTO_TEST_CASE(blocks_of_another_size) {
 BOOST_AUTO_TEST_CASE(a_budget_cuts_in_whole_blocks) {
   const SmallModel model(45);
   StepOptions options;
-  options.reproducible = true;
   options.reproducible_block = 10;
-  options.memory_budget = MemoryBudget{64 << 20};
+  options.cut = MemoryBudget{64 << 20};
   for (const std::int64_t size : plan_memory(model.towers(), options).chunk_sizes) BOOST_TEST((size % 10 == 0 || size == 45));
   {
-    options.chunk_sizes = {10};
-    options.memory_budget.reset();
+    options.cut = {10};
     const std::size_t needed = cached_step(model.towers(), model.loss(), options).peak_bytes;
     gradients_of(model.clip.parameters());
-    options.chunk_sizes.clear();
-    options.memory_budget = MemoryBudget{needed + needed / 16};
+    options.cut = MemoryBudget{needed + needed / 16};
   }
   const MemoryPlan tight = plan_memory(model.towers(), options);
   for (const std::int64_t size : tight.chunk_sizes) BOOST_TEST(size % 10 == 0);
@@ -119,7 +117,7 @@ BOOST_AUTO_TEST_CASE(a_budget_cuts_in_whole_blocks) {
   BOOST_TEST(cached_step(model.towers(), model.loss(), options).chunks > 2);
   const std::vector<Tensor> found = gradients_of(model.clip.parameters());
   begin_random_step(7, 3);
-  direct_step(model.towers(), model.loss(), options);
+  direct_step(model.towers(), model.loss(), options.direct());
   check_same_bits(found, gradients_of(model.clip.parameters()), model.clip.parameters());
   // Not even a block: no smaller chunk is tried.
   options.reproducible_block = 40;
@@ -129,7 +127,7 @@ BOOST_AUTO_TEST_CASE(a_budget_cuts_in_whole_blocks) {
 BOOST_AUTO_TEST_CASE(chunk_sizes_of_their_own_a_tower) {
   const SmallModel model(40);
   StepOptions options{{8, 24}};
-  options.reproducible = true;
+  options.reproducible_block = 8;
   const Comparison c = compare(model.towers(), model.loss(), options);
   BOOST_TEST(c.relative_norm == 0.0);
   BOOST_TEST(c.max_relative() == 0.0);
@@ -150,16 +148,16 @@ BOOST_AUTO_TEST_CASE(tied_weights_and_reused_layers) {
     return ops::add(clip_loss(r[0], r[1], {.scale = Scale::from_log(scale)}), info_nce(ops::linear(r[0], w), r[1]));
   };
   StepOptions options;
-  options.reproducible = true;
+  options.reproducible_block = 8;
   for (std::int64_t chunk = 8; chunk <= 56; chunk += 8) {
-    options.chunk_sizes = {chunk};
+    options.cut = {chunk};
     const Comparison c = compare(towers, loss, options);
     BOOST_TEST(c.parameters.size() == 3u);
     BOOST_TEST(c.max_relative() == 0.0);
   }
   // Without the option the order of the sums shows, or this test could not fail.
-  options.reproducible = false;
-  options.chunk_sizes = {8};
+  options.reproducible_block = 0;
+  options.cut = {8};
   BOOST_TEST(compare(towers, loss, options).max_relative() > 0.0);
 }
 
@@ -177,9 +175,9 @@ BOOST_AUTO_TEST_CASE(accumulated_steps_stay_equal) {
     return gradients_of(model.clip.parameters());
   };
   StepOptions options{{8}};
-  options.reproducible = true;
+  options.reproducible_block = 8;
   options.scale = 0.5;
-  const auto expected = run([&](std::span<const Tower> t) { direct_step(t, model.loss(), options); });
+  const auto expected = run([&](std::span<const Tower> t) { direct_step(t, model.loss(), options.direct()); });
   const auto found = run([&](std::span<const Tower> t) { cached_step(t, model.loss(), options); });
   check_same_bits(found, expected, model.clip.parameters());
 }

@@ -65,8 +65,7 @@ BOOST_AUTO_TEST_CASE(chunks_by_tokens_equal_the_padded_batch) {
       const std::vector<Tower> towers{{"text", batch, encode}, {"other", random_values({27, 5}, 6), other}};
       const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], r[1]); };
       for (const std::int64_t tokens : {1, 13, 40, 100, 10000}) {
-        StepOptions options{{5}};
-        options.chunk_tokens = tokens;
+        StepOptions options{.cut = ChunkTokens{tokens, {5}}};
         BOOST_TEST_CONTEXT(tokens << " tokens, dropout " << dropout) {
           const Comparison c = compare(towers, loss, options);
           BOOST_TEST(c.relative_norm <= 1e-12);
@@ -81,8 +80,7 @@ BOOST_AUTO_TEST_CASE(chunks_by_tokens_equal_the_padded_batch) {
         }
       }
       widths.clear();
-      StepOptions options{{5}};
-      options.chunk_tokens = 40;
+      StepOptions options{.cut = ChunkTokens{40, {5}}};
       cached_step(towers, loss, options);
       BOOST_TEST(widths.front() < 8);
       BOOST_TEST(*std::max_element(widths.begin(), widths.end()) == 20);
@@ -101,7 +99,7 @@ BOOST_AUTO_TEST_CASE(a_tuple_is_cut_by_the_lengths_in_it) {
   const std::vector<Tower> towers{{"text", std::tuple(batch, weights), encode}};
   const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], ops::tanh(r[0])); };
   StepOptions options;
-  options.chunk_tokens = 30;
+  options.cut = ChunkTokens{30};
   BOOST_TEST(compare(towers, loss, options).relative_norm <= 1e-12);
 }
 
@@ -110,8 +108,7 @@ BOOST_AUTO_TEST_CASE(a_budget_and_tokens_together) {
   const std::vector<Tower> towers = model.towers();
   const std::size_t base = allocator().stats().current;
   StepOptions options;
-  options.chunk_tokens = 60;
-  options.memory_budget = MemoryBudget{base + 1500000};
+  options.cut = MemoryBudget{base + 1500000, 60};
   check_close(compare(towers, model.loss(), options), 1e-5);
   const StepResult result = cached_step(towers, model.loss(), options);
   BOOST_TEST(result.peak_bytes <= base + 1500000);
@@ -121,12 +118,10 @@ BOOST_AUTO_TEST_CASE(a_budget_and_tokens_together) {
 BOOST_AUTO_TEST_CASE(running_out_halves_the_tokens_too) {
   const SmallModel model(64);
   const std::vector<Tower> towers = model.towers();
-  StepOptions small{{4}};
-  small.chunk_tokens = 24;
+  StepOptions small{.cut = ChunkTokens{24, {4}}};
   const std::size_t room = cached_step(towers, model.loss(), small).peak_bytes;
   for (Parameter p : model.clip.parameters()) p.clear_gradient();
-  StepOptions large{{4}};
-  large.chunk_tokens = 10000;
+  StepOptions large{.cut = ChunkTokens{10000, {4}}};
   const MemoryLimit limit(room + room / 10);
   BOOST_CHECK_THROW(cached_step(towers, model.loss(), large), OutOfMemory);
   large.retry_smaller_chunks = true;
@@ -140,8 +135,7 @@ BOOST_AUTO_TEST_CASE(several_inputs_without_lengths_are_cut_by_count) {
   const auto encode = [&](const Tensor& a, const Tensor& b) { return ops::add(setup.image(a), setup.image(b)); };
   const std::vector<Tower> towers{{"pair", std::tuple(setup.images, setup.texts), encode}, {"text", setup.texts, setup.text}};
   BOOST_TEST(towers[0].lengths().empty());
-  StepOptions options{{4}};
-  options.chunk_tokens = 6;
+  StepOptions options{.cut = ChunkTokens{6, {4}}};
   check_equal(compare(towers, setup.loss(), options), 1e-12);
 }
 

@@ -174,9 +174,11 @@ BOOST_AUTO_TEST_CASE(activation_checkpointing_gives_the_same_bits) {
 BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {
   const std::vector<std::vector<std::int32_t>> documents(kSentences.rbegin(), kSentences.rend());
   const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
-  gradcache::StepOptions by_tokens, one_by_one;
-  by_tokens.chunk_tokens = 8;
-  one_by_one.chunk_tokens = 1;
+  struct Expected {
+    gradcache::Cut cut;
+    std::int64_t chunks;
+  };
+  const Expected expected[] = {{{2}, 6}, {gradcache::ChunkTokens{8}, 6}, {gradcache::ChunkTokens{1}, 10}};
   for (const BertPooling pooling : {BertPooling::kMean, BertPooling::kCls}) {
     for (const double dropout : {0.0, 0.25}) {
       BertConfig config = small_bert(dropout, dropout > 0);
@@ -185,16 +187,15 @@ BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {
       const auto encode = [&](const TokenBatch& tokens) { return ops::l2_normalize(setup.bert(tokens)); };
       const std::vector<gradcache::Tower> towers{{"query", sentences(), encode},
                                                  {"document", TokenBatch::pad(documents), encode}};
-      for (const gradcache::StepOptions& options : {gradcache::StepOptions{{2}}, by_tokens, one_by_one}) {
+      for (const auto& [cut, chunks] : expected) {
         gradcache::StepResult direct, cached;
         begin_random_step(1, 2);
         const gradcache::Comparison c =
             gradcache::compare_steps([&] { return direct = gradcache::direct_step(towers, loss); },
-                                     [&] { return cached = gradcache::cached_step(towers, loss, options); },
+                                     [&] { return cached = gradcache::cached_step(towers, loss, {.cut = cut}); },
                                      setup.builder.parameters());
-        BOOST_TEST_CONTEXT("pooling " << static_cast<int>(pooling) << ", dropout " << dropout << ", "
-                                      << options.chunk_tokens << " tokens") {
-          BOOST_TEST(cached.chunks == (options.chunk_tokens == 1 ? 10 : 6));
+        BOOST_TEST_CONTEXT("pooling " << static_cast<int>(pooling) << ", dropout " << dropout << ", " << chunks << " chunks") {
+          BOOST_TEST(cached.chunks == chunks);
           BOOST_TEST(std::abs(c.loss_other - c.loss_reference) <= 1e-12);
           BOOST_TEST(c.relative_norm <= 1e-12);
           // Absolute, since the gradient of the key biases is rounding alone.

@@ -126,7 +126,7 @@ BOOST_AUTO_TEST_CASE(types_are_cut_and_moved_with_their_tokens) {
   const std::vector<gradcache::Tower> towers{{"pair", pairs(), encode}, {"text", sentences(), encode}};
   const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
   gradcache::StepOptions by_tokens;
-  by_tokens.chunk_tokens = 8;
+  by_tokens.cut = gradcache::ChunkTokens{8};
   for (const gradcache::StepOptions& options : {gradcache::StepOptions{{2}}, by_tokens}) {
     begin_random_step(1, 2);
     BOOST_TEST(gradcache::compare(towers, loss, options, setup.builder.parameters()).relative_norm <= 1e-12);

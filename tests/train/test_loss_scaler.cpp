@@ -30,7 +30,7 @@ struct Training {
   std::vector<Parameter> parameters = named_apart(setup.parameters());
   std::vector<gradcache::Tower> towers = setup.towers();
   gradcache::Loss loss = setup.loss();
-  gradcache::StepOptions options{.chunk_sizes = {3}};
+  gradcache::StepOptions options{.cut = {3}};
   AdamW optimizer{parameters};
   LossScaler scaler;
   LateLossScaler late_scaler{Device::cpu()};

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "tapecache/gradcache/gradient_transaction.h"
+#include "tapecache/gradcache/loss_pass.h"
+#include "tapecache/gradcache/tower_run.h"
+
+#pragma GCC visibility push(hidden)
+
+namespace tapecache::gradcache::detail {
+
+/// A tower as the loss sees it: one run over its whole batch, or the sub-batches that were forwarded one by one.
+struct Side {
+  std::string name;
+  std::vector<std::shared_ptr<TowerRun>> runs;
+  std::int64_t samples = 0;  // of the batch, over which auxiliary losses are a mean
+};
+
+/// One side a tower.
+std::vector<Side> sides_of(std::span<const Tower> towers, std::vector<Chunks> chunks, const ForwardOptions& options);
+
+struct PipelineOptions {
+  LossOptions loss = {};
+  bool offload = false;          // of caches, and of representations after the loss
+  bool may_drop_tapes = false;   // for a chunk to be forwarded again where memory runs out
+  Device device = Device::cpu();
+  std::function<void(const Progress&)> observer = {};
+};
+
+/// Every way to take a step: forward, loss, backward, commit, without regard to what must be undone when one of them fails. A
+/// cached step keeps few tapes or none, a direct one is a single chunk whose tape is kept, and a functional one begins with the loss.
+class Pipeline {
+ public:
+  /// `step` is for messages.
+  Pipeline(const char* step, std::vector<Side> sides, PipelineOptions options);
+
+  /// Forwards every chunk. The `keep` that are forwarded last keep their tapes.
+  void forward(std::int64_t keep);
+  /// Takes the loss over all representations, and its gradient with respect to them. False where something is not finite.
+  bool take_loss(const Loss& loss, GradientTransaction& transaction);
+  /// What `take_loss` finds, given by the caller: of each side's outputs.
+  void set_caches(std::vector<std::vector<Tensor>> caches) { caches_ = std::move(caches); }
+  /// Gives the parameters what the caches and the auxiliary losses are worth.
+  void backward();
+  /// Ends the step: its gradients join those of before, unless it was refused.
+  StepResult commit(GradientTransaction& transaction, std::size_t peak_bytes);
+
+  StepResult& result() { return result_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  /// Of a chunk.
+  struct Place {
+    std::size_t side, run, chunk;
+  };
+
+  TowerRun& run_at(const Place& place) { return *sides_[place.side].runs[place.run]; }
+  std::vector<Place> places() const;
+  void forward_chunk(const Place& place, bool keep);
+  void prefetch(std::span<const Place> order, std::size_t next);
+  bool drop_a_kept_tape();
+  bool drop_prefetched();
+  std::vector<LossInput> loss_inputs(GradientTransaction& transaction);
+  void take_representations(std::span<LossInput> inputs);
+  void off_load(std::vector<Tensor>& tensors) const;
+  void begin_backward(const Place& place);
+  void report(Phase phase, const std::string& side, std::size_t chunk, std::size_t chunks) const;
+
+  const char* step_;
+  std::vector<Side> sides_;
+  std::vector<Chunks> chunks_;                // of each side: its runs' chunks, or its sub-batches
+  std::vector<std::vector<Tensor>> caches_;  // d loss / d representations, of each side's outputs
+  PipelineOptions options_;
+  StepReadings readings_;
+  StepResult result_;
+  Clock::time_point begun_ = Clock::now();
+};
+
+}  // namespace tapecache::gradcache::detail
+
+#pragma GCC visibility pop

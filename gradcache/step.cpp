@@ -1,0 +1,181 @@
+#include "tapecache/gradcache/step.h"
+
+#include <algorithm>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/captured_step.h"
+#include "tapecache/core/memory_scopes.h"
+#include "tapecache/gradcache/memory_plan.h"
+#include "tapecache/gradcache/pipeline.h"
+#include "tapecache/ops/elementwise.h"
+
+namespace tapecache::gradcache {
+
+namespace {
+
+constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
+
+/// How to cut, but for a budget, of which that must be measured.
+MemoryPlan plan_of(const Cut& cut) {
+  if (const auto* sizes = std::get_if<ChunkSizes>(&cut)) return {.chunk_sizes = sizes->sizes};
+  if (const auto* by_tokens = std::get_if<ChunkTokens>(&cut)) {
+    if (by_tokens->tokens < 1) {
+      throw ValueError(fmt::format("cached_step: chunks of {} tokens, expected at least 1", by_tokens->tokens));
+    }
+    return {.chunk_sizes = by_tokens->other_towers.sizes, .chunk_tokens = by_tokens->tokens};
+  }
+  const auto& plan = std::get<MemoryPlan>(cut);
+  if (plan.kept_chunks < 0) {
+    throw ValueError(fmt::format("cached_step: a memory plan keeps {} chunks, expected at least 0", plan.kept_chunks));
+  }
+  return plan;
+}
+
+/// Makes the chunks smaller, in whole blocks where sums are taken in blocks. False where none could be.
+bool halve_chunks(MemoryPlan& plan, std::span<const Tower> towers, std::span<const Chunks> chunks, std::int64_t unit) {
+  bool smaller = false, by_tokens = false;
+  std::vector<std::int64_t> sizes;
+  for (std::size_t i = 0; i < towers.size(); ++i) {
+    const std::int64_t largest = chunks[i].largest();
+    const bool ordered = !chunks[i].order.empty();
+    const bool given = !towers[i].own_chunks().empty();
+    sizes.push_back(given || ordered ? std::max<std::int64_t>(1, largest) : std::max(unit, largest / 2 / unit * unit));
+    smaller = smaller || sizes.back() < largest;
+    by_tokens = by_tokens || (ordered && largest > 1);
+  }
+  if (by_tokens) plan.chunk_tokens = std::max<std::int64_t>(1, plan.chunk_tokens / 2);
+  plan.chunk_sizes = std::move(sizes);
+  return smaller || by_tokens;
+}
+
+/// Adds what one group of a step gave. The first that is refused speaks for all.
+void add_group(StepResult& sum, const StepResult& group, std::size_t number) {
+  sum.loss += group.loss;
+  sum.auxiliary.resize(group.auxiliary.size());
+  for (std::size_t i = 0; i < group.auxiliary.size(); ++i) {
+    const double mean = sum.auxiliary[i].mean + group.auxiliary[i].mean;
+    sum.auxiliary[i] = group.auxiliary[i];
+    sum.auxiliary[i].mean = mean;
+  }
+  if (sum.status == StepStatus::kDone && group.status != StepStatus::kDone) {
+    sum.status = group.status;
+    sum.message = fmt::format("in group {}: {}", number, group.message);
+  }
+  sum.chunks += group.chunks;
+  sum.kept_chunks += group.kept_chunks;
+  sum.seconds.forward += group.seconds.forward;
+  sum.seconds.loss += group.seconds.loss;
+  sum.seconds.backward += group.seconds.backward;
+  sum.largest_chunks.resize(group.largest_chunks.size());
+  for (std::size_t t = 0; t < group.largest_chunks.size(); ++t) {
+    sum.largest_chunks[t] = std::max(sum.largest_chunks[t], group.largest_chunks[t]);
+  }
+}
+
+/// Of a step without chunks of its own: the whole batch, of each tower.
+std::vector<Chunks> whole(std::span<const Tower> towers) {
+  std::vector<Chunks> chunks;
+  for (const Tower& tower : towers) chunks.push_back(cut_as_given(std::vector{tower.size()}));
+  return chunks;
+}
+
+}  // namespace
+
+StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
+  const detail::GradientScale scale{options.scale, options.late_scale};
+  detail::check_step("cached_step", towers, options.reproducible_block, scale);
+  detail::check_has_loss("cached_step", loss);
+  const bool has_budget = std::holds_alternative<MemoryBudget>(options.cut);
+  if (has_budget && CapturedStep::is_capturing()) {
+    throw ValueError("cached_step: a step that is captured cannot measure what fits its memory budget; give a MemoryPlan");
+  }
+  const PeakMeter meter(options.device);
+  MemoryPlan plan = has_budget ? plan_memory(towers, options) : plan_of(options.cut);
+  const MemoryLimit within(plan.bytes, options.device);
+  const detail::ForwardOptions forward{
+      .step = "cached_step", .autocast = options.autocast, .reproducible_block = options.reproducible_block,
+      .check_recompute = options.check_recompute, .offload = options.offload,
+      .spare_memory = has_budget || std::holds_alternative<MemoryPlan>(options.cut)};
+  for (std::int64_t retries = 0;; ++retries) {
+    const std::vector<Chunks> chunks = cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
+    GradientTransaction transaction;
+    detail::Pipeline pipeline("cached_step", detail::sides_of(towers, chunks, forward),
+                              {.loss = {scale, options.allow_unused, options.deferred}, .offload = options.offload,
+                               .may_drop_tapes = true, .device = options.device, .observer = options.observer});
+    try {
+      pipeline.forward(plan.kept_chunks);
+      if (pipeline.take_loss(loss, transaction)) pipeline.backward();
+    } catch (const OutOfMemory&) {
+      transaction.roll_back();
+      if (plan.kept_chunks > 0) {
+        plan.kept_chunks /= 2;  // the plan was too hopeful
+        continue;
+      }
+      const bool again = options.retry_smaller_chunks || plan.bytes > 0;
+      if (!again || !halve_chunks(plan, towers, chunks, detail::chunk_unit(options.reproducible_block))) throw;
+      continue;
+    }
+    pipeline.result().retries = retries;
+    return pipeline.commit(transaction, meter.peak());
+  }
+}
+
+StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const DirectOptions& options) {
+  const detail::GradientScale scale{options.scale, options.late_scale};
+  detail::check_step("direct_step", towers, options.reproducible_block, scale);
+  detail::check_has_loss("direct_step", loss);
+  const PeakMeter meter(options.device);
+  GradientTransaction transaction;
+  const detail::ForwardOptions forward{
+      .step = "direct_step", .autocast = options.autocast, .reproducible_block = options.reproducible_block};
+  detail::Pipeline pipeline("direct_step", detail::sides_of(towers, whole(towers), forward),
+                            {.loss = {scale, true, options.deferred}, .device = options.device});
+  pipeline.forward(kAll);
+  if (pipeline.take_loss(loss, transaction)) pipeline.backward();
+  return pipeline.commit(transaction, meter.peak());
+}
+
+StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const AccumulatedOptions& options) {
+  const detail::GradientScale scale{options.scale, options.late_scale};
+  detail::check_step("accumulated_step", towers, options.reproducible_block, scale);
+  detail::check_has_loss("accumulated_step", loss);
+  const std::vector<Chunks> chunks = cut_towers("accumulated_step", towers, {.chunk_sizes = options.chunk_sizes.sizes},
+                                                options.reproducible_block, false);
+  for (std::size_t i = 1; i < towers.size(); ++i) {
+    if (chunks[i].parts.size() != chunks[0].parts.size()) {
+      throw ValueError(fmt::format("accumulated_step: tower '{}' has {} chunks, tower '{}' {}, expected equal numbers",
+                                   towers[i].name(), chunks[i].parts.size(), towers[0].name(),
+                                   chunks[0].parts.size()));
+    }
+  }
+  const PeakMeter meter(options.device);
+  GradientTransaction transaction;
+  StepResult sum;
+  const detail::ForwardOptions forward{
+      .step = "accumulated_step", .autocast = options.autocast, .reproducible_block = options.reproducible_block};
+  const std::uint32_t first_call = random_state().key.call;
+  for (std::size_t c = 0; c < chunks[0].parts.size(); ++c) {
+    random_state().key.call = first_call;
+    std::vector<Chunks> group;
+    for (const Chunks& tower : chunks) group.push_back({.parts = {tower.parts[c]}, .order = {}});
+    const double weight = static_cast<double>(group[0].size()) / static_cast<double>(towers[0].size());
+    const Loss weighted = [&](const Representations& representations) {
+      const Variable value = loss(representations);
+      detail::check_loss("accumulated_step", value);
+      return ops::scale(value, weight);
+    };
+    detail::Pipeline pipeline("accumulated_step", detail::sides_of(towers, std::move(group), forward),
+                              {.loss = {scale, true, false}, .device = options.device});
+    pipeline.forward(kAll);
+    const bool finite = pipeline.take_loss(weighted, transaction);
+    if (finite && sum.status == StepStatus::kDone) pipeline.backward();
+    add_group(sum, pipeline.result(), c);
+  }
+  sum.peak_bytes = meter.peak();
+  detail::commit_step(transaction, sum, false);
+  return sum;
+}
+
+}  // namespace tapecache::gradcache
