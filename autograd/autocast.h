@@ -24,7 +24,7 @@ inline DType autocast_dtype() { return forward_context().autocast; }
 ///
 /// f16 has three more bits than bf16, and gradients that are below 6e-8 or above 65504 are lost in it: it needs a loss scale
 /// (`train::LossScaler`).
-class Autocast {
+class [[nodiscard]] Autocast : public detail::OfOneScope {
  public:
   /// Throws DTypeError for any other type.
   explicit Autocast(DType dtype);

@@ -119,7 +119,7 @@ class Tape {
 };
 
 /// Makes a tape the active one of this thread for a scope. Afterwards the one before is active again, if it still lives.
-class Recording {
+class [[nodiscard]] Recording : public detail::OfOneScope {
  public:
   explicit Recording(Tape& tape);
   ~Recording();
@@ -134,13 +134,13 @@ class Recording {
 };
 
 /// Leaves no tape active for a scope.
-class NoRecording : public Recording {
+class [[nodiscard]] NoRecording : public Recording {
  public:
   NoRecording() : Recording(nullptr) {}
 };
 
 /// Collects, for a scope, the parameters that operations read while no tape is active.
-class ParametersRead {
+class [[nodiscard]] ParametersRead : public detail::OfOneScope {
  public:
   ParametersRead();
 

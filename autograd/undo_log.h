@@ -10,7 +10,7 @@ namespace tapecache {
 
 /// Gives buffers back, on leaving a scope on this thread, what they held before it, unless that is kept: for passes that are
 /// only tried, or may fail and be tried again. It knows of the changes that `before_change` was told of.
-class UndoLog {
+class [[nodiscard]] UndoLog : public detail::OfOneScope {
  public:
   UndoLog();
   virtual ~UndoLog();

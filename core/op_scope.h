@@ -6,7 +6,7 @@
 namespace tapecache {
 
 /// Names the running operation for the messages of the floors below it (allocation, threads). Scopes nest.
-class OpScope : ScopedValue<const char*> {
+class [[nodiscard]] OpScope : ScopedValue<const char*> {
  public:
   explicit OpScope(const char* name) : ScopedValue(detail::thread_context.op, name) {}
 
