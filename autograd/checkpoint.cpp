@@ -32,8 +32,7 @@ void recompute(Backward& context, const VariableFunction& f, const ForwardContex
     seeds.push_back(context.output_gradient(k));
   }
   if (seeded.empty()) return;
-  const auto later = no_hooks();  // the outer pass runs them
-  tape.backward(seeded, seeds);
+  tape.backward(seeded, seeds, Hooks::kLeave);  // the outer pass runs them
   for (std::size_t i = 0; i < input_count; ++i) {
     if (!context.needs(i)) continue;
     if (const Tensor gradient = tape.gradient(inputs[i]); gradient.defined()) context.pass(i, gradient);

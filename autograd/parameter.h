@@ -72,8 +72,8 @@ class Parameter {
   std::shared_ptr<State> state_;
 };
 
-/// Lets no hook of any parameter run on this thread, until the end of what this returns: for passes that are only tried, or a
-/// part of an outer pass that runs them.
+/// Lets no hook of any parameter run on this thread, until the end of what this returns: for passes that are only tried, whatever
+/// tapes they use. Where one tape is to leave the hooks to another pass, `Hooks::kLeave` is an argument of its backward.
 ScopedValue<bool> no_hooks();
 
 }  // namespace tapecache

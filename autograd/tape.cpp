@@ -163,7 +163,7 @@ void Tape::seed(const Variable& output, const Tensor& gradient) {
   detail::add_to_slot(parameter.mutable_gradient(), gradient, true);
 }
 
-void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> seeds) {
+void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> seeds, Hooks hooks) {
   check_seeds(outputs, seeds);
   if (AnomalyMode::enabled()) check_earlier_gradients();
   consumed_ = true;
@@ -176,11 +176,11 @@ void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> s
     if (holds(output) || first_use_.contains(p.id())) continue;
     if (std::find(complete.begin(), complete.end(), p) == complete.end()) complete.push_back(p);
   }
-  for (Parameter& p : complete) p.run_hooks();
-  for (std::size_t i = nodes_.size(); i-- > 0;) run(i);
+  if (hooks == Hooks::kRun) std::ranges::for_each(complete, &Parameter::run_hooks);
+  for (std::size_t i = nodes_.size(); i-- > 0;) run(i, hooks);
 }
 
-void Tape::run(std::size_t index) {
+void Tape::run(std::size_t index, Hooks hooks) {
   Node& node = nodes_[index];
   const std::span outputs(&values_[static_cast<std::size_t>(node.first_output)], static_cast<std::size_t>(node.outputs));
   if (std::any_of(outputs.begin(), outputs.end(), [](const Value& value) { return value.gradient.defined(); })) {
@@ -210,7 +210,7 @@ void Tape::run(std::size_t index) {
     const auto first = first_use_.find(input.parameter.id());
     if (first == first_use_.end() || first->second != index) continue;
     first_use_.erase(first);
-    if (input.parameter.gradient().defined()) input.parameter.run_hooks();
+    if (hooks == Hooks::kRun && input.parameter.gradient().defined()) input.parameter.run_hooks();
   }
   node.inputs.clear();
   node.saved.clear();

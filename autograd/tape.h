@@ -53,6 +53,9 @@ class SavedList : public std::span<const Tensor> {
   SavedList(const std::vector<Tensor>& tensors) : span(tensors) {}
 };
 
+/// Whether a backward pass runs the hooks of parameters, or leaves them to who adds its gradients to others.
+enum class Hooks { kRun, kLeave };
+
 /// The record of a computation, in execution order; backward is one walk from its end. An explicit object, active
 /// on a thread within a `Recording`; with no active tape nothing is recorded. Many may live at once. A tape is
 /// consumed by its backward pass, which releases saved tensors and gradients as soon as each node has run.
@@ -72,9 +75,10 @@ class Tape {
   /// Backward from a scalar. Throws ShapeError where it is none, TapeError where it has no history here.
   void backward(const Variable& scalar);
   /// Backward from any number of outputs, seeded with the given gradients (same shapes and dtypes as the outputs).
-  /// Parameters receive their gradients, hooks run. Throws TapeError on a second call; shapes are checked before
+  /// Parameters receive their gradients, and their hooks run unless they are left: those of this pass, and not of another tape
+  /// that a derivative works with. Throws TapeError on a second call; shapes are checked before
   /// anything runs.
-  void backward(std::span<const Variable> outputs, std::span<const Tensor> seeds);
+  void backward(std::span<const Variable> outputs, std::span<const Tensor> seeds, Hooks hooks = Hooks::kRun);
 
   /// A leaf's gradient; undefined where the outputs do not depend on it. Throws TapeError for anything else.
   Tensor gradient(const Variable& leaf) const;
@@ -106,7 +110,7 @@ class Tape {
   void check_seeds(std::span<const Variable> outputs, std::span<const Tensor> seeds) const;
   void check_earlier_gradients() const;
   void seed(const Variable& output, const Tensor& gradient);
-  void run(std::size_t index);
+  void run(std::size_t index, Hooks hooks);
   std::int64_t add_value(const Tensor& tensor, bool is_leaf);
 
   std::uint64_t id_;
@@ -188,8 +192,9 @@ bool will_record(const InputList& inputs);
 
 /// Runs backward on `tape` from any number of outputs, seeded with the given gradients: the hook that gradient
 /// caching injects cached gradients through.
-inline void inject(Tape& tape, std::span<const Variable> outputs, std::span<const Tensor> gradients) {
-  tape.backward(outputs, gradients);
+inline void inject(Tape& tape, std::span<const Variable> outputs, std::span<const Tensor> gradients,
+                   Hooks hooks = Hooks::kRun) {
+  tape.backward(outputs, gradients, hooks);
 }
 
 }  // namespace tapecache

@@ -332,8 +332,7 @@ void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::s
       gradients.push_back(seed_for(loss.values, loss.weight / static_cast<double>(samples_), scale_));
     }
   }
-  const auto later = no_hooks();  // the transaction runs them
-  if (!outputs.empty()) inject(tape, outputs, gradients);
+  if (!outputs.empty()) inject(tape, outputs, gradients, Hooks::kLeave);  // the transaction runs them
 }
 
 }  // namespace tapecache::gradcache::detail
