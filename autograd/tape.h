@@ -76,7 +76,7 @@ class Tape {
   void backward(const Variable& scalar);
   /// Backward from any number of outputs, seeded with the given gradients (same shapes and dtypes as the outputs).
   /// Parameters receive their gradients, and their hooks run unless they are left: those of this pass, and not of another tape
-  /// that a derivative works with. Throws TapeError on a second call; shapes are checked before
+  /// that a derivative works with. Throws TapeError on a second call, and in a body of parallel_for; shapes are checked before
   /// anything runs.
   void backward(std::span<const Variable> outputs, std::span<const Tensor> seeds, Hooks hooks = Hooks::kRun);
 
@@ -91,7 +91,7 @@ class Tape {
   void clear();
 
   /// Appends an operation where a tape is active and an input has history, and gives its outputs, which are constants, their
-  /// place on the tape. Ops call `record` below.
+  /// place on the tape. Ops call `record` below. Throws TapeError in a body of parallel_for, whether a tape is active or not.
   static void append(const char* op, std::span<Variable> outputs, const InputList& inputs, const SavedList& saved,
                      const Derivative& derivative, std::shared_ptr<const void> owned = {});
 

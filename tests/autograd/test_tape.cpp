@@ -1,15 +1,22 @@
 #include "checks.h"
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "op_table.h"
 #include "tape_checks.h"
+#include "tapecache/autograd/anomaly.h"
+#include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/tape.h"
+#include "tapecache/autograd/undo_log.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/op_scope.h"
+#include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/reduce.h"
@@ -191,6 +198,62 @@ BOOST_AUTO_TEST_CASE(a_tape_that_ends_is_not_returned_to) {
     BOOST_CHECK(Tape::active() == &inner);
   }
   BOOST_CHECK(Tape::active() == nullptr);
+}
+
+// Scopes live on the stack, so that they end in order and on their thread.
+template <class Scope, class... Arguments>
+concept MadeByNew = requires(Arguments... arguments) { new Scope(arguments...); };
+template <class Scope>
+concept MadeByNewInArrays = requires { new Scope[2]; };
+static_assert(MadeByNew<Tape> && MadeByNewInArrays<Tape>);
+static_assert(!MadeByNew<Recording, Tape&> && !MadeByNew<NoRecording> && !MadeByNew<ParametersRead>);
+static_assert(!MadeByNew<AnomalyMode> && !MadeByNew<Autocast, DType> && !MadeByNew<UndoLog>);
+static_assert(!MadeByNew<OpScope, const char*> && !MadeByNew<ScopedValue<bool>, bool&>);
+static_assert(!MadeByNewInArrays<NoRecording> && !MadeByNewInArrays<UndoLog>);
+
+/// With a tape and without, on whatever thread a block runs, and with any number of them.
+BOOST_AUTO_TEST_CASE(ops_are_refused_in_bodies_of_parallel_for) {
+  const int before = thread_count();
+  const Parameter p("p", vector_of({1, 2}));
+  for (const int threads : {1, 2, 4}) {
+    set_thread_count(threads);
+    for (const bool recorded : {false, true}) {
+      for (const std::int64_t blocks : {1, 64}) {
+        Tape tape;
+        std::optional<Recording> recording;
+        if (recorded) recording.emplace(tape);
+        std::vector<int> refused(static_cast<std::size_t>(blocks));
+        const auto body = [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i) {
+            try {
+              ops::scale(p, 2);
+            } catch (const TapeError& e) {
+              refused[static_cast<std::size_t>(i)] = std::string(e.what()).starts_with("scale: called by a body of parallel_for");
+            }
+          }
+        };
+        parallel_for(blocks, 1, body);
+        BOOST_TEST(std::ranges::count(refused, 1) == blocks);
+        BOOST_TEST(tape.nodes().empty());
+        parallel_for(2, 1, [&](std::int64_t, std::int64_t) { parallel_for(blocks, 1, body); });
+        BOOST_TEST(std::ranges::count(refused, 1) == blocks);
+        ops::scale(p, 2);
+        BOOST_TEST(tape.nodes().size() == (recorded ? 1u : 0u));
+      }
+    }
+    Tape tape;
+    Variable y;
+    {
+      const Recording recording(tape);
+      y = ops::sum(ops::scale(p, 2));
+    }
+    BOOST_CHECK_EXCEPTION(parallel_for(3, 1, [&](std::int64_t, std::int64_t) { tape.backward(y); }), TapeError,
+                          says({"backward: called by a body of parallel_for"}));
+    BOOST_TEST(!p.gradient().defined());
+    tape.backward(y);
+    Parameter(p).clear_gradient();
+  }
+  set_thread_count(before);
 }
 
 BOOST_AUTO_TEST_CASE(variables_of_another_tape_are_rejected) {
