@@ -44,6 +44,7 @@ bool is_on_tape(const Variable& x) { return x.has_history() && !x.parameter().de
 }  // namespace
 
 std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Variable> inputs) {
+  if (!f) throw ValueError("checkpoint: the function is empty");
   const ForwardContext first = forward_context();
   std::vector<Tensor> outputs, saved;
   std::vector<Variable> values;

@@ -39,6 +39,11 @@ void Parameter::move_to(Device device) {
   }
 }
 
+void Parameter::add_hook(Hook hook) {
+  if (!hook) throw ValueError(fmt::format("parameter '{}': the hook is an empty function", name()));
+  state().hooks.push_back(std::move(hook));
+}
+
 void Parameter::run_hooks() {
   if (!detail::autograd_context.hooks) return;
   const std::vector<Hook> hooks = state().hooks;  // a copy, as they may add and clear hooks

@@ -48,8 +48,8 @@ class Parameter {
   void set(const std::string& setting, std::string value) const { state().settings[setting] = std::move(value); }
 
   /// Calls `hook` in each backward pass, as soon as that pass has added its last contribution to the gradient. Hooks that a
-  /// hook adds or clears count from the next call on.
-  void add_hook(Hook hook) { state().hooks.push_back(std::move(hook)); }
+  /// hook adds or clears count from the next call on. Throws ValueError for an empty one.
+  void add_hook(Hook hook);
   void clear_hooks() { state().hooks.clear(); }
   /// Calls them, unless `no_hooks` holds them back.
   void run_hooks();

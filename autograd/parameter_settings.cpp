@@ -65,6 +65,7 @@ std::string quoted(const std::string& text) {
 
 void write_settings(std::map<std::string, std::string>& metadata, std::span<const Parameter> parameters,
                     const NameInFile& name) {
+  if (!name) throw ValueError("write_settings: the names are an empty function");
   std::map<std::string, std::string> by_name;
   for (const Parameter& p : parameters) {
     const std::string there = name(p);
@@ -81,6 +82,7 @@ void write_settings(std::map<std::string, std::string>& metadata, std::span<cons
 
 std::vector<std::string> other_settings(const std::filesystem::path& path, const SafetensorsReader& file,
                                         std::span<const Parameter> parameters, const NameInFile& name) {
+  if (!name) throw ValueError("other_settings: the names are an empty function");
   std::vector<std::string> differences;
   const std::optional<std::string> text = file.metadata(kKey);
   if (!text) return differences;

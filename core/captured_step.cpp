@@ -104,6 +104,7 @@ struct [[gnu::visibility("hidden")]] CapturedStep::State {
 
 CapturedStep::CapturedStep(Device device, std::function<void()> step, std::uint64_t seed)
     : state_(std::make_unique<State>()) {
+  if (!step) throw ValueError("captured step: the step is an empty function");
   state_->device = device;
   state_->step = std::move(step);
   state_->seed = seed;

@@ -43,7 +43,7 @@ namespace tapecache {
 /// tensors, gradients among them, are at fixed places; they are of the last replay.
 class CapturedStep {
  public:
-  /// Random draws are by `seed` and the step number given to `replay`.
+  /// Random draws are by `seed` and the step number given to `replay`. Throws ValueError for an empty function.
   CapturedStep(Device device, std::function<void()> step, std::uint64_t seed = 0);
   /// Waits for the last replay.
   ~CapturedStep();

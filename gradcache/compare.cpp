@@ -81,6 +81,9 @@ double Comparison::max_relative() const {
 
 Comparison compare_steps(const std::function<StepResult()>& reference, const std::function<StepResult()>& other,
                          std::span<const Parameter> parameters) {
+  if (!reference || !other) {
+    throw ValueError(fmt::format("compare_steps: the {} step is an empty function", reference ? "other" : "reference"));
+  }
   const auto tried = no_hooks();
   GradientTransaction undone(GradientTransaction::Adopts::kInner);
   undone.add(parameters);

@@ -37,7 +37,7 @@ Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOp
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
 /// The same for any two ways to take a step. Gradients of other parameters than these are left as they were if it is the steps
-/// of this module that give them.
+/// of this module that give them. Throws ValueError for an empty function, too.
 Comparison compare_steps(const std::function<StepResult()>& reference, const std::function<StepResult()>& other,
                          std::span<const Parameter> parameters);
 

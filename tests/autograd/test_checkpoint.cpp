@@ -136,6 +136,54 @@ BOOST_AUTO_TEST_CASE(hooks_of_nested_ones_run_once) {
   BOOST_CHECK_EQUAL(calls, 1);
 }
 
+BOOST_AUTO_TEST_CASE(an_empty_function_is_refused) {
+  const Variable x = vector_of({5, 7});
+  BOOST_CHECK_EXCEPTION(checkpoint({}, std::span(&x, 1)), ValueError, says({"checkpoint: the function is empty"}));
+}
+
+/// A backward of its own within one: its tape decides, at whatever depth it runs.
+BOOST_AUTO_TEST_CASE(a_tape_within_runs_its_own_hooks) {
+  Parameter p("p", vector_of({2, 3})), probed("probed", vector_of({1, 1}));
+  int hooks = 0, probes = 0;
+  p.add_hook([&](Parameter&) { ++hooks; });
+  probed.add_hook([&](Parameter&) { ++probes; });
+  const VariableFunction inner = [p, probed](std::span<const Variable> v) {
+    Tape probe;
+    Variable y;
+    {
+      const Recording recording(probe);
+      y = ops::sum(ops::scale(probed, 2));
+    }
+    probe.backward(y);
+    return Variables{ops::multiply(v[0], p)};
+  };
+  const VariableFunction outer = [inner](std::span<const Variable> v) { return checkpoint(inner, v); };
+  Tape tape;
+  const Recording recording(tape);
+  const Variable x = vector_of({5, 7});
+  // Once in the forward; then in that of the outer one again, and of the inner one.
+  tape.backward(ops::sum(checkpoint(outer, std::span(&x, 1)).front()));
+  BOOST_TEST(hooks == 1);
+  BOOST_TEST(probes == 3);
+}
+
+BOOST_AUTO_TEST_CASE(hooks_are_left_where_that_is_asked_for) {
+  Parameter p("p", vector_of({2, 3})), itself("itself", vector_of({1, 1}));
+  int hooks = 0;
+  for (Parameter q : {p, itself}) q.add_hook([&](Parameter&) { ++hooks; });
+  for (const Hooks which : {Hooks::kLeave, Hooks::kRun}) {
+    Tape tape;
+    std::vector<Variable> outputs{{}, itself};
+    {
+      const Recording recording(tape);
+      outputs[0] = ops::scale(p, 2);
+    }
+    tape.backward(outputs, std::vector<Tensor>{vector_of({1, 1}), vector_of({1, 1})}, which);
+    BOOST_TEST(hooks == (which == Hooks::kRun ? 2 : 0));
+  }
+  check_equal(p.gradient(), {4, 4});
+}
+
 BOOST_AUTO_TEST_CASE(parameters_as_inputs) {
   Parameter p("p", vector_of({2, 3}));
   Tape tape;

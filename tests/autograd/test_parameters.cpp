@@ -122,6 +122,12 @@ BOOST_AUTO_TEST_CASE(a_hook_runs_once_in_each_pass) {
   BOOST_CHECK_EQUAL(calls, 33);
 }
 
+BOOST_AUTO_TEST_CASE(an_empty_hook_is_refused) {
+  Parameter p("p", vector_of({1}));
+  BOOST_CHECK_EXCEPTION(p.add_hook({}), ValueError, says({"parameter 'p'", "hook", "empty"}));
+  p.run_hooks();
+}
+
 BOOST_AUTO_TEST_CASE(hooks_that_change_the_hooks) {
   Parameter p("p", vector_of({1, 2}));
   std::string calls;

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "folder.h"
+#include "tapecache/core/captured_step.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/core/processors.h"
@@ -365,6 +366,10 @@ BOOST_AUTO_TEST_CASE(draws_take_call_numbers) {
   BOOST_CHECK_EXCEPTION(next_random_draw("dropout", 6), ShapeError, says({"dropout:", "6", "4"}));
   BOOST_CHECK_EQUAL(random_state().key.call, 2u);
   begin_random_step(0, 0);
+}
+
+BOOST_AUTO_TEST_CASE(an_empty_step_is_not_captured) {
+  BOOST_CHECK_EXCEPTION(CapturedStep(Device::cpu(), {}), ValueError, says({"captured step: the step is an empty function"}));
 }
 
 BOOST_AUTO_TEST_CASE(each_thread_has_its_own) {
