@@ -1,20 +1,32 @@
 #include "tapecache/losses/checks.h"
 
+#include <cmath>
+#include <limits>
+#include <utility>
+
 #include <fmt/format.h>
 
+#include "tapecache/ops/checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/matmul.h"
 #include "tapecache/ops/pair_masks.h"
 
 namespace tapecache::losses::detail {
 
+void require_rows(const char* loss, const char* argument, const Variable& x) {
+  ops::detail::require_floating(loss, argument, x);
+  if (x.rank() == 2 && x.numel() > 0) return;
+  throw ShapeError(fmt::format("{}: {} are {}, expected [rows, width], and none of the two 0", loss, argument,
+                               describe(x.value())));
+}
+
 void require_rows(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
-  const bool fits = a.defined() && b.defined() && a.rank() == 2 && b.rank() == 2 && a.size(1) == b.size(1) &&
-                    a.size(0) > 0 && b.size(0) > 0;
-  if (!fits) {
-    throw ShapeError(fmt::format("{}: {} are {} and {} {}, expected [rows, width] of one width, and at least one row", loss,
-                                 name_a, describe(a.value()), name_b, describe(b.value())));
-  }
+  require_rows(loss, name_a, a);
+  require_rows(loss, name_b, b);
+  ops::detail::require_alike(loss, name_a, a, name_b, b);
+  if (a.size(1) == b.size(1)) return;
+  throw ShapeError(fmt::format("{}: {} are {} and {} {}, expected one width", loss, name_a, describe(a.value()), name_b,
+                               describe(b.value())));
 }
 
 void require_pairs(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
@@ -25,23 +37,32 @@ void require_pairs(const char* loss, const Variable& a, const Variable& b, const
   }
 }
 
-std::int64_t require_multiple(const char* loss, std::int64_t targets, std::int64_t queries) {
+std::int64_t require_multiple(const char* loss, const char* name, std::int64_t targets, std::int64_t queries) {
   if (targets % queries != 0) {
-    throw ShapeError(fmt::format("{}: {} targets for {} queries, expected a multiple: one positive and h hard "
-                                 "negatives each", loss, targets, queries));
+    throw ShapeError(fmt::format("{}: {} {} for {} queries, expected a multiple: one positive and h hard negatives each", loss,
+                                 targets, name, queries));
   }
   return targets / queries;
-}
-
-void require_scalar(const char* loss, const char* argument, const Variable& x) {
-  if (!x.defined() || x.numel() != 1 || x.rank() > 1) {
-    throw ShapeError(fmt::format("{}: {} is {}, expected a scalar", loss, argument, describe(x.value())));
-  }
 }
 
 void require_between(const char* loss, const char* option, double value, double low, double high) {
   if (!(value >= low && value < high)) {
     throw ValueError(fmt::format("{}: {} is {}, expected {} <= {} < {}", loss, option, value, low, option, high));
+  }
+}
+
+void require_finite(const char* loss, const std::string& option, double value, DType dtype) {
+  const double most = dtype == DType::kFloat64 ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
+  if (std::abs(value) <= most) return;
+  throw ValueError(fmt::format("{}: {} is {}, expected a finite number in {}", loss, option, value, name(dtype)));
+}
+
+void require_tiles(const char* loss, const std::optional<ops::TileOptions>& tiles) {
+  if (!tiles) return;
+  for (const auto& [side, size] : {std::pair("rows", tiles->rows), std::pair("columns", tiles->columns)}) {
+    if (size && *size < 1) {
+      throw ValueError(fmt::format("{}: tiles of {} {}, expected at least 1", loss, *size, side));
+    }
   }
 }
 

@@ -1,8 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 
 #include "tapecache/autograd/variable.h"
+#include "tapecache/ops/contrastive.h"
 #include "tapecache/ops/equal_targets.h"
 
 #pragma GCC visibility push(hidden)
@@ -10,15 +13,24 @@
 /// What the losses share. Private to losses.
 namespace tapecache::losses::detail {
 
-/// Throws ShapeError unless both are [rows, width] of one width, with rows.
+// What these throw names the loss, the argument, what was found and what was expected: ValueError for what is undefined, and
+// for numbers; DTypeError and DeviceError for another type or device; ShapeError. All of it is refused before tiles, or the
+// lack of them, make a difference.
+
+/// Throws unless x is f32 or f64 [rows, width] and not empty.
+void require_rows(const char* loss, const char* argument, const Variable& x);
+/// Throws unless both are, of one type and width.
 void require_rows(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b);
 /// The same, and as many rows in both.
 void require_pairs(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b);
-/// Throws ShapeError unless there are M·(1+h) targets for M queries; gives 1 + h.
-std::int64_t require_multiple(const char* loss, std::int64_t targets, std::int64_t queries);
-void require_scalar(const char* loss, const char* argument, const Variable& x);
-/// Throws ValueError unless low <= value (< high, where high is given).
+/// Throws ShapeError unless there are M·(1+h) targets, called `name`, for M queries; gives 1 + h.
+std::int64_t require_multiple(const char* loss, const char* name, std::int64_t targets, std::int64_t queries);
+/// Throws ValueError unless low <= value < high.
 void require_between(const char* loss, const char* option, double value, double low, double high);
+/// Throws ValueError unless the value is finite in this type.
+void require_finite(const char* loss, const std::string& option, double value, DType dtype);
+/// Throws ValueError for tiles below one sample.
+void require_tiles(const char* loss, const std::optional<ops::TileOptions>& tiles);
 /// Throws ValueError unless the option, which tiles cannot have, is 0.
 void require_none_in_tiles(const char* loss, const char* option, double value);
 

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "tapecache/losses/checks.h"
+#include "tapecache/ops/checks.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
@@ -19,15 +20,24 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 template <class Options>
-void check_options(const char* loss, const Options& options) {
+void check_options(const char* loss, const Options& options, DType dtype) {
   detail::require_between(loss, "label_smoothing", options.label_smoothing, 0, 1);
   detail::require_between(loss, "hardness", options.hardness, 0, kInfinity);
+  detail::require_finite(loss, "hardness", options.hardness, dtype);
   if (!options.tiles) return;
   detail::require_none_in_tiles(loss, "label_smoothing", options.label_smoothing);
   detail::require_none_in_tiles(loss, "hardness", options.hardness);
 }
 
-/// z + log w on the negatives, where w = exp(β z) over its mean among the row's negatives. `excluded` as excluded_pairs has it.
+/// What pairs of samples are compared by, in tiles or not.
+template <class Options>
+void check_pairs(const char* loss, const Options& options, const Variable& queries, const Variable& targets) {
+  ops::check_equal_targets(loss, options.equal_targets, queries.size(0), targets.size(0));
+  detail::require_tiles(loss, options.tiles);
+}
+
+/// z + log w on the negatives, where w = exp(β z) over its mean among the row's negatives. `excluded` as excluded_pairs has
+/// it.
 Variable with_hard_negatives(const Variable& logits, std::int64_t step, double beta, const Variable& excluded) {
   const std::int64_t rows = logits.size(0), cols = logits.size(1);
   if (beta == 0 || cols == 1) return logits;
@@ -70,8 +80,9 @@ Variable contrast(const Variable& logits, std::int64_t step, const Options& opti
 Variable info_nce(const Variable& queries, const Variable& targets, const InfoNceOptions& options) {
   constexpr const char* kLoss = "info_nce";
   detail::require_rows(kLoss, queries, targets, "queries", "targets");
-  const std::int64_t step = detail::require_multiple(kLoss, targets.size(0), queries.size(0));
-  check_options(kLoss, options);
+  const std::int64_t step = detail::require_multiple(kLoss, "targets", targets.size(0), queries.size(0));
+  check_options(kLoss, options, queries.dtype());
+  check_pairs(kLoss, options, queries, targets);
   const Variable scale = options.scale.factor(kLoss, queries);
   if (options.tiles) {
     return ops::contrastive_loss(ContrastiveOp::kRows, queries, targets, scale, {}, *options.tiles,
@@ -85,7 +96,8 @@ Variable info_nce(const Variable& queries, const Variable& targets, const InfoNc
 Variable clip_loss(const Variable& images, const Variable& texts, const ClipOptions& options) {
   constexpr const char* kLoss = "clip_loss";
   detail::require_pairs(kLoss, images, texts, "images", "texts");
-  check_options(kLoss, options);
+  check_options(kLoss, options, images.dtype());
+  check_pairs(kLoss, options, images, texts);
   const Variable scale = options.scale.factor(kLoss, images, kMaxLogitScale);
   if (options.tiles) {
     return ops::contrastive_loss(ContrastiveOp::kRowsAndColumns, images, texts, scale, {}, *options.tiles,
@@ -101,16 +113,17 @@ Variable clip_loss(const Variable& images, const Variable& texts, const ClipOpti
 Variable siglip_loss(const Variable& images, const Variable& texts, const SiglipOptions& options) {
   constexpr const char* kLoss = "siglip_loss";
   detail::require_pairs(kLoss, images, texts, "images", "texts");
-  detail::require_scalar(kLoss, "bias", options.bias);
+  check_pairs(kLoss, options, images, texts);
   const Variable scale = options.scale.factor(kLoss, images);
+  const Variable bias = options.bias.value(kLoss, "bias", images);
   if (options.tiles) {
-    return ops::contrastive_loss(ContrastiveOp::kSigmoid, images, texts, scale, options.bias, *options.tiles,
+    return ops::contrastive_loss(ContrastiveOp::kSigmoid, images, texts, scale, bias, *options.tiles,
                                  options.equal_targets);
   }
   const std::int64_t n = images.size(0);
   // -z: softplus(-z · logit) = -log σ(z · logit)
   const Variable sign = ops::add(detail::constant_like(images, 1), detail::diagonal(images, n, n, 1, -2));
-  const Variable logits = ops::add(detail::scaled_logits(images, texts, scale), options.bias);
+  const Variable logits = ops::add(detail::scaled_logits(images, texts, scale), bias);
   const Variable excluded = detail::excluded_pairs(kLoss, options.equal_targets, images, texts, ops::RowsOf::kBoth);
   // Row by row: one f32 sum over N² terms would lose digits.
   const Variable rows = ops::sum(ops::softplus(detail::without(ops::multiply(logits, sign), excluded)), 1);
@@ -118,8 +131,10 @@ Variable siglip_loss(const Variable& images, const Variable& texts, const Siglip
 }
 
 void clamp_log_scale(Parameter& log_scale) {
-  detail::require_scalar("clamp_log_scale", "log_scale", Variable(log_scale.value()));
-  const Variable clamped = ops::clamp(Variable(log_scale.value()), -kInfinity, std::log(kMaxLogitScale));
+  const Variable value = log_scale.defined() ? Variable(log_scale.value()) : Variable();
+  ops::detail::require_scalar_like("clamp_log_scale", "log_scale", value, value);
+  ops::detail::require_floating("clamp_log_scale", "log_scale", value);
+  const Variable clamped = ops::clamp(value, -kInfinity, std::log(kMaxLogitScale));
   log_scale.mutable_value().copy_from(clamped.value());
 }
 

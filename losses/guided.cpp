@@ -1,6 +1,5 @@
 #include "tapecache/losses/losses.h"
 
-#include <cmath>
 #include <vector>
 
 #include <fmt/format.h>
@@ -19,6 +18,8 @@ namespace tapecache::losses {
 
 namespace {
 
+constexpr const char* kLoss = "gist_loss";
+
 /// f64 [rows of a, rows of b]
 Tensor cosines(const Tensor& a, const Tensor& b) {
   const NoRecording constants;
@@ -27,31 +28,32 @@ Tensor cosines(const Tensor& a, const Tensor& b) {
       .to(DType::kFloat64);
 }
 
-void require_guide(const Tensor& guide, const char* name, std::int64_t rows) {
-  if (!guide.defined() || guide.rank() != 2 || guide.size(0) != rows ||
-      (guide.dtype() != DType::kFloat32 && guide.dtype() != DType::kFloat64)) {
-    throw ShapeError(fmt::format("gist_loss: {} are {}, expected float32 or float64 [{}, width]", name, describe(guide),
-                                 rows));
-  }
+void require_guide(const Tensor& guide, const char* argument, std::int64_t rows) {
+  detail::require_rows(kLoss, argument, Variable(guide));
+  if (guide.size(0) == rows) return;
+  throw ShapeError(fmt::format("{}: {} are {}, expected [{}, width]", kLoss, argument, describe(guide), rows));
 }
 
 }  // namespace
 
 Variable gist_loss(const Variable& queries, const Variable& targets, const Tensor& guide_queries,
                    const Tensor& guide_targets, const GistOptions& options) {
-  detail::require_rows("gist_loss", queries, targets, "queries", "targets");
-  const Variable scale = options.scale.factor("gist_loss", queries);
-  const std::int64_t step = detail::require_multiple("gist_loss", targets.size(0), queries.size(0));
+  detail::require_rows(kLoss, queries, targets, "queries", "targets");
+  const std::int64_t step = detail::require_multiple(kLoss, "targets", targets.size(0), queries.size(0));
   const std::int64_t m = queries.size(0);
+  ops::check_equal_targets(kLoss, options.equal_targets, m, targets.size(0));
+  detail::require_finite(kLoss, "margin", options.margin, DType::kFloat64);
   require_guide(guide_queries, "guide_queries", m);
   require_guide(guide_targets, "guide_targets", targets.size(0));
-  if (guide_queries.size(1) != guide_targets.size(1) || guide_queries.dtype() != guide_targets.dtype()) {
-    throw ShapeError(fmt::format("gist_loss: guide_queries are {} and guide_targets {}, expected one width and type",
+  if (guide_queries.dtype() != guide_targets.dtype()) {
+    throw DTypeError(fmt::format("{}: guide_queries are {} and guide_targets {}, expected one type", kLoss,
+                                 name(guide_queries.dtype()), name(guide_targets.dtype())));
+  }
+  if (guide_queries.size(1) != guide_targets.size(1)) {
+    throw ShapeError(fmt::format("{}: guide_queries are {} and guide_targets {}, expected one width", kLoss,
                                  describe(guide_queries), describe(guide_targets)));
   }
-  if (!std::isfinite(options.margin)) {
-    throw ValueError(fmt::format("gist_loss: margin is {}, expected a finite number", options.margin));
-  }
+  const Variable scale = options.scale.factor(kLoss, queries);
   const Device device = queries.device();
   const Tensor guide_q = guide_queries.to(device), guide_t = guide_targets.to(device), positives = detail::arange(step, m);
   const Tensor guide_p = step == 1 ? guide_t : ops::gather_rows(Variable(guide_t), positives).value();
@@ -59,7 +61,7 @@ Variable gist_loss(const Variable& queries, const Variable& targets, const Tenso
   const Variable q = ops::l2_normalize(queries), t = ops::l2_normalize(targets);
   const Variable p = step == 1 ? t : ops::gather_rows(t, positives);
   const Variable excluded =
-      detail::excluded_pairs("gist_loss", options.equal_targets, queries, targets, ops::RowsOf::kTargets);
+      detail::excluded_pairs(kLoss, options.equal_targets, queries, targets, ops::RowsOf::kTargets);
   const Variable of_positives = excluded.defined() && step > 1
                                     ? ops::reshape(ops::slice(ops::reshape(excluded, {m, m, step}), 2, 0, 1), {m, m})
                                     : excluded;

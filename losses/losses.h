@@ -15,8 +15,9 @@
 ///
 ///     losses::info_nce(queries, targets, {.scale = 30, .label_smoothing = 0.1})
 ///
-/// A scale that is trained is a Parameter or a Variable (`Scale`). All throw ShapeError where shapes or ids do not fit each other, and ValueError for
-/// options outside their range or ids beside equal_rows.
+/// A scale that is trained is a Parameter or a Variable (`Scale`). All throw ShapeError, DTypeError or DeviceError where
+/// arguments do not fit each other, and ValueError for what is undefined, options outside their range or not finite, or ids
+/// beside equal_rows; and the same with tiles and without.
 namespace tapecache::losses {
 
 using ops::EqualTargets;
@@ -24,9 +25,15 @@ using ops::TileOptions;
 
 /// With tiles a loss never has all its logits in memory: forward and backward compute a few tiles of them at a time (Cheng et
 /// al. 2024, "Breaking the memory barrier: near infinite batch size scaling for contrastive loss"). The result differs in
-/// rounding alone. `TileOptions{}` are tiles as the device works best. Options that need a whole row of logits are refused
-/// beside tiles, with a ValueError that names them, and so are tiles below 1.
-using Tiles = std::optional<TileOptions>;
+/// rounding alone. `TileOptions{}`, or `{{}}`, are tiles as the device works best, `std::nullopt` is none; `{}` alone, which
+/// could be taken for either, does not compile. Options that need a whole row of logits are refused beside tiles, with a
+/// ValueError that names them, and so are tiles below 1.
+class Tiles : public std::optional<TileOptions> {
+ public:
+  explicit Tiles() = default;
+  Tiles(std::nullopt_t) {}
+  Tiles(TileOptions tiles) : optional(tiles) {}
+};
 
 struct InfoNceOptions {
   Scale scale = 20;
@@ -40,7 +47,7 @@ struct InfoNceOptions {
   /// Which targets are no negatives, being equal to a query's positive: neither the denominator, nor the candidates that
   /// smoothing is spread over, nor the mean that hardness takes has them.
   EqualTargets equal_targets = {};
-  Tiles tiles = {};
+  Tiles tiles = std::nullopt;
 };
 
 /// InfoNCE in one direction (van den Oord et al. 2018; with hard negatives as in Karpukhin et al. 2020): queries
@@ -59,7 +66,7 @@ struct ClipOptions {
   /// Images are queries and texts targets: what is left out is left out in both directions, as pairs with one image or one text
   /// match each other's.
   EqualTargets equal_targets = {};
-  Tiles tiles = {};
+  Tiles tiles = std::nullopt;
 };
 
 /// CLIP's symmetric loss (Radford et al. 2021): images and texts [N, width]. Mean of both directions' cross-entropies.
@@ -67,9 +74,9 @@ Variable clip_loss(const Variable& images, const Variable& texts, const ClipOpti
 
 struct SiglipOptions {
   Scale scale;
-  Variable bias;                    ///< a scalar
+  Scalar bias;
   EqualTargets equal_targets = {};  ///< pairs that it leaves out, as in ClipOptions, are no terms of the sum
-  Tiles tiles = {};
+  Tiles tiles = std::nullopt;
 };
 
 /// SigLIP's loss (Zhai et al. 2023): every pair is a binary problem; -1/N Σ_ij log σ(z_ij (scale x_i·y_j + bias)),
@@ -130,7 +137,7 @@ Variable maxsim_scores(const Variable& queries, const Tensor& query_mask, const 
 struct MaxsimOptions {
   Scale scale = 1;
   EqualTargets equal_targets = {};  ///< documents are targets; equal_rows compares their valid tokens
-  Tiles tiles = {};                 ///< of queries and documents, each of many tokens
+  Tiles tiles = std::nullopt;       ///< of queries and documents, each of many tokens
 };
 
 /// InfoNCE over scale · maxsim_scores, documents being the targets as in info_nce: M = N·(1+h).
@@ -144,8 +151,8 @@ struct MatryoshkaOptions {
 };
 
 /// Matryoshka representation learning (Kusupati et al. 2022): Σ_w weight_w · loss(representations cut to their first w
-/// columns), so that prefixes of a representation serve as smaller ones. Throws ValueError for no widths, one outside
-/// [1, width] of a representation, or another number of weights.
+/// columns), so that prefixes of a representation serve as smaller ones. Throws ValueError for an empty function, no widths,
+/// one outside [1, width] of a representation, or another number of weights, and ShapeError for a loss that is no scalar.
 Variable matryoshka(const std::function<Variable(std::span<const Variable>)>& loss,
                     std::span<const Variable> representations, const MatryoshkaOptions& options);
 

@@ -17,9 +17,10 @@ Variable as_numbers(const Tensor& mask, double where_true, double where_false, c
   return ops::add(ops::scale(marks, where_true - where_false), detail::constant_like(like, where_false));
 }
 
+/// Of what check_maxsim has let pass.
 Variable scores_of(const char* loss, const Variable& queries, const Tensor& query_mask, const Variable& documents,
                    const Tensor& document_mask) {
-  ops::check_maxsim(loss, queries, query_mask, documents, document_mask);
+  ops::check_documents_have_tokens(loss, document_mask);
   const std::int64_t n = queries.size(0), m = documents.size(0), query_tokens = queries.size(1),
                      document_tokens = documents.size(1), width = queries.size(2);
   const Variable rows = ops::reshape(queries, {n * query_tokens, width});
@@ -40,19 +41,22 @@ Variable scores_of(const char* loss, const Variable& queries, const Tensor& quer
 
 Variable maxsim_scores(const Variable& queries, const Tensor& query_mask, const Variable& documents,
                        const Tensor& document_mask) {
+  ops::check_maxsim("maxsim_scores", queries, query_mask, documents, document_mask);
   return scores_of("maxsim_scores", queries, query_mask, documents, document_mask);
 }
 
 Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
                      const Tensor& document_mask, const MaxsimOptions& options) {
   constexpr const char* kLoss = "maxsim_loss";
-  // What else is wrong with the queries is found below, once, since masks on a device are looked at there.
-  const Variable scale = queries.defined() ? options.scale.factor(kLoss, queries) : Variable();
+  ops::check_maxsim(kLoss, queries, query_mask, documents, document_mask);
+  const std::int64_t step = detail::require_multiple(kLoss, "documents", documents.size(0), queries.size(0));
+  ops::check_equal_targets(kLoss, options.equal_targets, queries.size(0), documents.size(0));
+  detail::require_tiles(kLoss, options.tiles);
+  const Variable scale = options.scale.factor(kLoss, queries);
   if (options.tiles) {
     return ops::maxsim_loss(queries, query_mask, documents, document_mask, scale, *options.tiles, options.equal_targets);
   }
   const Variable scores = scores_of(kLoss, queries, query_mask, documents, document_mask);
-  const std::int64_t step = detail::require_multiple(kLoss, scores.size(1), scores.size(0));
   const Variable excluded =
       detail::excluded_pairs(kLoss, options.equal_targets, queries, documents, ops::RowsOf::kTargets, document_mask);
   return ops::cross_entropy(detail::without(ops::multiply(scores, scale), excluded),

@@ -1,11 +1,11 @@
 #include "tapecache/losses/scale.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include <fmt/format.h>
 
 #include "tapecache/losses/checks.h"
+#include "tapecache/ops/checks.h"
 #include "tapecache/ops/elementwise.h"
 
 namespace tapecache::losses {
@@ -18,9 +18,27 @@ Variable at_most(const Variable& x, double limit) { return limit == kInfinity ? 
 
 }  // namespace
 
+/// One that is a parameter's value is the parameter: what it is when the loss is taken counts, not what it was.
+Scalar::Scalar(Variable scalar) {
+  if (scalar.parameter().defined()) value_ = scalar.parameter();
+  else value_ = std::move(scalar);
+}
+
+Variable Scalar::value(const char* loss, const char* argument, const Variable& like) const {
+  if (const double* number = std::get_if<double>(&value_)) {
+    detail::require_finite(loss, argument, *number, like.dtype());
+    return detail::constant_like(like, *number);
+  }
+  const Parameter* trained = std::get_if<Parameter>(&value_);
+  const Variable scalar = !trained ? std::get<Variable>(value_) : trained->defined() ? Variable(*trained) : Variable();
+  ops::detail::require_scalar_like(loss, argument, scalar, like);
+  return scalar;
+}
+
 Scale Scale::from_temperature(double temperature) {
-  if (!(temperature > 0)) {
-    throw ValueError(fmt::format("Scale::from_temperature: temperature is {}, expected above 0", temperature));
+  if (!(temperature > 0 && std::isfinite(temperature) && std::isfinite(1 / temperature))) {
+    throw ValueError(fmt::format("Scale::from_temperature: temperature is {}, expected above 0 and finite, and its inverse too",
+                                 temperature));
   }
   return 1 / temperature;
 }
@@ -38,10 +56,7 @@ Scale Scale::from_log(Parameter log_scale) {
 }
 
 Variable Scale::factor(const char* loss, const Variable& like, double limit) const {
-  if (const double* number = std::get_if<double>(&value_)) return detail::constant_like(like, std::min(*number, limit));
-  const Parameter* trained = std::get_if<Parameter>(&value_);
-  const Variable scalar = !trained ? std::get<Variable>(value_) : trained->defined() ? Variable(*trained) : Variable();
-  detail::require_scalar(loss, is_log_ ? "log_scale" : "scale", scalar);
+  const Variable scalar = value(loss, is_log_ ? "log_scale" : "scale", like);
   // The logarithm is clamped, since exp(log(limit)) may round to another number than the limit.
   return is_log_ ? ops::exp(at_most(scalar, std::log(limit))) : at_most(scalar, limit);
 }

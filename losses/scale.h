@@ -8,27 +8,39 @@
 
 namespace tapecache::losses {
 
-/// What a loss multiplies similarities by, the inverse of a temperature: a number, or a scalar that may be trained. A parameter
-/// is read when the loss is taken, so that options may be kept from step to step.
-class Scale {
+/// A number that a loss computes with, or a scalar in its place, which may be trained. A parameter is read when the loss is
+/// taken, so that options may be kept from step to step.
+class Scalar {
  public:
-  Scale(double number) : value_(number) {}
-  Scale(Variable scalar) : value_(std::move(scalar)) {}
-  Scale(Tensor constant) : value_(Variable(std::move(constant))) {}
-  Scale(Parameter trained) : value_(std::move(trained)) {}
+  Scalar(double number) : value_(number) {}
+  Scalar(Variable scalar);
+  Scalar(Tensor constant) : value_(Variable(std::move(constant))) {}
+  Scalar(Parameter trained) : value_(std::move(trained)) {}
 
-  /// 1 / temperature. Throws ValueError unless the temperature is above 0.
+  /// The scalar, of the type and on the device of `like`. Throws, naming the loss and the argument, ValueError for a number
+  /// that is not finite in that type and for what is undefined, and ShapeError, DTypeError or DeviceError for another kind of
+  /// Variable.
+  Variable value(const char* loss, const char* argument, const Variable& like) const;
+
+ private:
+  std::variant<double, Variable, Parameter> value_;
+};
+
+/// What a loss multiplies similarities by, the inverse of a temperature.
+class Scale : public Scalar {
+ public:
+  using Scalar::Scalar;
+
+  /// 1 / temperature. Throws ValueError unless both are above 0 and finite.
   static Scale from_temperature(double temperature);
   /// exp(log_scale), as CLIP and SigLIP train it: the scale stays positive.
   static Scale from_log(Variable log_scale);
   static Scale from_log(Parameter log_scale);
 
-  /// The factor, at most `limit`: a scalar, where it is a number of the type and on the device of `like`. Throws ShapeError,
-  /// which names the loss, where a Variable is no scalar.
+  /// The factor, at most `limit`. Throws as `value` does.
   Variable factor(const char* loss, const Variable& like, double limit = std::numeric_limits<double>::infinity()) const;
 
  private:
-  std::variant<double, Variable, Parameter> value_;
   bool is_log_ = false;  // the value is the logarithm of the factor
 };
 

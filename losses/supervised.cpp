@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/losses/checks.h"
+#include "tapecache/ops/checks.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
@@ -36,6 +37,7 @@ void require_two_equal(const Tensor& labels, const CheckText& none) {
 
 Variable nt_xent(const Variable& a, const Variable& b, const NtXentOptions& options) {
   detail::require_pairs("nt_xent", a, b, "a", "b");
+  ops::check_equal_targets("nt_xent", options.equal_targets, a.size(0), b.size(0));
   const Variable scale = options.scale.factor("nt_xent", a);
   const std::int64_t n = a.size(0);
   const std::vector<Variable> views{a, b};
@@ -53,14 +55,9 @@ Variable nt_xent(const Variable& a, const Variable& b, const NtXentOptions& opti
 }
 
 Variable sup_con(const Variable& representations, const Tensor& labels, const SupConOptions& options) {
-  detail::require_rows("sup_con", representations, representations, "representations", "representations");
+  detail::require_rows("sup_con", "representations", representations);
+  ops::detail::require_ids("sup_con", "labels", labels, representations.size(0));
   const Variable scale = options.scale.factor("sup_con", representations);
-  const Shape expected{representations.size(0)};
-  const bool integer = labels.defined() && (labels.dtype() == DType::kInt32 || labels.dtype() == DType::kInt64);
-  if (!integer || labels.shape() != expected) {
-    throw ShapeError(fmt::format("sup_con: labels are {}, expected int32 or int64 {}", describe(labels),
-                                 to_string(expected)));
-  }
   const CheckText none{fmt::format("sup_con: no two of {} labels are equal, so that nothing is positive", labels.numel())};
   const Tensor classes = labels.to(DType::kInt64);
   if (classes.device().is_cpu()) require_two_equal(classes, none);

@@ -15,6 +15,13 @@ void require_rank(const char* op, const char* argument, const Variable& x, int r
   throw ShapeError(fmt::format("{}: {} has shape {}, expected at least {} axes", op, argument, to_string(x.shape()), rank));
 }
 
+void require_integers(const char* op, const char* argument, const Tensor& indices) {
+  if (!indices.defined()) throw ValueError(fmt::format("{}: {} are undefined", op, argument));
+  if (indices.dtype() != DType::kInt32 && indices.dtype() != DType::kInt64) {
+    throw DTypeError(fmt::format("{}: {} are {}, expected int32 or int64", op, argument, name(indices.dtype())));
+  }
+}
+
 }  // namespace
 
 void require_floating(const char* op, const char* argument, const Variable& x, int rank) {
@@ -41,6 +48,26 @@ void require_alike(const char* op, const char* argument_a, const Variable& a, co
     throw DeviceError(fmt::format("{}: {} is on {} and {} on {}, expected one device", op, argument_a, to_string(a.device()),
                                   argument_b, to_string(b.device())));
   }
+}
+
+void require_scalar_like(const char* op, const char* argument, const Variable& x, const Variable& like) {
+  if (!x.defined()) throw ValueError(fmt::format("{}: {} is undefined, expected a scalar", op, argument));
+  if (x.numel() != 1 || x.rank() > 1) {
+    throw ShapeError(fmt::format("{}: {} is {}, expected a scalar", op, argument, describe(x.value())));
+  }
+  if (x.dtype() != like.dtype()) {
+    throw DTypeError(fmt::format("{}: {} is {}, expected {}", op, argument, name(x.dtype()), name(like.dtype())));
+  }
+  if (x.device() != like.device()) {
+    throw DeviceError(fmt::format("{}: {} is on {}, expected {}", op, argument, to_string(x.device()),
+                                  to_string(like.device())));
+  }
+}
+
+void require_ids(const char* op, const char* argument, const Tensor& ids, std::int64_t count) {
+  require_integers(op, argument, ids);
+  if (ids.shape() == Shape{count}) return;
+  throw ShapeError(fmt::format("{}: {} have shape {}, expected [{}]", op, argument, to_string(ids.shape()), count));
 }
 
 int checked_axis(const char* op, const Shape& shape, int axis) {
@@ -71,10 +98,15 @@ void require_weight(const char* op, const Variable& x, const Variable& weight, c
 }
 
 void require_epsilon(const char* op, double epsilon, DType computed) {
-  const double least = computed == DType::kFloat64 ? std::numeric_limits<double>::min() : std::numeric_limits<float>::min();
+  const bool wide = computed == DType::kFloat64;
+  const double least = wide ? std::numeric_limits<double>::min() : std::numeric_limits<float>::min();
+  const double most = wide ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
   if (!(epsilon > 0)) throw ValueError(fmt::format("{}: epsilon is {}, expected above 0", op, epsilon));
   if (epsilon < least) {
     throw ValueError(fmt::format("{}: epsilon is {}, expected at least {} in {}", op, epsilon, least, name(computed)));
+  }
+  if (epsilon > most) {
+    throw ValueError(fmt::format("{}: epsilon is {}, expected at most {} in {}", op, epsilon, most, name(computed)));
   }
 }
 
@@ -102,10 +134,7 @@ void require_mask(const char* op, const char* argument, const Tensor& mask, cons
 }
 
 Tensor checked_indices(const char* op, const char* argument, const Tensor& indices, std::int64_t limit, Device device) {
-  if (!indices.defined()) throw ValueError(fmt::format("{}: {} are undefined", op, argument));
-  if (indices.dtype() != DType::kInt32 && indices.dtype() != DType::kInt64) {
-    throw DTypeError(fmt::format("{}: {} are {}, expected int32 or int64", op, argument, name(indices.dtype())));
-  }
+  require_integers(op, argument, indices);
   if (!indices.device().is_cpu() && indices.device() != device) {
     throw DeviceError(fmt::format("{}: {} are on {}, expected {}", op, argument, to_string(indices.device()),
                                   to_string(device)));

@@ -18,6 +18,12 @@ void require_operand(const char* op, const char* argument, const Variable& x, in
 /// Throws unless b is defined, on the device of a, and of its type; of f32 where a is of 16 bits.
 void require_alike(const char* op, const char* argument_a, const Variable& a, const char* argument_b, const Variable& b);
 
+/// Throws unless x is defined, a scalar, and of the type and on the device of another.
+void require_scalar_like(const char* op, const char* argument, const Variable& x, const Variable& like);
+
+/// Throws unless ids are defined, i32 or i64, and `count` of them.
+void require_ids(const char* op, const char* argument, const Tensor& ids, std::int64_t count);
+
 /// The axis as a number in [0, rank). Throws ShapeError where there is no such axis.
 int checked_axis(const char* op, const Shape& shape, int axis);
 
@@ -34,8 +40,8 @@ void require_norm(const char* op, const Variable& x, const Variable& weight, con
 /// Throws unless the argument is [x's last axis], which is not empty, and of x's type.
 void require_norm_weight(const char* op, const Variable& x, const char* argument, const Variable& weight);
 
-/// Throws ValueError unless ε is positive, and neither 0 nor subnormal in the type that is computed with: its inverse is then
-/// finite.
+/// Throws ValueError unless ε is positive and, in the type that is computed with, neither 0 nor subnormal nor infinite: it
+/// and its inverse are then finite.
 void require_epsilon(const char* op, double epsilon, DType computed);
 
 /// Throws unless the tensor is bool, on `device`, and of the given shape.

@@ -21,18 +21,15 @@ namespace {
 constexpr const char* kOp = "contrastive_loss";
 
 void check_operands(ContrastiveOp op, const Variable& a, const Variable& b) {
-  const bool fits = a.defined() && b.defined() && a.rank() == 2 && b.rank() == 2 && a.size(1) == b.size(1) &&
-                    a.size(0) > 0 && a.size(1) > 0 && b.size(0) > 0 && b.size(0) % a.size(0) == 0 &&
-                    a.dtype() == b.dtype() && a.device() == b.device() &&
-                    (op == ContrastiveOp::kRows || a.size(0) == b.size(0));
+  detail::require_floating(kOp, "a", a);
+  detail::require_alike(kOp, "a", a, "b", b);
+  const bool fits = a.rank() == 2 && b.rank() == 2 && a.size(1) == b.size(1) && a.numel() > 0 && b.numel() > 0 &&
+                    b.size(0) % a.size(0) == 0 && (op == ContrastiveOp::kRows || a.size(0) == b.size(0));
   if (!fits) {
-    throw ShapeError(
-        fmt::format("{}: a is {} and b {}, expected [rows, width] and [columns, width] of one type, with "
-                    "{}",
-                    kOp, describe(a.value()), describe(b.value()),
-                    op == ContrastiveOp::kRows ? "columns a multiple of rows" : "as many columns as rows"));
+    throw ShapeError(fmt::format("{}: a is {} and b {}, expected [rows, width] and [columns, width], with {}", kOp,
+                                 describe(a.value()), describe(b.value()),
+                                 op == ContrastiveOp::kRows ? "columns a multiple of rows" : "as many columns as rows"));
   }
-  detail::require_floating(kOp, "a", a, 2);
 }
 
 Contrastive layout(ContrastiveOp op, const Variable& a, const Variable& b, const TileOptions& tile) {
@@ -43,13 +40,6 @@ Contrastive layout(ContrastiveOp op, const Variable& a, const Variable& b, const
   const TileSizes sizes = detail::tile_sizes(kOp, tile, own);
   return {op, a.size(0), b.size(0), a.size(1), b.size(0) / a.size(0), std::min(sizes.rows, a.size(0)),
           std::min(sizes.cols, b.size(0))};
-}
-
-void require_scalar(const char* argument, const Variable& x, const Variable& a) {
-  if (!x.defined() || x.numel() != 1 || x.dtype() != a.dtype() || x.device() != a.device()) {
-    throw ShapeError(
-        fmt::format("{}: {} is {}, expected a scalar of the type of a", kOp, argument, describe(x.value())));
-  }
 }
 
 struct Buffers {
@@ -80,9 +70,9 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
   const PairIds ids =
       pair_ids(kOp, equal, a.value(), b.value(), op == ContrastiveOp::kRows ? RowsOf::kTargets : RowsOf::kBoth);
   c.equal = ids.pairs(c.step);
-  require_scalar("scale", scale, a);
+  detail::require_scalar_like(kOp, "scale", scale, a);
   const bool sigmoid = op == ContrastiveOp::kSigmoid;
-  if (sigmoid) require_scalar("bias", bias, a);
+  if (sigmoid) detail::require_scalar_like(kOp, "bias", bias, a);
   else if (bias.defined()) {
     throw ValueError(fmt::format("{}: bias is {}, expected none but with kSigmoid", kOp, describe(bias.value())));
   }

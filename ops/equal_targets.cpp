@@ -12,14 +12,7 @@ using kernels::PairMaskKernels;
 
 namespace {
 
-Tensor checked_ids(const char* op, const char* argument, const Tensor& ids, std::int64_t count, Device device) {
-  if (!ids.defined()) return {};
-  const Shape expected{count};
-  if ((ids.dtype() != DType::kInt32 && ids.dtype() != DType::kInt64) || ids.shape() != expected) {
-    throw ShapeError(fmt::format("{}: {} are {}, expected int32 or int64 {}", op, argument, describe(ids), to_string(expected)));
-  }
-  return ids.to(device).to(DType::kInt64);
-}
+Tensor as_ids(const Tensor& ids, Device device) { return ids.defined() ? ids.to(device).to(DType::kInt64) : Tensor(); }
 
 }  // namespace
 
@@ -28,18 +21,23 @@ kernels::EqualPairs PairIds::pairs(std::int64_t step) const {
   return {data(queries), data(targets), step};
 }
 
+void check_equal_targets(const char* op, const EqualTargets& equal, std::int64_t queries, std::int64_t targets) {
+  if (equal.query_ids.defined()) detail::require_ids(op, "query_ids", equal.query_ids, queries);
+  if (equal.target_ids.defined()) detail::require_ids(op, "target_ids", equal.target_ids, targets);
+  const Tensor& given = equal.target_ids.defined() ? equal.target_ids : equal.query_ids;
+  if (equal.equal_rows && given.defined()) {
+    throw ValueError(fmt::format("{}: equal_rows beside {} that are {}, expected one of the two", op,
+                                 equal.target_ids.defined() ? "target_ids" : "query_ids", describe(given)));
+  }
+}
+
 PairIds pair_ids(const char* op, const EqualTargets& equal, const Tensor& queries, const Tensor& targets, RowsOf rows,
                  const Tensor& target_mask) {
+  check_equal_targets(op, equal, queries.size(0), targets.size(0));
   if (equal.equal_rows) {
-    const Tensor& given = equal.target_ids.defined() ? equal.target_ids : equal.query_ids;
-    if (given.defined()) {
-      throw ValueError(fmt::format("{}: equal_rows beside {} that are {}, expected one of the two", op,
-                                   equal.target_ids.defined() ? "target_ids" : "query_ids", describe(given)));
-    }
     return {rows == RowsOf::kBoth ? equal_row_ids(queries) : Tensor(), equal_row_ids(targets, target_mask)};
   }
-  return {checked_ids(op, "query_ids", equal.query_ids, queries.size(0), queries.device()),
-          checked_ids(op, "target_ids", equal.target_ids, targets.size(0), queries.device())};
+  return {as_ids(equal.query_ids, queries.device()), as_ids(equal.target_ids, queries.device())};
 }
 
 Tensor equal_row_ids(const Tensor& x, const Tensor& mask) {

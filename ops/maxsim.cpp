@@ -30,19 +30,23 @@ struct Buffers {
 
 void check_maxsim(const char* op, const Variable& queries, const Tensor& query_mask, const Variable& documents,
                   const Tensor& document_mask) {
-  const bool fits = queries.defined() && documents.defined() && queries.rank() == 3 && documents.rank() == 3 &&
-                    queries.size(2) == documents.size(2) && queries.numel() > 0 && documents.numel() > 0;
+  detail::require_floating(op, "queries", queries);
+  detail::require_alike(op, "queries", queries, "documents", documents);
+  const bool fits = queries.rank() == 3 && documents.rank() == 3 && queries.size(2) == documents.size(2) &&
+                    queries.numel() > 0 && documents.numel() > 0;
   if (!fits) {
-    throw ShapeError(fmt::format("{}: queries are {} and documents {}, expected [batch, tokens, width] of one width",
+    throw ShapeError(fmt::format("{}: queries are {} and documents {}, expected [batch, tokens, width] of one width, none empty",
                                  op, describe(queries.value()), describe(documents.value())));
   }
-  detail::require_floating(op, "queries", queries, 3);
-  detail::require_alike(op, "queries", queries, "documents", documents);
   if (query_mask.defined()) {
     detail::require_mask(op, "query_mask", query_mask, {queries.size(0), queries.size(1)}, queries.device());
   }
   if (!document_mask.defined()) return;
   detail::require_mask(op, "document_mask", document_mask, {documents.size(0), documents.size(1)}, documents.device());
+}
+
+void check_documents_have_tokens(const char* op, const Tensor& document_mask) {
+  if (!document_mask.defined()) return;
   require_true_in_each_row(document_mask, {fmt::format("{}: document {{position}} has no valid token", op)});
 }
 
@@ -51,14 +55,12 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
                      const EqualTargets& equal) {
   const OpScope scope(kOp);
   check_maxsim(kOp, queries, query_mask, documents, document_mask);
+  check_documents_have_tokens(kOp, document_mask);
   if (documents.size(0) % queries.size(0) != 0) {
     throw ShapeError(fmt::format("{}: {} documents for {} queries, expected a multiple", kOp, documents.size(0),
                                  queries.size(0)));
   }
-  if (!scale.defined() || scale.numel() != 1 || scale.dtype() != queries.dtype() || scale.device() != queries.device()) {
-    throw ShapeError(fmt::format("{}: scale is {}, expected a scalar of the type and on the device of the queries", kOp,
-                                 describe(scale.value())));
-  }
+  detail::require_scalar_like(kOp, "scale", scale, queries);
   MaxSim m{queries.size(0),   documents.size(0), queries.size(1),
            documents.size(1), queries.size(2),   documents.size(0) / queries.size(0)};
   dispatch_floating(kOp, queries.dtype(), [&]<class T>() {

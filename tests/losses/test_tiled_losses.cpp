@@ -96,7 +96,7 @@ BOOST_AUTO_TEST_CASE(a_scale_beyond_the_clamp) {
   const auto of = [](const Tiles& tiles) {
     return [tiles](Span x) { return clip_loss(x[0], x[1], {.scale = Scale::from_log(x[2]), .tiles = tiles}); };
   };
-  const auto expected = value_and_gradients(of({}), {a, b, beyond});
+  const auto expected = value_and_gradients(of(std::nullopt), {a, b, beyond});
   BOOST_TEST(expected.back().item() == 0);
   for (const TileOptions& tile : kTiles) {
     const auto found = value_and_gradients(of(tile), {a, b, beyond});
@@ -218,18 +218,20 @@ BOOST_AUTO_TEST_CASE(in_a_cached_step) {
 BOOST_AUTO_TEST_CASE(operands_that_do_not_fit) {
   const Variable a = random_values({6, 4}, 1), b = random_values({7, 4}, 2);
   const Variable scale = Tensor::scalar(1.0);
-  BOOST_CHECK_EXCEPTION(info_nce(a, a.value().to(DType::kFloat32), {.tiles = TileOptions{}}), ShapeError,
-                        says({"float32", "of one type"}));
-  BOOST_CHECK_EXCEPTION(info_nce(a, a, {.scale = Tensor::scalar(1.0f), .tiles = TileOptions{}}), ShapeError,
-                        says({"scale", "of the type of a"}));
-  BOOST_CHECK_EXCEPTION(info_nce(a, a, {.tiles = {{0, 4}}}), ValueError, says({"0 by 4"}));
+  const auto rows = kernels::ContrastiveOp::kRows;
+  const Variable single = a.value().to(DType::kFloat32), one = Tensor::scalar(1.0f);
+  BOOST_CHECK_EXCEPTION(ops::contrastive_loss(rows, a, single, scale), DTypeError,
+                        says({"contrastive_loss", "float32", "one type"}));
+  BOOST_CHECK_EXCEPTION(ops::contrastive_loss(rows, a, a, one), DTypeError, says({"contrastive_loss: scale is float32"}));
+  BOOST_CHECK_EXCEPTION(ops::contrastive_loss(rows, a, a, scale, {}, {0, 4}), ValueError, says({"contrastive_loss", "0 by 4"}));
   for (const auto op : {kernels::ContrastiveOp::kRows, kernels::ContrastiveOp::kRowsAndColumns}) {
     BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, a, scale, scale), ValueError, says({"contrastive_loss: bias", "none"}));
     BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, b, scale), ShapeError, says({"[6, 4]", "[7, 4]"}));
-    BOOST_CHECK_THROW(ops::contrastive_loss(op, a, {}, scale), ShapeError);
+    BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, {}, scale), ValueError, says({"b is undefined"}));
     BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, a, Tensor::zeros({2}, DType::kFloat64)), ShapeError, says({"scale"}));
   }
-  BOOST_CHECK_EXCEPTION(ops::contrastive_loss(kernels::ContrastiveOp::kSigmoid, a, a, scale), ShapeError, says({"bias"}));
+  BOOST_CHECK_EXCEPTION(ops::contrastive_loss(kernels::ContrastiveOp::kSigmoid, a, a, scale), ValueError,
+                        says({"bias is undefined"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

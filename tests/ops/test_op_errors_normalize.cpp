@@ -17,6 +17,7 @@ using namespace tapecache::testing;
 
 namespace {
 
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 Tensor ones(const Shape& shape, DType dtype = DType::kFloat32) { return Tensor::full(shape, 1, dtype); }
@@ -64,6 +65,8 @@ std::vector<ErrorCase> rms_norm_cases() {
   return {
       refused("epsilon", {2, 3}, {3}, 0, kValue, {"rms_norm:", "epsilon", "0"}),
       refused("epsilon_nan", {2, 3}, {3}, kNaN, kValue, {"rms_norm:", "epsilon", "nan"}),
+      refused("epsilon_infinite", {2, 3}, {3}, kInfinity, kValue, {"rms_norm:", "epsilon is inf", "at most", "float32"}),
+      refused("epsilon_above_f32", {2, 3}, {3}, 1e39, kValue, {"rms_norm:", "1e+39", "at most", "float32"}),
       refused("epsilon_of_f64", {2, 3}, {3}, 1e-50, kValue, {"rms_norm:", "1e-50", "float32"}),
       refused("scalar", {}, {3}, 1e-6, kShape, {"rms_norm:", "[]"}),
       refused("empty_axis", {2, 0}, {0}, 1e-6, kShape, {"rms_norm:", "[2, 0]", "empty"}),

@@ -196,7 +196,7 @@ using TiledLoss = std::function<Variable(Span, const Tiles&)>;
 /// A row of a loss with `tiles` among its options, and one of the same in tiles, unless it refuses them.
 void add(std::vector<LossRow>& rows, const std::string& name, const std::vector<Tensor>& inputs, const TiledLoss& loss,
          const std::function<double()>& reference, bool refuses_tiles = false) {
-  LossRow row{.name = name, .inputs = inputs, .loss = [loss](Span x) { return loss(x, {}); }, .reference = reference,
+  LossRow row{.name = name, .inputs = inputs, .loss = [loss](Span x) { return loss(x, std::nullopt); }, .reference = reference,
               .in_tiles = loss, .refuses_tiles = refuses_tiles};
   rows.push_back(row);
   if (refuses_tiles) return;
