@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/non_finite.h"
@@ -60,6 +61,7 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   Variable value;
   {
     const Recording recording(tape);
+    const Autocast of_the_encoders_alone(DType::kFloat32);
     value = loss(given);
   }
   check_loss(step, value);

@@ -41,8 +41,8 @@ struct DirectOptions {
   /// direct steps then give bit-identical gradients for every chunk size that is a multiple of it. 8 allows many chunk sizes,
   /// larger blocks are faster; 0: no blocks.
   std::int64_t reproducible_block = 0;
-  /// kBFloat16 or kFloat16: the encoders run under such an `Autocast`, in both forwards. The loss stays in f32. f16 needs a
-  /// loss scale.
+  /// kBFloat16 or kFloat16: the encoders run under such an `Autocast`, in both forwards; kFloat32: under the caller's, if
+  /// there is one. The loss is taken under none, in every step, but for one that it makes itself. f16 needs a loss scale.
   DType autocast = DType::kFloat32;
   /// Whether the host is not to wait: the step is queued, and gives gradients whatever comes out. `StepResult` then has
   /// `device_loss` and `non_finite` in place of what it would have read.

@@ -5,7 +5,10 @@
 #include <vector>
 
 #include "gradcache_checks.h"
+#include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/buffer.h"
+#include "tapecache/autograd/foreign.h"
+#include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/cached.h"
@@ -212,6 +215,80 @@ BOOST_AUTO_TEST_CASE(integer_outputs_of_a_direct_step_in_pieces) {
   options.reproducible_block = 2;
   check_equal(compare(cut, loss, options), 0);
   check_equal(compare(given, loss, {}), 1e-12);
+}
+
+/// A loss that takes a backward of its own: the hooks of what that trains run, once each time.
+BOOST_AUTO_TEST_CASE(a_tape_within_the_loss_runs_its_own_hooks) {
+  const Encoder encoder(1, DType::kFloat64, 0);
+  const std::vector<Tower> towers{{"x", random_values({8, 5}, 3), encoder}};
+  Parameter w = encoder.w1, probed("probed", Tensor::scalar(2.0));
+  int hooks = 0, probes = 0;
+  w.add_hook([&](Parameter&) { ++hooks; });
+  probed.add_hook([&](Parameter&) { ++probes; });
+  const ForeignParameters theirs("theirs");
+  const auto probe = [&](const Tensor&) {
+    Tape tape;
+    Variable y;
+    {
+      const Recording recording(tape);
+      y = ops::scale(probed, 3);
+    }
+    tape.backward(y);
+  };
+  // Within the backward of the step's own tape.
+  const Loss loss = [&](std::span<const Variable> r) {
+    return ops::add(ops::sum(r[0]), theirs.record("theirs", Tensor::scalar(1.0), probe));
+  };
+  int steps = 0;
+  const auto check = [&] {
+    ++steps;
+    BOOST_TEST(hooks == steps);
+    BOOST_TEST(probes == steps);
+  };
+  direct_step(towers, loss);
+  check();
+  cached_step(towers, loss, {{4}});
+  check();
+  accumulated_step(towers, loss, {{8}});
+  check();
+}
+
+/// Under the caller's Autocast in each kind of step the encoders are, and the loss is not.
+BOOST_AUTO_TEST_CASE(the_loss_is_taken_under_no_autocast) {
+  const Encoder encoder(1, DType::kFloat32, 0);
+  const Tensor x = random_values({8, 5}, 3, DType::kFloat32);
+  DType in_encoder = DType::kBool, in_loss = DType::kBool;
+  const auto encode = [&](const Tensor& chunk) {
+    in_encoder = autocast_dtype();
+    return encoder(chunk);
+  };
+  const Loss loss = [&](std::span<const Variable> r) {
+    in_loss = autocast_dtype();
+    return ops::sum(r[0]);
+  };
+  const std::vector<Tower> towers{{"x", x, encode}};
+  const auto check = [&](const std::string& step, const auto& take) {
+    in_encoder = in_loss = DType::kBool;
+    const Autocast ambient(DType::kBFloat16);
+    take();
+    BOOST_TEST((in_encoder == DType::kBFloat16), step);
+    BOOST_TEST((in_loss == DType::kFloat32), step);
+    BOOST_TEST((autocast_dtype() == DType::kBFloat16), step);
+  };
+  check("direct", [&] { direct_step(towers, loss); });
+  check("cached", [&] { cached_step(towers, loss, {{4}}); });
+  check("accumulated", [&] { accumulated_step(towers, loss, {{4}}); });
+  check("by hand", [&] {
+    const CachedForward forward = cached(Tower("x", x, encode));
+    const std::vector<CachedBatch> batches{{"x", {forward}}};
+    cached_backward(batches, loss);
+  });
+}
+
+BOOST_AUTO_TEST_CASE(an_empty_step_is_not_compared) {
+  const auto step = [] { return StepResult(); };
+  BOOST_CHECK_EXCEPTION(compare_steps({}, step, {}), ValueError, says({"compare_steps: the reference step is an empty"}));
+  BOOST_CHECK_EXCEPTION(compare_steps(step, {}, {}), ValueError, says({"compare_steps: the other step is an empty"}));
 }
 
 BOOST_AUTO_TEST_CASE(a_comparison_runs_no_hooks_and_leaves_all_gradients) {
