@@ -8,9 +8,10 @@
 
 namespace tapecache::detail {
 
-/// A tensor and what it is to hold.
+/// A tensor and what it is to hold, of which a mapped file is taken as it is, where it can be.
 struct Assignment {
   Tensor to, from;
+  bool is_mapped = false;
 };
 
 /// Makes all of them. The tensors of each have one shape, type and device and do not overlap; on the host nothing is allocated,

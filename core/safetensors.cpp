@@ -1,6 +1,7 @@
 #include "tapecache/core/safetensors.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -8,6 +9,7 @@
 #include <bit>
 #include <cerrno>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <utility>
 
@@ -15,6 +17,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include "tapecache/core/allocator.h"
 #include "tapecache/core/atomic_file.h"
 #include "tapecache/core/descriptor.h"
 #include "tapecache/core/safetensors_header.h"
@@ -27,8 +30,8 @@ using detail::SafetensorsHeader;
 
 namespace {
 
-/// A regular file that is open for reading. It is read, not mapped: one that another program cuts meanwhile is an error then,
-/// and not a signal that ends the process.
+/// A regular file that is open for reading. Unless that is asked for it is read, not mapped: one that another program cuts
+/// meanwhile is an error then, and not a signal that ends the process.
 class OpenFile {
  public:
   explicit OpenFile(const std::filesystem::path& path) : where_(path.string()) {
@@ -61,6 +64,26 @@ class OpenFile {
       into = into.subspan(static_cast<std::size_t>(got));
       from += static_cast<std::uint64_t>(got);
     }
+  }
+
+  /// Private pages that hold these bytes, which are there. `what` is for messages.
+  std::shared_ptr<std::byte> map(std::uint64_t from, std::size_t bytes, std::string_view what) const {
+    struct stat now {};
+    if (::fstat(file_.get(), &now) != 0) fail(errno);
+    if (static_cast<std::uint64_t>(now.st_size) < from + bytes) {
+      throw FileError(fmt::format("{}: mapping {} failed: the file is truncated", where_, what));
+    }
+    const std::size_t before = from % static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)), size = before + bytes;
+    void* const pages = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, file_.get(),
+                               static_cast<off_t>(from - before));
+    if (pages == MAP_FAILED) {
+      const int error = errno;
+      const std::string message = fmt::format("{}: mapping {} failed: {}", where_, what, std::strerror(error));
+      if (error == ENOMEM) throw OutOfMemory(message, size, allocator().stats().current, 0);
+      throw FileError(message);
+    }
+    const std::shared_ptr<void> mapped(pages, [size](void* all) { ::munmap(all, size); });
+    return {mapped, static_cast<std::byte*>(pages) + before};
   }
 
  private:
@@ -151,7 +174,10 @@ struct [[gnu::visibility("hidden")]] SafetensorsReader::Parts {
   std::uint64_t data = 0;
   SafetensorsHeader header;
 
-  explicit Parts(const std::filesystem::path& path) : file(path), header(read_header(file, data)) {}
+  bool maps;
+
+  Parts(const std::filesystem::path& path, const SafetensorsOptions& options)
+      : file(path), header(read_header(file, data)), maps(options.memory_map) {}
 
   FileError bad(std::string_view name, std::string_view what) const {
     return FileError(fmt::format("{}: tensor '{}': {}", file.where(), name, what));
@@ -184,9 +210,22 @@ struct [[gnu::visibility("hidden")]] SafetensorsReader::Parts {
     if (tensor.dtype() == DType::kBool) normalize_bools(tensor);
   }
 
+  /// A view of the file; undefined where a copy is to be made.
+  Tensor mapped(const Found& entry, const Shape& shape, DType dtype) const {
+    constexpr std::size_t kSmallest = 64 << 10;  // the fewer there are the better: a process may have some 65,000 mappings
+    const std::uint64_t from = data + entry.begin;
+    const std::size_t bytes = static_cast<std::size_t>(shape.numel()) * size_of(dtype);
+    if (!maps || bytes < kSmallest || from % size_of(dtype) != 0 || dtype == DType::kBool) return {};
+    std::shared_ptr<std::byte> memory = file.map(from, bytes, fmt::format("tensor '{}'", header.text(entry.name)));
+    std::byte* const begin = memory.get();
+    return Tensor::wrap(begin, shape, dtype, [memory = std::move(memory)]() mutable { memory.reset(); });
+  }
+
   Tensor read(const Found& entry) const {
     const DType dtype = this->dtype(entry);
-    Tensor result = Tensor::empty(shape(entry), dtype);
+    const Shape shape = this->shape(entry);
+    if (Tensor view = mapped(entry, shape, dtype); view.defined()) return view;
+    Tensor result = Tensor::empty(shape, dtype);
     read_into(result, entry, 0);
     return result;
   }
@@ -209,7 +248,8 @@ struct [[gnu::visibility("hidden")]] SafetensorsReader::Parts {
   }
 };
 
-SafetensorsReader::SafetensorsReader(const std::filesystem::path& path) : parts_(std::make_unique<Parts>(path)) {}
+SafetensorsReader::SafetensorsReader(const std::filesystem::path& path, const SafetensorsOptions& options)
+    : parts_(std::make_unique<Parts>(path, options)) {}
 SafetensorsReader::~SafetensorsReader() = default;
 SafetensorsReader::SafetensorsReader(SafetensorsReader&&) noexcept = default;
 SafetensorsReader& SafetensorsReader::operator=(SafetensorsReader&&) noexcept = default;
@@ -245,8 +285,8 @@ Tensor SafetensorsReader::read(std::string_view name) const { return parts_->rea
 
 Tensor SafetensorsReader::read(std::string_view name, DType dtype) const { return parts_->read_as(parts_->found(name), dtype); }
 
-SafetensorsFile read_safetensors(const std::filesystem::path& path) {
-  const SafetensorsReader reader(path);
+SafetensorsFile read_safetensors(const std::filesystem::path& path, const SafetensorsOptions& options) {
+  const SafetensorsReader reader(path, options);
   SafetensorsFile file;
   for (std::string& name : reader.names()) {
     Tensor tensor = reader.read(name);

@@ -19,6 +19,21 @@ struct SafetensorsFile {
   std::map<std::string, std::string> metadata = {};
 };
 
+struct SafetensorsOptions {
+  /// Tensors are views of the file, mapped into memory, in the place of copies: what is not touched is not read, and
+  /// processes that map one file share its pages. What is written to a tensor is this process's alone (copy on write), page
+  /// by page; the file is never changed. A mapping lives as long as the last tensor that views it, whatever becomes of the
+  /// reader and of the file's name: the file may be removed, and another be put in its place by renaming.
+  ///
+  /// But whoever writes into the file itself changes tensors, and whoever truncates it ends the process: a page that the file
+  /// no longer has raises SIGBUS when it is touched, where reading throws FileError. So this is off by default, and only for
+  /// files that are replaced and never written over.
+  ///
+  /// Copied all the same is what cannot be a view: a tensor that is converted, one whose bytes are not aligned to its element
+  /// type in the file, flags (BOOL), and what is smaller than 64 KiB.
+  bool memory_map = false;
+};
+
 /// A file in the safetensors format (https://github.com/huggingface/safetensors), of which only the header is read until a
 /// tensor is asked for. The file stays open: what others put in its place meanwhile does not show.
 ///
@@ -37,7 +52,7 @@ class SafetensorsReader {
   };
 
   /// Throws FileError naming the path where it is missing, not a regular file, truncated or malformed.
-  explicit SafetensorsReader(const std::filesystem::path& path);
+  explicit SafetensorsReader(const std::filesystem::path& path, const SafetensorsOptions& options = {});
   ~SafetensorsReader();
   SafetensorsReader(SafetensorsReader&&) noexcept;
   SafetensorsReader& operator=(SafetensorsReader&&) noexcept;
@@ -50,7 +65,8 @@ class SafetensorsReader {
   /// Throws FileError where there is no such tensor.
   Entry entry(std::string_view name) const;
   /// The tensor on the host, of its own type or converted piece by piece to another. Throws FileError naming it where there is
-  /// none, this library has no such type or shape, or the file has been cut since; and OutOfMemory.
+  /// none, this library has no such type or shape, or the file has been cut since; and OutOfMemory. Tensors of two calls share
+  /// nothing.
   Tensor read(std::string_view name) const;
   Tensor read(std::string_view name, DType dtype) const;
 
@@ -60,7 +76,7 @@ class SafetensorsReader {
 };
 
 /// Reads all of a file. Throws as SafetensorsReader.
-SafetensorsFile read_safetensors(const std::filesystem::path& path);
+SafetensorsFile read_safetensors(const std::filesystem::path& path, const SafetensorsOptions& options = {});
 
 /// Writes atomically: the file appears whole under its name or not at all. Tensors of a device come to the host one after
 /// another. Throws FileError, also where the metadata is more than is read.

@@ -172,12 +172,23 @@ void Storage::move_to(Device device) {
     device_backend::copy_to_host(device_.index, host.data_, data_, bytes_);
     device_backend::copy_to_device(device.index, there.data_, host.data_, bytes_);
   }
-  std::swap(data_, there.data_);
-  std::swap(device_, there.device_);
-  std::swap(pinned_, there.pinned_);
-  std::swap(wrapped_, there.wrapped_);
-  std::swap(release_, there.release_);
+  exchange(there);
+}
+
+void Storage::swap_memory(Storage& other) {
+  wait_pending_copies(Use::kWrite);
+  other.wait_pending_copies(Use::kWrite);
+  exchange(other);
+}
+
+void Storage::exchange(Storage& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(device_, other.device_);
+  std::swap(pinned_, other.pinned_);
+  std::swap(wrapped_, other.wrapped_);
+  std::swap(release_, other.release_);
   bump_version();
+  other.bump_version();
 }
 
 }  // namespace tapecache

@@ -42,6 +42,10 @@ class Storage {
   /// Throws, before anything is changed, DeviceError or OutOfMemory.
   void move_to(Device device);
 
+  /// Takes the memory of another storage of the host and of as many bytes, which is left with that of this; counts as a
+  /// change of the contents of both. Throws, before anything is changed, DeviceError.
+  void swap_memory(Storage& other);
+
   /// Puts what follows after the copies under way: those into the memory, before a write also those out of it. Throws
   /// DeviceError where one of them failed.
   void wait_pending_copies(Use use) {
@@ -70,6 +74,7 @@ class Storage {
   void note(const device_backend::CopyEvent& copy, int device, Use use);
   static void note_captured(GraphCopies& recording, const std::shared_ptr<Storage>& storage, Use use,
                             const device_backend::CopyEvent& copy);
+  void exchange(Storage& other) noexcept;
   void free() noexcept;
 
   std::byte* data_;

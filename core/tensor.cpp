@@ -80,6 +80,18 @@ Tensor Tensor::from_flags(const std::vector<bool>& flags, const Shape& shape) {
   return from_bytes(bytes.get(), flags.size(), shape, DType::kBool);
 }
 
+bool Tensor::swap_memory(Tensor& other) {
+  const auto is_whole = [](const Tensor& t) {
+    const Storage& own = t.storage();
+    return own.device().is_cpu() && !own.pinned() && t.offset_ == 0 && t.bytes() == own.bytes();
+  };
+  if (shape_ != other.shape_ || dtype_ != other.dtype_ || !is_whole(*this) || !is_whole(other) || shares_storage(other)) {
+    return false;
+  }
+  storage_->swap_memory(*other.storage_);
+  return true;
+}
+
 Tensor Tensor::wrap(void* memory, const Shape& shape, DType dtype, std::function<void()> release) {
   Tensor t;
   t.shape_ = shape;

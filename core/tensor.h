@@ -127,6 +127,10 @@ class Tensor {
   /// Moves the storage itself, and with it all tensors that view it, to another device: what holds a handle to a model's
   /// weights then finds them there. Throws, before anything is changed, DeviceError or OutOfMemory.
   void move_to(Device device) { storage().move_to(device); }
+  /// Takes the memory of a tensor of the host of equal shape and dtype, whose own this one's then is: without a copy, and
+  /// with all tensors that view either. Returns whether it could, which is where each is all of its storage, and ordinary
+  /// memory.
+  bool swap_memory(Tensor& other);
   /// Copies elements from a tensor of equal shape, dtype and device, which may overlap. Throws on any difference.
   void copy_from(const Tensor& source);
   /// The same from a tensor on any device, as `to_async` does where one of the two is on a device and the other in

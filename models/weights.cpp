@@ -249,7 +249,7 @@ void note_surplus(const SafetensorsReader& file, const std::vector<Buffer>& stat
 
 void load(const std::filesystem::path& path, const std::vector<Buffer>& state, std::span<const Parameter> parameters,
           const NameInFile& name_without_prefix, const LoadOptions& options) {
-  const SafetensorsReader file(path);
+  const SafetensorsReader file(path, {.memory_map = options.memory_map});
   Misfits misfits;
   std::set<std::string> used;
   std::vector<detail::Assignment> assignments;
@@ -264,7 +264,7 @@ void load(const std::filesystem::path& path, const std::vector<Buffer>& state, s
     }
     used.insert(there);
     const Tensor value = value_of(file, there, own, options.allow_non_finite, misfits);
-    if (value.defined()) assignments.push_back({own, value.to(own.device())});
+    if (value.defined()) assignments.push_back({own, value.to(own.device()), value.is_wrapped()});
   }
   note_surplus(file, state, used, options, misfits);
   if (!options.allow_other_settings) {

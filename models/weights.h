@@ -18,6 +18,11 @@ struct LoadOptions {
   /// other names is passed over.
   std::string prefix = {};
   bool allow_non_finite = false;  ///< take NaN and Inf too
+  /// Values of the host that are stored in the model's own types become views of the file, mapped into memory, as
+  /// `SafetensorsOptions::memory_map` says, with its danger: the file must not be written to or truncated as long as the model
+  /// lives. For serving, where many processes then share one copy; training writes to every page, which is copied then. The
+  /// memory that the tensors had before, wrapped or not, is released: pointers to it are no longer good.
+  bool memory_map = false;
   /// Take values that were saved under other settings (`Parameter::settings`), as for another pooling.
   bool allow_other_settings = false;
 };

@@ -114,6 +114,23 @@ BOOST_AUTO_TEST_CASE(weights) {
   attack_load(load, 50, 3);
 }
 
+BOOST_AUTO_TEST_CASE(weights_that_are_mapped) {
+  const Folder folder;
+  const std::vector<Parameter> parameters{{"large", random_values({200, 100}, 1, DType::kFloat32)},
+                                          {"small", random_values({3}, 2, DType::kFloat32)},
+                                          {"last", random_values({100, 200}, 3, DType::kFloat32)}};
+  models::save_weights(folder / "w", parameters);
+  const auto begin = [&] {  // with memory of their own
+    for (Parameter p : parameters) p.mutable_value() = Tensor::full(p.value().shape(), 0.125);
+  };
+  const Work load{"load_weights", {parameters, {}}, begin, [&] {
+                    models::load_weights(folder / "w", parameters, {.memory_map = true});
+                    return 0;
+                  }};
+  BOOST_TEST(attack(load, Memory::kObjects) > 20);
+  for (const std::size_t i : {0, 2}) BOOST_TEST(parameters[i].value().is_wrapped());
+}
+
 BOOST_AUTO_TEST_CASE(the_state_of_an_optimiser) {
   Trained trained;
   trained.prepare();

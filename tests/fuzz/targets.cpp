@@ -78,6 +78,7 @@ bool same(const SafetensorsFile& a, const SafetensorsFile& b) {
 void read_any_safetensors(std::string_view bytes) {
   SafetensorsFile file;
   if (!takes([&] { file = read_safetensors(MemoryFile(bytes).path()); })) return;
+  require(same(file, read_safetensors(MemoryFile(bytes).path(), {.memory_map = true})), "what is mapped is not what is read");
   const SafetensorsFile again = read_safetensors(MemoryFile(written(file)).path());
   require(same(file, again), "what was read is not what it is when it is written and read again");
 }
@@ -144,7 +145,7 @@ void read_any_weights(std::string_view bytes) {
   Loaded loaded;
   const MemoryFile file(bytes.substr(1));
   const models::LoadOptions options{.strict = (choice & 1) != 0, .prefix = (choice & 2) != 0 ? "model." : "",
-                                    .allow_non_finite = (choice & 4) != 0};
+                                    .allow_non_finite = (choice & 4) != 0, .memory_map = (choice & 8) != 0};
   loaded.load([&] { models::load_weights(file.path(), loaded.parameters, options); });
 }
 
