@@ -44,7 +44,7 @@ using Op = std::function<Variable(const Arguments&)>;
 
 /// Where the case has them.
 losses::Tiles tiles(const Arguments& x) {
-  if (!x.options.contains("tile_rows")) return {};
+  if (!x.options.contains("tile_rows")) return std::nullopt;
   return losses::TileOptions{.rows = x.option<std::int64_t>("tile_rows"), .columns = x.option<std::int64_t>("tile_columns")};
 }
 
