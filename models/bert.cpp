@@ -1,12 +1,7 @@
 #include "tapecache/models/bert.h"
 
-#include <optional>
-#include <string>
-#include <utility>
-
 #include <fmt/format.h>
 
-#include "tapecache/autograd/checkpoint.h"
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
@@ -34,68 +29,18 @@ const BertConfig& check_config(const BertConfig& config) {
   return config;
 }
 
-BertBlock::BertBlock(const Builder& builder, const BertEncoderConfig& config)
-    : activation_(check_config("bert block", config).activation),
-      checkpoint_(config.checkpoint),
-      attention_(builder.child("attention"), config.width, config.heads, kInit, kInit,
-                 {"self.query", "self.key", "self.value", "output.dense"}),
-      norm1_(builder.child("attention.output.LayerNorm"), config.width, config.epsilon),
-      intermediate_(builder.child("intermediate.dense"), config.width, config.mlp_width, kInit),
-      output_(builder.child("output.dense"), config.mlp_width, config.width, kInit),
-      norm2_(builder.child("output.LayerNorm"), config.width, config.epsilon),
-      dropout_(builder, config.dropout),
-      drop_path_(builder, config.drop_path) {
-  norm1_.weight.set("norm", "after the branch");
-  intermediate_.weight.set("activation", std::string(name(activation_)));
-}
-
-Variable BertBlock::forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options) const {
-  const bool drops = dropout_.active() || drop_path_.active();
-  const auto [qkv, input] =
-      before ? attention_.project(*before, x, ops::KeepNorm::kYes) : ops::NormalizedLinear{attention_.project(x), x};
-  const Variable attended = drops ? ops::add(input, drop_path_(dropout_(attention_.attend(qkv, options))))
-                                  : attention_.attend(qkv, options, input);
-  const auto [hidden, normalized] = intermediate_.after(norm1_, attended, ops::KeepNorm::kYes);
-  return drops ? ops::add(normalized, drop_path_(dropout_(output_.after(activation_, hidden))))
-               : output_.after(activation_, hidden, normalized);
-}
-
-Variable BertBlock::sum(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options) const {
-  if (!checkpoint_) return forward(x, before, options);
-  // By value: the recompute in backward may come when this block's caller is gone, or the training flag was changed.
-  const auto recompute = [block = as_now(), norm = before ? std::optional(*before) : std::nullopt,
-                       options](std::span<const Variable> inputs) {
-    return std::vector<Variable>{block.forward(inputs[0], norm ? &*norm : nullptr, options)};
-  };
-  std::vector<Variable> inputs{x};
-  if (options.valid.defined()) inputs.emplace_back(options.valid);  // so that a change before backward is found
-  return checkpoint(recompute, inputs).front();
-}
-
-BertBlock BertBlock::as_now() const {
-  BertBlock copy = *this;
-  copy.dropout_ = dropout_.as_now();
-  copy.drop_path_ = drop_path_.as_now();
-  return copy;
-}
-
-Variable BertBlock::operator()(const Variable& x, const ops::AttentionOptions& options) const {
-  return norm2_(sum(x, nullptr, options));
-}
-
 Bert::Bert(const Builder& builder, const BertConfig& config)
-    : config_(check_config(config)),
+    : Model(builder),
+      config_(check_config(config)),
       words_(builder.child("embeddings.word_embeddings"), config.vocabulary, config.encoder.width, kInit),
       positions_(builder.child("embeddings.position_embeddings"), config.max_tokens + config.position_offset.value_or(0),
                  config.encoder.width, kInit),
       types_(builder.child("embeddings.token_type_embeddings"), config.types, config.encoder.width, kInit),
       norm_(builder.child("embeddings.LayerNorm"), config.encoder.width, config.encoder.epsilon),
-      dropout_(builder, config.encoder.dropout) {
+      dropout_(builder, config.encoder.dropout),
+      encoder_(builder, TransformerConfig(config.encoder), kBertBlock, "encoder.layer") {
   positions_.weight.set("position_offset", fmt::to_string(config.position_offset.value_or(0)));
   positions_.weight.set("pooling", config.pooling == BertPooling::kCls ? "cls" : "mean");
-  for (std::int64_t i = 0; i < config.encoder.layers; ++i) {
-    blocks_.emplace_back(builder.child("encoder.layer").child(std::to_string(i)), config.encoder);
-  }
 }
 
 Variable Bert::embed(const TokenBatch& tokens) const {
@@ -111,14 +56,9 @@ Variable Bert::embed(const TokenBatch& tokens) const {
 }
 
 Variable Bert::hidden_states(const TokenBatch& tokens) const {
-  Variable x = embed(tokens);
-  const LayerNorm* norm = &norm_;  // that x still has before it
-  if (dropout_.active()) x = dropout_((*std::exchange(norm, nullptr))(x));
-  for (const BertBlock& block : blocks_) {
-    x = block.sum(x, norm, {.valid = tokens.valid});
-    norm = &block.last_norm();
-  }
-  return (*norm)(x);
+  const Variable x = embed(tokens);
+  if (!dropout_.active(training())) return encoder_(x, {.valid = tokens.valid}, {}, &norm_);
+  return encoder_(dropout_(norm_(x)), {.valid = tokens.valid});
 }
 
 Variable Bert::operator()(const TokenBatch& tokens) const {

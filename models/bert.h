@@ -2,8 +2,8 @@
 
 #include <cstdint>
 #include <optional>
-#include <vector>
 
+#include "tapecache/models/model.h"
 #include "tapecache/models/token_batch.h"
 #include "tapecache/models/transformer_block.h"
 
@@ -27,38 +27,13 @@ struct BertConfig {
 /// config back.
 const BertConfig& check_config(const BertConfig& config);
 
-/// Post-norm transformer block (Vaswani et al. 2017): norm(x + attention(x)), then norm(x + mlp(x)), over
-/// [batch, tokens, width], with names as in a Hugging Face BERT layer. Weights are drawn from N(0, 0.02²), biases are 0.
-class BertBlock {
- public:
-  /// Throws as `check_config`.
-  BertBlock(const Builder& builder, const BertEncoderConfig& config);
-  Variable operator()(const Variable& x, const ops::AttentionOptions& options = {}) const;
-
-  /// The block without its last norm, which the next block can join to its own products so that no norm is kept: of x, or of
-  /// before(x) where there is such a norm.
-  Variable sum(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options = {}) const;
-  const LayerNorm& last_norm() const { return norm2_; }
-
- private:
-  Variable forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options) const;
-  BertBlock as_now() const;
-
-  Activation activation_;
-  bool checkpoint_;
-  MultiHeadAttention attention_;
-  LayerNorm norm1_;
-  Linear intermediate_, output_;
-  LayerNorm norm2_;
-  Dropout dropout_;
-  DropPath drop_path_;
-};
-
 /// BERT's encoder (Devlin et al. 2019) with one vector a text, or pair of texts, as sentence embeddings take it. Parameters
 /// are named as in a Hugging Face checkpoint of `BertModel` (`embeddings.…`, `encoder.layer.0.…`); its pooler is not used.
-class Bert {
+class Bert : public Model {
  public:
-  /// Throws as `check_config`.
+  /// Throws as `check_config`, before the first parameter is made.
+  Bert(const BertConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32) : Bert(Builder(seed, dtype), config) {}
+  /// The same under the name of a builder, whose list other parts may share.
   Bert(const Builder& builder, const BertConfig& config);
   /// [batch, width]: the mean over the valid tokens, or the first of them. Throws as `check_tokens`, and ValueError for a type
   /// that there is not.
@@ -73,7 +48,7 @@ class Bert {
   Embedding words_, positions_, types_;
   LayerNorm norm_;
   Dropout dropout_;
-  std::vector<BertBlock> blocks_;
+  TransformerEncoder encoder_;
 };
 
 }  // namespace tapecache::models

@@ -25,17 +25,15 @@ const ClipConfig& check_config(const ClipConfig& config) {
   return config;
 }
 
-Clip::Clip(const ClipConfig& config, std::uint64_t seed, DType dtype) : Clip(Builder(seed, dtype), config) {}
-
 Clip::Clip(const Builder& builder, const ClipConfig& config)
-    : builder_(builder),
-      vision_(builder_.child("vision_model"), check_config(config).vision),
-      text_(builder_.child("text_model"), config.text),
-      visual_projection_(builder_.child("visual_projection"), config.vision.encoder.width, config.projection_width,
+    : Model(builder),
+      vision_(builder.child("vision_model"), check_config(config).vision),
+      text_(builder.child("text_model"), config.text),
+      visual_projection_(builder.child("visual_projection"), config.vision.encoder.width, config.projection_width,
                          projection_init(config.vision.encoder.width), false),
-      text_projection_(builder_.child("text_projection"), config.text.encoder.width, config.projection_width,
+      text_projection_(builder.child("text_projection"), config.text.encoder.width, config.projection_width,
                        projection_init(config.text.encoder.width), false),
-      logit_scale_(builder_.parameter("logit_scale", {}, Init::constant(std::log(1.0 / config.initial_temperature)))) {}
+      logit_scale_(builder.parameter("logit_scale", {}, Init::constant(std::log(1.0 / config.initial_temperature)))) {}
 
 Variable Clip::encode_image(const Variable& images) const {
   return ops::l2_normalize(visual_projection_(vision_(images)));

@@ -1,8 +1,8 @@
 #pragma once
 
 #include <cstdint>
-#include <vector>
 
+#include "tapecache/models/model.h"
 #include "tapecache/models/text_transformer.h"
 #include "tapecache/models/vision_transformer.h"
 
@@ -22,10 +22,10 @@ const ClipConfig& check_config(const ClipConfig& config);
 /// CLIP (Radford et al. 2021): two towers and their projections into one space. Parameters are named as in a Hugging
 /// Face checkpoint (`vision_model.…`, `text_model.…`, `visual_projection.weight`, `text_projection.weight`,
 /// `logit_scale`) and initialised as each part says; projections by N(0, 1/width), logit_scale by log(1/temperature).
-class Clip {
+class Clip : public Model {
  public:
   /// Throws as `check_config`, before the first parameter is made.
-  Clip(const ClipConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32);
+  Clip(const ClipConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32) : Clip(Builder(seed, dtype), config) {}
   /// The same under the name of a builder, whose list other parts may share.
   Clip(const Builder& builder, const ClipConfig& config);
 
@@ -39,17 +39,7 @@ class Clip {
   const VisionTransformer& vision() const { return vision_; }
   const TextTransformer& text() const { return text_; }
 
-  /// What made it; `load_weights(path, clip.builder())` reads its weights.
-  const Builder& builder() const { return builder_; }
-  /// All of its builder's, with those of other parts that share it, which the two below reach too.
-  const std::vector<Parameter>& parameters() const { return builder_.parameters(); }
-  /// Moves all parameters to a device (`Builder::to`), on which inputs must then be.
-  void to(Device device) { builder_.to(device); }
-  /// Turns dropout on or off.
-  void set_training(bool on) { builder_.set_training(on); }
-
  private:
-  Builder builder_;
   VisionTransformer vision_;
   TextTransformer text_;
   Linear visual_projection_, text_projection_;

@@ -35,11 +35,6 @@ Shape checked_norm(const Builder& builder, std::int64_t width, double epsilon) {
   return {width};
 }
 
-double checked_probability(const char* layer, double probability) {
-  detail::require_probability(layer, "probability", probability);
-  return probability;
-}
-
 }  // namespace
 
 Linear::Linear(const Builder& builder, std::int64_t in, std::int64_t out, const Init& weight_init, bool with_bias)
@@ -76,30 +71,17 @@ Embedding::Embedding(const Builder& builder, std::int64_t entries, std::int64_t 
 
 Variable Embedding::operator()(const Tensor& ids) const { return ops::embedding(weight, ids); }
 
-Dropout::Dropout(const Builder& builder, double probability)
-    : builder_(builder), probability_(checked_probability("dropout", probability)) {}
-
-Variable Dropout::operator()(const Variable& x) const {
-  return training() ? ops::dropout(x, probability_) : x;
+Stochastic::Stochastic(const char* layer, const Builder& builder, double probability)
+    : builder_(builder), probability_(probability) {
+  detail::require_probability(layer, "probability", probability);
 }
 
-Dropout Dropout::as_now() const {
-  Dropout copy = *this;
-  copy.fixed_ = training();
-  return copy;
+Variable Dropout::operator()(const Variable& x, bool training) const {
+  return training ? ops::dropout(x, probability()) : x;
 }
 
-DropPath::DropPath(const Builder& builder, double probability)
-    : builder_(builder), probability_(checked_probability("drop_path", probability)) {}
-
-Variable DropPath::operator()(const Variable& x) const {
-  return active() ? ops::drop_path(x, probability_) : x;
-}
-
-DropPath DropPath::as_now() const {
-  DropPath copy = *this;
-  copy.fixed_ = training();
-  return copy;
+Variable DropPath::operator()(const Variable& x, bool training) const {
+  return active(training) ? ops::drop_path(x, probability()) : x;
 }
 
 }  // namespace tapecache::models

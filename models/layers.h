@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 
 #include "tapecache/autograd/variable.h"
 #include "tapecache/models/builder.h"
@@ -54,43 +53,41 @@ class Embedding {
   Parameter weight;
 };
 
-/// Dropout while the builder's training flag is set, else the identity.
-class Dropout {
+/// What a layer does to the samples of a training step alone: while the builder's training flag is set, or as it was when a
+/// forward began that is repeated.
+class Stochastic {
  public:
-  /// Throws ValueError where the probability is not in [0, 1).
-  Dropout(const Builder& builder, double probability);
-  Variable operator()(const Variable& x) const;
-  /// Whether it may change anything now.
-  bool active() const { return training() && probability_ > 0; }
-  /// A copy for which the flag stays as it is now: for a forward that is to be repeated.
-  Dropout as_now() const;
+  /// Whether it may change anything.
+  bool active(bool training) const { return training && probability_ > 0; }
+  bool training() const { return builder_.training(); }
+
+ protected:
+  /// Throws ValueError, in the name of `layer`, where the probability is not in [0, 1).
+  Stochastic(const char* layer, const Builder& builder, double probability);
+  double probability() const { return probability_; }
 
  private:
-  bool training() const { return fixed_.value_or(builder_.training()); }
-
   Builder builder_;
   double probability_;
-  std::optional<bool> fixed_;
+};
+
+/// Dropout while the builder's training flag is set, else the identity.
+class Dropout : public Stochastic {
+ public:
+  /// Throws ValueError where the probability is not in [0, 1).
+  Dropout(const Builder& builder, double probability) : Stochastic("dropout", builder, probability) {}
+  Variable operator()(const Variable& x) const { return (*this)(x, training()); }
+  Variable operator()(const Variable& x, bool training) const;
 };
 
 /// Drop path (`ops::drop_path`) while the builder's training flag is set, else the identity. With a probability of 0 it
 /// takes no call number: a model without drop path draws as if the layer were not there.
-class DropPath {
+class DropPath : public Stochastic {
  public:
   /// Throws ValueError where the probability is not in [0, 1).
-  DropPath(const Builder& builder, double probability);
-  Variable operator()(const Variable& x) const;
-  /// Whether it may change anything now.
-  bool active() const { return training() && probability_ > 0; }
-  /// As that of Dropout.
-  DropPath as_now() const;
-
- private:
-  bool training() const { return fixed_.value_or(builder_.training()); }
-
-  Builder builder_;
-  double probability_;
-  std::optional<bool> fixed_;
+  DropPath(const Builder& builder, double probability) : Stochastic("drop_path", builder, probability) {}
+  Variable operator()(const Variable& x) const { return (*this)(x, training()); }
+  Variable operator()(const Variable& x, bool training) const;
 };
 
 }  // namespace tapecache::models

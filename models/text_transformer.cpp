@@ -38,7 +38,8 @@ const TextConfig& check_config(const TextConfig& config) {
 }
 
 TextTransformer::TextTransformer(const Builder& builder, const TextConfig& config)
-    : config_(check_config(config)),
+    : Model(builder),
+      config_(check_config(config)),
       token_embedding_(builder.child("embeddings").child("token_embedding"), config.vocabulary, config.encoder.width,
                        Init::normal(0.02)),
       positions_(builder.child("embeddings").child("position_embedding"), config.max_tokens, config.encoder.width,

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "tapecache/models/model.h"
 #include "tapecache/models/token_batch.h"
 #include "tapecache/models/transformer_block.h"
 
@@ -27,9 +28,11 @@ const TextConfig& check_config(const TextConfig& config);
 
 /// CLIP's text tower (Radford et al. 2021), with parameter names as in a Hugging Face CLIP checkpoint's `text_model`.
 /// Token embedding by N(0, 0.02²), positions by N(0, 0.01²), as OpenAI's.
-class TextTransformer {
+class TextTransformer : public Model {
  public:
-  /// Throws as `check_config`.
+  /// Throws as `check_config`, before the first parameter is made.
+  TextTransformer(const TextConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32) : TextTransformer(Builder(seed, dtype), config) {}
+  /// The same under the name of a builder, whose list other parts may share.
   TextTransformer(const Builder& builder, const TextConfig& config);
   /// [batch, width], pooled over the valid tokens: all where there is no mask. Throws as `check_tokens`, and ValueError naming
   /// a sample without the end-of-text token that is to be pooled.

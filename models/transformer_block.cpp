@@ -1,79 +1,103 @@
 #include "tapecache/models/transformer_block.h"
 
 #include <cmath>
+#include <optional>
+#include <string>
 
 #include "tapecache/autograd/checkpoint.h"
 #include "tapecache/ops/elementwise.h"
 
 namespace tapecache::models {
 
-namespace {
-
-double width_scale(const TransformerConfig& c) { return 1.0 / std::sqrt(static_cast<double>(c.width)); }
-Init residual_init(const TransformerConfig& c) {
-  return Init::normal(width_scale(c) / std::sqrt(2.0 * static_cast<double>(c.layers)));
+/// Parameters are listed in the order in which the block uses them.
+TransformerBlock::Parts TransformerBlock::make_parts(const Builder& builder, const TransformerConfig& config,
+                                                     const BlockStyle& style) {
+  const double spread = 1.0 / std::sqrt(static_cast<double>(config.width));
+  const double residual_spread = spread / std::sqrt(2.0 * static_cast<double>(config.layers));
+  const auto drawn = [&](double deviation) { return style.weights.value_or(Init::normal(deviation)); };
+  const auto norm = [&](const char* name) { return LayerNorm(builder.child(name), config.width, config.epsilon); };
+  const auto attention = [&] {
+    return MultiHeadAttention(builder, config.width, config.heads, drawn(residual_spread), drawn(spread), style.attention);
+  };
+  const auto fc1 = [&] { return Linear(builder.child(style.fc1), config.width, config.mlp_width, drawn(spread / std::sqrt(2.0))); };
+  const auto fc2 = [&] { return Linear(builder.child(style.fc2), config.mlp_width, config.width, drawn(residual_spread)); };
+  if (style.norm == NormPlacement::kPre) return {norm(style.norm1), attention(), norm(style.norm2), fc1(), fc2()};
+  const MultiHeadAttention attention_first = attention();
+  const LayerNorm norm1 = norm(style.norm1);
+  const Linear linear1 = fc1(), linear2 = fc2();
+  return {norm1, attention_first, norm(style.norm2), linear1, linear2};
 }
 
-}  // namespace
-
-TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConfig& config)
-    : activation_(check_config("transformer", config).activation),
+TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConfig& config, const BlockStyle& style)
+    : norm_(style.norm),
+      activation_(check_config(style.name, config).activation),
       checkpoint_(config.checkpoint),
-      norm1_(builder.child("layer_norm1"), config.width, config.epsilon),
-      attention_(builder.child("self_attn"), config.width, config.heads, residual_init(config),
-                 Init::normal(width_scale(config))),
-      norm2_(builder.child("layer_norm2"), config.width, config.epsilon),
-      fc1_(builder.child("mlp").child("fc1"), config.width, config.mlp_width,
-           Init::normal(width_scale(config) / std::sqrt(2.0))),
-      fc2_(builder.child("mlp").child("fc2"), config.mlp_width, config.width, residual_init(config)),
+      parts_(make_parts(builder, config, style)),
       dropout_(builder, config.dropout),
       drop_path_(builder, config.drop_path) {
-  norm1_.weight.set("norm", "before the branch");
-  fc1_.weight.set("activation", std::string(name(activation_)));
+  parts_.norm1.weight.set("norm", norm_ == NormPlacement::kPre ? "before the branch" : "after the branch");
+  parts_.fc1.weight.set("activation", std::string(name(activation_)));
 }
 
-Variable TransformerBlock::forward(const Variable& x, const ops::AttentionOptions& options,
-                                   const TokenChoice& choice) const {
-  constexpr auto kNoNorm = ops::KeepNorm::kNo;
-  const Variable qkv = attention_.project(norm1_, x, kNoNorm).y, chosen = choice ? choice(x) : x;
-  if (dropout_.active() || drop_path_.active()) {
-    const Variable attended = ops::add(chosen, drop_path_(dropout_(attention_.attend(qkv, options, {}, choice))));
-    return ops::add(attended, drop_path_(dropout_(fc2_.after(activation_, fc1_.after(norm2_, attended, kNoNorm).y))));
-  }
-  const Variable attended = attention_.attend(qkv, options, chosen, choice);
-  return fc2_.after(activation_, fc1_.after(norm2_, attended, kNoNorm).y, attended);
+template <class Branch>
+Variable TransformerBlock::add_branch(const Variable& x, bool training, const Branch& branch) const {
+  if (!dropout_.active(training) && !drop_path_.active(training)) return branch(x);
+  return ops::add(x, drop_path_(dropout_(branch(Variable()), training), training));
 }
 
-Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options,
-                                      const TokenChoice& choice) const {
-  if (!checkpoint_) return forward(x, options, choice);
+/// Both kinds norm what enters a branch. The pre-norm kind adds the branch to what it was before its norm, the post-norm kind to
+/// what it is after it; there, the first norm is the last of the block before.
+Variable TransformerBlock::forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
+                                   const TokenChoice& choice, bool training) const {
+  const auto& [norm1, attention, norm2, fc1, fc2] = parts_;
+  const bool post = norm_ == NormPlacement::kPost;
+  const auto keep = post ? ops::KeepNorm::kYes : ops::KeepNorm::kNo;
+  const LayerNorm* const first = post ? before : &norm1;
+  const auto [qkv, entering] =
+      first ? attention.project(*first, x, keep) : ops::NormalizedLinear{attention.project(x), x};
+  const Variable& stream = post ? entering : x;
+  const Variable attended = add_branch(choice ? choice(stream) : stream, training, [&](const Variable& residual) {
+    return attention.attend(qkv, options, residual, choice);
+  });
+  const auto [hidden, normalized] = fc1.after(post ? norm1 : norm2, attended, keep);
+  return add_branch(post ? normalized : attended, training,
+                    [&](const Variable& residual) { return fc2.after(activation_, hidden, residual); });
+}
+
+Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
+                                             const TokenChoice& choice) const {
+  const bool training = dropout_.training();
+  if (!checkpoint_) return forward(x, before, options, choice, training);
   // By value: the recompute in backward may come when this block's caller is gone, or the training flag was changed.
-  const auto recompute = [block = as_now(), options, choice](std::span<const Variable> inputs) {
-    return std::vector<Variable>{block.forward(inputs[0], options, choice)};
+  const auto recompute = [block = *this, norm = before ? std::optional(*before) : std::nullopt, options, choice,
+                          training](std::span<const Variable> inputs) {
+    return std::vector<Variable>{block.forward(inputs[0], norm ? &*norm : nullptr, options, choice, training)};
   };
   std::vector<Variable> inputs{x};
   if (options.valid.defined()) inputs.emplace_back(options.valid);  // so that a change before backward is found
   return checkpoint(recompute, inputs).front();
 }
 
-TransformerBlock TransformerBlock::as_now() const {
-  TransformerBlock copy = *this;
-  copy.dropout_ = dropout_.as_now();
-  copy.drop_path_ = drop_path_.as_now();
-  return copy;
+Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options, const TokenChoice& choice) const {
+  const Variable y = without_last_norm(x, nullptr, options, choice);
+  return last_norm() ? (*last_norm())(y) : y;
 }
 
-TransformerEncoder::TransformerEncoder(const Builder& builder, const TransformerConfig& config) {
-  check_config("transformer", config);
+TransformerEncoder::TransformerEncoder(const Builder& builder, const TransformerConfig& config, const BlockStyle& style,
+                                       const char* layers) {
+  check_config(style.name, config);
   for (std::int64_t i = 0; i < config.layers; ++i) {
-    blocks_.emplace_back(builder.child("layers").child(std::to_string(i)), config);
+    blocks_.emplace_back(builder.child(layers).child(std::to_string(i)), config, style);
   }
 }
 
-Variable TransformerEncoder::operator()(Variable x, const ops::AttentionOptions& options,
-                                        const TokenChoice& choice) const {
-  for (const TransformerBlock& block : blocks_) x = block(x, options, &block == &blocks_.back() ? choice : TokenChoice());
-  return x;
+Variable TransformerEncoder::operator()(Variable x, const ops::AttentionOptions& options, const TokenChoice& choice,
+                                        const LayerNorm* before) const {
+  for (const TransformerBlock& block : blocks_) {
+    x = block.without_last_norm(x, before, options, &block == &blocks_.back() ? choice : TokenChoice());
+    before = block.last_norm();
+  }
+  return before ? (*before)(x) : x;
 }
 
 }  // namespace tapecache::models

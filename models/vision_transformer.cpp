@@ -44,7 +44,8 @@ PatchEmbedding::PatchEmbedding(const Builder& builder, std::int64_t channels, st
 Variable PatchEmbedding::operator()(const Variable& images) const { return ops::patch_embedding(images, weight); }
 
 VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig& config)
-    : config_(check_config(config)),
+    : Model(builder),
+      config_(check_config(config)),
       class_embedding_(builder.child("embeddings")
                            .parameter("class_embedding", {config.encoder.width},
                                       Init::normal(1.0 / std::sqrt(static_cast<double>(config.encoder.width))))),

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "tapecache/models/model.h"
 #include "tapecache/models/transformer_block.h"
 
 namespace tapecache::models {
@@ -34,9 +35,11 @@ class PatchEmbedding {
 /// CLIP's vision transformer (Dosovitskiy et al. 2021, Radford et al. 2021), with parameter names as in a Hugging Face
 /// CLIP checkpoint's `vision_model`. Patch embedding by N(0, 0.02²), class embedding by N(0, 1/width), as there;
 /// positions by N(0, 0.01²), as those of OpenAI's text tower.
-class VisionTransformer {
+class VisionTransformer : public Model {
  public:
-  /// Throws as `check_config`.
+  /// Throws as `check_config`, before the first parameter is made.
+  VisionTransformer(const VisionConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32) : VisionTransformer(Builder(seed, dtype), config) {}
+  /// The same under the name of a builder, whose list other parts may share.
   VisionTransformer(const Builder& builder, const VisionConfig& config);
   /// images [batch, channels, size, size] to [batch, width]. Throws ShapeError.
   Variable operator()(const Variable& images) const;

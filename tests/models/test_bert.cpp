@@ -101,7 +101,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_block) {
       BertEncoderConfig config = small_bert(dropout).encoder;
       config.drop_path = dropout;
       const Builder builder(3, DType::kFloat64);
-      const BertBlock block(builder, config);
+      const TransformerBlock block(builder, TransformerConfig(config), kBertBlock);
       shake(builder.parameters(), 100);
       const Parameter x("x", random_values({3, 4, 12}, 8));
       std::vector<Parameter> parameters = builder.parameters();
@@ -234,7 +234,7 @@ BOOST_AUTO_TEST_CASE(models_that_cannot_be_built) {
     BOOST_CHECK_EXCEPTION(built([&](auto& c) { c.encoder.dropout = p; }), ValueError, says({"dropout"}));
     BOOST_CHECK_EXCEPTION(built([&](auto& c) { c.encoder.drop_path = p; }), ValueError, says({"drop"}));
   }
-  BOOST_CHECK_EXCEPTION(BertBlock(Builder(1), {.width = 8, .heads = 3, .mlp_width = 8}), ValueError, says({"3 heads"}));
+  BOOST_CHECK_EXCEPTION(TransformerBlock(Builder(1), {.width = 8, .heads = 3, .mlp_width = 8}, kBertBlock), ValueError, says({"3 heads"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -27,11 +27,11 @@ BertConfig bert_of(std::int64_t layers) {
   return config;
 }
 
-struct Model {
+struct SmallBert {
   Builder builder;
   Bert bert;
 
-  explicit Model(std::uint64_t seed, std::int64_t layers = 2, const std::string& name = "")
+  explicit SmallBert(std::uint64_t seed, std::int64_t layers = 2, const std::string& name = "")
       : builder(seed), bert(name.empty() ? builder : builder.child(name), bert_of(layers)) {}
 
   SafetensorsFile file(const std::string& prefix = "") const {
@@ -56,9 +56,9 @@ BOOST_AUTO_TEST_SUITE(bert_weights)
 
 BOOST_AUTO_TEST_CASE(published_heads_are_passed_over) {
   const Folder folder;
-  const Model other(2);
+  const SmallBert other(2);
   for (const std::string prefix : {"", "bert."}) {
-    const Model model(1);
+    const SmallBert model(1);
     SafetensorsFile file = other.file(prefix);
     add_heads(file, prefix);
     write_safetensors(folder / "w", file);
@@ -66,7 +66,7 @@ BOOST_AUTO_TEST_CASE(published_heads_are_passed_over) {
     BOOST_TEST(same_values(model.builder.parameters(), values_by_name(other.builder.parameters())));
   }
   // As a part of a larger model.
-  const Model inside(1, 2, "bert");
+  const SmallBert inside(1, 2, "bert");
   SafetensorsFile file = other.file("bert.");
   add_heads(file, "bert.");
   write_safetensors(folder / "w", file);
@@ -79,7 +79,7 @@ BOOST_AUTO_TEST_CASE(published_heads_are_passed_over) {
 
 BOOST_AUTO_TEST_CASE(other_surplus_is_refused) {
   const Folder folder;
-  const Model model(1), other(2);
+  const SmallBert model(1), other(2);
   SafetensorsFile file = other.file();
   file.tensors.emplace("poolers.weight", Tensor::zeros({8, 8}));
   file.tensors.emplace("encoder.pooler.weight", Tensor::zeros({8, 8}));
@@ -101,7 +101,7 @@ BOOST_AUTO_TEST_CASE(other_surplus_is_refused) {
 
 BOOST_AUTO_TEST_CASE(a_file_of_more_layers_is_refused) {
   const Folder folder;
-  const Model model(1), deeper(2, 12);
+  const SmallBert model(1), deeper(2, 12);
   const auto before = values_by_name(model.builder.parameters());
   for (const bool strict : {true, false}) {
     for (const std::string prefix : {"", "bert."}) {
@@ -113,10 +113,10 @@ BOOST_AUTO_TEST_CASE(a_file_of_more_layers_is_refused) {
     }
   }
   // Fewer are missing, and numbers of something else do not count.
-  write_safetensors(folder / "w", Model(2, 1).file());
+  write_safetensors(folder / "w", SmallBert(2, 1).file());
   BOOST_CHECK_EXCEPTION(load_weights(folder / "w", model.builder, {.strict = false}), FileError,
                         says({"'encoder.layer.1.", "is missing"}));
-  SafetensorsFile file = Model(2).file();
+  SafetensorsFile file = SmallBert(2).file();
   file.tensors.emplace("head.7.weight", Tensor::zeros({1}));
   file.tensors.emplace("encoder.layer.7.adapter", Tensor::zeros({1}));
   write_safetensors(folder / "w", file);
@@ -126,7 +126,7 @@ BOOST_AUTO_TEST_CASE(a_file_of_more_layers_is_refused) {
 
 BOOST_AUTO_TEST_CASE(names_of_before_give_the_same_bits) {
   const Folder folder;
-  const Model model(1), other(2);
+  const SmallBert model(1), other(2);
   shake(other.builder.parameters(), 100);
   SafetensorsFile file;
   for (auto& [name, tensor] : other.file().tensors) {

@@ -116,7 +116,7 @@ BOOST_AUTO_TEST_CASE(layers_without_a_size_are_refused) {
     BOOST_CHECK_EXCEPTION(MultiHeadAttention(part, 4, bad, init, init), ValueError, says({found + " heads"}));
     BOOST_CHECK_EXCEPTION(TransformerBlock(part, {.width = 8, .layers = bad, .heads = 2, .mlp_width = 8}), ValueError,
                           says({"layers " + found}));
-    BOOST_CHECK_EXCEPTION(BertBlock(part, {.width = 8, .layers = 1, .heads = 2, .mlp_width = bad}), ValueError,
+    BOOST_CHECK_EXCEPTION(TransformerBlock(part, {.width = 8, .layers = 1, .heads = 2, .mlp_width = bad}, kBertBlock), ValueError,
                           says({"mlp_width " + found}));
     TextConfig text = small_text();
     text.vocabulary = bad;
@@ -161,7 +161,7 @@ BOOST_AUTO_TEST_CASE(rates_and_epsilons_out_of_range_are_refused) {
     BOOST_CHECK_EXCEPTION(VisionTransformer(part, clip.vision), ValueError, in("vision transformer"));
     BertConfig bert;
     change(bert.encoder);
-    BOOST_CHECK_EXCEPTION(BertBlock(part, bert.encoder), ValueError, in("bert block"));
+    BOOST_CHECK_EXCEPTION(TransformerBlock(part, TransformerConfig(bert.encoder), kBertBlock), ValueError, in("bert block"));
     BOOST_CHECK_EXCEPTION(Bert(part, bert), ValueError, in("bert"));
   };
   for (const double bad : {1.0, 2.0, -0.1, kNan, kInf}) {
