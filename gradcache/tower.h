@@ -41,7 +41,7 @@ class Tower {
   /// Throws ShapeError for an input without an axis of samples, or inputs of different sizes, and ValueError for an empty
   /// std::function.
   template <Splittable Input, class Encode>
-  Tower(std::string name, Input input, Encode encode)
+  Tower(std::string name, Input input, Encode encoder)
       : name_(std::move(name)), size_(detail::samples_of_tower(name_, input)), lengths_(detail::lengths_of(input)) {
     const auto batch = std::make_shared<const Input>(std::move(input));
     version_ = [batch] { return detail::version_of(*batch); };
@@ -53,13 +53,13 @@ class Tower {
         return std::make_shared<const Input>(detail::select_samples(*batch, samples));
       };
     }
-    set_encoder<Input>(std::move(encode));
+    set_encoder<Input>(std::move(encoder));
   }
 
   /// A tower whose batch the caller has cut already, into parts of any size: the step keeps these cuts. The parts
   /// need only a number of samples. Throws ValueError for no parts or an empty one, and for an empty std::function.
   template <class Input, class Encode>
-  static Tower from_chunks(std::string name, std::vector<Input> chunks, Encode encode) {
+  static Tower from_chunks(std::string name, std::vector<Input> chunks, Encode encoder) {
     std::vector<std::int64_t> sizes;
     for (const Input& chunk : chunks) sizes.push_back(detail::samples_of_tower(name, chunk));
     Tower tower(std::move(name), std::move(sizes));
@@ -70,7 +70,7 @@ class Tower {
       return sum;
     };
     tower.take_chunk_ = [batch](std::size_t chunk) { return Samples(batch, &batch->at(chunk)); };
-    tower.set_encoder<Input>(std::move(encode));
+    tower.set_encoder<Input>(std::move(encoder));
     return tower;
   }
 
@@ -113,15 +113,15 @@ class Tower {
   Tower(std::string name, std::vector<std::int64_t> own_chunks);
 
   template <class Encode, class Input>
-  static Encoded call(const Encode& encode, const Input& input) {
-    if constexpr (detail::IsTuple<Input>::value) return detail::as_encoded(std::apply(encode, input));
-    else return detail::as_encoded(encode(input));
+  static Encoded call(const Encode& encoder, const Input& input) {
+    if constexpr (detail::IsTuple<Input>::value) return detail::as_encoded(std::apply(encoder, input));
+    else return detail::as_encoded(encoder(input));
   }
 
   template <class Input, class Encode>
-  void set_encoder(Encode encode) {
-    if (detail::is_empty_function(encode)) throw_no_encoder();
-    encode_ = [encode = std::move(encode)](const void* samples) { return call(encode, *static_cast<const Input*>(samples)); };
+  void set_encoder(Encode encoder) {
+    if (detail::is_empty_function(encoder)) throw_no_encoder();
+    encode_ = [encoder = std::move(encoder)](const void* samples) { return call(encoder, *static_cast<const Input*>(samples)); };
     if constexpr (detail::can_upload<Input>()) {
       shows_tensors_ = detail::shows_tensors<Input>();
       upload_ = [](const void* samples, Device device) {

@@ -2,8 +2,8 @@
 
 #include "../timing.h"
 #include "measurements.h"
-#include "tapecache/core/memory_scopes.h"
 #include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/memory_plan.h"
 #include "workload.h"
 
 namespace gradcache_bench {
@@ -20,12 +20,14 @@ std::vector<ReproducibleCost> reproducible_cost(Workload& workload, int rounds) 
   const Loss loss = workload.loss();
   std::vector<std::function<void()>> runs;
   const auto add = [&](const StepOptions& options) {
-    for (const auto step : {cached_step, direct_step}) {
-      runs.push_back([&, step, options] {
-        step(towers, loss, options);
-        workload.clear_gradients();
-      });
-    }
+    runs.push_back([&, options] {
+      cached_step(towers, loss, options);
+      workload.clear_gradients();
+    });
+    runs.push_back([&, options] {
+      direct_step(towers, loss, options.direct());
+      workload.clear_gradients();
+    });
   };
   StepOptions options{{kChunk}};
   add(options);
@@ -72,16 +74,12 @@ Cost measure_cost(const Effort& effort) {
   all.cut = MemoryPlan{{kChunk, kChunk}, 2 * chunks};
   const std::size_t most = cached(all).peak_bytes;
   for (const double share : {0.0, 0.25, 0.5, 0.75, 1.0, 1.5}) {
-    StepOptions options;
     const auto bytes = least + static_cast<std::size_t>(share * static_cast<double>(most - least));
     // 3 % is what a plan leaves free.
-    options.cut = MemoryBudget{bytes + bytes / 32};
-    {
-      const MemoryLimit limit(std::get<MemoryBudget>(options.cut).bytes);
-      options.cut = plan_memory(towers, options);
-    }
+    const MemoryBudget budget{bytes + bytes / 32};
+    const StepOptions options{.cut = plan_memory(towers, {.cut = budget})};
     const StepResult result = cached(options);
-    cost.by_budget.push_back({share, std::get<MemoryBudget>(options.cut).bytes, result.peak_bytes,
+    cost.by_budget.push_back({share, budget.bytes, result.peak_bytes,
                               static_cast<double>(result.kept_chunks) / static_cast<double>(result.chunks), 0});
     runs.push_back([&, options] { cached(options); });
   }
