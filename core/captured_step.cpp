@@ -70,7 +70,7 @@ struct [[gnu::visibility("hidden")]] CapturedStep::State {
   /// Calls the function; its draws read the step number from the device.
   void run(std::uint32_t number) {
     begin_random_step(seed, number);
-    const ScopedValue on_device(random_state().key.step_on_device, step_there());
+    const ScopedValue on_device(random_state().key.step.on_device, step_there());
     step();
   }
 

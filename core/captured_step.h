@@ -16,7 +16,7 @@ namespace tapecache {
 ///   StepResult result;
 ///   CapturedStep step(device, [&] {
 ///     result = gradcache::cached_step(towers, loss, {.cut = {64}, .deferred = true, .device = device});
-///     optimizer.step(ops::LateNumbers{.learning_rate = rate, .gradient_scale = {}, .non_finite = result.non_finite});
+///     optimizer.step(rate, 1, result.non_finite);
 ///     optimizer.clear_gradients();
 ///   });
 ///   for (std::uint32_t t = 0; t < steps; ++t) {

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 
+#include "tapecache/core/kernel_number.h"
 #include "tapecache/core/language.h"
 
 namespace tapecache {
@@ -25,19 +26,17 @@ constexpr std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> c
 /// the batch is split and whatever ran before.
 struct RandomKey {
   std::uint64_t seed = 0;
-  std::uint32_t step = 0;
+  KernelNumber<std::uint32_t> step = 0;
   std::uint32_t call = 0;  ///< number of the stochastic op call within the step
-  /// Where this is not null, the step is what a kernel finds there: in memory of its device, for a step that is replayed.
-  const std::uint32_t* step_on_device = nullptr;
 
   bool operator==(const RandomKey&) const = default;
 
   /// The key with its step as it is now, on the device that holds it.
-  constexpr RandomKey now() const { return step_on_device ? RandomKey{seed, *step_on_device, call, nullptr} : *this; }
+  constexpr RandomKey now() const { return {seed, step.now(), call}; }
 
   /// Four words: those of elements 4·block … 4·block + 3 of the given sample.
   constexpr std::array<std::uint32_t, 4> draw(std::uint32_t sample, std::uint32_t block) const {
-    return philox4x32({block, sample, call, step},
+    return philox4x32({block, sample, call, step.value},
                       {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
   }
 };

@@ -18,7 +18,7 @@ bool RandomState::operator==(const RandomState& other) const {
 }
 
 void begin_random_step(std::uint64_t seed, std::uint32_t step) {
-  random_state() = {{seed, step, 0, random_state().key.step_on_device}, 0, 0, {}};
+  random_state() = {{seed, {step, random_state().key.step.on_device}, 0}, 0, 0, {}};
 }
 
 RandomState next_random_draw(const char* op, std::int64_t leading) {

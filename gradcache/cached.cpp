@@ -52,7 +52,7 @@ const std::vector<Tensor>& CachedForward::representations() const {
 std::int64_t CachedForward::size() const { return state()->tower.size(); }
 
 CachedForward cached(Tower tower, const CachedOptions& options) {
-  detail::check_step("cached", std::span(&tower, 1), 0, {});
+  detail::check_step("cached", std::span(&tower, 1), 0, 1);
   ForwardContext context = forward_context();
   context.partial_batch = true;  // a sub-batch is no batch
   if (options.after) {
@@ -107,15 +107,14 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
   std::vector<std::string> names;
   for (const CachedBatch& batch : towers) names.push_back(batch.name);
   detail::check_names("cached_backward", std::move(names));
-  const detail::GradientScale scale{options.scale, options.late_scale};
-  detail::check_scale("cached_backward", scale);
+  detail::check_scale("cached_backward", options.scale);
   detail::check_has_loss("cached_backward", loss);
   const PeakMeter meter(options.device);
   GradientTransaction transaction;
   std::vector<detail::Side> sides;
   for (const CachedBatch& batch : towers) sides.push_back(side_of(batch));
   detail::Pipeline pipeline("cached_backward", std::move(sides),
-                            {.loss = {scale, options.allow_unused, options.deferred}, .offload = options.offload,
+                            {.loss = {options.scale, options.allow_unused, options.deferred}, .offload = options.offload,
                              .device = options.device});
   if (pipeline.take_loss(loss, transaction)) pipeline.backward();
   return pipeline.commit(transaction, meter.peak());

@@ -63,8 +63,7 @@ struct CachedBatch {
 
 /// What `cached_backward` can be told: as in `StepOptions`. Sub-batches have their own options for the rest.
 struct CachedBackwardOptions {
-  double scale = 1;
-  Tensor late_scale = {};
+  Number scale = 1;
   bool deferred = false;
   Device device = Device::cpu();
   bool allow_unused = false;

@@ -102,8 +102,8 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
   buffers.restore();
   const StepResult step_other = other();
   const std::vector<Tensor> other_gradients = take();
-  result.loss_reference = step_reference.loss;
-  result.loss_other = step_other.loss;
+  result.loss_reference = step_reference.loss.item();
+  result.loss_other = step_other.loss.item();
   if (step_reference.status != StepStatus::kDone || step_other.status != StepStatus::kDone) {
     // There are no gradients to compare, and no difference is not what that means.
     constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();

@@ -46,7 +46,7 @@ StepResult GradCache::step(std::span<const Tower> towers) {
 }
 
 void GradCache::check(std::span<const Tower> towers) {
-  detail::check_step("GradCache", towers, options_.reproducible_block, {options_.scale, options_.late_scale});
+  detail::check_step("GradCache", towers, options_.reproducible_block, options_.scale);
   std::vector<Tower> parts;
   const std::int64_t samples = std::min(self_check_.samples, towers.empty() ? 0 : towers.front().size());
   for (const Tower& tower : towers) {

@@ -39,7 +39,7 @@ class GradCache {
 
   const StepOptions& options() const { return options_; }
   /// For a loss scale or an accumulation factor that changes as training goes on.
-  void set_scale(double scale) { options_.scale = scale; }
+  void set_scale(const Number& scale) { options_.scale = scale; }
 
  private:
   void check(std::span<const Tower> towers);

@@ -82,15 +82,17 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   }
   readings.set_loss(value.value());
   if (options.deferred) {
-    result.device_loss = readings.total_loss();
+    result.loss = readings.total_loss();
     if (!options.allow_unused) check_used(step, towers, pass);
     return pass;
   }
   readings.set_caches(pass.caches);
   const double not_finite = readings.read(result);
-  if (!std::isfinite(result.loss)) {
+  const double total = result.loss.item();
+  result.non_finite = not_finite + (std::isfinite(total) ? 0 : 1);
+  if (!std::isfinite(total)) {
     result.status = StepStatus::kNonFiniteLoss;
-    result.message = non_finite_loss(result.loss) + first_of_outputs(towers, [&](std::size_t t, std::size_t i) {
+    result.message = non_finite_loss(total) + first_of_outputs(towers, [&](std::size_t t, std::size_t i) {
       return non_finite_cause(towers[t].names[i], towers[t].representations[i], towers[t].chunks);
     });
     return pass;

@@ -30,7 +30,7 @@ struct LossPass {
 };
 
 struct LossOptions {
-  GradientScale scale = {};
+  Number scale = 1;
   bool allow_unused = false;  ///< whether it may leave a tower's representations out
   bool deferred = false;
 };

@@ -153,7 +153,7 @@ std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double av
 MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options) {
   const auto* const budget = std::get_if<MemoryBudget>(&options.cut);
   if (!budget) throw ValueError("plan_memory: the cut is none by a MemoryBudget");
-  detail::check_step("plan_memory", towers, options.reproducible_block, {options.scale, options.late_scale});
+  detail::check_step("plan_memory", towers, options.reproducible_block, options.scale);
   if (budget->bytes == 0) throw ValueError("plan_memory: a memory budget of 0 bytes, expected what the step may use");
   const MemoryLimit within(budget->bytes, options.device);
   const NoRecording outside_tape;

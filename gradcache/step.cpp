@@ -52,7 +52,8 @@ bool halve_chunks(MemoryPlan& plan, std::span<const Tower> towers, std::span<con
 
 /// Adds what one group of a step gave. The first that is refused speaks for all.
 void add_group(StepResult& sum, const StepResult& group, std::size_t number) {
-  sum.loss += group.loss;
+  sum.loss = sum.loss.item() + group.loss.item();
+  sum.non_finite = sum.non_finite.item() + group.non_finite.item();
   sum.auxiliary.resize(group.auxiliary.size());
   for (std::size_t i = 0; i < group.auxiliary.size(); ++i) {
     const double mean = sum.auxiliary[i].mean + group.auxiliary[i].mean;
@@ -84,8 +85,7 @@ std::vector<Chunks> whole(std::span<const Tower> towers) {
 }  // namespace
 
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
-  const detail::GradientScale scale{options.scale, options.late_scale};
-  detail::check_step("cached_step", towers, options.reproducible_block, scale);
+  detail::check_step("cached_step", towers, options.reproducible_block, options.scale);
   detail::check_has_loss("cached_step", loss);
   const bool has_budget = std::holds_alternative<MemoryBudget>(options.cut);
   if (has_budget && CapturedStep::is_capturing()) {
@@ -102,7 +102,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
     const std::vector<Chunks> chunks = cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
     GradientTransaction transaction;
     detail::Pipeline pipeline("cached_step", detail::sides_of(towers, chunks, forward),
-                              {.loss = {scale, options.allow_unused, options.deferred}, .offload = options.offload,
+                              {.loss = {options.scale, options.allow_unused, options.deferred}, .offload = options.offload,
                                .may_drop_tapes = true, .device = options.device, .observer = options.observer});
     try {
       pipeline.forward(plan.kept_chunks);
@@ -123,23 +123,21 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
 }
 
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const DirectOptions& options) {
-  const detail::GradientScale scale{options.scale, options.late_scale};
-  detail::check_step("direct_step", towers, options.reproducible_block, scale);
+  detail::check_step("direct_step", towers, options.reproducible_block, options.scale);
   detail::check_has_loss("direct_step", loss);
   const PeakMeter meter(options.device);
   GradientTransaction transaction;
   const detail::ForwardOptions forward{
       .step = "direct_step", .autocast = options.autocast, .reproducible_block = options.reproducible_block};
   detail::Pipeline pipeline("direct_step", detail::sides_of(towers, whole(towers), forward),
-                            {.loss = {scale, true, options.deferred}, .device = options.device});
+                            {.loss = {options.scale, true, options.deferred}, .device = options.device});
   pipeline.forward(kAll);
   if (pipeline.take_loss(loss, transaction)) pipeline.backward();
   return pipeline.commit(transaction, meter.peak());
 }
 
 StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const AccumulatedOptions& options) {
-  const detail::GradientScale scale{options.scale, options.late_scale};
-  detail::check_step("accumulated_step", towers, options.reproducible_block, scale);
+  detail::check_step("accumulated_step", towers, options.reproducible_block, options.scale);
   detail::check_has_loss("accumulated_step", loss);
   const std::vector<Chunks> chunks = cut_towers("accumulated_step", towers, {.chunk_sizes = options.chunk_sizes.sizes},
                                                 options.reproducible_block, false);
@@ -167,7 +165,7 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
       return ops::scale(value, weight);
     };
     detail::Pipeline pipeline("accumulated_step", detail::sides_of(towers, std::move(group), forward),
-                              {.loss = {scale, true, false}, .device = options.device});
+                              {.loss = {options.scale, true, false}, .device = options.device});
     pipeline.forward(kAll);
     const bool finite = pipeline.take_loss(weighted, transaction);
     if (finite && sum.status == StepStatus::kDone) pipeline.backward();

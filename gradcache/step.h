@@ -9,6 +9,7 @@
 
 #include "tapecache/autograd/parameter.h"
 #include "tapecache/core/device.h"
+#include "tapecache/core/number.h"
 #include "tapecache/gradcache/cut.h"
 #include "tapecache/gradcache/representations.h"
 #include "tapecache/gradcache/tower.h"
@@ -32,11 +33,9 @@ struct Progress {
 
 /// What a step on the whole batch at once can be told.
 struct DirectOptions {
-  /// Multiplies every gradient, those of the loss's own parameters too: 1/k over k accumulated steps, a loss scale.
-  double scale = 1;
-  /// Multiplies them too, as it is when the step runs: an f64 scalar on the device of the towers' outputs, for a loss scale
-  /// that changes from one replay of a captured step to the next.
-  Tensor late_scale = {};
+  /// Multiplies every gradient, those of the loss's own parameters too: 1/k over k accumulated steps, a loss scale. One that
+  /// changes from one replay of a captured step to the next is on the device of the towers' outputs.
+  Number scale = 1;
   /// Forwards samples in fixed blocks of so many, and so sums over them in the same order however they are cut: cached and
   /// direct steps then give bit-identical gradients for every chunk size that is a multiple of it. 8 allows many chunk sizes,
   /// larger blocks are faster; 0: no blocks.
@@ -44,8 +43,8 @@ struct DirectOptions {
   /// kBFloat16 or kFloat16: the encoders run under such an `Autocast`, in both forwards; kFloat32: under the caller's, if
   /// there is one. The loss is taken under none, in every step, but for one that it makes itself. f16 needs a loss scale.
   DType autocast = DType::kFloat32;
-  /// Whether the host is not to wait: the step is queued, and gives gradients whatever comes out. `StepResult` then has
-  /// `device_loss` and `non_finite` in place of what it would have read.
+  /// Whether the host is not to wait: the step is queued, and gives gradients whatever comes out. The numbers of `StepResult`
+  /// are then on the device, but for means and norms, which it does without.
   bool deferred = false;
   /// The device whose bytes `peak_bytes` counts and a budget limits: that of the encoders, which a step does not look for.
   Device device = Device::cpu();
@@ -54,8 +53,7 @@ struct DirectOptions {
 /// What plain accumulation can be told: see `DirectOptions`.
 struct AccumulatedOptions {
   ChunkSizes chunk_sizes = {};
-  double scale = 1;
-  Tensor late_scale = {};
+  Number scale = 1;
   std::int64_t reproducible_block = 0;
   DType autocast = DType::kFloat32;
   Device device = Device::cpu();
@@ -65,8 +63,7 @@ struct AccumulatedOptions {
 struct StepOptions {
   /// How the batch is cut into chunks.
   Cut cut = {};
-  double scale = 1;                     ///< as in DirectOptions
-  Tensor late_scale = {};               ///< as in DirectOptions
+  Number scale = 1;                     ///< as in DirectOptions
   std::int64_t reproducible_block = 0;  ///< as in DirectOptions; chunk sizes must be multiples of it
   DType autocast = DType::kFloat32;     ///< as in DirectOptions
   bool deferred = false;                ///< as in DirectOptions
@@ -85,7 +82,7 @@ struct StepOptions {
   std::function<void(const Progress&)> observer = {};
 
   /// Of the direct step that this one must equal.
-  DirectOptions direct() const { return {scale, late_scale, reproducible_block, autocast, deferred, device}; }
+  DirectOptions direct() const { return {scale, reproducible_block, autocast, deferred, device}; }
 };
 
 enum class StepStatus {
@@ -108,12 +105,13 @@ struct AuxiliaryResult {
 struct StepResult {
   StepStatus status = StepStatus::kDone;
   std::string message;  ///< what was not finite
-  /// The loss with its auxiliary parts, unscaled.
-  double loss = 0;
+  /// The loss with its auxiliary parts, unscaled. Of a deferred step it is on the device, for which `item` waits.
+  Number loss = 0;
+  /// How many values are NaN or Inf, for an optimiser that is to leave such a step out (`Optimizer::step`): of the loss and the
+  /// caches, which refuses the step. Of a deferred step, on its device, those of the loss and all gradients, those of before
+  /// included.
+  Number non_finite = 0;
   std::vector<AuxiliaryResult> auxiliary;
-  /// Of a deferred step alone, as f64 scalars on its device: the loss with its auxiliary parts; and how many of it and the
-  /// elements of all gradients, those of before included, are NaN or Inf, for an optimiser that is to leave such a step out.
-  Tensor device_loss, non_finite;
   /// Each output of each tower over the whole batch, without history; in the host's memory where they were off-loaded.
   std::vector<Tensor> representations;
   /// Root mean square, over the samples, of the norm of a sample's representation; 0 for outputs that are no floats.
@@ -143,7 +141,7 @@ struct StepResult {
 /// - where neither an encoder nor the loss reads a parameter that is not frozen, so that nothing would be trained;
 /// - for inputs or parameters changed between the two forwards, an encoder whose second forward makes another number of random
 ///   draws or, with `check_recompute`, gives other values;
-/// ShapeError for a loss that is no scalar, a second forward of other shapes, a late scale of another kind; OutOfMemory.
+/// ShapeError for a loss that is no scalar, a second forward of other shapes; OutOfMemory.
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
 /// The same step with the whole batch forwarded once, as one chunk a tower whose tape is kept: what `cached_step` must equal. It

@@ -9,7 +9,7 @@
 
 namespace tapecache::gradcache::detail {
 
-void check_step(const char* step, std::span<const Tower> towers, std::int64_t reproducible_block, const GradientScale& scale) {
+void check_step(const char* step, std::span<const Tower> towers, std::int64_t reproducible_block, const Number& scale) {
   if (towers.empty()) throw ValueError(fmt::format("{}: no towers, expected at least one", step));
   std::vector<std::string> names;
   for (const Tower& tower : towers) {
@@ -30,13 +30,9 @@ void check_names(const char* step, std::vector<std::string> names) {
   throw ValueError(fmt::format("{}: two towers are named '{}', expected a name for each", step, *twice));
 }
 
-void check_scale(const char* step, const GradientScale& scale) {
-  if (scale.late.defined() && (scale.late.rank() != 0 || scale.late.dtype() != DType::kFloat64)) {
-    throw ShapeError(fmt::format("{}: late_scale is {}, expected a float64 scalar", step, describe(scale.late)));
-  }
-  if (!std::isfinite(scale.host)) {
-    throw ValueError(fmt::format("{}: scale is {}, expected a finite number", step, scale.host));
-  }
+void check_scale(const char* step, const Number& scale) {
+  if (scale.is_on_device() || std::isfinite(scale.item())) return;
+  throw ValueError(fmt::format("{}: scale is {}, expected a finite number", step, scale.item()));
 }
 
 void check_has_loss(const char* step, const Loss& loss) {
@@ -49,11 +45,13 @@ void check_loss(const char* step, const Variable& loss) {
   }
 }
 
-Tensor seed_for(const Variable& output, double value, const GradientScale& scale) {
-  const Tensor seed = Tensor::full(output.shape(), scale.host * value, output.dtype(), output.device());
-  if (!scale.late.defined()) return seed;
+Tensor seed_for(const Variable& output, double value, const Number& scale) {
+  if (!scale.is_on_device()) return Tensor::full(output.shape(), scale.item() * value, output.dtype(), output.device());
   const NoRecording constants;
-  return ops::multiply(Variable(seed), Variable(scale.late.to(output.dtype()))).value();
+  const Tensor ones = Tensor::full(output.shape(), 1, output.dtype(), output.device());
+  // Rounded once, as on the host.
+  const Tensor seed = ops::scale(Variable(scale.tensor()), value).value().to(output.dtype());
+  return ops::multiply(Variable(ones), Variable(seed)).value();
 }
 
 void add_distinct(std::vector<Parameter>& into, std::span<const Parameter> parameters) {

@@ -15,18 +15,12 @@
 /// What the ways to take a step have in common. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
-/// What the gradients of a step are multiplied by.
-struct GradientScale {
-  double host = 1;
-  Tensor late = {};
-};
-
 /// Throws ValueError for no towers, an empty one, two of one name, a reproducible block below 0, and what check_scale does.
-void check_step(const char* step, std::span<const Tower> towers, std::int64_t reproducible_block, const GradientScale& scale);
+void check_step(const char* step, std::span<const Tower> towers, std::int64_t reproducible_block, const Number& scale);
 /// Throws ValueError where two towers have one name.
 void check_names(const char* step, std::vector<std::string> names);
-/// Throws ValueError for a scale that is not finite, ShapeError for a late one of another kind.
-void check_scale(const char* step, const GradientScale& scale);
+/// Throws ValueError for a scale that the host knows and that is not finite.
+void check_scale(const char* step, const Number& scale);
 /// Throws ValueError for a loss that is an empty function.
 void check_has_loss(const char* step, const Loss& loss);
 /// Throws ShapeError where the loss is no scalar.
@@ -44,7 +38,7 @@ inline std::int64_t chunk_unit(std::int64_t reproducible_block) { return std::ma
 inline DType encoder_precision(DType autocast) { return autocast == DType::kFloat32 ? autocast_dtype() : autocast; }
 
 /// A cotangent of `value`, times the scale, for an output.
-Tensor seed_for(const Variable& output, double value, const GradientScale& scale);
+Tensor seed_for(const Variable& output, double value, const Number& scale);
 
 }  // namespace tapecache::gradcache::detail
 

@@ -31,19 +31,21 @@ std::vector<double> values_of(std::span<const Tensor> scalars) {
   return all.to_vector<double>();
 }
 
-void add_mean(StepResult& result, std::size_t index, const AuxiliarySum& part, double sum) {
+/// Returns the mean.
+double add_mean(StepResult& result, std::size_t index, const AuxiliarySum& part, double sum) {
   const double mean = sum / static_cast<double>(part.samples);
-  result.loss += part.weight * mean;
   if (result.auxiliary.size() <= index) result.auxiliary.resize(index + 1);
   AuxiliaryResult& known = result.auxiliary[index];
   known = {part.name, known.mean + mean, part.weight};
+  return mean;
 }
 
 }  // namespace
 
 void StepReadings::add_representations(const Tensor& representations) {
   const bool has_norm = is_floating(representations.dtype()) && representations.size(0) > 0;
-  squares_.push_back(has_norm ? ops::sum_of_squares(std::span(&representations, 1)) : Tensor());
+  squares_.push_back(has_norm ? ops::squared_norm(std::span(&representations, 1)).on(representations.device())
+                              : Tensor());
   samples_.push_back(representations.size(0));
 }
 
@@ -52,10 +54,10 @@ void StepReadings::set_caches(std::span<const std::vector<Tensor>> caches) {
   for (const std::vector<Tensor>& own : caches) {
     std::copy_if(own.begin(), own.end(), std::back_inserter(defined), [](const Tensor& c) { return c.defined(); });
   }
-  non_finite_ = defined.empty() ? Tensor() : ops::count_non_finite(defined);
+  non_finite_ = defined.empty() ? Tensor() : ops::count_non_finite(defined).on(defined[0].device());
 }
 
-Tensor StepReadings::total_loss() const {
+Number StepReadings::total_loss() const {
   const NoRecording constants;
   Variable total(loss_.to(DType::kFloat64).reshape({}));
   for (const auto& [index, part] : auxiliary_) {
@@ -76,7 +78,7 @@ void commit_step(GradientTransaction& transaction, StepResult& result, bool defe
     return;
   }
   result.parameters = transaction.commit([&](std::span<const Parameter> given) {
-    std::vector<Tensor> values{result.device_loss};
+    std::vector<Tensor> values{result.loss.tensor()};
     for (const Parameter& parameter : given) values.push_back(parameter.gradient());
     result.non_finite = ops::count_non_finite(values);
     result.status = StepStatus::kDeferred;
@@ -94,10 +96,10 @@ double StepReadings::read(StepResult& result) const {
   const std::vector<double> values = values_of(scalars);
 
   std::size_t next = 1;
-  result.loss = 0;
+  double loss = 0;
   result.auxiliary.clear();
-  for (const auto& [index, part] : auxiliary_) add_mean(result, index, part, values[next++]);
-  result.loss += values[0];
+  for (const auto& [index, part] : auxiliary_) loss += part.weight * add_mean(result, index, part, values[next++]);
+  result.loss = loss + values[0];
   result.representation_norms.clear();
   for (std::size_t i = 0; i < squares_.size(); ++i) {
     const double mean = squares_[i].defined() ? values[next++] / static_cast<double>(samples_[i]) : 0;

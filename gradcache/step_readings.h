@@ -38,7 +38,7 @@ class StepReadings {
   void set_caches(std::span<const std::vector<Tensor>> caches);
 
   /// The loss with its auxiliary parts, as an f64 scalar.
-  Tensor total_loss() const;
+  Number total_loss() const;
   /// Sets a result's loss, auxiliary means and norms. Returns how many elements of the caches are not finite.
   double read(StepResult& result) const;
 

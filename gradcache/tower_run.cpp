@@ -112,7 +112,7 @@ std::vector<Tensor> TowerRun::representations_on_device() const {
   return values;
 }
 
-void TowerRun::begin_backward(std::vector<Tensor> cache, const GradientScale& scale, std::int64_t samples) {
+void TowerRun::begin_backward(std::vector<Tensor> cache, const Number& scale, std::int64_t samples) {
   cache_ = std::move(cache);
   scale_ = scale;
   samples_ = samples;

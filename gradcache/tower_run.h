@@ -57,7 +57,7 @@ class TowerRun {
   void finish_forward();
   /// Takes d loss / d representations, one for each output (undefined where the loss does not use it), and what auxiliary losses
   /// are multiplied by: the scale, over the samples of the batch.
-  void begin_backward(std::vector<Tensor> cache, const GradientScale& scale, std::int64_t samples);
+  void begin_backward(std::vector<Tensor> cache, const Number& scale, std::int64_t samples);
   /// Gives a chunk's rows of the cache, and its auxiliary losses, to the parameters: from its kept tape, or forwarding
   /// it again. Throws ValueError where inputs, parameters or (on demand) representations changed in between.
   void backward(std::size_t chunk);
@@ -125,7 +125,7 @@ class TowerRun {
   std::optional<std::uint32_t> last_call_;  // of the random stream, that each ends with
   BatchOutputs outputs_;          // made whole by the first chunk that is stored
   std::vector<Tensor> cache_;
-  GradientScale scale_;           // of auxiliary losses
+  Number scale_ = 1;              // of auxiliary losses
   std::int64_t samples_ = 1;      // whose mean they are
   std::vector<Tensor> leaving_;   // the last that was off-loaded, so that nothing waits for its memory
   std::vector<Parameter> parameters_;

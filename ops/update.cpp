@@ -1,7 +1,6 @@
 #include "tapecache/ops/update.h"
 
 #include <algorithm>
-#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -43,69 +42,88 @@ void for_each_alike(std::span<Entry> entries, const TensorOf& tensor_of, const B
   finish();
 }
 
-void require_scalar(const char* op, const char* argument, const Tensor& found, DType dtype, Device device) {
-  if (!found.defined()) return;
-  if (found.numel() != 1 || found.dtype() != dtype || found.device() != device) {
-    throw ShapeError(fmt::format("{}: {} is {}, expected a {} scalar on {}", op, argument, describe(found), name(dtype),
-                                 to_string(device)));
+/// Throws DeviceError for a number that another device holds.
+void require_at(const char* op, const char* argument, const Number& found, Device device) {
+  if (!found.is_on_device() || found.tensor().device() == device) return;
+  throw DeviceError(fmt::format("{}: {} is {}, expected a float64 scalar on {}, or a number of the host", op, argument,
+                                describe(found.tensor()), to_string(device)));
+}
+
+void require_numbers(const char* op, const StepNumbers& numbers, Device device) {
+  require_at(op, "learning_rate", numbers.learning_rate, device);
+  require_at(op, "gradient_scale", numbers.gradient_scale, device);
+  require_at(op, "skip_if", numbers.skip_if, device);
+}
+
+/// Throws ShapeError or DTypeError unless the count is an i64 scalar, DeviceError for one that is out of reach.
+void require_count(const char* op, const Tensor& steps, const StepNumbers& numbers, Device device) {
+  if (!steps.defined() || steps.numel() != 1) {
+    throw ShapeError(fmt::format("{}: steps is {}, expected an int64 scalar", op, describe(steps)));
   }
+  if (steps.dtype() != DType::kInt64) {
+    throw DTypeError(fmt::format("{}: steps is {}, expected an int64 scalar", op, describe(steps)));
+  }
+  const bool host_counts = steps.device().is_cpu() && !numbers.skip_if.is_on_device();
+  if (steps.device() == device || host_counts) return;
+  throw DeviceError(fmt::format("{}: steps is {}, expected an int64 scalar on {}", op, describe(steps), to_string(device)));
 }
 
-void require_late(const char* op, const LateNumbers& late, Device device) {
-  require_scalar(op, "learning_rate", late.learning_rate, DType::kFloat64, device);
-  require_scalar(op, "gradient_scale", late.gradient_scale, DType::kFloat64, device);
-  require_scalar(op, "non_finite", late.non_finite, DType::kFloat64, device);
+KernelNumber<double> for_kernel(const Number& number) {
+  if (!number.is_on_device()) return number.item();
+  return {0, number.tensor().data<double>()};
 }
 
-kernels::LateNumbers pointers(const LateNumbers& late) {
-  const auto pointer = [](const Tensor& t) { return t.defined() ? t.data<double>() : nullptr; };
-  return {pointer(late.learning_rate), pointer(late.gradient_scale), pointer(late.non_finite)};
+kernels::StepNumbers for_kernel(const StepNumbers& numbers) {
+  return {for_kernel(numbers.learning_rate), for_kernel(numbers.gradient_scale), for_kernel(numbers.skip_if)};
 }
+
+bool is_skipped(const StepNumbers& numbers) { return !numbers.skip_if.is_on_device() && numbers.skip_if.item() != 0; }
 
 }  // namespace
 
-void adamw_update(const kernels::AdamW& given, std::span<AdamWParameter> parameters, const LateNumbers& late) {
+void adamw_update(const StepNumbers& numbers, const kernels::AdamW& step, std::span<AdamWParameter> parameters) {
   constexpr const char* kOp = "adamw_update";
   for (const AdamWParameter& p : parameters) {
     detail::require_floating(kOp, "value", p.value);
     require_same(kOp, "gradient", p.gradient, p.value);
     require_same(kOp, "m", p.m, p.value);
     require_same(kOp, "v", p.v, p.value);
-    require_scalar(kOp, "steps", p.steps, DType::kInt64, p.value.device());
-    if (p.steps.defined() != parameters[0].steps.defined()) {
-      throw ValueError(fmt::format("{}: steps of some parameters are defined and of others not, expected all or none", kOp));
-    }
-    require_late(kOp, late, p.value.device());
+    require_count(kOp, p.steps, numbers, p.value.device());
+    require_numbers(kOp, numbers, p.value.device());
   }
-  kernels::AdamW step = given;
-  step.late = pointers(late);
+  if (is_skipped(numbers)) return;
   const auto value_of = [](const AdamWParameter& p) -> const Tensor& { return p.value; };
   for_each_alike(parameters, value_of, [&](std::span<AdamWParameter* const> run) {
+    const Device device = run[0]->value.device();
     dispatch_floating(kOp, run[0]->value.dtype(), [&]<class T>() {
       std::vector<kernels::AdamWArrays<T>> arrays;
       std::int64_t first = 0;
       for (AdamWParameter* p : run) {
+        const bool counts_there = p->steps.device() == device;
         arrays.push_back({first, p->value.numel(), p->gradient.data<T>(), p->value.mutable_data<T>(),
-                          p->m.mutable_data<T>(), p->v.mutable_data<T>(), p->weight_decay, p->correction1,
-                          p->correction2, p->steps.defined() ? p->steps.mutable_data<std::int64_t>() : nullptr});
+                          p->m.mutable_data<T>(), p->v.mutable_data<T>(), p->weight_decay,
+                          counts_there ? 0 : *p->steps.data<std::int64_t>(),
+                          counts_there ? p->steps.mutable_data<std::int64_t>() : nullptr});
         first += p->value.numel();
       }
-      kernels::find(&UpdateKernels<T>::adamw, kOp, run[0]->value.device())(
-          step, static_cast<std::int64_t>(arrays.size()), arrays.data());
+      kernels::find(&UpdateKernels<T>::adamw, kOp, device)(for_kernel(numbers), step,
+                                                           static_cast<std::int64_t>(arrays.size()), arrays.data());
     });
+    for (AdamWParameter* p : run) {
+      if (p->steps.device() != device) ++*p->steps.mutable_data<std::int64_t>();
+    }
   });
 }
 
-void sgd_update(const kernels::Sgd& given, std::span<SgdParameter> parameters, const LateNumbers& late) {
+void sgd_update(const StepNumbers& numbers, const kernels::Sgd& step, std::span<SgdParameter> parameters) {
   constexpr const char* kOp = "sgd_update";
   for (const SgdParameter& p : parameters) {
     detail::require_floating(kOp, "value", p.value);
     require_same(kOp, "gradient", p.gradient, p.value);
     require_same(kOp, "velocity", p.velocity, p.value);
-    require_late(kOp, late, p.value.device());
+    require_numbers(kOp, numbers, p.value.device());
   }
-  kernels::Sgd step = given;
-  step.late = pointers(late);
+  if (is_skipped(numbers)) return;
   const auto value_of = [](const SgdParameter& p) -> const Tensor& { return p.value; };
   for_each_alike(parameters, value_of, [&](std::span<SgdParameter* const> run) {
     dispatch_floating(kOp, run[0]->value.dtype(), [&]<class T>() {
@@ -116,8 +134,8 @@ void sgd_update(const kernels::Sgd& given, std::span<SgdParameter> parameters, c
                           p->velocity.mutable_data<T>(), p->weight_decay});
         first += p->value.numel();
       }
-      kernels::find(&UpdateKernels<T>::sgd, kOp, run[0]->value.device())(step, static_cast<std::int64_t>(arrays.size()),
-                                                                         arrays.data());
+      kernels::find(&UpdateKernels<T>::sgd, kOp, run[0]->value.device())(
+          for_kernel(numbers), step, static_cast<std::int64_t>(arrays.size()), arrays.data());
     });
   });
 }
@@ -134,9 +152,9 @@ void scale_in_place(Tensor& tensor, double factor) {
 
 namespace {
 
-/// f64 sums over all elements by a kernel of the table, one for each device, in the order of the tensors.
+/// The f64 sum over all elements by a kernel of the table; one for each device is taken, in the order of the tensors.
 template <class Kernel>
-std::vector<Tensor> sums_over(const char* op, std::span<const Tensor> tensors, const Kernel& kernel) {
+Number sum_over(const char* op, std::span<const Tensor> tensors, const Kernel& kernel) {
   for (const Tensor& t : tensors) detail::require_floating(op, "tensor", t);
   std::vector<Tensor> sums;
   const auto itself = [](const Tensor& t) -> const Tensor& { return t; };
@@ -158,16 +176,10 @@ std::vector<Tensor> sums_over(const char* op, std::span<const Tensor> tensors, c
                    partials, sum->mutable_data<double>(), mode);
     });
   });
-  return sums;
-}
-
-Tensor only_sum(const char* op, std::span<const Tensor> tensors, std::vector<Tensor> sums) {
-  if (sums.size() > 1) {
-    throw DeviceError(fmt::format("{}: tensors are on {} and {}, expected one device", op, to_string(sums[0].device()),
-                                  to_string(sums[1].device())));
-  }
-  if (!sums.empty()) return std::move(sums.front());
-  return Tensor::zeros({}, DType::kFloat64, tensors.empty() ? Device::cpu() : tensors[0].device());
+  if (sums.size() == 1) return sums.front();
+  double total = 0;
+  for (const Tensor& sum : sums) total += sum.item();
+  return total;
 }
 
 struct SquaredNorm {
@@ -186,31 +198,21 @@ struct NonFinite {
 
 }  // namespace
 
-double squared_norm(std::span<const Tensor> tensors) {
-  double total = 0;
-  for (const Tensor& sum : sums_over("squared_norm", tensors, SquaredNorm{})) total += sum.item();
-  return total;
-}
+Number squared_norm(std::span<const Tensor> tensors) { return sum_over("squared_norm", tensors, SquaredNorm{}); }
 
-Tensor sum_of_squares(std::span<const Tensor> tensors) {
-  constexpr const char* kOp = "sum_of_squares";
-  return only_sum(kOp, tensors, sums_over(kOp, tensors, SquaredNorm{}));
-}
+Number count_non_finite(std::span<const Tensor> tensors) { return sum_over("count_non_finite", tensors, NonFinite{}); }
 
-Tensor count_non_finite(std::span<const Tensor> tensors) {
-  constexpr const char* kOp = "count_non_finite";
-  return only_sum(kOp, tensors, sums_over(kOp, tensors, NonFinite{}));
-}
-
-void clip_to_norm(std::span<Tensor> tensors, const Tensor& squared_norm, double max_norm) {
+void clip_to_norm(std::span<Tensor> tensors, const Number& squared_norm, double max_norm) {
   constexpr const char* kOp = "clip_to_norm";
   for (const Tensor& t : tensors) {
     detail::require_floating(kOp, "tensor", t);
-    if (t.device() != squared_norm.device()) {
-      throw DeviceError(fmt::format("{}: a tensor is on {}, expected {}", kOp, to_string(t.device()),
-                                    to_string(squared_norm.device())));
+    if (t.device() != tensors[0].device()) {
+      throw DeviceError(fmt::format("{}: tensors are on {} and {}, expected one device", kOp,
+                                    to_string(tensors[0].device()), to_string(t.device())));
     }
   }
+  if (tensors.empty()) return;
+  const Tensor squared = squared_norm.on(tensors[0].device());
   const auto itself = [](const Tensor& t) -> const Tensor& { return t; };
   for_each_alike(tensors, itself, [&](std::span<Tensor* const> run) {
     dispatch_floating(kOp, run[0]->dtype(), [&]<class T>() {
@@ -221,7 +223,7 @@ void clip_to_norm(std::span<Tensor> tensors, const Tensor& squared_norm, double 
         first += t->numel();
       }
       detail::call(kOp, run[0]->device(), &UpdateKernels<T>::clip, static_cast<std::int64_t>(arrays.size()),
-                   arrays.data(), squared_norm, max_norm);
+                   arrays.data(), squared, max_norm);
     });
   });
 }

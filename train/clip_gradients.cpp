@@ -11,21 +11,25 @@
 
 namespace tapecache::train {
 
-double gradient_norm(std::span<const Parameter> parameters) {
-  return std::sqrt(ops::squared_norm(detail::distinct_gradients(parameters)));
+namespace {
+
+Number root(const Number& square) {
+  if (!square.is_on_device()) return std::sqrt(square.item());
+  return ops::sqrt(Variable(square.tensor())).value();
 }
 
-Tensor clip_gradients(std::span<const Parameter> parameters, double max_norm) {
-  if (!(max_norm > 0)) throw ValueError(fmt::format("clip_gradients: max_norm is {}, expected above 0", max_norm));
-  std::vector<Tensor> gradients = detail::distinct_gradients(parameters);
-  const Tensor squared = ops::sum_of_squares(gradients);
-  ops::clip_to_norm(gradients, squared, max_norm);
-  return ops::sqrt(Variable(squared)).value();
+}  // namespace
+
+Number gradient_norm(std::span<const Parameter> parameters) {
+  return root(ops::squared_norm(detail::distinct_gradients(parameters)));
 }
 
-double clip_gradient_norm(std::span<const Parameter> parameters, double max_norm) {
+Number clip_gradient_norm(std::span<const Parameter> parameters, double max_norm) {
   if (!(max_norm > 0)) throw ValueError(fmt::format("clip_gradient_norm: max_norm is {}, expected above 0", max_norm));
-  return clip_gradients(parameters, max_norm).item();
+  std::vector<Tensor> gradients = detail::distinct_gradients(parameters);
+  const Number squared = ops::squared_norm(gradients);
+  ops::clip_to_norm(gradients, squared, max_norm);
+  return root(squared);
 }
 
 }  // namespace tapecache::train

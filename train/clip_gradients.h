@@ -3,20 +3,18 @@
 #include <span>
 
 #include "tapecache/autograd/parameter.h"
+#include "tapecache/core/number.h"
 
 namespace tapecache::train {
 
 /// Euclidean norm of all gradients together, added in f64; parameters without a gradient are passed over. Here and below one
-/// that is listed more than once, as tied weights may be, counts once.
-double gradient_norm(std::span<const Parameter> parameters);
+/// that is listed more than once, as tied weights may be, counts once. The norm stays on the gradients' device; only where they
+/// are on several does the host wait for them.
+Number gradient_norm(std::span<const Parameter> parameters);
 
-/// Scales all gradients, of one device, so that their norm is at most `max_norm`, and returns the norm before that as an f64
-/// scalar on that device, without waiting for it. A norm that is NaN or Inf leaves the gradients as they are. Throws ValueError
-/// unless max_norm > 0, DeviceError for gradients on several devices.
-Tensor clip_gradients(std::span<const Parameter> parameters, double max_norm);
-
-/// Scales all gradients so that their norm is at most `max_norm` (Pascanu et al. 2013) and returns the norm before
-/// that, for which it waits. The rest is as above.
-double clip_gradient_norm(std::span<const Parameter> parameters, double max_norm);
+/// Scales all gradients, of one device, so that their norm is at most `max_norm` (Pascanu et al. 2013), and returns the norm
+/// before that, without waiting for it. A norm that is NaN or Inf leaves the gradients as they are. Throws ValueError unless
+/// max_norm > 0, DeviceError for gradients on several devices.
+Number clip_gradient_norm(std::span<const Parameter> parameters, double max_norm);
 
 }  // namespace tapecache::train

@@ -1,6 +1,5 @@
 #include "tapecache/train/loss_scaler.h"
 
-#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <sstream>
@@ -8,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/tape.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/update.h"
 #include "tapecache/train/distinct_gradients.h"
 
@@ -38,19 +39,19 @@ double number(const Notes& notes, const std::string& name) {
   return value;
 }
 
-std::int64_t count(const Notes& notes, const std::string& name) {
+double count(const Notes& notes, const std::string& name) {
   const std::string& text = note(notes, name);
   std::int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size() || value < 0) {
     throw ValueError(fmt::format("loss scaler: '{}' is '{}', expected a whole number of at least 0", name, text));
   }
-  return value;
+  return static_cast<double>(value);
 }
 
 }  // namespace
 
-LossScaler::LossScaler(const LossScalerOptions& options) : options_(options), state_{.scale = options.initial_scale} {
+LossScaler::LossScaler(const LossScalerOptions& options, Device device) : options_(options) {
   const auto finite = [](double v) { return std::isfinite(v); };
   require(finite(options.min_scale) && options.min_scale > 0, "min_scale", options.min_scale, "above 0");
   require(finite(options.max_scale) && options.max_scale >= options.min_scale, "max_scale", options.max_scale,
@@ -62,53 +63,71 @@ LossScaler::LossScaler(const LossScalerOptions& options) : options_(options), st
   require(options.backoff_factor > 0 && options.backoff_factor < 1, "backoff_factor", options.backoff_factor,
           "between 0 and 1");
   require(options.growth_interval >= 1, "growth_interval", static_cast<double>(options.growth_interval), "at least 1");
+  const auto held = [&](double value) { return Tensor::full({}, value, DType::kFloat64, device); };
+  scale_ = held(options.initial_scale);
+  inverse_ = held(1 / options.initial_scale);
+  finite_in_a_row_ = held(0);
+  steps_ = held(0);
+  skipped_ = held(0);
 }
 
-bool LossScaler::unscale(std::span<const Parameter> parameters) {
+Number LossScaler::unscale(std::span<const Parameter> parameters, const Number& non_finite) {
   if (unscaled_) throw Error("loss scaler: unscale called twice without an update in between");
+  const double scale = scale_.item();
   std::vector<Tensor> gradients = detail::distinct_gradients(parameters);
-  Tensor non_finite = ops::count_non_finite(gradients);
+  Number overflowed = ops::count_non_finite(gradients);
   unscaled_ = true;
-  for (Tensor& gradient : gradients) ops::scale_in_place(gradient, 1 / state_.scale);
-  if (state_.scale < 1) non_finite = ops::count_non_finite(gradients);  // they have grown
-  const bool finite = non_finite.item() == 0;
-  if (!finite) {
+  for (Tensor& gradient : gradients) ops::scale_in_place(gradient, 1 / scale);
+  if (scale < 1) overflowed = ops::count_non_finite(gradients);  // they have grown
+  const double all = overflowed.item() + non_finite.item();
+  if (all != 0) {
     for (Parameter parameter : parameters) parameter.clear_gradient();
   }
-  return finite;
+  return all;
 }
 
-void LossScaler::update(bool finite) {
+/// In arithmetic without a choice, which a device does as it comes.
+void LossScaler::update(const Number& non_finite) {
+  const NoRecording constants;
+  const Variable one(Number(1).on(scale_.device()));
+  const auto constant = [&](double value) { return ops::scale(one, value); };
+  const Variable bad = ops::clamp(Variable(non_finite.on(scale_.device())), 0, 1), good = ops::subtract(one, bad);
+  const Variable in_a_row = ops::multiply(ops::add(Variable(finite_in_a_row_), one), good);
+  // 1 where enough are in a row, else 0: both are whole numbers.
+  const Variable grows =
+      ops::clamp(ops::subtract(in_a_row, constant(static_cast<double>(options_.growth_interval - 1))), 0, 1);
+  const Variable waits = ops::subtract(one, grows);
+  // One summand is not 0, so that the factor is an option itself, to the last bit.
+  const Variable factor = ops::add(ops::multiply(good, waits), ops::add(ops::scale(bad, options_.backoff_factor),
+                                                                        ops::scale(grows, options_.growth_factor)));
+  const Variable scale = ops::clamp(ops::multiply(Variable(scale_), factor), options_.min_scale, options_.max_scale);
+  const Variable inverse = ops::divide(one, scale), skipped = ops::add(Variable(skipped_), bad),
+                 steps = ops::add(Variable(steps_), one), row = ops::multiply(in_a_row, waits);
+  scale_.copy_from(scale.value());
+  inverse_.copy_from(inverse.value());
+  finite_in_a_row_.copy_from(row.value());
+  steps_.copy_from(steps.value());
+  skipped_.copy_from(skipped.value());
   unscaled_ = false;
-  ++state_.steps;
-  if (!finite) {
-    ++state_.skipped;
-    state_.finite_in_a_row = 0;
-    state_.scale = std::max(options_.min_scale, state_.scale * options_.backoff_factor);
-  } else if (++state_.finite_in_a_row >= options_.growth_interval) {
-    state_.finite_in_a_row = 0;
-    state_.scale = std::min(options_.max_scale, state_.scale * options_.growth_factor);
-  }
 }
 
 void LossScaler::save(std::map<std::string, std::string>& notes) const {
-  notes["loss_scaler.scale"] = fmt::format("{}", state_.scale);
-  notes["loss_scaler.finite_in_a_row"] = fmt::format("{}", state_.finite_in_a_row);
-  notes["loss_scaler.steps"] = fmt::format("{}", state_.steps);
-  notes["loss_scaler.skipped"] = fmt::format("{}", state_.skipped);
+  const auto count = [](const Tensor& held) { return fmt::format("{}", static_cast<std::int64_t>(held.item())); };
+  notes["loss_scaler.scale"] = fmt::format("{}", scale_.item());
+  notes["loss_scaler.finite_in_a_row"] = count(finite_in_a_row_);
+  notes["loss_scaler.steps"] = count(steps_);
+  notes["loss_scaler.skipped"] = count(skipped_);
 }
 
 void LossScaler::load(const std::map<std::string, std::string>& notes) {
-  set_state({.scale = number(notes, "loss_scaler.scale"),
-             .finite_in_a_row = count(notes, "loss_scaler.finite_in_a_row"),
-             .steps = count(notes, "loss_scaler.steps"),
-             .skipped = count(notes, "loss_scaler.skipped")});
-}
-
-void LossScaler::set_state(const State& state) {
-  const bool in_range = state.scale >= options_.min_scale && state.scale <= options_.max_scale;
-  require(in_range, "scale", state.scale, "min_scale to max_scale");
-  state_ = state;
+  const double scale = number(notes, "loss_scaler.scale"), in_a_row = count(notes, "loss_scaler.finite_in_a_row"),
+               steps = count(notes, "loss_scaler.steps"), skipped = count(notes, "loss_scaler.skipped");
+  require(scale >= options_.min_scale && scale <= options_.max_scale, "scale", scale, "min_scale to max_scale");
+  scale_.fill(scale);
+  inverse_.fill(1 / scale);
+  finite_in_a_row_.fill(in_a_row);
+  steps_.fill(steps);
+  skipped_.fill(skipped);
 }
 
 }  // namespace tapecache::train

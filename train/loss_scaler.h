@@ -6,6 +6,7 @@
 #include <string>
 
 #include "tapecache/autograd/parameter.h"
+#include "tapecache/core/number.h"
 
 namespace tapecache::train {
 
@@ -23,42 +24,54 @@ struct LossScalerOptions {
 ///
 ///   options.scale = scaler.scale();
 ///   const auto result = gradcache::cached_step(towers, loss, options);
-///   const bool finite = result.status == gradcache::StepStatus::kDone && scaler.unscale(parameters);
-///   if (finite) optimizer.step(rate);
+///   const Number non_finite = scaler.unscale(parameters, result.non_finite);
+///   optimizer.step(rate, 1, non_finite);
 ///   optimizer.clear_gradients();
-///   scaler.update(finite);
+///   scaler.update(non_finite);
+///
+/// On a device its state is in that device's memory, for deferred steps, which do not wait and may be captured
+/// (`CapturedStep`). Such a step has counted what is not finite among its gradients, and the optimiser may divide them:
+///
+///   options.scale = scaler.scale();
+///   result = gradcache::cached_step(towers, loss, options);  // deferred
+///   optimizer.step(rate, scaler.gradient_scale(), result.non_finite);
+///   optimizer.clear_gradients();
+///   scaler.update(result.non_finite);
 class LossScaler {
  public:
-  struct State {
-    double scale = 1;
-    std::int64_t finite_in_a_row = 0, steps = 0, skipped = 0;
-  };
-
   /// Throws ValueError naming an option outside its range.
-  explicit LossScaler(const LossScalerOptions& options = {});
+  explicit LossScaler(const LossScalerOptions& options = {}, Device device = Device::cpu());
 
-  double scale() const { return state_.scale; }
-  /// Divides every gradient by the scale, in place and once, however often its parameter is listed, and says whether all are
-  /// finite then. Where they are not, the step cannot be taken and its gradients are cleared, so that none gets into the next
-  /// one's. Once a step: throws Error where it is called again before `update`.
-  bool unscale(std::span<const Parameter> parameters);
-  /// Ends a step: after one that was not finite the scale backs off, after enough finite ones in a row it grows.
-  void update(bool finite);
+  LossScaler(LossScaler&&) = default;
+  LossScaler& operator=(LossScaler&&) = default;
 
-  std::int64_t steps() const { return state_.steps; }
-  std::int64_t skipped_steps() const { return state_.skipped; }
-  const State& state() const { return state_; }
-  /// Throws ValueError for a scale outside the options' range.
-  void set_state(const State& state);
+  /// What the loss, and what gradients are to be multiplied by: numbers of the host, or those of a device, which stay where they
+  /// are and change with each `update`.
+  Number scale() const { return as_number(scale_); }
+  Number gradient_scale() const { return as_number(inverse_); }
+  /// Divides every gradient by the scale, in place and once, however often its parameter is listed. Returns how many values are
+  /// not finite: elements of the gradients then, and `non_finite`, which the step has counted. Where there are any, the step
+  /// cannot be taken and its gradients are cleared, so that none gets into the next one's. Waits for the gradients' device. Once
+  /// a step: throws Error where it is called again before `update`.
+  Number unscale(std::span<const Parameter> parameters, const Number& non_finite = 0);
+  /// Ends a step, of which so many values were not finite: after any the scale backs off, after enough steps in a row with none
+  /// it grows. Does not wait, but for the number of a device that is not the scaler's.
+  void update(const Number& non_finite);
 
-  /// Writes the state among a checkpoint's notes, under names that begin with "loss_scaler.".
+  Number steps() const { return as_number(steps_); }
+  Number skipped_steps() const { return as_number(skipped_); }
+
+  /// Writes the state among a checkpoint's notes, under names that begin with "loss_scaler."; a scaler of any device may go on
+  /// from it. This and `load` wait for the device.
   void save(std::map<std::string, std::string>& notes) const;
   /// Takes it from there. Throws ValueError, before anything is changed, where one is missing or no number in range.
   void load(const std::map<std::string, std::string>& notes);
 
  private:
+  static Number as_number(const Tensor& held) { return held.device().is_cpu() ? Number(held.item()) : Number(held); }
+
   LossScalerOptions options_;
-  State state_;
+  Tensor scale_, inverse_, finite_in_a_row_, steps_, skipped_;  // f64 scalars; counts are whole numbers
   bool unscaled_ = false;
 };
 

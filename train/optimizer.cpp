@@ -13,29 +13,40 @@ namespace tapecache::train {
 
 namespace {
 
-void require(bool holds, const char* optimizer, const char* what, double found, const char* expected) {
-  if (!holds) throw ValueError(fmt::format("{}: {} is {}, expected {}", optimizer, what, found, expected));
-}
-
-bool is_decay(double value) { return std::isfinite(value) && value >= 0; }
-
-void require_step_numbers(const char* optimizer, double learning_rate, double gradient_scale) {
-  require(std::isfinite(learning_rate) && learning_rate >= 0, optimizer, "the learning rate", learning_rate,
-          "finite and at least 0");
-  require(std::isfinite(gradient_scale), optimizer, "the gradient scale", gradient_scale, "finite");
-}
+bool is_rate(double value) { return std::isfinite(value) && value >= 0; }
 
 Tensor zeros_like(const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), t.device()); }
 
 }  // namespace
 
-Optimizer::Optimizer(std::vector<Parameter> parameters) : parameters_(std::move(parameters)) {
+Optimizer::Optimizer(const char* name, std::vector<Parameter> parameters) : name_(name), parameters_(std::move(parameters)) {
   std::set<std::string> names;
   for (const Parameter& p : parameters_) {
     if (!names.insert(p.name()).second) {
       throw ValueError(fmt::format("optimizer: two parameters are named '{}'", p.name()));
     }
   }
+}
+
+void Optimizer::step(const Number& learning_rate, const Number& gradient_scale, const Number& skip_if) {
+  const ops::StepNumbers numbers{learning_rate, gradient_scale, skip_if};
+  check_numbers(numbers);
+  check_gradients();
+  if (skip_if.is_on_device() || skip_if.item() == 0) update(numbers);
+}
+
+void Optimizer::require(bool holds, const char* what, double found, const char* expected) const {
+  if (!holds) throw ValueError(fmt::format("{}: {} is {}, expected {}", name_, what, found, expected));
+}
+
+void Optimizer::check_numbers(const ops::StepNumbers& numbers) const {
+  const auto& [rate, scale, skip_if] = numbers;
+  if (CapturedStep::is_capturing() && !(rate.is_on_device() && (scale.is_on_device() || scale.item() == 1))) {
+    throw Error(fmt::format("{}: a {} of the host's in a captured step would stay as it is; give one that the device holds",
+                            name_, rate.is_on_device() ? "gradient scale" : "learning rate"));
+  }
+  if (!rate.is_on_device()) require(is_rate(rate.item()), "the learning rate", rate.item(), "finite and at least 0");
+  if (!scale.is_on_device()) require(std::isfinite(scale.item()), "the gradient scale", scale.item(), "finite");
 }
 
 void Optimizer::check_gradients() const {
@@ -50,27 +61,17 @@ void Optimizer::check_gradients() const {
   }
 }
 
-std::vector<double> Optimizer::weight_decays(const char* optimizer, double weight_decay, const WeightDecayOf& chosen) const {
-  require(is_decay(weight_decay), optimizer, "weight_decay", weight_decay, "finite and at least 0");
+std::vector<double> Optimizer::weight_decays(double weight_decay, const WeightDecayOf& chosen) const {
+  require(is_rate(weight_decay), "weight_decay", weight_decay, "finite and at least 0");
   std::vector<double> decays;
   for (const Parameter& p : parameters_) {
     decays.push_back(chosen ? chosen(p) : p.value().rank() >= 2 ? weight_decay : 0.0);
-    if (!is_decay(decays.back())) {
-      throw ValueError(fmt::format("{}: weight_decay_of '{}' is {}, expected finite and at least 0", optimizer, p.name(),
+    if (!is_rate(decays.back())) {
+      throw ValueError(fmt::format("{}: weight_decay_of '{}' is {}, expected finite and at least 0", name_, p.name(),
                                    decays.back()));
     }
   }
   return decays;
-}
-
-void Optimizer::require_host_numbers(const char* optimizer) {
-  if (!CapturedStep::is_capturing()) return;
-  throw Error(fmt::format("{}: a learning rate of the host's in a captured step would stay as it is; give one that the device "
-                          "holds", optimizer));
-}
-
-void Optimizer::require_late_numbers(const char* optimizer, const ops::LateNumbers& numbers) {
-  if (!numbers.learning_rate.defined()) throw ValueError(fmt::format("{}: the numbers have no learning rate", optimizer));
 }
 
 void Optimizer::clear_gradients() {
@@ -101,11 +102,11 @@ void Optimizer::load_state(const std::map<std::string, Tensor>& given) {
 }
 
 AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
-    : Optimizer(std::move(parameters)), options_(options) {
-  require(options.beta1 >= 0 && options.beta1 < 1, "AdamW", "beta1", options.beta1, "0 <= beta1 < 1");
-  require(options.beta2 >= 0 && options.beta2 < 1, "AdamW", "beta2", options.beta2, "0 <= beta2 < 1");
-  require(std::isfinite(options.epsilon) && options.epsilon > 0, "AdamW", "epsilon", options.epsilon, "finite and above 0");
-  decays_ = weight_decays("AdamW", options.weight_decay, options.weight_decay_of);
+    : Optimizer("AdamW", std::move(parameters)), options_(options) {
+  require(options.beta1 >= 0 && options.beta1 < 1, "beta1", options.beta1, "0 <= beta1 < 1");
+  require(options.beta2 >= 0 && options.beta2 < 1, "beta2", options.beta2, "0 <= beta2 < 1");
+  require(std::isfinite(options.epsilon) && options.epsilon > 0, "epsilon", options.epsilon, "finite and above 0");
+  decays_ = weight_decays(options.weight_decay, options.weight_decay_of);
   for (const Parameter& p : parameters_) {
     steps_.push_back(Tensor::zeros({}, DType::kInt64));
     m_.push_back(zeros_like(p.value()));
@@ -113,45 +114,20 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
   }
 }
 
-void AdamW::step(double learning_rate, double gradient_scale) {
-  require_host_numbers("AdamW");
-  require_step_numbers("AdamW", learning_rate, gradient_scale);
-  update(learning_rate, gradient_scale, nullptr);
-}
-
-void AdamW::step(const ops::LateNumbers& numbers) {
-  require_late_numbers("AdamW", numbers);
-  update(0, 1, &numbers);
-}
-
-void AdamW::update(double learning_rate, double gradient_scale, const ops::LateNumbers* late) {
-  check_gradients();
+void AdamW::update(const ops::StepNumbers& numbers) {
+  const auto& [learning_rate, gradient_scale, skip_if] = numbers;
+  const bool count_there = learning_rate.is_on_device() || gradient_scale.is_on_device() || skip_if.is_on_device();
   std::vector<ops::AdamWParameter> updates;
-  std::vector<Tensor> counted;  // here, once the update has not thrown
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined() || p.value().numel() == 0) continue;
-    m_[i].move_to(p.value().device());  // where the parameter was moved after it was given to the optimiser
-    v_[i].move_to(p.value().device());
-    ops::AdamWParameter& update = updates.emplace_back(
-        ops::AdamWParameter{p.gradient(), p.mutable_value(), m_[i], v_[i], decays_[i]});
-    steps_[i].move_to(late ? p.value().device() : Device::cpu());
-    if (late) {
-      update.steps = steps_[i];
-    } else {
-      const auto t = static_cast<double>(*steps_[i].data<std::int64_t>()) + 1;
-      update.correction1 = 1 - std::pow(options_.beta1, t);
-      update.correction2 = 1 - std::pow(options_.beta2, t);
-      counted.push_back(steps_[i]);
-    }
+    const Device device = p.value().device();  // where the parameter was moved after it was given to the optimiser
+    m_[i].move_to(device);
+    v_[i].move_to(device);
+    steps_[i].move_to(count_there ? device : Device::cpu());
+    updates.push_back({p.gradient(), p.mutable_value(), m_[i], v_[i], decays_[i], steps_[i]});
   }
-  ops::adamw_update({.learning_rate = learning_rate,
-                     .beta1 = options_.beta1,
-                     .beta2 = options_.beta2,
-                     .epsilon = options_.epsilon,
-                     .gradient_scale = gradient_scale},
-                    updates, late ? *late : ops::LateNumbers{});
-  for (Tensor& steps : counted) ++*steps.mutable_data<std::int64_t>();
+  ops::adamw_update(numbers, {.beta1 = options_.beta1, .beta2 = options_.beta2, .epsilon = options_.epsilon}, updates);
 }
 
 void AdamW::check_state(const std::map<std::string, Tensor>& given) const {
@@ -174,25 +150,13 @@ std::map<std::string, Tensor> AdamW::state() const {
 }
 
 Sgd::Sgd(std::vector<Parameter> parameters, const SgdOptions& options)
-    : Optimizer(std::move(parameters)), options_(options) {
-  require(options.momentum >= 0 && options.momentum < 1, "Sgd", "momentum", options.momentum, "0 <= momentum < 1");
-  decays_ = weight_decays("Sgd", options.weight_decay, options.weight_decay_of);
+    : Optimizer("Sgd", std::move(parameters)), options_(options) {
+  require(options.momentum >= 0 && options.momentum < 1, "momentum", options.momentum, "0 <= momentum < 1");
+  decays_ = weight_decays(options.weight_decay, options.weight_decay_of);
   for (const Parameter& p : parameters_) velocity_.push_back(zeros_like(p.value()));
 }
 
-void Sgd::step(double learning_rate, double gradient_scale) {
-  require_host_numbers("Sgd");
-  require_step_numbers("Sgd", learning_rate, gradient_scale);
-  update(learning_rate, gradient_scale, {});
-}
-
-void Sgd::step(const ops::LateNumbers& numbers) {
-  require_late_numbers("Sgd", numbers);
-  update(0, 1, numbers);
-}
-
-void Sgd::update(double learning_rate, double gradient_scale, const ops::LateNumbers& late) {
-  check_gradients();
+void Sgd::update(const ops::StepNumbers& numbers) {
   std::vector<ops::SgdParameter> updates;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
@@ -200,9 +164,7 @@ void Sgd::update(double learning_rate, double gradient_scale, const ops::LateNum
     velocity_[i].move_to(p.value().device());  // as in AdamW
     updates.push_back({p.gradient(), p.mutable_value(), velocity_[i], decays_[i]});
   }
-  ops::sgd_update(
-      {.learning_rate = learning_rate, .momentum = options_.momentum, .gradient_scale = gradient_scale}, updates,
-      late);
+  ops::sgd_update(numbers, {.momentum = options_.momentum}, updates);
 }
 
 std::map<std::string, Tensor> Sgd::state() const {

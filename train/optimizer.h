@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tapecache/autograd/parameter.h"
+#include "tapecache/core/number.h"
 #include "tapecache/ops/update.h"
 
 namespace tapecache::train {
@@ -20,15 +21,15 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
 
-  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first. Throws, before
-  /// anything is changed, ValueError unless the rate is finite and at least 0 and the scale finite, and ShapeError where a
-  /// gradient does not fit its parameter.
-  virtual void step(double learning_rate, double gradient_scale = 1.0) = 0;
-  /// The same with numbers that the parameters' device holds, and reads when it gets there, so that the step can be captured
-  /// (`CapturedStep`) and replayed with others. Numbers that change from step to step, as AdamW's count of steps, are moved
-  /// there; their values are not checked. Throws ValueError without a learning rate, ShapeError where a number is no f64
-  /// scalar on that device.
-  virtual void step(const ops::LateNumbers& numbers) = 0;
+  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first, unless `skip_if` is not 0: how
+  /// many values of the step are NaN or Inf, say. Does not wait for numbers that the parameters' device holds: it reads them when
+  /// it gets there, so that the step can be captured (`CapturedStep`) and replayed with others, and what changes from step to
+  /// step, as AdamW's count of steps, is moved there. Throws, before anything is changed,
+  /// - ValueError unless the rate is finite and at least 0 and the scale finite, where the host knows them;
+  /// - ShapeError where a gradient does not fit its parameter;
+  /// - DeviceError for a number that another device holds;
+  /// - Error within a captured step for a rate or a scale that the host knows, which would stay as it is.
+  void step(const Number& learning_rate, const Number& gradient_scale = 1, const Number& skip_if = 0);
   void clear_gradients();
 
   /// All state by name; the tensors are the optimiser's own, not copies.
@@ -40,17 +41,22 @@ class Optimizer {
   virtual void check_state(const std::map<std::string, Tensor>& state) const;
 
  protected:
-  /// Throws ValueError where two parameters have one name, since state goes by name.
-  explicit Optimizer(std::vector<Parameter> parameters);
-  void check_gradients() const;
+  /// `name` is for messages. Throws ValueError where two parameters have one name, since state goes by name.
+  Optimizer(const char* name, std::vector<Parameter> parameters);
+  /// The step, with numbers and gradients that were checked. That of which the host knows that it is skipped is not asked for.
+  virtual void update(const ops::StepNumbers& numbers) = 0;
+  /// Throws ValueError naming the option unless it holds.
+  void require(bool holds, const char* what, double found, const char* expected) const;
   /// Of each parameter: what `chosen` says, or else `weight_decay` for one of two or more axes. Throws ValueError naming the
   /// parameter for a decay that is not finite or below 0.
-  std::vector<double> weight_decays(const char* optimizer, double weight_decay, const WeightDecayOf& chosen) const;
-  /// Throws Error within a captured step, where a number of the host's would stay as it is, or without a learning rate.
-  static void require_host_numbers(const char* optimizer);
-  static void require_late_numbers(const char* optimizer, const ops::LateNumbers& numbers);
+  std::vector<double> weight_decays(double weight_decay, const WeightDecayOf& chosen) const;
 
+  std::string name_;
   std::vector<Parameter> parameters_;
+
+ private:
+  void check_numbers(const ops::StepNumbers& numbers) const;
+  void check_gradients() const;
 };
 
 struct AdamWOptions {
@@ -68,19 +74,17 @@ class AdamW : public Optimizer {
  public:
   /// Throws ValueError for options outside their range or two parameters of one name.
   AdamW(std::vector<Parameter> parameters, const AdamWOptions& options = {});
-  void step(double learning_rate, double gradient_scale = 1.0) override;
-  void step(const ops::LateNumbers& numbers) override;
   std::map<std::string, Tensor> state() const override;
   /// Throws ValueError for a count of steps below 0 too.
   void check_state(const std::map<std::string, Tensor>& state) const override;
 
  private:
-  void update(double learning_rate, double gradient_scale, const ops::LateNumbers* late);
+  void update(const ops::StepNumbers& numbers) override;
 
   AdamWOptions options_;
   std::vector<double> decays_;
   // Of each parameter, since one may be skipped. The counts are i64 scalars: as tensors they travel with the rest. They are on
-  // the host but for a step with late numbers.
+  // the host but for a step with a number that a device holds.
   std::vector<Tensor> steps_, m_, v_;
 };
 
@@ -95,12 +99,10 @@ class Sgd : public Optimizer {
  public:
   /// Throws ValueError for options outside their range or two parameters of one name.
   Sgd(std::vector<Parameter> parameters, const SgdOptions& options = {});
-  void step(double learning_rate, double gradient_scale = 1.0) override;
-  void step(const ops::LateNumbers& numbers) override;
   std::map<std::string, Tensor> state() const override;
 
  private:
-  void update(double learning_rate, double gradient_scale, const ops::LateNumbers& late);
+  void update(const ops::StepNumbers& numbers) override;
 
   SgdOptions options_;
   std::vector<double> decays_;

@@ -165,7 +165,7 @@ class ClipWorkload : public Workload {
                  return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip_.logit_scale())});
                },
                options)
-        .loss;
+        .loss.item();
   }
 
  private:

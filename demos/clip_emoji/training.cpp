@@ -125,12 +125,12 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
       tapecache::allocator().reset_peak();
       watch.start();
     }
-    record.loss = take_step(way.method, towers, loss, way.chunk).loss;
+    record.loss = take_step(way.method, towers, loss, way.chunk).loss.item();
     if (!std::isfinite(record.loss)) {
       throw tapecache::NumericalError(fmt::format("{}: the loss of step {} is {}", way.name, step, record.loss));
     }
     record.learning_rate = tapecache::train::warmup_cosine(step, warmup, way.steps, way.learning_rate);
-    record.gradient_norm = tapecache::train::clip_gradient_norm(parameters, kMaxGradientNorm);
+    record.gradient_norm = tapecache::train::clip_gradient_norm(parameters, kMaxGradientNorm).item();
     optimizer.step(record.learning_rate);
     optimizer.clear_gradients();
     tapecache::losses::clamp_log_scale(log_scale);

@@ -71,7 +71,7 @@ int main() {
   optimizer.clear_gradients();
   double first = 0, last = 0;
   for (int step = 0; step < 100; ++step) {
-    last = gradcache::cached_step(towers, loss, {.cut = {8}}).loss;
+    last = gradcache::cached_step(towers, loss, {.cut = {8}}).loss.item();
     if (step == 0) first = last;
     theirs.step(0.1f);
     optimizer.step(1e-2);

@@ -98,7 +98,7 @@ int main() {
   train::AdamW optimizer(builder.parameters());
   double first = 0, last = 0;
   for (int step = 0; step < 60; ++step) {
-    last = gradcache::cached_step(towers, loss, {.cut = gradcache::ChunkTokens{20}}).loss;
+    last = gradcache::cached_step(towers, loss, {.cut = gradcache::ChunkTokens{20}}).loss.item();
     if (step == 0) first = last;
     optimizer.step(1e-2);
     optimizer.clear_gradients();

@@ -55,7 +55,7 @@ double captured(Device device) {
   StepResult result;
   CapturedStep step(device, [&] {
     result = gradcache::cached_step(towers, loss, {.cut = {64}, .deferred = true, .device = device});
-    optimizer.step(ops::LateNumbers{.learning_rate = rate, .gradient_scale = {}, .non_finite = result.non_finite});
+    optimizer.step(rate, 1, result.non_finite);
     optimizer.clear_gradients();
   });
   for (std::uint32_t t = 0; t < steps; ++t) {
@@ -63,7 +63,7 @@ double captured(Device device) {
     rate.fill(train::warmup_cosine(t, warmup, steps, peak));
     step.replay(t);
   }
-  return result.device_loss.item();
+  return result.loss.item();
 }
 
 void copies(const Tensor& images) {
@@ -81,7 +81,7 @@ double uploaded(const Tensor& images, const models::TokenBatch& tokens) {
       gradcache::Tower("text", tokens.pinned(), encode_text).upload_to(Device::cuda(0))};
   options.offload = true;
   options.device = Device::cuda(0);
-  return gradcache::cached_step(towers, loss, options).loss;
+  return gradcache::cached_step(towers, loss, options).loss.item();
 }
 
 void captured_uploads(const Tensor& first_images, const models::TokenBatch& tokens) {

@@ -29,18 +29,16 @@ int main() {
   for (int step = 0; step < 60; ++step) {
     options.scale = scaler.scale();
     const auto result = gradcache::cached_step(towers, loss, options);
-    const bool finite = result.status == gradcache::StepStatus::kDone && scaler.unscale(parameters);
-    if (finite) {
-      head.step(1e-3);
-      encoder.step(1e-4);
-    }
+    const Number non_finite = scaler.unscale(parameters, result.non_finite);
+    head.step(1e-3, 1, non_finite);
+    encoder.step(1e-4, 1, non_finite);
     head.clear_gradients();
     encoder.clear_gradients();
-    scaler.update(finite);
-    if (step == 0) first_loss = result.loss;
-    last_loss = result.loss;
+    scaler.update(non_finite);
+    if (step == 0) first_loss = result.loss.item();
+    last_loss = result.loss.item();
   }
-  const std::int64_t skipped = scaler.skipped_steps();
+  const double skipped = scaler.skipped_steps().item();
   std::printf("some steps were skipped, most were not: %s\n", skipped > 0 && skipped < 20 ? "yes" : "no");
   std::printf("the loss fell: %s\n", last_loss < first_loss ? "yes" : "no");
 
@@ -52,5 +50,5 @@ int main() {
   const auto found = train::load_checkpoint("run.safetensors", parameters, both);
   train::LossScaler resumed(scaling);
   resumed.load(found.notes);
-  std::printf("the scale came back: %s\n", resumed.scale() == scaler.scale() ? "yes" : "no");
+  std::printf("the scale came back: %s\n", resumed.scale().item() == scaler.scale().item() ? "yes" : "no");
 }

@@ -36,7 +36,7 @@ struct Training {
       optimizer.step(train::warmup_cosine(number, /*warmup=*/5, kSteps, /*peak=*/3e-3));
     }
     optimizer.clear_gradients();
-    return result.loss;
+    return result.loss.item();
   }
 };
 

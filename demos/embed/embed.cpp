@@ -27,7 +27,7 @@ int main() {
   train::AdamW optimizer(builder.parameters());
   for (int step = 0; step <= 100; ++step) {
     const auto result = gradcache::cached_step(towers, loss, options);
-    if (step % 25 == 0) std::printf("step %3d: loss %.2f\n", step, result.loss);
+    if (step % 25 == 0) std::printf("step %3d: loss %.2f\n", step, result.loss.item());
     optimizer.step(/*learning_rate=*/1e-2);
     optimizer.clear_gradients();
   }

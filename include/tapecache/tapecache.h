@@ -45,7 +45,6 @@
 #include "tapecache/ops/softmax.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/clip_gradients.h"
-#include "tapecache/train/late_loss_scaler.h"
 #include "tapecache/train/loss_scaler.h"
 #include "tapecache/train/metrics.h"
 #include "tapecache/train/optimizer.h"

@@ -28,7 +28,7 @@ void draw_group(const RandomKey& key, std::uint32_t sample, std::uint32_t first,
       c0[v] = hn::Iota(tag, first + static_cast<std::uint64_t>(at + v * kStep));
       c1[v] = hn::Set(tag, std::uint64_t{sample});
       c2[v] = hn::Set(tag, std::uint64_t{key.call});
-      c3[v] = hn::Set(tag, std::uint64_t{key.step});
+      c3[v] = hn::Set(tag, std::uint64_t{key.step.value});
     }
     auto k0 = static_cast<std::uint32_t>(key.seed), k1 = static_cast<std::uint32_t>(key.seed >> 32);
     for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9, k1 += 0xBB67AE85) {

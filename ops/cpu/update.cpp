@@ -24,39 +24,24 @@ void for_each_part(std::int64_t count, const Arrays* arrays, std::int64_t begin,
   }
 }
 
-bool is_wanted(const LateNumbers& late) { return !late.non_finite || *late.non_finite == 0; }
-
-/// The step with the late numbers in their place.
-template <class Step>
-Step with_late_numbers(Step step) {
-  if (step.late.learning_rate) step.learning_rate = *step.late.learning_rate;
-  if (step.late.gradient_scale) step.gradient_scale = *step.late.gradient_scale;
-  return step;
-}
-
 template <class T>
-void adamw(const AdamW& given, std::int64_t count, const AdamWArrays<T>* arrays) {
-  if (!is_wanted(given.late)) return;
-  const AdamW step = with_late_numbers(given);
-  std::vector<AdamWArrays<T>> counted;
-  if (count > 0 && arrays[0].steps) {
-    counted.assign(arrays, arrays + count);
-    for (AdamWArrays<T>& a : counted) {
-      const auto t = static_cast<double>(++*a.steps);
-      a.correction1 = 1 - std::pow(step.beta1, t);
-      a.correction2 = 1 - std::pow(step.beta2, t);
-    }
-    arrays = counted.data();
-  }
+void adamw(const StepNumbers& numbers, const AdamW& step, std::int64_t count, const AdamWArrays<T>* given) {
+  if (numbers.skip_if.now() != 0) return;
+  std::vector<AdamWArrays<T>> counted(given, given + count);
+  for (AdamWArrays<T>& a : counted) a.steps = a.steps_on_device ? ++*a.steps_on_device : a.steps + 1;
+  const AdamWArrays<T>* arrays = counted.data();
+  const double learning_rate = numbers.learning_rate.now(), gradient_scale = numbers.gradient_scale.now();
   const auto number = [](double value) { return set(static_cast<T>(value)); };
   parallel_for(elements_of(count, arrays), kUpdateBlock, [=](std::int64_t first, std::int64_t last) {
     const Vec<T> beta1 = number(step.beta1), beta2 = number(step.beta2), rest1 = number(1 - step.beta1),
-                 rest2 = number(1 - step.beta2), rate = number(step.learning_rate), epsilon = number(step.epsilon),
-                 scale = number(step.gradient_scale);
+                 rest2 = number(1 - step.beta2), rate = number(learning_rate), epsilon = number(step.epsilon),
+                 scale = number(gradient_scale);
     for_each_part(count, arrays, first, last, [&](const AdamWArrays<T>& a, std::int64_t begin, std::int64_t end) {
-      const Vec<T> inverse1 = number(1 / a.correction1), inverse2 = number(1 / a.correction2);
+      const auto t = static_cast<double>(a.steps);
+      const Vec<T> inverse1 = number(1 / (1 - std::pow(step.beta1, t))),
+                   inverse2 = number(1 / (1 - std::pow(step.beta2, t)));
       // Not value · (1 - rate · decay): that factor rounds to 1 or to a wrong decay where the product is below 1e-7.
-      const Vec<T> decay = number(step.learning_rate * a.weight_decay);
+      const Vec<T> decay = number(learning_rate * a.weight_decay);
       for_each_vec<T>(end - begin, [&](std::int64_t from, auto at) TAPECACHE_INLINE {
         const std::int64_t i = begin + from;
         const auto g = hn::Mul(at.load(a.gradient + i), scale);
@@ -74,12 +59,12 @@ void adamw(const AdamW& given, std::int64_t count, const AdamWArrays<T>* arrays)
 }
 
 template <class T>
-void sgd(const Sgd& given, std::int64_t count, const SgdArrays<T>* arrays) {
-  if (!is_wanted(given.late)) return;
-  const Sgd step = with_late_numbers(given);
+void sgd(const StepNumbers& numbers, const Sgd& step, std::int64_t count, const SgdArrays<T>* arrays) {
+  if (numbers.skip_if.now() != 0) return;
+  const T learning_rate = static_cast<T>(numbers.learning_rate.now()),
+          gradient_scale = static_cast<T>(numbers.gradient_scale.now());
   parallel_for(elements_of(count, arrays), kUpdateBlock, [=](std::int64_t first, std::int64_t last) {
-    const Vec<T> momentum = set(static_cast<T>(step.momentum)), rate = set(static_cast<T>(step.learning_rate)),
-                 scale = set(static_cast<T>(step.gradient_scale));
+    const Vec<T> momentum = set(static_cast<T>(step.momentum)), rate = set(learning_rate), scale = set(gradient_scale);
     for_each_part(count, arrays, first, last, [&](const SgdArrays<T>& a, std::int64_t begin, std::int64_t end) {
       const Vec<T> decay = set(static_cast<T>(a.weight_decay));
       for_each_vec<T>(end - begin, [&](std::int64_t from, auto at) TAPECACHE_INLINE {

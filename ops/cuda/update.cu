@@ -38,16 +38,15 @@ __device__ void for_each_in_block(std::int64_t block, std::int64_t count, const 
 
 /// Whether an update is to change anything: not where a check of values has failed, so that the gradients are of something
 /// that the host did not mean.
-__device__ inline bool is_wanted(const LateNumbers& late, const int* fault) {
-  return *fault == 0 && (!late.non_finite || *late.non_finite == 0);
+__device__ inline bool is_wanted(const StepNumbers& numbers, const int* fault) {
+  return *fault == 0 && numbers.skip_if.now() == 0;
 }
 
 template <class Arrays, class Step>
-__global__ void update_kernel(std::int64_t elements, std::int64_t count, const Arrays* arrays, Step step, LateNumbers late,
-                              const int* fault) {
-  if (!is_wanted(late, fault)) return;
-  if (late.learning_rate) step.set_rate(*late.learning_rate);
-  if (late.gradient_scale) step.set_scale(*late.gradient_scale);
+__global__ void update_kernel(std::int64_t elements, std::int64_t count, const Arrays* arrays, Step step,
+                              StepNumbers numbers, const int* fault) {
+  if (!is_wanted(numbers, fault)) return;
+  step.set(numbers.learning_rate.now(), numbers.gradient_scale.now());
   for (std::int64_t block = blockIdx.x; block * kUpdateBlock < elements; block += gridDim.x) {
     for_each_in_block(block, count, arrays, step);
   }
@@ -55,12 +54,12 @@ __global__ void update_kernel(std::int64_t elements, std::int64_t count, const A
 
 /// `prepare(arrays there, count)` may queue what is to be done to them first.
 template <class Arrays, class Step, class Prepare>
-void update(const std::vector<Arrays>& arrays, const Step& step, const LateNumbers& late, const Prepare& prepare) {
+void update(const std::vector<Arrays>& arrays, const Step& step, const StepNumbers& numbers, const Prepare& prepare) {
   const auto count = static_cast<std::int64_t>(arrays.size());
   const std::int64_t elements = elements_of(count, arrays.data());
   const Uploaded<Arrays> there{std::span<const Arrays>(arrays)};
   prepare(there.data(), count);
-  launch(update_kernel<Arrays, Step>, grid_of_update(elements), elements, count, there.data(), step, late,
+  launch(update_kernel<Arrays, Step>, grid_of_update(elements), elements, count, there.data(), step, numbers,
          current_faults().raised);
 }
 
@@ -75,15 +74,16 @@ struct AdamWPart {
   std::int64_t* steps;
 };
 
-/// Counts a step of each array, and takes the numbers that follow from the count and from the learning rate.
+/// Takes the numbers that follow from the learning rate, and, where the device counts it, those from the step.
 template <class T>
-__global__ void count_step_kernel(std::int64_t count, AdamWPart<T>* arrays, AdamW step, const int* fault) {
-  if (!is_wanted(step.late, fault)) return;
-  const double rate = step.late.learning_rate ? *step.late.learning_rate : step.learning_rate;
+__global__ void prepare_step_kernel(std::int64_t count, AdamWPart<T>* arrays, AdamW step, StepNumbers numbers, const int* fault) {
+  if (!is_wanted(numbers, fault)) return;
+  const double rate = numbers.learning_rate.now();
   for (std::int64_t i = thread_index(); i < count; i += thread_count()) {
     AdamWPart<T>& a = arrays[i];
-    const auto t = static_cast<double>(++*a.steps);
     a.decay = static_cast<T>(rate * a.weight_decay);
+    if (!a.steps) continue;
+    const auto t = static_cast<double>(++*a.steps);
     a.inverse1 = static_cast<T>(1 / (1 - std::pow(step.beta1, t)));
     a.inverse2 = static_cast<T>(1 / (1 - std::pow(step.beta2, t)));
   }
@@ -91,10 +91,12 @@ __global__ void count_step_kernel(std::int64_t count, AdamWPart<T>* arrays, Adam
 
 template <class T>
 struct AdamWStep {
-  T beta1, beta2, rest1, rest2, rate, epsilon, scale;
+  T beta1, beta2, rest1, rest2, epsilon, rate, scale;
 
-  __device__ void set_rate(double value) { rate = static_cast<T>(value); }
-  __device__ void set_scale(double value) { scale = static_cast<T>(value); }
+  __device__ void set(double learning_rate, double gradient_scale) {
+    rate = static_cast<T>(learning_rate);
+    scale = static_cast<T>(gradient_scale);
+  }
 
   __device__ void operator()(const AdamWPart<T>& a, std::int64_t i) const {
     const T g = a.gradient[i] * scale, m = beta1 * a.m[i] + rest1 * g, v = beta2 * a.v[i] + rest2 * g * g, value = a.value[i];
@@ -116,8 +118,10 @@ template <class T>
 struct SgdStep {
   T momentum, rate, scale;
 
-  __device__ void set_rate(double value) { rate = static_cast<T>(value); }
-  __device__ void set_scale(double value) { scale = static_cast<T>(value); }
+  __device__ void set(double learning_rate, double gradient_scale) {
+    rate = static_cast<T>(learning_rate);
+    scale = static_cast<T>(gradient_scale);
+  }
 
   __device__ void operator()(const SgdPart<T>& a, std::int64_t i) const {
     const T value = a.value[i], velocity = momentum * a.velocity[i] + a.gradient[i] * scale + a.decay * value;
@@ -185,29 +189,31 @@ __global__ void clip_kernel(std::int64_t elements, std::int64_t count, const Mut
 }
 
 template <class T>
-void adamw(const AdamW& step, std::int64_t count, const AdamWArrays<T>* arrays) {
+void adamw(const StepNumbers& numbers, const AdamW& step, std::int64_t count, const AdamWArrays<T>* arrays) {
   std::vector<AdamWPart<T>> parts;
+  bool prepares = numbers.learning_rate.on_device;
   for (const AdamWArrays<T>& a : std::span(arrays, static_cast<std::size_t>(count))) {
-    parts.push_back({a.first, a.size, a.gradient, a.value, a.m, a.v, static_cast<T>(step.learning_rate * a.weight_decay),
-                     static_cast<T>(1 / a.correction1), static_cast<T>(1 / a.correction2), a.weight_decay, a.steps});
+    const auto t = static_cast<double>(a.steps + 1);
+    parts.push_back({a.first, a.size, a.gradient, a.value, a.m, a.v,
+                     static_cast<T>(numbers.learning_rate.value * a.weight_decay),
+                     static_cast<T>(1 / (1 - std::pow(step.beta1, t))), static_cast<T>(1 / (1 - std::pow(step.beta2, t))),
+                     a.weight_decay, a.steps_on_device});
+    prepares = prepares || a.steps_on_device;
   }
-  const bool counts = count > 0 && arrays[0].steps;
   const AdamWStep<T> own{static_cast<T>(step.beta1), static_cast<T>(step.beta2), static_cast<T>(1 - step.beta1),
-                         static_cast<T>(1 - step.beta2), static_cast<T>(step.learning_rate), static_cast<T>(step.epsilon),
-                         static_cast<T>(step.gradient_scale)};
-  update(parts, own, step.late, [&](AdamWPart<T>* there, std::int64_t number) {
-    if (counts) launch(count_step_kernel<T>, grid_for(number), number, there, step, current_faults().raised);
+                         static_cast<T>(1 - step.beta2), static_cast<T>(step.epsilon), 0, 0};
+  update(parts, own, numbers, [&](AdamWPart<T>* there, std::int64_t number) {
+    if (prepares) launch(prepare_step_kernel<T>, grid_for(number), number, there, step, numbers, current_faults().raised);
   });
 }
 
 template <class T>
-void sgd(const Sgd& step, std::int64_t count, const SgdArrays<T>* arrays) {
+void sgd(const StepNumbers& numbers, const Sgd& step, std::int64_t count, const SgdArrays<T>* arrays) {
   std::vector<SgdPart<T>> parts;
   for (const SgdArrays<T>& a : std::span(arrays, static_cast<std::size_t>(count))) {
     parts.push_back({a.first, a.size, a.gradient, a.value, a.velocity, static_cast<T>(a.weight_decay)});
   }
-  const SgdStep<T> own{static_cast<T>(step.momentum), static_cast<T>(step.learning_rate), static_cast<T>(step.gradient_scale)};
-  update(parts, own, step.late, [](SgdPart<T>*, std::int64_t) {});
+  update(parts, SgdStep<T>{static_cast<T>(step.momentum), 0, 0}, numbers, [](SgdPart<T>*, std::int64_t) {});
 }
 
 template <class T>

@@ -2,37 +2,37 @@
 
 #include <cstdint>
 
+#include "tapecache/core/kernel_number.h"
 #include "tapecache/ops/kernels/mode.h"
 
 /// Steps of optimisers, and norms of gradients. All arrays are contiguous and row-major.
 namespace tapecache::kernels {
 
-/// Numbers of an update that are read when its kernel runs, from its device's memory, one element each: so a step can be
-/// replayed with others. Those that are null are the host's. Where `non_finite` is not null and not 0, nothing is changed.
-struct LateNumbers {
-  const double *learning_rate = nullptr, *gradient_scale = nullptr, *non_finite = nullptr;
+/// What changes from one step of an optimiser to the next. The gradient is multiplied by its scale first; where `skip_if` is
+/// not 0, nothing is changed.
+struct StepNumbers {
+  KernelNumber<double> learning_rate, gradient_scale, skip_if;
 };
 
-/// One step of AdamW (Loshchilov & Hutter 2019).
+/// AdamW (Loshchilov & Hutter 2019).
 struct AdamW {
-  double learning_rate, beta1, beta2, epsilon, gradient_scale;
-  LateNumbers late = {};
+  double beta1, beta2, epsilon;
 };
 
 struct Sgd {
-  double learning_rate, momentum, gradient_scale;
-  LateNumbers late = {};
+  double momentum;
 };
 
 /// What an update reads and changes, for many arrays at once. `first` is the number of elements in the arrays before it;
-/// the corrections are 1 - βᵗ. Where `steps` is not null, t is counted there, and the corrections follow from it.
+/// `steps` are those taken before, which are read and counted at `steps_on_device` where that is not null.
 template <class T>
 struct AdamWArrays {
   std::int64_t first, size;
   const T* gradient;
   T *value, *m, *v;
-  double weight_decay, correction1, correction2;
-  std::int64_t* steps = nullptr;
+  double weight_decay;
+  std::int64_t steps;
+  std::int64_t* steps_on_device = nullptr;
 };
 
 template <class T>
@@ -60,10 +60,9 @@ constexpr std::int64_t kUpdateBlock = 16384;
 
 template <class T>
 struct UpdateKernels {
-  // Optimiser steps over `count` arrays of at least one element, in place and in one pass. The gradient is multiplied by
-  // gradient_scale first.
-  void (*adamw)(const AdamW&, std::int64_t count, const AdamWArrays<T>*);
-  void (*sgd)(const Sgd&, std::int64_t count, const SgdArrays<T>*);
+  // Optimiser steps over `count` arrays of at least one element, in place and in one pass.
+  void (*adamw)(const StepNumbers&, const AdamW&, std::int64_t count, const AdamWArrays<T>*);
+  void (*sgd)(const StepNumbers&, const Sgd&, std::int64_t count, const SgdArrays<T>*);
   // The sum of squares over `count` arrays, and the number of elements that are not finite, in f64; `partials` holds one
   // element a block.
   void (*squared_norm)(std::int64_t count, const ConstArray<T>*, double* partials, double* sum, Mode);

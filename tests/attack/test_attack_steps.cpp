@@ -107,7 +107,7 @@ struct Setup {
 
 double done(const StepResult& result) {
   if (result.status != StepStatus::kDone) return std::numeric_limits<double>::quiet_NaN();
-  return result.loss;
+  return result.loss.item();
 }
 
 /// f64 sums in another order.

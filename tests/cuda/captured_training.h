@@ -11,7 +11,7 @@
 #include "tapecache/core/random.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/train/clip_gradients.h"
-#include "tapecache/train/late_loss_scaler.h"
+#include "tapecache/train/loss_scaler.h"
 #include "tapecache/train/optimizer.h"
 #include "tapecache/train/schedule.h"
 
@@ -52,9 +52,10 @@ struct Places {
 struct Training {
   SmallModel model{kSamples};
   Batch batch = batch_of(0);
-  Tensor rate = Tensor::zeros({}, DType::kFloat64, kCuda), norm;
+  Tensor rate = Tensor::zeros({}, DType::kFloat64, kCuda);
+  Number norm = 0;
   std::optional<train::AdamW> optimizer;
-  train::LateLossScaler scaler{kCuda, {.initial_scale = 1024, .growth_interval = 3}};
+  train::LossScaler scaler{{.initial_scale = 1024, .growth_interval = 3}, kCuda};
   std::vector<Tower> towers;
   StepOptions options = there();
   Kind kind;
@@ -74,7 +75,7 @@ struct Training {
     }
     options.offload = places.offload;
     options.deferred = true;
-    options.late_scale = scaler.scale();
+    options.scale = scaler.scale();
     options.cut = MemoryPlan{{4, 3}, kept};
     if (kind == Kind::kCachedBFloat16) options.autocast = DType::kBFloat16;
   }
@@ -85,8 +86,8 @@ struct Training {
                    : clip_loss(r[0], r[1], {.scale = Scale::from_log(model.clip.logit_scale())});
     };
     result = kind == Kind::kDirect ? direct_step(towers, loss, options.direct()) : cached_step(towers, loss, options);
-    norm = train::clip_gradients(model.clip.parameters(), 0.5 * 1024);
-    optimizer->step(ops::LateNumbers{rate, scaler.gradient_scale(), result.non_finite});
+    norm = train::clip_gradient_norm(model.clip.parameters(), 0.5 * 1024);
+    optimizer->step(rate, scaler.gradient_scale(), result.non_finite);
     scaler.update(result.non_finite);
     if (clear) optimizer->clear_gradients();
     Parameter scale = model.clip.logit_scale();
@@ -131,7 +132,7 @@ struct Both {
     }
     const auto state = plain.optimizer->state();
     for (const auto& [name, tensor] : replayed.optimizer->state()) BOOST_TEST(same_bits(tensor, state.at(name)), name);
-    BOOST_TEST(replayed.result.device_loss.item() == plain.result.device_loss.item());
+    BOOST_TEST(replayed.result.loss.item() == plain.result.loss.item());
     BOOST_TEST(replayed.norm.item() == plain.norm.item());
     BOOST_TEST(replayed.scaler.scale().item() == plain.scaler.scale().item());
     for (std::size_t i = 0; i < plain.result.representations.size(); ++i) {

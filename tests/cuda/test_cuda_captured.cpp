@@ -30,7 +30,7 @@ BOOST_AUTO_TEST_CASE(replayed_training_equals_that_step_by_step, *on_device) {
           both.step(t);
           BOOST_TEST(both.captured.captured() == (t > 0));
           both.check_alike();
-          losses.push_back(both.replayed.result.device_loss.item());
+          losses.push_back(both.replayed.result.loss.item());
         }
         BOOST_TEST(losses[kSteps - 1] != losses[kSteps - 2]);
         for (const double loss : losses) BOOST_TEST(std::isfinite(loss));
@@ -64,7 +64,7 @@ BOOST_AUTO_TEST_CASE(a_step_that_is_not_finite_changes_nothing, *on_device) {
       }
       both.replayed.prepare(t, batch);
       both.captured.replay(t);
-      BOOST_TEST(std::isnan(both.replayed.result.device_loss.item()));
+      BOOST_TEST(std::isnan(both.replayed.result.loss.item()));
       BOOST_TEST(both.replayed.result.non_finite.item() > 0);
       BOOST_TEST(both.replayed.scaler.scale().item() == 1024);
       both.plain.scaler.update(both.replayed.result.non_finite);
@@ -86,7 +86,7 @@ BOOST_AUTO_TEST_CASE(a_bad_value_in_a_replay_is_named_and_changes_nothing, *on_d
     batch.ids.mutable_data<std::int32_t>()[kTokens + 5] = 30;
     both.replayed.prepare(t, batch);
     both.captured.replay(t);
-    BOOST_CHECK_EXCEPTION(both.replayed.result.device_loss.item(), ValueError,
+    BOOST_CHECK_EXCEPTION(both.replayed.result.loss.item(), ValueError,
                           says({"token 5 of sample 1 is 30, expected an id from 0 to 29"}));
     both.plain.scaler.update(both.replayed.result.non_finite);  // for a scale it is a step like others
   }
@@ -151,10 +151,11 @@ BOOST_AUTO_TEST_CASE(a_captured_step_may_not_wait, *on_device) {
       {[&] { x.to(Device::cpu()); }, "copy to the host: waits for the device"},
       {[&] { first_non_finite(x); }, "waits for the device"},
       {[&] { synchronize(kCuda); }, "waits for the device"},
-      {[&] { ops::squared_norm(std::span(&x, 1)); }, "waits for the device"},
+      {[&] { train::gradient_norm(std::span(&p, 1)).item(); }, "waits for the device"},
       {[&] { training.step(); }, "step (not deferred): waits for the device"},
       {[&] { adamw.step(0.1); }, "AdamW: a learning rate of the host's"},
       {[&] { sgd.step(0.1); }, "Sgd: a learning rate of the host's"},
+      {[&] { sgd.step(training.rate, 0.5); }, "Sgd: a gradient scale of the host's"},
       {[&] { CapturedStep(kCuda, [] {}).replay(0); }, "captured step: replayed while"},
   };
   for (const auto& [call, message] : cases) {

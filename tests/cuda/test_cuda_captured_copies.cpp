@@ -47,7 +47,7 @@ BOOST_AUTO_TEST_CASE(replays_equal_steps_wherever_the_data_lies, *on_device) {
             both.step(t);
             BOOST_TEST(both.captured.captured() == (t > 0));
             both.check_alike();
-            BOOST_TEST(std::isfinite(both.replayed.result.device_loss.item()));
+            BOOST_TEST(std::isfinite(both.replayed.result.loss.item()));
             const bool offloaded = places.offload && kind != Kind::kDirect;
             for (const Tensor& r : both.replayed.result.representations) BOOST_TEST(r.is_pinned() == offloaded);
           }

@@ -1,7 +1,9 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <map>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -114,9 +116,10 @@ BOOST_AUTO_TEST_CASE(optimizers_take_their_numbers_from_the_device, *on_device) 
       give_gradients(there, t);
       a->step(0.05, 0.5);
       if (t == 3) b->step(0.05, 0.5);
-      else b->step(ops::LateNumbers{number(0.05), number(0.5), number(0)});
+      else if (t == 4) b->step(0.05, 0.5, number(0));
+      else b->step(number(0.05), number(0.5), number(0));
       const std::vector<Tensor> before = copies(there);
-      b->step(ops::LateNumbers{number(0.05), {}, number(1)});
+      b->step(number(0.05), 1, number(1));
       BOOST_TEST(same(there, before));
     }
     check_alike(there, here);
@@ -124,8 +127,7 @@ BOOST_AUTO_TEST_CASE(optimizers_take_their_numbers_from_the_device, *on_device) 
     for (const auto& [name, tensor] : b->state()) {
       BOOST_TEST(max_difference(tensor, state.at(name)) <= tolerance_of(tensor.dtype()), name);
     }
-    BOOST_CHECK_EXCEPTION(b->step(ops::LateNumbers{Tensor::scalar(0.1), {}, {}}),
-                          ShapeError, says({"learning_rate", "cpu", "cuda:0"}));
+    BOOST_CHECK_EXCEPTION(b->step(Tensor::scalar(0.1)), DeviceError, says({"learning_rate", "cpu", "cuda:0"}));
   }
 }
 
@@ -151,18 +153,29 @@ BOOST_AUTO_TEST_CASE(norms_and_clipping, *on_device) {
   give_gradients(here, 1);
   give_gradients(there, 1);
   move(there, kCuda);
-  const double norm = gradient_norm(here), found = gradient_norm(there);
+  const double norm = gradient_norm(here).item(), found = gradient_norm(there).item();
   BOOST_TEST(std::abs(found - norm) <= 1e-13 * norm);
-  BOOST_TEST(found == gradient_norm(there));
-  BOOST_TEST(ops::squared_norm(std::vector<Tensor>{Tensor::zeros({0}, DType::kFloat32, kCuda)}) == 0);
-  BOOST_TEST(std::abs(clip_gradient_norm(there, 1) - norm) <= 1e-13 * norm);
-  BOOST_TEST(std::abs(gradient_norm(there) - 1) <= 1e-6);
+  BOOST_TEST(found == gradient_norm(there).item());
+  BOOST_TEST(ops::squared_norm(std::vector<Tensor>{Tensor::zeros({0}, DType::kFloat32, kCuda)}).item() == 0);
+  BOOST_TEST(std::abs(clip_gradient_norm(there, 1).item() - norm) <= 1e-13 * norm);
+  BOOST_TEST(std::abs(gradient_norm(there).item() - 1) <= 1e-6);
   // More blocks than a kernel of one block sums at once, and values that f32 sums would lose.
   Tensor large = Tensor::full({300, 16384}, 1, DType::kFloat32, kCuda);
   large.slice(0, 1).fill(1e4);
-  BOOST_TEST(ops::squared_norm(std::span(&large, 1)) == 299.0 * 16384 + 16384 * 1e8);
+  BOOST_TEST(ops::squared_norm(std::span(&large, 1)).item() == 299.0 * 16384 + 16384 * 1e8);
   Parameter(there[2]).mutable_gradient().fill(std::numeric_limits<double>::quiet_NaN());
-  BOOST_TEST(std::isnan(gradient_norm(there)));
+  BOOST_TEST(std::isnan(gradient_norm(there).item()));
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_several_devices, *on_device) {
+  const std::vector<Parameter> here = mixed_parameters(), apart = mixed_parameters();
+  move(std::span(apart).first(2), kCuda);
+  give_gradients(here, 1);
+  give_gradients(apart, 1);
+  const double norm = gradient_norm(here).item();
+  BOOST_TEST(std::abs(gradient_norm(apart).item() - norm) <= 1e-13 * norm);
+  BOOST_CHECK_EXCEPTION(clip_gradient_norm(apart, 1), DeviceError, says({"clip_to_norm", "cpu", "cuda:0"}));
+  BOOST_TEST(std::abs(gradient_norm(apart).item() - norm) <= 1e-13 * norm);
 }
 
 BOOST_AUTO_TEST_CASE(draws_have_the_bits_of_the_cpu, *on_device) {
@@ -316,15 +329,41 @@ BOOST_AUTO_TEST_CASE(the_loss_scaler_unscales_on_the_device, *on_device) {
   give_gradients(parameters, 1);
   move(parameters, kCuda);
   LossScaler scaler({.initial_scale = 4});
-  BOOST_TEST(scaler.unscale(parameters));
+  BOOST_TEST(scaler.unscale(parameters).item() == 0);
   for (const Parameter& p : parameters) {
     std::vector<double> expected = doubles(gradient_of(p, 1));
     for (double& e : expected) e /= 4;
     check_equal(p.gradient(), expected);
   }
-  scaler.update(true);
+  scaler.update(0);
   Parameter(parameters[3]).mutable_gradient().fill(std::numeric_limits<double>::infinity());
-  BOOST_TEST(!scaler.unscale(parameters));
+  BOOST_TEST(scaler.unscale(parameters).item() > 0);
+}
+
+BOOST_AUTO_TEST_CASE(a_loss_scaler_of_the_device_goes_as_that_of_the_host, *on_device) {
+  const train::LossScalerOptions options{.initial_scale = 1000, .growth_factor = 1.1, .backoff_factor = 0.3, .growth_interval = 2};
+  train::LossScaler here(options), there(options, kCuda);
+  const Number scale = there.scale(), inverse = there.gradient_scale();  // which stay where they are
+  BOOST_TEST((scale.tensor().device() == kCuda));
+  for (const int non_finite : {0, 0, 0, 2, 0, 1, 1, 0, 0, 0, 0, 7, 0, 0}) {
+    const Number counted = Tensor::full({}, non_finite, DType::kFloat64, kCuda);
+    const std::uint64_t waits = device_waits();
+    there.update(counted);
+    BOOST_TEST(device_waits() == waits);
+    here.update(counted);  // waits, and reads it
+    BOOST_TEST(scale.item() == here.scale().item());
+    BOOST_TEST(inverse.item() == here.gradient_scale().item());
+    BOOST_TEST(there.skipped_steps().item() == here.skipped_steps().item());
+  }
+  std::map<std::string, std::string> of_host, of_device, again;
+  here.save(of_host);
+  there.save(of_device);
+  BOOST_TEST((of_device == of_host));
+  train::LossScaler resumed(options, kCuda);
+  resumed.load(of_host);
+  resumed.save(again);
+  BOOST_TEST((again == of_host));
+  BOOST_TEST(resumed.gradient_scale().item() == inverse.item());
 }
 
 BOOST_AUTO_TEST_CASE(metrics_of_what_a_device_holds, *on_device) {

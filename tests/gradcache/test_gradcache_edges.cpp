@@ -133,7 +133,7 @@ BOOST_AUTO_TEST_CASE(a_scale_reaches_every_gradient) {
   const auto gradients = [&](const std::function<StepResult()>& step) {
     for (Parameter p : setup.parameters()) p.clear_gradient();
     begin_random_step(1, 1);
-    const double loss = step().loss;
+    const double loss = step().loss.item();
     std::vector<std::vector<double>> all{{loss}};
     for (const Parameter& p : setup.parameters()) all.push_back(doubles(p.gradient()));
     return all;
@@ -153,9 +153,8 @@ BOOST_AUTO_TEST_CASE(a_scale_reaches_every_gradient) {
       }
     }
   }
-  // A late scale multiplies it, and a deferred step gives the same.
-  options.scale = -2;
-  options.late_scale = Tensor::full({}, 512, DType::kFloat64);
+  // So does one that a device holds, and a deferred step gives the same.
+  options.scale = Tensor::full({}, -1024, DType::kFloat64);
   options.deferred = true;
   for (const bool cached : {false, true}) {
     StepResult result;
@@ -164,7 +163,7 @@ BOOST_AUTO_TEST_CASE(a_scale_reaches_every_gradient) {
                              : direct_step(setup.towers(), setup.loss(), options.direct());
     });
     BOOST_TEST((result.status == StepStatus::kDeferred));
-    BOOST_TEST(std::abs(result.device_loss.item() - plain[0][0]) <= 1e-14);
+    BOOST_TEST(std::abs(result.loss.item() - plain[0][0]) <= 1e-14);
     BOOST_TEST(result.non_finite.item() == 0);
     for (std::size_t p = 1; p < plain.size(); ++p) {
       for (std::size_t i = 0; i < plain[p].size(); ++i) {
@@ -172,12 +171,33 @@ BOOST_AUTO_TEST_CASE(a_scale_reaches_every_gradient) {
       }
     }
   }
-  options.late_scale = Tensor::full({1}, 512);
-  BOOST_CHECK_EXCEPTION(cached_step(setup.towers(), setup.loss(), options), ShapeError, says({"late_scale", "float32"}));
-  options.late_scale = {};
   options.deferred = false;
   options.scale = std::numeric_limits<double>::infinity();
   BOOST_CHECK_EXCEPTION(cached_step(setup.towers(), setup.loss(), options), ValueError, says({"scale", "inf"}));
+}
+
+BOOST_AUTO_TEST_CASE(a_scale_has_the_same_bits_wherever_it_is_held) {
+  const Encoder encoder(1, DType::kFloat32, 0.2);
+  const auto encode = [&](const Tensor& x) {
+    const Variable y = encoder(x);
+    return Encoded{{{"pooled", y}}, {{"size", ops::mean(ops::exp(y), 1), 0.7}}};
+  };
+  const std::vector<Tower> towers{{"x", random_values({7, 5}, 2, DType::kFloat32), encode}};
+  const Loss loss = [](const Representations& r) { return info_nce(r[0], ops::tanh(r[0])); };
+  const double scale = 1000.0 / 3;  // no power of two, so that the order of roundings shows
+  const auto gradients = [&](const Number& number, bool cached) {
+    for (Parameter p : encoder.parameters()) p.clear_gradient();
+    begin_random_step(1, 1);
+    const StepOptions options{.cut = {3}, .scale = number};
+    cached ? cached_step(towers, loss, options) : direct_step(towers, loss, options.direct());
+    std::vector<Tensor> all;
+    for (const Parameter& p : encoder.parameters()) all.push_back(p.gradient().clone());
+    return all;
+  };
+  for (const bool cached : {false, true}) {
+    const auto by_host = gradients(scale, cached), by_device = gradients(Tensor::full({}, scale, DType::kFloat64), cached);
+    for (std::size_t i = 0; i < by_host.size(); ++i) BOOST_TEST(same_bits(by_device[i], by_host[i]));
+  }
 }
 
 BOOST_AUTO_TEST_CASE(steps_accumulate_to_their_mean) {
@@ -219,11 +239,11 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_do_not_depend_on_the_cut) {
       BOOST_TEST(cached.auxiliary[i].name == direct.auxiliary[i].name);
       BOOST_TEST(std::abs(cached.auxiliary[i].mean - direct.auxiliary[i].mean) <= 1e-13);
     }
-    BOOST_TEST(std::abs(cached.loss - direct.loss) <= 1e-12);
+    BOOST_TEST(std::abs(cached.loss.item() - direct.loss.item()) <= 1e-12);
     StepOptions deferred{{chunk}};
     deferred.deferred = true;
     begin_random_step(1, 1);
-    BOOST_TEST(std::abs(cached_step(towers, pairwise, deferred).device_loss.item() - direct.loss) <= 1e-12);
+    BOOST_TEST(std::abs(cached_step(towers, pairwise, deferred).loss.item() - direct.loss.item()) <= 1e-12);
   }
   const auto wrong = [&](const Tensor& x) { return Encoded{{{"", encoder(x)}}, {{"own", ops::sum(encoder(x)), 1.0}}}; };
   const std::vector<Tower> bad{{"a", random_values({7, 5}, 1), wrong}, {"b", random_values({7, 5}, 2), wrong}};

@@ -62,8 +62,9 @@ BOOST_AUTO_TEST_CASE(a_backward_by_hand) {
     const CachedForward forward = cached(encoder, x);
     const RandomState after = random_state();
     StepResult result;
-    result.loss = 0;
-    for (std::size_t i = 0; i < 24; ++i) result.loss += doubles(forward.representations()[0])[i] * doubles(c)[i];
+    double loss = 0;
+    for (std::size_t i = 0; i < 24; ++i) loss += doubles(forward.representations()[0])[i] * doubles(c)[i];
+    result.loss = loss;
     forward.backward(std::span(&c, 1));
     BOOST_TEST((random_state() == after));
     return result;
@@ -161,14 +162,14 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_over_sub_batches) {
   const Tensor x = random_values({7, 5}, 2);
   const std::vector<Tower> towers{{"x", x, encode}};
   const Loss loss = [](const Representations& r) { return info_nce(r.at("x.pooled"), ops::tanh(r[0])); };
-  DirectOptions scaled, late;
+  DirectOptions scaled, by_device;
   scaled.scale = 0.25;
-  late.late_scale = Tensor::full({}, 3.0, DType::kFloat64);
-  for (const DirectOptions& options : {DirectOptions(), scaled, late}) {
+  by_device.scale = Tensor::full({}, 3.0, DType::kFloat64);
+  for (const DirectOptions& options : {DirectOptions(), scaled, by_device}) {
     const auto by_parts = [&] {
       CachedBatch batch{"x", {cached(encode, x.slice(0, 2))}};
       batch.chunks.push_back(cached(encode, x.slice(2, 7), {.after = &batch.chunks.back()}));
-      return cached_backward(std::span(&batch, 1), loss, {.scale = options.scale, .late_scale = options.late_scale});
+      return cached_backward(std::span(&batch, 1), loss, {.scale = options.scale});
     };
     check_equal(compare_steps([&] { return direct_step(towers, loss, options); }, by_parts, encoder.parameters()), 1e-12);
   }

@@ -132,7 +132,7 @@ struct Case {
     const std::int64_t block = dice.chance(50) ? dice.between(1, 12) : 8;
     if (reproducible) options.reproducible_block = block;
     options.scale = dice.chance(30) ? 0.5 * static_cast<double>(dice.between(1, 9)) : 1;
-    if (dice.chance(20)) options.late_scale = Tensor::full({}, 0.25 * static_cast<double>(dice.between(1, 9)), DType::kFloat64);
+    if (dice.chance(20)) options.scale = Tensor::full({}, 0.25 * static_cast<double>(dice.between(1, 9)), DType::kFloat64);
     options.check_recompute = dice.chance(30);
     const std::int64_t in = dice.between(1, 7);
     const RandomEncoder shared(dice, in, width, dtype);
@@ -239,7 +239,7 @@ BOOST_DATA_TEST_CASE(functional_form_equals_direct, boost::unit_test::data::xran
         batch.chunks.push_back(cached(encoder, part, options));
       }
     }
-    return cached_backward(batches, c.loss, {.scale = c.options.scale, .late_scale = c.options.late_scale});
+    return cached_backward(batches, c.loss, {.scale = c.options.scale});
   };
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
   std::vector<Parameter> parameters = direct_step(c.towers, c.loss, c.options.direct()).parameters;

@@ -15,29 +15,35 @@ std::vector<ErrorCase> update_cases() {
                         [](Given&) {
                           ops::AdamWParameter p{Tensor::zeros({3}), Tensor::zeros({3}), Tensor::zeros({2}),
                                                 Tensor::zeros({3})};
-                          ops::adamw_update({}, std::span(&p, 1));
+                          ops::adamw_update({0.1}, {}, std::span(&p, 1));
                         },
                         {"adamw_update:", "m", "[2]", "[3]"}),
       error<ShapeError>("sgd_update_gradient",
                         [](Given&) {
                           ops::SgdParameter p{Tensor::zeros({4}), Tensor::zeros({3}), Tensor::zeros({3})};
-                          ops::sgd_update({}, std::span(&p, 1));
+                          ops::sgd_update({0.1}, {}, std::span(&p, 1));
                         },
                         {"sgd_update:", "gradient", "[4]", "[3]"}),
       error<Error>("adamw_update_undefined_gradient",
                    [](Given&) {
                      ops::AdamWParameter p{{}, Tensor::zeros({3}), Tensor::zeros({3}), Tensor::zeros({3})};
-                     ops::adamw_update({}, std::span(&p, 1));
+                     ops::adamw_update({0.1}, {}, std::span(&p, 1));
                    },
                    {"adamw_update:", "gradient", "undefined"}),
-      error<ValueError>("adamw_update_steps_of_some",
+      error<ShapeError>("adamw_update_without_steps",
                         [](Given&) {
                           const Tensor zeros = Tensor::zeros({3});
-                          ops::AdamWParameter some[] = {{zeros, zeros, zeros, zeros}, {zeros, zeros, zeros, zeros}};
-                          some[0].steps = whole({});
-                          ops::adamw_update({}, some);
+                          ops::AdamWParameter p{zeros, zeros, zeros, zeros};
+                          ops::adamw_update({0.1}, {}, std::span(&p, 1));
                         },
-                        {"adamw_update:", "steps", "all or none"}),
+                        {"adamw_update:", "steps", "undefined", "int64 scalar"}),
+      error<DTypeError>("adamw_update_fractional_steps",
+                        [](Given&) {
+                          const Tensor zeros = Tensor::zeros({3});
+                          ops::AdamWParameter p{zeros, zeros, zeros, zeros, 0, Tensor::zeros({})};
+                          ops::adamw_update({0.1}, {}, std::span(&p, 1));
+                        },
+                        {"adamw_update:", "steps", "float32", "int64 scalar"}),
       error<DTypeError>("squared_norm_integers",
                         [](Given&) {
                           const Tensor t = whole({2});

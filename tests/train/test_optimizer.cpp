@@ -159,16 +159,16 @@ BOOST_AUTO_TEST_CASE(decay_of_each_parameter_may_be_chosen) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(chosen_decay_is_the_same_in_a_step_with_late_numbers) {
+BOOST_AUTO_TEST_CASE(chosen_decay_is_the_same_with_a_number_of_the_device) {
   const auto chosen = [](const Parameter& p) { return 0.01 * static_cast<double>(p.name().size()); };
-  const std::vector<Parameter> here = some_parameters(), late = some_parameters();
-  AdamW a(here, {.weight_decay_of = chosen}), b(late, {.weight_decay_of = chosen});
+  const std::vector<Parameter> here = some_parameters(), there = some_parameters();
+  AdamW a(here, {.weight_decay_of = chosen}), b(there, {.weight_decay_of = chosen});
   for (int t = 1; t <= 3; ++t) {
-    give_gradients(here, t), give_gradients(late, t);
+    give_gradients(here, t), give_gradients(there, t);
     a.step(0.05);
-    b.step(ops::LateNumbers{Tensor::full({}, 0.05, DType::kFloat64), {}, {}});
+    b.step(Tensor::full({}, 0.05, DType::kFloat64));
   }
-  BOOST_TEST(same(late, copies(here)));
+  BOOST_TEST(same(there, copies(here)));
 }
 
 BOOST_AUTO_TEST_CASE(parameters_without_a_gradient_are_passed_over) {
@@ -356,39 +356,46 @@ BOOST_AUTO_TEST_CASE(two_parameters_of_one_name_do_not_share_state) {
   BOOST_TEST(keeps_both([&] { return Sgd(twins).state().size() == 2; }));
 }
 
-BOOST_AUTO_TEST_CASE(late_numbers_are_as_those_of_the_host) {
+BOOST_AUTO_TEST_CASE(numbers_of_the_device_are_as_those_of_the_host) {
   const std::function<std::unique_ptr<Optimizer>(std::vector<Parameter>)> optimizers[] = {
       [](auto p) { return std::make_unique<AdamW>(p, AdamWOptions{.weight_decay = 0.1}); },
       [](auto p) { return std::make_unique<Sgd>(p, SgdOptions{.momentum = 0.9, .weight_decay = 0.1}); },
   };
-  const auto number = [](double value) { return Tensor::full({}, value, DType::kFloat64); };
+  const auto held = [](double value) -> Number { return Tensor::full({}, value, DType::kFloat64); };
   for (const auto& make : optimizers) {
-    const std::vector<Parameter> here = some_parameters(), late = some_parameters();
-    const auto a = make(here), b = make(late);
+    const std::vector<Parameter> here = some_parameters(), there = some_parameters();
+    const auto a = make(here), b = make(there);
     for (int t = 1; t <= 6; ++t) {
       give_gradients(here, t);
-      give_gradients(late, t);
+      give_gradients(there, t);
       if (t == 2) {
         Parameter(here[1]).clear_gradient();
-        Parameter(late[1]).clear_gradient();
+        Parameter(there[1]).clear_gradient();
       }
       a->step(0.05 / t, 0.5);
-      b->step(ops::LateNumbers{number(0.05 / t), number(0.5), t % 2 == 0 ? number(0) : Tensor()});
-      const std::vector<Tensor> before = copies(late);
+      // All of them, or one alone.
+      if (t == 3) b->step(0.05 / t, held(0.5));
+      else if (t == 5) b->step(0.05 / t, 0.5, held(0));
+      else b->step(held(0.05 / t), held(0.5), t % 2 == 0 ? held(0) : 0);
+      const std::vector<Tensor> before = copies(there);
       const auto state = copies(b->state());
-      b->step(ops::LateNumbers{number(0.05), {}, number(3)});
-      BOOST_TEST(same(late, before));
+      b->step(held(0.05), 1, held(3));
+      b->step(0.05, 1, 3);
+      b->step(0.05, 1, held(kNan));
+      b->step(0.05, 1, kNan);
+      BOOST_TEST(same(there, before));
       BOOST_TEST(same(b->state(), state));
       if (t == 4) {
         a->step(0.01);
         b->step(0.01);
       }
     }
-    BOOST_TEST(same(late, copies(here)));
+    BOOST_TEST(same(there, copies(here)));
     BOOST_TEST(same(a->state(), b->state()));
-    BOOST_CHECK_EXCEPTION(b->step(ops::LateNumbers{}), ValueError, says({"no learning rate"}));
-    BOOST_CHECK_EXCEPTION(b->step(ops::LateNumbers{Tensor::scalar(0.1f), {}, {}}),
-                          ShapeError, says({"learning_rate", "float32", "float64"}));
+    // What the host knows is checked beside what it does not.
+    BOOST_CHECK_EXCEPTION(b->step(-1, held(1)), ValueError, says({"the learning rate is -1"}));
+    BOOST_CHECK_EXCEPTION(b->step(held(1), kInf), ValueError, says({"the gradient scale is inf"}));
+    BOOST_TEST(same(there, copies(here)));
   }
 }
 

@@ -52,7 +52,7 @@ struct Run {
     const gradcache::Loss loss = [this](std::span<const Variable> r) {
       return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip.logit_scale())});
     };
-    const double found = gradcache::cached_step(towers, loss, {{4}}).loss;
+    const double found = gradcache::cached_step(towers, loss, {{4}}).loss.item();
     clip_gradient_norm(clip.parameters(), 1.0);
     optimizer.step(warmup_cosine(position.step, 2, 6, 0.01));
     optimizer.clear_gradients();

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <type_traits>
+
+#include "tapecache/core/tensor.h"
+
+namespace tapecache {
+
+/// A number that may be known to the host now, or to a device when it gets there: a double, or an f64 scalar in a device's
+/// memory, which is not waited for. Kernels read the latter when they run, so that a `CapturedStep` can be replayed with other
+/// values; the tensor is kept, not copied. Both forms give the same bits.
+class Number {
+ public:
+  template <class T>
+    requires(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>)
+  Number(T value) : value_(static_cast<double>(value)) {}
+  /// Throws ShapeError unless the tensor is defined and has one element, DTypeError unless it is of f64.
+  Number(const Tensor& scalar);
+
+  /// Whether a tensor holds it, be it one of the CPU.
+  bool is_on_device() const { return scalar_.defined(); }
+  /// The value. Waits for the device that holds it.
+  double item() const { return is_on_device() ? scalar_.item() : value_; }
+  /// The scalar that holds it; undefined where the host knows it.
+  const Tensor& tensor() const { return scalar_; }
+  /// An f64 scalar of that value on `device`: the one that holds it, where it is there.
+  Tensor on(Device device) const;
+
+ private:
+  double value_ = 0;
+  Tensor scalar_;
+};
+
+}  // namespace tapecache
