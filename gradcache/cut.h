@@ -7,6 +7,8 @@
 #include <variant>
 #include <vector>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache::gradcache {
 
 /// Samples a chunk: one number for all towers, or one a tower. The last chunk of a tower may be smaller. A tower made from
