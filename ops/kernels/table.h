@@ -25,7 +25,7 @@
 #include "tapecache/ops/kernels/update.h"
 
 /// The contract between ops and backends. A family of kernels is a struct of pointers to plain functions over pointers and sizes;
-/// a backend has one object of each family for each element type, and one table of these objects.
+/// a backend has one object of each family for each element type, and one table of these objects. The build reads the includes.
 namespace tapecache::kernels {
 
 template <class T>
