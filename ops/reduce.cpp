@@ -52,6 +52,8 @@ Variable norm(const Variable& x, int axis) { return reduce("norm", ReduceOp::kNo
 
 Variable distance(const Variable& a, const Variable& b, int axis) {
   const OpScope scope("distance");
+  detail::require_floating("distance", "a", a);
+  detail::require_floating("distance", "b", b);
   return norm(subtract(a, b), axis);
 }
 

@@ -22,25 +22,6 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 Tensor ones(const Shape& shape, DType dtype = DType::kFloat32) { return Tensor::full(shape, 1, dtype); }
 
-std::vector<ErrorCase> type_cases() {
-  std::vector<ErrorCase> cases;
-  const std::vector<std::pair<std::string, std::function<void(const Variable&)>>> all{
-      {"drop_path", [](const Variable& x) { ops::drop_path(x, 0.5); }},
-      {"rms_norm", [](const Variable& x) { ops::rms_norm(x, x); }},
-      {"batch_norm", [](const Variable& x) { ops::batch_norm(x, x, x); }},
-      {"batch_norm", [](const Variable& x) { ops::batch_norm(x, x, x, ones({3}), ones({3})); }},
-  };
-  int number = 0;
-  for (const auto& [op, f] : all) {
-    const std::string id = op + "_" + std::to_string(number++);
-    cases.push_back(error<Error>(id + "_undefined", [f = f](Given&) { f({}); }, {op + ":", "undefined"}));
-    cases.push_back(error<DTypeError>(id + "_integers", [f = f](Given&) { f(whole({2, 3})); }, {op + ":", "int64"}));
-    cases.push_back(error<DTypeError>(
-        id + "_bfloat16", [f = f](Given&) { f(Tensor::zeros({2, 3}, DType::kBFloat16)); }, {op + ":", "bfloat16"}));
-  }
-  return cases;
-}
-
 /// In both modes of batch_norm.
 template <class E>
 void add_batch_norm_cases(std::vector<ErrorCase>& cases, const std::string& name, const Shape& x, const Shape& weight,
@@ -143,6 +124,6 @@ std::vector<ErrorCase> draw_cases() {
   };
 }
 
-const ErrorTests tests({type_cases(), rms_norm_cases(), batch_norm_cases(), draw_cases()}, __FILE__);
+const ErrorTests tests({rms_norm_cases(), batch_norm_cases(), draw_cases()}, __FILE__);
 
 }  // namespace

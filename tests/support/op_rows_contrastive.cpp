@@ -80,7 +80,7 @@ void add_contrastive_rows(std::vector<OpRow>& rows) {
                     .inputs = std::move(inputs),
                     .op = [=](std::span<const Variable> x) {
                       return ops::contrastive_loss(op, x[0], x[1], x[2], x.size() > 3 ? x[3] : Variable(),
-                                                   tile_for(x[0].size(0)));
+                                                   tile_for(x[0].rank() > 0 ? x[0].size(0) : 1));
                     },
                     .reference = [=](Span x) { return naive_contrastive(op, x); },
                     .large = std::move(large),

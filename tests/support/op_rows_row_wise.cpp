@@ -285,7 +285,8 @@ OpRow frozen_batch_norm_row(std::string name, Input x, std::vector<Input> large 
   };
   OpRow row = batch_norm_row(std::move(name), std::move(x), 1e-5, std::move(large));
   row.op = [=](std::span<const Variable> v) {
-    const auto [mean, variance] = statistics(v[0].size(1), v[0].dtype(), v[0].device());
+    const Variable& like = v[0].defined() ? v[0] : v[1];
+    const auto [mean, variance] = statistics(v[0].rank() > 1 ? v[0].size(1) : 1, like.dtype(), like.device());
     return ops::batch_norm(v[0], v[1], v[2], mean, variance);
   };
   row.reference = [=](std::span<const NaiveArray> v) {
