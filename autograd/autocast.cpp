@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/autograd_context.h"
+#include "tapecache/autograd/operand_cache.h"
 
 namespace tapecache {
 
@@ -19,7 +20,10 @@ DType checked(DType dtype) {
 
 Autocast::Autocast(DType dtype) : dtype_(forward_context().autocast, checked(dtype)) {
   if (!is_low_precision(dtype) || OperandCache::current()) return;
-  operands_in_use_.emplace(detail::autograd_context.operands, &operands_.emplace());
+  operands_ = std::make_unique<OperandCache>();
+  operands_in_use_.emplace(detail::autograd_context.operands, operands_.get());
 }
+
+Autocast::~Autocast() = default;
 
 }  // namespace tapecache

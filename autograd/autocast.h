@@ -1,12 +1,14 @@
 #pragma once
 
+#include <memory>
 #include <optional>
 
-#include "tapecache/autograd/operand_cache.h"
 #include "tapecache/core/dtype.h"
 #include "tapecache/core/forward_context.h"
 
 namespace tapecache {
+
+class OperandCache;
 
 /// The precision that matrix products of this thread take their f32 operands in: kFloat32, or kBFloat16 or kFloat16 within
 /// an `Autocast`.
@@ -28,10 +30,11 @@ class [[nodiscard]] Autocast : public detail::OfOneScope {
  public:
   /// Throws DTypeError for any other type.
   explicit Autocast(DType dtype);
+  ~Autocast();
 
  private:
   ScopedValue<DType> dtype_;
-  std::optional<OperandCache> operands_;
+  std::unique_ptr<OperandCache> operands_;
   std::optional<ScopedValue<OperandCache*>> operands_in_use_;
 };
 

@@ -10,6 +10,8 @@
 #include "tapecache/autograd/parameter.h"
 #include "tapecache/core/safetensors.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache {
 
 /// The name that a parameter has in a file; empty for one that is not there. An empty function is a ValueError.
@@ -25,3 +27,5 @@ std::vector<std::string> other_settings(const std::filesystem::path& path, const
                                         std::span<const Parameter> parameters, const NameInFile& name);
 
 }  // namespace tapecache
+
+#pragma GCC visibility pop

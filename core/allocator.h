@@ -11,18 +11,10 @@
 #include "tapecache/core/arena.h"
 #include "tapecache/core/device.h"
 #include "tapecache/core/device_backend.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/core/system_memory.h"
 
 namespace tapecache {
-
-/// Byte counters of one device's allocator.
-struct MemoryStats {
-  std::size_t current = 0;  ///< bytes in use now
-  std::size_t peak = 0;     ///< most bytes in use at once since the last reset_peak()
-  std::size_t cached = 0;   ///< bytes held free for reuse; of the host's, many were never touched and take no memory yet
-  std::size_t limit = 0;    ///< the tightest limit of bytes in use that is in force; 0 is no limit
-  std::uint64_t system_allocations = 0;  ///< times the system was asked for memory
-};
 
 /// A caching allocator: blocks are cut from large segments, and freed ones handed out again in any size, so a steady-state
 /// step asks the system for nothing and takes little more than what is in use at its peak. Blocks are counted at their true

@@ -8,6 +8,9 @@
 #include <vector>
 
 #include "tapecache/core/dtype.h"
+#include "tapecache/core/storage.h"
+
+#pragma GCC visibility push(hidden)
 
 /// What the core asks of the CUDA devices. Implemented by `ops/cuda`, or by `ops/no_cuda`, where there is no device and
 /// every function but count() throws DeviceError. Decided at link time.
@@ -43,8 +46,6 @@ void copy_to_device(int device, void* to, const void* from, std::size_t bytes);
 void copy_to_host(int device, void* to, const void* from, std::size_t bytes);
 void copy(int device, void* to, const void* from, std::size_t bytes);
 
-/// The end of a copy that runs beside other work.
-using CopyEvent = std::shared_ptr<void>;
 enum class CopyDirection { kToDevice, kToHost };
 /// Queues a copy between a device and page-locked memory of the host. It comes after the device's work so far and after the
 /// copies queued before, and beside what the device is given next.
@@ -92,3 +93,5 @@ void synchronize(int device);
 std::uint64_t waits();
 
 }  // namespace tapecache::device_backend
+
+#pragma GCC visibility pop

@@ -5,6 +5,8 @@
 
 #include "tapecache/core/dtype.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache {
 
 /// Calls `f.template operator()<T>()` with the C++ type of any dtype.
@@ -44,3 +46,5 @@ constexpr To convert_element(From value) {
 }
 
 }  // namespace tapecache
+
+#pragma GCC visibility pop

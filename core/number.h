@@ -31,4 +31,12 @@ class Number {
   Tensor scalar_;
 };
 
+/// What changes from one step of an optimiser to the next; those that a device holds are on that of the parameters.
+struct StepNumbers {
+  Number learning_rate;
+  Number gradient_scale = 1;  ///< of every gradient, first
+  /// Where this is not 0 nothing is changed: how many values of the step are NaN or Inf, as a step counts them.
+  Number skip_if = 0;
+};
+
 }  // namespace tapecache

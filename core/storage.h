@@ -7,9 +7,13 @@
 #include <memory>
 
 #include "tapecache/core/device.h"
-#include "tapecache/core/device_backend.h"
 
 namespace tapecache {
+
+namespace device_backend {
+/// The end of a copy that runs beside other work.
+using CopyEvent = std::shared_ptr<void>;
+}  // namespace device_backend
 
 class GraphCopies;
 

@@ -12,6 +12,8 @@ struct Place {
   bool pinned = false;  ///< page-locked, of the host
 };
 
+#pragma GCC visibility push(hidden)
+
 /// What every block of a place begins at a multiple of.
 std::size_t alignment(Place place);
 
@@ -27,5 +29,7 @@ void release(Place place, std::byte* segment) noexcept;
 void trim(Place place) noexcept;
 
 void set_bytes(Place place, void* to, int byte, std::size_t bytes);
+
+#pragma GCC visibility pop
 
 }  // namespace tapecache::system_memory

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/forward_context.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/gradcache/pipeline.h"
 
 namespace tapecache::gradcache {

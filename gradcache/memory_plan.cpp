@@ -10,7 +10,7 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/forward_context.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"

@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/captured_step.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/gradcache/memory_plan.h"
 #include "tapecache/gradcache/pipeline.h"
 #include "tapecache/ops/elementwise.h"

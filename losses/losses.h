@@ -8,8 +8,7 @@
 
 #include "tapecache/autograd/variable.h"
 #include "tapecache/losses/scale.h"
-#include "tapecache/ops/contrastive.h"
-#include "tapecache/ops/equal_targets.h"
+#include "tapecache/ops/contrastive_options.h"
 
 /// Contrastive losses, functions of representations [rows, width] that return a scalar. Each takes its settings in a struct:
 ///

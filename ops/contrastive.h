@@ -1,18 +1,10 @@
 #pragma once
 
-#include <cstdint>
-#include <optional>
-
 #include "tapecache/autograd/variable.h"
 #include "tapecache/ops/equal_targets.h"
 #include "tapecache/ops/kernels/contrastive.h"
 
 namespace tapecache::ops {
-
-/// Samples a tile of logits is wide and high. What is not given is as the device works best.
-struct TileOptions {
-  std::optional<std::int64_t> rows = {}, columns = {};
-};
 
 /// A contrastive loss over the logits z = scale · a bᵀ + bias of a [rows, width] and b [columns, width], which are
 /// never in memory: forward takes running logsumexps over tiles, backward computes each tile again (the idea of Inf-CL,

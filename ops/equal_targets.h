@@ -1,24 +1,12 @@
 #pragma once
 
 #include "tapecache/core/tensor.h"
+#include "tapecache/ops/contrastive_options.h"
 #include "tapecache/ops/kernels/equal_pairs.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::ops {
-
-/// Which targets of a contrastive loss are the same, so that they are no negatives of each other's queries: all that equal a
-/// query's positive are left out of its denominator, hard negatives too; the positive stays. Ids, i32 or i64 of any numbers,
-/// are copied to the device of the representations. All targets differ where nothing is given.
-struct EqualTargets {
-  /// [targets]: targets of one id are the same. Where every sample is a pair, one id for it.
-  Tensor target_ids = {};
-  /// [queries]: queries of one id are the same, and so have each other's positives, which are left out.
-  Tensor query_ids = {};
-  /// In the place of ids: targets are the same where their representations are, bit by bit, and their masks. Where both sides
-  /// are each other's targets, as images and texts are, this is of both. Dropout makes equal samples differ: then give ids.
-  bool equal_rows = false;
-
-  bool some() const { return target_ids.defined() || query_ids.defined() || equal_rows; }
-};
 
 /// Ids as kernels take them, i64 on the device of the representations, or undefined.
 struct PairIds {
@@ -46,3 +34,5 @@ PairIds pair_ids(const char* op, const EqualTargets& equal, const Tensor& querie
 Tensor equal_row_ids(const Tensor& x, const Tensor& mask = {});
 
 }  // namespace tapecache::ops
+
+#pragma GCC visibility pop

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/operand_cache.h"
 #include "tapecache/autograd/variable.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/call.h"

@@ -9,14 +9,6 @@
 /// Optimiser arithmetic on tensors; never recorded.
 namespace tapecache::ops {
 
-/// What changes from one step of an optimiser to the next; those that a device holds are on that of the parameters.
-struct StepNumbers {
-  Number learning_rate;
-  Number gradient_scale = 1;  ///< of every gradient, first
-  /// Where this is not 0 nothing is changed: how many values of the step are NaN or Inf, as `count_non_finite` gives it.
-  Number skip_if = 0;
-};
-
 /// What AdamW reads and changes of one parameter.
 struct AdamWParameter {
   Tensor gradient = {}, value = {}, m = {}, v = {};

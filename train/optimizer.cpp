@@ -29,7 +29,7 @@ Optimizer::Optimizer(const char* name, std::vector<Parameter> parameters) : name
 }
 
 void Optimizer::step(const Number& learning_rate, const Number& gradient_scale, const Number& skip_if) {
-  const ops::StepNumbers numbers{learning_rate, gradient_scale, skip_if};
+  const StepNumbers numbers{learning_rate, gradient_scale, skip_if};
   check_numbers(numbers);
   check_gradients();
   if (skip_if.is_on_device() || skip_if.item() == 0) update(numbers);
@@ -39,7 +39,7 @@ void Optimizer::require(bool holds, const char* what, double found, const char* 
   if (!holds) throw ValueError(fmt::format("{}: {} is {}, expected {}", name_, what, found, expected));
 }
 
-void Optimizer::check_numbers(const ops::StepNumbers& numbers) const {
+void Optimizer::check_numbers(const StepNumbers& numbers) const {
   const auto& [rate, scale, skip_if] = numbers;
   if (CapturedStep::is_capturing() && !(rate.is_on_device() && (scale.is_on_device() || scale.item() == 1))) {
     throw Error(fmt::format("{}: a {} of the host's in a captured step would stay as it is; give one that the device holds",
@@ -114,7 +114,7 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
   }
 }
 
-void AdamW::update(const ops::StepNumbers& numbers) {
+void AdamW::update(const StepNumbers& numbers) {
   const auto& [learning_rate, gradient_scale, skip_if] = numbers;
   const bool count_there = learning_rate.is_on_device() || gradient_scale.is_on_device() || skip_if.is_on_device();
   std::vector<ops::AdamWParameter> updates;
@@ -156,7 +156,7 @@ Sgd::Sgd(std::vector<Parameter> parameters, const SgdOptions& options)
   for (const Parameter& p : parameters_) velocity_.push_back(zeros_like(p.value()));
 }
 
-void Sgd::update(const ops::StepNumbers& numbers) {
+void Sgd::update(const StepNumbers& numbers) {
   std::vector<ops::SgdParameter> updates;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];

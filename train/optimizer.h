@@ -8,7 +8,6 @@
 
 #include "tapecache/autograd/parameter.h"
 #include "tapecache/core/number.h"
-#include "tapecache/ops/update.h"
 
 namespace tapecache::train {
 
@@ -44,7 +43,7 @@ class Optimizer {
   /// `name` is for messages. Throws ValueError where two parameters have one name, since state goes by name.
   Optimizer(const char* name, std::vector<Parameter> parameters);
   /// The step, with numbers and gradients that were checked. That of which the host knows that it is skipped is not asked for.
-  virtual void update(const ops::StepNumbers& numbers) = 0;
+  virtual void update(const StepNumbers& numbers) = 0;
   /// Throws ValueError naming the option unless it holds.
   void require(bool holds, const char* what, double found, const char* expected) const;
   /// Of each parameter: what `chosen` says, or else `weight_decay` for one of two or more axes. Throws ValueError naming the
@@ -55,7 +54,7 @@ class Optimizer {
   std::vector<Parameter> parameters_;
 
  private:
-  void check_numbers(const ops::StepNumbers& numbers) const;
+  void check_numbers(const StepNumbers& numbers) const;
   void check_gradients() const;
 };
 
@@ -79,7 +78,7 @@ class AdamW : public Optimizer {
   void check_state(const std::map<std::string, Tensor>& state) const override;
 
  private:
-  void update(const ops::StepNumbers& numbers) override;
+  void update(const StepNumbers& numbers) override;
 
   AdamWOptions options_;
   std::vector<double> decays_;
@@ -102,7 +101,7 @@ class Sgd : public Optimizer {
   std::map<std::string, Tensor> state() const override;
 
  private:
-  void update(const ops::StepNumbers& numbers) override;
+  void update(const StepNumbers& numbers) override;
 
   SgdOptions options_;
   std::vector<double> decays_;

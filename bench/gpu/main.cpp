@@ -23,7 +23,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/atomic_file.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/losses/losses.h"
 
 namespace {

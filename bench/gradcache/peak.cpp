@@ -2,8 +2,8 @@
 
 #include "measurements.h"
 #include "tapecache/autograd/tape.h"
-#include "tapecache/core/allocator.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/ops/normalize.h"
 #include "workload.h"
@@ -18,7 +18,7 @@ std::vector<Peak> measure_peaks(const Effort& effort) {
   std::vector<Peak> peaks;
   for (std::int64_t batch = 64; batch <= effort.largest_batch; batch *= 4) {
     Workload workload(batch);
-    const std::size_t before = allocator().stats().current;
+    const std::size_t before = memory_stats().current;
     const Loss loss = [&](std::span<const Variable> r) {
       return clip_loss(r[1], r[0], {.scale = Scale::from_log(workload.clip.logit_scale()), .tiles = TileOptions{}});
     };
@@ -27,15 +27,15 @@ std::vector<Peak> measure_peaks(const Effort& effort) {
     std::size_t data = before;
     for (const Tensor& r : result.representations) data += 2 * r.bytes();
     peaks.push_back({batch, result.peak_bytes, result.peak_bytes - data});
-    allocator().release_cache();
+    release_memory_cache();
   }
   return peaks;
 }
 
 TiledLoss measure_tiled_loss(std::int64_t batch) {
   constexpr std::int64_t kWidth = 512;
-  allocator().release_cache();
-  const std::size_t before = allocator().stats().current;
+  release_memory_cache();
+  const std::size_t before = memory_stats().current;
   const PeakMeter meter;
   const auto rows = [&](std::uint32_t state) {
     Tensor t = Tensor::empty({batch, kWidth});

@@ -13,7 +13,7 @@
 
 #include "../timing.h"
 #include "tapecache/core/atomic_file.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/matmul.h"
 #include "serve.h"

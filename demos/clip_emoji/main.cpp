@@ -14,7 +14,7 @@
 #include "results.h"
 #include "retrieval.h"
 #include "tapecache/core/atomic_file.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/data/png.h"
 #include "training.h"

@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include "batch_sampler.h"
-#include "tapecache/core/allocator.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
 #include "tapecache/losses/losses.h"
@@ -101,7 +101,7 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
   const auto loss = loss_of(model);
   const std::int64_t warmup = std::max<std::int64_t>(1, way.steps / 10);
 
-  tapecache::allocator().reset_peak();
+  tapecache::reset_memory_peak();
   std::size_t peak = 0;
   Stopwatch watch;
   for (std::int64_t step = 0; step < way.steps; ++step) {
@@ -117,12 +117,12 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
     if (way.compare_with_direct && step < kComparedSteps) {
       // Held out of the clock and of the peak: it is evidence, not training.
       watch.stop();
-      peak = std::max(peak, tapecache::allocator().stats().peak);
+      peak = std::max(peak, tapecache::memory_stats().peak);
       record.relative_gradient_difference =
           tapecache::gradcache::compare_steps([&] { return direct_step(towers, loss); },
                         [&] { return take_step(way.method, towers, loss, way.chunk); }, parameters)
               .relative_norm;
-      tapecache::allocator().reset_peak();
+      tapecache::reset_memory_peak();
       watch.start();
     }
     record.loss = take_step(way.method, towers, loss, way.chunk).loss.item();
@@ -139,7 +139,7 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
     result.records.push_back(record);
     on_step(record);
   }
-  result.peak_bytes = std::max(peak, tapecache::allocator().stats().peak);
+  result.peak_bytes = std::max(peak, tapecache::memory_stats().peak);
   result.seconds = watch.seconds();
   return result;
 }

@@ -5,7 +5,7 @@
 #include <functional>
 #include <optional>
 
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 
 namespace tapecache::testing {
 

@@ -5,7 +5,8 @@
 #include <vector>
 
 #include "safetensors_files.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/allocator.h"
+#include "tapecache/core/memory.h"
 
 // What is written, and what is read of files that are as they should be.
 

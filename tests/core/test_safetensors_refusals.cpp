@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "safetensors_files.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 
 // Files that are refused, with a message that names them.
 

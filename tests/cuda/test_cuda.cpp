@@ -7,7 +7,7 @@
 #include "cuda_device.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/matmul.h"
 

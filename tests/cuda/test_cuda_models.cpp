@@ -7,7 +7,7 @@
 #include "model_checks.h"
 #include "tapecache/autograd/autocast.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
 #include "tapecache/gradcache/step.h"

@@ -7,7 +7,7 @@
 #include "train_checks.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/optimizer.h"
 

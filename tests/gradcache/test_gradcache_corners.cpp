@@ -10,7 +10,7 @@
 #include "tapecache/autograd/foreign.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/losses/losses.h"

@@ -7,7 +7,7 @@
 #include "gradcache_checks.h"
 #include "tapecache/core/forward_context.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/ops/matmul.h"

@@ -11,7 +11,7 @@
 #include "model_checks.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/models/layers.h"

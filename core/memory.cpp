@@ -1,10 +1,18 @@
-#include "tapecache/core/memory_scopes.h"
+#include "tapecache/core/memory.h"
 
 #include <algorithm>
 #include <mutex>
 #include <vector>
 
+#include "tapecache/core/allocator.h"
+
 namespace tapecache {
+
+MemoryStats memory_stats(Device device) { return allocator(device).stats(); }
+MemoryStats pinned_memory_stats() { return pinned_allocator().stats(); }
+void reset_memory_peak(Device device) { allocator(device).reset_peak(); }
+void set_memory_limit(std::size_t bytes, Device device) { allocator(device).set_limit(bytes); }
+void release_memory_cache(Device device) { allocator(device).release_cache(); }
 
 MemoryLimit::MemoryLimit(std::size_t bytes, Device device) : allocator_(allocator(device)), bytes_(bytes) {
   const std::lock_guard lock(allocator_.mutex_);
