@@ -19,7 +19,8 @@ namespace detail {
 struct AutogradContext {
   Tape* tape = nullptr;                            // that operations are recorded on
   std::vector<Parameter>* parameters = nullptr;    // that operations read while no tape is active are listed there
-  bool refuses_history = false;                    // while no tape is active: what operations read must have none
+  int recordings = 0;                              // scopes that say which tape is active
+  int refuses_history_at = -1;                     // with so many of them, what operations read must have no history
   OperandCache* operands = nullptr;
   UndoLog* undo = nullptr;                         // the innermost
   bool hooks = true;                               // whether those of parameters run

@@ -54,10 +54,12 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
   }
   std::vector<Variable> sources(inputs.begin(), inputs.end());
   {
-    // Of what is recorded, history that does not come by way of the inputs would be lost.
-    bool& refuses_history = detail::autograd_context.refuses_history;
-    const ScopedValue refusal(refuses_history, refuses_history || Tape::active());
+    // Of what is recorded, history that does not come by way of the inputs would be lost. What the function itself reads under
+    // NoRecording is meant to be a constant.
+    detail::AutogradContext& context = detail::autograd_context;
+    const bool refuses_history = context.refuses_history_at == context.recordings || Tape::active();
     const NoRecording no_tape;
+    const ScopedValue refusal(context.refuses_history_at, refuses_history ? context.recordings : -1);
     const ParametersRead parameters;
     for (const Variable& output : f(values)) {
       if (refuses_history && is_on_tape(output)) {

@@ -72,7 +72,7 @@ void Tape::append(const char* op, std::span<Variable> outputs, const InputList& 
   if (const detail::AutogradContext& context = detail::autograd_context; !tape && context.parameters) {
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       if (inputs[i].parameter_.defined()) context.parameters->push_back(inputs[i].parameter_);
-      if (context.refuses_history && inputs[i].tape_ != 0) {
+      if (context.refuses_history_at == context.recordings && inputs[i].tape_ != 0) {
         throw TapeError(fmt::format("{}: input {} is on a tape, but no input of the checkpoint around it, which would lose its "
                                     "gradient; give it to the checkpoint, or detach it", op, i));
       }
@@ -237,9 +237,13 @@ Tensor Tape::gradient(const Variable& leaf) const {
 
 Recording::Recording(Tape& tape) : Recording(&tape) {}
 Recording::Recording(Tape* tape) : previous_(Tape::active() ? Tape::active()->self_ : nullptr) {
+  ++detail::autograd_context.recordings;
   detail::autograd_context.tape = tape;
 }
-Recording::~Recording() { detail::autograd_context.tape = previous_ ? *previous_ : nullptr; }
+Recording::~Recording() {
+  detail::autograd_context.tape = previous_ ? *previous_ : nullptr;
+  --detail::autograd_context.recordings;
+}
 
 ParametersRead::ParametersRead() : listed_(detail::autograd_context.parameters, &seen_) {}
 

@@ -11,7 +11,7 @@ std::string non_finite_place(const Tensor& values, const Chunks& chunks) {
   if (!values.defined() || values.numel() == 0 || !is_floating(values.dtype())) return {};
   const std::int64_t element = first_non_finite(values);
   if (element < 0) return {};
-  const std::int64_t sample = element / (values.numel() / values.size(0));
+  const std::int64_t sample = element / (values.numel() / values.size(0)) + (chunks.parts.empty() ? 0 : chunks.begin());
   std::string place = fmt::format("not finite, first at sample {}", sample);
   if (chunks.parts.size() < 2) return place;
   const std::vector<std::int64_t>& order = chunks.order;

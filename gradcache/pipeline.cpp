@@ -101,6 +101,7 @@ void Pipeline::forward(std::int64_t keep) {
     report(Phase::kForward, sides_[order[i].side].name, order[i].chunk, count);
     if (order[i].chunk + 1 == count) run.finish_forward();
   }
+  count_kept();
 }
 
 /// Before a chunk is computed: a copy comes after the work that the device has been given before it, and its memory may be
@@ -211,6 +212,13 @@ bool Pipeline::take_loss(const Loss& loss, GradientTransaction& transaction) {
   }
 }
 
+void Pipeline::count_kept() {
+  result_.kept_chunks = 0;
+  for (const Place& place : places()) {
+    if (place.chunk == 0) result_.kept_chunks += static_cast<std::int64_t>(run_at(place).kept());
+  }
+}
+
 /// Hands a run its rows of the caches.
 void Pipeline::begin_backward(const Place& place) {
   const Side& side = sides_[place.side];
@@ -235,9 +243,7 @@ void Pipeline::backward() {
   std::vector<Place> order = places();
   std::reverse(order.begin(), order.end());
   std::erase_if(order, [&](const Place& place) { return run_at(place).frozen(); });
-  for (const Place& place : order) {
-    if (place.chunk == 0) result_.kept_chunks += static_cast<std::int64_t>(run_at(place).kept());
-  }
+  count_kept();
   const TowerRun* begun = nullptr;
   // One sub-batch may be part of two batches: then it begins for the second when it has ended for the first.
   const auto begin = [&](const Place& place) {
@@ -251,11 +257,17 @@ void Pipeline::backward() {
       begin(order[i]);
       if (i == 0) prefetch(order, 0);
     }
-    if (i + 1 < order.size()) {
-      if (chunk == 0 && &run_at(order[i + 1]) != &run) begin(order[i + 1]);
-      if (begun == &run_at(order[i + 1])) prefetch(order, i + 1);
+    if (i + 1 < order.size() && (chunk != 0 || &run_at(order[i + 1]) != &run)) {
+      if (chunk == 0) begin(order[i + 1]);
+      prefetch(order, i + 1);
     }
-    run.backward(chunk);
+    try {
+      run.backward(chunk);
+    } catch (...) {
+      // Sub-batches may outlive the step.
+      for (const Place& place : order) run_at(place).finish_backward();
+      throw;
+    }
     report(Phase::kBackward, sides_[order[i].side].name, count - 1 - chunk, count);
     if (chunk != 0) continue;
     run.finish_backward();

@@ -71,6 +71,7 @@ class Pipeline {
   bool drop_prefetched();
   std::vector<LossInput> loss_inputs(GradientTransaction& transaction);
   void take_representations(std::span<LossInput> inputs);
+  void count_kept();
   void off_load(std::vector<Tensor>& tensors) const;
   void begin_backward(const Place& place);
   void report(Phase phase, const std::string& side, std::size_t chunk, std::size_t chunks) const;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "tapecache/autograd/checkpoint.h"
 #include "tapecache/ops/elementwise.h"
@@ -93,6 +94,7 @@ TransformerEncoder::TransformerEncoder(const Builder& builder, const Transformer
 
 Variable TransformerEncoder::operator()(Variable x, const ops::AttentionOptions& options, const TokenChoice& choice,
                                         const LayerNorm* before) const {
+  if (before && !blocks_.front().last_norm()) x = (*std::exchange(before, nullptr))(x);  // of blocks with a first norm of their own
   for (const TransformerBlock& block : blocks_) {
     x = block.without_last_norm(x, before, options, &block == &blocks_.back() ? choice : TokenChoice());
     before = block.last_norm();

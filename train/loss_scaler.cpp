@@ -88,6 +88,10 @@ Number LossScaler::unscale(std::span<const Parameter> parameters, const Number& 
 
 /// In arithmetic without a choice, which a device does as it comes.
 void LossScaler::update(const Number& non_finite) {
+  if (!non_finite.is_on_device()) {
+    const double found = non_finite.item();
+    require(std::isfinite(found) && found >= 0, "non_finite", found, "a number of values, at least 0");
+  }
   const NoRecording constants;
   const Variable one(Number(1).on(scale_.device()));
   const auto constant = [&](double value) { return ops::scale(one, value); };
@@ -128,6 +132,7 @@ void LossScaler::load(const std::map<std::string, std::string>& notes) {
   finite_in_a_row_.fill(in_a_row);
   steps_.fill(steps);
   skipped_.fill(skipped);
+  unscaled_ = false;
 }
 
 }  // namespace tapecache::train

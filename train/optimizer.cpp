@@ -41,9 +41,14 @@ void Optimizer::require(bool holds, const char* what, double found, const char* 
 
 void Optimizer::check_numbers(const StepNumbers& numbers) const {
   const auto& [rate, scale, skip_if] = numbers;
-  if (CapturedStep::is_capturing() && !(rate.is_on_device() && (scale.is_on_device() || scale.item() == 1))) {
-    throw Error(fmt::format("{}: a {} of the host's in a captured step would stay as it is; give one that the device holds",
-                            name_, rate.is_on_device() ? "gradient scale" : "learning rate"));
+  if (CapturedStep::is_capturing()) {
+    const auto stays = [&](const char* what) {
+      throw Error(fmt::format("{}: a {} of the host's in a captured step would stay as it is; give one that the device holds",
+                              name_, what));
+    };
+    if (!rate.is_on_device()) stays("learning rate");
+    if (!scale.is_on_device() && scale.item() != 1) stays("gradient scale");
+    if (!skip_if.is_on_device() && skip_if.item() != 0) stays("skip_if");
   }
   if (!rate.is_on_device()) require(is_rate(rate.item()), "the learning rate", rate.item(), "finite and at least 0");
   if (!scale.is_on_device()) require(std::isfinite(scale.item()), "the gradient scale", scale.item(), "finite");

@@ -279,6 +279,27 @@ BOOST_AUTO_TEST_CASE(history_from_outside_is_refused_not_lost) {
   check_equal(checkpoint(f, std::span(&x, 1)).front().value(), {5, 14});
 }
 
+BOOST_AUTO_TEST_CASE(what_the_function_reads_without_a_tape_is_a_constant) {
+  Tape tape;
+  const Variable x = tape.leaf(vector_of({5, 7})), outside = tape.leaf(vector_of({1, 2}));
+  const VariableFunction f = [outside](std::span<const Variable> v) {
+    Variable constant;
+    {
+      const NoRecording no_tape;
+      constant = ops::scale(outside, 3);
+    }
+    return Variables{ops::multiply(v[0], constant)};
+  };
+  const VariableFunction in_another = [&f](std::span<const Variable> v) { return checkpoint(f, v); };
+  Variable sum;
+  {
+    const Recording recording(tape);
+    sum = ops::add(ops::sum(checkpoint(f, std::span(&x, 1)).front()), ops::sum(checkpoint(in_another, std::span(&x, 1)).front()));
+  }
+  tape.backward(sum);
+  check_equal(tape.gradient(x), {6, 12});
+}
+
 BOOST_AUTO_TEST_CASE(a_tape_of_its_own_is_none_from_outside) {
   Tape tape;
   const Variable x = tape.leaf(vector_of({5, 7}));

@@ -174,6 +174,19 @@ BOOST_AUTO_TEST_CASE(one_sub_batch_in_two_batches) {
   check_equal(compare_steps([&] { return direct_step(towers, loss); }, shared, encoder.parameters()), 1e-12);
 }
 
+BOOST_AUTO_TEST_CASE(an_off_loaded_sub_batch_of_chunks_in_two_batches) {
+  const Encoder encoder(1, DType::kFloat64, 0);
+  const Tensor x = random_values({8, 5}, 2);
+  const std::vector<Tower> towers{{"p", x, encoder}, {"q", x, encoder}};
+  const Loss loss = [](const Representations& r) { return ops::mean(ops::mean(ops::multiply(r[0], ops::exp(r[1])), 1), 0); };
+  const auto shared = [&] {
+    const CachedForward both = cached(Tower::from_chunks("x", std::vector{x.slice(0, 3), x.slice(3, 8)}, encoder), {.offload = true});
+    const std::vector<CachedBatch> batches{{"p", {both}}, {"q", {both}}};
+    return cached_backward(batches, loss, {.offload = true});
+  };
+  check_equal(compare_steps([&] { return direct_step(towers, loss); }, shared, encoder.parameters()), 1e-12);
+}
+
 BOOST_AUTO_TEST_CASE(a_tower_with_a_dot_in_its_name_as_a_sub_batch) {
   const Encoder a(1, DType::kFloat64, 0), b(2, DType::kFloat64, 0);
   const Tensor x = random_values({6, 5}, 3);

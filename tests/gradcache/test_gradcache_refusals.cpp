@@ -171,7 +171,7 @@ BOOST_AUTO_TEST_CASE(a_sample_that_spoils_the_loss_is_named) {
   const StepResult direct = direct_step(towers, setup.loss());
   BOOST_TEST(direct.message == "the loss is nan; the representations of tower 'image' are not finite, first at sample 5");
   BOOST_TEST(accumulated_step(towers, setup.loss(), {{2}}).message ==
-             "in group 2: the loss is nan; the representations of tower 'image' are not finite, first at sample 1");
+             "in group 2: the loss is nan; the representations of tower 'image' are not finite, first at sample 5");
 }
 
 BOOST_AUTO_TEST_CASE(a_cache_that_is_not_finite) {

@@ -94,6 +94,18 @@ BOOST_AUTO_TEST_CASE(hidden_states_are_what_is_pooled) {
                        values_of([&] { return setup.bert(words); })));
 }
 
+BOOST_AUTO_TEST_CASE(a_norm_before_blocks_of_either_kind) {
+  for (const BlockStyle& style : {kClipBlock, kBertBlock}) {
+    const Builder builder(3, DType::kFloat64);
+    const LayerNorm norm(builder.child("norm"), 8);
+    const TransformerEncoder encoder(builder, {.width = 8, .layers = 2, .heads = 2, .mlp_width = 8}, style);
+    shake(builder.parameters(), 100);
+    const Variable x = random_values({2, 3, 8}, 4);
+    const Tensor joined = values_of([&] { return encoder(x, {}, {}, &norm); }), apart = values_of([&] { return encoder(norm(x)); });
+    BOOST_TEST(max_difference(joined, apart) <= 1e-13, style.name);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(gradients_of_a_block) {
   const TokenBatch padded = TokenBatch::pad(std::vector<std::vector<std::int32_t>>{{1, 1, 1}, {1}, {1, 1, 1, 1}});
   for (const Tensor& valid : {Tensor(), padded.valid}) {

@@ -347,4 +347,26 @@ BOOST_AUTO_TEST_CASE(an_unscale_that_threw_may_be_repeated) {
   check_equal(p.gradient(), {2, 2, 2, 2});
 }
 
+BOOST_AUTO_TEST_CASE(what_is_no_number_of_values_is_refused) {
+  LossScaler scaler({.initial_scale = 4});
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity(), -1.0}) {
+    BOOST_CHECK_EXCEPTION(scaler.update(bad), ValueError, says({"non_finite", "at least 0"}));
+  }
+  BOOST_TEST(scaler.scale().item() == 4);
+  BOOST_TEST(scaler.steps().item() == 0);
+}
+
+BOOST_AUTO_TEST_CASE(loading_ends_a_step_that_failed) {
+  Parameter p("p", Tensor::zeros({1}));
+  LossScaler scaler({.initial_scale = 4});
+  std::map<std::string, std::string> notes;
+  scaler.save(notes);
+  p.mutable_gradient() = Tensor::full({1}, 8);
+  scaler.unscale(std::span(&p, 1));
+  scaler.load(notes);
+  p.mutable_gradient() = Tensor::full({1}, 8);
+  BOOST_TEST(scaler.unscale(std::span(&p, 1)).item() == 0);
+  check_equal(p.gradient(), {2});
+}
+
 BOOST_AUTO_TEST_SUITE_END()
