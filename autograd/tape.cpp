@@ -21,13 +21,6 @@ std::uint64_t next_tape_id() {
   return ++last;
 }
 
-/// Blocks are computed by the calling thread and by others, which have another tape, precision and random state, or none.
-void require_own_thread(const char* op) {
-  if (!detail::thread_context.in_block) return;
-  throw TapeError(fmt::format("{}: called by a body of parallel_for, whose threads do not share the caller's tape and "
-                              "ForwardContext; expected outside of it, where ops compute in parallel themselves", op));
-}
-
 }  // namespace
 
 Tape::Tape() : id_(next_tape_id()), self_(std::make_shared<Tape*>(this)) {}
@@ -64,7 +57,7 @@ Variable Tape::leaf(Tensor value) {
 
 void Tape::append(const char* op, std::span<Variable> outputs, const InputList& inputs, const SavedList& saved,
                   const Derivative& derivative, std::shared_ptr<const void> owned) {
-  require_own_thread(op);
+  detail::require_own_thread(op);
   if (AnomalyMode::enabled()) {
     for (const Variable& output : outputs) detail::check_anomaly(op, "output", output.value_);
   }
@@ -173,7 +166,7 @@ void Tape::seed(const Variable& output, const Tensor& gradient) {
 }
 
 void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> seeds, Hooks hooks) {
-  require_own_thread("backward");
+  detail::require_own_thread("backward");
   check_seeds(outputs, seeds);
   if (AnomalyMode::enabled()) check_earlier_gradients();
   consumed_ = true;

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/error.h"
+#include "tapecache/core/thread_context.h"
 
 namespace tapecache {
 
@@ -22,6 +23,7 @@ void begin_random_step(std::uint64_t seed, std::uint32_t step) {
 }
 
 RandomState next_random_draw(const char* op, std::int64_t leading) {
+  detail::require_own_thread(op);
   RandomState& state = random_state();
   const std::int64_t samples = state.samples > 0 ? state.samples : leading;
   if (samples > 0 && leading % samples != 0) {

@@ -20,5 +20,9 @@ struct ThreadContext {
 
 inline thread_local ThreadContext thread_context;
 
+/// Throws TapeError, naming the op, in a body of parallel_for: the threads that run such bodies have another tape, precision and
+/// random state than the caller, or none.
+void require_own_thread(const char* op);
+
 }  // namespace detail
 }  // namespace tapecache

@@ -244,34 +244,26 @@ void Pipeline::backward() {
   std::reverse(order.begin(), order.end());
   std::erase_if(order, [&](const Place& place) { return run_at(place).frozen(); });
   count_kept();
-  const TowerRun* begun = nullptr;
-  // One sub-batch may be part of two batches: then it begins for the second when it has ended for the first.
-  const auto begin = [&](const Place& place) {
-    begin_backward(place);
-    begun = &run_at(place);
-  };
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    TowerRun& run = run_at(order[i]);
-    const std::size_t count = run.chunks().parts.size(), chunk = order[i].chunk;
-    if (chunk + 1 == count && begun != &run) {
-      begin(order[i]);
+  const auto same_run = [&](std::size_t a, std::size_t b) { return &run_at(order[a]) == &run_at(order[b]); };
+  try {
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      TowerRun& run = run_at(order[i]);
+      const std::size_t count = run.chunks().parts.size(), chunk = order[i].chunk;
+      // A run begins beside the last chunk of the one before, but for one sub-batch in two batches, which has to end first.
+      if (chunk + 1 == count && (i == 0 || same_run(i - 1, i))) begin_backward(order[i]);
       if (i == 0) prefetch(order, 0);
-    }
-    if (i + 1 < order.size() && (chunk != 0 || &run_at(order[i + 1]) != &run)) {
-      if (chunk == 0) begin(order[i + 1]);
-      prefetch(order, i + 1);
-    }
-    try {
+      if (i + 1 < order.size() && (chunk != 0 || !same_run(i, i + 1))) {
+        if (chunk == 0) begin_backward(order[i + 1]);
+        prefetch(order, i + 1);
+      }
       run.backward(chunk);
-    } catch (...) {
-      // Sub-batches may outlive the step.
-      for (const Place& place : order) run_at(place).finish_backward();
-      throw;
+      report(Phase::kBackward, sides_[order[i].side].name, count - 1 - chunk, count);
+      if (chunk == 0) run.finish_backward();
     }
-    report(Phase::kBackward, sides_[order[i].side].name, count - 1 - chunk, count);
-    if (chunk != 0) continue;
-    run.finish_backward();
-    if (begun == &run) begun = nullptr;
+  } catch (...) {
+    // Sub-batches may outlive the step.
+    for (const Place& place : order) run_at(place).finish_backward();
+    throw;
   }
 }
 

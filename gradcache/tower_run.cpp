@@ -113,7 +113,6 @@ std::vector<Tensor> TowerRun::representations_on_device() const {
 }
 
 void TowerRun::begin_backward(std::vector<Tensor> cache, const Number& scale, std::int64_t samples) {
-  for (Prefetched& ahead : prefetched_) ahead.gradients.clear();  // rows of another cache
   cache_ = std::move(cache);
   scale_ = scale;
   samples_ = samples;

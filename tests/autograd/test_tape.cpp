@@ -17,6 +17,8 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/parallel_for.h"
+#include "tapecache/core/random.h"
+#include "tapecache/ops/dropout.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/reduce.h"
@@ -212,6 +214,15 @@ static_assert(!MadeByNew<OpScope, const char*> && !MadeByNew<ScopedValue<bool>, 
 static_assert(!MadeByNewInArrays<NoRecording> && !MadeByNewInArrays<UndoLog>);
 
 /// With a tape and without, on whatever thread a block runs, and with any number of them.
+BOOST_AUTO_TEST_CASE(an_op_that_is_refused_in_a_body_has_drawn_no_random_numbers) {
+  begin_random_step(1, 2);
+  const RandomState before = random_state();
+  const Variable x(Tensor::full({8, 2}, 1));
+  BOOST_CHECK_EXCEPTION(parallel_for(3, 1, [&](std::int64_t, std::int64_t) { ops::dropout(x, 0.5); }), TapeError,
+                        says({"dropout: called by a body of parallel_for"}));
+  BOOST_TEST((random_state() == before));
+}
+
 BOOST_AUTO_TEST_CASE(ops_are_refused_in_bodies_of_parallel_for) {
   const int before = thread_count();
   const Parameter p("p", vector_of({1, 2}));

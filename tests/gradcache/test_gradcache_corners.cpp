@@ -30,18 +30,6 @@ Loss pair_loss() {
   return [](std::span<const Variable> r) { return info_nce(r[0], r[1], {.scale = 3.0}); };
 }
 
-/// Leaves the auxiliary losses alone.
-Loss nothing() {
-  return [](std::span<const Variable> r) { return ops::scale(ops::sum(r[0]), 0.0); };
-}
-
-auto with_size(const Encoder& encoder, const std::string& name, double weight) {
-  return [=](const Tensor& x) {
-    const Variable y = encoder(x);
-    return Encoded{{{"", y}}, {{name, ops::mean(ops::exp(y), 1), weight}}};
-  };
-}
-
 std::vector<double> gradient_of(Parameter p) {
   const std::vector<double> gradient = p.gradient().defined() ? doubles(p.gradient()) : std::vector<double>{};
   p.clear_gradient();
@@ -158,58 +146,6 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_of_two_towers_under_one_name) {
   }
   BOOST_TEST(std::abs(found.loss.item() - expected.loss.item()) <= 1e-13);
   BOOST_TEST(found.largest_chunks == (std::vector<std::int64_t>{5, 8}));
-}
-
-BOOST_AUTO_TEST_CASE(one_sub_batch_in_two_batches) {
-  const Encoder encoder(1, DType::kFloat64, 0);
-  const Tensor x = random_values({8, 5}, 2);
-  const auto encode = with_size(encoder, "size", 1);
-  const std::vector<Tower> towers{{"p", x, encode}, {"q", x.slice(0, 4), encode}};
-  const Loss loss = nothing();
-  const auto shared = [&] {
-    const CachedForward first = cached(encode, x.slice(0, 4)), second = cached(encode, x.slice(4, 8));
-    const std::vector<CachedBatch> batches{{"p", {first, second}}, {"q", {first}}};
-    return cached_backward(batches, loss, {.allow_unused = true});
-  };
-  check_equal(compare_steps([&] { return direct_step(towers, loss); }, shared, encoder.parameters()), 1e-12);
-}
-
-BOOST_AUTO_TEST_CASE(an_off_loaded_sub_batch_of_chunks_in_two_batches) {
-  const Encoder encoder(1, DType::kFloat64, 0);
-  const Tensor x = random_values({8, 5}, 2);
-  const std::vector<Tower> towers{{"p", x, encoder}, {"q", x, encoder}};
-  const Loss loss = [](const Representations& r) { return ops::mean(ops::mean(ops::multiply(r[0], ops::exp(r[1])), 1), 0); };
-  const auto shared = [&] {
-    const CachedForward both = cached(Tower::from_chunks("x", std::vector{x.slice(0, 3), x.slice(3, 8)}, encoder), {.offload = true});
-    const std::vector<CachedBatch> batches{{"p", {both}}, {"q", {both}}};
-    return cached_backward(batches, loss, {.offload = true});
-  };
-  check_equal(compare_steps([&] { return direct_step(towers, loss); }, shared, encoder.parameters()), 1e-12);
-}
-
-BOOST_AUTO_TEST_CASE(a_tower_with_a_dot_in_its_name_as_a_sub_batch) {
-  const Encoder a(1, DType::kFloat64, 0), b(2, DType::kFloat64, 0);
-  const Tensor x = random_values({6, 5}, 3);
-  const std::vector<CachedBatch> batches{{"image", {cached(Tower("clip.image", x, a))}}, {"text", {cached(b, x)}}};
-  const Loss loss = [](const Representations& r) { return info_nce(r.at("image"), r.at("text"), {.scale = 3.0}); };
-  BOOST_TEST((cached_backward(batches, loss).status == StepStatus::kDone));
-}
-
-BOOST_AUTO_TEST_CASE(sub_batches_with_other_numbers_of_random_draws_are_refused) {
-  const Encoder encoder(1, DType::kFloat64, 0.3);
-  const Tensor x = random_values({6, 5}, 2);
-  int calls = 0;
-  Tensor seen = Tensor::zeros({}, DType::kFloat64);
-  const auto encode = [&](const Tensor& chunk) {
-    before_change(seen);
-    seen.fill(++calls);
-    return calls == 1 ? encoder(chunk) : ops::dropout(encoder(chunk), 0.5);
-  };
-  const CachedForward first = cached(encode, x.slice(0, 3));
-  const RandomState before = random_state();
-  BOOST_CHECK_EXCEPTION(cached(encode, x.slice(3, 6), {.after = &first}), ValueError, says({"3 random draws", "2"}));
-  BOOST_TEST((random_state() == before));
-  BOOST_TEST(seen.item() == 1);
 }
 
 BOOST_AUTO_TEST_CASE(integer_outputs_of_a_direct_step_in_pieces) {

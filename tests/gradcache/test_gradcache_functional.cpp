@@ -224,4 +224,56 @@ BOOST_AUTO_TEST_CASE(misuse) {
   BOOST_CHECK_EXCEPTION(forward.backward(std::span(&c, 1)), ValueError, says({"'w1'", "changed"}));
 }
 
+BOOST_AUTO_TEST_CASE(one_sub_batch_in_two_batches) {
+  const Encoder encoder(1, DType::kFloat64, 0);
+  const Tensor x = random_values({8, 5}, 2);
+  const auto encode = with_size(encoder, "size", 1);
+  const std::vector<Tower> towers{{"p", x, encode}, {"q", x.slice(0, 4), encode}};
+  const Loss loss = nothing();
+  const auto shared = [&] {
+    const CachedForward first = cached(encode, x.slice(0, 4)), second = cached(encode, x.slice(4, 8));
+    const std::vector<CachedBatch> batches{{"p", {first, second}}, {"q", {first}}};
+    return cached_backward(batches, loss, {.allow_unused = true});
+  };
+  check_equal(compare_steps([&] { return direct_step(towers, loss); }, shared, encoder.parameters()), 1e-12);
+}
+
+BOOST_AUTO_TEST_CASE(an_off_loaded_sub_batch_of_chunks_in_two_batches) {
+  const Encoder encoder(1, DType::kFloat64, 0);
+  const Tensor x = random_values({8, 5}, 2);
+  const std::vector<Tower> towers{{"p", x, encoder}, {"q", x, encoder}};
+  const Loss loss = [](const Representations& r) { return ops::mean(ops::mean(ops::multiply(r[0], ops::exp(r[1])), 1), 0); };
+  const auto shared = [&] {
+    const CachedForward both = cached(Tower::from_chunks("x", std::vector{x.slice(0, 3), x.slice(3, 8)}, encoder), {.offload = true});
+    const std::vector<CachedBatch> batches{{"p", {both}}, {"q", {both}}};
+    return cached_backward(batches, loss, {.offload = true});
+  };
+  check_equal(compare_steps([&] { return direct_step(towers, loss); }, shared, encoder.parameters()), 1e-12);
+}
+
+BOOST_AUTO_TEST_CASE(a_tower_with_a_dot_in_its_name_as_a_sub_batch) {
+  const Encoder a(1, DType::kFloat64, 0), b(2, DType::kFloat64, 0);
+  const Tensor x = random_values({6, 5}, 3);
+  const std::vector<CachedBatch> batches{{"image", {cached(Tower("clip.image", x, a))}}, {"text", {cached(b, x)}}};
+  const Loss loss = [](const Representations& r) { return info_nce(r.at("image"), r.at("text"), {.scale = 3.0}); };
+  BOOST_TEST((cached_backward(batches, loss).status == StepStatus::kDone));
+}
+
+BOOST_AUTO_TEST_CASE(sub_batches_with_other_numbers_of_random_draws_are_refused) {
+  const Encoder encoder(1, DType::kFloat64, 0.3);
+  const Tensor x = random_values({6, 5}, 2);
+  int calls = 0;
+  Tensor seen = Tensor::zeros({}, DType::kFloat64);
+  const auto encode = [&](const Tensor& chunk) {
+    before_change(seen);
+    seen.fill(++calls);
+    return calls == 1 ? encoder(chunk) : ops::dropout(encoder(chunk), 0.5);
+  };
+  const CachedForward first = cached(encode, x.slice(0, 3));
+  const RandomState before = random_state();
+  BOOST_CHECK_EXCEPTION(cached(encode, x.slice(3, 6), {.after = &first}), ValueError, says({"3 random draws", "2"}));
+  BOOST_TEST((random_state() == before));
+  BOOST_TEST(seen.item() == 1);
+}
+
 BOOST_AUTO_TEST_SUITE_END()

@@ -16,6 +16,7 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
+#include "tapecache/ops/reduce.h"
 
 namespace tapecache::testing {
 
@@ -77,6 +78,19 @@ inline void check_equal(const Comparison& c, double tolerance) {
   for (const ParameterDifference& p : c.parameters) {
     BOOST_TEST(p.max_relative <= tolerance, p.name << ": " << p.max_relative);
   }
+}
+
+/// A loss that leaves auxiliary losses alone.
+inline gradcache::Loss nothing() {
+  return [](std::span<const Variable> r) { return ops::scale(ops::sum(r[0]), 0.0); };
+}
+
+/// The encoder with an auxiliary loss of its outputs.
+inline auto with_size(const Encoder& encoder, const std::string& name, double weight) {
+  return [=](const Tensor& x) {
+    const Variable y = encoder(x);
+    return gradcache::Encoded{{{"", y}}, {{name, ops::mean(ops::exp(y), 1), weight}}};
+  };
 }
 
 }  // namespace tapecache::testing

@@ -1,4 +1,5 @@
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -73,6 +74,77 @@ BOOST_AUTO_TEST_CASE(positions_below_0_are_refused) {
   write_safetensors(folder / "c", file);
   BOOST_CHECK_EXCEPTION(load_checkpoint(folder / "c", parameters, optimizer), FileError,
                         says({"'tapecache.step'", "-3", "at least 0"}));
+}
+
+BOOST_AUTO_TEST_CASE(state_moves_between_optimisers) {
+  const std::vector<Parameter> a = some_parameters(), b = some_parameters();
+  AdamW from(a), to(b);
+  for (int t = 1; t <= 3; ++t) give_gradients(a, t), from.step(0.1);
+  for (std::size_t i = 0; i < a.size(); ++i) Parameter(b[i]).assign(a[i].value());
+  to.load_state(from.state());
+  BOOST_TEST(same(from.state(), to.state()));
+  for (const auto& [name, tensor] : to.state()) BOOST_TEST(!tensor.shares_storage(from.state().at(name)));
+  give_gradients(a, 4), from.step(0.1);
+  BOOST_TEST(to.state().at("steps.vector").item() == 3);
+  give_gradients(b, 4), to.step(0.1);
+  BOOST_TEST(same(b, copies(a)));
+
+  Sgd momentum(a, {.momentum = 0.9});
+  give_gradients(a, 5), momentum.step(0.1);
+  const std::map<std::string, Tensor> state = momentum.state();
+  BOOST_TEST(state.size() == 4u);
+  // "The tensors are the optimiser's own."
+  for (const auto& [name, tensor] : momentum.state()) BOOST_TEST(tensor.shares_storage(state.at(name)));
+}
+
+BOOST_AUTO_TEST_CASE(state_that_does_not_fit_changes_nothing) {
+  const std::vector<Parameter> parameters = some_parameters();
+  AdamW optimizer(parameters);
+  give_gradients(parameters, 1);
+  optimizer.step(0.1);
+  const auto before = copies(optimizer.state());
+  auto good = copies(optimizer.state());
+  for (auto& [name, tensor] : good) tensor.fill(3);
+  const auto refused = [&]<class E>(E*, const std::function<void(std::map<std::string, Tensor>&)>& change,
+                                    const std::vector<std::string>& words) {
+    auto state = copies(good);
+    change(state);
+    BOOST_CHECK_EXCEPTION(optimizer.load_state(state), E, says(words));
+    BOOST_TEST(same(optimizer.state(), before));
+  };
+  ValueError* const value_error = nullptr;
+  ShapeError* const shape_error = nullptr;
+  refused(value_error, [](auto& s) { s.erase("v.vector"); }, {"'v.vector'", "missing"});
+  refused(value_error, [](auto& s) { s.erase("steps.vector"); }, {"'steps.vector'", "missing"});
+  refused(value_error, [](auto& s) { s.clear(); }, {"missing"});
+  refused(value_error, [](auto& s) { s.emplace("w.vector", Tensor::zeros({5})); }, {"'w.vector'", "unknown"});
+  refused(shape_error, [](auto& s) { s["v.vector"] = Tensor::zeros({6}, DType::kFloat64); },
+          {"'v.vector'", "[6]", "[5]"});
+  refused(shape_error,
+          [](auto& s) {
+            s["v.matrix"] = s["v.matrix"].reshape({4, 3});
+          },
+          {"'v.matrix'", "[4, 3]", "[3, 4]"});
+  refused(shape_error, [](auto& s) { s["v.vector"] = Tensor::zeros({5}); }, {"'v.vector'", "float32", "float64"});
+  refused(shape_error, [](auto& s) { s["steps.vector"] = Tensor::zeros({}); }, {"'steps.vector'", "int64"});
+  BOOST_CHECK_THROW(optimizer.load_state(Sgd(parameters).state()), ValueError);
+  BOOST_TEST(same(optimizer.state(), before));
+  optimizer.load_state(good);
+  BOOST_TEST(same(optimizer.state(), good));
+}
+
+BOOST_AUTO_TEST_CASE(two_parameters_of_one_name_do_not_share_state) {
+  // Else a checkpoint would silently keep the state of one of them.
+  const std::vector<Parameter> twins{{"w", Tensor::zeros({2})}, {"w", Tensor::zeros({3})}};
+  const auto keeps_both = [&](const auto& make) {
+    try {
+      return make();
+    } catch (const ValueError&) {
+      return true;
+    }
+  };
+  BOOST_TEST(keeps_both([&] { return AdamW(twins).state().size() == 5; }));
+  BOOST_TEST(keeps_both([&] { return Sgd(twins).state().size() == 2; }));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
