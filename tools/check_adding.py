@@ -4,7 +4,7 @@
 Usage: check_adding.py [--whole FOLDER] [--compiler COMPILER...] | --self-test
 
 Each ```diff block of a page must apply: what it removes and keeps must stand in its file exactly once, wherever that is by now, and
-a new file must be new. The page says in bold how many files it touches. All sources that it touches must compile.
+a new file must be new. Each part of it says how many lines it has, as patch wants to know. The page says in bold how many files it touches. All sources that it touches must compile.
 
 With --whole the copy is configured, in its folder `build`, and the commands of the page's ```sh blocks must succeed in it. Copy and
 build are kept in FOLDER, so that only what changes is compiled again.
@@ -90,6 +90,15 @@ def apply_hunk(text: str, lines: "list[str]", name: str) -> str:
     return text[:found[0]] + put + text[found[0] + len(kept):]
 
 
+def check_counts(diff: str, name: str):
+    """What `patch` refuses, which does not look beyond them."""
+    for old, new, lines in re.findall(r"^@@ ?(?:-\d+(?:,(\d+))? \+\d+(?:,(\d+))?)? ?@@.*\n((?:(?!@@).*\n)*)", diff, re.MULTILINE):
+        found = [sum(line[:1] in kinds for line in lines.splitlines()) for kinds in (("", " ", "-"), ("", " ", "+"))]
+        if [old, new] != [str(count) for count in found]:
+            raise Fault(f"a part of {name} says that it is of {old or '?'} lines and then of {new or '?'}, and is of "
+                        f"{found[0]} and {found[1]}:\n{lines}")
+
+
 def apply_diff(tree: Tree, diff: str) -> str:
     """Changes the tree, and gives the name of the file."""
     head = re.match(r"--- (\S+)\n\+\+\+ b/(\S+)\n(?=@@)", diff)
@@ -106,6 +115,7 @@ def apply_diff(tree: Tree, diff: str) -> str:
         if len(hunks) != 1 or any(line[0] != "+" for line in hunks[0]):
             raise Fault(f"{name} is new, and not all of its lines are")
         tree[name] = "".join(line[1:] for line in hunks[0]).encode()
+        check_counts(diff, name)
         return name
     if name not in tree:
         raise Fault(f"{name} is not there")
@@ -113,6 +123,7 @@ def apply_diff(tree: Tree, diff: str) -> str:
     for hunk in hunks:
         text = apply_hunk(text, hunk, name)
     tree[name] = text.encode()
+    check_counts(diff, name)
     return name
 
 
@@ -226,7 +237,10 @@ WRONG = [
     ("page.md", "**two files**", "**three files**", r"touches 2 files, and says \[3\]"),
     ("page.md", "**two files**", "two files", r"touches 2 files, and says \[\]"),
     ("page.md", "--- /dev/null\n+++ b/new/file.cpp\n@@ -0,0 +1,2 @@\n+int first;\n+\n",
-     "--- a/list\n+++ b/list\n@@ @@\n zero\n+first\n", r"touches 1 files"),
+     "--- a/list\n+++ b/list\n@@ -1,1 +1,2 @@\n zero\n+first\n", r"touches 1 files"),
+    ("page.md", "-7,2 +7,3", "-7,3 +7,3", r"of 3 lines and then of 3, and is of 2 and 3"),
+    ("page.md", "-0,0 +1,2", "-0,0 +1,3", r"of 0 lines and then of 3, and is of 0 and 2"),
+    ("page.md", "-7,2 +7,3", "", r"of \? lines and then of \?, and is of 2 and 3"),
     ("page.md", "```sh", "```", r"has no command"),
     ("page.md", "+two", "+tow", r"this failed:\ngrep"),
     ("page.md", "+int first", "+int last", r"this failed:\ngrep"),
