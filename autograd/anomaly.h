@@ -6,8 +6,8 @@
 namespace tapecache {
 
 /// For a scope, every operation of this thread checks its outputs, and in backward the gradients it gives; the first
-/// that holds a NaN or Inf throws NumericalError naming it. A parameter whose gradient held one before the pass is named
-/// itself. Slow; for finding where a run goes wrong.
+/// that holds a NaN or Inf throws NumericalError naming it. A parameter whose gradient held one before the pass is
+/// named itself. Slow; for finding where a run goes wrong.
 class [[nodiscard]] AnomalyMode : ScopedValue<bool> {
  public:
   explicit AnomalyMode(bool on = true) : ScopedValue(forward_context().anomaly_mode, on) {}

@@ -11,7 +11,8 @@ namespace {
 
 DType checked(DType dtype) {
   if (dtype != DType::kFloat32 && !is_low_precision(dtype)) {
-    throw DTypeError(fmt::format("autocast: {} asked for, expected bfloat16 or float16, or float32 for none", name(dtype)));
+    throw DTypeError(
+        fmt::format("autocast: {} asked for, expected bfloat16 or float16, or float32 for none", name(dtype)));
   }
   return dtype;
 }

@@ -15,15 +15,16 @@ class UndoLog;
 
 namespace detail {
 
-/// As core's `ThreadContext`, for this floor: who takes part, for a scope, in what this thread computes. None may be kept.
+/// As core's `ThreadContext`, for this floor: who takes part, for a scope, in what this thread computes. None may be
+/// kept.
 struct AutogradContext {
-  Tape* tape = nullptr;                            // that operations are recorded on
-  std::vector<Parameter>* parameters = nullptr;    // that operations read while no tape is active are listed there
-  int recordings = 0;                              // scopes that say which tape is active
-  int refuses_history_at = -1;                     // with so many of them, what operations read must have no history
+  Tape* tape = nullptr;                          // that operations are recorded on
+  std::vector<Parameter>* parameters = nullptr;  // that operations read while no tape is active are listed there
+  int recordings = 0;                            // scopes that say which tape is active
+  int refuses_history_at = -1;                   // with so many of them, what operations read must have no history
   OperandCache* operands = nullptr;
-  UndoLog* undo = nullptr;                         // the innermost
-  bool hooks = true;                               // whether those of parameters run
+  UndoLog* undo = nullptr;  // the innermost
+  bool hooks = true;        // whether those of parameters run
 };
 
 inline constinit thread_local AutogradContext autograd_context;

@@ -57,8 +57,9 @@ bool Backward::needs(std::size_t input) const {
 
 Node::Input& Backward::wanted(std::size_t input) {
   if (!needs(input)) {
-    throw TapeError(fmt::format("backward of '{}': input {} is a constant, whose gradient is not wanted; ask needs({}) first",
-                                node_.op, input, input));
+    throw TapeError(
+        fmt::format("backward of '{}': input {} is a constant, whose gradient is not wanted; ask needs({}) first",
+                    node_.op, input, input));
   }
   return node_.inputs[input];
 }
@@ -110,8 +111,8 @@ void Backward::pass(std::size_t input, const Tensor& gradient) {
   Node::Input& from = wanted(input);
   const Kind kind = kind_of(from);
   const auto message = [&](const std::string& expected) {
-    return fmt::format("backward of '{}': the gradient of input {} is {}, expected {}", node_.op, input, describe(gradient),
-                       expected);
+    return fmt::format("backward of '{}': the gradient of input {} is {}, expected {}", node_.op, input,
+                       describe(gradient), expected);
   };
   if (!gradient.defined() || gradient.shape() != kind.shape) throw ShapeError(message(to_string(kind.shape)));
   if (gradient.dtype() != kind.dtype) throw DTypeError(message(std::string(name(kind.dtype))));

@@ -29,8 +29,8 @@ struct Node {
     std::int64_t value = -1;  ///< number of a value on the tape, or -1
     Parameter parameter;      ///< set where the input is a parameter that wants a gradient
     Shape shape;
-    bool given = false;       ///< its gradient's buffer, to the derivative that runs
-    bool begun = false;       ///< which is then the first to write there
+    bool given = false;  ///< its gradient's buffer, to the derivative that runs
+    bool begun = false;  ///< which is then the first to write there
   };
 
   const char* op = "";
@@ -49,8 +49,8 @@ struct GradientTarget {
   bool accumulate = false;
 };
 
-/// What a derivative sees: gradients of the outputs, saved tensors, and where to put the gradients of the inputs. Throws
-/// TapeError for an output, a saved tensor or an input that there is not.
+/// What a derivative sees: gradients of the outputs, saved tensors, and where to put the gradients of the inputs.
+/// Throws TapeError for an output, a saved tensor or an input that there is not.
 class Backward {
  public:
   /// The gradient of an output; undefined where nothing depends on that output (only with several outputs).
@@ -64,8 +64,8 @@ class Backward {
   /// The buffer for an input's gradient. A kernel must write or accumulate as it says, and write every element; of
   /// several inputs, in their order, since two of them may be one variable. Throws TapeError where it is not wanted.
   GradientTarget gradient(std::size_t input);
-  /// Gives a finished tensor as (a summand of) an input's gradient, without a copy where it is the first. Throws TapeError
-  /// where it is not wanted; ShapeError, DTypeError or DeviceError where it is not like the input.
+  /// Gives a finished tensor as (a summand of) an input's gradient, without a copy where it is the first. Throws
+  /// TapeError where it is not wanted; ShapeError, DTypeError or DeviceError where it is not like the input.
   void pass(std::size_t input, const Tensor& gradient);
 
  private:

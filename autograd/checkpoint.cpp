@@ -54,8 +54,8 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
   }
   std::vector<Variable> sources(inputs.begin(), inputs.end());
   {
-    // Of what is recorded, history that does not come by way of the inputs would be lost. What the function itself reads under
-    // NoRecording is meant to be a constant.
+    // Of what is recorded, history that does not come by way of the inputs would be lost. What the function itself
+    // reads under NoRecording is meant to be a constant.
     detail::AutogradContext& context = detail::autograd_context;
     const bool refuses_history = context.refuses_history_at == context.recordings || Tape::active();
     const NoRecording no_tape;
@@ -63,14 +63,16 @@ std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Vari
     const ParametersRead parameters;
     for (const Variable& output : f(values)) {
       if (refuses_history && is_on_tape(output)) {
-        throw TapeError(fmt::format("checkpoint: output {} is on a tape, but no input, which would lose its gradient; give it to "
-                                    "the checkpoint, or detach it", outputs.size()));
+        throw TapeError(
+            fmt::format("checkpoint: output {} is on a tape, but no input, which would lose its gradient; give it to "
+                        "the checkpoint, or detach it",
+                        outputs.size()));
       }
       outputs.push_back(output.value());
       if (output.parameter().defined()) sources.push_back(output);
     }
     for (const Parameter& parameter : parameters.all()) {
-      sources.emplace_back(parameter);  // frozen ones too, for a checkpoint around this one
+      sources.emplace_back(parameter);     // frozen ones too, for a checkpoint around this one
       saved.push_back(parameter.value());  // so that a change before backward is found
     }
   }

@@ -7,8 +7,8 @@
 
 namespace tapecache {
 
-/// Parameters that another library keeps, and trains by gradients of its own. What it computes from them is recorded here like
-/// an op, so that an encoder around it is not taken for a frozen one; copies are the same parameters.
+/// Parameters that another library keeps, and trains by gradients of its own. What it computes from them is recorded
+/// here like an op, so that an encoder around it is not taken for a frozen one; copies are the same parameters.
 class ForeignParameters {
  public:
   /// Takes the gradient of an output, and adds what follows to the other library's gradients.
@@ -16,8 +16,8 @@ class ForeignParameters {
 
   explicit ForeignParameters(std::string name);
 
-  /// `output`, which was computed from them; where it is recorded, backward calls `derivative` once with its gradient. What
-  /// that changes is not undone where a step fails later. Throws ValueError for an empty function.
+  /// `output`, which was computed from them; where it is recorded, backward calls `derivative` once with its gradient.
+  /// What that changes is not undone where a step fails later. Throws ValueError for an empty function.
   Variable record(const char* op, Tensor output, Derivative derivative) const;
 
   bool frozen() const { return !stand_in_.requires_gradient(); }

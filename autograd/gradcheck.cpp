@@ -44,7 +44,8 @@ std::vector<Tensor> analytic_gradients(const Function& f, std::span<const Tensor
       continue;
     }
     const Tensor gradient = tape.gradient(variables[i]);
-    gradients.push_back(gradient.defined() ? gradient.to(Device::cpu()) : Tensor::zeros(inputs[i].shape(), DType::kFloat64));
+    gradients.push_back(gradient.defined() ? gradient.to(Device::cpu())
+                                           : Tensor::zeros(inputs[i].shape(), DType::kFloat64));
   }
   return gradients;
 }
@@ -93,13 +94,13 @@ GradcheckResult gradcheck(const Function& f, std::span<const Tensor> inputs, con
       numeric /= 2 * options.step;
       const double analytic = gradients[i].data<double>()[e];
       const double difference = std::abs(numeric - analytic);
-      const double allowed = options.absolute_tolerance +
-                             options.relative_tolerance * std::max(std::abs(numeric), std::abs(analytic));
+      const double allowed =
+          options.absolute_tolerance + options.relative_tolerance * std::max(std::abs(numeric), std::abs(analytic));
       result.max_absolute_difference = std::max(result.max_absolute_difference, difference);
       if (!(difference <= allowed) && result.passed) {  // written so that NaN fails
         result.passed = false;
-        result.message = fmt::format("input {} element {}: derivative {:.9g}, central difference {:.9g}", i, e,
-                                     analytic, numeric);
+        result.message =
+            fmt::format("input {} element {}: derivative {:.9g}, central difference {:.9g}", i, e, analytic, numeric);
       }
     }
     work[i] = host.to(device);

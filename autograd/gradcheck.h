@@ -27,8 +27,8 @@ struct GradcheckResult {
 /// Compares the gradient of <c, f(x)> with central differences in f64, for a random cotangent c in [-1, 1] and every
 /// element of every floating input. `f` must be deterministic and may be called many times. Inputs of other types
 /// are passed as constants. Throws DTypeError where a floating input is not f64, ValueError for an empty function.
-GradcheckResult gradcheck(const std::function<Variable(std::span<const Variable>)>& f,
-                          std::span<const Tensor> inputs, const GradcheckOptions& options = {});
+GradcheckResult gradcheck(const std::function<Variable(std::span<const Variable>)>& f, std::span<const Tensor> inputs,
+                          const GradcheckOptions& options = {});
 inline GradcheckResult gradcheck(const std::function<Variable(std::span<const Variable>)>& f,
                                  std::initializer_list<Tensor> inputs, const GradcheckOptions& options = {}) {
   return gradcheck(f, std::span(inputs.begin(), inputs.size()), options);

@@ -15,15 +15,16 @@
 
 namespace tapecache {
 
-/// What ops make of parameters for their products, such as a rounded or a packed copy, for many calls to use. An entry holds as
-/// long as none of its parameters has changed; so what is taken from here has the bits that making it anew would give.
+/// What ops make of parameters for their products, such as a rounded or a packed copy, for many calls to use. An entry
+/// holds as long as none of its parameters has changed; so what is taken from here has the bits that making it anew
+/// would give.
 class OperandCache {
  public:
   /// `packed_budget` is the most bytes that it keeps packed.
   explicit OperandCache(std::size_t packed_budget = 0);
 
-  /// The one in force on this thread, null for none. While a step is recorded (`CapturedStep`), one that was made before is not
-  /// in force: a replay has to make what it uses, of the parameters as they are then.
+  /// The one in force on this thread, null for none. While a step is recorded (`CapturedStep`), one that was made
+  /// before is not in force: a replay has to make what it uses, of the parameters as they are then.
   static OperandCache* current();
   /// Puts it in force on this thread, until the end of what this returns.
   ScopedValue<OperandCache*> use();
@@ -33,8 +34,8 @@ class OperandCache {
   /// `made` must be of the parameters' present values.
   void keep(std::span<const Parameter> parameters, Tensor made);
 
-  /// What was kept of this value, packed as the right factor of a product: as it is, or its transpose. Undefined where nothing
-  /// was, or the value has changed since.
+  /// What was kept of this value, packed as the right factor of a product: as it is, or its transpose. Undefined where
+  /// nothing was, or the value has changed since.
   Tensor find_packed(const Tensor& value, bool transposed) const;
   void keep_packed(const Tensor& value, bool transposed, Tensor made);
   bool has_room_for_packed(std::size_t bytes) const { return bytes <= packed_budget_ - packed_bytes_; }

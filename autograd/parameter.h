@@ -42,13 +42,13 @@ class Parameter {
   bool requires_gradient() const { return state().requires_gradient; }
   void set_requires_gradient(bool on) { state().requires_gradient = on; }
 
-  /// What its layer computes with beside the values, and their shape does not tell: as "heads" or "epsilon", by name. It is
-  /// written into files beside the values, and values that were saved under another setting are refused.
+  /// What its layer computes with beside the values, and their shape does not tell: as "heads" or "epsilon", by name.
+  /// It is written into files beside the values, and values that were saved under another setting are refused.
   const std::map<std::string, std::string>& settings() const { return state().settings; }
   void set(const std::string& setting, std::string value) const { state().settings[setting] = std::move(value); }
 
-  /// Calls `hook` in each backward pass, as soon as that pass has added its last contribution to the gradient. Hooks that a
-  /// hook adds or clears count from the next call on. Throws ValueError for an empty one.
+  /// Calls `hook` in each backward pass, as soon as that pass has added its last contribution to the gradient. Hooks
+  /// that a hook adds or clears count from the next call on. Throws ValueError for an empty one.
   void add_hook(Hook hook);
   void clear_hooks() { state().hooks.clear(); }
   /// Calls them, unless `no_hooks` holds them back.
@@ -72,8 +72,9 @@ class Parameter {
   std::shared_ptr<State> state_;
 };
 
-/// Lets no hook of any parameter run on this thread, until the end of what this returns: for passes that are only tried, whatever
-/// tapes they use. Where one tape is to leave the hooks to another pass, `Hooks::kLeave` is an argument of its backward.
+/// Lets no hook of any parameter run on this thread, until the end of what this returns: for passes that are only
+/// tried, whatever tapes they use. Where one tape is to leave the hooks to another pass, `Hooks::kLeave` is an argument
+/// of its backward.
 ScopedValue<bool> no_hooks();
 
 }  // namespace tapecache

@@ -15,8 +15,8 @@ constexpr const char* kKey = "tapecache.settings";
 
 using Settings = std::map<std::string, std::map<std::string, std::string>>;
 
-/// Takes the events of nlohmann's parser: an object of objects of texts, and nothing else. Its own values are not made, since
-/// they may allocate where they are destroyed, and then end the process for lack of memory.
+/// Takes the events of nlohmann's parser: an object of objects of texts, and nothing else. Its own values are not made,
+/// since they may allocate where they are destroyed, and then end the process for lack of memory.
 class Parser {
  public:
   Settings settings;
@@ -76,7 +76,8 @@ void write_settings(std::map<std::string, std::string>& metadata, std::span<cons
     }
   }
   std::string all;
-  for (const auto& [there, own] : by_name) all += fmt::format("{}{}:{{{}}}", all.empty() ? "" : ",", quoted(there), own);
+  for (const auto& [there, own] : by_name)
+    all += fmt::format("{}{}:{{{}}}", all.empty() ? "" : ",", quoted(there), own);
   if (!all.empty()) metadata[kKey] = fmt::format("{{{}}}", all);
 }
 

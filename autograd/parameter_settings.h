@@ -17,7 +17,8 @@ namespace tapecache {
 /// The name that a parameter has in a file; empty for one that is not there. An empty function is a ValueError.
 using NameInFile = std::function<std::string(const Parameter&)>;
 
-/// Adds to a file's metadata the parameters' settings, as JSON under one key: {"layer_norm1.weight": {"epsilon": "1e-05"}}.
+/// Adds to a file's metadata the parameters' settings, as JSON under one key: {"layer_norm1.weight": {"epsilon":
+/// "1e-05"}}.
 void write_settings(std::map<std::string, std::string>& metadata, std::span<const Parameter> parameters,
                     const NameInFile& name);
 

@@ -66,8 +66,10 @@ void Tape::append(const char* op, std::span<Variable> outputs, const InputList& 
     for (std::size_t i = 0; i < inputs.size(); ++i) {
       if (inputs[i].parameter_.defined()) context.parameters->push_back(inputs[i].parameter_);
       if (context.refuses_history_at == context.recordings && inputs[i].tape_ != 0) {
-        throw TapeError(fmt::format("{}: input {} is on a tape, but no input of the checkpoint around it, which would lose its "
-                                    "gradient; give it to the checkpoint, or detach it", op, i));
+        throw TapeError(
+            fmt::format("{}: input {} is on a tape, but no input of the checkpoint around it, which would lose its "
+                        "gradient; give it to the checkpoint, or detach it",
+                        op, i));
       }
     }
   }
@@ -133,14 +135,16 @@ void Tape::check_seeds(std::span<const Variable> outputs, std::span<const Tensor
     const Variable& output = outputs[i];
     const bool is_parameter = output.tape_ == 0 && output.has_history();
     if (!holds(output) && !is_parameter) {
-      throw TapeError(fmt::format("backward: output {} has no history on this tape; was it computed within a Recording of it, "
-                                  "from a parameter or a leaf?", i));
+      throw TapeError(
+          fmt::format("backward: output {} has no history on this tape; was it computed within a Recording of it, "
+                      "from a parameter or a leaf?",
+                      i));
     }
     const Tensor& seed = seeds[i];
     if (!seed.defined() || seed.shape() != output.shape() || seed.dtype() != output.dtype() ||
         seed.device() != output.device()) {
-      throw ShapeError(fmt::format("backward: seed {} is {}, but output {} is {}", i, describe(seed), i,
-                                   describe(output.value())));
+      throw ShapeError(
+          fmt::format("backward: seed {} is {}, but output {} is {}", i, describe(seed), i, describe(output.value())));
     }
   }
 }
@@ -185,7 +189,8 @@ void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> s
 
 void Tape::run(std::size_t index, Hooks hooks) {
   Node& node = nodes_[index];
-  const std::span outputs(&values_[static_cast<std::size_t>(node.first_output)], static_cast<std::size_t>(node.outputs));
+  const std::span outputs(&values_[static_cast<std::size_t>(node.first_output)],
+                          static_cast<std::size_t>(node.outputs));
   if (std::any_of(outputs.begin(), outputs.end(), [](const Value& value) { return value.gradient.defined(); })) {
     for (std::size_t i = 0; i < node.saved.size(); ++i) {
       if (node.saved[i].defined() && node.saved[i].version() != node.saved_versions[i]) {

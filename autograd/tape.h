@@ -75,9 +75,9 @@ class Tape {
   /// Backward from a scalar. Throws ShapeError where it is none, TapeError where it has no history here.
   void backward(const Variable& scalar);
   /// Backward from any number of outputs, seeded with the given gradients (same shapes and dtypes as the outputs).
-  /// Parameters receive their gradients, and their hooks run unless they are left: those of this pass, and not of another tape
-  /// that a derivative works with. Throws TapeError on a second call, and in a body of parallel_for; shapes are checked before
-  /// anything runs.
+  /// Parameters receive their gradients, and their hooks run unless they are left: those of this pass, and not of
+  /// another tape that a derivative works with. Throws TapeError on a second call, and in a body of parallel_for;
+  /// shapes are checked before anything runs.
   void backward(std::span<const Variable> outputs, std::span<const Tensor> seeds, Hooks hooks = Hooks::kRun);
 
   /// A leaf's gradient; undefined where the outputs do not depend on it. Throws TapeError for anything else.
@@ -90,8 +90,9 @@ class Tape {
   /// Drops all nodes and values without running them.
   void clear();
 
-  /// Appends an operation where a tape is active and an input has history, and gives its outputs, which are constants, their
-  /// place on the tape. Ops call `record` below. Throws TapeError in a body of parallel_for, whether a tape is active or not.
+  /// Appends an operation where a tape is active and an input has history, and gives its outputs, which are constants,
+  /// their place on the tape. Ops call `record` below. Throws TapeError in a body of parallel_for, whether a tape is
+  /// active or not.
   static void append(const char* op, std::span<Variable> outputs, const InputList& inputs, const SavedList& saved,
                      const Derivative& derivative, std::shared_ptr<const void> owned = {});
 
@@ -122,7 +123,8 @@ class Tape {
   std::pmr::unordered_map<const void*, std::size_t> first_use_{&memory_};  // parameter -> first node that reads it
 };
 
-/// Makes a tape the active one of this thread for a scope. Afterwards the one before is active again, if it still lives.
+/// Makes a tape the active one of this thread for a scope. Afterwards the one before is active again, if it still
+/// lives.
 class [[nodiscard]] Recording : public detail::OfOneScope {
  public:
   explicit Recording(Tape& tape);
@@ -160,7 +162,8 @@ class [[nodiscard]] ParametersRead : public detail::OfOneScope {
 
 namespace detail {
 
-/// The derivative can be released at any time: it may capture plain numbers only. Tensors go to `saved`, where they can be seen.
+/// The derivative can be released at any time: it may capture plain numbers only. Tensors go to `saved`, where they can
+/// be seen.
 template <class Function>
 Derivative derivative_of(const Function& function) {
   static_assert(std::is_trivially_copyable_v<Function>, "a derivative captures numbers; tensors belong in `saved`");
@@ -172,7 +175,8 @@ Derivative derivative_of(const Function& function) {
 
 /// Records an operation.
 template <class Function>
-Variable record(const char* op, Tensor output, const InputList& inputs, const SavedList& saved, const Function& derivative) {
+Variable record(const char* op, Tensor output, const InputList& inputs, const SavedList& saved,
+                const Function& derivative) {
   Variable result(std::move(output));
   Tape::append(op, std::span(&result, 1), inputs, saved, detail::derivative_of(derivative));
   return result;
@@ -180,8 +184,8 @@ Variable record(const char* op, Tensor output, const InputList& inputs, const Sa
 
 /// The same for several outputs.
 template <class Function>
-std::vector<Variable> record(const char* op, std::vector<Tensor> outputs, const InputList& inputs, const SavedList& saved,
-                             const Function& derivative) {
+std::vector<Variable> record(const char* op, std::vector<Tensor> outputs, const InputList& inputs,
+                             const SavedList& saved, const Function& derivative) {
   std::vector<Variable> results(outputs.begin(), outputs.end());
   Tape::append(op, results, inputs, saved, detail::derivative_of(derivative));
   return results;

@@ -8,8 +8,8 @@
 
 namespace tapecache {
 
-/// Gives buffers back, on leaving a scope on this thread, what they held before it, unless that is kept: for passes that are
-/// only tried, or may fail and be tried again. It knows of the changes that `before_change` was told of.
+/// Gives buffers back, on leaving a scope on this thread, what they held before it, unless that is kept: for passes
+/// that are only tried, or may fail and be tried again. It knows of the changes that `before_change` was told of.
 class [[nodiscard]] UndoLog : public detail::OfOneScope {
  public:
   UndoLog();
@@ -23,7 +23,8 @@ class [[nodiscard]] UndoLog : public detail::OfOneScope {
   void keep();
 
  protected:
-  /// Called before a transaction within the scope gives these parameters gradients; the logs around this one are told first.
+  /// Called before a transaction within the scope gives these parameters gradients; the logs around this one are told
+  /// first.
   virtual void before_gradients(std::span<const Parameter> parameters);
 
  private:

@@ -1,5 +1,6 @@
-// What ops cost beside their arithmetic: ns an op on inputs of a few elements, where arithmetic is next to nothing, without
-// and with a tape, and with its backward; beside PyTorch's, where its environment is there. And what they are made of.
+// What ops cost beside their arithmetic: ns an op on inputs of a few elements, where arithmetic is next to nothing,
+// without and with a tape, and with its backward; beside PyTorch's, where its environment is there. And what they are
+// made of.
 
 #include <cmath>
 #include <cstdio>
@@ -13,8 +14,8 @@
 #include <thread>
 #include <vector>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "tapecache/core/atomic_file.h"
@@ -47,9 +48,11 @@ Tensor values(const Shape& shape) {
 /// `worker_overhead.py` has the same ones.
 std::vector<Op> ops_to_time() {
   const Tensor x = values({8, 16});
-  const Parameter weight("w", values({16, 16})), bias("b", values({16})), gain("g", values({16})), table("t", values({10, 16}));
+  const Parameter weight("w", values({16, 16})), bias("b", values({16})), gain("g", values({16})),
+      table("t", values({10, 16}));
   const Tensor other = values({8, 16}), right = values({16, 16});
-  const Tensor targets = Tensor::from({0, 3, 1, 2, 9, 15, 7, 4}, {8}), tokens = Tensor::from({0, 3, 1, 2, 9, 5, 7, 4}, {8});
+  const Tensor targets = Tensor::from({0, 3, 1, 2, 9, 15, 7, 4}, {8}),
+               tokens = Tensor::from({0, 3, 1, 2, 9, 5, 7, 4}, {8});
   return {
       {"add", x, [=](const Variable& v) { return ops::add(v, other); }},
       {"multiply", x, [=](const Variable& v) { return ops::multiply(v, other); }},
@@ -61,9 +64,15 @@ std::vector<Op> ops_to_time() {
       {"l2_normalize", x, [](const Variable& v) { return ops::l2_normalize(v); }},
       {"dropout", x, [](const Variable& v) { return ops::dropout(v, 0.1); }},
       {"sum", x, [](const Variable& v) { return ops::sum(v, -1); }},
-      {"reshape", x, [](const Variable& v) { return ops::reshape(v, {16, 8}); }},
+      {"reshape", x,
+       [](const Variable& v) {
+         return ops::reshape(v, {16, 8});
+       }},
       {"slice", x, [](const Variable& v) { return ops::slice(v, 1, 0, 4); }},
-      {"concat", x, [=](const Variable& v) { return ops::concat({v, other}, 0); }},
+      {"concat", x,
+       [=](const Variable& v) {
+         return ops::concat({v, other}, 0);
+       }},
       {"cross_entropy", x, [=](const Variable& v) { return ops::cross_entropy(v, targets); }},
       {"embedding", values({}), [=](const Variable&) { return ops::embedding(table, tokens); }},
       {"attention", values({2, 4, 48}), [](const Variable& v) { return ops::attention(v, 2); }},
@@ -108,21 +117,27 @@ double timed(int calls, const std::function<void()>& call) {
 }
 
 Json parts(int trials) {
-  const auto measure = [&](const std::function<void()>& call) { return least(trials, 100, [&] { return timed(100, call); }); };
+  const auto measure = [&](const std::function<void()>& call) {
+    return least(trials, 100, [&] { return timed(100, call); });
+  };
   const auto two_blocks = [] {
     parallel_for(2, 1, [](std::int64_t, std::int64_t) {
-      for (const auto end = Clock::now() + std::chrono::microseconds(5); Clock::now() < end;) {}
+      for (const auto end = Clock::now() + std::chrono::microseconds(5); Clock::now() < end;) {
+      }
     });
   };
   const Variable variable = Parameter("p", values({8, 16}));
   return {
-      {"Tensor::empty", measure([] { Tensor::empty({8, 16}); })},
+      {"Tensor::empty", measure([] {
+         Tensor::empty({8, 16});
+       })},
       {"copy of a Variable", measure([&] { const Variable copy = variable; })},
       {"parallel_for, 2 blocks of 5 us", measure(two_blocks)},
-      {"parallel_for, the same after 1 ms of rest", least(trials / 10 + 1, 1, [&] {
-         std::this_thread::sleep_for(std::chrono::milliseconds(1));
-         return timed(1, two_blocks);
-       })},
+      {"parallel_for, the same after 1 ms of rest", least(trials / 10 + 1, 1,
+                                                          [&] {
+                                                            std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                                                            return timed(1, two_blocks);
+                                                          })},
   };
 }
 
@@ -142,7 +157,8 @@ std::string output_of(const std::string& command) {
   const std::unique_ptr<FILE, int (*)(FILE*)> pipe(popen(command.c_str(), "r"), [](FILE* f) { return pclose(f); });
   std::string all;
   char buffer[4096];
-  for (std::size_t got = 0; pipe && (got = std::fread(buffer, 1, sizeof(buffer), pipe.get())) > 0;) all.append(buffer, got);
+  for (std::size_t got = 0; pipe && (got = std::fread(buffer, 1, sizeof(buffer), pipe.get())) > 0;)
+    all.append(buffer, got);
   return all;
 }
 
@@ -156,12 +172,14 @@ std::string peers_python() {
 /// Keeps the smaller one of each number.
 void take_least(Json& best, const Json& found) {
   if (best.is_null()) best = found;
-  else if (found.is_object()) for (const auto& [key, value] : found.items()) take_least(best[key], value);
+  else if (found.is_object())
+    for (const auto& [key, value] : found.items()) take_least(best[key], value);
   else best = std::min(best.get<double>(), found.get<double>());
 }
 
 void print(int threads, const Json& ours, const Json& theirs) {
-  fmt::print("{} thread{}, ns a call{}\n", threads, threads > 1 ? "s" : "", theirs.is_null() ? "" : ", and PyTorch eager's");
+  fmt::print("{} thread{}, ns a call{}\n", threads, threads > 1 ? "s" : "",
+             theirs.is_null() ? "" : ", and PyTorch eager's");
   fmt::print("{:14}", "");
   for (const char* mode : kModeNames) fmt::print(" {:>26}", mode);
   double logarithms[kModes] = {};
@@ -180,7 +198,8 @@ void print(int threads, const Json& ours, const Json& theirs) {
   }
   if (!theirs.is_null()) {
     fmt::print("\n{:14}", "geometric mean");
-    for (const double sum : logarithms) fmt::print(" {:26.2f}", std::exp(sum / static_cast<double>(ours["ops"].size())));
+    for (const double sum : logarithms)
+      fmt::print(" {:26.2f}", std::exp(sum / static_cast<double>(ours["ops"].size())));
   }
   fmt::print("\n");
   for (const auto& [name, found] : ours["parts"].items()) fmt::print("{:42} {:9.0f}\n", name, found.get<double>());
@@ -198,7 +217,9 @@ int main(int argc, char** argv) {
   app.add_option("--json", file, "file for the figures");
   app.add_option("--threads", threads, "numbers of threads")->check(CLI::Range(1, 1024))->capture_default_str();
   app.add_option("--trials", trials, "of which the least counts")->check(CLI::Range(1, 1000000))->capture_default_str();
-  app.add_option("--rounds", rounds, "in which PyTorch and this take turns")->check(CLI::Range(1, 100))->capture_default_str();
+  app.add_option("--rounds", rounds, "in which PyTorch and this take turns")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
   app.add_flag("--alone", alone, "without PyTorch");
   CLI11_PARSE(app, argc, argv);
   try {
@@ -210,7 +231,8 @@ int main(int argc, char** argv) {
       for (int round = 0; round < rounds; ++round) {
         take_least(ours, measure(count, trials));
         if (alone) continue;
-        const std::string said = output_of(fmt::format("'{}' '{}' {} {} {}", python, PEER_SCRIPT, count, trials, kCalls));
+        const std::string said =
+            output_of(fmt::format("'{}' '{}' {} {} {}", python, PEER_SCRIPT, count, trials, kCalls));
         const Json found = Json::parse(said, nullptr, false);
         if (found.is_discarded()) throw std::runtime_error(fmt::format("{} did not answer: '{}'", PEER_SCRIPT, said));
         take_least(theirs, found);

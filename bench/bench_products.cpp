@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 
 #include "onednn_product.h"
 #include "tapecache/core/parallel_for.h"
@@ -25,7 +25,8 @@ struct Product {
 };
 
 /// A linear op of `rows` rows, and what its backward multiplies.
-void add_linear(std::vector<Product>& products, const std::string& of, std::int64_t rows, std::int64_t out, std::int64_t in) {
+void add_linear(std::vector<Product>& products, const std::string& of, std::int64_t rows, std::int64_t out,
+                std::int64_t in) {
   products.push_back({of, rows, out, in, false, true});
   products.push_back({of + ", gradient of x", rows, in, out});
   products.push_back({of + ", of weight", out, in, rows, true});
@@ -113,8 +114,8 @@ int main(int argc, char** argv) {
     fmt::print(stderr, "--check: this was built without oneDNN; install it and configure with -Donednn=enabled\n");
     return 2;
   }
-  fmt::print("{:<32} {:>5} {:>5} {:>5}  {:<4} {:>7} {:>10} {:>10} {:>7} {:>9}\n", "product", "m", "n", "k", "type", "threads",
-             "GFLOP/s", "oneDNN", "ratio", "differ");
+  fmt::print("{:<32} {:>5} {:>5} {:>5}  {:<4} {:>7} {:>10} {:>10} {:>7} {:>9}\n", "product", "m", "n", "k", "type",
+             "threads", "GFLOP/s", "oneDNN", "ratio", "differ");
   int slower = 0;
   for (const Product& product : all_products()) {
     if (product.of.find(only) == std::string::npos) continue;

@@ -25,7 +25,8 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
-// Blocks lie side by side, where the address sanitizer sees nothing wrong: it is told what is in use, and is left a gap.
+// Blocks lie side by side, where the address sanitizer sees nothing wrong: it is told what is in use, and is left a
+// gap.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr std::size_t kGuard = 64;
 void set_accessible(const void* begin, std::size_t bytes, bool accessible) {
@@ -123,8 +124,8 @@ void Allocator::put_back(std::byte* block, std::size_t size) noexcept {
     same->blocks[same->count++] = block;
     return;
   }
-  const auto from = std::find_if(pools_.begin(), pools_.end(),
-                                 [&](const auto& pool) { return pool->arenas.of(size).holds(block); });
+  const auto from =
+      std::find_if(pools_.begin(), pools_.end(), [&](const auto& pool) { return pool->arenas.of(size).holds(block); });
   if (from == pools_.end()) return own_.of(size).give_back(block);
   Pool& pool = **from;
   pool.arenas.of(size).give_back(block);

@@ -16,9 +16,9 @@
 
 namespace tapecache {
 
-/// A caching allocator: blocks are cut from large segments, and freed ones handed out again in any size, so a steady-state
-/// step asks the system for nothing and takes little more than what is in use at its peak. Blocks are counted at their true
-/// (rounded) size. Thread-safe.
+/// A caching allocator: blocks are cut from large segments, and freed ones handed out again in any size, so a
+/// steady-state step asks the system for nothing and takes little more than what is in use at its peak. Blocks are
+/// counted at their true (rounded) size. Thread-safe.
 class Allocator {
  public:
   explicit Allocator(system_memory::Place place = {}) : place_(place) {}
@@ -45,8 +45,8 @@ class Allocator {
   /// Fills each block handed out with bytes 0xFF, a NaN in every floating type, so that a kernel that does not
   /// write all of its output, or reads it first, is found out. For tests.
   void set_poison(bool on);
-  /// Lets the n-th allocation from now on (the first is 1) throw OutOfMemory, and then none; 0: none. Returns how many were
-  /// left until the one that was to fail, 0 where it has. For tests.
+  /// Lets the n-th allocation from now on (the first is 1) throw OutOfMemory, and then none; 0: none. Returns how many
+  /// were left until the one that was to fail, 0 where it has. For tests.
   std::uint64_t set_failing(std::uint64_t allocation);
 
   /// The size a request is rounded to: a multiple of 64.
@@ -65,8 +65,8 @@ class Allocator {
     Arena& of(std::size_t size) { return size <= kSmall ? small : large; }
     std::size_t reserved() const { return small.reserved() + large.reserved(); }
   };
-  /// Blocks of one size, at most kSmallest, that were freed last: they are taken again without a search. To their arena they
-  /// are taken.
+  /// Blocks of one size, at most kSmallest, that were freed last: they are taken again without a search. To their arena
+  /// they are taken.
   struct Recent {
     std::array<std::byte*, 16> blocks;
     std::size_t count = 0;
@@ -76,7 +76,7 @@ class Allocator {
   /// What a MemoryPool has.
   struct Pool {
     Arenas arenas;
-    std::size_t taken = 0;                                  // blocks
+    std::size_t taken = 0;                                 // blocks
     std::vector<std::pair<std::byte*, std::size_t>> held;  // blocks of the allocator's own, freed in the pool's scope
     bool ended = false;
   };
@@ -116,7 +116,7 @@ class Allocator {
   std::vector<InCopy> in_copy_;  // given back, but not yet free
   MemoryStats stats_;
   std::size_t set_limit_ = 0;
-  std::vector<std::size_t> scoped_limits_;  // in force, in no order
+  std::vector<std::size_t> scoped_limits_;   // in force, in no order
   std::vector<std::size_t*> metered_peaks_;  // of the PeakMeters there are
   bool poison_ = false;
   std::uint64_t until_failure_ = 0;  // allocations; 0: none fails
@@ -125,8 +125,8 @@ class Allocator {
 /// The allocator of a device. Throws DeviceError where this build has none for it.
 Allocator& allocator(Device device = Device::cpu());
 
-/// The allocator of page-locked memory of the host, which is for tensors (see Tensor::pinned). Where there is no CUDA device
-/// its allocate() throws DeviceError.
+/// The allocator of page-locked memory of the host, which is for tensors (see Tensor::pinned). Where there is no CUDA
+/// device its allocate() throws DeviceError.
 Allocator& pinned_allocator();
 
 }  // namespace tapecache

@@ -11,8 +11,8 @@
 namespace tapecache {
 
 /// Cuts blocks from large segments of memory: the smallest free block that is large enough, and the lowest of those.
-/// Neighbours are joined when they are freed, so what one phase of a step frees serves another phase that asks for other
-/// sizes. The memory itself is never touched: it may be a device's.
+/// Neighbours are joined when they are freed, so what one phase of a step frees serves another phase that asks for
+/// other sizes. The memory itself is never touched: it may be a device's.
 class Arena {
  public:
   /// A block, or nullptr where no free block is large enough. Strong exception safety.
@@ -50,9 +50,9 @@ class Arena {
   using Free = std::set<std::pair<std::size_t, std::byte*>>;
   struct Block {
     std::size_t size;
-    bool first;              // of its segment
+    bool first;  // of its segment
     bool taken = false;
-    Free::node_type entry;   // in free_, kept while the block is taken
+    Free::node_type entry;  // in free_, kept while the block is taken
   };
 
   std::map<std::byte*, Block> blocks_;

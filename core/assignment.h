@@ -14,8 +14,8 @@ struct Assignment {
   bool is_mapped = false;
 };
 
-/// Makes all of them. The tensors of each have one shape, type and device and do not overlap; on the host nothing is allocated,
-/// so that all are made or, where an exception came before, none.
+/// Makes all of them. The tensors of each have one shape, type and device and do not overlap; on the host nothing is
+/// allocated, so that all are made or, where an exception came before, none.
 void assign(std::span<Assignment> assignments);
 
 }  // namespace tapecache::detail

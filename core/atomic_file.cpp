@@ -67,7 +67,8 @@ void make_folders(const std::filesystem::path& path, const std::filesystem::path
   }
 }
 
-/// What the names of all temporary files for a name begin with; the longest names are cut, so that theirs are none too long.
+/// What the names of all temporary files for a name begin with; the longest names are cut, so that theirs are none too
+/// long.
 std::string temporary_stem(const std::string& name) {
   return name.substr(0, NAME_MAX - kMark.size() - kDigits).append(kMark);
 }
@@ -77,7 +78,8 @@ bool is_temporary(std::string_view name, std::string_view stem) {
          name.find_first_not_of("0123456789abcdef", stem.size()) == std::string_view::npos;
 }
 
-/// Removes a temporary file whose writer is gone. What is opened here has no other name: a writer takes a new one each time.
+/// Removes a temporary file whose writer is gone. What is opened here has no other name: a writer takes a new one each
+/// time.
 void remove_if_left(int folder, const char* name) {
   constexpr int kFlags = O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC;
   Descriptor file(::openat(folder, name, O_WRONLY | kFlags));  // the lock of some network file systems asks for it
@@ -133,7 +135,8 @@ struct [[gnu::visibility("hidden")]] AtomicFile::Parts {
     }
     if (!S_ISREG(found.st_mode)) {
       throw FileError(fmt::format("{}: cannot be written: {} is in its place, expected a regular file or nothing",
-                                  path.string(), S_ISDIR(found.st_mode) ? "a folder" : "a FIFO, device, socket or link"));
+                                  path.string(),
+                                  S_ISDIR(found.st_mode) ? "a folder" : "a FIFO, device, socket or link"));
     }
     before = found;
   }
@@ -150,8 +153,8 @@ struct [[gnu::visibility("hidden")]] AtomicFile::Parts {
       if (!file && errno == EEXIST) continue;
       if (!file) fail(path, "create a file there", errno);
       temporary = std::move(drawn);
-      // Until it has the lock another writer may take it for one that was left behind; then this one draws another name. Where
-      // the file system has no locks nobody removes anything.
+      // Until it has the lock another writer may take it for one that was left behind; then this one draws another
+      // name. Where the file system has no locks nobody removes anything.
       const bool taken = ::flock(file.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
       if (taken) ::unlinkat(folder.get(), temporary.c_str(), 0);
       struct stat found {};
@@ -159,15 +162,16 @@ struct [[gnu::visibility("hidden")]] AtomicFile::Parts {
     }
   }
 
-  /// Mode, owner and group of the file before. Where the group cannot be kept, the new one gets no more than all others have.
+  /// Mode, owner and group of the file before. Where the group cannot be kept, the new one gets no more than all others
+  /// have.
   void take_over_access() {
     struct stat own {};
     if (!before || ::fstat(file.get(), &own) != 0) return;
     mode_t mode = before->st_mode & 07777;
     const uid_t owner = own.st_uid == before->st_uid ? static_cast<uid_t>(-1) : before->st_uid;
     const gid_t group = own.st_gid == before->st_gid ? static_cast<gid_t>(-1) : before->st_gid;
-    if ((owner != static_cast<uid_t>(-1) || group != static_cast<gid_t>(-1)) && ::fchown(file.get(), owner, group) != 0 &&
-        ::fchown(file.get(), static_cast<uid_t>(-1), group) != 0) {
+    if ((owner != static_cast<uid_t>(-1) || group != static_cast<gid_t>(-1)) &&
+        ::fchown(file.get(), owner, group) != 0 && ::fchown(file.get(), static_cast<uid_t>(-1), group) != 0) {
       mode &= ~static_cast<mode_t>(06070) | (mode & 7) << 3;
     }
     if (::fchmod(file.get(), mode) != 0) fail(path, "keep its mode", errno);

@@ -10,13 +10,13 @@
 namespace tapecache {
 
 /// A file that appears whole under its name or not at all: it is written under a temporary name in the same folder,
-/// `NAME.tmp-` and 16 hexadecimal digits, flushed to disk with its folder, and renamed. Several may be written under one name
-/// at once, by any processes; the last to finish stays.
+/// `NAME.tmp-` and 16 hexadecimal digits, flushed to disk with its folder, and renamed. Several may be written under
+/// one name at once, by any processes; the last to finish stays.
 ///
-/// A file that was there before gives its mode and, where the system lets it, owner and group; a new one has the mode that the
-/// umask leaves. A symbolic link is followed, and stays. Where a process was killed its temporary file is left behind; the next
-/// writer of that name removes it. One that is still being written is known by its lock (`flock`), and is let be: also
-/// one of another host, where the file system shares locks.
+/// A file that was there before gives its mode and, where the system lets it, owner and group; a new one has the mode
+/// that the umask leaves. A symbolic link is followed, and stays. Where a process was killed its temporary file is left
+/// behind; the next writer of that name removes it. One that is still being written is known by its lock (`flock`), and
+/// is let be: also one of another host, where the file system shares locks.
 class AtomicFile {
  public:
   /// Creates missing parent folders. Throws FileError, also where something other than a regular file has the name.

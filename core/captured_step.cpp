@@ -7,9 +7,9 @@
 
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/graph_copies.h"
 #include "tapecache/core/memory_pool.h"
 #include "tapecache/core/random.h"
-#include "tapecache/core/graph_copies.h"
 #include "tapecache/core/scoped_value.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/core/thread_context.h"
@@ -60,7 +60,7 @@ struct [[gnu::visibility("hidden")]] CapturedStep::State {
   std::optional<MemoryPool> pool;
   device_backend::Graph* graph = nullptr;
   std::vector<GraphCopies::HostMemory> host;  // that the graph copies from and into
-  RandomState after;  // the step, at its recording
+  RandomState after;                          // the step, at its recording
   bool done_before = false;
 
   const std::uint32_t* step_there() const {

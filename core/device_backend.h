@@ -15,9 +15,9 @@
 /// What the core asks of the CUDA devices. Implemented by `ops/cuda`, or by `ops/no_cuda`, where there is no device and
 /// every function but count() throws DeviceError. Decided at link time.
 ///
-/// Work on a device is queued: only copy_to_host(), first_non_finite(), synchronize() and wait() wait for it. A failure of
-/// the device throws DeviceError naming the running op. The first three also throw ValueError where a check of values failed,
-/// which is then forgotten (`value_checks.h`).
+/// Work on a device is queued: only copy_to_host(), first_non_finite(), synchronize() and wait() wait for it. A failure
+/// of the device throws DeviceError naming the running op. The first three also throw ValueError where a check of
+/// values failed, which is then forgotten (`value_checks.h`).
 namespace tapecache::device_backend {
 
 /// Devices that can be used.
@@ -29,8 +29,8 @@ std::vector<std::pair<std::string, std::string>> versions(int device);
 /// Throws DeviceError naming `op`, the device asked for and how many there are, unless there is such a device.
 void require(const char* op, int device);
 
-/// Memory aligned to 256 bytes, or nullptr where the device has no room. Both are in the order of the device's work: what is
-/// released may still be used by work that was queued before.
+/// Memory aligned to 256 bytes, or nullptr where the device has no room. Both are in the order of the device's work:
+/// what is released may still be used by work that was queued before.
 void* allocate(int device, std::size_t bytes);
 void release(int device, void* memory) noexcept;
 /// Gives the system what release() has left with the device for the next allocate(). Waits for the device.
@@ -47,8 +47,8 @@ void copy_to_host(int device, void* to, const void* from, std::size_t bytes);
 void copy(int device, void* to, const void* from, std::size_t bytes);
 
 enum class CopyDirection { kToDevice, kToHost };
-/// Queues a copy between a device and page-locked memory of the host. It comes after the device's work so far and after the
-/// copies queued before, and beside what the device is given next.
+/// Queues a copy between a device and page-locked memory of the host. It comes after the device's work so far and after
+/// the copies queued before, and beside what the device is given next.
 CopyEvent copy_async(int device, CopyDirection, void* to, const void* from, std::size_t bytes);
 bool is_done(const CopyEvent&) noexcept;
 /// Has the host wait.
@@ -68,16 +68,16 @@ std::int64_t first_non_finite(int device, DType, const void* elements, std::int6
 
 /// Checks that do not wait; `check` is the number of what is thrown for the first element that fails. Those outside
 /// [0, limit) are 0 among `checked`.
-void check_indices(int device, DType, const void* indices, std::int64_t count, std::int64_t limit, std::int64_t* checked,
-                   std::int64_t check);
+void check_indices(int device, DType, const void* indices, std::int64_t count, std::int64_t limit,
+                   std::int64_t* checked, std::int64_t check);
 /// That each of `rows` rows holds a true.
 void check_rows(int device, const bool* flags, std::int64_t rows, std::int64_t columns, std::int64_t check);
 
 /// What a thread gave a device while it was captured, to be given it again.
 struct Graph;
-/// From here on what this thread gives the device is not done but recorded. Waiting for the device throws DeviceError. Values
-/// copied from the host are those of now, but those that copy_async() copies, which are what is there at each launch. Its
-/// CopyEvent then is for wait_recorded() alone, and for as long as the thread is captured.
+/// From here on what this thread gives the device is not done but recorded. Waiting for the device throws DeviceError.
+/// Values copied from the host are those of now, but those that copy_async() copies, which are what is there at each
+/// launch. Its CopyEvent then is for wait_recorded() alone, and for as long as the thread is captured.
 void begin_capture(int device);
 /// Has what this thread is recorded to give the device from now on come after a copy that was recorded too.
 void wait_recorded(int device, const CopyEvent&);

@@ -10,8 +10,8 @@
 
 namespace tapecache {
 
-/// Element types. f32 and f64 are computed in everywhere; bf16 and f16 are what products take and leave under `Autocast`, and
-/// storage types elsewhere; the others are indices, images and masks.
+/// Element types. f32 and f64 are computed in everywhere; bf16 and f16 are what products take and leave under
+/// `Autocast`, and storage types elsewhere; the others are indices, images and masks.
 enum class DType : std::uint8_t { kFloat32, kFloat64, kBFloat16, kFloat16, kInt32, kInt64, kUInt8, kBool };
 
 /// The upper half of an f32. Conversion rounds to nearest even and keeps NaN a NaN.
@@ -27,8 +27,8 @@ struct BFloat16 {
   constexpr explicit operator float() const { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
 };
 
-/// IEEE 754's binary16: 5 bits of exponent, 10 after the point. Conversion rounds to nearest even, beyond 65504 to infinity,
-/// and keeps NaN a NaN.
+/// IEEE 754's binary16: 5 bits of exponent, 10 after the point. Conversion rounds to nearest even, beyond 65504 to
+/// infinity, and keeps NaN a NaN.
 struct Float16 {
   std::uint16_t bits = 0;
 
@@ -40,7 +40,8 @@ struct Float16 {
     if (magnitude >= kTooLarge) {
       rounded = magnitude > kInfinity ? 0x7e00 : 0x7c00;
     } else if (magnitude < kSmallestNormal) {  // adding 0.5 leaves the subnormal's digits, rounded, at the lower end
-      rounded = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<std::uint32_t>(0.5f);
+      rounded =
+          std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f) - std::bit_cast<std::uint32_t>(0.5f);
     } else {
       rounded = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
     }
@@ -49,10 +50,11 @@ struct Float16 {
   constexpr explicit operator float() const {
     // With the smallest exponent's bit at its place in an f32, a subnormal is 2⁻¹⁴ too much.
     const std::uint32_t magnitude = bits & 0x7fffu, shifted = magnitude << 13;
-    const std::uint32_t wide = magnitude >= 0x7c00   ? shifted + (224u << 23)
-                               : magnitude >= 0x0400 ? shifted + (112u << 23)
-                                                     : std::bit_cast<std::uint32_t>(std::bit_cast<float>(shifted + (113u << 23)) -
-                                                                                    std::bit_cast<float>(113u << 23));
+    const std::uint32_t wide = magnitude >= 0x7c00 ? shifted + (224u << 23)
+                               : magnitude >= 0x0400
+                                   ? shifted + (112u << 23)
+                                   : std::bit_cast<std::uint32_t>(std::bit_cast<float>(shifted + (113u << 23)) -
+                                                                  std::bit_cast<float>(113u << 23));
     return std::bit_cast<float>(wide | (static_cast<std::uint32_t>(bits & 0x8000) << 16));
   }
 };
@@ -84,15 +86,16 @@ constexpr DType dtype_of() {
   else if constexpr (std::is_same_v<T, std::int64_t>) return DType::kInt64;
   else if constexpr (std::is_same_v<T, std::uint8_t>) return DType::kUInt8;
   else {
-    static_assert(std::is_same_v<T, bool>, "no DType for this C++ type: expected float, double, BFloat16, Float16, bool, "
-                                           "std::int32_t, std::int64_t (long on Linux, where long long is another type) or "
-                                           "std::uint8_t");
+    static_assert(std::is_same_v<T, bool>,
+                  "no DType for this C++ type: expected float, double, BFloat16, Float16, bool, "
+                  "std::int32_t, std::int64_t (long on Linux, where long long is another type) or "
+                  "std::uint8_t");
     return DType::kBool;
   }
 }
 
-/// T, or std::int64_t for the other of the two types, long and long long, that have its 64 bits: what elements of T are copied
-/// from and to.
+/// T, or std::int64_t for the other of the two types, long and long long, that have its 64 bits: what elements of T are
+/// copied from and to.
 template <class T>
 using StoredType =
     std::conditional_t<std::is_same_v<T, long long> || (std::is_same_v<T, long> && sizeof(long) == 8), std::int64_t, T>;

@@ -13,14 +13,30 @@ namespace tapecache {
 template <class F>
 void dispatch_any(DType dtype, F&& f) {
   switch (dtype) {
-    case DType::kFloat32: f.template operator()<float>(); break;
-    case DType::kFloat64: f.template operator()<double>(); break;
-    case DType::kBFloat16: f.template operator()<BFloat16>(); break;
-    case DType::kFloat16: f.template operator()<Float16>(); break;
-    case DType::kInt32: f.template operator()<std::int32_t>(); break;
-    case DType::kInt64: f.template operator()<std::int64_t>(); break;
-    case DType::kUInt8: f.template operator()<std::uint8_t>(); break;
-    case DType::kBool: f.template operator()<bool>(); break;
+    case DType::kFloat32:
+      f.template operator()<float>();
+      break;
+    case DType::kFloat64:
+      f.template operator()<double>();
+      break;
+    case DType::kBFloat16:
+      f.template operator()<BFloat16>();
+      break;
+    case DType::kFloat16:
+      f.template operator()<Float16>();
+      break;
+    case DType::kInt32:
+      f.template operator()<std::int32_t>();
+      break;
+    case DType::kInt64:
+      f.template operator()<std::int64_t>();
+      break;
+    case DType::kUInt8:
+      f.template operator()<std::uint8_t>();
+      break;
+    case DType::kBool:
+      f.template operator()<bool>();
+      break;
   }
 }
 

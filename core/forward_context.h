@@ -6,8 +6,9 @@
 
 namespace tapecache {
 
-/// What a forward on this thread depends on beside its arguments and its parameters. All of it is values, and who runs a forward
-/// again (activation checkpointing, the second forward of a cached step) keeps a copy of the whole and puts it in force again:
+/// What a forward on this thread depends on beside its arguments and its parameters. All of it is values, and who runs
+/// a forward again (activation checkpointing, the second forward of a cached step) keeps a copy of the whole and puts
+/// it in force again:
 ///
 ///   const ForwardContext first = forward_context();
 ///   …
@@ -18,10 +19,11 @@ struct ForwardContext {
   RandomState random = {};
   DType autocast = DType::kFloat32;  ///< of the operands of matrix products: see `Autocast`
   bool anomaly_mode = false;         ///< see `AnomalyMode`
-  /// A forward that repeats an earlier one: buffers such as running averages were updated then and must not be updated again.
+  /// A forward that repeats an earlier one: buffers such as running averages were updated then and must not be updated
+  /// again.
   bool recompute = false;
-  /// The samples in view are a part of the batch: statistics over them are not those of the batch. What looks at several
-  /// samples at once asks here.
+  /// The samples in view are a part of the batch: statistics over them are not those of the batch. What looks at
+  /// several samples at once asks here.
   bool partial_batch = false;
 
   /// For a forward that repeats the one this is of.

@@ -4,7 +4,8 @@
 
 namespace tapecache {
 
-void GraphCopies::add(const std::shared_ptr<Storage>& storage, Storage::Use use, const device_backend::CopyEvent& copy) {
+void GraphCopies::add(const std::shared_ptr<Storage>& storage, Storage::Use use,
+                      const device_backend::CopyEvent& copy) {
   const bool into = use == Storage::Use::kWrite;
   Last& last = last_[storage.get()];
   last.any = copy;

@@ -9,13 +9,13 @@
 
 namespace tapecache {
 
-/// The asynchronous copies that a thread has given a device since it began to capture a step (`CapturedStep`): they are made at
-/// each replay, and until the capture ends what it captures after them can be put there. All but current() is for Storage,
-/// under its lock.
+/// The asynchronous copies that a thread has given a device since it began to capture a step (`CapturedStep`): they are
+/// made at each replay, and until the capture ends what it captures after them can be put there. All but current() is
+/// for Storage, under its lock.
 class [[gnu::visibility("hidden")]] GraphCopies {
  public:
-  /// Page-locked memory of the host that is copied from or, where it is `written`, into. It must stay where it is for as long
-  /// as the step is replayed.
+  /// Page-locked memory of the host that is copied from or, where it is `written`, into. It must stay where it is for
+  /// as long as the step is replayed.
   struct HostMemory {
     std::shared_ptr<Storage> storage = {};
     bool written = false;

@@ -4,8 +4,8 @@
 
 namespace tapecache {
 
-/// A number as a kernel is given it: `value`, or, where `on_device` is not null, what is there, in the memory of the kernel's
-/// device, when the kernel runs. So a captured kernel can be replayed with other numbers.
+/// A number as a kernel is given it: `value`, or, where `on_device` is not null, what is there, in the memory of the
+/// kernel's device, when the kernel runs. So a captured kernel can be replayed with other numbers.
 template <class T>
 struct KernelNumber {
   T value;

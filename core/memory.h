@@ -5,8 +5,8 @@
 
 #include "tapecache/core/device.h"
 
-/// Memory of tensors, of every thread together. Each device has a caching allocator, which keeps what was freed for the next
-/// tensor.
+/// Memory of tensors, of every thread together. Each device has a caching allocator, which keeps what was freed for the
+/// next tensor.
 namespace tapecache {
 
 class Allocator;
@@ -15,8 +15,8 @@ class Allocator;
 struct MemoryStats {
   std::size_t current = 0;  ///< bytes in use now
   std::size_t peak = 0;     ///< most bytes in use at once since the last reset_peak()
-  std::size_t cached = 0;   ///< bytes held free for reuse; of the host's, many were never touched and take no memory yet
-  std::size_t limit = 0;    ///< the tightest limit of bytes in use that is in force; 0 is no limit
+  std::size_t cached = 0;  ///< bytes held free for reuse; of the host's, many were never touched and take no memory yet
+  std::size_t limit = 0;   ///< the tightest limit of bytes in use that is in force; 0 is no limit
   std::uint64_t system_allocations = 0;  ///< times the system was asked for memory
 };
 
@@ -26,8 +26,8 @@ MemoryStats memory_stats(Device device = Device::cpu());
 MemoryStats pinned_memory_stats();
 /// Starts a new peak measurement at the bytes in use now.
 void reset_memory_peak(Device device = Device::cpu());
-/// Sets the most bytes that may be in use at once; 0 is no limit. Memory of which nothing is in use is returned to the system
-/// before more would be asked of it. A `MemoryLimit` may be tighter.
+/// Sets the most bytes that may be in use at once; 0 is no limit. Memory of which nothing is in use is returned to the
+/// system before more would be asked of it. A `MemoryLimit` may be tighter.
 void set_memory_limit(std::size_t bytes, Device device = Device::cpu());
 /// Returns memory of which nothing is in use to the system.
 void release_memory_cache(Device device = Device::cpu());

@@ -6,9 +6,9 @@
 
 namespace tapecache {
 
-/// Memory apart, for work that is replayed and must find its blocks as it left them: what a thread allocates while it is in use
-/// comes from here and goes to nobody else, and blocks of before that are freed there stay taken, while the pool exists. Its
-/// end returns all that is free; blocks still in use go back when they are freed.
+/// Memory apart, for work that is replayed and must find its blocks as it left them: what a thread allocates while it
+/// is in use comes from here and goes to nobody else, and blocks of before that are freed there stay taken, while the
+/// pool exists. Its end returns all that is free; blocks still in use go back when they are freed.
 class MemoryPool {
  public:
   /// Throws DeviceError where there is no such device.

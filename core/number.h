@@ -6,14 +6,13 @@
 
 namespace tapecache {
 
-/// A number that may be known to the host now, or to a device when it gets there: a double, or an f64 scalar in a device's
-/// memory, which is not waited for. Kernels read the latter when they run, so that a `CapturedStep` can be replayed with other
-/// values; the tensor is kept, not copied. Both forms give the same bits.
+/// A number that may be known to the host now, or to a device when it gets there: a double, or an f64 scalar in a
+/// device's memory, which is not waited for. Kernels read the latter when they run, so that a `CapturedStep` can be
+/// replayed with other values; the tensor is kept, not copied. Both forms give the same bits.
 class Number {
  public:
   template <class T>
-    requires(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>)
-  Number(T value) : value_(static_cast<double>(value)) {}
+  requires(std::is_arithmetic_v<T> && !std::is_same_v<T, bool>) Number(T value) : value_(static_cast<double>(value)) {}
   /// Throws ShapeError unless the tensor is defined and has one element, DTypeError unless it is of f64.
   Number(const Tensor& scalar);
 

@@ -62,15 +62,18 @@ Pool& pool() {
 
 void detail::require_own_thread(const char* op) {
   if (!thread_context.in_block) return;
-  throw TapeError(fmt::format("{}: called by a body of parallel_for, whose threads do not share the caller's tape and "
-                              "ForwardContext; expected outside of it, where ops compute in parallel themselves", op));
+  throw TapeError(
+      fmt::format("{}: called by a body of parallel_for, whose threads do not share the caller's tape and "
+                  "ForwardContext; expected outside of it, where ops compute in parallel themselves",
+                  op));
 }
 
 void set_thread_count(int count) {
   if (count < 1 || count > 1024) {
     throw ValueError(fmt::format("set_thread_count: {} threads, expected 1 to 1024", count));
   }
-  if (detail::thread_context.in_block) throw Error("set_thread_count: called by a body of parallel_for, expected outside of it");
+  if (detail::thread_context.in_block)
+    throw Error("set_thread_count: called by a body of parallel_for, expected outside of it");
   Pool& p = pool();
   const std::lock_guard lock(p.mutex);
   if (count == p.threads) return;

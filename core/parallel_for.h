@@ -23,9 +23,9 @@ void run_blocks(std::int64_t size, std::int64_t block, BlockFunction call, const
 /// The cuts depend on `size` and `block` alone, so a result built from blocks is the same for any thread count.
 /// Within a running body it works serially. The first exception of a body is rethrown after all have ended.
 ///
-/// Bodies are for plain computing, as a kernel's over pointers. The calling thread and others run them, and only the first has
-/// the caller's tape, `ForwardContext` (random state, precision) and hooks: so ops and `Tape::backward` throw TapeError in a
-/// body, on every thread and for any number of them. They are parallel themselves; call them outside.
+/// Bodies are for plain computing, as a kernel's over pointers. The calling thread and others run them, and only the
+/// first has the caller's tape, `ForwardContext` (random state, precision) and hooks: so ops and `Tape::backward` throw
+/// TapeError in a body, on every thread and for any number of them. They are parallel themselves; call them outside.
 template <class Body>
 void parallel_for(std::int64_t size, std::int64_t block, const Body& body) {
   detail::run_blocks(

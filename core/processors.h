@@ -6,8 +6,8 @@
 
 namespace tapecache::detail {
 
-/// How many processors this process may keep busy: those it may run on, and no more than its control groups give it time for,
-/// rounded up; at least 1.
+/// How many processors this process may keep busy: those it may run on, and no more than its control groups give it
+/// time for, rounded up; at least 1.
 int usable_processors();
 
 /// The least that a control group of this process, or one that holds it, gives time for; infinity where none says.

@@ -27,8 +27,8 @@ RandomState next_random_draw(const char* op, std::int64_t leading) {
   RandomState& state = random_state();
   const std::int64_t samples = state.samples > 0 ? state.samples : leading;
   if (samples > 0 && leading % samples != 0) {
-    throw ShapeError(fmt::format("{}: axis 0 has {} rows, expected a multiple of the {} samples in view", op, leading,
-                                 samples));
+    throw ShapeError(
+        fmt::format("{}: axis 0 has {} rows, expected a multiple of the {} samples in view", op, leading, samples));
   }
   RandomState draw = state;
   draw.samples = samples;

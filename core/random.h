@@ -20,16 +20,16 @@ struct RandomState {
   bool operator==(const RandomState&) const;
 };
 
-/// The state the next stochastic op of this thread draws from (`ForwardContext::random`). Set seed and step before a training
-/// step; restore a saved copy to replay.
+/// The state the next stochastic op of this thread draws from (`ForwardContext::random`). Set seed and step before a
+/// training step; restore a saved copy to replay.
 RandomState& random_state();
 
-/// Starts a step: draws depend on (seed, step) from here on, and the call number is 0. Within a `CapturedStep`, draws on its
-/// device have the step number that its replay was given.
+/// Starts a step: draws depend on (seed, step) from here on, and the call number is 0. Within a `CapturedStep`, draws
+/// on its device have the step number that its replay was given.
 void begin_random_step(std::uint64_t seed, std::uint32_t step);
 
-/// What an op over `leading` rows draws from, with the number of the samples that it covers; the next op takes the next call
-/// number. Throws ShapeError naming `op` where the rows are not a multiple of the samples in view.
+/// What an op over `leading` rows draws from, with the number of the samples that it covers; the next op takes the next
+/// call number. Throws ShapeError naming `op` where the rows are not a multiple of the samples in view.
 RandomState next_random_draw(const char* op, std::int64_t leading);
 
 }  // namespace tapecache

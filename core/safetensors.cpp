@@ -30,8 +30,8 @@ using detail::SafetensorsHeader;
 
 namespace {
 
-/// A regular file that is open for reading. Unless that is asked for it is read, not mapped: one that another program cuts
-/// meanwhile is an error then, and not a signal that ends the process.
+/// A regular file that is open for reading. Unless that is asked for it is read, not mapped: one that another program
+/// cuts meanwhile is an error then, and not a signal that ends the process.
 class OpenFile {
  public:
   explicit OpenFile(const std::filesystem::path& path) : where_(path.string()) {
@@ -134,8 +134,8 @@ std::string quoted(const std::filesystem::path& path, const std::string& text) {
   return result;
 }
 
-/// Put together as text: the library's own values may allocate where they are destroyed, and then end the process for lack of
-/// memory.
+/// Put together as text: the library's own values may allocate where they are destroyed, and then end the process for
+/// lack of memory.
 std::string header_of(const std::filesystem::path& path, const SafetensorsFile& file) {
   if (file.metadata.size() > detail::kMaxSafetensorsMetadata) {
     throw FileError(fmt::format("{}: {} keys of metadata, expected at most {}", path.string(), file.metadata.size(),
@@ -151,8 +151,8 @@ std::string header_of(const std::filesystem::path& path, const SafetensorsFile& 
     if (name == "__metadata__") throw FileError(fmt::format("{}: no tensor may be named __metadata__", path.string()));
     if (!tensor.defined()) throw Error(fmt::format("{}: tensor '{}' was never given a value", path.string(), name));
     const std::uint64_t end = offset + tensor.bytes();
-    text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", text.size() == 1 ? "" : ",",
-                        quoted(path, name), detail::safetensors_type(tensor.dtype()),
+    text += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
+                        text.size() == 1 ? "" : ",", quoted(path, name), detail::safetensors_type(tensor.dtype()),
                         fmt::join(tensor.shape().begin(), tensor.shape().end(), ","), offset, end);
     offset = end;
   }
@@ -192,7 +192,8 @@ struct [[gnu::visibility("hidden")]] SafetensorsReader::Parts {
   DType dtype(const Found& entry) const {
     const std::string_view type = header.text(entry.type);
     if (const auto dtype = detail::safetensors_dtype(type)) return *dtype;
-    throw bad(header.text(entry.name), fmt::format("dtype {}, expected F32, F64, BF16, F16, I32, I64, U8 or BOOL", type));
+    throw bad(header.text(entry.name),
+              fmt::format("dtype {}, expected F32, F64, BF16, F16, I32, I64, U8 or BOOL", type));
   }
 
   Shape shape(const Found& entry) const {
@@ -204,7 +205,7 @@ struct [[gnu::visibility("hidden")]] SafetensorsReader::Parts {
   }
 
   /// Elements of an entry of this type, as many as the tensor has, from one of them on.
-  void read_into(Tensor& tensor, const Found& entry, std::int64_t first) const {
+  void read_into(Tensor & tensor, const Found& entry, std::int64_t first) const {
     const std::uint64_t from = data + entry.begin + static_cast<std::uint64_t>(first) * size_of(tensor.dtype());
     file.read(bytes_of(tensor), from, fmt::format("tensor '{}'", header.text(entry.name)));
     if (tensor.dtype() == DType::kBool) normalize_bools(tensor);
@@ -212,7 +213,8 @@ struct [[gnu::visibility("hidden")]] SafetensorsReader::Parts {
 
   /// A view of the file; undefined where a copy is to be made.
   Tensor mapped(const Found& entry, const Shape& shape, DType dtype) const {
-    constexpr std::size_t kSmallest = 64 << 10;  // the fewer there are the better: a process may have some 65,000 mappings
+    constexpr std::size_t kSmallest =
+        64 << 10;  // the fewer there are the better: a process may have some 65,000 mappings
     const std::uint64_t from = data + entry.begin;
     const std::size_t bytes = static_cast<std::size_t>(shape.numel()) * size_of(dtype);
     if (!maps || bytes < kSmallest || from % size_of(dtype) != 0 || dtype == DType::kBool) return {};
@@ -283,7 +285,9 @@ SafetensorsReader::Entry SafetensorsReader::entry(std::string_view name) const {
 
 Tensor SafetensorsReader::read(std::string_view name) const { return parts_->read(parts_->found(name)); }
 
-Tensor SafetensorsReader::read(std::string_view name, DType dtype) const { return parts_->read_as(parts_->found(name), dtype); }
+Tensor SafetensorsReader::read(std::string_view name, DType dtype) const {
+  return parts_->read_as(parts_->found(name), dtype);
+}
 
 SafetensorsFile read_safetensors(const std::filesystem::path& path, const SafetensorsOptions& options) {
   const SafetensorsReader reader(path, options);

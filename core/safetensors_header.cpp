@@ -20,13 +20,26 @@ struct Type {
   std::optional<DType> dtype;
 };
 
-constexpr std::array<Type, 20> kTypes{{{"F32", 32, DType::kFloat32}, {"F64", 64, DType::kFloat64},
-                                       {"BF16", 16, DType::kBFloat16}, {"F16", 16, DType::kFloat16},
-                                       {"I32", 32, DType::kInt32}, {"I64", 64, DType::kInt64},
-                                       {"U8", 8, DType::kUInt8}, {"BOOL", 8, DType::kBool},
-                                       {"I8", 8, {}}, {"I16", 16, {}}, {"U16", 16, {}}, {"U32", 32, {}},
-                                       {"U64", 64, {}}, {"C64", 64, {}}, {"F8_E4M3", 8, {}}, {"F8_E5M2", 8, {}},
-                                       {"F8_E8M0", 8, {}}, {"F6_E2M3", 6, {}}, {"F6_E3M2", 6, {}}, {"F4", 4, {}}}};
+constexpr std::array<Type, 20> kTypes{{{"F32", 32, DType::kFloat32},
+                                       {"F64", 64, DType::kFloat64},
+                                       {"BF16", 16, DType::kBFloat16},
+                                       {"F16", 16, DType::kFloat16},
+                                       {"I32", 32, DType::kInt32},
+                                       {"I64", 64, DType::kInt64},
+                                       {"U8", 8, DType::kUInt8},
+                                       {"BOOL", 8, DType::kBool},
+                                       {"I8", 8, {}},
+                                       {"I16", 16, {}},
+                                       {"U16", 16, {}},
+                                       {"U32", 32, {}},
+                                       {"U64", 64, {}},
+                                       {"C64", 64, {}},
+                                       {"F8_E4M3", 8, {}},
+                                       {"F8_E5M2", 8, {}},
+                                       {"F8_E8M0", 8, {}},
+                                       {"F6_E2M3", 6, {}},
+                                       {"F6_E3M2", 6, {}},
+                                       {"F4", 4, {}}}};
 
 const Type* type_of(std::string_view name) {
   const auto* const found = std::find_if(kTypes.begin(), kTypes.end(), [&](const Type& t) { return name == t.name; });
@@ -44,8 +57,8 @@ const char* safetensors_type(DType dtype) {
   return std::find_if(kTypes.begin(), kTypes.end(), [&](const Type& t) { return t.dtype == dtype; })->name;
 }
 
-/// Takes the events of nlohmann's parser. It writes names, types and sizes over the part of the text that has been read: none
-/// of them takes more bytes than what it was read from.
+/// Takes the events of nlohmann's parser. It writes names, types and sizes over the part of the text that has been
+/// read: none of them takes more bytes than what it was read from.
 class SafetensorsHeader::Parser {
  public:
   Parser(const std::string& where, SafetensorsHeader& header) : where_(where), header_(header), text_(header.packed_) {}
@@ -124,7 +137,7 @@ class SafetensorsHeader::Parser {
     } else {
       if (count_ == kMaxSafetensorsRank) throw bad(fmt::format("bad shape: more than {} axes", kMaxSafetensorsRank));
       if (count_ == 0) entry_.sizes = static_cast<std::uint32_t>(written_);
-      for (std::uint64_t rest = number; ; rest >>= 7) {  // seven bits a byte; the highest says that more follow
+      for (std::uint64_t rest = number;; rest >>= 7) {  // seven bits a byte; the highest says that more follow
         put(static_cast<char>(rest > 127 ? (rest & 127) | 128 : rest));
         if (rest <= 127) break;
       }
@@ -161,7 +174,8 @@ class SafetensorsHeader::Parser {
     char operator*() const { return parser->text_[parser->read_]; }
     Cursor& operator++() {
       if (++parser->read_ - parser->event_ > kMaxSafetensorsText) {
-        throw parser->refused(fmt::format("a name, text or blank of its header is longer than {} bytes", kMaxSafetensorsText));
+        throw parser->refused(
+            fmt::format("a name, text or blank of its header is longer than {} bytes", kMaxSafetensorsText));
       }
       return *this;
     }
@@ -224,7 +238,8 @@ class SafetensorsHeader::Parser {
     const std::uint64_t bytes = entry_.end - entry_.begin;
     std::uint64_t bits = 0;
     const Type* const type = type_of(header_.text(entry_.type));
-    if (type && (__builtin_mul_overflow(elements_, std::uint64_t{type->bits}, &bits) || bits % 8 != 0 || bits / 8 != bytes)) {
+    if (type &&
+        (__builtin_mul_overflow(elements_, std::uint64_t{type->bits}, &bits) || bits % 8 != 0 || bits / 8 != bytes)) {
       throw bad(fmt::format("{} bytes of data for {} elements of type {}", bytes, elements_, type->name));
     }
     header_.entries_.push_back(entry_);
@@ -257,8 +272,8 @@ void SafetensorsHeader::check_offsets(const std::string& where, std::uint64_t da
   std::uint64_t expected = 0;
   for (const Entry& entry : entries_) {
     if (entry.end > data_bytes) {
-      throw FileError(fmt::format("{}: tensor '{}': its data ends at byte {} of {}: the file is truncated or malformed", where,
-                                  text(entry.name), entry.end, data_bytes));
+      throw FileError(fmt::format("{}: tensor '{}': its data ends at byte {} of {}: the file is truncated or malformed",
+                                  where, text(entry.name), entry.end, data_bytes));
     }
     if (entry.begin != expected) {
       throw FileError(fmt::format("{}: tensor '{}' begins at byte {}, expected {}: data overlap or leave a hole", where,

@@ -24,8 +24,8 @@ constexpr std::uint32_t kMaxSafetensorsRank = 255;
 std::optional<DType> safetensors_dtype(std::string_view type);
 const char* safetensors_type(DType dtype);
 
-/// The parsed header of a safetensors file. It keeps what it needs of the header's text in the place of that text, so that it
-/// takes little more memory.
+/// The parsed header of a safetensors file. It keeps what it needs of the header's text in the place of that text, so
+/// that it takes little more memory.
 class SafetensorsHeader {
  public:
   /// A part of the text that is kept.
@@ -38,7 +38,8 @@ class SafetensorsHeader {
     std::uint32_t sizes = 0, rank = 0;  // where in the text, and how many
   };
 
-  /// `where` begins messages. Throws FileError for a header that is malformed, or contradicts the number of bytes after it.
+  /// `where` begins messages. Throws FileError for a header that is malformed, or contradicts the number of bytes after
+  /// it.
   SafetensorsHeader(const std::string& where, std::string text, std::uint64_t data_bytes);
 
   std::string_view text(Text text) const { return std::string_view(packed_).substr(text.begin, text.size); }

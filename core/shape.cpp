@@ -21,8 +21,8 @@ Shape::Shape(std::initializer_list<std::int64_t> sizes) : Shape(std::span(sizes.
 
 Shape::Shape(std::span<const std::int64_t> sizes) : rank_(static_cast<int>(sizes.size())) {
   if (sizes.size() > kMaxRank) {
-    throw ShapeError(fmt::format("shape: {} axes in [{}], at most {} expected", sizes.size(), fmt::join(sizes, ", "),
-                                 kMaxRank));
+    throw ShapeError(
+        fmt::format("shape: {} axes in [{}], at most {} expected", sizes.size(), fmt::join(sizes, ", "), kMaxRank));
   }
   std::int64_t total = 1;
   for (std::int64_t size : sizes) {

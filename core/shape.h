@@ -49,8 +49,8 @@ class Shape {
 /// "[2, 3]"; a scalar is "[]".
 std::string to_string(const Shape& shape);
 
-/// These sizes, one of which may be -1: then it is what the others leave of the elements of `from`. Throws ShapeError naming
-/// `op` where they leave none or, beside an axis of size 0, leave it open, and for a second -1.
+/// These sizes, one of which may be -1: then it is what the others leave of the elements of `from`. Throws ShapeError
+/// naming `op` where they leave none or, beside an axis of size 0, leave it open, and for a second -1.
 Shape inferred_shape(const char* op, std::initializer_list<std::int64_t> sizes, const Shape& from);
 
 /// The shape both operands broadcast to, aligned at the last axis. Throws ShapeError naming `op` where they do not.

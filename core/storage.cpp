@@ -7,8 +7,8 @@
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/op_scope.h"
 #include "tapecache/core/graph_copies.h"
+#include "tapecache/core/op_scope.h"
 
 namespace tapecache {
 
@@ -27,7 +27,11 @@ Storage::Storage(std::size_t bytes, Device device, bool pinned)
 }
 
 Storage::Storage(void* memory, std::size_t bytes, std::function<void()> release) noexcept
-    : data_(static_cast<std::byte*>(memory)), bytes_(bytes), device_(Device::cpu()), pinned_(false), wrapped_(true),
+    : data_(static_cast<std::byte*>(memory)),
+      bytes_(bytes),
+      device_(Device::cpu()),
+      pinned_(false),
+      wrapped_(true),
       release_(std::move(release)) {}
 
 Storage::~Storage() { free(); }
@@ -115,8 +119,8 @@ void Storage::note_captured(GraphCopies& recording, const std::shared_ptr<Storag
   storage->copying_.store(true, std::memory_order_release);
 }
 
-void Storage::copy_async(const std::shared_ptr<Storage>& from, std::size_t from_offset, const std::shared_ptr<Storage>& to,
-                          std::size_t to_offset, std::size_t bytes) {
+void Storage::copy_async(const std::shared_ptr<Storage>& from, std::size_t from_offset,
+                         const std::shared_ptr<Storage>& to, std::size_t to_offset, std::size_t bytes) {
   GraphCopies* const recording = GraphCopies::current();
   const bool to_device = from->device_.is_cpu();
   const int device = to_device ? to->device_.index : from->device_.index;

@@ -20,17 +20,17 @@ class GraphCopies;
 /// One block of a device's memory, shared by the tensors that view it and freed with the last of them, or memory of the
 /// host that a program wraps, released then.
 ///
-/// Copies may be under way that run beside other work. Whoever is about to use the memory calls wait_pending_copies() first:
-/// then the host, or where the memory is a device's, what that device is given next, waits for them.
+/// Copies may be under way that run beside other work. Whoever is about to use the memory calls wait_pending_copies()
+/// first: then the host, or where the memory is a device's, what that device is given next, waits for them.
 class Storage {
  public:
   enum class Use { kRead, kWrite };
 
-  /// Of the host, page-locked where `pinned` is set and there is a CUDA device. Throws OutOfMemory where the allocator cannot
-  /// serve the request.
+  /// Of the host, page-locked where `pinned` is set and there is a CUDA device. Throws OutOfMemory where the allocator
+  /// cannot serve the request.
   Storage(std::size_t bytes, Device device, bool pinned = false);
-  /// Over memory of the host that is not the allocator's. `release`, which must not throw, is called once, when this storage
-  /// ends or moves to a device.
+  /// Over memory of the host that is not the allocator's. `release`, which must not throw, is called once, when this
+  /// storage ends or moves to a device.
   Storage(void* memory, std::size_t bytes, std::function<void()> release) noexcept;
   ~Storage();
   Storage(const Storage&) = delete;
@@ -55,9 +55,10 @@ class Storage {
   void wait_pending_copies(Use use) {
     if (copying_.load(std::memory_order_acquire)) settle_copies(use);
   }
-  /// Copies beside other work, `bytes` from one place of a storage to one of another: of page-locked memory and a device's.
-  static void copy_async(const std::shared_ptr<Storage>& from, std::size_t from_offset, const std::shared_ptr<Storage>& to,
-                          std::size_t to_offset, std::size_t bytes);
+  /// Copies beside other work, `bytes` from one place of a storage to one of another: of page-locked memory and a
+  /// device's.
+  static void copy_async(const std::shared_ptr<Storage>& from, std::size_t from_offset,
+                         const std::shared_ptr<Storage>& to, std::size_t to_offset, std::size_t bytes);
 
   /// For work of a device that copies from or into this memory of the host, as often as it is done, without a word to
   /// copy_async(): puts it after the copies under way, and says with what it ends.

@@ -18,8 +18,8 @@ namespace {
 constexpr std::size_t kHostAlignment = 64, kDeviceAlignment = 256;
 constexpr std::size_t kSmallSegment = 1 << 20, kLargeSegment = 64 << 20;
 
-/// Large pages spare products, whose packing reads rows that are small pages apart, look-ups of addresses. A hint: whether
-/// it is taken does not matter.
+/// Large pages spare products, whose packing reads rows that are small pages apart, look-ups of addresses. A hint:
+/// whether it is taken does not matter.
 void advise_huge_pages([[maybe_unused]] void* begin, [[maybe_unused]] std::size_t bytes) {
 #if defined(__linux__)
   constexpr std::size_t kHugePage = 2 << 20;

@@ -17,8 +17,8 @@ struct Place {
 /// What every block of a place begins at a multiple of.
 std::size_t alignment(Place place);
 
-/// Bytes that a new segment should have where blocks of at most `size` are to be cut from it and `reserved` bytes are held
-/// already.
+/// Bytes that a new segment should have where blocks of at most `size` are to be cut from it and `reserved` bytes are
+/// held already.
 std::size_t segment_size(Place place, std::size_t size, std::size_t reserved);
 
 /// nullptr where there is no room.

@@ -66,8 +66,8 @@ Tensor Tensor::full(const Shape& shape, double value, DType dtype, Device device
 
 Tensor Tensor::from_bytes(const void* values, std::size_t count, const Shape& shape, DType dtype) {
   if (static_cast<std::size_t>(shape.numel()) != count) {
-    throw ShapeError(fmt::format("tensor: {} values for shape {}, which has {} elements", count, to_string(shape),
-                                 shape.numel()));
+    throw ShapeError(
+        fmt::format("tensor: {} values for shape {}, which has {} elements", count, to_string(shape), shape.numel()));
   }
   Tensor t = empty(shape, dtype);
   if (count > 0) std::memcpy(t.mutable_raw(), values, t.bytes());
@@ -85,7 +85,8 @@ bool Tensor::swap_memory(Tensor& other) {
     const Storage& own = t.storage();
     return own.device().is_cpu() && !own.pinned() && t.offset_ == 0 && t.bytes() == own.bytes();
   };
-  if (shape_ != other.shape_ || dtype_ != other.dtype_ || !is_whole(*this) || !is_whole(other) || shares_storage(other)) {
+  if (shape_ != other.shape_ || dtype_ != other.dtype_ || !is_whole(*this) || !is_whole(other) ||
+      shares_storage(other)) {
     return false;
   }
   storage_->swap_memory(*other.storage_);
@@ -97,11 +98,12 @@ Tensor Tensor::wrap(void* memory, const Shape& shape, DType dtype, std::function
   t.shape_ = shape;
   t.dtype_ = dtype;
   if (t.numel() > 0) {
-    if (!memory) throw ValueError(fmt::format("wrap: memory is null, expected {} bytes for {}", t.bytes(), to_string(shape)));
+    if (!memory)
+      throw ValueError(fmt::format("wrap: memory is null, expected {} bytes for {}", t.bytes(), to_string(shape)));
     // A type is aligned to its size. Kernels ask for no more: rows of a view start anywhere.
     if (reinterpret_cast<std::uintptr_t>(memory) % size_of(dtype) != 0) {
-      throw ValueError(fmt::format("wrap: memory is at {}, expected a multiple of {} bytes for {}", memory, size_of(dtype),
-                                   name(dtype)));
+      throw ValueError(fmt::format("wrap: memory is at {}, expected a multiple of {} bytes for {}", memory,
+                                   size_of(dtype), name(dtype)));
     }
   }
   t.storage_ = std::make_shared<Storage>(memory, t.bytes(), std::move(release));
@@ -134,8 +136,8 @@ void* Tensor::typed_data(DType requested, Storage::Use use) const {
 
 Tensor Tensor::reshape(const Shape& shape) const {
   if (shape.numel() != numel()) {
-    throw ShapeError(fmt::format("reshape: {} has {} elements, {} has {}", to_string(shape_), numel(),
-                                 to_string(shape), shape.numel()));
+    throw ShapeError(fmt::format("reshape: {} has {} elements, {} has {}", to_string(shape_), numel(), to_string(shape),
+                                 shape.numel()));
   }
   Tensor view = *this;
   view.shape_ = shape;
@@ -219,10 +221,11 @@ void Tensor::copy_from_async(const Tensor& source) {
     return copy_from(source.to(device()));
   }
   if (source.device().is_cpu() && !source.is_pinned() && CapturedStep::is_capturing()) {
-    throw DeviceError(fmt::format("{}: {} is in ordinary memory, which a captured step does not copy from beside its "
-                                  "computing: it would not see what is there at a replay; give it in page-locked memory, "
-                                  "by pinned()",
-                                  OpScope::current() ? OpScope::current() : "copy_from_async", describe(source)));
+    throw DeviceError(
+        fmt::format("{}: {} is in ordinary memory, which a captured step does not copy from beside its "
+                    "computing: it would not see what is there at a replay; give it in page-locked memory, "
+                    "by pinned()",
+                    OpScope::current() ? OpScope::current() : "copy_from_async", describe(source)));
   }
   const Tensor from = source.device().is_cpu() ? source.pinned() : source;
   Storage::copy_async(from.storage_, from.offset_, storage_, offset_, bytes());

@@ -29,11 +29,11 @@ class Tensor {
   static Tensor empty(const Shape& shape, DType dtype = DType::kFloat32, Device device = Device::cpu());
   static Tensor zeros(const Shape& shape, DType dtype = DType::kFloat32, Device device = Device::cpu());
   static Tensor full(const Shape& shape, double value, DType dtype = DType::kFloat32, Device device = Device::cpu());
-  /// Uninitialised elements in page-locked memory of the host, which devices copy from and to beside their computing. Where
-  /// there is no CUDA device it is the host's ordinary memory. Throws OutOfMemory.
+  /// Uninitialised elements in page-locked memory of the host, which devices copy from and to beside their computing.
+  /// Where there is no CUDA device it is the host's ordinary memory. Throws OutOfMemory.
   static Tensor empty_pinned(const Shape& shape, DType dtype = DType::kFloat32);
-  /// Copies the values, of a list in braces, a vector, an array, or a span; their type gives the dtype, and an int is i32.
-  /// Throws ShapeError where their number is not that of the shape.
+  /// Copies the values, of a list in braces, a vector, an array, or a span; their type gives the dtype, and an int is
+  /// i32. Throws ShapeError where their number is not that of the shape.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape) {
     return from_bytes(values.data(), values.size(), shape, dtype_of<StoredType<T>>());
@@ -43,33 +43,32 @@ class Tensor {
     return from(std::span<const T>(values.begin(), values.size()), shape);
   }
   template <class Values>
-    requires requires(const Values& values) { std::span(std::data(values), std::size(values)); }
+  requires requires(const Values& values) { std::span(std::data(values), std::size(values)); }
   static Tensor from(const Values& values, const Shape& shape) {
     using T = std::remove_cvref_t<decltype(*std::data(values))>;
     return from(std::span<const T>(std::data(values), std::size(values)), shape);
   }
   /// A mask. A template, so that no list in braces is taken for a vector.
   template <class Flags>
-    requires std::is_same_v<Flags, std::vector<bool>>
-  static Tensor from(const Flags& flags, const Shape& shape) {
-    return from_flags(flags, shape);
-  }
+  requires std::is_same_v<Flags, std::vector<bool>>
+  static Tensor from(const Flags& flags, const Shape& shape) { return from_flags(flags, shape); }
   template <class T>
   static Tensor scalar(T value) {
     return from(std::span<const T>(&value, 1), Shape{});
   }
 
-  /// A tensor over memory of the caller's, without a copy: ordinary memory of the host that stays valid until `release`, which
-  /// is called once, by whoever drops the last tensor that views it, and must not throw. No allocator counts it. Where this
-  /// throws, `release` is not called: the memory is the caller's as before. Changes that go past the tensor are seen by what
-  /// reads it next, but do not change its version: checks for changes do not notice them, nor do copies that an Autocast or a
-  /// cached step keeps of a parameter. `move_to` leaves the memory, and releases it. Of bool, each byte is 0 or 1. What is const is
-  /// for `from` to copy, and page-locked memory is for `empty_pinned` to make. Throws ValueError for an address that is null
-  /// or not aligned to the element type, unless the shape has no elements.
+  /// A tensor over memory of the caller's, without a copy: ordinary memory of the host that stays valid until
+  /// `release`, which is called once, by whoever drops the last tensor that views it, and must not throw. No allocator
+  /// counts it. Where this throws, `release` is not called: the memory is the caller's as before. Changes that go past
+  /// the tensor are seen by what reads it next, but do not change its version: checks for changes do not notice them,
+  /// nor do copies that an Autocast or a cached step keeps of a parameter. `move_to` leaves the memory, and releases
+  /// it. Of bool, each byte is 0 or 1. What is const is for `from` to copy, and page-locked memory is for
+  /// `empty_pinned` to make. Throws ValueError for an address that is null or not aligned to the element type, unless
+  /// the shape has no elements.
   static Tensor wrap(void* memory, const Shape& shape, DType dtype, std::function<void()> release = {});
   template <class T>
-    requires(!std::is_const_v<T>)
-  static Tensor wrap(T* elements, const Shape& shape, std::function<void()> release = {}) {
+  static Tensor wrap(T* elements, const Shape& shape,
+                     std::function<void()> release = {}) requires(!std::is_const_v<T>) {
     return wrap(elements, shape, dtype_of<T>(), std::move(release));
   }
 
@@ -102,34 +101,35 @@ class Tensor {
 
   /// The same elements under another shape. Throws ShapeError where the number of elements differs.
   Tensor reshape(const Shape& shape) const;
-  /// The same where one size may be -1: it is what the number of elements leaves for it. Throws ShapeError where it leaves
-  /// none, as beside an axis of size 0, and for a second -1.
+  /// The same where one size may be -1: it is what the number of elements leaves for it. Throws ShapeError where it
+  /// leaves none, as beside an axis of size 0, and for a second -1.
   Tensor reshape(std::initializer_list<std::int64_t> sizes) const;
   /// Rows [begin, end) of axis 0, sharing storage. Throws ShapeError outside the axis.
   Tensor slice(std::int64_t begin, std::int64_t end) const;
 
   /// A copy with storage of its own.
   Tensor clone() const;
-  /// Elements converted; the same handle where nothing changes. A float becomes an integer by what is before its point, the
-  /// nearest limit of the type beyond its range, and 0 where it is NaN; a wider integer keeps its lower bits. As a bool
-  /// all but 0 is true, NaN too.
+  /// Elements converted; the same handle where nothing changes. A float becomes an integer by what is before its point,
+  /// the nearest limit of the type beyond its range, and 0 where it is NaN; a wider integer keeps its lower bits. As a
+  /// bool all but 0 is true, NaN too.
   Tensor to(DType dtype) const;
   /// A copy on another device; the same handle where it is there already. A copy to the host waits for the device.
   Tensor to(Device device) const;
-  /// A copy in page-locked memory of the host; the same handle where it is there already, or where there is no CUDA device
-  /// and the tensor is on the host.
+  /// A copy in page-locked memory of the host; the same handle where it is there already, or where there is no CUDA
+  /// device and the tensor is on the host.
   Tensor pinned() const;
   bool is_pinned() const { return storage().pinned(); }
-  /// As `to`, but the copy is made beside what the device computes next: this returns at once, and the first that uses the
-  /// result, the host or a device, waits for the copy, as does the first that writes to this tensor. A copy to the host is
-  /// in page-locked memory, and one from other memory goes through such. Pointers that were taken before wait for nothing.
+  /// As `to`, but the copy is made beside what the device computes next: this returns at once, and the first that uses
+  /// the result, the host or a device, waits for the copy, as does the first that writes to this tensor. A copy to the
+  /// host is in page-locked memory, and one from other memory goes through such. Pointers that were taken before wait
+  /// for nothing.
   Tensor to_async(Device device) const;
-  /// Moves the storage itself, and with it all tensors that view it, to another device: what holds a handle to a model's
-  /// weights then finds them there. Throws, before anything is changed, DeviceError or OutOfMemory.
+  /// Moves the storage itself, and with it all tensors that view it, to another device: what holds a handle to a
+  /// model's weights then finds them there. Throws, before anything is changed, DeviceError or OutOfMemory.
   void move_to(Device device) { storage().move_to(device); }
-  /// Takes the memory of a tensor of the host of equal shape and dtype, whose own this one's then is: without a copy, and
-  /// with all tensors that view either. Returns whether it could, which is where each is all of its storage, and ordinary
-  /// memory.
+  /// Takes the memory of a tensor of the host of equal shape and dtype, whose own this one's then is: without a copy,
+  /// and with all tensors that view either. Returns whether it could, which is where each is all of its storage, and
+  /// ordinary memory.
   bool swap_memory(Tensor& other);
   /// Copies elements from a tensor of equal shape, dtype and device, which may overlap. Throws on any difference.
   void copy_from(const Tensor& source);
@@ -137,8 +137,8 @@ class Tensor {
   /// page-locked memory; else it waits.
   void copy_from_async(const Tensor& source);
   void fill(double value);
-  /// Adds the elements of a floating tensor of equal shape, dtype and device, which may overlap, in place. Throws on any
-  /// difference.
+  /// Adds the elements of a floating tensor of equal shape, dtype and device, which may overlap, in place. Throws on
+  /// any difference.
   void accumulate(const Tensor& source);
 
   /// The only element, converted to double. Throws ShapeError where there is not exactly one.

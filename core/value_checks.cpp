@@ -68,7 +68,8 @@ Tensor indices_checked_on_device(const Tensor& indices, std::int64_t limit, cons
 std::int64_t first_outside(const Tensor& indices, std::int64_t limit) {
   const std::int64_t* begin = indices.data<std::int64_t>();
   const std::int64_t* end = begin + indices.numel();
-  const std::int64_t* at = std::find_if(begin, end, [limit](std::int64_t index) { return index < 0 || index >= limit; });
+  const std::int64_t* at =
+      std::find_if(begin, end, [limit](std::int64_t index) { return index < 0 || index >= limit; });
   return at == end ? -1 : at - begin;
 }
 

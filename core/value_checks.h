@@ -5,21 +5,21 @@
 
 #include "tapecache/core/tensor.h"
 
-/// Checks of what tensors hold. On the CPU they throw at once. On a CUDA device they are queued with the rest of its work, so
-/// that the host need not wait: the first that fails is remembered, and the next call that waits for the device
-/// (`synchronize`, `item`, a copy to the host) throws what the check would have thrown, and forgets it. Until then the
-/// device's optimiser steps change nothing.
+/// Checks of what tensors hold. On the CPU they throw at once. On a CUDA device they are queued with the rest of its
+/// work, so that the host need not wait: the first that fails is remembered, and the next call that waits for the
+/// device (`synchronize`, `item`, a copy to the host) throws what the check would have thrown, and forgets it. Until
+/// then the device's optimiser steps change nothing.
 namespace tapecache {
 
-/// What a failed check says: `text`, in which {position} and {value} stand for the place of the element and what is there, or
-/// {row} and {column} for its place among rows of `row_length`.
+/// What a failed check says: `text`, in which {position} and {value} stand for the place of the element and what is
+/// there, or {row} and {column} for its place among rows of `row_length`.
 struct CheckText {
   std::string text = {};
   std::int64_t row_length = 1;
 };
 
-/// The indices, i32 or i64, as i64 on their device. ValueError for the first outside [0, limit), which on a device is taken
-/// for 0, so that no kernel reads out of bounds. `text` gives the CheckText.
+/// The indices, i32 or i64, as i64 on their device. ValueError for the first outside [0, limit), which on a device is
+/// taken for 0, so that no kernel reads out of bounds. `text` gives the CheckText.
 template <class Text>
 Tensor checked_indices(const Tensor& indices, std::int64_t limit, const Text& text);
 

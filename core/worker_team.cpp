@@ -36,8 +36,8 @@ bool spin_until(const Condition& holds) {
   return false;
 }
 
-/// For a scope, this thread and those that it makes leave signals to the program's other threads, on which its handlers may
-/// count to be. Not those that tell a thread of its own fault, nor a profiler's.
+/// For a scope, this thread and those that it makes leave signals to the program's other threads, on which its handlers
+/// may count to be. Not those that tell a thread of its own fault, nor a profiler's.
 class SignalsElsewhere {
  public:
   SignalsElsewhere() {
@@ -116,7 +116,8 @@ void WorkerTeam::wake(std::int64_t helpers) {
   }
 }
 
-void WorkerTeam::run(std::int64_t size, std::int64_t block, BlockFunction call, const void* body, std::int64_t helpers) {
+void WorkerTeam::run(std::int64_t size, std::int64_t block, BlockFunction call, const void* body,
+                     std::int64_t helpers) {
   Region* const region = claim();
   if (!region) {
     for (std::int64_t begin = 0; begin < size; begin += block) call(body, begin, std::min(size, begin + block));

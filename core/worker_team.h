@@ -14,12 +14,12 @@
 
 namespace tapecache::detail {
 
-/// Threads that take blocks of the regions that are open, beside the threads that opened them. Between two regions they look
-/// for the next one for a short while before they sleep: waking a thread takes longer than many a region.
+/// Threads that take blocks of the regions that are open, beside the threads that opened them. Between two regions they
+/// look for the next one for a short while before they sleep: waking a thread takes longer than many a region.
 class WorkerTeam {
  public:
-  /// Asks for `workers` threads, and has fewer where the system gives no more. Those that there were end first, each with the
-  /// block that it is at.
+  /// Asks for `workers` threads, and has fewer where the system gives no more. Those that there were end first, each
+  /// with the block that it is at.
   void resize(int workers);
   /// Computes all blocks, with at most `helpers` of the team; alone where as many regions are open as there may be.
   void run(std::int64_t size, std::int64_t block, BlockFunction call, const void* body, std::int64_t helpers);

@@ -122,9 +122,9 @@ Image pad_to_square(const Image& image, std::uint8_t fill) {
   const int left = (side - image.width) / 2;
   const int top = (side - image.height) / 2;
   for (int y = 0; y < image.height; ++y) {
-    std::copy_n(image.pixels.data() + static_cast<std::size_t>(y) * row_bytes, row_bytes,
-                result.pixels.data() + sample_count(side, top + y, image.channels) +
-                    sample_count(left, 1, image.channels));
+    std::copy_n(
+        image.pixels.data() + static_cast<std::size_t>(y) * row_bytes, row_bytes,
+        result.pixels.data() + sample_count(side, top + y, image.channels) + sample_count(left, 1, image.channels));
   }
   return result;
 }

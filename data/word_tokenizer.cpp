@@ -45,8 +45,10 @@ WordTokenizer::WordTokenizer(std::vector<std::string> words) : words_(std::move(
   ids_.reserve(words_.size());
   for (const std::string& word : words_) {
     if (!can_be_met(word)) {
-      throw ValueError(fmt::format("WordTokenizer: word {}, '{}', can be in no text; expected lower-case ASCII letters, digits "
-                                   "and bytes of multi-byte UTF-8 characters", ids_.size(), word));
+      throw ValueError(
+          fmt::format("WordTokenizer: word {}, '{}', can be in no text; expected lower-case ASCII letters, digits "
+                      "and bytes of multi-byte UTF-8 characters",
+                      ids_.size(), word));
     }
     const auto id = kFirstWord + static_cast<std::int32_t>(ids_.size());
     if (!ids_.emplace(word, id).second) {

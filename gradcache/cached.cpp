@@ -13,7 +13,8 @@ struct [[gnu::visibility("hidden")]] CachedForward::State {
   Tower tower;
   detail::TowerRun run;
 
-  State(Tower t, const detail::ForwardOptions& options) : tower(std::move(t)), run(tower, cut_as_given(sizes()), options) {}
+  State(Tower t, const detail::ForwardOptions& options)
+      : tower(std::move(t)), run(tower, cut_as_given(sizes()), options) {}
 
   std::vector<std::int64_t> sizes() const {
     if (!tower.own_chunks().empty()) return tower.own_chunks();
@@ -45,9 +46,7 @@ const std::shared_ptr<CachedForward::State>& CachedForward::state() const {
   return state_;
 }
 
-const std::vector<Tensor>& CachedForward::representations() const {
-  return state()->run.representations();
-}
+const std::vector<Tensor>& CachedForward::representations() const { return state()->run.representations(); }
 
 std::int64_t CachedForward::size() const { return state()->tower.size(); }
 
@@ -61,8 +60,10 @@ CachedForward cached(Tower tower, const CachedOptions& options) {
     context.random.first_sample += before.tower.size();
   }
   const auto state = std::make_shared<CachedForward::State>(
-      std::move(tower), detail::ForwardOptions{.step = "cached", .autocast = options.autocast,
-                                               .check_recompute = options.check_recompute, .offload = options.offload});
+      std::move(tower), detail::ForwardOptions{.step = "cached",
+                                               .autocast = options.autocast,
+                                               .check_recompute = options.check_recompute,
+                                               .offload = options.offload});
   detail::TowerRun& run = state->run;
   {
     const ScopedValue in_force(forward_context(), std::move(context));
@@ -70,8 +71,10 @@ CachedForward cached(Tower tower, const CachedOptions& options) {
     for (std::size_t c = 0; c < run.chunks().parts.size(); ++c) run.forward(c, false);
     run.finish_forward();
     if (options.after && options.after->state()->run.calls() != run.calls()) {
-      throw ValueError(fmt::format("cached: a sub-batch made {} random draws, but the one before it {}: together they cannot "
-                                   "equal those of the whole batch", run.calls(), options.after->state()->run.calls()));
+      throw ValueError(
+          fmt::format("cached: a sub-batch made {} random draws, but the one before it {}: together they cannot "
+                      "equal those of the whole batch",
+                      run.calls(), options.after->state()->run.calls()));
     }
     buffers.keep();
   }
@@ -102,7 +105,8 @@ void CachedForward::backward(std::span<const Tensor> gradients) const {
   transaction.commit();
 }
 
-StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss, const CachedBackwardOptions& options) {
+StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss,
+                           const CachedBackwardOptions& options) {
   if (towers.empty()) throw ValueError("cached_backward: no towers, expected at least one");
   std::vector<std::string> names;
   for (const CachedBatch& batch : towers) names.push_back(batch.name);
@@ -114,7 +118,8 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
   std::vector<detail::Side> sides;
   for (const CachedBatch& batch : towers) sides.push_back(side_of(batch));
   detail::Pipeline pipeline("cached_backward", std::move(sides),
-                            {.loss = {options.scale, options.allow_unused, options.deferred}, .offload = options.offload,
+                            {.loss = {options.scale, options.allow_unused, options.deferred},
+                             .offload = options.offload,
                              .device = options.device});
   if (pipeline.take_loss(loss, transaction)) pipeline.backward();
   return pipeline.commit(transaction, meter.peak());

@@ -19,9 +19,9 @@ class CachedForward {
   std::int64_t size() const;
 
   /// Forwards again on a tape, with the same random draws, and gives the parameters what these gradients (one for each
-  /// output; undefined: none) and the auxiliary losses of the sub-batch are worth; then their hooks run. The random stream is
-  /// left alone. Throws ValueError for another number of gradients, ShapeError where one has another shape or type than its
-  /// output, and what `cached_step` throws; gradients are then as they were.
+  /// output; undefined: none) and the auxiliary losses of the sub-batch are worth; then their hooks run. The random
+  /// stream is left alone. Throws ValueError for another number of gradients, ShapeError where one has another shape or
+  /// type than its output, and what `cached_step` throws; gradients are then as they were.
   void backward(std::span<const Tensor> gradients) const;
 
   struct State;
@@ -37,15 +37,15 @@ struct CachedOptions {
   /// The sub-batch before this one in the same batch of the same encoder: random draws go on from its samples, as if
   /// both had been encoded together.
   const CachedForward* after = nullptr;
-  bool check_recompute = false;          ///< as in StepOptions
-  DType autocast = DType::kFloat32;      ///< as in StepOptions
+  bool check_recompute = false;      ///< as in StepOptions
+  DType autocast = DType::kFloat32;  ///< as in StepOptions
   /// Keeps the representations in the host's page-locked memory until a loss takes them.
   bool offload = false;
 };
 
-/// Forwards a whole tower, as one sub-batch of a batch to come, without a tape. Throws ValueError for a tower without samples,
-/// or where it makes another number of random draws than the sub-batch before it; random state and buffers are then as they
-/// were. What a forward that is done did to them stays, also where `cached_backward` fails.
+/// Forwards a whole tower, as one sub-batch of a batch to come, without a tape. Throws ValueError for a tower without
+/// samples, or where it makes another number of random draws than the sub-batch before it; random state and buffers are
+/// then as they were. What a forward that is done did to them stays, also where `cached_backward` fails.
 CachedForward cached(Tower tower, const CachedOptions& options = {});
 
 /// The functional form of gradient caching, for loaders that emit small batches from which the big one is built:
@@ -73,6 +73,7 @@ struct CachedBackwardOptions {
 
 /// The loss over all sub-batches of all towers, its backward, and the second forward of every sub-batch: from here on
 /// as `cached_step`, with the same promises.
-StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss, const CachedBackwardOptions& options = {});
+StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss,
+                           const CachedBackwardOptions& options = {});
 
 }  // namespace tapecache::gradcache

@@ -57,11 +57,14 @@ std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, 
                                std::int64_t reproducible_block, bool offload) {
   const std::vector<std::int64_t>& sizes = plan.chunk_sizes;
   if (plan.chunk_tokens < 0) {
-    throw ValueError(fmt::format("{}: chunks of {} tokens, expected at least 1, or 0 for none", step, plan.chunk_tokens));
+    throw ValueError(
+        fmt::format("{}: chunks of {} tokens, expected at least 1, or 0 for none", step, plan.chunk_tokens));
   }
   if (plan.chunk_tokens > 0 && reproducible_block > 0) {
-    throw ValueError(fmt::format("{}: chunks by tokens cannot be reproducible, whose blocks are {} samples in batch "
-                                 "order", step, reproducible_block));
+    throw ValueError(
+        fmt::format("{}: chunks by tokens cannot be reproducible, whose blocks are {} samples in batch "
+                    "order",
+                    step, reproducible_block));
   }
   std::vector<Chunks> chunks;
   for (std::size_t i = 0; i < towers.size(); ++i) {
@@ -72,25 +75,28 @@ std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, 
     }
     if (plan.chunk_tokens > 0 && !tower.lengths().empty()) {
       if (CapturedStep::is_capturing() && (tower.uploads() || offload)) {
-        throw ValueError(fmt::format("{}: the host gathers the chunks of tower '{}', which are ordered by length, where they are "
-                                     "uploaded or off-loaded: a captured step may not; cut by ChunkSizes", step,
-                                     tower.name()));
+        throw ValueError(
+            fmt::format("{}: the host gathers the chunks of tower '{}', which are ordered by length, where they are "
+                        "uploaded or off-loaded: a captured step may not; cut by ChunkSizes",
+                        step, tower.name()));
       }
       chunks.push_back(cut_by_cost(tower.lengths(), plan.chunk_tokens));
       continue;
     }
     if (plan.chunk_tokens > 0 && sizes.empty()) {
-      throw ValueError(fmt::format("{}: chunks by tokens cannot cut tower '{}', whose input has no lengths; give "
-                                   "ChunkTokens::other_towers, or a MemoryBudget", step, tower.name()));
+      throw ValueError(
+          fmt::format("{}: chunks by tokens cannot cut tower '{}', whose input has no lengths; give "
+                      "ChunkTokens::other_towers, or a MemoryBudget",
+                      step, tower.name()));
     }
     if (sizes.size() != 1 && sizes.size() != towers.size()) {
-      throw ValueError(fmt::format("{}: {} chunk sizes for {} towers, expected one for all or one each{}", step, sizes.size(),
-                                   towers.size(), sizes.empty() ? ", or ChunkTokens, or a MemoryBudget" : ""));
+      throw ValueError(fmt::format("{}: {} chunk sizes for {} towers, expected one for all or one each{}", step,
+                                   sizes.size(), towers.size(),
+                                   sizes.empty() ? ", or ChunkTokens, or a MemoryBudget" : ""));
     }
     const std::int64_t size = sizes[sizes.size() == 1 ? 0 : i];
     if (size < 1) {
-      throw ValueError(
-          fmt::format("{}: chunk size {} for tower '{}', expected at least 1", step, size, tower.name()));
+      throw ValueError(fmt::format("{}: chunk size {} for tower '{}', expected at least 1", step, size, tower.name()));
     }
     if (reproducible_block > 0 && size % reproducible_block != 0 && size < tower.size()) {
       throw ValueError(

@@ -42,18 +42,19 @@ Chunks cut_by_cost(std::span<const std::int64_t> lengths, std::int64_t budget);
 /// The chunks that the caller made.
 Chunks cut_as_given(std::span<const std::int64_t> sizes);
 
-/// The chunks of every tower, by a plan that says how to cut. Throws ValueError, naming the step, for sizes that are missing, too
-/// many, below 1, or no multiple of the reproducible block (1 for none); for fewer than 0 tokens, or for tokens in blocks; and in a
-/// captured step, for tokens where the host gathers rows: of an uploading tower, or `offload`.
+/// The chunks of every tower, by a plan that says how to cut. Throws ValueError, naming the step, for sizes that are
+/// missing, too many, below 1, or no multiple of the reproducible block (1 for none); for fewer than 0 tokens, or for
+/// tokens in blocks; and in a captured step, for tokens where the host gathers rows: of an uploading tower, or
+/// `offload`.
 std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, const MemoryPlan& plan,
                                std::int64_t reproducible_block, bool offload);
 
-/// Rows of `batch`, which holds those of all chunks (in batch order), that belong to a chunk: a view where the order is the
-/// batch's own, else a copy.
+/// Rows of `batch`, which holds those of all chunks (in batch order), that belong to a chunk: a view where the order is
+/// the batch's own, else a copy.
 Tensor take_rows(const Tensor& batch, const Chunks& chunks, const Chunk& chunk);
 
-/// Writes a chunk's rows to their places in such a batch, which may be in the host's page-locked memory where the rows are on a
-/// device: then beside what that computes.
+/// Writes a chunk's rows to their places in such a batch, which may be in the host's page-locked memory where the rows
+/// are on a device: then beside what that computes.
 void put_rows(Tensor& batch, const Chunks& chunks, const Chunk& chunk, const Tensor& rows);
 
 }  // namespace tapecache::gradcache

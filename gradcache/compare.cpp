@@ -115,8 +115,9 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
     return std::any_of(gradients.begin(), gradients.end(), [](const Tensor& g) { return g.defined(); });
   };
   if (!given(reference_gradients) && !given(other_gradients)) {
-    throw ValueError(fmt::format("compare: neither step gave any of the {} parameters a gradient: there is nothing to compare",
-                                 parameters.size()));
+    throw ValueError(
+        fmt::format("compare: neither step gave any of the {} parameters a gradient: there is nothing to compare",
+                    parameters.size()));
   }
   Norms norms;
   for (std::size_t i = 0; i < parameters.size(); ++i) {
@@ -130,8 +131,8 @@ Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOp
                    std::span<const Parameter> parameters) {
   StepOptions read = options;
   read.deferred = false;
-  return compare_steps([&] { return direct_step(towers, loss, read.direct()); }, [&] { return cached_step(towers, loss, read); },
-                       parameters);
+  return compare_steps([&] { return direct_step(towers, loss, read.direct()); },
+                       [&] { return cached_step(towers, loss, read); }, parameters);
 }
 
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {

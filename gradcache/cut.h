@@ -11,8 +11,8 @@
 
 namespace tapecache::gradcache {
 
-/// Samples a chunk: one number for all towers, or one a tower. The last chunk of a tower may be smaller. A tower made from
-/// chunks keeps its own.
+/// Samples a chunk: one number for all towers, or one a tower. The last chunk of a tower may be smaller. A tower made
+/// from chunks keeps its own.
 struct ChunkSizes {
   std::vector<std::int64_t> sizes;
 
@@ -21,19 +21,20 @@ struct ChunkSizes {
   ChunkSizes(std::vector<std::int64_t> each) : sizes(std::move(each)) {}
 };
 
-/// For towers whose samples have lengths: the most tokens (samples times the longest) a chunk may have. Samples are ordered by
-/// length, so that each chunk is padded to its own longest alone; a longer sample is a chunk by itself.
+/// For towers whose samples have lengths: the most tokens (samples times the longest) a chunk may have. Samples are
+/// ordered by length, so that each chunk is padded to its own longest alone; a longer sample is a chunk by itself.
 struct ChunkTokens {
   std::int64_t tokens = 0;
   ChunkSizes other_towers = {};  ///< of towers whose samples have no lengths
 };
 
-/// The most bytes that may be in use at once during a step, what was in use before it and what other threads use included:
-/// of steps that overlap, all stay within the smallest budget. Chunks, and how many of them keep their tape, follow from it; on
-/// OutOfMemory fewer tapes are kept, then chunks are halved.
+/// The most bytes that may be in use at once during a step, what was in use before it and what other threads use
+/// included: of steps that overlap, all stay within the smallest budget. Chunks, and how many of them keep their tape,
+/// follow from it; on OutOfMemory fewer tapes are kept, then chunks are halved.
 struct MemoryBudget {
   std::size_t bytes = 0;
-  std::int64_t chunk_tokens = 0;  ///< for towers whose samples have lengths, as `ChunkTokens::tokens`; 0: they are cut by count
+  std::int64_t chunk_tokens =
+      0;  ///< for towers whose samples have lengths, as `ChunkTokens::tokens`; 0: they are cut by count
 };
 
 /// How a step fits into a budget.

@@ -41,8 +41,7 @@ inline Encoded as_encoded(const std::vector<Variable>& outputs) {
   return encoded;
 }
 template <class T>
-  requires IsTuple<T>::value
-Encoded as_encoded(const T& outputs) {
+Encoded as_encoded(const T& outputs) requires IsTuple<T>::value {
   return std::apply([](const auto&... values) { return Encoded{{{"", Variable(values)}...}}; }, outputs);
 }
 

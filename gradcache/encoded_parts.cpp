@@ -25,7 +25,9 @@ void add(std::vector<Parameter>& into, const Variable& value) {
 
 void check_auxiliary(const std::string& tower, const std::string& part, std::span<const AuxiliaryLoss> losses,
                      std::span<const AuxiliaryLoss> first) {
-  const auto same = [](const AuxiliaryLoss& a, const AuxiliaryLoss& b) { return a.name == b.name && a.weight == b.weight; };
+  const auto same = [](const AuxiliaryLoss& a, const AuxiliaryLoss& b) {
+    return a.name == b.name && a.weight == b.weight;
+  };
   if (std::equal(losses.begin(), losses.end(), first.begin(), first.end(), same)) return;
   throw ShapeError(fmt::format("tower '{}': the encoder gave {} for {}, but {} at first", tower, listed(losses), part,
                                listed(first)));

@@ -51,8 +51,10 @@ void GradCache::check(std::span<const Tower> towers) {
   const std::int64_t samples = std::min(self_check_.samples, towers.empty() ? 0 : towers.front().size());
   for (const Tower& tower : towers) {
     if (!tower.own_chunks().empty()) {
-      throw ValueError(fmt::format("GradCache: the self-check takes the first samples of each tower, but tower '{}' is made of "
-                                   "chunks, which cannot be cut; leave SelfCheck::every at 0", tower.name()));
+      throw ValueError(
+          fmt::format("GradCache: the self-check takes the first samples of each tower, but tower '{}' is made of "
+                      "chunks, which cannot be cut; leave SelfCheck::every at 0",
+                      tower.name()));
     }
     parts.push_back(tower.first(std::max<std::int64_t>(1, tower.size() * samples / towers.front().size())));
   }

@@ -11,8 +11,8 @@
 
 namespace tapecache::gradcache {
 
-/// Checks of a running training against the direct step, on the first samples of its towers: these may not be made of chunks,
-/// and the loss may not hold labels or masks of the whole batch.
+/// Checks of a running training against the direct step, on the first samples of its towers: these may not be made of
+/// chunks, and the loss may not hold labels or masks of the whole batch.
 struct SelfCheck {
   std::int64_t every = 0;     ///< steps between two checks; 0: none
   std::int64_t samples = 16;  ///< of each step's batch, that the check takes
@@ -25,7 +25,8 @@ class GradCache {
   /// Throws ValueError for an empty loss, a self-check of fewer than 1 sample or every -1 steps.
   GradCache(Loss loss, StepOptions options, SelfCheck self_check = {});
 
-  /// `cached_step` over these towers. Throws what that throws, and ValueError where a tower made of chunks is to be checked.
+  /// `cached_step` over these towers. Throws what that throws, and ValueError where a tower made of chunks is to be
+  /// checked.
   StepResult step(std::span<const Tower> towers);
 
   /// What the last step's self-check found: the cached against the direct step on the first samples of each tower (of a

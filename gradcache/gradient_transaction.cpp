@@ -20,8 +20,8 @@ GradientTransaction::~GradientTransaction() {
 void GradientTransaction::add(std::span<const Parameter> parameters) {
   UndoLog::before_gradients(parameters);
   for (const Parameter& parameter : parameters) {
-    const bool known = std::any_of(entries_.begin(), entries_.end(),
-                                   [&](const Entry& entry) { return entry.parameter == parameter; });
+    const bool known =
+        std::any_of(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.parameter == parameter; });
     if (known) continue;
     entries_.push_back({parameter, parameter.gradient()});
     entries_.back().parameter.clear_gradient();
@@ -48,7 +48,8 @@ void GradientTransaction::roll_back() {
   random_state() = random_;
 }
 
-std::vector<Parameter> GradientTransaction::commit(const std::function<void(std::span<const Parameter>)>& before_hooks) {
+std::vector<Parameter> GradientTransaction::commit(
+    const std::function<void(std::span<const Parameter>)>& before_hooks) {
   std::vector<Parameter> given;
   for (Entry& entry : entries_) {
     Tensor& gradient = entry.parameter.mutable_gradient();

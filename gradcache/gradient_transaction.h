@@ -12,7 +12,8 @@
 namespace tapecache::gradcache {
 
 /// Gradients of a step that is not yet known to succeed, or that is only tried: what the parameters had is set aside,
-/// the step adds to nothing, and only `commit` joins the two. Without it, gradients, random state and buffers are as before.
+/// the step adds to nothing, and only `commit` joins the two. Without it, gradients, random state and buffers are as
+/// before.
 class GradientTransaction : UndoLog {
  public:
   /// With kInner, what transactions within this one add, on this thread, is added here first.
@@ -32,8 +33,8 @@ class GradientTransaction : UndoLog {
   /// Gradients and buffers as before the step; the random state stays where the step has brought it.
   void keep_random_state();
   /// Joins the step's gradients with those of before and runs the hooks of the parameters that the step gave one, which
-  /// it returns in the order they were added; `before_hooks` is called with them in between. Where that or a hook throws,
-  /// nothing was joined.
+  /// it returns in the order they were added; `before_hooks` is called with them in between. Where that or a hook
+  /// throws, nothing was joined.
   std::vector<Parameter> commit(const std::function<void(std::span<const Parameter>)>& before_hooks = {});
 
  private:

@@ -69,8 +69,10 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   transaction.add(parameters_on(tape));
   transaction.add(parameter_itself(value));
   if (transaction.empty()) {
-    throw ValueError(fmt::format("{}: neither an encoder nor the loss reads a parameter that is not frozen: the step would train "
-                                 "nothing", step));
+    throw ValueError(
+        fmt::format("{}: neither an encoder nor the loss reads a parameter that is not frozen: the step would train "
+                    "nothing",
+                    step));
   }
   if (value.has_history()) {
     const Tensor seed = seed_for(value, 1, options.scale);
@@ -93,8 +95,8 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   if (!std::isfinite(total)) {
     result.status = StepStatus::kNonFiniteLoss;
     result.message = non_finite_loss(total) + first_of_outputs(towers, [&](std::size_t t, std::size_t i) {
-      return non_finite_cause(towers[t].names[i], towers[t].representations[i], towers[t].chunks);
-    });
+                       return non_finite_cause(towers[t].names[i], towers[t].representations[i], towers[t].chunks);
+                     });
     return pass;
   }
   if (!options.allow_unused) check_used(step, towers, pass);

@@ -35,10 +35,11 @@ struct LossOptions {
   bool deferred = false;
 };
 
-/// Takes the loss and its gradients, `options.scale` times; the loss's own parameters receive theirs. Then reads `readings`
-/// into the result: the one wait of a step, which a deferred one does without. Sets `result.status` where the loss with its
-/// auxiliary parts, or a cache, is not finite. Throws ShapeError for a loss that is no scalar, ValueError for a tower that it
-/// does not use, and where neither the towers' parameters, which the transaction knows by then, nor the loss's are any.
+/// Takes the loss and its gradients, `options.scale` times; the loss's own parameters receive theirs. Then reads
+/// `readings` into the result: the one wait of a step, which a deferred one does without. Sets `result.status` where
+/// the loss with its auxiliary parts, or a cache, is not finite. Throws ShapeError for a loss that is no scalar,
+/// ValueError for a tower that it does not use, and where neither the towers' parameters, which the transaction knows
+/// by then, nor the loss's are any.
 LossPass take_loss(const char* step, std::span<const LossInput> towers, const Loss& loss, const LossOptions& options,
                    GradientTransaction& transaction, StepReadings& readings, StepResult& result);
 

@@ -21,8 +21,8 @@ namespace tapecache::gradcache {
 namespace {
 
 constexpr std::int64_t kSmallProbe = 8, kLargeProbe = 32;
-constexpr double kMargin = 0.97;     // of a budget that a plan makes use of: block sizes are rounded up
-constexpr double kChunkShare = 0.25; // of what is left, for the work on one chunk: the rest is for kept tapes
+constexpr double kMargin = 0.97;      // of a budget that a plan makes use of: block sizes are rounded up
+constexpr double kChunkShare = 0.25;  // of what is left, for the work on one chunk: the rest is for kept tapes
 
 /// What a number of units (samples, or samples times their longest) costs, in bytes.
 struct Line {
@@ -38,8 +38,8 @@ struct Measured {
 };
 
 struct TowerCost {
-  Line held, peak;           // bytes: of a recorded forward; of that with its backward
-  double output_bytes = 0;   // representations of one sample
+  Line held, peak;          // bytes: of a recorded forward; of that with its backward
+  double output_bytes = 0;  // representations of one sample
 };
 
 /// On the CPU the option changes nothing.
@@ -123,7 +123,8 @@ TowerCost measure(const Tower& tower, const Chunks& order, const StepOptions& op
   if (!a) {
     const MemoryStats stats = allocator(options.device).stats();
     throw OutOfMemory(fmt::format("memory budget: {} bytes do not hold the work on one chunk of tower '{}' beside the "
-                                  "{} in use", stats.limit, tower.name(), stats.current),
+                                  "{} in use",
+                                  stats.limit, tower.name(), stats.current),
                       0, stats.current, stats.limit);
   }
   if (!b) b = a;
@@ -159,7 +160,8 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
   const NoRecording outside_tape;
   MemoryPlan plan{.chunk_tokens = budget->chunk_tokens, .bytes = budget->bytes};
   std::vector<TowerCost> costs;
-  double available = kMargin * static_cast<double>(budget->bytes) - static_cast<double>(allocator(options.device).stats().current);
+  double available =
+      kMargin * static_cast<double>(budget->bytes) - static_cast<double>(allocator(options.device).stats().current);
   double representations = 0;  // with their gradients
   for (const Tower& tower : towers) {
     Chunks order;
@@ -179,7 +181,8 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
             : std::max<std::int64_t>(1, *std::max_element(tower.lengths().begin(), tower.lengths().end()));
     plan.chunk_sizes.push_back(given ? 0 : chunk_size_for(tower, costs[i], available, longest, options));
   }
-  const std::vector<Chunks> chunks = cut_towers("plan_memory", towers, plan, options.reproducible_block, options.offload);
+  const std::vector<Chunks> chunks =
+      cut_towers("plan_memory", towers, plan, options.reproducible_block, options.offload);
   double held = 0, work = 0;
   for (std::size_t t = towers.size(); t-- > 0;) {
     for (std::size_t c = chunks[t].parts.size(); c-- > 0;) {

@@ -39,7 +39,8 @@ Tensor joined(const char* step, const Side& side, const Chunks& chunks, std::siz
   Tensor all = Tensor::empty(like.shape().with(0, chunks.size()), like.dtype(), first.devices()[output]);
   for (std::size_t r = 0; r < side.runs.size(); ++r) {
     const std::vector<Tensor>& outputs = side.runs[r]->representations();
-    if (outputs.size() != first.representations().size() || outputs[output].shape().without(0) != like.shape().without(0)) {
+    if (outputs.size() != first.representations().size() ||
+        outputs[output].shape().without(0) != like.shape().without(0)) {
       throw ShapeError(fmt::format("{}: tower '{}' has {} in sub-batch {}, but {} in its first", step, side.name,
                                    describe(outputs[std::min(output, outputs.size() - 1)]), r, describe(like)));
     }
@@ -61,7 +62,8 @@ std::vector<std::string> names_of(const Side& side) {
 std::vector<Side> sides_of(std::span<const Tower> towers, std::vector<Chunks> chunks, const ForwardOptions& options) {
   std::vector<Side> sides;
   for (std::size_t t = 0; t < towers.size(); ++t) {
-    sides.push_back({towers[t].name(), {std::make_shared<TowerRun>(towers[t], std::move(chunks[t]), options)}, towers[t].size()});
+    sides.push_back(
+        {towers[t].name(), {std::make_shared<TowerRun>(towers[t], std::move(chunks[t]), options)}, towers[t].size()});
   }
   return sides;
 }
@@ -104,8 +106,8 @@ void Pipeline::forward(std::int64_t keep) {
   count_kept();
 }
 
-/// Before a chunk is computed: a copy comes after the work that the device has been given before it, and its memory may be
-/// that of the chunk before.
+/// Before a chunk is computed: a copy comes after the work that the device has been given before it, and its memory may
+/// be that of the chunk before.
 void Pipeline::prefetch(std::span<const Place> order, std::size_t next) {
   if (next < order.size()) run_at(order[next]).prefetch(order[next].chunk);
 }
@@ -152,7 +154,8 @@ std::vector<LossInput> Pipeline::loss_inputs(GradientTransaction& transaction) {
       transaction.add(run->parameters());
       std::vector<AuxiliarySum> auxiliary = run->auxiliary(side.samples);
       count = std::max(count, auxiliary.size());
-      for (std::size_t i = 0; i < auxiliary.size(); ++i) readings_.add_auxiliary(first_auxiliary + i, std::move(auxiliary[i]));
+      for (std::size_t i = 0; i < auxiliary.size(); ++i)
+        readings_.add_auxiliary(first_auxiliary + i, std::move(auxiliary[i]));
     }
     first_auxiliary += count;
   }
@@ -249,7 +252,8 @@ void Pipeline::backward() {
     for (std::size_t i = 0; i < order.size(); ++i) {
       TowerRun& run = run_at(order[i]);
       const std::size_t count = run.chunks().parts.size(), chunk = order[i].chunk;
-      // A run begins beside the last chunk of the one before, but for one sub-batch in two batches, which has to end first.
+      // A run begins beside the last chunk of the one before, but for one sub-batch in two batches, which has to end
+      // first.
       if (chunk + 1 == count && (i == 0 || same_run(i - 1, i))) begin_backward(order[i]);
       if (i == 0) prefetch(order, 0);
       if (i + 1 < order.size() && (chunk != 0 || !same_run(i, i + 1))) {

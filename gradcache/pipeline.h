@@ -29,14 +29,15 @@ std::vector<Side> sides_of(std::span<const Tower> towers, std::vector<Chunks> ch
 
 struct PipelineOptions {
   LossOptions loss = {};
-  bool offload = false;          // of caches, and of representations after the loss
-  bool may_drop_tapes = false;   // for a chunk to be forwarded again where memory runs out
+  bool offload = false;         // of caches, and of representations after the loss
+  bool may_drop_tapes = false;  // for a chunk to be forwarded again where memory runs out
   Device device = Device::cpu();
   std::function<void(const Progress&)> observer = {};
 };
 
-/// Every way to take a step: forward, loss, backward, commit, without regard to what must be undone when one of them fails. A
-/// cached step keeps few tapes or none, a direct one is a single chunk whose tape is kept, and a functional one begins with the loss.
+/// Every way to take a step: forward, loss, backward, commit, without regard to what must be undone when one of them
+/// fails. A cached step keeps few tapes or none, a direct one is a single chunk whose tape is kept, and a functional
+/// one begins with the loss.
 class Pipeline {
  public:
   /// `step` is for messages.
@@ -44,7 +45,8 @@ class Pipeline {
 
   /// Forwards every chunk. The `keep` that are forwarded last keep their tapes.
   void forward(std::int64_t keep);
-  /// Takes the loss over all representations, and its gradient with respect to them. False where something is not finite.
+  /// Takes the loss over all representations, and its gradient with respect to them. False where something is not
+  /// finite.
   bool take_loss(const Loss& loss, GradientTransaction& transaction);
   /// What `take_loss` finds, given by the caller: of each side's outputs.
   void set_caches(std::vector<std::vector<Tensor>> caches) { caches_ = std::move(caches); }
@@ -78,7 +80,7 @@ class Pipeline {
 
   const char* step_;
   std::vector<Side> sides_;
-  std::vector<Chunks> chunks_;                // of each side: its runs' chunks, or its sub-batches
+  std::vector<Chunks> chunks_;               // of each side: its runs' chunks, or its sub-batches
   std::vector<std::vector<Tensor>> caches_;  // d loss / d representations, of each side's outputs
   PipelineOptions options_;
   StepReadings readings_;

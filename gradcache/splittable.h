@@ -34,7 +34,8 @@ concept HasLengths = requires(const T& batch, std::span<const std::int64_t> samp
   { batch.select(samples) } -> std::convertible_to<T>;
 };
 
-/// Batches that tell what tensors they are made of: `map_tensors(change)` is the batch with `change(t)` in each one's place.
+/// Batches that tell what tensors they are made of: `map_tensors(change)` is the batch with `change(t)` in each one's
+/// place.
 template <class T>
 concept MapsTensors = requires(const T& batch, Tensor (*change)(const Tensor&)) {
   { batch.map_tensors(change) } -> std::convertible_to<T>;
@@ -99,8 +100,10 @@ constexpr bool has_lengths() {
   if constexpr (IsTuple<T>::value) {
     return []<std::size_t... Part>(std::index_sequence<Part...>) {
       return (has_lengths<std::tuple_element_t<Part, T>>() || ...) &&
-             ((has_lengths<std::tuple_element_t<Part, T>>() || std::same_as<std::tuple_element_t<Part, T>, Tensor>) && ...);
-    }(std::make_index_sequence<std::tuple_size_v<T>>());
+             ((has_lengths<std::tuple_element_t<Part, T>>() ||
+               std::same_as<std::tuple_element_t<Part, T>, Tensor>)&&...);
+    }
+    (std::make_index_sequence<std::tuple_size_v<T>>());
   } else {
     return HasLengths<T>;
   }
@@ -144,7 +147,8 @@ constexpr bool can_upload() {
   if constexpr (IsTuple<T>::value) {
     return []<std::size_t... Part>(std::index_sequence<Part...>) {
       return (can_upload<std::tuple_element_t<Part, T>>() || ...);
-    }(std::make_index_sequence<std::tuple_size_v<T>>());
+    }
+    (std::make_index_sequence<std::tuple_size_v<T>>());
   } else {
     return std::same_as<T, Tensor> || MapsTensors<T> || MovesToDevice<T>;
   }
@@ -156,7 +160,8 @@ constexpr bool shows_tensors() {
   if constexpr (IsTuple<T>::value) {
     return []<std::size_t... Part>(std::index_sequence<Part...>) {
       return ((shows_tensors<std::tuple_element_t<Part, T>>() || !can_upload<std::tuple_element_t<Part, T>>()) && ...);
-    }(std::make_index_sequence<std::tuple_size_v<T>>());
+    }
+    (std::make_index_sequence<std::tuple_size_v<T>>());
   } else {
     return std::same_as<T, Tensor> || MapsTensors<T>;
   }

@@ -89,21 +89,28 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
   detail::check_has_loss("cached_step", loss);
   const bool has_budget = std::holds_alternative<MemoryBudget>(options.cut);
   if (has_budget && CapturedStep::is_capturing()) {
-    throw ValueError("cached_step: a step that is captured cannot measure what fits its memory budget; give a MemoryPlan");
+    throw ValueError(
+        "cached_step: a step that is captured cannot measure what fits its memory budget; give a MemoryPlan");
   }
   const PeakMeter meter(options.device);
   MemoryPlan plan = has_budget ? plan_memory(towers, options) : plan_of(options.cut);
   const MemoryLimit within(plan.bytes, options.device);
-  const detail::ForwardOptions forward{
-      .step = "cached_step", .autocast = options.autocast, .reproducible_block = options.reproducible_block,
-      .check_recompute = options.check_recompute, .offload = options.offload,
-      .spare_memory = has_budget || std::holds_alternative<MemoryPlan>(options.cut)};
+  const detail::ForwardOptions forward{.step = "cached_step",
+                                       .autocast = options.autocast,
+                                       .reproducible_block = options.reproducible_block,
+                                       .check_recompute = options.check_recompute,
+                                       .offload = options.offload,
+                                       .spare_memory = has_budget || std::holds_alternative<MemoryPlan>(options.cut)};
   for (std::int64_t retries = 0;; ++retries) {
-    const std::vector<Chunks> chunks = cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
+    const std::vector<Chunks> chunks =
+        cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
     GradientTransaction transaction;
     detail::Pipeline pipeline("cached_step", detail::sides_of(towers, chunks, forward),
-                              {.loss = {options.scale, options.allow_unused, options.deferred}, .offload = options.offload,
-                               .may_drop_tapes = true, .device = options.device, .observer = options.observer});
+                              {.loss = {options.scale, options.allow_unused, options.deferred},
+                               .offload = options.offload,
+                               .may_drop_tapes = true,
+                               .device = options.device,
+                               .observer = options.observer});
     try {
       pipeline.forward(plan.kept_chunks);
       if (pipeline.take_loss(loss, transaction)) pipeline.backward();
@@ -144,8 +151,7 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
   for (std::size_t i = 1; i < towers.size(); ++i) {
     if (chunks[i].parts.size() != chunks[0].parts.size()) {
       throw ValueError(fmt::format("accumulated_step: tower '{}' has {} chunks, tower '{}' {}, expected equal numbers",
-                                   towers[i].name(), chunks[i].parts.size(), towers[0].name(),
-                                   chunks[0].parts.size()));
+                                   towers[i].name(), chunks[i].parts.size(), towers[0].name(), chunks[0].parts.size()));
     }
   }
   const PeakMeter meter(options.device);

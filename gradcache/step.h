@@ -33,20 +33,22 @@ struct Progress {
 
 /// What a step on the whole batch at once can be told.
 struct DirectOptions {
-  /// Multiplies every gradient, those of the loss's own parameters too: 1/k over k accumulated steps, a loss scale. One that
-  /// changes from one replay of a captured step to the next is on the device of the towers' outputs.
+  /// Multiplies every gradient, those of the loss's own parameters too: 1/k over k accumulated steps, a loss scale. One
+  /// that changes from one replay of a captured step to the next is on the device of the towers' outputs.
   Number scale = 1;
-  /// Forwards samples in fixed blocks of so many, and so sums over them in the same order however they are cut: cached and
-  /// direct steps then give bit-identical gradients for every chunk size that is a multiple of it. 8 allows many chunk sizes,
-  /// larger blocks are faster; 0: no blocks.
+  /// Forwards samples in fixed blocks of so many, and so sums over them in the same order however they are cut: cached
+  /// and direct steps then give bit-identical gradients for every chunk size that is a multiple of it. 8 allows many
+  /// chunk sizes, larger blocks are faster; 0: no blocks.
   std::int64_t reproducible_block = 0;
-  /// kBFloat16 or kFloat16: the encoders run under such an `Autocast`, in both forwards; kFloat32: under the caller's, if
-  /// there is one. The loss is taken under none, in every step, but for one that it makes itself. f16 needs a loss scale.
+  /// kBFloat16 or kFloat16: the encoders run under such an `Autocast`, in both forwards; kFloat32: under the caller's,
+  /// if there is one. The loss is taken under none, in every step, but for one that it makes itself. f16 needs a loss
+  /// scale.
   DType autocast = DType::kFloat32;
-  /// Whether the host is not to wait: the step is queued, and gives gradients whatever comes out. The numbers of `StepResult`
-  /// are then on the device, but for means and norms, which it does without.
+  /// Whether the host is not to wait: the step is queued, and gives gradients whatever comes out. The numbers of
+  /// `StepResult` are then on the device, but for means and norms, which it does without.
   bool deferred = false;
-  /// The device whose bytes `peak_bytes` counts and a budget limits: that of the encoders, which a step does not look for.
+  /// The device whose bytes `peak_bytes` counts and a budget limits: that of the encoders, which a step does not look
+  /// for.
   Device device = Device::cpu();
 };
 
@@ -72,11 +74,11 @@ struct StepOptions {
   bool allow_unused = false;
   /// Compares the representations of the second forward with those of the first, bit by bit.
   bool check_recompute = false;
-  /// On OutOfMemory, halves the chunks and runs the step again, down to one sample (or reproducible block) a chunk. Within a
-  /// memory budget that is done always.
+  /// On OutOfMemory, halves the chunks and runs the step again, down to one sample (or reproducible block) a chunk.
+  /// Within a memory budget that is done always.
   bool retry_smaller_chunks = false;
-  /// Keeps representations and their cached gradients in the host's page-locked memory, but for the loss, which takes all of
-  /// them, and for the rows of the chunk at work. For encoders on a device; nothing else is changed by it.
+  /// Keeps representations and their cached gradients in the host's page-locked memory, but for the loss, which takes
+  /// all of them, and for the rows of the chunk at work. For encoders on a device; nothing else is changed by it.
   bool offload = false;
   /// Called as the step proceeds.
   std::function<void(const Progress&)> observer = {};
@@ -107,9 +109,9 @@ struct StepResult {
   std::string message;  ///< what was not finite
   /// The loss with its auxiliary parts, unscaled. Of a deferred step it is on the device, for which `item` waits.
   Number loss = 0;
-  /// How many values are NaN or Inf, for an optimiser that is to leave such a step out (`Optimizer::step`): of the loss and the
-  /// caches, which refuses the step. Of a deferred step, on its device, those of the loss and all gradients, those of before
-  /// included.
+  /// How many values are NaN or Inf, for an optimiser that is to leave such a step out (`Optimizer::step`): of the loss
+  /// and the caches, which refuses the step. Of a deferred step, on its device, those of the loss and all gradients,
+  /// those of before included.
   Number non_finite = 0;
   std::vector<AuxiliaryResult> auxiliary;
   /// Each output of each tower over the whole batch, without history; in the host's memory where they were off-loaded.
@@ -118,7 +120,7 @@ struct StepResult {
   std::vector<double> representation_norms;
   /// Every parameter that the step gave a gradient.
   std::vector<Parameter> parameters;
-  std::int64_t chunks = 0;       ///< of all towers
+  std::int64_t chunks = 0;                   ///< of all towers
   std::vector<std::int64_t> largest_chunks;  ///< samples of each tower's largest
   std::int64_t kept_chunks = 0;  ///< of those, the ones whose tape was kept, so that they were forwarded once
   std::int64_t retries = 0;      ///< times the step began again, keeping fewer tapes or with smaller chunks
@@ -132,26 +134,28 @@ struct StepResult {
 /// the whole batch would add. A tower that reads no unfrozen parameter is not forwarded a second time. Hooks of
 /// parameters run once, at the end. The random stream advances as in `direct_step`.
 ///
-/// An exception leaves parameters, gradients, buffers and random state as they were; so does a loss or a cache that is not
-/// finite, but for the random stream, which goes on. Throws ValueError
+/// An exception leaves parameters, gradients, buffers and random state as they were; so does a loss or a cache that is
+/// not finite, but for the random stream, which goes on. Throws ValueError
 /// - for no towers, an empty one, two of one name; an empty loss; a scale that is not finite;
-/// - for chunk sizes below 1, of another number than the towers, no multiple of the reproducible block; for chunks of fewer than
-///   one token, or by tokens in a reproducible step; for a budget of nothing, a plan that keeps fewer than 0 chunks;
+/// - for chunk sizes below 1, of another number than the towers, no multiple of the reproducible block; for chunks of
+///   fewer than one token, or by tokens in a reproducible step; for a budget of nothing, a plan that keeps fewer than 0
+///   chunks;
 /// - for a tower that is not frozen and of which the loss uses nothing, unless that is allowed;
 /// - where neither an encoder nor the loss reads a parameter that is not frozen, so that nothing would be trained;
-/// - for inputs or parameters changed between the two forwards, an encoder whose second forward makes another number of random
-///   draws or, with `check_recompute`, gives other values;
+/// - for inputs or parameters changed between the two forwards, an encoder whose second forward makes another number of
+///   random draws or, with `check_recompute`, gives other values;
 /// ShapeError for a loss that is no scalar, a second forward of other shapes; OutOfMemory.
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
-/// The same step with the whole batch forwarded once, as one chunk a tower whose tape is kept: what `cached_step` must equal. It
-/// throws and refuses what that does, but for unused towers. A tower made from chunks is encoded chunk by chunk.
+/// The same step with the whole batch forwarded once, as one chunk a tower whose tape is kept: what `cached_step` must
+/// equal. It throws and refuses what that does, but for unused towers. A tower made from chunks is encoded chunk by
+/// chunk.
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const DirectOptions& options = {});
 
 /// Plain gradient accumulation, for comparison: each group of chunks takes its own loss, weighted by its share of
-/// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count. The result
-/// has no representations. A group whose loss or cache is not finite refuses the whole step. Throws what `direct_step` throws, and
-/// ValueError for other counts.
+/// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count. The
+/// result has no representations. A group whose loss or cache is not finite refuses the whole step. Throws what
+/// `direct_step` throws, and ValueError for other counts.
 StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const AccumulatedOptions& options);
 
 }  // namespace tapecache::gradcache

@@ -19,7 +19,8 @@ void check_step(const char* step, std::span<const Tower> towers, std::int64_t re
   check_names(step, std::move(names));
   check_scale(step, scale);
   if (reproducible_block < 0) {
-    throw ValueError(fmt::format("{}: reproducible_block is {}, expected at least 1, or 0 for none", step, reproducible_block));
+    throw ValueError(
+        fmt::format("{}: reproducible_block is {}, expected at least 1, or 0 for none", step, reproducible_block));
   }
 }
 

@@ -15,7 +15,8 @@
 /// What the ways to take a step have in common. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
-/// Throws ValueError for no towers, an empty one, two of one name, a reproducible block below 0, and what check_scale does.
+/// Throws ValueError for no towers, an empty one, two of one name, a reproducible block below 0, and what check_scale
+/// does.
 void check_step(const char* step, std::span<const Tower> towers, std::int64_t reproducible_block, const Number& scale);
 /// Throws ValueError where two towers have one name.
 void check_names(const char* step, std::vector<std::string> names);
@@ -32,7 +33,9 @@ void add_distinct(std::vector<Parameter>& into, std::span<const Parameter> param
 std::vector<Parameter> parameters_on(const Tape& tape);
 
 /// What chunk sizes are multiples of: the reproducible block, or 1.
-inline std::int64_t chunk_unit(std::int64_t reproducible_block) { return std::max<std::int64_t>(1, reproducible_block); }
+inline std::int64_t chunk_unit(std::int64_t reproducible_block) {
+  return std::max<std::int64_t>(1, reproducible_block);
+}
 
 /// The precision that is asked of encoders, or the surrounding one where none is.
 inline DType encoder_precision(DType autocast) { return autocast == DType::kFloat32 ? autocast_dtype() : autocast; }

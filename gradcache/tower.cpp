@@ -14,8 +14,8 @@ namespace tapecache::gradcache {
 namespace detail {
 
 void throw_uneven_inputs(std::int64_t first, std::int64_t other, std::size_t position) {
-  throw ShapeError(fmt::format("tower: input 0 has {} samples, input {} has {}, expected equal numbers", first,
-                               position, other));
+  throw ShapeError(
+      fmt::format("tower: input 0 has {} samples, input {} has {}, expected equal numbers", first, position, other));
 }
 
 Tensor select_rows(const Tensor& tensor, std::span<const std::int64_t> rows) {
@@ -64,8 +64,7 @@ Encoded Tower::checked(Encoded encoded, std::int64_t samples, const std::string&
     if (!value.defined() || value.rank() == 0 || value.size(0) != samples) {
       throw ShapeError(fail(named + describe(value.value()), fmt::format("{} rows", samples)));
     }
-    if (is_low_precision(value.dtype()))
-      throw DTypeError(fail(named + describe(value.value()), "float32 or float64"));
+    if (is_low_precision(value.dtype())) throw DTypeError(fail(named + describe(value.value()), "float32 or float64"));
     if (!is_floating(value.dtype()) && encoded.outputs.size() == 1) {
       throw DTypeError(fail(named + describe(value.value()), "float32 or float64"));
     }
@@ -81,8 +80,10 @@ Encoded Tower::checked(Encoded encoded, std::int64_t samples, const std::string&
 
 Tower Tower::upload_to(Device device) const {
   if (!upload_) {
-    throw ValueError(fmt::format("tower '{}': its input has neither map_tensors(change) nor to(device), by which its chunks "
-                                 "could be copied to {}", name_, to_string(device)));
+    throw ValueError(
+        fmt::format("tower '{}': its input has neither map_tensors(change) nor to(device), by which its chunks "
+                    "could be copied to {}",
+                    name_, to_string(device)));
   }
   if (!device.is_cpu()) device_backend::require("upload_to", device.index);
   Tower tower = *this;
@@ -97,8 +98,10 @@ void Tower::throw_no_encoder() const {
 Tower::Samples Tower::uploaded(Samples samples) const {
   if (!device_) return samples;
   if (!shows_tensors_ && CapturedStep::is_capturing()) {
-    throw ValueError(fmt::format("tower '{}': its input has no map_tensors(change), so that a captured step does not know what "
-                                 "its replays are to upload", name_));
+    throw ValueError(
+        fmt::format("tower '{}': its input has no map_tensors(change), so that a captured step does not know what "
+                    "its replays are to upload",
+                    name_));
   }
   return upload_(samples.get(), *device_);
 }
@@ -109,8 +112,8 @@ Tower::Samples Tower::take(std::int64_t begin, std::int64_t end) const {
   std::int64_t at = 0;
   while (chunk < own_chunks_.size() && at < begin) at += own_chunks_[chunk++];
   if (at != begin || chunk == own_chunks_.size() || begin + own_chunks_[chunk] != end) {
-    throw ValueError(fmt::format("tower '{}': samples [{}, {}) are no chunk of those that it was made from", name_, begin,
-                                 end));
+    throw ValueError(
+        fmt::format("tower '{}': samples [{}, {}) are no chunk of those that it was made from", name_, begin, end));
   }
   return uploaded(take_chunk_(chunk));
 }

@@ -17,9 +17,13 @@ namespace tapecache::gradcache {
 
 namespace detail {
 template <class F>
-bool is_empty_function(const F&) { return false; }
+bool is_empty_function(const F&) {
+  return false;
+}
 template <class Result, class... Arguments>
-bool is_empty_function(const std::function<Result(Arguments...)>& f) { return !f; }
+bool is_empty_function(const std::function<Result(Arguments...)>& f) {
+  return !f;
+}
 
 /// `sample_count`, whose error names the tower.
 template <class Input>
@@ -34,12 +38,12 @@ std::int64_t samples_of_tower(const std::string& tower, const Input& input) {
 
 /// One side of a contrastive step: a name for messages, the batch, and the encoder that turns samples into
 /// representations. `encode(samples)` returns what `Encoded` says, with axis 0 over those samples, and must treat
-/// every sample by itself; outputs are f32 or f64, and beside such ones integers. A std::tuple of inputs is handed over as so many
-/// arguments. Several towers may share an encoder.
+/// every sample by itself; outputs are f32 or f64, and beside such ones integers. A std::tuple of inputs is handed over
+/// as so many arguments. Several towers may share an encoder.
 class Tower {
  public:
-  /// Throws ShapeError for an input without an axis of samples, or inputs of different sizes, and ValueError for an empty
-  /// std::function.
+  /// Throws ShapeError for an input without an axis of samples, or inputs of different sizes, and ValueError for an
+  /// empty std::function.
   template <Splittable Input, class Encode>
   Tower(std::string name, Input input, Encode encoder)
       : name_(std::move(name)), size_(detail::samples_of_tower(name_, input)), lengths_(detail::lengths_of(input)) {
@@ -74,10 +78,10 @@ class Tower {
     return tower;
   }
 
-  /// The tower with its batch left where it is, in the host's memory: each chunk is copied to `device` for its forward. The
-  /// cached step copies a chunk while the device computes the one before, without a detour where the batch is in page-locked
-  /// memory (Tensor::pinned). In a captured step it must be there, and replays upload what is there then. Throws ValueError
-  /// for an input type that does not say how it is copied (see Splittable).
+  /// The tower with its batch left where it is, in the host's memory: each chunk is copied to `device` for its forward.
+  /// The cached step copies a chunk while the device computes the one before, without a detour where the batch is in
+  /// page-locked memory (Tensor::pinned). In a captured step it must be there, and replays upload what is there then.
+  /// Throws ValueError for an input type that does not say how it is copied (see Splittable).
   Tower upload_to(Device device) const;
   bool uploads() const { return device_.has_value(); }
 
@@ -100,9 +104,9 @@ class Tower {
   Samples take(std::int64_t begin, std::int64_t end) const;
   Samples take(std::span<const std::int64_t> samples) const;
 
-  /// Encodes samples [begin, end), recorded on the active tape; `taken` is what take() gave for them. The samples' global
-  /// indices enter the random state for the time of the call. Throws ShapeError naming the tower where axis 0 of an output
-  /// is not end - begin.
+  /// Encodes samples [begin, end), recorded on the active tape; `taken` is what take() gave for them. The samples'
+  /// global indices enter the random state for the time of the call. Throws ShapeError naming the tower where axis 0 of
+  /// an output is not end - begin.
   Encoded encode(std::int64_t begin, std::int64_t end, const Samples& taken) const;
   Encoded encode(std::int64_t begin, std::int64_t end) const { return encode(begin, end, take(begin, end)); }
   /// The same for samples in any order, of a tower with lengths.
@@ -121,7 +125,9 @@ class Tower {
   template <class Input, class Encode>
   void set_encoder(Encode encoder) {
     if (detail::is_empty_function(encoder)) throw_no_encoder();
-    encode_ = [encoder = std::move(encoder)](const void* samples) { return call(encoder, *static_cast<const Input*>(samples)); };
+    encode_ = [encoder = std::move(encoder)](const void* samples) {
+      return call(encoder, *static_cast<const Input*>(samples));
+    };
     if constexpr (detail::can_upload<Input>()) {
       shows_tensors_ = detail::shows_tensors<Input>();
       upload_ = [](const void* samples, Device device) {

@@ -31,7 +31,8 @@ double largest_difference(const Tensor& a, const Tensor& b) {
   return largest;
 }
 
-/// Weights are packed for several products with each, where they are small enough to be had beside whatever else there is.
+/// Weights are packed for several products with each, where they are small enough to be had beside whatever else there
+/// is.
 std::size_t packed_budget(const Chunks& chunks, const ForwardOptions& options) {
   constexpr std::size_t kMax = std::size_t{32} << 20;
   const bool limited = options.spare_memory || allocator(Device::cpu()).stats().limit != 0;
@@ -79,7 +80,8 @@ Tower::Samples TowerRun::take(const Chunk& range) const {
 std::vector<Tensor> TowerRun::take_gradients(const Chunk& range) const {
   std::vector<Tensor> gradients;
   for (std::size_t i = 0; i < cache_.size(); ++i) {
-    gradients.push_back(cache_[i].defined() ? take_rows(cache_[i], chunks_, range).to_async(outputs_.devices[i]) : Tensor());
+    gradients.push_back(cache_[i].defined() ? take_rows(cache_[i], chunks_, range).to_async(outputs_.devices[i])
+                                            : Tensor());
   }
   return gradients;
 }
@@ -108,7 +110,8 @@ bool TowerRun::drop_prefetched() {
 
 std::vector<Tensor> TowerRun::representations_on_device() const {
   std::vector<Tensor> values;
-  for (std::size_t i = 0; i < outputs_.values.size(); ++i) values.push_back(outputs_.values[i].to_async(outputs_.devices[i]));
+  for (std::size_t i = 0; i < outputs_.values.size(); ++i)
+    values.push_back(outputs_.values[i].to_async(outputs_.devices[i]));
   return values;
 }
 
@@ -138,9 +141,10 @@ void TowerRun::check_calls(const Chunk& range) {
   const std::uint32_t call = random_state().key.call;
   if (!last_call_) last_call_ = call;
   if (call == *last_call_) return;
-  throw ValueError(fmt::format("{}: tower '{}' made {} random draws for {}, but {} at its first forward: they "
-                               "cannot equal those of the whole batch", options_.step, tower_->name(), call - first_->random.key.call,
-                               range_text(chunks_, range), calls()));
+  throw ValueError(
+      fmt::format("{}: tower '{}' made {} random draws for {}, but {} at its first forward: they "
+                  "cannot equal those of the whole batch",
+                  options_.step, tower_->name(), call - first_->random.key.call, range_text(chunks_, range), calls()));
 }
 
 void TowerRun::forward(std::size_t chunk, bool keep) {
@@ -176,8 +180,8 @@ void TowerRun::note_parameters(std::span<const Parameter> parameters) {
   }
 }
 
-/// Room for the whole batch. Nothing of it is the tower's before all of it is there: where memory runs out on the way, the
-/// chunk is forwarded again.
+/// Room for the whole batch. Nothing of it is the tower's before all of it is there: where memory runs out on the way,
+/// the chunk is forwarded again.
 BatchOutputs TowerRun::make_outputs(const Piece& first) const {
   BatchOutputs made;
   const std::vector<Output>& outputs = first.encoded.outputs;
@@ -192,7 +196,8 @@ BatchOutputs TowerRun::make_outputs(const Piece& first) const {
   }
   for (const AuxiliaryLoss& loss : first.encoded.auxiliary) {
     const Variable& values = loss.values;
-    made.auxiliary.push_back({loss.name, Tensor::empty({chunks_.size()}, values.dtype(), values.device()), loss.weight});
+    made.auxiliary.push_back(
+        {loss.name, Tensor::empty({chunks_.size()}, values.dtype(), values.device()), loss.weight});
   }
   return made;
 }
@@ -204,16 +209,16 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
     note_parameters(parameters_themselves(piece.encoded));
     const std::vector<Output>& outputs = piece.encoded.outputs;
     if (outputs.size() != outputs_.values.size()) {
-      throw ShapeError(fmt::format("{}: tower '{}' gave {} outputs for {}, but {} for its first chunk",
-                                   options_.step, tower_->name(), outputs.size(), range_text(chunks_, piece.range),
+      throw ShapeError(fmt::format("{}: tower '{}' gave {} outputs for {}, but {} for its first chunk", options_.step,
+                                   tower_->name(), outputs.size(), range_text(chunks_, piece.range),
                                    outputs_.values.size()));
     }
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const Tensor& value = outputs[i].value.value();
       Tensor& batch = outputs_.values[i];
       if (value.shape().without(0) != batch.shape().without(0) || value.dtype() != batch.dtype()) {
-        throw ShapeError(fmt::format("{}: tower '{}' gave {} for {}, but its first chunk leads to {}",
-                                     options_.step, tower_->name(), describe(value), range_text(chunks_, piece.range),
+        throw ShapeError(fmt::format("{}: tower '{}' gave {} for {}, but its first chunk leads to {}", options_.step,
+                                     tower_->name(), describe(value), range_text(chunks_, piece.range),
                                      describe(batch)));
       }
       put_rows(batch, chunks_, piece.range, value);
@@ -264,8 +269,8 @@ void TowerRun::check_unchanged() const {
     const Tensor& now = parameters_[i].value();
     const Version& then = parameter_versions_[i];
     if (now.weak_storage().lock() != then.storage.lock() || now.version() != then.number) {
-      throw ValueError(fmt::format("{}: parameter '{}' of tower '{}' was changed between forward and backward", options_.step,
-                                   parameters_[i].name(), tower_->name()));
+      throw ValueError(fmt::format("{}: parameter '{}' of tower '{}' was changed between forward and backward",
+                                   options_.step, parameters_[i].name(), tower_->name()));
     }
   }
 }
@@ -283,15 +288,17 @@ void TowerRun::check_recompute(const std::vector<Piece>& pieces) const {
                                    options_.step, tower_->name(), describe(outputs.front().value.value()),
                                    range_text(chunks_, piece.range), describe(outputs_.values.front())));
     }
-    check_auxiliary(tower_->name(), range_text(chunks_, piece.range) + " again", piece.encoded.auxiliary, outputs_.auxiliary);
+    check_auxiliary(tower_->name(), range_text(chunks_, piece.range) + " again", piece.encoded.auxiliary,
+                    outputs_.auxiliary);
     if (!options_.check_recompute) continue;
     for (std::size_t i = 0; i < outputs.size(); ++i) {
       const double difference =
           largest_difference(outputs[i].value.value(), take_rows(outputs_.values[i], chunks_, piece.range));
       if (difference == 0) continue;
-      throw ValueError(fmt::format("{}: the second forward of tower '{}' differs from the first by up to {} "
-                                   "for {}: the encoder depends on something that changes between calls", options_.step,
-                                   outputs_.names[i], difference, range_text(chunks_, piece.range)));
+      throw ValueError(
+          fmt::format("{}: the second forward of tower '{}' differs from the first by up to {} "
+                      "for {}: the encoder depends on something that changes between calls",
+                      options_.step, outputs_.names[i], difference, range_text(chunks_, piece.range)));
     }
   }
 }

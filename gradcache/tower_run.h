@@ -35,16 +35,16 @@ struct BatchOutputs {
 
 /// How a tower is forwarded.
 struct ForwardOptions {
-  const char* step = "";                // for messages
+  const char* step = "";  // for messages
   DType autocast = DType::kFloat32;
   std::int64_t reproducible_block = 0;
   bool check_recompute = false;
   bool offload = false;
-  bool spare_memory = false;            // whether nothing is kept for speed alone
+  bool spare_memory = false;  // whether nothing is kept for speed alone
 };
 
-/// A tower within a step: its chunks, what their forward gave, and their backward, for which a chunk whose tape was not kept is
-/// forwarded again.
+/// A tower within a step: its chunks, what their forward gave, and their backward, for which a chunk whose tape was not
+/// kept is forwarded again.
 class TowerRun {
  public:
   /// The tower must outlive it.
@@ -55,15 +55,15 @@ class TowerRun {
   void forward(std::size_t chunk, bool keep);
   /// Moves the random stream to where one forward leaves it.
   void finish_forward();
-  /// Takes d loss / d representations, one for each output (undefined where the loss does not use it), and what auxiliary losses
-  /// are multiplied by: the scale, over the samples of the batch.
+  /// Takes d loss / d representations, one for each output (undefined where the loss does not use it), and what
+  /// auxiliary losses are multiplied by: the scale, over the samples of the batch.
   void begin_backward(std::vector<Tensor> cache, const Number& scale, std::int64_t samples);
   /// Gives a chunk's rows of the cache, and its auxiliary losses, to the parameters: from its kept tape, or forwarding
   /// it again. Throws ValueError where inputs, parameters or (on demand) representations changed in between.
   void backward(std::size_t chunk);
   void finish_backward();
-  /// Begins to copy to the device what a chunk's next pass takes from the host: its input, its rows of the cache. That costs
-  /// memory until the pass; where there is none, the pass copies.
+  /// Begins to copy to the device what a chunk's next pass takes from the host: its input, its rows of the cache. That
+  /// costs memory until the pass; where there is none, the pass copies.
   void prefetch(std::size_t chunk);
   /// Gives up what was prefetched. Says whether there was anything.
   bool drop_prefetched();
@@ -123,11 +123,11 @@ class TowerRun {
   ForwardOptions options_;
   std::optional<ForwardContext> first_;     // that all forwards begin with
   std::optional<std::uint32_t> last_call_;  // of the random stream, that each ends with
-  BatchOutputs outputs_;          // made whole by the first chunk that is stored
+  BatchOutputs outputs_;                    // made whole by the first chunk that is stored
   std::vector<Tensor> cache_;
-  Number scale_ = 1;              // of auxiliary losses
-  std::int64_t samples_ = 1;      // whose mean they are
-  std::vector<Tensor> leaving_;   // the last that was off-loaded, so that nothing waits for its memory
+  Number scale_ = 1;             // of auxiliary losses
+  std::int64_t samples_ = 1;     // whose mean they are
+  std::vector<Tensor> leaving_;  // the last that was off-loaded, so that nothing waits for its memory
   std::vector<Parameter> parameters_;
   std::vector<Version> parameter_versions_;
   std::uint64_t input_version_ = 0;

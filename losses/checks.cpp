@@ -16,8 +16,8 @@ namespace tapecache::losses::detail {
 void require_rows(const char* loss, const char* argument, const Variable& x) {
   ops::detail::require_floating(loss, argument, x);
   if (x.rank() == 2 && x.numel() > 0) return;
-  throw ShapeError(fmt::format("{}: {} are {}, expected [rows, width], and none of the two 0", loss, argument,
-                               describe(x.value())));
+  throw ShapeError(
+      fmt::format("{}: {} are {}, expected [rows, width], and none of the two 0", loss, argument, describe(x.value())));
 }
 
 void require_rows(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
@@ -32,15 +32,16 @@ void require_rows(const char* loss, const Variable& a, const Variable& b, const 
 void require_pairs(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
   require_rows(loss, a, b, name_a, name_b);
   if (a.size(0) != b.size(0)) {
-    throw ShapeError(fmt::format("{}: {} {} and {} {}, expected as many of each", loss, a.size(0), name_a, b.size(0),
-                                 name_b));
+    throw ShapeError(
+        fmt::format("{}: {} {} and {} {}, expected as many of each", loss, a.size(0), name_a, b.size(0), name_b));
   }
 }
 
 std::int64_t require_multiple(const char* loss, const char* name, std::int64_t targets, std::int64_t queries) {
   if (targets % queries != 0) {
-    throw ShapeError(fmt::format("{}: {} {} for {} queries, expected a multiple: one positive and h hard negatives each", loss,
-                                 targets, name, queries));
+    throw ShapeError(
+        fmt::format("{}: {} {} for {} queries, expected a multiple: one positive and h hard negatives each", loss,
+                    targets, name, queries));
   }
   return targets / queries;
 }
@@ -68,8 +69,8 @@ void require_tiles(const char* loss, const std::optional<ops::TileOptions>& tile
 
 void require_none_in_tiles(const char* loss, const char* option, double value) {
   if (value != 0) {
-    throw ValueError(fmt::format("{}: {} is {} beside tiles, expected 0: it needs whole rows of logits", loss, option,
-                                 value));
+    throw ValueError(
+        fmt::format("{}: {} is {} beside tiles, expected 0: it needs whole rows of logits", loss, option, value));
   }
 }
 
@@ -91,8 +92,8 @@ Variable diagonal(const Variable& like, std::int64_t rows, std::int64_t cols, st
   return ops::diagonal(rows, cols, step, value, like.dtype(), like.device());
 }
 
-Variable excluded_pairs(const char* loss, const ops::EqualTargets& equal, const Variable& queries, const Variable& targets,
-                        ops::RowsOf rows, const Tensor& target_mask) {
+Variable excluded_pairs(const char* loss, const ops::EqualTargets& equal, const Variable& queries,
+                        const Variable& targets, ops::RowsOf rows, const Tensor& target_mask) {
   if (!equal.some()) return {};
   const ops::PairIds ids = ops::pair_ids(loss, equal, queries.value(), targets.value(), rows, target_mask);
   return ops::excluded_pairs(ids, queries.size(0), targets.size(0), queries.dtype());

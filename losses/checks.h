@@ -13,9 +13,9 @@
 /// What the losses share. Private to losses.
 namespace tapecache::losses::detail {
 
-// What these throw names the loss, the argument, what was found and what was expected: ValueError for what is undefined, and
-// for numbers; DTypeError and DeviceError for another type or device; ShapeError. All of it is refused before tiles, or the
-// lack of them, make a difference.
+// What these throw names the loss, the argument, what was found and what was expected: ValueError for what is
+// undefined, and for numbers; DTypeError and DeviceError for another type or device; ShapeError. All of it is refused
+// before tiles, or the lack of them, make a difference.
 
 /// Throws unless x is f32 or f64 [rows, width] and not empty.
 void require_rows(const char* loss, const char* argument, const Variable& x);
@@ -47,10 +47,10 @@ Variable scaled_logits(const Variable& a, const Variable& b, const Variable& sca
 /// A constant like another: ops::diagonal.
 Variable diagonal(const Variable& like, std::int64_t rows, std::int64_t cols, std::int64_t step, double value);
 
-/// A constant [queries, targets] of 1 at the pairs that are left out, and 0 elsewhere, like the queries. Undefined where all
-/// targets differ.
-Variable excluded_pairs(const char* loss, const ops::EqualTargets& equal, const Variable& queries, const Variable& targets,
-                        ops::RowsOf rows, const Tensor& target_mask = {});
+/// A constant [queries, targets] of 1 at the pairs that are left out, and 0 elsewhere, like the queries. Undefined
+/// where all targets differ.
+Variable excluded_pairs(const char* loss, const ops::EqualTargets& equal, const Variable& queries,
+                        const Variable& targets, ops::RowsOf rows, const Tensor& target_mask = {});
 /// The logits, with kExcluded added at pairs that are left out.
 Variable without(const Variable& logits, const Variable& excluded);
 

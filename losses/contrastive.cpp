@@ -36,15 +36,15 @@ void check_pairs(const char* loss, const Options& options, const Variable& queri
   detail::require_tiles(loss, options.tiles);
 }
 
-/// z + log w on the negatives, where w = exp(β z) over its mean among the row's negatives. `excluded` as excluded_pairs has
-/// it.
+/// z + log w on the negatives, where w = exp(β z) over its mean among the row's negatives. `excluded` as excluded_pairs
+/// has it.
 Variable with_hard_negatives(const Variable& logits, std::int64_t step, double beta, const Variable& excluded) {
   const std::int64_t rows = logits.size(0), cols = logits.size(1);
   if (beta == 0 || cols == 1) return logits;
   const Variable weighted = ops::scale(logits, beta);
   const Variable positives_out = detail::diagonal(logits, rows, cols, step, detail::kExcluded);
-  const Variable total = ops::reshape(
-      ops::logsumexp(detail::without(ops::add(weighted, positives_out), excluded), 1), {rows, 1});
+  const Variable total =
+      ops::reshape(ops::logsumexp(detail::without(ops::add(weighted, positives_out), excluded), 1), {rows, 1});
   Variable negatives = ops::subtract(detail::constant_like(logits, 1), detail::diagonal(logits, rows, cols, step, 1));
   Variable log_count = detail::constant_like(logits, std::log(static_cast<double>(cols - 1)));
   if (excluded.defined()) {

@@ -55,7 +55,8 @@ Variable gist_loss(const Variable& queries, const Variable& targets, const Tenso
   }
   const Variable scale = options.scale.factor(kLoss, queries);
   const Device device = queries.device();
-  const Tensor guide_q = guide_queries.to(device), guide_t = guide_targets.to(device), positives = detail::arange(step, m);
+  const Tensor guide_q = guide_queries.to(device), guide_t = guide_targets.to(device),
+               positives = detail::arange(step, m);
   const Tensor guide_p = step == 1 ? guide_t : ops::gather_rows(Variable(guide_t), positives).value();
   const Tensor query_target = cosines(guide_q, guide_t);
   const Variable q = ops::l2_normalize(queries), t = ops::l2_normalize(targets);
@@ -66,10 +67,11 @@ Variable gist_loss(const Variable& queries, const Variable& targets, const Tenso
                                     ? ops::reshape(ops::slice(ops::reshape(excluded, {m, m, step}), 2, 0, 1), {m, m})
                                     : excluded;
   const auto masked = [&](const Variable& a, const Variable& b, const Tensor& guide, std::int64_t kept, bool self) {
-    const kernels::FalseNegatives rule{m,    guide.size(1), targets.size(0) + step, kept,
+    const kernels::FalseNegatives rule{m,    guide.size(1),  targets.size(0) + step, kept,
                                        self, options.margin, options.relative};
-    const Variable logits = ops::add(detail::scaled_logits(a, b, scale),
-                                     ops::false_negatives(rule, guide, query_target, detail::kExcluded, queries.dtype()));
+    const Variable logits =
+        ops::add(detail::scaled_logits(a, b, scale),
+                 ops::false_negatives(rule, guide, query_target, detail::kExcluded, queries.dtype()));
     return detail::without(logits, self ? of_positives : excluded);
   };
   const std::vector<Variable> candidates{masked(q, t, query_target, step, false),

@@ -10,23 +10,24 @@
 #include "tapecache/losses/scale.h"
 #include "tapecache/ops/contrastive_options.h"
 
-/// Contrastive losses, functions of representations [rows, width] that return a scalar. Each takes its settings in a struct:
+/// Contrastive losses, functions of representations [rows, width] that return a scalar. Each takes its settings in a
+/// struct:
 ///
 ///     losses::info_nce(queries, targets, {.scale = 30, .label_smoothing = 0.1})
 ///
-/// A scale that is trained is a Parameter or a Variable (`Scale`). All throw ShapeError, DTypeError or DeviceError where
-/// arguments do not fit each other, and ValueError for what is undefined, options outside their range or not finite, or ids
-/// beside equal_rows; and the same with tiles and without.
+/// A scale that is trained is a Parameter or a Variable (`Scale`). All throw ShapeError, DTypeError or DeviceError
+/// where arguments do not fit each other, and ValueError for what is undefined, options outside their range or not
+/// finite, or ids beside equal_rows; and the same with tiles and without.
 namespace tapecache::losses {
 
 using ops::EqualTargets;
 using ops::TileOptions;
 
-/// With tiles a loss never has all its logits in memory: forward and backward compute a few tiles of them at a time (Cheng et
-/// al. 2024, "Breaking the memory barrier: near infinite batch size scaling for contrastive loss"). The result differs in
-/// rounding alone. `TileOptions{}`, or `{{}}`, are tiles as the device works best, `std::nullopt` is none; `{}` alone, which
-/// could be taken for either, does not compile. Options that need a whole row of logits are refused beside tiles, with a
-/// ValueError that names them, and so are tiles below 1.
+/// With tiles a loss never has all its logits in memory: forward and backward compute a few tiles of them at a time
+/// (Cheng et al. 2024, "Breaking the memory barrier: near infinite batch size scaling for contrastive loss"). The
+/// result differs in rounding alone. `TileOptions{}`, or `{{}}`, are tiles as the device works best, `std::nullopt` is
+/// none; `{}` alone, which could be taken for either, does not compile. Options that need a whole row of logits are
+/// refused beside tiles, with a ValueError that names them, and so are tiles below 1.
 class Tiles : public std::optional<TileOptions> {
  public:
   explicit Tiles() = default;
@@ -40,11 +41,11 @@ struct InfoNceOptions {
   /// Inception architecture"), in [0, 1). Not in tiles.
   double label_smoothing = 0;
   /// β of Robinson et al. 2021, "Contrastive learning with hard negative samples": each negative j of row i counts
-  /// exp(β zᵢⱼ) over the mean of that over the row's negatives, weights that the gradient passes through. At least 0. Not in
-  /// tiles.
+  /// exp(β zᵢⱼ) over the mean of that over the row's negatives, weights that the gradient passes through. At least 0.
+  /// Not in tiles.
   double hardness = 0;
-  /// Which targets are no negatives, being equal to a query's positive: neither the denominator, nor the candidates that
-  /// smoothing is spread over, nor the mean that hardness takes has them.
+  /// Which targets are no negatives, being equal to a query's positive: neither the denominator, nor the candidates
+  /// that smoothing is spread over, nor the mean that hardness takes has them.
   EqualTargets equal_targets = {};
   Tiles tiles = std::nullopt;
 };
@@ -62,8 +63,8 @@ struct ClipOptions {
   Scale scale;                 ///< at most kMaxLogitScale; a trained one is Scale::from_log(clip.logit_scale())
   double label_smoothing = 0;  ///< as InfoNceOptions has it
   double hardness = 0;         ///< as InfoNceOptions has it
-  /// Images are queries and texts targets: what is left out is left out in both directions, as pairs with one image or one text
-  /// match each other's.
+  /// Images are queries and texts targets: what is left out is left out in both directions, as pairs with one image or
+  /// one text match each other's.
   EqualTargets equal_targets = {};
   Tiles tiles = std::nullopt;
 };
@@ -88,8 +89,8 @@ void clamp_log_scale(Parameter& log_scale);
 
 struct NtXentOptions {
   Scale scale = 2;  ///< a temperature of 0.5
-  /// Samples that are the same, the views a being queries and b targets, are no negatives of each other in either view; sup_con
-  /// takes them for positives.
+  /// Samples that are the same, the views a being queries and b targets, are no negatives of each other in either view;
+  /// sup_con takes them for positives.
   EqualTargets equal_targets = {};
 };
 
@@ -150,8 +151,9 @@ struct MatryoshkaOptions {
 };
 
 /// Matryoshka representation learning (Kusupati et al. 2022): Σ_w weight_w · loss(representations cut to their first w
-/// columns), so that prefixes of a representation serve as smaller ones. Throws ValueError for an empty function, no widths,
-/// one outside [1, width] of a representation, or another number of weights, and ShapeError for a loss that is no scalar.
+/// columns), so that prefixes of a representation serve as smaller ones. Throws ValueError for an empty function, no
+/// widths, one outside [1, width] of a representation, or another number of weights, and ShapeError for a loss that is
+/// no scalar.
 Variable matryoshka(const std::function<Variable(std::span<const Variable>)>& loss,
                     std::span<const Variable> representations, const MatryoshkaOptions& options);
 

@@ -16,16 +16,17 @@ Variable matryoshka(const std::function<Variable(std::span<const Variable>)>& lo
   if (!loss) throw ValueError(fmt::format("{}: the loss is an empty function", kLoss));
   const std::vector<std::int64_t>& widths = options.widths;
   if (widths.empty() || (!options.weights.empty() && options.weights.size() != widths.size())) {
-    throw ValueError(fmt::format("{}: {} widths and {} weights, expected at least one width, and as many weights or none", kLoss,
-                                 widths.size(), options.weights.size()));
+    throw ValueError(
+        fmt::format("{}: {} widths and {} weights, expected at least one width, and as many weights or none", kLoss,
+                    widths.size(), options.weights.size()));
   }
   for (std::size_t i = 0; i < representations.size(); ++i) {
     const Variable& r = representations[i];
     ops::detail::require_floating(kLoss, fmt::format("representation {}", i).c_str(), r, 1);
     for (const std::int64_t width : widths) {
       if (width >= 1 && width <= r.size(-1)) continue;
-      throw ValueError(fmt::format("{}: width {} of representation {}, which is {}, expected 1 to its last axis", kLoss, width,
-                                   i, describe(r.value())));
+      throw ValueError(fmt::format("{}: width {} of representation {}, which is {}, expected 1 to its last axis", kLoss,
+                                   width, i, describe(r.value())));
     }
   }
   for (std::size_t k = 0; k < options.weights.size(); ++k) {

@@ -1,10 +1,10 @@
+#include "tapecache/ops/maxsim.h"
 #include "tapecache/losses/checks.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/matmul.h"
-#include "tapecache/ops/maxsim.h"
 #include "tapecache/ops/reduce.h"
 
 namespace tapecache::losses {
@@ -54,7 +54,8 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
   detail::require_tiles(kLoss, options.tiles);
   const Variable scale = options.scale.factor(kLoss, queries);
   if (options.tiles) {
-    return ops::maxsim_loss(queries, query_mask, documents, document_mask, scale, *options.tiles, options.equal_targets);
+    return ops::maxsim_loss(queries, query_mask, documents, document_mask, scale, *options.tiles,
+                            options.equal_targets);
   }
   const Variable scores = scores_of(kLoss, queries, query_mask, documents, document_mask);
   const Variable excluded =

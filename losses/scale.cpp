@@ -37,8 +37,8 @@ Variable Scalar::value(const char* loss, const char* argument, const Variable& l
 
 Scale Scale::from_temperature(double temperature) {
   if (!(temperature > 0 && std::isfinite(temperature) && std::isfinite(1 / temperature))) {
-    throw ValueError(fmt::format("Scale::from_temperature: temperature is {}, expected above 0 and finite, and its inverse too",
-                                 temperature));
+    throw ValueError(fmt::format(
+        "Scale::from_temperature: temperature is {}, expected above 0 and finite, and its inverse too", temperature));
   }
   return 1 / temperature;
 }

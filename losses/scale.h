@@ -8,8 +8,8 @@
 
 namespace tapecache::losses {
 
-/// A number that a loss computes with, or a scalar in its place, which may be trained. A parameter is read when the loss is
-/// taken, so that options may be kept from step to step.
+/// A number that a loss computes with, or a scalar in its place, which may be trained. A parameter is read when the
+/// loss is taken, so that options may be kept from step to step.
 class Scalar {
  public:
   Scalar(double number) : value_(number) {}
@@ -17,9 +17,9 @@ class Scalar {
   Scalar(Tensor constant) : value_(Variable(std::move(constant))) {}
   Scalar(Parameter trained) : value_(std::move(trained)) {}
 
-  /// The scalar, of the type and on the device of `like`. Throws, naming the loss and the argument, ValueError for a number
-  /// that is not finite in that type and for what is undefined, and ShapeError, DTypeError or DeviceError for another kind of
-  /// Variable.
+  /// The scalar, of the type and on the device of `like`. Throws, naming the loss and the argument, ValueError for a
+  /// number that is not finite in that type and for what is undefined, and ShapeError, DTypeError or DeviceError for
+  /// another kind of Variable.
   Variable value(const char* loss, const char* argument, const Variable& like) const;
 
  private:

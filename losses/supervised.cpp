@@ -58,7 +58,8 @@ Variable sup_con(const Variable& representations, const Tensor& labels, const Su
   detail::require_rows("sup_con", "representations", representations);
   ops::detail::require_ids("sup_con", "labels", labels, representations.size(0));
   const Variable scale = options.scale.factor("sup_con", representations);
-  const CheckText none{fmt::format("sup_con: no two of {} labels are equal, so that nothing is positive", labels.numel())};
+  const CheckText none{
+      fmt::format("sup_con: no two of {} labels are equal, so that nothing is positive", labels.numel())};
   const Tensor classes = labels.to(DType::kInt64);
   if (classes.device().is_cpu()) require_two_equal(classes, none);
   const Tensor pairs = ops::positive_pairs(classes.to(representations.device()), representations.dtype(), none);

@@ -40,8 +40,8 @@ ops::NormalizedLinear MultiHeadAttention::project(const LayerNorm& norm, const V
   return ops::normalized_linear(x, norm, weights(), biases(), keep, ops::ResultType::kOperand);
 }
 
-Variable MultiHeadAttention::attend(const Variable& qkv, const ops::AttentionOptions& options,
-                                    const Variable& residual, const TokenChoice& choice) const {
+Variable MultiHeadAttention::attend(const Variable& qkv, const ops::AttentionOptions& options, const Variable& residual,
+                                    const TokenChoice& choice) const {
   ops::AttentionOptions how = options;
   // What picks a token need not take 16 bits; the projection does.
   how.result = choice ? ops::ResultType::kComputed : ops::ResultType::kOperand;

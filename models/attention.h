@@ -25,8 +25,8 @@ class MultiHeadAttention {
                      const AttentionNames& names = {});
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {},
                       const Variable& residual = {}) const;
-  /// Its first half: queries, keys and values side by side, of x or of norm(x), which backward computes again. They are of
-  /// the type that a product takes.
+  /// Its first half: queries, keys and values side by side, of x or of norm(x), which backward computes again. They are
+  /// of the type that a product takes.
   Variable project(const Variable& x) const;
   ops::NormalizedLinear project(const LayerNorm& norm, const Variable& x, ops::KeepNorm) const;
   /// Its second half, from those; where `choice` is set, the output projection is of the chosen tokens alone.

@@ -45,8 +45,10 @@ Variable BatchNorm::operator()(const Variable& x) const {
     return ops::batch_norm(x, weight, bias, running_mean, running_var, epsilon_);
   }
   if (forward_context().partial_batch) {
-    throw ValueError(fmt::format("batch norm '{}': the statistics of a chunk are not those of the batch; freeze them "
-                                 "(freeze_statistics), or use layer norm", builder_.prefix()));
+    throw ValueError(
+        fmt::format("batch norm '{}': the statistics of a chunk are not those of the batch; freeze them "
+                    "(freeze_statistics), or use layer norm",
+                    builder_.prefix()));
   }
   const ops::BatchNormalized result = ops::batch_norm(x, weight, bias, epsilon_);
   if (!forward_context().recompute) update_averages(result.mean, result.variance, x.numel() / x.size(1));

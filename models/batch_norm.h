@@ -16,7 +16,8 @@ namespace tapecache::models {
 /// the running averages, and each sample depends on itself alone.
 class BatchNorm {
  public:
-  /// Throws ValueError where there is no channel, for a momentum outside [0, 1], and for an epsilon not above 0 and finite.
+  /// Throws ValueError where there is no channel, for a momentum outside [0, 1], and for an epsilon not above 0 and
+  /// finite.
   BatchNorm(const Builder& builder, std::int64_t channels, double momentum = 0.1, double epsilon = 1e-5);
 
   /// Throws ValueError where it would take the statistics of a part of a batch (`ForwardContext::partial_batch`): they

@@ -16,9 +16,8 @@ constexpr Init kInit = Init::normal(0.02);
 }  // namespace
 
 const BertConfig& check_config(const BertConfig& config) {
-  detail::require_sizes("bert", {{"vocabulary", config.vocabulary},
-                                 {"max_tokens", config.max_tokens},
-                                 {"types", config.types}});
+  detail::require_sizes(
+      "bert", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}, {"types", config.types}});
   if (config.types == 1 && !config.position_offset) {
     throw ValueError("bert: types is 1 without a position_offset, expected one: 2 for RoBERTa and XLM-R, 0 for BERT");
   }
@@ -33,8 +32,8 @@ Bert::Bert(const Builder& builder, const BertConfig& config)
     : Model(builder),
       config_(check_config(config)),
       words_(builder.child("embeddings.word_embeddings"), config.vocabulary, config.encoder.width, kInit),
-      positions_(builder.child("embeddings.position_embeddings"), config.max_tokens + config.position_offset.value_or(0),
-                 config.encoder.width, kInit),
+      positions_(builder.child("embeddings.position_embeddings"),
+                 config.max_tokens + config.position_offset.value_or(0), config.encoder.width, kInit),
       types_(builder.child("embeddings.token_type_embeddings"), config.types, config.encoder.width, kInit),
       norm_(builder.child("embeddings.LayerNorm"), config.encoder.width, config.encoder.epsilon),
       dropout_(builder, config.encoder.dropout),

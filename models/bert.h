@@ -15,28 +15,30 @@ struct BertConfig {
   std::int64_t vocabulary = 30522;
   std::int64_t max_tokens = 512;
   std::int64_t types = 2;  ///< kinds of segment that TokenBatch::types may tell
-  /// Rows of the position table before that of the first token: 0 for BERT, 2 for RoBERTa and XLM-R, whose 514 rows are 512
-  /// tokens and which count positions over the valid tokens alone. Must be given where there is one type, as in RoBERTa's
-  /// files, which else would load into a BERT of 514 tokens.
+  /// Rows of the position table before that of the first token: 0 for BERT, 2 for RoBERTa and XLM-R, whose 514 rows are
+  /// 512 tokens and which count positions over the valid tokens alone. Must be given where there is one type, as in
+  /// RoBERTa's files, which else would load into a BERT of 514 tokens.
   std::optional<std::int64_t> position_offset = {};
   BertPooling pooling = BertPooling::kMean;
   BertEncoderConfig encoder = {};  ///< `drop_path` and `checkpoint` are as in the pre-norm block
 };
 
-/// Throws ValueError for sizes below 1, an offset below 0 or one that must be given, and as that of the encoder; gives the
-/// config back.
+/// Throws ValueError for sizes below 1, an offset below 0 or one that must be given, and as that of the encoder; gives
+/// the config back.
 const BertConfig& check_config(const BertConfig& config);
 
-/// BERT's encoder (Devlin et al. 2019) with one vector a text, or pair of texts, as sentence embeddings take it. Parameters
-/// are named as in a Hugging Face checkpoint of `BertModel` (`embeddings.…`, `encoder.layer.0.…`); its pooler is not used.
+/// BERT's encoder (Devlin et al. 2019) with one vector a text, or pair of texts, as sentence embeddings take it.
+/// Parameters are named as in a Hugging Face checkpoint of `BertModel` (`embeddings.…`, `encoder.layer.0.…`); its
+/// pooler is not used.
 class Bert : public Model {
  public:
   /// Throws as `check_config`, before the first parameter is made.
-  Bert(const BertConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32) : Bert(Builder(seed, dtype), config) {}
+  Bert(const BertConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32)
+      : Bert(Builder(seed, dtype), config) {}
   /// The same under the name of a builder, whose list other parts may share.
   Bert(const Builder& builder, const BertConfig& config);
-  /// [batch, width]: the mean over the valid tokens, or the first of them. Throws as `check_tokens`, and ValueError for a type
-  /// that there is not.
+  /// [batch, width]: the mean over the valid tokens, or the first of them. Throws as `check_tokens`, and ValueError for
+  /// a type that there is not.
   Variable operator()(const TokenBatch& tokens) const;
   /// [batch, tokens, width]: each token's state after the last block, not pooled. Throws as above.
   Variable hidden_states(const TokenBatch& tokens) const;

@@ -24,9 +24,10 @@ std::uint64_t hash_of(std::string_view text) {
 void require_drawable(const std::string& name, const Init& init) {
   const auto spread = [](double value) { return std::isfinite(value) && value >= 0; };
   if (std::isfinite(init.mean) && spread(init.standard_deviation) && spread(init.half_range)) return;
-  throw ValueError(fmt::format("builder: '{}' has first values of mean {}, standard_deviation {}, half_range {}; each must be "
-                               "finite, and the latter two at least 0",
-                               name, init.mean, init.standard_deviation, init.half_range));
+  throw ValueError(
+      fmt::format("builder: '{}' has first values of mean {}, standard_deviation {}, half_range {}; each must be "
+                  "finite, and the latter two at least 0",
+                  name, init.mean, init.standard_deviation, init.half_range));
 }
 
 /// The largest value of a type below another, to which rounding may lead.
@@ -37,7 +38,8 @@ double largest_below(double limit) {
 }
 
 Tensor drawn_values(const Shape& shape, const Init& init, std::uint64_t seed, DType dtype) {
-  const double largest = dtype == DType::kFloat32 ? largest_below<float>(init.below) : largest_below<double>(init.below);
+  const double largest =
+      dtype == DType::kFloat32 ? largest_below<float>(init.below) : largest_below<double>(init.below);
   Tensor values = Tensor::empty(shape, DType::kFloat64);
   double* p = values.mutable_data<double>();
   for (std::int64_t i = 0; i < values.numel(); ++i) {

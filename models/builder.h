@@ -35,11 +35,12 @@ class Builder {
   /// The builder of a part: its names begin with this one's, a dot, and `name`.
   Builder child(std::string_view name) const;
   /// A new parameter. Its values depend on the seed, the full name and the element alone, not on the order in which
-  /// parameters are made. Throws ValueError where the full name was taken, and for numbers of `init` that are not finite or a
-  /// spread below 0.
+  /// parameters are made. Throws ValueError where the full name was taken, and for numbers of `init` that are not
+  /// finite or a spread below 0.
   Parameter parameter(std::string_view name, const Shape& shape, const Init& init) const;
-  /// A new buffer, which holds the given floating tensor itself, moved to the builder's device. Throws, before anything is
-  /// changed, ValueError where the full name was taken, DTypeError for another type or an undefined tensor, OutOfMemory.
+  /// A new buffer, which holds the given floating tensor itself, moved to the builder's device. Throws, before anything
+  /// is changed, ValueError where the full name was taken, DTypeError for another type or an undefined tensor,
+  /// OutOfMemory.
   Tensor buffer(std::string_view name, const Tensor& value) const;
 
   /// Moves all parameters, with their gradients, and buffers to a device, where those to come are made too. Layers and

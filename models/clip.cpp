@@ -20,7 +20,8 @@ const ClipConfig& check_config(const ClipConfig& config) {
   check_config(config.text);
   detail::require_sizes("clip", {{"projection_width", config.projection_width}});
   if (!(config.initial_temperature > 0 && std::isfinite(config.initial_temperature))) {
-    throw ValueError(fmt::format("clip: initial_temperature is {}, expected above 0 and finite", config.initial_temperature));
+    throw ValueError(
+        fmt::format("clip: initial_temperature is {}, expected above 0 and finite", config.initial_temperature));
   }
   return config;
 }

@@ -15,8 +15,8 @@ struct ClipConfig {
   double initial_temperature = 0.07;
 };
 
-/// Throws ValueError for a projection width below 1, a temperature that is not above 0 and finite, and as that of each tower;
-/// gives the config back.
+/// Throws ValueError for a projection width below 1, a temperature that is not above 0 and finite, and as that of each
+/// tower; gives the config back.
 const ClipConfig& check_config(const ClipConfig& config);
 
 /// CLIP (Radford et al. 2021): two towers and their projections into one space. Parameters are named as in a Hugging
@@ -25,7 +25,8 @@ const ClipConfig& check_config(const ClipConfig& config);
 class Clip : public Model {
  public:
   /// Throws as `check_config`, before the first parameter is made.
-  Clip(const ClipConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32) : Clip(Builder(seed, dtype), config) {}
+  Clip(const ClipConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32)
+      : Clip(Builder(seed, dtype), config) {}
   /// The same under the name of a builder, whose list other parts may share.
   Clip(const Builder& builder, const ClipConfig& config);
 

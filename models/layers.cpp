@@ -52,7 +52,8 @@ Variable Linear::after(Activation activation, const Variable& x, const Variable&
 
 ops::NormalizedLinear Linear::after(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep) const {
   const Variable weights(weight), biases = bias_or_none();
-  return ops::normalized_linear(x, norm, std::span(&weights, 1), std::span(&biases, 1), keep, ops::ResultType::kOperand);
+  return ops::normalized_linear(x, norm, std::span(&weights, 1), std::span(&biases, 1), keep,
+                                ops::ResultType::kOperand);
 }
 
 LayerNorm::LayerNorm(const Builder& builder, std::int64_t width, double epsilon)

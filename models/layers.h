@@ -53,8 +53,8 @@ class Embedding {
   Parameter weight;
 };
 
-/// What a layer does to the samples of a training step alone: while the builder's training flag is set, or as it was when a
-/// forward began that is repeated.
+/// What a layer does to the samples of a training step alone: while the builder's training flag is set, or as it was
+/// when a forward began that is repeated.
 class Stochastic {
  public:
   /// Whether it may change anything.

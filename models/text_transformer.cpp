@@ -18,11 +18,15 @@ std::int64_t end_of_text(const TextConfig& config) { return config.end_of_text.v
 
 std::string pooling_name(const TextConfig& config) {
   switch (config.pooling) {
-    case TextPooling::kEndOfText: return fmt::format("token {}", end_of_text(config));
-    case TextPooling::kLastToken: return "last token";
-    case TextPooling::kMean: return "mean";
+    case TextPooling::kEndOfText:
+      return fmt::format("token {}", end_of_text(config));
+    case TextPooling::kLastToken:
+      return "last token";
+    case TextPooling::kMean:
+      return "mean";
   }
-  throw ValueError(fmt::format("text transformer: pooling is {}, expected one there is", static_cast<int>(config.pooling)));
+  throw ValueError(
+      fmt::format("text transformer: pooling is {}, expected one there is", static_cast<int>(config.pooling)));
 }
 
 }  // namespace
@@ -30,8 +34,8 @@ std::string pooling_name(const TextConfig& config) {
 const TextConfig& check_config(const TextConfig& config) {
   detail::require_sizes("text transformer", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}});
   if (config.end_of_text && (*config.end_of_text < 0 || *config.end_of_text >= config.vocabulary)) {
-    throw ValueError(fmt::format("text transformer: end_of_text is {}, expected an id from 0 to {}", *config.end_of_text,
-                                 config.vocabulary - 1));
+    throw ValueError(fmt::format("text transformer: end_of_text is {}, expected an id from 0 to {}",
+                                 *config.end_of_text, config.vocabulary - 1));
   }
   check_config("text transformer", config.encoder);
   return config;
@@ -59,8 +63,10 @@ Variable TextTransformer::embed(const TokenBatch& tokens) const {
 Tensor TextTransformer::ends_of_text(const TokenBatch& tokens) const {
   const std::int64_t end = end_of_text(config_);
   return checked_indices(ops::first_token(tokens.ids, end, tokens.valid), tokens.ids.size(1), [&] {
-    return CheckText{fmt::format("text transformer: sample {{position}} has no end-of-text token, {}, among its valid ones; "
-                                 "TextPooling::kLastToken needs none", end)};
+    return CheckText{
+        fmt::format("text transformer: sample {{position}} has no end-of-text token, {}, among its valid ones; "
+                    "TextPooling::kLastToken needs none",
+                    end)};
   });
 }
 

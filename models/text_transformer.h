@@ -9,8 +9,8 @@
 
 namespace tapecache::models {
 
-/// What a text's vector is taken from: the first end-of-text token, as in CLIP; the last valid token; the mean of the valid
-/// ones.
+/// What a text's vector is taken from: the first end-of-text token, as in CLIP; the last valid token; the mean of the
+/// valid ones.
 enum class TextPooling { kEndOfText, kLastToken, kMean };
 
 struct TextConfig {
@@ -18,12 +18,13 @@ struct TextConfig {
   std::int64_t max_tokens = 77;
   bool causal = true;
   TextPooling pooling = TextPooling::kEndOfText;
-  std::optional<std::int64_t> end_of_text = {};  ///< the id that kEndOfText looks for; unset: the last of the vocabulary
+  std::optional<std::int64_t> end_of_text =
+      {};  ///< the id that kEndOfText looks for; unset: the last of the vocabulary
   TransformerConfig encoder = {};
 };
 
-/// Throws ValueError for sizes below 1, an end of text outside the vocabulary and as that of the encoder; gives the config
-/// back.
+/// Throws ValueError for sizes below 1, an end of text outside the vocabulary and as that of the encoder; gives the
+/// config back.
 const TextConfig& check_config(const TextConfig& config);
 
 /// CLIP's text tower (Radford et al. 2021), with parameter names as in a Hugging Face CLIP checkpoint's `text_model`.
@@ -31,11 +32,12 @@ const TextConfig& check_config(const TextConfig& config);
 class TextTransformer : public Model {
  public:
   /// Throws as `check_config`, before the first parameter is made.
-  TextTransformer(const TextConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32) : TextTransformer(Builder(seed, dtype), config) {}
+  TextTransformer(const TextConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32)
+      : TextTransformer(Builder(seed, dtype), config) {}
   /// The same under the name of a builder, whose list other parts may share.
   TextTransformer(const Builder& builder, const TextConfig& config);
-  /// [batch, width], pooled over the valid tokens: all where there is no mask. Throws as `check_tokens`, and ValueError naming
-  /// a sample without the end-of-text token that is to be pooled.
+  /// [batch, width], pooled over the valid tokens: all where there is no mask. Throws as `check_tokens`, and ValueError
+  /// naming a sample without the end-of-text token that is to be pooled.
   Variable operator()(const TokenBatch& tokens) const;
   /// [batch, tokens, width]: each token's state after the last norm, not pooled. Throws as above.
   Variable hidden_states(const TokenBatch& tokens) const;

@@ -13,15 +13,16 @@ namespace {
 
 void check_ids(const char* model, const Tensor& ids, std::int64_t max_tokens, std::int64_t vocabulary) {
   if (!ids.defined() || ids.rank() != 2 || ids.size(1) < 1 || ids.size(1) > max_tokens) {
-    throw ShapeError(fmt::format("{}: ids are {}, expected [batch, tokens] with 1 to {} tokens", model, describe(ids),
-                                 max_tokens));
+    throw ShapeError(
+        fmt::format("{}: ids are {}, expected [batch, tokens] with 1 to {} tokens", model, describe(ids), max_tokens));
   }
   if (ids.dtype() != DType::kInt32 && ids.dtype() != DType::kInt64) {
     throw DTypeError(fmt::format("{}: ids are {}, expected int32 or int64", model, name(ids.dtype())));
   }
   checked_indices(ids, vocabulary, [&] {
-    return CheckText{fmt::format("{}: token {{column}} of sample {{row}} is {{value}}, expected an id from 0 to {}", model,
-                                 vocabulary - 1), ids.size(1)};
+    return CheckText{fmt::format("{}: token {{column}} of sample {{row}} is {{value}}, expected an id from 0 to {}",
+                                 model, vocabulary - 1),
+                     ids.size(1)};
   });
 }
 
@@ -37,8 +38,8 @@ void check_mask(const char* model, const Tensor& valid, const Shape& expected) {
 
 void check_types_shape(const char* model, const Tensor& types, const Shape& expected) {
   if (types.shape() != expected) {
-    throw ShapeError(fmt::format("{}: types have shape {}, expected that of the ids, {}", model, to_string(types.shape()),
-                                 to_string(expected)));
+    throw ShapeError(fmt::format("{}: types have shape {}, expected that of the ids, {}", model,
+                                 to_string(types.shape()), to_string(expected)));
   }
 }
 
@@ -115,8 +116,8 @@ TokenBatch TokenBatch::pad(std::span<const std::vector<std::int32_t>> sequences,
                            std::int64_t min_tokens, std::int64_t max_tokens) {
   if (sequences.empty()) throw ValueError("token batch: no sequences, expected at least one");
   if (min_tokens > max_tokens) {
-    throw ValueError(fmt::format("token batch: min_tokens is {}, expected at most max_tokens, {}", min_tokens,
-                                 max_tokens));
+    throw ValueError(
+        fmt::format("token batch: min_tokens is {}, expected at most max_tokens, {}", min_tokens, max_tokens));
   }
   std::size_t tokens = static_cast<std::size_t>(std::max<std::int64_t>(1, min_tokens));
   for (std::size_t i = 0; i < sequences.size(); ++i) {
@@ -148,7 +149,8 @@ TokenBatch TokenBatch::pad_pairs(std::span<const std::vector<std::int32_t>> firs
                                  seconds.size()));
   }
   std::vector<std::vector<std::int32_t>> joined(firsts.begin(), firsts.end());
-  for (std::size_t i = 0; i < joined.size(); ++i) joined[i].insert(joined[i].end(), seconds[i].begin(), seconds[i].end());
+  for (std::size_t i = 0; i < joined.size(); ++i)
+    joined[i].insert(joined[i].end(), seconds[i].begin(), seconds[i].end());
   TokenBatch batch = pad(joined, pad_id, min_tokens, max_tokens);
   batch.types = Tensor::zeros(batch.ids.shape(), DType::kInt32);
   std::int32_t* row = batch.types.mutable_data<std::int32_t>();

@@ -9,8 +9,9 @@
 
 namespace tapecache::models {
 
-/// Token sequences of one batch, padded to a common length. `slice`, `lengths` and `select` throw ShapeError for ids that are
-/// not [batch, tokens] or a mask or types of another shape than theirs, DTypeError for a mask that is not bool.
+/// Token sequences of one batch, padded to a common length. `slice`, `lengths` and `select` throw ShapeError for ids
+/// that are not [batch, tokens] or a mask or types of another shape than theirs, DTypeError for a mask that is not
+/// bool.
 struct TokenBatch {
   Tensor ids = {};    ///< i32 or i64 [batch, tokens]
   Tensor valid = {};  ///< bool [batch, tokens], false for padding; undefined where there is none
@@ -40,18 +41,20 @@ struct TokenBatch {
   /// an empty one or min_tokens > max_tokens, ShapeError for a sequence of more than `max_tokens`.
   static TokenBatch pad(std::span<const std::vector<std::int32_t>> sequences, std::int32_t pad_id = 0,
                         std::int64_t min_tokens = 1,
-                         std::int64_t max_tokens = (std::numeric_limits<std::int64_t>::max)());
-  /// Pairs of texts: firsts[i], of type 0, followed by seconds[i], of type 1, as BERT takes them where the one is `[CLS] a
-  /// [SEP]` and the other `b [SEP]`. Padding is of type 0. Throws as `pad`, and ValueError unless there are as many of each.
+                        std::int64_t max_tokens = (std::numeric_limits<std::int64_t>::max)());
+  /// Pairs of texts: firsts[i], of type 0, followed by seconds[i], of type 1, as BERT takes them where the one is
+  /// `[CLS] a [SEP]` and the other `b [SEP]`. Padding is of type 0. Throws as `pad`, and ValueError unless there are as
+  /// many of each.
   static TokenBatch pad_pairs(std::span<const std::vector<std::int32_t>> firsts,
                               std::span<const std::vector<std::int32_t>> seconds, std::int32_t pad_id = 0,
                               std::int64_t min_tokens = 1,
                               std::int64_t max_tokens = (std::numeric_limits<std::int64_t>::max)());
 };
 
-/// Throws, in the name of `model`: ShapeError for more than `max_tokens` tokens, or a mask or types of another shape than the
-/// ids, DTypeError for ids, a mask or types of another type, ValueError for an id outside the vocabulary, a sample without a
-/// valid token, or types where the model has none (`types` 0). What the types are is checked where they are looked up.
+/// Throws, in the name of `model`: ShapeError for more than `max_tokens` tokens, or a mask or types of another shape
+/// than the ids, DTypeError for ids, a mask or types of another type, ValueError for an id outside the vocabulary, a
+/// sample without a valid token, or types where the model has none (`types` 0). What the types are is checked where
+/// they are looked up.
 void check_tokens(const char* model, const TokenBatch& tokens, std::int64_t max_tokens, std::int64_t vocabulary,
                   std::int64_t types = 0);
 

@@ -18,10 +18,15 @@ TransformerBlock::Parts TransformerBlock::make_parts(const Builder& builder, con
   const auto drawn = [&](double deviation) { return style.weights.value_or(Init::normal(deviation)); };
   const auto norm = [&](const char* name) { return LayerNorm(builder.child(name), config.width, config.epsilon); };
   const auto attention = [&] {
-    return MultiHeadAttention(builder, config.width, config.heads, drawn(residual_spread), drawn(spread), style.attention);
+    return MultiHeadAttention(builder, config.width, config.heads, drawn(residual_spread), drawn(spread),
+                              style.attention);
   };
-  const auto fc1 = [&] { return Linear(builder.child(style.fc1), config.width, config.mlp_width, drawn(spread / std::sqrt(2.0))); };
-  const auto fc2 = [&] { return Linear(builder.child(style.fc2), config.mlp_width, config.width, drawn(residual_spread)); };
+  const auto fc1 = [&] {
+    return Linear(builder.child(style.fc1), config.width, config.mlp_width, drawn(spread / std::sqrt(2.0)));
+  };
+  const auto fc2 = [&] {
+    return Linear(builder.child(style.fc2), config.mlp_width, config.width, drawn(residual_spread));
+  };
   if (style.norm == NormPlacement::kPre) return {norm(style.norm1), attention(), norm(style.norm2), fc1(), fc2()};
   const MultiHeadAttention attention_first = attention();
   const LayerNorm norm1 = norm(style.norm1);
@@ -46,8 +51,8 @@ Variable TransformerBlock::add_branch(const Variable& x, bool training, const Br
   return ops::add(x, drop_path_(dropout_(branch(Variable()), training), training));
 }
 
-/// Both kinds norm what enters a branch. The pre-norm kind adds the branch to what it was before its norm, the post-norm kind to
-/// what it is after it; there, the first norm is the last of the block before.
+/// Both kinds norm what enters a branch. The pre-norm kind adds the branch to what it was before its norm, the
+/// post-norm kind to what it is after it; there, the first norm is the last of the block before.
 Variable TransformerBlock::forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
                                    const TokenChoice& choice, bool training) const {
   const auto& [norm1, attention, norm2, fc1, fc2] = parts_;
@@ -65,8 +70,8 @@ Variable TransformerBlock::forward(const Variable& x, const LayerNorm* before, c
                     [&](const Variable& residual) { return fc2.after(activation_, hidden, residual); });
 }
 
-Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
-                                             const TokenChoice& choice) const {
+Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm* before,
+                                             const ops::AttentionOptions& options, const TokenChoice& choice) const {
   const bool training = dropout_.training();
   if (!checkpoint_) return forward(x, before, options, choice, training);
   // By value: the recompute in backward may come when this block's caller is gone, or the training flag was changed.
@@ -79,7 +84,8 @@ Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm*
   return checkpoint(recompute, inputs).front();
 }
 
-Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options, const TokenChoice& choice) const {
+Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOptions& options,
+                                      const TokenChoice& choice) const {
   const Variable y = without_last_norm(x, nullptr, options, choice);
   return last_norm() ? (*last_norm())(y) : y;
 }
@@ -94,7 +100,8 @@ TransformerEncoder::TransformerEncoder(const Builder& builder, const Transformer
 
 Variable TransformerEncoder::operator()(Variable x, const ops::AttentionOptions& options, const TokenChoice& choice,
                                         const LayerNorm* before) const {
-  if (before && !blocks_.front().last_norm()) x = (*std::exchange(before, nullptr))(x);  // of blocks with a first norm of their own
+  if (before && !blocks_.front().last_norm())
+    x = (*std::exchange(before, nullptr))(x);  // of blocks with a first norm of their own
   for (const TransformerBlock& block : blocks_) {
     x = block.without_last_norm(x, before, options, &block == &blocks_.back() ? choice : TokenChoice());
     before = block.last_norm();

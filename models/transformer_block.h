@@ -25,8 +25,8 @@ struct BlockStyle {
   std::optional<Init> weights = {};
 };
 
-/// A Hugging Face CLIP encoder layer, initialised as there (`CLIPPreTrainedModel._init_weights`). OpenAI's own code draws q, k, v
-/// and out_proj the other way round.
+/// A Hugging Face CLIP encoder layer, initialised as there (`CLIPPreTrainedModel._init_weights`). OpenAI's own code
+/// draws q, k, v and out_proj the other way round.
 inline constexpr BlockStyle kClipBlock = {};
 
 /// A Hugging Face BERT layer.
@@ -40,23 +40,24 @@ inline constexpr BlockStyle kBertBlock = {
     .fc2 = "output.dense",
     .weights = Init::normal(0.02)};
 
-/// Transformer block over [batch, tokens, width]: attention and a two-layer perceptron, each with a residual branch of which
-/// dropout and drop path take parts in training. Biases are 0 at first.
+/// Transformer block over [batch, tokens, width]: attention and a two-layer perceptron, each with a residual branch of
+/// which dropout and drop path take parts in training. Biases are 0 at first.
 class TransformerBlock {
  public:
   /// Throws as `check_config`.
   TransformerBlock(const Builder& builder, const TransformerConfig& config, const BlockStyle& style = kClipBlock);
   /// Of the chosen tokens alone where `choice` is set: what follows the attention works on each token by itself, so the
   /// last block of a stack need not compute what is not pooled.
-  Variable operator()(const Variable& x, const ops::AttentionOptions& options = {}, const TokenChoice& choice = {}) const;
+  Variable operator()(const Variable& x, const ops::AttentionOptions& options = {},
+                      const TokenChoice& choice = {}) const;
 
  private:
   friend class TransformerEncoder;
 
   Variable without_last_norm(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
                              const TokenChoice& choice) const;
-  Variable forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options, const TokenChoice& choice,
-                   bool training) const;
+  Variable forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
+                   const TokenChoice& choice, bool training) const;
   /// x plus branch({}), of which training takes parts, or branch(x), which adds x itself.
   template <class Branch>
   Variable add_branch(const Variable& x, bool training, const Branch& branch) const;
@@ -85,8 +86,8 @@ class TransformerEncoder {
   /// Throws as `check_config`.
   TransformerEncoder(const Builder& builder, const TransformerConfig& config, const BlockStyle& style = kClipBlock,
                      const char* layers = "layers");
-  /// [batch, tokens, width], or [batch, width] where `choice` is set. `before` is a norm that x still is to be given, which a first
-  /// block of the post-norm kind joins to its products, so that no norm is kept.
+  /// [batch, tokens, width], or [batch, width] where `choice` is set. `before` is a norm that x still is to be given,
+  /// which a first block of the post-norm kind joins to its products, so that no norm is kept.
   Variable operator()(Variable x, const ops::AttentionOptions& options = {}, const TokenChoice& choice = {},
                       const LayerNorm* before = nullptr) const;
 

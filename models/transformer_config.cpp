@@ -8,10 +8,9 @@
 namespace tapecache::models::detail {
 
 void check_transformer(const char* model, const TransformerConfig& config) {
-  require_sizes(model, {{"width", config.width},
-                        {"layers", config.layers},
-                        {"heads", config.heads},
-                        {"mlp_width", config.mlp_width}});
+  require_sizes(
+      model,
+      {{"width", config.width}, {"layers", config.layers}, {"heads", config.heads}, {"mlp_width", config.mlp_width}});
   if (config.width % config.heads != 0) {
     throw ValueError(fmt::format("{}: {} heads do not divide a width of {}", model, config.heads, config.width));
   }

@@ -7,12 +7,13 @@
 
 namespace tapecache::models {
 
-/// A stack of transformer blocks. What an initialiser leaves out is as the architecture has it, whichever members it names; so
-/// each architecture has a type of its own, and one becomes another by an explicit conversion alone.
+/// A stack of transformer blocks. What an initialiser leaves out is as the architecture has it, whichever members it
+/// names; so each architecture has a type of its own, and one becomes another by an explicit conversion alone.
 template <class Architecture>
 struct TransformerConfigOf {
   std::int64_t width = Architecture::kWidth;
-  std::int64_t layers = Architecture::kLayers;  ///< of the whole stack; sets the scale of residual projections in CLIP's blocks
+  std::int64_t layers =
+      Architecture::kLayers;  ///< of the whole stack; sets the scale of residual projections in CLIP's blocks
   std::int64_t heads = Architecture::kHeads;
   std::int64_t mlp_width = Architecture::kMlpWidth;
   ops::Activation activation = Architecture::kActivation;
@@ -25,8 +26,7 @@ struct TransformerConfigOf {
 
   /// Every member as it is here.
   template <class Other>
-    requires(!std::same_as<Other, Architecture>)
-  explicit operator TransformerConfigOf<Other>() const {
+  requires(!std::same_as<Other, Architecture>) explicit operator TransformerConfigOf<Other>() const {
     return {width, layers, heads, mlp_width, activation, dropout, drop_path, epsilon, checkpoint};
   }
 };
@@ -57,10 +57,11 @@ namespace detail {
 void check_transformer(const char* model, const TransformerConfig& config);
 }
 
-/// Throws ValueError, in the name of `model`, for sizes below 1, heads that do not divide the width, a `dropout` or `drop_path`
-/// outside [0, 1) and an `epsilon` that is not above 0 and finite; gives the config back.
+/// Throws ValueError, in the name of `model`, for sizes below 1, heads that do not divide the width, a `dropout` or
+/// `drop_path` outside [0, 1) and an `epsilon` that is not above 0 and finite; gives the config back.
 template <class Architecture>
-const TransformerConfigOf<Architecture>& check_config(const char* model, const TransformerConfigOf<Architecture>& config) {
+const TransformerConfigOf<Architecture>& check_config(const char* model,
+                                                      const TransformerConfigOf<Architecture>& config) {
   detail::check_transformer(model, TransformerConfig(config));
   return config;
 }

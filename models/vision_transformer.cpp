@@ -51,8 +51,8 @@ VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig&
                                       Init::normal(1.0 / std::sqrt(static_cast<double>(config.encoder.width))))),
       patches_(builder.child("embeddings").child("patch_embedding"), config.channels, config.patch_size,
                config.encoder.width),
-      positions_(builder.child("embeddings").child("position_embedding"), patch_count(config) + 1,
-                 config.encoder.width, Init::normal(0.01)),
+      positions_(builder.child("embeddings").child("position_embedding"), patch_count(config) + 1, config.encoder.width,
+                 Init::normal(0.01)),
       pre_norm_(builder.child("pre_layrnorm"), config.encoder.width, config.encoder.epsilon),  // spelled as published
       encoder_(builder.child("encoder"), TransformerConfig(config.encoder)),
       post_norm_(builder.child("post_layernorm"), config.encoder.width, config.encoder.epsilon) {

@@ -38,13 +38,14 @@ class PatchEmbedding {
 class VisionTransformer : public Model {
  public:
   /// Throws as `check_config`, before the first parameter is made.
-  VisionTransformer(const VisionConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32) : VisionTransformer(Builder(seed, dtype), config) {}
+  VisionTransformer(const VisionConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32)
+      : VisionTransformer(Builder(seed, dtype), config) {}
   /// The same under the name of a builder, whose list other parts may share.
   VisionTransformer(const Builder& builder, const VisionConfig& config);
   /// images [batch, channels, size, size] to [batch, width]. Throws ShapeError.
   Variable operator()(const Variable& images) const;
-  /// [batch, 1 + patches, width]: the class token's state and each patch's after the encoder, neither pooled nor normalised, as
-  /// `last_hidden_state` there. Throws ShapeError.
+  /// [batch, 1 + patches, width]: the class token's state and each patch's after the encoder, neither pooled nor
+  /// normalised, as `last_hidden_state` there. Throws ShapeError.
   Variable hidden_states(const Variable& images) const;
 
  private:

@@ -49,7 +49,9 @@ std::vector<Buffer> state_under(const Builder& model) {
 /// Their names without the prefix, which files of a builder's own leave out.
 NameInFile names_under(const Builder& model) {
   const std::string prefix = model.prefix().empty() ? "" : model.prefix() + ".";
-  return [prefix](const Parameter& p) { return p.name().starts_with(prefix) ? p.name().substr(prefix.size()) : std::string(); };
+  return [prefix](const Parameter& p) {
+    return p.name().starts_with(prefix) ? p.name().substr(prefix.size()) : std::string();
+  };
 }
 
 std::string own_name(const Parameter& p) { return p.name(); }
@@ -73,8 +75,8 @@ std::optional<std::string> common_prefix(const SafetensorsReader& file, const st
   return std::nullopt;
 }
 
-/// What stands for a name in the file: itself or, of tied tensors that were written once, the one that the metadata gives as
-/// its other name (as `safetensors.torch.save_model` does). Empty where there is none.
+/// What stands for a name in the file: itself or, of tied tensors that were written once, the one that the metadata
+/// gives as its other name (as `safetensors.torch.save_model` does). Empty where there is none.
 std::string stored_as(const SafetensorsReader& file, const std::string& name) {
   if (file.contains(name)) return name;
   const std::optional<std::string> alias = file.metadata(name);
@@ -93,18 +95,19 @@ std::string older_spelling(const std::string& name, const Tensor& value) {
   return "";
 }
 
-/// Whether a tensor is bookkeeping that other libraries write with a model's weights: integers that follow from its shapes, or
-/// a count of steps.
+/// Whether a tensor is bookkeeping that other libraries write with a model's weights: integers that follow from its
+/// shapes, or a count of steps.
 bool is_bookkeeping(std::string_view name, const SafetensorsReader::Entry& entry) {
   constexpr const char* kNames[] = {"position_ids", "token_type_ids", "num_batches_tracked", "relative_position_index"};
   if (entry.dtype && is_floating(*entry.dtype)) return false;
   return std::ranges::any_of(kNames, [&](const char* known) {
-    return name.ends_with(known) && (name.size() == std::strlen(known) || name[name.size() - std::strlen(known) - 1] == '.');
+    return name.ends_with(known) &&
+           (name.size() == std::strlen(known) || name[name.size() - std::strlen(known) - 1] == '.');
   });
 }
 
-/// The names under which published files of BERT's kind have heads that are no part of the encoder: its pooler, and the heads
-/// of what it was trained for, which are beside it. Those that the model has too are left out.
+/// The names under which published files of BERT's kind have heads that are no part of the encoder: its pooler, and the
+/// heads of what it was trained for, which are beside it. Those that the model has too are left out.
 std::vector<std::string> heads_beside(const std::vector<Buffer>& state) {
   constexpr std::string_view kKnownBy = "embeddings.word_embeddings.weight";
   std::vector<std::string> heads;
@@ -126,7 +129,8 @@ std::vector<std::string> heads_beside(const std::vector<Buffer>& state) {
   return heads;
 }
 
-/// The numbered parts of names, as the blocks of an encoder: what stands before a number and after it, and the largest one.
+/// The numbered parts of names, as the blocks of an encoder: what stands before a number and after it, and the largest
+/// one.
 class Series {
  public:
   explicit Series(const std::vector<Buffer>& state) {
@@ -143,8 +147,8 @@ class Series {
     std::string series;
     std::uint64_t number = 0, last = 0;
   };
-  /// The part, if there is one, by which a name would be another's of the state with a smaller number, of a series that ends
-  /// before its own.
+  /// The part, if there is one, by which a name would be another's of the state with a smaller number, of a series that
+  /// ends before its own.
   std::optional<Beyond> beyond(const std::string& name) const {
     std::optional<Beyond> found;
     for_each_number(name, [&](const std::string& before, std::uint64_t number, const std::string& after) {
@@ -242,8 +246,8 @@ void note_surplus(const SafetensorsReader& file, const std::vector<Buffer>& stat
     }
   }
   for (const auto& [name, beyond] : longer) {
-    misfits.wrong.push_back(fmt::format("'{0}{1}' goes on to {0}{1}{2} in the file, in the model to {1}{3}", options.prefix,
-                                        name, beyond.number, beyond.last));
+    misfits.wrong.push_back(fmt::format("'{0}{1}' goes on to {0}{1}{2} in the file, in the model to {1}{3}",
+                                        options.prefix, name, beyond.number, beyond.last));
   }
 }
 
@@ -287,7 +291,8 @@ void save_weights(const std::filesystem::path& path, const Builder& model) {
   save(path, state_under(model), model.parameters(), names_under(model));
 }
 
-void load_weights(const std::filesystem::path& path, std::span<const Parameter> parameters, const LoadOptions& options) {
+void load_weights(const std::filesystem::path& path, std::span<const Parameter> parameters,
+                  const LoadOptions& options) {
   load(path, state_of(parameters), parameters, own_name, options);
 }
 

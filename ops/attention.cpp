@@ -18,10 +18,11 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
   const OpScope scope(kOp);
   detail::require_operand(kOp, "qkv", qkv, 3);
   if (heads < 1) throw ValueError(fmt::format("{}: {} heads, expected at least 1", kOp, heads));
-  if (qkv.rank() != 3 || qkv.size(2) % 3 != 0 || qkv.size(2) < heads ||
-      qkv.size(2) / 3 % heads != 0) {
-    throw ShapeError(fmt::format("{}: qkv has shape {}, expected [batch, tokens, 3·width] with width a multiple of {} "
-                                 "heads", kOp, to_string(qkv.shape()), heads));
+  if (qkv.rank() != 3 || qkv.size(2) % 3 != 0 || qkv.size(2) < heads || qkv.size(2) / 3 % heads != 0) {
+    throw ShapeError(
+        fmt::format("{}: qkv has shape {}, expected [batch, tokens, 3·width] with width a multiple of {} "
+                    "heads",
+                    kOp, to_string(qkv.shape()), heads));
   }
   const std::int64_t batch = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3;
   if (options.valid.defined()) {

@@ -14,9 +14,9 @@ struct AttentionOptions {
 /// Multi-head scaled dot-product attention (Vaswani et al. 2017) on packed queries, keys and values
 /// [batch, tokens, 3·width], width = heads · head width, laid out [.., 3, heads, head width]: [batch, tokens, width].
 /// Scores are scaled by 1/√(head width). A token that may attend to nothing gets 0. Tokens that may not
-/// be attended to count for nothing, but must be finite: their weights are 0, and 0 times NaN is NaN. Only two numbers per
-/// token and head are kept for the derivative. qkv may be of 16 bits, as a product leaves it; under `Autocast` the result is
-/// rounded to them, whichever type it is then kept in. Throws ShapeError, ValueError, DTypeError.
+/// be attended to count for nothing, but must be finite: their weights are 0, and 0 times NaN is NaN. Only two numbers
+/// per token and head are kept for the derivative. qkv may be of 16 bits, as a product leaves it; under `Autocast` the
+/// result is rounded to them, whichever type it is then kept in. Throws ShapeError, ValueError, DTypeError.
 Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptions& options = {});
 
 }  // namespace tapecache::ops

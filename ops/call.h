@@ -15,8 +15,8 @@ inline kernels::Mode mode_of(const GradientTarget& target) {
   return target.accumulate ? kernels::Mode::kAccumulate : kernels::Mode::kWrite;
 }
 
-/// What a kernel takes as `Parameter` for this argument: the elements of a tensor or of a gradient's place, null where that is
-/// undefined; the mode of a gradient's place; anything else as it is.
+/// What a kernel takes as `Parameter` for this argument: the elements of a tensor or of a gradient's place, null where
+/// that is undefined; the mode of a gradient's place; anything else as it is.
 template <class Parameter, class Argument>
 Parameter kernel_argument(Argument& argument) {
   using Given = std::remove_const_t<Argument>;
@@ -36,8 +36,9 @@ Parameter kernel_argument(Argument& argument) {
   }
 }
 
-/// Calls a device's kernel, as &SoftmaxKernels<T>::softmax names it, with tensors for its pointers. A gradient's place stands for
-/// its pointer and, once more, for its mode. Throws as kernels::find does, and DTypeError where a tensor has other elements.
+/// Calls a device's kernel, as &SoftmaxKernels<T>::softmax names it, with tensors for its pointers. A gradient's place
+/// stands for its pointer and, once more, for its mode. Throws as kernels::find does, and DTypeError where a tensor has
+/// other elements.
 template <template <class> class Family, class T, class Result, class... Parameters, class... Arguments>
 Result call(const char* op, Device device, Result (*Family<T>::*kernel)(Parameters...), Arguments&&... arguments) {
   static_assert(sizeof...(Parameters) == sizeof...(Arguments));

@@ -12,7 +12,8 @@ namespace {
 
 void require_rank(const char* op, const char* argument, const Variable& x, int rank) {
   if (x.rank() >= rank) return;
-  throw ShapeError(fmt::format("{}: {} has shape {}, expected at least {} axes", op, argument, to_string(x.shape()), rank));
+  throw ShapeError(
+      fmt::format("{}: {} has shape {}, expected at least {} axes", op, argument, to_string(x.shape()), rank));
 }
 
 void require_integers(const char* op, const char* argument, const Tensor& indices) {
@@ -37,7 +38,8 @@ void require_operand(const char* op, const char* argument, const Variable& x, in
   require_rank(op, argument, x, rank);
 }
 
-void require_alike(const char* op, const char* argument_a, const Variable& a, const char* argument_b, const Variable& b) {
+void require_alike(const char* op, const char* argument_a, const Variable& a, const char* argument_b,
+                   const Variable& b) {
   require_floating(op, argument_b, b);
   const bool low = is_low_precision(a.dtype());
   if (b.dtype() != (low ? DType::kFloat32 : a.dtype())) {
@@ -45,8 +47,8 @@ void require_alike(const char* op, const char* argument_a, const Variable& a, co
                                  name(b.dtype()), low ? "float32 beside 16 bits" : "one type"));
   }
   if (a.device() != b.device()) {
-    throw DeviceError(fmt::format("{}: {} is on {} and {} on {}, expected one device", op, argument_a, to_string(a.device()),
-                                  argument_b, to_string(b.device())));
+    throw DeviceError(fmt::format("{}: {} is on {} and {} on {}, expected one device", op, argument_a,
+                                  to_string(a.device()), argument_b, to_string(b.device())));
   }
 }
 
@@ -59,8 +61,8 @@ void require_scalar_like(const char* op, const char* argument, const Variable& x
     throw DTypeError(fmt::format("{}: {} is {}, expected {}", op, argument, name(x.dtype()), name(like.dtype())));
   }
   if (x.device() != like.device()) {
-    throw DeviceError(fmt::format("{}: {} is on {}, expected {}", op, argument, to_string(x.device()),
-                                  to_string(like.device())));
+    throw DeviceError(
+        fmt::format("{}: {} is on {}, expected {}", op, argument, to_string(x.device()), to_string(like.device())));
   }
 }
 
@@ -128,16 +130,16 @@ void require_mask(const char* op, const char* argument, const Tensor& mask, cons
   }
   require_shape(op, argument, mask.shape(), expected);
   if (mask.device() != device) {
-    throw DeviceError(fmt::format("{}: {} is on {}, expected {}", op, argument, to_string(mask.device()),
-                                  to_string(device)));
+    throw DeviceError(
+        fmt::format("{}: {} is on {}, expected {}", op, argument, to_string(mask.device()), to_string(device)));
   }
 }
 
 Tensor checked_indices(const char* op, const char* argument, const Tensor& indices, std::int64_t limit, Device device) {
   require_integers(op, argument, indices);
   if (!indices.device().is_cpu() && indices.device() != device) {
-    throw DeviceError(fmt::format("{}: {} are on {}, expected {}", op, argument, to_string(indices.device()),
-                                  to_string(device)));
+    throw DeviceError(
+        fmt::format("{}: {} are on {}, expected {}", op, argument, to_string(indices.device()), to_string(device)));
   }
   const auto text = [&] {
     return CheckText{fmt::format("{}: {}[{{position}}] is {{value}}, expected 0 to {}", op, argument, limit - 1)};

@@ -26,9 +26,9 @@ void check_operands(ContrastiveOp op, const Variable& a, const Variable& b) {
   const bool fits = a.rank() == 2 && b.rank() == 2 && a.size(1) == b.size(1) && a.numel() > 0 && b.numel() > 0 &&
                     b.size(0) % a.size(0) == 0 && (op == ContrastiveOp::kRows || a.size(0) == b.size(0));
   if (!fits) {
-    throw ShapeError(fmt::format("{}: a is {} and b {}, expected [rows, width] and [columns, width], with {}", kOp,
-                                 describe(a.value()), describe(b.value()),
-                                 op == ContrastiveOp::kRows ? "columns a multiple of rows" : "as many columns as rows"));
+    throw ShapeError(fmt::format(
+        "{}: a is {} and b {}, expected [rows, width] and [columns, width], with {}", kOp, describe(a.value()),
+        describe(b.value()), op == ContrastiveOp::kRows ? "columns a multiple of rows" : "as many columns as rows"));
   }
 }
 
@@ -38,7 +38,12 @@ Contrastive layout(ContrastiveOp op, const Variable& a, const Variable& b, const
     own = kernels::find(&ContrastiveKernels<T>::contrastive_tile, kOp, a.device())();
   });
   const TileSizes sizes = detail::tile_sizes(kOp, tile, own);
-  return {op, a.size(0), b.size(0), a.size(1), b.size(0) / a.size(0), std::min(sizes.rows, a.size(0)),
+  return {op,
+          a.size(0),
+          b.size(0),
+          a.size(1),
+          b.size(0) / a.size(0),
+          std::min(sizes.rows, a.size(0)),
           std::min(sizes.cols, b.size(0))};
 }
 
@@ -88,29 +93,29 @@ Variable contrastive_loss(ContrastiveOp op, const Variable& a, const Variable& b
   return record(kOp, std::move(loss), {a, b, scale, offset},
                 {a.value(), b.value(), scale.value(), offset.value(), rows, cols, ids.queries, ids.targets},
                 [c](Backward& ctx) {
-    Contrastive here = c;
-    here.equal = PairIds{ctx.saved(6), ctx.saved(7)}.pairs(c.step);  // saved tensors may have moved
-    // dA = scale dZ B; dB = scale dZᵀ A; dscale = Σ dZ (A Bᵀ); dbias = Σ dZ
-    const Tensor &left = ctx.saved(0), &right = ctx.saved(1);
-    GradientTarget da, db;
-    if (ctx.needs(0)) da = ctx.gradient(0);
-    if (ctx.needs(1)) db = ctx.gradient(1);
-    // Both operands may be one variable: then the kernel's two gradients are two tensors all the same.
-    const bool shared = da.tensor.defined() && db.tensor.defined() && da.tensor.shares_storage(db.tensor);
-    GradientTarget db_alone =
-        shared ? GradientTarget{Tensor::empty(right.shape(), right.dtype(), right.device()), false} : db;
-    Tensor dscale = Tensor::empty(ctx.input_shape(2), left.dtype(), left.device());
-    Tensor dbias = Tensor::empty(ctx.input_shape(3), left.dtype(), left.device());
-    dispatch_floating(kOp, left.dtype(), [&]<class T>() {
-      Buffers buffers = buffers_for<T>(c, left.device());
-      detail::call(kOp, left.device(), &ContrastiveKernels<T>::contrastive_backward, here, left, right, ctx.saved(2),
-                   ctx.saved(3), ctx.saved(4), ctx.saved(5), ctx.output_gradient(), da, da, db_alone, db_alone, dscale,
-                   dbias, buffers.workspace, buffers.partials);
-    });
-    if (shared) db.tensor.accumulate(db_alone.tensor);
-    if (ctx.needs(2)) ctx.pass(2, dscale);
-    if (ctx.needs(3)) ctx.pass(3, dbias);
-  });
+                  Contrastive here = c;
+                  here.equal = PairIds{ctx.saved(6), ctx.saved(7)}.pairs(c.step);  // saved tensors may have moved
+                  // dA = scale dZ B; dB = scale dZᵀ A; dscale = Σ dZ (A Bᵀ); dbias = Σ dZ
+                  const Tensor &left = ctx.saved(0), &right = ctx.saved(1);
+                  GradientTarget da, db;
+                  if (ctx.needs(0)) da = ctx.gradient(0);
+                  if (ctx.needs(1)) db = ctx.gradient(1);
+                  // Both operands may be one variable: then the kernel's two gradients are two tensors all the same.
+                  const bool shared = da.tensor.defined() && db.tensor.defined() && da.tensor.shares_storage(db.tensor);
+                  GradientTarget db_alone =
+                      shared ? GradientTarget{Tensor::empty(right.shape(), right.dtype(), right.device()), false} : db;
+                  Tensor dscale = Tensor::empty(ctx.input_shape(2), left.dtype(), left.device());
+                  Tensor dbias = Tensor::empty(ctx.input_shape(3), left.dtype(), left.device());
+                  dispatch_floating(kOp, left.dtype(), [&]<class T>() {
+                    Buffers buffers = buffers_for<T>(c, left.device());
+                    detail::call(kOp, left.device(), &ContrastiveKernels<T>::contrastive_backward, here, left, right,
+                                 ctx.saved(2), ctx.saved(3), ctx.saved(4), ctx.saved(5), ctx.output_gradient(), da, da,
+                                 db_alone, db_alone, dscale, dbias, buffers.workspace, buffers.partials);
+                  });
+                  if (shared) db.tensor.accumulate(db_alone.tensor);
+                  if (ctx.needs(2)) ctx.pass(2, dscale);
+                  if (ctx.needs(3)) ctx.pass(3, dbias);
+                });
 }
 
 }  // namespace tapecache::ops

@@ -49,7 +49,8 @@ Variable drop(const char* op, Unit unit, const Variable& x, double probability) 
                   const kernels::Samples samples = samples_of(first, count, ordered ? Tensor() : ctx.saved(0));
                   GradientTarget dx = ctx.gradient(0);
                   dispatch_floating(op, dy.dtype(), [&]<class T>() {
-                    detail::call(op, dy.device(), kernel_of<T>(unit), key, samples, per_sample, probability, dy, dx, dx);
+                    detail::call(op, dy.device(), kernel_of<T>(unit), key, samples, per_sample, probability, dy, dx,
+                                 dx);
                   });
                 });
 }

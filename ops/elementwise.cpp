@@ -115,22 +115,32 @@ Variable silu(const Variable& x) { return unary("silu", UnaryOp::kSilu, x); }
 
 Variable activate(Activation activation, const Variable& x) {
   switch (activation) {
-    case Activation::kQuickGelu: return quick_gelu(x);
-    case Activation::kGelu: return gelu(x);
-    case Activation::kGeluTanh: return gelu_tanh(x);
-    case Activation::kSilu: return silu(x);
-    case Activation::kRelu: return relu(x);
+    case Activation::kQuickGelu:
+      return quick_gelu(x);
+    case Activation::kGelu:
+      return gelu(x);
+    case Activation::kGeluTanh:
+      return gelu_tanh(x);
+    case Activation::kSilu:
+      return silu(x);
+    case Activation::kRelu:
+      return relu(x);
   }
   throw ValueError("activate: unknown activation");
 }
 
 std::string_view name(Activation activation) {
   switch (activation) {
-    case Activation::kQuickGelu: return "quick_gelu";
-    case Activation::kGelu: return "gelu";
-    case Activation::kGeluTanh: return "gelu_pytorch_tanh";
-    case Activation::kSilu: return "silu";
-    case Activation::kRelu: return "relu";
+    case Activation::kQuickGelu:
+      return "quick_gelu";
+    case Activation::kGelu:
+      return "gelu";
+    case Activation::kGeluTanh:
+      return "gelu_pytorch_tanh";
+    case Activation::kSilu:
+      return "silu";
+    case Activation::kRelu:
+      return "relu";
   }
   throw ValueError("activation: unknown");
 }

@@ -21,14 +21,14 @@ enum class RowsOf { kTargets, kBoth };
 /// Throws ShapeError or DTypeError for ids of another shape or type, and ValueError for ids beside equal_rows.
 void check_equal_targets(const char* op, const EqualTargets& equal, std::int64_t queries, std::int64_t targets);
 
-/// The ids of queries [M, …] and targets [N, …] of f32 or f64 on one device, the last axis being the width. `target_mask` bool
-/// [N, tokens] leaves tokens of [N, tokens, width] out of the comparison, where it is defined.
+/// The ids of queries [M, …] and targets [N, …] of f32 or f64 on one device, the last axis being the width.
+/// `target_mask` bool [N, tokens] leaves tokens of [N, tokens, width] out of the comparison, where it is defined.
 /// Throws as check_equal_targets does.
 PairIds pair_ids(const char* op, const EqualTargets& equal, const Tensor& queries, const Tensor& targets, RowsOf rows,
                  const Tensor& target_mask = {});
 
-/// i64 [rows]: of each row of x [rows, width] or [rows, tokens, width], f32 or f64, the first that has its bits, where `mask`,
-/// bool [rows, tokens], leaves tokens out.
+/// i64 [rows]: of each row of x [rows, width] or [rows, tokens, width], f32 or f64, the first that has its bits, where
+/// `mask`, bool [rows, tokens], leaves tokens out.
 Tensor equal_row_ids(const Tensor& x, const Tensor& mask = {});
 
 }  // namespace tapecache::ops

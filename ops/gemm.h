@@ -9,8 +9,8 @@
 /// The steps from tensors to kernels that ops with products share.
 namespace tapecache::ops::detail {
 
-/// c = op(a) op(b) + bias + residual, or += without a residual. Bias and residual may be undefined; there is no residual
-/// where c is of 16 bits, as a and b then are.
+/// c = op(a) op(b) + bias + residual, or += without a residual. Bias and residual may be undefined; there is no
+/// residual where c is of 16 bits, as a and b then are.
 inline void gemm(const char* op, const kernels::Gemm& shape, const Tensor& a, const Tensor& b, const Tensor& bias,
                  const Tensor& residual, Tensor& c, kernels::Mode mode) {
   dispatch_any_floating(op, a.dtype(), [&]<class In>() {
@@ -39,9 +39,10 @@ struct GradientInType {
   bool bias_done;  // the gradient of the bias is made
 };
 
-/// dY [rows, cols] in the type of the operands. Where it must be rounded for that, the gradient of the input `bias`, if that
-/// is wanted, is made in the same pass.
-inline GradientInType gradient_in_type(const char* op, Backward& ctx, std::size_t bias, const Tensor& dy, DType operand) {
+/// dY [rows, cols] in the type of the operands. Where it must be rounded for that, the gradient of the input `bias`, if
+/// that is wanted, is made in the same pass.
+inline GradientInType gradient_in_type(const char* op, Backward& ctx, std::size_t bias, const Tensor& dy,
+                                       DType operand) {
   const bool sums = ctx.needs(bias) && ctx.input_shape(bias).numel() > 0;
   if (!sums || !is_low_precision(operand) || dy.dtype() != DType::kFloat32) return {in_type(op, dy, operand), false};
   Tensor low_dy = Tensor::empty(dy.shape(), operand, dy.device());
@@ -54,8 +55,8 @@ inline GradientInType gradient_in_type(const char* op, Backward& ctx, std::size_
   return {low_dy, true};
 }
 
-/// dW = dYᵀ X, `shape` being its product, and db = Σ_rows dY, for those of both that have a target. `low_dy` is dy in the type
-/// of x.
+/// dW = dYᵀ X, `shape` being its product, and db = Σ_rows dY, for those of both that have a target. `low_dy` is dy in
+/// the type of x.
 inline void parameter_gradients(const char* op, const kernels::Gemm& shape, const Tensor& dy, const Tensor& low_dy,
                                 const Tensor& x, GradientTarget dw, GradientTarget db) {
   if (dw.tensor.defined() && db.tensor.defined() && is_low_precision(dy.dtype())) {

@@ -109,8 +109,8 @@ Variable slice(const Variable& x, int axis_or_negative, std::int64_t begin, std:
 Variable transpose(const Variable& x, int axis_a, int axis_b) {
   const OpScope scope("transpose");
   detail::require_floating("transpose", "x", x, 1);
-  const auto [a, b] = std::minmax({detail::checked_axis("transpose", x.shape(), axis_a),
-                                   detail::checked_axis("transpose", x.shape(), axis_b)});
+  const auto [a, b] = std::minmax(
+      {detail::checked_axis("transpose", x.shape(), axis_a), detail::checked_axis("transpose", x.shape(), axis_b)});
   if (a == b) return x;
   const Shape& shape = x.shape();
   const std::int64_t outer = shape.product(0, a), size_a = shape[a], middle = shape.product(a + 1, b),

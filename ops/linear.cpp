@@ -20,11 +20,16 @@ namespace {
 
 UnaryOp kernel_of(Activation activation) {
   switch (activation) {
-    case Activation::kQuickGelu: return UnaryOp::kQuickGelu;
-    case Activation::kGelu: return UnaryOp::kGelu;
-    case Activation::kGeluTanh: return UnaryOp::kGeluTanh;
-    case Activation::kSilu: return UnaryOp::kSilu;
-    case Activation::kRelu: return UnaryOp::kRelu;
+    case Activation::kQuickGelu:
+      return UnaryOp::kQuickGelu;
+    case Activation::kGelu:
+      return UnaryOp::kGelu;
+    case Activation::kGeluTanh:
+      return UnaryOp::kGeluTanh;
+    case Activation::kSilu:
+      return UnaryOp::kSilu;
+    case Activation::kRelu:
+      return UnaryOp::kRelu;
   }
   throw ValueError("activated_linear: unknown activation");
 }
@@ -65,7 +70,8 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
     }
     // dW = dYᵀ X; db = Σ_rows dY, asked for only now: the bias may be x
     GradientTarget db = bias_done ? GradientTarget() : detail::wanted(ctx, 2);
-    detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, ctx.saved(0), detail::wanted(ctx, 1), db);
+    detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, ctx.saved(0), detail::wanted(ctx, 1),
+                                db);
     if (ctx.needs(3)) ctx.pass(3, dy);  // dR = dY
   });
 }
@@ -97,8 +103,8 @@ void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Te
 }
 
 /// C = op(A) op(B) f'(at) and, unless it is undefined, value = f(at), all of 16 bits.
-void derivative_gemm(const char* op, const Gemm& shape, UnaryOp kind, const Tensor& a, const Tensor& b, const Tensor& at,
-                     Tensor& c, Tensor& value) {
+void derivative_gemm(const char* op, const Gemm& shape, UnaryOp kind, const Tensor& a, const Tensor& b,
+                     const Tensor& at, Tensor& c, Tensor& value) {
   dispatch_low_precision(op, a.dtype(), [&]<class Low>() {
     detail::call(op, a.device(), &GemmKernels<Low>::derivative_gemm, shape, kind, a, b, at, c, value);
   });
@@ -131,12 +137,13 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   if (low) {
     detail::gemm(kOp, product, activated(kOp, kind, input), factor, bias.value(), residual.value(), y, Mode::kWrite);
   } else {
-    joined_gemm(kOp, product, kind, Activated::kLeft, input, factor, bias.value(), residual.value(), {}, y, Mode::kWrite);
+    joined_gemm(kOp, product, kind, Activated::kLeft, input, factor, bias.value(), residual.value(), {}, y,
+                Mode::kWrite);
   }
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor &dy = ctx.output_gradient(), &z = ctx.saved(0);
     const auto [low_dy, bias_done] = detail::gradient_in_type(kOp, ctx, 2, dy, operand);
-    Tensor f_of_x;  // that dW takes, where dX leaves it
+    Tensor f_of_x;       // that dW takes, where dX leaves it
     if (ctx.needs(0)) {  // dX = (dY W) f'(X)
       GradientTarget dx = ctx.gradient(0);
       Gemm back{1, rows, in, out, false, false};

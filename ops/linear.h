@@ -6,9 +6,9 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/result_type.h"
 
-/// Products with a weight [out, in] and perhaps a bias [out], for x [..., in]. x may be of 16 bits, as another product leaves
-/// it with ResultType::kOperand; weights, biases and residuals are then of f32. Each throws ShapeError where shapes do not fit
-/// and DTypeError where types differ.
+/// Products with a weight [out, in] and perhaps a bias [out], for x [..., in]. x may be of 16 bits, as another product
+/// leaves it with ResultType::kOperand; weights, biases and residuals are then of f32. Each throws ShapeError where
+/// shapes do not fit and DTypeError where types differ.
 namespace tapecache::ops {
 
 /// x · weightᵀ + bias + residual, of shape [..., out]; bias and residual may be undefined. The residual is where the
@@ -23,7 +23,7 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
 /// Several linear maps of one x, their outputs side by side: [..., Σ out_i]. `biases` is empty, or holds one for each
 /// weight, of which any may be undefined. Throws ValueError for no weight, more than 8, or another number of biases.
 Variable multi_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases = {},
-                       ResultType = ResultType::kComputed);
+                      ResultType = ResultType::kComputed);
 
 /// What layer_norm is given besides x.
 struct Norm {

@@ -39,8 +39,8 @@ inline Tensor in_type(const char* op, const Tensor& x, DType operand) {
   return is_low_precision(operand) && x.dtype() == DType::kFloat32 ? rounded(op, x, operand) : x;
 }
 
-/// What `make` makes of these variables, of the type `made`; kept where they are the present values of parameters, and used
-/// again.
+/// What `make` makes of these variables, of the type `made`; kept where they are the present values of parameters, and
+/// used again.
 template <class Make>
 Tensor kept_operand(std::span<const Variable> of, DType made, const Make& make) {
   OperandCache* cache = OperandCache::current();

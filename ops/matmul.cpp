@@ -23,8 +23,9 @@ void gemm_summed(const char* op, const Gemm& shape, const Tensor& a, const Tenso
     return all.reshape({all.numel()}).slice(first, first + size);
   };
   for (std::int64_t i = 0; i < shape.batch; ++i) {
-    detail::gemm(op, one, matrix(a, i * shape.stride_a, shape.m * shape.k), matrix(b, i * shape.stride_b, shape.k * shape.n),
-                    {}, {}, c.tensor, i == 0 ? detail::mode_of(c) : Mode::kAccumulate);
+    detail::gemm(op, one, matrix(a, i * shape.stride_a, shape.m * shape.k),
+                 matrix(b, i * shape.stride_b, shape.k * shape.n), {}, {}, c.tensor,
+                 i == 0 ? detail::mode_of(c) : Mode::kAccumulate);
   }
 }
 
@@ -53,7 +54,8 @@ Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& optio
   Tensor c = Tensor::empty(shape, a.dtype(), a.device());
   const Gemm forward{batch, m, n, k, ta, tb, stride_a, stride_b, m * n};
   const DType operand = detail::operand_type(a.value());
-  const Tensor left = detail::in_type("matmul", a.value(), operand), right = detail::in_type("matmul", b.value(), operand);
+  const Tensor left = detail::in_type("matmul", a.value(), operand),
+               right = detail::in_type("matmul", b.value(), operand);
   detail::gemm("matmul", forward, left, right, {}, {}, c, Mode::kWrite);
   return record("matmul", std::move(c), {a, b}, {left, right}, [=](Backward& ctx) {
     const Tensor dc = detail::in_type("matmul", ctx.output_gradient(), ctx.saved(0).dtype());

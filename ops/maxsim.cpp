@@ -35,8 +35,9 @@ void check_maxsim(const char* op, const Variable& queries, const Tensor& query_m
   const bool fits = queries.rank() == 3 && documents.rank() == 3 && queries.size(2) == documents.size(2) &&
                     queries.numel() > 0 && documents.numel() > 0;
   if (!fits) {
-    throw ShapeError(fmt::format("{}: queries are {} and documents {}, expected [batch, tokens, width] of one width, none empty",
-                                 op, describe(queries.value()), describe(documents.value())));
+    throw ShapeError(
+        fmt::format("{}: queries are {} and documents {}, expected [batch, tokens, width] of one width, none empty", op,
+                    describe(queries.value()), describe(documents.value())));
   }
   if (query_mask.defined()) {
     detail::require_mask(op, "query_mask", query_mask, {queries.size(0), queries.size(1)}, queries.device());
@@ -57,8 +58,8 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
   check_maxsim(kOp, queries, query_mask, documents, document_mask);
   check_documents_have_tokens(kOp, document_mask);
   if (documents.size(0) % queries.size(0) != 0) {
-    throw ShapeError(fmt::format("{}: {} documents for {} queries, expected a multiple", kOp, documents.size(0),
-                                 queries.size(0)));
+    throw ShapeError(
+        fmt::format("{}: {} documents for {} queries, expected a multiple", kOp, documents.size(0), queries.size(0)));
   }
   detail::require_scalar_like(kOp, "scale", scale, queries);
   MaxSim m{queries.size(0),   documents.size(0), queries.size(1),
@@ -75,33 +76,34 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
   Tensor loss = Tensor::empty({}, queries.dtype(), queries.device());
   dispatch_floating(kOp, queries.dtype(), [&]<class T>() {
     Buffers buffers(m, queries.dtype(), queries.device());
-    detail::call(kOp, queries.device(), &MaxSimKernels<T>::maxsim, m, queries, query_mask, documents,
-                 document_mask, scale, logsumexp, loss, buffers.workspace, buffers.best, buffers.partials);
+    detail::call(kOp, queries.device(), &MaxSimKernels<T>::maxsim, m, queries, query_mask, documents, document_mask,
+                 scale, logsumexp, loss, buffers.workspace, buffers.best, buffers.partials);
   });
-  return record(kOp, std::move(loss), {queries, documents, scale},
-                {queries.value(), query_mask, documents.value(), document_mask, scale.value(), logsumexp, ids.queries,
-                 ids.targets},
-                [m](Backward& ctx) {
-    MaxSim here = m;
-    here.equal = PairIds{ctx.saved(6), ctx.saved(7)}.pairs(m.step);  // saved tensors may have moved
-    // With dz = softmax - onehot: dq[i, t] = scale Σ_j dz[i, j] d[j, best]; dd[j, best] += scale dz[i, j] q[i, t];
-    // dscale = Σ dz score
-    const Tensor &q = ctx.saved(0), &d = ctx.saved(2);
-    GradientTarget dq, dd;
-    if (ctx.needs(0)) dq = ctx.gradient(0);
-    if (ctx.needs(1)) dd = ctx.gradient(1);
-    const bool shared = dq.tensor.defined() && dd.tensor.defined() && dq.tensor.shares_storage(dd.tensor);
-    GradientTarget dd_alone = shared ? GradientTarget{Tensor::empty(d.shape(), d.dtype(), d.device()), false} : dd;
-    Tensor dscale = Tensor::empty(ctx.input_shape(2), q.dtype(), q.device());
-    dispatch_floating(kOp, q.dtype(), [&]<class T>() {
-      Buffers buffers(m, q.dtype(), q.device());
-      detail::call(kOp, q.device(), &MaxSimKernels<T>::maxsim_backward, here, q, ctx.saved(1), d, ctx.saved(3),
-                   ctx.saved(4), ctx.saved(5), ctx.output_gradient(), dq, dq, dd_alone, dd_alone, dscale,
-                   buffers.workspace, buffers.best, buffers.partials);
-    });
-    if (shared) dd.tensor.accumulate(dd_alone.tensor);
-    if (ctx.needs(2)) ctx.pass(2, dscale);
-  });
+  return record(
+      kOp, std::move(loss), {queries, documents, scale},
+      {queries.value(), query_mask, documents.value(), document_mask, scale.value(), logsumexp, ids.queries,
+       ids.targets},
+      [m](Backward& ctx) {
+        MaxSim here = m;
+        here.equal = PairIds{ctx.saved(6), ctx.saved(7)}.pairs(m.step);  // saved tensors may have moved
+        // With dz = softmax - onehot: dq[i, t] = scale Σ_j dz[i, j] d[j, best]; dd[j, best] += scale dz[i, j] q[i, t];
+        // dscale = Σ dz score
+        const Tensor &q = ctx.saved(0), &d = ctx.saved(2);
+        GradientTarget dq, dd;
+        if (ctx.needs(0)) dq = ctx.gradient(0);
+        if (ctx.needs(1)) dd = ctx.gradient(1);
+        const bool shared = dq.tensor.defined() && dd.tensor.defined() && dq.tensor.shares_storage(dd.tensor);
+        GradientTarget dd_alone = shared ? GradientTarget{Tensor::empty(d.shape(), d.dtype(), d.device()), false} : dd;
+        Tensor dscale = Tensor::empty(ctx.input_shape(2), q.dtype(), q.device());
+        dispatch_floating(kOp, q.dtype(), [&]<class T>() {
+          Buffers buffers(m, q.dtype(), q.device());
+          detail::call(kOp, q.device(), &MaxSimKernels<T>::maxsim_backward, here, q, ctx.saved(1), d, ctx.saved(3),
+                       ctx.saved(4), ctx.saved(5), ctx.output_gradient(), dq, dq, dd_alone, dd_alone, dscale,
+                       buffers.workspace, buffers.best, buffers.partials);
+        });
+        if (shared) dd.tensor.accumulate(dd_alone.tensor);
+        if (ctx.needs(2)) ctx.pass(2, dscale);
+      });
 }
 
 }  // namespace tapecache::ops

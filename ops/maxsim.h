@@ -11,8 +11,8 @@ namespace tapecache::ops {
 /// undefined where all are valid; `scale` a scalar. Neither similarities nor scores are in memory beyond a group of
 /// tiles, whose sizes count queries and documents, each of many tokens. Of several best tokens the first receives the
 /// gradient. Documents that `equal` leaves out are no candidates; equal_rows compares their valid tokens.
-/// Throws ShapeError, DTypeError, ValueError for what is undefined, a tile below 1 or a document without a valid token, and
-/// what pair_ids throws.
+/// Throws ShapeError, DTypeError, ValueError for what is undefined, a tile below 1 or a document without a valid token,
+/// and what pair_ids throws.
 Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
                      const Tensor& document_mask, const Variable& scale, const TileOptions& tile = {},
                      const EqualTargets& equal = {});

@@ -38,8 +38,8 @@ Parts checked_parts(const char* op, const Variable& x, std::span<const Variable>
                     std::span<const Variable> biases) {
   detail::require_operand(op, "x", x, 1);
   if (weights.empty() || weights.size() > Parts::kMax || (!biases.empty() && biases.size() != weights.size())) {
-    throw ValueError(fmt::format("{}: {} weights and {} biases, expected 1 to {} weights and as many biases or none", op,
-                                 weights.size(), biases.size(), Parts::kMax));
+    throw ValueError(fmt::format("{}: {} weights and {} biases, expected 1 to {} weights and as many biases or none",
+                                 op, weights.size(), biases.size(), Parts::kMax));
   }
   Parts parts;
   for (std::size_t i = 0; i < weights.size(); ++i) {
@@ -77,8 +77,8 @@ Normalized normalize(const char* op, const Tensor& x, const Tensor& gamma, const
   return to;
 }
 
-/// The weights as products take them: each by itself or, of 16 bits, one below the other as one matrix, so that one product
-/// makes all columns.
+/// The weights as products take them: each by itself or, of 16 bits, one below the other as one matrix, so that one
+/// product makes all columns.
 struct Operands {
   Parts parts;  // of `weights`
   std::vector<Tensor> weights, biases;
@@ -95,8 +95,8 @@ Tensor packed(const char* op, std::span<const Variable> variables, const Parts& 
   return all;
 }
 
-Operands operands_of(const char* op, const Parts& parts, std::span<const Variable> weights, std::span<const Variable> biases,
-                     DType operand) {
+Operands operands_of(const char* op, const Parts& parts, std::span<const Variable> weights,
+                     std::span<const Variable> biases, DType operand) {
   Operands operands{parts, {}, {}};
   const bool all_defined = std::all_of(biases.begin(), biases.end(), [](const Variable& b) { return b.defined(); });
   if (!is_low_precision(operand) || parts.count == 1 || !all_defined) {
@@ -114,7 +114,8 @@ Operands operands_of(const char* op, const Parts& parts, std::span<const Variabl
   return operands;
 }
 
-void multiply(const char* op, const Operands& operands, std::span<const Variable> weights, const Tensor& input, Tensor& y) {
+void multiply(const char* op, const Operands& operands, std::span<const Variable> weights, const Tensor& input,
+              Tensor& y) {
   const Parts& parts = operands.parts;
   const std::int64_t rows = detail::rows_of(y.shape()), in = input.size(-1);
   for (std::size_t i = 0; i < parts.count; ++i) {
@@ -162,7 +163,7 @@ std::vector<Variable> inputs_of(std::vector<Variable> inputs, std::span<const Va
 }  // namespace
 
 Variable multi_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases,
-                       ResultType result) {
+                      ResultType result) {
   constexpr const char* kOp = "multi_linear";
   const OpScope scope(kOp);
   const Parts parts = checked_parts(kOp, x, weights, biases);
@@ -175,14 +176,14 @@ Variable multi_linear(const Variable& x, std::span<const Variable> weights, std:
   saved.push_back(input);
   return record(kOp, std::move(y), inputs_of({x}, weights, biases), std::move(saved),
                 [=, saved_parts = operands.parts](Backward& ctx) {
-    const Tensor& dy = ctx.output_gradient();
-    const Tensor low_dy = detail::in_type(kOp, dy, operand);
-    if (ctx.needs(0)) {
-      GradientTarget dx = ctx.gradient(0);
-      input_gradient(kOp, ctx, saved_parts, low_dy, {}, dx.tensor, detail::mode_of(dx));
-    }
-    parameter_gradients(kOp, ctx, parts, dy, low_dy, ctx.saved(saved_parts.count), 1);
-  });
+                  const Tensor& dy = ctx.output_gradient();
+                  const Tensor low_dy = detail::in_type(kOp, dy, operand);
+                  if (ctx.needs(0)) {
+                    GradientTarget dx = ctx.gradient(0);
+                    input_gradient(kOp, ctx, saved_parts, low_dy, {}, dx.tensor, detail::mode_of(dx));
+                  }
+                  parameter_gradients(kOp, ctx, parts, dy, low_dy, ctx.saved(saved_parts.count), 1);
+                });
 }
 
 NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::span<const Variable> weights,
@@ -196,8 +197,8 @@ NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::spa
   const bool keeps = keep == KeepNorm::kYes;
   Operands operands = operands_of(kOp, parts, weights, biases, operand);
   Tensor y = Tensor::empty(x.shape().with(-1, parts.total), detail::result_type(operand, result), x.device());
-  const Tensor normalized = normalize(kOp, x.value(), norm.weight.value(), norm.bias.value(), norm.epsilon,
-                                      keeps ? x.dtype() : operand).y;
+  const Tensor normalized =
+      normalize(kOp, x.value(), norm.weight.value(), norm.bias.value(), norm.epsilon, keeps ? x.dtype() : operand).y;
   multiply(kOp, operands, weights, detail::in_type(kOp, normalized, operand), y);
   std::vector<Tensor> saved = std::move(operands.weights);
   saved.insert(saved.end(), {x.value(), norm.weight.value(), norm.bias.value()});
@@ -205,27 +206,27 @@ NormalizedLinear normalized_linear(const Variable& x, const Norm& norm, std::spa
   const double epsilon = norm.epsilon;
   std::vector<Tensor> results{std::move(y)};
   if (keeps) results.push_back(normalized);
-  std::vector<Variable> outputs = record(kOp, std::move(results), inputs, std::move(saved),
-                                         [=, saved_parts = operands.parts](Backward& ctx) {
-    // h = layer_norm(x), again; dH += Σ dYᵢ Wᵢ, and from there as layer_norm's derivative
-    const std::size_t rest = saved_parts.count;
-    const Tensor &dy = ctx.output_gradient(0), &input = ctx.saved(rest), &gamma = ctx.saved(rest + 1);
-    const Normalized h = normalize(kOp, input, gamma, ctx.saved(rest + 2), epsilon, operand);
-    const Tensor low_dy = dy.defined() ? detail::in_type(kOp, dy, operand) : dy;
-    if (ctx.needs(0) || ctx.needs(1) || ctx.needs(2)) {
-      Tensor dh = keeps ? ctx.output_gradient(1) : Tensor();
-      if (dy.defined()) {
-        const Tensor residual = dh;
-        dh = Tensor::empty(input.shape(), input.dtype(), input.device());
-        input_gradient(kOp, ctx, saved_parts, low_dy, residual, dh, Mode::kWrite);
-      }
-      dispatch_floating(kOp, input.dtype(), [&]<class T>() {
-        detail::layer_norm_gradient<T>(kOp, ctx, input, gamma, h.mean, h.rstd, dh,
-                                       ctx.needs(0) ? ctx.gradient(0) : GradientTarget());
+  std::vector<Variable> outputs =
+      record(kOp, std::move(results), inputs, std::move(saved), [=, saved_parts = operands.parts](Backward& ctx) {
+        // h = layer_norm(x), again; dH += Σ dYᵢ Wᵢ, and from there as layer_norm's derivative
+        const std::size_t rest = saved_parts.count;
+        const Tensor &dy = ctx.output_gradient(0), &input = ctx.saved(rest), &gamma = ctx.saved(rest + 1);
+        const Normalized h = normalize(kOp, input, gamma, ctx.saved(rest + 2), epsilon, operand);
+        const Tensor low_dy = dy.defined() ? detail::in_type(kOp, dy, operand) : dy;
+        if (ctx.needs(0) || ctx.needs(1) || ctx.needs(2)) {
+          Tensor dh = keeps ? ctx.output_gradient(1) : Tensor();
+          if (dy.defined()) {
+            const Tensor residual = dh;
+            dh = Tensor::empty(input.shape(), input.dtype(), input.device());
+            input_gradient(kOp, ctx, saved_parts, low_dy, residual, dh, Mode::kWrite);
+          }
+          dispatch_floating(kOp, input.dtype(), [&]<class T>() {
+            detail::layer_norm_gradient<T>(kOp, ctx, input, gamma, h.mean, h.rstd, dh,
+                                           ctx.needs(0) ? ctx.gradient(0) : GradientTarget());
+          });
+        }
+        if (dy.defined()) parameter_gradients(kOp, ctx, parts, dy, low_dy, h.y, 3);
       });
-    }
-    if (dy.defined()) parameter_gradients(kOp, ctx, parts, dy, low_dy, h.y, 3);
-  });
   return {std::move(outputs[0]), keeps ? std::move(outputs[1]) : Variable()};
 }
 

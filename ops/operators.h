@@ -4,8 +4,9 @@
 
 namespace tapecache {
 
-// Shorthand for the ops of `ops/elementwise.h`, found wherever an operand is a Variable, a Parameter or a Tensor; of constants
-// alone, such as two tensors, the result is a constant. A number stands for a scalar of the other operand's dtype and device.
+// Shorthand for the ops of `ops/elementwise.h`, found wherever an operand is a Variable, a Parameter or a Tensor; of
+// constants alone, such as two tensors, the result is a constant. A number stands for a scalar of the other operand's
+// dtype and device.
 
 namespace detail {
 

@@ -7,15 +7,16 @@
 
 #pragma GCC visibility push(hidden)
 
-/// Weights that are packed once for all chunks of a cached step, in place of once a product. Products have the same bits.
+/// Weights that are packed once for all chunks of a cached step, in place of once a product. Products have the same
+/// bits.
 namespace tapecache::ops::detail {
 
 /// Rows of a product beyond which packing costs nothing beside it: each packed element is used once a row.
 inline constexpr std::int64_t kMaxRowsOfPacked = 2048;
 
-/// The right factor of a product with a weight: packed, which `g` then says, where an `OperandCache` with room for it is in
-/// force on the CPU; else the weight. `of_parameter` says whether it is a parameter's present value; where nobody knows, as in
-/// backward, it is one if it was packed in the forward of this pass.
+/// The right factor of a product with a weight: packed, which `g` then says, where an `OperandCache` with room for it
+/// is in force on the CPU; else the weight. `of_parameter` says whether it is a parameter's present value; where nobody
+/// knows, as in backward, it is one if it was packed in the forward of this pass.
 inline Tensor packed_weight(const char* op, const Tensor& weight, bool of_parameter, kernels::Gemm& g) {
   OperandCache* cache = OperandCache::current();
   if (!cache || !weight.device().is_cpu() || is_low_precision(weight.dtype())) return weight;

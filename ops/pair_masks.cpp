@@ -60,14 +60,16 @@ Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& simila
   if (rule.positive_step < 0) {
     throw ValueError(fmt::format("{}: positives are {} apart, expected at least 0", kOp, rule.positive_step));
   }
-  if ((rule.self && rule.rows > rule.cols) || (rule.kept_step > 0 && !one_for_each_row(rule.rows, rule.kept_step, rule.cols))) {
-    throw ShapeError(fmt::format("{}: similarities are {}, expected a column for each row: {} · row", kOp, to_string(shape),
-                                 rule.self ? 1 : rule.kept_step));
+  if ((rule.self && rule.rows > rule.cols) ||
+      (rule.kept_step > 0 && !one_for_each_row(rule.rows, rule.kept_step, rule.cols))) {
+    throw ShapeError(fmt::format("{}: similarities are {}, expected a column for each row: {} · row", kOp,
+                                 to_string(shape), rule.self ? 1 : rule.kept_step));
   }
   if (!fits(similarities) || !fits(positives) || similarities.shape() != shape ||
-      !one_for_each_row(rule.rows, rule.positive_step, positives.numel()) || positives.device() != similarities.device()) {
-    throw ShapeError(fmt::format("{}: similarities are {} and positives {}, expected float64 {} and one for each row", kOp,
-                                 describe(similarities), describe(positives), to_string(shape)));
+      !one_for_each_row(rule.rows, rule.positive_step, positives.numel()) ||
+      positives.device() != similarities.device()) {
+    throw ShapeError(fmt::format("{}: similarities are {} and positives {}, expected float64 {} and one for each row",
+                                 kOp, describe(similarities), describe(positives), to_string(shape)));
   }
   Tensor mask = Tensor::empty(shape, dtype, similarities.device());
   dispatch_floating(kOp, dtype, [&]<class T>() {
@@ -86,9 +88,10 @@ Tensor excluded_pairs(const PairIds& ids, std::int64_t queries, std::int64_t tar
   const bool beside = !ids.queries.defined() || !ids.targets.defined() || ids.queries.device() == ids.targets.device();
   if (queries < 1 || targets < 1 || targets % queries != 0 || !ids.some() || !beside || !fits(ids.queries, queries) ||
       !fits(ids.targets, targets)) {
-    throw ShapeError(fmt::format("{}: ids of {} queries are {} and those of {} targets {}, expected int64 of each, on one "
-                                 "device, and targets a multiple of queries", kOp, queries, describe(ids.queries), targets,
-                                 describe(ids.targets)));
+    throw ShapeError(
+        fmt::format("{}: ids of {} queries are {} and those of {} targets {}, expected int64 of each, on one "
+                    "device, and targets a multiple of queries",
+                    kOp, queries, describe(ids.queries), targets, describe(ids.targets)));
   }
   const Device device = ids.queries.defined() ? ids.queries.device() : ids.targets.device();
   Tensor mask = Tensor::empty({queries, targets}, dtype, device);

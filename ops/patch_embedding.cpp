@@ -17,13 +17,12 @@ namespace {
 
 constexpr const char* kOp = "patch_embedding";
 
-/// Images [batch, channels, height, width] as rows of patches [batch · patches, channels · patch · patch], in the type of an
-/// operand.
+/// Images [batch, channels, height, width] as rows of patches [batch · patches, channels · patch · patch], in the type
+/// of an operand.
 Tensor patches(const Tensor& images, std::int64_t patch, DType operand) {
-  const std::int64_t batch = images.size(0), channels = images.size(1), height = images.size(2),
-                     width = images.size(3);
-  Tensor rows = Tensor::empty({batch * (height / patch) * (width / patch), channels * patch * patch}, operand,
-                              images.device());
+  const std::int64_t batch = images.size(0), channels = images.size(1), height = images.size(2), width = images.size(3);
+  Tensor rows =
+      Tensor::empty({batch * (height / patch) * (width / patch), channels * patch * patch}, operand, images.device());
   dispatch_any_floating(kOp, operand, [&]<class T>() {
     detail::call(kOp, images.device(), &PatchKernels<T>::patches, batch, channels, height, width, patch, images, rows);
   });
@@ -35,13 +34,15 @@ void check(const Variable& images, const Variable& weight, const Variable& bias)
   detail::require_alike(kOp, "images", images, "weight", weight);
   if (images.rank() != 4 || weight.rank() != 4 || weight.size(1) != images.size(1) ||
       weight.size(2) != weight.size(3) || weight.size(2) == 0) {
-    throw ShapeError(fmt::format("{}: images {} and weight {}, expected [batch, channels, height, width] and [out, "
-                                 "channels, patch, patch]", kOp, to_string(images.shape()), to_string(weight.shape())));
+    throw ShapeError(
+        fmt::format("{}: images {} and weight {}, expected [batch, channels, height, width] and [out, "
+                    "channels, patch, patch]",
+                    kOp, to_string(images.shape()), to_string(weight.shape())));
   }
   const std::int64_t patch = weight.size(2);
   if (images.size(2) % patch != 0 || images.size(3) % patch != 0) {
-    throw ShapeError(fmt::format("{}: images {} are not divided into patches of {}", kOp, to_string(images.shape()),
-                                 patch));
+    throw ShapeError(
+        fmt::format("{}: images {} are not divided into patches of {}", kOp, to_string(images.shape()), patch));
   }
   if (bias.defined()) {
     detail::require_alike(kOp, "images", images, "bias", bias);
@@ -54,14 +55,14 @@ void check(const Variable& images, const Variable& weight, const Variable& bias)
 Variable patch_embedding(const Variable& images, const Variable& weight, const Variable& bias) {
   const OpScope scope(kOp);
   check(images, weight, bias);
-  const std::int64_t batch = images.size(0), channels = images.size(1), height = images.size(2),
-                     width = images.size(3), patch = weight.size(2), out = weight.size(0);
+  const std::int64_t batch = images.size(0), channels = images.size(1), height = images.size(2), width = images.size(3),
+                     patch = weight.size(2), out = weight.size(0);
   const std::int64_t in = channels * patch * patch, rows = batch * (height / patch) * (width / patch);
   Tensor y = Tensor::empty({batch, (height / patch) * (width / patch), out}, images.dtype(), images.device());
   const DType operand = detail::operand_type(images.value());
   const Tensor w = detail::weight_in_type(kOp, weight, operand);
-  detail::gemm(kOp, {1, rows, out, in, false, true}, patches(images.value(), patch, operand), w,
-               bias.value(), {}, y, Mode::kWrite);
+  detail::gemm(kOp, {1, rows, out, in, false, true}, patches(images.value(), patch, operand), w, bias.value(), {}, y,
+               Mode::kWrite);
   return record(kOp, std::move(y), {images, weight, bias}, {images.value(), w}, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     const auto [low_dy, bias_done] = detail::gradient_in_type(kOp, ctx, 2, dy, operand);

@@ -13,12 +13,12 @@ Variable max_pool(const Variable& x, const Tensor& valid = {});
 Variable cls_pool(const Variable& x, const Tensor& valid = {});
 /// The last valid token of each sample. Throws ValueError naming a sample that has none.
 Variable last_token_pool(const Variable& x, const Tensor& valid = {});
-/// Token index[i] of sample i, index [batch] (i32 or i64, on x's device or the host). Throws ValueError naming the first
-/// index out of range.
+/// Token index[i] of sample i, index [batch] (i32 or i64, on x's device or the host). Throws ValueError naming the
+/// first index out of range.
 Variable select_token(const Variable& x, const Tensor& index);
 
-/// The place, i64 [batch], of the first valid token in each row of ids (i32 or i64 [batch, tokens]) that has this id; -1 where
-/// there is none. Throws ShapeError, and DTypeError for ids or a mask of another type.
+/// The place, i64 [batch], of the first valid token in each row of ids (i32 or i64 [batch, tokens]) that has this id;
+/// -1 where there is none. Throws ShapeError, and DTypeError for ids or a mask of another type.
 Tensor first_token(const Tensor& ids, std::int64_t id, const Tensor& valid = {});
 /// The positions, i64 [batch, tokens], of valid tokens, counted in each row from `first`; first - 1 for padding. Throws
 /// ShapeError or DTypeError unless `valid` is bool [batch, tokens].

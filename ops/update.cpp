@@ -65,7 +65,8 @@ void require_count(const char* op, const Tensor& steps, const StepNumbers& numbe
   }
   const bool host_counts = steps.device().is_cpu() && !numbers.skip_if.is_on_device();
   if (steps.device() == device || host_counts) return;
-  throw DeviceError(fmt::format("{}: steps is {}, expected an int64 scalar on {}", op, describe(steps), to_string(device)));
+  throw DeviceError(
+      fmt::format("{}: steps is {}, expected an int64 scalar on {}", op, describe(steps), to_string(device)));
 }
 
 KernelNumber<double> for_kernel(const Number& number) {
@@ -160,7 +161,8 @@ Number sum_over(const char* op, std::span<const Tensor> tensors, const Kernel& k
   const auto itself = [](const Tensor& t) -> const Tensor& { return t; };
   for_each_alike(tensors, itself, [&](std::span<const Tensor* const> run) {
     const Device device = run[0]->device();
-    std::vector<Tensor>::iterator sum = std::ranges::find_if(sums, [&](const Tensor& s) { return s.device() == device; });
+    std::vector<Tensor>::iterator sum =
+        std::ranges::find_if(sums, [&](const Tensor& s) { return s.device() == device; });
     const kernels::Mode mode = sum == sums.end() ? kernels::Mode::kWrite : kernels::Mode::kAccumulate;
     if (sum == sums.end()) sum = sums.insert(sum, Tensor::empty({}, DType::kFloat64, device));
     dispatch_floating(op, run[0]->dtype(), [&]<class T>() {

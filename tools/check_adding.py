@@ -3,12 +3,12 @@
 
 Usage: check_adding.py [--whole FOLDER] [--compiler COMPILER...] | --self-test
 
-Each ```diff block of a page must apply: what it removes and keeps must stand in its file exactly once, wherever that is by now, and
-a new file must be new. Each part of it says how many lines it has, as patch wants to know. The page says in bold how many files it touches. All sources that it touches must compile.
+Each ```diff block of a page must apply: what it removes and keeps must stand in its file exactly once, wherever that is
+by now, and a new file must be new. Each part of it says how many lines it has, as patch wants to know. The page says in
+bold how many files it touches. All sources that it touches must compile.
 
-With --whole the copy is configured, in its folder `build`, and the commands of the page's ```sh blocks must succeed in it. Copy and
-build are kept in FOLDER, so that only what changes is compiled again.
-"""
+With --whole the copy is configured, in its folder `build`, and the commands of the page's ```sh blocks must succeed in
+it. Copy and build are kept in FOLDER, so that only what changes is compiled again. """
 
 import argparse
 import os
@@ -32,8 +32,8 @@ OPTIONS = ("--buildtype=debug", "-Ddebug=false", "-Doptimization=0", "-Dcpu=nati
 
 # For any of the sources, whose kernels are compiled for the emulator of CUDA and for the processor as it is at least.
 SYNTAX = ("-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Iinclude", "-Itests/support",
-          "-Itools/cuda_emulator", "-DTAPECACHE_CPU_VARIANT=generic", '-DTAPECACHE_CPU_NAME="generic"', "-DHWY_COMPILE_ONLY_STATIC",
-          "-x", "c++")
+          "-Itools/cuda_emulator", "-DTAPECACHE_CPU_VARIANT=generic", '-DTAPECACHE_CPU_NAME="generic"',
+          "-DHWY_COMPILE_ONLY_STATIC", "-x", "c++")
 
 BLOCK = re.compile(r"^```(diff|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COUNT = re.compile(r"\*\*(\w+)\s+files\*\*")
@@ -92,7 +92,8 @@ def apply_hunk(text: str, lines: "list[str]", name: str) -> str:
 
 def check_counts(diff: str, name: str):
     """What `patch` refuses, which does not look beyond them."""
-    for old, new, lines in re.findall(r"^@@ ?(?:-\d+(?:,(\d+))? \+\d+(?:,(\d+))?)? ?@@.*\n((?:(?!@@).*\n)*)", diff, re.MULTILINE):
+    part = r"^@@ ?(?:-\d+(?:,(\d+))? \+\d+(?:,(\d+))?)? ?@@.*\n((?:(?!@@).*\n)*)"
+    for old, new, lines in re.findall(part, diff, re.MULTILINE):
         found = [sum(line[:1] in kinds for line in lines.splitlines()) for kinds in (("", " ", "-"), ("", " ", "+"))]
         if [old, new] != [str(count) for count in found]:
             raise Fault(f"a part of {name} says that it is of {old or '?'} lines and then of {new or '?'}, and is of "
@@ -170,7 +171,7 @@ def check_syntax(copy: Path, sources: "list[str]", compiler: "list[str]") -> "li
 
 def faults(root: Path, pages: "tuple[str, ...]", copy: Path, compiler: "list[str]",
            prepare: "Callable[[Path], None] | None" = None) -> "list[str]":
-    """All pages are applied to one copy, one after another. Without a function that configures it only its syntax is checked."""
+    """All pages are applied to one copy, one after another. Where nothing configures it, its syntax alone is checked."""
     tree, sources, commands, found = read_tree(root), [], [], []
     for page in pages:
         try:

@@ -1,4 +1,4 @@
-"""What checkers of the repository's files share: a walk over what is ours, the command line, and a self-test by deliberate faults."""
+"""What checkers of the repository's files share: a walk over what is ours, the command line, and a self-test by faults."""
 
 import argparse
 import re

@@ -85,7 +85,8 @@ std::vector<std::map<std::string, Tensor>> states_of(const std::filesystem::path
                                                      Unread& unread, std::size_t count) {
   const std::size_t saved = file.metadata(kOptimizers) ? number<std::size_t>(path, file, kOptimizers) : 1;
   if (saved != count) {
-    throw FileError(fmt::format("{}: holds the state of {} optimisers, expected that of {}", path.string(), saved, count));
+    throw FileError(
+        fmt::format("{}: holds the state of {} optimisers, expected that of {}", path.string(), saved, count));
   }
   std::vector<std::map<std::string, Tensor>> states;
   for (std::size_t i = 0; i < count; ++i) states.push_back(unread.take_all(prefix_of(i, count)));
@@ -150,8 +151,8 @@ TrainingPosition load_checkpoint(const std::filesystem::path& path, std::span<co
     if (!file.contains(there)) throw FileError(fmt::format("{}: parameter '{}' is missing", path.string(), name));
     const Tensor value = unread.take(there);
     if (value.shape() != own.shape() || value.dtype() != own.dtype()) {
-      throw FileError(fmt::format("{}: parameter '{}' is {}, expected {}", path.string(), name, describe(value),
-                                  describe(own)));
+      throw FileError(
+          fmt::format("{}: parameter '{}' is {}, expected {}", path.string(), name, describe(value), describe(own)));
     }
     assignments.push_back({own, value.to(own.device())});
   }

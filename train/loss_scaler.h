@@ -45,24 +45,24 @@ class LossScaler {
   LossScaler(LossScaler&&) = default;
   LossScaler& operator=(LossScaler&&) = default;
 
-  /// What the loss, and what gradients are to be multiplied by: numbers of the host, or those of a device, which stay where they
-  /// are and change with each `update`.
+  /// What the loss, and what gradients are to be multiplied by: numbers of the host, or those of a device, which stay
+  /// where they are and change with each `update`.
   Number scale() const { return as_number(scale_); }
   Number gradient_scale() const { return as_number(inverse_); }
-  /// Divides every gradient by the scale, in place and once, however often its parameter is listed. Returns how many values are
-  /// not finite: elements of the gradients then, and `non_finite`, which the step has counted. Where there are any, the step
-  /// cannot be taken and its gradients are cleared, so that none gets into the next one's. Waits for the gradients' device. Once
-  /// a step: throws Error where it is called again before `update`.
+  /// Divides every gradient by the scale, in place and once, however often its parameter is listed. Returns how many
+  /// values are not finite: elements of the gradients then, and `non_finite`, which the step has counted. Where there
+  /// are any, the step cannot be taken and its gradients are cleared, so that none gets into the next one's. Waits for
+  /// the gradients' device. Once a step: throws Error where it is called again before `update`.
   Number unscale(std::span<const Parameter> parameters, const Number& non_finite = 0);
-  /// Ends a step, of which so many values were not finite: after any the scale backs off, after enough steps in a row with none
-  /// it grows. Does not wait, but for the number of a device that is not the scaler's.
+  /// Ends a step, of which so many values were not finite: after any the scale backs off, after enough steps in a row
+  /// with none it grows. Does not wait, but for the number of a device that is not the scaler's.
   void update(const Number& non_finite);
 
   Number steps() const { return as_number(steps_); }
   Number skipped_steps() const { return as_number(skipped_); }
 
-  /// Writes the state among a checkpoint's notes, under names that begin with "loss_scaler."; a scaler of any device may go on
-  /// from it. This and `load` wait for the device.
+  /// Writes the state among a checkpoint's notes, under names that begin with "loss_scaler."; a scaler of any device
+  /// may go on from it. This and `load` wait for the device.
   void save(std::map<std::string, std::string>& notes) const;
   /// Takes it from there. Throws ValueError, before anything is changed, where one is missing or no number in range.
   void load(const std::map<std::string, std::string>& notes);

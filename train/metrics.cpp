@@ -66,8 +66,8 @@ double linear_probe(const Tensor& features, const Tensor& classes, const Tensor&
   require_features("fitted", features, classes);
   require_features("held-out", held_out_features, held_out_classes);
   if (features.size(1) != held_out_features.size(1)) {
-    throw ShapeError(fmt::format("linear_probe: features of width {} and {}", features.size(1),
-                                 held_out_features.size(1)));
+    throw ShapeError(
+        fmt::format("linear_probe: features of width {} and {}", features.size(1), held_out_features.size(1)));
   }
   const Tensor targets = classes.to(Device::cpu());
   const std::int64_t* label = targets.data<std::int64_t>();
@@ -108,9 +108,9 @@ double majority_class_accuracy(const Tensor& classes, const Tensor& held_out_cla
   }
   std::map<std::int64_t, std::int64_t> counts;
   for (std::int64_t c : classes.to_vector<std::int64_t>()) ++counts[c];
-  const std::int64_t majority =
-      std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) { return a.second < b.second; })
-          ->first;
+  const std::int64_t majority = std::max_element(counts.begin(), counts.end(), [](const auto& a, const auto& b) {
+                                  return a.second < b.second;
+                                })->first;
   const auto held_out = held_out_classes.to_vector<std::int64_t>();
   return static_cast<double>(std::count(held_out.begin(), held_out.end(), majority)) /
          static_cast<double>(held_out.size());

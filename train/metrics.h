@@ -5,7 +5,7 @@
 namespace tapecache::train {
 
 struct LinearProbeOptions {
-  int steps = 300;            ///< of full-batch AdamW
+  int steps = 300;  ///< of full-batch AdamW
   double learning_rate = 0.1;
   double weight_decay = 1e-3;
 };

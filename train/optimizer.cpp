@@ -19,7 +19,8 @@ Tensor zeros_like(const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), 
 
 }  // namespace
 
-Optimizer::Optimizer(const char* name, std::vector<Parameter> parameters) : name_(name), parameters_(std::move(parameters)) {
+Optimizer::Optimizer(const char* name, std::vector<Parameter> parameters)
+    : name_(name), parameters_(std::move(parameters)) {
   std::set<std::string> names;
   for (const Parameter& p : parameters_) {
     if (!names.insert(p.name()).second) {
@@ -43,8 +44,9 @@ void Optimizer::check_numbers(const StepNumbers& numbers) const {
   const auto& [rate, scale, skip_if] = numbers;
   if (CapturedStep::is_capturing()) {
     const auto stays = [&](const char* what) {
-      throw Error(fmt::format("{}: a {} of the host's in a captured step would stay as it is; give one that the device holds",
-                              name_, what));
+      throw Error(
+          fmt::format("{}: a {} of the host's in a captured step would stay as it is; give one that the device holds",
+                      name_, what));
     };
     if (!rate.is_on_device()) stays("learning rate");
     if (!scale.is_on_device() && scale.item() != 1) stays("gradient scale");
@@ -58,8 +60,7 @@ void Optimizer::check_gradients() const {
   for (const Parameter& p : parameters_) {
     const Tensor &gradient = p.gradient(), &value = p.value();
     if (!gradient.defined()) continue;
-    if (gradient.shape() != value.shape() || gradient.dtype() != value.dtype() ||
-        gradient.device() != value.device()) {
+    if (gradient.shape() != value.shape() || gradient.dtype() != value.dtype() || gradient.device() != value.device()) {
       throw ShapeError(fmt::format("optimizer: the gradient of '{}' is {}, expected {}", p.name(), describe(gradient),
                                    describe(value)));
     }
@@ -92,8 +93,8 @@ void Optimizer::check_state(const std::map<std::string, Tensor>& given) const {
     const auto found = given.find(name);
     if (found == given.end()) throw ValueError(fmt::format("optimizer: state '{}' is missing", name));
     if (found->second.shape() != tensor.shape() || found->second.dtype() != tensor.dtype()) {
-      throw ShapeError(fmt::format("optimizer: state '{}' is {}, expected {}", name, describe(found->second),
-                                   describe(tensor)));
+      throw ShapeError(
+          fmt::format("optimizer: state '{}' is {}, expected {}", name, describe(found->second), describe(tensor)));
     }
   }
 }

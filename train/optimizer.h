@@ -14,16 +14,17 @@ namespace tapecache::train {
 /// Weight decay of one parameter, where it is not the same for all: asked once of each, when the optimiser is made.
 using WeightDecayOf = std::function<double(const Parameter&)>;
 
-/// What optimisers share: parameters, and state that a checkpoint can keep. Learning rates that differ by parameter are those
-/// of several optimisers, each over its own.
+/// What optimisers share: parameters, and state that a checkpoint can keep. Learning rates that differ by parameter are
+/// those of several optimisers, each over its own.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
 
-  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first, unless `skip_if` is not 0: how
-  /// many values of the step are NaN or Inf, say. Does not wait for numbers that the parameters' device holds: it reads them when
-  /// it gets there, so that the step can be captured (`CapturedStep`) and replayed with others, and what changes from step to
-  /// step, as AdamW's count of steps, is moved there. Throws, before anything is changed,
+  /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first, unless `skip_if` is
+  /// not 0: how many values of the step are NaN or Inf, say. Does not wait for numbers that the parameters' device
+  /// holds: it reads them when it gets there, so that the step can be captured (`CapturedStep`) and replayed with
+  /// others, and what changes from step to step, as AdamW's count of steps, is moved there. Throws, before anything is
+  /// changed,
   /// - ValueError unless the rate is finite and at least 0 and the scale finite, where the host knows them;
   /// - ShapeError where a gradient does not fit its parameter;
   /// - DeviceError for a number that another device holds;
@@ -33,8 +34,8 @@ class Optimizer {
 
   /// All state by name; the tensors are the optimiser's own, not copies.
   virtual std::map<std::string, Tensor> state() const = 0;
-  /// Takes over copies. Throws, before anything is changed, ValueError or ShapeError where a name is missing or unknown or a
-  /// tensor does not fit, and OutOfMemory.
+  /// Takes over copies. Throws, before anything is changed, ValueError or ShapeError where a name is missing or unknown
+  /// or a tensor does not fit, and OutOfMemory.
   void load_state(const std::map<std::string, Tensor>& state);
   /// Throws what `load_state` would but for OutOfMemory, and changes nothing. An override may ask more of the values.
   virtual void check_state(const std::map<std::string, Tensor>& state) const;
@@ -42,12 +43,13 @@ class Optimizer {
  protected:
   /// `name` is for messages. Throws ValueError where two parameters have one name, since state goes by name.
   Optimizer(const char* name, std::vector<Parameter> parameters);
-  /// The step, with numbers and gradients that were checked. That of which the host knows that it is skipped is not asked for.
+  /// The step, with numbers and gradients that were checked. That of which the host knows that it is skipped is not
+  /// asked for.
   virtual void update(const StepNumbers& numbers) = 0;
   /// Throws ValueError naming the option unless it holds.
   void require(bool holds, const char* what, double found, const char* expected) const;
-  /// Of each parameter: what `chosen` says, or else `weight_decay` for one of two or more axes. Throws ValueError naming the
-  /// parameter for a decay that is not finite or below 0.
+  /// Of each parameter: what `chosen` says, or else `weight_decay` for one of two or more axes. Throws ValueError
+  /// naming the parameter for a decay that is not finite or below 0.
   std::vector<double> weight_decays(double weight_decay, const WeightDecayOf& chosen) const;
 
   std::string name_;
@@ -82,14 +84,14 @@ class AdamW : public Optimizer {
 
   AdamWOptions options_;
   std::vector<double> decays_;
-  // Of each parameter, since one may be skipped. The counts are i64 scalars: as tensors they travel with the rest. They are on
-  // the host but for a step with a number that a device holds.
+  // Of each parameter, since one may be skipped. The counts are i64 scalars: as tensors they travel with the rest. They
+  // are on the host but for a step with a number that a device holds.
   std::vector<Tensor> steps_, m_, v_;
 };
 
 struct SgdOptions {
   double momentum = 0.0;
-  double weight_decay = 0.0;  ///< an L2 penalty, on parameters of two or more axes
+  double weight_decay = 0.0;           ///< an L2 penalty, on parameters of two or more axes
   WeightDecayOf weight_decay_of = {};  ///< as in AdamWOptions
 };
 

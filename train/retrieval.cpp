@@ -21,12 +21,13 @@ using Rows = std::vector<std::int64_t>;
 std::vector<Rows> checked_golds(const char* metric, const Tensor& queries, const Tensor& targets, const Tensor& gold) {
   if (!queries.defined() || !targets.defined() || queries.rank() != 2 || targets.rank() != 2 || queries.size(0) < 1 ||
       targets.size(0) < 1 || queries.size(1) != targets.size(1)) {
-    throw ShapeError(fmt::format("{}: queries are {} and targets {}, expected [queries, width] and [targets, width]", metric,
-                                 describe(queries), describe(targets)));
+    throw ShapeError(fmt::format("{}: queries are {} and targets {}, expected [queries, width] and [targets, width]",
+                                 metric, describe(queries), describe(targets)));
   }
   const std::int64_t count = queries.size(0), limit = targets.size(0);
   if (!gold.defined() || gold.rank() < 1 || gold.rank() > 2 || gold.size(0) != count) {
-    throw ShapeError(fmt::format("{}: gold is {}, expected int64 [{}] or [{}, golds]", metric, describe(gold), count, count));
+    throw ShapeError(
+        fmt::format("{}: gold is {}, expected int64 [{}] or [{}, golds]", metric, describe(gold), count, count));
   }
   if (gold.dtype() != DType::kInt64) {
     throw DTypeError(fmt::format("{}: gold is {}, expected int64", metric, name(gold.dtype())));
@@ -40,8 +41,9 @@ std::vector<Rows> checked_golds(const char* metric, const Tensor& queries, const
       const std::int64_t row = given[static_cast<std::size_t>(i * width + j)];
       if (row == -1) continue;
       if (row < -1 || row >= limit) {
-        throw ValueError(fmt::format("{}: gold {} of query {} is {}, expected a row of the targets, 0 to {}, or -1 for none",
-                                     metric, j, i, row, limit - 1));
+        throw ValueError(
+            fmt::format("{}: gold {} of query {} is {}, expected a row of the targets, 0 to {}, or -1 for none", metric,
+                        j, i, row, limit - 1));
       }
       if (std::ranges::find(own, row) != own.end()) {
         throw ValueError(fmt::format("{}: query {} has the gold {} twice", metric, i, row));
@@ -89,9 +91,9 @@ std::vector<std::vector<std::int64_t>> gold_ranks(const Tensor& queries, const T
   return ranks;
 }
 
-std::map<int, double> mean_at_k(const char* metric, const Tensor& queries, const Tensor& targets, const Tensor& gold,
-                                std::span<const int> ks,
-                                const std::function<double(const std::vector<std::int64_t>&, std::size_t, int)>& of_query) {
+std::map<int, double> mean_at_k(
+    const char* metric, const Tensor& queries, const Tensor& targets, const Tensor& gold, std::span<const int> ks,
+    const std::function<double(const std::vector<std::int64_t>&, std::size_t, int)>& of_query) {
   for (const int k : ks) {
     if (k < 1) throw ValueError(fmt::format("{}: k is {}, expected at least 1", metric, k));
   }
@@ -110,7 +112,8 @@ double gain(std::int64_t rank) { return 1 / std::log2(1 + static_cast<double>(ra
 
 }  // namespace
 
-std::map<int, double> recall_at_k(const Tensor& queries, const Tensor& targets, const Tensor& gold, std::span<const int> ks) {
+std::map<int, double> recall_at_k(const Tensor& queries, const Tensor& targets, const Tensor& gold,
+                                  std::span<const int> ks) {
   const auto share = [](const std::vector<std::int64_t>& ranks, std::size_t golds, int k) {
     const auto hits = std::ranges::count_if(ranks, [k](std::int64_t rank) { return rank <= k; });
     return static_cast<double>(hits) / static_cast<double>(golds);
@@ -130,13 +133,15 @@ std::map<int, double> recall_at_k(const Tensor& queries, const Tensor& targets, 
 
 double mean_reciprocal_rank(const Tensor& queries, const Tensor& targets, const Tensor& gold) {
   double sum = 0;
-  for (const auto& ranks : gold_ranks(queries, targets, checked_golds("mean_reciprocal_rank", queries, targets, gold))) {
+  for (const auto& ranks :
+       gold_ranks(queries, targets, checked_golds("mean_reciprocal_rank", queries, targets, gold))) {
     if (!ranks.empty()) sum += 1 / static_cast<double>(ranks.front());
   }
   return sum / static_cast<double>(queries.size(0));
 }
 
-std::map<int, double> ndcg_at_k(const Tensor& queries, const Tensor& targets, const Tensor& gold, std::span<const int> ks) {
+std::map<int, double> ndcg_at_k(const Tensor& queries, const Tensor& targets, const Tensor& gold,
+                                std::span<const int> ks) {
   const auto share = [](const std::vector<std::int64_t>& ranks, std::size_t golds, int k) {
     double found = 0, ideal = 0;
     for (const std::int64_t rank : ranks) found += rank <= k ? gain(rank) : 0;

@@ -1,6 +1,6 @@
-// What the cached step does on a GPU: whole CLIP steps in bf16, where their time goes, cached against direct, the memory of
-// the tiled loss, and the ceilings of the device measured in the same run. Writes gpu_bench.json anew after each figure, so
-// that what was measured is kept however it ends. With --serve it takes steps on request.
+// What the cached step does on a GPU: whole CLIP steps in bf16, where their time goes, cached against direct, the
+// memory of the tiled loss, and the ceilings of the device measured in the same run. Writes gpu_bench.json anew after
+// each figure, so that what was measured is kept however it ends. With --serve it takes steps on request.
 
 #include <chrono>
 #include <cstdio>
@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "../train_step/serve.h"
@@ -44,9 +44,7 @@ struct Scale {
   std::int64_t compared_batch = 1024, compared_chunk = 128;
   int rounds = 7;
 
-  static Scale tiny() {
-    return {64, 4096, 96, 8, ClipSize::kTiny, ClipSize::kTiny, 8, 4, 8, 2, 8, 4, 1};
-  }
+  static Scale tiny() { return {64, 4096, 96, 8, ClipSize::kTiny, ClipSize::kTiny, 8, 4, 8, 2, 8, 4, 1}; }
 };
 
 class Benchmark {
@@ -59,7 +57,8 @@ class Benchmark {
     measure("bf16_gemm_flops_per_second", [&] { return gemm_ceiling(scale_.gemm_side, DType::kBFloat16); });
     measure("copy_bytes_per_second", [&] { return copy_ceiling(scale_.copy_floats); });
     measure("clip_b_32_cached", [&] { return step(scale_.base, scale_.base_batch, scale_.base_chunk); });
-    measure("clip_b_32_costs", [&] { return model_costs(scale_.base, scale_.base_batch, scale_.base_chunk, ceilings()); });
+    measure("clip_b_32_costs",
+            [&] { return model_costs(scale_.base, scale_.base_batch, scale_.base_chunk, ceilings()); });
     const auto [image, text] = block_sizes(scale_.base, scale_.base_chunk);
     measure("clip_b_32_image_block", [&] { return block_costs(image, ceilings()); });
     measure("clip_b_32_text_block", [&] { return block_costs(text, ceilings()); });
@@ -68,12 +67,14 @@ class Benchmark {
     measure("clip_b_32_cached_for_comparison",
             [&] { return step(scale_.base, scale_.compared_batch, scale_.compared_chunk); });
     measure("cached_over_direct", [&] {
-      return figure("clip_b_32_cached_for_comparison", "seconds") / figure("clip_b_32_direct_for_comparison", "seconds");
+      return figure("clip_b_32_cached_for_comparison", "seconds") /
+             figure("clip_b_32_direct_for_comparison", "seconds");
     });
     measure("tiled_loss", [&] { return tiled_loss(); });
     const auto [large_image, large_text] = block_sizes(scale_.large, scale_.large_chunk);
     measure("clip_l_14_image_block", [&] { return block_costs(large_image, ceilings()); });
-    measure("clip_l_14_costs", [&] { return model_costs(scale_.large, scale_.large_batch, scale_.large_chunk, ceilings()); });
+    measure("clip_l_14_costs",
+            [&] { return model_costs(scale_.large, scale_.large_batch, scale_.large_chunk, ceilings()); });
     measure("f32_gemm_flops_per_second", [&] { return gemm_ceiling(scale_.gemm_side, DType::kFloat32); });
   }
   bool failed() const { return failed_; }

@@ -17,8 +17,8 @@ double mebibytes(std::size_t bytes);
 tapecache::Tensor random_tensor(const tapecache::Shape& shape, std::uint32_t state,
                                 tapecache::DType dtype = tapecache::DType::kFloat32);
 
-/// Median seconds of a queued piece of work and of waiting for it; one run more warms up. No fewer than three rounds are
-/// taken, no more than `most`, and beyond three only while `seconds` last.
+/// Median seconds of a queued piece of work and of waiting for it; one run more warms up. No fewer than three rounds
+/// are taken, no more than `most`, and beyond three only while `seconds` last.
 double seconds_of(const std::function<void()>& work, int most = 7, double seconds = 20);
 
 /// FLOP/s of a square product whose factors and result are held in `precision`.

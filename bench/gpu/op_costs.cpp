@@ -34,7 +34,7 @@ struct Part {
   std::vector<Tensor> inputs;  ///< that get a gradient
   std::vector<Parameter> parameters;
   std::function<Variable(const std::vector<Variable>&)> forward;
-  double flops = 0;  ///< of the forward's products; backward has twice as many
+  double flops = 0;             ///< of the forward's products; backward has twice as many
   std::size_t other_bytes = 0;  ///< that the forward reads besides
   int repeats = 4;
 };
@@ -95,14 +95,16 @@ Json cost(const Part& part, const Ceilings& ceilings) {
       seed = random_tensor(y.shape(), 7, y.dtype());
       synchronize(kDevice);
     }
-    (round < 0 ? discarded : backward).time(part.repeats, [&](int i) { tapes[i]->backward({&outputs[i], 1}, {&seed, 1}); });
+    (round < 0 ? discarded : backward).time(part.repeats, [&](int i) {
+      tapes[i]->backward({&outputs[i], 1}, {&seed, 1});
+    });
   }
   const auto read = static_cast<double>(bytes_of(part.inputs) + part.other_bytes + weights);
   // Gradients of weights are added to: read and written.
   return {{"forward", forward.figures(part.flops, read + static_cast<double>(seed.bytes()), ceilings)},
-          {"backward", backward.figures(2 * part.flops,
-                                        read + static_cast<double>(seed.bytes() + bytes_of(part.inputs) + 2 * weights),
-                                        ceilings)}};
+          {"backward",
+           backward.figures(2 * part.flops,
+                            read + static_cast<double>(seed.bytes() + bytes_of(part.inputs) + 2 * weights), ceilings)}};
 }
 
 /// A kernel alone, of `flops`, over tensors of so many bytes.
@@ -115,8 +117,10 @@ Json kernel_cost(const Ceilings& ceilings, double flops, std::size_t bytes, cons
   return pass.figures(flops, static_cast<double>(bytes), ceilings);
 }
 
-/// The three products of a linear map of bf16 rows [rows, in] to [rows, out], with results of the types they have in a block.
-Json products(std::int64_t rows, std::int64_t in, std::int64_t out, DType y_type, DType dx_type, const Ceilings& ceilings) {
+/// The three products of a linear map of bf16 rows [rows, in] to [rows, out], with results of the types they have in a
+/// block.
+Json products(std::int64_t rows, std::int64_t in, std::int64_t out, DType y_type, DType dx_type,
+              const Ceilings& ceilings) {
   const Tensor x = random_tensor({rows, in}, 1, DType::kBFloat16), w = random_tensor({out, in}, 2, DType::kBFloat16);
   const Tensor dy = random_tensor({rows, out}, 3, DType::kBFloat16);
   const double flops = 2.0 * static_cast<double>(rows) * static_cast<double>(in) * static_cast<double>(out);
@@ -141,8 +145,8 @@ std::vector<Parameter> joined(std::initializer_list<std::vector<Parameter>> list
 Json block_costs(const BlockSize& s, const Ceilings& ceilings) {
   const std::int64_t rows = s.samples * s.tokens, wide = 4 * s.width;
   const double n = static_cast<double>(rows), w = static_cast<double>(s.width), t = static_cast<double>(s.tokens);
-  const models::TransformerConfig config{.width = s.width, .layers = 1, .heads = s.heads, .mlp_width = wide,
-                                         .activation = models::Activation::kQuickGelu};
+  const models::TransformerConfig config{
+      .width = s.width, .layers = 1, .heads = s.heads, .mlp_width = wide, .activation = models::Activation::kQuickGelu};
   const models::Builder norms(1), attention_builder(2), mlp(3), block_builder(4);
   const models::Init init = models::Init::normal(0.02);
   const models::LayerNorm norm1(norms.child("norm1"), s.width), norm2(norms.child("norm2"), s.width);
@@ -167,21 +171,28 @@ Json block_costs(const BlockSize& s, const Ceilings& ceilings) {
   const std::vector<Parameter> n1{norm1.weight, norm1.bias}, n2{norm2.weight, norm2.bias};
   const auto of = [&](Part part) { return cost(part, ceilings); };
 
-  Json costs{{"samples", s.samples}, {"tokens", s.tokens}, {"width", s.width}, {"heads", s.heads}, {"causal", s.causal}};
-  costs["block"] = of({{x}, block_builder.parameters(),
+  Json costs{
+      {"samples", s.samples}, {"tokens", s.tokens}, {"width", s.width}, {"heads", s.heads}, {"causal", s.causal}};
+  costs["block"] = of({{x},
+                       block_builder.parameters(),
                        [&](const auto& v) { return block(v[0], options); },
                        n * (24 * w * w + 4 * w * t)});
-  costs["norm1_qkv"] = of({{x}, joined({n1, in_weights}),
+  costs["norm1_qkv"] = of({{x},
+                           joined({n1, in_weights}),
                            [&](const auto& v) { return attention.project(norm1, v[0], kNoNorm).y; },
                            n * 6 * w * w});
-  costs["attention"] = of({{qkv}, {}, [&](const auto& v) { return ops::attention(v[0], s.heads, options); }, n * 4 * w * t});
-  costs["attention_out_residual"] = of({{qkv, x}, out_weights,
+  costs["attention"] =
+      of({{qkv}, {}, [&](const auto& v) { return ops::attention(v[0], s.heads, options); }, n * 4 * w * t});
+  costs["attention_out_residual"] = of({{qkv, x},
+                                        out_weights,
                                         [&](const auto& v) { return attention.attend(v[0], options, v[1]); },
                                         n * (2 * w * w + 4 * w * t)});
-  costs["norm2_fc1"] = of({{x}, joined({n2, {fc1.weight, fc1.bias}}),
+  costs["norm2_fc1"] = of({{x},
+                           joined({n2, {fc1.weight, fc1.bias}}),
                            [&](const auto& v) { return fc1.after(norm2, v[0], kNoNorm).y; },
                            n * 8 * w * w});
-  costs["activation_fc2_residual"] = of({{hidden, x}, {fc2.weight, fc2.bias},
+  costs["activation_fc2_residual"] = of({{hidden, x},
+                                         {fc2.weight, fc2.bias},
                                          [&](const auto& v) { return fc2.after(config.activation, v[0], v[1]); },
                                          n * 8 * w * w});
   costs["layer_norm"] = of({{x}, n1, [&](const auto& v) { return norm1(v[0]); }});
@@ -201,9 +212,9 @@ Json block_costs(const BlockSize& s, const Ceilings& ceilings) {
   const auto derivative = kernels::find(&Low::unary_backward, "activation", kDevice);
   constexpr auto kQuickGelu = kernels::UnaryOp::kQuickGelu;
   costs["activation"] = {
-      {"forward", kernel_cost(ceilings, 0, 2 * z.bytes(), [&] {
-         activation(kQuickGelu, z.numel(), z.data<BFloat16>(), activated.mutable_data<BFloat16>());
-       })},
+      {"forward",
+       kernel_cost(ceilings, 0, 2 * z.bytes(),
+                   [&] { activation(kQuickGelu, z.numel(), z.data<BFloat16>(), activated.mutable_data<BFloat16>()); })},
       {"backward", kernel_cost(ceilings, 0, 3 * z.bytes(), [&] {
          derivative(kQuickGelu, z.numel(), z.data<BFloat16>(), activated.data<BFloat16>(),
                     activated.mutable_data<BFloat16>(), kernels::Mode::kWrite);
@@ -221,7 +232,8 @@ Json model_costs(train_step::ClipSize size, std::int64_t batch, std::int64_t chu
   clip.to(kDevice);
   const Tensor images = random_tensor({chunk, 3, config.vision.image_size, config.vision.image_size}, 1);
   std::vector<std::int64_t> places(static_cast<std::size_t>(chunk * config.text.max_tokens));
-  for (std::size_t i = 0; i < places.size(); ++i) places[i] = static_cast<std::int64_t>(i * 7919) % config.text.vocabulary;
+  for (std::size_t i = 0; i < places.size(); ++i)
+    places[i] = static_cast<std::int64_t>(i * 7919) % config.text.vocabulary;
   const Tensor ids = Tensor::from(places, {chunk, config.text.max_tokens}).to(kDevice);
   const auto of = [&](Part part) {
     part.repeats = 1;
@@ -233,13 +245,19 @@ Json model_costs(train_step::ClipSize size, std::int64_t batch, std::int64_t chu
     if (p.name().starts_with("text")) text.push_back(p);
   }
   Json costs{{"batch", batch}, {"chunk", chunk}};
-  costs["image_chunk"] = of({{}, vision, [&](const auto&) { return clip.encode_image(images); },
-                             flops.image, images.bytes()});
-  costs["text_chunk"] = of({{}, text, [&](const auto&) { return clip.encode_text({ids, {}}); },
-                            flops.text, ids.bytes()});
+  costs["image_chunk"] =
+      of({{}, vision, [&](const auto&) { return clip.encode_image(images); }, flops.image, images.bytes()});
+  costs["text_chunk"] = of({{},
+                            text,
+                            [&](const auto&) {
+                              return clip.encode_text({ids, {}});
+                            },
+                            flops.text,
+                            ids.bytes()});
   const auto rep = [&](std::uint32_t state) { return random_tensor({batch, config.projection_width}, state); };
   const double pairs = static_cast<double>(batch) * static_cast<double>(batch);
-  costs["loss"] = of({{rep(1), rep(2)}, {clip.logit_scale()},
+  costs["loss"] = of({{rep(1), rep(2)},
+                      {clip.logit_scale()},
                       [&](const auto& v) {
                         const Autocast full(DType::kFloat32);
                         return losses::clip_loss(v[0], v[1], {.scale = losses::Scale::from_log(clip.logit_scale())});

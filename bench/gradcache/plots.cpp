@@ -19,11 +19,12 @@ std::string cost_script(const Cost& cost) {
   std::string script = kHead;
   script += "$budget << EOD\n";
   for (const BudgetCost& c : cost.by_budget) script += fmt::format("{} {} {}\n", c.kept, c.ratio, c.share);
-  script += "EOD\nset title 'Time of a cached step, direct step = 1'\n"
-            "set xlabel 'share of the chunks whose tape is kept'\nset ylabel 'times the direct step'\n"
-            "set yrange [0:*]\nset xrange [-0.03:1.03]\nset key bottom right\n"
-            "plot 1 lc rgb '#888888' dt 2 title 'direct', "
-            "$budget using 1:2 with linespoints lw 2 pt 7 lc rgb '#0072b2' title 'cached, by memory budget'\n";
+  script +=
+      "EOD\nset title 'Time of a cached step, direct step = 1'\n"
+      "set xlabel 'share of the chunks whose tape is kept'\nset ylabel 'times the direct step'\n"
+      "set yrange [0:*]\nset xrange [-0.03:1.03]\nset key bottom right\n"
+      "plot 1 lc rgb '#888888' dt 2 title 'direct', "
+      "$budget using 1:2 with linespoints lw 2 pt 7 lc rgb '#0072b2' title 'cached, by memory budget'\n";
   return script;
 }
 

@@ -6,7 +6,8 @@
 
 namespace ops_bench {
 
-/// The least that one of several calls took: of as many as fit into `budget` seconds, and of two at least, beside one to warm up.
+/// The least that one of several calls took: of as many as fit into `budget` seconds, and of two at least, beside one
+/// to warm up.
 template <class F>
 double best_seconds(double budget, const F& run) {
   using Clock = std::chrono::steady_clock;

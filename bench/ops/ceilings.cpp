@@ -22,7 +22,8 @@ struct Lanes {
   typedef float Vector __attribute__((vector_size(bytes)));
 };
 
-/// So many sums of vectors of so many bytes side by side, as registers hold them. Returns what keeps the work from being left out.
+/// So many sums of vectors of so many bytes side by side, as registers hold them. Returns what keeps the work from
+/// being left out.
 template <int bytes, int sums>
 [[gnu::always_inline]] inline float multiply_and_add(float x) {
   using Vector = typename Lanes<bytes>::Vector;
@@ -96,7 +97,8 @@ void Ceilings::measure() {
 }
 
 double Ceilings::bytes_per_second(double bytes) const {
-  const double place = std::clamp(std::log2(bytes / copies_.front().bytes), 0.0, static_cast<double>(copies_.size() - 1));
+  const double place =
+      std::clamp(std::log2(bytes / copies_.front().bytes), 0.0, static_cast<double>(copies_.size() - 1));
   const auto below = static_cast<std::size_t>(place), above = std::min(below + 1, copies_.size() - 1);
   const double part = place - static_cast<double>(below);
   return (1 - part) * copies_[below].bytes_per_second + part * copies_[above].bytes_per_second;

@@ -10,8 +10,8 @@ double multiply_and_add_once();
 /// Copies `size` bytes by all threads. Returns how many were read and written.
 double copy_once(const std::vector<char>& from, std::vector<char>& to, std::int64_t size);
 
-/// What this machine can do with the threads in use: by loops of their own and not by the library's kernels, so that a kernel
-/// that becomes slow does not take its ceiling with it.
+/// What this machine can do with the threads in use: by loops of their own and not by the library's kernels, so that a
+/// kernel that becomes slow does not take its ceiling with it.
 class Ceilings {
  public:
   /// Measures them again and keeps the better ones.

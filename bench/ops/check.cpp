@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <cmath>
 #include <limits>
 #include <map>
 #include <set>
@@ -120,8 +120,8 @@ bool names_match(const Measurements& found, const std::map<std::string, double>&
 }
 
 void print_activations(const Measurements& found) {
-  const std::set<std::string> activations{"relu",      "gelu",       "gelu_tanh", "quick_gelu", "silu",
-                                          "softplus",  "sigmoid",    "tanh"};
+  const std::set<std::string> activations{"relu", "gelu",     "gelu_tanh", "quick_gelu",
+                                          "silu", "softplus", "sigmoid",   "tanh"};
   fmt::print("activation with its gradient: share of a copy's speed\n");
   for (const Measured& op : found.ops) {
     if (!op.backward || !activations.contains(op.row.name)) continue;
@@ -145,7 +145,8 @@ bool check(const std::string& path) {
   }
 
   const auto failed = std::ranges::count_if(found.ops, fails);
-  const auto judged = std::ranges::count_if(found.ops, [&](const Measured& op) { return op.is_judged(found.ceilings); });
+  const auto judged =
+      std::ranges::count_if(found.ops, [&](const Measured& op) { return op.is_judged(found.ceilings); });
   print_activations(found);
   if (failed > 0) fmt::print("{:50} {:>10} {:>8} {:>8}\n", "far below its floor", "us", "share", "floor");
   for (const Measured& op : found.ops) {

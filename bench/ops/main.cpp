@@ -1,6 +1,6 @@
-// How fast each op of the op table runs in f32, forward alone and with backward, and how near that comes to what this machine
-// can do: the larger of its arithmetic at the speed of multiplications and additions in registers, and of its traffic at the
-// speed of a copy that touches as many bytes.
+// How fast each op of the op table runs in f32, forward alone and with backward, and how near that comes to what this
+// machine can do: the larger of its arithmetic at the speed of multiplications and additions in registers, and of its
+// traffic at the speed of a copy that touches as many bytes.
 //
 //   bench_ops [--benchmark_…]            measures with Google Benchmark
 //   bench_ops --check [FLOORS]           fails where an op is far below its floor (check.h)
@@ -62,8 +62,9 @@ int main(int argc, char** argv) {
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
     Ceilings ceilings;
     ceilings.measure();
-    std::fprintf(stderr, "Ceilings with %d threads: %.1f GFLOP/s, %.1f GB/s (copy of 4 MiB)\n", tapecache::thread_count(),
-                 ceilings.flops_per_second() * 1e-9, ceilings.bytes_per_second(8 << 20) * 1e-9);
+    std::fprintf(stderr, "Ceilings with %d threads: %.1f GFLOP/s, %.1f GB/s (copy of 4 MiB)\n",
+                 tapecache::thread_count(), ceilings.flops_per_second() * 1e-9,
+                 ceilings.bytes_per_second(8 << 20) * 1e-9);
     measure_all(ceilings);
     return 0;
   } catch (const std::exception& error) {

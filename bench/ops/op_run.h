@@ -18,8 +18,8 @@ struct Work {
   double least_seconds(const Ceilings& ceilings) const;
 };
 
-/// An op of the table over its large inputs in f32: forward alone, or with backward, which takes the forward's arithmetic twice,
-/// reads the cotangent and the inputs, and writes their gradients.
+/// An op of the table over its large inputs in f32: forward alone, or with backward, which takes the forward's
+/// arithmetic twice, reads the cotangent and the inputs, and writes their gradients.
 struct OpRun {
   std::string name;
   Work work;

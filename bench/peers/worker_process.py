@@ -86,7 +86,7 @@ class Worker:
 
 
 def take_in_turn(ours, theirs, rounds, deadline=None, limit=None):
-    """The answers of both to `step`, pair by pair, after one each to warm up; fewer than `rounds` where time is out, but two."""
+    """The answers of both to `step`, in pairs, after one each to warm up; fewer than `rounds` where time is out, but two."""
     for worker in (ours, theirs):
         worker.ask("step", limit)
     pairs = []

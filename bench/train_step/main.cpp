@@ -7,16 +7,16 @@
 #include <iostream>
 #include <string>
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
+#include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
 #include "../timing.h"
+#include "serve.h"
 #include "tapecache/core/atomic_file.h"
 #include "tapecache/core/memory.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/matmul.h"
-#include "serve.h"
 #include "training.h"
 
 namespace {
@@ -50,9 +50,12 @@ Json measure(const std::string& name, DType precision, int rounds, double ceilin
   const double speed = training.workload->flops / seconds;
   fmt::print("{:26} {:9.1f} ms {:8.1f} GFLOP/s {:5.1f} % {:8.1f} MiB   loss {:.4f}\n", name, 1e3 * seconds,
              1e-9 * speed, 100 * speed / ceiling, static_cast<double>(meter.peak()) / 1048576, loss);
-  return {{"model", name},           {"dtype", precision == DType::kFloat32 ? "float32" : "bfloat16"},
-          {"seconds", seconds},      {"flops_per_second", speed},
-          {"gemm_share", speed / ceiling}, {"peak_bytes", meter.peak()}};
+  return {{"model", name},
+          {"dtype", precision == DType::kFloat32 ? "float32" : "bfloat16"},
+          {"seconds", seconds},
+          {"flops_per_second", speed},
+          {"gemm_share", speed / ceiling},
+          {"peak_bytes", meter.peak()}};
 }
 
 }  // namespace

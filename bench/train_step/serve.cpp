@@ -108,7 +108,8 @@ void serve(std::istream& requests, const std::string& name, const Setting& setti
       return {{"seconds", std::chrono::duration<double>(Clock::now() - begin).count()}, {"loss", loss}};
     }
     if (request == "peak") {
-      return {{"bytes", setting.device.is_cpu() ? process_memory("VmHWM") - before : allocator(setting.device).stats().peak}};
+      return {{"bytes",
+               setting.device.is_cpu() ? process_memory("VmHWM") - before : allocator(setting.device).stats().peak}};
     }
     if (request == "flops") return {{"flops", training.workload->flops}, {"gemm_ceiling", gemm_ceiling()}};
     Json answer;

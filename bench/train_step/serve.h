@@ -12,8 +12,8 @@ namespace train_step {
 /// JSON, so that its steps can be taken in turn with another program's (bench/peers).
 ///
 ///   step            one step: "seconds", "loss"
-///   peak            "bytes": of a device, the most in use at once since the last reference or comparison; of the host, the
-///                   most that the process has had, beyond what it had before the workload was made
+///   peak            "bytes": of a device, the most in use at once since the last reference or comparison; of the host,
+///                   the most that the process has had, beyond what it had before the workload was made
 ///   flops           "flops" of a step, and "gemm_ceiling", what `gemm_ceiling` gives, per second
 ///   reference PATH  writes weights, inputs, loss and gradients, before any step
 ///   compare PATH    relative differences from such a file: "loss", "gradient" (over all parameters), and the parameter

@@ -83,8 +83,8 @@ Config encoder(std::int64_t width, std::int64_t layers, std::int64_t heads,
   return {.width = width, .layers = layers, .heads = heads, .mlp_width = 4 * width, .activation = activation};
 }
 
-/// The chunks whose tapes a cached step keeps. The two forwarded last cost no memory: they are gone before the last gradients
-/// come.
+/// The chunks whose tapes a cached step keeps. The two forwarded last cost no memory: they are gone before the last
+/// gradients come.
 constexpr std::int64_t kKeptChunks = 2;
 
 /// A loss on a tape of its own, taken backward.
@@ -115,9 +115,8 @@ class VisionWorkload : public Workload {
     flops = vision_flops(config, samples) + 3 * 2.0 * static_cast<double>(samples * config.encoder.width * kClasses);
   }
   double loss_and_gradients() override {
-    return take_step(precision_, [&] {
-      return ops::cross_entropy(head_(vision_(inputs.at("images"))), inputs.at("classes"));
-    });
+    return take_step(precision_,
+                     [&] { return ops::cross_entropy(head_(vision_(inputs.at("images"))), inputs.at("classes")); });
   }
 
  private:
@@ -142,7 +141,8 @@ class ClipWorkload : public Workload {
     if (chunk > 0) {
       // Texts are forwarded last, so the kept tapes are theirs.
       const std::int64_t kept = std::min(samples, kKeptChunks * chunk);
-      recomputed_flops = forward.image + forward.text * static_cast<double>(samples - kept) / static_cast<double>(samples);
+      recomputed_flops =
+          forward.image + forward.text * static_cast<double>(samples - kept) / static_cast<double>(samples);
     }
   }
   double loss_and_gradients() override {
@@ -220,7 +220,8 @@ const std::vector<std::pair<std::string, Maker>>& makers() {
                          std::int64_t samples) -> Maker {
     return [=](const Setting& setting) {
       return std::make_unique<VisionWorkload>(
-          models::VisionConfig{.image_size = size, .patch_size = patch, .encoder = encoder<VisionEncoder>(width, 12, heads)},
+          models::VisionConfig{
+              .image_size = size, .patch_size = patch, .encoder = encoder<VisionEncoder>(width, 12, heads)},
           samples, setting);
     };
   };
@@ -250,9 +251,9 @@ std::unique_ptr<Workload> make_workload(const std::string& name, const Setting& 
     if (own == name) maker = make;
   }
   if (!maker) {
-    throw ValueError(fmt::format(
-        "unknown workload '{}', expected one of {}, clip_{{tiny,b_32,l_14}}_b<batch>[_cached_<chunk>]", name,
-        fmt::join(workload_names(), ", ")));
+    throw ValueError(
+        fmt::format("unknown workload '{}', expected one of {}, clip_{{tiny,b_32,l_14}}_b<batch>[_cached_<chunk>]",
+                    name, fmt::join(workload_names(), ", ")));
   }
   std::unique_ptr<Workload> workload = (*maker)(setting);
   workload->name = name;
@@ -264,16 +265,19 @@ models::ClipConfig clip_config(ClipSize size) {
   constexpr auto kPooling = models::TextPooling::kLastToken;  // ids are random, without an end of text
   switch (size) {
     case ClipSize::kTiny:
-      return {.vision = {.image_size = 16, .patch_size = 8, .encoder = encoder<VisionEncoder>(32, 2, 2, kActivation)},
-              .text = {.vocabulary = 64, .max_tokens = 8, .pooling = kPooling, .encoder = encoder(32, 2, 2, kActivation)},
-              .projection_width = 16};
+      return {
+          .vision = {.image_size = 16, .patch_size = 8, .encoder = encoder<VisionEncoder>(32, 2, 2, kActivation)},
+          .text = {.vocabulary = 64, .max_tokens = 8, .pooling = kPooling, .encoder = encoder(32, 2, 2, kActivation)},
+          .projection_width = 16};
     case ClipSize::kBase32:
-      return {.vision = {.image_size = 224, .patch_size = 32, .encoder = encoder<VisionEncoder>(768, 12, 12, kActivation)},
-              .text = {.pooling = kPooling, .encoder = encoder(512, 12, 8, kActivation)}};
+      return {
+          .vision = {.image_size = 224, .patch_size = 32, .encoder = encoder<VisionEncoder>(768, 12, 12, kActivation)},
+          .text = {.pooling = kPooling, .encoder = encoder(512, 12, 8, kActivation)}};
     case ClipSize::kLarge14:
-      return {.vision = {.image_size = 224, .patch_size = 14, .encoder = encoder<VisionEncoder>(1024, 24, 16, kActivation)},
-              .text = {.pooling = kPooling, .encoder = encoder(768, 12, 12, kActivation)},
-              .projection_width = 768};
+      return {
+          .vision = {.image_size = 224, .patch_size = 14, .encoder = encoder<VisionEncoder>(1024, 24, 16, kActivation)},
+          .text = {.pooling = kPooling, .encoder = encoder(768, 12, 12, kActivation)},
+          .projection_width = 768};
   }
   throw ValueError("unknown size of CLIP");
 }

@@ -25,7 +25,7 @@ struct Workload {
   std::string name;
   std::vector<tapecache::Parameter> parameters;
   std::map<std::string, tapecache::Tensor> inputs;  ///< by name, for a peer to read
-  double flops = 0;  ///< of the matrix products of forward and backward, without what is computed twice
+  double flops = 0;             ///< of the matrix products of forward and backward, without what is computed twice
   double recomputed_flops = 0;  ///< of those that a cached step computes a second time
 };
 

@@ -45,8 +45,8 @@ void CldrAnnotations::read(const std::filesystem::path& file) {
   pugi::xml_document document;
   const pugi::xml_parse_result parsed = document.load_file(file.c_str());
   if (!parsed) {
-    throw tapecache::FileError(fmt::format("{}: malformed XML at byte {}: {}, expected CLDR annotations",
-                                           file.string(), parsed.offset, parsed.description()));
+    throw tapecache::FileError(fmt::format("{}: malformed XML at byte {}: {}, expected CLDR annotations", file.string(),
+                                           parsed.offset, parsed.description()));
   }
   std::size_t count = 0;
   for (const pugi::xml_node node : document.child("ldml").child("annotations").children("annotation")) {

@@ -36,15 +36,14 @@ std::shared_ptr<const Dataset> load_dataset(const EmojiPaths& paths, std::uint64
                                                  tapecache::data::WordTokenizer::build(texts, 2)});
 }
 
-PictureBatch::PictureBatch(std::shared_ptr<const Dataset> data, std::span<const std::int64_t> pairs,
-                           const Shift* shift)
+PictureBatch::PictureBatch(std::shared_ptr<const Dataset> data, std::span<const std::int64_t> pairs, const Shift* shift)
     : data_(std::move(data)), end_(static_cast<std::int64_t>(pairs.size())) {
   std::vector<Item> items;
   for (std::int64_t pair : pairs) {
     Item item{pair, 0, 0};
     if (shift) {
-      const auto words = tapecache::RandomKey{shift->seed, shift->step, kShiftCall}.draw(
-          static_cast<std::uint32_t>(pair), 0);
+      const auto words =
+          tapecache::RandomKey{shift->seed, shift->step, kShiftCall}.draw(static_cast<std::uint32_t>(pair), 0);
       item.dx = static_cast<int>(words[0] % (2 * kMaxShift + 1)) - kMaxShift;
       item.dy = static_cast<int>(words[1] % (2 * kMaxShift + 1)) - kMaxShift;
     }
@@ -92,8 +91,8 @@ tapecache::models::TokenBatch caption_batch(const Dataset& data, std::span<const
       tokens.push_back(data.tokenizer.encode(caption(pair), kMaxTokens));
       continue;
     }
-    EmojiPair thinned{.sequence = {}, .name = pair.name, .keywords = {}, .group = {}, .subgroup = {}, .base = {},
-                      .rgb = {}};
+    EmojiPair thinned{
+        .sequence = {}, .name = pair.name, .keywords = {}, .group = {}, .subgroup = {}, .base = {}, .rgb = {}};
     const tapecache::RandomKey key{training->seed, training->step, kKeywordCall};
     for (std::size_t k = 0; k < pair.keywords.size(); ++k) {
       const std::uint32_t word = key.draw(static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(k))[0];

@@ -38,8 +38,7 @@ class PictureBatch {
     std::uint32_t step;
   };
 
-  PictureBatch(std::shared_ptr<const Dataset> data, std::span<const std::int64_t> pairs,
-               const Shift* shift = nullptr);
+  PictureBatch(std::shared_ptr<const Dataset> data, std::span<const std::int64_t> pairs, const Shift* shift = nullptr);
 
   std::int64_t size() const { return end_ - begin_; }
   PictureBatch slice(std::int64_t begin, std::int64_t end) const;

@@ -66,7 +66,7 @@ std::vector<EmojiPair> load_emoji(const EmojiPaths& paths, int image_size, Emoji
     const data::Image opaque = data::composite_over_white(*picture, data::Alpha::premultiplied);
     data::Image image = data::resize_area(data::pad_to_square(opaque, 255), image_size, image_size);
 
-    EmojiPair pair{emoji.sequence, emoji.name, {}, emoji.group, emoji.subgroup, bases.find(emoji),
+    EmojiPair pair{emoji.sequence,         emoji.name, {}, emoji.group, emoji.subgroup, bases.find(emoji),
                    std::move(image.pixels)};
     const Annotation* annotation = annotations.find(emoji.sequence);
     if (annotation != nullptr) pair.keywords = annotation->keywords;
@@ -78,8 +78,8 @@ std::vector<EmojiPair> load_emoji(const EmojiPaths& paths, int image_size, Emoji
     pairs.push_back(std::move(pair));
   }
   if (pairs.empty()) {
-    throw tapecache::FileError(fmt::format("{}: has colour bitmaps for none of the {} emoji of {}",
-                                           paths.font.string(), found.listed, paths.emoji_test.string()));
+    throw tapecache::FileError(fmt::format("{}: has colour bitmaps for none of the {} emoji of {}", paths.font.string(),
+                                           found.listed, paths.emoji_test.string()));
   }
   if (counts != nullptr) *counts = found;
   return pairs;

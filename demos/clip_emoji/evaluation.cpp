@@ -59,8 +59,8 @@ Evaluation evaluate(Clip& model, const TrainingSetup& setup) {
   result.recall_text_to_image = tapecache::train::recall_at_k(result.texts, result.images, kRecallAt);
   result.recall_image_to_text = tapecache::train::recall_at_k(result.images, result.texts, kRecallAt);
   const Tensor train_images = encode_all(towers_of(model, setup, data.train, std::nullopt)[0]);
-  result.linear_probe_accuracy = tapecache::train::linear_probe(
-      train_images, groups_of(data, data.train), result.images, groups_of(data, data.held_out));
+  result.linear_probe_accuracy = tapecache::train::linear_probe(train_images, groups_of(data, data.train),
+                                                                result.images, groups_of(data, data.held_out));
   return result;
 }
 

@@ -60,9 +60,8 @@ std::string run_gnuplot(const std::string& script) {
   const int error = posix_spawnp(&child, "gnuplot", &actions, nullptr, arguments, environ);
   posix_spawn_file_actions_destroy(&actions);
   if (error != 0) {
-    throw tapecache::Error(
-        fmt::format("gnuplot: cannot be started ({}); it draws the report's plots, install gnuplot-nox",
-                    std::strerror(error)));
+    throw tapecache::Error(fmt::format(
+        "gnuplot: cannot be started ({}); it draws the report's plots, install gnuplot-nox", std::strerror(error)));
   }
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {

@@ -69,13 +69,13 @@ WayResult run_way(const TrainingSetup& setup, const WaySettings& settings, Metri
   model = std::move(trained.model);
 
   const auto difference = result.max_relative_gradient_difference();
-  say(fmt::format("{:<16} loss {:.3f} -> {:.3f}   recall@10 {:.1f} % / {:.1f} %   probe {:.1f} %   peak {:.1f} MiB   "
-                  "{:.0f} pairs/s{}",
-                  result.name, result.records.front().loss, result.records.back().loss,
-                  100 * result.recall_text_to_image.at(10), 100 * result.recall_image_to_text.at(10),
-                  100 * result.linear_probe_accuracy, static_cast<double>(result.peak_bytes) / kMiB,
-                  result.pairs_per_second(),
-                  difference ? fmt::format("   gradient differs by {:.1e}", *difference) : ""));
+  say(fmt::format(
+      "{:<16} loss {:.3f} -> {:.3f}   recall@10 {:.1f} % / {:.1f} %   probe {:.1f} %   peak {:.1f} MiB   "
+      "{:.0f} pairs/s{}",
+      result.name, result.records.front().loss, result.records.back().loss, 100 * result.recall_text_to_image.at(10),
+      100 * result.recall_image_to_text.at(10), 100 * result.linear_probe_accuracy,
+      static_cast<double>(result.peak_bytes) / kMiB, result.pairs_per_second(),
+      difference ? fmt::format("   gradient differs by {:.1e}", *difference) : ""));
   return result;
 }
 
@@ -143,8 +143,8 @@ void write_results(const Options& options, const Results& results, const std::ve
 }
 
 /// Trains every way within the memory limit, into `results`. The rows are those of the cached way.
-std::vector<RetrievalRow> run_ways(const TrainingSetup& setup, const Options& options, const Plan& plan, MetricsLog& metrics,
-                                   Results& results) {
+std::vector<RetrievalRow> run_ways(const TrainingSetup& setup, const Options& options, const Plan& plan,
+                                   MetricsLog& metrics, Results& results) {
   const Dataset& data = *setup.data;
   const tapecache::MemoryLimit limit(results.memory_limit_bytes);
   results.direct_large_error = direct_large_error(setup, options.batch_large);

@@ -8,8 +8,9 @@ namespace clip_emoji {
 ParsedOptions parse_options(int argc, char** argv) {
   ParsedOptions parsed;
   Options& o = parsed.options;
-  CLI::App app{"Trains a small CLIP on emoji pictures and captions: directly, with gradient caching, with plain\n"
-               "gradient accumulation, and with gradient caching at a batch that direct training cannot hold."};
+  CLI::App app{
+      "Trains a small CLIP on emoji pictures and captions: directly, with gradient caching, with plain\n"
+      "gradient accumulation, and with gradient caching at a batch that direct training cannot hold."};
   app.add_option("--out", o.out, "Folder for summary.json, metrics.jsonl, report.html and retrieval.png")
       ->capture_default_str();
   app.add_flag("--quick", o.quick, "A short run that shows the equality, not the quality");

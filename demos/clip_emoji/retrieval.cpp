@@ -51,14 +51,13 @@ void paste(Image& image, int x, int y, const Image& picture) {
 
 }  // namespace
 
-std::vector<RetrievalRow> retrieve(const Dataset& data, const tapecache::Tensor& texts,
-                                   const tapecache::Tensor& images, std::int64_t count, std::int64_t best) {
+std::vector<RetrievalRow> retrieve(const Dataset& data, const tapecache::Tensor& texts, const tapecache::Tensor& images,
+                                   std::int64_t count, std::int64_t best) {
   const auto n = static_cast<std::int64_t>(data.held_out.size());
   count = std::min(count, n);
   best = std::min(best, n);
-  const tapecache::Tensor scores = tapecache::ops::matmul(texts, images, {.transpose_b = true})
-                                       .value()
-                                       .to(tapecache::DType::kFloat64);
+  const tapecache::Tensor scores =
+      tapecache::ops::matmul(texts, images, {.transpose_b = true}).value().to(tapecache::DType::kFloat64);
   std::vector<RetrievalRow> rows;
   for (std::int64_t k = 0; k < count; ++k) {
     const std::int64_t query = (2 * k + 1) * n / (2 * count);
@@ -91,7 +90,9 @@ Image draw_retrieval(const std::vector<RetrievalRow>& rows, const std::vector<Im
   for (const RetrievalRow& row : rows) columns = std::max(columns, row.found.size());
   const int first_column = 2 * kMargin + kCaptionWidth, found_column = first_column + kColumn + kMargin;
   Image image{found_column + static_cast<int>(columns) * kColumn + kMargin,
-              kHeader + static_cast<int>(rows.size()) * kRow + kMargin, 3, {}};
+              kHeader + static_cast<int>(rows.size()) * kRow + kMargin,
+              3,
+              {}};
   image.pixels.assign(static_cast<std::size_t>(image.width * image.height * 3), 255);
 
   text.draw(image, kMargin, kMargin, "held-out caption");

@@ -19,8 +19,8 @@ struct RetrievalRow {
 
 /// For `count` captions spread over the held-out pairs, the `best` nearest held-out pictures. Representations are rows
 /// in the order of `data.held_out`, of length 1.
-std::vector<RetrievalRow> retrieve(const Dataset& data, const tapecache::Tensor& texts,
-                                   const tapecache::Tensor& images, std::int64_t count, std::int64_t best);
+std::vector<RetrievalRow> retrieve(const Dataset& data, const tapecache::Tensor& texts, const tapecache::Tensor& images,
+                                   std::int64_t count, std::int64_t best);
 
 /// The pictures at a size for people: in the order of `pairs`, RGB, `size` pixels square.
 std::vector<tapecache::data::Image> large_pictures(const EmojiPaths& paths, int size);

@@ -50,10 +50,11 @@ struct TextPainter::Font {
 };
 
 TextPainter::TextPainter(int pixel_size) : font_(std::make_unique<Font>()) {
-  const auto path = std::find_if(kFontPaths.begin(), kFontPaths.end(),
-                                 [](const char* p) { return std::filesystem::exists(p); });
+  const auto path =
+      std::find_if(kFontPaths.begin(), kFontPaths.end(), [](const char* p) { return std::filesystem::exists(p); });
   if (path == kFontPaths.end()) {
-    throw tapecache::FileError(std::string(kFontPaths[0]) + ": not found; captions are drawn in it, install "
+    throw tapecache::FileError(std::string(kFontPaths[0]) +
+                               ": not found; captions are drawn in it, install "
                                "fonts-dejavu-core");
   }
   if (FT_Init_FreeType(&font_->library) != 0 || FT_New_Face(font_->library, *path, 0, &font_->face) != 0 ||

@@ -46,9 +46,12 @@ ClipConfig model_config(const Dataset& data) {
 StepResult take_step(Method method, std::span<const Tower> towers, const tapecache::gradcache::Loss& loss,
                      std::int64_t chunk) {
   switch (method) {
-    case Method::kCached: return cached_step(towers, loss, {{chunk}});
-    case Method::kAccumulated: return accumulated_step(towers, loss, {{chunk}});
-    case Method::kDirect: break;
+    case Method::kCached:
+      return cached_step(towers, loss, {{chunk}});
+    case Method::kAccumulated:
+      return accumulated_step(towers, loss, {{chunk}});
+    case Method::kDirect:
+      break;
   }
   return direct_step(towers, loss);
 }
@@ -120,7 +123,8 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
       peak = std::max(peak, tapecache::memory_stats().peak);
       record.relative_gradient_difference =
           tapecache::gradcache::compare_steps([&] { return direct_step(towers, loss); },
-                        [&] { return take_step(way.method, towers, loss, way.chunk); }, parameters)
+                                              [&] { return take_step(way.method, towers, loss, way.chunk); },
+                                              parameters)
               .relative_norm;
       tapecache::reset_memory_peak();
       watch.start();

@@ -38,5 +38,6 @@ int main() {
   std::thread other([&] { results[0] = layer(x).value(); });
   results[1] = layer(x).value();
   other.join();
-  std::printf("both threads: %s\n", results[0].to_vector<float>() == results[1].to_vector<float>() ? "equal" : "different");
+  std::printf("both threads: %s\n",
+              results[0].to_vector<float>() == results[1].to_vector<float>() ? "equal" : "different");
 }

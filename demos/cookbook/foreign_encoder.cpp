@@ -17,7 +17,8 @@ struct TheirEncoder {
     for (int r = 0; r < rows; ++r) {
       for (int j = 0; j < kOut; ++j) {
         y[r * kOut + j] = 0;
-        for (int i = 0; i < kIn; ++i) y[r * kOut + j] += x[r * kIn + i] * weight[static_cast<std::size_t>(i * kOut + j)];
+        for (int i = 0; i < kIn; ++i)
+          y[r * kOut + j] += x[r * kIn + i] * weight[static_cast<std::size_t>(i * kOut + j)];
       }
     }
   }
@@ -50,8 +51,9 @@ int main() {
     const auto rows = static_cast<int>(chunk.size(0));
     Tensor y = Tensor::empty({chunk.size(0), TheirEncoder::kOut});
     theirs.forward(chunk.data<float>(), rows, y.mutable_data<float>());
-    return ops::l2_normalize(parameters.record(
-        "theirs", y, [&, chunk, rows](const Tensor& dy) { theirs.backward(chunk.data<float>(), rows, dy.data<float>()); }));
+    return ops::l2_normalize(parameters.record("theirs", y, [&, chunk, rows](const Tensor& dy) {
+      theirs.backward(chunk.data<float>(), rows, dy.data<float>());
+    }));
   };
   const models::Builder builder(/*seed=*/4);
   const models::Linear ours(builder, TheirEncoder::kIn, TheirEncoder::kOut, models::Init::normal(0.3));

@@ -7,14 +7,16 @@
 
 using namespace tapecache;
 
-/// Sets of points, each of its own size, one after another in a flat list. `size` and `slice` are all that a step needs.
+/// Sets of points, each of its own size, one after another in a flat list. `size` and `slice` are all that a step
+/// needs.
 struct PointSets {
   Tensor points;                      // [all points, 2]
   std::vector<std::int64_t> offsets;  // set i is points [offsets[i], offsets[i + 1])
 
   std::int64_t size() const { return static_cast<std::int64_t>(offsets.size()) - 1; }
   PointSets slice(std::int64_t begin, std::int64_t end) const {
-    const std::int64_t first = offsets.at(static_cast<std::size_t>(begin)), last = offsets.at(static_cast<std::size_t>(end));
+    const std::int64_t first = offsets.at(static_cast<std::size_t>(begin)),
+                       last = offsets.at(static_cast<std::size_t>(end));
     PointSets part{points.slice(first, last), {}};
     for (std::int64_t i = begin; i <= end; ++i) part.offsets.push_back(offsets[static_cast<std::size_t>(i)] - first);
     return part;
@@ -39,7 +41,8 @@ struct PointSets {
     return chosen;
   }
 
-  // With the first, a change between the two forwards is noticed; with the second, chunks are copied to a GPU one by one.
+  // With the first, a change between the two forwards is noticed; with the second, chunks are copied to a GPU one by
+  // one.
   std::uint64_t version() const { return points.version(); }
   template <class Change>
   PointSets map_tensors(const Change& change) const {
@@ -90,9 +93,11 @@ int main() {
   const std::vector<gradcache::Tower> towers{{"sets", sets, encode}, {"moved", moved, encode}};
   const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
 
-  for (const gradcache::StepOptions& options : {gradcache::StepOptions{.cut = {8}}, {.cut = gradcache::ChunkTokens{20}}}) {
+  for (const gradcache::StepOptions& options :
+       {gradcache::StepOptions{.cut = {8}}, {.cut = gradcache::ChunkTokens{20}}}) {
     const auto difference = gradcache::compare(towers, loss, options, builder.parameters());
-    std::printf("chunks by %s: %s the direct gradient\n", std::holds_alternative<gradcache::ChunkTokens>(options.cut) ? "cost" : "number",
+    std::printf("chunks by %s: %s the direct gradient\n",
+                std::holds_alternative<gradcache::ChunkTokens>(options.cut) ? "cost" : "number",
                 difference.relative_norm < 1e-5 ? "equal to" : "NOT");
   }
   train::AdamW optimizer(builder.parameters());

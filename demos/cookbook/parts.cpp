@@ -16,7 +16,8 @@ constexpr double peak = 1e-3;
 const models::Builder builder(/*seed=*/1);
 const models::Linear image_layer(builder.child("image"), 64, 16, models::Init::normal(0.1));
 const models::TextTransformer text_layer(builder.child("text"),
-                                         {.vocabulary = 10, .max_tokens = 4,
+                                         {.vocabulary = 10,
+                                          .max_tokens = 4,
                                           .encoder = {.width = 16, .layers = 1, .heads = 2, .mlp_width = 32}});
 
 Variable encode(const Variable& x) { return ops::l2_normalize(image_layer(x)); }
@@ -33,22 +34,23 @@ Tensor next_images() { return Tensor::full({64, 64}, 0.5); }
 models::TokenBatch texts() { return {Tensor::full({64, 4}, 9, DType::kInt32), {}}; }
 
 gradcache::StepOptions all_options() {
-  gradcache::StepOptions options{.cut = {32}};                // 32 samples a chunk, in every tower
-  options.cut = gradcache::ChunkTokens{4096};                 // or: texts, chunks by tokens, ordered by length
-  options.cut = gradcache::MemoryBudget{8ull << 30};          // or: what the step may use, and nothing else to choose
-  options.reproducible_block = 8;                             // equal to the last bit, for chunks of 8, 16, 24, …
-  options.reproducible_block = 32;                            // or of 32, 64, …, at less cost
-  options.check_recompute = true;                             // compare both forwards
-  options.retry_smaller_chunks = true;                        // after OutOfMemory
-  options.scale = 1.0 / 4;                                    // one of four accumulated steps; or a loss scale
-  options.offload = true;                                     // on a GPU: keep representations in the host's memory
-  options.device = Device::cuda(0);                           // whose bytes count, for a budget and peak_bytes, if not the CPU's
+  gradcache::StepOptions options{.cut = {32}};        // 32 samples a chunk, in every tower
+  options.cut = gradcache::ChunkTokens{4096};         // or: texts, chunks by tokens, ordered by length
+  options.cut = gradcache::MemoryBudget{8ull << 30};  // or: what the step may use, and nothing else to choose
+  options.reproducible_block = 8;                     // equal to the last bit, for chunks of 8, 16, 24, …
+  options.reproducible_block = 32;                    // or of 32, 64, …, at less cost
+  options.check_recompute = true;                     // compare both forwards
+  options.retry_smaller_chunks = true;                // after OutOfMemory
+  options.scale = 1.0 / 4;                            // one of four accumulated steps; or a loss scale
+  options.offload = true;                             // on a GPU: keep representations in the host's memory
+  options.device = Device::cuda(0);                   // whose bytes count, for a budget and peak_bytes
   return options;
 }
 
 double captured(Device device) {
   Tensor images = next_images().to(device);
-  const std::vector<gradcache::Tower> towers{{"image", images, encode_image}, {"text", texts().to(device), encode_text}};
+  const std::vector<gradcache::Tower> towers{{"image", images, encode_image},
+                                             {"text", texts().to(device), encode_text}};
   const gradcache::Loss loss = [](auto r) { return losses::info_nce(r[0], r[1]); };
   train::AdamW optimizer(builder.parameters());
   Tensor rate = Tensor::zeros({}, DType::kFloat64, device);
@@ -67,10 +69,10 @@ double captured(Device device) {
 }
 
 void copies(const Tensor& images) {
-  Tensor batch = images.pinned();                   // page-locked memory of the host; new: Tensor::empty_pinned(shape, dtype)
-  Tensor there = batch.to_async(Device::cuda(0));  // returns at once: the copy runs beside what the device computes
+  Tensor batch = images.pinned();  // page-locked memory of the host; new: Tensor::empty_pinned(shape, dtype)
+  Tensor there = batch.to_async(Device::cuda(0));   // returns at once: the copy runs beside what the device computes
   Variable y = encoder(there);                      // what uses it first waits for it, on the device
-  Tensor back = y.value().to_async(Device::cpu()); // and here the host would wait, when it reads
+  Tensor back = y.value().to_async(Device::cpu());  // and here the host would wait, when it reads
 }
 
 double uploaded(const Tensor& images, const models::TokenBatch& tokens) {
@@ -91,8 +93,9 @@ void captured_uploads(const Tensor& first_images, const models::TokenBatch& toke
   options.device = Device::cuda(0);
   StepResult result;
   Tensor images = first_images.pinned();
-  const std::vector<gradcache::Tower> towers{gradcache::Tower("image", images, encode_image).upload_to(Device::cuda(0)),
-                                             gradcache::Tower("text", tokens.pinned(), encode_text).upload_to(Device::cuda(0))};
+  const std::vector<gradcache::Tower> towers{
+      gradcache::Tower("image", images, encode_image).upload_to(Device::cuda(0)),
+      gradcache::Tower("text", tokens.pinned(), encode_text).upload_to(Device::cuda(0))};
   CapturedStep step(Device::cuda(0), [&] { result = gradcache::cached_step(towers, loss, options); });
   for (std::uint32_t t = 0; t < steps; ++t) {
     images.copy_from(next_images());  // waits for the replay before, which uploads from here until its last chunk

@@ -14,7 +14,8 @@
 
 using namespace tapecache;
 
-/// Embeds texts for any number of threads, one batch at a time: whatever waits when the model is free goes into the next batch.
+/// Embeds texts for any number of threads, one batch at a time: whatever waits when the model is free goes into the
+/// next batch.
 class EmbeddingServer {
  public:
   EmbeddingServer(const models::Bert& bert, std::size_t largest_batch)
@@ -86,8 +87,9 @@ class EmbeddingServer {
 
 int main() {
   const models::Builder builder(/*seed=*/3);
-  const models::Bert bert(builder, {.vocabulary = 100, .max_tokens = 16,
-                                    .encoder = {.width = 32, .layers = 2, .heads = 4, .mlp_width = 64}});
+  const models::Bert bert(
+      builder,
+      {.vocabulary = 100, .max_tokens = 16, .encoder = {.width = 32, .layers = 2, .heads = 4, .mlp_width = 64}});
   builder.set_training(false);  // no dropout; and no tape is active, so nothing is kept
   std::vector<std::vector<std::int32_t>> texts;
   for (std::int32_t i = 0; i < 80; ++i) texts.emplace_back(static_cast<std::size_t>(1 + i % 16), i);
@@ -104,8 +106,10 @@ int main() {
 
   double largest = 0;  // padding and neighbours change rounding alone
   for (std::size_t i = 0; i < texts.size(); ++i) {
-    const auto alone = ops::l2_normalize(bert(models::TokenBatch::pad(std::span(&texts[i], 1)))).value().to_vector<float>();
-    for (std::size_t j = 0; j < alone.size(); ++j) largest = std::max(largest, std::abs(double{alone[j]} - answers[i][j]));
+    const auto alone =
+        ops::l2_normalize(bert(models::TokenBatch::pad(std::span(&texts[i], 1)))).value().to_vector<float>();
+    for (std::size_t j = 0; j < alone.size(); ++j)
+      largest = std::max(largest, std::abs(double{alone[j]} - answers[i][j]));
   }
   std::printf("%zu answers, each as by itself: %s\n", answers.size(), largest < 1e-5 ? "yes" : "no");
   try {

@@ -21,7 +21,9 @@ struct Points {
 
   explicit Points(int count) {
     unsigned state = 1;
-    const auto draw = [&] { return static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f; };
+    const auto draw = [&] {
+      return static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.0f;
+    };
     for (int i = 0; i < count; ++i) {
       const float x = draw(), y = draw();
       places.insert(places.end(), {x, y});
@@ -76,5 +78,6 @@ int main() {
   const Tensor sides = Tensor::from(left, {1000});
   fit(model, fresh, x, sides, 150);
   std::printf("the new head, more than 95 of 100 right: %s\n", share_right(model, x, sides) > 0.95 ? "yes" : "no");
-  std::printf("the frozen body kept its bits: %s\n", model.body.weight.value().to_vector<float>() == before ? "yes" : "no");
+  std::printf("the frozen body kept its bits: %s\n",
+              model.body.weight.value().to_vector<float>() == before ? "yes" : "no");
 }

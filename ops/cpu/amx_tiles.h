@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
-/// Eight tiles of 16 rows of 64 bytes: f32 sums, or bf16 factors. Of the right factor a row holds the pairs of terms of 16
-/// columns, of the left one the 32 terms of a row.
+/// Eight tiles of 16 rows of 64 bytes: f32 sums, or bf16 factors. Of the right factor a row holds the pairs of terms of
+/// 16 columns, of the left one the 32 terms of a row.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 #if defined(__x86_64__)
@@ -19,8 +19,9 @@ struct alignas(64) TileConfiguration {
 };
 static_assert(sizeof(TileConfiguration) == 64);
 
-/// The processor's own. They are this thread's while the object lives, and as at the start of a program afterwards: by the
-/// calling convention tiles belong to no one across a call, so that there is nothing of the host program to put back.
+/// The processor's own. They are this thread's while the object lives, and as at the start of a program afterwards: by
+/// the calling convention tiles belong to no one across a call, so that there is nothing of the host program to put
+/// back.
 class AmxTiles {
  public:
   AmxTiles() {
@@ -53,10 +54,10 @@ class AmxTiles {
 
 #endif
 
-/// The same in plain C++, as Intel's manual defines TDPBF16PS: the first terms of the pairs are summed by fused multiply-adds
-/// from 0 on, the second ones likewise, then both sums are added, and that to what was there; every step rounds to nearest
-/// even and takes subnormal numbers, in and out, for 0. The manual leaves open what NaN comes out of several, and whether a
-/// result counts as subnormal before or after it is rounded: this takes it after.
+/// The same in plain C++, as Intel's manual defines TDPBF16PS: the first terms of the pairs are summed by fused
+/// multiply-adds from 0 on, the second ones likewise, then both sums are added, and that to what was there; every step
+/// rounds to nearest even and takes subnormal numbers, in and out, for 0. The manual leaves open what NaN comes out of
+/// several, and whether a result counts as subnormal before or after it is rounded: this takes it after.
 class ModelTiles {
  public:
   template <int kTile>

@@ -8,10 +8,10 @@
 #include "tapecache/ops/cpu/row_math.h"
 #include "tapecache/ops/cpu/scratch.h"
 
-// Attention whose scores exist for one tile of queries and keys at a time (Dao et al. 2022, "FlashAttention"): maxima and
-// sums of a row are carried from tile to tile. Of each row backward is given the largest score, unscaled, and the logarithm of
-// Σ exp(scale · (score - that)). Queries, keys, values and results are In; sums are T, and so is everything
-// else but the weights, which meet the values as In.
+// Attention whose scores exist for one tile of queries and keys at a time (Dao et al. 2022, "FlashAttention"): maxima
+// and sums of a row are carried from tile to tile. Of each row backward is given the largest score, unscaled, and the
+// logarithm of Σ exp(scale · (score - that)). Queries, keys, values and results are In; sums are T, and so is
+// everything else but the weights, which meet the values as In.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
@@ -106,21 +106,24 @@ const In* as_operand(const T* weights, std::int64_t count, In* room) {
   if constexpr (std::is_same_v<In, T>) {
     return weights;
   } else {
-    map(count, room, [](auto v) TAPECACHE_INLINE { return v; }, weights);
+    map(
+        count, room, [](auto v) TAPECACHE_INLINE { return v; }, weights);
     return room;
   }
 }
 
-/// Turns a row of scores into exp(scale · (score - maximum)), the maximum being that of this tile and those before; returns
-/// the factor that brings sums of earlier tiles to that maximum. Large scores are subtracted before they are scaled, as the
-/// rounded product of the maximum could be far from what the others are subtracted from it.
+/// Turns a row of scores into exp(scale · (score - maximum)), the maximum being that of this tile and those before;
+/// returns the factor that brings sums of earlier tiles to that maximum. Large scores are subtracted before they are
+/// scaled, as the rounded product of the maximum could be far from what the others are subtracted from it.
 template <class T>
 T exponentials(T* row, std::int64_t keys, T scale, T& largest, T& sum) {
   const T before = largest;
   largest = std::max(before, row_max(row, keys));
   const T shift = largest == kNothing<T> ? T{0} : largest;
-  map(keys, row,
-      [s = set(shift), factor = set(scale)](auto v) TAPECACHE_INLINE { return exponential(hn::Mul(hn::Sub(v, s), factor)); },
+  map(
+      keys, row,
+      [s = set(shift), factor = set(scale)](auto v)
+          TAPECACHE_INLINE { return exponential(hn::Mul(hn::Sub(v, s), factor)); },
       row);
   const T factor = before == largest ? T{1} : exponential_of((before - shift) * scale);
   sum = sum * factor + static_cast<T>(row_sum(row, keys));
@@ -129,7 +132,8 @@ T exponentials(T* row, std::int64_t keys, T scale, T& largest, T& sum) {
 
 template <class T>
 void scale_row(T* row, std::int64_t count, T factor) {
-  map(count, row, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); }, row);
+  map(
+      count, row, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); }, row);
 }
 
 /// Rows of `width` that are added up in T: where they belong, or in room of the thread's own until they are put there.
@@ -219,22 +223,22 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
           if (parts[1] == kNothing<T>) {
             std::fill_n(p_row, tile.keys, T{0});
           } else {
-            map(tile.keys, p_row,
-                [shift = set(parts[0]), rest = set(parts[1]), factor = set(scale)](auto v) TAPECACHE_INLINE {
-                  return exponential(hn::MulSub(hn::Sub(v, shift), factor, rest));
-                },
+            map(
+                tile.keys, p_row,
+                [shift = set(parts[0]), rest = set(parts[1]), factor = set(scale)](auto v)
+                    TAPECACHE_INLINE { return exponential(hn::MulSub(hn::Sub(v, shift), factor, rest)); },
                 p_row);
           }
-          map(tile.keys, ds_row,
-              [of_row = set(dot), factor = set(scale)](auto weight, auto slope) TAPECACHE_INLINE {
-                return hn::Mul(hn::Mul(weight, hn::Sub(slope, of_row)), factor);
-              },
+          map(
+              tile.keys, ds_row,
+              [of_row = set(dot), factor = set(scale)](auto weight, auto slope)
+                  TAPECACHE_INLINE { return hn::Mul(hn::Mul(weight, hn::Sub(slope, of_row)), factor); },
               p_row, ds_row);
         }
         const std::int64_t size = count * tile.keys;
         const In *weights = as_operand<In>(p, size, room.low0), *slopes = as_operand<In>(ds, size, room.low1);
-        multiply(count, width, tile.keys, {slopes, tile.keys}, head.operand(qkv, 1, tile.begin),
-                 sums[0].row(first), sums[0].stride, accumulate || tile.begin > 0);
+        multiply(count, width, tile.keys, {slopes, tile.keys}, head.operand(qkv, 1, tile.begin), sums[0].row(first),
+                 sums[0].stride, accumulate || tile.begin > 0);
         // Keys that no earlier query has reached are written where the others are added to.
         const auto to_keys = [&](const In* left, const Operand<In>& right, int which) {
           const auto rows = [&](std::int64_t begin, std::int64_t end, bool add) {
@@ -284,7 +288,7 @@ constexpr AttentionKernels<T> kAttention{
     .attention_backward = attention_backward<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr AttentionKernels<Low> kAttention<Low>{
     .attention = low_attention<Low>,
     .attention_backward = low_attention_backward<Low>,

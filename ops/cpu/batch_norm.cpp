@@ -11,11 +11,11 @@ namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 namespace {
 
 constexpr std::int64_t kWork = 32768;     // elements of a block of sums
-constexpr std::int64_t kMaxRows = 512;   // of a block: blocks are summed alone, then in order
+constexpr std::int64_t kMaxRows = 512;    // of a block: blocks are summed alone, then in order
 constexpr std::int64_t kLeastTerms = 32;  // of a partial sum, so that the partial sums stay few
 
-/// Two sums over each channel, [2, channels]: those of the vectors that `terms(d, w)` gives for d = v - centre and w, elements
-/// of two arrays.
+/// Two sums over each channel, [2, channels]: those of the vectors that `terms(d, w)` gives for d = v - centre and w,
+/// elements of two arrays.
 template <class T, class Terms>
 std::vector<double> channel_sums(const Channels& x, const T* v, const T* centre, const T* w, const Terms& terms) {
   const std::int64_t size = column_sums_size<T>(x.count);
@@ -28,10 +28,11 @@ std::vector<double> channel_sums(const Channels& x, const T* v, const T* centre,
   parallel_for(x.outer, block, [&](std::int64_t begin, std::int64_t end) {
     double *first = partial.data() + begin / block * 2 * size, *second = first + size;
     if (x.inner == 1) {
-      add_rows<T, 2>(begin, end, x.count, {first, second}, [=](std::int64_t row, std::int64_t k, auto at) TAPECACHE_INLINE {
-        const std::int64_t i = row * x.count + k;
-        return terms(hn::Sub(at.load(v + i), at.load(centre + k)), at.load(w + i));
-      });
+      add_rows<T, 2>(begin, end, x.count, {first, second},
+                     [=](std::int64_t row, std::int64_t k, auto at) TAPECACHE_INLINE {
+                       const std::int64_t i = row * x.count + k;
+                       return terms(hn::Sub(at.load(v + i), at.load(centre + k)), at.load(w + i));
+                     });
       return;
     }
     for (std::int64_t row = begin; row < end; ++row) {
@@ -51,14 +52,15 @@ std::vector<double> channel_sums(const Channels& x, const T* v, const T* centre,
     }
   });
   for (std::int64_t i = 0; i < blocks; ++i) {
-    map(2 * size, sums.data(), [](auto a, auto b) TAPECACHE_INLINE { return hn::Add(a, b); }, sums.data(),
+    map(
+        2 * size, sums.data(), [](auto a, auto b) TAPECACHE_INLINE { return hn::Add(a, b); }, sums.data(),
         partial.data() + i * 2 * size);
   }
   return sums;
 }
 
-/// to[i] = or += f(element i of x…, its channel's numbers), in parallel. `f(at, i, of_channel)` reads the elements by `at`,
-/// and by of_channel(numbers) what belongs to their channels.
+/// to[i] = or += f(element i of x…, its channel's numbers), in parallel. `f(at, i, of_channel)` reads the elements by
+/// `at`, and by of_channel(numbers) what belongs to their channels.
 template <class T, class F>
 void map_channels(const Channels& x, Mode mode, T* to, const F& f) {
   const auto fill = [=](std::int64_t begin, std::int64_t count, const auto& of_channel) {
@@ -148,8 +150,9 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
   const auto second = static_cast<std::size_t>(column_sums_size<T>(layout.count));
   std::vector<double> sums;  // Σ dy, Σ dy (x - mean)
   if (dgamma || dbeta || own_statistics) {
-    sums = channel_sums(layout, x, mean, dy,
-                        [](auto d, auto g) TAPECACHE_INLINE { return std::array{g, hn::Mul(g, d)}; });
+    sums = channel_sums(layout, x, mean, dy, [](auto d, auto g) TAPECACHE_INLINE {
+      return std::array{g, hn::Mul(g, d)};
+    });
   }
   if (dx) {
     // dx = factor (dy - shift - slope (x - mean))

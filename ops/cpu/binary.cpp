@@ -83,40 +83,66 @@ struct Rows {
 template <class F>
 void with_operation(BinaryOp op, const F& f) {
   switch (op) {
-    case BinaryOp::kAdd: return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Add(a, b); });
-    case BinaryOp::kSubtract: return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Sub(a, b); });
-    case BinaryOp::kMultiply: return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Mul(a, b); });
-    case BinaryOp::kDivide: return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Div(a, b); });
+    case BinaryOp::kAdd:
+      return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Add(a, b); });
+    case BinaryOp::kSubtract:
+      return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Sub(a, b); });
+    case BinaryOp::kMultiply:
+      return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Mul(a, b); });
+    case BinaryOp::kDivide:
+      return f([](auto a, auto b) TAPECACHE_INLINE { return hn::Div(a, b); });
   }
 }
 
 /// Gradients of an operand: of (dy), or of (a, b, dy).
 struct Same {
-  template <class V> HWY_INLINE V operator()(V g) const { return g; }
+  template <class V>
+  HWY_INLINE V operator()(V g) const {
+    return g;
+  }
 };
 struct Negated {
-  template <class V> HWY_INLINE V operator()(V g) const { return hn::Neg(g); }
+  template <class V>
+  HWY_INLINE V operator()(V g) const {
+    return hn::Neg(g);
+  }
 };
 struct TimesLeft {
-  template <class V> HWY_INLINE V operator()(V a, V, V g) const { return hn::Mul(g, a); }
+  template <class V>
+  HWY_INLINE V operator()(V a, V, V g) const {
+    return hn::Mul(g, a);
+  }
 };
 struct TimesRight {
-  template <class V> HWY_INLINE V operator()(V, V b, V g) const { return hn::Mul(g, b); }
+  template <class V>
+  HWY_INLINE V operator()(V, V b, V g) const {
+    return hn::Mul(g, b);
+  }
 };
 struct OverRight {
-  template <class V> HWY_INLINE V operator()(V, V b, V g) const { return hn::Div(g, b); }
+  template <class V>
+  HWY_INLINE V operator()(V, V b, V g) const {
+    return hn::Div(g, b);
+  }
 };
 struct OfDivisor {
-  template <class V> HWY_INLINE V operator()(V a, V b, V g) const { return hn::Mul(hn::Neg(g), hn::Div(hn::Div(a, b), b)); }
+  template <class V>
+  HWY_INLINE V operator()(V a, V b, V g) const {
+    return hn::Mul(hn::Neg(g), hn::Div(hn::Div(a, b), b));
+  }
 };
 
 template <class F>
 void with_derivative(BinaryOp op, int operand, const F& f) {
   switch (op) {
-    case BinaryOp::kAdd: return f(Same{});
-    case BinaryOp::kSubtract: return operand == 0 ? f(Same{}) : f(Negated{});
-    case BinaryOp::kMultiply: return operand == 0 ? f(TimesRight{}) : f(TimesLeft{});
-    case BinaryOp::kDivide: return operand == 0 ? f(OverRight{}) : f(OfDivisor{});
+    case BinaryOp::kAdd:
+      return f(Same{});
+    case BinaryOp::kSubtract:
+      return operand == 0 ? f(Same{}) : f(Negated{});
+    case BinaryOp::kMultiply:
+      return operand == 0 ? f(TimesRight{}) : f(TimesLeft{});
+    case BinaryOp::kDivide:
+      return operand == 0 ? f(OverRight{}) : f(OfDivisor{});
   }
 }
 
@@ -162,7 +188,8 @@ void binary(BinaryOp op, const Broadcast& layout, const T* a, const T* b, T* y) 
         T* to = y + row * rows.length + begin;
         const std::int64_t count = end - begin;
         for_each_vec<T>(count, [&](std::int64_t i, auto at) TAPECACHE_INLINE {
-          at.store(operation(load_steps(from_a, step_a, i, count, at), load_steps(from_b, step_b, i, count, at)), to + i);
+          at.store(operation(load_steps(from_a, step_a, i, count, at), load_steps(from_b, step_b, i, count, at)),
+                   to + i);
         });
       });
     });
@@ -184,18 +211,17 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
     if (!outer_repeated) groups *= rows.layout.sizes[i];
   }
   with_derivative(op, operand, [&](auto derivative) {
-    /// Calls `body` with the terms as a function of the row, where its operands begin, the place in it and how to read there;
-    /// nothing is read at `count` and beyond.
+    /// Calls `body` with the terms as a function of the row, where its operands begin, the place in it and how to read
+    /// there; nothing is read at `count` and beyond.
     const auto with_terms = [&](std::int64_t count, const auto& body) {
       if constexpr (std::is_invocable_v<decltype(derivative), Vec<T>>) {
-        body([=, &rows](std::int64_t row, const Offsets&, std::int64_t i, auto at) TAPECACHE_INLINE {
-          return derivative(at.load(dy + row * rows.length + i));
-        });
+        body([=, &rows](std::int64_t row, const Offsets&, std::int64_t i, auto at)
+                 TAPECACHE_INLINE { return derivative(at.load(dy + row * rows.length + i)); });
       } else {
         with_steps(rows.step_a, rows.step_b, [&](auto step_a, auto step_b) {
           body([=, &rows](std::int64_t row, const Offsets& from, std::int64_t i, auto at) TAPECACHE_INLINE {
-            return derivative(load_steps(a + from.a, step_a, i, count, at), load_steps(b + from.b, step_b, i, count, at),
-                              at.load(dy + row * rows.length + i));
+            return derivative(load_steps(a + from.a, step_a, i, count, at),
+                              load_steps(b + from.b, step_b, i, count, at), at.load(dy + row * rows.length + i));
           });
         });
       }
@@ -203,9 +229,8 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
     const auto sum_terms = [&](std::int64_t row, const Offsets& at_row, std::int64_t begin, std::int64_t end) {
       Sums<T, 1> sums;
       with_terms(end, [&](auto term) {
-        sums.run(end - begin, [&](auto& state, std::int64_t i, auto at) TAPECACHE_INLINE {
-          state[0] = hn::Add(state[0], term(row, at_row, begin + i, at));
-        });
+        sums.run(end - begin, [&](auto& state, std::int64_t i, auto at)
+                                  TAPECACHE_INLINE { state[0] = hn::Add(state[0], term(row, at_row, begin + i, at)); });
       });
       return sums.total();
     };
@@ -261,16 +286,17 @@ void binary_backward(BinaryOp op, int operand, const Broadcast& layout, const T*
       parallel_for(groups * down * across, block_for(cost, kBlock), [&](std::int64_t first, std::int64_t last) {
         for (std::int64_t block = first; block < last; ++block) {
           const std::int64_t group = block / across / down;
-          const std::int64_t top = group * many + block / across % down * kRowBlock, begin = block % across * kColumnBlock;
+          const std::int64_t top = group * many + block / across % down * kRowBlock,
+                             begin = block % across * kColumnBlock;
           const std::int64_t end = std::min(rows.length, begin + kColumnBlock);
           double* sums = partial.data() + block / across * size + begin;
           with_terms(end, [&](auto term) {
             const std::int64_t bottom = std::min((group + 1) * many, top + kRowBlock);
             Offsets from[kRowBlock];
             for (std::int64_t row = top; row < bottom; ++row) from[row - top] = rows.at(row);
-            add_rows<T, 1>(top, bottom, end - begin, {sums}, [&](std::int64_t row, std::int64_t j, auto at) TAPECACHE_INLINE {
-              return std::array{term(row, from[row - top], begin + j, at)};
-            });
+            add_rows<T, 1>(top, bottom, end - begin, {sums},
+                           [&](std::int64_t row, std::int64_t j, auto at)
+                               TAPECACHE_INLINE { return std::array{term(row, from[row - top], begin + j, at)}; });
           });
         }
       });

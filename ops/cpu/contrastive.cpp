@@ -34,8 +34,14 @@ template <class T>
 class Walk {
  public:
   Walk(const Contrastive& c, const T* a, const T* b, T scale, T bias, T* workspace)
-      : c_(c), a_(a), b_(b), scale_(scale), bias_(bias), panel_(workspace),
-        scaled_(workspace + c.tile_rows * c.group() * c.tile_cols), product_(scaled_ + c.tile_rows * c.width) {}
+      : c_(c),
+        a_(a),
+        b_(b),
+        scale_(scale),
+        bias_(bias),
+        panel_(workspace),
+        scaled_(workspace + c.tile_rows * c.group() * c.tile_cols),
+        product_(scaled_ + c.tile_rows * c.width) {}
 
   /// For each row of tiles: for each group calls `on_tile(tile, place in the group)` in parallel, then
   /// `on_group(row, rows, tiles, is_first)`; then `on_row(row, rows)`.
@@ -43,7 +49,9 @@ class Walk {
   void run(const OnTile& on_tile, const OnGroup& on_group, const OnRow& on_row) {
     for (std::int64_t row = 0; row < c_.rows; row += c_.tile_rows) {
       const std::int64_t rows = std::min(c_.tile_rows, c_.rows - row);
-      map(rows * c_.width, scaled_, [s = set(scale_)](auto v) TAPECACHE_INLINE { return hn::Mul(v, s); }, a_ + row * c_.width);
+      map(
+          rows * c_.width, scaled_, [s = set(scale_)](auto v) TAPECACHE_INLINE { return hn::Mul(v, s); },
+          a_ + row * c_.width);
       for (first_ = 0; first_ < c_.tiles_across(); first_ += c_.group()) {
         const std::int64_t tiles = std::min(c_.group(), c_.tiles_across() - first_);
         parallel_for(tiles, 1, [&](std::int64_t begin, std::int64_t end) {
@@ -62,8 +70,8 @@ class Walk {
   /// The tile at place t of the present group.
   Tile<T> tile(std::int64_t t, std::int64_t row, std::int64_t rows) const {
     const std::int64_t col = (first_ + t) * c_.tile_cols;
-    return {panel_ + t * c_.tile_rows * c_.tile_cols, row, col, rows, std::min(c_.tile_cols, c_.cols - col),
-            c_.tile_cols};
+    return {panel_ + t * c_.tile_rows * c_.tile_cols, row,         col, rows,
+            std::min(c_.tile_cols, c_.cols - col),    c_.tile_cols};
   }
   const T* scaled() const { return scaled_; }
   T* product() const { return product_; }
@@ -96,12 +104,14 @@ void add_columns(const Tile<T>& tile, const RunningLogSumExp& columns, T* top, T
     total[j] = T{0};
   }
   for (std::int64_t i = 0; i < tile.rows; ++i) {
-    map(tile.cols, top, [](auto t, auto z) TAPECACHE_INLINE { return larger_of(t, z); }, top, tile.line(i));
+    map(
+        tile.cols, top, [](auto t, auto z) TAPECACHE_INLINE { return larger_of(t, z); }, top, tile.line(i));
   }
   for (std::int64_t j = 0; j < tile.cols; ++j) top[j] = std::isfinite(top[j]) ? top[j] : T{0};
   for (std::int64_t i = 0; i < tile.rows; ++i) {
-    map_to(Mode::kAccumulate, tile.cols, total,
-           [](auto z, auto t) TAPECACHE_INLINE { return exponential(hn::Sub(z, t)); }, tile.line(i), top);
+    map_to(
+        Mode::kAccumulate, tile.cols, total, [](auto z, auto t) TAPECACHE_INLINE { return exponential(hn::Sub(z, t)); },
+        tile.line(i), top);
   }
   for (std::int64_t j = 0; j < tile.cols; ++j) {
     columns.add(tile.col + j, total[j] == T{0} ? kNoSummand : static_cast<double>(top[j]),
@@ -143,19 +153,22 @@ void differentiate(const Contrastive& c, const Tile<T>& tile, const double* row_
     const std::int64_t positive = tile.positive(i, c.step);
     if (c.op == ContrastiveOp::kSigmoid) {  // σ(z), and -σ(-z) at positives, as σ(z) - 1 would cancel
       const T of_positive = positive < 0 ? T{0} : -share * hn::GetLane(logistic(set(-z[positive])));
-      map(tile.cols, z, [s = set(share)](auto v) TAPECACHE_INLINE { return hn::Mul(s, logistic(v)); }, z);
+      map(
+          tile.cols, z, [s = set(share)](auto v) TAPECACHE_INLINE { return hn::Mul(s, logistic(v)); }, z);
       if (positive >= 0) z[positive] = of_positive;
       continue;
     }
     if (c.op == ContrastiveOp::kRows) {
       const LogSumExp<T> normalizer = in_parts<T>(row_logsumexp[tile.row + i]);
-      map(tile.cols, z,
+      map(
+          tile.cols, z,
           [shift = set(normalizer.shift), factor = set(share * exponential_of(-normalizer.rest))](auto v)
               TAPECACHE_INLINE { return hn::Mul(factor, exponential(hn::Sub(v, shift))); },
           z);
     } else {
       const LogSumExp<T> normalizer = in_parts<T>(row_logsumexp[tile.row + i]);
-      map(tile.cols, z,
+      map(
+          tile.cols, z,
           [shift = set(normalizer.shift), rest = set(normalizer.rest), half = set(share / T{2})](
               auto v, auto col_shifts, auto col_rests) TAPECACHE_INLINE {
             const auto of_row = exponential(hn::Sub(hn::Sub(v, shift), rest));
@@ -288,7 +301,9 @@ void contrastive_backward(const Contrastive& c, const T* a, const T* b, const T*
             const std::int64_t at = (row + i) * c.width;
             partials[i] = wide_dot(of_row, a + at, c.width);
             if (!da) continue;
-            map_to(da_mode, c.width, da + at, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); }, of_row);
+            map_to(
+                da_mode, c.width, da + at, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); },
+                of_row);
           }
         });
         for (std::int64_t i = 0; i < rows; ++i) of_scale += partials[i];

@@ -16,7 +16,7 @@ inline void put(T& destination, T value, Mode mode) {
 }
 /// The value rounded, or what is there plus the value.
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 inline void put(Low& destination, float value, Mode mode) {
   destination = Low(mode == Mode::kWrite ? value : static_cast<float>(destination) + value);
 }

@@ -27,8 +27,9 @@ void cross_entropy_backward(std::int64_t rows, std::int64_t cols, const T* x, co
       const T gradient = dloss[row * dloss_stride] * static_cast<T>(scale);
       const Vec<T> shift = set(logsumexp[2 * row]), factor = set(gradient * exponential_of(-logsumexp[2 * row + 1]));
       T* to = dx + row * cols;
-      map_to(mode, cols, to,
-             [=](auto v) TAPECACHE_INLINE { return hn::Mul(factor, exponential(hn::Sub(v, shift))); }, x + row * cols);
+      map_to(
+          mode, cols, to, [=](auto v) TAPECACHE_INLINE { return hn::Mul(factor, exponential(hn::Sub(v, shift))); },
+          x + row * cols);
       to[targets[row]] -= gradient;
     }
   });

@@ -6,13 +6,13 @@ namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace {
 
-constexpr std::int64_t kCounters = 16;            // of Philox, computed side by side
-constexpr std::int64_t kGroup = 4 * kCounters;    // elements they serve
+constexpr std::int64_t kCounters = 16;          // of Philox, computed side by side
+constexpr std::int64_t kGroup = 4 * kCounters;  // elements they serve
 
 using Words = Vec<std::uint64_t>;
 
-/// RandomKey::draw for blocks first … first + kCounters - 1 of one sample, element by element. Each word has 64 bits of a
-/// vector for itself: the products need them whole.
+/// RandomKey::draw for blocks first … first + kCounters - 1 of one sample, element by element. Each word has 64 bits of
+/// a vector for itself: the products need them whole.
 void draw_group(const RandomKey& key, std::uint32_t sample, std::uint32_t first, std::uint32_t* words) {
   constexpr std::int64_t kStep = kVecLanes<std::uint64_t>, kVectors = 2;  // with more, registers do not suffice
   static_assert(kCounters % (kVectors * kStep) == 0);
@@ -113,8 +113,9 @@ void drop_path(const RandomKey& key, const Samples& samples, std::int64_t per_sa
       const bool keep = uniform(key.draw(id_of(samples, i), 0)[0]) >= threshold;
       T* to = y + i * per_sample;
       if (keep) {
-        map_to(mode, per_sample, to, [scale = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, scale); },
-               x + i * per_sample);
+        map_to(
+            mode, per_sample, to, [scale = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, scale); },
+            x + i * per_sample);
       } else if (mode == Mode::kWrite) {
         std::fill_n(to, per_sample, T{0});
       }

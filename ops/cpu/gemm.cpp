@@ -11,13 +11,14 @@ namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 namespace {
 
 constexpr std::int64_t kWorkPerTask = 1 << 18;  // multiplications below which a task is not worth its start
-constexpr std::int64_t kMaxTasks = 4;          // a thread, so that one that is held up does not hold up the others
+constexpr std::int64_t kMaxTasks = 4;           // a thread, so that one that is held up does not hold up the others
 constexpr std::int64_t kRoundedSide = 512;      // of the block whose sums exist before they are rounded
 constexpr double kPackingShare = 1.0 / 64;      // elements packed per multiplication-add that are not worth more tasks
 
 constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-/// How finely products may be cut: into whole tiles and tasks worth their start, of which more are not worth more packing.
+/// How finely products may be cut: into whole tiles and tasks worth their start, of which more are not worth more
+/// packing.
 struct Grain {
   std::int64_t rows, cols, work;
   double packing;  ///< elements packed per multiplication-add
@@ -58,7 +59,7 @@ struct Cut {
   /// Several parts a thread where packing costs little, else one.
   static Cut of(const Gemm& g, const Grain& grain) {
     const std::int64_t work = g.m * g.n * std::max<std::int64_t>(g.k, 1);
-    for (std::int64_t tasks = kMaxTasks; ; tasks /= 2) {
+    for (std::int64_t tasks = kMaxTasks;; tasks /= 2) {
       const std::int64_t wanted = std::min(work / grain.work, divide_up(thread_count() * tasks, g.batch));
       const Cut cut = into(g, grain, std::max<std::int64_t>(wanted, 1));
       const double share = static_cast<double>(cut.across * g.m + cut.down * g.n) / static_cast<double>(g.m * g.n);
@@ -99,8 +100,7 @@ void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, Out* 
       const Operand<In> right = right_of(g, b + batch * g.stride_b);
       const std::int64_t at = batch * g.stride_c + row * g.row_stride_c() + col;
       multiply_part(Part<In, T, Out>{row, col, std::min(cut.rows, g.m - row), std::min(cut.cols, g.n - col),
-                                     left.from_row(row),
-                                     right.from_col(col), bias ? bias + col : nullptr, c + at, at});
+                                     left.from_row(row), right.from_col(col), bias ? bias + col : nullptr, c + at, at});
     }
   });
 }
@@ -109,9 +109,8 @@ void for_each_part(const Gemm& g, const In* a, const In* b, const T* bias, Out* 
 template <class T, class Fused = Plain>
 bool multiplied_together(const Gemm& g, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode mode,
                          const Fused& fused = {}) {
-  return g.batch == 1 && multiply_together<T>(g.m, g.n, g.k, {a, g.row_stride_a(), g.transpose_a},
-                                              right_of(g, b), c, g.row_stride_c(),
-                                              mode == Mode::kAccumulate, bias, residual, fused);
+  return g.batch == 1 && multiply_together<T>(g.m, g.n, g.k, {a, g.row_stride_a(), g.transpose_a}, right_of(g, b), c,
+                                              g.row_stride_c(), mode == Mode::kAccumulate, bias, residual, fused);
 }
 
 template <class In, class T>
@@ -122,7 +121,8 @@ void multiply_parts(const Gemm& g, const In* a, const In* b, const T* bias, cons
   });
 }
 
-/// C rounded. `change(sums, place, count)` gives what stands for each piece of a row, `place` being where in C it belongs.
+/// C rounded. `change(sums, place, count)` gives what stands for each piece of a row, `place` being where in C it
+/// belongs.
 template <class Low, class Change>
 void multiply_and_round(const Gemm& g, const Low* a, const Low* b, const float* bias, Low* c, Mode mode,
                         const Change& change) {
@@ -130,7 +130,8 @@ void multiply_and_round(const Gemm& g, const Low* a, const Low* b, const float* 
   for_each_part<Low, float>(g, a, b, bias, c, [&](const Part<Low, float, Low>& part) {
     for (std::int64_t row = 0; row < part.rows; row += kRoundedSide) {
       for (std::int64_t col = 0; col < part.cols; col += kRoundedSide) {
-        const std::int64_t rows = std::min(kRoundedSide, part.rows - row), cols = std::min(kRoundedSide, part.cols - col);
+        const std::int64_t rows = std::min(kRoundedSide, part.rows - row),
+                           cols = std::min(kRoundedSide, part.cols - col);
         float* sums = thread_scratch<float, Rows>(rows * cols);
         multiply(rows, cols, g.k, part.left.from_row(row), part.right.from_col(col), sums, cols, false,
                  part.bias ? part.bias + col : nullptr);
@@ -194,7 +195,8 @@ void pack_factor(const Gemm& g, const T* b, T* packed) {
 }
 
 template <class Low>
-void low_gemm(const Gemm& g, const Low* a, const Low* b, const float* bias, const float* residual, float* c, Mode mode) {
+void low_gemm(const Gemm& g, const Low* a, const Low* b, const float* bias, const float* residual, float* c,
+              Mode mode) {
   multiply_parts(g, a, b, bias, residual, c, mode);
 }
 
@@ -215,7 +217,8 @@ void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, 
 }
 
 template <class Low>
-void low_parameter_gradients(const Gemm& g, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db, Mode db_mode) {
+void low_parameter_gradients(const Gemm& g, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db,
+                             Mode db_mode) {
   multiply_parts<Low, float>(g, dy, x, nullptr, nullptr, dw, dw_mode);
   Provided<ReduceKernels<Low>>::kernels.sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
 }
@@ -232,8 +235,10 @@ void activated_gemm(const Gemm& g, UnaryOp op, Activated place, const T* a, cons
     });
   };
   switch (place) {
-    case Activated::kLeft: return joined_with([=](std::int64_t, std::int64_t) { return ActivatedLeft<T>{{}, op}; });
-    case Activated::kRight: return joined_with([=](std::int64_t, std::int64_t) { return ActivatedRight<T>{{}, op}; });
+    case Activated::kLeft:
+      return joined_with([=](std::int64_t, std::int64_t) { return ActivatedLeft<T>{{}, op}; });
+    case Activated::kRight:
+      return joined_with([=](std::int64_t, std::int64_t) { return ActivatedRight<T>{{}, op}; });
     case Activated::kDerivative:
       return joined_with([=](std::int64_t row, std::int64_t col) {
         return TimesDerivative<T>{{}, op, at + row * g.n + col, g.n};
@@ -249,7 +254,7 @@ constexpr GemmKernels<T> kGemm{
     .pack_factor = pack_factor<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr GemmKernels<Low> kGemm<Low>{
     .gemm = low_gemm<Low>,
     .gemm_rounded = low_gemm_rounded<Low>,

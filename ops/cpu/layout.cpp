@@ -45,8 +45,8 @@ void copy_blocks(std::int64_t count, std::int64_t length, const T* x, std::int64
 }
 
 template <class T>
-void transpose(std::int64_t outer, std::int64_t a, std::int64_t middle, std::int64_t b, std::int64_t inner,
-               const T* x, T* y, Mode mode) {
+void transpose(std::int64_t outer, std::int64_t a, std::int64_t middle, std::int64_t b, std::int64_t inner, const T* x,
+               T* y, Mode mode) {
   if (inner == 1 && middle == 1) {
     transpose_matrices(outer, a, b, x, y, mode);
     return;

@@ -28,7 +28,8 @@ T logit(const MaxSim& m, const Tile<T>& tile, std::int64_t i, std::int64_t j, T 
 /// y += factor x
 template <class T>
 void add_scaled(T* y, T factor, const T* x, std::int64_t n) {
-  map(n, y, [f = set(factor)](auto before, auto v) TAPECACHE_INLINE { return hn::MulAdd(f, v, before); }, y, x);
+  map(
+      n, y, [f = set(factor)](auto before, auto v) TAPECACHE_INLINE { return hn::MulAdd(f, v, before); }, y, x);
 }
 
 template <class T>
@@ -166,7 +167,8 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
                      T* dqueries, Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, T* dscale, T* workspace,
                      std::int32_t* best, double* partials) {
   Walk<T> walk(m, queries, query_mask, documents, document_mask, workspace, best);
-  const T scale = *scale_of_scores, share = static_cast<T>(static_cast<double>(*dloss) / static_cast<double>(m.queries));
+  const T scale = *scale_of_scores,
+          share = static_cast<T>(static_cast<double>(*dloss) / static_cast<double>(m.queries));
   double of_scale = 0;
   walk.run(
       [&](const Tile<T>& tile, std::int64_t t) {
@@ -181,7 +183,8 @@ void maxsim_backward(const MaxSim& m, const T* queries, const bool* query_mask, 
           const std::int64_t positive = (tile.row + i) * m.step - tile.col;
           for (std::int64_t j = 0; j < tile.cols; ++j) {
             const T score = scores[j];
-            const T softmax = exponential_of(static_cast<T>(static_cast<double>(logit(m, tile, i, j, scale)) - normalizer));
+            const T softmax =
+                exponential_of(static_cast<T>(static_cast<double>(logit(m, tile, i, j, scale)) - normalizer));
             scores[j] = share * (softmax - (j == positive ? T{1} : T{0}));
             total += static_cast<double>(scores[j]) * static_cast<double>(score);
           }

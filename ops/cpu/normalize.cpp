@@ -31,11 +31,12 @@ void sum_partials(const std::vector<double>& partial, std::int64_t blocks, std::
 template <class T>
 inline constexpr T kDown = sizeof(T) == sizeof(float) ? T(0x1p-96) : T(0x1p-768);
 
-/// Mean and biased variance of a row. Both are taken from the differences to a first mean, which makes good what that lost
-/// in rounding (Chan et al. 1983). `read` is what is done to each element first.
+/// Mean and biased variance of a row. Both are taken from the differences to a first mean, which makes good what that
+/// lost in rounding (Chan et al. 1983). `read` is what is done to each element first.
 template <class T, class Read>
 std::pair<double, double> moments(const T* x, std::int64_t n, const Read& read) {
-  const double sum = sum_of<T>(n, [&](auto total, auto v) TAPECACHE_INLINE { return hn::Add(total, read(v)); }, x);
+  const double sum = sum_of<T>(
+      n, [&](auto total, auto v) TAPECACHE_INLINE { return hn::Add(total, read(v)); }, x);
   const T near_mean = static_cast<T>(sum / static_cast<double>(n));
   const auto [differences, squares] = two_sums_of<T>(
       n,
@@ -56,7 +57,8 @@ std::pair<T, T> mean_and_inverse_deviation(const T* x, std::int64_t n, double ep
   const auto [mean, variance] = moments(x, n, [](auto v) TAPECACHE_INLINE { return v; });
   if (std::isfinite(variance)) return {static_cast<T>(mean), static_cast<T>(1 / std::sqrt(variance + epsilon))};
   const auto down = static_cast<double>(kDown<T>);
-  const auto [small_mean, small] = moments(x, n, [d = set(kDown<T>)](auto v) TAPECACHE_INLINE { return hn::Mul(v, d); });
+  const auto [small_mean, small] =
+      moments(x, n, [d = set(kDown<T>)](auto v) TAPECACHE_INLINE { return hn::Mul(v, d); });
   return {static_cast<T>(small_mean / down), static_cast<T>(down / std::sqrt(small + epsilon * down * down))};
 }
 
@@ -66,10 +68,10 @@ void normalize_rows(std::int64_t begin, std::int64_t end, std::int64_t cols, dou
                     const T* beta, Out* y, T* mean, T* rstd) {
   for (std::int64_t row = begin; row < end; ++row) {
     std::tie(mean[row], rstd[row]) = mean_and_inverse_deviation(x + row * cols, cols, epsilon);
-    map(cols, y + row * cols,
-        [centre = set(mean[row]), inverse = set(rstd[row])](auto v, auto g, auto b) TAPECACHE_INLINE {
-          return hn::MulAdd(hn::Mul(hn::Sub(v, centre), inverse), g, b);
-        },
+    map(
+        cols, y + row * cols,
+        [centre = set(mean[row]), inverse = set(rstd[row])](auto v, auto g, auto b)
+            TAPECACHE_INLINE { return hn::MulAdd(hn::Mul(hn::Sub(v, centre), inverse), g, b); },
         x + row * cols, gamma, beta);
   }
 }
@@ -87,7 +89,8 @@ T normalize_large_row(std::int64_t cols, T epsilon, const T* from, T* to) {
       },
       from)));
   const T least = epsilon * kDown<T>, divisor = length < least ? least : length;
-  map(cols, to, [=, d = set(divisor)](auto v) TAPECACHE_INLINE { return hn::Div(hn::Mul(v, down), d); }, from);
+  map(
+      cols, to, [=, d = set(divisor)](auto v) TAPECACHE_INLINE { return hn::Div(hn::Mul(v, down), d); }, from);
   return (length < least ? T{-1} : T{1}) / divisor * kDown<T>;
 }
 
@@ -114,7 +117,8 @@ void layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x
     for (std::int64_t row = begin; row < end; ++row) {
       const T* from = x + row * cols;
       if (residual) {
-        map(cols, sum + row * cols, [](auto v, auto w) TAPECACHE_INLINE { return hn::Add(v, w); }, from,
+        map(
+            cols, sum + row * cols, [](auto v, auto w) TAPECACHE_INLINE { return hn::Add(v, w); }, from,
             residual + row * cols);
         from = sum + row * cols;
       }
@@ -132,13 +136,13 @@ void low_layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const 
 }
 
 template <class T>
-void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
-                         const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
-                         Mode dbeta_mode) {
+void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean, const T* rstd,
+                         const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta, Mode dbeta_mode) {
   const std::int64_t block = std::max(kRowBlock, (rows + kMaxBlocks - 1) / kMaxBlocks);
   const std::int64_t blocks = (rows + block - 1) / block, size = column_sums_size<T>(cols);
   const bool wants_sums = dgamma || dbeta;
-  std::vector<double> gamma_partial(static_cast<std::size_t>(wants_sums ? blocks * size : 0)), beta_partial(gamma_partial);
+  std::vector<double> gamma_partial(static_cast<std::size_t>(wants_sums ? blocks * size : 0)),
+      beta_partial(gamma_partial);
   parallel_for(rows, block, [&](std::int64_t begin, std::int64_t end) {
     const std::array sums{gamma_partial.data() + begin / block * size, beta_partial.data() + begin / block * size};
     for (std::int64_t first = begin; first < end; first += kGroup) {
@@ -162,12 +166,13 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
             g_row, gamma, from);
         const double count = static_cast<double>(cols);
         const Vec<T> mean_of_g = set(static_cast<T>(sum / count)), slope = set(rstd[row] * static_cast<T>(dot / count));
-        map_to(dx_mode, cols, dx + row * cols,
-               [=](auto g, auto c, auto v) TAPECACHE_INLINE {
-                 const auto projected = hn::NegMulAdd(hn::Sub(v, centre), slope, hn::Sub(hn::Mul(g, c), mean_of_g));
-                 return hn::Mul(inverse, projected);
-               },
-               g_row, gamma, from);
+        map_to(
+            dx_mode, cols, dx + row * cols,
+            [=](auto g, auto c, auto v) TAPECACHE_INLINE {
+              const auto projected = hn::NegMulAdd(hn::Sub(v, centre), slope, hn::Sub(hn::Mul(g, c), mean_of_g));
+              return hn::Mul(inverse, projected);
+            },
+            g_row, gamma, from);
       }
     }
   });
@@ -180,15 +185,17 @@ void rms_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, 
   parallel_for(rows, kRowBlock, [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t row = begin; row < end; ++row) {
       factor[row] = inverse_rms(x + row * cols, cols, epsilon);
-      map(cols, y + row * cols,
-          [f = set(factor[row])](auto v, auto g) TAPECACHE_INLINE { return hn::Mul(hn::Mul(v, f), g); }, x + row * cols, gamma);
+      map(
+          cols, y + row * cols,
+          [f = set(factor[row])](auto v, auto g) TAPECACHE_INLINE { return hn::Mul(hn::Mul(v, f), g); }, x + row * cols,
+          gamma);
     }
   });
 }
 
 template <class T>
-void rms_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* factor, const T* dy, T* dx,
-                       Mode dx_mode, T* dgamma, Mode dgamma_mode) {
+void rms_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* factor, const T* dy,
+                       T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode) {
   const std::int64_t block = std::max(kRowBlock, (rows + kMaxBlocks - 1) / kMaxBlocks);
   const std::int64_t blocks = (rows + block - 1) / block, size = column_sums_size<T>(cols);
   std::vector<double> partial(static_cast<std::size_t>(dgamma ? blocks * size : 0));
@@ -204,13 +211,14 @@ void rms_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T
       const Vec<T> f = set(factor[row]);
       const double dot = sum_of<T>(
           cols,
-          [=](auto sum, auto g, auto c, auto v) TAPECACHE_INLINE { return hn::MulAdd(hn::Mul(g, c), hn::Mul(v, f), sum); },
+          [=](auto sum, auto g, auto c, auto v)
+              TAPECACHE_INLINE { return hn::MulAdd(hn::Mul(g, c), hn::Mul(v, f), sum); },
           dy + row * cols, gamma, x + row * cols);
-      map_to(dx_mode, cols, dx + row * cols,
-             [=, mean = set(static_cast<T>(dot / static_cast<double>(cols)))](auto g, auto c, auto v) TAPECACHE_INLINE {
-               return hn::Mul(f, hn::NegMulAdd(hn::Mul(v, f), mean, hn::Mul(g, c)));
-             },
-             dy + row * cols, gamma, x + row * cols);
+      map_to(
+          dx_mode, cols, dx + row * cols,
+          [=, mean = set(static_cast<T>(dot / static_cast<double>(cols)))](auto g, auto c, auto v)
+              TAPECACHE_INLINE { return hn::Mul(f, hn::NegMulAdd(hn::Mul(v, f), mean, hn::Mul(g, c))); },
+          dy + row * cols, gamma, x + row * cols);
     }
   });
   sum_partials(partial, blocks, size, cols, dgamma, dgamma_mode);
@@ -229,7 +237,8 @@ void l2_normalize(std::int64_t rows, std::int64_t cols, double epsilon, const T*
       const T length = std::sqrt(squares);
       const bool is_short = length < static_cast<T>(epsilon);
       const T divisor = is_short ? static_cast<T>(epsilon) : length;
-      map(cols, y + row * cols, [d = set(divisor)](auto v) TAPECACHE_INLINE { return hn::Div(v, d); }, from);
+      map(
+          cols, y + row * cols, [d = set(divisor)](auto v) TAPECACHE_INLINE { return hn::Div(v, d); }, from);
       inverse[row] = (is_short ? T{-1} : T{1}) / divisor;
     }
   });
@@ -243,11 +252,11 @@ void l2_normalize_backward(std::int64_t rows, std::int64_t cols, const T* y, con
       const T *unit = y + row * cols, *g_row = dy + row * cols;
       // A short row is divided by the constant ε, not by its length.
       const T along = inverse[row] < T{0} ? T{0} : static_cast<T>(row_dot(unit, g_row, cols));
-      map_to(mode, cols, dx + row * cols,
-             [dot = set(along), factor = set(std::fabs(inverse[row]))](auto g, auto u) TAPECACHE_INLINE {
-               return hn::Mul(hn::NegMulAdd(u, dot, g), factor);
-             },
-             g_row, unit);
+      map_to(
+          mode, cols, dx + row * cols,
+          [dot = set(along), factor = set(std::fabs(inverse[row]))](auto g, auto u)
+              TAPECACHE_INLINE { return hn::Mul(hn::NegMulAdd(u, dot, g), factor); },
+          g_row, unit);
     }
   });
 }
@@ -262,7 +271,7 @@ constexpr NormalizeKernels<T> kNormalize{
     .l2_normalize_backward = l2_normalize_backward<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr NormalizeKernels<Low> kNormalize<Low>{
     .layer_norm = low_layer_norm<Low>,
 };

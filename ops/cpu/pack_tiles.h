@@ -10,9 +10,9 @@
 
 #include "tapecache/core/dtype.h"
 
-/// Packs the factors of a bf16 product into tiles. Either factor is lines of terms, the rows of op(A) or the columns of op(B).
-/// A tile has 32 terms of 16 lines, two terms in a word: a left one has a row of 16 words for each line, a right one for each
-/// pair of terms.
+/// Packs the factors of a bf16 product into tiles. Either factor is lines of terms, the rows of op(A) or the columns of
+/// op(B). A tile has 32 terms of 16 lines, two terms in a word: a left one has a row of 16 words for each line, a right
+/// one for each pair of terms.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT::tile_detail {
 
 constexpr std::int64_t kTileSide = 16, kTileTerms = 32, kTileRowBytes = 64, kTileSize = kTileSide * kTileTerms;
@@ -71,8 +71,8 @@ inline void interleave_high(const Words16& a, const Words16& b, Words16& to) {
   to = __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
 }
 
-/// 16 × 16 words, whose rows are `stride` bytes apart. Four rows of four words each make a vector, which is transposed within
-/// by twos.
+/// 16 × 16 words, whose rows are `stride` bytes apart. Four rows of four words each make a vector, which is transposed
+/// within by twos.
 inline void transpose_words(const void* from, std::int64_t stride, void* to) {
   const auto* bytes = static_cast<const char*>(from);
 #pragma GCC unroll 4
@@ -114,7 +114,8 @@ inline void pack_tile(const BFloat16* from, const Lines& x, std::int64_t lines, 
     const std::int64_t rows = x.terms_together ? lines : terms, cols = x.terms_together ? terms : lines;
     stride = x.terms_together ? kTileTerms : kTileSide;
     std::memset(static_cast<void*>(copy), 0, sizeof(copy));
-    for (std::int64_t i = 0; i < rows; ++i) std::memcpy(copy + i * stride, from + i * x.stride, cols * sizeof(BFloat16));
+    for (std::int64_t i = 0; i < rows; ++i)
+      std::memcpy(copy + i * stride, from + i * x.stride, cols * sizeof(BFloat16));
     from = copy;
   }
   if (x.terms_together && which == TileOf::kRight) {
@@ -130,14 +131,16 @@ inline void pack_tile(const BFloat16* from, const Lines& x, std::int64_t lines, 
   }
 }
 
-/// Terms begin … begin + depth of `count` lines from `first`. Of each 16 lines there is tile after tile in `place(line, step)`.
+/// Terms begin … begin + depth of `count` lines from `first`. Of each 16 lines there is tile after tile in `place(line,
+/// step)`.
 template <class Place>
-void pack_lines(const Lines& x, std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t depth, TileOf which,
-                const Place& place) {
+void pack_lines(const Lines& x, std::int64_t first, std::int64_t count, std::int64_t begin, std::int64_t depth,
+                TileOf which, const Place& place) {
   const auto pack = [&](std::int64_t i, std::int64_t p) {
     const std::int64_t line = first + i, term = begin + p;
     const BFloat16* from = x.data + (x.terms_together ? line * x.stride + term : term * x.stride + line);
-    pack_tile(from, x, std::min(kTileSide, count - i), std::min(kTileTerms, depth - p), which, place(i, p / kTileTerms));
+    pack_tile(from, x, std::min(kTileSide, count - i), std::min(kTileTerms, depth - p), which,
+              place(i, p / kTileTerms));
   };
   // In the order in which they lie in memory.
   if (x.terms_together) {

@@ -40,7 +40,8 @@ void positive_pairs(std::int64_t n, const std::int64_t* labels, T* pairs, bool* 
 }
 
 template <class T>
-void false_negatives(const FalseNegatives& rule, const double* similarities, const double* positives, T excluded, T* mask) {
+void false_negatives(const FalseNegatives& rule, const double* similarities, const double* positives, T excluded,
+                     T* mask) {
   parallel_for(rule.rows, rows_of_block(rule.cols), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       const double threshold = rule.threshold(positives[i * rule.positive_step]);
@@ -63,7 +64,8 @@ void excluded_pairs(const EqualPairs& equal, std::int64_t queries, std::int64_t 
 }
 
 template <class T>
-void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, std::int64_t* ids) {
+void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid,
+                std::int64_t* ids) {
   const std::size_t token_bytes = static_cast<std::size_t>(width) * sizeof(T);
   const auto token = [&](std::int64_t i, std::int64_t t) { return x + (i * tokens + t) * width; };
   const auto is_valid = [&](std::int64_t i, std::int64_t t) { return !valid || valid[i * tokens + t]; };

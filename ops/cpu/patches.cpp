@@ -46,7 +46,7 @@ constexpr PatchKernels<T> kPatch{
     .patches_backward = patches_backward<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr PatchKernels<Low> kPatch<Low>{
     .patches = patches<Low>,
 };

@@ -38,9 +38,9 @@ void mean_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, cons
     const bool* mask = valid ? valid + sample * tokens : nullptr;
     std::vector<double> sums(static_cast<std::size_t>(column_sums_size<T>(width)));
     for_each_valid_run(mask, tokens, [&](std::int64_t begin, std::int64_t end) {
-      add_rows<T, 1>(begin, end, width, {sums.data()}, [=](std::int64_t token, std::int64_t j, auto at) TAPECACHE_INLINE {
-        return std::array{at.load(x + (sample * tokens + token) * width + j)};
-      });
+      add_rows<T, 1>(begin, end, width, {sums.data()},
+                     [=](std::int64_t token, std::int64_t j, auto at)
+                         TAPECACHE_INLINE { return std::array{at.load(x + (sample * tokens + token) * width + j)}; });
     });
     const double factor = 1 / static_cast<double>(std::max<std::int64_t>(1, count_valid(mask, tokens)));
     for (std::int64_t j = 0; j < width; ++j) {
@@ -58,8 +58,9 @@ void mean_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t wi
     const T* from = dy + sample * width;
     for (std::int64_t token = 0; token < tokens; ++token) {
       const T weight = !mask || mask[token] ? factor : T{0};
-      map_to(mode, width, dx + (sample * tokens + token) * width,
-             [w = set(weight)](auto v) TAPECACHE_INLINE { return hn::Mul(w, v); }, from);
+      map_to(
+          mode, width, dx + (sample * tokens + token) * width,
+          [w = set(weight)](auto v) TAPECACHE_INLINE { return hn::Mul(w, v); }, from);
     }
   });
 }
@@ -124,7 +125,8 @@ void first_token(std::int64_t batch, std::int64_t tokens, const bool* valid, con
 }
 
 template <class T>
-void token_positions(std::int64_t batch, std::int64_t tokens, std::int64_t first, const bool* valid, std::int64_t* position) {
+void token_positions(std::int64_t batch, std::int64_t tokens, std::int64_t first, const bool* valid,
+                     std::int64_t* position) {
   for (std::int64_t i = 0; i < batch; ++i) {
     std::int64_t next = first;
     for (std::int64_t at = i * tokens; at < (i + 1) * tokens; ++at) position[at] = valid[at] ? next++ : first - 1;

@@ -7,19 +7,19 @@
 #include "tapecache/ops/cpu/product_pack.h"
 #include "tapecache/ops/cpu/scratch.h"
 
-/// The matrix product that every kernel of the CPU backend stands on. A packed panel of op(B), which stays in the first-level
-/// cache, meets one tile of rows of op(A) after the other, which stay in the second. Each element of the result is a chain of
-/// fused multiply-adds over kDepth terms, and the sum of such chains: its bits do not depend on where it stands, nor on how
-/// many rows and columns there are.
+/// The matrix product that every kernel of the CPU backend stands on. A packed panel of op(B), which stays in the
+/// first-level cache, meets one tile of rows of op(A) after the other, which stay in the second. Each element of the
+/// result is a chain of fused multiply-adds over kDepth terms, and the sum of such chains: its bits do not depend on
+/// where it stands, nor on how many rows and columns there are.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace product_detail {
 
-constexpr std::int64_t kAcross = 512;          // columns that are packed before they are used,
-constexpr std::int64_t kDeep = 4 * kDepth;     // and terms
+constexpr std::int64_t kAcross = 512;       // columns that are packed before they are used,
+constexpr std::int64_t kDeep = 4 * kDepth;  // and terms
 
-/// Rows, about, of op(A) that stay in the second-level cache: in an eighth of it, since as much of C and all panels of op(B) pass
-/// through it.
+/// Rows, about, of op(A) that stay in the second-level cache: in an eighth of it, since as much of C and all panels of
+/// op(B) pass through it.
 template <class T>
 std::int64_t rows_in_cache() {
   constexpr std::int64_t kLeast = 48, kMax = 256;
@@ -74,13 +74,15 @@ struct Product {
     }
   }
 
-  /// Rows row … row + rows of the product with a block, which `right` has packed where op(B) does not come so. There is room
-  /// for the rows packed in `room`.
+  /// Rows row … row + rows of the product with a block, which `right` has packed where op(B) does not come so. There is
+  /// room for the rows packed in `room`.
   void multiply_rows(const Block& block, const T* right, std::int64_t row, std::int64_t rows, T* room) const {
     for (std::int64_t at = 0; at < block.depth; at += kDepth) {
       const Block chain{block.col, block.across, block.begin + at, std::min(kDepth, block.depth - at)};
-      multiply_chains(chain, is_packed() ? packed_panels(b, chain.col, chain.begin, chain.depth)
-                                         : right + packed_size<T>(block.across, at), row, rows, room);
+      multiply_chains(chain,
+                      is_packed() ? packed_panels(b, chain.col, chain.begin, chain.depth)
+                                  : right + packed_size<T>(block.across, at),
+                      row, rows, room);
     }
     if constexpr (Fused::kResult) {
       for (std::int64_t i = row; block.begin + block.depth == k && i < row + rows; ++i) {
@@ -106,8 +108,8 @@ struct Product {
       for (std::int64_t i = 0; i < rows; i += height) {
         const std::int64_t here = std::min(height, rows - i), at = (row + i) * c_stride + col;
         const T* left = in_place ? a.at(row + i, block.begin) : room + i / height * kPackedTile;
-        tiles[static_cast<std::size_t>(here - 1)](block.depth, left, a_stride, right + j * block.depth, c + at, c_stride, cols,
-                                                  added, before ? before + at : nullptr);
+        tiles[static_cast<std::size_t>(here - 1)](block.depth, left, a_stride, right + j * block.depth, c + at,
+                                                  c_stride, cols, added, before ? before + at : nullptr);
       }
     }
   }

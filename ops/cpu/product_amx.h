@@ -11,9 +11,9 @@
 #include "tapecache/ops/cpu/product.h"
 #include "tapecache/ops/cpu/scratch.h"
 
-/// The product of bf16 matrices by tiles, 2 × 2 of the result at a time. An element begins as what is added to the product and
-/// takes 32 terms more with each step, in their order: its bits depend on the terms alone, and a sum that goes on where
-/// another product left it has the bits of the whole one, if that had a multiple of 32 terms.
+/// The product of bf16 matrices by tiles, 2 × 2 of the result at a time. An element begins as what is added to the
+/// product and takes 32 terms more with each step, in their order: its bits depend on the terms alone, and a sum that
+/// goes on where another product left it has the bits of the whole one, if that had a multiple of 32 terms.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace tile_detail {
@@ -45,7 +45,8 @@ void multiply_tiles(Tiles& tiles, std::int64_t steps, const LeftTiles& left, con
     if constexpr (kDown == 2 && kAcrossTiles == 2) visit.template operator()<3>(kTileSide, kTileSide);
   };
   for (std::int64_t i = 0; i < kTileSide * kDown; ++i) {  // the next sums
-    for (std::int64_t j = 0; j < kAcrossTiles; ++j) __builtin_prefetch(c + i * c_stride + (kAcrossTiles + j) * kTileSide, 1);
+    for (std::int64_t j = 0; j < kAcrossTiles; ++j)
+      __builtin_prefetch(c + i * c_stride + (kAcrossTiles + j) * kTileSide, 1);
   }
   each_sum([&]<int kTile>(std::int64_t i, std::int64_t j) {
     if (start.data) tiles.template load<kTile>(start.data + i * start.stride + j, start.stride * kBytes);
@@ -53,7 +54,8 @@ void multiply_tiles(Tiles& tiles, std::int64_t steps, const LeftTiles& left, con
   });
   const BFloat16 *upper = left.data, *lower = left.data + left.down;
   const std::int64_t to_next = left.step, left_stride = left.stride * 2;
-  for (std::int64_t step = 0; step < steps; ++step, upper += to_next, lower += to_next, right += kAcrossTiles * kTileSize) {
+  for (std::int64_t step = 0; step < steps;
+       ++step, upper += to_next, lower += to_next, right += kAcrossTiles * kTileSize) {
     tiles.template load<6>(right, kTileRowBytes);
     tiles.template load<4>(upper, left_stride);
     tiles.template add_product<0, 4, 6>();
@@ -89,8 +91,9 @@ void multiply_block(Tiles& tiles, std::int64_t rows, std::int64_t cols, std::int
     }
     start = {beside, kWide};
   }
-  const auto multiply = rows > kTileSide ? (cols > kTileSide ? multiply_tiles<2, 2, Tiles> : multiply_tiles<2, 1, Tiles>)
-                                         : (cols > kTileSide ? multiply_tiles<1, 2, Tiles> : multiply_tiles<1, 1, Tiles>);
+  const auto multiply = rows > kTileSide
+                            ? (cols > kTileSide ? multiply_tiles<2, 2, Tiles> : multiply_tiles<2, 1, Tiles>)
+                            : (cols > kTileSide ? multiply_tiles<1, 2, Tiles> : multiply_tiles<1, 1, Tiles>);
   multiply(tiles, steps, left, right, whole ? c : beside, whole ? c_stride : kWide, start);
   if (whole) return;
   for (std::int64_t i = 0; i < rows; ++i) std::memcpy(c + i * c_stride, beside + i * kWide, cols * sizeof(float));
@@ -141,8 +144,9 @@ void multiply_by_tiles(std::int64_t m, std::int64_t n, std::int64_t k, const Ope
         for (std::int64_t j = 0; j < across; j += kWide) {
           const std::int64_t at = row * c_stride + col + j;
           prefetch_left(a, row + rows, std::min(kWide, m - row - rows), begin, depth, j / kWide, panels);
-          multiply_block(tiles, rows, std::min(kWide, across - j), steps, left, packed_right + j * steps * kTileTerms, c + at,
-                         c_stride, before ? before + at : nullptr, begin == 0 && bias ? bias + col + j : nullptr);
+          multiply_block(tiles, rows, std::min(kWide, across - j), steps, left, packed_right + j * steps * kTileTerms,
+                         c + at, c_stride, before ? before + at : nullptr,
+                         begin == 0 && bias ? bias + col + j : nullptr);
         }
       }
     }
@@ -151,8 +155,8 @@ void multiply_by_tiles(std::int64_t m, std::int64_t n, std::int64_t k, const Ope
 
 }  // namespace tile_detail
 
-/// Whether bf16 products are computed by the processor's tiles: where there are any, and a small product whose sums are exact
-/// in any order came out right.
+/// Whether bf16 products are computed by the processor's tiles: where there are any, and a small product whose sums are
+/// exact in any order came out right.
 inline bool multiplies_by_tiles() {
   static const bool answer = [] {
     if (!amx::usable()) return false;
@@ -161,7 +165,8 @@ inline bool multiplies_by_tiles() {
     for (std::int64_t i = 0; i < kRows * kTerms; ++i) a[i] = BFloat16(static_cast<float>(i * 7 % 31 - 15));
     for (std::int64_t i = 0; i < kTerms * kCols; ++i) b[i] = BFloat16(static_cast<float>(i * 5 % 29 - 14));
     const auto multiply = [&]<class Tiles>(float* c) {
-      tile_detail::multiply_by_tiles<Tiles>(kRows, kCols, kTerms, {a, kTerms}, {b, kCols}, c, kCols, false, nullptr, nullptr);
+      tile_detail::multiply_by_tiles<Tiles>(kRows, kCols, kTerms, {a, kTerms}, {b, kCols}, c, kCols, false, nullptr,
+                                            nullptr);
     };
     float found[kRows * kCols], expected[kRows * kCols];
     multiply.template operator()<AmxTiles>(found);

@@ -5,8 +5,8 @@
 #include "tapecache/core/dtype.h"
 #include "tapecache/ops/cpu/product.h"
 
-/// The product of bf16 matrices by VDPBF16PS, which adds two terms at a time and takes subnormal numbers for 0. Compiled
-/// wherever AVX-512 is; not to be called where the processor has no AVX512-BF16.
+/// The product of bf16 matrices by VDPBF16PS, which adds two terms at a time and takes subnormal numbers for 0.
+/// Compiled wherever AVX-512 is; not to be called where the processor has no AVX512-BF16.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT::product_detail {
 
 // These alone are compiled for an instruction that the rest of this code may not use.

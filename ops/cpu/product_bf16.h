@@ -11,17 +11,17 @@
 #include "tapecache/ops/cpu/product_avx512_bf16.h"
 #endif
 
-/// The serial product of bf16 or f16 matrices with f32 sums: of bf16 by tiles or by pairs of terms where the processor has
-/// instructions for that, whatever the sizes; else with operands that are widened. An element's bits do not depend on where
-/// it stands, as in product.h.
+/// The serial product of bf16 or f16 matrices with f32 sums: of bf16 by tiles or by pairs of terms where the processor
+/// has instructions for that, whatever the sizes; else with operands that are widened. An element's bits do not depend
+/// on where it stands, as in product.h.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace product_detail {
 
 /// By f32 products of blocks, whose operands are widened while they are in the second-level cache.
 template <class Low>
-void multiply_widened(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<Low>& a, const Operand<Low>& b, float* c,
-                      std::int64_t c_stride, bool accumulate, const float* bias, const float* residual) {
+void multiply_widened(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<Low>& a, const Operand<Low>& b,
+                      float* c, std::int64_t c_stride, bool accumulate, const float* bias, const float* residual) {
   constexpr std::int64_t kSide = 504, kTerms = kDepth;
   static_assert(kTerms <= kSide);
   constexpr std::int64_t kBetween = 16;  // or a block's rows would fall into one cache set
@@ -33,7 +33,8 @@ void multiply_widened(std::int64_t m, std::int64_t n, std::int64_t k, const Oper
     const std::int64_t lines = x.transposed ? cols : rows, length = x.transposed ? rows : cols;
     const std::int64_t pitch = length + kBetween;
     for (std::int64_t i = 0; i < lines; ++i) {
-      map(length, to + i * pitch, [](auto v) TAPECACHE_INLINE { return v; }, x.at(row, col) + i * x.stride);
+      map(
+          length, to + i * pitch, [](auto v) TAPECACHE_INLINE { return v; }, x.at(row, col) + i * x.stride);
     }
     return Operand<float>{to, pitch, x.transposed};
   };
@@ -73,9 +74,9 @@ inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Opera
   product_detail::multiply_widened(m, n, k, a, b, c, c_stride, accumulate, bias, residual);
 }
 
-inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<Float16>& a, const Operand<Float16>& b,
-                     float* c, std::int64_t c_stride, bool accumulate, const float* bias = nullptr,
-                     const float* residual = nullptr) {
+inline void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<Float16>& a,
+                     const Operand<Float16>& b, float* c, std::int64_t c_stride, bool accumulate,
+                     const float* bias = nullptr, const float* residual = nullptr) {
   if (m <= 0 || n <= 0) return;
   if (k <= 0) return multiply<float>(m, n, k, {}, {}, c, c_stride, accumulate, bias, residual);
   product_detail::multiply_widened(m, n, k, a, b, c, c_stride, accumulate, bias, residual);

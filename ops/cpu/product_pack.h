@@ -51,11 +51,12 @@ void store(T* to, const V& vector) {
   std::memcpy(to, &vector, sizeof(vector));
 }
 
-/// Elements of a packed tile of rows, in either layout. Whole vectors are stored of interleaved rows, beyond the last one.
+/// Elements of a packed tile of rows, in either layout. Whole vectors are stored of interleaved rows, beyond the last
+/// one.
 constexpr std::int64_t kPackedTile = kRowPitch * kTileRows;
 
-/// `rows` rows of op(A) from `first`, terms begin … begin + depth: tile after tile, kPackedTile apart, `height` rows each. Rows
-/// that are stored transposed are interleaved.
+/// `rows` rows of op(A) from `first`, terms begin … begin + depth: tile after tile, kPackedTile apart, `height` rows
+/// each. Rows that are stored transposed are interleaved.
 template <class T>
 void pack_left(const Operand<T>& a, std::int64_t first, std::int64_t rows, std::int64_t height, std::int64_t begin,
                std::int64_t depth, T* to) {
@@ -183,8 +184,8 @@ void pack_right(const Operand<T>& b, std::int64_t begin, std::int64_t depth, std
   }
 }
 
-/// Where columns from `col` and terms begin … begin + depth of a whole packed op(B) are: kDepth terms of all columns after
-/// the kDepth before.
+/// Where columns from `col` and terms begin … begin + depth of a whole packed op(B) are: kDepth terms of all columns
+/// after the kDepth before.
 template <class T>
 const T* packed_panels(const Operand<T>& b, std::int64_t col, std::int64_t begin, std::int64_t depth) {
   return b.data + packed_size<T>(b.packed_cols, begin) + (b.packed_first + col) * depth;

@@ -10,9 +10,9 @@
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/cpu/product.h"
 
-/// A matrix product that all threads compute together: each block of op(B) is packed once, by all of them. No barrier stands
-/// between its pieces, which are handed out in the order of the serial product; one that needs what others compute waits for
-/// it. The bits are those of the serial product.
+/// A matrix product that all threads compute together: each block of op(B) is packed once, by all of them. No barrier
+/// stands between its pieces, which are handed out in the order of the serial product; one that needs what others
+/// compute waits for it. The bits are those of the serial product.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace product_detail {
@@ -108,10 +108,12 @@ class SharedProduct {
 
 }  // namespace product_detail
 
-/// As `multiply`, by all threads; false where the product is so small, or has so few rows, that it is better cut into parts.
+/// As `multiply`, by all threads; false where the product is so small, or has so few rows, that it is better cut into
+/// parts.
 template <class T, class Fused = Plain>
 bool multiply_together(std::int64_t m, std::int64_t n, std::int64_t k, const Operand<T>& a, const Operand<T>& b, T* c,
-                       std::int64_t c_stride, bool accumulate, const T* bias, const T* residual, const Fused& fused = {}) {
+                       std::int64_t c_stride, bool accumulate, const T* bias, const T* residual,
+                       const Fused& fused = {}) {
   using namespace product_detail;
   constexpr std::int64_t kLeastWork = 1 << 21;
   if (n <= 0 || k <= 0 || m * n * k < kLeastWork || !SharedProduct<T, Fused>::pays(m)) return false;

@@ -16,7 +16,8 @@ constexpr std::int64_t kWork = 16384;
 template <class T, class In>
 void sum_block(const In* x, std::int64_t begin, std::int64_t end, std::int64_t inner, std::int64_t pitch, double* to) {
   if (inner == 1 && pitch == 1) {
-    *to += sum_of<T>(end - begin, [](auto sum, auto v) TAPECACHE_INLINE { return hn::Add(sum, v); }, x + begin);
+    *to += sum_of<T>(
+        end - begin, [](auto sum, auto v) TAPECACHE_INLINE { return hn::Add(sum, v); }, x + begin);
     return;
   }
   add_rows<T, 1>(begin, end, inner, {to}, [=](std::int64_t k, std::int64_t j, auto at) TAPECACHE_INLINE {
@@ -42,7 +43,8 @@ void sum_axis(std::int64_t outer, std::int64_t axis, std::int64_t inner, std::in
     for (std::int64_t i = begin; i < end; ++i) {
       double* total = partial.data() + i * blocks * size;
       for (std::int64_t block = 1; block < blocks; ++block) {
-        map(inner, total, [](auto v, auto w) TAPECACHE_INLINE { return hn::Add(v, w); }, total, total + block * size);
+        map(
+            inner, total, [](auto v, auto w) TAPECACHE_INLINE { return hn::Add(v, w); }, total, total + block * size);
       }
       for (std::int64_t j = 0; j < inner; ++j) put(y[i * inner + j], static_cast<T>(total[j] * factor), mode);
     }
@@ -54,7 +56,8 @@ template <class T>
 std::int64_t first_maximum(const T* x, std::int64_t n) {
   const T largest = row_max(x, n);
   // NaN where an element is not finite.
-  const double sum = sum_of<T>(n, [](auto zero, auto v) TAPECACHE_INLINE { return hn::Add(zero, hn::Sub(v, v)); }, x);
+  const double sum = sum_of<T>(
+      n, [](auto zero, auto v) TAPECACHE_INLINE { return hn::Add(zero, hn::Sub(v, v)); }, x);
   std::int64_t nan = n;
   if (sum != 0) nan = std::find_if(x, x + n, [](T value) { return value != value; }) - x;
   return nan < n ? nan : std::find(x, x + n, largest) - x;
@@ -94,8 +97,9 @@ struct Columns {
       sum[j] = T{0};
     }
     for (std::int64_t k = 0; k < axis; ++k) {
-      map_to(Mode::kAccumulate, count, sum,
-             [](auto v, auto s) TAPECACHE_INLINE { return exponential(hn::Sub(v, s)); }, x + k * inner, shift);
+      map_to(
+          Mode::kAccumulate, count, sum, [](auto v, auto s) TAPECACHE_INLINE { return exponential(hn::Sub(v, s)); },
+          x + k * inner, shift);
     }
     for (std::int64_t j = 0; j < count; ++j) {
       result[j] = std::isinf(largest[j]) && !std::isnan(sum[j]) ? largest[j] : shift[j] + std::log(sum[j]);
@@ -103,8 +107,8 @@ struct Columns {
   }
 };
 
-/// A power of two that brings a line whose largest magnitude this is near 1, so that squares neither overflow nor vanish; 1
-/// where all is 0 or the largest is not finite.
+/// A power of two that brings a line whose largest magnitude this is near 1, so that squares neither overflow nor
+/// vanish; 1 where all is 0 or the largest is not finite.
 template <class T>
 T scale_for_squares(T largest) {
   constexpr int kMax = std::numeric_limits<T>::max_exponent - 8;
@@ -116,9 +120,8 @@ T scale_for_squares(T largest) {
 template <class T>
 T row_norm(const T* x, std::int64_t n) {
   Vec<T> magnitudes = zeros<T>();
-  for_each_vec<T>(n, [&](std::int64_t i, auto at) TAPECACHE_INLINE {
-    magnitudes = larger_of(magnitudes, hn::Abs(at.load(x + i)));
-  });
+  for_each_vec<T>(n, [&](std::int64_t i, auto at)
+                         TAPECACHE_INLINE { magnitudes = larger_of(magnitudes, hn::Abs(at.load(x + i))); });
   HWY_ALIGN T lanes[kVecLanes<T>];
   hn::Store(magnitudes, Tag<T>(), lanes);
   const T scale = scale_for_squares(*std::max_element(lanes, lanes + kVecLanes<T>));
@@ -138,14 +141,16 @@ void column_norms(const Columns<T>& columns, T* result) {
   T largest[kColumns] = {}, scale[kColumns];
   double squares[column_sums_size<T>(kColumns)] = {};
   for (std::int64_t k = 0; k < columns.axis; ++k) {
-    map(columns.count, largest, [](auto m, auto v) TAPECACHE_INLINE { return larger_of(m, hn::Abs(v)); }, largest,
+    map(
+        columns.count, largest, [](auto m, auto v) TAPECACHE_INLINE { return larger_of(m, hn::Abs(v)); }, largest,
         columns.x + k * columns.inner);
   }
   std::transform(largest, largest + columns.count, scale, scale_for_squares<T>);
-  add_rows<T, 1>(0, columns.axis, columns.count, {squares}, [&](std::int64_t k, std::int64_t j, auto at) TAPECACHE_INLINE {
-    const auto near_one = hn::Mul(at.load(columns.x + k * columns.inner + j), at.load(scale + j));
-    return std::array{hn::Mul(near_one, near_one)};
-  });
+  add_rows<T, 1>(0, columns.axis, columns.count, {squares},
+                 [&](std::int64_t k, std::int64_t j, auto at) TAPECACHE_INLINE {
+                   const auto near_one = hn::Mul(at.load(columns.x + k * columns.inner + j), at.load(scale + j));
+                   return std::array{hn::Mul(near_one, near_one)};
+                 });
   for (std::int64_t j = 0; j < columns.count; ++j) {
     result[j] = static_cast<T>(std::sqrt(squares[j]) / static_cast<double>(scale[j]));
   }
@@ -177,8 +182,8 @@ void for_each_row(std::int64_t rows, std::int64_t length, const Body& body) {
   });
 }
 
-/// dx [outer, axis, inner] from value(place in x, at, of_y): `at` reads x there, and `of_y(y)` what stands for it in an array
-/// of y's shape.
+/// dx [outer, axis, inner] from value(place in x, at, of_y): `at` reads x there, and `of_y(y)` what stands for it in an
+/// array of y's shape.
 template <class T, class Value>
 void spread(std::int64_t outer, std::int64_t axis, std::int64_t inner, T* dx, Mode mode, const Value& value) {
   const auto fill = [&](std::int64_t to, std::int64_t count, const auto& of_y) {
@@ -197,9 +202,8 @@ void spread(std::int64_t outer, std::int64_t axis, std::int64_t inner, T* dx, Mo
     });
   } else {
     for_each_row(outer * axis, inner, [&](std::int64_t row) {
-      fill(row * inner, inner, [=](const T* y, std::int64_t j, auto at) TAPECACHE_INLINE {
-        return at.load(y + row / axis * inner + j);
-      });
+      fill(row * inner, inner,
+           [=](const T* y, std::int64_t j, auto at) TAPECACHE_INLINE { return at.load(y + row / axis * inner + j); });
     });
   }
 }
@@ -207,8 +211,10 @@ void spread(std::int64_t outer, std::int64_t axis, std::int64_t inner, T* dx, Mo
 template <class T>
 void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inner, const T* x, T* y, Mode mode) {
   switch (op) {
-    case ReduceOp::kSum: return sum_axis(outer, axis, inner, inner, 1, x, y, mode);
-    case ReduceOp::kMean: return sum_axis(outer, axis, inner, inner, 1 / static_cast<double>(axis), x, y, mode);
+    case ReduceOp::kSum:
+      return sum_axis(outer, axis, inner, inner, 1, x, y, mode);
+    case ReduceOp::kMean:
+      return sum_axis(outer, axis, inner, inner, 1 / static_cast<double>(axis), x, y, mode);
     case ReduceOp::kMax:
       if (inner == 1) {
         return for_each_row(outer, axis, [=](std::int64_t i) {
@@ -294,7 +300,7 @@ constexpr ReduceKernels<T> kReduce{
     .sum_rows = sum_rows<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr ReduceKernels<Low> kReduce<Low>{
     .round_and_sum_rows = low_round_and_sum_rows<Low>,
     .sum_rows = sum_rows<Low>,

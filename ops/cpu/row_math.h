@@ -7,7 +7,8 @@
 #include "tapecache/ops/cpu/sums.h"
 #include "tapecache/ops/cpu/vector_math.h"
 
-/// Maxima and sums of exponentials of one contiguous row, shared by softmax, cross-entropy, the losses and the reductions.
+/// Maxima and sums of exponentials of one contiguous row, shared by softmax, cross-entropy, the losses and the
+/// reductions.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 template <class T>

@@ -66,9 +66,9 @@ void gather_rows_backward(std::int64_t count, std::int64_t width, std::int64_t t
         continue;
       }
       double sums[column_sums_size<T>(kColumnBlock)] = {};
-      add_rows<T, 1>(run.begin, run.end, end - begin, {sums}, [&](std::int64_t i, std::int64_t j, auto at) TAPECACHE_INLINE {
-        return std::array{at.load(row(i) + begin + j)};
-      });
+      add_rows<T, 1>(run.begin, run.end, end - begin, {sums},
+                     [&](std::int64_t i, std::int64_t j, auto at)
+                         TAPECACHE_INLINE { return std::array{at.load(row(i) + begin + j)}; });
       for (std::int64_t j = begin; j < end; ++j) to[j] += static_cast<T>(sums[j - begin]);
     }
   });

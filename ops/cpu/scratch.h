@@ -5,8 +5,8 @@
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
-/// Memory that grows and loses its contents when it does. A type of this namespace, since the functions of a thread-local
-/// standard container would be shared with code that is compiled for another instruction set.
+/// Memory that grows and loses its contents when it does. A type of this namespace, since the functions of a
+/// thread-local standard container would be shared with code that is compiled for another instruction set.
 template <class T>
 class Buffer {
  public:
@@ -40,7 +40,8 @@ struct FreeAtEnd {
 /// Room for `count` elements of the calling thread's own; another one for each Use.
 template <class T, class Use>
 T* thread_scratch(std::int64_t count) {
-  // Without a destructor it can still be used by those of a program's static objects, which run after the main thread's.
+  // Without a destructor it can still be used by those of a program's static objects, which run after the main
+  // thread's.
   constinit thread_local Buffer<T> buffer;
   thread_local const FreeAtEnd<T> end{buffer};
   return buffer.at_least(count);

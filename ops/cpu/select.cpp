@@ -18,8 +18,7 @@ bool can_run(const Variant& variant) {
 #if defined(__x86_64__)
   const cpu::Needs& needs = variant.needs;
   const bool sse42 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl");
@@ -52,8 +51,10 @@ const Variant& chosen() {
       if (can_run(*v)) best = v;
     }
     if (best) return *best;
-    throw DeviceError(fmt::format("this build's kernels ({}) need instructions that this processor does not have; build "
-                                  "with -Dcpu=portable", names()));
+    throw DeviceError(
+        fmt::format("this build's kernels ({}) need instructions that this processor does not have; build "
+                    "with -Dcpu=portable",
+                    names()));
   }();
   return variant;
 }

@@ -15,10 +15,12 @@ void for_each_row(std::int64_t rows, std::int64_t cols, const Body& body) {
 /// exp(x - shift) / Σ over a row, in y, which may be x; all 0 where the sum is 0.
 template <class T>
 void normalize_exponentials(const T* x, T shift, std::int64_t n, T* y) {
-  map(n, y, [s = set(shift)](auto v) TAPECACHE_INLINE { return exponential(hn::Sub(v, s)); }, x);
+  map(
+      n, y, [s = set(shift)](auto v) TAPECACHE_INLINE { return exponential(hn::Sub(v, s)); }, x);
   const double sum = row_sum(y, n);
   const Vec<T> factor = set(sum == 0 ? T{0} : static_cast<T>(1 / sum));
-  map(n, y, [=](auto v) TAPECACHE_INLINE { return hn::Mul(v, factor); }, y);
+  map(
+      n, y, [=](auto v) TAPECACHE_INLINE { return hn::Mul(v, factor); }, y);
 }
 
 std::int64_t mask_offset(const Broadcast& layout, std::int64_t row) {
@@ -57,8 +59,9 @@ void softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, const T*
   for_each_row(rows, cols, [=](std::int64_t row) {
     const T *p = y + row * cols, *g = dy + row * cols;
     const Vec<T> dot = set(static_cast<T>(row_dot(p, g, cols)));
-    map_to(mode, cols, dx + row * cols,
-           [=](auto v, auto w) TAPECACHE_INLINE { return hn::Mul(v, hn::Sub(w, dot)); }, p, g);
+    map_to(
+        mode, cols, dx + row * cols, [=](auto v, auto w) TAPECACHE_INLINE { return hn::Mul(v, hn::Sub(w, dot)); }, p,
+        g);
   });
 }
 
@@ -67,8 +70,9 @@ void log_softmax(std::int64_t rows, std::int64_t cols, const T* x, T* y) {
   for_each_row(rows, cols, [=](std::int64_t row) {
     const LogSumExp<T> normalizer = row_logsumexp_parts(x + row * cols, cols);
     const Vec<T> shift = set(normalizer.shift), rest = set(normalizer.rest);
-    map(cols, y + row * cols,
-        [=](auto v) TAPECACHE_INLINE { return hn::Sub(hn::Sub(v, shift), rest); }, x + row * cols);
+    map(
+        cols, y + row * cols, [=](auto v) TAPECACHE_INLINE { return hn::Sub(hn::Sub(v, shift), rest); },
+        x + row * cols);
   });
 }
 
@@ -77,8 +81,9 @@ void log_softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, cons
   for_each_row(rows, cols, [=](std::int64_t row) {
     const T *log_p = y + row * cols, *g = dy + row * cols;
     const Vec<T> sum = set(static_cast<T>(row_sum(g, cols)));
-    map_to(mode, cols, dx + row * cols,
-           [=](auto v, auto w) TAPECACHE_INLINE { return hn::NegMulAdd(exponential(v), sum, w); }, log_p, g);
+    map_to(
+        mode, cols, dx + row * cols,
+        [=](auto v, auto w) TAPECACHE_INLINE { return hn::NegMulAdd(exponential(v), sum, w); }, log_p, g);
   });
 }
 

@@ -8,8 +8,8 @@
 
 #include "tapecache/ops/cpu/vec.h"
 
-/// Sums whose order depends on the number of terms alone. Terms of f32 are added in f32 a few at a time, and those sums in
-/// f64, so that a long sum loses nothing. Where a few overflow in f32, each of them is added in f64.
+/// Sums whose order depends on the number of terms alone. Terms of f32 are added in f32 a few at a time, and those sums
+/// in f64, so that a long sum loses nothing. Where a few overflow in f32, each of them is added in f64.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 /// Halves are added to halves, in f64.
@@ -50,7 +50,8 @@ class Sums {
       if constexpr (std::is_same_v<T, float>) {
         bool finite = true;
         for (const double sum : part) finite = finite && std::isfinite(sum);
-        if (!finite) [[unlikely]] sum_in_f64(i, end, add, part);
+        if (!finite) [[unlikely]]
+          sum_in_f64(i, end, add, part);
       }
       for (std::size_t k = 0; k < kSums; ++k) totals_[k] += part[k];
     }
@@ -101,9 +102,8 @@ class Sums {
 template <class T, class Add, class... In>
 HWY_INLINE double sum_of(std::int64_t count, const Add& add, const In*... x) {
   Sums<T, 1> sums;
-  sums.run(count, [&](auto& state, std::int64_t i, auto at) TAPECACHE_INLINE {
-    state[0] = add(state[0], at.load(x + i)...);
-  });
+  sums.run(count,
+           [&](auto& state, std::int64_t i, auto at) TAPECACHE_INLINE { state[0] = add(state[0], at.load(x + i)...); });
   return sums.total();
 }
 
@@ -111,15 +111,15 @@ HWY_INLINE double sum_of(std::int64_t count, const Add& add, const In*... x) {
 template <class T, class Add, class... In>
 HWY_INLINE std::pair<double, double> two_sums_of(std::int64_t count, const Add& add, const In*... x) {
   Sums<T, 2> sums;
-  sums.run(count, [&](auto& state, std::int64_t i, auto at) TAPECACHE_INLINE {
-    add(state[0], state[1], at.load(x + i)...);
-  });
+  sums.run(count,
+           [&](auto& state, std::int64_t i, auto at) TAPECACHE_INLINE { add(state[0], state[1], at.load(x + i)...); });
   return {sums.total(0), sums.total(1)};
 }
 
 template <class T>
 double row_sum(const T* x, std::int64_t n) {
-  return sum_of<T>(n, [](auto sum, auto v) TAPECACHE_INLINE { return hn::Add(sum, v); }, x);
+  return sum_of<T>(
+      n, [](auto sum, auto v) TAPECACHE_INLINE { return hn::Add(sum, v); }, x);
 }
 
 template <class T, class U>
@@ -132,9 +132,8 @@ double row_dot(const T* x, const U* y, std::int64_t n) {
 template <class T>
 double wide_dot(const T* x, const T* y, std::int64_t n) {
   Sums<double, 1> sums;
-  sums.run(n, [=](auto& state, std::int64_t i, auto at) TAPECACHE_INLINE {
-    state[0] = hn::MulAdd(at.load_double(x + i), at.load_double(y + i), state[0]);
-  });
+  sums.run(n, [=](auto& state, std::int64_t i, auto at)
+                  TAPECACHE_INLINE { state[0] = hn::MulAdd(at.load_double(x + i), at.load_double(y + i), state[0]); });
   return sums.total();
 }
 
@@ -151,7 +150,8 @@ HWY_INLINE void add_wide(const Vec<float>& terms, double* sums) {
   for (std::int64_t i = 0; i < kVecLanes<float>; i += kVecLanes<double>) add_wide(load_double(lanes + i), sums + i);
 }
 
-/// Adds `terms(row)` of each row to f64 sums, in those lanes where `sum`, theirs in f32, is not finite, and elsewhere that.
+/// Adds `terms(row)` of each row to f64 sums, in those lanes where `sum`, theirs in f32, is not finite, and elsewhere
+/// that.
 template <class Terms>
 [[gnu::noinline, gnu::cold]] void add_each_wide(std::int64_t begin, std::int64_t end, const Vec<float>& sum,
                                                 const Terms& terms, double* sums) {
@@ -163,21 +163,23 @@ template <class Terms>
     for (std::int64_t i = 0; i < kLanes; ++i) wide[i] += static_cast<double>(lanes[i]);
   }
   store<float>(sum, lanes);
-  for (std::int64_t i = 0; i < kLanes; ++i) sums[i] += std::isfinite(lanes[i]) ? static_cast<double>(lanes[i]) : wide[i];
+  for (std::int64_t i = 0; i < kLanes; ++i)
+    sums[i] += std::isfinite(lanes[i]) ? static_cast<double>(lanes[i]) : wide[i];
 }
 
 /// Whether those of the first `count` lanes that there are hold finite numbers.
 HWY_INLINE bool all_finite(const Vec<float>& x, std::int64_t count) {
   const Tag<float> tag;
-  if (hn::AllTrue(tag, hn::IsFinite(x))) [[likely]] return true;
+  if (hn::AllTrue(tag, hn::IsFinite(x))) [[likely]]
+    return true;
   return count < kVecLanes<float> && hn::AllTrue(tag, hn::Or(hn::IsFinite(x), hn::Not(first_lanes<float>(count))));
 }
 
 /// Adds rows begin … end to f64 sums of each column, which have room for `column_sums_size`. `terms(row, j, at)` gives
 /// kSums vectors, at column j of a row, of which the k-th belongs to sums[k].
 template <class T, std::size_t kSums, class Terms>
-HWY_INLINE void add_rows(std::int64_t begin, std::int64_t end, std::int64_t cols, const std::array<double*, kSums>& sums,
-                         const Terms& terms) {
+HWY_INLINE void add_rows(std::int64_t begin, std::int64_t end, std::int64_t cols,
+                         const std::array<double*, kSums>& sums, const Terms& terms) {
   constexpr std::int64_t kRows = 8;  // added in T
   for (std::int64_t row = begin; row < end; row += kRows) {
     const std::int64_t last = end - row < kRows ? end : row + kRows;
@@ -190,7 +192,8 @@ HWY_INLINE void add_rows(std::int64_t begin, std::int64_t end, std::int64_t cols
       for (std::size_t k = 0; k < kSums; ++k) {
         if constexpr (std::is_same_v<T, float>) {
           if (!all_finite(sum[k], cols - j)) [[unlikely]] {
-            add_each_wide(row, last, sum[k], [&](std::int64_t i) { return terms(i, j, at)[k]; }, sums[k] + j);
+            add_each_wide(
+                row, last, sum[k], [&](std::int64_t i) { return terms(i, j, at)[k]; }, sums[k] + j);
             continue;
           }
         }

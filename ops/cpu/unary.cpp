@@ -13,15 +13,16 @@ template <class In, class Out>
 void apply(UnaryOp op, double a, double b, std::int64_t n, const In* x, Out* y) {
   with_function(op, a, b, [=](auto function) {
     parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
-      map(end - begin, y + begin, [=](auto v) TAPECACHE_INLINE { return function.value(v); }, x + begin);
+      map(
+          end - begin, y + begin, [=](auto v) TAPECACHE_INLINE { return function.value(v); }, x + begin);
     });
   });
 }
 
 /// dx[i] = or += dy[i] f'(saved[i])
 template <class Saved, class Gradient>
-void apply_backward(UnaryOp op, double a, double b, std::int64_t n, const Saved* saved, const Gradient* dy, Gradient* dx,
-                    Mode mode) {
+void apply_backward(UnaryOp op, double a, double b, std::int64_t n, const Saved* saved, const Gradient* dy,
+                    Gradient* dx, Mode mode) {
   with_function(op, a, b, [=](auto function) {
     parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
       const auto of_gradient = [=](auto v, auto g) TAPECACHE_INLINE { return unary_functions::chain(function, v, g); };
@@ -44,7 +45,8 @@ void unary_backward(UnaryOp op, double a, double b, std::int64_t n, const T* sav
 template <class Low>
 void low_round(std::int64_t n, const float* x, Low* y) {
   parallel_for(n, kBlock, [=](std::int64_t begin, std::int64_t end) {
-    map(end - begin, y + begin, [](auto v) TAPECACHE_INLINE { return v; }, x + begin);
+    map(
+        end - begin, y + begin, [](auto v) TAPECACHE_INLINE { return v; }, x + begin);
   });
 }
 
@@ -64,7 +66,7 @@ constexpr UnaryKernels<T> kUnary{
     .unary_backward = unary_backward<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr UnaryKernels<Low> kUnary<Low>{
     .round = low_round<Low>,
     .unary = low_unary<Low>,

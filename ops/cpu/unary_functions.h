@@ -6,6 +6,10 @@
 
 /// The element-wise functions of UnaryOp, each with its derivative beside it as a function of x or of the value y, by
 /// derivative_uses_output.
+
+// Functions stand a line each, as in a table.
+// clang-format off
+
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT::unary_functions {
 
 using vector_math::all;

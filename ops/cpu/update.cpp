@@ -81,8 +81,8 @@ void sgd(const StepNumbers& numbers, const Sgd& step, std::int64_t count, const 
 
 /// Σ sum_part(elements, their number) over pieces of all arrays, by blocks.
 template <class T, class SumPart>
-void sum_over(std::int64_t count, const ConstArray<T>* arrays, const SumPart& sum_part, double* partials, double* result,
-              Mode mode) {
+void sum_over(std::int64_t count, const ConstArray<T>* arrays, const SumPart& sum_part, double* partials,
+              double* result, Mode mode) {
   const std::int64_t elements = elements_of(count, arrays);
   parallel_for(elements, kUpdateBlock, [=](std::int64_t first, std::int64_t last) {
     double sum = 0;
@@ -105,9 +105,9 @@ void squared_norm(std::int64_t count, const ConstArray<T>* arrays, double* parti
 template <class T>
 void count_non_finite(std::int64_t count, const ConstArray<T>* arrays, double* partials, double* number, Mode mode) {
   const auto others = [](const T* x, std::int64_t n) {
-    const auto add = [largest = set(std::numeric_limits<T>::max()), one = set(T{1})](auto sum, auto v) TAPECACHE_INLINE {
-      return hn::Add(sum, hn::IfThenZeroElse(hn::Le(hn::Abs(v), largest), one));
-    };
+    const auto add =
+        [largest = set(std::numeric_limits<T>::max()), one = set(T{1})](auto sum, auto v)
+            TAPECACHE_INLINE { return hn::Add(sum, hn::IfThenZeroElse(hn::Le(hn::Abs(v), largest), one)); };
     return sum_of<T>(n, add, x);
   };
   sum_over(count, arrays, others, partials, number, mode);
@@ -120,7 +120,9 @@ void clip(std::int64_t count, const MutableArray<T>* arrays, const double* squar
   const auto factor = static_cast<T>(max_norm / norm);
   parallel_for(elements_of(count, arrays), kUpdateBlock, [=](std::int64_t first, std::int64_t last) {
     for_each_part(count, arrays, first, last, [=](const MutableArray<T>& a, std::int64_t begin, std::int64_t end) {
-      map(end - begin, a.data + begin, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); }, a.data + begin);
+      map(
+          end - begin, a.data + begin, [f = set(factor)](auto v) TAPECACHE_INLINE { return hn::Mul(v, f); },
+          a.data + begin);
     });
   });
 }

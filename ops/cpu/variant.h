@@ -6,8 +6,8 @@
 
 #pragma GCC visibility push(hidden)
 
-/// One set of CPU kernels, compiled for one instruction set in a namespace of its own. A build has one, or (`-Dcpu=portable`)
-/// one for each level of x86-64.
+/// One set of CPU kernels, compiled for one instruction set in a namespace of its own. A build has one, or
+/// (`-Dcpu=portable`) one for each level of x86-64.
 namespace tapecache::kernels::cpu {
 
 /// Groups of instructions that the compiler was allowed to use.

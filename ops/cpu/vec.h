@@ -9,8 +9,8 @@
 #include "tapecache/ops/cpu/cpu_kernels.h"
 
 /// Loops over arrays in whole vectors of the instruction set that this file is compiled for. The elements that fill no
-/// vector go through the same arithmetic in a vector whose other lanes are idle, so that an element's bits do not depend
-/// on where it stands. Elements of bf16 and f16 are computed with in f32.
+/// vector go through the same arithmetic in a vector whose other lanes are idle, so that an element's bits do not
+/// depend on where it stands. Elements of bf16 and f16 are computed with in f32.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace hn = hwy::HWY_NAMESPACE;
@@ -39,7 +39,7 @@ HWY_INLINE auto first_lanes(std::int64_t count) {
   return hn::FirstN(Tag<T>(), static_cast<std::size_t>(count));
 }
 
-// --- whole vectors -----------------------------------------------------------------------------------------------------
+// --- whole vectors ---
 
 template <class T>
 HWY_INLINE Vec<T> load(const T* from) {
@@ -66,7 +66,8 @@ HWY_INLINE void store(const Vec<float>& values, BFloat16* to) {
   const auto rounded = hn::ShiftRight<16>(hn::Add(word, hn::Add(odd, hn::Set(words, 0x7fffu))));
   const auto quiet_nan = hn::Or(hn::ShiftRight<16>(word), hn::Set(words, 0x40u));
   const auto is_nan = hn::RebindMask(words, hn::Ne(values, values));
-  hn::StoreU(hn::TruncateTo(half, hn::IfThenElse(is_nan, quiet_nan, rounded)), half, reinterpret_cast<std::uint16_t*>(to));
+  hn::StoreU(hn::TruncateTo(half, hn::IfThenElse(is_nan, quiet_nan, rounded)), half,
+             reinterpret_cast<std::uint16_t*>(to));
 }
 
 #if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86  // which has instructions for them
@@ -97,7 +98,7 @@ HWY_INLINE Vec<double> load_double(const float* from) {
   return hn::PromoteTo(Tag<double>(), hn::LoadU(half, from));
 }
 
-// --- the first lanes, the others being 0 -------------------------------------------------------------------------------
+// --- the first lanes, the others being 0 ---
 
 /// The compiler does not see by itself that there are fewer than a vector has.
 template <class T>
@@ -128,7 +129,7 @@ HWY_INLINE void store_first(const Vec<ComputedType<T>>& values, T* to, std::int6
   std::memcpy(to, all, bytes_of_first<T>(count));
 }
 
-// --- loops -------------------------------------------------------------------------------------------------------------
+// --- loops ---
 
 /// How a loop reads and writes at a place: a whole vector, or the first elements of one.
 struct Whole {
@@ -176,9 +177,8 @@ HWY_INLINE void for_each_vec(std::int64_t count, const Body& body) {
 /// y[i] = f(x[i], …) for `count` elements; y may be one of x.
 template <class To, class F, class... In>
 HWY_INLINE void map(std::int64_t count, To* y, const F& f, const In*... x) {
-  for_each_vec<ComputedType<To>>(count, [&](std::int64_t i, auto at) TAPECACHE_INLINE {
-    at.store(f(at.load(x + i)...), y + i);
-  });
+  for_each_vec<ComputedType<To>>(
+      count, [&](std::int64_t i, auto at) TAPECACHE_INLINE { at.store(f(at.load(x + i)...), y + i); });
 }
 
 /// The same, or y[i] += f(x[i], …).
@@ -187,7 +187,8 @@ HWY_INLINE void map_to(Mode mode, std::int64_t count, To* y, const F& f, const I
   if (mode == Mode::kWrite) {
     map(count, y, f, x...);
   } else {
-    map(count, y, [&](auto before, auto... v) TAPECACHE_INLINE { return hn::Add(before, f(v...)); },
+    map(
+        count, y, [&](auto before, auto... v) TAPECACHE_INLINE { return hn::Add(before, f(v...)); },
         static_cast<const To*>(y), x...);
   }
 }

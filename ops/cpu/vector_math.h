@@ -6,9 +6,9 @@
 
 #include "tapecache/ops/cpu/vec.h"
 
-/// Functions of a vector of elements. The f32 coefficients are fits of the functions named beside them on Chebyshev nodes;
-/// each result is within two units in the last place, the density and what is made of it within four. For f64 the C
-/// library's functions are called element by element.
+/// Functions of a vector of elements. The f32 coefficients are fits of the functions named beside them on Chebyshev
+/// nodes; each result is within two units in the last place, the density and what is made of it within four. For f64
+/// the C library's functions are called element by element.
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {
 
 namespace vector_math {
@@ -171,10 +171,10 @@ HWY_INLINE V logistic(V x) {
 
 namespace vector_math {
 
-/// The normal distribution in the lower tail, for t ≥ 0: Φ(-t), and Φ(-t) - t φ(-t), which is the derivative of GELU at -t.
-/// Both are e^(-t²/2) times a function to which an approximated part adds little where rounding would count most, so that
-/// nothing cancels; the second has the factor root - t by itself and keeps its digits beside the root. Both are 0 from
-/// t = 13.2 on.
+/// The normal distribution in the lower tail, for t ≥ 0: Φ(-t), and Φ(-t) - t φ(-t), which is the derivative of GELU at
+/// -t. Both are e^(-t²/2) times a function to which an approximated part adds little where rounding would count most,
+/// so that nothing cancels; the second has the factor root - t by itself and keeps its digits beside the root. Both are
+/// 0 from t = 13.2 on.
 template <class V>
 struct LowerTail {
   V t, density;  ///< t is cut at 15; density is e^(-t²/2)

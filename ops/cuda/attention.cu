@@ -8,10 +8,10 @@
 #include "tapecache/ops/cuda/put.cuh"
 #include "tapecache/ops/cuda/scratch.h"
 
-// Attention whose scores exist for one tile of queries and keys at a time (Dao et al. 2022, "FlashAttention"). A block has a
-// tile of the rows of a result, and as many of its columns as its threads can hold sums of; it walks over the tiles of what
-// those rows meet. Forward, dQ, dK and dV are such results, each taken by itself: so no sum has two writers, and scores are
-// computed again rather than kept. Of any width.
+// Attention whose scores exist for one tile of queries and keys at a time (Dao et al. 2022, "FlashAttention"). A block
+// has a tile of the rows of a result, and as many of its columns as its threads can hold sums of; it walks over the
+// tiles of what those rows meet. Forward, dQ, dK and dV are such results, each taken by itself: so no sum has two
+// writers, and scores are computed again rather than kept. Of any width.
 namespace tapecache::kernels::cuda {
 
 namespace {
@@ -24,23 +24,24 @@ struct LargerNumber {
   }
 };
 
-/// A row's softmax so far: its maximum, unscaled, and this thread's part of the sum of exponentials relative to that. Large
-/// scores are subtracted before they are scaled, as the rounded product of the maximum could be far from theirs.
+/// A row's softmax so far: its maximum, unscaled, and this thread's part of the sum of exponentials relative to that.
+/// Large scores are subtracted before they are scaled, as the rounded product of the maximum could be far from theirs.
 template <class T>
 struct RunningRow {
   T largest = kNothing<T>, sum{0};
 
-  /// Turns this thread's scores of a tile into exponentials; returns the factor that brings earlier sums to their maximum.
+  /// Turns this thread's scores of a tile into exponentials; returns the factor that brings earlier sums to their
+  /// maximum.
   __device__ T add(T (&scores)[kCols], T scale) {
     T here = kNothing<T>;
-    #pragma unroll
+#pragma unroll
     for (const T score : scores) here = LargerNumber{}(here, score);
     here = combine_lanes(here, LargerNumber{});
     const T before = largest;
     largest = LargerNumber{}(before, here);
     const T factor = before == largest ? T{1} : std::exp((before - shift()) * scale);
     sum *= factor;
-    #pragma unroll
+#pragma unroll
     for (T& score : scores) {
       score = std::exp((score - shift()) * scale);
       sum += score;
@@ -50,8 +51,8 @@ struct RunningRow {
   __device__ T shift() const { return largest == kNothing<T> ? T{0} : largest; }
 };
 
-/// log Σ exp(scale · score) of a row as scale · shift + rest. For operands of 16 bits it is kept as one number, as kernels of
-/// other kinds have it.
+/// log Σ exp(scale · score) of a row as scale · shift + rest. For operands of 16 bits it is kept as one number, as
+/// kernels of other kinds have it.
 template <class In, class T>
 struct Normalizer {
   T shift, rest;
@@ -84,26 +85,26 @@ __global__ void __launch_bounds__(kTileThreads)
     for (std::int64_t key = 0; key < end; key += kTile) {
       Scores<T> scores;
       multiply_tiles(queries, first, keys, key, staged, scores);
-      #pragma unroll
+#pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        #pragma unroll
+#pragma unroll
         for (int j = 0; j < kCols; ++j) {
           if (!head.attends(first + own_row() + i, key + own_lane() * kCols + j)) scores[i][j] = kNothing<T>;
         }
         const T factor = rows[i].add(scores[i], scale);
-        #pragma unroll
+#pragma unroll
         for (T& sum : sums[i]) sum *= factor;
       }
       share<In>(scores, weights);
-      add_weighted<kColumns>(weights, values, key, end - key < kTile ? static_cast<int>(end - key) : kTile, column, staged,
-                             sums);
+      add_weighted<kColumns>(weights, values, key, end - key < kTile ? static_cast<int>(end - key) : kTile, column,
+                             staged, sums);
     }
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const T total = combine_lanes(rows[i].sum, Sum{}), inverse = total == T{0} ? T{0} : T{1} / total;
       const std::int64_t token = first + own_row() + i;
       if (token >= layout.tokens) continue;
-      #pragma unroll
+#pragma unroll
       for (int c = 0; c < OwnColumns<kColumns>::kOwn; ++c) {
         const std::int64_t at = column + OwnColumns<kColumns>::at(c);
         if (at < layout.width) head.output(y).at(token, at) = In(sums[i][c] * inverse);
@@ -158,16 +159,17 @@ __global__ void __launch_bounds__(kTileThreads)
         multiply_tiles(keys, first, queries, other, staged, scores);
         if constexpr (kOf == GradientOf::kKeys) multiply_tiles(values, first, gradients, other, staged, slopes);
       }
-      #pragma unroll
+#pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        #pragma unroll
+#pragma unroll
         for (int j = 0; j < kCols; ++j) {
           const std::int64_t row = first + own_row() + i, col = other + own_lane() * kCols + j;
           const std::int64_t query = kOfQueries ? row : col, key = kOfQueries ? col : row;
           T weight{0};
           if (query < layout.tokens && head.attends(query, key)) {
             const auto normalizer = Normalizer<In, T>::get(logsumexp, head.row_of(query));
-            if (normalizer.rest != kNothing<T>) weight = std::exp((scores[i][j] - normalizer.shift) * scale - normalizer.rest);
+            if (normalizer.rest != kNothing<T>)
+              weight = std::exp((scores[i][j] - normalizer.shift) * scale - normalizer.rest);
             if constexpr (kOf != GradientOf::kValues) weight *= (slopes[i][j] - dots[head.row_of(query)]) * scale;
           }
           scores[i][j] = weight;
@@ -175,15 +177,15 @@ __global__ void __launch_bounds__(kTileThreads)
       }
       share<In>(scores, weights);
       const auto& summed = kOfQueries ? keys : kOf == GradientOf::kKeys ? queries : gradients;
-      add_weighted<kColumns>(weights, summed, other, end - other < kTile ? static_cast<int>(end - other) : kTile, column,
-                             staged, sums);
+      add_weighted<kColumns>(weights, summed, other, end - other < kTile ? static_cast<int>(end - other) : kTile,
+                             column, staged, sums);
     }
     const auto to = head.part(dqkv, static_cast<int>(kOf));
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const std::int64_t token = first + own_row() + i;
       if (token >= layout.tokens) continue;
-      #pragma unroll
+#pragma unroll
       for (int c = 0; c < OwnColumns<kColumns>::kOwn; ++c) {
         const std::int64_t at = column + OwnColumns<kColumns>::at(c);
         if (at < layout.width) put(to.at(token, at), sums[i][c], mode);
@@ -201,8 +203,8 @@ void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, 
 }
 
 template <class In, class T>
-void attention_tiles_backward(const Attention& layout, const In* qkv, const bool* valid, const In* y, const T* logsumexp,
-                              const In* dy, In* dqkv, Mode mode) {
+void attention_tiles_backward(const Attention& layout, const In* qkv, const bool* valid, const In* y,
+                              const T* logsumexp, const In* dy, In* dqkv, Mode mode) {
   const std::int64_t rows = layout.batch * layout.heads * layout.tokens;
   const Scratch<T> dots(rows);
   launch(dots_kernel<In, T>, grid_for(rows * kWarp), layout, y, dy, dots.data());
@@ -265,7 +267,7 @@ constexpr AttentionKernels<T> kAttention{
     .attention_backward = attention_backward<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr AttentionKernels<Low> kAttention<Low>{
     .attention = low_attention<Low>,
     .attention_backward = low_attention_backward<Low>,

@@ -4,13 +4,14 @@
 
 #include "tapecache/ops/cuda/attention_tensor.cuh"
 
-// Attention on tensor cores (Dao 2023, "FlashAttention-2"): a block has a tile of queries, a warp 16 of them, and walks over
-// the tiles of keys and values, of which the next is copied while one is worked on. Exponentials are of base 2.
+// Attention on tensor cores (Dao 2023, "FlashAttention-2"): a block has a tile of queries, a warp 16 of them, and walks
+// over the tiles of keys and values, of which the next is copied while one is worked on. Exponentials are of base 2.
 namespace tapecache::kernels::cuda {
 
 namespace {
 
-/// The softmax so far of a lane's two rows: their maxima, and this lane's part of the sums of exponentials relative to those.
+/// The softmax so far of a lane's two rows: their maxima, and this lane's part of the sums of exponentials relative to
+/// those.
 struct RunningRows {
   float largest[2] = {kNone, kNone}, sum[2] = {};
 
@@ -18,12 +19,12 @@ struct RunningRows {
 
   /// Turns the scores of a tile into exponentials; the factors bring earlier sums to their maxima.
   __device__ void add(Scores32 (&scores)[kTile / kColumns], float scale, float (&factors)[2]) {
-    #pragma unroll
+#pragma unroll
     for (int r = 0; r < 2; ++r) {
       float here = largest[r];
-      #pragma unroll
+#pragma unroll
       for (const auto& part : scores) {
-        #pragma unroll
+#pragma unroll
         for (const auto& fragment : part) here = fmaxf(here, fmaxf(fragment[2 * r], fragment[2 * r + 1]));
       }
       const float before = largest[r];
@@ -31,11 +32,11 @@ struct RunningRows {
       const float now = largest[r] == kNone ? 0 : largest[r];
       factors[r] = exp2_approximate((before - now) * scale);
       sum[r] *= factors[r];
-      #pragma unroll
+#pragma unroll
       for (auto& part : scores) {
-        #pragma unroll
+#pragma unroll
         for (auto& fragment : part) {
-          #pragma unroll
+#pragma unroll
           for (int e = 2 * r; e < 2 * r + 2; ++e) {
             fragment[e] = exp2_approximate((fragment[e] - now) * scale);
             sum[r] += fragment[e];
@@ -46,20 +47,20 @@ struct RunningRows {
   }
 };
 
-/// Keys and values of a tile, by a warp whose queries may attend to some of the keys; a lane's two to `bits`, with kAll to
-/// all.
+/// Keys and values of a tile, by a warp whose queries may attend to some of the keys; a lane's two to `bits`, with kAll
+/// to all.
 template <bool kAll, class Low, int kWidth>
 __device__ void attend(const OwnRows<Low, kWidth>& queries, const Low* keys, const Low* values, float scale,
                        const bool (&wanted)[kTile / kColumns], const std::uint32_t (&bits)[2][kTile / kColumns],
                        RunningRows& rows, RowSums<kWidth>& sums) {
   Scores32 scores[kTile / kColumns];
-  #pragma unroll
+#pragma unroll
   for (int i = 0; i < kTile / kColumns; ++i) {
     if (kAll || wanted[i]) multiply_rows(queries, keys + i * kTileSize<kColumns, kWidth>, scores[i]);
     if constexpr (!kAll) {
-      #pragma unroll
+#pragma unroll
       for (int j = 0; j < kColumns / 8; ++j) {
-        #pragma unroll
+#pragma unroll
         for (int e = 0; e < 4; ++e) {
           if (!meets(bits[e / 2][i], j, e % 2)) scores[i][j][e] = kNone;
         }
@@ -68,12 +69,12 @@ __device__ void attend(const OwnRows<Low, kWidth>& queries, const Low* keys, con
   }
   float factors[2];
   rows.add(scores, scale, factors);
-  #pragma unroll
+#pragma unroll
   for (auto& fragment : sums) {
-    #pragma unroll
+#pragma unroll
     for (int e = 0; e < 4; ++e) fragment[e] *= factors[e / 2];
   }
-  #pragma unroll
+#pragma unroll
   for (int i = 0; i < kTile / kColumns; ++i) {
     if (kAll || wanted[i]) add_weighted_rows<kWidth>(scores[i], values + i * kTileSize<kColumns, kWidth>, sums);
   }
@@ -83,7 +84,8 @@ template <class Low, int kWidth>
 __global__ void __launch_bounds__(kTensorThreads, kWidth <= 64 ? 3 : 2)
     tensor_attention_kernel(Attention layout, const Low* qkv, const bool* valid, Low* y, float* logsumexp) {
   constexpr int kSize = kTileSize<kTile, kWidth>;
-  Low *of_queries = dynamic_shared<Low>(), *staged = of_queries + kSize;  // keys and values, twice where there are more tiles
+  Low *of_queries = dynamic_shared<Low>(),
+      *staged = of_queries + kSize;  // keys and values, twice where there are more tiles
   const int tokens = static_cast<int>(layout.tokens);
   const Piece piece(layout, valid);
   const Head& head = piece.head;
@@ -114,7 +116,7 @@ __global__ void __launch_bounds__(kTensorThreads, kWidth <= 64 ? 3 : 2)
     flags.get(allowed);
     if (key + kTile < end) stage(key + kTile);  // where all have read what they needed
     commit_copies();
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kTile / kColumns; ++i) {
       const auto keys_of = [&](int row) { return keys_of_query(layout.causal, row, key + i * kColumns, allowed[i]); };
       all = all && keys_of(warp_query) == kAllColumns;
@@ -129,7 +131,7 @@ __global__ void __launch_bounds__(kTensorThreads, kWidth <= 64 ? 3 : 2)
     __syncthreads();
   }
   float inverse[2];
-  #pragma unroll
+#pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float total = combine_quad(rows.sum[r], Sum{});
     inverse[r] = total == 0 ? 0 : 1 / total;

@@ -7,7 +7,8 @@
 #include "tapecache/ops/cuda/launch.cuh"
 #include "tapecache/ops/cuda/tensor_tiles.cuh"
 
-/// What attention on tensor cores has in common forward and backward: which shapes it takes, and who may attend to whom.
+/// What attention on tensor cores has in common forward and backward: which shapes it takes, and who may attend to
+/// whom.
 namespace tapecache::kernels::cuda {
 
 constexpr float kLog2OfE = 1.4426950408889634f, kNone = -std::numeric_limits<float>::infinity();
@@ -49,7 +50,8 @@ struct Piece {
 
 /// A block for each tile of each head.
 inline Grid tensor_grid(const Attention& layout, std::size_t shared_bytes) {
-  return {static_cast<unsigned>(layout.batch * layout.heads * divide_up(layout.tokens, kTile)), kTensorThreads, shared_bytes};
+  return {static_cast<unsigned>(layout.batch * layout.heads * divide_up(layout.tokens, kTile)), kTensorThreads,
+          shared_bytes};
 }
 
 /// Which keys of a tile of kKeys may be attended to by some query, as bits of kColumns. They are read ahead.
@@ -57,7 +59,7 @@ template <int kKeys>
 class KeyFlags {
  public:
   __device__ void load(const Head& head, int first) {
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kKeys / kColumns; ++i) {
       const int key = first + i * kColumns + static_cast<int>(threadIdx.x % kWarp);
       flags_[i] = key < head.layout.tokens && (!head.valid || head.valid[key]);
@@ -65,7 +67,7 @@ class KeyFlags {
   }
   /// All lanes of the warp must call it.
   __device__ void get(std::uint32_t (&bits)[kKeys / kColumns]) const {
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kKeys / kColumns; ++i) bits[i] = __ballot_sync(kAllLanes, flags_[i]);
   }
 

@@ -2,10 +2,10 @@
 #include "tapecache/ops/cuda/attention_tensor_backward.cuh"
 #include "tapecache/ops/cuda/scratch.h"
 
-// The derivative of attention on tensor cores. The gradient of queries is taken by tiles of queries, those of keys and values
-// by tiles of keys, whose scores are Sᵀ: so that each warp has rows of the results to itself, and the scores that it computes
-// lie in its registers as the products with them need it. Scores are computed in both; but where one tile has all tokens, its
-// block takes the other gradients too, from the same weights.
+// The derivative of attention on tensor cores. The gradient of queries is taken by tiles of queries, those of keys and
+// values by tiles of keys, whose scores are Sᵀ: so that each warp has rows of the results to itself, and the scores
+// that it computes lie in its registers as the products with them need it. Scores are computed in both; but where one
+// tile has all tokens, its block takes the other gradients too, from the same weights.
 //
 // P = exp(S - logsumexp); dV = Pᵀ dY; dS = P (dY Vᵀ - Σ dY Y); dQ = scale dS K; dK = scale dSᵀ Q
 namespace tapecache::kernels::cuda {
@@ -16,7 +16,8 @@ namespace {
 template <int kWidth>
 constexpr int kWalk = kWidth <= 64 ? 64 : 32;
 
-/// Elements in shared memory: two tiles of a block's rows, and twice two that are walked over; or four tiles, and the weights.
+/// Elements in shared memory: two tiles of a block's rows, and twice two that are walked over; or four tiles, and the
+/// weights.
 template <int kWidth>
 constexpr int kBackwardSize = 2 * kTileSize<kTile, kWidth> + 4 * kTileSize<kWalk<kWidth>, kWidth>;
 template <int kWidth>
@@ -52,7 +53,7 @@ __global__ void __launch_bounds__(kTensorThreads)
   OutputRows<Low, kWidth> outputs;
   outputs.load(head.output(y), first);
   float normalizers[2], dots[2];
-  #pragma unroll
+#pragma unroll
   for (int r = 0; r < 2; ++r) normalizers[r] = query + 8 * r < tokens ? logsumexp[head.row_of(query + 8 * r)] : kNone;
   wait_for_copies<0>();
   __syncthreads();
@@ -61,7 +62,7 @@ __global__ void __launch_bounds__(kTensorThreads)
   gradients.load(of_gradients);
   outputs.multiply(of_gradients, dots);
   QuerySums of_rows[2];
-  #pragma unroll
+#pragma unroll
   for (int r = 0; r < 2; ++r) {
     of_rows[r] = {normalizers[r] == kNone ? -kNone : normalizers[r] * kLog2OfE, dots[r]};
     if (!kAlone && query + 8 * r < tokens && fragment_pair() == 0) query_sums[head.row_of(query + 8 * r)] = of_rows[r];
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(kTensorThreads)
     flags.get(allowed);
     if (key + kKeys < end) stage(key + kKeys);  // where all have read what they needed
     commit_copies();
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kKeys / kColumns; ++i) {
       const auto keys_of = [&](int row) { return keys_of_query(layout.causal, row, key + i * kColumns, allowed[i]); };
       if (warp_query >= tokens || keys_of(warp_query + kOwnRows - 1) == 0) {
@@ -88,9 +89,9 @@ __global__ void __launch_bounds__(kTensorThreads)
       multiply_rows(queries, of_keys, weights);
       multiply_rows(gradients, of_values, slopes);
       if (keys_of(warp_query) != kAllColumns) mask({keys_of(query), keys_of(query + 8)}, weights);
-      #pragma unroll
+#pragma unroll
       for (int j = 0; j < kColumns / 8; ++j) {
-        #pragma unroll
+#pragma unroll
         for (int e = 0; e < 4; ++e) take_weight(of_rows[e / 2], scale2, weights[j][e], slopes[j][e]);
       }
       add_weighted_rows<kWidth>(slopes, of_keys, sums);
@@ -126,8 +127,8 @@ __device__ inline std::uint32_t queries_of_key(const Attention& layout, int key,
 
 template <class Low, int kWidth>
 __global__ void __launch_bounds__(kTensorThreads)
-    tensor_attention_key_gradient_kernel(Attention layout, const Low* qkv, const bool* valid, const QuerySums* query_sums,
-                                         const Low* dy, Low* dqkv, Mode mode) {
+    tensor_attention_key_gradient_kernel(Attention layout, const Low* qkv, const bool* valid,
+                                         const QuerySums* query_sums, const Low* dy, Low* dqkv, Mode mode) {
   constexpr int kSize = kTileSize<kTile, kWidth>, kQueries = kWalk<kWidth>, kQueriesSize = kTileSize<kQueries, kWidth>;
   Low *of_keys = dynamic_shared<Low>(), *of_values = of_keys + kSize, *staged = of_values + kSize;
   auto* staged_sums = reinterpret_cast<QuerySums*>(staged + 4 * kQueriesSize);
@@ -169,7 +170,7 @@ __global__ void __launch_bounds__(kTensorThreads)
     if (query + kQueries < tokens) stage(query + kQueries);  // where all have read what they needed
     commit_copies();
     const int which = query / kQueries % 2;
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kQueries / kColumns; ++i) {
       const auto queries_of = [&](int row) { return queries_of_key(layout, row, query + i * kColumns); };
       if (!any || queries_of(warp_key) == 0) continue;
@@ -182,11 +183,11 @@ __global__ void __launch_bounds__(kTensorThreads)
       if (!every || queries_of(warp_key + kOwnRows - 1) != kAllColumns) {
         mask({own[0] ? queries_of(key) : 0, own[1] ? queries_of(key + 8) : 0}, weights);
       }
-      #pragma unroll
+#pragma unroll
       for (int j = 0; j < kColumns / 8; ++j) {
         const float4 two = *reinterpret_cast<const float4*>(of_queries + j * 8 + fragment_pair());
         const QuerySums of_columns[2] = {{two.x, two.y}, {two.z, two.w}};
-        #pragma unroll
+#pragma unroll
         for (int e = 0; e < 4; ++e) take_weight(of_columns[e % 2], scale2, weights[j][e], slopes[j][e]);
       }
       add_weighted_rows<kWidth>(weights, of_part, value_sums);
@@ -208,16 +209,17 @@ bool tensor_attention_backward(const Attention& layout, const Low* qkv, const bo
   with_tile_width(layout.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
     if (layout.tokens <= kTile) {
       launch(tensor_attention_query_gradient_kernel<true, Low, kWidth>,
-             tensor_grid(layout, kAloneSize<kWidth> * sizeof(Low)), layout, qkv, valid, y, logsumexp, dy, nullptr, dqkv, mode);
+             tensor_grid(layout, kAloneSize<kWidth> * sizeof(Low)), layout, qkv, valid, y, logsumexp, dy, nullptr, dqkv,
+             mode);
       return;
     }
     const Scratch<QuerySums> query_sums(layout.batch * layout.heads * layout.tokens);
     const std::size_t bytes = kBackwardSize<kWidth> * sizeof(Low);
-    launch(tensor_attention_query_gradient_kernel<false, Low, kWidth>, tensor_grid(layout, bytes), layout, qkv, valid, y,
-           logsumexp, dy, query_sums.data(), dqkv, mode);
+    launch(tensor_attention_query_gradient_kernel<false, Low, kWidth>, tensor_grid(layout, bytes), layout, qkv, valid,
+           y, logsumexp, dy, query_sums.data(), dqkv, mode);
     launch(tensor_attention_key_gradient_kernel<Low, kWidth>,
-           tensor_grid(layout, bytes + 2 * kWalk<kWidth> * sizeof(QuerySums)), layout, qkv, valid, query_sums.data(), dy,
-           dqkv, mode);
+           tensor_grid(layout, bytes + 2 * kWalk<kWidth> * sizeof(QuerySums)), layout, qkv, valid, query_sums.data(),
+           dy, dqkv, mode);
   });
   return true;
 }

@@ -7,8 +7,8 @@
 /// What the kernels of attention's derivative on tensor cores consist of.
 namespace tapecache::kernels::cuda {
 
-/// What a query's weights are computed from: logsumexp in units of log 2, infinite where there is nothing to attend to, and
-/// Σ dY Y.
+/// What a query's weights are computed from: logsumexp in units of log 2, infinite where there is nothing to attend to,
+/// and Σ dY Y.
 struct QuerySums {
   float normalizer, dot;
 };
@@ -19,7 +19,7 @@ class OutputRows {
  public:
   /// Begins to read them.
   __device__ void load(const Rows<const Low>& y, int first) {
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kWidth / 16; ++i) {
       const bool present = first + row_ < y.tokens && column_ + i * 8 < y.width;
       pieces_[i] = present ? *reinterpret_cast<const uint4*>(&y.at(first + row_, column_ + i * 8)) : uint4{0, 0, 0, 0};
@@ -33,7 +33,7 @@ class OutputRows {
       const FloatPair left = unpack<Low>(a), right = unpack<Low>(b);
       sum += left.low * right.low + left.high * right.high;
     };
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kWidth / 16; ++i) {
       const uint4 a = pieces_[i], b = there[i];
       add(a.x, b.x);
@@ -42,7 +42,7 @@ class OutputRows {
       add(a.w, b.w);
     }
     sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    #pragma unroll
+#pragma unroll
     for (int r = 0; r < 2; ++r) dots[r] = __shfl_sync(kAllLanes, sum, (fragment_row() + 8 * r) * 2);
   }
 
@@ -54,9 +54,9 @@ class OutputRows {
 
 /// Scores of what may not meet become -Inf: their weights are then 0.
 __device__ inline void mask(const std::uint32_t (&bits)[2], Scores32& scores) {
-  #pragma unroll
+#pragma unroll
   for (int j = 0; j < kColumns / 8; ++j) {
-    #pragma unroll
+#pragma unroll
     for (int e = 0; e < 4; ++e) {
       if (!meets(bits[e / 2], j, e % 2)) scores[j][e] = kNone;
     }
@@ -76,10 +76,10 @@ struct Weights {
 
   /// Those of the warp's queries with kColumns keys.
   __device__ void put(const Scores32& weights, int column) const {
-    #pragma unroll
+#pragma unroll
     for (int r = 0; r < 2; ++r) {
       Low* row = first + (own_rows() + fragment_row() + 8 * r) * kTilePitch<kTile> + column + fragment_pair();
-      #pragma unroll
+#pragma unroll
       for (int j = 0; j < kColumns / 8; ++j) put_pair(row + j * 8, weights[j][2 * r], weights[j][2 * r + 1]);
     }
   }

@@ -10,11 +10,12 @@
 #include "tapecache/ops/kernels/attention.h"
 
 /// The products of tiles that attention consists of: scores of a tile of rows with a tile of others, and sums of those
-/// others weighted by the scores. A block computes both, each thread a patch of the scores and a few columns of the sums.
+/// others weighted by the scores. A block computes both, each thread a patch of the scores and a few columns of the
+/// sums.
 namespace tapecache::kernels::cuda {
 
-constexpr int kStep = 32;            // of the width, or of a tile's tokens, that are in shared memory at a time
-constexpr int kRows = 8, kCols = 4;  // of a tile of scores, a thread's
+constexpr int kStep = 32;              // of the width, or of a tile's tokens, that are in shared memory at a time
+constexpr int kRows = 8, kCols = 4;    // of a tile of scores, a thread's
 constexpr int kLanes = kTile / kCols;  // neighbouring threads that have the same rows
 constexpr unsigned kTileThreads = kTile / kRows * kLanes;
 constexpr int kPitch = kTile + 4;
@@ -55,11 +56,11 @@ __device__ void stage_columns(const Rows<Element>& rows, std::int64_t first, std
 
 /// A Bᵀ of the tiles that begin with first_a and first_b.
 template <class Element, class T>
-__device__ void multiply_tiles(const Rows<Element>& a, std::int64_t first_a, const Rows<Element>& b, std::int64_t first_b,
-                               T* staged, Scores<T>& products) {
-  #pragma unroll
+__device__ void multiply_tiles(const Rows<Element>& a, std::int64_t first_a, const Rows<Element>& b,
+                               std::int64_t first_b, T* staged, Scores<T>& products) {
+#pragma unroll
   for (auto& row : products) {
-    #pragma unroll
+#pragma unroll
     for (T& product : row) product = T{0};
   }
   T *of_a = staged, *of_b = staged + kStep * kPitch;
@@ -72,23 +73,23 @@ __device__ void multiply_tiles(const Rows<Element>& a, std::int64_t first_a, con
     for (int k = 0; k < steps; ++k) {
       const auto left = read_pack<kRows>(of_a + k * kPitch + own_row());
       const auto right = read_pack<kCols>(of_b + k * kPitch + own_lane() * kCols);
-      #pragma unroll
+#pragma unroll
       for (int i = 0; i < kRows; ++i) {
-        #pragma unroll
+#pragma unroll
         for (int j = 0; j < kCols; ++j) products[i][j] += left.x[i] * right.x[j];
       }
     }
   }
 }
 
-/// Hands the other threads a tile of weights, transposed, as the products of In take them. They may be read after the next
-/// barrier.
+/// Hands the other threads a tile of weights, transposed, as the products of In take them. They may be read after the
+/// next barrier.
 template <class In, class T>
 __device__ void share(const Scores<T>& weights, T* to) {
-  #pragma unroll
+#pragma unroll
   for (int j = 0; j < kCols; ++j) {
     T* column = to + (own_lane() * kCols + j) * kPitch + own_row();
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kRows; ++i) column[i] = static_cast<T>(static_cast<In>(weights[i][j]));
   }
 }
@@ -102,8 +103,8 @@ struct OwnColumns {
 
 /// sums += W B, of the shared weights and some columns of the `count` tokens from `first` on.
 template <int kColumns, class Element, class T>
-__device__ void add_weighted(const T* weights, const Rows<Element>& b, std::int64_t first, int count, std::int64_t column,
-                             T* staged, Sums<T, kColumns>& sums) {
+__device__ void add_weighted(const T* weights, const Rows<Element>& b, std::int64_t first, int count,
+                             std::int64_t column, T* staged, Sums<T, kColumns>& sums) {
   using Own = OwnColumns<kColumns>;
   for (int begin = 0; begin < count; begin += kStep) {
     __syncthreads();
@@ -114,12 +115,12 @@ __device__ void add_weighted(const T* weights, const Rows<Element>& b, std::int6
     const int steps = count - begin < kStep ? count - begin : kStep;
     for (int k = 0; k < steps; ++k) {
       const auto left = read_pack<kRows>(weights + (begin + k) * kPitch + own_row());
-      #pragma unroll
+#pragma unroll
       for (int c = 0; c < Own::kOwn; c += Own::kPiece) {
         const auto right = read_pack<Own::kPiece>(staged + k * kColumns + Own::at(c));
-        #pragma unroll
+#pragma unroll
         for (int i = 0; i < kRows; ++i) {
-          #pragma unroll
+#pragma unroll
           for (int e = 0; e < Own::kPiece; ++e) sums[i][c + e] += left.x[i] * right.x[e];
         }
       }

@@ -19,8 +19,8 @@ __device__ std::int64_t place(const Channels& layout, std::int64_t i, std::int64
 /// to[i] = factor · Σ term(i, k) over the values k of channel i.
 template <class T, class To, class Term>
 void channel_sums(const Channels& layout, const Term& term, T factor, To* to) {
-  sum_terms(layout.count, layout.outer * layout.inner, layout.inner == 1 ? Adjacent::kSums : Adjacent::kTerms, term, factor,
-            to, Mode::kWrite);
+  sum_terms(layout.count, layout.outer * layout.inner, layout.inner == 1 ? Adjacent::kSums : Adjacent::kTerms, term,
+            factor, to, Mode::kWrite);
 }
 
 template <class T>
@@ -52,8 +52,8 @@ struct GradientTerm {
   }
 };
 
-/// Two passes, where the second makes good what rounding took from the first mean (Chan et al. 1983). A block takes a channel,
-/// whose values it reads anew in f64 where squares overflow in T.
+/// Two passes, where the second makes good what rounding took from the first mean (Chan et al. 1983). A block takes a
+/// channel, whose values it reads anew in f64 where squares overflow in T.
 template <class T>
 __global__ void statistics_kernel(Channels layout, const T* x, const Pair<T>* deviation, T* mean, T* variance) {
   const std::int64_t length = layout.outer * layout.inner;
@@ -68,7 +68,8 @@ __global__ void statistics_kernel(Channels layout, const T* x, const Pair<T>* de
     }
     const auto mean_of = [&](const auto& term) {
       double sum = 0;
-      for (std::int64_t k = threadIdx.x; k < length; k += blockDim.x) sum += term(static_cast<double>(x[place(layout, i, k)]));
+      for (std::int64_t k = threadIdx.x; k < length; k += blockDim.x)
+        sum += term(static_cast<double>(x[place(layout, i, k)]));
       return block_sum(sum) / static_cast<double>(length);
     };
     const double average = mean_of([](double v) { return v; });
@@ -95,8 +96,8 @@ struct Slope {
   T factor, shift, slope, mean;
 };
 
-/// The slopes where they are wanted, and the gradients of the parameters. `sums` is of GradientTerm, or null where only dx is
-/// wanted and the statistics are constants.
+/// The slopes where they are wanted, and the gradients of the parameters. `sums` is of GradientTerm, or null where only
+/// dx is wanted and the statistics are constants.
 template <class T>
 __global__ void channel_gradients_kernel(Channels layout, T epsilon, bool own_statistics,
                                          const Pair<typename LongSum<T>::Type>* sums, const T* gamma, const T* mean,
@@ -155,8 +156,8 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
   if (needs_sums) channel_sums(layout, GradientTerm<T>{layout, x, mean, dy}, Pair<T>(1), sums.data());
   const Scratch<Slope<T>> slopes(dx ? layout.count : 0);
   launch(channel_gradients_kernel<T>, grid_for(layout.count), layout, epsilon, own_statistics,
-         needs_sums ? sums.data() : nullptr, gamma, mean, variance, dx ? slopes.data() : nullptr, dgamma, dgamma_mode, dbeta,
-         dbeta_mode);
+         needs_sums ? sums.data() : nullptr, gamma, mean, variance, dx ? slopes.data() : nullptr, dgamma, dgamma_mode,
+         dbeta, dbeta_mode);
   if (dx) launch(batch_norm_backward_kernel<T>, grid_for(n), n, layout, slopes.data(), x, dy, dx, dx_mode);
 }
 

@@ -89,10 +89,14 @@ struct Operation {
 template <class F>
 void with_operation(BinaryOp op, const F& f) {
   switch (op) {
-    case BinaryOp::kAdd: return f(Operation<BinaryOp::kAdd>{});
-    case BinaryOp::kSubtract: return f(Operation<BinaryOp::kSubtract>{});
-    case BinaryOp::kMultiply: return f(Operation<BinaryOp::kMultiply>{});
-    case BinaryOp::kDivide: return f(Operation<BinaryOp::kDivide>{});
+    case BinaryOp::kAdd:
+      return f(Operation<BinaryOp::kAdd>{});
+    case BinaryOp::kSubtract:
+      return f(Operation<BinaryOp::kSubtract>{});
+    case BinaryOp::kMultiply:
+      return f(Operation<BinaryOp::kMultiply>{});
+    case BinaryOp::kDivide:
+      return f(Operation<BinaryOp::kDivide>{});
   }
 }
 

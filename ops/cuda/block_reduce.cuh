@@ -20,7 +20,9 @@ struct LongSum<float> {
 
 __device__ inline bool all_finite(float x) { return std::isfinite(x); }
 __device__ inline bool all_finite(double x) { return std::isfinite(x); }
-__device__ inline double finite_or(float x, double otherwise) { return std::isfinite(x) ? static_cast<double>(x) : otherwise; }
+__device__ inline double finite_or(float x, double otherwise) {
+  return std::isfinite(x) ? static_cast<double>(x) : otherwise;
+}
 
 struct Sum {
   template <class T>
@@ -51,8 +53,8 @@ __device__ T warp_reduce(T value, Combine combine) {
   return value;
 }
 
-/// What all threads of a block hold, combined in a fixed order. All get the same bits. Blocks have one axis, of a multiple of
-/// 32 threads; every thread must call this.
+/// What all threads of a block hold, combined in a fixed order. All get the same bits. Blocks have one axis, of a
+/// multiple of 32 threads; every thread must call this.
 template <class T, class Combine>
 __device__ T block_reduce(T value, Combine combine) {
   __shared__ T of_warp[kWarp];

@@ -71,7 +71,8 @@ struct Capture {
     if (joined) cudaEventDestroy(joined);
   }
 
-  /// Null where it failed. A capture of which a branch goes nowhere is no graph, so what is copied last is joined first.
+  /// Null where it failed. A capture of which a branch goes nowhere is no graph, so what is copied last is joined
+  /// first.
   cudaError_t end(cudaGraph_t* recorded) {
     cudaError_t status = cudaSuccess;
     if (forked) {
@@ -97,8 +98,8 @@ void require_no_capture(const char* what) {
 
 cudaStream_t graph_copies(int device) {
   if (capture->device != device) {
-    throw DeviceError("copy to or from cuda:" + std::to_string(device) + ": a step of cuda:" + std::to_string(capture->device) +
-                      " is recorded");
+    throw DeviceError("copy to or from cuda:" + std::to_string(device) +
+                      ": a step of cuda:" + std::to_string(capture->device) + " is recorded");
   }
   capture->forked = true;
   return capture->copies;
@@ -151,8 +152,7 @@ Graph* end_capture(int device) {
   cudaGraph_t recorded = nullptr;
   const cudaError_t captured = ended->end(&recorded);
   auto graph = std::make_unique<Graph>();
-  const cudaError_t status =
-      captured == cudaSuccess ? cudaGraphInstantiate(&graph->exec, recorded, 0) : captured;
+  const cudaError_t status = captured == cudaSuccess ? cudaGraphInstantiate(&graph->exec, recorded, 0) : captured;
   if (recorded) cudaGraphDestroy(recorded);
   check(captured, "recording a step");
   check(status, "making a recorded step ready");
@@ -172,8 +172,8 @@ void cancel_capture(int) noexcept {
   cudaGetLastError();
 }
 
-// A replay asks for no pointers, by which it could be put after the copies into its inputs and out of its results: so it comes
-// after all that were asked for before it.
+// A replay asks for no pointers, by which it could be put after the copies into its inputs and out of its results: so
+// it comes after all that were asked for before it.
 void launch_graph(int device, const Graph* graph) {
   select_device(device);
   check(cudaEventRecord(graph->copied, queues_of(device).copies), "marking copies");

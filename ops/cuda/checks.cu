@@ -57,8 +57,9 @@ __global__ void find_failure_kernel(std::int64_t n, Check check, std::int64_t* f
 
 /// Kernels of a stream run one after the other, so that the first to find `raised` unset is the first of all.
 template <class Check>
-__global__ void report_failure_kernel(std::int64_t n, Check check, std::int64_t blocks, const std::int64_t* first_of_block,
-                                      std::int64_t number, volatile Fault* fault, int* raised) {
+__global__ void report_failure_kernel(std::int64_t n, Check check, std::int64_t blocks,
+                                      const std::int64_t* first_of_block, std::int64_t number, volatile Fault* fault,
+                                      int* raised) {
   std::int64_t first = n;
   for (std::int64_t i = threadIdx.x; i < blocks; i += blockDim.x) first = Minimum{}(first, first_of_block[i]);
   first = block_reduce(first, Minimum{});

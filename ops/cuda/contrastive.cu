@@ -16,8 +16,8 @@ std::int64_t pitch_of(const Contrastive& c) { return divide_up(c.group() * c.til
 
 /// Calls `f(panel, is_last of its row of tiles)` for each panel a bᵀ.
 template <class T, class F, class OnRow>
-void for_each_panel(const Contrastive& c, const T* a, const T* b, const T* scale, const T* bias, T* workspace, const F& f,
-                    const OnRow& on_row) {
+void for_each_panel(const Contrastive& c, const T* a, const T* b, const T* scale, const T* bias, T* workspace,
+                    const F& f, const OnRow& on_row) {
   const std::int64_t columns = c.group() * c.tile_cols, pitch = pitch_of(c);
   for (std::int64_t row = 0; row < c.rows; row += c.tile_rows) {
     const std::int64_t rows = std::min(c.tile_rows, c.rows - row);
@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) sigmoid_rows_kernel(Panel<T, E
 /// The mean of the softmax over the row and that over the column, less 1 at positives.
 template <class T>
 struct BothSoftmaxes {
-  const LogSumExp<T> *rows, *columns;
+  const LogSumExp<T>*rows, *columns;
   __device__ T operator()(std::int64_t row, std::int64_t col, T logit, T share, bool is_positive) const {
     const T both = T(0.5) * share * (softmax(logit, rows[row]) + softmax(logit, columns[col]));
     return is_positive ? both - share : both;
@@ -71,15 +71,18 @@ struct Sigmoids {
 template <class T, class F>
 void with_slope(const Contrastive& c, const Normalizers<T>& rows, const Normalizers<T>& columns, const F& f) {
   switch (c.op) {
-    case ContrastiveOp::kRows: return f(RowSoftmax<T>{rows.data()});
-    case ContrastiveOp::kRowsAndColumns: return f(BothSoftmaxes<T>{rows.data(), columns.data()});
-    case ContrastiveOp::kSigmoid: return f(Sigmoids<T>{});
+    case ContrastiveOp::kRows:
+      return f(RowSoftmax<T>{rows.data()});
+    case ContrastiveOp::kRowsAndColumns:
+      return f(BothSoftmaxes<T>{rows.data(), columns.data()});
+    case ContrastiveOp::kSigmoid:
+      return f(Sigmoids<T>{});
   }
 }
 
-/// Panels of 4096 by 4096, 64 MiB of f32. Each of their products fills a device then: in blocks of 128 by 128, that of the
-/// logits is 1024, and those of the gradients, for a width of 512, are 128, as wide panels of fewer rows would not be. And 4096
-/// columns are what kernels over rows read once.
+/// Panels of 4096 by 4096, 64 MiB of f32. Each of their products fills a device then: in blocks of 128 by 128, that of
+/// the logits is 1024, and those of the gradients, for a width of 512, are 128, as wide panels of fewer rows would not
+/// be. And 4096 columns are what kernels over rows read once.
 template <class T>
 TileSizes contrastive_tile() {
   return {4096, 4096 / Contrastive::kGroup};
@@ -110,8 +113,8 @@ void contrastive(const Contrastive& c, const T* a, const T* b, const T* scale, c
           return;
         }
         if (!both) return add_rows(panel, rows, positives, is_last, row_logsumexp);
-        add_rows_and_columns(panel, sums, rows, columns, positives, is_last, panel.row + panel.rows == c.rows, row_logsumexp,
-                             col_logsumexp);
+        add_rows_and_columns(panel, sums, rows, columns, positives, is_last, panel.row + panel.rows == c.rows,
+                             row_logsumexp, col_logsumexp);
       },
       [&](std::int64_t row, std::int64_t count) {
         if (sigmoid) add_to_total(count, Summand{positives}, total.data(), row == 0);

@@ -43,7 +43,8 @@ CopyEvent copy_async(int device, CopyDirection direction, void* to, const void* 
           what.c_str());
   }
   const cudaError_t marked = cudaEventRecord(event_of(after), copies);
-  if (marked != cudaSuccess && !is_recording()) cudaStreamSynchronize(copies);  // nobody will know when the memory is free
+  if (marked != cudaSuccess && !is_recording())
+    cudaStreamSynchronize(copies);  // nobody will know when the memory is free
   check(marked, "marking the end of a copy");
   return after;
 }

@@ -21,9 +21,9 @@ __global__ void __launch_bounds__(kMaxRowThreads)
 }
 
 template <class T>
-__global__ void cross_entropy_backward_kernel(std::int64_t n, std::int64_t cols, const T* x, const std::int64_t* targets,
-                                              const T* logsumexp, const T* dloss, std::int64_t dloss_stride, T scale, T* dx,
-                                              Mode mode) {
+__global__ void cross_entropy_backward_kernel(std::int64_t n, std::int64_t cols, const T* x,
+                                              const std::int64_t* targets, const T* logsumexp, const T* dloss,
+                                              std::int64_t dloss_stride, T scale, T* dx, Mode mode) {
   for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
     const std::int64_t row = at / cols;
     const T shift = logsumexp[2 * row], rest = logsumexp[2 * row + 1];

@@ -4,8 +4,9 @@
 
 #include "tapecache/ops/kernels/table.h"
 
-/// The CUDA kernels, as `ops/kernels/` describes them; each family has a file of its own. Pointers are to memory of the current
-/// device, but for the arrays of structures of the updates. Sums are taken in an order that depends on the sizes alone.
+/// The CUDA kernels, as `ops/kernels/` describes them; each family has a file of its own. Pointers are to memory of the
+/// current device, but for the arrays of structures of the updates. Sums are taken in an order that depends on the
+/// sizes alone.
 namespace tapecache::kernels::cuda {
 
 /// This backend's kernels of one family. Each family's file ends in a definition for each element type.

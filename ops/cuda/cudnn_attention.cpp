@@ -22,8 +22,19 @@ using Sizes = CudnnGraph::Sizes;
 
 /// Numbers of the tensors of the graphs.
 enum Id : std::int64_t {
-  kQueries = 1, kKeys, kValues, kOutput, kLogSumExp, kOutputGradient, kQueryGradient, kKeyGradient, kValueGradient, kDots,
-  kScale, kOne, kNothing,
+  kQueries = 1,
+  kKeys,
+  kValues,
+  kOutput,
+  kLogSumExp,
+  kOutputGradient,
+  kQueryGradient,
+  kKeyGradient,
+  kValueGradient,
+  kDots,
+  kScale,
+  kOne,
+  kNothing,
 };
 
 template <class Low>
@@ -38,16 +49,22 @@ struct Key {
   auto operator<=>(const Key&) const = default;
 
   Key(const Attention& layout, cudnnDataType_t type, bool of_gradient)
-      : batch(layout.batch), tokens(layout.tokens), heads(layout.heads), width(layout.width), low(type),
-        causal(layout.causal), backward(of_gradient) {}
+      : batch(layout.batch),
+        tokens(layout.tokens),
+        heads(layout.heads),
+        width(layout.width),
+        low(type),
+        causal(layout.causal),
+        backward(of_gradient) {}
   Sizes sizes() const { return {batch, heads, tokens, width}; }
   /// Of a third of qkv, which is [batch, tokens, 3, heads, width].
   Sizes part_strides() const { return {tokens * 3 * heads * width, width, 3 * heads * width, 1}; }
   /// Of y, which is [batch, tokens, heads, width].
   Sizes output_strides() const { return {tokens * heads * width, width, heads * width, 1}; }
   std::string name() const {
-    return std::string(backward ? "the gradient of attention" : "attention") + " by cuDNN over [" + std::to_string(batch) +
-           ", " + std::to_string(tokens) + ", 3, " + std::to_string(heads) + ", " + std::to_string(width) + "]";
+    return std::string(backward ? "the gradient of attention" : "attention") + " by cuDNN over [" +
+           std::to_string(batch) + ", " + std::to_string(tokens) + ", 3, " + std::to_string(heads) + ", " +
+           std::to_string(width) + "]";
   }
 };
 
@@ -92,7 +109,8 @@ class AttentionGraph : public CudnnGraph {
   void add_backward() {
     const Operand queries = part(kQueries), keys = transposed_part(kKeys), values = transposed_part(kValues);
     const Operand output_gradient = output(kOutputGradient), scale = number(kScale), dots = row_values(kDots);
-    const Operand sums = reduce(CUDNN_REDUCE_TENSOR_ADD, pointwise(CUDNN_POINTWISE_MUL, output_gradient, output(kOutput)));
+    const Operand sums =
+        reduce(CUDNN_REDUCE_TENSOR_ADD, pointwise(CUDNN_POINTWISE_MUL, output_gradient, output(kOutput)));
     pointwise(CUDNN_POINTWISE_MUL, sums, number(kOne), dots);  // the engines know it by this
 
     const Operand scores = pointwise(CUDNN_POINTWISE_MUL, product(queries, keys), scale);
@@ -184,17 +202,15 @@ template <class Low>
 bool cudnn_attention(const Attention& layout, const Low* qkv, const bool* valid, Low* y, float* logsumexp) {
   if (valid || !suits<Low>(layout) || !aligned({qkv, y})) return false;
   const std::int64_t part = layout.heads * layout.width;
-  return attentions().run(Key(layout, kLowType<Low>, false), layout.scale,
-                          {{kQueries, qkv},
-                           {kKeys, qkv + part},
-                           {kValues, qkv + 2 * part},
-                           {kOutput, y},
-                           {kLogSumExp, logsumexp}});
+  return attentions().run(
+      Key(layout, kLowType<Low>, false), layout.scale,
+      {{kQueries, qkv}, {kKeys, qkv + part}, {kValues, qkv + 2 * part}, {kOutput, y}, {kLogSumExp, logsumexp}});
 }
 
 template <class Low>
 bool cudnn_attention_backward(const Attention& layout, const Low* qkv, const bool* valid, const Low* y,
-                              const float* logsumexp, const Low* dy, Low* dqkv, Mode mode, std::int64_t most_workspace) {
+                              const float* logsumexp, const Low* dy, Low* dqkv, Mode mode,
+                              std::int64_t most_workspace) {
   if (valid || mode != Mode::kWrite || !suits<Low>(layout)) return false;
   const std::int64_t width = layout.heads * layout.width, sample = layout.tokens * width;
   const std::int64_t rows = layout.heads * layout.tokens;

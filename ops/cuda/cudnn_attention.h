@@ -15,9 +15,9 @@ namespace tapecache::kernels::cuda {
 template <class Low>
 bool cudnn_attention(const Attention&, const Low* qkv, const bool* valid, Low* y, float* logsumexp);
 
-/// As `low_attention_backward`, with the same bits each time. Declines to accumulate too; where it returns false, dqkv may
-/// have been written to. The price of the same bits is a workspace that grows with the square of tokens: samples are taken in
-/// pieces, so that it has at most so many bytes, or what one sample takes.
+/// As `low_attention_backward`, with the same bits each time. Declines to accumulate too; where it returns false, dqkv
+/// may have been written to. The price of the same bits is a workspace that grows with the square of tokens: samples
+/// are taken in pieces, so that it has at most so many bytes, or what one sample takes.
 template <class Low>
 bool cudnn_attention_backward(const Attention&, const Low* qkv, const bool* valid, const Low* y, const float* logsumexp,
                               const Low* dy, Low* dqkv, Mode mode, std::int64_t most_workspace = 256 << 20);

@@ -7,8 +7,8 @@ namespace tapecache::kernels::cuda {
 
 namespace {
 
-Descriptor described(std::int64_t id, const CudnnGraph::Sizes& sizes, const CudnnGraph::Sizes& strides, cudnnDataType_t type,
-                     bool is_virtual, bool of_host = false) {
+Descriptor described(std::int64_t id, const CudnnGraph::Sizes& sizes, const CudnnGraph::Sizes& strides,
+                     cudnnDataType_t type, bool is_virtual, bool of_host = false) {
   const std::int64_t alignment = !is_virtual && type == CUDNN_DATA_FLOAT ? sizeof(float) : kCudnnAlignment;
   Descriptor tensor(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
   tensor.set(CUDNN_ATTR_TENSOR_UNIQUE_ID, id)
@@ -33,7 +33,8 @@ CudnnGraph::Sizes exchanged(CudnnGraph::Sizes sizes) {
 
 std::int64_t count_of(const Descriptor& from, cudnnBackendAttributeName_t name) {
   std::int64_t count = 0;
-  check(cudnn()->get_attribute(from.get(), name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &count, nullptr), "asking for plans");
+  check(cudnn()->get_attribute(from.get(), name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &count, nullptr),
+        "asking for plans");
   return count;
 }
 
@@ -45,11 +46,10 @@ bool is_deterministic(const Descriptor& configuration) {
   std::array<cudnnBackendNumericalNote_t, kMaxNotes> notes{};
   std::int64_t count = 0;
   const CudnnFunctions& f = *cudnn();
-  const bool known =
-      f.get_attribute(configuration.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
-                      &of_configuration) == CUDNN_STATUS_SUCCESS &&
-      f.get_attribute(engine.get(), CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, kMaxNotes, &count,
-                      notes.data()) == CUDNN_STATUS_SUCCESS;
+  const bool known = f.get_attribute(configuration.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1,
+                                     &count, &of_configuration) == CUDNN_STATUS_SUCCESS &&
+                     f.get_attribute(engine.get(), CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE,
+                                     kMaxNotes, &count, notes.data()) == CUDNN_STATUS_SUCCESS;
   const auto end = notes.begin() + std::min(count, kMaxNotes);
   return known && std::find(notes.begin(), end, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) == end;
 }
@@ -102,7 +102,8 @@ CudnnGraph::Operand CudnnGraph::pointwise(cudnnPointwiseMode_t mode, const Opera
   return to;
 }
 
-void CudnnGraph::pointwise(cudnnPointwiseMode_t mode, const Operand& a, const std::optional<Operand>& b, const Operand& to) {
+void CudnnGraph::pointwise(cudnnPointwiseMode_t mode, const Operand& a, const std::optional<Operand>& b,
+                           const Operand& to) {
   append_pointwise(mode, {}, a, b, {}, to);
 }
 
@@ -119,14 +120,16 @@ CudnnGraph::Operand CudnnGraph::select(const Operand& mask, const Operand& a, co
 }
 
 void CudnnGraph::append_pointwise(cudnnPointwiseMode_t mode, std::optional<std::int64_t> axis, const Operand& a,
-                                  const std::optional<Operand>& b, const std::optional<Operand>& mask, const Operand& to) {
+                                  const std::optional<Operand>& b, const std::optional<Operand>& mask,
+                                  const Operand& to) {
   Descriptor how(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
   how.set(CUDNN_ATTR_POINTWISE_MODE, mode)
       .set(CUDNN_ATTR_POINTWISE_MATH_PREC, mode == CUDNN_POINTWISE_CMP_GE ? CUDNN_DATA_BOOLEAN : CUDNN_DATA_FLOAT);
   if (axis) how.set(CUDNN_ATTR_POINTWISE_AXIS, *axis);
   how.finalize("describing an element-wise operation to cuDNN");
   Descriptor operation(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
-  operation.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, how).set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, a.descriptor);
+  operation.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, how)
+      .set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, a.descriptor);
   if (b) operation.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, b->descriptor);
   if (mask) operation.set(CUDNN_ATTR_OPERATION_POINTWISE_TDESC, mask->descriptor);
   operation.set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, to.descriptor);
@@ -147,10 +150,12 @@ CudnnGraph::Operand CudnnGraph::reduce(cudnnReduceTensorOp_t op, const Operand& 
   return to;
 }
 
-CudnnGraph::Operand CudnnGraph::transpose(const Operand& a, cudnnDataType_t type, const std::optional<Sizes>& strides_of_a) {
+CudnnGraph::Operand CudnnGraph::transpose(const Operand& a, cudnnDataType_t type,
+                                          const std::optional<Sizes>& strides_of_a) {
   const Operand to = result(exchanged(a.sizes), type, exchanged(strides_of_a ? *strides_of_a : contiguous(a.sizes)));
   Descriptor operation(CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR);
-  operation.set(CUDNN_ATTR_OPERATION_RESHAPE_XDESC, a.descriptor).set(CUDNN_ATTR_OPERATION_RESHAPE_YDESC, to.descriptor);
+  operation.set(CUDNN_ATTR_OPERATION_RESHAPE_XDESC, a.descriptor)
+      .set(CUDNN_ATTR_OPERATION_RESHAPE_YDESC, to.descriptor);
   append(std::move(operation), "a transposed view in a cuDNN graph");
   return to;
 }
@@ -195,8 +200,8 @@ std::optional<CudnnPlan> CudnnGraph::plan(Descriptor graph, const Descriptor* de
       plan.execution.set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, plan.configuration);
       if (plan.execution.try_finalize() != CUDNN_STATUS_SUCCESS) continue;
       std::int64_t one = 0;
-      check(cudnn()->get_attribute(plan.execution.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &one,
-                                   &plan.workspace),
+      check(cudnn()->get_attribute(plan.execution.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
+                                   &one, &plan.workspace),
             "asking for a plan's workspace");
       return plan;
     }
@@ -204,8 +209,8 @@ std::optional<CudnnPlan> CudnnGraph::plan(Descriptor graph, const Descriptor* de
   return std::nullopt;
 }
 
-void execute(cudnnHandle_t handle, const CudnnPlan& plan, std::span<const CudnnPlan::Argument> arguments, void* workspace,
-             const std::string& what) {
+void execute(cudnnHandle_t handle, const CudnnPlan& plan, std::span<const CudnnPlan::Argument> arguments,
+             void* workspace, const std::string& what) {
   std::vector<std::int64_t> ids;
   std::vector<const void*> addresses;
   for (const CudnnPlan::Argument& argument : arguments) {

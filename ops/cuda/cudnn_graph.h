@@ -16,15 +16,15 @@ namespace tapecache::kernels::cuda {
 /// How cuDNN calls the type of an attribute's value.
 template <class T>
 constexpr cudnnBackendAttributeType_t kAttributeType =
-    std::is_same_v<T, std::int64_t>            ? CUDNN_TYPE_INT64
-    : std::is_same_v<T, bool>                  ? CUDNN_TYPE_BOOLEAN
-    : std::is_same_v<T, char>                  ? CUDNN_TYPE_CHAR
-    : std::is_same_v<T, cudnnHandle_t>         ? CUDNN_TYPE_HANDLE
-    : std::is_same_v<T, cudnnDataType_t>       ? CUDNN_TYPE_DATA_TYPE
-    : std::is_same_v<T, cudnnPointwiseMode_t>  ? CUDNN_TYPE_POINTWISE_MODE
-    : std::is_same_v<T, cudnnReduceTensorOp_t> ? CUDNN_TYPE_REDUCTION_OPERATOR_TYPE
+    std::is_same_v<T, std::int64_t>             ? CUDNN_TYPE_INT64
+    : std::is_same_v<T, bool>                   ? CUDNN_TYPE_BOOLEAN
+    : std::is_same_v<T, char>                   ? CUDNN_TYPE_CHAR
+    : std::is_same_v<T, cudnnHandle_t>          ? CUDNN_TYPE_HANDLE
+    : std::is_same_v<T, cudnnDataType_t>        ? CUDNN_TYPE_DATA_TYPE
+    : std::is_same_v<T, cudnnPointwiseMode_t>   ? CUDNN_TYPE_POINTWISE_MODE
+    : std::is_same_v<T, cudnnReduceTensorOp_t>  ? CUDNN_TYPE_REDUCTION_OPERATOR_TYPE
     : std::is_same_v<T, cudnnBackendHeurMode_t> ? CUDNN_TYPE_HEUR_MODE
-                                               : CUDNN_TYPE_BACKEND_DESCRIPTOR;
+                                                : CUDNN_TYPE_BACKEND_DESCRIPTOR;
 
 /// Bytes that the addresses of tensors of 16 bits are multiples of.
 constexpr std::int64_t kCudnnAlignment = 16;
@@ -81,8 +81,8 @@ struct CudnnPlan {
   std::int64_t workspace = 0;  ///< bytes
 };
 
-/// An operation of cuDNN's on tensors [batch, heads, rows, columns], put together from small ones that it fuses: what a small
-/// one gives is never in memory, unless it is told where to go. Failures throw DeviceError.
+/// An operation of cuDNN's on tensors [batch, heads, rows, columns], put together from small ones that it fuses: what a
+/// small one gives is never in memory, unless it is told where to go. Failures throw DeviceError.
 class CudnnGraph {
  public:
   using Sizes = std::array<std::int64_t, 4>;
@@ -92,7 +92,8 @@ class CudnnGraph {
     Sizes sizes;
   };
 
-  /// A tensor in memory, whose address is given with each run under this number: a multiple of 16 bytes, or of 4 for f32.
+  /// A tensor in memory, whose address is given with each run under this number: a multiple of 16 bytes, or of 4 for
+  /// f32.
   Operand tensor(std::int64_t id, Sizes sizes, Sizes strides, cudnnDataType_t type);
   /// An f32 of the host, given with each run.
   Operand number(std::int64_t id);
@@ -130,7 +131,7 @@ class CudnnGraph {
 };
 
 /// Puts a run in the handle's stream. Each tensor of the graph has its argument.
-void execute(cudnnHandle_t handle, const CudnnPlan& plan, std::span<const CudnnPlan::Argument> arguments, void* workspace,
-             const std::string& what);
+void execute(cudnnHandle_t handle, const CudnnPlan& plan, std::span<const CudnnPlan::Argument> arguments,
+             void* workspace, const std::string& what);
 
 }  // namespace tapecache::kernels::cuda

@@ -14,7 +14,8 @@ namespace {
 constexpr std::size_t kOldest = 91600;  // before it, gradients went wrong at lengths that are no multiple of 128
 
 std::string dotted(std::size_t version) {
-  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." + std::to_string(version % 100);
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
 }
 
 /// Throws ValueError where the environment says nothing known.

@@ -25,9 +25,9 @@ struct CudnnFunctions {
 /// Looks for cuDNN; `insisted` says that its use was demanded. Leaves in `why_not` what was wrong where it finds none.
 std::optional<CudnnFunctions> load_cudnn(bool insisted, std::string& why_not);
 
-/// cuDNN, which is loaded when first asked for, so that programs start where it is not. Null where it is not found, is older
-/// than 9.16 or the environment variable TAPECACHE_CUDNN is `never`. Throws DeviceError where there is none and the variable
-/// is `always`, ValueError where it is anything but never, always and auto.
+/// cuDNN, which is loaded when first asked for, so that programs start where it is not. Null where it is not found, is
+/// older than 9.16 or the environment variable TAPECACHE_CUDNN is `never`. Throws DeviceError where there is none and
+/// the variable is `always`, ValueError where it is anything but never, always and auto.
 const CudnnFunctions* cudnn();
 
 /// Whether TAPECACHE_CUDNN is `always`.

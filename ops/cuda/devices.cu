@@ -39,7 +39,8 @@ cudaMemPool_t make_pool(int device) {
   return pool;
 }
 
-/// What the library keeps of a device. Made when a device is first used: a program that leaves it alone has nothing there.
+/// What the library keeps of a device. Made when a device is first used: a program that leaves it alone has nothing
+/// there.
 struct DeviceState {
   std::once_flag made;
   DeviceQueues queues;
@@ -51,10 +52,12 @@ struct DeviceState {
     check(cudaSetDevice(device), "selecting a device");
     try {
       if (!queues.compute) check(cudaStreamCreate(&queues.compute), "making a stream");
-      if (!queues.copies) check(cudaStreamCreateWithFlags(&queues.copies, cudaStreamNonBlocking), "making a stream for copies");
+      if (!queues.copies)
+        check(cudaStreamCreateWithFlags(&queues.copies, cudaStreamNonBlocking), "making a stream for copies");
       if (!queues.pool) queues.pool = make_pool(device);
       int reads = 0;
-      check(cudaDeviceGetAttribute(&reads, cudaDevAttrPageableMemoryAccess, device), "asking how it reads the host's memory");
+      check(cudaDeviceGetAttribute(&reads, cudaDevAttrPageableMemoryAccess, device),
+            "asking how it reads the host's memory");
       queues.reads_pageable_memory = reads != 0;
       faults = make_faults(queues.compute);
     } catch (...) {

@@ -5,8 +5,8 @@
 
 namespace tapecache::kernels::cuda {
 
-/// A number that many are divided by: below 2³¹ by a multiplication and a shift (Granlund & Montgomery 1994), which a GPU does
-/// in a few instructions where a division takes dozens. For n >= 0 and a positive divisor.
+/// A number that many are divided by: below 2³¹ by a multiplication and a shift (Granlund & Montgomery 1994), which a
+/// GPU does in a few instructions where a division takes dozens. For n >= 0 and a positive divisor.
 class Divisor {
  public:
   constexpr explicit Divisor(std::int64_t divisor) : divisor_(divisor) {

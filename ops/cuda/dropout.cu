@@ -28,7 +28,9 @@ struct DropElement {
   const T* x;
   T* y;
   Mode mode;
-  __device__ void operator()(std::int64_t i, std::uint32_t word) const { put(y[i], drop.value(x[i], drop.keeps(word)), mode); }
+  __device__ void operator()(std::int64_t i, std::uint32_t word) const {
+    put(y[i], drop.value(x[i], drop.keeps(word)), mode);
+  }
 };
 
 template <class T>
@@ -60,8 +62,8 @@ constexpr std::int64_t kPiece = 4096;
 
 /// A block takes a piece of one sample.
 template <class T>
-__global__ void drop_path_kernel(RandomKey key, Samples samples, std::int64_t pieces, std::int64_t per_sample, Drop<T> drop,
-                                 const T* x, T* y, Mode mode) {
+__global__ void drop_path_kernel(RandomKey key, Samples samples, std::int64_t pieces, std::int64_t per_sample,
+                                 Drop<T> drop, const T* x, T* y, Mode mode) {
   key = key.now();
   for (std::int64_t i = blockIdx.x; i < samples.count * pieces; i += gridDim.x) {
     const std::int64_t sample = i / pieces, first = i % pieces * kPiece;
@@ -75,17 +77,17 @@ __global__ void drop_path_kernel(RandomKey key, Samples samples, std::int64_t pi
 }
 
 template <class T>
-void dropout(const RandomKey& key, const Samples& samples, std::int64_t per_sample, double probability, const T* x, T* y,
-             Mode mode) {
+void dropout(const RandomKey& key, const Samples& samples, std::int64_t per_sample, double probability, const T* x,
+             T* y, Mode mode) {
   draw(key, samples, per_sample, DropElement<T>{Drop<T>(probability), x, y, mode});
 }
 
 template <class T>
-void drop_path(const RandomKey& key, const Samples& samples, std::int64_t per_sample, double probability, const T* x, T* y,
-               Mode mode) {
+void drop_path(const RandomKey& key, const Samples& samples, std::int64_t per_sample, double probability, const T* x,
+               T* y, Mode mode) {
   const std::int64_t pieces = divide_up(per_sample, kPiece);
-  launch(drop_path_kernel<T>, grid_of_rows(samples.count * pieces), key, samples, pieces, per_sample, Drop<T>(probability), x,
-         y, mode);
+  launch(drop_path_kernel<T>, grid_of_rows(samples.count * pieces), key, samples, pieces, per_sample,
+         Drop<T>(probability), x, y, mode);
 }
 
 template <class T>

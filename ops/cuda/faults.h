@@ -12,8 +12,8 @@ struct Fault {
   std::int64_t check, position, value;
 };
 
-/// Where a device leaves it: in host memory that the device writes to, so that the host, once it has waited for the device for
-/// whatever reason, need not ask for it.
+/// Where a device leaves it: in host memory that the device writes to, so that the host, once it has waited for the
+/// device for whatever reason, need not ask for it.
 struct Faults {
   volatile Fault* seen_by_host;
   volatile Fault* seen_by_device;

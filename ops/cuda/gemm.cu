@@ -14,14 +14,13 @@ struct Places {
   std::int64_t m, n, stride, row_stride;
 
   explicit Places(const Gemm& g) : m(g.m), n(g.n), stride(g.stride_c), row_stride(g.row_stride_c()) {}
-  __device__ std::int64_t at(std::int64_t i) const {
-    return i / n / m * stride + i / n % m * row_stride + i % n;
-  }
+  __device__ std::int64_t at(std::int64_t i) const { return i / n / m * stride + i / n % m * row_stride + i % n; }
 };
 
 /// C = residual + bias, or C += bias. Either may be null.
 template <class T, class Out>
-__global__ void add_bias_kernel(std::int64_t count, Places places, const T* bias, const T* residual, Out* c, Mode mode) {
+__global__ void add_bias_kernel(std::int64_t count, Places places, const T* bias, const T* residual, Out* c,
+                                Mode mode) {
   for (std::int64_t i = thread_index(); i < count; i += thread_count()) {
     const std::int64_t at = places.at(i);
     T value = bias ? bias[i % places.n] : T{0};
@@ -64,7 +63,8 @@ class Applied {
  public:
   Applied(UnaryOp op, std::int64_t rows, std::int64_t cols, std::int64_t row_stride, const T* x)
       : values_(rows > 0 ? (rows - 1) * row_stride + cols : 0) {
-    Provided<UnaryKernels<T>>::kernels.unary(op, 0, 0, rows > 0 ? (rows - 1) * row_stride + cols : 0, x, values_.data());
+    Provided<UnaryKernels<T>>::kernels.unary(op, 0, 0, rows > 0 ? (rows - 1) * row_stride + cols : 0, x,
+                                             values_.data());
   }
   const T* data() const { return values_.data(); }
 
@@ -78,7 +78,8 @@ void gemm(const Gemm& g, const T* a, const T* b, const T* bias, const T* residua
 }
 
 template <class Low>
-void low_gemm(const Gemm& g, const Low* a, const Low* b, const float* bias, const float* residual, float* c, Mode mode) {
+void low_gemm(const Gemm& g, const Low* a, const Low* b, const float* bias, const float* residual, float* c,
+              Mode mode) {
   multiply(g, a, b, bias, residual, c, mode);
 }
 
@@ -112,7 +113,8 @@ void low_derivative_gemm(const Gemm& g, UnaryOp op, const Low* a, const Low* b, 
 
 // cuBLASLt writes the gradient of a bias, and does not add to it.
 template <class Low>
-void low_parameter_gradients(const Gemm& g, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db, Mode db_mode) {
+void low_parameter_gradients(const Gemm& g, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db,
+                             Mode db_mode) {
   if (g.m <= 0 || g.n <= 0 || g.k <= 0) {
     multiply<Low, float>(g, dy, x, nullptr, nullptr, dw, dw_mode);
     return Provided<ReduceKernels<Low>>::kernels.sum_rows(g.k, g.m, g.row_stride_a(), dy, db, db_mode);
@@ -152,7 +154,7 @@ constexpr GemmKernels<T> kGemm{
     .pack_factor = nullptr,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr GemmKernels<Low> kGemm<Low>{
     .gemm = low_gemm<Low>,
     .gemm_rounded = low_gemm_rounded<Low>,

@@ -50,7 +50,8 @@ void allow_shared_bytes(const void* kernel, std::size_t bytes);
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), const Grid& grid, const Arguments&... arguments) {
   if (grid.blocks.x == 0 || grid.blocks.y == 0 || grid.blocks.z == 0) return;
-  if (grid.shared_bytes > kPlainSharedBytes) allow_shared_bytes(reinterpret_cast<const void*>(kernel), grid.shared_bytes);
+  if (grid.shared_bytes > kPlainSharedBytes)
+    allow_shared_bytes(reinterpret_cast<const void*>(kernel), grid.shared_bytes);
   cudaLaunchConfig_t config{};
   config.gridDim = grid.blocks;
   config.blockDim = grid.threads;

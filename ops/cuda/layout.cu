@@ -17,11 +17,11 @@ __global__ void copy_blocks_kernel(std::int64_t n, std::int64_t length, const T*
 
 constexpr unsigned kTile = 32, kTileRows = 8;
 
-/// y [outer, b, middle, a] of x [outer, a, middle, b]: a block moves a tile of one matrix, [a, b], so that it reads and writes
-/// whole lines.
+/// y [outer, b, middle, a] of x [outer, a, middle, b]: a block moves a tile of one matrix, [a, b], so that it reads and
+/// writes whole lines.
 template <class T>
-__global__ void transpose_matrices_kernel(std::int64_t outer, std::int64_t a, std::int64_t middle, std::int64_t b, const T* x,
-                                          T* y, Mode mode) {
+__global__ void transpose_matrices_kernel(std::int64_t outer, std::int64_t a, std::int64_t middle, std::int64_t b,
+                                          const T* x, T* y, Mode mode) {
   __shared__ T tile[kTile][kTile + 1];  // the column more puts a column's elements in different banks
   const unsigned lane = threadIdx.x % kTile, row = threadIdx.x / kTile;
   const std::int64_t down = (a + kTile - 1) / kTile, across = (b + kTile - 1) / kTile;
@@ -29,7 +29,8 @@ __global__ void transpose_matrices_kernel(std::int64_t outer, std::int64_t a, st
     const std::int64_t first_b = at % across * kTile, first_a = at / across % down * kTile, matrix = at / across / down;
     const std::int64_t o = matrix / middle, m = matrix % middle;
     for (unsigned i = row; i < kTile; i += kTileRows) {
-      if (first_a + i < a && first_b + lane < b) tile[i][lane] = x[((o * a + first_a + i) * middle + m) * b + first_b + lane];
+      if (first_a + i < a && first_b + lane < b)
+        tile[i][lane] = x[((o * a + first_a + i) * middle + m) * b + first_b + lane];
     }
     __syncthreads();
     for (unsigned j = row; j < kTile; j += kTileRows) {
@@ -56,15 +57,15 @@ __global__ void transpose_blocks_kernel(std::int64_t n, std::int64_t a, std::int
 }
 
 template <class T>
-void copy_blocks(std::int64_t count, std::int64_t length, const T* x, std::int64_t x_stride, T* y, std::int64_t y_stride,
-                 Mode mode) {
+void copy_blocks(std::int64_t count, std::int64_t length, const T* x, std::int64_t x_stride, T* y,
+                 std::int64_t y_stride, Mode mode) {
   const std::int64_t n = count * length;
   launch(copy_blocks_kernel<T>, grid_for(n), n, length, x, x_stride, y, y_stride, mode);
 }
 
 template <class T>
-void transpose(std::int64_t outer, std::int64_t a, std::int64_t middle, std::int64_t b, std::int64_t inner, const T* x, T* y,
-               Mode mode) {
+void transpose(std::int64_t outer, std::int64_t a, std::int64_t middle, std::int64_t b, std::int64_t inner, const T* x,
+               T* y, Mode mode) {
   const std::int64_t n = outer * a * middle * b * inner;
   if (inner == 1) {
     const std::int64_t tiles = outer * middle * divide_up(a, kTile) * divide_up(b, kTile);

@@ -9,9 +9,9 @@
 #include "tapecache/ops/cuda/scratch.h"
 #include "tapecache/ops/cuda/sum_terms.cuh"
 
-/// What losses over tiles of logits share. The tiles of a group lie beside each other in memory, and one kernel takes them
-/// together, as a panel. Panels of one row of tiles come in the order of their columns, rows of tiles in theirs: so are sums
-/// over both.
+/// What losses over tiles of logits share. The tiles of a group lie beside each other in memory, and one kernel takes
+/// them together, as a panel. Panels of one row of tiles come in the order of their columns, rows of tiles in theirs:
+/// so are sums over both.
 namespace tapecache::kernels::cuda {
 
 /// The maximum of a sum without summands.
@@ -69,8 +69,8 @@ struct Logits {
   __device__ T operator()(std::int64_t at) const { return of(at, z[at]); }
 };
 
-/// The logits scale · z + bias of rows [row, row + rows) and columns [col, col + cols) of a loss. The positive of row i is
-/// column i · step.
+/// The logits scale · z + bias of rows [row, row + rows) and columns [col, col + cols) of a loss. The positive of row i
+/// is column i · step.
 template <class T, class Equal>
 struct Panel {
   T* z;
@@ -106,7 +106,8 @@ __global__ void __launch_bounds__(kMaxRowThreads)
 }
 
 template <class T, class Equal>
-void add_rows(const Panel<T, Equal>& panel, const RunningLogSumExp& rows, double* positives, bool is_last, double* logsumexp) {
+void add_rows(const Panel<T, Equal>& panel, const RunningLogSumExp& rows, double* positives, bool is_last,
+              double* logsumexp) {
   with_row_threads(panel.rows, panel.cols, [&]<class By>(By, const Grid& grid) {
     launch(add_rows_kernel<T, Equal, By>, grid, panel, rows, positives, is_last, logsumexp);
   });
@@ -116,7 +117,9 @@ void add_rows(const Panel<T, Equal>& panel, const RunningLogSumExp& rows, double
 struct RowLoss {
   const double *logsumexp, *positives;
   double positive_weight;
-  __device__ double operator()(std::int64_t, std::int64_t i) const { return logsumexp[i] - positive_weight * positives[i]; }
+  __device__ double operator()(std::int64_t, std::int64_t i) const {
+    return logsumexp[i] - positive_weight * positives[i];
+  }
 };
 
 struct Summand {
@@ -188,7 +191,8 @@ struct RowSoftmax {
 /// Σ dZ · z over all panels are its summands of dbias and dscale.
 template <class T, class Equal, class By, class Slope>
 __global__ void __launch_bounds__(kMaxRowThreads)
-    differentiate_kernel(Panel<T, Equal> panel, Slope slope, Cotangent<T> cotangent, double* of_bias, double* of_scale) {
+    differentiate_kernel(Panel<T, Equal> panel, Slope slope, Cotangent<T> cotangent, double* of_bias,
+                         double* of_scale) {
   const T share = cotangent.share(), scale = *panel.scale;
   for (std::int64_t i = By::first_row(); i < panel.rows; i += By::row_step()) {
     T* line = panel.line(i);

@@ -133,10 +133,11 @@ __global__ void queries_gradient_kernel(Meeting<T> at, const T* documents, T* dq
   }
 }
 
-/// dd[j, s] += Σ scale dz[i, j] q[i, t] over the query tokens whose best is s. The lanes of a warp look for them among 32 at a
-/// time.
+/// dd[j, s] += Σ scale dz[i, j] q[i, t] over the query tokens whose best is s. The lanes of a warp look for them among
+/// 32 at a time.
 template <class T>
-__global__ void documents_gradient_kernel(Meeting<T> at, Divisor query_tokens, const T* queries, T* ddocuments, Mode mode) {
+__global__ void documents_gradient_kernel(Meeting<T> at, Divisor query_tokens, const T* queries, T* ddocuments,
+                                          Mode mode) {
   const std::int64_t width = at.m.width, tokens = at.m.document_tokens, count = at.rows * at.m.query_tokens;
   for (std::int64_t token = blockIdx.x; token < at.cols * tokens; token += gridDim.x) {
     const std::int64_t document = token / tokens, s = token % tokens;
@@ -158,7 +159,8 @@ __global__ void documents_gradient_kernel(Meeting<T> at, Divisor query_tokens, c
   }
 }
 
-/// About 1024 query tokens and 16,384 document tokens together, 64 MiB of f32: in blocks of 128 by 128 a product is 1024 blocks.
+/// About 1024 query tokens and 16,384 document tokens together, 64 MiB of f32: in blocks of 128 by 128 a product is
+/// 1024 blocks.
 template <class T>
 TileSizes maxsim_tile(const MaxSim& m) {
   constexpr std::int64_t kQueryTokens = 1024, kDocumentTokens = 16384 / MaxSim::kGroup;

@@ -24,8 +24,8 @@ bool has_room(cudaError_t status, const std::string& what) {
 
 }  // namespace
 
-// Segments belong to the device's own stream even where this thread's kernels run on another: a graph that is recorded there
-// may not own memory that outlives it.
+// Segments belong to the device's own stream even where this thread's kernels run on another: a graph that is recorded
+// there may not own memory that outlives it.
 void* allocate(int device, std::size_t bytes) {
   select_device(device);
   const DeviceQueues& queues = queues_of(device);

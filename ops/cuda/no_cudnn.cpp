@@ -8,8 +8,8 @@ bool cudnn_attention(const Attention&, const Low*, const bool*, Low*, float*) {
 }
 
 template <class Low>
-bool cudnn_attention_backward(const Attention&, const Low*, const bool*, const Low*, const float*, const Low*, Low*, Mode,
-                              std::int64_t) {
+bool cudnn_attention_backward(const Attention&, const Low*, const bool*, const Low*, const float*, const Low*, Low*,
+                              Mode, std::int64_t) {
   return false;
 }
 

@@ -20,8 +20,8 @@ struct WithResidual {
   __device__ T operator()(std::int64_t at) const { return residual ? x[at] + residual[at] : x[at]; }
 };
 
-/// Mean and biased variance are taken from the differences to a first mean, which makes good what that lost in rounding (Chan
-/// et al. 1983). Out is T, or what y is rounded to.
+/// Mean and biased variance are taken from the differences to a first mean, which makes good what that lost in rounding
+/// (Chan et al. 1983). Out is T, or what y is rounded to.
 template <class T, class Out, class By>
 __global__ void __launch_bounds__(kMaxRowThreads)
     layer_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* residual,
@@ -52,13 +52,13 @@ __global__ void __launch_bounds__(kMaxRowThreads)
   }
 }
 
-/// dx, unless that is null; and, where there are `partials`, dγ and dβ over the rows that a thread takes part in, for each
-/// place: a row of partials for each first row. What dx holds is read before anything is written: a load that has to stay
-/// behind a store waits for memory all by itself.
+/// dx, unless that is null; and, where there are `partials`, dγ and dβ over the rows that a thread takes part in, for
+/// each place: a row of partials for each first row. What dx holds is read before anything is written: a load that has
+/// to stay behind a store waits for memory all by itself.
 template <class T, class By>
 __global__ void __launch_bounds__(kMaxRowThreads)
-    layer_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* __restrict__ gamma, const T* mean,
-                               const T* rstd, const T* dy, T* dx, Mode mode, Pair<T>* partials) {
+    layer_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* __restrict__ gamma,
+                               const T* mean, const T* rstd, const T* dy, T* dx, Mode mode, Pair<T>* partials) {
   constexpr int kPlaces = By::kHeld > 0 ? By::kHeld : 1;
   const bool adds = dx && mode == Mode::kAccumulate;
   Pair<T> own[kPlaces];
@@ -140,7 +140,8 @@ __global__ void put_parameters_kernel(std::int64_t rows, std::int64_t cols, cons
 
 template <class T, class By>
 __global__ void __launch_bounds__(kMaxRowThreads)
-    rms_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* __restrict__ gamma, T* y, T* factor) {
+    rms_norm_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, const T* __restrict__ gamma, T* y,
+                    T* factor) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const Row<By, Elements<T>> row(cols, {x + i * cols});
     T square = row.mean([](std::int64_t, T v) { return v * v; }), down{1};
@@ -156,8 +157,8 @@ __global__ void __launch_bounds__(kMaxRowThreads)
 
 template <class T, class By>
 __global__ void __launch_bounds__(kMaxRowThreads)
-    rms_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* __restrict__ gamma, const T* factor,
-                             const T* dy, T* dx, Mode mode) {
+    rms_norm_backward_kernel(std::int64_t rows, std::int64_t cols, const T* x, const T* __restrict__ gamma,
+                             const T* factor, const T* dy, T* dx, Mode mode) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const T f = factor[i];
     const Row<By, PairedElements<T>> row(cols, {x + i * cols, dy + i * cols});
@@ -173,12 +174,14 @@ template <class T>
 struct ScaleTerm {
   std::int64_t cols;
   const T *x, *factor, *dy;
-  __device__ T operator()(std::int64_t i, std::int64_t k) const { return dy[k * cols + i] * (x[k * cols + i] * factor[k]); }
+  __device__ T operator()(std::int64_t i, std::int64_t k) const {
+    return dy[k * cols + i] * (x[k * cols + i] * factor[k]);
+  }
 };
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMaxRowThreads) l2_normalize_kernel(std::int64_t rows, std::int64_t cols, T epsilon,
-                                                                       const T* x, T* y, T* inverse) {
+__global__ void __launch_bounds__(kMaxRowThreads)
+    l2_normalize_kernel(std::int64_t rows, std::int64_t cols, T epsilon, const T* x, T* y, T* inverse) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const Row<By, Elements<T>> row(cols, {x + i * cols});
     T squares = row.sum([](std::int64_t, T v) { return v * v; }), down{1};
@@ -219,14 +222,14 @@ template <class Low>
 void low_layer_norm(std::int64_t rows, std::int64_t cols, double epsilon, const float* x, const float* gamma,
                     const float* beta, Low* y, float* mean, float* rstd) {
   with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
-    launch(layer_norm_kernel<float, Low, By>, grid, rows, cols, epsilon, x, nullptr, gamma, beta, nullptr, y, mean, rstd);
+    launch(layer_norm_kernel<float, Low, By>, grid, rows, cols, epsilon, x, nullptr, gamma, beta, nullptr, y, mean,
+           rstd);
   });
 }
 
 template <class T>
-void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
-                         const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
-                         Mode dbeta_mode) {
+void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean, const T* rstd,
+                         const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta, Mode dbeta_mode) {
   constexpr unsigned kMaxWarpsWithSums = 2048;  // a number that no device has a say in, as sums depend on it
   const bool wants_sums = dgamma || dbeta;
   const Scratch<Pair<T>> sums(wants_sums ? cols : 0);
@@ -246,10 +249,12 @@ void layer_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const
     const std::int64_t first_rows = grid.blocks.x * By::first_rows_of_block();
     const Scratch<Pair<T>> partials(first_rows * cols);
     run(partials.data());
-    sum_terms<Adjacent::kSums>(cols, first_rows, PartialTerm<T>{cols, partials.data()}, Pair<T>(1), sums.data(), Mode::kWrite);
+    sum_terms<Adjacent::kSums>(cols, first_rows, PartialTerm<T>{cols, partials.data()}, Pair<T>(1), sums.data(),
+                               Mode::kWrite);
   });
   if (!wants_sums) return;
-  launch(put_parameters_kernel<T>, grid_for(cols), rows, cols, sums.data(), term, dgamma, dgamma_mode, dbeta, dbeta_mode);
+  launch(put_parameters_kernel<T>, grid_for(cols), rows, cols, sums.data(), term, dgamma, dgamma_mode, dbeta,
+         dbeta_mode);
 }
 
 template <class T>
@@ -260,8 +265,8 @@ void rms_norm(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, 
 }
 
 template <class T>
-void rms_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* factor, const T* dy, T* dx,
-                       Mode dx_mode, T* dgamma, Mode dgamma_mode) {
+void rms_norm_backward(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* factor, const T* dy,
+                       T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode) {
   if (dx) {
     with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
       launch(rms_norm_backward_kernel<T, By>, grid, rows, cols, x, gamma, factor, dy, dx, dx_mode);
@@ -297,7 +302,7 @@ constexpr NormalizeKernels<T> kNormalize{
     .l2_normalize_backward = l2_normalize_backward<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr NormalizeKernels<Low> kNormalize<Low>{
     .layer_norm = low_layer_norm<Low>,
 };

@@ -7,7 +7,8 @@
 #include "tapecache/ops/cuda/launch.cuh"
 #include "tapecache/ops/cuda/tensor_cores.cuh"
 
-/// Neighbouring elements that a thread reads and writes together: memory gives its full speed only to accesses of 16 bytes.
+/// Neighbouring elements that a thread reads and writes together: memory gives its full speed only to accesses of 16
+/// bytes.
 namespace tapecache::kernels::cuda {
 
 constexpr std::size_t kPackBytes = 16;
@@ -35,7 +36,8 @@ __device__ void write_rounded(Out* p, const T (&values)[kCount]) {
     static_assert(kCount == 2 || kCount == 4 || kCount == 8);
     if constexpr (kCount == 2) *reinterpret_cast<std::uint32_t*>(p) = word(0);
     else if constexpr (kCount == 8) *reinterpret_cast<uint4*>(p) = {word(0), word(1), word(2), word(3)};
-    else __stcg(reinterpret_cast<uint2*>(p), uint2{word(0), word(1)});  // of an assignment the compiler makes two stores
+    else
+      __stcg(reinterpret_cast<uint2*>(p), uint2{word(0), word(1)});  // of an assignment the compiler makes two stores
   } else {
     Pack<Out, kCount> to;
 #pragma unroll
@@ -60,8 +62,8 @@ bool are_aligned(std::size_t bytes, const T*... arrays) {
   return ((reinterpret_cast<std::uintptr_t>(arrays) % bytes == 0) && ...);
 }
 
-/// Does an element-wise piece of work on n elements of the given arrays: in packs that are 16 bytes of the narrowest of them,
-/// where every array is aligned to 16 bytes.
+/// Does an element-wise piece of work on n elements of the given arrays: in packs that are 16 bytes of the narrowest of
+/// them, where every array is aligned to 16 bytes.
 template <class Work, class... T>
 void launch_each(std::int64_t n, const Work& work, const T*... arrays) {
   constexpr std::size_t kNarrowest = [] {

@@ -42,8 +42,8 @@ __global__ void weigh_pairs_kernel(std::int64_t n, const std::int64_t* labels, c
 }
 
 template <class T>
-__global__ void false_negatives_kernel(FalseNegatives rule, const double* similarities, const double* positives, T excluded,
-                                       T* mask) {
+__global__ void false_negatives_kernel(FalseNegatives rule, const double* similarities, const double* positives,
+                                       T excluded, T* mask) {
   for (std::int64_t at = thread_index(); at < rule.rows * rule.cols; at += thread_count()) {
     const std::int64_t i = at / rule.cols, j = at - i * rule.cols;
     const bool nearer = similarities[at] > rule.threshold(positives[i * rule.positive_step]);
@@ -70,7 +70,9 @@ struct MaskedRows {
 
   __device__ std::int64_t elements() const { return tokens * width; }
   __device__ bool counts(std::int64_t row, std::int64_t at) const { return !valid || valid[row * tokens + at / width]; }
-  __device__ Bits bits(std::int64_t row, std::int64_t at) const { return std::bit_cast<Bits>(x[row * elements() + at]); }
+  __device__ Bits bits(std::int64_t row, std::int64_t at) const {
+    return std::bit_cast<Bits>(x[row * elements() + at]);
+  }
   __device__ bool equal(std::int64_t a, std::int64_t b) const {
     for (std::int64_t at = 0; at < elements(); ++at) {
       if (counts(a, at) != counts(b, at) || (counts(a, at) && bits(a, at) != bits(b, at))) return false;
@@ -121,7 +123,8 @@ void positive_pairs(std::int64_t n, const std::int64_t* labels, T* pairs, bool* 
 }
 
 template <class T>
-void false_negatives(const FalseNegatives& rule, const double* similarities, const double* positives, T excluded, T* mask) {
+void false_negatives(const FalseNegatives& rule, const double* similarities, const double* positives, T excluded,
+                     T* mask) {
   launch(false_negatives_kernel<T>, grid_for(rule.rows * rule.cols), rule, similarities, positives, excluded, mask);
 }
 
@@ -131,7 +134,8 @@ void excluded_pairs(const EqualPairs& equal, std::int64_t queries, std::int64_t 
 }
 
 template <class T>
-void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, std::int64_t* ids) {
+void equal_rows(std::int64_t rows, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid,
+                std::int64_t* ids) {
   const MaskedRows<T> all{rows, tokens, width, x, valid};
   const Scratch<std::uint64_t> hashes(rows);
   launch(hash_rows_kernel<T>, grid_of_rows(rows), all, hashes.data());

@@ -3,8 +3,8 @@
 #include "tapecache/ops/cuda/logit_panel.cuh"
 #include "tapecache/ops/cuda/packs.cuh"
 
-/// Sums over the rows and over the columns of a panel of logits, from one read of it: a block takes a part, which its threads
-/// keep in registers, and leaves the sums of each row and column of it. These are then added in a fixed order.
+/// Sums over the rows and over the columns of a panel of logits, from one read of it: a block takes a part, which its
+/// threads keep in registers, and leaves the sums of each row and column of it. These are then added in a fixed order.
 namespace tapecache::kernels::cuda {
 
 constexpr unsigned kPartWarps = 8;
@@ -13,18 +13,20 @@ constexpr std::int64_t kPartRows = kPartWarps * kRowsHeld;
 template <class T>
 constexpr int kColumnsHeld = kPackBytes / sizeof(T);  // by a lane
 template <class T>
-constexpr std::int64_t kPartColumns = kColumnsHeld<T> * kWarp;
+constexpr std::int64_t kPartColumns = kColumnsHeld<T>* kWarp;
 
-/// Maxima and sums of exponentials relative to them: of each row in each part across, [parts, row pitch], and of each column in
-/// each part down, [parts, column pitch].
+/// Maxima and sums of exponentials relative to them: of each row in each part across, [parts, row pitch], and of each
+/// column in each part down, [parts, column pitch].
 template <class T>
 struct PartSums {
-  Pair<T> *of_rows, *of_columns;
+  Pair<T>*of_rows, *of_columns;
   std::int64_t row_pitch, column_pitch;
 
   PartSums(T* memory, std::int64_t rows, std::int64_t cols)
-      : of_rows(reinterpret_cast<Pair<T>*>(memory)), of_columns(of_rows + divide_up(cols, kPartColumns<T>) * rows),
-        row_pitch(rows), column_pitch(cols) {}
+      : of_rows(reinterpret_cast<Pair<T>*>(memory)),
+        of_columns(of_rows + divide_up(cols, kPartColumns<T>) * rows),
+        row_pitch(rows),
+        column_pitch(cols) {}
   /// Elements of T.
   static std::int64_t size(std::int64_t rows, std::int64_t cols) {
     return 2 * (divide_up(cols, kPartColumns<T>) * rows + divide_up(rows, kPartRows) * cols);
@@ -38,7 +40,7 @@ __device__ T finite_or_zero(T largest) {
 
 /// The sums of each part. Lines of the panel begin at multiples of 16 bytes.
 template <class T, class Equal>
-__global__ void __launch_bounds__(kPartWarps * kWarp) sum_parts_kernel(Panel<T, Equal> panel, PartSums<T> sums) {
+__global__ void __launch_bounds__(kPartWarps* kWarp) sum_parts_kernel(Panel<T, Equal> panel, PartSums<T> sums) {
   constexpr int kHeld = kColumnsHeld<T>;
   __shared__ Pack<T, kHeld> of_warp[kPartWarps][kWarp];
   const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
@@ -55,7 +57,8 @@ __global__ void __launch_bounds__(kPartWarps * kWarp) sum_parts_kernel(Panel<T, 
       const Logits<T, Equal> logits = panel.logits(row + i);
 #pragma unroll
       for (int j = 0; j < kHeld; ++j) {
-        z[i].x[j] = inside && col + j < panel.cols ? logits.of(col + j, z[i].x[j]) : -std::numeric_limits<T>::infinity();
+        z[i].x[j] =
+            inside && col + j < panel.cols ? logits.of(col + j, z[i].x[j]) : -std::numeric_limits<T>::infinity();
       }
     }
 #pragma unroll
@@ -158,18 +161,23 @@ __global__ void add_parts_kernel(Panel<T, Equal> panel, Lines<T> rows, Lines<T> 
   }
 }
 
-/// Adds a panel to the sums of its rows and of its columns, and remembers the logits of positives. Arrays over columns, and
-/// `row_logsumexp`, are of the whole loss.
+/// Adds a panel to the sums of its rows and of its columns, and remembers the logits of positives. Arrays over columns,
+/// and `row_logsumexp`, are of the whole loss.
 template <class T, class Equal>
 void add_rows_and_columns(const Panel<T, Equal>& panel, const PartSums<T>& sums, const RunningLogSumExp& rows,
-                          const RunningLogSumExp& columns, double* positives, bool is_last_of_rows, bool is_last_of_columns,
-                          double* row_logsumexp, double* col_logsumexp) {
+                          const RunningLogSumExp& columns, double* positives, bool is_last_of_rows,
+                          bool is_last_of_columns, double* row_logsumexp, double* col_logsumexp) {
   const std::int64_t across = divide_up(panel.cols, kPartColumns<T>), down = divide_up(panel.rows, kPartRows);
   launch(sum_parts_kernel<T, Equal>, grid_of_rows(across * down, kPartWarps * kWarp), panel, sums);
-  const Lines<T> of_rows{panel.rows, across, sums.row_pitch, sums.of_rows, rows, panel.col == 0, is_last_of_rows,
-                         row_logsumexp + panel.row};
-  const Lines<T> of_columns{panel.cols, down, sums.column_pitch, sums.of_columns,
-                            {columns.largest + panel.col, columns.sum + panel.col}, panel.row == 0, is_last_of_columns,
+  const Lines<T> of_rows{panel.rows, across,         sums.row_pitch,  sums.of_rows,
+                         rows,       panel.col == 0, is_last_of_rows, row_logsumexp + panel.row};
+  const Lines<T> of_columns{panel.cols,
+                            down,
+                            sums.column_pitch,
+                            sums.of_columns,
+                            {columns.largest + panel.col, columns.sum + panel.col},
+                            panel.row == 0,
+                            is_last_of_columns,
                             col_logsumexp + panel.col};
   launch(add_parts_kernel<T, Equal>,
          grid_of_rows(divide_up(panel.rows, kColumnsOfBlock) + divide_up(panel.cols, kColumnsOfBlock),

@@ -13,16 +13,22 @@ struct Images {
   std::int64_t batch, channels, height, width, patch;
 };
 
-/// The lines of a channel that one row of patches holds, all in packs. They lie together among images [batch, channels, height,
-/// width]; among rows [batch, height/patch, width/patch, channels, patch, patch] each run of `patch` elements does.
+/// The lines of a channel that one row of patches holds, all in packs. They lie together among images [batch, channels,
+/// height, width]; among rows [batch, height/patch, width/patch, channels, patch, patch] each run of `patch` elements
+/// does.
 struct Strips {
   std::int64_t count, size;  // packs of one
   std::int64_t channels, down, patch_size;
   Divisor line, run;
 
   Strips(const Images& m, std::int64_t pack)
-      : count(m.batch * m.channels * (m.height / m.patch)), size(m.patch * m.width / pack), channels(m.channels),
-        down(m.height / m.patch), patch_size(m.patch * m.patch / pack), line(m.width / pack), run(m.patch / pack) {}
+      : count(m.batch * m.channels * (m.height / m.patch)),
+        size(m.patch * m.width / pack),
+        channels(m.channels),
+        down(m.height / m.patch),
+        patch_size(m.patch * m.patch / pack),
+        line(m.width / pack),
+        run(m.patch / pack) {}
 
   /// Where among rows the first patch of a strip begins.
   __device__ std::int64_t first_patch(std::int64_t strip) const {
@@ -67,15 +73,15 @@ __global__ void strips_kernel(Strips strips, Work work) {
 template <int kCount, class Work, class... T>
 void launch_strips(const Images& m, const Work& work, const T*... arrays) {
   if constexpr (kCount > 1) {
-    const bool fits = m.patch % kCount == 0 &&
-                      ((reinterpret_cast<std::uintptr_t>(arrays) % alignof(Pack<T, kCount>) == 0) && ...);
+    const bool fits =
+        m.patch % kCount == 0 && ((reinterpret_cast<std::uintptr_t>(arrays) % alignof(Pack<T, kCount>) == 0) && ...);
     if (!fits) return launch_strips<kCount / 2>(m, work, arrays...);
   }
   if (m.width == 0) return;
   const Strips strips(m, kCount);
   const std::int64_t warps = divide_up(strips.size, std::int64_t{kPacksAtOnce} * 32);
-  launch(strips_kernel<kCount, Work>, grid_of_rows(strips.count, 32 * static_cast<unsigned>(std::min<std::int64_t>(warps, 8))),
-         strips, work);
+  launch(strips_kernel<kCount, Work>,
+         grid_of_rows(strips.count, 32 * static_cast<unsigned>(std::min<std::int64_t>(warps, 8))), strips, work);
 }
 
 template <class T>
@@ -129,7 +135,8 @@ void patches(std::int64_t batch, std::int64_t channels, std::int64_t height, std
 template <class T>
 void patches_backward(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width,
                       std::int64_t patch, const T* drows, T* dx, Mode mode) {
-  launch_strips<kPackBytes / sizeof(T)>({batch, channels, height, width, patch}, FromRows<T>{drows, dx, mode}, drows, dx);
+  launch_strips<kPackBytes / sizeof(T)>({batch, channels, height, width, patch}, FromRows<T>{drows, dx, mode}, drows,
+                                        dx);
 }
 
 template <class T>
@@ -138,7 +145,7 @@ constexpr PatchKernels<T> kPatch{
     .patches_backward = patches_backward<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr PatchKernels<Low> kPatch<Low>{
     .patches = patches<Low>,
 };

@@ -46,8 +46,8 @@ __global__ void mean_pool_backward_kernel(std::int64_t n, std::int64_t tokens, s
 }
 
 template <class T>
-__global__ void max_pool_kernel(std::int64_t n, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid, T* y,
-                                std::int64_t* argmax) {
+__global__ void max_pool_kernel(std::int64_t n, std::int64_t tokens, std::int64_t width, const T* x, const bool* valid,
+                                T* y, std::int64_t* argmax) {
   for (std::int64_t i = thread_index(); i < n; i += thread_count()) {
     const std::int64_t sample = i / width, column = i - sample * width;
     T largest{0};
@@ -68,8 +68,8 @@ __global__ void max_pool_kernel(std::int64_t n, std::int64_t tokens, std::int64_
 }
 
 template <class T>
-__global__ void max_pool_backward_kernel(std::int64_t n, std::int64_t tokens, std::int64_t width, const std::int64_t* argmax,
-                                         const T* dy, T* dx, Mode mode) {
+__global__ void max_pool_backward_kernel(std::int64_t n, std::int64_t tokens, std::int64_t width,
+                                         const std::int64_t* argmax, const T* dy, T* dx, Mode mode) {
   for (std::int64_t i = thread_index(); i < n; i += thread_count()) {
     const std::int64_t at = i / width, sample = at / tokens, from = sample * width + i - at * width;
     put(dx[i], argmax[from] == at - sample * tokens ? dy[from] : T{0}, mode);
@@ -127,13 +127,13 @@ void mean_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, cons
   const Scratch<T> weights(batch);
   mean_weights(batch, tokens, valid, weights.data());
   sum_terms<Adjacent::kSums>(batch * width, tokens, TokenTerm<T>{tokens, width, x, weights.data(), valid}, T{1}, y,
-            Mode::kWrite);
+                             Mode::kWrite);
 }
 
 // dx = dy / (valid tokens), 0 for padding
 template <class T>
-void mean_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const bool* valid, const T* dy, T* dx,
-                        Mode mode) {
+void mean_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const bool* valid, const T* dy,
+                        T* dx, Mode mode) {
   const std::int64_t n = batch * tokens * width;
   const Scratch<T> weights(batch);
   mean_weights(batch, tokens, valid, weights.data());
@@ -148,8 +148,8 @@ void max_pool(std::int64_t batch, std::int64_t tokens, std::int64_t width, const
 }
 
 template <class T>
-void max_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* argmax, const T* dy,
-                       T* dx, Mode mode) {
+void max_pool_backward(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* argmax,
+                       const T* dy, T* dx, Mode mode) {
   const std::int64_t n = batch * tokens * width;
   launch(max_pool_backward_kernel<T>, grid_for(n), n, tokens, width, argmax, dy, dx, mode);
 }
@@ -166,12 +166,14 @@ void first_token(std::int64_t batch, std::int64_t tokens, const bool* valid, con
 }
 
 template <class T>
-void token_positions(std::int64_t batch, std::int64_t tokens, std::int64_t first, const bool* valid, std::int64_t* position) {
+void token_positions(std::int64_t batch, std::int64_t tokens, std::int64_t first, const bool* valid,
+                     std::int64_t* position) {
   launch(token_positions_kernel, grid_for(batch), batch, tokens, first, valid, position);
 }
 
 template <class T>
-void select_token(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index, const T* x, T* y) {
+void select_token(std::int64_t batch, std::int64_t tokens, std::int64_t width, const std::int64_t* index, const T* x,
+                  T* y) {
   const std::int64_t n = batch * width;
   launch(select_token_kernel<T>, grid_for(n), n, tokens, width, index, x, y);
 }

@@ -45,8 +45,8 @@ inline std::uint32_t alignment_of(const void* p) {
   return 1u << std::countr_zero(bits);
 }
 
-/// Whether products do as their epilogue what they can: TAPECACHE_EPILOGUES=never has it done by kernels of its own, so that
-/// both can be timed.
+/// Whether products do as their epilogue what they can: TAPECACHE_EPILOGUES=never has it done by kernels of its own, so
+/// that both can be timed.
 inline bool epilogues_allowed() {
   static const bool allowed = [] {
     const char* value = std::getenv("TAPECACHE_EPILOGUES");
@@ -55,15 +55,16 @@ inline bool epilogues_allowed() {
   return allowed;
 }
 
-/// What is joined to a product as its epilogue: `vector` is added to each row of C (BIAS), or receives the sums of dY over its
-/// rows (BGRADB, for the product dYᵀ X); C is multiplied by the derivative of GELU at `matrix` (DGELU), which is laid out as C.
+/// What is joined to a product as its epilogue: `vector` is added to each row of C (BIAS), or receives the sums of dY
+/// over its rows (BGRADB, for the product dYᵀ X); C is multiplied by the derivative of GELU at `matrix` (DGELU), which
+/// is laid out as C.
 struct Joined {
   cublasLtEpilogue_t kind = CUBLASLT_EPILOGUE_DEFAULT;
   const void *vector = nullptr, *matrix = nullptr;
 
   bool is_possible(std::int64_t row_stride_c) const {
-    return epilogues_allowed() && alignment_of(vector) >= kJoinedAlignment && alignment_of(matrix) >= kJoinedAlignment &&
-           (!matrix || row_stride_c % 8 == 0);
+    return epilogues_allowed() && alignment_of(vector) >= kJoinedAlignment &&
+           alignment_of(matrix) >= kJoinedAlignment && (!matrix || row_stride_c % 8 == 0);
   }
 };
 
@@ -76,13 +77,14 @@ struct Key {
   cublasComputeType_t compute;
   std::uint32_t align_a, align_b, align_c, align_d, align_vector, align_matrix;
 
-  /// What cuBLASLt may do with the parts of a sum that several blocks take: add them in the type of C, and to C in the order
-  /// in which they come, is not for us. Of 16-bit operands (and TF32) whose k does not divide into whole tiles, its splitting
-  /// of sums has been seen to lose the rest of k (versions 12.8 to 13.2).
+  /// What cuBLASLt may do with the parts of a sum that several blocks take: add them in the type of C, and to C in the
+  /// order in which they come, is not for us. Of 16-bit operands (and TF32) whose k does not divide into whole tiles,
+  /// its splitting of sums has been seen to lose the rest of k (versions 12.8 to 13.2).
   std::uint32_t reductions() const {
     const bool on_tensor_cores = in == CUDA_R_16BF || in == CUDA_R_16F || compute == CUBLAS_COMPUTE_32F_FAST_TF32;
     constexpr std::int64_t kWholeTiles = 64;
-    return on_tensor_cores && k % kWholeTiles != 0 ? CUBLASLT_REDUCTION_SCHEME_NONE : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    return on_tensor_cores && k % kWholeTiles != 0 ? CUBLASLT_REDUCTION_SCHEME_NONE
+                                                   : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   }
 
   auto operator<=>(const Key&) const = default;
@@ -124,15 +126,16 @@ void set(const Layout& layout, cublasLtMatrixLayoutAttribute_t attribute, const 
 
 template <class T>
 void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attribute, const T& value) {
-  check(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(T)), "asking for an algorithm");
+  check(cublasLtMatmulPreferenceSetAttribute(preference.get(), attribute, &value, sizeof(T)),
+        "asking for an algorithm");
 }
 
 /// A row-major matrix, as the column-major one that its memory is too.
-inline Layout layout_of(cudaDataType_t type, std::int64_t rows, std::int64_t cols, std::int64_t row_stride, std::int64_t batch,
-                 std::int64_t stride) {
+inline Layout layout_of(cudaDataType_t type, std::int64_t rows, std::int64_t cols, std::int64_t row_stride,
+                        std::int64_t batch, std::int64_t stride) {
   Layout layout;
-  check(cublasLtMatrixLayoutCreate(layout.out(), type, static_cast<std::uint64_t>(cols), static_cast<std::uint64_t>(rows),
-                                   row_stride),
+  check(cublasLtMatrixLayoutCreate(layout.out(), type, static_cast<std::uint64_t>(cols),
+                                   static_cast<std::uint64_t>(rows), row_stride),
         "describing a matrix");
   if (batch > 1) {
     set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(batch));
@@ -162,12 +165,31 @@ class Products {
 
   /// D = op(A) op(B) + βC. Returns whether what is joined was done too.
   template <class In, class Out>
-  bool multiply(const Gemm& g, const In* a, const In* b, const Joined& joined, ComputedType<In> beta, const Out* c, Out* d) {
-    const Key key{g.batch, g.m, g.n, g.k, g.stride_a, g.stride_b, g.stride_c, g.row_stride_a(), g.row_stride_b(),
-                  g.row_stride_c(), g.transpose_a, g.transpose_b, beta != 0,
-                  joined.is_possible(g.row_stride_c()) ? joined.kind : CUBLASLT_EPILOGUE_DEFAULT, kDataType<In>, kDataType<Out>,
-                  compute_type<In>(), alignment_of(a), alignment_of(b), alignment_of(c), alignment_of(d),
-                  alignment_of(joined.vector), alignment_of(joined.matrix)};
+  bool multiply(const Gemm& g, const In* a, const In* b, const Joined& joined, ComputedType<In> beta, const Out* c,
+                Out* d) {
+    const Key key{g.batch,
+                  g.m,
+                  g.n,
+                  g.k,
+                  g.stride_a,
+                  g.stride_b,
+                  g.stride_c,
+                  g.row_stride_a(),
+                  g.row_stride_b(),
+                  g.row_stride_c(),
+                  g.transpose_a,
+                  g.transpose_b,
+                  beta != 0,
+                  joined.is_possible(g.row_stride_c()) ? joined.kind : CUBLASLT_EPILOGUE_DEFAULT,
+                  kDataType<In>,
+                  kDataType<Out>,
+                  compute_type<In>(),
+                  alignment_of(a),
+                  alignment_of(b),
+                  alignment_of(c),
+                  alignment_of(d),
+                  alignment_of(joined.vector),
+                  alignment_of(joined.matrix)};
     const std::lock_guard lock(mutex_);
     auto found = plans_.find(key);
     if (found == plans_.end()) found = plans_.emplace(key, plan(key, joined)).first;
@@ -176,8 +198,8 @@ class Products {
       p.set_pointers(joined);
       const Scratch<std::byte> workspace(static_cast<std::int64_t>(p.workspace));
       const ComputedType<In> alpha{1};
-      return cublasLtMatmul(handle_, p.operation.get(), &alpha, b, p.b.get(), a, p.a.get(), &beta, c, p.c.get(), d, p.c.get(),
-                            &p.algorithm, workspace.data(), p.workspace, current_stream());
+      return cublasLtMatmul(handle_, p.operation.get(), &alpha, b, p.b.get(), a, p.a.get(), &beta, c, p.c.get(), d,
+                            p.c.get(), &p.algorithm, workspace.data(), p.workspace, current_stream());
     };
     cublasStatus_t status = run();
     if ((status == CUBLAS_STATUS_NOT_SUPPORTED || status == CUBLAS_STATUS_INVALID_VALUE) &&
@@ -234,8 +256,8 @@ class Products {
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, key.align_d);
     cublasLtMatmulHeuristicResult_t best{};
     int found = 0;
-    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(handle_, p.operation.get(), p.b.get(), p.a.get(), p.c.get(),
-                                                                 p.c.get(), preference.get(), 1, &best, &found);
+    const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+        handle_, p.operation.get(), p.b.get(), p.a.get(), p.c.get(), p.c.get(), preference.get(), 1, &best, &found);
     if (status != CUBLAS_STATUS_SUCCESS || found == 0 || best.state != CUBLAS_STATUS_SUCCESS) return false;
     p.algorithm = best.algo;
     p.workspace = best.workspaceSize;

@@ -12,8 +12,7 @@ __device__ void put(T& destination, T value, Mode mode) {
 }
 /// The value rounded, or what is there plus the value.
 template <class Low>
-  requires kLowPrecision<Low>
-__device__ void put(Low& destination, float value, Mode mode) {
+requires kLowPrecision<Low> __device__ void put(Low& destination, float value, Mode mode) {
   destination = Low(mode == Mode::kWrite ? value : static_cast<float>(destination) + value);
 }
 

@@ -152,7 +152,9 @@ struct Softmax {
 template <class T>
 struct Direction {
   const T *x, *y;
-  __device__ T operator()(std::int64_t at, std::int64_t i, T g) const { return y[i] == T{0} ? T{0} : g * (x[at] / y[i]); }
+  __device__ T operator()(std::int64_t at, std::int64_t i, T g) const {
+    return y[i] == T{0} ? T{0} : g * (x[at] / y[i]);
+  }
 };
 
 template <class T>
@@ -231,8 +233,8 @@ void reduce(ReduceOp op, std::int64_t outer, std::int64_t axis, std::int64_t inn
   const Lines lines(outer, axis, inner);
   if (op == ReduceOp::kSum || op == ReduceOp::kMean) {
     const T factor = op == ReduceOp::kSum ? T{1} : T{1} / static_cast<T>(axis);
-    return sum_terms(lines.count, axis, inner == 1 ? Adjacent::kTerms : Adjacent::kSums, Element<T>{lines, x}, factor, y,
-                     mode);
+    return sum_terms(lines.count, axis, inner == 1 ? Adjacent::kTerms : Adjacent::kSums, Element<T>{lines, x}, factor,
+                     y, mode);
   }
   with_threads(lines, [&]<class By>(By) {
     launch(op == ReduceOp::kMax    ? max_kernel<T, By>
@@ -247,9 +249,8 @@ void reduce_backward(ReduceOp op, std::int64_t outer, std::int64_t axis, std::in
                      const T* dy, T* dx, Mode mode) {
   const Lines lines(outer, axis, inner);
   if (op == ReduceOp::kMax) {
-    return with_threads(lines, [&]<class By>(By) {
-      launch(max_backward_kernel<T, By>, By::grid(lines), lines, x, dy, dx, mode);
-    });
+    return with_threads(
+        lines, [&]<class By>(By) { launch(max_backward_kernel<T, By>, By::grid(lines), lines, x, dy, dx, mode); });
   }
   const auto spread = [&]<class Slope>(const Slope& slope) {
     const std::int64_t n = lines.count * axis;
@@ -270,8 +271,8 @@ void low_round_and_sum_rows(std::int64_t rows, std::int64_t cols, const float* x
   constexpr int kMany = 4;
   const auto with = [&]<int kCount>() {
     using T = Columns<kCount>;
-    sum_terms<Adjacent::kSums>(cols / kCount, rows, RoundedElements<Low, kCount>{cols, x, y}, T(1), reinterpret_cast<T*>(sums),
-              mode);
+    sum_terms<Adjacent::kSums>(cols / kCount, rows, RoundedElements<Low, kCount>{cols, x, y}, T(1),
+                               reinterpret_cast<T*>(sums), mode);
   };
   const bool aligned = cols % kMany == 0 && are_aligned(kPackBytes, x, y, sums);
   aligned ? with.template operator()<kMany>() : with.template operator()<1>();
@@ -284,7 +285,7 @@ constexpr ReduceKernels<T> kReduce{
     .sum_rows = sum_rows<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr ReduceKernels<Low> kReduce<Low>{
     .round_and_sum_rows = low_round_and_sum_rows<Low>,
     .sum_rows = sum_rows<Low>,

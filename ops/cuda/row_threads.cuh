@@ -6,8 +6,8 @@
 #include "tapecache/ops/cuda/launch.cuh"
 #include "tapecache/ops/cuda/pair.cuh"
 
-/// Kernels over the rows of an array: a warp takes a narrow row, a block a wide one. Threads keep their elements of it in
-/// registers, so that it is read once; rows too wide for that are read anew.
+/// Kernels over the rows of an array: a warp takes a narrow row, a block a wide one. Threads keep their elements of it
+/// in registers, so that it is read once; rows too wide for that are read anew.
 namespace tapecache::kernels::cuda {
 
 constexpr unsigned kMaxRowThreads = 512;  // of a block: what kernels over rows are compiled for

@@ -16,15 +16,16 @@ Grid grid_by_width(std::int64_t rows, std::int64_t width) {
 }
 
 template <class T>
-__global__ void gather_rows_kernel(std::int64_t count, std::int64_t width, const T* table, const std::int64_t* index, T* y) {
+__global__ void gather_rows_kernel(std::int64_t count, std::int64_t width, const T* table, const std::int64_t* index,
+                                   T* y) {
   for (std::int64_t i = blockIdx.x; i < count; i += gridDim.x) {
     const T* row = table + index[i] * width;
     for (std::int64_t j = threadIdx.x; j < width; j += blockDim.x) y[i * width + j] = row[j];
   }
 }
 
-// Backward puts the places of `index` in the order of the table's rows, equal ones in their own order, by a stable radix
-// sort. The places of one row are then a run, whose rows of dy are summed.
+// Backward puts the places of `index` in the order of the table's rows, equal ones in their own order, by a stable
+// radix sort. The places of one row are then a run, whose rows of dy are summed.
 
 constexpr int kDigitBits = 8;
 constexpr unsigned kDigits = 1 << kDigitBits;
@@ -49,8 +50,8 @@ __device__ inline unsigned lanes_alike(bool here, unsigned digit) {
   return alike;
 }
 
-/// Adds each digit's number in a tile, which one warp walks, to `seen`, kDigits a tile; with `sorted`, puts each place there
-/// where its digit's number stands.
+/// Adds each digit's number in a tile, which one warp walks, to `seen`, kDigits a tile; with `sorted`, puts each place
+/// there where its digit's number stands.
 __global__ void count_digits_kernel(Digits digits, std::int64_t count, std::int64_t tile, std::int64_t* seen,
                                     std::int64_t* sorted) {
   __shared__ std::int64_t next[kDigits];
@@ -117,15 +118,16 @@ const std::int64_t* sort_places(std::int64_t count, std::int64_t rows, const std
 
 constexpr std::int64_t kPiece = 64;
 
-/// The places of one table row: those from `begin` to `end` of the order. Long runs are summed in pieces, the last of which is
-/// up to twice as long; that makes at most one piece begin in each kPiece places.
+/// The places of one table row: those from `begin` to `end` of the order. Long runs are summed in pieces, the last of
+/// which is up to twice as long; that makes at most one piece begin in each kPiece places.
 struct RowRun {
   std::int64_t begin, end;
   __device__ std::int64_t pieces() const { return (end - begin) / kPiece; }
   __device__ bool is_long() const { return pieces() > 1; }
 };
 
-__global__ void find_runs_kernel(std::int64_t count, const std::int64_t* index, const std::int64_t* order, RowRun* runs) {
+__global__ void find_runs_kernel(std::int64_t count, const std::int64_t* index, const std::int64_t* order,
+                                 RowRun* runs) {
   for (std::int64_t s = thread_index(); s < count; s += thread_count()) {
     const std::int64_t row = index[order[s]];
     if (s == 0 || index[order[s - 1]] != row) runs[row].begin = s;
@@ -141,8 +143,8 @@ __device__ typename LongSum<T>::Type sum_places(std::int64_t begin, std::int64_t
 
 /// Row b of `parts` is the sum of that piece of a long run which begins in places kPiece · b … of the order.
 template <class T>
-__global__ void sum_pieces_kernel(std::int64_t blocks, std::int64_t count, std::int64_t width, const std::int64_t* index,
-                                  const std::int64_t* order, const RowRun* runs, const T* dy,
+__global__ void sum_pieces_kernel(std::int64_t blocks, std::int64_t count, std::int64_t width,
+                                  const std::int64_t* index, const std::int64_t* order, const RowRun* runs, const T* dy,
                                   typename LongSum<T>::Type* parts) {
   for (std::int64_t b = blockIdx.x; b < blocks; b += gridDim.x) {
     const std::int64_t first = b * kPiece, last = first + kPiece - 1 < count - 1 ? first + kPiece - 1 : count - 1;
@@ -161,8 +163,9 @@ __global__ void sum_pieces_kernel(std::int64_t blocks, std::int64_t count, std::
 }
 
 template <class T>
-__global__ void sum_runs_kernel(std::int64_t table_rows, std::int64_t width, const std::int64_t* order, const RowRun* runs,
-                                const T* dy, const typename LongSum<T>::Type* parts, T* dtable, Mode mode) {
+__global__ void sum_runs_kernel(std::int64_t table_rows, std::int64_t width, const std::int64_t* order,
+                                const RowRun* runs, const T* dy, const typename LongSum<T>::Type* parts, T* dtable,
+                                Mode mode) {
   for (std::int64_t row = blockIdx.x; row < table_rows; row += gridDim.x) {
     const RowRun run = runs[row];
     if (mode == Mode::kAccumulate && run.begin == run.end) continue;
@@ -200,8 +203,8 @@ void gather_rows_backward(std::int64_t count, std::int64_t width, std::int64_t t
     launch(sum_pieces_kernel<T>, grid_by_width(blocks, width), blocks, count, width, index, order, runs.data(), dy,
            parts.data());
   }
-  launch(sum_runs_kernel<T>, grid_by_width(table_rows, width), table_rows, width, order, runs.data(), dy, parts.data(), dtable,
-         mode);
+  launch(sum_runs_kernel<T>, grid_by_width(table_rows, width), table_rows, width, order, runs.data(), dy, parts.data(),
+         dtable, mode);
 }
 
 template <class T>

@@ -76,7 +76,8 @@ struct Accumulate {
     const auto added = read_pack<kCount>(from + i);
     auto sum = read_pack<kCount>(to + i);
 #pragma unroll
-    for (int k = 0; k < kCount; ++k) put(sum.x[k], static_cast<ComputedType<T>>(added.x[k]), kernels::Mode::kAccumulate);
+    for (int k = 0; k < kCount; ++k)
+      put(sum.x[k], static_cast<ComputedType<T>>(added.x[k]), kernels::Mode::kAccumulate);
     write_pack(to + i, sum);
   }
 };
@@ -109,7 +110,9 @@ std::vector<std::pair<std::string, std::string>> versions(int device) {
   int driver = 0, runtime = 0;
   check(cudaDriverGetVersion(&driver), "asking for the driver's version");
   check(cudaRuntimeGetVersion(&runtime), "asking for the runtime's version");
-  const auto dotted = [](int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); };
+  const auto dotted = [](int version) {
+    return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+  };
   return {{"capability", std::to_string(properties.major) + "." + std::to_string(properties.minor)},
           {"cuda_driver", dotted(driver)},
           {"cuda_runtime", dotted(runtime)},
@@ -120,7 +123,8 @@ std::vector<std::pair<std::string, std::string>> versions(int device) {
 void require(const char* op, int device) {
   if (device >= 0 && device < count()) return;
   const cudaError_t found = why_no_devices();
-  std::string there = count() == 1 ? "there is 1 CUDA device" : "there are " + std::to_string(count()) + " CUDA devices";
+  std::string there =
+      count() == 1 ? "there is 1 CUDA device" : "there are " + std::to_string(count()) + " CUDA devices";
   if (found != cudaSuccess) there += std::string(": ") + cudaGetErrorString(found);
   throw DeviceError(std::string(op) + ": cuda:" + std::to_string(device) + " was asked for, and " + there);
 }

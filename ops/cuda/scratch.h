@@ -7,8 +7,8 @@
 
 namespace tapecache::kernels::cuda {
 
-/// Device memory for the kernels of one call, from the device's allocator. It may go out of scope while they are queued:
-/// what takes the memory next is queued after them.
+/// Device memory for the kernels of one call, from the device's allocator. It may go out of scope while they are
+/// queued: what takes the memory next is queued after them.
 template <class T>
 class Scratch {
  public:

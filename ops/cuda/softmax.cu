@@ -45,8 +45,8 @@ struct MaskedElements {
 };
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMaxRowThreads) softmax_kernel(std::int64_t rows, std::int64_t cols, const T* x,
-                                                                  Mask mask, T* y) {
+__global__ void __launch_bounds__(kMaxRowThreads)
+    softmax_kernel(std::int64_t rows, std::int64_t cols, const T* x, Mask mask, T* y) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const bool* allowed = mask.of_row(i);
     const Row<By, MaskedElements<T>> row(cols, {x + i * cols, allowed, mask.step});
@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(kMaxRowThreads) softmax_kernel(std::int64_t ro
 }
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMaxRowThreads) softmax_backward_kernel(std::int64_t rows, std::int64_t cols, const T* y,
-                                                                           const T* dy, T* dx, Mode mode) {
+__global__ void __launch_bounds__(kMaxRowThreads)
+    softmax_backward_kernel(std::int64_t rows, std::int64_t cols, const T* y, const T* dy, T* dx, Mode mode) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const Row<By, PairedElements<T>> row(cols, {y + i * cols, dy + i * cols});
     const T dot = row.sum([](std::int64_t, Pair<T> v) { return v.first * v.second; });
@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kMaxRowThreads) softmax_backward_kernel(std::i
 }
 
 template <class T, class By>
-__global__ void __launch_bounds__(kMaxRowThreads) log_softmax_kernel(std::int64_t rows, std::int64_t cols, const T* x,
-                                                                      T* y) {
+__global__ void __launch_bounds__(kMaxRowThreads)
+    log_softmax_kernel(std::int64_t rows, std::int64_t cols, const T* x, T* y) {
   for (std::int64_t i = By::first_row(); i < rows; i += By::row_step()) {
     const Row<By, Elements<T>> row(cols, {x + i * cols});
     const LogSumExp<T> normalizer = logsumexp_parts(row);
@@ -105,9 +105,8 @@ void softmax_backward(std::int64_t rows, std::int64_t cols, const T* y, const T*
 
 template <class T>
 void log_softmax(std::int64_t rows, std::int64_t cols, const T* x, T* y) {
-  with_row_threads(rows, cols, [&]<class By>(By, const Grid& grid) {
-    launch(log_softmax_kernel<T, By>, grid, rows, cols, x, y);
-  });
+  with_row_threads(rows, cols,
+                   [&]<class By>(By, const Grid& grid) { launch(log_softmax_kernel<T, By>, grid, rows, cols, x, y); });
 }
 
 template <class T>

@@ -9,8 +9,8 @@
 #include "tapecache/ops/cuda/put.cuh"
 #include "tapecache/ops/cuda/scratch.h"
 
-/// Many sums at once, of terms that are computed as they are needed. Long sums are cut into chunks, by the sizes alone, and
-/// the sums of the chunks added in order.
+/// Many sums at once, of terms that are computed as they are needed. Long sums are cut into chunks, by the sizes alone,
+/// and the sums of the chunks added in order.
 namespace tapecache::kernels::cuda {
 
 /// Which terms lie next to each other in memory: those of one sum, or those of neighbouring sums.
@@ -18,8 +18,8 @@ enum class Adjacent { kTerms, kSums };
 
 constexpr unsigned kColumnsOfBlock = 32, kRowsOfBlock = 8;
 
-/// Σ term(k) for k from `first` to before `end` in steps: a few are added in T, and their sums in what loses nothing. Where
-/// those few overflow in T, each of them is.
+/// Σ term(k) for k from `first` to before `end` in steps: a few are added in T, and their sums in what loses nothing.
+/// Where those few overflow in T, each of them is.
 template <class T, class Term>
 __device__ auto sum_in_steps(std::int64_t first, std::int64_t end, std::int64_t step, const Term& term) {
   constexpr int kFew = 8;
@@ -47,8 +47,8 @@ __device__ auto sum_in_steps(std::int64_t first, std::int64_t end, std::int64_t 
 
 /// Part [i, c] of sum i over its terms of chunk c, a block for each. Parts are written as To.
 template <class T, class To, class Term>
-__global__ void sum_adjacent_terms_kernel(std::int64_t parts, std::int64_t chunks, std::int64_t length, std::int64_t chunk,
-                                          Term term, T factor, To* to, Mode mode) {
+__global__ void sum_adjacent_terms_kernel(std::int64_t parts, std::int64_t chunks, std::int64_t length,
+                                          std::int64_t chunk, Term term, T factor, To* to, Mode mode) {
   using Long = typename LongSum<T>::Type;
   for (std::int64_t part = blockIdx.x; part < parts; part += gridDim.x) {
     const std::int64_t i = part / chunks, begin = part % chunks * chunk;
@@ -62,8 +62,8 @@ __global__ void sum_adjacent_terms_kernel(std::int64_t parts, std::int64_t chunk
 /// Part [c, i] of sum i over its terms of chunk c; a block takes the terms of 32 sums 8 at a time. Parts are written as
 /// To.
 template <class T, class To, class Term>
-__global__ void sum_adjacent_sums_kernel(std::int64_t count, std::int64_t chunks, std::int64_t length, std::int64_t chunk,
-                                         Term term, T factor, To* to, Mode mode) {
+__global__ void sum_adjacent_sums_kernel(std::int64_t count, std::int64_t chunks, std::int64_t length,
+                                         std::int64_t chunk, Term term, T factor, To* to, Mode mode) {
   using Long = typename LongSum<T>::Type;
   __shared__ Long sums[kRowsOfBlock][kColumnsOfBlock];
   const unsigned column = threadIdx.x % kColumnsOfBlock, row = threadIdx.x / kColumnsOfBlock;
@@ -86,8 +86,9 @@ __global__ void sum_adjacent_sums_kernel(std::int64_t count, std::int64_t chunks
 }
 
 template <class T, class To>
-__global__ void sum_chunks_kernel(std::int64_t count, std::int64_t chunks, std::int64_t sum_step, std::int64_t chunk_step,
-                                  const typename LongSum<T>::Type* parts, T factor, To* to, Mode mode) {
+__global__ void sum_chunks_kernel(std::int64_t count, std::int64_t chunks, std::int64_t sum_step,
+                                  std::int64_t chunk_step, const typename LongSum<T>::Type* parts, T factor, To* to,
+                                  Mode mode) {
   using Long = typename LongSum<T>::Type;
   for (std::int64_t i = thread_index(); i < count; i += thread_count()) {
     Long sum(0);
@@ -111,22 +112,23 @@ void sum_terms(std::int64_t count, std::int64_t length, const Term& term, T fact
   const auto sum_chunks_into = [&]<class Part>(Part* parts, T times, Mode how) {
     if constexpr (terms) {
       const unsigned threads = chunk <= 64 ? 32 : chunk <= 512 ? 64 : kThreads;
-      launch(sum_adjacent_terms_kernel<T, Part, Term>, grid_of_rows(count * chunks, threads), count * chunks, chunks, length,
-             chunk, term, times, parts, how);
+      launch(sum_adjacent_terms_kernel<T, Part, Term>, grid_of_rows(count * chunks, threads), count * chunks, chunks,
+             length, chunk, term, times, parts, how);
     } else {
-      launch(sum_adjacent_sums_kernel<T, Part, Term>, grid_of_rows(blocks * chunks, kColumnsOfBlock * kRowsOfBlock), count,
-             chunks, length, chunk, term, times, parts, how);
+      launch(sum_adjacent_sums_kernel<T, Part, Term>, grid_of_rows(blocks * chunks, kColumnsOfBlock * kRowsOfBlock),
+             count, chunks, length, chunk, term, times, parts, how);
     }
   };
   if (chunks == 1) return sum_chunks_into(to, factor, mode);
   const Scratch<typename LongSum<T>::Type> parts(count * chunks);
   sum_chunks_into(parts.data(), T(1), Mode::kWrite);
-  launch(sum_chunks_kernel<T, To>, grid_for(count), count, chunks, terms ? chunks : 1, terms ? 1 : count, parts.data(), factor,
-         to, mode);
+  launch(sum_chunks_kernel<T, To>, grid_for(count), count, chunks, terms ? chunks : 1, terms ? 1 : count, parts.data(),
+         factor, to, mode);
 }
 
 template <class T, class To, class Term>
-void sum_terms(std::int64_t count, std::int64_t length, Adjacent adjacent, const Term& term, T factor, To* to, Mode mode) {
+void sum_terms(std::int64_t count, std::int64_t length, Adjacent adjacent, const Term& term, T factor, To* to,
+               Mode mode) {
   if (adjacent == Adjacent::kTerms) sum_terms<Adjacent::kTerms>(count, length, term, factor, to, mode);
   else sum_terms<Adjacent::kSums>(count, length, term, factor, to, mode);
 }

@@ -5,9 +5,10 @@
 #include "tapecache/ops/cuda/attention_head.cuh"
 #include "tapecache/ops/cuda/tensor_cores.cuh"
 
-/// The products of tiles that attention consists of, on tensor cores. A warp has 16 rows of a result, and walks over tiles of
-/// what they meet, which all warps of the block share: the products of its rows with those of the tile (scores), and sums of
-/// the tile's rows weighted by scores. Scores stay in registers, where they lie as the weights are needed.
+/// The products of tiles that attention consists of, on tensor cores. A warp has 16 rows of a result, and walks over
+/// tiles of what they meet, which all warps of the block share: the products of its rows with those of the tile
+/// (scores), and sums of the tile's rows weighted by scores. Scores stay in registers, where they lie as the weights
+/// are needed.
 namespace tapecache::kernels::cuda {
 
 constexpr int kOwnRows = 16, kWarps = kTile / kOwnRows;  // a warp's rows, and the warps of a block
@@ -16,12 +17,12 @@ constexpr unsigned kTensorThreads = kWarps * kWarp;
 /// The first of the warp's rows within the tile of its block.
 __device__ inline int own_rows() { return static_cast<int>(threadIdx.x / kWarp) * kOwnRows; }
 
-/// Rows of a head in shared memory. Those that `load_matrix_x4` reads together are in different banks, as the pitch is 4
-/// words more than a multiple of 8.
+/// Rows of a head in shared memory. Those that `load_matrix_x4` reads together are in different banks, as the pitch is
+/// 4 words more than a multiple of 8.
 template <int kWidth>
 constexpr int kTilePitch = kWidth + 8;
 template <int kRows, int kWidth>
-constexpr int kTileSize = kRows * kTilePitch<kWidth>;
+constexpr int kTileSize = kRows* kTilePitch<kWidth>;
 
 /// Queues the copy of the rows from `first` on; what is outside becomes 0.
 template <int kRows, int kWidth, class Low>
@@ -34,7 +35,7 @@ __device__ void copy_tile(const Rows<const Low>& rows, int first, Low* to) {
   const Low* from = rows.first + (first + row) * rows.stride + column;
   to += row * kTilePitch<kWidth> + column;
   const int left = column < rows.width ? static_cast<int>(rows.tokens) - first - row : 0;
-  #pragma unroll
+#pragma unroll
   for (int i = 0; i < kRows; i += kRowsAtOnce) {
     copy_async<16>(to + i * kTilePitch<kWidth>, from, i < left);
     from += kRowsAtOnce * rows.stride;
@@ -49,14 +50,14 @@ class OwnRows {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     at_ = tile + (own_rows() + lane % 16) * kTilePitch<kWidth> + lane / 16 * 8;
     if constexpr (kKept) {
-      #pragma unroll
+#pragma unroll
       for (int k = 0; k < kWidth / 16; ++k) load_matrix_x4(at_ + k * 16, kept_[k]);
     }
   }
   /// Columns 16 k … 16 k + 15.
   __device__ void get(int k, std::uint32_t (&a)[4]) const {
     if constexpr (kKept) {
-      #pragma unroll
+#pragma unroll
       for (int i = 0; i < 4; ++i) a[i] = kept_[k][i];
     } else {
       load_matrix_x4(at_ + k * 16, a);
@@ -69,7 +70,7 @@ class OwnRows {
   std::uint32_t kept_[kKept ? kWidth / 16 : 1][4];
 };
 
-constexpr int kColumns = 32;  // of a tile's rows, those that scores are taken with at a time
+constexpr int kColumns = 32;                        // of a tile's rows, those that scores are taken with at a time
 constexpr std::uint32_t kAllColumns = 0xffffffffu;  // a bit for each
 
 /// Scores of the warp's rows with them: 8 columns a fragment.
@@ -83,16 +84,16 @@ template <int kWidth, class Low>
 __device__ void multiply_rows(const OwnRows<Low, kWidth>& rows, const Low* tile, Scores32& scores) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const Low* at = tile + (lane / 16 * 8 + lane % 8) * kTilePitch<kWidth> + lane / 8 % 2 * 8;
-  #pragma unroll
+#pragma unroll
   for (auto& fragment : scores) {
-    #pragma unroll
+#pragma unroll
     for (float& score : fragment) score = 0;
   }
-  #pragma unroll
+#pragma unroll
   for (int k = 0; k < kWidth / 16; ++k) {
     std::uint32_t a[4];
     rows.get(k, a);
-    #pragma unroll
+#pragma unroll
     for (int i = 0; i < kColumns / 16; ++i) {
       std::uint32_t b[4];
       load_matrix_x4(at + i * 16 * kTilePitch<kWidth> + k * 16, b);
@@ -107,7 +108,7 @@ template <int kWidth, class Low>
 __device__ void add_16_rows(const std::uint32_t (&a)[4], const Low* rows, RowSums<kWidth>& sums) {
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   const Low* at = rows + lane % 16 * kTilePitch<kWidth> + lane / 16 * 8;
-  #pragma unroll
+#pragma unroll
   for (int d = 0; d < kWidth / 16; ++d) {
     std::uint32_t b[4];
     load_matrix_x4_transposed(at + d * 16, b);
@@ -119,7 +120,7 @@ __device__ void add_16_rows(const std::uint32_t (&a)[4], const Low* rows, RowSum
 /// sums += W B, of scores as weights, rounded, and kColumns rows of a tile.
 template <int kWidth, class Low>
 __device__ void add_weighted_rows(const Scores32& weights, const Low* tile, RowSums<kWidth>& sums) {
-  #pragma unroll
+#pragma unroll
   for (int i = 0; i < kColumns / 16; ++i) {
     const auto &left = weights[2 * i], &right = weights[2 * i + 1];
     const std::uint32_t a[4] = {pack<Low>(left[0], left[1]), pack<Low>(left[2], left[3]), pack<Low>(right[0], right[1]),
@@ -141,18 +142,18 @@ __device__ void put_pair(Low* to, float a, float b) {
   *reinterpret_cast<std::uint32_t*>(to) = pack<Low>(a, b);
 }
 
-/// Writes the warp's rows, times a factor for each of a lane's two. `room` is a tile in which the warp's rows are free: by way
-/// of it 16 bytes are written at a time.
+/// Writes the warp's rows, times a factor for each of a lane's two. `room` is a tile in which the warp's rows are free:
+/// by way of it 16 bytes are written at a time.
 template <int kWidth, class Low>
-__device__ void put_rows(const RowSums<kWidth>& sums, const float (&factors)[2], int first, const Rows<Low>& to, Mode mode,
-                         Low* room) {
+__device__ void put_rows(const RowSums<kWidth>& sums, const float (&factors)[2], int first, const Rows<Low>& to,
+                         Mode mode, Low* room) {
   const int begin = first + own_rows();
   __syncwarp();
-  #pragma unroll
+#pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = fragment_row() + 8 * r, token = begin + row;
     Low* shared = room + (own_rows() + row) * kTilePitch<kWidth>;
-    #pragma unroll
+#pragma unroll
     for (int d = 0; d < kWidth / 8; ++d) {
       const int column = d * 8 + fragment_pair();
       float a = sums[d][2 * r] * factors[r], b = sums[d][2 * r + 1] * factors[r];
@@ -165,7 +166,7 @@ __device__ void put_rows(const RowSums<kWidth>& sums, const float (&factors)[2],
     }
   }
   __syncwarp();
-  #pragma unroll
+#pragma unroll
   for (int i = static_cast<int>(threadIdx.x % kWarp); i < kOwnRows * kWidth / 8; i += kWarp) {
     const int row = i / (kWidth / 8), column = i % (kWidth / 8) * 8;
     if (begin + row >= to.tokens || column >= to.width) continue;

@@ -22,8 +22,8 @@ T fetch(const T* there) {
   return value;
 }
 
-/// Copies bytes of the host, as many as make whole words, to the current device. They travel as parameters of kernels, and so
-/// may change as soon as this returns, and can be recorded.
+/// Copies bytes of the host, as many as make whole words, to the current device. They travel as parameters of kernels,
+/// and so may change as soon as this returns, and can be recorded.
 void upload(const void* from, std::size_t bytes, void* to);
 
 /// Values of the host for the kernels of one call.

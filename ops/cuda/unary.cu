@@ -76,7 +76,8 @@ struct Identity {
 };
 
 template <class T, class In, class Gradient, class Function>
-void apply_derivative(const Function& function, std::int64_t n, const In* saved, const Gradient* dy, Gradient* dx, Mode mode) {
+void apply_derivative(const Function& function, std::int64_t n, const In* saved, const Gradient* dy, Gradient* dx,
+                      Mode mode) {
   launch_each(n, ApplyDerivative<T, In, Gradient, Function>{function, saved, dy, dx, mode}, saved, dy, dx);
 }
 
@@ -121,7 +122,7 @@ constexpr UnaryKernels<T> kUnary{
     .unary_backward = unary_backward<T>,
 };
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 constexpr UnaryKernels<Low> kUnary<Low>{
     .round = low_round<Low>,
     .unary = low_unary<Low>,

@@ -97,8 +97,8 @@ struct Relu {
 template <class T>
 struct Gelu {
   T a, b;
-  /// By erfc, as ½ + ½ erf would cancel for negative x. What rounding its argument leaves out, x² 2⁻²⁴ of the result, is made
-  /// good by the derivative.
+  /// By erfc, as ½ + ½ erf would cancel for negative x. What rounding its argument leaves out, x² 2⁻²⁴ of the result,
+  /// is made good by the derivative.
   __device__ static T cumulative(T x) {
     constexpr double kFactor = -0.70710678118654752440;
     const T y = x * T(kFactor), z = near(x);
@@ -116,7 +116,9 @@ struct GeluTanh {
   T a, b;
   static constexpr double kCubic = 0.044715, kTwiceSqrt2OverPi = 2 * 0.79788456080286535588;
   /// ½ (1 + tanh u) is σ(2u).
-  __device__ static T cumulative(T x) { return logistic<precision>(T(kTwiceSqrt2OverPi) * (x + T(kCubic) * x * x * x)); }
+  __device__ static T cumulative(T x) {
+    return logistic<precision>(T(kTwiceSqrt2OverPi) * (x + T(kCubic) * x * x * x));
+  }
   __device__ T value(T x) const { return x * cumulative(x); }
   __device__ T derivative(T x) const {
     const T s = cumulative(x), z = near(x), inner = T(kTwiceSqrt2OverPi) * (T{1} + T(3 * kCubic) * z * z);
@@ -160,8 +162,8 @@ struct Clamp {
   __device__ T chain(T x, T g) const { return x >= a && x <= b ? g : T{0}; }
 };
 
-/// g f'(x), or of the value, as derivative_uses_output says; by `chain` where a product would not do: 0 times an infinite g is
-/// NaN.
+/// g f'(x), or of the value, as derivative_uses_output says; by `chain` where a product would not do: 0 times an
+/// infinite g is NaN.
 template <class Function, class T>
 __device__ T chain(const Function& function, T at, T g) {
   if constexpr (requires { function.chain(at, g); }) return function.chain(at, g);
@@ -172,22 +174,38 @@ __device__ T chain(const Function& function, T at, T g) {
 template <class T, Precision precision = Precision::kFull, class F>
 void with_function(UnaryOp op, T a, T b, const F& f) {
   switch (op) {
-    case UnaryOp::kScale: return f(Scale<T>{a, b});
-    case UnaryOp::kExp: return f(Exp<T>{a, b});
-    case UnaryOp::kLog: return f(Log<T>{a, b});
-    case UnaryOp::kSqrt: return f(Sqrt<T>{a, b});
-    case UnaryOp::kRsqrt: return f(Rsqrt<T>{a, b});
-    case UnaryOp::kPow: return f(Pow<T>{a, b});
-    case UnaryOp::kTanh: return f(Tanh<T>{a, b});
-    case UnaryOp::kErf: return f(Erf<T>{a, b});
-    case UnaryOp::kSigmoid: return f(Sigmoid<T>{a, b});
-    case UnaryOp::kRelu: return f(Relu<T>{a, b});
-    case UnaryOp::kGelu: return f(Gelu<T>{a, b});
-    case UnaryOp::kGeluTanh: return f(GeluTanh<T, precision>{a, b});
-    case UnaryOp::kQuickGelu: return f(QuickGelu<T, precision>{a, b});
-    case UnaryOp::kSilu: return f(Silu<T, precision>{a, b});
-    case UnaryOp::kSoftplus: return f(Softplus<T>{a, b});
-    case UnaryOp::kClamp: return f(Clamp<T>{a, b});
+    case UnaryOp::kScale:
+      return f(Scale<T>{a, b});
+    case UnaryOp::kExp:
+      return f(Exp<T>{a, b});
+    case UnaryOp::kLog:
+      return f(Log<T>{a, b});
+    case UnaryOp::kSqrt:
+      return f(Sqrt<T>{a, b});
+    case UnaryOp::kRsqrt:
+      return f(Rsqrt<T>{a, b});
+    case UnaryOp::kPow:
+      return f(Pow<T>{a, b});
+    case UnaryOp::kTanh:
+      return f(Tanh<T>{a, b});
+    case UnaryOp::kErf:
+      return f(Erf<T>{a, b});
+    case UnaryOp::kSigmoid:
+      return f(Sigmoid<T>{a, b});
+    case UnaryOp::kRelu:
+      return f(Relu<T>{a, b});
+    case UnaryOp::kGelu:
+      return f(Gelu<T>{a, b});
+    case UnaryOp::kGeluTanh:
+      return f(GeluTanh<T, precision>{a, b});
+    case UnaryOp::kQuickGelu:
+      return f(QuickGelu<T, precision>{a, b});
+    case UnaryOp::kSilu:
+      return f(Silu<T, precision>{a, b});
+    case UnaryOp::kSoftplus:
+      return f(Softplus<T>{a, b});
+    case UnaryOp::kClamp:
+      return f(Clamp<T>{a, b});
   }
 }
 

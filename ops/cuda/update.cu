@@ -36,8 +36,8 @@ __device__ void for_each_in_block(std::int64_t block, std::int64_t count, const 
   }
 }
 
-/// Whether an update is to change anything: not where a check of values has failed, so that the gradients are of something
-/// that the host did not mean.
+/// Whether an update is to change anything: not where a check of values has failed, so that the gradients are of
+/// something that the host did not mean.
 __device__ inline bool is_wanted(const StepNumbers& numbers, const int* fault) {
   return *fault == 0 && numbers.skip_if.now() == 0;
 }
@@ -76,7 +76,8 @@ struct AdamWPart {
 
 /// Takes the numbers that follow from the learning rate, and, where the device counts it, those from the step.
 template <class T>
-__global__ void prepare_step_kernel(std::int64_t count, AdamWPart<T>* arrays, AdamW step, StepNumbers numbers, const int* fault) {
+__global__ void prepare_step_kernel(std::int64_t count, AdamWPart<T>* arrays, AdamW step, StepNumbers numbers,
+                                    const int* fault) {
   if (!is_wanted(numbers, fault)) return;
   const double rate = numbers.learning_rate.now();
   for (std::int64_t i = thread_index(); i < count; i += thread_count()) {
@@ -99,7 +100,8 @@ struct AdamWStep {
   }
 
   __device__ void operator()(const AdamWPart<T>& a, std::int64_t i) const {
-    const T g = a.gradient[i] * scale, m = beta1 * a.m[i] + rest1 * g, v = beta2 * a.v[i] + rest2 * g * g, value = a.value[i];
+    const T g = a.gradient[i] * scale, m = beta1 * a.m[i] + rest1 * g, v = beta2 * a.v[i] + rest2 * g * g,
+            value = a.value[i];
     a.m[i] = m;
     a.v[i] = v;
     a.value[i] = value - (a.decay * value + rate * (m * a.inverse1) / (std::sqrt(v * a.inverse2) + epsilon));
@@ -154,7 +156,8 @@ struct AddTerm {
 };
 
 template <class T, class Term>
-__global__ void sum_over_kernel(std::int64_t elements, std::int64_t count, const ConstArray<T>* arrays, double* partials) {
+__global__ void sum_over_kernel(std::int64_t elements, std::int64_t count, const ConstArray<T>* arrays,
+                                double* partials) {
   for (std::int64_t block = blockIdx.x; block * kUpdateBlock < elements; block += gridDim.x) {
     double sum = 0;
     for_each_in_block(block, count, arrays, AddTerm<Term>{sum});
@@ -196,14 +199,20 @@ void adamw(const StepNumbers& numbers, const AdamW& step, std::int64_t count, co
     const auto t = static_cast<double>(a.steps + 1);
     parts.push_back({a.first, a.size, a.gradient, a.value, a.m, a.v,
                      static_cast<T>(numbers.learning_rate.value * a.weight_decay),
-                     static_cast<T>(1 / (1 - std::pow(step.beta1, t))), static_cast<T>(1 / (1 - std::pow(step.beta2, t))),
-                     a.weight_decay, a.steps_on_device});
+                     static_cast<T>(1 / (1 - std::pow(step.beta1, t))),
+                     static_cast<T>(1 / (1 - std::pow(step.beta2, t))), a.weight_decay, a.steps_on_device});
     prepares = prepares || a.steps_on_device;
   }
-  const AdamWStep<T> own{static_cast<T>(step.beta1), static_cast<T>(step.beta2), static_cast<T>(1 - step.beta1),
-                         static_cast<T>(1 - step.beta2), static_cast<T>(step.epsilon), 0, 0};
+  const AdamWStep<T> own{static_cast<T>(step.beta1),
+                         static_cast<T>(step.beta2),
+                         static_cast<T>(1 - step.beta1),
+                         static_cast<T>(1 - step.beta2),
+                         static_cast<T>(step.epsilon),
+                         0,
+                         0};
   update(parts, own, numbers, [&](AdamWPart<T>* there, std::int64_t number) {
-    if (prepares) launch(prepare_step_kernel<T>, grid_for(number), number, there, step, numbers, current_faults().raised);
+    if (prepares)
+      launch(prepare_step_kernel<T>, grid_for(number), number, there, step, numbers, current_faults().raised);
   });
 }
 

@@ -18,8 +18,8 @@ struct Attention {
 template <class T>
 struct AttentionKernels {
   // qkv [batch, tokens, 3, heads, width], valid [batch, tokens] or null, y [batch, tokens, heads, width],
-  // logsumexp [batch, heads, tokens, 2], in which the scores' is scale · the first + the second. A query that may attend to
-  // nothing gets 0.
+  // logsumexp [batch, heads, tokens, 2], in which the scores' is scale · the first + the second. A query that may
+  // attend to nothing gets 0.
   void (*attention)(const Attention&, const T* qkv, const bool* valid, T* y, T* logsumexp);
   void (*attention_backward)(const Attention&, const T* qkv, const bool* valid, const T* y, const T* logsumexp,
                              const T* dy, T* dqkv, Mode);
@@ -27,7 +27,7 @@ struct AttentionKernels {
 
 /// Over bf16 and f16. Sums are taken in f32, and so is everything else before it is rounded.
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 struct AttentionKernels<Low> {
   // As over f32, with weights rounded before they meet another matrix. A device may fill less of logsumexp, in an
   // order of its own.

@@ -6,7 +6,8 @@
 #include "tapecache/ops/kernels/mode.h"
 #include "tapecache/ops/kernels/tiles.h"
 
-/// Contrastive losses over the similarities of two sets, which exist one tile at a time. All arrays are contiguous and row-major.
+/// Contrastive losses over the similarities of two sets, which exist one tile at a time. All arrays are contiguous and
+/// row-major.
 namespace tapecache::kernels {
 
 /// Which cross-entropies a contrastive loss takes of its logits.
@@ -34,9 +35,9 @@ struct Contrastive {
 
 template <class T>
 struct ContrastiveKernels {
-  // scale, bias, loss and the gradients of them are one element each. logsumexp over each row and (kRowsAndColumns) column;
-  // neither is used by kSigmoid. Sums across tiles are in f64. The device says which tiles it works best with where the caller
-  // does not, and how many elements its workspace has.
+  // scale, bias, loss and the gradients of them are one element each. logsumexp over each row and (kRowsAndColumns)
+  // column; neither is used by kSigmoid. Sums across tiles are in f64. The device says which tiles it works best with
+  // where the caller does not, and how many elements its workspace has.
   TileSizes (*contrastive_tile)();
   std::int64_t (*contrastive_workspace)(const Contrastive&);
   void (*contrastive)(const Contrastive&, const T* a, const T* b, const T* scale, const T* bias, double* row_logsumexp,

@@ -9,8 +9,8 @@ namespace tapecache::kernels {
 
 template <class T>
 struct CrossEntropyKernels {
-  // loss[r] = logsumexp(x[r]) - x[r, target[r]]; logsumexp [rows, 2] is in two parts, whose sum it is. In backward row r has
-  // the cotangent scale * dloss[r * dloss_stride].
+  // loss[r] = logsumexp(x[r]) - x[r, target[r]]; logsumexp [rows, 2] is in two parts, whose sum it is. In backward row
+  // r has the cotangent scale * dloss[r * dloss_stride].
   void (*cross_entropy)(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets, T* loss,
                         T* logsumexp);
   void (*cross_entropy_backward)(std::int64_t rows, std::int64_t cols, const T* x, const std::int64_t* targets,

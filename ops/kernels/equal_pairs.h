@@ -4,11 +4,13 @@
 
 namespace tapecache::kernels {
 
-/// What stands for the logit of a pair that is left out: far below all others, and finite, so that anomaly mode stays quiet.
+/// What stands for the logit of a pair that is left out: far below all others, and finite, so that anomaly mode stays
+/// quiet.
 inline constexpr double kExcluded = -1e37;
 
-/// Which targets are left out of a query's negatives, as no negatives of it, the positive of query i being target i · step:
-/// those whose id is that of its positive, and the positives of queries whose id is its own. Without ids all differ.
+/// Which targets are left out of a query's negatives, as no negatives of it, the positive of query i being target i ·
+/// step: those whose id is that of its positive, and the positives of queries whose id is its own. Without ids all
+/// differ.
 struct EqualPairs {
   const std::int64_t *query_ids = nullptr, *target_ids = nullptr;
   std::int64_t step = 1;

@@ -31,28 +31,29 @@ template <class T>
 struct GemmKernels {
   // bias [n] is added to each row, and with Mode::kWrite residual (in the layout of C) to C, where they are not null.
   void (*gemm)(const Gemm&, const T* a, const T* b, const T* bias, const T* residual, T* c, Mode);
-  // With an element-wise function f (which has no parameters a and b) joined to one product, batch 1. `at` [m, n] is read
-  // by kDerivative alone, which does not accumulate.
+  // With an element-wise function f (which has no parameters a and b) joined to one product, batch 1. `at` [m, n] is
+  // read by kDerivative alone, which does not accumulate.
   void (*activated_gemm)(const Gemm&, UnaryOp f, Activated, const T* a, const T* b, const T* bias, const T* residual,
                          const T* at, T* c, Mode);
-  // Packs op(B) into packed_elements(n, k) elements, as its products with many A take it fastest; their bits are the same. Both
-  // are null where a backend packs nothing.
+  // Packs op(B) into packed_elements(n, k) elements, as its products with many A take it fastest; their bits are the
+  // same. Both are null where a backend packs nothing.
   std::int64_t (*packed_elements)(std::int64_t n, std::int64_t k);
   void (*pack_factor)(const Gemm&, const T* b, T* packed);
 };
 
 /// Over bf16 and f16. Sums are taken in f32, and so is everything else before it is rounded.
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 struct GemmKernels<Low> {
   // As over f32; gemm_rounded has no residual and rounds C.
   void (*gemm)(const Gemm&, const Low* a, const Low* b, const float* bias, const float* residual, float* c, Mode);
   void (*gemm_rounded)(const Gemm&, const Low* a, const Low* b, const float* bias, Low* c, Mode);
-  // C = op(A) op(B) f'(at) for `at` in the layout of C, rounded; and value = f(at), unless that is null. Batch 1, and C has no
-  // gaps between its rows.
+  // C = op(A) op(B) f'(at) for `at` in the layout of C, rounded; and value = f(at), unless that is null. Batch 1, and C
+  // has no gaps between its rows.
   void (*derivative_gemm)(const Gemm&, UnaryOp f, const Low* a, const Low* b, const Low* at, Low* c, Low* value);
   // dW = dYᵀ X and db = Σ over the rows of dY, the Gemm being that of dW. Batch 1.
-  void (*parameter_gradients)(const Gemm&, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db, Mode db_mode);
+  void (*parameter_gradients)(const Gemm&, const Low* dy, const Low* x, float* dw, Mode dw_mode, float* db,
+                              Mode db_mode);
 };
 
 }  // namespace tapecache::kernels

@@ -30,14 +30,14 @@ struct MaxSim {
 
 template <class T>
 struct MaxSimKernels {
-  // Masks may be null; every document has a valid token. `best` is scratch. Of the sizes that maxsim_tile is told, those of tiles
-  // do not count.
+  // Masks may be null; every document has a valid token. `best` is scratch. Of the sizes that maxsim_tile is told,
+  // those of tiles do not count.
   TileSizes (*maxsim_tile)(const MaxSim&);
   void (*maxsim)(const MaxSim&, const T* queries, const bool* query_mask, const T* documents, const bool* document_mask,
                  const T* scale, double* logsumexp, T* loss, T* workspace, std::int32_t* best, double* partials);
   void (*maxsim_backward)(const MaxSim&, const T* queries, const bool* query_mask, const T* documents,
-                          const bool* document_mask, const T* scale, const double* logsumexp, const T* dloss, T* dqueries,
-                          Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, T* dscale, T* workspace,
+                          const bool* document_mask, const T* scale, const double* logsumexp, const T* dloss,
+                          T* dqueries, Mode dqueries_mode, T* ddocuments, Mode ddocuments_mode, T* dscale, T* workspace,
                           std::int32_t* best, double* partials);
 };
 

@@ -18,11 +18,11 @@ struct NormalizeKernels {
   void (*layer_norm_backward)(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* mean,
                               const T* rstd, const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode, T* dbeta,
                               Mode dbeta_mode);
-  // y = x / √(mean(x²) + ε) · γ for rows of [rows, cols]; factor[r] is 1 / √(mean(x²) + ε). In backward dx and dgamma may be null.
-  // They may be one array: dx is finished first.
+  // y = x / √(mean(x²) + ε) · γ for rows of [rows, cols]; factor[r] is 1 / √(mean(x²) + ε). In backward dx and dgamma
+  // may be null. They may be one array: dx is finished first.
   void (*rms_norm)(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, const T* gamma, T* y, T* factor);
-  void (*rms_norm_backward)(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* factor, const T* dy,
-                            T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode);
+  void (*rms_norm_backward)(std::int64_t rows, std::int64_t cols, const T* x, const T* gamma, const T* factor,
+                            const T* dy, T* dx, Mode dx_mode, T* dgamma, Mode dgamma_mode);
   // y = x / max(‖x‖, ε); inverse[r] is the factor used, negative where ε was.
   void (*l2_normalize)(std::int64_t rows, std::int64_t cols, double epsilon, const T* x, T* y, T* inverse);
   void (*l2_normalize_backward)(std::int64_t rows, std::int64_t cols, const T* y, const T* inverse, const T* dy, T* dx,
@@ -31,7 +31,7 @@ struct NormalizeKernels {
 
 /// Over bf16 and f16. Sums are taken in f32, and so is everything else before it is rounded.
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 struct NormalizeKernels<Low> {
   // Of f32 rows [rows, cols].
   void (*layer_norm)(std::int64_t rows, std::int64_t cols, double epsilon, const float* x, const float* gamma,

@@ -20,11 +20,11 @@ struct PatchKernels {
 
 /// Over bf16 and f16. Sums are taken in f32, and so is everything else before it is rounded.
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 struct PatchKernels<Low> {
   // Of f32 images.
-  void (*patches)(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width, std::int64_t patch,
-                  const float* x, Low* rows);
+  void (*patches)(std::int64_t batch, std::int64_t channels, std::int64_t height, std::int64_t width,
+                  std::int64_t patch, const float* x, Low* rows);
 };
 
 }  // namespace tapecache::kernels

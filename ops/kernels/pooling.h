@@ -20,10 +20,10 @@ struct PoolingKernels {
                             const T* dy, T* dx, Mode);
   // index[i] is the last valid token of sample i, 0 where there is none.
   void (*last_token)(std::int64_t batch, std::int64_t tokens, const bool* valid, std::int64_t* index);
-  // index[i] is the first token of sample i that is valid (any where `valid` is null) and, where `ids` is not null, has this
-  // id; -1 where there is none.
-  void (*first_token)(std::int64_t batch, std::int64_t tokens, const bool* valid, const std::int64_t* ids, std::int64_t id,
-                      std::int64_t* index);
+  // index[i] is the first token of sample i that is valid (any where `valid` is null) and, where `ids` is not null, has
+  // this id; -1 where there is none.
+  void (*first_token)(std::int64_t batch, std::int64_t tokens, const bool* valid, const std::int64_t* ids,
+                      std::int64_t id, std::int64_t* index);
   // Positions [batch, tokens] of the valid tokens, counted from `first`; first - 1 for padding.
   void (*token_positions)(std::int64_t batch, std::int64_t tokens, std::int64_t first, const bool* valid,
                           std::int64_t* position);

@@ -23,7 +23,7 @@ struct ReduceKernels {
 
 /// Over bf16 and f16. Sums are taken in f32, and so is everything else before it is rounded.
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 struct ReduceKernels<Low> {
   // Rounds x [rows, cols] to y, and puts the sum of its rows into sums [cols].
   void (*round_and_sum_rows)(std::int64_t rows, std::int64_t cols, const float* x, Low* y, float* sums, Mode);

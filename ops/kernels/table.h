@@ -24,21 +24,48 @@
 #include "tapecache/ops/kernels/unary.h"
 #include "tapecache/ops/kernels/update.h"
 
-/// The contract between ops and backends. A family of kernels is a struct of pointers to plain functions over pointers and sizes;
-/// a backend has one object of each family for each element type, and one table of these objects. The build reads the includes.
+/// The contract between ops and backends. A family of kernels is a struct of pointers to plain functions over pointers
+/// and sizes; a backend has one object of each family for each element type, and one table of these objects. The build
+/// reads the includes.
 namespace tapecache::kernels {
 
+template <class T, template <class> class... Families>
+using ObjectsOf = std::tuple<const Families<T>*...>;
+
+// A family stands on a line of its own.
+// clang-format off
+
 template <class T>
-using FamiliesOver =
-    std::tuple<const AttentionKernels<T>*, const BatchNormKernels<T>*, const BinaryKernels<T>*, const ContrastiveKernels<T>*,
-               const CrossEntropyKernels<T>*, const DropoutKernels<T>*, const GatherKernels<T>*, const GemmKernels<T>*,
-               const LayoutKernels<T>*, const MaxSimKernels<T>*, const NormalizeKernels<T>*, const PairMaskKernels<T>*,
-               const PatchKernels<T>*, const PoolingKernels<T>*, const ReduceKernels<T>*, const SoftmaxKernels<T>*,
-               const UnaryKernels<T>*, const UpdateKernels<T>*>;
+using FamiliesOver = ObjectsOf<T,
+    AttentionKernels,
+    BatchNormKernels,
+    BinaryKernels,
+    ContrastiveKernels,
+    CrossEntropyKernels,
+    DropoutKernels,
+    GatherKernels,
+    GemmKernels,
+    LayoutKernels,
+    MaxSimKernels,
+    NormalizeKernels,
+    PairMaskKernels,
+    PatchKernels,
+    PoolingKernels,
+    ReduceKernels,
+    SoftmaxKernels,
+    UnaryKernels,
+    UpdateKernels>;
 
 template <class Low>
-using FamiliesOverLow = std::tuple<const AttentionKernels<Low>*, const GemmKernels<Low>*, const NormalizeKernels<Low>*,
-                                   const PatchKernels<Low>*, const ReduceKernels<Low>*, const UnaryKernels<Low>*>;
+using FamiliesOverLow = ObjectsOf<Low,
+    AttentionKernels,
+    GemmKernels,
+    NormalizeKernels,
+    PatchKernels,
+    ReduceKernels,
+    UnaryKernels>;
+
+// clang-format on
 
 /// A backend's object of each family.
 using KernelTable = decltype(std::tuple_cat(FamiliesOver<float>(), FamiliesOver<double>(), FamiliesOverLow<BFloat16>(),
@@ -51,8 +78,8 @@ const KernelTable& cpu_table();
 /// The name of that variant: "native", "x86-64-v3", …
 std::string_view cpu_variant();
 
-/// Its kernels run on the given device, for this thread, until it is asked for again. Of `ops/cuda`, or of `ops/no_cuda`, which
-/// throws DeviceError. Decided at link time.
+/// Its kernels run on the given device, for this thread, until it is asked for again. Of `ops/cuda`, or of
+/// `ops/no_cuda`, which throws DeviceError. Decided at link time.
 const KernelTable& cuda_table(int device);
 
 /// The table of what a backend has in its `Provided<Family>::kernels`.
@@ -65,8 +92,8 @@ namespace detail {
 [[noreturn]] void throw_missing(const char* op, Device device, DType dtype);
 }
 
-/// A kernel of a device, as &SoftmaxKernels<T>::softmax names it. Throws DTypeError "softmax: no cuda kernel for float64" where
-/// the device has none.
+/// A kernel of a device, as &SoftmaxKernels<T>::softmax names it. Throws DTypeError "softmax: no cuda kernel for
+/// float64" where the device has none.
 template <template <class> class Family, class T, class Function>
 Function find(Function Family<T>::*kernel, const char* op, Device device) {
   const KernelTable& table = device.is_cpu() ? cpu_table() : cuda_table(device.index);

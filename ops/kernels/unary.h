@@ -10,12 +10,12 @@ namespace tapecache::kernels {
 
 /// `a` and `b` are parameters of a function, which most have none of.
 enum class UnaryOp {
-  kScale,      // a x
+  kScale,  // a x
   kExp,
   kLog,
   kSqrt,
-  kRsqrt,      // 1 / sqrt(x)
-  kPow,        // x^a
+  kRsqrt,  // 1 / sqrt(x)
+  kPow,    // x^a
   kTanh,
   kErf,
   kSigmoid,
@@ -43,7 +43,7 @@ struct UnaryKernels {
 
 /// Over bf16 and f16. Sums are taken in f32, and so is everything else before it is rounded.
 template <class Low>
-  requires kLowPrecision<Low>
+requires kLowPrecision<Low>
 struct UnaryKernels<Low> {
   // To nearest even.
   void (*round)(std::int64_t n, const float* x, Low* y);

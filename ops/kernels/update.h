@@ -8,8 +8,8 @@
 /// Steps of optimisers, and norms of gradients. All arrays are contiguous and row-major.
 namespace tapecache::kernels {
 
-/// What changes from one step of an optimiser to the next. The gradient is multiplied by its scale first; where `skip_if` is
-/// not 0, nothing is changed.
+/// What changes from one step of an optimiser to the next. The gradient is multiplied by its scale first; where
+/// `skip_if` is not 0, nothing is changed.
 struct StepNumbers {
   KernelNumber<double> learning_rate, gradient_scale, skip_if;
 };
@@ -23,8 +23,8 @@ struct Sgd {
   double momentum;
 };
 
-/// What an update reads and changes, for many arrays at once. `first` is the number of elements in the arrays before it;
-/// `steps` are those taken before, which are read and counted at `steps_on_device` where that is not null.
+/// What an update reads and changes, for many arrays at once. `first` is the number of elements in the arrays before
+/// it; `steps` are those taken before, which are read and counted at `steps_on_device` where that is not null.
 template <class T>
 struct AdamWArrays {
   std::int64_t first, size;
@@ -63,8 +63,8 @@ struct UpdateKernels {
   // Optimiser steps over `count` arrays of at least one element, in place and in one pass.
   void (*adamw)(const StepNumbers&, const AdamW&, std::int64_t count, const AdamWArrays<T>*);
   void (*sgd)(const StepNumbers&, const Sgd&, std::int64_t count, const SgdArrays<T>*);
-  // The sum of squares over `count` arrays, and the number of elements that are not finite, in f64; `partials` holds one
-  // element a block.
+  // The sum of squares over `count` arrays, and the number of elements that are not finite, in f64; `partials` holds
+  // one element a block.
   void (*squared_norm)(std::int64_t count, const ConstArray<T>*, double* partials, double* sum, Mode);
   void (*count_non_finite)(std::int64_t count, const ConstArray<T>*, double* partials, double* number, Mode);
   // Multiplies the arrays by max_norm / norm where that is below 1, the norm being the root of squared_norm.

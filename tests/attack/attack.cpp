@@ -6,8 +6,8 @@
 #include <new>
 #include <string_view>
 
-#include <boost/test/unit_test.hpp>
 #include <fmt/format.h>
+#include <boost/test/unit_test.hpp>
 
 #include "compare.h"
 #include "folder.h"
@@ -51,7 +51,8 @@ std::string difference(const Snapshot& found, const Snapshot& expected, double t
   if (found.names != expected.names) return "what there is of state";
   for (std::size_t i = 0; i < found.tensors.size(); ++i) {
     const Tensor &a = found.tensors[i], &b = expected.tensors[i];
-    if (a.defined() != b.defined()) return fmt::format("{}, which is {}there", expected.names[i], a.defined() ? "" : "not ");
+    if (a.defined() != b.defined())
+      return fmt::format("{}, which is {}there", expected.names[i], a.defined() ? "" : "not ");
     if (!a.defined() || same_bits(a, b)) continue;
     const double apart = max_difference(a, b);
     if (!(apart <= tolerance)) return fmt::format("{}, by {}", expected.names[i], apart);
@@ -148,7 +149,8 @@ struct Attack {
     }
     if (!wrong.empty()) {
       ++count.wrong;
-      BOOST_ERROR(fmt::format("{}: where allocation {} of {} failed, it {}", work.name, number, to_string(memory), wrong));
+      BOOST_ERROR(
+          fmt::format("{}: where allocation {} of {} failed, it {}", work.name, number, to_string(memory), wrong));
     }
     return true;
   }

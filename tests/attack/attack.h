@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "failing_allocation.h"
-#include "tapecache/autograd/undo_log.h"
 #include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/undo_log.h"
 #include "tapecache/core/random.h"
 #include "tapecache/train/optimizer.h"
 
@@ -25,8 +25,8 @@ struct Changeable {
   std::filesystem::path folder = {};  ///< with the files in it; empty for none
 };
 
-/// Work that either happens or does not: what it may change is as before when it throws, and as by a run in peace when it does
-/// not.
+/// Work that either happens or does not: what it may change is as before when it throws, and as by a run in peace when
+/// it does not.
 struct Work {
   std::string name;
   Changeable changes;
@@ -34,13 +34,14 @@ struct Work {
   std::function<void()> prepare;
   /// Gives a number to compare, such as a loss.
   std::function<double()> run;
-  /// How far numbers and tensors may be from the run in peace, relative to the largest: chunks made smaller add in another
-  /// order.
+  /// How far numbers and tensors may be from the run in peace, relative to the largest: chunks made smaller add in
+  /// another order.
   double tolerance = 0;
 };
 
-/// Does the work again and again, each time with another allocation that fails, every `stride`-th of them; in the whole attack
-/// (TAPECACHE_ATTACK=whole) every one. Reports to Boost.Test what is wrong or half done. Returns how many failed.
+/// Does the work again and again, each time with another allocation that fails, every `stride`-th of them; in the whole
+/// attack (TAPECACHE_ATTACK=whole) every one. Reports to Boost.Test what is wrong or half done. Returns how many
+/// failed.
 std::int64_t attack(const Work& work, Memory memory, std::int64_t stride = 1);
 
 }  // namespace tapecache::testing

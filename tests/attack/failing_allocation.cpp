@@ -11,7 +11,7 @@
 namespace {
 
 std::atomic<std::int64_t> until_failure{0};           // calls of operator new; 0 and below: none fails
-std::atomic<std::int64_t> in_use{0}, most_in_use{0};             // bytes
+std::atomic<std::int64_t> in_use{0}, most_in_use{0};  // bytes
 
 void* allocate(std::size_t bytes, std::size_t alignment) {
   if (until_failure.load(std::memory_order_relaxed) > 0 && until_failure.fetch_sub(1, std::memory_order_relaxed) == 1) {
@@ -37,8 +37,12 @@ void release(void* block) {
 
 void* operator new(std::size_t bytes) { return allocate(bytes, alignof(std::max_align_t)); }
 void* operator new[](std::size_t bytes) { return allocate(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) { return allocate(bytes, static_cast<std::size_t>(alignment)); }
-void* operator new[](std::size_t bytes, std::align_val_t alignment) { return allocate(bytes, static_cast<std::size_t>(alignment)); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return allocate(bytes, static_cast<std::size_t>(alignment));
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return allocate(bytes, static_cast<std::size_t>(alignment));
+}
 void operator delete(void* block) noexcept { release(block); }
 void operator delete[](void* block) noexcept { release(block); }
 void operator delete(void* block, std::size_t) noexcept { release(block); }
@@ -52,17 +56,24 @@ namespace tapecache::testing {
 
 const char* to_string(Memory memory) {
   switch (memory) {
-    case Memory::kTensors: return "tensors";
-    case Memory::kObjects: return "objects";
-    case Memory::kTensorsWithinLimit: return "tensors within a limit";
+    case Memory::kTensors:
+      return "tensors";
+    case Memory::kObjects:
+      return "objects";
+    case Memory::kTensorsWithinLimit:
+      return "tensors within a limit";
   }
   return "unknown";
 }
 
 FailingAllocation::FailingAllocation(Memory memory, std::uint64_t number) : memory_(memory) {
   switch (memory_) {
-    case Memory::kTensors: allocator().set_failing(number); break;
-    case Memory::kObjects: until_failure = static_cast<std::int64_t>(number); break;
+    case Memory::kTensors:
+      allocator().set_failing(number);
+      break;
+    case Memory::kObjects:
+      until_failure = static_cast<std::int64_t>(number);
+      break;
     case Memory::kTensorsWithinLimit:
       limit_.emplace(allocator().stats().current + static_cast<std::size_t>(number) * Allocator::block_size(1));
       break;

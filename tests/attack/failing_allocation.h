@@ -14,9 +14,9 @@ enum class Memory { kTensors, kObjects, kTensorsWithinLimit };
 
 const char* to_string(Memory memory);
 
-/// Lets one allocation of this process fail: the n-th from here on, with OutOfMemory or std::bad_alloc, on whatever thread it
-/// is. Within a limit all fail that do not fit into n of the smallest blocks beside what is in use. Objects count only where
-/// this program has the `operator new` of failing_allocation.cpp.
+/// Lets one allocation of this process fail: the n-th from here on, with OutOfMemory or std::bad_alloc, on whatever
+/// thread it is. Within a limit all fail that do not fit into n of the smallest blocks beside what is in use. Objects
+/// count only where this program has the `operator new` of failing_allocation.cpp.
 class FailingAllocation {
  public:
   FailingAllocation(Memory memory, std::uint64_t number);

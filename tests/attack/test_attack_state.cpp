@@ -3,9 +3,9 @@
 #include <string>
 #include <vector>
 
+#include "attack.h"
 #include "folder.h"
 #include "gradcache_checks.h"
-#include "attack.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/train/checkpoint.h"
@@ -78,7 +78,8 @@ struct Trained {
   }
 
   Work work(std::string name, std::function<void()> prepare, std::function<double()> run) {
-    return {std::move(name), {parameters(), buffers(), optimizers(), folder.path()}, std::move(prepare), std::move(run)};
+    return {
+        std::move(name), {parameters(), buffers(), optimizers(), folder.path()}, std::move(prepare), std::move(run)};
   }
 };
 
@@ -95,17 +96,23 @@ BOOST_AUTO_TEST_SUITE(attack_state)
 
 BOOST_AUTO_TEST_CASE(a_checkpoint_of_two_optimisers) {
   Trained trained;
-  BOOST_TEST(attack(trained.work("save_checkpoint", [&] { trained.begin_with_old_file(); }, [&] { return trained.save(), 0; }),
+  BOOST_TEST(attack(trained.work(
+                        "save_checkpoint", [&] { trained.begin_with_old_file(); }, [&] { return trained.save(), 0; }),
                     Memory::kObjects) > 100);
-  attack_load(trained.work("load_checkpoint", [&] { trained.disturb(); }, [&] { return trained.load(); }), 100, 5);
+  attack_load(trained.work(
+                  "load_checkpoint", [&] { trained.disturb(); }, [&] { return trained.load(); }),
+              100, 5);
 }
 
 BOOST_AUTO_TEST_CASE(weights) {
   Trained trained;
-  attack(trained.work("save_weights", [&] { trained.begin_with_old_file(); },
-                      [&] { return models::save_weights(trained.file, trained.parameters()), 0; }), Memory::kObjects);
-  const Work load = trained.work("load_weights", [&] { trained.disturb(); },
-                                 [&] { return models::load_weights(trained.file, trained.parameters()), 0; });
+  attack(trained.work(
+             "save_weights", [&] { trained.begin_with_old_file(); },
+             [&] { return models::save_weights(trained.file, trained.parameters()), 0; }),
+         Memory::kObjects);
+  const Work load = trained.work(
+      "load_weights", [&] { trained.disturb(); },
+      [&] { return models::load_weights(trained.file, trained.parameters()), 0; });
   attack_load(load, 50, 3);
   // Of another type, which are converted.
   SafetensorsFile halves;
@@ -136,15 +143,19 @@ BOOST_AUTO_TEST_CASE(the_state_of_an_optimiser) {
   trained.prepare();
   std::map<std::string, Tensor> given;
   for (const auto& [name, tensor] : trained.adam.state()) given.emplace(name, tensor.clone());
-  BOOST_TEST(attack(trained.work("load_state", [&] { trained.disturb(); }, [&] { return trained.adam.load_state(given), 0; }),
+  BOOST_TEST(attack(trained.work(
+                        "load_state", [&] { trained.disturb(); }, [&] { return trained.adam.load_state(given), 0; }),
                     Memory::kObjects) > 20);
 }
 
 BOOST_AUTO_TEST_CASE(steps_of_optimisers) {
   Trained trained;
-  attack(trained.work("AdamW", [&] { trained.prepare(); }, [&] { return trained.adam.step(1e-2), 0; }),
+  attack(trained.work(
+             "AdamW", [&] { trained.prepare(); }, [&] { return trained.adam.step(1e-2), 0; }),
          Memory::kObjects);
-  attack(trained.work("SGD", [&] { trained.prepare(); }, [&] { return trained.sgd.step(1e-2), 0; }), Memory::kObjects);
+  attack(trained.work(
+             "SGD", [&] { trained.prepare(); }, [&] { return trained.sgd.step(1e-2), 0; }),
+         Memory::kObjects);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -5,11 +5,11 @@
 
 #include <fmt/format.h>
 
-#include "gradcache_checks.h"
 #include "attack.h"
+#include "gradcache_checks.h"
 #include "tapecache/autograd/checkpoint.h"
-#include "tapecache/core/forward_context.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/ops/reduce.h"
@@ -50,9 +50,7 @@ struct Setup {
     }
   }
 
-  std::vector<Parameter> parameters() const {
-    return joined({image.parameters(), text.parameters(), {log_scale}});
-  }
+  std::vector<Parameter> parameters() const { return joined({image.parameters(), text.parameters(), {log_scale}}); }
   Changeable changes() const { return {parameters(), {{"forwards", forwards}, {"center", center}}}; }
 
   void prepare() {
@@ -100,8 +98,8 @@ struct Setup {
   }
 
   Work work(const std::string& name, std::function<double()> run, double tolerance = 0) {
-    return {name + (outputs == Outputs::kOne ? "" : " of several outputs"), changes(), [this] { prepare(); }, std::move(run),
-            tolerance};
+    return {name + (outputs == Outputs::kOne ? "" : " of several outputs"), changes(), [this] { prepare(); },
+            std::move(run), tolerance};
   }
 };
 
@@ -135,12 +133,11 @@ BOOST_AUTO_TEST_CASE(every_way_to_take_a_step) {
     Setup setup(outputs);
     attack_both(setup.work("cached_step", [&] { return done(cached_step(setup.towers(), setup.loss(), {{10}})); }));
     attack_both(setup.work("direct_step", [&] { return done(direct_step(setup.towers(), setup.loss())); }));
-    attack_both(setup.work("accumulated_step", [&] {
-      return done(accumulated_step(setup.towers(), setup.loss(), {{8}}));
-    }));
+    attack_both(
+        setup.work("accumulated_step", [&] { return done(accumulated_step(setup.towers(), setup.loss(), {{8}})); }));
     attack_both(setup.work("reproducible cached_step", [&] {
-      return done(cached_step(setup.towers(), setup.loss(), {.cut = {8}, .reproducible_block = 4,
-                                                             .check_recompute = true}));
+      return done(
+          cached_step(setup.towers(), setup.loss(), {.cut = {8}, .reproducible_block = 4, .check_recompute = true}));
     }));
     attack_both(setup.work("cached_step off-loading", [&] {
       return done(cached_step(setup.towers(), setup.loss(), {.cut = {10}, .offload = true}));
@@ -154,12 +151,14 @@ BOOST_AUTO_TEST_CASE(steps_that_keep_tapes_and_drop_them) {
     // From no tape kept to all.
     for (const std::int64_t kept : {1, 3, 6}) {
       const StepOptions options{.cut = MemoryPlan{{8}, kept}};
-      attack_both(setup.work(fmt::format("cached_step that keeps {} tapes", kept),
-                             [&] { return done(cached_step(setup.towers(), setup.loss(), options)); }, kReordered));
+      attack_both(setup.work(
+          fmt::format("cached_step that keeps {} tapes", kept),
+          [&] { return done(cached_step(setup.towers(), setup.loss(), options)); }, kReordered));
     }
-    attack_both(setup.work("cached_step that may halve its chunks", [&] {
-      return done(cached_step(setup.towers(), setup.loss(), {.cut = {16}, .retry_smaller_chunks = true}));
-    }, kReordered));
+    attack_both(setup.work(
+        "cached_step that may halve its chunks",
+        [&] { return done(cached_step(setup.towers(), setup.loss(), {.cut = {16}, .retry_smaller_chunks = true})); },
+        kReordered));
   }
 }
 
@@ -172,12 +171,18 @@ BOOST_AUTO_TEST_CASE(steps_within_a_budget) {
         const auto bytes = allocator().stats().current + static_cast<std::size_t>(share * static_cast<double>(whole));
         return StepOptions{.cut = MemoryBudget{bytes}};
       };
-      attack_both(setup.work(fmt::format("cached_step within {} of what one tape takes", share),
-                             [&] { return done(cached_step(setup.towers(), setup.loss(), within())); }, kReordered), 211);
-      attack_both(setup.work(fmt::format("GradCache within {} of what one tape takes", share), [&] {
-        GradCache steps(setup.loss(), within());
-        return done(steps.step(setup.towers()));
-      }, kReordered), 211);
+      attack_both(setup.work(
+                      fmt::format("cached_step within {} of what one tape takes", share),
+                      [&] { return done(cached_step(setup.towers(), setup.loss(), within())); }, kReordered),
+                  211);
+      attack_both(setup.work(
+                      fmt::format("GradCache within {} of what one tape takes", share),
+                      [&] {
+                        GradCache steps(setup.loss(), within());
+                        return done(steps.step(setup.towers()));
+                      },
+                      kReordered),
+                  211);
     }
   }
 }
@@ -187,7 +192,8 @@ BOOST_AUTO_TEST_CASE(sub_batches_by_themselves) {
     Setup setup(outputs);
     attack_both(setup.work("cached and cached_backward", [&] {
       const auto encode = [&](int which) {
-        return [&setup, which](const Tensor& x) { return setup.encode(which == 0 ? setup.image : setup.text, which, x); };
+        return
+            [&setup, which](const Tensor& x) { return setup.encode(which == 0 ? setup.image : setup.text, which, x); };
       };
       // Random draws and buffers of a forward that is done are the caller's to undo.
       const RandomState random = random_state();
@@ -199,7 +205,8 @@ BOOST_AUTO_TEST_CASE(sub_batches_by_themselves) {
           std::vector<CachedForward>& chunks = batches[static_cast<std::size_t>(which)].chunks;
           for (std::int64_t i = 0; i < Setup::kSamples; i += 10) {
             const std::int64_t end = std::min(i + 10, Setup::kSamples);
-            chunks.push_back(cached(encode(which), samples.slice(i, end), {.after = chunks.empty() ? nullptr : &chunks.back()}));
+            chunks.push_back(
+                cached(encode(which), samples.slice(i, end), {.after = chunks.empty() ? nullptr : &chunks.back()}));
           }
         }
         const double loss = done(cached_backward(batches, setup.loss()));
@@ -216,9 +223,8 @@ BOOST_AUTO_TEST_CASE(sub_batches_by_themselves) {
 BOOST_AUTO_TEST_CASE(steps_of_checkpointed_encoders) {
   Setup setup(Outputs::kSeveral);
   setup.checkpointed = true;
-  attack_both(setup.work("cached_step, checkpointed", [&] {
-    return done(cached_step(setup.towers(), setup.loss(), {{10}}));
-  }));
+  attack_both(
+      setup.work("cached_step, checkpointed", [&] { return done(cached_step(setup.towers(), setup.loss(), {{10}})); }));
   attack_both(setup.work("direct_step, checkpointed", [&] { return done(direct_step(setup.towers(), setup.loss())); }));
 }
 

@@ -4,8 +4,8 @@
 
 #include <boost/test/unit_test.hpp>
 
-#include "folder.h"
 #include "failing_allocation.h"
+#include "folder.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"
 
@@ -50,7 +50,8 @@ BOOST_AUTO_TEST_CASE(they_take_little_memory) {
   BOOST_TEST(most_for(numbered("{\"__metadata__\":{", "\":\"\"", "}}"), true) <= 2);
   BOOST_TEST(most_for(numbered("{\"__metadata__\":{", "\":\"" + std::string(1 << 20, 'a') + "\"", "}}"), false) <= 2);
   BOOST_TEST(most_for(numbered("{", R"(":{"dtype":"U8","shape":[0],"data_offsets":[0,0]})", "}"), false) <= 2);
-  BOOST_TEST(most_for(numbered("{", R"(":{"dtype":"","shape":[0,0,0,0,0,0,0,0],"data_offsets":[0,0]})", "}"), false) <= 2);
+  BOOST_TEST(most_for(numbered("{", R"(":{"dtype":"","shape":[0,0,0,0,0,0,0,0],"data_offsets":[0,0]})", "}"), false) <=
+             2);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

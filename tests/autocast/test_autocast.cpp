@@ -73,8 +73,9 @@ void check_products_in(DType low, const Function& f, const std::vector<Tensor>& 
   for (std::size_t i = 0; i < found.size(); ++i) {
     const bool bias = i > 0 && std::find(exact.begin(), exact.end(), i - 1) != exact.end();
     BOOST_TEST(found[i].dtype() == DType::kFloat32);
-    BOOST_TEST(max_difference(found[i], bias ? unrounded_gradient[i] : expected[i]) <= (wide == DType::kFloat32 ? 1e-6 : 1e-5),
-               "part " << i);
+    BOOST_TEST(
+        max_difference(found[i], bias ? unrounded_gradient[i] : expected[i]) <= (wide == DType::kFloat32 ? 1e-6 : 1e-5),
+        "part " << i);
   }
   // And it is not what f32 gives.
   BOOST_TEST(max_difference(found[0], run(f, inputs, cotangent)[0]) > (low == DType::kBFloat16 ? 1e-4 : 1e-5));
@@ -87,8 +88,8 @@ void check_products(const Function& f, const std::vector<Tensor>& inputs, const 
 
 double rounded(double x) { return static_cast<double>(static_cast<float>(BFloat16(static_cast<float>(x)))); }
 
-/// Attention of qkv [2, 6, 3, 2, 4] and the gradient of <dy, attention>, with those weights rounded that enter a product:
-/// exp(score - maximum) in forward, probabilities and the scores' gradients in backward; and y for the latter.
+/// Attention of qkv [2, 6, 3, 2, 4] and the gradient of <dy, attention>, with those weights rounded that enter a
+/// product: exp(score - maximum) in forward, probabilities and the scores' gradients in backward; and y for the latter.
 std::array<std::vector<double>, 2> attention_over_rounded(const std::vector<double>& qkv,
                                                           const std::vector<double>& valid, bool causal,
                                                           const std::vector<double>& dy) {
@@ -156,9 +157,11 @@ BOOST_AUTO_TEST_CASE(products_take_rounded_operands) {
     for (const std::int64_t n : {5, 33, 64}) {
       for (const bool ta : {false, true}) {
         for (const bool tb : {false, true}) {
-          check_products([=](Span x) { return ops::matmul(x[0], x[1], {ta, tb}); },
-                         {single(ta ? Shape{k, 17} : Shape{17, k}, 1), single(tb ? Shape{n, k} : Shape{k, n}, 2)},
-                         {17, n});
+          check_products(
+              [=](Span x) {
+                return ops::matmul(x[0], x[1], {ta, tb});
+              },
+              {single(ta ? Shape{k, 17} : Shape{17, k}, 1), single(tb ? Shape{n, k} : Shape{k, n}, 2)}, {17, n});
         }
       }
     }
@@ -181,8 +184,8 @@ BOOST_AUTO_TEST_CASE(products_take_rounded_operands) {
 BOOST_AUTO_TEST_CASE(activated_linear_rounds_before_and_after_the_activation) {
   for (const auto activation : {ops::Activation::kGelu, ops::Activation::kQuickGelu, ops::Activation::kRelu}) {
     const Tensor x = single({4, 9, 30}, 1), w = single({20, 30}, 2), b = single({20}, 3), c = single({4, 9, 20}, 99);
-    const auto found = under_bfloat16(
-        [=](Span v) { return ops::activated_linear(v[0], activation, v[1], v[2]); }, {x, w, b}, c);
+    const auto found =
+        under_bfloat16([=](Span v) { return ops::activated_linear(v[0], activation, v[1], v[2]); }, {x, w, b}, c);
     const auto as_double = [](const Tensor& t) { return t.to(DType::kFloat64); };
     const auto activate = [=](Span v) { return ops::activate(activation, v[0]); };
     const Tensor z = as_double(rounded(x));
@@ -203,8 +206,8 @@ BOOST_AUTO_TEST_CASE(attention_rounds_its_weights_too) {
   for (const bool causal : {false, true}) {
     const auto attention = [=](Span x) { return ops::attention(x[0], 2, {.causal = causal, .valid = valid}); };
     const auto found = under_bfloat16(attention, {qkv}, cotangent);
-    const auto expected = attention_over_rounded(doubles(rounded(qkv)), doubles(valid), causal,
-                                                 doubles(rounded(cotangent)));
+    const auto expected =
+        attention_over_rounded(doubles(rounded(qkv)), doubles(valid), causal, doubles(rounded(cotangent)));
     for (std::size_t i = 0; i < 2; ++i) {
       // Rounded, as the result is: where a last bit of f32 decides, to the neighbour.
       const std::vector<double> values = doubles(found[i]);

@@ -33,8 +33,7 @@ BOOST_AUTO_TEST_CASE(cached_steps_encode_twice_in_one_precision) {
         return gradcache::cached_step(model.towers(), model.loss(), own);
       };
     };
-    const gradcache::Comparison c =
-        gradcache::compare_steps(step(DType::kFloat32), step(low), model.clip.parameters());
+    const gradcache::Comparison c = gradcache::compare_steps(step(DType::kFloat32), step(low), model.clip.parameters());
     BOOST_TEST(c.relative_norm > 1e-5);
     BOOST_TEST(c.relative_norm < 0.1);
     // The loss runs in f32, and its result too.

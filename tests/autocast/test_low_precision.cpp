@@ -32,7 +32,8 @@ BOOST_AUTO_TEST_CASE(results_of_16_bits_are_read_outside_of_the_scope_too) {
   // Without autocast there is nothing to round, and with a residual the result is of the residual's type.
   BOOST_TEST(ops::linear(x, w, {}, {}, ops::ResultType::kOperand).dtype() == DType::kFloat32);
   const Autocast on(DType::kFloat16);
-  BOOST_TEST(ops::linear(x, w, {}, random_values({5, 6}, 4, DType::kFloat32), ops::ResultType::kOperand).dtype() == DType::kFloat32);
+  BOOST_TEST(ops::linear(x, w, {}, random_values({5, 6}, 4, DType::kFloat32), ops::ResultType::kOperand).dtype() ==
+             DType::kFloat32);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -92,7 +92,8 @@ BOOST_AUTO_TEST_CASE(an_autocast_keeps_copies_for_its_length) {
     const std::size_t before = memory.stats().current;
     memory.reset_peak();
     layer.linear();
-    BOOST_TEST(memory.stats().peak - before < kOut * kIn * 2);  // x in bf16 and the result: no second copy of the weight
+    BOOST_TEST(memory.stats().peak - before <
+               kOut * kIn * 2);  // x in bf16 and the result: no second copy of the weight
     memory.reset_peak();
     afresh([&] { return layer.linear(); });
     BOOST_TEST(memory.stats().peak - before > kOut * kIn * 2);
@@ -103,9 +104,7 @@ BOOST_AUTO_TEST_CASE(an_autocast_keeps_copies_for_its_length) {
 BOOST_AUTO_TEST_CASE(a_copy_follows_its_parameter) {
   for (const DType low : {DType::kBFloat16, DType::kFloat16}) {
     Layer layer;
-    const auto both = [&] {
-      return std::array{layer.linear(), layer.joined()};
-    };
+    const auto both = [&] { return std::array{layer.linear(), layer.joined()}; };
     const auto check = [&](const char* what) {
       const auto now = both();
       BOOST_CHECK_MESSAGE(same_bits(now[0], afresh([&] { return layer.linear(); }, low)), what);

@@ -32,9 +32,14 @@ struct Layers {
   Parameter first, bias, second, query, key;
 
   Layers(std::int64_t in_, std::int64_t hidden_, DType dtype_)
-      : in(in_), hidden(hidden_), dtype(dtype_), first("first", random_values({hidden, in}, 1, dtype)),
-        bias("bias", random_values({hidden}, 2, dtype)), second("second", random_values({in, hidden}, 3, dtype)),
-        query("query", random_values({hidden, in}, 4, dtype)), key("key", random_values({in, in}, 5, dtype)) {}
+      : in(in_),
+        hidden(hidden_),
+        dtype(dtype_),
+        first("first", random_values({hidden, in}, 1, dtype)),
+        bias("bias", random_values({hidden}, 2, dtype)),
+        second("second", random_values({in, hidden}, 3, dtype)),
+        query("query", random_values({hidden, in}, 4, dtype)),
+        key("key", random_values({in, in}, 5, dtype)) {}
 
   std::vector<Parameter> parameters() const { return {first, bias, second, query, key}; }
 
@@ -123,7 +128,8 @@ BOOST_AUTO_TEST_CASE(a_changed_weight_is_packed_anew) {
 
 BOOST_AUTO_TEST_CASE(weights_of_one_storage_and_a_tied_one_are_told_apart) {
   constexpr std::int64_t kWidth = 48;
-  const Tensor both = random_values({2 * kWidth, kWidth}, 1, DType::kFloat32), x = random_values({5, kWidth}, 2, DType::kFloat32);
+  const Tensor both = random_values({2 * kWidth, kWidth}, 1, DType::kFloat32),
+               x = random_values({5, kWidth}, 2, DType::kFloat32);
   const Parameter upper("upper", both.slice(0, kWidth)), lower("lower", both.slice(kWidth, 2 * kWidth));
   const auto step = [&] {
     Tape tape;

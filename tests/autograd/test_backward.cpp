@@ -38,7 +38,8 @@ std::string error_of_derivative(Derivative derivative) {
 }
 
 BOOST_AUTO_TEST_CASE(what_there_is_not_is_refused) {
-  const std::string constant = "backward of 'mine': input 1 is a constant, whose gradient is not wanted; ask needs(1) first";
+  const std::string constant =
+      "backward of 'mine': input 1 is a constant, whose gradient is not wanted; ask needs(1) first";
   BOOST_TEST(error_of_derivative([](Backward& b) { b.pass(1, b.output_gradient()); }) == constant);
   BOOST_TEST(error_of_derivative([](Backward& b) { b.gradient(1); }) == constant);
   const std::string input = "backward of 'mine': input 2 was asked for, but there are 2";
@@ -57,7 +58,8 @@ BOOST_AUTO_TEST_CASE(gradients_of_another_kind_are_refused) {
              words + "float64 [1] on cpu, expected [2]");
   BOOST_TEST(error_of_derivative([](Backward& b) { b.pass(0, Tensor::full({2}, 1.0)); }) ==
              words + "float32 [2] on cpu, expected float64");
-  BOOST_TEST(error_of_derivative([](Backward& b) { b.pass(0, Tensor()); }) == words + "an undefined tensor, expected [2]");
+  BOOST_TEST(error_of_derivative([](Backward& b) { b.pass(0, Tensor()); }) ==
+             words + "an undefined tensor, expected [2]");
   BOOST_TEST(error_of_derivative([](Backward& b) { b.pass(0, b.output_gradient()); }) == "");
 }
 
@@ -295,8 +297,7 @@ BOOST_AUTO_TEST_SUITE(anomalies)
 BOOST_AUTO_TEST_CASE(the_first_op_in_forward_is_named) {
   const AnomalyMode on;
   const Variable x = vector_of({1, -1, 2});
-  BOOST_CHECK_EXCEPTION(ops::scale(ops::log(x), 2), NumericalError,
-                        says({"output", "'log'", "nan", "element 1"}));
+  BOOST_CHECK_EXCEPTION(ops::scale(ops::log(x), 2), NumericalError, says({"output", "'log'", "nan", "element 1"}));
 }
 
 BOOST_AUTO_TEST_CASE(the_first_op_in_backward_is_named) {
@@ -305,8 +306,7 @@ BOOST_AUTO_TEST_CASE(the_first_op_in_backward_is_named) {
   const Recording recording(tape);
   const AnomalyMode on;
   const Variable y = ops::sum(ops::scale(ops::sqrt(ops::scale(x, 2)), 3));
-  BOOST_CHECK_EXCEPTION(tape.backward(y), NumericalError,
-                        says({"gradient", "'sqrt'", "inf", "element 1"}));
+  BOOST_CHECK_EXCEPTION(tape.backward(y), NumericalError, says({"gradient", "'sqrt'", "inf", "element 1"}));
 }
 
 BOOST_AUTO_TEST_CASE(parameters_are_checked_too) {

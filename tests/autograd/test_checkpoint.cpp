@@ -294,7 +294,8 @@ BOOST_AUTO_TEST_CASE(what_the_function_reads_without_a_tape_is_a_constant) {
   Variable sum;
   {
     const Recording recording(tape);
-    sum = ops::add(ops::sum(checkpoint(f, std::span(&x, 1)).front()), ops::sum(checkpoint(in_another, std::span(&x, 1)).front()));
+    sum = ops::add(ops::sum(checkpoint(f, std::span(&x, 1)).front()),
+                   ops::sum(checkpoint(in_another, std::span(&x, 1)).front()));
   }
   tape.backward(sum);
   check_equal(tape.gradient(x), {6, 12});
@@ -328,7 +329,8 @@ BOOST_AUTO_TEST_CASE(a_parameter_changed_before_backward_is_refused) {
   const Variable y = once(block, tape.leaf(random_tensor({6, 16}, DType::kFloat32, 9)));
   Parameter bias = block.bias;
   bias.mutable_value().fill(0);
-  BOOST_CHECK_EXCEPTION(tape.backward(ops::sum(y)), TapeError, says({"'checkpoint'", "[24]", "was changed after the forward"}));
+  BOOST_CHECK_EXCEPTION(tape.backward(ops::sum(y)), TapeError,
+                        says({"'checkpoint'", "[24]", "was changed after the forward"}));
 }
 
 BOOST_AUTO_TEST_CASE(a_frozen_parameter_changed_before_backward_is_refused) {
@@ -340,7 +342,8 @@ BOOST_AUTO_TEST_CASE(a_frozen_parameter_changed_before_backward_is_refused) {
       const Recording recording(tape);
       const Variable y = wrap(block, tape.leaf(random_tensor({6, 16}, DType::kFloat32, 9)));
       changed.mutable_value().fill(0);
-      BOOST_CHECK_EXCEPTION(tape.backward(ops::sum(y)), TapeError, says({"'checkpoint'", "was changed after the forward"}));
+      BOOST_CHECK_EXCEPTION(tape.backward(ops::sum(y)), TapeError,
+                            says({"'checkpoint'", "was changed after the forward"}));
       BOOST_CHECK(!changed.gradient().defined());
     };
     refused(block.bias);

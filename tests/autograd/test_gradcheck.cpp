@@ -87,7 +87,8 @@ BOOST_AUTO_TEST_CASE(of_an_input_used_twice) {
 
 BOOST_AUTO_TEST_CASE(of_a_list_of_inputs) {
   const auto joined = [](std::span<const Variable> x) { return ops::concat({x[0], x[1], x[0]}, 1); };
-  const GradcheckResult result = gradcheck(joined, {Tensor::from({1.0, -2.0, 3.0, 0.5}, {2, 2}), Tensor::from({4.0, 5.0}, {2, 1})});
+  const GradcheckResult result =
+      gradcheck(joined, {Tensor::from({1.0, -2.0, 3.0, 0.5}, {2, 2}), Tensor::from({4.0, 5.0}, {2, 1})});
   BOOST_TEST(result.passed, result.message);
   const std::function<Variable(std::span<const Variable>)> nothing;
   BOOST_CHECK_THROW(gradcheck(nothing, {Tensor::from({1.0}, {1})}), ValueError);
@@ -144,9 +145,8 @@ BOOST_AUTO_TEST_CASE(nan_in_forward) {
 }
 
 BOOST_AUTO_TEST_CASE(forgotten_accumulate) {
-  check_rejected([](std::span<const Variable> x) {
-    return ops::add(square(x[0], kRight, true), square(x[0], kRight, true));
-  });
+  check_rejected(
+      [](std::span<const Variable> x) { return ops::add(square(x[0], kRight, true), square(x[0], kRight, true)); });
 }
 
 BOOST_AUTO_TEST_CASE(overwritten_residual) {

@@ -237,7 +237,8 @@ BOOST_AUTO_TEST_CASE(foreign_parameters_get_the_gradients_of_what_is_recorded) {
     const Recording recording(tape);
     BOOST_TEST(!apply(2).has_history());
   }
-  BOOST_CHECK_EXCEPTION(theirs.record("theirs", Tensor::zeros({1}), {}), ValueError, says({"theirs", "empty function"}));
+  BOOST_CHECK_EXCEPTION(theirs.record("theirs", Tensor::zeros({1}), {}), ValueError,
+                        says({"theirs", "empty function"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

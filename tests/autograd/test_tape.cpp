@@ -204,9 +204,13 @@ BOOST_AUTO_TEST_CASE(a_tape_that_ends_is_not_returned_to) {
 
 // Scopes live on the stack, so that they end in order and on their thread.
 template <class Scope, class... Arguments>
-concept MadeByNew = requires(Arguments... arguments) { new Scope(arguments...); };
+concept MadeByNew = requires(Arguments... arguments) {
+  new Scope(arguments...);
+};
 template <class Scope>
-concept MadeByNewInArrays = requires { new Scope[2]; };
+concept MadeByNewInArrays = requires {
+  new Scope[2];
+};
 static_assert(MadeByNew<Tape> && MadeByNewInArrays<Tape>);
 static_assert(!MadeByNew<Recording, Tape&> && !MadeByNew<NoRecording> && !MadeByNew<ParametersRead>);
 static_assert(!MadeByNew<AnomalyMode> && !MadeByNew<Autocast, DType> && !MadeByNew<UndoLog>);
@@ -317,8 +321,7 @@ BOOST_AUTO_TEST_CASE(leaves_are_floating) {
   Tape tape;
   BOOST_CHECK_EXCEPTION(tape.leaf(Tensor::zeros({2}, DType::kInt64)), DTypeError, says({"leaf", "int64"}));
   BOOST_CHECK_THROW(tape.leaf(Tensor()), Error);
-  BOOST_CHECK_EXCEPTION(Parameter("ids", Tensor::zeros({2}, DType::kInt64)), DTypeError,
-                        says({"ids", "int64"}));
+  BOOST_CHECK_EXCEPTION(Parameter("ids", Tensor::zeros({2}, DType::kInt64)), DTypeError, says({"ids", "int64"}));
   BOOST_CHECK_THROW(Parameter("nothing", Tensor()), DTypeError);
 }
 

@@ -10,8 +10,8 @@
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/memory_pool.h"
 #include "tapecache/core/memory.h"
+#include "tapecache/core/memory_pool.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/tensor.h"
 

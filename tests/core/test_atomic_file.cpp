@@ -154,8 +154,9 @@ BOOST_AUTO_TEST_CASE(symbolic_links_stay) {
 
 BOOST_AUTO_TEST_CASE(what_a_killed_writer_left_is_removed) {
   for (const char* name : {kLeft, "f.tmp-ffffffffffffffff"}) put(*this / name, "half");
-  const std::vector<std::string> others{"g.tmp-0123456789abcdef", "f.tmp-0123456789abcde", "f.tmp-0123456789ABCDEF",
-                                        "f.tmp-0123456789abcdef0", "f.tmp", "ff.tmp-0123456789abcdef"};
+  const std::vector<std::string> others{
+      "g.tmp-0123456789abcdef", "f.tmp-0123456789abcde", "f.tmp-0123456789ABCDEF", "f.tmp-0123456789abcdef0", "f.tmp",
+      "ff.tmp-0123456789abcdef"};
   for (const std::string& name : others) put(*this / name, "another's");
   write_file_atomically(*this / "f", "text");
   BOOST_CHECK_EQUAL(entries(), static_cast<std::ptrdiff_t>(others.size()) + 1);
@@ -193,7 +194,8 @@ BOOST_AUTO_TEST_CASE(names_as_long_as_there_may_be) {
     fs::remove(*this / name);
     BOOST_CHECK_EQUAL(entries(), 0);
   }
-  BOOST_CHECK_EXCEPTION(write_file_atomically(*this / std::string(256, 'n'), "text"), FileError, says({"name too long"}));
+  BOOST_CHECK_EXCEPTION(write_file_atomically(*this / std::string(256, 'n'), "text"), FileError,
+                        says({"name too long"}));
 }
 
 BOOST_AUTO_TEST_CASE(a_working_folder_that_changes) {
@@ -212,7 +214,8 @@ BOOST_AUTO_TEST_CASE(special_files_are_not_replaced) {
   BOOST_REQUIRE_EQUAL(::mkfifo((*this / "fifo").c_str(), 0600), 0);
   fs::create_symlink("fifo", *this / "link");
   for (const char* name : {"fifo", "link"}) {
-    BOOST_CHECK_EXCEPTION(write_file_atomically(*this / name, "text"), FileError, says({name, "FIFO", "a regular file"}));
+    BOOST_CHECK_EXCEPTION(write_file_atomically(*this / name, "text"), FileError,
+                          says({name, "FIFO", "a regular file"}));
   }
   BOOST_CHECK(fs::is_fifo(*this / "fifo"));
   BOOST_CHECK_EQUAL(entries(), 2);

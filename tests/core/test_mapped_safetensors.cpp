@@ -35,8 +35,8 @@ std::int64_t anonymous_bytes() {
 
 SafetensorsFile of_each_type() {
   SafetensorsFile file;
-  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16, DType::kInt32, DType::kInt64,
-                            DType::kUInt8, DType::kBool}) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16, DType::kInt32,
+                            DType::kInt64, DType::kUInt8, DType::kBool}) {
     const Tensor values = random_values({kRows, kCols}, 1, DType::kFloat32);
     file.tensors[std::string(name(dtype))] = (is_floating(dtype) ? values : ops::scale(values, 100).value()).to(dtype);
     file.tensors["small " + std::string(name(dtype))] = Tensor::full({3}, 1, dtype);
@@ -102,8 +102,8 @@ BOOST_AUTO_TEST_CASE(that_are_not_aligned_are_copied) {
   const std::size_t size = 100'000;
   std::string data(1 + 4 * size, 'x');
   std::iota(data.begin(), data.end(), '\0');
-  const std::string header = R"({"byte":)" + entry("U8", "[1]", "[0,1]") + R"(,"f":)" +
-                             entry("F32", "[100000]", "[1,400001]") + "}";
+  const std::string header =
+      R"({"byte":)" + entry("U8", "[1]", "[0,1]") + R"(,"f":)" + entry("F32", "[100000]", "[1,400001]") + "}";
   // By where the header ends every place is taken that a tensor may have.
   for (std::size_t spaces = 0; spaces < 8; ++spaces) {
     const std::string padded = header + std::string(spaces, ' ');
@@ -176,7 +176,8 @@ BOOST_AUTO_TEST_CASE(are_refused_as_others_are) {
     return std::string("read");
   };
   for (const std::string& bad :
-       {whole, whole.substr(0, 4), file_of(R"({"a":)" + entry("F8_E4M3", "[70000]", "[0,70000]") + "}", std::string(70000, 'x')),
+       {whole, whole.substr(0, 4),
+        file_of(R"({"a":)" + entry("F8_E4M3", "[70000]", "[0,70000]") + "}", std::string(70000, 'x')),
         file_of(R"({"a":)" + entry("U8", "[1,1,1,1,1,1,70000]", "[0,70000]") + "}", std::string(70000, 'x'))}) {
     const fs::path path = with(*this, bad);
     const std::string expected = message(path, {});

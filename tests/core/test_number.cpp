@@ -36,7 +36,8 @@ BOOST_AUTO_TEST_CASE(of_a_device_is_what_it_holds_now) {
 
 BOOST_AUTO_TEST_CASE(other_tensors_are_refused) {
   BOOST_CHECK_EXCEPTION(Number{Tensor()}, ShapeError, says({"number", "undefined", "float64 scalar"}));
-  BOOST_CHECK_EXCEPTION(Number(Tensor::zeros({2}, DType::kFloat64)), ShapeError, says({"number", "[2]", "float64 scalar"}));
+  BOOST_CHECK_EXCEPTION(Number(Tensor::zeros({2}, DType::kFloat64)), ShapeError,
+                        says({"number", "[2]", "float64 scalar"}));
   BOOST_CHECK_EXCEPTION(Number(Tensor::scalar(0.1f)), DTypeError, says({"number", "float32", "float64 scalar"}));
 }
 

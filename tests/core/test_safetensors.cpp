@@ -101,10 +101,11 @@ BOOST_AUTO_TEST_CASE(metadata_that_is_null_is_none) {
 
 BOOST_AUTO_TEST_CASE(what_this_library_has_no_type_for_is_passed_over_until_it_is_asked_for) {
   const std::vector<std::string> entries{entry("F8_E4M3", "[4]", "[0,4]"), entry("F4", "[2,4]", "[4,8]"),
-                                         entry("NF4_OF_TOMORROW", "[3]", "[8,12]"), entry("U8", "[1,1,1,1,1,1,4]", "[12,16]"),
-                                         entry("F16", "[2]", "[16,20]")};
+                                         entry("NF4_OF_TOMORROW", "[3]", "[8,12]"),
+                                         entry("U8", "[1,1,1,1,1,1,4]", "[12,16]"), entry("F16", "[2]", "[16,20]")};
   std::string header = "{";
-  for (std::size_t i = 0; i < entries.size(); ++i) header += (i ? ",\"" : "\"") + std::to_string(i) + "\":" + entries[i];
+  for (std::size_t i = 0; i < entries.size(); ++i)
+    header += (i ? ",\"" : "\"") + std::to_string(i) + "\":" + entries[i];
   const fs::path file = with(*this, file_of(header + "}", std::string(16, 'x') + std::string("\0\x3c\0\xc0", 4)));
   const SafetensorsReader reader(file);
   check_equal(reader.read("4"), {1, -2});
@@ -117,14 +118,16 @@ BOOST_AUTO_TEST_CASE(what_this_library_has_no_type_for_is_passed_over_until_it_i
   BOOST_CHECK(reader.contains("2") && !reader.contains("5") && !reader.contains(""));
   for (const auto& [name, word] : {std::pair("0", "F8_E4M3"), std::pair("1", "F4"), std::pair("2", "NF4_OF_TOMORROW"),
                                    std::pair("3", "axes"), std::pair("5", "is missing")}) {
-    BOOST_CHECK_EXCEPTION(reader.read(name), FileError, says({"given.safetensors", "'" + std::string(name) + "'", word}));
+    BOOST_CHECK_EXCEPTION(reader.read(name), FileError,
+                          says({"given.safetensors", "'" + std::string(name) + "'", word}));
   }
   BOOST_CHECK_THROW(reader.read("0", DType::kFloat32), FileError);
   BOOST_CHECK_THROW(reader.entry("5"), FileError);
   BOOST_CHECK_THROW(read_safetensors(file), FileError);
   // Of types that the reference knows the sizes are checked all the same.
-  for (const std::string& bad : {entry("F8_E4M3", "[4]", "[0,8]"), entry("F4", "[3]", "[0,1]"), entry("F4", "[3]", "[0,2]"),
-                                entry("F6_E2M3", "[4]", "[0,4]"), entry("U16", "[2,2]", "[0,4]")}) {
+  for (const std::string& bad :
+       {entry("F8_E4M3", "[4]", "[0,8]"), entry("F4", "[3]", "[0,1]"), entry("F4", "[3]", "[0,2]"),
+        entry("F6_E2M3", "[4]", "[0,4]"), entry("U16", "[2,2]", "[0,4]")}) {
     BOOST_CHECK_THROW(SafetensorsReader(with(*this, file_of(R"({"a":)" + bad + "}", std::string(8, 'x')))), FileError);
   }
 }

@@ -52,11 +52,11 @@ BOOST_AUTO_TEST_CASE(bad_entries) {
   };
   refused(entry("F8_E4M3", "[8]", "[0,8]"));
   refused(entry("", "[4]", "[0,8]"));
-  refused(entry("F32", "[3]", "[0,8]"));       // too many bytes
-  refused(entry("F32", "[2]", "[0,7]"));       // not whole elements
-  refused(entry("F32", "[-2]", "[0,8]"));      // negative
+  refused(entry("F32", "[3]", "[0,8]"));   // too many bytes
+  refused(entry("F32", "[2]", "[0,7]"));   // not whole elements
+  refused(entry("F32", "[-2]", "[0,8]"));  // negative
   refused(entry("F32", "[-1,-2]", "[0,8]"));
-  refused(entry("F32", "[2.0]", "[0,8]"));     // no integer
+  refused(entry("F32", "[2.0]", "[0,8]"));  // no integer
   refused(entry("F32", "[\"2\"]", "[0,8]"));
   refused(entry("F32", "2", "[0,8]"));
   refused(entry("F32", "[1,1,1,1,1,1,2]", "[0,8]"));  // more axes than there can be
@@ -78,9 +78,9 @@ BOOST_AUTO_TEST_CASE(bad_entries) {
 }
 
 BOOST_AUTO_TEST_CASE(shapes_that_overflow) {
-  for (const std::string shape : {"[4294967296,4294967296]", "[4294967296,4294967296,4]", "[9223372036854775807]",
-                                  "[18446744073709551615]", "[18446744073709551616]", "[4611686018427387904,4]",
-                                  "[2305843009213693953]", "[0,4294967296,4294967296]"}) {
+  for (const std::string shape :
+       {"[4294967296,4294967296]", "[4294967296,4294967296,4]", "[9223372036854775807]", "[18446744073709551615]",
+        "[18446744073709551616]", "[4611686018427387904,4]", "[2305843009213693953]", "[0,4294967296,4294967296]"}) {
     BOOST_TEST_CONTEXT(shape) {
       check_refused(*this, file_of(R"({"a":)" + entry("F64", shape, "[0,8]") + "}", std::string(8, 'x')));
       check_refused(*this, file_of(R"({"a":)" + entry("F64", shape, "[0,0]") + "}", ""));
@@ -111,8 +111,9 @@ BOOST_AUTO_TEST_CASE(duplicate_keys) {
                 {"two keys 'dtype'"});
   check_refused(*this, file_of(R"({"__metadata__":{"k":"1","k":"2"}})", ""), {"two keys 'k'"});
   const std::string a = entry("U8", "[1]", "[0,1]");
-  const SafetensorsFile read = read_safetensors(with(*this, file_of(R"({"a":)" + a + R"(,"dtype":)" +
-                                                     entry("U8", "[1]", "[1,2]") + R"(,"__metadata__":{"a":"b"}})", "xx")));
+  const SafetensorsFile read = read_safetensors(with(
+      *this,
+      file_of(R"({"a":)" + a + R"(,"dtype":)" + entry("U8", "[1]", "[1,2]") + R"(,"__metadata__":{"a":"b"}})", "xx")));
   BOOST_CHECK_EQUAL(read.tensors.size(), 2u);
 }
 
@@ -129,7 +130,8 @@ BOOST_AUTO_TEST_CASE(headers_may_not_nest_deeply) {
   for (const std::string extra : {"1", "-1.5e3", "null", "true", "\"text\"", "[1,\"a\",null]", R"({"dtype":"F32"})"}) {
     check_equal(read_safetensors(with(*this, extended(extra))).tensors.at("a"), {65});
   }
-  for (const std::string extra : {"[[]]", "[{}]", "{\"b\":[]}", "{\"b\":{}}"}) check_refused(*this, extended(extra), {"nests"});
+  for (const std::string extra : {"[[]]", "[{}]", "{\"b\":[]}", "{\"b\":{}}"})
+    check_refused(*this, extended(extra), {"nests"});
 }
 
 BOOST_AUTO_TEST_CASE(texts_and_metadata_have_a_largest_size) {
@@ -165,7 +167,8 @@ BOOST_AUTO_TEST_CASE(headers_over_the_bound_of_the_reference) {
   const fs::path file = with(*this, file_of("{}", ""));
   fs::resize_file(file, 8 + 100'000'001);
   const std::uint64_t size = 100'000'001;
-  std::fstream(file, std::ios::in | std::ios::out | std::ios::binary).write(reinterpret_cast<const char*>(&size), sizeof(size));
+  std::fstream(file, std::ios::in | std::ios::out | std::ios::binary)
+      .write(reinterpret_cast<const char*>(&size), sizeof(size));
   BOOST_CHECK_EXCEPTION(read_safetensors(file), FileError, says({"not a safetensors file"}));
 }
 
@@ -188,10 +191,18 @@ BOOST_AUTO_TEST_CASE(mutated_files_are_read_or_refused) {
     for (std::uint32_t changes = 1 + engine() % 4; changes > 0; --changes) {
       const std::size_t at = engine() % changed.size();
       switch (engine() % 4) {
-        case 0: changed[at] = static_cast<char>(engine()); break;
-        case 1: changed[at] = static_cast<char>(changed[at] ^ (1 << engine() % 8)); break;
-        case 2: changed.erase(at, 1 + engine() % 8); break;
-        default: changed.insert(at, changed.substr(engine() % changed.size(), 1 + engine() % 8)); break;
+        case 0:
+          changed[at] = static_cast<char>(engine());
+          break;
+        case 1:
+          changed[at] = static_cast<char>(changed[at] ^ (1 << engine() % 8));
+          break;
+        case 2:
+          changed.erase(at, 1 + engine() % 8);
+          break;
+        default:
+          changed.insert(at, changed.substr(engine() % changed.size(), 1 + engine() % 8));
+          break;
       }
       if (changed.empty()) changed = "x";
     }

@@ -369,7 +369,8 @@ BOOST_AUTO_TEST_CASE(draws_take_call_numbers) {
 }
 
 BOOST_AUTO_TEST_CASE(an_empty_step_is_not_captured) {
-  BOOST_CHECK_EXCEPTION(CapturedStep(Device::cpu(), {}), ValueError, says({"captured step: the step is an empty function"}));
+  BOOST_CHECK_EXCEPTION(CapturedStep(Device::cpu(), {}), ValueError,
+                        says({"captured step: the step is an empty function"}));
 }
 
 BOOST_AUTO_TEST_CASE(each_thread_has_its_own) {

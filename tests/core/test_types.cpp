@@ -28,8 +28,9 @@ float from_bits(std::uint32_t bits) { return std::bit_cast<float>(bits); }
 BOOST_AUTO_TEST_SUITE(types)
 
 BOOST_AUTO_TEST_CASE(names_and_sizes) {
-  const std::vector<std::pair<std::string_view, std::size_t>> expected{
-      {"float32", 4}, {"float64", 8}, {"bfloat16", 2}, {"float16", 2}, {"int32", 4}, {"int64", 8}, {"uint8", 1}, {"bool", 1}};
+  const std::vector<std::pair<std::string_view, std::size_t>> expected{{"float32", 4}, {"float64", 8}, {"bfloat16", 2},
+                                                                       {"float16", 2}, {"int32", 4},   {"int64", 8},
+                                                                       {"uint8", 1},   {"bool", 1}};
   for (std::size_t i = 0; i < expected.size(); ++i) {
     BOOST_CHECK_EQUAL(name(kAllTypes[i]), expected[i].first);
     BOOST_CHECK_EQUAL(size_of(kAllTypes[i]), expected[i].second);
@@ -160,7 +161,8 @@ BOOST_AUTO_TEST_CASE(floats_beyond_an_integer_type_become_its_limits_and_nan_0) 
     check_equal(limits.to(DType::kInt32), {2147483647, -0x1p31, 2147483647, -0x1p31, 0x1p31 - 128, 255, 0});
     const Tensor wide = vector_of({0x1p63, -0x1p63, 1e30, -1e30}).to(from).to(DType::kInt64);
     const std::vector<std::int64_t> found = wide.to_vector<std::int64_t>();
-    constexpr std::int64_t kLeast = std::numeric_limits<std::int64_t>::min(), kMax = std::numeric_limits<std::int64_t>::max();
+    constexpr std::int64_t kLeast = std::numeric_limits<std::int64_t>::min(),
+                           kMax = std::numeric_limits<std::int64_t>::max();
     BOOST_CHECK((found == std::vector<std::int64_t>{kMax, kLeast, kMax, kLeast}));
     check_equal(vector_of({255.5, 256, -0.5, -1, 1e9}).to(from).to(DType::kUInt8), {255, 255, 0, 0, 255});
   }

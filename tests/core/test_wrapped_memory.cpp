@@ -20,7 +20,9 @@ using namespace tapecache::testing;
 namespace {
 
 template <class T>
-concept CanBeWrapped = requires(T* elements) { Tensor::wrap(elements, Shape{1}); };
+concept CanBeWrapped = requires(T* elements) {
+  Tensor::wrap(elements, Shape{1});
+};
 static_assert(CanBeWrapped<float> && !CanBeWrapped<const float>);
 
 }  // namespace
@@ -130,7 +132,8 @@ BOOST_AUTO_TEST_CASE(what_cannot_be_wrapped_is_not_released) {
 BOOST_AUTO_TEST_CASE(is_computed_with_at_any_element) {
   // 64-byte vectors of the kernels start at every place of a line of the cache.
   constexpr std::int64_t kSize = 37;
-  const Tensor a = random_values({kSize, kSize}, 1, DType::kFloat32), b = random_values({kSize, kSize}, 2, DType::kFloat32);
+  const Tensor a = random_values({kSize, kSize}, 1, DType::kFloat32),
+               b = random_values({kSize, kSize}, 2, DType::kFloat32);
   const Tensor expected = ops::matmul(a, b).value(), expected_sum = ops::sum(a).value();
   for (int offset = 0; offset < 16; ++offset) {
     std::vector<float> room(kSize * kSize + 16);

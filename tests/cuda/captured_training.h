@@ -62,7 +62,8 @@ struct Training {
   bool tiled, clear = true;
   StepResult result;
 
-  explicit Training(Kind k, bool tiled_loss = false, Places places = {}, std::int64_t kept = 1) : kind(k), tiled(tiled_loss) {
+  explicit Training(Kind k, bool tiled_loss = false, Places places = {}, std::int64_t kept = 1)
+      : kind(k), tiled(tiled_loss) {
     model.clip.to(kCuda);
     const auto place = [&](const Tensor& t) { return places.upload ? t.pinned() : t.to(kCuda); };
     batch = {place(batch.images), place(batch.ids), place(batch.valid)};
@@ -110,7 +111,10 @@ struct Both {
 
   template <class... Arguments>
   explicit Both(Arguments... arguments)
-      : plain(arguments...), replayed(arguments...), captured(kCuda, [this] { replayed.step(); }, kSeed) {}
+      : plain(arguments...),
+        replayed(arguments...),
+        captured(
+            kCuda, [this] { replayed.step(); }, kSeed) {}
 
   void step(std::uint32_t t, const Batch& batch) {
     plain.prepare(t, batch);

@@ -41,7 +41,8 @@ BOOST_AUTO_TEST_CASE(copies_keep_every_type, *on_device) {
 }
 
 BOOST_AUTO_TEST_CASE(tf32_is_a_switch, *on_device) {
-  // A permission, which cuBLASLt takes for large products of aligned rows. A quarter, as a sum's error grows with its root.
+  // A permission, which cuBLASLt takes for large products of aligned rows. A quarter, as a sum's error grows with its
+  // root.
   const Tensor a = random_values({64, 1024}, 1, DType::kFloat32);
   const Tensor b = ops::scale(random_values({1024, 512}, 2, DType::kFloat32), 0.25).value();
   const Tensor exact = ops::matmul(a.to(DType::kFloat64), b.to(DType::kFloat64)).value();

@@ -10,7 +10,8 @@
 #include "cuda_device.h"
 #include "tapecache/ops/kernels/table.h"
 
-// Attention of 16-bit operands on a CUDA device, against sums written out in f64: shapes at and around the edges of tiles.
+// Attention of 16-bit operands on a CUDA device, against sums written out in f64: shapes at and around the edges of
+// tiles.
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -36,7 +37,9 @@ struct Case {
     return std::to_string(layout.batch) + " x " + std::to_string(layout.tokens) + " tokens, " +
            std::to_string(layout.heads) + " heads of " + std::to_string(layout.width) +
            (layout.causal ? ", causal" : "") +
-           (masked == Masked::kPadding ? ", padding" : masked == Masked::kHoles ? ", holes" : "");
+           (masked == Masked::kPadding ? ", padding"
+            : masked == Masked::kHoles ? ", holes"
+                                       : "");
   }
   std::int64_t rows() const { return layout.batch * layout.heads * layout.tokens; }
   std::int64_t numel() const { return rows() * layout.width; }
@@ -195,14 +198,16 @@ void check_case(const Case& c, bool accumulate = false) {
   check("y", found.y, expected.y);
   for (std::size_t i = 0; i < expected.logsumexp.size(); ++i) {
     const double a = found.logsumexp[i], b = expected.logsumexp[i];
-    BOOST_CHECK_MESSAGE(a == b || std::abs(a - b) <= 1e-4, c.text() << ": logsumexp " << i << " is " << a << ", not " << b);
+    BOOST_CHECK_MESSAGE(a == b || std::abs(a - b) <= 1e-4, c.text()
+                                                               << ": logsumexp " << i << " is " << a << ", not " << b);
   }
   if (accumulate) {
     const std::vector<double> added = doubles(before);
     for (std::size_t i = 0; i < added.size(); ++i) expected.dqkv[i] += added[i];
   }
   const char* names[] = {"dq", "dk", "dv"};
-  for (int part = 0; part < 3; ++part) check(names[part], part_of(c, found.dqkv, part), part_of(c, expected.dqkv, part));
+  for (int part = 0; part < 3; ++part)
+    check(names[part], part_of(c, found.dqkv, part), part_of(c, expected.dqkv, part));
 }
 
 template <class Low>
@@ -243,7 +248,8 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(other_widths, Low, LowTypes) {
 BOOST_TEST_DECORATOR(*on_device)
 BOOST_AUTO_TEST_CASE_TEMPLATE(gradients_are_added, Low, LowTypes) {
   for (const std::int64_t tokens : {50, 77}) {
-    for (const std::int64_t width : {32, 64, 80, 128}) check_case<Low>(make_case(tokens, width, true, Masked::kHoles), true);
+    for (const std::int64_t width : {32, 64, 80, 128})
+      check_case<Low>(make_case(tokens, width, true, Masked::kHoles), true);
   }
 }
 

@@ -129,7 +129,8 @@ BOOST_AUTO_TEST_CASE(draws_of_replays_are_those_of_their_step_number, *on_device
     seen.push_back(values[2]);
   }
   // Within the step too, where it begins one of its own.
-  CapturedStep own(kCuda, [&] { begin_random_step(kSeed, 99), draw(); }, kSeed);
+  CapturedStep own(
+      kCuda, [&] { begin_random_step(kSeed, 99), draw(); }, kSeed);
   for (const std::uint32_t t : {4u, 5u, 6u}) {
     own.replay(t);
     const Tensor found = uniform.clone();
@@ -220,7 +221,8 @@ BOOST_AUTO_TEST_CASE(a_captured_step_reads_what_is_at_its_places, *on_device) {
 BOOST_AUTO_TEST_CASE(on_the_cpu_a_step_is_called) {
   int calls = 0;
   Tensor drawn;
-  CapturedStep step(Device::cpu(), [&] { ++calls, drawn = ops::sample_uniform(2, 3); }, kSeed);
+  CapturedStep step(
+      Device::cpu(), [&] { ++calls, drawn = ops::sample_uniform(2, 3); }, kSeed);
   for (const std::uint32_t t : {3u, 4u, 5u}) {
     step.replay(t);
     begin_random_step(kSeed, t);

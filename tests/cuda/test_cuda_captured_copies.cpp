@@ -13,8 +13,8 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 
-// Captured steps that copy beside their computing: replays read page-locked memory of the host, and leave results there. Under
-// emulation a wait that is missing within a graph, or around it, shows in one of two orders.
+// Captured steps that copy beside their computing: replays read page-locked memory of the host, and leave results
+// there. Under emulation a wait that is missing within a graph, or around it, shows in one of two orders.
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
@@ -40,8 +40,8 @@ BOOST_AUTO_TEST_CASE(replays_equal_steps_wherever_the_data_lies, *on_device) {
     for (const Kind kind : {Kind::kDirect, Kind::kCached, Kind::kCachedBFloat16}) {
       for (const std::int64_t kept : {0, 1, 9}) {
         if (kept != 1 && !(kind == Kind::kCached && places.upload && places.offload)) continue;
-        BOOST_TEST_CONTEXT("upload " << places.upload << ", offload " << places.offload << ", kind " << static_cast<int>(kind)
-                                     << ", kept " << kept) {
+        BOOST_TEST_CONTEXT("upload " << places.upload << ", offload " << places.offload << ", kind "
+                                     << static_cast<int>(kind) << ", kept " << kept) {
           Both both(kind, kept == 1, places, kept);
           for (std::uint32_t t = 0; t < 4; ++t) {
             both.step(t);
@@ -257,7 +257,8 @@ BOOST_AUTO_TEST_CASE(what_a_replay_would_not_see_is_refused, *on_device) {
       {[&] { ordinary.to_async(kCuda); }, {"[30000] on cpu is in ordinary memory", "pinned()"}},
       {[&] { take(Tower("x", batch, encoder).upload_to(kCuda), false); }, {"ordinary memory", "pinned()"}},
       {[&] {
-         take(Tower("x", Moving{batch.pinned()}, [&](const Moving& m) { return encoder(m.values); }).upload_to(kCuda), false);
+         take(Tower("x", Moving{batch.pinned()}, [&](const Moving& m) { return encoder(m.values); }).upload_to(kCuda),
+              false);
        },
        {"tower 'x'", "map_tensors"}},
       {[&] { take(text.upload_to(kCuda), false, 20); }, {"cached_step", "'text'", "ordered by length", "ChunkSizes"}},

@@ -54,8 +54,11 @@ Tensor flags(std::vector<double> values, Shape shape, Device device) {
 }
 
 models::TextTransformer text_tower(const models::Builder& builder) {
-  return {builder, {.vocabulary = 10, .max_tokens = 4, .pooling = models::TextPooling::kLastToken,
-                    .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16}}};
+  return {builder,
+          {.vocabulary = 10,
+           .max_tokens = 4,
+           .pooling = models::TextPooling::kLastToken,
+           .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16}}};
 }
 
 std::vector<BadValue> bad_values() {
@@ -67,25 +70,45 @@ std::vector<BadValue> bad_values() {
     tower(tokens);
   };
   return {
-      {"embedding", [=](Device d) { ops::embedding(values({5, 2}, d), whole({4, 7, -1}, {3}, d, DType::kInt32)); }},
-      {"gather_rows", [=](Device d) { ops::gather_rows(values({3, 2}, d), whole({0, -9}, {2}, d)); }},
-      {"select_token", [=](Device d) { ops::select_token(values({2, 3, 4}, d), whole({2, 3}, {2}, d)); }},
-      {"cross_entropy", [=](Device d) { ops::cross_entropy(values({4, 5}, d), whole({0, 1, 5, 0}, {4}, d)); }},
-      {"last_token_pool", [=](Device d) { ops::last_token_pool(values({2, 2, 3}, d), flags({0, 1, 0, 0}, {2, 2}, d)); }},
-      {"cls_pool", [=](Device d) { ops::cls_pool(values({2, 2, 3}, d), flags({0, 1, 0, 0}, {2, 2}, d)); }},
+      {"embedding",
+       [=](Device d) {
+         ops::embedding(values({5, 2}, d), whole({4, 7, -1}, {3}, d, DType::kInt32));
+       }},
+      {"gather_rows",
+       [=](Device d) {
+         ops::gather_rows(values({3, 2}, d), whole({0, -9}, {2}, d));
+       }},
+      {"select_token",
+       [=](Device d) {
+         ops::select_token(values({2, 3, 4}, d), whole({2, 3}, {2}, d));
+       }},
+      {"cross_entropy",
+       [=](Device d) {
+         ops::cross_entropy(values({4, 5}, d), whole({0, 1, 5, 0}, {4}, d));
+       }},
+      {"last_token_pool",
+       [=](Device d) {
+         ops::last_token_pool(values({2, 2, 3}, d), flags({0, 1, 0, 0}, {2, 2}, d));
+       }},
+      {"cls_pool",
+       [=](Device d) {
+         ops::cls_pool(values({2, 2, 3}, d), flags({0, 1, 0, 0}, {2, 2}, d));
+       }},
       {"end of text",
        [=](Device d) {
          const models::Builder builder(1, DType::kFloat32);
-         const models::TextTransformer tower(builder, {.vocabulary = 10, .max_tokens = 4,
-                                                       .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16}});
+         const models::TextTransformer tower(
+             builder,
+             {.vocabulary = 10, .max_tokens = 4, .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16}});
          builder.to(d);
          tower({whole({1, 9, 3, 4}, {2, 2}, d), {}});
        }},
       {"token type",
        [=](Device d) {
          const models::Builder builder(1, DType::kFloat32);
-         const models::Bert bert(builder, {.vocabulary = 10, .max_tokens = 4,
-                                           .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16}});
+         const models::Bert bert(
+             builder,
+             {.vocabulary = 10, .max_tokens = 4, .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16}});
          builder.to(d);
          bert({.ids = whole({1, 9, 3, 4}, {2, 2}, d), .types = whole({0, 1, 1, 2}, {2, 2}, d)});
        }},
@@ -94,8 +117,14 @@ std::vector<BadValue> bad_values() {
          const Tensor x = values({3, 2, 4}, d);
          ops::maxsim_loss(x, {}, x, flags({1, 1, 0, 0, 0, 0}, {3, 2}, d), values({}, d));
        }},
-      {"token", [=](Device d) { text({whole({1, 2, 3, 4, 10, 6}, {2, 3}, d, DType::kInt32), {}}, d); }},
-      {"valid", [=](Device d) { text({whole({1, 2, 3, 4}, {2, 2}, d), flags({1, 0, 0, 0}, {2, 2}, d)}, d); }},
+      {"token",
+       [=](Device d) {
+         text({whole({1, 2, 3, 4, 10, 6}, {2, 3}, d, DType::kInt32), {}}, d);
+       }},
+      {"valid",
+       [=](Device d) {
+         text({whole({1, 2, 3, 4}, {2, 2}, d), flags({1, 0, 0, 0}, {2, 2}, d)}, d);
+       }},
   };
 }
 
@@ -121,7 +150,8 @@ struct TextSetup {
 using Step = std::function<StepResult(const TextSetup&, const Tensor&)>;
 
 const std::vector<std::pair<std::string, Step>> kSteps{
-    {"direct", [](const TextSetup& s, const Tensor& ids) { return direct_step(s.towers(ids), s.loss(), there().direct()); }},
+    {"direct",
+     [](const TextSetup& s, const Tensor& ids) { return direct_step(s.towers(ids), s.loss(), there().direct()); }},
     {"cached", [](const TextSetup& s, const Tensor& ids) { return cached_step(s.towers(ids), s.loss(), there({2})); }},
 };
 
@@ -160,8 +190,11 @@ BOOST_AUTO_TEST_CASE(the_first_bad_value_is_named_and_none_is_read, *on_device) 
              "cross_entropy: targets[0] is 4, expected 0 to 2");
   ops::embedding(table, whole({-5}, {1}, kCuda));
   BOOST_TEST(error_of([&] { first_non_finite(table); }) == "embedding: ids[0] is -5, expected 0 to 99");
-  BOOST_TEST(error_of([&] { ops::embedding(Tensor::zeros({0, 2}).to(kCuda), whole({0}, {1}, kCuda)); }) ==
-             error_of([&] { ops::embedding(Tensor::zeros({0, 2}), whole({0}, {1}, Device::cpu())); }));
+  BOOST_TEST(error_of([&] {
+               ops::embedding(Tensor::zeros({0, 2}).to(kCuda), whole({0}, {1}, kCuda));
+             }) == error_of([&] {
+               ops::embedding(Tensor::zeros({0, 2}), whole({0}, {1}, Device::cpu()));
+             }));
 }
 
 BOOST_AUTO_TEST_CASE(a_bad_value_leaves_no_half_step_behind, *on_device) {
@@ -181,7 +214,8 @@ BOOST_AUTO_TEST_CASE(a_bad_value_leaves_no_half_step_behind, *on_device) {
       BOOST_TEST(error_of([&, &step = step] { step(setup, bad); }) ==
                  "text transformer: " + place + " is 77, expected an id from 0 to 9");
       BOOST_TEST((random_state() == random));
-      for (std::size_t i = 0; i < before.size(); ++i) BOOST_TEST(same_bits(setup.parameters()[i].gradient(), before[i]));
+      for (std::size_t i = 0; i < before.size(); ++i)
+        BOOST_TEST(same_bits(setup.parameters()[i].gradient(), before[i]));
       BOOST_TEST((step(setup, kGoodIds).status == StepStatus::kDone));
     }
   }
@@ -224,7 +258,8 @@ BOOST_AUTO_TEST_CASE(a_step_waits_for_its_device_once, *on_device) {
 BOOST_AUTO_TEST_CASE(clipping_on_a_device_is_that_of_the_host_without_a_wait, *on_device) {
   for (const double max_norm : {0.5, 1e6}) {
     const std::vector<Parameter> a{{"a", Tensor::zeros({30, 40})}, {"b", Tensor::zeros({7}, DType::kFloat64)}};
-    const std::vector<Parameter> b{{"a", Tensor::zeros({30, 40}).to(kCuda)}, {"b", Tensor::zeros({7}, DType::kFloat64, kCuda)}};
+    const std::vector<Parameter> b{{"a", Tensor::zeros({30, 40}).to(kCuda)},
+                                   {"b", Tensor::zeros({7}, DType::kFloat64, kCuda)}};
     for (std::size_t i = 0; i < a.size(); ++i) {
       const Tensor gradient = random_values(a[i].value().shape(), i, a[i].value().dtype());
       Parameter(a[i]).mutable_gradient() = gradient;

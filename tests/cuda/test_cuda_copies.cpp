@@ -5,13 +5,13 @@
 #include "checks.h"
 #include "cuda_device.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory_pool.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/memory_pool.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/matmul.h"
 
-// Page-locked memory, copies beside computing, and the memory that both use. Under emulation a wait that is missing shows in
-// one of two orders: see tools/cuda_emulator/cuda_runtime.h.
+// Page-locked memory, copies beside computing, and the memory that both use. Under emulation a wait that is missing
+// shows in one of two orders: see tools/cuda_emulator/cuda_runtime.h.
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -147,7 +147,8 @@ BOOST_AUTO_TEST_CASE(copies_keep_their_order, *on_device) {
   Tensor ordinary = Tensor::zeros({4, kMany});
   ordinary.copy_from_async(there);
   BOOST_TEST(same_bits(ordinary, host));
-  BOOST_CHECK_EXCEPTION(ordinary.copy_from_async(values(1)), ShapeError, says({"copy_from_async", "[30000]", "[4, 30000]"}));
+  BOOST_CHECK_EXCEPTION(ordinary.copy_from_async(values(1)), ShapeError,
+                        says({"copy_from_async", "[30000]", "[4, 30000]"}));
   BOOST_CHECK_THROW(there.copy_from_async(host.to(DType::kFloat64)), ShapeError);
 }
 

@@ -145,7 +145,8 @@ BOOST_AUTO_TEST_CASE(what_goes_over_the_bounds_of_a_capture_spoils_it) {
       {[&](Branches& b) { return cudaStreamSynchronize(b.branch); }, cudaErrorStreamCaptureUnsupported},
       {[&](Branches&) { return cudaDeviceSynchronize(); }, cudaErrorStreamCaptureUnsupported},
       {[&](Branches& b) { return cudaStreamDestroy(b.branch); }, cudaErrorStreamCaptureUnsupported},
-      {[&](Branches& b) { return cudaMemsetAsync(b.kept.mutable_raw(), 1, 1, nullptr); }, cudaErrorStreamCaptureImplicit},
+      {[&](Branches& b) { return cudaMemsetAsync(b.kept.mutable_raw(), 1, 1, nullptr); },
+       cudaErrorStreamCaptureImplicit},
       {[&](Branches& b) {
          cudaGraph_t graph = nullptr;
          return cudaStreamEndCapture(b.branch, &graph);
@@ -186,7 +187,8 @@ BOOST_AUTO_TEST_CASE(an_event_of_a_capture_is_of_no_use_after_it) {
 
 BOOST_AUTO_TEST_CASE(modes_differ_in_what_they_forbid) {
   const Outside outside;
-  for (const auto mode : {cudaStreamCaptureModeRelaxed, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeGlobal}) {
+  for (const auto mode :
+       {cudaStreamCaptureModeRelaxed, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeGlobal}) {
     const bool allowed = mode == cudaStreamCaptureModeRelaxed;
     Branches b(mode);
     void* memory = nullptr;

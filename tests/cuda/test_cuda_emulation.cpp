@@ -58,7 +58,9 @@ __global__ void divergent_kernel() {
 
 __global__ void nothing_kernel(const double*) {}
 
-Tensor device_vector(std::int64_t n, DType dtype = DType::kFloat64) { return Tensor::zeros({n}, dtype, Device::cuda()); }
+Tensor device_vector(std::int64_t n, DType dtype = DType::kFloat64) {
+  return Tensor::zeros({n}, dtype, Device::cuda());
+}
 
 }  // namespace
 
@@ -95,13 +97,15 @@ BOOST_AUTO_TEST_CASE(values_go_there_and_back) {
 
 BOOST_AUTO_TEST_CASE(values_of_any_number_go_there) {
   select_device(0);
-  for (const std::size_t count : {std::size_t{1}, std::size_t{448}, std::size_t{449}, std::size_t{2000}}) {  // 448 in a parcel
+  for (const std::size_t count :
+       {std::size_t{1}, std::size_t{448}, std::size_t{449}, std::size_t{2000}}) {  // 448 in a parcel
     std::vector<double> values(count);
     for (std::size_t i = 0; i < count; ++i) values[i] = 1.0 / static_cast<double>(i + 1);
     const Uploaded<double> there{std::span<const double>(values)};
     const std::vector<double> expected = values;
     std::fill(values.begin(), values.end(), 0);  // they are the caller's again
-    for (const std::size_t i : {std::size_t{0}, count / 2, count - 1}) BOOST_TEST(fetch(there.data() + i) == expected[i]);
+    for (const std::size_t i : {std::size_t{0}, count / 2, count - 1})
+      BOOST_TEST(fetch(there.data() + i) == expected[i]);
   }
 }
 
@@ -126,8 +130,8 @@ BOOST_AUTO_TEST_CASE(threads_that_leave_do_not_hold_up_a_barrier) {
 #if !defined(__SANITIZE_ADDRESS__)  // which ends the program there
 BOOST_AUTO_TEST_CASE(a_write_past_shared_memory_is_an_error) {
   Tensor x = vector_of({1, 2, 3, 4, 5}).to(Device::cuda());
-  BOOST_CHECK_EXCEPTION(launch(reverse_kernel, Grid{1, 5, 4 * sizeof(double)}, 5, x.mutable_data<double>()), DeviceError,
-                        says({"past the end of shared memory"}));
+  BOOST_CHECK_EXCEPTION(launch(reverse_kernel, Grid{1, 5, 4 * sizeof(double)}, 5, x.mutable_data<double>()),
+                        DeviceError, says({"past the end of shared memory"}));
 }
 #endif
 
@@ -148,7 +152,8 @@ BOOST_AUTO_TEST_CASE(lanes_exchange_values) {
 BOOST_AUTO_TEST_CASE(a_divergent_barrier_is_an_error) {
   const OpScope scope("some_op");
   for (int again = 0; again < 2; ++again) {
-    BOOST_CHECK_EXCEPTION(launch(divergent_kernel, Grid{2, 64}), DeviceError, says({"some_op:", "divergent barrier", "63"}));
+    BOOST_CHECK_EXCEPTION(launch(divergent_kernel, Grid{2, 64}), DeviceError,
+                          says({"some_op:", "divergent barrier", "63"}));
   }
   launch(nothing_kernel, Grid{2, 64}, nullptr);
 }
@@ -169,8 +174,10 @@ BOOST_AUTO_TEST_CASE(streams_of_one_kind_run_at_once_and_of_the_other_when_they_
   check(cudaStreamCreateWithFlags(&copies, cudaStreamNonBlocking), "");
   check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "");
   BOOST_TEST(emulation::runs_at_once(kernels) != emulation::runs_at_once(copies));
-  const cudaStream_t eager = emulation::runs_at_once(kernels) ? kernels : copies, late = eager == kernels ? copies : kernels;
-  Tensor pinned = vector_of({1, 2, 3}).pinned(), there = device_vector(3), back = Tensor::empty_pinned({3}, DType::kFloat64);
+  const cudaStream_t eager = emulation::runs_at_once(kernels) ? kernels : copies,
+                     late = eager == kernels ? copies : kernels;
+  Tensor pinned = vector_of({1, 2, 3}).pinned(), there = device_vector(3),
+         back = Tensor::empty_pinned({3}, DType::kFloat64);
   synchronize(Device::cuda());
   const auto upload = [&](cudaStream_t stream) {
     check(cudaMemcpyAsync(there.mutable_raw(), pinned.raw(), 24, cudaMemcpyHostToDevice, stream), "");

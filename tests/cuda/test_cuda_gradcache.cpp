@@ -40,9 +40,10 @@ struct LossSetup {
         continue;
       }
       const Tensor weight = random_values({input.size(-1), input.size(-1)}, 50 + i, dtype).to(device);
-      towers.emplace_back("tower" + name, input, [w = parameters.emplace_back("weight" + name, weight)](const Tensor& x) {
-        return ops::tanh(ops::dropout(ops::linear(x, w), 0.2));
-      });
+      towers.emplace_back("tower" + name, input,
+                          [w = parameters.emplace_back("weight" + name, weight)](const Tensor& x) {
+                            return ops::tanh(ops::dropout(ops::linear(x, w), 0.2));
+                          });
     }
     loss = [of = row.loss, own](const Representations& r) {
       std::vector<Variable> inputs(r.begin(), r.end());
@@ -65,7 +66,8 @@ struct ClipThere : ClipSetup {
 void check_alike(const StepResult& found, std::span<const Parameter> far, const StepResult& expected,
                  std::span<const Parameter> near, double tolerance) {
   BOOST_TEST((found.status == StepStatus::kDone && expected.status == StepStatus::kDone));
-  BOOST_TEST(std::abs(found.loss.item() - expected.loss.item()) <= tolerance * std::max(1.0, std::abs(expected.loss.item())));
+  BOOST_TEST(std::abs(found.loss.item() - expected.loss.item()) <=
+             tolerance * std::max(1.0, std::abs(expected.loss.item())));
   for (std::size_t i = 0; i < expected.representations.size(); ++i) {
     BOOST_TEST((found.representations[i].device() == kCuda));
     BOOST_TEST(max_difference(found.representations[i], expected.representations[i]) <= tolerance);
@@ -121,16 +123,18 @@ BOOST_AUTO_TEST_CASE(labels_and_guides_may_be_on_either_device, *on_device) {
   const double by_device = gist_loss(a, b, guide_a, guide_b, {.margin = 0.1}).value().item();
   BOOST_TEST(std::abs(by_device - gist_loss(a, b, host_a, host_b, {.margin = 0.1}).value().item()) <= 1e-12);
   const Tensor mask = Tensor::full({6, 2}, 1, DType::kBool), tokens = values_there({6, 2, 4}, 5);
-  BOOST_CHECK_EXCEPTION(ops::maxsim_loss(tokens, mask, tokens, {}, Tensor::full({}, 1, DType::kFloat64, kCuda)), DeviceError,
-                        says({"query_mask", "cpu", "cuda:0"}));
+  BOOST_CHECK_EXCEPTION(ops::maxsim_loss(tokens, mask, tokens, {}, Tensor::full({}, 1, DType::kFloat64, kCuda)),
+                        DeviceError, says({"query_mask", "cpu", "cuda:0"}));
 }
 
 BOOST_AUTO_TEST_CASE(accumulation_on_a_device_is_not_equal, *on_device) {
   const ClipThere setup(8);
   const auto towers = setup.towers();
   const auto accumulated = [&](std::int64_t chunk) {
-    return compare_steps([&] { return direct_step(towers, setup.loss(), there().direct()); },
-                         [&] { return accumulated_step(towers, setup.loss(), {.chunk_sizes = {chunk}, .device = kCuda}); }, setup.parameters());
+    return compare_steps(
+        [&] { return direct_step(towers, setup.loss(), there().direct()); },
+        [&] { return accumulated_step(towers, setup.loss(), {.chunk_sizes = {chunk}, .device = kCuda}); },
+        setup.parameters());
   };
   BOOST_TEST(accumulated(2).relative_norm > 1e-2);
   check_equal(accumulated(8), 1e-12);
@@ -239,12 +243,12 @@ BOOST_AUTO_TEST_CASE(chunks_by_tokens_with_attention_equal_the_padded_batch, *on
   const models::TokenBatch batch = models::TokenBatch::pad(words).to(kCuda);
   for (const auto& [dtype, tolerance] : kTypes) {
     const models::Builder builder(5, dtype);
-    const models::TextTransformer tower(builder, {.vocabulary = 10,
-                                                  .max_tokens = 8,
-                                                  .causal = true,
-                                                  .pooling = models::TextPooling::kLastToken,
-                                                  .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16,
-                                                              .dropout = 0.2}});
+    const models::TextTransformer tower(
+        builder, {.vocabulary = 10,
+                  .max_tokens = 8,
+                  .causal = true,
+                  .pooling = models::TextPooling::kLastToken,
+                  .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16, .dropout = 0.2}});
     builder.to(kCuda);
     const Encoder other = moved(Encoder(1, dtype, 0.2, 5, 7, 8));
     const std::vector<Tower> towers{
@@ -289,7 +293,8 @@ BOOST_AUTO_TEST_CASE(what_is_not_finite_is_named, *on_device) {
   factors.slice(3, 4).fill(std::numeric_limits<double>::infinity());
   const Loss bad_slope = [factors = factors.to(kCuda)](std::span<const Variable> r) {
     // 0 · Inf is in the gradient of sample 3 alone.
-    return ops::add(info_nce(r[0], r[1]), ops::sum(ops::sum(ops::scale(ops::tanh(ops::multiply(r[1], factors)), 0.1), 1), 0));
+    return ops::add(info_nce(r[0], r[1]),
+                    ops::sum(ops::sum(ops::scale(ops::tanh(ops::multiply(r[1], factors)), 0.1), 1), 0));
   };
   const StepResult result = cached_step(setup.towers(), bad_slope, there({2}));
   BOOST_TEST((result.status == StepStatus::kNonFiniteCache));
@@ -305,7 +310,8 @@ BOOST_AUTO_TEST_CASE(a_second_forward_that_differs_is_noticed, *on_device) {
   const std::vector<Tower> towers{{"image", setup.images, drifting}, {"text", setup.texts, setup.text}};
   StepOptions options = there({2});
   options.check_recompute = true;
-  BOOST_CHECK_EXCEPTION(cached_step(towers, setup.loss(), options), ValueError, says({"'image'", "differs from the first"}));
+  BOOST_CHECK_EXCEPTION(cached_step(towers, setup.loss(), options), ValueError,
+                        says({"'image'", "differs from the first"}));
   GradCache grad_cache(setup.loss(), there({2}), {.every = 1, .samples = 4});
   grad_cache.step(setup.towers());
   BOOST_REQUIRE(grad_cache.checked().has_value());

@@ -16,7 +16,8 @@ using namespace tapecache::testing;
 
 namespace {
 
-/// Hidden layers that take far more memory than anything else, the room that products work in on a real device included.
+/// Hidden layers that take far more memory than anything else, the room that products work in on a real device
+/// included.
 struct WideThere {
   bool emulated = device_name(kCuda) == "emulated";
   std::int64_t samples = emulated ? 64 : 1024, hidden = emulated ? 64 : 8192;
@@ -56,7 +57,8 @@ BOOST_AUTO_TEST_CASE(a_step_on_a_device_stays_within_its_budget, *on_device) {
   BOOST_TEST(host.peak() - host_base <= (direct.peak_bytes - base) / 10);
   StepOptions hopeless = there();
   hopeless.cut = MemoryBudget{base + 1000};
-  BOOST_CHECK_EXCEPTION(cached_step(setup.towers, setup.loss, hopeless), OutOfMemory, says({"memory budget", "'image'"}));
+  BOOST_CHECK_EXCEPTION(cached_step(setup.towers, setup.loss, hopeless), OutOfMemory,
+                        says({"memory budget", "'image'"}));
   for (const Parameter& p : setup.parameters) BOOST_TEST(!p.gradient().defined());
 }
 

@@ -48,7 +48,9 @@ std::vector<Case> cases(Device device) {
     all.push_back({name, constants, loss, values});
   };
   for (const DType dtype : {DType::kInt32, DType::kInt64}) {
-    add(std::string("sup_con, ").append(name(dtype)), [=](std::uint64_t step) { return std::vector{labels_of(step, dtype)}; },
+    add(
+        std::string("sup_con, ").append(name(dtype)),
+        [=](std::uint64_t step) { return std::vector{labels_of(step, dtype)}; },
         [](std::span<const Variable> r, std::span<const Tensor> c) {
           return sup_con(r[0], c[0], {.scale = Scale::from_temperature(0.3)});
         });
@@ -59,7 +61,9 @@ std::vector<Case> cases(Device device) {
   for (const GistOptions& options :
        {GistOptions{.scale = 5}, {.scale = 5, .margin = 0.3}, {.scale = 5, .margin = 0.1, .relative = true}}) {
     add("gist_loss, margin " + std::to_string(options.margin), guides,
-        [=](std::span<const Variable> r, std::span<const Tensor> c) { return gist_loss(r[0], r[1], c[0], c[1], options); });
+        [=](std::span<const Variable> r, std::span<const Tensor> c) {
+          return gist_loss(r[0], r[1], c[0], c[1], options);
+        });
   }
   const auto hard = [](std::uint64_t step) {
     return std::vector{random_values({kSamples / 2, 3}, 20 + step), random_values({kSamples, 3}, 40 + step)};
@@ -130,7 +134,8 @@ BOOST_AUTO_TEST_CASE(they_give_what_the_cpu_gives_without_a_wait, *on_device) {
           return results;
         };
         const std::vector<Tensor> found = take(there[i], kCuda), expected = take(here[i], Device::cpu());
-        for (std::size_t t = 0; t < expected.size(); ++t) BOOST_TEST(max_difference(found[t], expected[t]) <= tolerance);
+        for (std::size_t t = 0; t < expected.size(); ++t)
+          BOOST_TEST(max_difference(found[t], expected[t]) <= tolerance);
       }
     }
   }
@@ -171,7 +176,8 @@ BOOST_AUTO_TEST_CASE(they_may_be_in_a_captured_step, *on_device) {
       StepResult result;
       const auto take = [&] {
         for (Parameter p : setup.parameters()) p.clear_gradient();
-        result = cached_step(towers, [&](std::span<const Variable> r) { return c(r); }, options);
+        result = cached_step(
+            towers, [&](std::span<const Variable> r) { return c(r); }, options);
       };
       CapturedStep captured(kCuda, take, 5);
       std::vector<double> losses;

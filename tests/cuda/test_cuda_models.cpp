@@ -71,7 +71,9 @@ struct ClipThere {
     options.device = device;
     return gradcache::cached_step(
         towers(),
-        [this](auto r) { return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip.logit_scale())}); },
+        [this](auto r) {
+          return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip.logit_scale())});
+        },
         options);
   }
 };
@@ -136,7 +138,8 @@ BOOST_AUTO_TEST_CASE(a_builder_moves_what_it_made, *on_device) {
 
 BOOST_AUTO_TEST_CASE(a_model_that_does_not_fit_stays_where_it_was, *on_device) {
   const Builder builder(1);
-  const Linear small(builder.child("small"), 4, 3, Init::normal(1)), large(builder.child("large"), 1000, 100, Init::normal(1));
+  const Linear small(builder.child("small"), 4, 3, Init::normal(1)),
+      large(builder.child("large"), 1000, 100, Init::normal(1));
   const Tensor before = small.weight.value().clone();
   {
     const MemoryLimit limit(allocator(kCuda).stats().current + 10'000, kCuda);
@@ -190,12 +193,14 @@ BOOST_AUTO_TEST_CASE(a_tape_notices_that_a_weight_was_moved, *on_device) {
   }
   builder.to(kCuda);
   const Tensor seed = Tensor::full({2, 3}, 1);
-  BOOST_CHECK_EXCEPTION(tape.backward(std::span(&y, 1), std::span(&seed, 1)), TapeError, says({"changed after the forward"}));
+  BOOST_CHECK_EXCEPTION(tape.backward(std::span(&y, 1), std::span(&seed, 1)), TapeError,
+                        says({"changed after the forward"}));
 }
 
 BOOST_AUTO_TEST_CASE(inputs_on_another_device_are_refused, *on_device) {
   const ClipThere there(kCuda, DType::kFloat32);
-  BOOST_CHECK_EXCEPTION(there.clip.encode_image(small_images(2, DType::kFloat32)), DeviceError, says({"cpu", "cuda:0"}));
+  BOOST_CHECK_EXCEPTION(there.clip.encode_image(small_images(2, DType::kFloat32)), DeviceError,
+                        says({"cpu", "cuda:0"}));
   BOOST_CHECK_EXCEPTION(there.clip.encode_text(sentences()), DeviceError, says({"cpu", "cuda:0"}));
   const ClipThere here(Device::cpu(), DType::kFloat32);
   BOOST_CHECK_THROW(here.clip.encode_text(there.texts), DeviceError);
@@ -226,7 +231,8 @@ BOOST_AUTO_TEST_CASE(bert_as_on_the_cpu, *on_device) {
         there.to(kCuda);
         const TokenBatch texts = sentences(), texts_there = texts.to(kCuda);
         Tensor values[2];
-        run_backward([&] { return begin_random_step(1, 2), values[0] = a(texts).value(), begin_random_step(1, 2), a(texts); });
+        run_backward(
+            [&] { return begin_random_step(1, 2), values[0] = a(texts).value(), begin_random_step(1, 2), a(texts); });
         run_backward([&] {
           return begin_random_step(1, 2), values[1] = b(texts_there).value(), begin_random_step(1, 2), b(texts_there);
         });
@@ -251,12 +257,12 @@ BOOST_AUTO_TEST_CASE(texts_as_on_the_cpu, *on_device) {
     const Bert bert(here.child("bert"), roberta), bert_there(there.child("bert"), roberta);
     const TextTransformer clip(here.child("clip"), text), clip_there(there.child("clip"), text);
     there.to(kCuda);
-    BOOST_TEST(max_difference(values_of([&] { return bert_there(pairs.to(kCuda)); }), values_of([&] { return bert(pairs); })) <=
-               tolerance);
+    BOOST_TEST(max_difference(values_of([&] { return bert_there(pairs.to(kCuda)); }),
+                              values_of([&] { return bert(pairs); })) <= tolerance);
     for (const bool masked : {true, false}) {
       if (!masked) ends.valid = Tensor();
-      BOOST_TEST(max_difference(values_of([&] { return clip_there(ends.to(kCuda)); }), values_of([&] { return clip(ends); })) <=
-                 tolerance);
+      BOOST_TEST(max_difference(values_of([&] { return clip_there(ends.to(kCuda)); }),
+                                values_of([&] { return clip(ends); })) <= tolerance);
     }
   }
 }
@@ -280,7 +286,9 @@ BOOST_AUTO_TEST_CASE(a_cached_step_equals_the_direct_one, *on_device) {
   begin_random_step(1, 2);
   const gradcache::Comparison c = gradcache::compare(
       there.towers(),
-      [&](auto r) { return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(there.clip.logit_scale())}); },
+      [&](auto r) {
+        return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(there.clip.logit_scale())});
+      },
       {.cut = {2}, .device = kCuda}, there.clip.parameters());
   BOOST_TEST(c.relative_norm <= 1e-12);
 }
@@ -295,7 +303,8 @@ BOOST_AUTO_TEST_CASE(a_step_within_a_memory_budget_of_the_device, *on_device) {
 }
 
 BOOST_AUTO_TEST_CASE(mixed_precision_as_near_to_f64_as_on_the_cpu, *on_device) {
-  const ClipThere exact(Device::cpu(), DType::kFloat64), here(Device::cpu(), DType::kFloat32), there(kCuda, DType::kFloat32);
+  const ClipThere exact(Device::cpu(), DType::kFloat64), here(Device::cpu(), DType::kFloat32),
+      there(kCuda, DType::kFloat32);
   const double loss = exact.step({.cut = {2}}, Device::cpu()).loss.item();
   for (const auto& [low, tolerance] : {std::pair{DType::kBFloat16, 3e-2}, std::pair{DType::kFloat16, 4e-3}}) {
     gradcache::StepOptions options{.cut = {2}};

@@ -14,8 +14,8 @@
 #include "tapecache/models/text_transformer.h"
 #include "tapecache/ops/reduce.h"
 
-// The cached step with its batch, or its representations and their gradients, in the host's memory: the same bits as with all
-// of it on the device, in less of the device's memory.
+// The cached step with its batch, or its representations and their gradients, in the host's memory: the same bits as
+// with all of it on the device, in less of the device's memory.
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
@@ -35,7 +35,8 @@ models::TokenBatch sentences(std::int64_t count) {
   return models::TokenBatch::pad(words);
 }
 
-/// Rows of 256 bytes: a view of a batch is then aligned as a copy is, so that products of both are made in the same way.
+/// Rows of 256 bytes: a view of a batch is then aligned as a copy is, so that products of both are made in the same
+/// way.
 constexpr std::int64_t kAligned = 64;
 
 /// Three towers with dropout: of a tensor, of tokens, and of two tensors with two outputs and an auxiliary loss.
@@ -50,7 +51,8 @@ struct ThreeTowers {
                                 .causal = true,
                                 .pooling = models::TextPooling::kLastToken,
                                 .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16, .dropout = 0.2}}};
-  Tensor images = random_values({n, kAligned}, 3, DType::kFloat32), left = random_values({n, kAligned}, 4, DType::kFloat32),
+  Tensor images = random_values({n, kAligned}, 3, DType::kFloat32),
+         left = random_values({n, kAligned}, 4, DType::kFloat32),
          right = random_values({n, kAligned}, 5, DType::kFloat32);
   models::TokenBatch tokens = sentences(n);
 
@@ -243,9 +245,10 @@ BOOST_AUTO_TEST_CASE(other_ways_to_take_a_step_upload_too, *on_device) {
   for (Parameter p : setup.parameters()) p.move_to(kCuda);
   const std::vector<Tower> there_already{{"image", setup.images.to(kCuda), setup.image},
                                          {"text", setup.texts.to(kCuda), setup.text}};
-  const std::vector<Tower> uploading{
-      Tower("image", setup.images.pinned(), setup.image).upload_to(kCuda),
-      Tower("text", Moving{{setup.texts}}, [&](const Moving& batch) { return setup.text(batch.values); }).upload_to(kCuda)};
+  const std::vector<Tower> uploading{Tower("image", setup.images.pinned(), setup.image).upload_to(kCuda),
+                                     Tower("text", Moving{{setup.texts}}, [&](const Moving& batch) {
+                                       return setup.text(batch.values);
+                                     }).upload_to(kCuda)};
   const auto same = [&](const std::function<StepResult(std::span<const Tower>)>& step) {
     begin_random_step(3, 4);
     const double expected = step(there_already).loss.item();
@@ -256,7 +259,9 @@ BOOST_AUTO_TEST_CASE(other_ways_to_take_a_step_upload_too, *on_device) {
     for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], gradients[i]));
   };
   same([&](std::span<const Tower> towers) { return direct_step(towers, setup.loss(), there().direct()); });
-  same([&](std::span<const Tower> towers) { return accumulated_step(towers, setup.loss(), {.chunk_sizes = {3}, .device = kCuda}); });
+  same([&](std::span<const Tower> towers) {
+    return accumulated_step(towers, setup.loss(), {.chunk_sizes = {3}, .device = kCuda});
+  });
   same([&](std::span<const Tower> towers) {
     std::vector<CachedBatch> batches;
     for (const Tower& tower : towers) batches.push_back({tower.name(), {cached(tower)}});

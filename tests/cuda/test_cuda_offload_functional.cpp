@@ -10,7 +10,8 @@
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/losses/losses.h"
 
-// The functional form, its sub-batches' representations in the host's memory: the same bits, in less of the device's memory.
+// The functional form, its sub-batches' representations in the host's memory: the same bits, in less of the device's
+// memory.
 
 using namespace tapecache;
 using namespace tapecache::gradcache;

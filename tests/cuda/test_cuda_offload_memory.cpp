@@ -3,9 +3,9 @@
 #include <vector>
 
 #include "cuda_gradcache.h"
-#include "tapecache/gradcache/memory_plan.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/memory.h"
+#include "tapecache/gradcache/memory_plan.h"
 #include "tapecache/losses/losses.h"
 
 // What off-loading and uploading take of the device's memory, and what is left where a step with them fails.
@@ -17,8 +17,8 @@ using namespace tapecache::testing;
 
 namespace {
 
-/// Encoders whose work on a chunk takes about as much memory as the representations and their gradients, unless their layers
-/// have other widths: multiples of that of the representations.
+/// Encoders whose work on a chunk takes about as much memory as the representations and their gradients, unless their
+/// layers have other widths: multiples of that of the representations.
 struct WideOutputs {
   explicit WideOutputs(std::int64_t input = 1, std::int64_t hidden = 8) : in(input * width), between(hidden * width) {}
 
@@ -26,7 +26,8 @@ struct WideOutputs {
   std::int64_t samples = emulated ? 512 : 8192, width = emulated ? 64 : 1024, chunk = samples / 4, in, between;
   Encoder image = moved(Encoder(1, DType::kFloat32, 0.1, in, between, width));
   Encoder text = moved(Encoder(2, DType::kFloat32, 0.1, in, between, width));
-  Tensor images = random_values({samples, in}, 3, DType::kFloat32), texts = random_values({samples, in}, 4, DType::kFloat32);
+  Tensor images = random_values({samples, in}, 3, DType::kFloat32),
+         texts = random_values({samples, in}, 4, DType::kFloat32);
   Loss loss = [tile = TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
     return info_nce(r[0], r[1], {.scale = 3.0, .tiles = tile});
   };
@@ -34,7 +35,8 @@ struct WideOutputs {
 
   std::vector<Tower> there() const { return {{"image", images.to(kCuda), image}, {"text", texts.to(kCuda), text}}; }
   std::vector<Tower> here() const {
-    return {Tower("image", images.pinned(), image).upload_to(kCuda), Tower("text", texts.pinned(), text).upload_to(kCuda)};
+    return {Tower("image", images.pinned(), image).upload_to(kCuda),
+            Tower("text", texts.pinned(), text).upload_to(kCuda)};
   }
   /// What two peaks may differ by without either having kept more: cuBLASLt's memory for one product.
   std::size_t slack() const { return emulated ? 4096 : std::size_t{33} << 20; }
@@ -63,8 +65,8 @@ BOOST_AUTO_TEST_CASE(off_loading_takes_less_of_the_devices_memory, *on_device) {
   const std::size_t without = peak_of(setup, setup.there(), options);
   options.offload = true;
   const std::size_t with = peak_of(setup, setup.there(), options);
-  // At its peak the backward of the second tower's chunks has all representations and one tower's gradients beside it; of
-  // those that are off-loaded, the rows of two chunks.
+  // At its peak the backward of the second tower's chunks has all representations and one tower's gradients beside it;
+  // of those that are off-loaded, the rows of two chunks.
   BOOST_TEST(without - with >= cache * 3 / 4 - 2 * rows - setup.slack(), "without " << without << ", with " << with);
 
   const std::size_t inputs = static_cast<std::size_t>(2 * setup.samples * setup.in) * sizeof(float);
@@ -116,10 +118,9 @@ BOOST_AUTO_TEST_CASE(a_failure_in_the_middle_leaves_nothing_behind, *on_device) 
     };
     {
       const std::vector<Tower> towers{Tower("image", setup.images, failing).upload_to(kCuda),
-                                      Tower("text", setup.texts.pinned(),
-                                            [&](const Tensor& x) { return ++calls == last ? throw std::runtime_error("enough")
-                                                                                          : setup.text(x); })
-                                          .upload_to(kCuda)};
+                                      Tower("text", setup.texts.pinned(), [&](const Tensor& x) {
+                                        return ++calls == last ? throw std::runtime_error("enough") : setup.text(x);
+                                      }).upload_to(kCuda)};
       begin_random_step(2, 2);
       const RandomState before = random_state();
       BOOST_CHECK_THROW(cached_step(towers, setup.loss, options), std::runtime_error);

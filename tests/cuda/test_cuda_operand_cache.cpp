@@ -7,8 +7,8 @@
 #include "tapecache/core/captured_step.h"
 #include "tapecache/ops/linear.h"
 
-// Kept copies of parameters and recorded steps: a replay rounds the parameters as they are, and what is kept outside it is not
-// taken for them.
+// Kept copies of parameters and recorded steps: a replay rounds the parameters as they are, and what is kept outside it
+// is not taken for them.
 
 using namespace tapecache;
 using namespace tapecache::testing;

@@ -8,8 +8,8 @@
 #include "tapecache/ops/cuda/divisor.h"
 #include "tapecache/ops/kernels/table.h"
 
-// Images as rows of patches on a CUDA device, bit for bit as on the CPU, at sizes for which its kernel takes other packs of
-// pixels together.
+// Images as rows of patches on a CUDA device, bit for bit as on the CPU, at sizes for which its kernel takes other
+// packs of pixels together.
 
 using namespace tapecache;
 using namespace tapecache::kernels;
@@ -22,13 +22,12 @@ struct Images {
   std::int64_t count() const { return batch * channels * height * width; }
 };
 
-const std::vector<Images> kImages{
-    {2, 3, 64, 96, 32},  // wide packs, several times over for a thread
-    {3, 3, 28, 42, 14},  // packs of two
-    {2, 2, 20, 12, 4},   {1, 3, 16, 48, 16}, {3, 1, 24, 40, 8}, {2, 3, 12, 18, 6},
-    {2, 3, 15, 25, 5},   {2, 2, 21, 7, 7},  // single pixels
-    {3, 5, 4, 7, 1},     {1, 1, 1, 1, 1},   {1, 2, 1, 1500, 1}, {70, 1, 2, 2, 2},
-    {0, 3, 8, 8, 4},     {2, 3, 0, 8, 4},   {2, 3, 8, 0, 4}};
+const std::vector<Images> kImages{{2, 3, 64, 96, 32},  // wide packs, several times over for a thread
+                                  {3, 3, 28, 42, 14},  // packs of two
+                                  {2, 2, 20, 12, 4},  {1, 3, 16, 48, 16}, {3, 1, 24, 40, 8},  {2, 3, 12, 18, 6},
+                                  {2, 3, 15, 25, 5},  {2, 2, 21, 7, 7},  // single pixels
+                                  {3, 5, 4, 7, 1},    {1, 1, 1, 1, 1},    {1, 2, 1, 1500, 1}, {70, 1, 2, 2, 2},
+                                  {0, 3, 8, 8, 4},    {2, 3, 0, 8, 4},    {2, 3, 8, 0, 4}};
 
 /// Values on a device that begin so many elements behind the start of their memory, and have zeros on both sides.
 struct Placed {
@@ -53,7 +52,7 @@ void check_patches(const Images& m, std::int64_t from, std::int64_t to) {
     const Placed x(images, from, device);
     Placed rows(before, to, device);
     find(&PatchKernels<T>::patches, "patches", device)(m.batch, m.channels, m.height, m.width, m.patch,
-                                                      x.values.data<ComputedType<T>>(), rows.values.mutable_data<T>());
+                                                       x.values.data<ComputedType<T>>(), rows.values.mutable_data<T>());
     return rows;
   };
   const Placed rows = rows_on(Device::cpu());
@@ -63,9 +62,8 @@ void check_patches(const Images& m, std::int64_t from, std::int64_t to) {
       const auto images_on = [&](Device device) {
         const Placed drows(rows.values, from, device);
         Placed dx(before, to, device);
-        find(&PatchKernels<T>::patches_backward, "patches_backward", device)(m.batch, m.channels, m.height, m.width, m.patch,
-                                                                            drows.values.data<T>(),
-                                                                            dx.values.mutable_data<T>(), mode);
+        find(&PatchKernels<T>::patches_backward, "patches_backward", device)(
+            m.batch, m.channels, m.height, m.width, m.patch, drows.values.data<T>(), dx.values.mutable_data<T>(), mode);
         return dx;
       };
       const Placed dx = images_on(Device::cpu());

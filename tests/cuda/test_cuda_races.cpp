@@ -6,8 +6,8 @@
 #include "tapecache/ops/cuda/launch.cuh"
 #include "tapecache/ops/cuda/tensor_cores.cuh"
 
-// Kernels that are wrong in ways which other tests may not see, and their right counterparts: what an emulated build that
-// looks for races says of them.
+// Kernels that are wrong in ways which other tests may not see, and their right counterparts: what an emulated build
+// that looks for races says of them.
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -23,7 +23,8 @@ __device__ void meet() {
   if constexpr (kind == Barriers::kWarp) __syncwarp();
 }
 
-/// Each thread takes the value of the one before it, twice. `before_read` and `before_write` are the barriers that this needs.
+/// Each thread takes the value of the one before it, twice. `before_read` and `before_write` are the barriers that this
+/// needs.
 template <Barriers before_read, Barriers before_write>
 __global__ void pass_on_kernel(double* x) {
   double* kept = dynamic_shared<double>();
@@ -71,9 +72,7 @@ __global__ void own_places_kernel(double* x) {
 }
 
 /// The two halves of a word belong to two threads.
-__global__ void halves_kernel(std::int32_t* x) {
-  reinterpret_cast<std::int16_t*>(x)[thread_index()] = 7;
-}
+__global__ void halves_kernel(std::int32_t* x) { reinterpret_cast<std::int16_t*>(x)[thread_index()] = 7; }
 
 template <bool barrier>
 __global__ void copy_async_kernel(const double* x, double* y) {
@@ -86,7 +85,8 @@ __global__ void copy_async_kernel(const double* x, double* y) {
 }
 
 struct Fixture {
-  Tensor x = Tensor::zeros({64}, DType::kFloat64, Device::cuda()), y = Tensor::zeros({64}, DType::kFloat64, Device::cuda());
+  Tensor x = Tensor::zeros({64}, DType::kFloat64, Device::cuda()),
+         y = Tensor::zeros({64}, DType::kFloat64, Device::cuda());
 
   template <class Kernel, class... Arguments>
   void runs(Kernel kernel, unsigned blocks, unsigned threads, const Arguments&... arguments) {

@@ -37,7 +37,9 @@ std::vector<RowOp> row_ops(std::int64_t rows, std::int64_t cols) {
       {"masked_softmax", {x, mask({rows, cols})}, [](Variables v) { return ops::masked_softmax(v[0], v[1].value()); }},
       {"cross_entropy", {x, indices({rows}, cols)}, [](Variables v) { return ops::cross_entropy(v[0], v[1].value()); }},
       {"layer_norm", {x, gamma, beta}, [](Variables v) { return ops::layer_norm(v[0], v[1], v[2]); }},
-      {"layer_norm_of_sum", {x, gamma, beta, x}, [](Variables v) { return ops::layer_norm(v[0], v[1], v[2], 1e-5, v[3]); }},
+      {"layer_norm_of_sum",
+       {x, gamma, beta, x},
+       [](Variables v) { return ops::layer_norm(v[0], v[1], v[2], 1e-5, v[3]); }},
       {"l2_normalize", {x}, [](Variables v) { return ops::l2_normalize(v[0]); }},
   };
 }
@@ -92,9 +94,12 @@ BOOST_AUTO_TEST_CASE(every_width, *on_device) {
 BOOST_AUTO_TEST_CASE(what_is_not_finite_is_as_on_the_cpu, *on_device) {
   for (const std::int64_t cols : {3, 600, 4100}) {
     std::vector<Tensor> rows;
-    for (const std::vector<double>& special : std::vector<std::vector<double>>{
-             {0, kNaN, 1}, {kNaN, kNaN, kNaN}, {0, kInfinity, 1}, {0, -kInfinity, 1}, {-kInfinity, -kInfinity, -kInfinity},
-             {kInfinity, kNaN, -kInfinity}}) {
+    for (const std::vector<double>& special : std::vector<std::vector<double>>{{0, kNaN, 1},
+                                                                               {kNaN, kNaN, kNaN},
+                                                                               {0, kInfinity, 1},
+                                                                               {0, -kInfinity, 1},
+                                                                               {-kInfinity, -kInfinity, -kInfinity},
+                                                                               {kInfinity, kNaN, -kInfinity}}) {
       Tensor x = Tensor::empty({1, cols}, DType::kFloat64);
       for (std::int64_t i = 0; i < cols; ++i) {
         x.mutable_data<double>()[i] = special[static_cast<std::size_t>(i < 2 ? i : 2)];
@@ -115,7 +120,8 @@ BOOST_AUTO_TEST_CASE(what_is_not_finite_is_as_on_the_cpu, *on_device) {
         const std::string what = row.name + " of row " + std::to_string(r) + " of " + std::to_string(cols);
         check_alike(found.output, expected.output, what);
         for (std::size_t i = 0; i < inputs.size(); ++i) {
-          if (wanted[i]) check_alike(found.gradients[i], expected.gradients[i], what + ", gradient " + std::to_string(i));
+          if (wanted[i])
+            check_alike(found.gradients[i], expected.gradients[i], what + ", gradient " + std::to_string(i));
         }
       }
     }
@@ -130,7 +136,8 @@ BOOST_AUTO_TEST_CASE(indices_may_be_on_the_host, *on_device) {
     const Tensor there = index.to(device);
     BOOST_CHECK(same_bits(ops::embedding(rows.to(kCuda), there).value(), ops::embedding(rows, index).value()));
     BOOST_CHECK(same_bits(ops::select_token(x.to(kCuda), there).value(), ops::select_token(x, index).value()));
-    check_close(ops::cross_entropy(logits.to(kCuda), there).value(), ops::cross_entropy(logits, index).value(), 1e-6, "loss");
+    check_close(ops::cross_entropy(logits.to(kCuda), there).value(), ops::cross_entropy(logits, index).value(), 1e-6,
+                "loss");
   }
   BOOST_CHECK_EXCEPTION(ops::cross_entropy(logits, index.to(kCuda)), DeviceError,
                         says({"cross_entropy", "targets", "cuda:0", "cpu"}));

@@ -112,8 +112,9 @@ bool takes(const kernels::Attention& layout, std::int64_t offset = 0) {
   Tensor sums = Tensor::zeros({layout.batch * layout.heads * layout.tokens}, DType::kFloat32, Device::cuda());
   const BFloat16* from = qkv.data<BFloat16>() + offset;
   const bool forward = tensor_attention(layout, from, nullptr, y.mutable_data<BFloat16>(), sums.mutable_data<float>());
-  const bool backward = tensor_attention_backward(layout, from, nullptr, low.data<BFloat16>(), sums.data<float>(),
-                                                  low.data<BFloat16>(), dqkv.mutable_data<BFloat16>(), kernels::Mode::kWrite);
+  const bool backward =
+      tensor_attention_backward(layout, from, nullptr, low.data<BFloat16>(), sums.data<float>(), low.data<BFloat16>(),
+                                dqkv.mutable_data<BFloat16>(), kernels::Mode::kWrite);
   BOOST_TEST(forward == backward);
   return forward;
 }
@@ -164,9 +165,10 @@ BOOST_AUTO_TEST_CASE(wrong_places_are_faults) {
   const Tensor x = device_of(Tensor::zeros({8}, DType::kFloat32));
   BOOST_CHECK_EXCEPTION(launch(misaligned_kernel, Grid{1, 32, 1024}), DeviceError, says({"some_op:", "ldmatrix"}));
   BOOST_CHECK_EXCEPTION(launch(load_outside_kernel, Grid{1, 32, 496}), DeviceError, says({"ldmatrix"}));
-  BOOST_CHECK_EXCEPTION(launch(misaligned_copy_kernel, Grid{1, 1, 16}, x.data<float>()), DeviceError, says({"cp.async"}));
-  BOOST_CHECK_EXCEPTION(launch(divergent_mma_kernel, Grid{1, 32}, Tensor::zeros({32}, DType::kFloat32, Device::cuda())
-                                                                      .mutable_data<float>()),
+  BOOST_CHECK_EXCEPTION(launch(misaligned_copy_kernel, Grid{1, 1, 16}, x.data<float>()), DeviceError,
+                        says({"cp.async"}));
+  BOOST_CHECK_EXCEPTION(launch(divergent_mma_kernel, Grid{1, 32},
+                               Tensor::zeros({32}, DType::kFloat32, Device::cuda()).mutable_data<float>()),
                         DeviceError, says({"not all lanes"}));
   launch(load_outside_kernel, Grid{1, 32, 512});
 }

@@ -14,7 +14,8 @@
 #include "tapecache/ops/kernels/table.h"
 #include "tapecache/ops/maxsim.h"
 
-// Tiled losses of awkward values on a CUDA device: what they and their gradients are on the CPU, infinities and NaN included.
+// Tiled losses of awkward values on a CUDA device: what they and their gradients are on the CPU, infinities and NaN
+// included.
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -49,7 +50,8 @@ bool alike(double a, double b, double tolerance) {
   return std::abs(a - b) <= tolerance * std::max(1.0, std::abs(b));
 }
 
-void check_as_on_cpu(const std::string& what, const std::vector<Tensor>& inputs, double tolerance, const TiledLoss& loss) {
+void check_as_on_cpu(const std::string& what, const std::vector<Tensor>& inputs, double tolerance,
+                     const TiledLoss& loss) {
   const std::vector<Tensor> found = outcome(kCuda, inputs, loss), expected = outcome(Device::cpu(), inputs, loss);
   for (std::size_t i = 0; i < expected.size(); ++i) {
     const std::vector<double> a = doubles(found[i]), b = doubles(expected[i]);
@@ -71,7 +73,8 @@ Tensor with_row(const Tensor& x, std::int64_t row, double value) {
 
 BOOST_AUTO_TEST_SUITE(cuda)
 
-// Rows and columns of one panel are summed in parts of 128 rows by 128 columns (64 in f64), and a panel is 8 tiles wide.
+// Rows and columns of one panel are summed in parts of 128 rows by 128 columns (64 in f64), and a panel is 8 tiles
+// wide.
 BOOST_AUTO_TEST_CASE(tiled_contrastive_losses_at_the_edges_of_tiles, *on_device) {
   using kernels::ContrastiveOp;
   using ops::TileOptions;
@@ -119,16 +122,17 @@ BOOST_AUTO_TEST_CASE(tiled_losses_leave_equal_targets_out, *on_device) {
                      targets = ids_of(step * kRows, 31), queries = ids_of(kRows, 61);
         for (const double factor : {4.0, 0.0, -3.0}) {
           for (const TileOptions& tile : std::vector<TileOptions>{{}, {130, 17}, {7, 3}}) {
-            for (const ops::EqualTargets& equal :
-                 {ops::EqualTargets{.target_ids = targets}, {.target_ids = targets.to(kCuda), .query_ids = queries},
-                  {.query_ids = queries}}) {
+            for (const ops::EqualTargets& equal : {ops::EqualTargets{.target_ids = targets},
+                                                   {.target_ids = targets.to(kCuda), .query_ids = queries},
+                                                   {.query_ids = queries}}) {
               const TiledLoss loss = [&](std::span<const Variable> x) {
                 const Variable bias = op == ContrastiveOp::kSigmoid
                                           ? Variable(Tensor::full({}, -3, x[0].dtype(), x[0].device()))
                                           : Variable();
                 return ops::contrastive_loss(op, x[0], x[1], x[2], bias, tile, equal);
               };
-              check_as_on_cpu("scale " + std::to_string(factor), {a, b, Tensor::full({}, factor, dtype)}, tolerance, loss);
+              check_as_on_cpu("scale " + std::to_string(factor), {a, b, Tensor::full({}, factor, dtype)}, tolerance,
+                              loss);
             }
           }
         }

@@ -9,7 +9,6 @@
 
 #include "cuda_device.h"
 #include "folder.h"
-#include "train_checks.h"
 #include "tapecache/autograd/anomaly.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/random.h"
@@ -25,6 +24,7 @@
 #include "tapecache/train/metrics.h"
 #include "tapecache/train/optimizer.h"
 #include "tapecache/train/retrieval.h"
+#include "train_checks.h"
 
 // What training does beside the forward and backward of a model, on a CUDA device.
 
@@ -44,10 +44,10 @@ const MakeOptimizer kOptimizers[] = {
 /// Arrays that end within blocks of the update, fill several, and are smaller than a warp; and two types in turn.
 std::vector<Parameter> mixed_parameters() {
   std::vector<Parameter> parameters;
-  const std::pair<Shape, DType> arrays[] = {{{37, 41}, DType::kFloat32}, {{3}, DType::kFloat32},
+  const std::pair<Shape, DType> arrays[] = {{{37, 41}, DType::kFloat32},   {{3}, DType::kFloat32},
                                             {{200, 301}, DType::kFloat32}, {{0}, DType::kFloat32},
-                                            {{5}, DType::kFloat64}, {{170, 99}, DType::kFloat64},
-                                            {{}, DType::kFloat32}, {{19}, DType::kFloat32}};
+                                            {{5}, DType::kFloat64},        {{170, 99}, DType::kFloat64},
+                                            {{}, DType::kFloat32},         {{19}, DType::kFloat32}};
   for (const auto& [shape, dtype] : arrays) {
     const std::uint64_t seed = parameters.size();
     parameters.emplace_back("p" + std::to_string(seed), random_values(shape, seed, dtype));
@@ -64,7 +64,8 @@ double tolerance_of(DType dtype) { return dtype == DType::kFloat64 ? 1e-13 : 1e-
 void check_alike(std::span<const Parameter> there, std::span<const Parameter> here) {
   for (std::size_t i = 0; i < here.size(); ++i) {
     BOOST_TEST((there[i].value().device() == kCuda));
-    BOOST_TEST(max_difference(there[i].value(), here[i].value()) <= tolerance_of(here[i].value().dtype()), here[i].name());
+    BOOST_TEST(max_difference(there[i].value(), here[i].value()) <= tolerance_of(here[i].value().dtype()),
+               here[i].name());
   }
 }
 
@@ -234,7 +235,8 @@ Tensor dealt(const std::vector<std::pair<std::int64_t, std::int64_t>>& rows) {
 BOOST_AUTO_TEST_CASE(gradients_of_rows_that_are_taken_often, *on_device) {
   // Runs about the length of one and of several pieces; tables whose rows have numbers of one, two and three digits.
   for (const std::int64_t rows : {3, 300, 70'000}) {
-    const Tensor index = dealt({{0, 63}, {1, 1000}, {2, 128}, {rows - 1, 127}, {rows / 2, 64}, {rows / 3, 191}, {rows / 5, 1}});
+    const Tensor index =
+        dealt({{0, 63}, {1, 1000}, {2, 128}, {rows - 1, 127}, {rows / 2, 64}, {rows / 3, 191}, {rows / 5, 1}});
     for (const std::int64_t width : {1, 3, 300}) {
       if (rows * width > 1'000'000) continue;
       const auto take = [&](const Variable& table) { return ops::embedding(table, index); };
@@ -262,8 +264,8 @@ BOOST_AUTO_TEST_CASE(pooling_of_equal_values_and_of_nan, *on_device) {
   for (const auto op : {ops::max_pool, ops::mean_pool}) {
     for (const Tensor& mask : {Tensor(), valid}) {
       const Tensor mask_there = mask.defined() ? mask.to(kCuda) : mask;
-      const std::vector<Tensor> here = outcome([&](const Variable& v) { return op(v, mask); }, x),
-                                there = outcome([&](const Variable& v) { return op(v, mask_there); }, x.to(kCuda));
+      const std::vector<Tensor> here = outcome([&](const Variable&v) { return op(v, mask); }, x),
+                                there = outcome([&](const Variable&v) { return op(v, mask_there); }, x.to(kCuda));
       for (std::size_t i = 0; i < here.size(); ++i) {
         const std::vector<double> a = doubles(here[i]), b = doubles(there[i]);
         for (std::size_t k = 0; k < a.size(); ++k) {
@@ -341,7 +343,8 @@ BOOST_AUTO_TEST_CASE(the_loss_scaler_unscales_on_the_device, *on_device) {
 }
 
 BOOST_AUTO_TEST_CASE(a_loss_scaler_of_the_device_goes_as_that_of_the_host, *on_device) {
-  const train::LossScalerOptions options{.initial_scale = 1000, .growth_factor = 1.1, .backoff_factor = 0.3, .growth_interval = 2};
+  const train::LossScalerOptions options{
+      .initial_scale = 1000, .growth_factor = 1.1, .backoff_factor = 0.3, .growth_interval = 2};
   train::LossScaler here(options), there(options, kCuda);
   const Number scale = there.scale(), inverse = there.gradient_scale();  // which stay where they are
   BOOST_TEST((scale.tensor().device() == kCuda));
@@ -376,7 +379,8 @@ BOOST_AUTO_TEST_CASE(metrics_of_what_a_device_holds, *on_device) {
   const LinearProbeOptions options{.steps = 20};
   BOOST_TEST(linear_probe(queries.to(kCuda), classes.to(kCuda), targets.to(kCuda), classes.to(kCuda), options) ==
              linear_probe(queries, classes, targets, classes, options));
-  BOOST_TEST(majority_class_accuracy(classes.to(kCuda), classes.to(kCuda)) == majority_class_accuracy(classes, classes));
+  BOOST_TEST(majority_class_accuracy(classes.to(kCuda), classes.to(kCuda)) ==
+             majority_class_accuracy(classes, classes));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

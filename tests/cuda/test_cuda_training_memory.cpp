@@ -4,12 +4,12 @@
 
 #include "cuda_device.h"
 #include "folder.h"
-#include "train_checks.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/memory.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/optimizer.h"
+#include "train_checks.h"
 
 // What training leaves behind where a CUDA device has no memory left: all as it was.
 
@@ -28,7 +28,8 @@ std::vector<Parameter> large_parameters(Device device) {
   return parameters;
 }
 
-/// Calls `action` with ever more of the device's memory until it does not throw OutOfMemory; `check` after each that did.
+/// Calls `action` with ever more of the device's memory until it does not throw OutOfMemory; `check` after each that
+/// did.
 void with_more_and_more_memory(const std::function<void()>& action, const std::function<void()>& check) {
   const std::size_t in_use = allocator(kCuda).stats().current;
   int refused = 0;

@@ -7,8 +7,8 @@
 #include "cudnn_device.h"
 #include "tapecache/ops/kernels/table.h"
 
-// Attention by cuDNN against f64 on the CPU, of the same rounded values. It is called by itself, for where cuDNN declines, the
-// op goes another way.
+// Attention by cuDNN against f64 on the CPU, of the same rounded values. It is called by itself, for where cuDNN
+// declines, the op goes another way.
 
 using namespace tapecache;
 using namespace tapecache::kernels;
@@ -109,7 +109,7 @@ void for_each_problem(const F& check) {
 
 BOOST_AUTO_TEST_SUITE(cudnn_attention)
 
-BOOST_AUTO_TEST_CASE(forward, *on_device *with_cudnn) {
+BOOST_AUTO_TEST_CASE(forward, *on_device* with_cudnn) {
   for_each_problem([]<class Low>(Problem& p, DType low) {
     BOOST_REQUIRE(p.forward<Low>());
     check_close(p.found_y, p.y, tolerance(low, p.y));
@@ -117,14 +117,14 @@ BOOST_AUTO_TEST_CASE(forward, *on_device *with_cudnn) {
   });
 }
 
-BOOST_AUTO_TEST_CASE(backward, *on_device *with_cudnn) {
+BOOST_AUTO_TEST_CASE(backward, *on_device* with_cudnn) {
   for_each_problem([]<class Low>(Problem& p, DType low) {
     BOOST_REQUIRE(p.backward<Low>());
     check_close(p.found_dqkv, p.dqkv, tolerance(low, p.dqkv));
   });
 }
 
-BOOST_AUTO_TEST_CASE(backward_in_pieces, *on_device *with_cudnn) {
+BOOST_AUTO_TEST_CASE(backward_in_pieces, *on_device* with_cudnn) {
   // Of 7 samples: one by one; 2, 2, 2 and 1; 4 and 3.
   for (const std::int64_t most : {1, 2, 6}) {
     Problem p(layout(7, 9, 2, 8, true), DType::kBFloat16);
@@ -133,7 +133,7 @@ BOOST_AUTO_TEST_CASE(backward_in_pieces, *on_device *with_cudnn) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(the_same_bits_each_time, *on_device *with_cudnn) {
+BOOST_AUTO_TEST_CASE(the_same_bits_each_time, *on_device* with_cudnn) {
   for_each_problem([]<class Low>(Problem& p, DType) {
     BOOST_REQUIRE(p.forward<Low>() && p.backward<Low>());
     const Tensor y = p.found_y.clone(), logsumexp = p.found_logsumexp.clone(), dqkv = p.found_dqkv.clone();
@@ -144,7 +144,7 @@ BOOST_AUTO_TEST_CASE(the_same_bits_each_time, *on_device *with_cudnn) {
   });
 }
 
-BOOST_AUTO_TEST_CASE(what_it_cannot_do_is_declined_and_left_alone, *on_device *with_cudnn) {
+BOOST_AUTO_TEST_CASE(what_it_cannot_do_is_declined_and_left_alone, *on_device* with_cudnn) {
   Problem p(layout(2, 9, 2, 8, false), DType::kBFloat16);
   const Tensor valid = Tensor::full({2, 9}, 1, DType::kBool, kCuda), before = p.found_dqkv.clone();
   BOOST_TEST(!p.forward<BFloat16>(valid.data<bool>()));

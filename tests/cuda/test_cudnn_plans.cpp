@@ -17,10 +17,15 @@ namespace {
 /// Of a data centre's device of a compute capability, in hundreds, as cuDNN writes them down.
 std::string device(int capability) {
   const bool hopper = capability == 900;
-  return R"({"cudaDeviceId":0,"deviceVer":)" + std::to_string(capability) + R"(,"driverVer":13000,)"
+  return R"({"cudaDeviceId":0,"deviceVer":)" + std::to_string(capability) +
+         R"(,"driverVer":13000,)"
          R"("maxGridSize":[2147483647,65535,65535],"maxBlockSize":[1024,1024,64],"regsPerBlock":65536,)"
-         R"("multiProcessorCount":)" + (hopper ? "132" : "108") + R"(,"warpSize":32,"maxSharedMemoryPerBlock":49152,)"
-         R"("maxSharedMemoryPerBlockOptin":)" + (hopper ? "232448" : "166912") + R"(,"reservedSharedMemoryPerBlock":1024,)"
+         R"("multiProcessorCount":)" +
+         (hopper ? "132" : "108") +
+         R"(,"warpSize":32,"maxSharedMemoryPerBlock":49152,)"
+         R"("maxSharedMemoryPerBlockOptin":)" +
+         (hopper ? "232448" : "166912") +
+         R"(,"reservedSharedMemoryPerBlock":1024,)"
          R"("maxRegistersPerSM":65536,"maxCtasPerSM":32,"maxThreadsPerBlock":1024,"maxThreadsPerSM":2048,"pciDeviceId":0,)"
          R"("isTccDriver":0,"supportCoopLaunch":1,"smClockRateKHz":1400000,"memClockRateKHz":1600000,)"
          R"("l2CacheSize":41943040,"deviceName":"described","totalGlobalMem":42949672960})";
@@ -41,7 +46,7 @@ const auto with_driver = boost::unit_test::precondition(needs_driver);
 
 BOOST_AUTO_TEST_SUITE(cudnn_plans)
 
-BOOST_AUTO_TEST_CASE(the_towers_of_clip_have_plans, *with_cudnn *with_driver) {
+BOOST_AUTO_TEST_CASE(the_towers_of_clip_have_plans, *with_cudnn* with_driver) {
   for (const int capability : {800, 900}) {
     for (const Attention& tower : {layout(256, 50, 12, 64), layout(64, 257, 16, 64), layout(256, 77, 8, 64, true),
                                    layout(32, 17, 4, 24, true), layout(16, 197, 16, 80)}) {
@@ -58,7 +63,7 @@ BOOST_AUTO_TEST_CASE(the_towers_of_clip_have_plans, *with_cudnn *with_driver) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(what_has_no_plan_is_declined, *with_cudnn *with_driver) {
+BOOST_AUTO_TEST_CASE(what_has_no_plan_is_declined, *with_cudnn* with_driver) {
   for (const Attention& odd : {layout(8, 16, 4, 4), layout(8, 1, 4, 64), layout(0, 16, 4, 64)}) {
     BOOST_TEST(cuda::cudnn_attention_workspace<BFloat16>(odd, false, device(900)) == -1);
     BOOST_TEST(cuda::cudnn_attention_workspace<BFloat16>(odd, true, device(900)) == -1);

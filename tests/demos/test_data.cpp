@@ -2,9 +2,9 @@
 
 #include <png.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cmath>
 #include <filesystem>
 #include <numeric>
 #include <string>
@@ -132,8 +132,7 @@ BOOST_AUTO_TEST_CASE(resize_averages_the_covered_area) {
   BOOST_TEST(tapecache::data::resize_area(image, 2, 2).pixels == columns, boost::test_tools::per_element());
   BOOST_TEST(tapecache::data::resize_area(image, 3, 2).pixels == image.pixels, boost::test_tools::per_element());
   const std::vector<std::uint8_t> doubled{1, 1, 9, 9};
-  BOOST_TEST(tapecache::data::resize_area({2, 1, 1, {1, 9}}, 4, 1).pixels == doubled,
-             boost::test_tools::per_element());
+  BOOST_TEST(tapecache::data::resize_area({2, 1, 1, {1, 9}}, 4, 1).pixels == doubled, boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(resize_keeps_channels_apart) {
@@ -154,11 +153,9 @@ BOOST_AUTO_TEST_CASE(composite_over_white_of_both_kinds_of_alpha) {
 
 BOOST_AUTO_TEST_CASE(pad_to_square_centres) {
   const std::vector<std::uint8_t> wide{9, 9, 9, 1, 2, 3, 9, 9, 9};
-  BOOST_TEST(tapecache::data::pad_to_square({3, 1, 1, {1, 2, 3}}, 9).pixels == wide,
-             boost::test_tools::per_element());
+  BOOST_TEST(tapecache::data::pad_to_square({3, 1, 1, {1, 2, 3}}, 9).pixels == wide, boost::test_tools::per_element());
   const std::vector<std::uint8_t> tall{9, 1, 9, 9, 2, 9, 9, 3, 9};
-  BOOST_TEST(tapecache::data::pad_to_square({1, 3, 1, {1, 2, 3}}, 9).pixels == tall,
-             boost::test_tools::per_element());
+  BOOST_TEST(tapecache::data::pad_to_square({1, 3, 1, {1, 2, 3}}, 9).pixels == tall, boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(malformed_images_are_rejected) {
@@ -177,8 +174,7 @@ BOOST_AUTO_TEST_CASE(png_holds_the_pixels_written) {
   for (int channels = 1; channels <= 4; ++channels) {
     const Image image = noise(13, 9, channels);
     tapecache::data::write_png(folder / "noise.png", image);
-    BOOST_TEST(read_png(folder / "noise.png", formats[channels - 1]) == image.pixels,
-               boost::test_tools::per_element());
+    BOOST_TEST(read_png(folder / "noise.png", formats[channels - 1]) == image.pixels, boost::test_tools::per_element());
   }
   BOOST_TEST(folder.entries() == 1);
 }

@@ -78,14 +78,13 @@ class Files {
 
   /// Checks that loading throws a FileError whose message has all of `parts`.
   void check_fails(const std::vector<std::string>& parts) const {
-    BOOST_CHECK_EXCEPTION(clip_emoji::load_emoji(paths_, kImageSize), tapecache::FileError,
-                          [&](const tapecache::FileError& error) {
-                            BOOST_TEST_MESSAGE(error.what());
-                            const std::string text = error.what();
-                            return std::all_of(parts.begin(), parts.end(), [&](const std::string& part) {
-                              return text.find(part) != std::string::npos;
-                            });
-                          });
+    BOOST_CHECK_EXCEPTION(
+        clip_emoji::load_emoji(paths_, kImageSize), tapecache::FileError, [&](const tapecache::FileError& error) {
+          BOOST_TEST_MESSAGE(error.what());
+          const std::string text = error.what();
+          return std::all_of(parts.begin(), parts.end(),
+                             [&](const std::string& part) { return text.find(part) != std::string::npos; });
+        });
   }
 
  private:
@@ -293,10 +292,9 @@ BOOST_AUTO_TEST_CASE(malformed_lists_are_named_with_the_line) {
   Files files;
   const std::string path = files.file("emoji-test.txt").string();
   for (const std::string_view line :
-       {"1F600 fully-qualified # 😀 E1.0 grinning face", "1F600 ; fully-qualified",
-        "smile ; fully-qualified # 😀 E1.0 a", "; fully-qualified # 😀 E1.0 a", "110000 ; fully-qualified # 😀 E1.0 a",
-        "D800 ; fully-qualified # 😀 E1.0 a", "1F600 ; fully-qualified # 😀 grinning face",
-        "1F600 ; fully-qualified # 😀 E1.0", "<html>"}) {
+       {"1F600 fully-qualified # 😀 E1.0 grinning face", "1F600 ; fully-qualified", "smile ; fully-qualified # 😀 E1.0 a",
+        "; fully-qualified # 😀 E1.0 a", "110000 ; fully-qualified # 😀 E1.0 a", "D800 ; fully-qualified # 😀 E1.0 a",
+        "1F600 ; fully-qualified # 😀 grinning face", "1F600 ; fully-qualified # 😀 E1.0", "<html>"}) {
     BOOST_TEST_CONTEXT(line) {
       files.write("emoji-test.txt", "# group: Smileys\n\n" + std::string(line) + "\n");
       files.check_fails({path + ":3:"});
@@ -313,8 +311,8 @@ BOOST_AUTO_TEST_CASE(unusable_fonts_are_named) {
   files.paths().font = files.file("text.ttf");
   files.write("text.ttf", "not a font at all");
   files.check_fails({files.file("text.ttf").string(), "not a font"});
-  for (const char* plain : {"/usr/share/fonts/truetype/noto/NotoMono-Regular.ttf",
-                            "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"}) {
+  for (const char* plain :
+       {"/usr/share/fonts/truetype/noto/NotoMono-Regular.ttf", "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"}) {
     if (!std::filesystem::exists(plain)) continue;
     files.paths().font = plain;
     files.check_fails({plain, "no colour bitmaps"});

@@ -10,13 +10,14 @@
 
 #include "tapecache/tapecache.h"
 
-// Runs ops on the cases that compare_with_torch.py draws. Pairs of lines of the standard input name two files: one of cases to
-// read, one of results to write, both in the safetensors format. The text `cases` of the first holds a list of
+// Runs ops on the cases that compare_with_torch.py draws. Pairs of lines of the standard input name two files: one of
+// cases to read, one of results to write, both in the safetensors format. The text `cases` of the first holds a list of
 //
 //     {"op": …, "inputs": [true or false, …], "wanted": [true or false, …], "options": {…}, "autocast": …}
 //
-// where case i has the tensors "i.in.k" for the inputs that are there, and "i.dy" for the gradient of its output. Results
-// are "i.y" and "i.grad.k" for what is wanted; the text `errors` holds the messages by the numbers of cases that failed.
+// where case i has the tensors "i.in.k" for the inputs that are there, and "i.dy" for the gradient of its output.
+// Results are "i.y" and "i.grad.k" for what is wanted; the text `errors` holds the messages by the numbers of cases
+// that failed.
 
 namespace {
 
@@ -45,7 +46,8 @@ using Op = std::function<Variable(const Arguments&)>;
 /// Where the case has them.
 losses::Tiles tiles(const Arguments& x) {
   if (!x.options.contains("tile_rows")) return std::nullopt;
-  return losses::TileOptions{.rows = x.option<std::int64_t>("tile_rows"), .columns = x.option<std::int64_t>("tile_columns")};
+  return losses::TileOptions{.rows = x.option<std::int64_t>("tile_rows"),
+                             .columns = x.option<std::int64_t>("tile_columns")};
 }
 
 const std::map<std::string, Op>& all_ops() {
@@ -84,7 +86,9 @@ const std::map<std::string, Op>& all_ops() {
       {"log_softmax", [](A x) { return ops::log_softmax(x[0]); }},
       {"masked_softmax", [](A x) { return ops::masked_softmax(x[0], x.tensor(1)); }},
       {"cross_entropy",
-       [](A x) { return ops::cross_entropy(x[0], x.tensor(1), static_cast<ops::Reduction>(x.option<int>("reduction"))); }},
+       [](A x) {
+         return ops::cross_entropy(x[0], x.tensor(1), static_cast<ops::Reduction>(x.option<int>("reduction")));
+       }},
       {"layer_norm", [](A x) { return ops::layer_norm(x[0], x[1], x[2], x.option<double>("epsilon"), x[3]); }},
       {"rms_norm", [](A x) { return ops::rms_norm(x[0], x[1], x.option<double>("epsilon")); }},
       {"l2_normalize", [](A x) { return ops::l2_normalize(x[0], x.option<double>("epsilon")); }},
@@ -93,13 +97,14 @@ const std::map<std::string, Op>& all_ops() {
        [](A x) { return ops::batch_norm(x[0], x[1], x[2], x.tensor(3), x.tensor(4), x.option<double>("epsilon")); }},
       {"matmul",
        [](A x) {
-         return ops::matmul(x[0], x[1], {.transpose_a = x.option<bool>("transpose_a"),
-                                         .transpose_b = x.option<bool>("transpose_b")});
+         return ops::matmul(
+             x[0], x[1], {.transpose_a = x.option<bool>("transpose_a"), .transpose_b = x.option<bool>("transpose_b")});
        }},
       {"linear", [](A x) { return ops::linear(x[0], x[1], x[2], x[3]); }},
       {"activated_linear",
        [](A x) {
-         return ops::activated_linear(x[0], static_cast<ops::Activation>(x.option<int>("activation")), x[1], x[2], x[3]);
+         return ops::activated_linear(x[0], static_cast<ops::Activation>(x.option<int>("activation")), x[1], x[2],
+                                      x[3]);
        }},
       {"multi_linear", [](A x) { return ops::multi_linear(x[0], x.from(1).first(2), x.from(3)); }},
       {"normalized_linear",
@@ -117,9 +122,7 @@ const std::map<std::string, Op>& all_ops() {
       {"reshape", [](A x) { return ops::reshape(x[0], {-1}); }},
       {"concat", [](A x) { return ops::concat(x.from(0), x.axis()); }},
       {"slice",
-       [](A x) {
-         return ops::slice(x[0], x.axis(), x.option<std::int64_t>("begin"), x.option<std::int64_t>("end"));
-       }},
+       [](A x) { return ops::slice(x[0], x.axis(), x.option<std::int64_t>("begin"), x.option<std::int64_t>("end")); }},
       {"transpose", [](A x) { return ops::transpose(x[0], x.option<int>("axis_a"), x.option<int>("axis_b")); }},
       {"mean_pool", [](A x) { return ops::mean_pool(x[0], x.tensor(1)); }},
       {"max_pool", [](A x) { return ops::max_pool(x[0], x.tensor(1)); }},
@@ -129,18 +132,24 @@ const std::map<std::string, Op>& all_ops() {
       {"patch_embedding", [](A x) { return ops::patch_embedding(x[0], x[1], x[2]); }},
       {"info_nce",
        [](A x) {
-         return losses::info_nce(x[0], x[1], {.scale = x[2], .label_smoothing = x.options.value("label_smoothing", 0.0),
-                                              .hardness = x.options.value("hardness", 0.0), .tiles = tiles(x)});
+         return losses::info_nce(x[0], x[1],
+                                 {.scale = x[2],
+                                  .label_smoothing = x.options.value("label_smoothing", 0.0),
+                                  .hardness = x.options.value("hardness", 0.0),
+                                  .tiles = tiles(x)});
        }},
       {"clip_loss",
        [](A x) {
-         return losses::clip_loss(x[0], x[1], {.scale = losses::Scale::from_log(x[2]),
-                                               .label_smoothing = x.options.value("label_smoothing", 0.0),
-                                               .hardness = x.options.value("hardness", 0.0), .tiles = tiles(x)});
+         return losses::clip_loss(x[0], x[1],
+                                  {.scale = losses::Scale::from_log(x[2]),
+                                   .label_smoothing = x.options.value("label_smoothing", 0.0),
+                                   .hardness = x.options.value("hardness", 0.0),
+                                   .tiles = tiles(x)});
        }},
       {"siglip_loss",
        [](A x) {
-         return losses::siglip_loss(x[0], x[1], {.scale = losses::Scale::from_log(x[2]), .bias = x[3], .tiles = tiles(x)});
+         return losses::siglip_loss(x[0], x[1],
+                                    {.scale = losses::Scale::from_log(x[2]), .bias = x[3], .tiles = tiles(x)});
        }},
       {"nt_xent", [](A x) { return losses::nt_xent(x[0], x[1], {.scale = x[2]}); }},
       {"sup_con", [](A x) { return losses::sup_con(x[0], x.tensor(2), {.scale = x[1]}); }},

@@ -1,4 +1,5 @@
-// As much of CUDA's driver as cuDNN needs to make plans: there is no device, and compiled kernels are taken and never run.
+// As much of CUDA's driver as cuDNN needs to make plans: there is no device, and compiled kernels are taken and never
+// run.
 
 namespace {
 

@@ -1,4 +1,5 @@
-// libFuzzer's program for every target: TAPECACHE_FUZZ names one. With --seeds FOLDER it writes that target's seeds there.
+// libFuzzer's program for every target: TAPECACHE_FUZZ names one. With --seeds FOLDER it writes that target's seeds
+// there.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

@@ -72,13 +72,15 @@ std::string written(const SafetensorsFile& file) {
 
 bool same(const SafetensorsFile& a, const SafetensorsFile& b) {
   const auto equal = [](const auto& x, const auto& y) { return x.first == y.first && same_bits(x.second, y.second); };
-  return std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.begin(), b.tensors.end(), equal) && a.metadata == b.metadata;
+  return std::equal(a.tensors.begin(), a.tensors.end(), b.tensors.begin(), b.tensors.end(), equal) &&
+         a.metadata == b.metadata;
 }
 
 void read_any_safetensors(std::string_view bytes) {
   SafetensorsFile file;
   if (!takes([&] { file = read_safetensors(MemoryFile(bytes).path()); })) return;
-  require(same(file, read_safetensors(MemoryFile(bytes).path(), {.memory_map = true})), "what is mapped is not what is read");
+  require(same(file, read_safetensors(MemoryFile(bytes).path(), {.memory_map = true})),
+          "what is mapped is not what is read");
   const SafetensorsFile again = read_safetensors(MemoryFile(written(file)).path());
   require(same(file, again), "what was read is not what it is when it is written and read again");
 }
@@ -86,7 +88,8 @@ void read_any_safetensors(std::string_view bytes) {
 /// The smallest of each kind that a file may hold.
 std::vector<std::string> safetensors_seeds() {
   SafetensorsFile kinds;
-  for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kInt64, DType::kInt32}) {
+  for (const DType dtype :
+       {DType::kFloat64, DType::kFloat32, DType::kBFloat16, DType::kFloat16, DType::kInt64, DType::kInt32}) {
     kinds.tensors.emplace(std::string(name(dtype)), Tensor::full({2, 1}, 1, dtype));
   }
   kinds.tensors.emplace("flags", Tensor::from(std::vector<bool>{true, false}, {2}));
@@ -117,7 +120,8 @@ struct Loaded {
     std::vector<Tensor> before;
     for (const Tensor& tensor : state()) before.push_back(tensor.clone());
     if (takes(load)) return;
-    require(std::ranges::equal(state(), before, same_bits), "a file that was refused changed what it was to be loaded into");
+    require(std::ranges::equal(state(), before, same_bits),
+            "a file that was refused changed what it was to be loaded into");
   }
 };
 
@@ -133,8 +137,8 @@ std::vector<std::string> checkpoint_seeds() {
   Loaded loaded;
   const Folder folder;
   const std::vector<const train::Optimizer*> optimizers{&loaded.adam, &loaded.sgd};
-  train::save_checkpoint(folder / "file", loaded.parameters, optimizers, {.step = 3, .seed = 4, .notes = {{"rate", "0.1"}}},
-                         std::span(&loaded.average, 1));
+  train::save_checkpoint(folder / "file", loaded.parameters, optimizers,
+                         {.step = 3, .seed = 4, .notes = {{"rate", "0.1"}}}, std::span(&loaded.average, 1));
   return {contents(folder / "file")};
 }
 
@@ -144,8 +148,10 @@ void read_any_weights(std::string_view bytes) {
   const auto choice = static_cast<unsigned char>(bytes.front());
   Loaded loaded;
   const MemoryFile file(bytes.substr(1));
-  const models::LoadOptions options{.strict = (choice & 1) != 0, .prefix = (choice & 2) != 0 ? "model." : "",
-                                    .allow_non_finite = (choice & 4) != 0, .memory_map = (choice & 8) != 0};
+  const models::LoadOptions options{.strict = (choice & 1) != 0,
+                                    .prefix = (choice & 2) != 0 ? "model." : "",
+                                    .allow_non_finite = (choice & 4) != 0,
+                                    .memory_map = (choice & 8) != 0};
   loaded.load([&] { models::load_weights(file.path(), loaded.parameters, options); });
 }
 
@@ -176,7 +182,8 @@ void tokenize_anything(std::string_view bytes) {
     constexpr int kMax = 40;
     const std::vector<std::int32_t> ids = tokenizer.encode(text, kMax);
     require(ids.size() >= 2 && ids.size() <= kMax, "the number of ids is out of range");
-    require(ids.front() == data::WordTokenizer::kBegin && ids.back() == data::WordTokenizer::kEnd, "ids lack their marks");
+    require(ids.front() == data::WordTokenizer::kBegin && ids.back() == data::WordTokenizer::kEnd,
+            "ids lack their marks");
     require(std::ranges::all_of(ids, [&](std::int32_t id) { return id >= 0 && id < tokenizer.vocabulary_size(); }),
             "an id is out of range");
   };
@@ -188,7 +195,9 @@ void tokenize_anything(std::string_view bytes) {
   check(data::WordTokenizer::build(words, 1));
 }
 
-std::vector<std::string> tokenizer_seeds() { return {"red\nheart\n\nA red HEART, größer 3rd", "\n\n", "a\n\n\xff\xc3"}; }
+std::vector<std::string> tokenizer_seeds() {
+  return {"red\nheart\n\nA red HEART, größer 3rd", "\n\n", "a\n\n\xff\xc3"};
+}
 
 constexpr FuzzTarget kTargets[] = {
     {"safetensors", read_any_safetensors, safetensors_seeds},

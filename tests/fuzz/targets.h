@@ -7,8 +7,8 @@
 
 namespace tapecache::testing {
 
-/// Something that reads bytes of any kind: it takes them or refuses them by an exception of the library's. What it must never do
-/// ends the program.
+/// Something that reads bytes of any kind: it takes them or refuses them by an exception of the library's. What it must
+/// never do ends the program.
 struct FuzzTarget {
   std::string_view name;
   void (*run)(std::string_view bytes);

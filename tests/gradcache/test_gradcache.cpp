@@ -111,9 +111,8 @@ BOOST_AUTO_TEST_CASE(all_towers_frozen_leaves_the_loss_parameters) {
 
 BOOST_AUTO_TEST_CASE(three_towers) {
   const Encoder a(50, DType::kFloat64, 0.1), b(60, DType::kFloat64, 0.1), c(70, DType::kFloat64, 0.1);
-  const std::vector<Tower> towers{{"a", random_values({7, 5}, 1), a},
-                                  {"b", random_values({7, 5}, 2), b},
-                                  {"c", random_values({7, 5}, 3), c}};
+  const std::vector<Tower> towers{
+      {"a", random_values({7, 5}, 1), a}, {"b", random_values({7, 5}, 2), b}, {"c", random_values({7, 5}, 3), c}};
   const Loss loss = [](std::span<const Variable> r) {
     return ops::add(info_nce(r[0], r[1]), ops::add(info_nce(r[1], r[2]), info_nce(r[2], r[0], {.scale = 3.0})));
   };
@@ -142,10 +141,9 @@ BOOST_AUTO_TEST_CASE(any_splittable_input) {
     }
   };
   const Encoder encoder(11, DType::kFloat64, 0.1);
-  const std::vector<Tower> towers{
-      {"pairs", Pairs{random_values({6, 5}, 1), random_values({6, 5}, 2)},
-       [encoder](const Pairs& p) { return ops::add(encoder(p.left), encoder(p.right)); }},
-      {"single", random_values({6, 5}, 3), encoder}};
+  const std::vector<Tower> towers{{"pairs", Pairs{random_values({6, 5}, 1), random_values({6, 5}, 2)},
+                                   [encoder](const Pairs& p) { return ops::add(encoder(p.left), encoder(p.right)); }},
+                                  {"single", random_values({6, 5}, 3), encoder}};
   const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], r[1]); };
   check_equal(compare(towers, loss, {{4}}, encoder.parameters()), 1e-12);
 }
@@ -300,8 +298,7 @@ BOOST_AUTO_TEST_CASE(encoders_that_cannot_be_right) {
                                      Variable y = setup.image(x);
                                      return x.size(0) == 4 ? ops::dropout(y, 0.1) : y;
                                    }}};
-  check_throws<ValueError>([&] { cached_step(uneven, [](auto r) { return ops::sum(r[0]); }, {{4}}); },
-                           "random draws");
+  check_throws<ValueError>([&] { cached_step(uneven, [](auto r) { return ops::sum(r[0]); }, {{4}}); }, "random draws");
 }
 
 BOOST_AUTO_TEST_CASE(compare_shows_nan) {

@@ -98,7 +98,8 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_of_some_chunks_alone_are_refused) {
     return std::vector<Tower>{Tower::from_chunks("x", std::vector{x.slice(0, 4), x.slice(4, 8)}, encode)};
   };
   for (const auto& towers : {parts(some), parts(other_weight)}) {
-    BOOST_CHECK_EXCEPTION(cached_step(towers, nothing(), {}), ShapeError, says({"'x'", "'size' of weight", "at first"}));
+    BOOST_CHECK_EXCEPTION(cached_step(towers, nothing(), {}), ShapeError,
+                          says({"'x'", "'size' of weight", "at first"}));
     BOOST_CHECK_EXCEPTION(direct_step(towers, nothing()), ShapeError, says({"'x'", "'size' of weight", "at first"}));
   }
   int calls = 0;
@@ -236,7 +237,8 @@ BOOST_AUTO_TEST_CASE(the_loss_is_taken_under_no_autocast) {
 
 BOOST_AUTO_TEST_CASE(an_empty_step_is_not_compared) {
   const auto step = [] { return StepResult(); };
-  BOOST_CHECK_EXCEPTION(compare_steps({}, step, {}), ValueError, says({"compare_steps: the reference step is an empty"}));
+  BOOST_CHECK_EXCEPTION(compare_steps({}, step, {}), ValueError,
+                        says({"compare_steps: the reference step is an empty"}));
   BOOST_CHECK_EXCEPTION(compare_steps(step, {}, {}), ValueError, says({"compare_steps: the other step is an empty"}));
 }
 
@@ -268,7 +270,9 @@ BOOST_AUTO_TEST_CASE(a_backward_by_hand_runs_hooks_and_can_be_undone) {
   int hooks = 0, calls = 0;
   Parameter w = encoder.w1;
   w.add_hook([&](Parameter&) { ++hooks; });
-  const auto failing = [&](const Tensor& chunk) { return ++calls == 4 ? throw std::runtime_error("enough") : encoder(chunk); };
+  const auto failing = [&](const Tensor& chunk) {
+    return ++calls == 4 ? throw std::runtime_error("enough") : encoder(chunk);
+  };
   const CachedForward forward = cached(Tower::from_chunks("x", std::vector{x.slice(0, 3), x.slice(3, 8)}, failing));
   BOOST_CHECK_THROW(forward.backward(std::span(&c, 1)), std::runtime_error);
   BOOST_TEST(!w.gradient().defined());
@@ -304,7 +308,8 @@ BOOST_AUTO_TEST_CASE(a_parameter_given_another_tensor_between_the_forwards_is_an
       };
       StepOptions options;
       options.cut = MemoryPlan{{4}, kept};
-      BOOST_CHECK_EXCEPTION(cached_step(towers, loss, options), ValueError, says({"'w1'", "changed between forward and backward"}));
+      BOOST_CHECK_EXCEPTION(cached_step(towers, loss, options), ValueError,
+                            says({"'w1'", "changed between forward and backward"}));
     }
   }
 }
@@ -317,7 +322,8 @@ BOOST_AUTO_TEST_CASE(a_self_check_beside_a_budget_for_chunks_by_tokens) {
   GradCache grad_cache(pair_loss(), options, {.every = 1, .samples = 4});
   grad_cache.step(towers);
   check_equal(*grad_cache.checked(), 1e-12);
-  const std::vector<Tower> given{Tower::from_chunks("x", std::vector{x.slice(0, 4), x.slice(4, 8)}, encoder), towers[1]};
+  const std::vector<Tower> given{Tower::from_chunks("x", std::vector{x.slice(0, 4), x.slice(4, 8)}, encoder),
+                                 towers[1]};
   GradCache other(pair_loss(), {{4}}, {.every = 1, .samples = 4});
   BOOST_CHECK_EXCEPTION(other.step(given), ValueError, says({"self-check", "'x'", "made of chunks"}));
 }
@@ -329,7 +335,9 @@ BOOST_AUTO_TEST_CASE(averages_move_once_however_often_a_step_is_tried) {
   const Tensor x = random_values({64, 5}, 3);
   const auto normalized = [&](const Tensor& batch) { return norm(Variable(batch)); };
   const Parameter last("last", random_values({5, 4}, 4));
-  const Loss loss = [&](std::span<const Variable> r) { return ops::sum(ops::multiply(ops::sum(r[0], 0), ops::sum(r[1], 0))); };
+  const Loss loss = [&](std::span<const Variable> r) {
+    return ops::sum(ops::multiply(ops::sum(r[0], 0), ops::sum(r[1], 0)));
+  };
   const std::vector<Tower> towers{{"heavy", x, [&](const Tensor& t) { return ops::linear(heavy(t), last); }},
                                   {"norm", x, normalized}};
   const auto averages = [&] {
@@ -358,7 +366,9 @@ BOOST_AUTO_TEST_CASE(averages_move_once_however_often_a_step_is_tried) {
   check_equal(compare(towers, loss, options), 1e-9);
   BOOST_TEST(averages() == std::vector<double>(5, 0));
   // Nor does a step that gave nothing move them.
-  const Loss infinite = [&](const Representations& r) { return ops::scale(loss(r), std::numeric_limits<double>::infinity()); };
+  const Loss infinite = [&](const Representations& r) {
+    return ops::scale(loss(r), std::numeric_limits<double>::infinity());
+  };
   BOOST_TEST((cached_step(towers, infinite, options).status == StepStatus::kNonFiniteLoss));
   BOOST_TEST(averages() == std::vector<double>(5, 0));
 }

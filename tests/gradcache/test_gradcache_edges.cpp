@@ -35,7 +35,10 @@ BOOST_AUTO_TEST_CASE(several_outputs) {
   check({"both", x, [&](const Tensor& s) { return std::pair(pooled(s), tokens(s)); }}, pairwise);
   check({"both", x, [&](const Tensor& s) { return std::tuple(pooled(s), tokens(s), pooled(s)); }},
         [](Span r) { return ops::add(info_nce(r[0], r[1]), info_nce(r[1], r[2])); });
-  check({"both", x, [&](const Tensor& s) { return Encoded{{{"pooled", pooled(s)}, {"tokens", tokens(s)}}}; }},
+  check({"both", x,
+         [&](const Tensor& s) {
+           return Encoded{{{"pooled", pooled(s)}, {"tokens", tokens(s)}}};
+         }},
         [](const Representations& r) { return info_nce(r.at("both.pooled"), r.at("both.tokens")); });
 }
 
@@ -195,7 +198,8 @@ BOOST_AUTO_TEST_CASE(a_scale_has_the_same_bits_wherever_it_is_held) {
     return all;
   };
   for (const bool cached : {false, true}) {
-    const auto by_host = gradients(scale, cached), by_device = gradients(Tensor::full({}, scale, DType::kFloat64), cached);
+    const auto by_host = gradients(scale, cached),
+               by_device = gradients(Tensor::full({}, scale, DType::kFloat64), cached);
     for (std::size_t i = 0; i < by_host.size(); ++i) BOOST_TEST(same_bits(by_device[i], by_host[i]));
   }
 }
@@ -215,10 +219,11 @@ BOOST_AUTO_TEST_CASE(steps_accumulate_to_their_mean) {
       return step(b);
     };
   };
-  check_equal(compare_steps(twice([&](std::span<const Tower> t) { return direct_step(t, model.loss(), half.direct()); }),
-                            twice([&](std::span<const Tower> t) { return cached_step(t, model.loss(), half); }),
-                            model.parameters()),
-              1e-12);
+  check_equal(
+      compare_steps(twice([&](std::span<const Tower> t) { return direct_step(t, model.loss(), half.direct()); }),
+                    twice([&](std::span<const Tower> t) { return cached_step(t, model.loss(), half); }),
+                    model.parameters()),
+      1e-12);
 }
 
 BOOST_AUTO_TEST_CASE(auxiliary_losses_do_not_depend_on_the_cut) {
@@ -268,8 +273,10 @@ BOOST_AUTO_TEST_CASE(the_result_tells_of_the_step) {
   std::vector<std::string> seen;
   StepOptions options{{3}};
   options.observer = [&](const Progress& p) {
-    seen.push_back(std::string(p.phase == Phase::kForward ? "f" : p.phase == Phase::kLoss ? "l" : "b") + p.tower +
-                   std::to_string(p.chunk) + "/" + std::to_string(p.chunks));
+    seen.push_back(std::string(p.phase == Phase::kForward ? "f"
+                               : p.phase == Phase::kLoss  ? "l"
+                                                          : "b") +
+                   p.tower + std::to_string(p.chunk) + "/" + std::to_string(p.chunks));
     BOOST_TEST(p.bytes > 0u);
     BOOST_TEST(p.seconds >= 0);
   };

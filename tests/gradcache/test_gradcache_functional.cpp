@@ -171,7 +171,8 @@ BOOST_AUTO_TEST_CASE(auxiliary_losses_over_sub_batches) {
       batch.chunks.push_back(cached(encode, x.slice(2, 7), {.after = &batch.chunks.back()}));
       return cached_backward(std::span(&batch, 1), loss, {.scale = options.scale});
     };
-    check_equal(compare_steps([&] { return direct_step(towers, loss, options); }, by_parts, encoder.parameters()), 1e-12);
+    check_equal(compare_steps([&] { return direct_step(towers, loss, options); }, by_parts, encoder.parameters()),
+                1e-12);
   }
 }
 
@@ -242,9 +243,12 @@ BOOST_AUTO_TEST_CASE(an_off_loaded_sub_batch_of_chunks_in_two_batches) {
   const Encoder encoder(1, DType::kFloat64, 0);
   const Tensor x = random_values({8, 5}, 2);
   const std::vector<Tower> towers{{"p", x, encoder}, {"q", x, encoder}};
-  const Loss loss = [](const Representations& r) { return ops::mean(ops::mean(ops::multiply(r[0], ops::exp(r[1])), 1), 0); };
+  const Loss loss = [](const Representations& r) {
+    return ops::mean(ops::mean(ops::multiply(r[0], ops::exp(r[1])), 1), 0);
+  };
   const auto shared = [&] {
-    const CachedForward both = cached(Tower::from_chunks("x", std::vector{x.slice(0, 3), x.slice(3, 8)}, encoder), {.offload = true});
+    const CachedForward both =
+        cached(Tower::from_chunks("x", std::vector{x.slice(0, 3), x.slice(3, 8)}, encoder), {.offload = true});
     const std::vector<CachedBatch> batches{{"p", {both}}, {"q", {both}}};
     return cached_backward(batches, loss, {.offload = true});
   };

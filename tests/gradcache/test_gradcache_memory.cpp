@@ -211,10 +211,12 @@ BOOST_AUTO_TEST_CASE(peak_bytes_stay_flat_as_the_batch_grows) {
   const auto beyond_the_data = [](std::int64_t samples) {
     SmallModel model(samples);
     const std::size_t base = allocator().stats().current;
-    StepResult result = cached_step(model.towers(), [](std::span<const Variable> r) {
-      // O(N): every image against its own text alone
-      return ops::sum(ops::multiply(r[0], r[1]));
-    }, {{16}});
+    StepResult result = cached_step(model.towers(),
+                                    [](std::span<const Variable> r) {
+                                      // O(N): every image against its own text alone
+                                      return ops::sum(ops::multiply(r[0], r[1]));
+                                    },
+                                    {{16}});
     std::size_t data = 0;
     for (const Tensor& r : result.representations) data += 2 * r.bytes();
     return static_cast<double>(result.peak_bytes - base - data);

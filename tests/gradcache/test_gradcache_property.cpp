@@ -38,11 +38,16 @@ class Dice {
 
 Variable activate(std::int64_t kind, const Variable& x) {
   switch (kind) {
-    case 0: return ops::tanh(x);
-    case 1: return ops::gelu(x);
-    case 2: return ops::quick_gelu(x);
-    case 3: return ops::silu(x);
-    default: return ops::sigmoid(x);
+    case 0:
+      return ops::tanh(x);
+    case 1:
+      return ops::gelu(x);
+    case 2:
+      return ops::quick_gelu(x);
+    case 3:
+      return ops::silu(x);
+    default:
+      return ops::sigmoid(x);
   }
 }
 
@@ -132,7 +137,8 @@ struct Case {
     const std::int64_t block = dice.chance(50) ? dice.between(1, 12) : 8;
     if (reproducible) options.reproducible_block = block;
     options.scale = dice.chance(30) ? 0.5 * static_cast<double>(dice.between(1, 9)) : 1;
-    if (dice.chance(20)) options.scale = Tensor::full({}, 0.25 * static_cast<double>(dice.between(1, 9)), DType::kFloat64);
+    if (dice.chance(20))
+      options.scale = Tensor::full({}, 0.25 * static_cast<double>(dice.between(1, 9)), DType::kFloat64);
     options.check_recompute = dice.chance(30);
     const std::int64_t in = dice.between(1, 7);
     const RandomEncoder shared(dice, in, width, dtype);
@@ -191,15 +197,16 @@ struct Case {
   }
 };
 
-/// Where the loss is flat, all that is left of a gradient is the rounding of terms that cancel: one below a millionth counts as
-/// a millionth.
+/// Where the loss is flat, all that is left of a gradient is the rounding of terms that cancel: one below a millionth
+/// counts as a millionth.
 void check_alike(const Comparison& found, double tolerance) {
   BOOST_TEST(!found.parameters.empty());
   double largest = 0;
   for (const ParameterDifference& p : found.parameters) largest = std::max(largest, p.max_absolute);
   const bool both_vanish = largest <= tolerance * 1e-6 && !std::isnan(found.relative_norm);
   BOOST_TEST((found.relative_norm <= tolerance || both_vanish), found.relative_norm << ", at most " << largest);
-  BOOST_TEST(std::abs(found.loss_reference - found.loss_other) <= tolerance * std::max(1.0, std::abs(found.loss_reference)));
+  BOOST_TEST(std::abs(found.loss_reference - found.loss_other) <=
+             tolerance * std::max(1.0, std::abs(found.loss_reference)));
 }
 
 }  // namespace
@@ -251,7 +258,8 @@ BOOST_DATA_TEST_CASE(functional_form_equals_direct, boost::unit_test::data::xran
   BOOST_TEST((result.status == StepStatus::kDone));
   for (Parameter& p : parameters) p.clear_gradient();
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
-  const Comparison found = compare_steps([&] { return direct_step(c.towers, c.loss, c.options.direct()); }, by_parts, parameters);
+  const Comparison found =
+      compare_steps([&] { return direct_step(c.towers, c.loss, c.options.direct()); }, by_parts, parameters);
   check_alike(found, c.tolerance());
 }
 

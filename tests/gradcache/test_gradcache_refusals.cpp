@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "gradcache_checks.h"
-#include "tapecache/core/forward_context.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/memory.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
@@ -166,10 +166,12 @@ BOOST_AUTO_TEST_CASE(a_sample_that_spoils_the_loss_is_named) {
   const std::vector<Tower> towers{{"image", images, setup.image}, {"text", setup.texts, setup.text}};
   const StepResult cached = cached_step(towers, setup.loss(), {{2}});
   BOOST_TEST((cached.status == StepStatus::kNonFiniteLoss));
-  BOOST_TEST(cached.message ==
-             "the loss is nan; the representations of tower 'image' are not finite, first at sample 5, in chunk 2 of 4");
+  BOOST_TEST(
+      cached.message ==
+      "the loss is nan; the representations of tower 'image' are not finite, first at sample 5, in chunk 2 of 4");
   const StepResult direct = direct_step(towers, setup.loss());
-  BOOST_TEST(direct.message == "the loss is nan; the representations of tower 'image' are not finite, first at sample 5");
+  BOOST_TEST(direct.message ==
+             "the loss is nan; the representations of tower 'image' are not finite, first at sample 5");
   BOOST_TEST(accumulated_step(towers, setup.loss(), {{2}}).message ==
              "in group 2: the loss is nan; the representations of tower 'image' are not finite, first at sample 5");
 }
@@ -211,7 +213,8 @@ BOOST_AUTO_TEST_CASE(a_cache_that_is_not_finite) {
   encoded = 0;
   refused(accumulated_step(towers, of_group, {{2}}), "in group 2");
   refused(cached_backward(std::vector<CachedBatch>{{"image", {cached(setup.image, setup.images)}},
-                                                   {"text", {cached(setup.text, setup.texts)}}}, loss),
+                                                   {"text", {cached(setup.text, setup.texts)}}},
+                          loss),
           "sample 5");
 }
 
@@ -306,7 +309,8 @@ BOOST_AUTO_TEST_CASE(options_out_of_range) {
   refused({}, {"0 chunk sizes for 2 towers"});
   refused({{1, 2, 3}}, {"3 chunk sizes for 2 towers"});
   refused({{4, 0}}, {"chunk size 0", "'text'"});
-  for (const std::int64_t tokens : {-1, 0}) refused({.cut = ChunkTokens{tokens, {4}}}, {"chunks of", std::to_string(tokens)});
+  for (const std::int64_t tokens : {-1, 0})
+    refused({.cut = ChunkTokens{tokens, {4}}}, {"chunks of", std::to_string(tokens)});
   refused({.cut = MemoryPlan{{4}, 0, -1}}, {"chunks of -1 tokens"});
   StepOptions odd{{12}};
   odd.reproducible_block = 8;
@@ -344,14 +348,16 @@ BOOST_AUTO_TEST_CASE(what_is_missing_is_named) {
   BOOST_CHECK_EXCEPTION(GradCache(none, options), ValueError, says({"GradCache: the loss is an empty"}));
   const std::function<Variable(const Tensor&)> no_encoder;
   BOOST_CHECK_EXCEPTION(Tower("image", setup.images, no_encoder), ValueError, says({"'image'", "encoder is an empty"}));
-  BOOST_CHECK_EXCEPTION(Tower::from_chunks("image", std::vector{setup.images}, no_encoder), ValueError, says({"'image'"}));
+  BOOST_CHECK_EXCEPTION(Tower::from_chunks("image", std::vector{setup.images}, no_encoder), ValueError,
+                        says({"'image'"}));
   const std::vector<CachedBatch> batches{{"image", {cached(setup.image, setup.images)}}};
   BOOST_CHECK_EXCEPTION(cached_backward(batches, none), ValueError, says({"cached_backward: the loss is an empty"}));
   using Pair = std::pair<Tensor, Tensor>;
   BOOST_CHECK_EXCEPTION(Tower("pair", Pair(Tensor::zeros({3, 2}), Tensor::zeros({4, 2})),
                               [](const Tensor& a, const Tensor&) { return Variable(a); }),
                         ShapeError, says({"tower 'pair'", "3 samples", "4"}));
-  BOOST_CHECK_EXCEPTION(Tower("image", Tensor::scalar(1.0), setup.image), ShapeError, says({"tower 'image'", "axis 0"}));
+  BOOST_CHECK_EXCEPTION(Tower("image", Tensor::scalar(1.0), setup.image), ShapeError,
+                        says({"tower 'image'", "axis 0"}));
   BOOST_CHECK_EXCEPTION(Tower("image", Tensor(), setup.image), ShapeError, says({"tower 'image'"}));
   const std::vector<Tower> namesakes{{"a", setup.images, setup.image}, {"a", setup.texts, setup.text}};
   BOOST_CHECK_EXCEPTION(direct_step(namesakes, setup.loss()), ValueError, says({"two towers are named 'a'"}));

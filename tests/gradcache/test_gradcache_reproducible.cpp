@@ -104,7 +104,8 @@ BOOST_AUTO_TEST_CASE(a_budget_cuts_in_whole_blocks) {
   StepOptions options;
   options.reproducible_block = 10;
   options.cut = MemoryBudget{64 << 20};
-  for (const std::int64_t size : plan_memory(model.towers(), options).chunk_sizes) BOOST_TEST((size % 10 == 0 || size == 45));
+  for (const std::int64_t size : plan_memory(model.towers(), options).chunk_sizes)
+    BOOST_TEST((size % 10 == 0 || size == 45));
   {
     options.cut = {10};
     const std::size_t needed = cached_step(model.towers(), model.loss(), options).peak_bytes;

@@ -133,7 +133,8 @@ BOOST_AUTO_TEST_CASE(running_out_halves_the_tokens_too) {
 BOOST_AUTO_TEST_CASE(several_inputs_without_lengths_are_cut_by_count) {
   const ClipSetup setup(9);
   const auto encode = [&](const Tensor& a, const Tensor& b) { return ops::add(setup.image(a), setup.image(b)); };
-  const std::vector<Tower> towers{{"pair", std::tuple(setup.images, setup.texts), encode}, {"text", setup.texts, setup.text}};
+  const std::vector<Tower> towers{{"pair", std::tuple(setup.images, setup.texts), encode},
+                                  {"text", setup.texts, setup.text}};
   BOOST_TEST(towers[0].lengths().empty());
   StepOptions options{.cut = ChunkTokens{6, {4}}};
   check_equal(compare(towers, setup.loss(), options), 1e-12);

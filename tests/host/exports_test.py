@@ -19,7 +19,8 @@ from installed import installed_headers
 OURS = re.compile(r"_Z(N|NK|TIN|TSN|TVN)9tapecache")
 # Not installed, but called by tests and benchmarks.
 FOR_TESTS = ["ops/kernels/table.h", "core/allocator.h", "core/arena.h", "core/memory_pool.h", "core/op_scope.h",
-             "core/thread_context.h", "core/value_checks.h", "autograd/operand_cache.h", "autograd/undo_log.h", "ops/contrastive.h",
+             "core/thread_context.h", "core/value_checks.h", "autograd/operand_cache.h", "autograd/undo_log.h",
+             "ops/contrastive.h",
              "ops/equal_targets.h", "ops/maxsim.h", "ops/pair_masks.h", "ops/update.h"]
 THEIRS = re.compile(r"_Z\w*?(3fmt|8nlohmann|3hwy)\w*")
 

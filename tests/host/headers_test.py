@@ -3,8 +3,8 @@
 
 Usage: headers_test.py SOURCE COMPILER...
 
-In an older C++ each says with its first error what it needs. Headers may include no private one, and define no macro but those that begin with TAPECACHE_.
-"""
+In an older C++ each says with its first error what it needs. Headers may include no private one, and define no macro
+but those that begin with TAPECACHE_. """
 
 import os
 import re

@@ -45,7 +45,8 @@ int main(int, char** arguments) {
     if (i == 0) at_first = threads();
     const std::ptrdiff_t now = threads();
     if (parameters != 2 || now != at_first) {
-      std::printf("load %d: %d parameters, expected 2; %td threads, %td after the first\n", i, parameters, now, at_first);
+      std::printf("load %d: %d parameters, expected 2; %td threads, %td after the first\n", i, parameters, now,
+                  at_first);
       return 1;
     }
   }

@@ -24,7 +24,8 @@ BOOST_AUTO_TEST_SUITE(refusals_of_losses)
 
 BOOST_AUTO_TEST_CASE(ids_that_do_not_fit) {
   const Tensor a = random_values({4, 3}, 5), b = random_values({8, 3}, 6), tokens = random_values({4, 2, 3}, 7);
-  const Tensor four = Tensor::zeros({4}, DType::kInt64), five = Tensor::zeros({5}, DType::kInt64), numbers = Tensor::zeros({4});
+  const Tensor four = Tensor::zeros({4}, DType::kInt64), five = Tensor::zeros({5}, DType::kInt64),
+               numbers = Tensor::zeros({4});
   const auto of = [](const Tensor& targets, const Tensor& queries = {}) {
     return EqualTargets{.target_ids = targets, .query_ids = queries};
   };
@@ -81,8 +82,8 @@ BOOST_AUTO_TEST_CASE(limits_of_the_options) {
   for (const double bad : {nan, kInfinity, -kInfinity}) {
     BOOST_CHECK_EXCEPTION(gist_loss(a, b, a, b, {.margin = bad}), ValueError, says({"gist_loss: margin is"}));
     const auto plain = [](std::span<const Variable> r) { return info_nce(r[0], r[1]); };
-    BOOST_CHECK_EXCEPTION(matryoshka(plain, std::vector<Variable>{a, b}, {.widths = {2, 3}, .weights = {1, bad}}), ValueError,
-                          says({"matryoshka: weight 1 is"}));
+    BOOST_CHECK_EXCEPTION(matryoshka(plain, std::vector<Variable>{a, b}, {.widths = {2, 3}, .weights = {1, bad}}),
+                          ValueError, says({"matryoshka: weight 1 is"}));
   }
   const Tensor single = a.to(DType::kFloat32);
   BOOST_CHECK_EXCEPTION(info_nce(single, single, {.hardness = 1e39}), ValueError,
@@ -155,16 +156,20 @@ BOOST_AUTO_TEST_CASE(what_is_particular_to_a_loss_is_checked) {
   BOOST_CHECK_EXCEPTION(clamp_log_scale(none), ValueError, says({"clamp_log_scale: log_scale is undefined"}));
   BOOST_CHECK_EXCEPTION(sup_con(a, Tensor::from<std::int64_t>({1, 2, 3, 4}, {4})), ValueError, says({"no two of 4"}));
   BOOST_CHECK_EXCEPTION(gist_loss(a, a, {}, a), ValueError, says({"gist_loss: guide_queries is undefined"}));
-  BOOST_CHECK_EXCEPTION(gist_loss(a, a, a, a.to(DType::kFloat32)), DTypeError, says({"gist_loss: guide_queries are float64"}));
+  BOOST_CHECK_EXCEPTION(gist_loss(a, a, a, a.to(DType::kFloat32)), DTypeError,
+                        says({"gist_loss: guide_queries are float64"}));
   BOOST_CHECK_EXCEPTION(gist_loss(a, a, a.slice(0, 3), a), ShapeError, says({"guide_queries", "[3, 3]"}));
   BOOST_CHECK_EXCEPTION(gist_loss(a, a, a, random_values({4, 2}, 1)), ShapeError, says({"one width"}));
   const auto plain = [](std::span<const Variable> r) { return info_nce(r[0], r[1]); };
   const std::vector<Variable> both{a, a};
-  BOOST_CHECK_EXCEPTION(matryoshka({}, both, {.widths = {3}}), ValueError, says({"matryoshka: the loss is an empty function"}));
+  BOOST_CHECK_EXCEPTION(matryoshka({}, both, {.widths = {3}}), ValueError,
+                        says({"matryoshka: the loss is an empty function"}));
   const auto rows = [](std::span<const Variable> r) { return r[0]; };
-  BOOST_CHECK_EXCEPTION(matryoshka(rows, both, {.widths = {3}}), ShapeError, says({"matryoshka: the loss is float64 [4, 3]"}));
+  BOOST_CHECK_EXCEPTION(matryoshka(rows, both, {.widths = {3}}), ShapeError,
+                        says({"matryoshka: the loss is float64 [4, 3]"}));
   const auto nothing = [](std::span<const Variable>) { return Variable(); };
-  BOOST_CHECK_EXCEPTION(matryoshka(nothing, both, {.widths = {3}}), ValueError, says({"matryoshka: the loss is undefined"}));
+  BOOST_CHECK_EXCEPTION(matryoshka(nothing, both, {.widths = {3}}), ValueError,
+                        says({"matryoshka: the loss is undefined"}));
   BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {}), ValueError, says({"0 widths"}));
   BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {.widths = {4}}), ValueError, says({"width 4", "[4, 3]"}));
   BOOST_CHECK_EXCEPTION(matryoshka(plain, both, {.widths = {0}}), ValueError, says({"width 0"}));
@@ -196,7 +201,10 @@ BOOST_AUTO_TEST_CASE(tiles_make_no_difference_to_what_is_refused) {
     const std::string loss = row.name.substr(0, row.name.find(','));
     for (std::size_t i = 0; i < row.inputs.size(); ++i) {
       const Tensor& own = row.inputs[i];
-      std::vector<Variable> bad{{}, own.to(DType::kFloat32), own.to(DType::kFloat16), own.to(DType::kInt64),
+      std::vector<Variable> bad{{},
+                                own.to(DType::kFloat32),
+                                own.to(DType::kFloat16),
+                                own.to(DType::kInt64),
                                 own.reshape({1, own.numel(), 1, 1})};
       if (own.rank() > 0) {
         const Shape& shape = own.shape();
@@ -254,7 +262,8 @@ BOOST_AUTO_TEST_CASE(late_interaction_is_checked) {
     broken.slice(1, 2).reshape({20}).slice(7, 8).fill(std::numeric_limits<double>::quiet_NaN());
     if (tiled) BOOST_TEST(std::isnan(loss(q, {}, broken, {}, scalar(1)).value().item()));
   }
-  BOOST_CHECK_EXCEPTION(maxsim_loss(q, {}, d, {}, {.tiles = {{0, 1}}}), ValueError, says({"maxsim_loss: tiles of 0 rows"}));
+  BOOST_CHECK_EXCEPTION(maxsim_loss(q, {}, d, {}, {.tiles = {{0, 1}}}), ValueError,
+                        says({"maxsim_loss: tiles of 0 rows"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

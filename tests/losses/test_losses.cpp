@@ -160,12 +160,14 @@ BOOST_AUTO_TEST_CASE(rows_of_the_same_bits_are_equal_targets) {
       of_targets{.target_ids = target_ids}, of_documents{.target_ids = document_ids};
   using Span = std::span<const Variable>;
   const auto info = [](Span x, const EqualTargets& e, double smoothing, double hardness, const Tiles& tiles) {
-    return info_nce(x[0], x[1], {.scale = 3, .label_smoothing = smoothing, .hardness = hardness, .equal_targets = e,
-                                 .tiles = tiles});
+    return info_nce(
+        x[0], x[1],
+        {.scale = 3, .label_smoothing = smoothing, .hardness = hardness, .equal_targets = e, .tiles = tiles});
   };
   const auto clip = [](Span x, const EqualTargets& e, double smoothing, double hardness, const Tiles& tiles) {
-    return clip_loss(x[0], x[1], {.scale = 2.5, .label_smoothing = smoothing, .hardness = hardness, .equal_targets = e,
-                                  .tiles = tiles});
+    return clip_loss(
+        x[0], x[1],
+        {.scale = 2.5, .label_smoothing = smoothing, .hardness = hardness, .equal_targets = e, .tiles = tiles});
   };
   const auto siglip = [](Span x, const EqualTargets& e, const Tiles& tiles) {
     return siglip_loss(x[0], x[1], {.scale = 2.5, .bias = -2, .equal_targets = e, .tiles = tiles});
@@ -176,21 +178,35 @@ BOOST_AUTO_TEST_CASE(rows_of_the_same_bits_are_equal_targets) {
   const TileOptions tile{4, 5}, small_tile{2, 2};
   const std::vector<Case> cases{
       {"info_nce", [=](Span x, const EqualTargets& e) { return info(x, e, 0.2, 0.5, std::nullopt); }, of_texts, {a, b}},
-      {"info_nce, hard", [=](Span x, const EqualTargets& e) { return info(x, e, 0, 0, std::nullopt); }, of_targets, {a, hard}},
-      {"info_nce in tiles", [=](Span x, const EqualTargets& e) { return info(x, e, 0, 0, tile); }, of_targets, {a, hard}},
-      {"clip_loss", [=](Span x, const EqualTargets& e) { return clip(x, e, 0.2, 0.5, std::nullopt); }, of_pairs, {a, b}},
+      {"info_nce, hard",
+       [=](Span x, const EqualTargets& e) { return info(x, e, 0, 0, std::nullopt); },
+       of_targets,
+       {a, hard}},
+      {"info_nce in tiles",
+       [=](Span x, const EqualTargets& e) { return info(x, e, 0, 0, tile); },
+       of_targets,
+       {a, hard}},
+      {"clip_loss",
+       [=](Span x, const EqualTargets& e) { return clip(x, e, 0.2, 0.5, std::nullopt); },
+       of_pairs,
+       {a, b}},
       {"clip_loss in tiles", [=](Span x, const EqualTargets& e) { return clip(x, e, 0, 0, tile); }, of_pairs, {a, b}},
       {"siglip_loss", [=](Span x, const EqualTargets& e) { return siglip(x, e, std::nullopt); }, of_pairs, {a, b}},
       {"siglip_loss in tiles", [=](Span x, const EqualTargets& e) { return siglip(x, e, tile); }, of_pairs, {a, b}},
-      {"nt_xent", [](Span x, const EqualTargets& e) { return nt_xent(x[0], x[1], {.equal_targets = e}); }, of_pairs,
+      {"nt_xent",
+       [](Span x, const EqualTargets& e) { return nt_xent(x[0], x[1], {.equal_targets = e}); },
+       of_pairs,
        {a, b}},
       {"gist_loss",
        [=](Span x, const EqualTargets& e) {
          return gist_loss(x[0], x[1], a, hard, {.scale = 1, .margin = -2, .equal_targets = e});
        },
-       of_targets, {a, hard}},
+       of_targets,
+       {a, hard}},
       {"maxsim_loss", [=](Span x, const EqualTargets& e) { return maxsim(x, e, std::nullopt); }, of_documents, {q, d}},
-      {"maxsim_loss in tiles", [=](Span x, const EqualTargets& e) { return maxsim(x, e, small_tile); }, of_documents,
+      {"maxsim_loss in tiles",
+       [=](Span x, const EqualTargets& e) { return maxsim(x, e, small_tile); },
+       of_documents,
        {q, d}}};
   for (const Case& c : cases) {
     for (const DType dtype : {DType::kFloat64, DType::kFloat32}) {
@@ -201,7 +217,8 @@ BOOST_AUTO_TEST_CASE(rows_of_the_same_bits_are_equal_targets) {
         return all;
       };
       const auto found = outcome({.equal_rows = true}), expected = outcome(c.ids), without = outcome({});
-      for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], expected[i]), c.name << ", part " << i);
+      for (std::size_t i = 0; i < found.size(); ++i)
+        BOOST_TEST(same_bits(found[i], expected[i]), c.name << ", part " << i);
       BOOST_TEST(found.back().item() < without.back().item(), c.name);
     }
   }
@@ -229,7 +246,9 @@ BOOST_AUTO_TEST_CASE(small_losses_of_large_logits_keep_their_digits) {
 BOOST_AUTO_TEST_CASE(clip_scale_is_clamped_at_100) {
   const Tensor a = random_values({4, 3}, 5), b = random_values({4, 3}, 6);
   for (const Tiles& tiles : {Tiles{}, Tiles{TileOptions{}}}) {
-    const auto of = [&](const Scale& scale) { return clip_loss(a, b, {.scale = scale, .tiles = tiles}).value().item(); };
+    const auto of = [&](const Scale& scale) {
+      return clip_loss(a, b, {.scale = scale, .tiles = tiles}).value().item();
+    };
     BOOST_TEST(of(Scale::from_log(scalar(9.0))) == of(Scale::from_log(scalar(std::log(100.0)))));
     BOOST_TEST(of(170) == of(100));
     BOOST_TEST(of(scalar(170)) == of(100));
@@ -265,7 +284,8 @@ BOOST_AUTO_TEST_CASE(a_scale_is_a_number_a_variable_a_logarithm_or_a_temperature
   BOOST_TEST(same_bits(value(of_value), Tensor::scalar(7.0f)));
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   for (const double bad : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), kInfinity, 1e-310}) {
-    BOOST_CHECK_EXCEPTION(Scale::from_temperature(bad), ValueError, says({"temperature is", "expected above 0 and finite"}));
+    BOOST_CHECK_EXCEPTION(Scale::from_temperature(bad), ValueError,
+                          says({"temperature is", "expected above 0 and finite"}));
   }
   for (const double bad : {1e39, -1e39, std::numeric_limits<double>::quiet_NaN(), kInfinity}) {
     BOOST_CHECK_EXCEPTION(value(bad), ValueError, says({"a loss: scale is", "expected a finite number in float32"}));
@@ -297,12 +317,18 @@ BOOST_AUTO_TEST_CASE(a_bias_is_read_when_the_loss_is_taken) {
 
 // Neither tiles nor none are meant by empty braces.
 template <class Given>
-concept GivesTiles = requires(void (&take)(Tiles), Given given) { take(given); };
+concept GivesTiles = requires(void (&take)(Tiles), Given given) {
+  take(given);
+};
 static_assert(GivesTiles<TileOptions> && GivesTiles<std::nullopt_t>);
 template <class Options>
-concept TakesEmptyBraces = requires { Options{.tiles = {}}; };
+concept TakesEmptyBraces = requires {
+  Options{.tiles = {}};
+};
 template <class Options>
-concept TakesTiles = requires { Options{.tiles = {{}}}; };
+concept TakesTiles = requires {
+  Options{.tiles = {{}}};
+};
 static_assert(!TakesEmptyBraces<InfoNceOptions> && TakesTiles<InfoNceOptions>);
 static_assert(!TakesEmptyBraces<MaxsimOptions> && TakesTiles<MaxsimOptions>);
 

@@ -83,8 +83,8 @@ BOOST_AUTO_TEST_CASE(equal_to_the_plain_losses) {
           const auto found = value_and_gradients(in_tiles(row, tile), inputs);
           for (std::size_t i = 0; i < found.size(); ++i) {
             BOOST_TEST(relative_difference(found[i], expected[i]) <= 1e-12,
-                       row.name << ", " << samples << " samples, tile " << *tile.rows << " by " << *tile.columns << ", part "
-                                << i << ": " << relative_difference(found[i], expected[i]));
+                       row.name << ", " << samples << " samples, tile " << *tile.rows << " by " << *tile.columns
+                                << ", part " << i << ": " << relative_difference(found[i], expected[i]));
           }
         }
       }
@@ -114,9 +114,9 @@ BOOST_AUTO_TEST_CASE(float32_follows_float64) {
       for (const TileOptions& tile : {TileOptions{}, TileOptions{16, 24}}) {
         const auto found = value_and_gradients(in_tiles(row, tile), single);
         for (std::size_t i = 0; i < found.size(); ++i) {
-          BOOST_TEST(relative_difference(found[i], expected[i]) <= 1e-5,
-                     row.name << ", width " << width << ", part " << i << ": "
-                              << relative_difference(found[i], expected[i]));
+          BOOST_TEST(
+              relative_difference(found[i], expected[i]) <= 1e-5,
+              row.name << ", width " << width << ", part " << i << ": " << relative_difference(found[i], expected[i]));
         }
       }
     }
@@ -191,7 +191,9 @@ BOOST_AUTO_TEST_CASE(memory_for_a_row_of_tiles) {
 BOOST_AUTO_TEST_CASE(large_logits_and_bad_ones) {
   const Tensor same = Tensor::full({40, 8}, 1.0), log_scale = Tensor::full({}, std::log(100.0));
   const auto found = value_and_gradients(
-      [](Span x) { return clip_loss(x[0], x[1], {.scale = Scale::from_log(x[2]), .tiles = {{16, 16}}}); },
+      [](Span x) {
+        return clip_loss(x[0], x[1], {.scale = Scale::from_log(x[2]), .tiles = {{16, 16}}});
+      },
       {same, same, log_scale});
   BOOST_TEST(std::abs(found[0].item() - 3 * std::log(40.0)) <= 1e-3);
   for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
@@ -210,10 +212,10 @@ BOOST_AUTO_TEST_CASE(in_a_cached_step) {
     return clip_loss(r[0], r[1], {.scale = Scale::from_log(setup.log_scale), .tiles = {{6, 9}}});
   };
   for (const std::int64_t chunk : {1, 4, 21}) check_equal(gradcache::compare(setup.towers(), loss, {{chunk}}), 1e-12);
-  check_equal(gradcache::compare_steps([&] { return gradcache::direct_step(setup.towers(), setup.loss()); },
-                                       [&] { return gradcache::cached_step(setup.towers(), loss, {{5}}); },
-                                       setup.parameters()),
-              1e-12);
+  check_equal(
+      gradcache::compare_steps([&] { return gradcache::direct_step(setup.towers(), setup.loss()); },
+                               [&] { return gradcache::cached_step(setup.towers(), loss, {{5}}); }, setup.parameters()),
+      1e-12);
 }
 
 BOOST_AUTO_TEST_CASE(operands_that_do_not_fit) {
@@ -223,13 +225,17 @@ BOOST_AUTO_TEST_CASE(operands_that_do_not_fit) {
   const Variable single = a.value().to(DType::kFloat32), one = Tensor::scalar(1.0f);
   BOOST_CHECK_EXCEPTION(ops::contrastive_loss(rows, a, single, scale), DTypeError,
                         says({"contrastive_loss", "float32", "one type"}));
-  BOOST_CHECK_EXCEPTION(ops::contrastive_loss(rows, a, a, one), DTypeError, says({"contrastive_loss: scale is float32"}));
-  BOOST_CHECK_EXCEPTION(ops::contrastive_loss(rows, a, a, scale, {}, {0, 4}), ValueError, says({"contrastive_loss", "0 by 4"}));
+  BOOST_CHECK_EXCEPTION(ops::contrastive_loss(rows, a, a, one), DTypeError,
+                        says({"contrastive_loss: scale is float32"}));
+  BOOST_CHECK_EXCEPTION(ops::contrastive_loss(rows, a, a, scale, {}, {0, 4}), ValueError,
+                        says({"contrastive_loss", "0 by 4"}));
   for (const auto op : {kernels::ContrastiveOp::kRows, kernels::ContrastiveOp::kRowsAndColumns}) {
-    BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, a, scale, scale), ValueError, says({"contrastive_loss: bias", "none"}));
+    BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, a, scale, scale), ValueError,
+                          says({"contrastive_loss: bias", "none"}));
     BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, b, scale), ShapeError, says({"[6, 4]", "[7, 4]"}));
     BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, {}, scale), ValueError, says({"b is undefined"}));
-    BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, a, Tensor::zeros({2}, DType::kFloat64)), ShapeError, says({"scale"}));
+    BOOST_CHECK_EXCEPTION(ops::contrastive_loss(op, a, a, Tensor::zeros({2}, DType::kFloat64)), ShapeError,
+                          says({"scale"}));
   }
   BOOST_CHECK_EXCEPTION(ops::contrastive_loss(kernels::ContrastiveOp::kSigmoid, a, a, scale), ValueError,
                         says({"bias is undefined"}));

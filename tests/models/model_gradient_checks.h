@@ -50,8 +50,10 @@ inline void check_gradients(const Forward& forward, std::span<const Parameter> p
       BOOST_REQUIRE(p.gradient().defined());
       BOOST_TEST((p.gradient().shape() == p.value().shape()));
       const std::vector<double> gradient = doubles(p.gradient());
-      // A shift of all keys moves no softmax, so that this one gradient is 0. It is k_proj.bias, key.bias or k_lin.bias.
-      const bool vanishes = p.name().ends_with(".bias") && p.name()[p.name().rfind('.', p.name().size() - 6) + 1] == 'k';
+      // A shift of all keys moves no softmax, so that this one gradient is 0. It is k_proj.bias, key.bias or
+      // k_lin.bias.
+      const bool vanishes =
+          p.name().ends_with(".bias") && p.name()[p.name().rfind('.', p.name().size() - 6) + 1] == 'k';
       const double largest = std::abs(gradient[static_cast<std::size_t>(elements_to_check(gradient, 0).front())]);
       BOOST_TEST((vanishes ? largest <= 1e-12 : largest > 1e-6), "largest gradient " << largest);
       for (const std::int64_t element : elements_to_check(gradient, ++seed)) {

@@ -8,8 +8,8 @@
 #include "folder.h"
 #include "model_checks.h"
 #include "tapecache/autograd/checkpoint.h"
-#include "tapecache/core/forward_context.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
@@ -190,9 +190,9 @@ BOOST_AUTO_TEST_CASE(a_part_of_a_batch_is_refused) {
   const Averages before = averages_of(encoder.norm);
   for (const bool recompute : {false, true}) {
     const ScopedValue part(forward_context(), {.recompute = recompute, .partial_batch = true});
-    BOOST_CHECK_EXCEPTION(encoder(x), ValueError,
-                          says({"'image.norm'", "statistics of a chunk are not those of the batch",
-                                "freeze_statistics", "layer norm"}));
+    BOOST_CHECK_EXCEPTION(
+        encoder(x), ValueError,
+        says({"'image.norm'", "statistics of a chunk are not those of the batch", "freeze_statistics", "layer norm"}));
   }
   check_averages(encoder.norm, before);
 
@@ -272,8 +272,10 @@ BOOST_AUTO_TEST_CASE(what_cannot_be_built) {
   for (const double momentum : {-0.1, 1.5, std::numeric_limits<double>::quiet_NaN()}) {
     BOOST_CHECK_EXCEPTION(BatchNorm(builder.child("a"), 2, momentum), ValueError, says({"'a'", "momentum"}));
   }
-  for (const double epsilon : {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
-    BOOST_CHECK_EXCEPTION(BatchNorm(builder.child("a"), 2, 0.1, epsilon), ValueError, says({"'a'", "epsilon", "above 0"}));
+  for (const double epsilon :
+       {0.0, -1.0, std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    BOOST_CHECK_EXCEPTION(BatchNorm(builder.child("a"), 2, 0.1, epsilon), ValueError,
+                          says({"'a'", "epsilon", "above 0"}));
   }
   BOOST_TEST(builder.parameters().empty());
   const BatchNorm norm(builder.child("a"), 2);

@@ -101,7 +101,8 @@ BOOST_AUTO_TEST_CASE(a_norm_before_blocks_of_either_kind) {
     const TransformerEncoder encoder(builder, {.width = 8, .layers = 2, .heads = 2, .mlp_width = 8}, style);
     shake(builder.parameters(), 100);
     const Variable x = random_values({2, 3, 8}, 4);
-    const Tensor joined = values_of([&] { return encoder(x, {}, {}, &norm); }), apart = values_of([&] { return encoder(norm(x)); });
+    const Tensor joined = values_of([&] { return encoder(x, {}, {}, &norm); }),
+                 apart = values_of([&] { return encoder(norm(x)); });
     BOOST_TEST(max_difference(joined, apart) <= 1e-13, style.name);
   }
 }
@@ -202,11 +203,11 @@ BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {
       for (const auto& [cut, chunks] : expected) {
         gradcache::StepResult direct, cached;
         begin_random_step(1, 2);
-        const gradcache::Comparison c =
-            gradcache::compare_steps([&] { return direct = gradcache::direct_step(towers, loss); },
-                                     [&] { return cached = gradcache::cached_step(towers, loss, {.cut = cut}); },
-                                     setup.builder.parameters());
-        BOOST_TEST_CONTEXT("pooling " << static_cast<int>(pooling) << ", dropout " << dropout << ", " << chunks << " chunks") {
+        const gradcache::Comparison c = gradcache::compare_steps(
+            [&] { return direct = gradcache::direct_step(towers, loss); },
+            [&] { return cached = gradcache::cached_step(towers, loss, {.cut = cut}); }, setup.builder.parameters());
+        BOOST_TEST_CONTEXT("pooling " << static_cast<int>(pooling) << ", dropout " << dropout << ", " << chunks
+                                      << " chunks") {
           BOOST_TEST(cached.chunks == chunks);
           BOOST_TEST(std::abs(c.loss_other - c.loss_reference) <= 1e-12);
           BOOST_TEST(c.relative_norm <= 1e-12);
@@ -246,7 +247,8 @@ BOOST_AUTO_TEST_CASE(models_that_cannot_be_built) {
     BOOST_CHECK_EXCEPTION(built([&](auto& c) { c.encoder.dropout = p; }), ValueError, says({"dropout"}));
     BOOST_CHECK_EXCEPTION(built([&](auto& c) { c.encoder.drop_path = p; }), ValueError, says({"drop"}));
   }
-  BOOST_CHECK_EXCEPTION(TransformerBlock(Builder(1), {.width = 8, .heads = 3, .mlp_width = 8}, kBertBlock), ValueError, says({"3 heads"}));
+  BOOST_CHECK_EXCEPTION(TransformerBlock(Builder(1), {.width = 8, .heads = 3, .mlp_width = 8}, kBertBlock), ValueError,
+                        says({"3 heads"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

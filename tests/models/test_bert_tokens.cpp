@@ -58,7 +58,8 @@ BOOST_AUTO_TEST_CASE(padding_before_a_text_is_not_pooled) {
       for (std::int64_t j = 0; j < 12; ++j) {
         double expected = 0;
         const std::int64_t pooled = pooling == BertPooling::kCls ? 1 : count;
-        for (std::int64_t k = 0; k < pooled; ++k) expected += states[(5 - count + k) * 12 + j] / static_cast<double>(pooled);
+        for (std::int64_t k = 0; k < pooled; ++k)
+          expected += states[(5 - count + k) * 12 + j] / static_cast<double>(pooled);
         BOOST_TEST(std::abs(found[i * 12 + j] - expected) <= 1e-14, static_cast<int>(pooling) << ", sample " << i);
       }
     }
@@ -72,11 +73,13 @@ BOOST_AUTO_TEST_CASE(positions_begin_behind_their_offset) {
   for (const BertPooling pooling : {BertPooling::kMean, BertPooling::kCls}) {
     config.pooling = pooling;
     const BertSetup setup(config);
-    BOOST_TEST((named(setup.builder.parameters(), "embeddings.position_embeddings.weight").value().shape() == Shape{8, 12}));
+    BOOST_TEST(
+        (named(setup.builder.parameters(), "embeddings.position_embeddings.weight").value().shape() == Shape{8, 12}));
     const NaiveBert naive(setup.builder.parameters(), config);
     TokenBatch longest = TokenBatch::pad(std::vector<std::vector<std::int32_t>>{{1, 2, 3, 4, 5, 6}});
     longest.valid = Tensor();
-    BOOST_TEST(max_difference(doubles(values_of([&] { return setup.bert(longest); })), naive({1, 2, 3, 4, 5, 6})) <= 1e-12);
+    BOOST_TEST(max_difference(doubles(values_of([&] { return setup.bert(longest); })), naive({1, 2, 3, 4, 5, 6})) <=
+               1e-12);
     // Counted over the valid tokens, wherever the padding is.
     for (const TokenBatch& words : {sentences(), left_padded()}) {
       const Tensor found = values_of([&] { return setup.bert(words); });

@@ -92,7 +92,8 @@ BOOST_AUTO_TEST_CASE(other_surplus_is_refused) {
   file.tensors.emplace("pooler.dense.bias", Tensor::zeros({8}));
   write_safetensors(folder / "w", file);
   model.builder.parameter("pooler.dense.weight", {8, 8}, Init::constant(1));
-  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", model.builder), FileError, says({"'pooler.dense.bias' belongs to no"}));
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", model.builder), FileError,
+                        says({"'pooler.dense.bias' belongs to no"}));
   file.tensors = {{"w", Tensor::zeros({1})}, {"pooler.dense.bias", Tensor::zeros({8})}};
   write_safetensors(folder / "w", file);
   const std::vector<Parameter> own{{"w", Tensor::zeros({1})}};
@@ -106,9 +107,10 @@ BOOST_AUTO_TEST_CASE(a_file_of_more_layers_is_refused) {
   for (const bool strict : {true, false}) {
     for (const std::string prefix : {"", "bert."}) {
       write_safetensors(folder / "w", deeper.file(prefix));
-      BOOST_CHECK_EXCEPTION(load_weights(folder / "w", model.builder, {.strict = strict, .prefix = prefix}), FileError,
-                            says({"'" + prefix + "encoder.layer.' goes on to " + prefix + "encoder.layer.11 in the file",
-                                  "in the model to encoder.layer.1"}));
+      BOOST_CHECK_EXCEPTION(
+          load_weights(folder / "w", model.builder, {.strict = strict, .prefix = prefix}), FileError,
+          says({"'" + prefix + "encoder.layer.' goes on to " + prefix + "encoder.layer.11 in the file",
+                "in the model to encoder.layer.1"}));
       BOOST_TEST(same_values(model.builder.parameters(), before));
     }
   }

@@ -89,7 +89,9 @@ BOOST_AUTO_TEST_CASE(rounding_takes_no_uniform_value_to_the_end_of_its_range) {
   const double high = 100.25, low = high - 0x1p-13;  // 16 steps of f32 apart
   const Init open{.mean = (low + high) / 2, .half_range = (high - low) / 2};
   for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
-    const auto drawn = [&](const Init& init) { return doubles(Builder(3, dtype).parameter("p", {10000}, init).value()); };
+    const auto drawn = [&](const Init& init) {
+      return doubles(Builder(3, dtype).parameter("p", {10000}, init).value());
+    };
     const std::vector<double> values = drawn(Init::uniform(low, high)), rounded = drawn(open);
     int reached = 0;
     for (std::size_t i = 0; i < values.size(); ++i) {
@@ -102,7 +104,8 @@ BOOST_AUTO_TEST_CASE(rounding_takes_no_uniform_value_to_the_end_of_its_range) {
   }
   // Where the end is no f32, and its nearest one lies beyond.
   const double end = high - 0x1p-20;
-  for (const double v : doubles(Builder(3).parameter("p", {10000}, Init::uniform(low, end)).value())) BOOST_REQUIRE(v < end);
+  for (const double v : doubles(Builder(3).parameter("p", {10000}, Init::uniform(low, end)).value()))
+    BOOST_REQUIRE(v < end);
   for (const double v : doubles(Builder(3).parameter("p", {3}, Init::uniform(7, 7)).value())) BOOST_TEST(v == 7);
 }
 
@@ -121,8 +124,8 @@ BOOST_AUTO_TEST_CASE(initial_values_have_the_published_deviations) {
   check_normal(of("vision_model.embeddings.position_embedding.weight"), 0.01);
   check_normal(of("text_model.embeddings.token_embedding.weight"), 0.02);
   check_normal(of("text_model.embeddings.position_embedding.weight"), 0.01);
-  for (const char* name : {"self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight",
-                           "mlp.fc2.weight"}) {
+  for (const char* name :
+       {"self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight", "mlp.fc2.weight"}) {
     check_normal(of(vision + name), 1 / std::sqrt(128.0 * 6));
     check_normal(of(text + name), 1 / std::sqrt(192.0 * 4));
   }

@@ -116,8 +116,8 @@ BOOST_AUTO_TEST_CASE(layers_without_a_size_are_refused) {
     BOOST_CHECK_EXCEPTION(MultiHeadAttention(part, 4, bad, init, init), ValueError, says({found + " heads"}));
     BOOST_CHECK_EXCEPTION(TransformerBlock(part, {.width = 8, .layers = bad, .heads = 2, .mlp_width = 8}), ValueError,
                           says({"layers " + found}));
-    BOOST_CHECK_EXCEPTION(TransformerBlock(part, {.width = 8, .layers = 1, .heads = 2, .mlp_width = bad}, kBertBlock), ValueError,
-                          says({"mlp_width " + found}));
+    BOOST_CHECK_EXCEPTION(TransformerBlock(part, {.width = 8, .layers = 1, .heads = 2, .mlp_width = bad}, kBertBlock),
+                          ValueError, says({"mlp_width " + found}));
     TextConfig text = small_text();
     text.vocabulary = bad;
     BOOST_CHECK_EXCEPTION(TextTransformer(part, text), ValueError, says({"text transformer", "vocabulary " + found}));
@@ -161,7 +161,8 @@ BOOST_AUTO_TEST_CASE(rates_and_epsilons_out_of_range_are_refused) {
     BOOST_CHECK_EXCEPTION(VisionTransformer(part, clip.vision), ValueError, in("vision transformer"));
     BertConfig bert;
     change(bert.encoder);
-    BOOST_CHECK_EXCEPTION(TransformerBlock(part, TransformerConfig(bert.encoder), kBertBlock), ValueError, in("bert block"));
+    BOOST_CHECK_EXCEPTION(TransformerBlock(part, TransformerConfig(bert.encoder), kBertBlock), ValueError,
+                          in("bert block"));
     BOOST_CHECK_EXCEPTION(Bert(part, bert), ValueError, in("bert"));
   };
   for (const double bad : {1.0, 2.0, -0.1, kNan, kInf}) {
@@ -203,7 +204,8 @@ BOOST_AUTO_TEST_CASE(parameters_of_one_name_are_refused) {
 BOOST_AUTO_TEST_CASE(buffers_that_are_refused_leave_their_name_free) {
   const Builder builder(1);
   BOOST_CHECK_EXCEPTION(builder.buffer("b", Tensor()), DTypeError, says({"'b'", "undefined", "floating"}));
-  BOOST_CHECK_EXCEPTION(builder.buffer("b", Tensor::zeros({2}, DType::kInt32)), DTypeError, says({"'b'", "int32", "floating"}));
+  BOOST_CHECK_EXCEPTION(builder.buffer("b", Tensor::zeros({2}, DType::kInt32)), DTypeError,
+                        says({"'b'", "int32", "floating"}));
   BOOST_TEST(builder.buffers().empty());
   BOOST_CHECK_NO_THROW(builder.buffer("b", Tensor::zeros({2})));
 }
@@ -283,14 +285,16 @@ BOOST_AUTO_TEST_CASE(masks_are_not_cut_unless_they_fit) {
 
   // A step that cuts by tokens asks for lengths before an encoder has seen the batch.
   const auto encode = [](const TokenBatch& t) { return Variable(t.ids); };
-  BOOST_CHECK_THROW(gradcache::Tower("text", TokenBatch{ids, Tensor::full({4, 1}, 1, DType::kBool)}, encode), ShapeError);
+  BOOST_CHECK_THROW(gradcache::Tower("text", TokenBatch{ids, Tensor::full({4, 1}, 1, DType::kBool)}, encode),
+                    ShapeError);
 }
 
 BOOST_AUTO_TEST_CASE(sequences_that_there_are_not) {
   const TokenBatch tokens = TokenBatch::pad(Sequences{{1, 2}, {3}});
   for (const std::int64_t bad : {-1, 2, 5}) {
     const std::vector<std::int64_t> chosen{1, bad};
-    BOOST_CHECK_EXCEPTION(tokens.select(chosen), ValueError, says({"select", "sequence " + std::to_string(bad), "2 from 0"}));
+    BOOST_CHECK_EXCEPTION(tokens.select(chosen), ValueError,
+                          says({"select", "sequence " + std::to_string(bad), "2 from 0"}));
   }
   BOOST_TEST((tokens.select({}).ids.shape() == Shape{0, 1}));
   const std::vector<std::int64_t> both{1, 0};

@@ -14,8 +14,8 @@ BOOST_AUTO_TEST_SUITE(model_gradients)
 
 BOOST_AUTO_TEST_CASE(gradients_of_a_transformer_block) {
   const TokenBatch padded = TokenBatch::pad(std::vector<std::vector<std::int32_t>>{{1, 1, 1}, {1}, {1, 1, 1, 1}});
-  for (const Activation activation : {Activation::kQuickGelu, Activation::kGelu, Activation::kGeluTanh,
-                                      Activation::kSilu}) {
+  for (const Activation activation :
+       {Activation::kQuickGelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
     for (const bool masked : {false, true}) {
       const Builder builder(3, DType::kFloat64);
       const TransformerBlock block(
@@ -81,7 +81,8 @@ BOOST_AUTO_TEST_CASE(gradients_of_both_towers_with_their_loss) {
       [&] {
         begin_random_step(1, 2);
         const Variable image = clip.encode_image(images);
-        return losses::clip_loss(image, clip.encode_text(tokens), {.scale = losses::Scale::from_log(clip.logit_scale())});
+        return losses::clip_loss(image, clip.encode_text(tokens),
+                                 {.scale = losses::Scale::from_log(clip.logit_scale())});
       },
       clip.parameters());
 }

@@ -132,8 +132,12 @@ BOOST_AUTO_TEST_CASE(the_first_end_of_text_is_pooled) {
   const Builder other(8, DType::kFloat64);
   const TextTransformer third(other, config);
   shake(other.parameters(), 700);
-  BOOST_TEST(max_difference(values_of([&] { return third({Tensor::from({7, 1, 3, 10}, {1, 4}), {}}); }),
-                            values_of([&] { return third({Tensor::from({7, 1, 3}, {1, 3}), {}}); })) <= 1e-14);
+  BOOST_TEST(max_difference(values_of([&] {
+                              return third({Tensor::from({7, 1, 3, 10}, {1, 4}), {}});
+                            }),
+                            values_of([&] {
+                              return third({Tensor::from({7, 1, 3}, {1, 3}), {}});
+                            })) <= 1e-14);
   const auto run_text = [&](bool checkpoint) {
     config.encoder.checkpoint = checkpoint;
     const Builder own(8, DType::kFloat64);

@@ -205,9 +205,9 @@ BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {
     }
     check({{2, 3}});
 
-    const gradcache::Comparison accumulated = gradcache::compare_steps(
-        [&] { return gradcache::direct_step(towers, loss); },
-        [&] { return gradcache::accumulated_step(towers, loss, {{2}}); }, clip.parameters());
+    const gradcache::Comparison accumulated =
+        gradcache::compare_steps([&] { return gradcache::direct_step(towers, loss); },
+                                 [&] { return gradcache::accumulated_step(towers, loss, {{2}}); }, clip.parameters());
     BOOST_TEST(accumulated.relative_norm > 1e-2);
 
     clear_gradients(clip.parameters());

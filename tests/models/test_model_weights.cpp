@@ -183,8 +183,8 @@ BOOST_AUTO_TEST_CASE(weights_that_do_not_fit_change_nothing) {
     bytes.assign(std::istreambuf_iterator<char>(in), {});
   }
   BOOST_TEST(bytes.size() > 10000u);
-  for (const std::size_t length : {std::size_t{0}, std::size_t{7}, std::size_t{8}, std::size_t{100}, bytes.size() / 2,
-                                   bytes.size() - 1}) {
+  for (const std::size_t length :
+       {std::size_t{0}, std::size_t{7}, std::size_t{8}, std::size_t{100}, bytes.size() / 2, bytes.size() - 1}) {
     BOOST_TEST_CONTEXT("first " << length << " bytes") {
       std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(length));
       refused({});
@@ -243,7 +243,8 @@ BOOST_AUTO_TEST_CASE(types_that_are_not_asked_for_do_not_matter) {
   put(folder / "w", std::string(reinterpret_cast<const char*>(&size), sizeof(size)) + header + one + one + one);
   load_weights(folder / "w", own, {.strict = false, .prefix = "bert."});
   check_equal(own[0].value(), {1});
-  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", own, {.prefix = "bert."}), FileError, says({"'bert.q' belongs to no"}));
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", own, {.prefix = "bert."}), FileError,
+                        says({"'bert.q' belongs to no"}));
   const std::vector<Parameter> eight{{"x", Tensor::zeros({4})}};
   BOOST_CHECK_EXCEPTION(load_weights(folder / "w", eight, {.strict = false}), FileError,
                         says({"'x' is F8_E4M3, expected a floating type"}));
@@ -292,9 +293,8 @@ BOOST_AUTO_TEST_CASE(long_lists_of_names_are_cut) {
   const std::string missing = std::to_string(clip.parameters().size() - 8);
   BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError,
                         says({"and " + missing + " more are missing", "and 22 more belong to none"}));
-  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError, [](const FileError& e) {
-    return std::string(e.what()).size() < 2000;
-  });
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", clip.parameters()), FileError,
+                        [](const FileError& e) { return std::string(e.what()).size() < 2000; });
 }
 
 BOOST_AUTO_TEST_CASE(weights_that_are_not_finite) {
@@ -333,8 +333,8 @@ BOOST_AUTO_TEST_CASE(parameters_of_half_precision_that_would_not_be_finite) {
 
 BOOST_AUTO_TEST_CASE(messages_name_tensors_as_the_file_does) {
   const Folder folder;
-  const std::vector<Parameter> own{{"a", Tensor::zeros({2})}, {"b", Tensor::zeros({2})}, {"c", Tensor::zeros({2})},
-                                   {"d", Tensor::zeros({2})}};
+  const std::vector<Parameter> own{
+      {"a", Tensor::zeros({2})}, {"b", Tensor::zeros({2})}, {"c", Tensor::zeros({2})}, {"d", Tensor::zeros({2})}};
   SafetensorsFile file;
   file.tensors.emplace("model.b", Tensor::zeros({3}));
   file.tensors.emplace("model.c", Tensor::zeros({2}, DType::kInt64));

@@ -63,13 +63,15 @@ BOOST_AUTO_TEST_CASE(norms_of_older_checkpoints) {
   // The names of today come first, and a second one is surplus.
   file.tensors.emplace("output.LayerNorm.weight", Tensor::full({3}, 7));
   write_safetensors(folder / "w", file);
-  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", builder), FileError, says({"'output.LayerNorm.gamma' belongs to no"}));
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", builder), FileError,
+                        says({"'output.LayerNorm.gamma' belongs to no"}));
   load_weights(folder / "w", builder, {.strict = false});
   check_equal(norm.weight.value(), {7, 7, 7});
   // Only vectors are a norm's.
   file.tensors.emplace("dense.gamma", file.tensors.extract("dense.weight").mapped());
   write_safetensors(folder / "w", file);
-  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", builder, {.strict = false}), FileError, says({"'dense.weight' is missing"}));
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "w", builder, {.strict = false}), FileError,
+                        says({"'dense.weight' is missing"}));
   // Of another shape they are refused by the name in the file.
   file.tensors.erase("output.LayerNorm.weight");
   file.tensors["output.LayerNorm.gamma"] = Tensor::zeros({4});
@@ -92,7 +94,8 @@ BOOST_AUTO_TEST_CASE(a_single_number_is_stored_with_an_axis_or_without) {
   for (const Shape& shape : {Shape{2}, Shape{1, 1}, Shape{0}}) {
     file.tensors["scale"] = Tensor::zeros(shape);
     write_safetensors(folder / "w", file);
-    BOOST_CHECK_EXCEPTION(load_weights(folder / "w", own), FileError, says({"'scale' has shape " + to_string(shape), "[]"}));
+    BOOST_CHECK_EXCEPTION(load_weights(folder / "w", own), FileError,
+                          says({"'scale' has shape " + to_string(shape), "[]"}));
   }
 }
 

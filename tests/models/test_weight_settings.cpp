@@ -38,7 +38,8 @@ BOOST_AUTO_TEST_CASE(weights_are_not_loaded_under_other_settings) {
     BOOST_TEST(same_bits(builder.parameters()[0].value(), saved.parameters()[0].value()));
   };
   BOOST_CHECK_NO_THROW(load([](auto&) {}));
-  BOOST_CHECK_NO_THROW(load([](auto& c) { c.encoder.dropout = 0.5, c.encoder.drop_path = 0.1, c.encoder.checkpoint = true; }));
+  BOOST_CHECK_NO_THROW(
+      load([](auto& c) { c.encoder.dropout = 0.5, c.encoder.drop_path = 0.1, c.encoder.checkpoint = true; }));
   const auto refused = [&](const std::function<void(BertConfig&)>& change, const std::vector<std::string>& words) {
     BOOST_CHECK_EXCEPTION(load(change), FileError, says(words));
     BOOST_CHECK_NO_THROW(load(change, {.allow_other_settings = true}));
@@ -66,7 +67,8 @@ BOOST_AUTO_TEST_CASE(weights_are_not_loaded_under_other_settings) {
   other([](auto& c) { c.text.causal = false; },
         {"'text_model.embeddings.position_embedding.weight'", "causal true, expected false"});
   other([](auto& c) { c.text.pooling = TextPooling::kEndOfText; }, {"pooling last token, expected token 10"});
-  other([](auto& c) { c.vision.pooling = VisionPooling::kMean; }, {"'vision_model.embeddings.class_embedding'", "pooling cls"});
+  other([](auto& c) { c.vision.pooling = VisionPooling::kMean; },
+        {"'vision_model.embeddings.class_embedding'", "pooling cls"});
   other([](auto& c) { c.text.encoder.activation = Activation::kGelu; }, {"activation quick_gelu, expected gelu"});
 
   // A block by itself, and weights whose file does not tell.
@@ -75,9 +77,10 @@ BOOST_AUTO_TEST_CASE(weights_are_not_loaded_under_other_settings) {
   const TransformerBlock twin(two, {.width = 4, .layers = 1, .heads = 2, .mlp_width = 4});
   save_weights(folder / "block", one);
   BOOST_CHECK_EXCEPTION(load_weights(folder / "block", two), FileError, says({"heads 1, expected 2"}));
-  BOOST_TEST(read_safetensors(folder / "block").metadata.at("tapecache.settings") ==
-             R"({"layer_norm1.weight":{"epsilon":"1e-05","norm":"before the branch"},"layer_norm2.weight":{"epsilon":"1e-05"},)"
-             R"("mlp.fc1.weight":{"activation":"quick_gelu"},"self_attn.q_proj.weight":{"heads":"1"}})");
+  BOOST_TEST(
+      read_safetensors(folder / "block").metadata.at("tapecache.settings") ==
+      R"({"layer_norm1.weight":{"epsilon":"1e-05","norm":"before the branch"},"layer_norm2.weight":{"epsilon":"1e-05"},)"
+      R"("mlp.fc1.weight":{"activation":"quick_gelu"},"self_attn.q_proj.weight":{"heads":"1"}})");
   write_safetensors(folder / "block", file_of(one.parameters()));
   BOOST_CHECK_NO_THROW(load_weights(folder / "block", two));
   const std::vector<std::string> no_settings{"x", "[]", R"({"a":1})", R"({"a":{"b":{}}})", std::string(10000, '[')};

@@ -10,8 +10,9 @@
 
 namespace tapecache::testing {
 
-/// While it lives, tile instructions that the processor does not know are decoded from their machine code and carried out by
-/// the model of them: what the compiler made of the code is then what runs. Ends the program at any other unknown instruction.
+/// While it lives, tile instructions that the processor does not know are decoded from their machine code and carried
+/// out by the model of them: what the compiler made of the code is then what runs. Ends the program at any other
+/// unknown instruction.
 class AmxEmulation {
  public:
   AmxEmulation() {
@@ -74,16 +75,17 @@ class AmxEmulation {
       displacement = word;
       at += sizeof(word);
     }
-    result.base = (relative ? reinterpret_cast<std::uint64_t>(at) : value(base)) + static_cast<std::uint64_t>(displacement);
+    result.base =
+        (relative ? reinterpret_cast<std::uint64_t>(at) : value(base)) + static_cast<std::uint64_t>(displacement);
     return result;
   }
 
   static void configure(const std::uint8_t* bytes) {
     static constexpr std::uint8_t kExpected[64] = {
-        1,  0, 0,  0, 0,  0, 0,  0, 0,  0, 0,  0, 0,  0, 0,  0,   // palette, first row
-        64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0, 64, 0,   // bytes of a row
-        0,  0, 0,  0, 0,  0, 0,  0, 0,  0, 0,  0, 0,  0, 0,  0,   // of tiles that do not exist
-        16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0};  // rows
+        1,  0,  0,  0,  0,  0,  0,  0,  0,  0, 0,  0, 0,  0, 0,  0,   // palette, first row
+        64, 0,  64, 0,  64, 0,  64, 0,  64, 0, 64, 0, 64, 0, 64, 0,   // bytes of a row
+        0,  0,  0,  0,  0,  0,  0,  0,  0,  0, 0,  0, 0,  0, 0,  0,   // of tiles that do not exist
+        16, 16, 16, 16, 16, 16, 16, 16, 0,  0, 0,  0, 0,  0, 0,  0};  // rows
     if (std::memcmp(bytes, kExpected, sizeof(kExpected)) != 0) refuse();
     std::memset(state().tiles, 0, sizeof(state().tiles));
     state().configured = true;

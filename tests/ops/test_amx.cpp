@@ -92,7 +92,8 @@ struct Case {
           if (c[at] != kUntouched) return std::numeric_limits<double>::infinity();
           continue;
         }
-        double sum = (p.accumulate || p.residual ? before[at] : 0.0f) + (p.bias ? bias[static_cast<std::size_t>(j)] : 0.0f);
+        double sum =
+            (p.accumulate || p.residual ? before[at] : 0.0f) + (p.bias ? bias[static_cast<std::size_t>(j)] : 0.0f);
         for (std::int64_t t = 0; t < p.k; ++t) {
           sum += static_cast<double>(static_cast<float>(*left().at(i, t))) * static_cast<float>(*right().at(t, j));
         }
@@ -234,10 +235,10 @@ BOOST_AUTO_TEST_CASE(a_sum_goes_on_where_another_ended) {
   const std::vector<float> whole = all.product<ModelTiles>();
   for (const std::int64_t cut : {32, 96, 544}) {
     std::vector<float> parts(whole.size());
-    cpu::tile_detail::multiply_by_tiles<ModelTiles>(33, 17, cut, all.left(), all.right(), parts.data(), 17, false, nullptr,
-                                                    nullptr);
-    cpu::tile_detail::multiply_by_tiles<ModelTiles>(33, 17, 1100 - cut, all.left(0, cut), all.right(cut), parts.data(), 17,
-                                                    true, nullptr, nullptr);
+    cpu::tile_detail::multiply_by_tiles<ModelTiles>(33, 17, cut, all.left(), all.right(), parts.data(), 17, false,
+                                                    nullptr, nullptr);
+    cpu::tile_detail::multiply_by_tiles<ModelTiles>(33, 17, 1100 - cut, all.left(0, cut), all.right(cut), parts.data(),
+                                                    17, true, nullptr, nullptr);
     BOOST_TEST(equal(whole, parts), "after " << cut);
   }
 }

@@ -77,8 +77,11 @@ BOOST_AUTO_TEST_SUITE(large_values)
 BOOST_AUTO_TEST_CASE(cross_entropy_of_large_logits) {
   for (const double offset : {0.0, 1e4, -1e6, 1e7}) {
     BOOST_TEST_CONTEXT(offset) {
-      check_gradients([](std::span<const Variable> x) { return ops::cross_entropy(x[0], Tensor::from({0, 2}, {2})); },
-                      {Tensor::from({offset, offset, offset + 3, offset, offset, offset - 1}, {2, 3})}, 1e-6);
+      check_gradients(
+          [](std::span<const Variable> x) {
+            return ops::cross_entropy(x[0], Tensor::from({0, 2}, {2}));
+          },
+          {Tensor::from({offset, offset, offset + 3, offset, offset, offset - 1}, {2, 3})}, 1e-6);
     }
   }
 }
@@ -86,8 +89,11 @@ BOOST_AUTO_TEST_CASE(cross_entropy_of_large_logits) {
 BOOST_AUTO_TEST_CASE(contrastive_losses_of_large_logits) {
   using kernels::ContrastiveOp;
   for (const ContrastiveOp op : {ContrastiveOp::kRows, ContrastiveOp::kRowsAndColumns}) {
-    check_gradients([=](std::span<const Variable> x) { return ops::contrastive_loss(op, x[0], x[1], one(x[0]), {}, {4, 2}); },
-                    {far_from_0(6, 3), far_from_0(6, 2)}, 1e-3);
+    check_gradients(
+        [=](std::span<const Variable> x) {
+          return ops::contrastive_loss(op, x[0], x[1], one(x[0]), {}, {4, 2});
+        },
+        {far_from_0(6, 3), far_from_0(6, 2)}, 1e-3);
   }
 }
 
@@ -127,7 +133,8 @@ BOOST_AUTO_TEST_CASE(l2_normalize_of_long_rows) {
       // (g - y Σ g y) / ‖x‖
       check_near({result.gradients[0][0] * large, result.gradients[0][1] * large}, {0.032, -0.024}, tolerance);
       for (const std::int64_t cols : {1, 100, 3000, 9000}) {
-        const std::vector<double> y = run(normalize, {Tensor::full({2, cols}, large, DType::kFloat64)}, dtype, device).value;
+        const std::vector<double> y =
+            run(normalize, {Tensor::full({2, cols}, large, DType::kFloat64)}, dtype, device).value;
         const double expected = 1 / std::sqrt(static_cast<double>(cols));
         check_near(y, std::vector<double>(y.size(), expected), 10 * tolerance);
       }
@@ -150,7 +157,8 @@ BOOST_AUTO_TEST_CASE(rms_norm_of_large_rows) {
       // (g - y mean(g y)) / (5 · large)
       check_near({result.gradients[0][0] * large, result.gradients[0][1] * large}, {0.168, -0.024}, tolerance);
       for (const std::int64_t cols : {1, 100, 3000, 9000}) {
-        const Tensor row = Tensor::full({2, cols}, large, DType::kFloat64), ones = Tensor::full({cols}, 1, DType::kFloat64);
+        const Tensor row = Tensor::full({2, cols}, large, DType::kFloat64),
+                     ones = Tensor::full({cols}, 1, DType::kFloat64);
         const std::vector<double> y = run(normalize, {row, ones}, dtype, device).value;
         check_near(y, std::vector<double>(y.size(), 1), 10 * tolerance);
       }
@@ -224,7 +232,8 @@ BOOST_AUTO_TEST_CASE(gelu_of_negative_numbers_keeps_its_digits) {
   const Function gelu = [](std::span<const Variable> x) { return ops::gelu(x[0]); };
   for (const double x : {-1.0, -3.5, -6.0, -9.0}) {
     const double value = 0.5 * x * std::erfc(-x / std::sqrt(2.0));
-    const double slope = 0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
+    const double slope =
+        0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
     for (const Device device : devices()) {
       const Result result = run(gelu, {Tensor::from({x}, {1})}, DType::kFloat32, device);
       check_near(result.value, {value}, 3e-6 * std::abs(value));

@@ -160,7 +160,8 @@ BOOST_AUTO_TEST_CASE(sums_whose_parts_overflow_have_their_means) {
       // Columns of one sign, and of half and half, and a third that is not large.
       std::vector<float> values;
       for (std::int64_t i = 0; i < count; ++i) {
-        values.insert(values.end(), {static_cast<float>(kLarge), static_cast<float>(2 * i < count ? kLarge : -kLarge), 0.1f});
+        values.insert(values.end(),
+                      {static_cast<float>(kLarge), static_cast<float>(2 * i < count ? kLarge : -kLarge), 0.1f});
       }
       const Tensor columns = Tensor::from(values, {count, 3}).to(device);
       const Tensor rows = ops::transpose(Variable(columns), 0, 1).value();
@@ -179,7 +180,8 @@ BOOST_AUTO_TEST_CASE(sums_whose_parts_overflow_have_their_means) {
       // As gradients of a repeated row, and of repeated elements.
       const double each = 1 / (2 * static_cast<double>(count));
       Tape tape;
-      const Variable row = tape.leaf(Tensor::zeros({3}).to(device)), column = tape.leaf(Tensor::zeros({3, 1}).to(device));
+      const Variable row = tape.leaf(Tensor::zeros({3}).to(device)),
+                     column = tape.leaf(Tensor::zeros({3, 1}).to(device));
       {
         const Recording recording(tape);
         const std::vector<Variable> of_both{Variable(columns) * row, Variable(rows) * column};
@@ -209,11 +211,12 @@ BOOST_AUTO_TEST_CASE(gradients_of_norms_whose_sums_overflow) {
       const Tensor zeros = Tensor::zeros({2}).to(device), variance = Tensor::full({2}, 1e36, DType::kFloat32, device);
       for (const bool frozen : {false, true}) {
         Tape tape;
-        const Variable weight = tape.leaf(Tensor::full({2}, 1).to(device)), bias = tape.leaf(Tensor::zeros({2}).to(device));
+        const Variable weight = tape.leaf(Tensor::full({2}, 1).to(device)),
+                       bias = tape.leaf(Tensor::zeros({2}).to(device));
         {
           const Recording recording(tape);
-          const Variable y = frozen ? ops::batch_norm(values, weight, bias, zeros, variance)
-                                    : ops::batch_norm(values, weight, bias).y;
+          const Variable y =
+              frozen ? ops::batch_norm(values, weight, bias, zeros, variance) : ops::batch_norm(values, weight, bias).y;
           tape.backward(std::span(&y, 1), std::span(&seed, 1));
         }
         const double expected = 1e20 * static_cast<double>(kRows * inner);
@@ -228,7 +231,8 @@ BOOST_AUTO_TEST_CASE(gradients_of_layer_norm_whose_sums_overflow) {
   constexpr std::int64_t kRows = 64;
   for (const Device device : devices()) {
     for (const std::int64_t cols : {256, 8192}) {
-      // x̂ is 1 in the first half of a row and -1 in the second; so is dy / 10²¹: Σ dy (x - mean) does not fit, Σ dy x̂ does.
+      // x̂ is 1 in the first half of a row and -1 in the second; so is dy / 10²¹: Σ dy (x - mean) does not fit, Σ dy x̂
+      // does.
       std::vector<float> x, dy;
       for (std::int64_t i = 0; i < kRows * cols; ++i) {
         const float sign = i % cols < cols / 2 ? 1.0f : -1.0f;

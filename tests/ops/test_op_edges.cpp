@@ -192,9 +192,18 @@ BOOST_AUTO_TEST_CASE(nan_is_not_hidden) {
       {"sum", [](const Variable& x) { return ops::sum(x, 0); }},
       {"logsumexp", [](const Variable& x) { return ops::logsumexp(x, 0); }},
       {"norm", [](const Variable& x) { return ops::norm(x, 0); }},
-      {"norm of columns", [](const Variable& x) { return ops::norm(ops::reshape(x, {x.size(0), 1}), 0); }},
-      {"max_pool", [](const Variable& x) { return ops::max_pool(ops::reshape(x, {1, x.size(0), 1})); }},
-      {"mean_pool", [](const Variable& x) { return ops::mean_pool(ops::reshape(x, {1, x.size(0), 1})); }},
+      {"norm of columns",
+       [](const Variable& x) {
+         return ops::norm(ops::reshape(x, {x.size(0), 1}), 0);
+       }},
+      {"max_pool",
+       [](const Variable& x) {
+         return ops::max_pool(ops::reshape(x, {1, x.size(0), 1}));
+       }},
+      {"mean_pool",
+       [](const Variable& x) {
+         return ops::mean_pool(ops::reshape(x, {1, x.size(0), 1}));
+       }},
   };
   for (const Case& c : cases) {
     for (const std::size_t at : {0, 1, 17, 36}) {
@@ -254,9 +263,8 @@ BOOST_AUTO_TEST_SUITE(joined)
 
 BOOST_AUTO_TEST_CASE(a_norm_used_without_its_products) {
   const Tensor x = random_values({3, 4}, 1), weight = random_values({4}, 2), bias = random_values({4}, 3);
-  const std::vector<double> expected = gradient_of_sum(x, [&](const Variable& v) {
-    return ops::exp(ops::layer_norm(v, weight, bias));
-  });
+  const std::vector<double> expected =
+      gradient_of_sum(x, [&](const Variable& v) { return ops::exp(ops::layer_norm(v, weight, bias)); });
   Tape tape;
   const Variable leaf = tape.leaf(x), product = tape.leaf(random_values({2, 4}, 4));
   const Recording recording(tape);

@@ -11,13 +11,13 @@ namespace {
 
 std::vector<ErrorCase> update_cases() {
   return {
-      error<ShapeError>("adamw_update_moment",
-                        [](Given&) {
-                          ops::AdamWParameter p{Tensor::zeros({3}), Tensor::zeros({3}), Tensor::zeros({2}),
-                                                Tensor::zeros({3})};
-                          ops::adamw_update({0.1}, {}, std::span(&p, 1));
-                        },
-                        {"adamw_update:", "m", "[2]", "[3]"}),
+      error<ShapeError>(
+          "adamw_update_moment",
+          [](Given&) {
+            ops::AdamWParameter p{Tensor::zeros({3}), Tensor::zeros({3}), Tensor::zeros({2}), Tensor::zeros({3})};
+            ops::adamw_update({0.1}, {}, std::span(&p, 1));
+          },
+          {"adamw_update:", "m", "[2]", "[3]"}),
       error<ShapeError>("sgd_update_gradient",
                         [](Given&) {
                           ops::SgdParameter p{Tensor::zeros({4}), Tensor::zeros({3}), Tensor::zeros({3})};

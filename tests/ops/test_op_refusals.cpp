@@ -60,7 +60,8 @@ BOOST_AUTO_TEST_CASE(integers) {
 BOOST_AUTO_TEST_CASE(what_is_undefined) {
   for_each_floating_input([](const OpRow& row, std::size_t i, const Shape&) {
     const std::string message = refusal<Error>(row, i, {});
-    BOOST_TEST((message.empty() ? i > 0 : message.find("undefined") != std::string::npos), message);  // some may be left out
+    BOOST_TEST((message.empty() ? i > 0 : message.find("undefined") != std::string::npos),
+               message);  // some may be left out
   });
 }
 

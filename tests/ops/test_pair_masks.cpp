@@ -23,15 +23,14 @@ const CheckText kNone{"nothing is positive"};
 /// What positive_pairs is by its definition.
 Tensor naive_pairs(const std::vector<std::int64_t>& labels, DType dtype) {
   const auto n = static_cast<std::int64_t>(labels.size());
-  const auto others = [&](std::size_t i) {
-    return std::count(labels.begin(), labels.end(), labels[i]) - 1;
-  };
+  const auto others = [&](std::size_t i) { return std::count(labels.begin(), labels.end(), labels[i]) - 1; };
   std::int64_t rows = 0;
   for (std::size_t i = 0; i < labels.size(); ++i) rows += others(i) > 0;
   std::vector<double> pairs;
   for (std::size_t i = 0; i < labels.size(); ++i) {
     for (std::size_t j = 0; j < labels.size(); ++j) {
-      pairs.push_back(i != j && labels[i] == labels[j] ? 1 / static_cast<double>(rows) / static_cast<double>(others(i)) : 0);
+      pairs.push_back(i != j && labels[i] == labels[j] ? 1 / static_cast<double>(rows) / static_cast<double>(others(i))
+                                                       : 0);
     }
   }
   return Tensor::from(pairs, {n, n}).to(dtype);
@@ -99,9 +98,11 @@ BOOST_AUTO_TEST_CASE(false_negatives_are_nearer_than_the_positive) {
   }
   for (const Device device : devices()) {
     for (const DType dtype : {DType::kFloat64, DType::kFloat32}) {
-      for (const auto& [kept, self, margin, relative] :
-           {std::tuple{kStep, false, 0.0, false}, {std::int64_t{0}, true, 0.0, false}, {kStep, false, 0.25, false},
-            {std::int64_t{0}, true, 0.25, true}, {std::int64_t{0}, false, -0.5, true}}) {
+      for (const auto& [kept, self, margin, relative] : {std::tuple{kStep, false, 0.0, false},
+                                                         {std::int64_t{0}, true, 0.0, false},
+                                                         {kStep, false, 0.25, false},
+                                                         {std::int64_t{0}, true, 0.25, true},
+                                                         {std::int64_t{0}, false, -0.5, true}}) {
         const kernels::FalseNegatives rule{kRows, kCols, kCols + kStep, kept, self, margin, relative};
         const Tensor there = similarities.to(device);
         std::vector<double> expected;
@@ -130,8 +131,9 @@ BOOST_AUTO_TEST_CASE(false_negatives_are_nearer_than_the_positive) {
   refused({.rows = 5, .cols = 4, .self = true}, {"[5, 4]", "1 · row"});
   refused({.rows = 5, .cols = 8, .kept_step = 2}, {"[5, 8]", "2 · row"});
   refused({.rows = 5, .cols = 8, .positive_step = std::numeric_limits<std::int64_t>::max() / 2}, {"positives"});
-  BOOST_CHECK_NO_THROW(ops::false_negatives({.rows = 5, .cols = 9, .kept_step = 2}, Tensor::zeros({5, 9}, DType::kFloat64),
-                                            Tensor::zeros({1}, DType::kFloat64), -1, DType::kFloat32));
+  BOOST_CHECK_NO_THROW(ops::false_negatives({.rows = 5, .cols = 9, .kept_step = 2},
+                                            Tensor::zeros({5, 9}, DType::kFloat64), Tensor::zeros({1}, DType::kFloat64),
+                                            -1, DType::kFloat32));
   BOOST_CHECK_EXCEPTION(ops::false_negatives({.rows = 4, .cols = 5, .positive_step = -1}, s, s, -1, DType::kFloat32),
                         ValueError, says({"-1", "at least 0"}));
 }
@@ -184,13 +186,15 @@ BOOST_AUTO_TEST_CASE(equal_rows_have_the_number_of_the_first_of_them) {
         expected.push_back(from);
         x.slice(i, i + 1).copy_from(x.slice(from, from + 1));
       }
-      BOOST_TEST(ops::equal_row_ids(x.to(device)).to_vector<std::int64_t>() == expected, boost::test_tools::per_element());
+      BOOST_TEST(ops::equal_row_ids(x.to(device)).to_vector<std::int64_t>() == expected,
+                 boost::test_tools::per_element());
       // By bits: 0 is not -0, a NaN is itself, and the order of elements counts.
       few.slice(1, 2).fill(-0.0);
       few.slice(2, 4).fill(nan);
       few.slice(4, 6).copy_from(Tensor::from<double>({1, 2, 2, 1}, {2, 2}).to(dtype));
-      BOOST_TEST(ops::equal_row_ids(few.to(device)).to_vector<std::int64_t>() == (std::vector<std::int64_t>{0, 1, 2, 2, 4, 5}),
-                 boost::test_tools::per_element());
+      BOOST_TEST(
+          ops::equal_row_ids(few.to(device)).to_vector<std::int64_t>() == (std::vector<std::int64_t>{0, 1, 2, 2, 4, 5}),
+          boost::test_tools::per_element());
       const Tensor all = Tensor::full({300, 5}, 1, dtype);
       for (const std::int64_t id : ops::equal_row_ids(all.to(device)).to_vector<std::int64_t>()) BOOST_TEST(id == 0);
       // Tokens that are not valid are no part of a row, but where they are is.

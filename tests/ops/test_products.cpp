@@ -89,8 +89,10 @@ BOOST_AUTO_TEST_CASE(a_row_does_not_know_of_the_others) {
   const std::vector<std::int64_t> counts{1,  2,  5,  6,  7,  8,  12,  13,  14,  15,  16,  17,  28,  29,  31,  32,
                                          33, 48, 63, 64, 65, 99, 127, 128, 200, 252, 256, 257, 400, 512, 513, 1099};
   const int threads = thread_count();
-  for (const Kind kind : {Kind{DType::kFloat32, DType::kFloat32}, {DType::kFloat64, DType::kFloat32},
-                          {DType::kFloat32, DType::kBFloat16}, {DType::kFloat32, DType::kFloat16}}) {
+  for (const Kind kind : {Kind{DType::kFloat32, DType::kFloat32},
+                          {DType::kFloat64, DType::kFloat32},
+                          {DType::kFloat32, DType::kBFloat16},
+                          {DType::kFloat32, DType::kFloat16}}) {
     const Autocast autocast(kind.precision);
     for (const std::int64_t k : {40, 300}) {
       const Tensor a = random_values({kRows, k}, 3, kind.type), b = random_values({k, kCols}, 4, kind.type);

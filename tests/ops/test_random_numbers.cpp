@@ -22,7 +22,8 @@ BOOST_AUTO_TEST_CASE(published_philox_vectors) {
     std::array<std::uint32_t, 2> key;
     std::array<std::uint32_t, 4> expected;
   };
-  const Vector vectors[] = {  // Random123, kat_vectors
+  const Vector vectors[] = {
+      // Random123, kat_vectors
       {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
       {{0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
        {0xffffffff, 0xffffffff},

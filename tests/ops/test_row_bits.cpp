@@ -13,8 +13,9 @@
 #include "tapecache/ops/attention.h"
 #include "tapecache/ops/linear.h"
 
-// What an op computes for a row of its batch has the same bits, whatever else is in the batch, wherever the row stands there,
-// and on however many threads. Every op of the table whose rows are the same up to rounding has to give the same bits.
+// What an op computes for a row of its batch has the same bits, whatever else is in the batch, wherever the row stands
+// there, and on however many threads. Every op of the table whose rows are the same up to rounding has to give the same
+// bits.
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -49,15 +50,20 @@ Result run_rows(const OpRow& row, const std::vector<Tensor>& inputs, const Batch
   return result;
 }
 
-Tensor rows_of(const Tensor& x, std::int64_t first, std::int64_t count) { return x.slice(first, first + count).clone(); }
+Tensor rows_of(const Tensor& x, std::int64_t first, std::int64_t count) {
+  return x.slice(first, first + count).clone();
+}
 
-std::vector<Tensor> cut(const std::vector<Tensor>& inputs, const Batched& batched, std::int64_t first, std::int64_t count) {
+std::vector<Tensor> cut(const std::vector<Tensor>& inputs, const Batched& batched, std::int64_t first,
+                        std::int64_t count) {
   std::vector<Tensor> result;
-  for (std::size_t i = 0; i < inputs.size(); ++i) result.push_back(batched[i] ? rows_of(inputs[i], first, count) : inputs[i]);
+  for (std::size_t i = 0; i < inputs.size(); ++i)
+    result.push_back(batched[i] ? rows_of(inputs[i], first, count) : inputs[i]);
   return result;
 }
 
-/// Inputs that are cut along their first axis, such that the op's rows stay the same up to rounding; none if there are none.
+/// Inputs that are cut along their first axis, such that the op's rows stay the same up to rounding; none if there are
+/// none.
 std::optional<Batched> batched_inputs(const OpRow& row, const std::vector<Tensor>& inputs) {
   const Tensor& first = inputs.front();
   if (first.shape().rank() == 0 || first.size(0) < 2) return std::nullopt;
@@ -86,15 +92,18 @@ std::vector<OpRow> attention_of_16_bits() {
   std::vector<OpRow> rows;
   for (const bool causal : {false, true}) {
     for (const std::int64_t tokens : {50, 130, 600}) {
-      rows.push_back({.name = "attention_of_16_bits_" + std::to_string(tokens) + (causal ? "_causal" : ""),
-                      .inputs = {floating({5, tokens, 48}), mask({5, tokens}), floating({3 * 48, 48}), floating({24, 48})},
-                      .op = [causal](std::span<const Variable> x) {
-                        const Variable qkv = ops::linear(x[0], x[2], {}, {}, ops::ResultType::kOperand);
-                        return ops::linear(
-                            ops::attention(qkv, 3, {.causal = causal, .valid = x[1].value(), .result = ops::ResultType::kOperand}),
-                            x[3]);
-                      },
-                      .reference = {}});
+      rows.push_back(
+          {.name = "attention_of_16_bits_" + std::to_string(tokens) + (causal ? "_causal" : ""),
+           .inputs = {floating({5, tokens, 48}), mask({5, tokens}), floating({3 * 48, 48}), floating({24, 48})},
+           .op =
+               [causal](std::span<const Variable> x) {
+                 const Variable qkv = ops::linear(x[0], x[2], {}, {}, ops::ResultType::kOperand);
+                 return ops::linear(
+                     ops::attention(qkv, 3,
+                                    {.causal = causal, .valid = x[1].value(), .result = ops::ResultType::kOperand}),
+                     x[3]);
+               },
+           .reference = {}});
     }
   }
   return rows;
@@ -127,8 +136,9 @@ std::set<std::string> check_rows(DType dtype, DType precision) {
       set_thread_count(piece.threads);
       const Result part = run_rows(row, cut(inputs, *batched, piece.first, piece.count), *batched,
                                    rows_of(cotangent, piece.first, piece.count));
-      const std::string what = row.name + ", " + std::string(name(dtype)) + " under " + std::string(name(precision)) + ", rows " +
-                               std::to_string(piece.first) + " + " + std::to_string(piece.count) + " of " + std::to_string(rows);
+      const std::string what = row.name + ", " + std::string(name(dtype)) + " under " + std::string(name(precision)) +
+                               ", rows " + std::to_string(piece.first) + " + " + std::to_string(piece.count) + " of " +
+                               std::to_string(rows);
       BOOST_TEST(same_bits(part.output, rows_of(whole.output, piece.first, piece.count)), what);
       BOOST_REQUIRE(part.gradients.size() == whole.gradients.size());
       for (std::size_t i = 0; i < part.gradients.size(); ++i) {

@@ -133,8 +133,7 @@ BOOST_AUTO_TEST_CASE(a_dropped_sample_may_hold_anything) {
   begin_random_step(1, 1);
   const Tensor kept = ops::drop_path(Tensor::full({64, 3}, 1), 0.5).value();
   begin_random_step(1, 1);
-  const Tensor y =
-      ops::drop_path(Tensor::full({64, 3}, std::numeric_limits<double>::quiet_NaN()), 0.5).value();
+  const Tensor y = ops::drop_path(Tensor::full({64, 3}, std::numeric_limits<double>::quiet_NaN()), 0.5).value();
   const std::vector<double> ones = doubles(kept), values = doubles(y);
   for (std::size_t i = 0; i < ones.size(); ++i) BOOST_CHECK(ones[i] == 0 ? values[i] == 0 : std::isnan(values[i]));
 }
@@ -173,7 +172,7 @@ BOOST_AUTO_TEST_CASE(uniforms_have_the_mean_and_variance_they_should) {
     sum += v;
     squares += (v - 0.5) * (v - 0.5);
   }
-  BOOST_CHECK(std::abs(sum / 1e5 - 0.5) <= 0.0046);         // five standard deviations
+  BOOST_CHECK(std::abs(sum / 1e5 - 0.5) <= 0.0046);           // five standard deviations
   BOOST_CHECK(std::abs(squares / 1e5 - 1.0 / 12) <= 0.0012);  // five standard deviations
 }
 

@@ -14,8 +14,8 @@ namespace {
 
 // Arrays that end within blocks, fill several, are smaller than a vector, or hold nothing; and two types in turn.
 const std::vector<std::pair<Shape, DType>> kArrays{
-    {{37, 41}, DType::kFloat32}, {{3}, DType::kFloat32}, {{200, 301}, DType::kFloat32}, {{0}, DType::kFloat32},
-    {{5}, DType::kFloat64},      {{170, 99}, DType::kFloat64}, {{}, DType::kFloat32},   {{19}, DType::kFloat32},
+    {{37, 41}, DType::kFloat32}, {{3}, DType::kFloat32},       {{200, 301}, DType::kFloat32}, {{0}, DType::kFloat32},
+    {{5}, DType::kFloat64},      {{170, 99}, DType::kFloat64}, {{}, DType::kFloat32},         {{19}, DType::kFloat32},
 };
 
 double tolerance_of(DType dtype) { return dtype == DType::kFloat64 ? 1e-12 : 1e-5; }
@@ -25,14 +25,15 @@ struct Moments {
   std::vector<double> value, m, v;
 };
 
-void naive_adamw(double rate, double scale, const kernels::AdamW& s, double t, const ops::AdamWParameter& p, Moments& state) {
+void naive_adamw(double rate, double scale, const kernels::AdamW& s, double t, const ops::AdamWParameter& p,
+                 Moments& state) {
   const std::vector<double> gradient = doubles(p.gradient);
   for (std::size_t i = 0; i < gradient.size(); ++i) {
     const double g = gradient[i] * scale;
     state.m[i] = s.beta1 * state.m[i] + (1 - s.beta1) * g;
     state.v[i] = s.beta2 * state.v[i] + (1 - s.beta2) * g * g;
-    const double adam = (state.m[i] / (1 - std::pow(s.beta1, t))) /
-                        (std::sqrt(state.v[i] / (1 - std::pow(s.beta2, t))) + s.epsilon);
+    const double adam =
+        (state.m[i] / (1 - std::pow(s.beta1, t))) / (std::sqrt(state.v[i] / (1 - std::pow(s.beta2, t))) + s.epsilon);
     state.value[i] -= rate * (adam + p.weight_decay * state.value[i]);
   }
 }
@@ -41,8 +42,12 @@ std::vector<ops::AdamWParameter> adamw_parameters() {
   std::vector<ops::AdamWParameter> parameters;
   for (const auto& [shape, dtype] : kArrays) {
     const double decay = parameters.size() % 2 == 0 ? 0.1 : 0;
-    parameters.push_back({{}, random_tensor(shape, dtype, parameters.size()), Tensor::zeros(shape, dtype),
-                          Tensor::zeros(shape, dtype), decay, Tensor::zeros({}, DType::kInt64)});
+    parameters.push_back({{},
+                          random_tensor(shape, dtype, parameters.size()),
+                          Tensor::zeros(shape, dtype),
+                          Tensor::zeros(shape, dtype),
+                          decay,
+                          Tensor::zeros({}, DType::kInt64)});
   }
   return parameters;
 }

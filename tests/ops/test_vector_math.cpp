@@ -163,7 +163,8 @@ BOOST_AUTO_TEST_CASE(gelu_and_its_derivative_are_within_four_units_of_their_own_
       const auto expected = static_cast<double>(f(static_cast<long double>(x[i])));
       int exponent = 0;
       std::frexp(expected, &exponent);
-      const double off = std::isnan(found[i]) ? kInfinity : std::abs(found[i] - expected) / std::ldexp(1.0, exponent - 24);
+      const double off =
+          std::isnan(found[i]) ? kInfinity : std::abs(found[i] - expected) / std::ldexp(1.0, exponent - 24);
       if (off > worst) {
         worst = off;
         at = x[i];

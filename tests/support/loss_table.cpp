@@ -57,7 +57,9 @@ Matrix transposed(const Matrix& m) {
 
 using Ids = std::vector<std::int64_t>;
 
-Tensor tensor_of(const Ids& ids) { return ids.empty() ? Tensor() : Tensor::from(ids, {static_cast<std::int64_t>(ids.size())}); }
+Tensor tensor_of(const Ids& ids) {
+  return ids.empty() ? Tensor() : Tensor::from(ids, {static_cast<std::int64_t>(ids.size())});
+}
 
 /// Whether target j is no negative of query i, whose positive is target i · step. Without ids all differ.
 bool left_out(std::size_t i, std::size_t j, std::size_t step, const Ids& query_ids, const Ids& target_ids) {
@@ -73,8 +75,8 @@ struct Weighting {
   bool some() const { return label_smoothing != 0 || hardness != 0; }
 };
 
-/// Mean over rows of the cross-entropy against (1 - ε) at the positive and ε spread evenly over the candidates, negatives
-/// weighted.
+/// Mean over rows of the cross-entropy against (1 - ε) at the positive and ε spread evenly over the candidates,
+/// negatives weighted.
 double contrast(const Matrix& z, std::size_t step, const Weighting& weighting = {}, const Ids& query_ids = {},
                 const Ids& target_ids = {}) {
   double total = 0;
@@ -196,8 +198,12 @@ using TiledLoss = std::function<Variable(Span, const Tiles&)>;
 /// A row of a loss with `tiles` among its options, and one of the same in tiles, unless it refuses them.
 void add(std::vector<LossRow>& rows, const std::string& name, const std::vector<Tensor>& inputs, const TiledLoss& loss,
          const std::function<double()>& reference, bool refuses_tiles = false) {
-  LossRow row{.name = name, .inputs = inputs, .loss = [loss](Span x) { return loss(x, std::nullopt); }, .reference = reference,
-              .in_tiles = loss, .refuses_tiles = refuses_tiles};
+  LossRow row{.name = name,
+              .inputs = inputs,
+              .loss = [loss](Span x) { return loss(x, std::nullopt); },
+              .reference = reference,
+              .in_tiles = loss,
+              .refuses_tiles = refuses_tiles};
   rows.push_back(row);
   if (refuses_tiles) return;
   row.name += ", in tiles";
@@ -226,10 +232,15 @@ void add_pairwise(std::vector<LossRow>& rows, std::int64_t n, std::int64_t width
                         const Ids& t = {}) {
     const Ids query_ids = repeated(q, n), target_ids = repeated(t, targets.size(0));
     const EqualTargets equal{.target_ids = tensor_of(target_ids), .query_ids = tensor_of(query_ids)};
-    add(rows, "info_nce" + name, {a, targets, scalar(3)},
+    add(
+        rows, "info_nce" + name, {a, targets, scalar(3)},
         [=](Span x, const Tiles& tiles) {
-          return info_nce(x[0], x[1], {.scale = x[2], .label_smoothing = weighting.label_smoothing,
-                                       .hardness = weighting.hardness, .equal_targets = equal, .tiles = tiles});
+          return info_nce(x[0], x[1],
+                          {.scale = x[2],
+                           .label_smoothing = weighting.label_smoothing,
+                           .hardness = weighting.hardness,
+                           .equal_targets = equal,
+                           .tiles = tiles});
         },
         [=] {
           return contrast(logits_of(a, targets, 3), static_cast<std::size_t>(targets.size(0) / n), weighting, query_ids,
@@ -240,10 +251,15 @@ void add_pairwise(std::vector<LossRow>& rows, std::int64_t n, std::int64_t width
   const auto clip = [&](const std::string& name, const Weighting& weighting, const Ids& q = {}, const Ids& t = {}) {
     const Ids query_ids = repeated(q, n), target_ids = repeated(t, n);
     const EqualTargets equal{.target_ids = tensor_of(target_ids), .query_ids = tensor_of(query_ids)};
-    add(rows, "clip_loss" + name, {a, b, scalar(1.2)},
+    add(
+        rows, "clip_loss" + name, {a, b, scalar(1.2)},
         [=](Span x, const Tiles& tiles) {
-          return clip_loss(x[0], x[1], {.scale = Scale::from_log(x[2]), .label_smoothing = weighting.label_smoothing,
-                                        .hardness = weighting.hardness, .equal_targets = equal, .tiles = tiles});
+          return clip_loss(x[0], x[1],
+                           {.scale = Scale::from_log(x[2]),
+                            .label_smoothing = weighting.label_smoothing,
+                            .hardness = weighting.hardness,
+                            .equal_targets = equal,
+                            .tiles = tiles});
         },
         [=] {
           const Matrix z = logits_of(a, b, std::exp(1.2));
@@ -273,7 +289,8 @@ void add_pairwise(std::vector<LossRow>& rows, std::int64_t n, std::int64_t width
   clip(", equal pairs", {}, {}, pair_ids);
   clip(", equal images and texts", {}, query_ids, pair_ids);
   clip(", equal images, smoothed, hardness", {.label_smoothing = 0.3, .hardness = 0.5}, query_ids);
-  add(rows, "siglip_loss", {a, b, scalar(0.7), scalar(-2)},
+  add(
+      rows, "siglip_loss", {a, b, scalar(0.7), scalar(-2)},
       [](Span x, const Tiles& tiles) {
         return siglip_loss(x[0], x[1], {.scale = Scale::from_log(x[2]), .bias = x[3], .tiles = tiles});
       },
@@ -281,11 +298,12 @@ void add_pairwise(std::vector<LossRow>& rows, std::int64_t n, std::int64_t width
   for (const auto& [q, t] : {std::pair{Ids{}, pair_ids}, {query_ids, pair_ids}}) {
     const Ids images = repeated(q, n), texts = repeated(t, n);
     const EqualTargets equal{.target_ids = tensor_of(texts), .query_ids = tensor_of(images)};
-    add(rows, q.empty() ? "siglip_loss, equal pairs" : "siglip_loss, equal images and texts",
+    add(
+        rows, q.empty() ? "siglip_loss, equal pairs" : "siglip_loss, equal images and texts",
         {a, b, scalar(0.7), scalar(-2)},
         [=](Span x, const Tiles& tiles) {
-          return siglip_loss(x[0], x[1], {.scale = Scale::from_log(x[2]), .bias = x[3], .equal_targets = equal,
-                                          .tiles = tiles});
+          return siglip_loss(x[0], x[1],
+                             {.scale = Scale::from_log(x[2]), .bias = x[3], .equal_targets = equal, .tiles = tiles});
         },
         [=] { return naive_siglip(a, b, std::exp(0.7), -2, images, texts); });
   }
@@ -293,14 +311,19 @@ void add_pairwise(std::vector<LossRow>& rows, std::int64_t n, std::int64_t width
 
 void add_supervised(std::vector<LossRow>& rows) {
   const Tensor a = random_values({5, 4}, 4), b = random_values({5, 4}, 5), x = random_values({7, 3}, 6);
-  rows.push_back({"nt_xent", {a, b, scalar(2.5)}, [](Span v) { return nt_xent(v[0], v[1], {.scale = v[2]}); }, [=] {
+  rows.push_back({"nt_xent",
+                  {a, b, scalar(2.5)},
+                  [](Span v) { return nt_xent(v[0], v[1], {.scale = v[2]}); },
+                  [=] {
                     Matrix both = matrix_of(a);
                     for (const auto& row : matrix_of(b)) both.push_back(row);
                     return naive_supervised(both, {0, 1, 2, 3, 4, 0, 1, 2, 3, 4}, 2.5);
                   }});
-  // Equal samples are no candidates of each other: of either view there is one for each of the others, and the positive.
+  // Equal samples are no candidates of each other: of either view there is one for each of the others, and the
+  // positive.
   const Ids samples{3, 5, 3, 8, 5};
-  rows.push_back({"nt_xent, equal samples", {a, b, scalar(2.5)},
+  rows.push_back({"nt_xent, equal samples",
+                  {a, b, scalar(2.5)},
                   [=](Span v) {
                     return nt_xent(v[0], v[1], {.scale = v[2], .equal_targets = {.target_ids = tensor_of(samples)}});
                   },
@@ -320,11 +343,16 @@ void add_supervised(std::vector<LossRow>& rows) {
                   }});
   const std::vector<std::int64_t> labels{4, -1, 4, 9, -1, 4, 7};  // two anchors have no positive
   const Tensor ids = Tensor::from(labels, {7});
-  rows.push_back({"sup_con", {x, scalar(3)}, [=](Span v) { return sup_con(v[0], ids, {.scale = v[1]}); },
-                  [=] { return naive_supervised(matrix_of(x), labels, 3); }, 1});
-  rows.push_back({"sup_con, one class", {x, scalar(3)},
+  rows.push_back({"sup_con",
+                  {x, scalar(3)},
+                  [=](Span v) { return sup_con(v[0], ids, {.scale = v[1]}); },
+                  [=] { return naive_supervised(matrix_of(x), labels, 3); },
+                  1});
+  rows.push_back({"sup_con, one class",
+                  {x, scalar(3)},
                   [](Span v) { return sup_con(v[0], Tensor::full({7}, 2, DType::kInt32), {.scale = v[1]}); },
-                  [=] { return naive_supervised(matrix_of(x), std::vector<std::int64_t>(7, 2), 3); }, 1});
+                  [=] { return naive_supervised(matrix_of(x), std::vector<std::int64_t>(7, 2), 3); },
+                  1});
 }
 
 void add_guided(std::vector<LossRow>& rows) {
@@ -334,7 +362,8 @@ void add_guided(std::vector<LossRow>& rows) {
                        const Ids& ids = {}) {
     GistOptions with = options;
     with.equal_targets.target_ids = tensor_of(ids);
-    rows.push_back({"gist_loss" + name, {q, targets, scalar(4)},
+    rows.push_back({"gist_loss" + name,
+                    {q, targets, scalar(4)},
                     [=](Span x) {
                       GistOptions own = with;
                       own.scale = x[2];
@@ -362,7 +391,8 @@ void add_matryoshka(std::vector<LossRow>& rows) {
     }
     return Tensor::from(values, {t.size(0), width});
   };
-  rows.push_back({"matryoshka", {a, b, scalar(3)},
+  rows.push_back({"matryoshka",
+                  {a, b, scalar(3)},
                   [](Span x) {
                     const Variable scale = x[2];
                     return matryoshka([&](Span r) { return info_nce(r[0], r[1], {.scale = scale}); }, x.first(2),
@@ -389,12 +419,15 @@ void add_late_interaction(std::vector<LossRow>& rows, std::int64_t n, std::int64
       if (6 * i + at < mask.numel()) mask.mutable_data<bool>()[6 * i + at] = false;
     }
   }
-  const auto beside = [](const Tensor& m, const Variable& x) { return m.defined() && x.defined() ? m.to(x.device()) : m; };
+  const auto beside = [](const Tensor& m, const Variable& x) {
+    return m.defined() && x.defined() ? m.to(x.device()) : m;
+  };
   const auto maxsim = [&](const std::string& name, const Tensor& own, const Tensor& documents, const Tensor& other,
                           const Ids& document_ids) {
     const Ids ids = repeated(document_ids, documents.size(0));
     const EqualTargets equal{.target_ids = tensor_of(ids)};
-    add(rows, "maxsim_loss" + name, {q, documents, scalar(0.8)},
+    add(
+        rows, "maxsim_loss" + name, {q, documents, scalar(0.8)},
         [=](Span x, const Tiles& tiles) {
           return maxsim_loss(x[0], beside(own, x[0]), x[1], beside(other, x[1]),
                              {.scale = x[2], .equal_targets = equal, .tiles = tiles});

@@ -57,7 +57,8 @@ double relative_distance(const Tensor& found, const Tensor& expected) {
 }
 
 /// In 16 bits and in f64, the same values: those of f32 rounded once, so that a comparison sees what the ops add.
-void compare(const Function& f, const std::vector<Tensor>& inputs, const Shape& out, Device device, DType low, double units) {
+void compare(const Function& f, const std::vector<Tensor>& inputs, const Shape& out, Device device, DType low,
+             double units) {
   std::vector<Tensor> wide, narrow;
   for (const Tensor& input : inputs) {
     const Tensor once = input.to(low);
@@ -112,9 +113,10 @@ void check_block(ops::Activation activation, std::int64_t hidden_width, Device d
   std::vector<Tensor> inputs{random_values({3, 7, kWidth}, 1), random_values({kWidth}, 2), random_values({kWidth}, 3)};
   for (std::uint64_t i = 0; i < 3; ++i) inputs.push_back(weights({kWidth, kWidth}, 4 + i));
   for (std::uint64_t i = 0; i < 2; ++i) inputs.push_back(random_values({kWidth}, 7 + i));
-  inputs.insert(inputs.end(), {weights({kWidth, kWidth}, 10), random_values({kWidth}, 11), random_values({kWidth}, 12),
-                               random_values({kWidth}, 13), weights({hidden_width, kWidth}, 14), random_values({hidden_width}, 15),
-                               weights({kWidth, hidden_width}, 16), random_values({kWidth}, 17)});
+  inputs.insert(inputs.end(),
+                {weights({kWidth, kWidth}, 10), random_values({kWidth}, 11), random_values({kWidth}, 12),
+                 random_values({kWidth}, 13), weights({hidden_width, kWidth}, 14), random_values({hidden_width}, 15),
+                 weights({kWidth, hidden_width}, 16), random_values({kWidth}, 17)});
   compare(block, inputs, {3, 7, kWidth}, device, low, 6);
 }
 
@@ -138,7 +140,7 @@ void check_low_readers(Device device, DType low) {
     sum = ops::activated_linear(z, ops::Activation::kSilu, x[3], {}, sum);
     return ops::linear(ops::multi_linear(z, parts, {}, kOperand), x[5], {}, sum);
   };
-  const std::vector<Tensor> inputs{random_values({2, 6, 20}, 1), weights({24, 20}, 2), random_values({24}, 3),
+  const std::vector<Tensor> inputs{random_values({2, 6, 20}, 1), weights({24, 20}, 2),  random_values({24}, 3),
                                    weights({8, 24}, 4),          random_values({8}, 5), weights({8, 16}, 6)};
   compare(readers, inputs, {2, 6, 8}, device, low, 6);
 }

@@ -3,7 +3,8 @@
 #include "tapecache/core/device.h"
 #include "tapecache/core/dtype.h"
 
-/// Results of 16 bits between ops (ResultType::kOperand), against the same ops in f64. On any device; `low` is bf16 or f16.
+/// Results of 16 bits between ops (ResultType::kOperand), against the same ops in f64. On any device; `low` is bf16 or
+/// f16.
 namespace tapecache::testing {
 
 /// The ops of a transformer block one after another: what is between them is of 16 bits, and the gradients near.

@@ -106,7 +106,8 @@ inline void check_names(std::span<const Parameter> parameters, const std::map<st
   for (const auto& [name, shape] : expected) {
     BOOST_TEST(found.contains(name), name << " is missing");
     if (found.contains(name)) {
-      BOOST_TEST((found.at(name) == shape), name << " is " << to_string(found.at(name)) << ", not " << to_string(shape));
+      BOOST_TEST((found.at(name) == shape),
+                 name << " is " << to_string(found.at(name)) << ", not " << to_string(shape));
     }
   }
   for (const auto& [name, shape] : found) BOOST_TEST(expected.contains(name), name << " is not expected");

@@ -69,8 +69,7 @@ NaiveArray naive_reduce(const NaiveArray& x, int axis, const std::function<doubl
   return y;
 }
 
-NaiveArray naive_rows(const NaiveArray& x,
-                      const std::function<std::vector<double>(const std::vector<double>&)>& f) {
+NaiveArray naive_rows(const NaiveArray& x, const std::function<std::vector<double>(const std::vector<double>&)>& f) {
   NaiveArray y = x;
   const std::int64_t width = x.shape[-1];
   for (std::int64_t begin = 0; begin < x.shape.numel(); begin += width) {

@@ -37,8 +37,7 @@ NaiveArray naive_binary(const NaiveArray& a, const NaiveArray& b, const std::fun
 /// Reduces one axis (not negative) by a function of the values along it.
 NaiveArray naive_reduce(const NaiveArray& x, int axis, const std::function<double(const std::vector<double>&)>& f);
 /// Replaces each row of the last axis by a function of it.
-NaiveArray naive_rows(const NaiveArray& x,
-                      const std::function<std::vector<double>(const std::vector<double>&)>& f);
+NaiveArray naive_rows(const NaiveArray& x, const std::function<std::vector<double>(const std::vector<double>&)>& f);
 
 NaiveArray naive_layer_norm(const NaiveArray& x, const NaiveArray& gamma, const NaiveArray& beta, double epsilon);
 

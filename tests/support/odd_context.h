@@ -4,8 +4,8 @@
 
 namespace tapecache::testing {
 
-/// A context in which nothing is as a thread begins with. The fields are bound by name, so that this does not compile once there
-/// is one more: it belongs here too, and then the tests see whether second forwards get it.
+/// A context in which nothing is as a thread begins with. The fields are bound by name, so that this does not compile
+/// once there is one more: it belongs here too, and then the tests see whether second forwards get it.
 inline ForwardContext odd_context() {
   ForwardContext context;
   auto& [random, autocast, anomaly_mode, recompute, partial_batch] = context;

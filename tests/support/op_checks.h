@@ -44,7 +44,8 @@ Outcome run(const OpRow& row, std::span<const Tensor> inputs);
 void check_close(const Tensor& found, const Tensor& expected, double tolerance, const std::string& what);
 void check_same_bits(const Outcome& a, const Outcome& b, const std::string& what);
 
-/// That gradients are added to what is there: of an op used twice, of parameters that have one, of an input given twice.
+/// That gradients are added to what is there: of an op used twice, of parameters that have one, of an input given
+/// twice.
 void check_accumulates(const OpRow& row, const std::vector<Tensor>& inputs, double tolerance);
 
 /// That the bits do not depend on what the memory held before. Called under Poison.

@@ -73,15 +73,18 @@ void add_contrastive_rows(std::vector<OpRow>& rows) {
                        const ops::TileOptions& tile, std::vector<Input> large = {}) {
     const double flops = large.empty() ? 0 : 2.0 * static_cast<double>(large[0].shape.numel() * large[1].shape[0]);
     const auto tile_for = [tile, few = inputs[0].shape[0]](std::int64_t samples) {  // as many tiles of the large inputs
-      const auto scaled = [&](std::optional<std::int64_t> side) { return side ? std::optional(*side * samples / few) : side; };
+      const auto scaled = [&](std::optional<std::int64_t> side) {
+        return side ? std::optional(*side * samples / few) : side;
+      };
       return ops::TileOptions{scaled(tile.rows), scaled(tile.columns)};
     };
     rows.push_back({.name = "contrastive_loss_" + name,
                     .inputs = std::move(inputs),
-                    .op = [=](std::span<const Variable> x) {
-                      return ops::contrastive_loss(op, x[0], x[1], x[2], x.size() > 3 ? x[3] : Variable(),
-                                                   tile_for(x[0].rank() > 0 ? x[0].size(0) : 1));
-                    },
+                    .op =
+                        [=](std::span<const Variable> x) {
+                          return ops::contrastive_loss(op, x[0], x[1], x[2], x.size() > 3 ? x[3] : Variable(),
+                                                       tile_for(x[0].rank() > 0 ? x[0].size(0) : 1));
+                        },
                     .reference = [=](Span x) { return naive_contrastive(op, x); },
                     .large = std::move(large),
                     .flops = flops});
@@ -105,10 +108,11 @@ void add_maxsim_rows(std::vector<OpRow>& rows) {
     }
     rows.push_back({.name = "maxsim_loss" + name,
                     .inputs = std::move(inputs),
-                    .op = [=](std::span<const Variable> x) {
-                      const auto mask = [&](std::size_t i) { return x.size() > i ? x[i].value() : Tensor(); };
-                      return ops::maxsim_loss(x[0], mask(3), x[1], mask(4), x[2], tile);
-                    },
+                    .op =
+                        [=](std::span<const Variable> x) {
+                          const auto mask = [&](std::size_t i) { return x.size() > i ? x[i].value() : Tensor(); };
+                          return ops::maxsim_loss(x[0], mask(3), x[1], mask(4), x[2], tile);
+                        },
                     .reference = naive_maxsim,
                     .large = std::move(large),
                     .flops = flops});

@@ -39,7 +39,8 @@ void add_binary_rows(std::vector<OpRow>& rows, const std::string& name, Binary o
   row("no_rows", {0, 4}, {4});
 }
 
-/// With large inputs where `flops` is given: of an element, as vector code takes them that evaluates a polynomial of usual length.
+/// With large inputs where `flops` is given: of an element, as vector code takes them that evaluates a polynomial of
+/// usual length.
 void add_unary_row(std::vector<OpRow>& rows, const std::string& name, Op op, std::function<double(double)> f,
                    std::vector<Input> inputs, double flops = 0) {
   const Input& input = inputs.front();
@@ -107,7 +108,8 @@ void add_unary_rows(std::vector<OpRow>& rows) {
   const auto pow = [&](const std::string& name, double exponent, double low, double high) {
     add_unary_row(
         rows, name, [exponent](std::span<const Variable> x) { return ops::pow(x[0], exponent); },
-        [exponent](double x) { return std::pow(x, exponent); }, {floating({3, 4, 5}, low, high)}, exponent == 1.5 ? 60 : 0);
+        [exponent](double x) { return std::pow(x, exponent); }, {floating({3, 4, 5}, low, high)},
+        exponent == 1.5 ? 60 : 0);
   };
   pow("pow_square", 2, -2, 2);
   pow("pow_cube", 3, -2, 2);

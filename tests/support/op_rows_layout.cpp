@@ -173,8 +173,7 @@ void add_drop_rows(std::vector<OpRow>& rows, const std::string& suffix, Input in
                           random_state().samples = draw.samples;
                           return f(x[0], draw.probability);
                         },
-                    .reference =
-                        [=](std::span<const NaiveArray> x) { return naive_drop(x[0], draw, whole_samples); },
+                    .reference = [=](std::span<const NaiveArray> x) { return naive_drop(x[0], draw, whole_samples); },
                     .large = large,
                     // Ten rounds of Philox for four elements, with products of 64 bits.
                     .flops = (whole_samples ? 1 : 60) * elements});

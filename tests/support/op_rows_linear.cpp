@@ -51,20 +51,19 @@ double flops_of(std::span<const Input> large) {
 void add_linear_row(std::vector<OpRow>& rows, const std::string& name, std::vector<Input> inputs,
                     std::vector<Input> large = {}) {
   const double flops = flops_of(large);
-  rows.push_back({.name = name,
-                  .inputs = std::move(inputs),
-                  .op =
-                      [](std::span<const Variable> x) {
-                        return ops::linear(x[0], x[1], x.size() >= 3 ? x[2] : Variable(),
-                                           x.size() == 4 ? x[3] : Variable());
-                      },
-                  .reference =
-                      [](std::span<const NaiveArray> x) {
-                        return naive_linear(x[0], x[1], x.size() >= 3 ? &x[2] : nullptr,
-                                            x.size() == 4 ? &x[3] : nullptr);
-                      },
-                  .large = std::move(large),
-                  .flops = flops});
+  rows.push_back(
+      {.name = name,
+       .inputs = std::move(inputs),
+       .op =
+           [](std::span<const Variable> x) {
+             return ops::linear(x[0], x[1], x.size() >= 3 ? x[2] : Variable(), x.size() == 4 ? x[3] : Variable());
+           },
+       .reference =
+           [](std::span<const NaiveArray> x) {
+             return naive_linear(x[0], x[1], x.size() >= 3 ? &x[2] : nullptr, x.size() == 4 ? &x[3] : nullptr);
+           },
+       .large = std::move(large),
+       .flops = flops});
 }
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
@@ -84,9 +83,10 @@ void add_activated_linear_rows(std::vector<OpRow>& rows) {
   for (const auto& [name, activation, f] : activations) {
     OpRow row{.name = "activated_linear_" + name,
               .inputs = {floating({2, 3, 4}), floating({5, 4}), floating({5})},
-              .op = [activation = activation](std::span<const Variable> x) {
-                return ops::activated_linear(x[0], activation, x[1], x[2], x.size() == 4 ? x[3] : Variable());
-              },
+              .op =
+                  [activation = activation](std::span<const Variable> x) {
+                    return ops::activated_linear(x[0], activation, x[1], x[2], x.size() == 4 ? x[3] : Variable());
+                  },
               .reference =
                   [f = f](std::span<const NaiveArray> x) {
                     return naive_linear(naive_unary(x[0], f), x[1], &x[2], x.size() == 4 ? &x[3] : nullptr);
@@ -102,15 +102,14 @@ void add_activated_linear_rows(std::vector<OpRow>& rows) {
     rows.push_back(std::move(row));
     rows.push_back(std::move(with_residual));
   }
-  rows.push_back({.name = "activated_linear_without_bias",
-                  .inputs = {floating({4, 3}), floating({2, 3})},
-                  .op = [](std::span<const Variable> x) {
-                    return ops::activated_linear(x[0], Activation::kSilu, x[1]);
-                  },
-                  .reference =
-                      [](std::span<const NaiveArray> x) {
-                        return naive_linear(naive_unary(x[0], [](double v) { return v * sigmoid(v); }), x[1]);
-                      }});
+  rows.push_back(
+      {.name = "activated_linear_without_bias",
+       .inputs = {floating({4, 3}), floating({2, 3})},
+       .op = [](std::span<const Variable> x) { return ops::activated_linear(x[0], Activation::kSilu, x[1]); },
+       .reference =
+           [](std::span<const NaiveArray> x) {
+             return naive_linear(naive_unary(x[0], [](double v) { return v * sigmoid(v); }), x[1]);
+           }});
 }
 
 /// x is the bias too: its gradient comes from both.
@@ -119,15 +118,15 @@ void add_rows_of_x_as_bias(std::vector<OpRow>& rows) {
                   .inputs = {floating({4}), floating({4, 4})},
                   .op = [](std::span<const Variable> x) { return ops::linear(x[0], x[1], x[0]); },
                   .reference = [](std::span<const NaiveArray> x) { return naive_linear(x[0], x[1], &x[0]); }});
-  rows.push_back({.name = "activated_linear_of_vector_as_bias",
-                  .inputs = {floating({4}), floating({4, 4})},
-                  .op = [](std::span<const Variable> x) {
-                    return ops::activated_linear(x[0], ops::Activation::kSilu, x[1], x[0]);
-                  },
-                  .reference =
-                      [](std::span<const NaiveArray> x) {
-                        return naive_linear(naive_unary(x[0], [](double v) { return v * sigmoid(v); }), x[1], &x[0]);
-                      }});
+  rows.push_back(
+      {.name = "activated_linear_of_vector_as_bias",
+       .inputs = {floating({4}), floating({4, 4})},
+       .op =
+           [](std::span<const Variable> x) { return ops::activated_linear(x[0], ops::Activation::kSilu, x[1], x[0]); },
+       .reference =
+           [](std::span<const NaiveArray> x) {
+             return naive_linear(naive_unary(x[0], [](double v) { return v * sigmoid(v); }), x[1], &x[0]);
+           }});
 }
 
 /// multi_linear of x [rows, in] with weights of these numbers of rows, or normalized_linear, whose γ and β follow x.
@@ -165,8 +164,7 @@ OpRow norm_used_twice_row() {
   row.large = joined_row("", {515, 96}, {64, 32}, true, true).inputs;
   row.flops = 2.0 * 515 * 96 * (64 + 32);
   row.op = [](std::span<const Variable> v) {
-    const auto [y, normalized] =
-        ops::normalized_linear(v[0], {v[1], v[2], 1e-5}, v.subspan(3, 2), v.subspan(5, 2));
+    const auto [y, normalized] = ops::normalized_linear(v[0], {v[1], v[2], 1e-5}, v.subspan(3, 2), v.subspan(5, 2));
     return ops::add(y, normalized);
   };
   row.reference = [products = row.reference](std::span<const NaiveArray> v) {

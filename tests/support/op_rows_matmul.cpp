@@ -66,8 +66,8 @@ void add_matmul_rows(std::vector<OpRow>& rows, const std::string& name, const Sh
     if (large_a.rank() > 0) {
       row.large = {floating(stored(large_a, transpose_a)), floating(stored(large_b, transpose_b))};
       const Shape& batched = large_a.rank() == 2 ? large_b : large_a;
-      row.flops = 2.0 * static_cast<double>(batched.product(0, batched.rank() - 2) * large_a[-2] * large_a[-1] *
-                                            large_b[-1]);
+      row.flops =
+          2.0 * static_cast<double>(batched.product(0, batched.rank() - 2) * large_a[-2] * large_a[-1] * large_b[-1]);
     }
     rows.push_back(std::move(row));
   }
@@ -84,8 +84,8 @@ NaiveArray naive_patch_embedding(std::span<const NaiveArray> x) {
     for (std::int64_t c = 0; c < channels; ++c) {
       for (std::int64_t i = 0; i < patch; ++i) {
         for (std::int64_t j = 0; j < patch; ++j) {
-          total += images[flat(images.shape, {at[0], c, top + i, left + j})] *
-                   weight[flat(weight.shape, {at[2], c, i, j})];
+          total +=
+              images[flat(images.shape, {at[0], c, top + i, left + j})] * weight[flat(weight.shape, {at[2], c, i, j})];
         }
       }
     }
@@ -96,8 +96,7 @@ NaiveArray naive_patch_embedding(std::span<const NaiveArray> x) {
 
 void add_patch_row(std::vector<OpRow>& rows, const std::string& name, std::vector<Input> inputs,
                    std::vector<Input> large = {}) {
-  const double flops =
-      large.empty() ? 0 : 2.0 * static_cast<double>(large[0].shape.numel() * large[1].shape[0]);
+  const double flops = large.empty() ? 0 : 2.0 * static_cast<double>(large[0].shape.numel() * large[1].shape[0]);
   rows.push_back({.name = name,
                   .inputs = std::move(inputs),
                   .op =

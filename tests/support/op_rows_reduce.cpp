@@ -20,16 +20,13 @@ double naive_norm(const std::vector<double>& x) {
 }
 double naive_max(const std::vector<double>& x) { return *std::max_element(x.begin(), x.end()); }
 
-OpRow reduce_row(std::string name, Reduce op, const Line& f, int axis, Input input,
-                 std::vector<Input> large = {}) {
+OpRow reduce_row(std::string name, Reduce op, const Line& f, int axis, Input input, std::vector<Input> large = {}) {
   const double flops = large.empty() ? 0 : static_cast<double>(large[0].shape.numel());
   return {.name = std::move(name),
           .inputs = {std::move(input)},
           .op = [=](std::span<const Variable> x) { return op(x[0], axis); },
           .reference =
-              [=](std::span<const NaiveArray> x) {
-                return naive_reduce(x[0], x[0].shape.normalize_axis(axis), f);
-              },
+              [=](std::span<const NaiveArray> x) { return naive_reduce(x[0], x[0].shape.normalize_axis(axis), f); },
           .large = std::move(large),
           .flops = flops};
 }
@@ -59,10 +56,8 @@ std::vector<OpRow> reduce_rows() {
     Line f;
   };
   const std::vector<Case> cases{
-      {"sum", ops::sum, naive_sum},
-      {"mean", ops::mean, naive_mean},
-      {"max", ops::max, naive_max},
-      {"logsumexp", ops::logsumexp, naive_logsumexp},
+      {"sum", ops::sum, naive_sum},    {"mean", ops::mean, naive_mean},
+      {"max", ops::max, naive_max},    {"logsumexp", ops::logsumexp, naive_logsumexp},
       {"norm", ops::norm, naive_norm},
   };
   std::vector<OpRow> rows;
@@ -92,7 +87,8 @@ std::vector<OpRow> reduce_rows() {
   zero.differentiable = false;
   rows.push_back(std::move(zero));
 
-  const auto distance_row = [&](const std::string& name, const Shape& a, const Shape& b, std::vector<Input> large = {}) {
+  const auto distance_row = [&](const std::string& name, const Shape& a, const Shape& b,
+                                std::vector<Input> large = {}) {
     rows.push_back({.name = name,
                     .inputs = {floating(a), floating(b)},
                     .op = [](std::span<const Variable> x) { return ops::distance(x[0], x[1]); },

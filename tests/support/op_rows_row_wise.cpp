@@ -53,16 +53,16 @@ void add_softmax_rows(std::vector<OpRow>& rows) {
   const auto row = [&](const std::string& name, Input input, std::vector<Input> large = {}) {
     const double flops = large.empty() ? 0 : 24.0 * static_cast<double>(large[0].shape.numel());
     for (const bool log : {false, true}) {
-      rows.push_back({.name = (log ? "log_softmax" : "softmax") + name,
-                      .inputs = {input},
-                      .op = [f = log ? ops::log_softmax : ops::softmax](
-                                std::span<const Variable> x) { return f(x[0]); },
-                      .reference =
-                          [log](std::span<const NaiveArray> x) {
-                            return naive_rows(x[0], log ? naive_log_softmax : naive_softmax);
-                          },
-                      .large = large,
-                      .flops = flops});
+      rows.push_back(
+          {.name = (log ? "log_softmax" : "softmax") + name,
+           .inputs = {input},
+           .op = [f = log ? ops::log_softmax : ops::softmax](std::span<const Variable> x) { return f(x[0]); },
+           .reference =
+               [log](std::span<const NaiveArray> x) {
+                 return naive_rows(x[0], log ? naive_log_softmax : naive_softmax);
+               },
+           .large = large,
+           .flops = flops});
     }
   };
   row("", floating({3, 5}, -3, 3), {floating({1030, 515}, -3, 3)});
@@ -230,8 +230,8 @@ void add_l2_normalize_rows(std::vector<OpRow>& rows) {
   rows.push_back(l2_normalize_row("l2_normalize_of_tokens", floating({2, 3, 5}), 1e-12));
   rows.push_back(l2_normalize_row("l2_normalize_of_vector", floating({5}), 1e-12));
   rows.push_back(l2_normalize_row("l2_normalize_below_epsilon", floating({3, 4}), 10));
-  rows.push_back(l2_normalize_row("l2_normalize_some_below_epsilon",
-                                  floating({2, 3}, {0.25, 0.5, -0.25, 2, -3, 1.5}), 1));
+  rows.push_back(
+      l2_normalize_row("l2_normalize_some_below_epsilon", floating({2, 3}, {0.25, 0.5, -0.25, 2, -3, 1.5}), 1));
   rows.push_back(l2_normalize_row("l2_normalize_no_rows", floating({0, 3}), 1e-12));
   OpRow zero = l2_normalize_row("l2_normalize_zero_row", floating({3, 3}, {1, 2, 3, 0, 0, 0, -1, 0, 2}), 1e-12);
   zero.differentiable = false;

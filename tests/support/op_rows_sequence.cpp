@@ -134,14 +134,14 @@ void add_pooling_rows(std::vector<OpRow>& rows) {
                        std::vector<Input> large = {}) {
     const bool reads_all = f == mean_of || f == max_of;
     const double flops = large.empty() || !reads_all ? 0 : static_cast<double>(large[0].shape.numel());
-    rows.push_back({.name = name,
-                    .inputs = std::move(inputs),
-                    .op = [op](
-                              std::span<const Variable> x) { return op(x[0], x.size() > 1 ? x[1].value() : Tensor()); },
-                    .reference = [f](std::span<const NaiveArray> x) { return naive_pool(x, f); },
-                    .large = std::move(large),
-                    .flops = flops,
-                    .reads_all = reads_all});
+    rows.push_back(
+        {.name = name,
+         .inputs = std::move(inputs),
+         .op = [op](std::span<const Variable> x) { return op(x[0], x.size() > 1 ? x[1].value() : Tensor()); },
+         .reference = [f](std::span<const NaiveArray> x) { return naive_pool(x, f); },
+         .large = std::move(large),
+         .flops = flops,
+         .reads_all = reads_all});
   };
   const Input x = floating({3, 4, 5});
   const Input padding = mask({3, 4}, {1, 1, 1, 1, 1, 0, 0, 0, 1, 1, 0, 0});
@@ -163,20 +163,20 @@ void add_pooling_rows(std::vector<OpRow>& rows) {
   row("cls_pool_holes", ops::cls_pool, first_of, {x, holes});
 
   const auto select = [&](const std::string& name, std::vector<Input> inputs, std::vector<Input> large_inputs = {}) {
-    rows.push_back({.name = name,
-                    .inputs = std::move(inputs),
-                    .op = [](std::span<const Variable> v) { return ops::select_token(v[0], v[1].value()); },
-                    .reference =
-                        [](std::span<const NaiveArray> v) {
-                          NaiveArray y(Shape{v[0].size(0), v[0].size(2)});
-                          for_each_index(y.shape, [&](const Index& at) {
-                            y[flat(y.shape, at)] =
-                                v[0][flat(v[0].shape, {at[0], static_cast<std::int64_t>(v[1][at[0]]), at[1]})];
-                          });
-                          return y;
-                        },
-                    .large = std::move(large_inputs),
-                    .reads_all = false});
+    rows.push_back(
+        {.name = name,
+         .inputs = std::move(inputs),
+         .op = [](std::span<const Variable> v) { return ops::select_token(v[0], v[1].value()); },
+         .reference =
+             [](std::span<const NaiveArray> v) {
+               NaiveArray y(Shape{v[0].size(0), v[0].size(2)});
+               for_each_index(y.shape, [&](const Index& at) {
+                 y[flat(y.shape, at)] = v[0][flat(v[0].shape, {at[0], static_cast<std::int64_t>(v[1][at[0]]), at[1]})];
+               });
+               return y;
+             },
+         .large = std::move(large_inputs),
+         .reads_all = false});
   };
   select("select_token", {x, indices({3}, {2, 0, 3})}, {large, indices({64}, 77)});
   select("select_token_int32", {x, indices({3}, {1, 1, 3}, DType::kInt32)});

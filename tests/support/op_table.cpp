@@ -45,8 +45,8 @@ Input mask(const Shape& shape, std::vector<double> given) { return {shape, DType
 const std::vector<OpRow>& op_rows() {
   static const std::vector<OpRow> all = [] {
     std::vector<OpRow> rows;
-    for (auto family : {elementwise_rows, linear_rows, matmul_rows, reduce_rows, row_wise_rows, layout_rows, sequence_rows,
-                        contrastive_rows}) {
+    for (auto family : {elementwise_rows, linear_rows, matmul_rows, reduce_rows, row_wise_rows, layout_rows,
+                        sequence_rows, contrastive_rows}) {
       std::vector<OpRow> some = family();
       std::move(some.begin(), some.end(), std::back_inserter(rows));
     }

@@ -36,11 +36,11 @@ struct OpRow {
   std::vector<Input> inputs;
   Op op;
   Reference reference;
-  std::vector<Input> large = {};  ///< larger inputs, for the benchmark and for work in several blocks; may be empty
-  double flops = 0;               ///< floating-point operations of the forward over `large`
-  bool reads_all = true;          ///< false where the forward picks some of its elements and computes nothing
-  bool differentiable = true;     ///< whether the gradient exists at these inputs
-  double float32_tolerance = 1e-5;           ///< where wider than this default, the row says why
+  std::vector<Input> large = {};    ///< larger inputs, for the benchmark and for work in several blocks; may be empty
+  double flops = 0;                 ///< floating-point operations of the forward over `large`
+  bool reads_all = true;            ///< false where the forward picks some of its elements and computes nothing
+  bool differentiable = true;       ///< whether the gradient exists at these inputs
+  double float32_tolerance = 1e-5;  ///< where wider than this default, the row says why
   double float32_gradient_tolerance = 1e-4;  ///< the same
 };
 

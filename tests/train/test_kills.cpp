@@ -11,9 +11,9 @@
 #include <unistd.h>
 
 #include "folder.h"
-#include "train_checks.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/optimizer.h"
+#include "train_checks.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

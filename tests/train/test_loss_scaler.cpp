@@ -132,7 +132,7 @@ BOOST_AUTO_TEST_CASE(a_step_that_overflows_is_skipped) {
     gradcache::StepOptions options{{3}};
     options.scale = scaler.scale();
     // Steep enough for the cache to overflow at first.
-    const gradcache::Loss loss = [&](std::span<const Variable> r) { 
+    const gradcache::Loss loss = [&](std::span<const Variable> r) {
       return ops::scale(losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(setup.log_scale)}), 1e6);
     };
     const gradcache::StepResult result = gradcache::cached_step(setup.towers(), loss, options);

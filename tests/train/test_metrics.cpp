@@ -137,9 +137,7 @@ BOOST_AUTO_TEST_CASE(a_linear_probe_separates_what_can_be_separated) {
   BOOST_TEST(linear_probe(three.features, three.classes, lone.features.slice(1, 2), lone.classes.slice(1, 2)) == 1);
   // Blobs that overlap: better than chance, worse than right; and the same number each time, whatever is active.
   const Labelled fitted = blobs(300, 3, 3), held_out = blobs(300, 3, 4);
-  const auto probe = [&] {
-    return linear_probe(fitted.features, fitted.classes, held_out.features, held_out.classes);
-  };
+  const auto probe = [&] { return linear_probe(fitted.features, fitted.classes, held_out.features, held_out.classes); };
   const double accuracy = probe();
   BOOST_TEST(accuracy > 0.5);
   BOOST_TEST(accuracy < 0.98);

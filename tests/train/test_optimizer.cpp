@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "train_checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/train/optimizer.h"
+#include "train_checks.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -75,8 +75,8 @@ BOOST_AUTO_TEST_CASE(adamw_is_adamw) {
           for (double& e : g) e *= gradient_scale;
           const double decay = parameters[i].value().rank() >= 2 ? options.weight_decay : 0;
           naive[i].step(expected[i], g, t, rate, decay);
-          BOOST_TEST(max_difference(doubles(parameters[i].value()), expected[i]) <= 1e-12,
-                     parameters[i].name() << ", step " << t);
+          BOOST_TEST(max_difference(doubles(parameters[i].value()), expected[i]) <= 1e-12, parameters[i].name()
+                                                                                               << ", step " << t);
           BOOST_TEST(max_difference(doubles(optimizer.state().at("m." + parameters[i].name())), naive[i].m) <= 1e-12);
           BOOST_TEST(max_difference(doubles(optimizer.state().at("v." + parameters[i].name())), naive[i].v) <= 1e-12);
           // the gradient itself stays
@@ -110,8 +110,8 @@ BOOST_AUTO_TEST_CASE(sgd_is_sgd) {
             v = options.momentum * v + gradient_scale * g[k] + decay * expected[i][k];
             expected[i][k] -= rate * v;
           }
-          BOOST_TEST(max_difference(doubles(parameters[i].value()), expected[i]) <= 1e-12,
-                     parameters[i].name() << ", step " << t);
+          BOOST_TEST(max_difference(doubles(parameters[i].value()), expected[i]) <= 1e-12, parameters[i].name()
+                                                                                               << ", step " << t);
         }
       }
     }
@@ -218,7 +218,8 @@ BOOST_AUTO_TEST_CASE(optimiser_options_outside_their_range) {
 BOOST_AUTO_TEST_CASE(optimiser_options_that_are_not_finite) {
   BOOST_CHECK_EXCEPTION(AdamW(some_parameters(), {.epsilon = kInf}), ValueError, says({"AdamW", "epsilon", "inf"}));
   BOOST_CHECK_EXCEPTION(AdamW(some_parameters(), {.weight_decay = kInf}), ValueError, says({"weight_decay", "inf"}));
-  BOOST_CHECK_EXCEPTION(Sgd(some_parameters(), {.weight_decay = kInf}), ValueError, says({"Sgd", "weight_decay", "inf"}));
+  BOOST_CHECK_EXCEPTION(Sgd(some_parameters(), {.weight_decay = kInf}), ValueError,
+                        says({"Sgd", "weight_decay", "inf"}));
 }
 
 BOOST_AUTO_TEST_CASE(numbers_of_a_step_that_would_spoil_the_weights) {

@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "folder.h"
-#include "train_checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/optimizer.h"
+#include "train_checks.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

@@ -54,9 +54,12 @@ struct Naive {
   }
   double recall(std::size_t k) const {
     const auto end = right.begin() + static_cast<std::ptrdiff_t>(std::min(k, right.size()));
-    return static_cast<double>(std::count(right.begin(), end, true)) / static_cast<double>(std::ranges::count(right, true));
+    return static_cast<double>(std::count(right.begin(), end, true)) /
+           static_cast<double>(std::ranges::count(right, true));
   }
-  double reciprocal_rank() const { return 1.0 / static_cast<double>(1 + (std::ranges::find(right, true) - right.begin())); }
+  double reciprocal_rank() const {
+    return 1.0 / static_cast<double>(1 + (std::ranges::find(right, true) - right.begin()));
+  }
   double ndcg(std::size_t k) const {
     double found = 0, ideal = 0;
     std::vector<bool> best = right;
@@ -100,7 +103,8 @@ BOOST_AUTO_TEST_CASE(metrics_are_as_their_definitions) {
       }
     }
     BOOST_TEST_CONTEXT("up to " << most << " golds") {
-      const auto found_recall = recall_at_k(queries, targets, gold, ks), found_ndcg = ndcg_at_k(queries, targets, gold, ks);
+      const auto found_recall = recall_at_k(queries, targets, gold, ks),
+                 found_ndcg = ndcg_at_k(queries, targets, gold, ks);
       for (const int k : ks) close(found_recall.at(k), recall[k]), close(found_ndcg.at(k), ndcg[k]);
       close(mean_reciprocal_rank(queries, targets, gold), reciprocal);
       BOOST_TEST(found_recall.at(1) < found_recall.at(31));
@@ -127,7 +131,9 @@ BOOST_AUTO_TEST_CASE(queries_by_the_pool_are_more_than_one_pass_holds) {
   double reciprocal = 0;
   std::map<int, double> recall, ndcg;
   for (std::size_t i = 0; i < kQueries; ++i) {
-    const auto score = [&](std::size_t j) { return queries[2 * i] * targets[2 * j] + queries[2 * i + 1] * targets[2 * j + 1]; };
+    const auto score = [&](std::size_t j) {
+      return queries[2 * i] * targets[2 * j] + queries[2 * i + 1] * targets[2 * j + 1];
+    };
     const double own = score(static_cast<std::size_t>(gold[i]));
     std::int64_t rank = 0;  // the gold is one of those that are not below it
     for (std::size_t j = 0; j < kPool; ++j) rank += score(j) >= own;
@@ -137,7 +143,8 @@ BOOST_AUTO_TEST_CASE(queries_by_the_pool_are_more_than_one_pass_holds) {
       ndcg[k] += rank <= k ? 1 / std::log2(1 + static_cast<double>(rank)) : 0;
     }
   }
-  const Tensor q = Tensor::from(queries, {kQueries, 2}), t = Tensor::from(targets, {kPool, 2}), g = golds(gold, kQueries);
+  const Tensor q = Tensor::from(queries, {kQueries, 2}), t = Tensor::from(targets, {kPool, 2}),
+               g = golds(gold, kQueries);
   close(mean_reciprocal_rank(q, t, g), reciprocal / kQueries);
   const auto found_recall = recall_at_k(q, t, g, ks), found_ndcg = ndcg_at_k(q, t, g, ks);
   for (const int k : ks) close(found_recall.at(k), recall[k] / kQueries), close(found_ndcg.at(k), ndcg[k] / kQueries);
@@ -167,7 +174,8 @@ BOOST_AUTO_TEST_CASE(ties_and_nan_count_against_the_query) {
   close(recall.at(2), 0), close(recall.at(3), 0.5), close(recall.at(4), 1);
   close(mean_reciprocal_rank(level.queries, level.targets, gold), 1.0 / 3);
   // A gold of NaN is no hit, and stands before the other one.
-  Tensor queries = Tensor::full({1, 1}, 1, DType::kFloat64), targets = Tensor::from(std::vector<double>{kNan, 2, 1}, {3, 1});
+  Tensor queries = Tensor::full({1, 1}, 1, DType::kFloat64),
+         targets = Tensor::from(std::vector<double>{kNan, 2, 1}, {3, 1});
   close(mean_reciprocal_rank(queries, targets, gold), 0.5);
   close(recall_at_k(queries, targets, gold, ks).at(4), 0.5);
   queries.fill(kNan);
@@ -207,7 +215,8 @@ BOOST_AUTO_TEST_CASE(retrieval_arguments) {
   refused(value, queries, targets, golds({0, 1, 3, 3}, 2), {"query 1", "gold 3 twice"});
   refused(value, queries, targets, golds({0, -1}, 2), {"query 1 has no gold"});
   refused(value, queries, targets, Tensor::zeros({2, 0}, DType::kInt64), {"query 0 has no gold"});
-  BOOST_CHECK_EXCEPTION(recall_at_k(queries, targets, gold, std::vector{1, 0}), ValueError, says({"recall_at_k", "k is 0"}));
+  BOOST_CHECK_EXCEPTION(recall_at_k(queries, targets, gold, std::vector{1, 0}), ValueError,
+                        says({"recall_at_k", "k is 0"}));
   BOOST_CHECK_EXCEPTION(ndcg_at_k(queries, targets, gold, std::vector{-2}), ValueError, says({"ndcg_at_k", "k is -2"}));
 }
 

@@ -3,10 +3,10 @@
 #include <numbers>
 #include <vector>
 
-#include "train_checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/schedule.h"
+#include "train_checks.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -35,10 +35,10 @@ BOOST_AUTO_TEST_CASE(warmup_cosine_values) {
   BOOST_TEST(close(warmup_cosine(8, 4, 12, 0.8, 0.2), 0.5));
   BOOST_TEST(warmup_cosine(12, 4, 12, 0.8, 0.2) == 0.2);
   BOOST_TEST(warmup_cosine(99, 4, 12, 0.8, 0.2) == 0.2);
-  BOOST_TEST(close(warmup_cosine(0, 0, 10, 0.3), 0.3));             // no warmup
-  BOOST_TEST(close(warmup_cosine(9, 10, 10, 0.3, 0.1), 0.3));       // warmup alone
+  BOOST_TEST(close(warmup_cosine(0, 0, 10, 0.3), 0.3));        // no warmup
+  BOOST_TEST(close(warmup_cosine(9, 10, 10, 0.3, 0.1), 0.3));  // warmup alone
   BOOST_TEST(close(warmup_cosine(10, 10, 10, 0.3, 0.1), 0.1));
-  BOOST_TEST(close(warmup_cosine(5, 0, 10, 0.3, 0.3), 0.3));        // floor = peak
+  BOOST_TEST(close(warmup_cosine(5, 0, 10, 0.3, 0.3), 0.3));  // floor = peak
   double previous = 1;
   for (std::int64_t step = 4; step <= 40; ++step) {
     const double rate = warmup_cosine(step, 4, 40, 1, 0.1);

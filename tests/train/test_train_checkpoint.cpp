@@ -10,7 +10,6 @@
 #include <sys/resource.h>
 
 #include "folder.h"
-#include "train_checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
 #include "tapecache/core/safetensors.h"
@@ -22,6 +21,7 @@
 #include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/optimizer.h"
 #include "tapecache/train/schedule.h"
+#include "train_checks.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -60,9 +60,7 @@ struct Run {
     return found;
   }
 
-  void save(const std::filesystem::path& path) const {
-    save_checkpoint(path, clip.parameters(), optimizer, position);
-  }
+  void save(const std::filesystem::path& path) const { save_checkpoint(path, clip.parameters(), optimizer, position); }
   void load(const std::filesystem::path& path) { position = load_checkpoint(path, clip.parameters(), optimizer); }
 
   models::Clip clip;

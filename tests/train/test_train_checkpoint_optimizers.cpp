@@ -4,11 +4,11 @@
 #include <vector>
 
 #include "folder.h"
-#include "train_checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/optimizer.h"
+#include "train_checks.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -65,7 +65,8 @@ BOOST_AUTO_TEST_CASE(null_optimisers_are_refused) {
   const std::vector<Parameter> parameters = some_parameters();
   AdamW optimizer(parameters, {});
   const std::vector<Optimizer*> one{nullptr}, second{&optimizer, nullptr};
-  for (const auto& [optimizers, found] : {std::pair{one, "optimiser 0 is null"}, std::pair{second, "optimiser 1 is null"}}) {
+  for (const auto& [optimizers, found] :
+       {std::pair{one, "optimiser 0 is null"}, std::pair{second, "optimiser 1 is null"}}) {
     BOOST_CHECK_EXCEPTION(save_checkpoint(folder / "none", parameters, optimizers, {}), ValueError,
                           says({"save_checkpoint", found}));
     BOOST_CHECK_EXCEPTION(load_checkpoint(folder / "none", parameters, optimizers), ValueError,
@@ -91,7 +92,8 @@ BOOST_AUTO_TEST_CASE(optimisers_that_do_not_fit_change_nothing) {
   refused(swapped, {"unknown state"});
   refused(one, {"2 optimisers", "1"});
   SafetensorsFile file = read_safetensors(folder / "c");
-  file.tensors["optimizer.1.velocity.scalar"] = Tensor::zeros({2});  // that of the second, when the first one's would fit
+  file.tensors["optimizer.1.velocity.scalar"] =
+      Tensor::zeros({2});  // that of the second, when the first one's would fit
   write_safetensors(folder / "c", file);
   refused(victim.both, {"'velocity.scalar'", "[2]"});
   save_checkpoint(folder / "c", good.parameters, good.matrices, {});

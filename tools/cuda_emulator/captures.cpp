@@ -69,7 +69,8 @@ cudaError_t record(cudaStream_t stream, Work work) {
   if (!stream) return spoil(*captured_here, cudaErrorStreamCaptureImplicit);
   Capture& capture = *stream->capture;
   if (capture.invalid) return cudaErrorStreamCaptureInvalidated;
-  capture.nodes.push_back({std::move(work), std::exchange(stream->last, {capture.nodes.size()}), stream != capture.origin});
+  capture.nodes.push_back(
+      {std::move(work), std::exchange(stream->last, {capture.nodes.size()}), stream != capture.origin});
   return cudaSuccess;
 }
 
@@ -83,7 +84,8 @@ cudaError_t record_captured(CUevent_st& event, CUstream_st* stream) {
 cudaError_t wait_captured(CUstream_st* stream, const CUevent_st& event) {
   if (!stream) return captured_here ? spoil(*captured_here, cudaErrorStreamCaptureImplicit) : cudaErrorCapturedEvent;
   if (!event.capture) return spoil(*stream->capture, cudaErrorStreamCaptureIsolation);
-  if (event.capture->ended) return stream->capture ? spoil(*stream->capture, cudaErrorCapturedEvent) : cudaErrorCapturedEvent;
+  if (event.capture->ended)
+    return stream->capture ? spoil(*stream->capture, cudaErrorCapturedEvent) : cudaErrorCapturedEvent;
   if (event.capture->invalid) return cudaErrorStreamCaptureInvalidated;
   if (stream->capture && stream->capture != event.capture) {
     spoil(*event.capture, cudaErrorStreamCaptureMerge);
@@ -107,8 +109,8 @@ cudaError_t refuse_unsafe_call() {
   cudaError_t status = cudaSuccess;
   for (Capture* capture : captures()) {
     const bool here = capture->thread == std::this_thread::get_id();
-    const bool forbids = capture->mode == cudaStreamCaptureModeGlobal ||
-                         (capture->mode == cudaStreamCaptureModeThreadLocal && here);
+    const bool forbids =
+        capture->mode == cudaStreamCaptureModeGlobal || (capture->mode == cudaStreamCaptureModeThreadLocal && here);
     if (forbids) status = spoil(*capture, cudaErrorStreamCaptureUnsupported);
   }
   return status;

@@ -39,14 +39,16 @@ double gelu_derivative(double x) {
 
 /// D = α op(A) op(B) + βC with an epilogue, of one column-major product.
 template <class In, class Out, class Scale>
-void multiply(const cublasLtMatmulDescOpaque_t& how, Scale alpha, const In* a, std::int64_t lda, const In* b, std::int64_t ldb,
-              Scale beta, const Out* c, Out* d, std::int64_t ldd, std::int64_t m, std::int64_t n, std::int64_t k) {
+void multiply(const cublasLtMatmulDescOpaque_t& how, Scale alpha, const In* a, std::int64_t lda, const In* b,
+              std::int64_t ldb, Scale beta, const Out* c, Out* d, std::int64_t ldd, std::int64_t m, std::int64_t n,
+              std::int64_t k) {
   const Out* bias = how.epilogue == CUBLASLT_EPILOGUE_BIAS ? static_cast<const Out*>(how.bias) : nullptr;
   const Out* aux = how.epilogue == CUBLASLT_EPILOGUE_DGELU ? static_cast<const Out*>(how.aux) : nullptr;
   std::vector<double> left(static_cast<std::size_t>(m * k)), sums(static_cast<std::size_t>(m));
   for (std::int64_t p = 0; p < k; ++p) {
     for (std::int64_t i = 0; i < m; ++i) {
-      left[static_cast<std::size_t>(p * m + i)] = read(how.transpose_a == CUBLAS_OP_T ? a + i * lda + p : a + p * lda + i);
+      left[static_cast<std::size_t>(p * m + i)] =
+          read(how.transpose_a == CUBLAS_OP_T ? a + i * lda + p : a + p * lda + i);
     }
   }
   for (std::int64_t j = 0; j < n; ++j) {
@@ -102,12 +104,24 @@ cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* how, cublasCompute
 cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t how, cublasLtMatmulDescAttributes_t attribute,
                                               const void* value, std::size_t) {
   switch (attribute) {
-    case CUBLASLT_MATMUL_DESC_TRANSA: how->transpose_a = *static_cast<const cublasOperation_t*>(value); break;
-    case CUBLASLT_MATMUL_DESC_TRANSB: how->transpose_b = *static_cast<const cublasOperation_t*>(value); break;
-    case CUBLASLT_MATMUL_DESC_EPILOGUE: how->epilogue = *static_cast<const cublasLtEpilogue_t*>(value); break;
-    case CUBLASLT_MATMUL_DESC_BIAS_POINTER: how->bias = *static_cast<const void* const*>(value); break;
-    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER: how->aux = *static_cast<const void* const*>(value); break;
-    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD: how->aux_ld = *static_cast<const std::int64_t*>(value); break;
+    case CUBLASLT_MATMUL_DESC_TRANSA:
+      how->transpose_a = *static_cast<const cublasOperation_t*>(value);
+      break;
+    case CUBLASLT_MATMUL_DESC_TRANSB:
+      how->transpose_b = *static_cast<const cublasOperation_t*>(value);
+      break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE:
+      how->epilogue = *static_cast<const cublasLtEpilogue_t*>(value);
+      break;
+    case CUBLASLT_MATMUL_DESC_BIAS_POINTER:
+      how->bias = *static_cast<const void* const*>(value);
+      break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER:
+      how->aux = *static_cast<const void* const*>(value);
+      break;
+    case CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD:
+      how->aux_ld = *static_cast<const std::int64_t*>(value);
+      break;
   }
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -117,20 +131,28 @@ cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t how) { return dele
 cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t* layout, cudaDataType_t type, std::uint64_t rows,
                                           std::uint64_t cols, std::int64_t ld) {
   if (ld < static_cast<std::int64_t>(rows)) return CUBLAS_STATUS_INVALID_VALUE;
-  *layout = new cublasLtMatrixLayoutOpaque_t{type, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(cols), ld};
+  *layout =
+      new cublasLtMatrixLayoutOpaque_t{type, static_cast<std::int64_t>(rows), static_cast<std::int64_t>(cols), ld};
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t attribute,
-                                                const void* value, std::size_t) {
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attribute, const void* value,
+                                                std::size_t) {
   switch (attribute) {
-    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT: layout->batch = *static_cast<const std::int32_t*>(value); break;
-    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET: layout->stride = *static_cast<const std::int64_t*>(value); break;
+    case CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT:
+      layout->batch = *static_cast<const std::int32_t*>(value);
+      break;
+    case CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET:
+      layout->stride = *static_cast<const std::int64_t*>(value);
+      break;
   }
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) { return delete layout, CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout) {
+  return delete layout, CUBLAS_STATUS_SUCCESS;
+}
 
 cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
   return *preference = new cublasLtMatmulPreferenceOpaque_t, CUBLAS_STATUS_SUCCESS;
@@ -181,17 +203,21 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t how, const 
     };
     const bool to_single = of_d.type == CUDA_R_32F;
     switch (of_a.type) {
-      case CUDA_R_64F: return multiply.template operator()<double, double>();
+      case CUDA_R_64F:
+        return multiply.template operator()<double, double>();
       case CUDA_R_16BF:
-        return to_single ? multiply.template operator()<BFloat16, float>() : multiply.template operator()<BFloat16, BFloat16>();
+        return to_single ? multiply.template operator()<BFloat16, float>()
+                         : multiply.template operator()<BFloat16, BFloat16>();
       case CUDA_R_16F:
-        return to_single ? multiply.template operator()<Float16, float>() : multiply.template operator()<Float16, Float16>();
-      case CUDA_R_32F: break;
+        return to_single ? multiply.template operator()<Float16, float>()
+                         : multiply.template operator()<Float16, Float16>();
+      case CUDA_R_32F:
+        break;
     }
     if (how.compute == CUBLAS_COMPUTE_32F_FAST_TF32) return multiply.template operator()<Tf32, float>();
     return multiply.template operator()<float, float>();
   };
-  const cudaError_t status =
-      emulation::submit(stream, [work] { return work() == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorInvalidValue; });
+  const cudaError_t status = emulation::submit(
+      stream, [work] { return work() == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorInvalidValue; });
   return status == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }

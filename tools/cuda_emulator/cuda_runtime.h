@@ -1,8 +1,8 @@
 #pragma once
 
-// A stand-in for the part of the CUDA runtime that `ops/cuda` uses, so that its kernels run, and are tested, where there is
-// no GPU. The threads of a block are fibers; blocks run one after another. For correctness alone: it has no speed to speak
-// of.
+// A stand-in for the part of the CUDA runtime that `ops/cuda` uses, so that its kernels run, and are tested, where
+// there is no GPU. The threads of a block are fibers; blocks run one after another. For correctness alone: it has no
+// speed to speak of.
 
 #include <bit>
 #include <cmath>
@@ -50,7 +50,7 @@ extern constinit thread_local uint3 threadIdx, blockIdx;
 extern constinit thread_local dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
-// --- host ------------------------------------------------------------------------------------------------------------
+// --- host ---
 
 enum cudaError_t {
   cudaSuccess = 0,
@@ -129,9 +129,9 @@ cudaError_t cudaEventDestroy(cudaEvent_t);
 cudaError_t cudaStreamDestroy(cudaStream_t);
 cudaError_t cudaDeviceSynchronize();
 
-/// What a stream is given while it is captured is recorded, and done by each launch of the graph. A stream that waits for an
-/// event of a capture is in it from then on, and must be joined to the first before the capture ends. Nothing goes over the
-/// bounds of a capture, and no event of one is waited for, or asked for, by the host.
+/// What a stream is given while it is captured is recorded, and done by each launch of the graph. A stream that waits
+/// for an event of a capture is in it from then on, and must be joined to the first before the capture ends. Nothing
+/// goes over the bounds of a capture, and no event of one is waited for, or asked for, by the host.
 using cudaGraph_t = struct CUgraph_st*;
 using cudaGraphExec_t = struct CUgraphExec_st*;
 cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode);
@@ -159,7 +159,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
 cudaError_t cudaMemsetAsync(void* to, int byte, std::size_t bytes, cudaStream_t);
 
 /// The device reaches page-locked memory where it is.
-inline cudaError_t cudaHostGetDevicePointer(void** there, void* memory, unsigned) { return *there = memory, cudaSuccess; }
+inline cudaError_t cudaHostGetDevicePointer(void** there, void* memory, unsigned) {
+  return *there = memory, cudaSuccess;
+}
 
 namespace emulation {
 
@@ -167,8 +169,9 @@ bool is_device_memory(const void*);
 bool is_pinned_memory(const void*);
 
 /// Of the streams that a program makes, either those that kernels run on do their work at once, and the others
-/// (cudaStreamNonBlocking) when an event or a synchronisation forces them to; or the other way round, where the environment
-/// has TAPECACHE_EMULATED_ORDER=copies-first. So what waits for nothing finds old data, in one order or the other.
+/// (cudaStreamNonBlocking) when an event or a synchronisation forces them to; or the other way round, where the
+/// environment has TAPECACHE_EMULATED_ORDER=copies-first. So what waits for nothing finds old data, in one order or the
+/// other.
 bool runs_at_once(cudaStream_t);
 cudaError_t enqueue(cudaStream_t, std::function<cudaError_t()> work);
 /// Has all streams do what they were given.
@@ -205,8 +208,7 @@ bool is_reachable(const T& argument) {
   if constexpr (std::is_pointer_v<T>) {
     const void* p = const_cast<const void*>(static_cast<const volatile void*>(argument));
     return !p || is_device_memory(p) || is_pinned_memory(p);
-  }
-  else return true;
+  } else return true;
 }
 
 /// Where threads wait for one another. Returns what this one is told.
@@ -235,7 +237,8 @@ T shuffle(unsigned mask, T value, unsigned from_lane) {
 }  // namespace emulation
 
 template <class... Parameters, class... Arguments>
-cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
   static_assert((std::is_trivially_copyable_v<Parameters> && ...), "a kernel takes copies of bytes");
   const std::tuple<Parameters...> copies(arguments...);
   const auto reachable = [](const auto&... p) { return (emulation::is_reachable(p) && ...); };
@@ -245,11 +248,12 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   return emulation::submit(config->stream, [config = *config, kernel, copies, reachable] {
     if (!std::apply(reachable, copies)) return cudaErrorIllegalAddress;
     const auto thread = [&] { std::apply(kernel, copies); };
-    return emulation::launch(config, [](const void* f) { (*static_cast<decltype(thread)*>(f))(); }, &thread);
+    return emulation::launch(
+        config, [](const void* f) { (*static_cast<decltype(thread)*>(f))(); }, &thread);
   });
 }
 
-// --- device ----------------------------------------------------------------------------------------------------------
+// --- device ---
 
 inline void __syncthreads() { emulation::meet(emulation::Meeting::kBlock, ~0u); }
 inline void __syncwarp(unsigned mask = ~0u) { emulation::meet(emulation::Meeting::kWarp, mask); }

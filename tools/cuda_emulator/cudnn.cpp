@@ -22,39 +22,53 @@ Handle& handle_of(cudnnBackendDescriptor_t descriptor) { return *static_cast<Han
 
 std::size_t bytes_of(cudnnBackendAttributeType_t type) {
   switch (type) {
-    case CUDNN_TYPE_BOOLEAN: return sizeof(bool);
-    case CUDNN_TYPE_CHAR: return 1;
-    case CUDNN_TYPE_INT64: case CUDNN_TYPE_VOID_PTR: case CUDNN_TYPE_HANDLE: return 8;
-    default: return 4;  // enumerations
+    case CUDNN_TYPE_BOOLEAN:
+      return sizeof(bool);
+    case CUDNN_TYPE_CHAR:
+      return 1;
+    case CUDNN_TYPE_INT64:
+    case CUDNN_TYPE_VOID_PTR:
+    case CUDNN_TYPE_HANDLE:
+      return 8;
+    default:
+      return 4;  // enumerations
   }
 }
 
 /// Attributes without which a descriptor is not complete.
 std::vector<int> needed_by(cudnnBackendDescriptorType_t type) {
   switch (type) {
-    case CUDNN_BACKEND_POINTWISE_DESCRIPTOR: return {CUDNN_ATTR_POINTWISE_MODE, CUDNN_ATTR_POINTWISE_MATH_PREC};
-    case CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR: return {CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH};
-    case CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR: return {CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG};
+    case CUDNN_BACKEND_POINTWISE_DESCRIPTOR:
+      return {CUDNN_ATTR_POINTWISE_MODE, CUDNN_ATTR_POINTWISE_MATH_PREC};
+    case CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR:
+      return {CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH};
+    case CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR:
+      return {CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG};
     case CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR:
       return {CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, CUDNN_ATTR_OPERATION_POINTWISE_XDESC,
               CUDNN_ATTR_OPERATION_POINTWISE_YDESC};
-    case CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR: return {CUDNN_ATTR_OPERATIONGRAPH_OPS};
+    case CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR:
+      return {CUDNN_ATTR_OPERATIONGRAPH_OPS};
     case CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR:
-      return {CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_ATTR_VARIANT_PACK_WORKSPACE};
+      return {CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS,
+              CUDNN_ATTR_VARIANT_PACK_WORKSPACE};
     case CUDNN_BACKEND_TENSOR_DESCRIPTOR:
       return {CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_ATTR_TENSOR_DIMENSIONS,
               CUDNN_ATTR_TENSOR_STRIDES, CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT};
-    case CUDNN_BACKEND_MATMUL_DESCRIPTOR: return {CUDNN_ATTR_MATMUL_COMP_TYPE};
+    case CUDNN_BACKEND_MATMUL_DESCRIPTOR:
+      return {CUDNN_ATTR_MATMUL_COMP_TYPE};
     case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR:
       return {CUDNN_ATTR_OPERATION_MATMUL_ADESC, CUDNN_ATTR_OPERATION_MATMUL_BDESC, CUDNN_ATTR_OPERATION_MATMUL_CDESC,
               CUDNN_ATTR_OPERATION_MATMUL_DESC};
-    case CUDNN_BACKEND_REDUCTION_DESCRIPTOR: return {CUDNN_ATTR_REDUCTION_OPERATOR, CUDNN_ATTR_REDUCTION_COMP_TYPE};
+    case CUDNN_BACKEND_REDUCTION_DESCRIPTOR:
+      return {CUDNN_ATTR_REDUCTION_OPERATOR, CUDNN_ATTR_REDUCTION_COMP_TYPE};
     case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR:
       return {CUDNN_ATTR_OPERATION_REDUCTION_XDESC, CUDNN_ATTR_OPERATION_REDUCTION_YDESC,
               CUDNN_ATTR_OPERATION_REDUCTION_DESC};
     case CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR:
       return {CUDNN_ATTR_OPERATION_RESHAPE_XDESC, CUDNN_ATTR_OPERATION_RESHAPE_YDESC};
-    default: return {};
+    default:
+      return {};
   }
 }
 
@@ -66,9 +80,7 @@ const char* cudnnGetErrorString(cudnnStatus_t status) {
   return status == CUDNN_STATUS_BAD_PARAM ? "bad parameter (emulated)" : "not supported (emulated)";
 }
 
-void cudnnGetLastErrorString(char* message, std::size_t size) {
-  message[last_error.copy(message, size - 1)] = 0;
-}
+void cudnnGetLastErrorString(char* message, std::size_t size) { message[last_error.copy(message, size - 1)] = 0; }
 
 cudnnStatus_t cudnnCreate(cudnnHandle_t* handle) {
   static char anything;
@@ -91,7 +103,8 @@ cudnnStatus_t cudnnBackendDestroyDescriptor(cudnnBackendDescriptor_t descriptor)
 cudnnStatus_t cudnnBackendSetAttribute(cudnnBackendDescriptor_t descriptor, cudnnBackendAttributeName_t name,
                                        cudnnBackendAttributeType_t type, std::int64_t count, const void* values) {
   Node& node = *handle_of(descriptor);
-  if (node.finalized || count < 1) return refuse(CUDNN_STATUS_BAD_PARAM, "an attribute of what is finalized, or of none");
+  if (node.finalized || count < 1)
+    return refuse(CUDNN_STATUS_BAD_PARAM, "an attribute of what is finalized, or of none");
   if (type == CUDNN_TYPE_BACKEND_DESCRIPTOR) {
     std::vector<Handle>& to = node.nodes[name];
     to.clear();
@@ -120,7 +133,8 @@ cudnnStatus_t cudnnBackendGetAttribute(cudnnBackendDescriptor_t descriptor, cudn
     const auto* results = static_cast<cudnnBackendDescriptor_t*>(values);
     for (std::int64_t i = 0; i < std::min(asked_for, *count); ++i) {
       Handle& configuration = handle_of(results[i]);
-      configuration->nodes[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH] = node->nodes.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
+      configuration->nodes[CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH] =
+          node->nodes.at(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH);
       if (i == 0) configuration->values[CUDNN_ATTR_ENGINE_NUMERICAL_NOTE] = {};
       configuration->finalized = true;
     }
@@ -151,7 +165,8 @@ cudnnStatus_t cudnnBackendExecute(cudnnHandle_t, cudnnBackendDescriptor_t plan, 
     return refuse(CUDNN_STATUS_BAD_PARAM, "the workspace");
   }
   const Node& configuration = handle_of(plan)->node(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG);
-  if (configuration.has(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE)) return refuse(CUDNN_STATUS_NOT_SUPPORTED, "other bits each time");
+  if (configuration.has(CUDNN_ATTR_ENGINE_NUMERICAL_NOTE))
+    return refuse(CUDNN_STATUS_NOT_SUPPORTED, "other bits each time");
   return emulation::run_graph(configuration.node(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH), arguments, last_error);
 }
 

@@ -103,10 +103,14 @@ class Run {
 
   cudnnStatus_t run(const Node& operation) {
     switch (operation.type) {
-      case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR: return multiply(operation);
-      case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR: return reduce(operation);
-      case CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR: return transpose(operation);
-      default: return run_pointwise(operation);
+      case CUDNN_BACKEND_OPERATION_MATMUL_DESCRIPTOR:
+        return multiply(operation);
+      case CUDNN_BACKEND_OPERATION_REDUCTION_DESCRIPTOR:
+        return reduce(operation);
+      case CUDNN_BACKEND_OPERATION_RESHAPE_DESCRIPTOR:
+        return transpose(operation);
+      default:
+        return run_pointwise(operation);
     }
   }
 
@@ -171,7 +175,8 @@ class Run {
     };
     const Operand x = operand(operation.node(CUDNN_ATTR_OPERATION_POINTWISE_XDESC));
     const Operand y = operand(operation.node(CUDNN_ATTR_OPERATION_POINTWISE_YDESC));
-    const Operand b = optional(CUDNN_ATTR_OPERATION_POINTWISE_BDESC), t = optional(CUDNN_ATTR_OPERATION_POINTWISE_TDESC);
+    const Operand b = optional(CUDNN_ATTR_OPERATION_POINTWISE_BDESC),
+                  t = optional(CUDNN_ATTR_OPERATION_POINTWISE_TDESC);
     const bool unary = mode == CUDNN_POINTWISE_EXP || mode == CUDNN_POINTWISE_LOG || mode == CUDNN_POINTWISE_GEN_INDEX;
     const bool selects = mode == CUDNN_POINTWISE_BINARY_SELECT;
     if (!x.memory || !y.memory || !b.memory != unary || !t.memory == selects || x.sizes != y.sizes) {
@@ -180,15 +185,24 @@ class Run {
     const auto axis = mode == CUDNN_POINTWISE_GEN_INDEX ? how.value<std::int64_t>(CUDNN_ATTR_POINTWISE_AXIS) : 0;
     fill(y, [&](const Sizes& at) -> double {
       switch (mode) {
-        case CUDNN_POINTWISE_ADD: return read(x, at) + read(b, at);
-        case CUDNN_POINTWISE_MUL: return read(x, at) * read(b, at);
-        case CUDNN_POINTWISE_DIV: return read(x, at) / read(b, at);
-        case CUDNN_POINTWISE_SUB: return read(x, at) - read(b, at);
-        case CUDNN_POINTWISE_EXP: return std::exp(read(x, at));
-        case CUDNN_POINTWISE_LOG: return std::log(read(x, at));
-        case CUDNN_POINTWISE_CMP_GE: return read(x, at) >= read(b, at);
-        case CUDNN_POINTWISE_GEN_INDEX: return static_cast<double>(at[static_cast<std::size_t>(axis)]);
-        case CUDNN_POINTWISE_BINARY_SELECT: return read(t, at) != 0 ? read(x, at) : read(b, at);
+        case CUDNN_POINTWISE_ADD:
+          return read(x, at) + read(b, at);
+        case CUDNN_POINTWISE_MUL:
+          return read(x, at) * read(b, at);
+        case CUDNN_POINTWISE_DIV:
+          return read(x, at) / read(b, at);
+        case CUDNN_POINTWISE_SUB:
+          return read(x, at) - read(b, at);
+        case CUDNN_POINTWISE_EXP:
+          return std::exp(read(x, at));
+        case CUDNN_POINTWISE_LOG:
+          return std::log(read(x, at));
+        case CUDNN_POINTWISE_CMP_GE:
+          return read(x, at) >= read(b, at);
+        case CUDNN_POINTWISE_GEN_INDEX:
+          return static_cast<double>(at[static_cast<std::size_t>(axis)]);
+        case CUDNN_POINTWISE_BINARY_SELECT:
+          return read(t, at) != 0 ? read(x, at) : read(b, at);
       }
       return std::nan("");
     });

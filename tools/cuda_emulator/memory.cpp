@@ -16,9 +16,9 @@ namespace emulation {
 
 namespace {
 
-// Small blocks lie in an arena that is closed to the host between kernels, so that code which reads device memory on the
-// host crashes here as it would there. Opening it takes longer the more of it is in use; hence large blocks lie outside, each
-// before a page that nobody may touch.
+// Small blocks lie in an arena that is closed to the host between kernels, so that code which reads device memory on
+// the host crashes here as it would there. Opening it takes longer the more of it is in use; hence large blocks lie
+// outside, each before a page that nobody may touch.
 constexpr std::size_t kArenaBytes = std::size_t{64} << 20, kMaxSmallBytes = 64 << 10, kPage = 4096, kAlignment = 256;
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
@@ -225,7 +225,8 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 }
 
 cudaError_t cudaMemPoolCreate(cudaMemPool_t* pool, const cudaMemPoolProps* properties) {
-  if (properties->allocType != cudaMemAllocationTypePinned || properties->location.id != 0) return cudaErrorInvalidValue;
+  if (properties->allocType != cudaMemAllocationTypePinned || properties->location.id != 0)
+    return cudaErrorInvalidValue;
   static int only = 0;
   *pool = reinterpret_cast<cudaMemPool_t>(&only);
   return cudaSuccess;
@@ -275,8 +276,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
     std::memmove(to, source, bytes);
     return cudaSuccess;
   };
-  // The host's other memory is read before this returns, where the device does not read it by itself, and written before it
-  // returns.
+  // The host's other memory is read before this returns, where the device does not read it by itself, and written
+  // before it returns.
   const bool staged = !from_device && !from_pinned && !emulation::runs_at_once(stream) && !reads_pageable_memory();
   if (staged) {
     const auto* begin = static_cast<const char*>(from);

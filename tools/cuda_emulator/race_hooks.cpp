@@ -1,5 +1,5 @@
-// What the compiler calls at each access to memory in code that it was told to compile for the thread sanitizer; here instead
-// of that sanitizer's own library, which knows nothing of blocks and warps.
+// What the compiler calls at each access to memory in code that it was told to compile for the thread sanitizer; here
+// instead of that sanitizer's own library, which knows nothing of blocks and warps.
 
 #include <cstddef>
 
@@ -8,14 +8,14 @@
 using emulation::note_read;
 using emulation::note_write;
 
-#define TAPECACHE_HOOKS(bytes)                                                                                       \
-  void __tsan_read##bytes(void* p) { note_read(p, bytes, __builtin_return_address(0)); }                            \
-  void __tsan_write##bytes(void* p) { note_write(p, bytes, __builtin_return_address(0)); }                          \
-  void __tsan_unaligned_read##bytes(void* p) { note_read(p, bytes, __builtin_return_address(0)); }                  \
-  void __tsan_unaligned_write##bytes(void* p) { note_write(p, bytes, __builtin_return_address(0)); }                \
-  void __tsan_volatile_read##bytes(void* p) { note_read(p, bytes, __builtin_return_address(0)); }                   \
-  void __tsan_volatile_write##bytes(void* p) { note_write(p, bytes, __builtin_return_address(0)); }                 \
-  void __tsan_unaligned_volatile_read##bytes(void* p) { note_read(p, bytes, __builtin_return_address(0)); }         \
+#define TAPECACHE_HOOKS(bytes)                                                                              \
+  void __tsan_read##bytes(void* p) { note_read(p, bytes, __builtin_return_address(0)); }                    \
+  void __tsan_write##bytes(void* p) { note_write(p, bytes, __builtin_return_address(0)); }                  \
+  void __tsan_unaligned_read##bytes(void* p) { note_read(p, bytes, __builtin_return_address(0)); }          \
+  void __tsan_unaligned_write##bytes(void* p) { note_write(p, bytes, __builtin_return_address(0)); }        \
+  void __tsan_volatile_read##bytes(void* p) { note_read(p, bytes, __builtin_return_address(0)); }           \
+  void __tsan_volatile_write##bytes(void* p) { note_write(p, bytes, __builtin_return_address(0)); }         \
+  void __tsan_unaligned_volatile_read##bytes(void* p) { note_read(p, bytes, __builtin_return_address(0)); } \
   void __tsan_unaligned_volatile_write##bytes(void* p) { note_write(p, bytes, __builtin_return_address(0)); }
 
 extern "C" {
@@ -43,7 +43,9 @@ unsigned __tsan_atomic32_fetch_add(volatile unsigned* p, unsigned value, int) {
 unsigned __tsan_atomic32_fetch_sub(volatile unsigned* p, unsigned value, int) {
   return __atomic_fetch_sub(p, value, __ATOMIC_SEQ_CST);
 }
-unsigned long __tsan_atomic64_load(const volatile unsigned long* p, int) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+unsigned long __tsan_atomic64_load(const volatile unsigned long* p, int) {
+  return __atomic_load_n(p, __ATOMIC_SEQ_CST);
+}
 unsigned long __tsan_atomic64_fetch_add(volatile unsigned long* p, unsigned long value, int) {
   return __atomic_fetch_add(p, value, __ATOMIC_SEQ_CST);
 }

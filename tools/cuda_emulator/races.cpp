@@ -19,8 +19,8 @@ namespace {
 constexpr std::size_t kPageBytes = 4096, kMaxPages = 4096, kStackBytes = 128 << 10;
 constexpr unsigned kWarp = 32, kMaxWarps = 32;
 
-/// The latest access of one kind to a byte. Of reads that a write must come after, one stands for all: `others` says whether
-/// more than its thread, its warp or its block are among them.
+/// The latest access of one kind to a byte. Of reads that a write must come after, one stands for all: `others` says
+/// whether more than its thread, its warp or its block are among them.
 struct Access {
   enum Others : std::uint8_t { kNone, kOfWarp, kOfBlock, kOfGrid };
 
@@ -114,7 +114,8 @@ class Watch {
     if (!concerns(before, now, at)) return now;
     if (before.others == Access::kOfGrid || before.block != now.block) now.others = Access::kOfGrid;
     else if (before.barriers != now.barriers) now.others = Access::kNone;
-    else if (before.others == Access::kOfBlock || before.thread / kWarp != now.thread / kWarp) now.others = Access::kOfBlock;
+    else if (before.others == Access::kOfBlock || before.thread / kWarp != now.thread / kWarp)
+      now.others = Access::kOfBlock;
     else if (before.warp_barriers != now.warp_barriers) now.others = Access::kNone;
     else if (before.others == Access::kOfWarp || before.thread != now.thread) now.others = Access::kOfWarp;
     return now;
@@ -131,8 +132,9 @@ class Watch {
     text += ", with no barrier between them";
     if (known) {
       char offset[32];
-      std::snprintf(offset, sizeof(offset), "+0x%zx", static_cast<std::size_t>(static_cast<const char*>(code) -
-                                                                               static_cast<const char*>(place.dli_fbase)));
+      std::snprintf(
+          offset, sizeof(offset), "+0x%zx",
+          static_cast<std::size_t>(static_cast<const char*>(code) - static_cast<const char*>(place.dli_fbase)));
       text += std::string("; ") + place.dli_fname + offset;
     }
     fault(text.c_str());
@@ -176,8 +178,8 @@ bool is_on_own_stack(std::uintptr_t at) {
   return at - top < kStackBytes;
 }
 
-/// Calls the function on the kernel that runs here, if one does. Meanwhile nothing is watched: what the function calls may have
-/// been compiled with calls to this.
+/// Calls the function on the kernel that runs here, if one does. Meanwhile nothing is watched: what the function calls
+/// may have been compiled with calls to this.
 template <class Function>
 void with_watch(const void* p, Function function) {
   const auto at = reinterpret_cast<std::uintptr_t>(p);

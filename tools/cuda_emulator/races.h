@@ -1,12 +1,12 @@
 #pragma once
 
-// Finds two threads of a kernel that access the same byte, at least one of them writing, with nothing that orders them. In a
-// build with `-Demulated_races=true` the compiler calls `race_hooks.cpp` at each access of a kernel; in others nobody calls
-// `note_read` and `note_write`.
+// Finds two threads of a kernel that access the same byte, at least one of them writing, with nothing that orders them.
+// In a build with `-Demulated_races=true` the compiler calls `race_hooks.cpp` at each access of a kernel; in others
+// nobody calls `note_read` and `note_write`.
 //
-// What orders two accesses: a barrier of the block between threads of one block, __syncwarp between lanes of one warp, and
-// nothing between threads of two blocks. Shuffles, votes and instructions of tensor cores do not, as CUDA does not say that
-// they order memory.
+// What orders two accesses: a barrier of the block between threads of one block, __syncwarp between lanes of one warp,
+// and nothing between threads of two blocks. Shuffles, votes and instructions of tensor cores do not, as CUDA does not
+// say that they order memory.
 
 #include <cstddef>
 #include <cstdint>

@@ -7,9 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include <sanitizer/asan_interface.h>
 #include <boost/context/fiber.hpp>
 #include <boost/context/protected_fixedsize_stack.hpp>
-#include <sanitizer/asan_interface.h>
 
 #include "cuda_runtime.h"
 #include "races.h"
@@ -40,8 +40,8 @@ thread_local std::string failure;
 thread_local std::size_t shared_bytes = 0;
 thread_local bool at_fault = false;
 
-/// Runs the threads of a block, one at a time. A fiber runs one thread after another until one waits; then another fiber
-/// takes over. So a block none of whose threads wait costs one switch.
+/// Runs the threads of a block, one at a time. A fiber runs one thread after another until one waits; then another
+/// fiber takes over. So a block none of whose threads wait costs one switch.
 class Multiprocessor {
  public:
   Multiprocessor() = default;
@@ -186,7 +186,8 @@ class Multiprocessor {
     for (unsigned i = 0; i < kWarp; ++i) {
       if (!(group >> i & 1)) continue;
       if (meeting == Meeting::kBallot) warp[i].said = votes;
-      if (meeting == Meeting::kShuffle) warp[i].said = warp[i].from_lane < kWarp ? said[warp[i].from_lane] : kNothingSaid;
+      if (meeting == Meeting::kShuffle)
+        warp[i].said = warp[i].from_lane < kWarp ? said[warp[i].from_lane] : kNothingSaid;
     }
   }
 
@@ -321,23 +322,40 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int byte
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
-    case cudaSuccess: return "no error";
-    case cudaErrorInvalidValue: return "invalid argument (emulated)";
-    case cudaErrorMemoryAllocation: return "out of memory (emulated)";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument (emulated)";
-    case cudaErrorInvalidDevice: return "invalid device ordinal (emulated)";
-    case cudaErrorNotReady: return "device not ready (emulated)";
-    case cudaErrorIllegalAddress: return "a pointer that is not to device memory (emulated)";
-    case cudaErrorLaunchFailure: return emulation::failure.empty() ? "launch failure (emulated)" : emulation::failure.c_str();
-    case cudaErrorStreamCaptureUnsupported: return "operation not permitted when stream is capturing (emulated)";
-    case cudaErrorStreamCaptureInvalidated: return "operation failed due to a previous error during capture (emulated)";
-    case cudaErrorStreamCaptureMerge: return "operation would merge two captures (emulated)";
-    case cudaErrorStreamCaptureUnmatched: return "capture was not begun on this stream (emulated)";
-    case cudaErrorStreamCaptureUnjoined: return "capturing stream has unjoined work (emulated)";
-    case cudaErrorStreamCaptureIsolation: return "dependency crosses the boundary of a capture (emulated)";
-    case cudaErrorCapturedEvent: return "operation not permitted on an event last recorded in a capture (emulated)";
-    case cudaErrorStreamCaptureWrongThread: return "capture was not begun by this thread (emulated)";
-    case cudaErrorStreamCaptureImplicit: return "operation would make the legacy stream depend on a capturing one (emulated)";
+    case cudaSuccess:
+      return "no error";
+    case cudaErrorInvalidValue:
+      return "invalid argument (emulated)";
+    case cudaErrorMemoryAllocation:
+      return "out of memory (emulated)";
+    case cudaErrorInvalidConfiguration:
+      return "invalid configuration argument (emulated)";
+    case cudaErrorInvalidDevice:
+      return "invalid device ordinal (emulated)";
+    case cudaErrorNotReady:
+      return "device not ready (emulated)";
+    case cudaErrorIllegalAddress:
+      return "a pointer that is not to device memory (emulated)";
+    case cudaErrorLaunchFailure:
+      return emulation::failure.empty() ? "launch failure (emulated)" : emulation::failure.c_str();
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing (emulated)";
+    case cudaErrorStreamCaptureInvalidated:
+      return "operation failed due to a previous error during capture (emulated)";
+    case cudaErrorStreamCaptureMerge:
+      return "operation would merge two captures (emulated)";
+    case cudaErrorStreamCaptureUnmatched:
+      return "capture was not begun on this stream (emulated)";
+    case cudaErrorStreamCaptureUnjoined:
+      return "capturing stream has unjoined work (emulated)";
+    case cudaErrorStreamCaptureIsolation:
+      return "dependency crosses the boundary of a capture (emulated)";
+    case cudaErrorCapturedEvent:
+      return "operation not permitted on an event last recorded in a capture (emulated)";
+    case cudaErrorStreamCaptureWrongThread:
+      return "capture was not begun by this thread (emulated)";
+    case cudaErrorStreamCaptureImplicit:
+      return "operation would make the legacy stream depend on a capturing one (emulated)";
   }
   return "unknown error (emulated)";
 }

@@ -37,8 +37,8 @@ struct Capture {
 std::recursive_mutex& mutex();
 /// Whether of the streams those that are made for copies do their work at once, and the others when they must.
 bool copies_first();
-/// Where this process, or this thread, captures in a mode that forbids what might wait for the device: ends that capture in
-/// failure and says so.
+/// Where this process, or this thread, captures in a mode that forbids what might wait for the device: ends that
+/// capture in failure and says so.
 cudaError_t refuse_unsafe_call();
 
 }  // namespace emulation
@@ -61,7 +61,8 @@ struct CUevent_st {
 
 namespace emulation {
 
-/// The part of cudaEventRecord, and of cudaStreamWaitEvent, that concerns captures: of a stream or an event that is in one.
+/// The part of cudaEventRecord, and of cudaStreamWaitEvent, that concerns captures: of a stream or an event that is in
+/// one.
 cudaError_t record_captured(CUevent_st&, CUstream_st*);
 cudaError_t wait_captured(CUstream_st*, const CUevent_st&);
 /// What else is done with an event that was last recorded in a capture fails, and the capture with it.

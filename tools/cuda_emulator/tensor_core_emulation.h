@@ -75,7 +75,9 @@ void mma_m16n8k16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, 
 }
 
 inline void load_matrix_x4(const void* row, std::uint32_t (&to)[4]) { emulation::load_matrices(row, false, to); }
-inline void load_matrix_x4_transposed(const void* row, std::uint32_t (&to)[4]) { emulation::load_matrices(row, true, to); }
+inline void load_matrix_x4_transposed(const void* row, std::uint32_t (&to)[4]) {
+  emulation::load_matrices(row, true, to);
+}
 
 template <class Low>
 std::uint32_t pack(float low, float high) {
