@@ -13,12 +13,14 @@
 #include "tapecache/core/scoped_value.h"
 #include "tapecache/core/tensor.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache {
 
 /// What ops make of parameters for their products, such as a rounded or a packed copy, for many calls to use. An entry
 /// holds as long as none of its parameters has changed; so what is taken from here has the bits that making it anew
 /// would give.
-class OperandCache {
+class [[gnu::visibility("hidden")]] OperandCache {
  public:
   /// `packed_budget` is the most bytes that it keeps packed.
   explicit OperandCache(std::size_t packed_budget = 0);
@@ -80,3 +82,5 @@ class OperandCache {
 };
 
 }  // namespace tapecache
+
+#pragma GCC visibility pop

@@ -6,6 +6,8 @@
 #include "tapecache/autograd/buffer.h"
 #include "tapecache/core/scoped_value.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache {
 
 /// Gives buffers back, on leaving a scope on this thread, what they held before it, unless that is kept: for passes
@@ -41,3 +43,5 @@ class [[nodiscard]] UndoLog : public detail::OfOneScope {
 };
 
 }  // namespace tapecache
+
+#pragma GCC visibility pop

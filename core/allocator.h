@@ -14,12 +14,14 @@
 #include "tapecache/core/memory.h"
 #include "tapecache/core/system_memory.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache {
 
 /// A caching allocator: blocks are cut from large segments, and freed ones handed out again in any size, so a
 /// steady-state step asks the system for nothing and takes little more than what is in use at its peak. Blocks are
 /// counted at their true (rounded) size. Thread-safe.
-class Allocator {
+class __attribute__((visibility("hidden"))) Allocator {
  public:
   explicit Allocator(system_memory::Place place = {}) : place_(place) {}
   Allocator(const Allocator&) = delete;
@@ -130,3 +132,5 @@ Allocator& allocator(Device device = Device::cpu());
 Allocator& pinned_allocator();
 
 }  // namespace tapecache
+
+#pragma GCC visibility pop

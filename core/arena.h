@@ -8,6 +8,8 @@
 
 #include "tapecache/core/language.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache {
 
 /// Cuts blocks from large segments of memory: the smallest free block that is large enough, and the lowest of those.
@@ -61,3 +63,5 @@ class Arena {
 };
 
 }  // namespace tapecache
+
+#pragma GCC visibility pop

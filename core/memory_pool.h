@@ -4,6 +4,8 @@
 #include "tapecache/core/device.h"
 #include "tapecache/core/scoped_value.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache {
 
 /// Memory apart, for work that is replayed and must find its blocks as it left them: what a thread allocates while it
@@ -28,3 +30,5 @@ class MemoryPool {
 };
 
 }  // namespace tapecache
+
+#pragma GCC visibility pop

@@ -3,6 +3,8 @@
 #include "tapecache/core/scoped_value.h"
 #include "tapecache/core/thread_context.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache {
 
 /// Names the running operation for the messages of the floors below it (allocation, threads). Scopes nest.
@@ -15,3 +17,5 @@ class [[nodiscard]] OpScope : ScopedValue<const char*> {
 };
 
 }  // namespace tapecache
+
+#pragma GCC visibility pop

@@ -2,6 +2,8 @@
 
 #include "tapecache/core/language.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache {
 
 class MemoryPool;
@@ -26,3 +28,5 @@ void require_own_thread(const char* op);
 
 }  // namespace detail
 }  // namespace tapecache
+
+#pragma GCC visibility pop

@@ -5,6 +5,8 @@
 
 #include "tapecache/core/tensor.h"
 
+#pragma GCC visibility push(hidden)
+
 /// Checks of what tensors hold. On the CPU they throw at once. On a CUDA device they are queued with the rest of its
 /// work, so that the host need not wait: the first that fails is remembered, and the next call that waits for the
 /// device (`synchronize`, `item`, a copy to the host) throws what the check would have thrown, and forgets it. Until
@@ -51,3 +53,5 @@ Tensor checked_indices(const Tensor& indices, std::int64_t limit, const Text& te
 }
 
 }  // namespace tapecache
+
+#pragma GCC visibility pop

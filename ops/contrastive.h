@@ -4,6 +4,8 @@
 #include "tapecache/ops/equal_targets.h"
 #include "tapecache/ops/kernels/contrastive.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::ops {
 
 /// A contrastive loss over the logits z = scale · a bᵀ + bias of a [rows, width] and b [columns, width], which are
@@ -23,3 +25,5 @@ kernels::TileSizes tile_sizes(const char* op, const TileOptions&, const kernels:
 }  // namespace detail
 
 }  // namespace tapecache::ops
+
+#pragma GCC visibility pop

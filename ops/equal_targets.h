@@ -4,6 +4,8 @@
 #include "tapecache/ops/contrastive_options.h"
 #include "tapecache/ops/kernels/equal_pairs.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::ops {
 
 /// Ids as kernels take them, i64 on the device of the representations, or undefined.
@@ -32,3 +34,5 @@ PairIds pair_ids(const char* op, const EqualTargets& equal, const Tensor& querie
 Tensor equal_row_ids(const Tensor& x, const Tensor& mask = {});
 
 }  // namespace tapecache::ops
+
+#pragma GCC visibility pop

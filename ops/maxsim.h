@@ -3,6 +3,8 @@
 #include "tapecache/autograd/variable.h"
 #include "tapecache/ops/contrastive.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache::ops {
 
 /// InfoNCE over late-interaction scores (Khattab & Zaharia 2020): score[i, j] = Σ_t max_s q[i, t] · d[j, s] over valid
@@ -24,3 +26,5 @@ void check_maxsim(const char* op, const Variable& queries, const Tensor& query_m
 void check_documents_have_tokens(const char* op, const Tensor& document_mask);
 
 }  // namespace tapecache::ops
+
+#pragma GCC visibility pop

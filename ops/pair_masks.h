@@ -5,6 +5,8 @@
 #include "tapecache/ops/equal_targets.h"
 #include "tapecache/ops/kernels/pair_masks.h"
 
+#pragma GCC visibility push(hidden)
+
 /// Constants over pairs of rows, which losses over all of them take into account. They are made where their arguments
 /// are, and on a device without a wait for it.
 namespace tapecache::ops {
@@ -30,3 +32,5 @@ Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& simila
 Tensor excluded_pairs(const PairIds& ids, std::int64_t queries, std::int64_t targets, DType dtype);
 
 }  // namespace tapecache::ops
+
+#pragma GCC visibility pop

@@ -6,6 +6,8 @@
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/kernels/update.h"
 
+#pragma GCC visibility push(hidden)
+
 /// Optimiser arithmetic on tensors; never recorded.
 namespace tapecache::ops {
 
@@ -43,3 +45,5 @@ Number count_non_finite(std::span<const Tensor> tensors);
 void clip_to_norm(std::span<Tensor> tensors, const Number& squared_norm, double max_norm);
 
 }  // namespace tapecache::ops
+
+#pragma GCC visibility pop

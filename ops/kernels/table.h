@@ -24,6 +24,8 @@
 #include "tapecache/ops/kernels/unary.h"
 #include "tapecache/ops/kernels/update.h"
 
+#pragma GCC visibility push(hidden)
+
 /// The contract between ops and backends. A family of kernels is a struct of pointers to plain functions over pointers
 /// and sizes; a backend has one object of each family for each element type, and one table of these objects. The build
 /// reads the includes.
@@ -103,3 +105,5 @@ Function find(Function Family<T>::*kernel, const char* op, Device device) {
 }
 
 }  // namespace tapecache::kernels
+
+#pragma GCC visibility pop
