@@ -44,7 +44,7 @@ void dispatch_any(DType dtype, F&& f) {
 template <class To, class From>
 constexpr To saturated(From value) {
   using Limits = std::numeric_limits<To>;
-  constexpr From kHalf = static_cast<From>((Limits::max)() / 2 + 1);  // a power of two, which From has
+  constexpr From kHalf = static_cast<From>(((Limits::max)() >> 1) + 1);  // a power of two, which From has
   if (value != value) return To{0};
   if (value >= kHalf + kHalf) return (Limits::max)();
   if (value <= static_cast<From>((Limits::min)())) return (Limits::min)();

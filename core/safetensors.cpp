@@ -238,7 +238,8 @@ struct [[gnu::visibility("hidden")]] SafetensorsReader::Parts {
     if (dtype == wanted) return read(entry);
     constexpr std::int64_t kSmallestPiece = 1 << 13;
     const Shape shape = this->shape(entry);
-    const Tensor result = Tensor::empty(shape, wanted), flat = result.reshape({shape.numel()});
+    Tensor result = Tensor::empty(shape, wanted);
+    const Tensor flat = result.reshape({shape.numel()});
     const std::int64_t piece = std::max(kSmallestPiece, shape.numel() / 64);
     for (std::int64_t begin = 0; begin < shape.numel(); begin += piece) {
       const std::int64_t end = std::min(begin + piece, shape.numel());

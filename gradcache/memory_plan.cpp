@@ -155,7 +155,7 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
   const auto* const budget = std::get_if<MemoryBudget>(&options.cut);
   if (!budget) throw ValueError("plan_memory: the cut is none by a MemoryBudget");
   detail::check_step("plan_memory", towers, options.reproducible_block, options.scale);
-  if (budget->bytes == 0) throw ValueError("plan_memory: a memory budget of 0 bytes, expected what the step may use");
+  detail::check_budget("plan_memory", *budget);
   const MemoryLimit within(budget->bytes, options.device);
   const NoRecording outside_tape;
   MemoryPlan plan{.chunk_tokens = budget->chunk_tokens, .bytes = budget->bytes};

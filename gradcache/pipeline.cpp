@@ -281,7 +281,7 @@ void Pipeline::report(Phase phase, const std::string& side, std::size_t chunk, s
   if (!options_.observer) return;
   options_.observer({phase, side, static_cast<std::int64_t>(chunk), static_cast<std::int64_t>(chunks),
                      allocator(options_.device).stats().current,
-                     std::chrono::duration<double>(Clock::now() - begun_).count()});
+                     std::chrono::duration<double>(std::chrono::steady_clock::now() - options_.begun).count()});
 }
 
 }  // namespace tapecache::gradcache::detail

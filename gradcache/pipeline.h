@@ -33,6 +33,8 @@ struct PipelineOptions {
   bool may_drop_tapes = false;  // for a chunk to be forwarded again where memory runs out
   Device device = Device::cpu();
   std::function<void(const Progress&)> observer = {};
+  // When the step began, of which this may not be the first attempt.
+  std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
 };
 
 /// Every way to take a step: forward, loss, backward, commit, without regard to what must be undone when one of them
@@ -58,8 +60,6 @@ class Pipeline {
   StepResult& result() { return result_; }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   /// Of a chunk.
   struct Place {
     std::size_t side, run, chunk;
@@ -85,7 +85,6 @@ class Pipeline {
   PipelineOptions options_;
   StepReadings readings_;
   StepResult result_;
-  Clock::time_point begun_ = Clock::now();
 };
 
 }  // namespace tapecache::gradcache::detail

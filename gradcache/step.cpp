@@ -87,7 +87,9 @@ std::vector<Chunks> whole(std::span<const Tower> towers) {
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
   detail::check_step("cached_step", towers, options.reproducible_block, options.scale);
   detail::check_has_loss("cached_step", loss);
+  const auto begun = std::chrono::steady_clock::now();
   const bool has_budget = std::holds_alternative<MemoryBudget>(options.cut);
+  if (has_budget) detail::check_budget("cached_step", std::get<MemoryBudget>(options.cut));
   if (has_budget && CapturedStep::is_capturing()) {
     throw ValueError(
         "cached_step: a step that is captured cannot measure what fits its memory budget; give a MemoryPlan");
@@ -110,7 +112,8 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
                                .offload = options.offload,
                                .may_drop_tapes = true,
                                .device = options.device,
-                               .observer = options.observer});
+                               .observer = options.observer,
+                               .begun = begun});
     try {
       pipeline.forward(plan.kept_chunks);
       if (pipeline.take_loss(loss, transaction)) pipeline.backward();
@@ -163,6 +166,7 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
   for (std::size_t c = 0; c < chunks[0].parts.size(); ++c) {
     random_state().key.call = first_call;
     std::vector<Chunks> group;
+    group.reserve(chunks.size());
     for (const Chunks& tower : chunks) group.push_back({.parts = {tower.parts[c]}, .order = {}});
     const double weight = static_cast<double>(group[0].size()) / static_cast<double>(towers[0].size());
     const Loss weighted = [&](const Representations& representations) {

@@ -148,8 +148,8 @@ struct StepResult {
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
 /// The same step with the whole batch forwarded once, as one chunk a tower whose tape is kept: what `cached_step` must
-/// equal. It throws and refuses what that does, but for unused towers. A tower made from chunks is encoded chunk by
-/// chunk.
+/// equal. It throws and refuses what that does, but for unused towers. Each tower is recorded on a tape of its own, and
+/// a tower made from chunks is encoded chunk by chunk.
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const DirectOptions& options = {});
 
 /// Plain gradient accumulation, for comparison: each group of chunks takes its own loss, weighted by its share of

@@ -40,6 +40,11 @@ void check_has_loss(const char* step, const Loss& loss) {
   if (!loss) throw ValueError(fmt::format("{}: the loss is an empty function", step));
 }
 
+void check_budget(const char* step, const MemoryBudget& budget) {
+  if (budget.bytes > 0) return;
+  throw ValueError(fmt::format("{}: a memory budget of 0 bytes, expected what the step may use", step));
+}
+
 void check_loss(const char* step, const Variable& loss) {
   if (!loss.defined() || loss.numel() != 1) {
     throw ShapeError(fmt::format("{}: the loss is {}, expected a scalar", step, describe(loss.value())));

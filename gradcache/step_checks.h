@@ -24,6 +24,8 @@ void check_names(const char* step, std::vector<std::string> names);
 void check_scale(const char* step, const Number& scale);
 /// Throws ValueError for a loss that is an empty function.
 void check_has_loss(const char* step, const Loss& loss);
+/// Throws ValueError for a budget of nothing.
+void check_budget(const char* step, const MemoryBudget& budget);
 /// Throws ShapeError where the loss is no scalar.
 void check_loss(const char* step, const Variable& loss);
 

@@ -68,7 +68,7 @@ template <class Options>
 Variable contrast(const Variable& logits, std::int64_t step, const Options& options, const Variable& excluded) {
   const Variable all = with_hard_negatives(logits, step, options.hardness, excluded);
   const Variable candidates = detail::without(all, excluded);
-  const Variable plain = ops::cross_entropy(candidates, detail::arange(step, candidates.size(0)));
+  Variable plain = ops::cross_entropy(candidates, detail::arange(step, candidates.size(0)));
   if (options.label_smoothing == 0) return plain;
   // -(1 - ε) log p₊ - ε mean log p, where lse - mean z would lose the digits of what is near to large logits
   const Variable uniform = mean_of_candidates(ops::log_softmax(candidates), excluded);

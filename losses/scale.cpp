@@ -30,7 +30,7 @@ Variable Scalar::value(const char* loss, const char* argument, const Variable& l
     return detail::constant_like(like, *number);
   }
   const Parameter* trained = std::get_if<Parameter>(&value_);
-  const Variable scalar = !trained ? std::get<Variable>(value_) : trained->defined() ? Variable(*trained) : Variable();
+  Variable scalar = !trained ? std::get<Variable>(value_) : trained->defined() ? Variable(*trained) : Variable();
   ops::detail::require_scalar_like(loss, argument, scalar, like);
   return scalar;
 }

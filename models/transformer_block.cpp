@@ -55,6 +55,7 @@ Variable TransformerBlock::add_branch(const Variable& x, bool training, const Br
 /// post-norm kind to what it is after it; there, the first norm is the last of the block before.
 Variable TransformerBlock::forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
                                    const TokenChoice& choice, bool training) const {
+  // Captured by name below, since clang before 16 captures no structured binding as it is.
   const auto& [norm1, attention, norm2, fc1, fc2] = parts_;
   const bool post = norm_ == NormPlacement::kPost;
   const auto keep = post ? ops::KeepNorm::kYes : ops::KeepNorm::kNo;
@@ -62,12 +63,14 @@ Variable TransformerBlock::forward(const Variable& x, const LayerNorm* before, c
   const auto [qkv, entering] =
       first ? attention.project(*first, x, keep) : ops::NormalizedLinear{attention.project(x), x};
   const Variable& stream = post ? entering : x;
-  const Variable attended = add_branch(choice ? choice(stream) : stream, training, [&](const Variable& residual) {
-    return attention.attend(qkv, options, residual, choice);
-  });
+  const Variable attended = add_branch(choice ? choice(stream) : stream, training,
+                                       [&, &attention = attention, &qkv = qkv](const Variable& residual) {
+                                         return attention.attend(qkv, options, residual, choice);
+                                       });
   const auto [hidden, normalized] = fc1.after(post ? norm1 : norm2, attended, keep);
-  return add_branch(post ? normalized : attended, training,
-                    [&](const Variable& residual) { return fc2.after(activation_, hidden, residual); });
+  return add_branch(
+      post ? normalized : attended, training,
+      [&, &fc2 = fc2, &hidden = hidden](const Variable& residual) { return fc2.after(activation_, hidden, residual); });
 }
 
 Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm* before,

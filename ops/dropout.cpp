@@ -42,7 +42,7 @@ Variable drop(const char* op, Unit unit, const Variable& x, double probability) 
   });
   const bool ordered = !draw.sample_ids.defined();  // then nothing is kept: the key gives the mask again
   std::vector<Tensor> saved = ordered ? std::vector<Tensor>{} : std::vector<Tensor>{draw.sample_ids};
-  return record(op, std::move(y), {x}, std::move(saved),
+  return record(op, std::move(y), {x}, saved,
                 [=, key = draw.key, first = draw.first_sample, count = draw.samples](Backward& ctx) {
                   // dx = dy keep / (1 - p), with keep drawn again from its key
                   const Tensor& dy = ctx.output_gradient();

@@ -45,7 +45,7 @@ Variable binary(const char* op, BinaryOp kind, const Variable& a, const Variable
   const bool needs_values = kind == BinaryOp::kMultiply || kind == BinaryOp::kDivide;
   std::vector<Tensor> saved;
   if (needs_values) saved = {a.value(), b.value()};
-  return record(op, std::move(y), {a, b}, std::move(saved), [=](Backward& ctx) {
+  return record(op, std::move(y), {a, b}, saved, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     for (int operand = 0; operand < 2; ++operand) {
       const auto input = static_cast<std::size_t>(operand);
@@ -80,7 +80,7 @@ Variable unary(const char* op, UnaryOp kind, const Variable& x, double a = 0, do
   });
   std::vector<Tensor> saved;
   if (kind != UnaryOp::kScale) saved = {kernels::derivative_uses_output(kind) ? y : x.value()};
-  return record(op, std::move(y), {x}, std::move(saved), [=](Backward& ctx) {
+  return record(op, std::move(y), {x}, saved, [=](Backward& ctx) {
     const Tensor& dy = ctx.output_gradient();
     GradientTarget dx = ctx.gradient(0);
     dispatch_floating(op, dy.dtype(), [&]<class T>() {

@@ -53,7 +53,8 @@ Variable norm(const Variable& x, int axis) { return reduce("norm", ReduceOp::kNo
 Variable distance(const Variable& a, const Variable& b, int axis) {
   const OpScope scope("distance");
   detail::require_floating("distance", "a", a);
-  detail::require_floating("distance", "b", b);
+  detail::require_alike("distance", "a", a, "b", b);
+  broadcast("distance", a.shape(), b.shape());
   return norm(subtract(a, b), axis);
 }
 

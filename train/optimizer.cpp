@@ -1,5 +1,6 @@
 #include "tapecache/train/optimizer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
@@ -112,6 +113,10 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
   require(options.beta1 >= 0 && options.beta1 < 1, "beta1", options.beta1, "0 <= beta1 < 1");
   require(options.beta2 >= 0 && options.beta2 < 1, "beta2", options.beta2, "0 <= beta2 < 1");
   require(std::isfinite(options.epsilon) && options.epsilon > 0, "epsilon", options.epsilon, "finite and above 0");
+  if (std::ranges::any_of(parameters_, [](const Parameter& p) { return p.value().dtype() == DType::kFloat32; })) {
+    const float rounded = static_cast<float>(options.epsilon);
+    require(std::isfinite(rounded) && rounded > 0, "epsilon", options.epsilon, "finite and above 0 in float32");
+  }
   decays_ = weight_decays(options.weight_decay, options.weight_decay_of);
   for (const Parameter& p : parameters_) {
     steps_.push_back(Tensor::zeros({}, DType::kInt64));

@@ -135,6 +135,10 @@ BOOST_AUTO_TEST_CASE(smaller_chunks_after_running_out) {
       1e-5);
   BOOST_TEST(retried.retries > 0);
   BOOST_TEST(retried.chunks > 2);
+  std::vector<double> seconds;
+  options.observer = [&](const Progress& progress) { seconds.push_back(progress.seconds); };
+  cached_step(towers, model.loss(), options);
+  BOOST_TEST(std::ranges::is_sorted(seconds));  // across attempts too
   const MemoryLimit hopeless(base + 1000);
   BOOST_CHECK_THROW(cached_step(towers, model.loss(), options), OutOfMemory);
 }

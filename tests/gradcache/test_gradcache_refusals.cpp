@@ -328,7 +328,7 @@ BOOST_AUTO_TEST_CASE(options_out_of_range) {
   BOOST_CHECK_EXCEPTION(plan_memory(setup.towers(), {}), ValueError, says({"MemoryBudget"}));
   StepOptions none;
   none.cut = MemoryBudget{};
-  refused(none, {"memory budget of 0 bytes"});
+  refused(none, {"cached_step", "memory budget of 0 bytes"});
   StepOptions plan;
   plan.cut = MemoryPlan{{4}, -1};
   refused(plan, {"keeps -1 chunks"});

@@ -86,6 +86,12 @@ BOOST_AUTO_TEST_CASE(cross_entropy_with_an_impossible_class) {
   BOOST_CHECK(max_difference(g, std::vector<double>{-0.5, 0, 0.5}) <= 1e-12);
 }
 
+BOOST_AUTO_TEST_CASE(distances_of_what_does_not_fit) {
+  const Tensor three = vector_of({1, 2, 3}), two = vector_of({1, 2});
+  BOOST_CHECK_EXCEPTION(ops::distance(three, two), ShapeError, says({"distance", "[3]", "[2]"}));
+  BOOST_CHECK_EXCEPTION(ops::distance(three, three.to(DType::kFloat32)), DTypeError, says({"distance", "float32"}));
+}
+
 BOOST_AUTO_TEST_CASE(equal_points_pull_at_nothing) {
   const Tensor point = vector_of({1, 2, 3});
   const auto hinge = [&](const Variable& v) { return ops::relu(ops::distance(v, point) - 1.0); };

@@ -215,6 +215,16 @@ BOOST_AUTO_TEST_CASE(optimiser_options_outside_their_range) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(an_epsilon_that_float32_cannot_hold) {
+  for (const double bad : {1e-50, 1e39}) {
+    const auto adamw = [&](DType dtype) {
+      AdamW(std::vector<Parameter>{{"w", Tensor::zeros({1}, dtype)}}, {.epsilon = bad});
+    };
+    BOOST_CHECK_EXCEPTION(adamw(DType::kFloat32), ValueError, says({"AdamW", "epsilon", "float32"}));
+    BOOST_CHECK_NO_THROW(adamw(DType::kFloat64));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(optimiser_options_that_are_not_finite) {
   BOOST_CHECK_EXCEPTION(AdamW(some_parameters(), {.epsilon = kInf}), ValueError, says({"AdamW", "epsilon", "inf"}));
   BOOST_CHECK_EXCEPTION(AdamW(some_parameters(), {.weight_decay = kInf}), ValueError, says({"weight_decay", "inf"}));
