@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Fine-tunes all-MiniLM-L6-v2 in turn with sentence-transformers, by `./run bench peers --sentence-transformers`.
 
-Both take the same batch of pairs (descriptions of Debian's packages, see demos/minilm_finetune) in mini-batches of 32, the one
-by the program `tapecache`, the other by `CachedMultipleNegativesRankingLoss`. Without dropout the first step's loss and gradient
+Both take the same batch of pairs (descriptions of Debian's packages, see demos/minilm_finetune) in mini-batches of 32, one by
+the program `tapecache`, the other by `CachedMultipleNegativesRankingLoss`. Without dropout the first step's loss and gradient
 are compared; then each takes steps in turn, as a user has them, tokens and optimiser included, and encodes texts of mixed
 length. Figures go into bench/results/<processor>.json.
 """
