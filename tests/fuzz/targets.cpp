@@ -15,8 +15,10 @@
 
 #include "compare.h"
 #include "folder.h"
+#include "pairs_file.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"
+#include "tapecache/data/npy.h"
 #include "tapecache/data/word_tokenizer.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/train/checkpoint.h"
@@ -199,10 +201,61 @@ std::vector<std::string> tokenizer_seeds() {
   return {"red\nheart\n\nA red HEART, größer 3rd", "\n\n", "a\n\n\xff\xc3"};
 }
 
+void read_any_npy(std::string_view bytes) {
+  const MemoryFile file(bytes);
+  Tensor read;
+  if (!takes([&] { read = data::read_npy(file.path()); })) return;
+  const Folder folder;
+  data::write_npy(folder / "file.npy", read);
+  require(same_bits(data::read_npy(folder / "file.npy"), read), "an array that was written is read as another");
+}
+
+std::vector<std::string> npy_seeds() {
+  std::vector<std::string> seeds;
+  const Folder folder;
+  for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBool}) {
+    data::write_npy(folder / "file.npy", Tensor::full({2, 3}, 1, dtype));
+    seeds.push_back(contents(folder / "file.npy"));
+  }
+  return seeds;
+}
+
+/// The first byte chooses the kind of file and the options.
+void read_any_pairs(std::string_view bytes) {
+  if (bytes.empty()) return;
+  const auto choice = static_cast<unsigned char>(bytes.front());
+  const char* names[] = {"p.csv", "p.tsv", "p.jsonl"};
+  const Folder folder;
+  const auto path = folder / names[choice % 3];
+  put(path, bytes.substr(1));
+  program::Pairs pairs;
+  if (!takes(
+          [&] { pairs = program::read_pairs(path, {.header = (choice & 4) != 0, .skip_empty = (choice & 8) != 0}); })) {
+    return;
+  }
+  require(pairs.size() > 0 && pairs.anchors.size() == pairs.positives.size() &&
+              pairs.negatives.size() == static_cast<std::size_t>(pairs.size() * pairs.hard_negatives),
+          "sides of pairs differ in number");
+}
+
+std::vector<std::string> pairs_seeds() {
+  return {
+      "\x06"
+      "anchor,positive\n\"a, \"\"b\"\"\nc\",d\n",
+      "\x07"
+      "query\tpassage\tnegative\na\tb\tc\n",
+      "\x01"
+      "a\tb\n",
+      "\x0e"
+      "{\"anchor\": \"a\", \"positive\": \"b\", \"neg\": [\"c\"]}\n"};
+}
+
 constexpr FuzzTarget kTargets[] = {
     {"safetensors", read_any_safetensors, safetensors_seeds},
     {"checkpoint", read_any_checkpoint, checkpoint_seeds},
     {"weights", read_any_weights, weights_seeds},
+    {"npy", read_any_npy, npy_seeds},
+    {"pairs", read_any_pairs, pairs_seeds},
     {"word_tokenizer", tokenize_anything, tokenizer_seeds},
 };
 
