@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <string_view>
 
@@ -13,8 +14,15 @@ namespace tapecache::data::tokenizers {
 constexpr std::uint32_t kReplacement = 0xFFFD;
 
 inline bool is_ascii(std::string_view text) {
-  for (const char byte : text) {
-    if (static_cast<signed char>(byte) < 0) return false;
+  constexpr std::uint64_t kHighBits = 0x8080808080808080;
+  std::size_t i = 0;
+  for (; i + 8 <= text.size(); i += 8) {
+    std::uint64_t eight;
+    std::memcpy(&eight, text.data() + i, 8);
+    if (eight & kHighBits) return false;
+  }
+  for (; i < text.size(); ++i) {
+    if (static_cast<signed char>(text[i]) < 0) return false;
   }
   return true;
 }
