@@ -92,18 +92,13 @@ ConfigFields ConfigFields::object(std::string_view name) const {
   return fields;
 }
 
-void ConfigFields::only(std::string_view name, bool supported) const {
+void ConfigFields::only_flag(std::string_view name, bool supported) const {
   if (flag(name, supported) != supported)
     refuse(name, supported ? "true: false is not supported" : "false: true is not supported");
 }
 
-void ConfigFields::only(std::string_view name, std::string_view supported) const {
+void ConfigFields::only_text(std::string_view name, std::string_view supported) const {
   if (text(name, supported) != supported) refuse(name, fmt::format("\"{}\", which alone is supported", supported));
-}
-
-void ConfigFields::only(std::string_view name, std::int64_t supported) const {
-  const Json* const found = given(name);
-  if (found && found->integer() != supported) refuse(name, fmt::format("{}, which alone is supported", supported));
 }
 
 void ConfigFields::none(std::string_view name) const {

@@ -58,9 +58,8 @@ class ConfigFields {
   const Json& json() const { return json_; }
 
   /// Notes a field that has another value than the one that is supported, which is what leaving it out means.
-  void only(std::string_view name, bool supported) const;
-  void only(std::string_view name, std::string_view supported) const;
-  void only(std::string_view name, std::int64_t supported) const;
+  void only_flag(std::string_view name, bool supported) const;
+  void only_text(std::string_view name, std::string_view supported) const;
   /// Notes a field that must be left out, null, false, or an empty list or object.
   void none(std::string_view name) const;
 

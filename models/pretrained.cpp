@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include "tapecache/core/error.h"
+#include "tapecache/models/argument_checks.h"
 #include "tapecache/models/encoder_fields.h"
 #include "tapecache/models/pretrained_parts.h"
 #include "tapecache/models/weight_reader.h"
@@ -25,7 +26,13 @@ struct Family {
   FamilyPlan (*plan)(const FamilySource& source);
 };
 
-constexpr std::array<Family, 1> kFamilies{{{"bert", plan_bert}}};
+constexpr std::array<Family, 6> kFamilies{{{"bert", plan_bert},
+                                           {"roberta", plan_roberta},
+                                           {"xlm-roberta", plan_xlm_roberta},
+                                           {"clip", plan_clip},
+                                           {"clip_text_model", plan_clip_text},
+                                           {"clip_vision_model", plan_clip_vision}}};
+constexpr Family kOpenClip{"open_clip", plan_open_clip};
 
 /// Stands for what a file has not, until that is reported. It is not looked at.
 Tensor placeholder(const Shape& shape, DType dtype) {
@@ -50,17 +57,23 @@ class Loader {
     }
   }
 
-  std::shared_ptr<PretrainedParts> load() {
+  PretrainedParts load() {
     sentence_ = read_sentence_modules(folder_, problems_);
-    const std::filesystem::path config = folder_ / sentence_.transformer / "config.json";
-    parts_->config = tapecache::detail::read_json(config);
-    const ConfigFields fields(config, parts_->config, problems_);
-    const Family* const family = family_of(fields);
-    const WeightFiles files =
-        WeightFiles::of_folder(folder_ / sentence_.transformer, "model", {.memory_map = options_.memory_map});
+    const std::filesystem::path inner = folder_ / sentence_.transformer;
+    std::error_code error;
+    // A folder that has both is read as that of transformers.
+    const bool is_open_clip = !std::filesystem::exists(inner / "config.json", error) &&
+                              std::filesystem::exists(inner / "open_clip_config.json", error);
+    parts_.config_file = is_open_clip ? "open_clip_config.json" : "config.json";
+    parts_.weights = is_open_clip ? "open_clip_model" : "model";
+    parts_.config = tapecache::detail::read_json(inner / parts_.config_file);
+    const ConfigFields fields(inner / parts_.config_file, parts_.config, problems_);
+    const Family& family = is_open_clip ? kOpenClip : family_of(fields);
+    WeightFiles files = WeightFiles::of_folder(inner, parts_.weights, {.memory_map = options_.memory_map});
     refuse_foreign_code(fields);
-    plan_ = family->plan({fields, files, options_, sentence_.there});
-    plan_.info.architecture = family->model_type;
+    plan_ = family.plan({fields, files, options_, sentence_.there});
+    if (plan_.from_files) files.rename(plan_.from_files);
+    plan_.info.architecture = family.model_type;
     const std::vector<SentenceModule> modules = modules_after(plan_);
     const std::int64_t width = width_after(modules, plan_.info.width, folder_, problems_);
     if (!problems_.sizes_known()) problems_.throw_any();
@@ -69,25 +82,25 @@ class Loader {
     plan_.info.width = width;
     keep_parts(modules);
     builder_.set_training(false);
-    return parts_;
+    return std::move(parts_);
   }
 
   const Builder& builder() const { return builder_; }
 
  private:
-  const Family* family_of(const ConfigFields& fields) {
+  const Family& family_of(const ConfigFields& fields) {
     const std::string type = fields.text("model_type", "");
     const auto* const found = std::ranges::find(kFamilies, type, &Family::model_type);
-    if (found != kFamilies.end()) return found;
+    if (found != kFamilies.end()) return *found;
     std::vector<std::string_view> supported;
     for (const Family& family : kFamilies) supported.push_back(family.model_type);
     fields.refuse("model_type", fmt::format("one of {}", fmt::join(supported, ", ")));
     problems_.throw_any();
-    return nullptr;
+    throw FileError(fields.where());
   }
 
   std::vector<SentenceModule> modules_after(const FamilyPlan& plan) {
-    if (sentence_.there || !plan.info.pooling.empty()) return sentence_.modules;
+    if (sentence_.there || !plan.pools) return sentence_.modules;
     return unsaid_modules(options_.pooling, options_.normalize);
   }
 
@@ -101,7 +114,12 @@ class Loader {
       };
     };
     builder_.set_first_values(read_by(reader));
-    parts_->model = plan_.make(builder_);
+    parts_.model = plan_.make(builder_);
+    if (sentence_.there && !plan_.pools) {
+      problems_.add(fmt::format("{}: there is one, expected none beside a {}", (folder_ / "modules.json").string(),
+                                plan_.info.architecture));
+    }
+    name_pooling(modules);
     for (const std::string& name : plan_.kept) {
       const Shape shape{std::span<const std::int64_t>(files.entry(plan_.prefix + name).sizes)};
       if (const Tensor value = reader.value(name, shape, options_.dtype); value.defined()) builder_.buffer(name, value);
@@ -109,6 +127,15 @@ class Loader {
     note(files, reader, builder_.parameters(), builder_.buffers());
     make_head(modules, read_by);
     builder_.set_first_values({});
+  }
+
+  /// Beside the weights too, so that they are not loaded into a model of another pooling without a word.
+  void name_pooling(const std::vector<SentenceModule>& modules) {
+    if (!modules.empty()) plan_.info.pooling = pooling_name(modules);
+    if (!plan_.pools && plan_.info.pooling != "pooler") return;
+    for (const Parameter& p : builder_.parameters()) {
+      if (p.settings().contains("pooling")) p.set("pooling", plan_.info.pooling);
+    }
   }
 
   /// Of modules that have weights each has a file of its own.
@@ -127,7 +154,7 @@ class Loader {
       return read_by(*readers.at(path)->second)(name.substr(path.size() + 1), shape);
     });
     const std::size_t before = builder_.parameters().size();
-    parts_->head = SentenceHead(builder_, modules);
+    parts_.head = SentenceHead(builder_, modules);
     for (const auto& [path, reader] : readers) {
       std::vector<Parameter> own;
       for (const Parameter& p : std::span(builder_.parameters()).subspan(before)) {
@@ -149,7 +176,6 @@ class Loader {
   void keep_parts(const std::vector<SentenceModule>& modules) {
     PretrainedInfo& info = plan_.info;
     if (!modules.empty()) {
-      info.pooling = pooling_name(modules);
       info.normalized = modules.back().kind == SentenceModule::Kind::kNormalize;
       if (!sentence_.there) sentence_.files.merge(files_of(modules, plan_.info.width));
     }
@@ -158,15 +184,17 @@ class Loader {
     info.prompts = sentence_.prompts;
     info.default_prompt = sentence_.default_prompt;
     info.similarity = sentence_.similarity;
-    parts_->info = info;
-    parts_->folder = folder_;
-    parts_->transformer = sentence_.transformer;
-    parts_->weights_name = "model";
-    parts_->carried = sentence_.files;
-    parts_->to_files = plan_.to_files;
-    parts_->saved_class = plan_.saved_class;
-    parts_->parameters = builder_.parameters();
-    parts_->buffers = builder_.buffers();
+    parts_.info = info;
+    for (const SentenceModule& module : modules) {
+      if (module.kind == SentenceModule::Kind::kDense) parts_.modules.push_back(module.path);
+    }
+    parts_.folder = folder_;
+    parts_.transformer = sentence_.transformer;
+    parts_.carried = sentence_.files;
+    parts_.to_files = plan_.to_files;
+    parts_.saved_class = plan_.saved_class;
+    parts_.parameters = builder_.parameters();
+    parts_.buffers = builder_.buffers();
   }
 
   std::filesystem::path folder_;
@@ -175,7 +203,7 @@ class Loader {
   Problems problems_;
   SentenceModules sentence_;
   FamilyPlan plan_;
-  std::shared_ptr<PretrainedParts> parts_ = std::make_shared<PretrainedParts>();
+  PretrainedParts parts_;
 };
 
 }  // namespace
@@ -199,9 +227,16 @@ Variable Pretrained::encode_images(const Variable& images) const {
 }
 
 Pretrained load_pretrained(const std::filesystem::path& folder, const PretrainedOptions& options) {
+  if (options.dropout) detail::require_probability("load_pretrained", "dropout", *options.dropout);
   detail::Loader loader(folder, options);
-  auto parts = loader.load();
-  return Pretrained(loader.builder(), std::move(parts));
+  try {
+    auto parts = std::make_shared<const Pretrained::Parts>(Pretrained::Parts{loader.load()});
+    return Pretrained(loader.builder(), std::move(parts));
+  } catch (const ShapeError& e) {  // of sizes whose product is none
+    throw FileError(fmt::format("{}: {}", folder.string(), e.what()));
+  } catch (const ValueError& e) {  // of a config that no model has
+    throw FileError(fmt::format("{}: {}", folder.string(), e.what()));
+  }
 }
 
 }  // namespace tapecache::models

@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tapecache/models/model.h"
@@ -46,10 +47,6 @@ struct PretrainedInfo {
   std::vector<std::string> notes = {};              ///< fields that have no effect here, a sentence each
 };
 
-namespace detail {
-struct [[gnu::visibility("hidden")]] PretrainedParts;
-}
-
 /// The model of a folder in the layout of transformers, sentence-transformers or OpenCLIP.
 class Pretrained : public Model {
  public:
@@ -67,10 +64,10 @@ class Pretrained : public Model {
  private:
   friend Pretrained load_pretrained(const std::filesystem::path& folder, const PretrainedOptions& options);
   friend void save_pretrained(const std::filesystem::path& folder, const Pretrained& model);
-  Pretrained(const Builder& builder, std::shared_ptr<const detail::PretrainedParts> parts)
-      : Model(builder), parts_(std::move(parts)) {}
+  struct Parts;
+  Pretrained(const Builder& builder, std::shared_ptr<const Parts> parts) : Model(builder), parts_(std::move(parts)) {}
 
-  std::shared_ptr<const detail::PretrainedParts> parts_;
+  std::shared_ptr<const Parts> parts_;
 };
 
 /// Reads config.json, what sentence-transformers keeps beside it, and model.safetensors or its shards. The values of

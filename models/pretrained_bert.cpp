@@ -25,20 +25,40 @@ std::string prefix_in(const WeightFiles& files) {
   return "";
 }
 
-BertConfig read_config(const FamilySource& source) {
+/// What the architectures differ in, of which the names and the blocks are the same.
+struct Kind {
+  const char* saved_class;
+  std::int64_t vocabulary;        // where the file leaves it out
+  bool positions_follow_padding;  // they are counted over the valid tokens, from the padding's id + 1
+};
+
+constexpr Kind kBert{"BertModel", 30522, false};
+constexpr Kind kRoberta{"RobertaModel", 50265, true};
+constexpr Kind kXlmRoberta{"XLMRobertaModel", 30522, true};
+
+/// Positions of the tokens, which are fewer than the rows of their table where those of padding come first.
+void read_positions(const ConfigFields& fields, const Kind& kind, BertConfig& config) {
+  const std::int64_t rows = fields.size("max_position_embeddings", 512);
+  config.position_offset = kind.positions_follow_padding ? fields.size("pad_token_id", 1, 0) + 1 : 0;
+  config.max_tokens = rows - *config.position_offset;
+  if (config.max_tokens >= 1) return;
+  fields.refuse_size("max_position_embeddings", fmt::format("more than pad_token_id + 1, {}", *config.position_offset));
+  config.max_tokens = 1;
+}
+
+BertConfig read_config(const FamilySource& source, const Kind& kind) {
   const ConfigFields& fields = source.config;
   BertConfig config;
-  config.vocabulary = fields.size("vocab_size", 30522);
-  config.max_tokens = fields.size("max_position_embeddings", 512);
+  config.vocabulary = fields.size("vocab_size", kind.vocabulary);
   config.types = fields.size("type_vocab_size", 2);
-  config.position_offset = 0;
+  read_positions(fields, kind, config);
   // What transformers takes for a field that is left out; MiniLM's sizes, the engine's own, are other ones.
   BertEncoderConfig encoder{.width = 768, .layers = 12, .mlp_width = 3072};
   encoder.dropout = source.options.dropout.value_or(fields.probability("hidden_dropout_prob", 0.1));
   config.encoder = BertEncoderConfig(read_encoder(fields, source, TransformerConfig(encoder)));
-  fields.only("position_embedding_type", "absolute");
-  fields.only("is_decoder", false);
-  fields.only("add_cross_attention", false);
+  fields.only_text("position_embedding_type", "absolute");
+  fields.only_flag("is_decoder", false);
+  fields.only_flag("add_cross_attention", false);
   fields.none("pruned_heads");
   fields.none("embedding_size");
   return config;
@@ -52,26 +72,25 @@ struct Pooler {
   }
 };
 
-}  // namespace
-
-FamilyPlan plan_bert(const FamilySource& source) {
-  const BertConfig config = read_config(source);
+FamilyPlan plan_of(const FamilySource& source, const Kind& kind) {
+  const BertConfig config = read_config(source, kind);
   FamilyPlan plan;
   plan.prefix = prefix_in(source.files);
-  plan.saved_class = "BertModel";
+  plan.saved_class = kind.saved_class;
   plan.info.width = config.encoder.width;
   plan.info.vocabulary = config.vocabulary;
   plan.info.max_tokens = config.max_tokens;
   note_attention_dropout(source.config, "attention_probs_dropout_prob", plan.info);
-  const bool pools = source.options.pooler && !source.has_modules;
-  if (pools) plan.info.pooling = "pooler";
+  const bool has_pooler = source.options.pooler && !source.has_modules;
+  plan.pools = !has_pooler;
+  if (has_pooler) plan.info.pooling = "pooler";
   for (const char* name : {"pooler.dense.weight", "pooler.dense.bias"}) {
-    if (!pools && source.files.contains(plan.prefix + name)) plan.kept.push_back(name);
+    if (!has_pooler && source.files.contains(plan.prefix + name)) plan.kept.push_back(name);
   }
-  plan.make = [config, pools](const Builder& builder) {
+  plan.make = [config, has_pooler](const Builder& builder) {
     const auto bert = std::make_shared<const Bert>(builder, config);
     FamilyModel model;
-    if (pools) {
+    if (has_pooler) {
       const std::int64_t width = config.encoder.width;
       const Pooler pooler{Linear(builder.child("pooler.dense"), width, width, Init::normal(0.02))};
       model.texts = [bert, pooler](const TokenBatch& t) { return pooler(bert->hidden_states(t), t.valid); };
@@ -82,5 +101,11 @@ FamilyPlan plan_bert(const FamilySource& source) {
   };
   return plan;
 }
+
+}  // namespace
+
+FamilyPlan plan_bert(const FamilySource& source) { return plan_of(source, kBert); }
+FamilyPlan plan_roberta(const FamilySource& source) { return plan_of(source, kRoberta); }
+FamilyPlan plan_xlm_roberta(const FamilySource& source) { return plan_of(source, kXlmRoberta); }
 
 }  // namespace tapecache::models::detail

@@ -44,6 +44,7 @@ struct FamilyPlan {
   std::function<std::vector<RenamedTensor>(const std::string&, const SafetensorsReader::Entry&)> from_files = {};
   /// The reverse; as they are where it is empty.
   std::function<NamedTensors(const NamedTensors&)> to_files = {};
+  bool pools = false;  ///< whether its texts' states are to be pooled, as modules.json or the options say
   std::vector<std::string> kept = {};  ///< tensors that the model does not use, but its folder is to have again
   std::string saved_class = {};        ///< for `architectures` of a saved config.json
   std::function<FamilyModel(const Builder&)> make = {};
@@ -51,6 +52,12 @@ struct FamilyPlan {
 
 /// Each plans a model of its kind.
 FamilyPlan plan_bert(const FamilySource& source);
+FamilyPlan plan_roberta(const FamilySource& source);
+FamilyPlan plan_xlm_roberta(const FamilySource& source);
+FamilyPlan plan_clip(const FamilySource& source);
+FamilyPlan plan_clip_text(const FamilySource& source);
+FamilyPlan plan_clip_vision(const FamilySource& source);
+FamilyPlan plan_open_clip(const FamilySource& source);
 
 struct PretrainedParts {
   PretrainedInfo info;
@@ -59,15 +66,31 @@ struct PretrainedParts {
   // What the folder is written again by.
   std::filesystem::path folder;       ///< that it came from
   std::filesystem::path transformer;  ///< the folder within it that has config.json and the weights; mostly none
-  std::string weights_name;
+  std::string weights;                ///< without its ending
+  std::string config_file;
   Json config;
   std::map<std::filesystem::path, std::string> carried;  ///< files that are written as they were read
   std::function<NamedTensors(const NamedTensors&)> to_files;
   std::string saved_class;
   std::vector<Parameter> parameters;  ///< of the files: what is made under the builder later is not theirs
   std::vector<Buffer> buffers;
+  std::vector<std::string> modules;  ///< whose parameters are in files of their own, by path
+
+  /// The path of the module that a parameter is of; empty for the transformer's.
+  std::string module_of(const std::string& name) const {
+    for (const std::string& module : modules) {
+      if (name.starts_with(module + ".")) return module;
+    }
+    return "";
+  }
 };
 
 }  // namespace tapecache::models::detail
+
+namespace tapecache::models {
+
+struct [[gnu::visibility("hidden")]] Pretrained::Parts : detail::PretrainedParts{};
+
+}  // namespace tapecache::models
 
 #pragma GCC visibility pop

@@ -123,7 +123,7 @@ class ModuleReader {
     const ConfigFields config = fields(path, false);
     SentenceModule module{.kind = SentenceModule::Kind::kPooling, .path = path};
     module.in = config.size(config.has("embedding_dimension") ? "embedding_dimension" : "word_embedding_dimension", 0);
-    config.only("include_prompt", true);
+    config.only_flag("include_prompt", true);
     if (config.has("pooling_mode")) {
       const Json& modes = *config.json().find("pooling_mode");
       for (const Json& mode : modes.is(Json::Kind::kArray) ? modes.items : std::vector<Json>{modes}) {
@@ -148,7 +148,7 @@ class ModuleReader {
     module.in = config.size("in_features", 0);
     module.out = config.size("out_features", 0);
     for (const char* field : {"in_features", "out_features"}) {
-      if (!config.has(field)) config.refuse(field, "a width");
+      if (!config.has(field)) config.refuse_size(field, "a width");
     }
     module.bias = config.flag("bias", true);
     const std::string activation = config.text("activation_function", kActivations.front().name);
@@ -158,16 +158,16 @@ class ModuleReader {
     } else {
       module.activation = known->activation;
     }
-    config.only("module_input_name", "sentence_embedding");
-    config.only("module_output_name", "sentence_embedding");
-    config.only("use_residual", false);
+    config.only_text("module_input_name", "sentence_embedding");
+    config.only_text("module_output_name", "sentence_embedding");
+    config.only_flag("use_residual", false);
     all_.modules.push_back(std::move(module));
   }
 
   void add_normalize(const std::string& path) {
     const ConfigFields config = fields(path, true);
-    config.only("module_input_name", "sentence_embedding");
-    config.only("module_output_name", "sentence_embedding");
+    config.only_text("module_input_name", "sentence_embedding");
+    config.only_text("module_output_name", "sentence_embedding");
     all_.modules.push_back({.kind = SentenceModule::Kind::kNormalize, .path = path});
   }
 
@@ -183,11 +183,11 @@ class ModuleReader {
 void read_transformer_fields(const ConfigFields& fields, SentenceModules& all) {
   if (fields.has("max_seq_length")) all.max_tokens = fields.size("max_seq_length", 0);
   all.lower_case = fields.flag("do_lower_case", false);
-  fields.only("transformer_task", "feature-extraction");
-  fields.only("module_output_name", "token_embeddings");
+  fields.only_text("transformer_task", "feature-extraction");
+  fields.only_text("module_output_name", "token_embeddings");
   const ConfigFields text = fields.object("modality_config").object("text");
-  text.only("method", "forward");
-  text.only("method_output_name", "last_hidden_state");
+  text.only_text("method", "forward");
+  text.only_text("method_output_name", "last_hidden_state");
 }
 
 void read_prompts(const ConfigFields& fields, SentenceModules& all) {

@@ -19,6 +19,8 @@ bool is_plain_name(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos;
 }
 
+}  // namespace
+
 Tensor transposed(const Tensor& matrix) {
   const std::int64_t rows = matrix.size(0), columns = matrix.size(1);
   const Tensor result = Tensor::empty({columns, rows}, matrix.dtype());
@@ -31,8 +33,6 @@ Tensor transposed(const Tensor& matrix) {
   }
   return result;
 }
-
-}  // namespace
 
 WeightFiles::WeightFiles(const std::filesystem::path& file, const SafetensorsOptions& options) : path_(file) {
   shards_.emplace_back(file, SafetensorsReader(file, options));

@@ -24,6 +24,9 @@ struct RenamedTensor {
   bool transposed = false;
 };
 
+/// A copy of a matrix of the host.
+Tensor transposed(const Tensor& matrix);
+
 /// The tensors of a safetensors file, or of the shards that an index names.
 class WeightFiles {
  public:
