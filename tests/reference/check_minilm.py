@@ -50,7 +50,8 @@ def main():
         ours = load_file(work / "out.safetensors")["embeddings"]
         subprocess.run([arguments.program, "save", str(arguments.model), str(work / "saved")], check=True)
         again = SentenceTransformer(str(work / "saved"), device="cpu").encode(texts)
-    print(f"{len(texts)} sentences: embedded here {abs(ours - theirs).max():.1e}, by the saved folder {abs(again - theirs).max():.1e}")
+    print(f"{len(texts)} sentences: embedded here {abs(ours - theirs).max():.1e}, "
+          f"by the saved folder {abs(again - theirs).max():.1e}")
     for what, found in (("embeddings", ours), ("those of the saved folder", again)):
         if not abs(found - theirs).max() <= TOLERANCE:
             raise SystemExit(f"{what} differ by more than {TOLERANCE:.0e}")

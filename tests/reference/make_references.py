@@ -303,8 +303,8 @@ def main():
     sentence_case("bert_mean", bert_config(), [Pooling(16, "mean"), Normalize()], texts(pairs=True), minilm_beside)
     sentence_case("bert_cls_shards", bert_config(hidden_act="relu"), [Pooling(16, "cls"), Normalize()], texts(), halved_shards)
     sentence_case("bert_dense", bert_config(hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6),
-                  [Pooling(16, ("max", "mean")), Dense(32, 12), Dense(12, 8, bias=False, activation_function=torch.nn.Identity()),
-                   Normalize()], texts())
+                  [Pooling(16, ("max", "mean")), Dense(32, 12),
+                   Dense(12, 8, bias=False, activation_function=torch.nn.Identity()), Normalize()], texts())
     sentence_case("bert_last_left", bert_config(hidden_act="silu"), [Pooling(16, "lasttoken")], texts(left=True), bfloat16)
     sentence_case("bert_weighted", bert_config(hidden_act="quick_gelu"),
                   [Pooling(16, ("mean_sqrt_len_tokens", "weightedmean", "cls"))], texts(left=True))
@@ -312,9 +312,11 @@ def main():
     clip_case("clip")
     clip_case("clip_end", VOCABULARY - 2, eos_token_id=VOCABULARY - 2, hidden_act="gelu")
     tower_case("clip_text", CLIPTextModel(text_config()), "pooler_output", clip_texts(VOCABULARY - 1), "text_model.")
-    tower_case("clip_text_projection", CLIPTextModelWithProjection(text_config()), "text_embeds", clip_texts(VOCABULARY - 1))
+    tower_case("clip_text_projection", CLIPTextModelWithProjection(text_config()), "text_embeds",
+               clip_texts(VOCABULARY - 1))
     tower_case("clip_vision", CLIPVisionModel(vision_config()), "pooler_output", images(), "vision_model.")
-    tower_case("clip_vision_projection", CLIPVisionModelWithProjection(vision_config(hidden_act="gelu")), "image_embeds", images())
+    tower_case("clip_vision_projection", CLIPVisionModelWithProjection(vision_config(hidden_act="gelu")), "image_embeds",
+               images())
     open_clip_case("open_clip", False)
     open_clip_case("open_clip_quick", True)
     xlm_roberta_case("xlm_roberta")
