@@ -26,9 +26,10 @@ struct Family {
   FamilyPlan (*plan)(const FamilySource& source);
 };
 
-constexpr std::array<Family, 6> kFamilies{{{"bert", plan_bert},
+constexpr std::array<Family, 7> kFamilies{{{"bert", plan_bert},
                                            {"roberta", plan_roberta},
                                            {"xlm-roberta", plan_xlm_roberta},
+                                           {"mpnet", plan_mpnet},
                                            {"clip", plan_clip},
                                            {"clip_text_model", plan_clip_text},
                                            {"clip_vision_model", plan_clip_vision}}};

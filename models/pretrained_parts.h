@@ -54,6 +54,7 @@ struct FamilyPlan {
 FamilyPlan plan_bert(const FamilySource& source);
 FamilyPlan plan_roberta(const FamilySource& source);
 FamilyPlan plan_xlm_roberta(const FamilySource& source);
+FamilyPlan plan_mpnet(const FamilySource& source);
 FamilyPlan plan_clip(const FamilySource& source);
 FamilyPlan plan_clip_text(const FamilySource& source);
 FamilyPlan plan_clip_vision(const FamilySource& source);

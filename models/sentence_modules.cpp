@@ -18,6 +18,9 @@ namespace tapecache::models::detail {
 namespace {
 
 constexpr const char* kModulesFile = "modules.json";
+/// The first that is there counts.
+constexpr std::array kTransformerFiles{"sentence_bert_config.json", "sentence_roberta_config.json",
+                                       "sentence_xlm-roberta_config.json"};
 
 struct NamedActivation {
   std::string_view name;
@@ -230,7 +233,11 @@ SentenceModules read_sentence_modules(const std::filesystem::path& folder, Probl
   const auto fields = [&](const std::filesystem::path& file) {
     return ConfigFields(folder / file, reader.read(file, true), problems);
   };
-  read_transformer_fields(fields(all.transformer / "sentence_bert_config.json"), all);
+  for (const char* file : kTransformerFiles) {
+    if (!std::filesystem::exists(folder / all.transformer / file, error)) continue;
+    read_transformer_fields(fields(all.transformer / file), all);
+    break;
+  }
   read_prompts(fields("config_sentence_transformers.json"), all);
   return all;
 }

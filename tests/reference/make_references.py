@@ -20,9 +20,9 @@ import open_clip
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import (BertConfig, BertForMaskedLM, BertModel, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel,
-                          CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModel,
-                          CLIPVisionModelWithProjection, RobertaConfig, RobertaForMaskedLM, XLMRobertaConfig,
-                          XLMRobertaModel)
+                          CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection,
+                          MPNetConfig, MPNetModel, RobertaConfig, RobertaForMaskedLM, XLMRobertaConfig, XLMRobertaModel)
+from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 CASES = Path(__file__).resolve().parent / "cases"
 VOCABULARY, TOKENS, TEXTS, STEPS, RATE, SCALE = 60, 9, 6, 20, 1e-3, 0.3
@@ -189,6 +189,19 @@ def roberta_case(name):
                          lambda m, x: {"texts": m(x)}, lambda m, z: halves(z), inputs))
 
 
+def mpnet_case(name):
+    """No types; distances fall into the same ranges in both."""
+    torch.manual_seed(21)
+    config = MPNetConfig(**{**LAYERS, "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24,
+                            "max_position_embeddings": 14, "layer_norm_eps": 1e-5})
+    inputs = texts()
+    inputs["ids"][~inputs["valid"]] = 1
+    sentence_case(name, config, [Pooling(16, "mean"), Normalize()], inputs, model=MPNetModel)
+    reference = load_file(CASES / name / "reference.safetensors")
+    reference["buckets"] = MPNetEncoder.relative_position_bucket(torch.arange(-200, 201))
+    write(name, reference)
+
+
 def minilm_beside(folder, bert):
     """As in published folders: ids of positions in the file, a length, prompts."""
     tensors = load_file(folder / "model.safetensors")
@@ -321,6 +334,7 @@ def main():
     open_clip_case("open_clip_quick", True)
     xlm_roberta_case("xlm_roberta")
     roberta_case("roberta")
+    mpnet_case("mpnet")
 
 
 if __name__ == "__main__":

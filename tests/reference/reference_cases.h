@@ -33,7 +33,8 @@ inline const std::vector<ReferenceCase>& reference_cases() {
                                                 {"clip_text"},     {"clip_text_projection"},
                                                 {"clip_vision"},   {"clip_vision_projection"},
                                                 {"open_clip"},     {"open_clip_quick"},
-                                                {"xlm_roberta"},   {"roberta"}};
+                                                {"xlm_roberta"},   {"roberta"},
+                                                {"mpnet"}};
   return cases;
 }
 

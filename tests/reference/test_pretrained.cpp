@@ -10,7 +10,10 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/memory.h"
 #include "tapecache/models/bert.h"
+#include "tapecache/models/mpnet.h"
 #include "tapecache/models/weights.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/reduce.h"
 
 using namespace tapecache;
 using namespace tapecache::models;
@@ -95,6 +98,21 @@ BOOST_AUTO_TEST_CASE(checkpointed_blocks_give_the_same_bits) {
   const Pretrained plain = load_pretrained(case_folder("bert_mean"));
   const Pretrained checkpointed = load_pretrained(case_folder("bert_mean"), {.checkpoint = true});
   BOOST_TEST(same_bits(encoded(plain, some_texts()), encoded(checkpointed, some_texts())));
+  // And the same gradients, that of a bias which all blocks share among them.
+  const auto gradients = [](bool checkpoint) {
+    const Pretrained model = load_pretrained(case_folder("mpnet"), {.checkpoint = checkpoint});
+    Tape tape;
+    Variable sum;
+    {
+      const Recording recording(tape);
+      sum = ops::sum(ops::multiply(model.encode(some_texts()), Tensor::full({3, 16}, 0.5)));
+    }
+    tape.backward(sum);
+    std::vector<Tensor> all;
+    for (const Parameter& p : model.parameters()) all.push_back(p.gradient());
+    return all;
+  };
+  BOOST_TEST(std::ranges::equal(gradients(false), gradients(true), same_bits));
 }
 
 BOOST_AUTO_TEST_CASE(a_folder_without_modules_is_pooled_as_the_options_say) {
@@ -227,6 +245,13 @@ BOOST_AUTO_TEST_CASE(parameters_made_later_are_drawn_and_not_saved) {
   const Folder folder;
   save_pretrained(folder / "saved", a);
   BOOST_TEST(!read_safetensors(folder / "saved/model.safetensors").tensors.contains("head.weight"));
+}
+
+BOOST_AUTO_TEST_CASE(distances_of_mpnet_fall_into_the_same_ranges) {
+  const Tensor buckets = ReferenceCase{"mpnet"}.reference().tensors.at("buckets");
+  std::vector<std::int64_t> found;
+  for (std::int64_t distance = -200; distance <= 200; ++distance) found.push_back(relative_bucket(distance));
+  BOOST_TEST(found == buckets.to_vector<std::int64_t>(), boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(a_text_without_its_end_is_refused_by_clip) {

@@ -72,7 +72,7 @@ BOOST_AUTO_TEST_CASE(model_types_that_are_not_supported) {
   Broken broken("bert_mean");
   broken.with("config.json", R"("model_type": "bert")", R"("model_type": "modernbert")");
   broken.refused({"config.json: model_type is \"modernbert\"",
-                  "one of bert, roberta, xlm-roberta, clip, clip_text_model, clip_vision_model"});
+                  "one of bert, roberta, xlm-roberta, mpnet, clip, clip_text_model, clip_vision_model"});
 }
 
 BOOST_AUTO_TEST_CASE(all_that_is_wrong_is_named_together) {
