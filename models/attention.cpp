@@ -18,8 +18,9 @@ std::int64_t checked_heads(std::int64_t width, std::int64_t heads) {
 }  // namespace
 
 MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in,
-                                       const Init& out, const AttentionNames& names)
+                                       const Init& out, const AttentionNames& names, ops::ResultType projected)
     : heads_(checked_heads(width, heads)),
+      projected_(projected),
       q_(builder.child(names.query), width, width, in),
       k_(builder.child(names.key), width, width, in),
       v_(builder.child(names.value), width, width, in),
@@ -33,11 +34,11 @@ Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionO
 }
 
 Variable MultiHeadAttention::project(const Variable& x) const {
-  return ops::multi_linear(x, weights(), biases(), ops::ResultType::kOperand);
+  return ops::multi_linear(x, weights(), biases(), projected_);
 }
 
 ops::NormalizedLinear MultiHeadAttention::project(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep) const {
-  return ops::normalized_linear(x, norm, weights(), biases(), keep, ops::ResultType::kOperand);
+  return ops::normalized_linear(x, norm, weights(), biases(), keep, projected_);
 }
 
 Variable MultiHeadAttention::attend(const Variable& qkv, const ops::AttentionOptions& options, const Variable& residual,

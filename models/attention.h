@@ -21,8 +21,9 @@ using TokenChoice = std::function<Variable(const Variable& x)>;
 class MultiHeadAttention {
  public:
   /// `in` and `out` initialise the input and output projections. Throws ValueError where heads do not divide width.
+  /// Queries, keys and values are `projected` to that type.
   MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in, const Init& out,
-                     const AttentionNames& names = {});
+                     const AttentionNames& names = {}, ops::ResultType projected = ops::ResultType::kOperand);
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {},
                       const Variable& residual = {}) const;
   /// Its first half: queries, keys and values side by side, of x or of norm(x), which backward computes again. They are
@@ -38,6 +39,7 @@ class MultiHeadAttention {
   std::array<Variable, 3> biases() const { return {q_.bias, k_.bias, v_.bias}; }
 
   std::int64_t heads_;
+  ops::ResultType projected_;
   Linear q_, k_, v_, out_;
 };
 

@@ -99,11 +99,32 @@ Parameter Builder::parameter(std::string_view name, const Shape& shape, const In
   const std::string full = full_name(name);
   require_free(full);
   require_drawable(full, init);
+  shared_->parameters.emplace_back(full, first_values(full, shape, init));
+  return shared_->parameters.back();
+}
+
+Tensor Builder::first_values(const std::string& full, const Shape& shape, const Init& init) const {
+  if (shared_->first_values) {
+    if (Tensor given = shared_->first_values(full, shape); given.defined()) {
+      if (given.shape() != shape) {
+        throw ShapeError(fmt::format("builder: the first values of '{}' have shape {}, expected {}", full,
+                                     to_string(given.shape()), to_string(shape)));
+      }
+      if (given.dtype() != shared_->dtype) {
+        throw DTypeError(fmt::format("builder: the first values of '{}' are {}, expected {}", full, name(given.dtype()),
+                                     name(shared_->dtype)));
+      }
+      if (given.device() != shared_->device) {
+        throw DeviceError(fmt::format("builder: the first values of '{}' are on {}, expected {}", full,
+                                      to_string(given.device()), to_string(shared_->device)));
+      }
+      return given;
+    }
+  }
   const Tensor values = init.standard_deviation == 0 && init.half_range == 0
                             ? Tensor::full(shape, init.mean, shared_->dtype)
                             : drawn_values(shape, init, shared_->seed ^ hash_of(full), shared_->dtype);
-  shared_->parameters.emplace_back(full, values.to(shared_->device));
-  return shared_->parameters.back();
+  return values.to(shared_->device);
 }
 
 void Builder::to(Device device) const {

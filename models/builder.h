@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "tapecache/autograd/buffer.h"
@@ -29,6 +31,10 @@ struct Init {
 /// the training flag; they differ in the name they stand under.
 class Builder {
  public:
+  /// The values of a parameter of this full name, of the builder's type and on its device; undefined where they are to
+  /// be drawn.
+  using FirstValues = std::function<Tensor(const std::string& name, const Shape& shape)>;
+
   /// Throws DTypeError for a type other than f32 and f64.
   explicit Builder(std::uint64_t seed, DType dtype = DType::kFloat32);
 
@@ -38,6 +44,10 @@ class Builder {
   /// parameters are made. Throws ValueError where the full name was taken, and for numbers of `init` that are not
   /// finite or a spread below 0.
   Parameter parameter(std::string_view name, const Shape& shape, const Init& init) const;
+  /// From now on parameters, of all copies and children, take the values that this gives instead of drawing them: what
+  /// a file holds is there once then. An empty function: all are drawn again. What is given in another shape, type or
+  /// place is refused by ShapeError, DTypeError or DeviceError.
+  void set_first_values(FirstValues values) const { shared_->first_values = std::move(values); }
   /// A new buffer, which holds the given floating tensor itself, moved to the builder's device. Throws, before anything
   /// is changed, ValueError where the full name was taken, DTypeError for another type or an undefined tensor,
   /// OutOfMemory.
@@ -68,7 +78,9 @@ class Builder {
     bool training = true;
     std::vector<Parameter> parameters;
     std::vector<Buffer> buffers;
+    FirstValues first_values;
   };
+  Tensor first_values(const std::string& full, const Shape& shape, const Init& init) const;
   std::string full_name(std::string_view name) const;
   void require_free(const std::string& full) const;
 

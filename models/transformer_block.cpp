@@ -19,7 +19,7 @@ TransformerBlock::Parts TransformerBlock::make_parts(const Builder& builder, con
   const auto norm = [&](const char* name) { return LayerNorm(builder.child(name), config.width, config.epsilon); };
   const auto attention = [&] {
     return MultiHeadAttention(builder, config.width, config.heads, drawn(residual_spread), drawn(spread),
-                              style.attention);
+                              style.attention, style.projected);
   };
   const auto fc1 = [&] {
     return Linear(builder.child(style.fc1), config.width, config.mlp_width, drawn(spread / std::sqrt(2.0)));
@@ -80,9 +80,12 @@ Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm*
   // By value: the recompute in backward may come when this block's caller is gone, or the training flag was changed.
   const auto recompute = [block = *this, norm = before ? std::optional(*before) : std::nullopt, options, choice,
                           training](std::span<const Variable> inputs) {
-    return std::vector<Variable>{block.forward(inputs[0], norm ? &*norm : nullptr, options, choice, training)};
+    ops::AttentionOptions how = options;
+    if (how.bias.defined()) how.bias = inputs[1];
+    return std::vector<Variable>{block.forward(inputs[0], norm ? &*norm : nullptr, how, choice, training)};
   };
   std::vector<Variable> inputs{x};
+  if (options.bias.defined()) inputs.push_back(options.bias);
   if (options.valid.defined()) inputs.emplace_back(options.valid);  // so that a change before backward is found
   return checkpoint(recompute, inputs).front();
 }

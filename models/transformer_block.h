@@ -20,6 +20,7 @@ struct BlockStyle {
   NormPlacement norm = NormPlacement::kPre;
   AttentionNames attention = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"};
   const char *norm1 = "layer_norm1", *norm2 = "layer_norm2", *fc1 = "mlp.fc1", *fc2 = "mlp.fc2";
+  ops::ResultType projected = ops::ResultType::kOperand;  ///< of queries, keys and values; kComputed for biased scores
   /// Of all weights. Unset: with w the width and L the layers, q, k, v and fc2 by N(0, (w^-½ (2L)^-½)²), out_proj by
   /// N(0, w^-1), fc1 by N(0, (2w)^-1).
   std::optional<Init> weights = {};

@@ -7,11 +7,36 @@
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/layout.h"
 #include "tapecache/ops/low_precision.h"
+#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/softmax.h"
 
 namespace tapecache::ops {
 
 using kernels::AttentionKernels;
+
+namespace {
+
+Variable biased_attention(const Variable& qkv, std::int64_t heads, const AttentionOptions& options) {
+  const std::int64_t batch = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3, head_width = width / heads;
+  if (options.causal) throw ValueError("attention: causal beside a bias, expected one of the two");
+  if (options.bias.shape() != Shape{heads, tokens, tokens}) {
+    throw ShapeError(fmt::format("attention: bias has shape {}, expected [heads, tokens, tokens], {}",
+                                 to_string(options.bias.shape()), to_string(Shape{heads, tokens, tokens})));
+  }
+  const Variable by_head = transpose(reshape(qkv, {batch, tokens, 3 * heads, head_width}), 1, 2);
+  const auto part = [&](std::int64_t i) { return slice(by_head, 1, i * heads, (i + 1) * heads); };
+  const Variable scores =
+      add(scale(matmul(part(0), part(1), {.transpose_b = true}), 1 / std::sqrt(static_cast<double>(head_width))),
+          options.bias);
+  const Variable weights =
+      options.valid.defined() ? masked_softmax(scores, options.valid.reshape({batch, 1, 1, tokens})) : softmax(scores);
+  return reshape(transpose(matmul(weights, part(2)), 1, 2), {batch, tokens, width});
+}
+
+}  // namespace
 
 Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptions& options) {
   constexpr const char* kOp = "attention";
@@ -28,6 +53,7 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
   if (options.valid.defined()) {
     detail::require_mask(kOp, "valid", options.valid, {batch, tokens}, qkv.device());
   }
+  if (options.bias.defined()) return biased_attention(qkv, heads, options);
   const std::int64_t head_width = width / heads;
   const kernels::Attention layout{
       batch, tokens, heads, head_width, 1.0 / std::sqrt(static_cast<double>(head_width)), options.causal};

@@ -9,6 +9,10 @@ struct AttentionOptions {
   bool causal = false;  ///< a token attends to itself and earlier ones only
   Tensor valid = {};    ///< bool [batch, tokens]; false marks padding, which no token attends to. Undefined: none.
   ResultType result = ResultType::kComputed;
+  /// [heads, tokens, tokens], added to the scaled scores of every sample, as for relative positions; undefined: none.
+  /// It gets a gradient. Attention is then put together of other ops, which keep all scores: of f32 and f64, not
+  /// causal.
+  Variable bias = {};
 };
 
 /// Multi-head scaled dot-product attention (Vaswani et al. 2017) on packed queries, keys and values

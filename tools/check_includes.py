@@ -16,7 +16,7 @@ CONTRACT = "ops/kernels"  # between ops and backends
 UMBRELLA = "tapecache.h"
 BACKENDS = ("ops/cpu", "ops/cuda", "ops/no_cuda")
 MODULES = ("core", "autograd", "ops", "losses", "gradcache", "models", "train", "data")
-PROGRAMS = ("demos", "bench", "tests")
+PROGRAMS = ("demos", "bench", "program", "tests")
 
 # A zone is a module, a kernel backend, the contract between both or a folder of programs.
 MAY_INCLUDE = {

@@ -9,7 +9,7 @@
 #include "evaluation.h"
 #include "options.h"
 #include "plots.h"
-#include "progress.h"
+#include "program/progress.h"
 #include "report.h"
 #include "results.h"
 #include "retrieval.h"
@@ -48,10 +48,10 @@ WayResult run_way(const TrainingSetup& setup, const WaySettings& settings, Metri
                   std::unique_ptr<tapecache::models::Clip>& model) {
   TrainedWay trained;
   {
-    Progress progress(settings.name, settings.steps);
+    tapecache::program::Progress progress(settings.name, settings.steps);
     trained = train(setup, settings, [&](const StepRecord& record) {
       const double pairs = static_cast<double>((record.step + 1) * settings.batch);
-      progress.update(record.step + 1, record.loss, pairs / record.seconds);
+      progress.update(record.step + 1, fmt::format("loss {:.4f}  {:.0f} pairs/s", record.loss, pairs / record.seconds));
       metrics.append(settings.name, record);
     });
   }

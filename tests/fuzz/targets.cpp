@@ -9,15 +9,22 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <stdexcept>
 
 #include <fmt/format.h>
 
 #include "compare.h"
 #include "folder.h"
+#include "pairs_file.h"
+#include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"
+#include "tapecache/data/npy.h"
 #include "tapecache/data/word_tokenizer.h"
+#include "tapecache/models/bert.h"
+#include "tapecache/models/layers.h"
+#include "tapecache/models/pretrained.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/train/checkpoint.h"
 
@@ -199,11 +206,164 @@ std::vector<std::string> tokenizer_seeds() {
   return {"red\nheart\n\nA red HEART, größer 3rd", "\n\n", "a\n\n\xff\xc3"};
 }
 
+void read_any_npy(std::string_view bytes) {
+  const MemoryFile file(bytes);
+  Tensor read;
+  if (!takes([&] { read = data::read_npy(file.path()); })) return;
+  const Folder folder;
+  data::write_npy(folder / "file.npy", read);
+  require(same_bits(data::read_npy(folder / "file.npy"), read), "an array that was written is read as another");
+}
+
+std::vector<std::string> npy_seeds() {
+  std::vector<std::string> seeds;
+  const Folder folder;
+  for (const DType dtype : {DType::kFloat32, DType::kFloat16, DType::kBool}) {
+    data::write_npy(folder / "file.npy", Tensor::full({2, 3}, 1, dtype));
+    seeds.push_back(contents(folder / "file.npy"));
+  }
+  return seeds;
+}
+
+/// The first byte chooses the kind of file and the options.
+void read_any_pairs(std::string_view bytes) {
+  if (bytes.empty()) return;
+  const auto choice = static_cast<unsigned char>(bytes.front());
+  const char* names[] = {"p.csv", "p.tsv", "p.jsonl"};
+  const Folder folder;
+  const auto path = folder / names[choice % 3];
+  put(path, bytes.substr(1));
+  program::Pairs pairs;
+  if (!takes(
+          [&] { pairs = program::read_pairs(path, {.header = (choice & 4) != 0, .skip_empty = (choice & 8) != 0}); })) {
+    return;
+  }
+  require(pairs.size() > 0 && pairs.anchors.size() == pairs.positives.size() &&
+              pairs.negatives.size() == static_cast<std::size_t>(pairs.size() * pairs.hard_negatives),
+          "sides of pairs differ in number");
+}
+
+std::vector<std::string> pairs_seeds() {
+  return {
+      "\x06"
+      "anchor,positive\n\"a, \"\"b\"\"\nc\",d\n",
+      "\x07"
+      "query\tpassage\tnegative\na\tb\tc\n",
+      "\x01"
+      "a\tb\n",
+      "\x0e"
+      "{\"anchor\": \"a\", \"positive\": \"b\", \"neg\": [\"c\"]}\n"};
+}
+
+// The files of a model's folder, one after another, each after a line with its name: "=== 1_Pooling/config.json". Those
+// that are not there are as in a folder that is right; the weights, of a few numbers, are.
+constexpr std::string_view kFolderFiles[] = {"config.json",
+                                             "modules.json",
+                                             "1_Pooling/config.json",
+                                             "2_Dense/config.json",
+                                             "sentence_bert_config.json",
+                                             "config_sentence_transformers.json",
+                                             "model.safetensors.index.json",
+                                             "open_clip_config.json"};
+
+constexpr std::string_view kBertConfig =
+    R"({"model_type": "bert", "vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+"intermediate_size": 4, "max_position_embeddings": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
+)";
+constexpr std::string_view kModules =
+    R"([{"path": "", "type": "sentence_transformers.models.Transformer"},
+{"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+{"path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+{"path": "3_Normalize", "type": "sentence_transformers.models.Normalize"}]
+)";
+constexpr std::string_view kPooling = R"({"word_embedding_dimension": 4, "pooling_mode_mean_tokens": true}
+)";
+constexpr std::string_view kDense =
+    R"({"in_features": 4, "out_features": 3, "activation_function": "torch.nn.modules.activation.Tanh"}
+)";
+
+/// A folder of weights for every way that a model is read; the same one for all inputs, which name the other files.
+class ModelFolder {
+ public:
+  ModelFolder() {
+    std::filesystem::create_directories(folder_ / "1_Pooling");
+    std::filesystem::create_directories(folder_ / "2_Dense");
+    const models::Bert bert(
+        {.vocabulary = 8, .max_tokens = 4, .encoder = {.width = 4, .layers = 1, .heads = 2, .mlp_width = 4}}, 1);
+    models::save_weights(folder_ / "weights", bert.builder());
+    const models::Builder builder(2);
+    const models::Linear dense(builder.child("linear"), 4, 3, models::Init::normal(1));
+    models::save_weights(folder_ / "2_Dense/model.safetensors", builder);
+  }
+
+  const std::filesystem::path& fill(std::string_view bytes) {
+    for (const std::string_view file : kFolderFiles) std::filesystem::remove(folder_ / std::string(file));
+    std::filesystem::remove(folder_ / "model.safetensors");
+    put(folder_ / "config.json", kBertConfig);
+    put(folder_ / "1_Pooling/config.json", kPooling);
+    put(folder_ / "2_Dense/config.json", kDense);
+    constexpr std::string_view kMark = "=== ";
+    while (bytes.starts_with(kMark)) {
+      const std::size_t line = std::min(bytes.find('\n'), bytes.size());
+      const std::string_view file = bytes.substr(kMark.size(), line - std::min(line, kMark.size()));
+      bytes.remove_prefix(std::min(line + 1, bytes.size()));
+      const std::size_t end = std::min(bytes.find(kMark), bytes.size());
+      if (std::ranges::find(kFolderFiles, file) != std::end(kFolderFiles)) {
+        put(folder_ / std::string(file), bytes.substr(0, end));
+        if (file == "open_clip_config.json") std::filesystem::remove(folder_ / "config.json");
+      }
+      bytes.remove_prefix(end);
+    }
+    const bool has_index = std::filesystem::exists(folder_ / "model.safetensors.index.json");
+    std::filesystem::copy(folder_ / "weights", folder_ / (has_index ? "shard.safetensors" : "model.safetensors"),
+                          std::filesystem::copy_options::overwrite_existing);
+    return folder_.path();
+  }
+
+ private:
+  Folder folder_;
+};
+
+/// What is taken can be used, saved, and loaded to the same bits.
+void load_any_folder(std::string_view bytes) {
+  static ModelFolder folder;
+  std::optional<models::Pretrained> model;
+  const std::filesystem::path& path = folder.fill(bytes);
+  if (!takes([&] { model = models::load_pretrained(path); })) return;
+  const models::TokenBatch texts{Tensor::from({1, 2, 3, 4}, {2, 2})};
+  const NoRecording off;
+  const Folder saved;
+  models::save_pretrained(saved / "model", *model);
+  const models::Pretrained again = models::load_pretrained(saved / "model");
+  require(same_bits(model->encode(texts).value(), again.encode(texts).value()),
+          "a saved model encodes otherwise than the one that it was saved of");
+}
+
+std::vector<std::string> folder_seeds() {
+  const std::string all = fmt::format("=== config.json\n{}=== modules.json\n{}=== 1_Pooling/config.json\n{}",
+                                      kBertConfig, kModules, kPooling);
+  return {
+      fmt::format("=== config.json\n{}", kBertConfig),
+      all,
+      fmt::format("{}=== 2_Dense/config.json\n{}", all, kDense),
+      all +
+          "=== sentence_bert_config.json\n{\"max_seq_length\": 3, \"do_lower_case\": true}\n"
+          "=== config_sentence_transformers.json\n{\"prompts\": {\"query\": \"q: \"}, \"similarity_fn_name\": "
+          "\"dot\"}\n",
+      "=== model.safetensors.index.json\n{\"weight_map\": {\"embeddings.LayerNorm.bias\": \"shard.safetensors\"}}\n",
+      "=== open_clip_config.json\n{\"model_cfg\": {\"embed_dim\": 4, \"quick_gelu\": true, \"vision_cfg\": {\"width\": "
+      "4},"
+      " \"text_cfg\": {\"heads\": 2}}}\n"};
+}
+
 constexpr FuzzTarget kTargets[] = {
     {"safetensors", read_any_safetensors, safetensors_seeds},
     {"checkpoint", read_any_checkpoint, checkpoint_seeds},
     {"weights", read_any_weights, weights_seeds},
+    {"npy", read_any_npy, npy_seeds},
+    {"pairs", read_any_pairs, pairs_seeds},
     {"word_tokenizer", tokenize_anything, tokenizer_seeds},
+    {"pretrained", load_any_folder, folder_seeds},
 };
 
 }  // namespace

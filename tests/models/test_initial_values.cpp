@@ -148,4 +148,24 @@ BOOST_AUTO_TEST_CASE(initial_values_have_the_published_deviations) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(values_that_are_given_are_taken_as_they_are) {
+  const Builder builder(3);
+  const Tensor given = Tensor::full({2, 3}, 7);
+  builder.set_first_values([&](const std::string& name, const Shape&) { return name == "part.w" ? given : Tensor(); });
+  const Parameter taken = builder.child("part").parameter("w", {2, 3}, Init::normal(1));
+  BOOST_TEST(taken.value().raw() == given.raw());
+  const Parameter drawn = builder.parameter("w", {2, 3}, Init::normal(1));
+  BOOST_TEST(same_bits(drawn.value(), Builder(3).parameter("w", {2, 3}, Init::normal(1)).value()));
+  const auto refused = [](const Tensor& values) {
+    const Builder other(3);
+    other.set_first_values([values](const std::string&, const Shape&) { return values; });
+    other.parameter("w", {2, 3}, Init::normal(1));
+  };
+  BOOST_CHECK_EXCEPTION(refused(Tensor::zeros({3, 2})), ShapeError, says({"'w' have shape [3, 2], expected [2, 3]"}));
+  BOOST_CHECK_EXCEPTION(refused(Tensor::zeros({2, 3}, DType::kFloat64)), DTypeError,
+                        says({"'w' are float64, expected float32"}));
+  builder.set_first_values({});
+  BOOST_TEST(!same_bits(builder.child("other").parameter("w", {2, 3}, Init::normal(1)).value(), given));
+}
+
 BOOST_AUTO_TEST_SUITE_END()

@@ -46,6 +46,10 @@ def main() -> int:
         libraries = prefix / options["libdir"]
         environment = {**os.environ, "LD_LIBRARY_PATH": str(libraries), "PKG_CONFIG_PATH": str(libraries / "pkgconfig")}
 
+        command = prefix / options["bindir"] / "tapecache"  # where it was built
+        if command.is_file() and not run(command, "--version", env=environment).startswith("tapecache "):
+            sys.exit("the installed program tapecache does not say its version")
+
         program = Path(folder, "by_pkg_config")
         flags = run("pkg-config", f"--define-variable=prefix={prefix}", "--cflags", "--libs",
                     *(["--static"] if options["default_library"] == "static" else []), "tapecache", env=environment)

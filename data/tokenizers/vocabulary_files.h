@@ -1,0 +1,21 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "tapecache/data/tokenizers/fields.h"
+
+#pragma GCC visibility push(hidden)
+
+/// Folders without a tokenizer.json: the one that `transformers` makes of their files.
+namespace tapecache::data::tokenizers {
+
+/// Of `vocab.txt`: BERT's or MPNet's.
+std::unique_ptr<JsonFile> from_word_pieces(const std::filesystem::path& folder);
+
+/// Of `vocab.json` and `merges.txt`: CLIP's, RoBERTa's, Qwen's or GPT-2's.
+std::unique_ptr<JsonFile> from_merges(const std::filesystem::path& folder);
+
+}  // namespace tapecache::data::tokenizers
+
+#pragma GCC visibility pop

@@ -1,0 +1,159 @@
+#include "tapecache/models/pretrained_clip.h"
+
+#include <memory>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tapecache/models/encoder_fields.h"
+
+namespace tapecache::models::detail {
+
+namespace {
+
+constexpr std::string_view kTextModel = "text_model.", kVisionModel = "vision_model.";
+
+/// As transformers reads it: its first version wrote 2 where it meant the largest id, which its models still look for.
+/// A vocabulary ends with it, unless tokens were added, whose texts that model pools at the wrong place.
+std::int64_t end_of_text(const ConfigFields& fields, std::int64_t vocabulary) {
+  constexpr std::int64_t kLegacy = 2;
+  const std::int64_t id = fields.size("eos_token_id", 49407, 0);
+  if (id == kLegacy) return vocabulary - 1;
+  if (id >= vocabulary) fields.refuse("eos_token_id", fmt::format("an id below vocab_size, {}", vocabulary));
+  return id;
+}
+
+TextConfig read_text(const ConfigFields& fields, const FamilySource& source, PretrainedInfo& info) {
+  TextConfig config;
+  config.vocabulary = fields.size("vocab_size", 49408);
+  config.max_tokens = fields.size("max_position_embeddings", 77);
+  config.encoder = read_encoder(fields, source, config.encoder);
+  config.encoder.dropout = source.options.dropout.value_or(0);
+  config.end_of_text = end_of_text(fields, config.vocabulary);
+  if (*config.end_of_text >= config.vocabulary) config.end_of_text = 0;  // which was refused
+  note_attention_dropout(fields, "attention_dropout", info);
+  return config;
+}
+
+VisionConfig read_vision(const ConfigFields& fields, const FamilySource& source, PretrainedInfo& info) {
+  VisionConfig config;
+  config.image_size = fields.size("image_size", 224);
+  config.patch_size = fields.size("patch_size", 32);
+  config.channels = fields.size("num_channels", 3);
+  config.encoder = VisionEncoderConfig(read_encoder(fields, source, TransformerConfig(config.encoder)));
+  config.encoder.dropout = source.options.dropout.value_or(0);
+  if (config.image_size % config.patch_size != 0) {
+    fields.refuse_size("patch_size", fmt::format("a divisor of image_size, {}", config.image_size));
+  }
+  note_attention_dropout(fields, "attention_dropout", info);
+  return config;
+}
+
+/// The fields of a tower. Where an older file has them twice, those of `NAME_dict` count.
+ConfigFields tower(const ConfigFields& fields, const std::string& name) {
+  return fields.object(fields.has(name + "_dict") ? name + "_dict" : name);
+}
+
+/// The names of a tower alone, which the newest files leave the tower's own name out of.
+void name_tower(FamilyPlan& plan, const WeightFiles& files, std::string_view tower, std::string_view known) {
+  if (!files.contains(known)) return;
+  const auto is_outside = [](std::string_view name) { return name.find("_projection.") != std::string_view::npos; };
+  plan.from_files = [=](const std::string& name, const SafetensorsReader::Entry&) {
+    return std::vector<RenamedTensor>{{is_outside(name) ? name : std::string(tower) + name}};
+  };
+  plan.to_files = [=](const NamedTensors& tensors) {
+    NamedTensors named;
+    for (const auto& [name, tensor] : tensors) {
+      named.emplace(name.starts_with(tower) ? name.substr(tower.size()) : name, tensor);
+    }
+    return named;
+  };
+}
+
+/// The projection of a tower alone, where there is one, which has no bias.
+std::optional<Linear> projection(const Builder& builder, const char* name, std::int64_t from, std::int64_t to) {
+  if (to == 0) return std::nullopt;
+  return Linear(builder.child(name), from, to, Init::normal(0.02), false);
+}
+
+}  // namespace
+
+FamilyPlan plan_of(const ClipConfig& config) {
+  FamilyPlan plan;
+  plan.info.pooling = "end of text";
+  plan.info.normalized = true;
+  plan.info.width = config.projection_width;
+  plan.info.vocabulary = config.text.vocabulary;
+  plan.info.max_tokens = config.text.max_tokens;
+  plan.info.image_size = config.vision.image_size;
+  plan.info.image_channels = config.vision.channels;
+  plan.make = [config](const Builder& builder) {
+    const auto clip = std::make_shared<const Clip>(builder, config);
+    FamilyModel model;
+    model.texts = [clip](const TokenBatch& tokens) { return clip->encode_text(tokens); };
+    model.images = [clip](const Variable& images) { return clip->encode_image(images); };
+    model.logit_scale = clip->logit_scale();
+    return model;
+  };
+  return plan;
+}
+
+FamilyPlan plan_clip(const FamilySource& source) {
+  PretrainedInfo info;
+  ClipConfig config;
+  config.text = read_text(tower(source.config, "text_config"), source, info);
+  config.vision = read_vision(tower(source.config, "vision_config"), source, info);
+  config.projection_width = source.config.size("projection_dim", 512);
+  FamilyPlan plan = plan_of(config);
+  plan.info.notes = std::move(info.notes);
+  plan.saved_class = "CLIPModel";
+  return plan;
+}
+
+FamilyPlan plan_clip_text(const FamilySource& source) {
+  FamilyPlan plan;
+  const TextConfig config = read_text(source.config, source, plan.info);
+  const bool projects = source.files.contains("text_projection.weight");
+  const std::int64_t width = projects ? source.config.size("projection_dim", 512) : 0;
+  plan.info.pooling = "end of text";
+  plan.info.width = projects ? width : config.encoder.width;
+  plan.info.vocabulary = config.vocabulary;
+  plan.info.max_tokens = config.max_tokens;
+  plan.saved_class = projects ? "CLIPTextModelWithProjection" : "CLIPTextModel";
+  name_tower(plan, source.files, kTextModel, "embeddings.token_embedding.weight");
+  plan.make = [config, width](const Builder& builder) {
+    const auto text = std::make_shared<const TextTransformer>(builder.child("text_model"), config);
+    const auto to_space = projection(builder, "text_projection", config.encoder.width, width);
+    FamilyModel model;
+    model.texts = [text, to_space](const TokenBatch& tokens) {
+      return to_space ? (*to_space)((*text)(tokens)) : (*text)(tokens);
+    };
+    return model;
+  };
+  return plan;
+}
+
+FamilyPlan plan_clip_vision(const FamilySource& source) {
+  FamilyPlan plan;
+  const VisionConfig config = read_vision(source.config, source, plan.info);
+  const bool projects = source.files.contains("visual_projection.weight");
+  const std::int64_t width = projects ? source.config.size("projection_dim", 512) : 0;
+  plan.info.width = projects ? width : config.encoder.width;
+  plan.info.image_size = config.image_size;
+  plan.info.image_channels = config.channels;
+  plan.saved_class = projects ? "CLIPVisionModelWithProjection" : "CLIPVisionModel";
+  name_tower(plan, source.files, kVisionModel, "embeddings.patch_embedding.weight");
+  plan.make = [config, width](const Builder& builder) {
+    const auto vision = std::make_shared<const VisionTransformer>(builder.child("vision_model"), config);
+    const auto to_space = projection(builder, "visual_projection", config.encoder.width, width);
+    FamilyModel model;
+    model.images = [vision, to_space](const Variable& images) {
+      return to_space ? (*to_space)((*vision)(images)) : (*vision)(images);
+    };
+    return model;
+  };
+  return plan;
+}
+
+}  // namespace tapecache::models::detail

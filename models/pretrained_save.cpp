@@ -1,0 +1,183 @@
+#include <algorithm>
+#include <array>
+#include <random>
+#include <string>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/parameter_settings.h"
+#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/error.h"
+#include "tapecache/core/safetensors.h"
+#include "tapecache/models/pretrained_parts.h"
+
+namespace tapecache::models {
+
+namespace detail {
+
+namespace {
+
+using std::filesystem::path;
+
+/// What tokenizers and preprocessors are read from; each is copied where the model's folder has it.
+constexpr std::array kCopied{"tokenizer.json",
+                             "tokenizer_config.json",
+                             "special_tokens_map.json",
+                             "added_tokens.json",
+                             "vocab.txt",
+                             "vocab.json",
+                             "merges.txt",
+                             "sentencepiece.bpe.model",
+                             "spiece.model",
+                             "tokenizer.model",
+                             "preprocessor_config.json",
+                             "processor_config.json"};
+
+/// A new folder beside the one that is to be written, removed with all it holds unless it was given that one's place.
+class Staging {
+ public:
+  explicit Staging(const path& final_place) : path_(final_place) {
+    path_ += fmt::format(".tmp-{:08x}{:08x}", std::random_device()(), std::random_device()());
+    make(path_);
+  }
+  ~Staging() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+
+  static void make(const path& folder) {
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (error) throw FileError(fmt::format("{}: cannot be made: {}", folder.string(), error.message()));
+  }
+  const path& folder() const { return path_; }
+
+ private:
+  path path_;
+};
+
+void copy_contents(const path& from, const path& to) {
+  constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 30;
+  write_file_atomically(to, tapecache::detail::read_small_file(from, kMostBytes));
+}
+
+void move(const path& from, const path& to) {
+  std::error_code error;
+  Staging::make(to.parent_path());
+  std::filesystem::rename(from, to, error);
+  if (error) throw FileError(fmt::format("{}: cannot be put in place: {}", to.string(), error.message()));
+}
+
+/// The configuration as it was read, but for what the saved weights are.
+std::string saved_config(const PretrainedParts& parts) {
+  Json config = parts.config;
+  if (parts.saved_class.empty()) return config.dump();
+  Json classes = Json::array();
+  classes.items.push_back(Json::of(parts.saved_class));
+  config.set("architectures", std::move(classes));
+  const std::string_view dtype = name(parts.parameters.front().value().dtype());
+  // As versions before 5 call it, for them.
+  if (config.find("torch_dtype")) config.set("torch_dtype", Json::of(dtype));
+  else config.set("dtype", Json::of(dtype));
+  return config.dump();
+}
+
+/// The files of one folder as they are staged.
+class Writer {
+ public:
+  Writer(const PretrainedParts& parts, const path& staging) : parts_(parts), staging_(staging) {}
+
+  void write() {
+    for (const auto& [file, text] : parts_.carried) write_file_atomically(staging_ / file, text);
+    copy_others();
+    write_file_atomically(staging_ / parts_.transformer / parts_.config_file, saved_config(parts_));
+    std::map<path, SafetensorsFile> files;
+    std::map<path, std::vector<Parameter>> parameters;
+    for (const Parameter& p : parts_.parameters) {
+      const path module = parts_.module_of(p.name());
+      files[module].tensors.emplace(name_within(module, p.name()), p.value());
+      parameters[module].push_back(p);
+    }
+    for (const Buffer& b : parts_.buffers) files[{}].tensors.emplace(b.name, b.value);
+    for (auto& [module, file] : files) write_weights(module, std::move(file), parameters[module]);
+  }
+
+ private:
+  static std::string name_within(const path& module, const std::string& name) {
+    return module.empty() ? name : name.substr(module.string().size() + 1);
+  }
+
+  void copy_others() const {
+    std::error_code error;
+    if (!std::filesystem::is_directory(parts_.folder, error)) {
+      throw FileError(
+          fmt::format("{}: is missing, expected the folder that the model came from, whose tokenizer is to "
+                      "be copied",
+                      parts_.folder.string()));
+    }
+    for (const path& within : {path(), parts_.transformer}) {
+      for (const char* file : kCopied) {
+        const path from = parts_.folder / within / file;
+        if (std::filesystem::exists(from, error)) copy_contents(from, staging_ / within / file);
+      }
+    }
+  }
+
+  void write_weights(const path& module, SafetensorsFile file, std::span<const Parameter> parameters) const {
+    file.metadata.emplace("format", "pt");  // without which other libraries refuse it
+    if (module.empty() && parts_.to_files) {
+      file.tensors = parts_.to_files(file.tensors);
+    }
+    write_settings(file.metadata, parameters, [&](const Parameter& p) { return name_within(module, p.name()); });
+    const path where =
+        module.empty() ? parts_.transformer / (parts_.weights + ".safetensors") : module / "model.safetensors";
+    write_safetensors(staging_ / where, file);
+  }
+
+  const PretrainedParts& parts_;
+  const path& staging_;
+};
+
+/// Puts what was staged in the place of what a folder has. While the parts of two models are there its configuration is
+/// not, so that neither library nor ours takes it for a whole one.
+void replace(const path& staging, const path& folder, const path& config) {
+  std::error_code error;
+  for (const char* old : {"config.json", "open_clip_config.json", "modules.json", "model.safetensors.index.json",
+                          "open_clip_model.safetensors.index.json"}) {
+    std::filesystem::remove(folder / old, error);
+    if (error) throw FileError(fmt::format("{}: cannot be replaced: {}", (folder / old).string(), error.message()));
+  }
+  std::vector<path> files;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(staging)) {
+    if (entry.is_regular_file()) files.push_back(std::filesystem::relative(entry.path(), staging));
+  }
+  for (const path& file : files) {
+    if (file != config) move(staging / file, folder / file);
+  }
+  move(staging / config, folder / config);
+}
+
+}  // namespace
+
+}  // namespace detail
+
+void save_pretrained(const std::filesystem::path& folder, const Pretrained& model) try {
+  const detail::PretrainedParts& parts = *model.parts_;
+  std::error_code error;
+  // A symbolic link is followed, and stays.
+  std::filesystem::path target = std::filesystem::weakly_canonical(folder);
+  if (!target.has_filename()) target = target.parent_path();
+  const detail::Staging staging(target);
+  detail::Writer(parts, staging.folder()).write();
+  std::filesystem::rename(staging.folder(), target, error);  // where there is none, or an empty one
+  if (error) detail::replace(staging.folder(), target, parts.transformer / parts.config_file);
+} catch (const std::filesystem::filesystem_error& e) {
+  throw FileError(fmt::format("{}: cannot be written: {}", folder.string(), e.what()));
+}
+
+}  // namespace tapecache::models

@@ -1,0 +1,324 @@
+#include "tapecache/models/sentence_modules.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <system_error>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/error.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/layout.h"
+#include "tapecache/ops/normalize.h"
+
+namespace tapecache::models::detail {
+
+namespace {
+
+constexpr const char* kModulesFile = "modules.json";
+/// The first that is there counts.
+constexpr std::array kTransformerFiles{"sentence_bert_config.json", "sentence_roberta_config.json",
+                                       "sentence_xlm-roberta_config.json"};
+
+struct NamedActivation {
+  std::string_view name;
+  SentenceModule::Activation activation;
+};
+
+/// As torch calls the classes.
+constexpr std::array<NamedActivation, 6> kActivations{
+    {{"torch.nn.modules.activation.Tanh", SentenceModule::Activation::kTanh},
+     {"torch.nn.modules.linear.Identity", SentenceModule::Activation::kNone},
+     {"torch.nn.modules.activation.Sigmoid", SentenceModule::Activation::kSigmoid},
+     {"torch.nn.modules.activation.ReLU", SentenceModule::Activation::kRelu},
+     {"torch.nn.modules.activation.GELU", SentenceModule::Activation::kGelu},
+     {"torch.nn.modules.activation.SiLU", SentenceModule::Activation::kSilu}}};
+
+/// The fields that older versions say the poolings by; the representations of several are side by side in this order.
+constexpr std::array<std::pair<const char*, TokenPooling>, 6> kPoolingFlags{
+    {{"pooling_mode_cls_token", TokenPooling::kCls},
+     {"pooling_mode_max_tokens", TokenPooling::kMax},
+     {"pooling_mode_mean_tokens", TokenPooling::kMean},
+     {"pooling_mode_mean_sqrt_len_tokens", TokenPooling::kMeanSqrtLength},
+     {"pooling_mode_weightedmean_tokens", TokenPooling::kWeightedMean},
+     {"pooling_mode_lasttoken", TokenPooling::kLastToken}}};
+
+Variable activated(SentenceModule::Activation activation, const Variable& x) {
+  switch (activation) {
+    case SentenceModule::Activation::kNone:
+      return x;
+    case SentenceModule::Activation::kTanh:
+      return ops::tanh(x);
+    case SentenceModule::Activation::kSigmoid:
+      return ops::sigmoid(x);
+    case SentenceModule::Activation::kRelu:
+      return ops::relu(x);
+    case SentenceModule::Activation::kGelu:
+      return ops::gelu(x);
+    case SentenceModule::Activation::kSilu:
+      return ops::silu(x);
+  }
+  return x;
+}
+
+/// Within the folder, and nowhere else.
+bool is_inside(const std::filesystem::path& path) {
+  return path.is_relative() && std::ranges::none_of(path, [](const auto& part) { return part == ".."; });
+}
+
+/// The configuration of one module.
+class ModuleReader {
+ public:
+  ModuleReader(const std::filesystem::path& folder, SentenceModules& all, Problems& problems)
+      : folder_(folder), all_(all), problems_(problems) {}
+
+  /// A JSON file of the folder, as an object; without members where it is optional and not there.
+  const Json& read(const std::filesystem::path& file, bool optional) {
+    std::error_code error;
+    if (optional && !std::filesystem::exists(folder_ / file, error)) return *kept_.emplace_back(keep(Json::object()));
+    std::string text = tapecache::detail::read_small_file(folder_ / file, kMostBytes);
+    Json json = tapecache::detail::parse_json((folder_ / file).string(), text);
+    all_.files[file] = std::move(text);
+    return *kept_.emplace_back(keep(std::move(json)));
+  }
+
+  void add(const ConfigFields& entry) {
+    const std::string type = entry.text("type", ""), path = entry.text("path", "");
+    const std::string kind = type.substr(type.rfind('.') + 1);
+    if (!is_inside(path)) return entry.refuse("path", "a folder within that of modules.json");
+    if (!type.starts_with("sentence_transformers.")) return entry.refuse("type", kExpected);
+    if (kind == "Transformer" && !has_transformer_ && all_.modules.empty()) {
+      all_.transformer = path;
+      has_transformer_ = true;
+    } else if (kind == "Pooling" && all_.modules.empty()) {
+      add_pooling(path);
+    } else if (kind == "Dense") {
+      add_dense(path);
+    } else if (kind == "Normalize") {
+      add_normalize(path);
+    } else {
+      entry.refuse("type", kExpected);
+    }
+  }
+
+  void finish(const std::string& where) const {
+    if (!has_transformer_) problems_.add(fmt::format("{}: no module is a Transformer, expected the first", where));
+    if (all_.modules.empty() || all_.modules.front().kind != SentenceModule::Kind::kPooling) {
+      problems_.add(fmt::format("{}: no Pooling follows the Transformer, expected one", where));
+    }
+  }
+
+ private:
+  static constexpr const char* kExpected =
+      "one of sentence_transformers' modules: Transformer, then Pooling, then Dense and Normalize";
+  static constexpr std::uint64_t kMostBytes = 4 << 20;
+
+  static std::unique_ptr<Json> keep(Json json) { return std::make_unique<Json>(std::move(json)); }
+
+  ConfigFields fields(const std::string& path, bool optional) {
+    const std::filesystem::path file = std::filesystem::path(path) / "config.json";
+    return {folder_ / file, read(file, optional), problems_};
+  }
+
+  void add_pooling(const std::string& path) {
+    const ConfigFields config = fields(path, false);
+    SentenceModule module{.kind = SentenceModule::Kind::kPooling, .path = path};
+    module.in = config.size(config.has("embedding_dimension") ? "embedding_dimension" : "word_embedding_dimension", 0);
+    config.only_flag("include_prompt", true);
+    if (config.has("pooling_mode")) {
+      const Json& modes = *config.json().find("pooling_mode");
+      for (const Json& mode : modes.is(Json::Kind::kArray) ? modes.items : std::vector<Json>{modes}) {
+        const std::optional<TokenPooling> known = token_pooling(mode.text);
+        if (!known)
+          return config.refuse("pooling_mode", "cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken");
+        module.poolings.push_back(*known);
+      }
+    } else {
+      for (const auto& [field, pooling] : kPoolingFlags) {
+        if (config.flag(field, false)) module.poolings.push_back(pooling);
+      }
+    }
+    if (module.poolings.empty()) module.poolings.push_back(TokenPooling::kMean);
+    module.out = module.in * static_cast<std::int64_t>(module.poolings.size());
+    all_.modules.push_back(std::move(module));
+  }
+
+  void add_dense(const std::string& path) {
+    const ConfigFields config = fields(path, false);
+    SentenceModule module{.kind = SentenceModule::Kind::kDense, .path = path};
+    module.in = config.size("in_features", 0);
+    module.out = config.size("out_features", 0);
+    for (const char* field : {"in_features", "out_features"}) {
+      if (!config.has(field)) config.refuse_size(field, "a width");
+    }
+    module.bias = config.flag("bias", true);
+    const std::string activation = config.text("activation_function", kActivations.front().name);
+    const auto known = std::ranges::find(kActivations, activation, &NamedActivation::name);
+    if (known == kActivations.end()) {
+      config.refuse("activation_function", "torch's Tanh, Identity, Sigmoid, ReLU, GELU or SiLU");
+    } else {
+      module.activation = known->activation;
+    }
+    config.only_text("module_input_name", "sentence_embedding");
+    config.only_text("module_output_name", "sentence_embedding");
+    config.only_flag("use_residual", false);
+    all_.modules.push_back(std::move(module));
+  }
+
+  void add_normalize(const std::string& path) {
+    const ConfigFields config = fields(path, true);
+    config.only_text("module_input_name", "sentence_embedding");
+    config.only_text("module_output_name", "sentence_embedding");
+    all_.modules.push_back({.kind = SentenceModule::Kind::kNormalize, .path = path});
+  }
+
+  const std::filesystem::path& folder_;
+  SentenceModules& all_;
+  Problems& problems_;
+  bool has_transformer_ = false;
+  std::vector<std::unique_ptr<Json>> kept_;
+};
+
+/// What sentence-transformers keeps of the transformer beside its config.json. Of its fields those count that change
+/// what a text is represented by.
+void read_transformer_fields(const ConfigFields& fields, SentenceModules& all) {
+  if (fields.has("max_seq_length")) all.max_tokens = fields.size("max_seq_length", 0);
+  all.lower_case = fields.flag("do_lower_case", false);
+  fields.only_text("transformer_task", "feature-extraction");
+  fields.only_text("module_output_name", "token_embeddings");
+  const ConfigFields text = fields.object("modality_config").object("text");
+  text.only_text("method", "forward");
+  text.only_text("method_output_name", "last_hidden_state");
+}
+
+void read_prompts(const ConfigFields& fields, SentenceModules& all) {
+  const ConfigFields prompts = fields.object("prompts");
+  for (const auto& [name, text] : prompts.json().members) all.prompts[name] = prompts.text(name, "");
+  if (fields.has("default_prompt_name")) {
+    const std::string name = fields.text("default_prompt_name", "");
+    if (!all.prompts.contains(name)) fields.refuse("default_prompt_name", "one of the prompts");
+    all.default_prompt = name;
+  }
+  all.similarity = fields.text("similarity_fn_name", "cosine");
+  constexpr std::array kSimilarities{"cosine", "dot", "euclidean", "manhattan"};
+  if (std::ranges::find(kSimilarities, all.similarity) == kSimilarities.end()) {
+    fields.refuse("similarity_fn_name", "cosine, dot, euclidean or manhattan");
+  }
+}
+
+}  // namespace
+
+SentenceModules read_sentence_modules(const std::filesystem::path& folder, Problems& problems) {
+  SentenceModules all;
+  ModuleReader reader(folder, all, problems);
+  std::error_code error;
+  if (std::filesystem::exists(folder / kModulesFile, error)) {
+    all.there = true;
+    const std::string where = (folder / kModulesFile).string();
+    const Json& modules = reader.read(kModulesFile, false);
+    if (!modules.is(Json::Kind::kArray)) {
+      problems.add(fmt::format("{}: is {}, expected a list of modules", where, modules.brief()));
+      return all;
+    }
+    constexpr std::size_t kMost = 64;
+    if (modules.items.size() > kMost) {
+      problems.add(fmt::format("{}: {} modules, expected at most {}", where, modules.items.size(), kMost));
+      return all;
+    }
+    for (const Json& module : modules.items) reader.add({folder / kModulesFile, module, problems});
+    reader.finish(where);
+  }
+  const auto fields = [&](const std::filesystem::path& file) {
+    return ConfigFields(folder / file, reader.read(file, true), problems);
+  };
+  for (const char* file : kTransformerFiles) {
+    if (!std::filesystem::exists(folder / all.transformer / file, error)) continue;
+    read_transformer_fields(fields(all.transformer / file), all);
+    break;
+  }
+  read_prompts(fields("config_sentence_transformers.json"), all);
+  return all;
+}
+
+std::vector<SentenceModule> unsaid_modules(TokenPooling pooling, bool normalize) {
+  std::vector<SentenceModule> modules{
+      {.kind = SentenceModule::Kind::kPooling, .path = "1_Pooling", .poolings = {pooling}}};
+  if (normalize) modules.push_back({.kind = SentenceModule::Kind::kNormalize, .path = "2_Normalize"});
+  return modules;
+}
+
+std::map<std::filesystem::path, std::string> files_of(const std::vector<SentenceModule>& modules, std::int64_t width) {
+  Json list = Json::array();
+  std::map<std::filesystem::path, std::string> files;
+  const auto add = [&](const std::string& path, const char* type) {
+    Json entry = Json::object();
+    const auto place = static_cast<std::int64_t>(list.items.size());
+    entry.set("idx", Json::of(place));
+    entry.set("name", Json::of(fmt::to_string(place)));
+    entry.set("path", Json::of(path));
+    entry.set("type", Json::of(fmt::format("sentence_transformers.models.{}", type)));
+    list.items.push_back(std::move(entry));
+  };
+  add("", "Transformer");
+  for (const SentenceModule& module : modules) {
+    const bool pools = module.kind == SentenceModule::Kind::kPooling;
+    add(module.path, pools ? "Pooling" : "Normalize");
+    if (!pools) continue;
+    // In the fields that every version reads.
+    Json config = Json::object();
+    config.set("word_embedding_dimension", Json::of(width));
+    for (const auto& [field, pooling] : kPoolingFlags) {
+      config.set(field, Json::of(module.poolings.front() == pooling));
+    }
+    files[std::filesystem::path(module.path) / "config.json"] = config.dump();
+  }
+  files[kModulesFile] = list.dump();
+  return files;
+}
+
+SentenceHead::SentenceHead(const Builder& builder, const std::vector<SentenceModule>& modules) : modules_(modules) {
+  for (const SentenceModule& module : modules_) {
+    if (module.kind != SentenceModule::Kind::kDense) {
+      linear_.emplace_back();
+      continue;
+    }
+    const Init init = Init::normal(1 / std::sqrt(static_cast<double>(module.in)));
+    linear_.emplace_back(Linear(builder.child(module.path).child("linear"), module.in, module.out, init, module.bias));
+  }
+}
+
+Variable SentenceHead::operator()(const Variable& states, const Tensor& valid) const {
+  Variable x = states;
+  for (std::size_t i = 0; i < modules_.size(); ++i) {
+    const SentenceModule& module = modules_[i];
+    if (module.kind == SentenceModule::Kind::kPooling) {
+      std::vector<Variable> parts;
+      for (const TokenPooling pooling : module.poolings) parts.push_back(pool_tokens(states, valid, pooling));
+      x = parts.size() == 1 ? parts.front() : ops::concat(std::span<const Variable>(parts), 1);
+    } else if (module.kind == SentenceModule::Kind::kDense) {
+      x = activated(module.activation, (*linear_[i])(x));
+    } else {
+      x = ops::l2_normalize(x);
+    }
+  }
+  return x;
+}
+
+std::int64_t width_after(const std::vector<SentenceModule>& modules, std::int64_t width,
+                         const std::filesystem::path& folder, Problems& problems) {
+  for (const SentenceModule& module : modules) {
+    if (module.kind == SentenceModule::Kind::kNormalize) continue;
+    if (module.in > 0 && module.in != width) {
+      const char* field = module.kind == SentenceModule::Kind::kDense ? "in_features" : "word_embedding_dimension";
+      problems.add(fmt::format("{}: {} is {}, expected {}, the width of what it is given",
+                               (folder / module.path / "config.json").string(), field, module.in, width));
+    }
+    width = module.kind == SentenceModule::Kind::kDense ? module.out
+                                                        : width * static_cast<std::int64_t>(module.poolings.size());
+  }
+  return width;
+}
+
+}  // namespace tapecache::models::detail

@@ -1,0 +1,90 @@
+#include "command_inspect.h"
+
+#include <cstdio>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "model_options.h"
+#include "parameter_groups.h"
+#include "tapecache/core/error.h"
+#include "tapecache/data/tokenizers/tokenizer.h"
+#include "tapecache/models/pretrained.h"
+
+namespace tapecache::program {
+
+namespace {
+
+void show(const char* name, const std::string& value) { fmt::print("{:<14} {}\n", name, value); }
+
+void show_model(const models::Pretrained& model, bool list) {
+  const models::PretrainedInfo& info = model.info();
+  std::int64_t numbers = 0;
+  std::map<std::string, std::pair<std::int64_t, std::int64_t>> groups;  // parameters, numbers
+  std::vector<std::string> order;
+  for (const Parameter& p : model.parameters()) {
+    numbers += p.value().numel();
+    const std::string group = group_of(p.name());
+    if (!groups.contains(group)) order.push_back(group);
+    ++groups[group].first;
+    groups[group].second += p.value().numel();
+  }
+  show("architecture", info.architecture);
+  show("parameters", fmt::format("{} in {} tensors", numbers, model.parameters().size()));
+  show("width", std::to_string(info.width));
+  if (model.encodes_texts()) {
+    show("texts", fmt::format("at most {} tokens, ids below {}, pooling: {}{}", info.max_tokens, info.vocabulary,
+                              info.pooling, info.normalized ? ", length 1" : ""));
+  }
+  if (model.encodes_images()) {
+    show("images", fmt::format("{} x {} with {} channels", info.image_size, info.image_size, info.image_channels));
+  }
+  show("similarity", info.similarity);
+  for (const auto& [name, prompt] : info.prompts) {
+    show("prompt", fmt::format("{}: '{}'{}", name, prompt, info.default_prompt == name ? " (the default)" : ""));
+  }
+  for (const std::string& note : info.notes) show("note", note);
+  fmt::print("\n");
+  if (list) {
+    for (const Parameter& p : model.parameters()) fmt::print("{:<60} {}\n", p.name(), to_string(p.value().shape()));
+  } else {
+    for (const std::string& group : order) {
+      fmt::print("{:<40} {:>4} tensors {:>12} numbers\n", group, groups[group].first, groups[group].second);
+    }
+  }
+}
+
+}  // namespace
+
+int run_inspect(const InspectCommand& command) {
+  std::vector<std::string> faults;
+  show("folder", model_folder(command.folder).string());
+  std::optional<std::int64_t> ids;
+  try {
+    const data::Tokenizer tokenizer = data::Tokenizer::load(command.folder);
+    ids = tokenizer.vocabulary_size();
+    show("tokenizer",
+         fmt::format("{} ids, pads with {}{}{}", *ids, tokenizer.pad_id(), tokenizer.pads_left() ? " on the left" : "",
+                     tokenizer.max_tokens() ? fmt::format(", cuts at {}", *tokenizer.max_tokens()) : ""));
+  } catch (const Error& e) {
+    faults.push_back(fmt::format("tokenizer: {}", e.what()));
+  }
+  try {
+    const models::Pretrained model = models::load_pretrained(command.folder, {.memory_map = true});
+    show_model(model, command.parameters);
+    if (ids && model.encodes_texts() && *ids > model.info().vocabulary) {
+      faults.push_back(
+          fmt::format("tokenizer: has {} ids, the model's embedding table {} rows", *ids, model.info().vocabulary));
+    }
+  } catch (const Error& e) {
+    faults.push_back(fmt::format("model: {}", e.what()));
+  }
+  std::fflush(stdout);
+  for (const std::string& fault : faults) fmt::print(stderr, "tapecache: not supported: {}\n", fault);
+  return faults.empty() ? kDone : kBadInput;
+}
+
+}  // namespace tapecache::program

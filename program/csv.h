@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "text_file.h"
+
+namespace tapecache::program {
+
+/// A value of a table, and where in its file it begins.
+struct Field {
+  std::string text;
+  std::size_t offset = 0;
+};
+
+enum class TableFormat {
+  kCsv,  ///< RFC 4180: a value in double quotes may hold commas, line ends and, doubled, quotes
+  kTsv,  ///< IANA's text/tab-separated-values: quotes are text, and no value holds a tab or a line end
+};
+
+/// Reads a table row by row. Lines end by LF or CRLF; those with nothing in them are passed over.
+class TableReader {
+ public:
+  TableReader(const TextFile& file, TableFormat format) : file_(file), format_(format) {}
+
+  /// The next row; false at the end. Throws FileError with line and column for a quote that is never closed, stands
+  /// within a value without quotes, or is followed by something else than the value's end.
+  bool next(std::vector<Field>& row);
+
+ private:
+  bool at_row_end() const;
+  void skip_row_end();
+  Field field();
+  Field quoted_field();
+
+  const TextFile& file_;
+  TableFormat format_;
+  std::size_t at_ = 0;
+};
+
+}  // namespace tapecache::program

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "evaluation.h"
+#include "tapecache/core/dtype.h"
+#include "text_model.h"
+
+namespace tapecache::program {
+
+/// What every command that runs a model is told.
+struct ModelOptions {
+  std::filesystem::path folder = {};
+  std::optional<std::int64_t> max_tokens = {};
+  std::int64_t batch_tokens = 8192;
+  bool bf16 = false;
+
+  DType autocast() const { return bf16 ? DType::kBFloat16 : DType::kFloat32; }
+  /// Distance of the cached from the direct gradient, over its norm, up to which they count as equal.
+  double gradient_tolerance() const { return bf16 ? 1e-2 : 1e-4; }
+  EmbedOptions embed() const { return {.batch_tokens = batch_tokens, .autocast = autocast()}; }
+};
+
+/// In the place of the model's own prompts.
+struct PrefixOptions {
+  std::optional<std::string> query = {}, passage = {};
+
+  Prefixes of(const TextModel& model) const { return prefixes_for(model, query, passage); }
+};
+
+// What the program ends with, but for 128 and the number of a signal.
+inline constexpr int kDone = 0;
+inline constexpr int kBadInput = 1;  // usage, files, options
+inline constexpr int kFailed = 2;    // training or a check did not come to what it should
+inline constexpr int kOutOfMemory = 3;
+
+}  // namespace tapecache::program

@@ -1,0 +1,49 @@
+#include "retrieval_task.h"
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace tapecache::program {
+
+namespace {
+
+/// The row of a text among those that differ, where it is added if it is new.
+class DistinctTexts {
+ public:
+  explicit DistinctTexts(std::vector<std::string>& texts) : texts_(texts) {}
+  std::int64_t row(const std::string& text) {
+    const auto [found, added] = rows_.emplace(text, static_cast<std::int64_t>(texts_.size()));
+    if (added) texts_.push_back(text);
+    return found->second;
+  }
+
+ private:
+  std::vector<std::string>& texts_;
+  std::unordered_map<std::string, std::int64_t> rows_;
+};
+
+}  // namespace
+
+RetrievalTask::RetrievalTask(const Pairs& pairs) {
+  DistinctTexts distinct_queries(queries), distinct_targets(targets);
+  for (std::size_t i = 0; i < pairs.anchors.size(); ++i) {
+    const auto query = static_cast<std::size_t>(distinct_queries.row(pairs.anchors[i]));
+    const std::int64_t target = distinct_targets.row(pairs.positives[i]);
+    gold.resize(queries.size());
+    if (std::ranges::find(gold[query], target) == gold[query].end()) gold[query].push_back(target);
+  }
+  for (const std::string& negative : pairs.negatives) distinct_targets.row(negative);
+}
+
+Tensor RetrievalTask::gold_rows() const {
+  std::size_t most = 1;
+  for (const auto& rows : gold) most = std::max(most, rows.size());
+  std::vector<std::int64_t> all;
+  for (const auto& rows : gold) {
+    all.insert(all.end(), rows.begin(), rows.end());
+    all.resize(all.size() + most - rows.size(), -1);
+  }
+  return Tensor::from(all, {static_cast<std::int64_t>(gold.size()), static_cast<std::int64_t>(most)});
+}
+
+}  // namespace tapecache::program

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "pairs_file.h"
+#include "tapecache/core/tensor.h"
+
+namespace tapecache::program {
+
+/// Pairs as a search: for every anchor, its positive is to be found among all texts of the right side. Equal texts
+/// count once; an anchor with several positives has as many that are right.
+struct RetrievalTask {
+  std::vector<std::string> queries = {}, targets = {};
+  std::vector<std::vector<std::int64_t>> gold = {};  ///< of each query, rows of the targets
+
+  explicit RetrievalTask(const Pairs& pairs);
+  /// i64 [queries, golds], filled up with -1.
+  Tensor gold_rows() const;
+};
+
+}  // namespace tapecache::program

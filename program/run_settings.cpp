@@ -1,0 +1,73 @@
+#include "run_settings.h"
+
+#include <cstdint>
+#include <string_view>
+
+#include <fmt/format.h>
+
+#include "tapecache/core/error.h"
+
+namespace tapecache::program {
+
+namespace {
+
+/// FNV-1a over all texts, each with its length.
+std::uint64_t fingerprint(const Pairs& pairs) {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  const auto add = [&hash](std::string_view bytes) {
+    for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
+  };
+  for (const auto* texts : {&pairs.anchors, &pairs.positives, &pairs.negatives}) {
+    for (const std::string& text : *texts) {
+      add(fmt::format("{} ", text.size()));
+      add(text);
+    }
+  }
+  return hash;
+}
+
+template <class T>
+std::string text_of(const std::optional<T>& value) {
+  return value ? fmt::format("{}", *value) : "none";
+}
+
+}  // namespace
+
+std::map<std::string, std::string> run_settings(const TrainOptions& options, const Pairs& training,
+                                                const Prefixes& prefixes) {
+  return {
+      {"the pairs for training", fmt::format("{} of fingerprint {:016x}", training.size(), fingerprint(training))},
+      {"--batch", fmt::format("{}", options.batch)},
+      {"--bf16", fmt::format("{}", options.model.bf16)},
+      {"--chunk", text_of(options.chunk)},
+      {"--chunk-tokens", text_of(options.chunk_tokens)},
+      {"--clip-norm", fmt::format("{}", options.clip_norm)},
+      {"--dropout", text_of(options.dropout)},
+      {"--freeze", fmt::format("{}", fmt::join(options.freeze, " "))},
+      {"--guide", options.loss.guide.string()},
+      {"--loss", options.loss.name},
+      {"--max-tokens", text_of(options.model.max_tokens)},
+      {"--memory", text_of(options.memory)},
+      {"--passage-prefix", prefixes.passage},
+      {"--query-prefix", prefixes.query},
+      {"--rate", fmt::format("{}", options.rate)},
+      {"--scale", text_of(options.loss.scale)},
+      {"--seed", fmt::format("{}", options.seed)},
+      {"--steps", text_of(options.steps)},
+      {"--warmup", fmt::format("{}", options.warmup)},
+      {"--weight-decay", fmt::format("{}", options.weight_decay)},
+  };
+}
+
+void require_same_settings(const std::map<std::string, std::string>& saved,
+                           const std::map<std::string, std::string>& now) {
+  for (const auto& [name, value] : now) {
+    const auto found = saved.find(name);
+    const std::string before = found == saved.end() ? "" : found->second;
+    if (before != value) {
+      throw ValueError(fmt::format("--resume: the run began with {} '{}', found '{}'", name, before, value));
+    }
+  }
+}
+
+}  // namespace tapecache::program

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "command_train.h"
+
+namespace tapecache::program {
+
+/// What the bits of a run depend on, by the options' names: a checkpoint keeps them, so that a run that goes on with
+/// others is refused.
+std::map<std::string, std::string> run_settings(const TrainOptions& options, const Pairs& training,
+                                                const Prefixes& prefixes);
+
+/// Throws ValueError naming the first setting that differs.
+void require_same_settings(const std::map<std::string, std::string>& saved,
+                           const std::map<std::string, std::string>& now);
+
+}  // namespace tapecache::program

@@ -1,0 +1,145 @@
+#include "text_model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/error.h"
+#include "tapecache/ops/normalize.h"
+
+namespace tapecache::program {
+
+namespace {
+
+models::Pretrained load(const std::filesystem::path& folder, const TextModelOptions& options) {
+  models::PretrainedOptions pretrained;
+  pretrained.dropout = options.dropout;
+  models::Pretrained model = models::load_pretrained(folder, pretrained);
+  const models::PretrainedInfo& info = model.info();
+  if (!model.encodes_texts()) {
+    throw FileError(fmt::format("{}: the model ({}) encodes no texts", folder.string(), info.architecture));
+  }
+  if (info.similarity != "cosine" && info.similarity != "dot") {
+    throw FileError(
+        fmt::format("{}: its similarity is '{}', expected cosine or dot", folder.string(), info.similarity));
+  }
+  if (info.lower_case) {
+    throw FileError(fmt::format("{}: sentence_bert_config.json has do_lower_case, which this program does not do",
+                                folder.string()));
+  }
+  return model;
+}
+
+/// Puts dropout back as it was.
+class WithoutDropout {
+ public:
+  explicit WithoutDropout(const models::Pretrained& model) : model_(model), before_(model.training()) {
+    model.set_training(false);
+  }
+  ~WithoutDropout() { model_.set_training(before_); }
+  WithoutDropout(const WithoutDropout&) = delete;
+  WithoutDropout& operator=(const WithoutDropout&) = delete;
+
+ private:
+  const models::Pretrained& model_;
+  bool before_;
+};
+
+}  // namespace
+
+const std::filesystem::path& model_folder(const std::filesystem::path& path) {
+  std::error_code error;
+  if (std::filesystem::is_directory(path, error)) return path;
+  throw FileError(fmt::format("{}: no such folder, expected a model's", path.string()));
+}
+
+TextModel::TextModel(const std::filesystem::path& folder, const TextModelOptions& options)
+    : folder_(model_folder(folder)), tokenizer_(data::Tokenizer::load(folder)), model_(load(folder, options)) {
+  const models::PretrainedInfo& info = model_.info();
+  if (tokenizer_.vocabulary_size() > info.vocabulary) {
+    throw FileError(fmt::format("{}: its tokenizer has {} ids, its model's embedding table {} rows", folder.string(),
+                                tokenizer_.vocabulary_size(), info.vocabulary));
+  }
+  max_tokens_ = options.max_tokens.value_or(info.max_tokens);
+  if (max_tokens_ < 1 || max_tokens_ > info.max_tokens) {
+    throw ValueError(fmt::format("--max-tokens is {}, expected 1 to {}, as many as {} takes", max_tokens_,
+                                 info.max_tokens, folder.string()));
+  }
+}
+
+std::string TextModel::prompt(std::initializer_list<std::string_view> names) const {
+  const models::PretrainedInfo& info = model_.info();
+  for (const std::string_view name : names) {
+    if (const auto found = info.prompts.find(std::string(name)); found != info.prompts.end()) return found->second;
+  }
+  return info.default_prompt ? info.prompts.at(*info.default_prompt) : "";
+}
+
+models::TokenBatch TextModel::tokens(std::span<const std::string> texts, std::string_view prefix) const {
+  std::vector<std::string> whole;
+  if (!prefix.empty()) {
+    for (const std::string& text : texts) whole.push_back(fmt::format("{}{}", prefix, text));
+    texts = whole;
+  }
+  std::vector<std::vector<std::int32_t>> ids;
+  for (data::Encoding& encoding : tokenizer_.encode_batch(texts, {.max_tokens = max_tokens_})) {
+    ids.push_back(std::move(encoding.ids));
+  }
+  return models::TokenBatch::pad(ids, tokenizer_.pad_id());
+}
+
+Variable TextModel::representations(const models::TokenBatch& tokens) const {
+  const Variable encoded = model_.encode(tokens);
+  return model_.info().normalized || model_.info().similarity != "cosine" ? encoded : ops::l2_normalize(encoded);
+}
+
+Tensor TextModel::comparable(const Tensor& embeddings) const {
+  if (model_.info().similarity != "cosine") return embeddings;
+  const NoRecording no_tape;
+  return ops::l2_normalize(embeddings).value();
+}
+
+Tensor TextModel::embed(std::span<const std::string> texts, const EmbedOptions& options) const {
+  const WithoutDropout without(model_);
+  const NoRecording no_tape;
+  const Autocast precision(options.autocast);
+  const std::int64_t count = static_cast<std::int64_t>(texts.size()), width = model_.info().width;
+  Tensor result = Tensor::empty({count, width});
+  float* rows_of_result = result.mutable_data<float>();
+  // Tokens are kept for a while only, so that any number of texts can be embedded.
+  constexpr std::int64_t kWindow = 65536;
+  std::int64_t done = 0;
+  for (std::int64_t begin = 0; begin < count; begin += kWindow) {
+    const std::int64_t size = std::min(kWindow, count - begin);
+    const models::TokenBatch window =
+        tokens(texts.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(size)), options.prefix);
+    const std::vector<std::int64_t> lengths = window.lengths();
+    std::vector<std::int64_t> order(static_cast<std::size_t>(size));
+    std::iota(order.begin(), order.end(), 0);
+    // The longest first: where memory does not suffice, that shows at once.
+    std::ranges::stable_sort(order, std::greater(),
+                             [&](std::int64_t i) { return lengths[static_cast<std::size_t>(i)]; });
+    for (std::size_t first = 0; first < order.size();) {
+      const std::int64_t longest = lengths[static_cast<std::size_t>(order[first])];
+      const auto rows = static_cast<std::size_t>(std::max<std::int64_t>(1, options.batch_tokens / longest));
+      const std::span some = std::span(order).subspan(first, std::min(rows, order.size() - first));
+      const Tensor vectors = model_.encode(window.select(some)).value().to(Device::cpu()).to(DType::kFloat32);
+      for (std::size_t i = 0; i < some.size(); ++i) {
+        std::memcpy(rows_of_result + (begin + some[i]) * width,
+                    vectors.data<float>() + static_cast<std::int64_t>(i) * width,
+                    static_cast<std::size_t>(width) * sizeof(float));
+      }
+      first += some.size();
+      done += static_cast<std::int64_t>(some.size());
+      if (options.observer) options.observer(done);
+    }
+  }
+  return result;
+}
+
+}  // namespace tapecache::program

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tapecache/data/tokenizers/tokenizer.h"
+#include "tapecache/models/pretrained.h"
+
+namespace tapecache::program {
+
+struct TextModelOptions {
+  std::optional<std::int64_t> max_tokens = {};  ///< of a text, special ones included; none: as many as the model takes
+  std::optional<double> dropout = {};           ///< in the place of what the folder says
+};
+
+struct EmbedOptions {
+  std::string prefix = {};           ///< before every text
+  std::int64_t batch_tokens = 8192;  ///< of a forward, padding included; a longer text is one by itself
+  DType autocast = DType::kFloat32;  ///< as StepOptions has it
+  /// Called as it goes on, with how many texts are done.
+  std::function<void(std::int64_t)> observer = {};
+};
+
+/// The path, where there is a folder. Throws FileError.
+const std::filesystem::path& model_folder(const std::filesystem::path& path);
+
+/// A folder's model with its tokenizer.
+class TextModel {
+ public:
+  /// Throws FileError for what cannot be loaded, a model that encodes no texts, and a tokenizer with more ids than the
+  /// model; ValueError for more tokens than that takes.
+  explicit TextModel(const std::filesystem::path& folder, const TextModelOptions& options = {});
+
+  const std::filesystem::path& folder() const { return folder_; }
+  const models::Pretrained& model() const { return model_; }
+  const data::Tokenizer& tokenizer() const { return tokenizer_; }
+  std::int64_t max_tokens() const { return max_tokens_; }
+  /// What texts of a kind begin with: the model's prompt of the first of these names that it has, else its default one.
+  std::string prompt(std::initializer_list<std::string_view> names) const;
+
+  /// Texts that are too long are cut.
+  models::TokenBatch tokens(std::span<const std::string> texts, std::string_view prefix) const;
+  /// [batch, width], so that inner products are the model's similarity: of length 1 where that is the cosine.
+  Variable representations(const models::TokenBatch& tokens) const;
+  /// [texts, width], f32 on the host, as the model gives them: in the order of the texts, while those of like length
+  /// are encoded together. Dropout is off meanwhile.
+  Tensor embed(std::span<const std::string> texts, const EmbedOptions& options = {}) const;
+  /// The same, for inner products to be the model's similarity.
+  Tensor comparable(const Tensor& embeddings) const;
+
+ private:
+  std::filesystem::path folder_;
+  data::Tokenizer tokenizer_;
+  models::Pretrained model_;
+  std::int64_t max_tokens_;
+};
+
+}  // namespace tapecache::program

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pair_batches.h"
+#include "tapecache/gradcache/step.h"
+
+namespace tapecache::program {
+
+enum class LossKind { kInfoNce, kClip, kSiglip, kGist, kMatryoshka };
+
+struct LossOptions {
+  std::string name = "infonce";      ///< infonce, clip, siglip, gist or matryoshka:WIDTH,…
+  std::optional<double> scale = {};  ///< none: what the loss begins with
+  std::filesystem::path guide = {};  ///< of gist, a model's folder; empty: the model as it was before training
+};
+
+/// The loss of a training run, with the parameters that it trains itself.
+class TrainingLoss {
+ public:
+  /// Throws ValueError for a name or widths that are not known, a scale that is not above 0, and hard negatives with a
+  /// loss that takes none; FileError for the guide.
+  TrainingLoss(const LossOptions& options, const TextModel& model, std::int64_t hard_negatives);
+
+  /// Of this batch; of the guide's vectors, too, which are computed here.
+  gradcache::Loss of(const PairBatch& batch, const Prefixes& prefixes, const EmbedOptions& options) const;
+  /// CLIP's and SigLIP's scale, and SigLIP's bias, unless the model has them.
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  /// To be called after each step of the optimiser.
+  void after_step();
+  /// What similarities are multiplied by now.
+  double scale() const;
+
+ private:
+  LossKind kind_ = LossKind::kInfoNce;
+  std::vector<std::int64_t> widths_;
+  double scale_ = 0;
+  Parameter log_scale_, bias_;
+  std::vector<Parameter> parameters_;
+  std::unique_ptr<TextModel> guide_;
+};
+
+}  // namespace tapecache::program

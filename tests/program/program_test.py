@@ -1,0 +1,311 @@
+"""The program `tapecache`, as it is used: on a small model of random weights. Argument: the program."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+import small_model
+
+PROGRAM = ""
+PAIRS = 120
+
+
+def pairs() -> "list[tuple[str, str]]":
+    """Anchors of two words; each positive has the words that stand beside them in the vocabulary, and others."""
+    draw, words, rows = random.Random(2), small_model.WORDS, []
+    for i in range(PAIRS):
+        a, b = i % len(words), (i * 7 + i // len(words)) % len(words)
+        rows.append((f"{words[a]} {words[b]}", " ".join([words[a ^ 1], words[b ^ 1], *draw.choices(words, k=i % 9 // 3)])))
+    return rows
+
+
+def read_npy(path: Path) -> "tuple[str, list[bytes]]":
+    """The header, and the bytes of each row."""
+    raw = path.read_bytes()
+    size = struct.unpack("<H", raw[8:10])[0]
+    header, data = raw[10:10 + size].decode(), raw[10 + size:]
+    rows = int(header.split("(")[1].split(",")[0])
+    return header, [data[i * len(data) // rows:(i + 1) * len(data) // rows] for i in range(rows)]
+
+
+class ProgramTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.model = small_model.make(self.folder / "model")
+        self.pairs = self.folder / "pairs.csv"
+        self.write_csv(self.pairs, [("anchor", "positive"), *pairs()])
+
+    @staticmethod
+    def write_csv(path: Path, rows: list) -> None:
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+    def run_program(self, *arguments, code: int = 0) -> subprocess.CompletedProcess:
+        done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, code, f"{arguments}\n{done.stdout}{done.stderr}")
+        return done
+
+    def train_arguments(self, out: str, *more) -> list:
+        return ["train", "--model", self.model, "--pairs", self.pairs, "--out", self.folder / out, "--batch", 16, "--chunk", 4,
+                "--rate", 1e-3, "--threads", 2, *more]
+
+    def train(self, out: str, *more) -> Path:
+        self.last = self.run_program(*self.train_arguments(out, *more))
+        return self.folder / out
+
+    def metrics(self, out: str, kind: str) -> list:
+        lines = (self.folder / f"{out}.run" / "metrics.jsonl").read_text().splitlines()
+        return [line for line in map(json.loads, lines) if line["kind"] == kind]
+
+    def weights(self, out: str) -> "dict[str, bytes]":
+        return small_model.read_safetensors(self.folder / out / "model.safetensors")
+
+    def assert_refused(self, words: "list[str]", *arguments) -> None:
+        """One line on standard error that names these, and code 1."""
+        done = self.run_program(*arguments, code=1)
+        for word in words:
+            self.assertIn(word, done.stderr)
+        self.assertEqual(done.stderr.count("tapecache: "), 1, done.stderr)
+        self.assertEqual(done.stderr.splitlines()[-1][:11], "tapecache: ")
+
+    # --- train -----------------------------------------------------------------------------------------------------
+
+    def test_training_learns(self) -> None:
+        out = self.train("out", "--eval-pairs", self.pairs, "--steps", 120, "--eval-every", 60, "--dropout", 0,
+                         "--rate", 1e-2)
+        evaluations = self.metrics("out", "eval")
+        self.assertEqual([line["step"] for line in evaluations], [0, 60, 120])
+        self.assertGreater(evaluations[2]["mrr"], 2 * evaluations[0]["mrr"])
+        self.assertIn("recall@1", self.last.stdout)
+        steps = self.metrics("out", "train")
+        self.assertEqual([line["step"] for line in steps], list(range(1, 121)))
+        self.assertLess(steps[-1]["loss"], steps[0]["loss"])
+        self.assertLess(steps[-1]["learning_rate"], steps[30]["learning_rate"])
+        self.assertEqual(len(list((self.folder / "out.run").glob("events.out.tfevents.*"))), 1)
+        # What was written is a model again, and the one that was measured.
+        measured = json.loads(self.run_program("eval", "--model", out, "--pairs", self.pairs, "--json").stdout)
+        for name in ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10"):
+            self.assertEqual(measured[name], evaluations[2][name])
+        self.assertEqual((out / "vocab.txt").read_text(), (self.model / "vocab.txt").read_text())
+
+    def interrupted(self, out: str, how: int, *more) -> int:
+        """Starts to train, and ends it by a signal once there is a checkpoint. Gives the exit code."""
+        process = subprocess.Popen([PROGRAM, *map(str, self.train_arguments(out, *more))], stderr=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL)
+        checkpoint, end = self.folder / f"{out}.run" / "checkpoint.safetensors", time.monotonic() + 60
+        while not checkpoint.exists() and time.monotonic() < end and process.poll() is None:
+            time.sleep(0.002)
+        process.send_signal(how)
+        return process.wait(timeout=60)
+
+    def test_runs_go_on_to_the_same_bits(self) -> None:
+        run = ["--steps", 300, "--save-every", 7, "--eval-every", 150]
+        self.train("whole", *run)
+        for name, how, code in (("killed", signal.SIGKILL, -signal.SIGKILL), ("stopped", signal.SIGINT, 130),
+                                ("ended", signal.SIGTERM, 143)):
+            self.assertEqual(self.interrupted(name, how, *run), code, name)
+            self.assertFalse((self.folder / name).exists())
+            before = self.metrics(name, "train")
+            self.assertLess(len(before), 300)
+            self.train(name, *run, "--resume")
+            self.assertIn("resume after", self.last.stderr)
+            self.assertEqual(self.weights(name), self.weights("whole"), name)
+            self.assertEqual([line["loss"] for line in self.metrics(name, "train")],
+                             [line["loss"] for line in self.metrics("whole", "train")])
+            self.assertEqual(self.metrics(name, "eval"), self.metrics("whole", "eval"))
+
+    def test_resume_where_nothing_is_to_go_on_from(self) -> None:
+        self.train("out", "--steps", 3, "--resume")
+        self.assert_refused(["out: is there already"], *self.train_arguments("out", "--steps", 3, "--resume"))
+        shutil.rmtree(self.folder / "out")
+        self.assert_refused(["out.run: an earlier run is there", "--resume"], *self.train_arguments("out", "--steps", 3))
+        self.assert_refused(["--resume", "--rate '0.001', found '0.002'"],
+                            *self.train_arguments("out", "--steps", 3, "--resume", "--rate", 2e-3))
+        self.write_csv(self.pairs, [("anchor", "positive"), *pairs()[1:]])
+        self.assert_refused(["--resume", "the pairs"], *self.train_arguments("out", "--steps", 3, "--resume"))
+
+    def test_ways_to_cut(self) -> None:
+        for number, cut in enumerate((["--chunk", 8], ["--chunk-tokens", 64], ["--memory", "64M"],
+                                      ["--memory", "64M", "--chunk-tokens", 64])):
+            arguments = self.train_arguments(f"out{number}", "--steps", 2, *cut)
+            del arguments[arguments.index("--chunk"):arguments.index("--chunk") + 2]
+            self.run_program(*arguments)
+        losses = [self.metrics(f"out{number}", "train")[0]["loss"] for number in range(4)]
+        for loss in losses:
+            self.assertAlmostEqual(loss, losses[0], places=5)
+        self.assert_refused(["--chunk"], *self.train_arguments("small", "--memory", "64M"))
+
+    def test_out_of_memory(self) -> None:
+        arguments = self.train_arguments("out", "--memory", "100K")
+        del arguments[arguments.index("--chunk"):arguments.index("--chunk") + 2]
+        self.assertIn("memory", self.run_program(*arguments, code=3).stderr)
+        self.assertFalse((self.folder / "out").exists())
+
+    def test_losses(self) -> None:
+        for loss in ("infonce", "clip", "siglip", "gist", "matryoshka:16,8"):
+            self.train(f"out-{loss}", "--loss", loss, "--steps", 3, "--check-every", 1)
+            self.assertEqual(len(self.metrics(f"out-{loss}", "check")), 3)
+            self.assertLess(max(line["gradient_distance"] for line in self.metrics(f"out-{loss}", "check")), 1e-5)
+        scales = [self.metrics("out-clip", "train")[step]["scale"] for step in (0, 2)]
+        self.assertNotEqual(*scales)
+        self.train("cold", "--temperature", 0.1, "--steps", 1)
+        self.train("scaled", "--scale", 10, "--steps", 1)
+        self.assertEqual(self.weights("cold"), self.weights("scaled"))
+
+    def test_hard_negatives_prefixes_and_bf16(self) -> None:
+        rows = [{"query": a, "positive": p, "negative": [p2, a2]}
+                for (a, p), (a2, p2) in zip(pairs(), pairs()[1:] + pairs()[:1])]
+        self.pairs = self.folder / "pairs.jsonl"
+        self.pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.train("out", "--steps", 3, "--bf16", "--check-every", 2)
+        self.assertIn("2 hard negatives", self.last.stderr)
+        self.assertIn("prefix 'bu: ' for anchors", self.last.stderr)
+        self.train("other", "--steps", 3, "--bf16", "--query-prefix", "")
+        self.assertNotEqual(self.weights("out"), self.weights("other"))
+        self.assert_refused(["clip takes no hard negatives", "2 each"], *self.train_arguments("clip", "--loss", "clip"))
+
+    def test_frozen_parameters(self) -> None:
+        self.train("out", "--steps", 3, "--freeze", "embeddings.*", "--freeze", "encoder.layer.0.*")
+        before, after = self.weights("model"), self.weights("out")
+        for name in before:
+            frozen = name.startswith(("embeddings.", "encoder.layer.0."))
+            self.assertEqual(before[name] == after[name], frozen, name)
+        self.assert_refused(["'layers.*' matches no parameter", "embeddings."],
+                            *self.train_arguments("other", "--freeze", "layers.*"))
+
+    def test_a_loss_that_is_not_finite(self) -> None:
+        done = self.run_program(*self.train_arguments("out", "--steps", 30, "--rate", 1e30, "--clip-norm", 0, "--warmup", 0),
+                                code=2)
+        self.assertIn("step ", done.stderr.splitlines()[-1])
+        self.assertFalse((self.folder / "out").exists())
+
+    # --- embed, search, eval ---------------------------------------------------------------------------------------
+
+    def embed(self, texts: "list[str]", *more, name: str = "v.npy") -> Path:
+        (self.folder / "t.txt").write_text("".join(f"{text}\n" for text in texts))
+        self.run_program("embed", "--model", self.model, "--input", self.folder / "t.txt", "--out", self.folder / name, *more)
+        return self.folder / name
+
+    def test_vectors_stand_in_the_order_of_the_texts(self) -> None:
+        texts = [row[1] for row in pairs()]
+        header, rows = read_npy(self.embed(texts))
+        self.assertIn(f"'shape': ({len(texts)}, 16)", header)
+        self.assertEqual(read_npy(self.embed(texts[::-1], "--batch-tokens", 40))[1], rows[::-1])
+        self.assertEqual(read_npy(self.embed(texts[5:6]))[1], rows[5:6])
+        norm = sum(x * x for x in struct.unpack("<16f", rows[0]))
+        self.assertAlmostEqual(norm, 1, places=5)
+        other = small_model.read_safetensors(self.embed(texts, name="v.safetensors"))
+        self.assertEqual(other["embeddings"], b"".join(rows))
+        self.assertIn("'descr': '<f2'", read_npy(self.embed(texts, "--float16"))[0])
+
+    def test_prompts(self) -> None:
+        plain, query = self.embed(["ba be"]).read_bytes(), self.embed(["ba be"], "--prompt", "query").read_bytes()
+        self.assertNotEqual(plain, query)
+        self.assertEqual(self.embed(["ba be"], "--prefix", "bu: ").read_bytes(), query)
+        self.assert_refused(["--prompt is 'passage'", "'query'"], "embed", "--model", self.model, "--input",
+                            self.folder / "t.txt", "--out", self.folder / "v.npy", "--prompt", "passage")
+
+    def test_search(self) -> None:
+        texts = sorted({row[1] for row in pairs()})
+        index = self.embed(texts)
+        done = self.run_program("search", "--model", self.model, "--index", index, "--texts", self.folder / "t.txt", "--top", 3,
+                                "--json", "--query-prefix", "", texts[7], texts[11])
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        self.assertEqual([line["rank"] for line in found], [1, 2, 3, 1, 2, 3])
+        for first, row in ((found[0], 7), (found[3], 11)):
+            self.assertEqual((first["row"], first["text"]), (row, texts[row]))
+            self.assertAlmostEqual(first["score"], 1, places=5)
+        shown = self.run_program("search", "--model", self.model, "--index", index, "--query-prefix", "", texts[7]).stdout
+        self.assertEqual(len(shown.splitlines()), 10)
+        self.assertEqual(shown.split()[:3], ["1", "1.0000", "7"])
+
+    def test_eval(self) -> None:
+        self.write_csv(self.pairs, [("query", "passage"), ("ba be", "ba be"), ("ba be", "ba  be"), ("fo", "fo"), ("gu", "gu")])
+        done = self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--query-prefix", "", "--json")
+        measured = json.loads(done.stdout)
+        self.assertEqual((measured["queries"], measured["targets"]), (3, 4))
+        self.assertEqual((measured["recall@5"], measured["mrr"], measured["ndcg@10"]), (1, 1, 1))
+        self.assertIn("mrr        1.0000", self.run_program("eval", "--model", self.model, "--pairs", self.pairs,
+                                                            "--query-prefix", "").stdout)
+
+    # --- inspect, check-gradient -----------------------------------------------------------------------------------
+
+    def test_inspect(self) -> None:
+        shown = self.run_program("inspect", self.model).stdout
+        for word in ("bert", "68 ids", "mean", "cosine", "query: 'bu: '", "encoder.layer.1"):
+            self.assertIn(word, shown)
+        self.assertIn("encoder.layer.1.output.dense.bias", self.run_program("inspect", self.model, "--parameters").stdout)
+        config = json.loads((self.model / "config.json").read_text())
+        (self.model / "config.json").write_text(json.dumps({**config, "model_type": "unheard-of"}))
+        done = self.run_program("inspect", self.model, code=1)
+        self.assertIn("68 ids", done.stdout)
+        self.assertIn("unheard-of", done.stderr)
+
+    def test_check_gradient(self) -> None:
+        for loss in ("infonce", "siglip", "gist"):
+            done = self.run_program("check-gradient", "--model", self.model, "--pairs", self.pairs, "--samples", 20, "--chunk",
+                                    3, "--loss", loss)
+            self.assertIn("encoder.layer.1", done.stdout)
+            self.assertIn("equal to rounding", done.stdout)
+
+    # --- errors ----------------------------------------------------------------------------------------------------
+
+    def test_usage(self) -> None:
+        self.assert_refused(["--help"])
+        self.assert_refused(["trian"], "trian")
+        self.assert_refused(["--model", "train --help"], "train")
+        self.assert_refused(["--chunk"], *self.train_arguments("out", "--chunk-tokens", 10))
+        self.assert_refused(["--loss is 'infonse'", "matryoshka"], *self.train_arguments("out", "--loss", "infonse"))
+        self.assert_refused(["'32'", "1 to 16"], *self.train_arguments("out", "--loss", "matryoshka:16,32"))
+        self.assert_refused(["--max-tokens is 25", "24"], *self.train_arguments("out", "--max-tokens", 25))
+        self.assert_refused(["--warmup is 9 steps", "3"], *self.train_arguments("out", "--steps", 3, "--warmup", 9))
+        for command in ("train", "embed", "search", "eval", "inspect", "check-gradient"):
+            self.assertIn("--threads", self.run_program(command, "--help").stdout)
+        self.assertIn("check-gradient", self.run_program("--help").stdout)
+        self.assertRegex(self.run_program("--version").stdout, r"^tapecache \d+\.\d+\.\d+\n$")
+
+    def test_broken_files(self) -> None:
+        self.pairs.write_text("anchor,positive\nba,be\nbi,\"bo\n")
+        self.assert_refused(["pairs.csv: line 3, column 4"], *self.train_arguments("out"))
+        self.pairs.write_text("anchor,positive\nba,be\n,bo\n")
+        self.assert_refused(["pairs.csv: line 3, column 1", "empty"], *self.train_arguments("out"))
+        self.pairs.write_text("anchor,positive\nba,be\nbi,bo\n,bo\n")
+        self.train("few", "--skip-empty", "--eval-share", 0, "--steps", 2)
+        self.assertIn("1 rows with an empty text passed over", self.last.stderr)
+        self.assertIn("the batch is all 2 pairs", self.last.stderr)
+        self.assert_refused(["none.csv", "no such file"], "eval", "--model", self.model, "--pairs", self.folder / "none.csv")
+        self.assert_refused(["nowhere"], "inspect", self.folder / "nowhere")
+        self.assert_refused(["v.txt", ".npy"], "embed", "--model", self.model, "--input", self.pairs, "--out",
+                            self.folder / "v.txt")
+        index = self.embed(["ba", "be"])
+        self.assert_refused(["t.txt: holds 1 texts", "2 vectors"], "search", "--model", self.model, "--index", index, "--texts",
+                            self.write("t.txt", "ba\n"), "ba")
+        self.assert_refused(["pairs.csv", ".npy"], "search", "--model", self.model, "--index", self.pairs, "ba")
+        with (self.model / "vocab.txt").open("a") as file:
+            file.write("one\n")
+        self.pairs.write_text("anchor,positive\nba,be\nbi,bo\n")
+        self.assert_refused(["69 ids", "68 rows"], "eval", "--model", self.model, "--pairs", self.pairs)
+        shutil.rmtree(self.model)
+        self.assert_refused(["model"], *self.train_arguments("out"))
+        self.assertEqual({path.name for path in self.folder.iterdir()},
+                         {"pairs.csv", "few", "few.run", "t.txt", "v.npy"})
+
+    def write(self, name: str, text: str) -> Path:
+        (self.folder / name).write_text(text)
+        return self.folder / name
+
+
+if __name__ == "__main__":
+    PROGRAM = os.path.abspath(sys.argv.pop(1))
+    unittest.main()

@@ -1,0 +1,119 @@
+#include "checks.h"
+#include "folder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "batch_order.h"
+#include "metrics_log.h"
+#include "parameter_groups.h"
+#include "retrieval_task.h"
+
+using namespace tapecache;
+using namespace tapecache::program;
+using namespace tapecache::testing;
+
+namespace {
+
+using Rows = std::vector<std::int64_t>;
+
+Pairs numbered_pairs(std::int64_t count, std::int64_t pairs_of_anchor) {
+  Pairs pairs;
+  for (std::int64_t i = 0; i < count; ++i) {
+    pairs.anchors.push_back("a" + std::to_string(i / pairs_of_anchor));
+    pairs.positives.push_back("p" + std::to_string(i));
+  }
+  return pairs;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(training_data)
+
+BOOST_AUTO_TEST_CASE(an_epoch_has_every_pair_at_most_once) {
+  BatchOrder order(10, 3, 7);
+  BOOST_CHECK_EQUAL(order.steps_per_epoch(), 3);
+  std::set<std::int64_t> seen;
+  std::vector<Rows> first;
+  for (std::int64_t step = 0; step < 3; ++step) {
+    first.push_back(order.rows(step));
+    seen.insert(first.back().begin(), first.back().end());
+  }
+  BOOST_CHECK_EQUAL(seen.size(), 9u);
+  BOOST_CHECK(*seen.begin() >= 0 && *seen.rbegin() < 10);
+  BOOST_CHECK(order.rows(3) != first[0]);
+  BOOST_CHECK(order.rows(1) == first[1]);                 // back in the epoch before
+  BOOST_CHECK(BatchOrder(10, 3, 7).rows(2) == first[2]);  // from anywhere
+  BOOST_CHECK(BatchOrder(10, 3, 8).rows(0) != first[0]);
+  BOOST_CHECK(BatchOrder(10, 3, 7 + (std::uint64_t{1} << 32)).rows(0) != first[0]);
+}
+
+BOOST_AUTO_TEST_CASE(shuffles_are_the_same_everywhere) {
+  // As the definitions of std::seed_seq and std::mt19937_64 have it.
+  BOOST_CHECK(shuffled(8, 1, 0) == Rows({7, 6, 0, 5, 2, 3, 1, 4}));
+  BOOST_CHECK(shuffled(8, 2, 3) == Rows({2, 7, 3, 1, 6, 0, 5, 4}));
+  BOOST_CHECK(shuffled(0, 1, 0).empty());
+  BOOST_CHECK(shuffled(1, 1, 0) == Rows{0});
+}
+
+BOOST_AUTO_TEST_CASE(pairs_of_one_anchor_are_on_one_side) {
+  const Pairs all = numbered_pairs(300, 3);
+  const auto [training, held] = held_out(all, 0.2, 1000, 5);
+  BOOST_CHECK_EQUAL(held.size(), 60);
+  BOOST_CHECK_EQUAL(training.size(), 240);
+  const std::set<std::string> left(training.anchors.begin(), training.anchors.end());
+  BOOST_CHECK(std::ranges::none_of(held.anchors, [&](const std::string& a) { return left.contains(a); }));
+  std::set<std::string> positives(training.positives.begin(), training.positives.end());
+  positives.insert(held.positives.begin(), held.positives.end());
+  BOOST_CHECK_EQUAL(positives.size(), 300u);
+  BOOST_CHECK_EQUAL(held_out(all, 0.2, 10, 5).second.size(), 9);
+  BOOST_CHECK_EQUAL(held_out(all, 0.0, 10, 5).second.size(), 0);
+  BOOST_CHECK(held_out(all, 0.2, 1000, 6).second.anchors != held.anchors);
+}
+
+BOOST_AUTO_TEST_CASE(searches_count_equal_texts_once) {
+  Pairs pairs;
+  pairs.anchors = {"q", "r", "q", "q"};
+  pairs.positives = {"a", "b", "b", "a"};
+  pairs.negatives = {"c", "a", "c", "d"};
+  pairs.hard_negatives = 1;
+  const RetrievalTask task(pairs);
+  BOOST_CHECK(task.queries == std::vector<std::string>({"q", "r"}));
+  BOOST_CHECK(task.targets == std::vector<std::string>({"a", "b", "c", "d"}));
+  BOOST_CHECK_EQUAL(to_string(task.gold_rows().shape()), "[2, 2]");
+  check_equal(task.gold_rows(), {0, 1, 1, -1});
+}
+
+BOOST_AUTO_TEST_CASE(groups_of_parameters) {
+  BOOST_CHECK_EQUAL(group_of("encoder.layer.3.attention.self.query.weight"), "encoder.layer.3");
+  BOOST_CHECK_EQUAL(group_of("2.dense.weight"), "2");
+  BOOST_CHECK_EQUAL(group_of("embeddings.word_embeddings.weight"), "embeddings.word_embeddings");
+  BOOST_CHECK_EQUAL(group_of("layer12.weight"), "layer12");
+  BOOST_CHECK_EQUAL(group_of("logit_scale"), "logit_scale");
+}
+
+BOOST_FIXTURE_TEST_CASE(metrics_of_a_run_that_goes_on, Folder) {
+  {
+    MetricsLog log(path());
+    for (int step = 1; step <= 3; ++step) log.add("train", step, {{"loss", 0.5 * step}, {"rate", 1e-3}});
+    log.add("eval", 3, {{"mrr", NAN}});
+  }
+  const std::string lines =
+      "{\"step\":1,\"kind\":\"train\",\"loss\":0.5,\"rate\":0.001}\n"
+      "{\"step\":2,\"kind\":\"train\",\"loss\":1.0,\"rate\":0.001}\n";
+  const std::string last = "{\"step\":3,\"kind\":\"train\",\"loss\":1.5,\"rate\":0.001}\n";
+  BOOST_CHECK_EQUAL(contents(*this / "metrics.jsonl"), lines + last + "{\"step\":3,\"kind\":\"eval\",\"mrr\":null}\n");
+  put(*this / "metrics.jsonl", lines + last + "{\"step\":3,\"ki");  // killed while it wrote
+  { MetricsLog log(path(), 3); }
+  BOOST_CHECK_EQUAL(contents(*this / "metrics.jsonl"), lines + last);
+  { MetricsLog log(path(), 2); }
+  BOOST_CHECK_EQUAL(contents(*this / "metrics.jsonl"), lines);
+  { MetricsLog log(path()); }
+  BOOST_CHECK_EQUAL(contents(*this / "metrics.jsonl"), "");
+  BOOST_CHECK_EQUAL(entries(), 5);  // and an event file each
+}
+
+BOOST_AUTO_TEST_SUITE_END()

@@ -1,0 +1,92 @@
+"""Whether folders that this library saves load in transformers, sentence-transformers and OpenCLIP, and give what the
+folders of cases/ gave.
+
+    ninja -C build tests/reference_model
+    python check_saved.py ../../build/tests/reference_model
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+import open_clip
+import transformers
+from sentence_transformers.base.modules import Dense, Normalize
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+CASES = Path(__file__).resolve().parent / "cases"
+TOLERANCE = 1e-5
+
+
+def after_transformer(folder):
+    """The modules that follow the transformer, as sentence-transformers loads them."""
+    kinds = {"Pooling": Pooling, "Dense": Dense, "Normalize": Normalize}
+    for module in json.loads((folder / "modules.json").read_text())[1:]:
+        yield kinds[module["type"].rpartition(".")[2]].load(str(folder), subfolder=module["path"])
+
+
+def text_inputs(reference):
+    names = {"ids": "input_ids", "valid": "attention_mask", "types": "token_type_ids"}
+    return {theirs: reference[ours].long() for ours, theirs in names.items() if ours in reference}
+
+
+def encode(folder, reference):
+    """The representations that the library of a folder makes of the reference's inputs."""
+    if (folder / "open_clip_config.json").exists():
+        model = open_clip.create_model(f"local-dir:{folder}").eval()
+        images, texts, _ = model(reference["images"], reference["ids"].long())
+        return {"texts": texts, "images": images}
+    config = json.loads((folder / "config.json").read_text())
+    model, loading = getattr(transformers, config["architectures"][0]).from_pretrained(folder, output_loading_info=True)
+    has_pooler = any("pooler" in name for name in load_file(folder / "model.safetensors"))
+    unused = {kind: names for kind, names in loading.items()
+              if any(has_pooler or not name.startswith("pooler.") for name in names)}
+    if unused:
+        raise SystemExit(f"{folder}: {unused}")
+    if config["model_type"] in ("bert", "roberta", "xlm-roberta", "mpnet"):
+        out = model(**text_inputs(reference))
+        if not (folder / "modules.json").exists():
+            return {"texts": out.pooler_output}
+        features = {"token_embeddings": out.last_hidden_state, "attention_mask": reference["valid"].long()}
+        for module in after_transformer(folder):
+            features = module(features)
+        return {"texts": features["sentence_embedding"]}
+    if config["model_type"] == "clip":
+        out = model(pixel_values=reference["images"], **text_inputs(reference))
+        return {"texts": out.text_embeds, "images": out.image_embeds}
+    if config["model_type"] == "clip_text_model":
+        out = model(**text_inputs(reference))
+        return {"texts": out.text_embeds if "text_embeds" in out else out.pooler_output}
+    out = model(pixel_values=reference["images"])
+    return {"images": out.image_embeds if "image_embeds" in out else out.pooler_output}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("program", help="tests/reference_model of a build folder")
+    program = str(Path(parser.parse_args().program).resolve())
+    torch.manual_seed(1)
+    worst = 0.0
+    for case in sorted(CASES.iterdir()):
+        reference = load_file(case / "reference.safetensors")
+        with tempfile.TemporaryDirectory() as folder:
+            saved = Path(folder) / "saved"
+            options = ["pooler"] if case.name == "bert_pooler" else []
+            subprocess.run([program, "save", str(case), str(saved), *options], check=True)
+            with torch.no_grad():
+                found = encode(saved, reference)
+        for key, value in found.items():
+            difference = (value - reference[f"output.{key}"]).abs().max().item()
+            worst = max(worst, difference)
+            print(f"{case.name:24} {key:8} {difference:.1e}")
+    if not worst <= TOLERANCE:
+        raise SystemExit(f"the largest difference is {worst:.1e}, expected at most {TOLERANCE:.0e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+// What load_pretrained and save_pretrained do beside giving the right values.
+
+#include <algorithm>
+#include <filesystem>
+#include <string>
+
+#include "checks.h"
+#include "folder.h"
+#include "reference_cases.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/core/memory.h"
+#include "tapecache/models/bert.h"
+#include "tapecache/models/mpnet.h"
+#include "tapecache/models/weights.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/reduce.h"
+
+using namespace tapecache;
+using namespace tapecache::models;
+using namespace tapecache::testing;
+
+namespace {
+
+std::filesystem::path case_folder(const char* name) { return ReferenceCase{name}.folder(); }
+
+/// A few texts of different lengths, padded on the right, or on the left.
+TokenBatch some_texts(bool left = false) {
+  TokenBatch texts{Tensor::from({5, 6, 7, 8, 9, 0, 11, 0, 0}, {3, 3}), {}};
+  texts.valid = Tensor::from(std::vector<bool>{true, true, true, true, true, false, true, false, false}, {3, 3});
+  if (left) {
+    texts.ids = Tensor::from({5, 6, 7, 0, 8, 9, 0, 0, 11}, {3, 3});
+    texts.valid = Tensor::from(std::vector<bool>{true, true, true, false, true, true, false, false, true}, {3, 3});
+  }
+  return texts;
+}
+
+Tensor encoded(const Pretrained& model, const TokenBatch& texts) {
+  const NoRecording off;
+  return model.encode(texts).value();
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(pretrained)
+
+BOOST_AUTO_TEST_CASE(info_is_what_the_folder_says) {
+  const Pretrained bert = load_pretrained(case_folder("bert_mean"));
+  const PretrainedInfo& info = bert.info();
+  BOOST_TEST(info.architecture == "bert");
+  BOOST_TEST(info.pooling == "mean");
+  BOOST_TEST(info.normalized);
+  BOOST_TEST(info.width == 16);
+  BOOST_TEST(info.vocabulary == 60);
+  BOOST_TEST(info.max_tokens == 10);  // sentence_bert_config.json's, of 12
+  BOOST_TEST(!info.lower_case);
+  BOOST_TEST(info.prompts.at("query") == "query: ");
+  BOOST_TEST(info.default_prompt.value() == "document");
+  BOOST_TEST(info.similarity == "dot");
+  BOOST_TEST(info.notes.size() == 1);
+  BOOST_TEST(info.notes.at(0).find("attention_probs_dropout_prob is 0.1") != std::string::npos);
+  BOOST_TEST(bert.encodes_texts());
+  BOOST_TEST(!bert.encodes_images());
+  BOOST_TEST(!bert.logit_scale().has_value());
+  BOOST_CHECK_EXCEPTION(bert.encode_images(Tensor::zeros({1, 3, 8, 8})), ValueError, says({"encodes no images"}));
+
+  const Pretrained dense = load_pretrained(case_folder("bert_dense"));
+  BOOST_TEST(dense.info().pooling == "max+mean");
+  BOOST_TEST(dense.info().width == 8);
+  const Pretrained clip = load_pretrained(case_folder("clip"));
+  BOOST_TEST(clip.info().pooling == "end of text");
+  BOOST_TEST(clip.info().width == 8);
+  BOOST_TEST(clip.info().image_size == 8);
+  BOOST_TEST(clip.info().image_channels == 3);
+  BOOST_TEST(clip.info().max_tokens == 12);
+  BOOST_TEST(clip.logit_scale().value().name() == "logit_scale");
+  const Pretrained vision = load_pretrained(case_folder("clip_vision"));
+  BOOST_TEST(vision.info().max_tokens == 0);
+  BOOST_TEST(vision.info().width == 24);
+  BOOST_TEST(!vision.info().normalized);
+  BOOST_CHECK_EXCEPTION(vision.encode(some_texts()), ValueError, says({"encodes no texts"}));
+}
+
+BOOST_AUTO_TEST_CASE(dropout_is_off_until_training_is_set) {
+  const Pretrained model = load_pretrained(case_folder("bert_mean"));
+  BOOST_TEST(!model.training());
+  const Tensor first = encoded(model, some_texts());
+  BOOST_TEST(same_bits(first, encoded(model, some_texts())));
+  model.set_training(true);
+  BOOST_TEST(!same_bits(first, encoded(model, some_texts())));
+  const Pretrained without = load_pretrained(case_folder("bert_mean"), {.dropout = 0.0});
+  without.set_training(true);
+  BOOST_TEST(same_bits(first, encoded(without, some_texts())));
+  BOOST_CHECK_EXCEPTION(load_pretrained(case_folder("bert_mean"), {.dropout = 1.5}), ValueError,
+                        says({"dropout is 1.5"}));
+}
+
+BOOST_AUTO_TEST_CASE(checkpointed_blocks_give_the_same_bits) {
+  const Pretrained plain = load_pretrained(case_folder("bert_mean"));
+  const Pretrained checkpointed = load_pretrained(case_folder("bert_mean"), {.checkpoint = true});
+  BOOST_TEST(same_bits(encoded(plain, some_texts()), encoded(checkpointed, some_texts())));
+  // And the same gradients, that of a bias which all blocks share among them.
+  const auto gradients = [](bool checkpoint) {
+    const Pretrained model = load_pretrained(case_folder("mpnet"), {.checkpoint = checkpoint});
+    Tape tape;
+    Variable sum;
+    {
+      const Recording recording(tape);
+      sum = ops::sum(ops::multiply(model.encode(some_texts()), Tensor::full({3, 16}, 0.5)));
+    }
+    tape.backward(sum);
+    std::vector<Tensor> all;
+    for (const Parameter& p : model.parameters()) all.push_back(p.gradient());
+    return all;
+  };
+  BOOST_TEST(std::ranges::equal(gradients(false), gradients(true), same_bits));
+}
+
+BOOST_AUTO_TEST_CASE(a_folder_without_modules_is_pooled_as_the_options_say) {
+  const auto folder = case_folder("bert_pooler");
+  const Pretrained unsaid = load_pretrained(folder);
+  BOOST_TEST(unsaid.info().pooling == "mean");
+  BOOST_TEST(!unsaid.info().normalized);
+  const Pretrained cls = load_pretrained(folder, {.pooling = TokenPooling::kCls, .normalize = true});
+  BOOST_TEST(cls.info().pooling == "cls");
+  BOOST_TEST(cls.info().normalized);
+  const Bert bert({.vocabulary = 60,
+                   .max_tokens = 12,
+                   .encoder = {.width = 16,
+                               .layers = 2,
+                               .heads = 2,
+                               .mlp_width = 24,
+                               .activation = Activation::kGeluTanh,
+                               .epsilon = 1e-3}},
+                  1);
+  load_weights(folder / "model.safetensors", bert.builder(), {.prefix = "bert."});
+  const NoRecording off;
+  BOOST_TEST(same_bits(encoded(unsaid, some_texts()), bert(some_texts()).value()));
+  // What was chosen is written, so that sentence-transformers does the same.
+  const Folder saved;
+  save_pretrained(saved / "cls", cls);
+  const Pretrained again = load_pretrained(saved / "cls");
+  BOOST_TEST(again.info().pooling == "cls");
+  BOOST_TEST(same_bits(encoded(cls, some_texts()), encoded(again, some_texts())));
+  // The pooler, which takes no part, is kept for those who ask for it.
+  const auto pooler = [](const std::filesystem::path& file, const std::string& prefix) {
+    return read_safetensors(file).tensors.at(prefix + "pooler.dense.weight");
+  };
+  BOOST_TEST(same_bits(pooler(saved / "cls/model.safetensors", ""), pooler(folder / "model.safetensors", "bert.")));
+}
+
+BOOST_AUTO_TEST_CASE(pooling_takes_no_padding_on_either_side) {
+  for (const char* name : {"cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"}) {
+    BOOST_TEST_CONTEXT(name) {
+      const TokenPooling pooling = token_pooling(name).value();
+      BOOST_TEST(models::name(pooling) == name);
+      const TokenBatch right = some_texts(), left = some_texts(true);
+      const auto states = [](const Tensor& ids) { return Variable(ids.to(DType::kFloat32).reshape({3, 3, 1})); };
+      const Tensor a = pool_tokens(states(right.ids), right.valid, pooling).value();
+      BOOST_TEST(same_bits(a, pool_tokens(states(left.ids), left.valid, pooling).value()));
+    }
+  }
+  const Variable x(Tensor::from({1.F, 2.F, 3.F, 4.F}, {1, 4, 1}));
+  check_equal(pool_tokens(x, {}, TokenPooling::kMeanSqrtLength).value(), {5});
+  check_equal(pool_tokens(x, {}, TokenPooling::kWeightedMean).value(), {3});
+  BOOST_TEST(!token_pooling("median").has_value());
+}
+
+BOOST_AUTO_TEST_CASE(a_mapped_model_is_the_same_and_leaves_the_file) {
+  const Folder folder;
+  // Large enough that a view of the file is worth it.
+  const Bert bert(
+      {.vocabulary = 2000, .position_offset = 0, .encoder = {.width = 32, .layers = 1, .heads = 2, .mlp_width = 32}},
+      3);
+  save_weights(folder / "model.safetensors", bert.builder());
+  put(folder / "config.json",
+      R"({"model_type": "bert", "vocab_size": 2000, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+          "intermediate_size": 32, "hidden_dropout_prob": 0})");
+  const std::string before = contents(folder / "model.safetensors");
+  const Pretrained read = load_pretrained(folder.path()), mapped = load_pretrained(folder.path(), {.memory_map = true});
+  const auto words = [](const Pretrained& model) {
+    return std::ranges::find(model.parameters(), "embeddings.word_embeddings.weight", &Parameter::name)->value();
+  };
+  BOOST_TEST(words(mapped).is_wrapped());
+  BOOST_TEST(!words(read).is_wrapped());
+  BOOST_TEST(same_bits(encoded(read, some_texts()), encoded(mapped, some_texts())));
+  words(mapped).mutable_data<float>()[0] = 3;
+  BOOST_TEST(contents(folder / "model.safetensors") == before);
+}
+
+BOOST_AUTO_TEST_CASE(loading_takes_the_memory_of_the_model_once) {
+  const Folder folder;
+  const Bert bert(
+      {.vocabulary = 20000, .position_offset = 0, .encoder = {.width = 64, .layers = 2, .heads = 2, .mlp_width = 64}},
+      3);
+  save_weights(folder / "model.safetensors", bert.builder());
+  put(folder / "config.json",
+      R"({"model_type": "bert", "vocab_size": 20000, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+          "intermediate_size": 64})");
+  std::size_t bytes = 0;
+  for (const Parameter& p : bert.parameters()) bytes += p.value().bytes();
+  const std::size_t before = memory_stats().current;
+  reset_memory_peak();
+  const Pretrained model = load_pretrained(folder.path());
+  BOOST_TEST(memory_stats().peak - before <= bytes + bytes / 10);
+}
+
+BOOST_AUTO_TEST_CASE(a_saved_folder_keeps_what_its_own_had) {
+  const Folder folder;
+  std::filesystem::copy(case_folder("bert_mean"), folder / "own", std::filesystem::copy_options::recursive);
+  put(folder / "own/tokenizer.json", "{\"model\": {}}");
+  put(folder / "own/vocab.txt", "[PAD]\n");
+  put(folder / "own/README.md", "of the old model");
+  const Pretrained model = load_pretrained(folder / "own");
+  save_pretrained(folder / "new/saved", model);
+  for (const char* file : {"modules.json", "1_Pooling/config.json", "2_Normalize/config.json", "tokenizer.json",
+                           "vocab.txt", "sentence_bert_config.json", "config_sentence_transformers.json"}) {
+    BOOST_TEST_CONTEXT(file) {
+      BOOST_TEST(contents(folder / (std::string("new/saved/") + file)) ==
+                 contents(folder / (std::string("own/") + file)));
+    }
+  }
+  BOOST_TEST(!std::filesystem::exists(folder / "new/saved/README.md"));
+  const std::string config = contents(folder / "new/saved/config.json");
+  BOOST_TEST(config.find("\"layer_norm_eps\": 1e-12") != std::string::npos);
+  BOOST_TEST(config.find("\"dtype\": \"float32\"") != std::string::npos);
+  const SafetensorsFile weights = read_safetensors(folder / "new/saved/model.safetensors");
+  BOOST_TEST(weights.metadata.at("format") == "pt");
+  BOOST_TEST(weights.tensors.contains("pooler.dense.weight"));
+  // Over its own folder too, whose other files stay.
+  save_pretrained(folder / "own", model);
+  BOOST_TEST(contents(folder / "own/README.md") == "of the old model");
+  load_pretrained(folder / "own");
+  std::filesystem::remove_all(folder / "own");
+  BOOST_CHECK_EXCEPTION(save_pretrained(folder / "late", model), FileError, says({"own", "is missing"}));
+  BOOST_TEST(!std::filesystem::exists(folder / "late"));
+  BOOST_TEST(folder.entries() == 1);
+}
+
+BOOST_AUTO_TEST_CASE(parameters_made_later_are_drawn_and_not_saved) {
+  const Pretrained a = load_pretrained(case_folder("bert_mean"), {.seed = 1});
+  const Pretrained b = load_pretrained(case_folder("bert_mean"), {.seed = 2});
+  const Linear head(a.builder().child("head"), 16, 4, Init::normal(1));
+  const Linear other(b.builder().child("head"), 16, 4, Init::normal(1));
+  BOOST_TEST(!same_bits(head.weight.value(), other.weight.value()));
+  const Folder folder;
+  save_pretrained(folder / "saved", a);
+  BOOST_TEST(!read_safetensors(folder / "saved/model.safetensors").tensors.contains("head.weight"));
+}
+
+BOOST_AUTO_TEST_CASE(distances_of_mpnet_fall_into_the_same_ranges) {
+  const Tensor buckets = ReferenceCase{"mpnet"}.reference().tensors.at("buckets");
+  std::vector<std::int64_t> found;
+  for (std::int64_t distance = -200; distance <= 200; ++distance) found.push_back(relative_bucket(distance));
+  BOOST_TEST(found == buckets.to_vector<std::int64_t>(), boost::test_tools::per_element());
+}
+
+BOOST_AUTO_TEST_CASE(a_text_without_its_end_is_refused_by_clip) {
+  for (const char* name : {"clip", "clip_text", "open_clip"}) {
+    const Pretrained model = load_pretrained(case_folder(name));
+    BOOST_CHECK_EXCEPTION(model.encode({Tensor::from({1, 4, 59, 1, 4, 5}, {2, 3})}), ValueError,
+                          says({"sample 1 has no end-of-text token, 59"}));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(weights_of_one_pooling_are_no_bert_of_another) {
+  const Folder folder;
+  save_pretrained(folder / "saved", load_pretrained(case_folder("bert_last_left")));
+  const Bert bert({.vocabulary = 60,
+                   .max_tokens = 12,
+                   .encoder = {.width = 16, .layers = 2, .heads = 2, .mlp_width = 24, .activation = Activation::kSilu}},
+                  1);
+  BOOST_CHECK_EXCEPTION(load_weights(folder / "saved/model.safetensors", bert.builder()), FileError,
+                        says({"pooling lasttoken, expected mean"}));
+}
+
+BOOST_AUTO_TEST_SUITE_END()

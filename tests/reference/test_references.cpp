@@ -1,0 +1,204 @@
+// Models of folders that transformers, sentence-transformers and OpenCLIP saved, against what those libraries make of
+// them: see make_references.py.
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <string>
+
+#include "checks.h"
+#include "folder.h"
+#include "reference_cases.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/models/bert.h"
+#include "tapecache/models/weights.h"
+#include "tapecache/train/optimizer.h"
+
+using namespace tapecache;
+using namespace tapecache::models;
+using namespace tapecache::testing;
+
+namespace {
+
+Tensor transposed_matrix(const Tensor& x) { return ops::transpose(x, 0, 1).value().clone(); }
+
+Tensor rows_of(const Tensor& all, std::int64_t part) {
+  const std::int64_t rows = all.size(0) / 3;
+  return all.slice(part * rows, (part + 1) * rows).clone();
+}
+
+std::string replaced(std::string text, const std::map<std::string, std::string>& names) {
+  for (const auto& [theirs, ours] : names) {
+    const std::size_t at = text.find(theirs);
+    if (at != std::string::npos) text.replace(at, theirs.size(), ours);
+  }
+  return text;
+}
+
+/// The gradients of a file, by the names of transformers' CLIP also where it is OpenCLIP's.
+std::map<std::string, Tensor> gradients_of(const SafetensorsFile& file, bool is_open_clip) {
+  std::map<std::string, Tensor> gradients;
+  for (const auto& [key, tensor] : file.tensors) {
+    constexpr std::string_view kBefore = "gradient.";
+    if (!key.starts_with(kBefore)) continue;
+    const std::string name = key.substr(kBefore.size());
+    if (!is_open_clip) {
+      gradients.emplace(name, tensor);
+      continue;
+    }
+    const bool is_vision = name.starts_with("visual.");
+    const std::string tower = is_vision ? "vision_model." : "text_model.";
+    const std::string within = is_vision ? name.substr(7) : name;
+    if (within == "logit_scale") gradients.emplace(within, tensor);
+    else if (within == "proj") gradients.emplace("visual_projection.weight", transposed_matrix(tensor));
+    else if (within == "text_projection") gradients.emplace("text_projection.weight", transposed_matrix(tensor));
+    else if (const std::size_t at = within.find("attn.in_proj_"); at != std::string::npos) {
+      const std::string before = replaced(within.substr(0, at), {{"transformer.resblocks", "encoder.layers"}});
+      const std::string kind = within.substr(at + std::string("attn.in_proj_").size());
+      for (std::int64_t i = 0; i < 3; ++i) {
+        gradients.emplace(tower + before + "self_attn." + "qkv"[i] + "_proj." + kind, rows_of(tensor, i));
+      }
+    } else {
+      gradients.emplace(tower + replaced(within, {{"transformer.resblocks", "encoder.layers"},
+                                                  {"attn.out_proj", "self_attn.out_proj"},
+                                                  {"ln_1", "layer_norm1"},
+                                                  {"ln_2", "layer_norm2"},
+                                                  {"mlp.c_fc", "mlp.fc1"},
+                                                  {"mlp.c_proj", "mlp.fc2"},
+                                                  {"ln_final", "final_layer_norm"},
+                                                  {"ln_pre", "pre_layrnorm"},
+                                                  {"ln_post", "post_layernorm"},
+                                                  {"conv1", "embeddings.patch_embedding"},
+                                                  {"class_embedding", "embeddings.class_embedding"},
+                                                  {"token_embedding", "embeddings.token_embedding"},
+                                                  {"positional_embedding", "embeddings.position_embedding.weight"}}),
+                        tensor);
+    }
+  }
+  return gradients;
+}
+
+double largest(const Tensor& tensor) {
+  double most = 0;
+  for (const double value : doubles(tensor)) most = std::fmax(most, std::abs(value));
+  return most;
+}
+
+/// The largest difference of two gradients over the largest element of theirs; below a hundredth of the largest of all,
+/// where rounding is most of it (a key's bias has none but that), over that.
+double gradient_difference(const Tensor& ours, const Tensor& theirs, double largest_of_all) {
+  const std::vector<double> a = doubles(ours), b = doubles(theirs);
+  if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
+  double worst = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) worst = std::fmax(worst, std::abs(a[i] - b[i]));
+  return worst / std::fmax(largest(theirs), largest_of_all / 100);
+}
+
+void check_outputs(const ReferenceResults& results, const SafetensorsFile& file, double tolerance) {
+  for (const auto& [name, ours] :
+       {std::pair("output.texts", results.texts), std::pair("output.images", results.images)}) {
+    BOOST_REQUIRE_EQUAL(file.tensors.contains(name), ours.defined());
+    if (!ours.defined()) continue;
+    BOOST_REQUIRE_EQUAL(to_string(ours.shape()), to_string(file.tensors.at(name).shape()));
+    BOOST_TEST(max_difference(ours.value(), file.tensors.at(name)) <= tolerance);
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(references)
+
+BOOST_AUTO_TEST_CASE(representations) {
+  for (const ReferenceCase& of : reference_cases()) {
+    const SafetensorsFile file = of.reference();
+    for (const auto& [dtype, tolerance] : {std::pair(DType::kFloat32, 1e-5), std::pair(DType::kFloat64, 1e-10)}) {
+      BOOST_TEST_CONTEXT(of.name << " " << name(dtype)) {
+        check_outputs(ReferenceResults(of.load(dtype), ReferenceInputs(file, dtype)), file, tolerance);
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(every_gradient) {
+  for (const ReferenceCase& of : reference_cases()) {
+    BOOST_TEST_CONTEXT(of.name) {
+      const SafetensorsFile file = of.reference();
+      const Pretrained model = of.load();
+      Tape tape;
+      Variable loss;
+      {
+        const Recording recording(tape);
+        loss = ReferenceResults(model, ReferenceInputs(file, DType::kFloat32)).loss;
+      }
+      tape.backward(loss);
+      BOOST_TEST(max_difference(loss.value(), file.tensors.at("loss")) <= 1e-5);
+      const auto gradients = gradients_of(file, model.info().architecture == "open_clip");
+      double most = 0;
+      for (const auto& [name, gradient] : gradients) most = std::fmax(most, largest(gradient));
+      std::size_t found = 0;
+      for (const Parameter& p : model.parameters()) {
+        BOOST_TEST_CONTEXT(p.name()) {
+          const auto theirs = gradients.find(p.name());
+          BOOST_REQUIRE(theirs != gradients.end());
+          BOOST_REQUIRE(p.gradient().defined());
+          BOOST_TEST(gradient_difference(p.gradient(), theirs->second, most) <= 1e-4);
+          ++found;
+        }
+      }
+      BOOST_TEST(found == gradients.size());
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(twenty_steps_of_adamw) {
+  for (const ReferenceCase& of : reference_cases()) {
+    BOOST_TEST_CONTEXT(of.name) {
+      const SafetensorsFile file = of.reference();
+      const Pretrained model = of.load();
+      train::AdamW adam(model.parameters());
+      std::vector<double> losses;
+      for (std::int64_t step = 0; step < file.tensors.at("losses").size(0); ++step) {
+        adam.clear_gradients();
+        Tape tape;
+        Variable loss;
+        {
+          const Recording recording(tape);
+          loss = ReferenceResults(model, ReferenceInputs(file, DType::kFloat32)).loss;
+        }
+        tape.backward(loss);
+        losses.push_back(loss.value().item());
+        adam.step(1e-3);
+      }
+      BOOST_TEST(max_difference(losses, doubles(file.tensors.at("losses"))) <= 1e-4);
+      BOOST_TEST(losses.back() < losses.front());
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(saved_folders_load_again_to_the_same_bits) {
+  for (const ReferenceCase& of : reference_cases()) {
+    BOOST_TEST_CONTEXT(of.name) {
+      const Folder folder;
+      const SafetensorsFile file = of.reference();
+      const ReferenceInputs inputs(file, DType::kFloat32);
+      const Pretrained model = of.load();
+      save_pretrained(folder / "saved", model);
+      const Pretrained again = load_pretrained(folder / "saved", of.options);
+      const ReferenceResults before(model, inputs), after(again, inputs);
+      BOOST_TEST(same_bits(before.loss.value(), after.loss.value()));
+      if (before.texts.defined()) BOOST_TEST(same_bits(before.texts.value(), after.texts.value()));
+      if (before.images.defined()) BOOST_TEST(same_bits(before.images.value(), after.images.value()));
+      BOOST_TEST(again.info().pooling == model.info().pooling);
+      BOOST_TEST(again.info().normalized == model.info().normalized);
+      BOOST_TEST(again.info().width == model.info().width);
+      BOOST_TEST(again.info().prompts == model.info().prompts);
+      // Nothing is left beside it, and it can be written over.
+      BOOST_TEST(folder.entries() == 1);
+      save_pretrained(folder / "saved", again);
+      BOOST_TEST(folder.entries() == 1);
+      load_pretrained(folder / "saved", of.options);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_SUITE_END()
