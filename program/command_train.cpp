@@ -78,8 +78,10 @@ class Run {
     Progress progress("train", steps_, step_);
     while (step_ < steps_ && interrupt.signal() == 0) {
       const Clock::time_point step_begin = Clock::now();
-      const MetricsLog::Figures figures = step();
-      const double rate = static_cast<double>(batch_) / seconds_since(step_begin);
+      MetricsLog::Figures figures = step();
+      const double seconds = seconds_since(step_begin);
+      figures.emplace_back("seconds", seconds);
+      const double rate = static_cast<double>(batch_) / seconds;
       log_->add("train", step_, figures);
       progress.update(step_, fmt::format("loss {:.4f}  {:.0f} pairs/s  {}", figures.front().second, rate,
                                          bytes_text(memory_stats().peak)));

@@ -62,7 +62,7 @@ class Ours:
             "--eval-share", "0", "--clip-norm", "0", "--scale", "20", *more)
         with open(f"{out}.run/metrics.jsonl", encoding="utf-8") as file:
             taken = [line for line in map(json.loads, file) if line["kind"] == "train"]
-        return taken, peak, float(re.search(r"first step ([\d.]+) s", said)[1])
+        return taken, peak, float(re.search(r"ready after ([\d.]+) s", said)[1])
 
     def gradients(self, folder):
         """Of AdamW's first moment, (1 - β₁) g after one step."""
