@@ -21,6 +21,9 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/data/npy.h"
+#ifdef TAPECACHE_HAS_TOKENIZERS
+#include "tapecache/data/tokenizers/tokenizer.h"
+#endif
 #include "tapecache/data/word_tokenizer.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/layers.h"
@@ -356,6 +359,60 @@ std::vector<std::string> folder_seeds() {
       " \"text_cfg\": {\"heads\": 2}}}\n"};
 }
 
+#ifdef TAPECACHE_HAS_TOKENIZERS
+/// A tokenizer.json, a NUL and a text.
+void tokenize_by_any_file(std::string_view bytes) {
+  const std::size_t end = std::min(bytes.find('\0'), bytes.size());
+  const std::string text(bytes.substr(std::min(end + 1, bytes.size())));
+  const MemoryFile file(bytes.substr(0, end));
+  std::optional<data::Tokenizer> tokenizer;
+  if (!takes([&] { tokenizer.emplace(data::Tokenizer::load(file.path())); })) return;
+  const auto check = [&](const data::Encoding& encoding) {
+    require(encoding.ids.size() == encoding.types.size(), "ids and types differ in number");
+    require(std::ranges::all_of(encoding.ids, [&](auto id) { return id >= 0 && id < tokenizer->vocabulary_size(); }),
+            "an id is out of range");
+  };
+  try {
+    const data::Encoding alone = tokenizer->encode(text);
+    check(alone);
+    check(tokenizer->encode_pair(text, text, {.pad = true}));
+    const std::string batch[] = {text, "", text};
+    require(tokenizer->encode_batch(batch)[2].ids == alone.ids, "a text has other ids in a batch");
+    require(tokenizer->encode(text, {.max_tokens = 8}).ids.size() <= 8, "more ids than were asked for");
+  } catch (const ValueError&) {
+    // Its truncation cannot be done, or it has no token for the unknown.
+  }
+}
+
+std::vector<std::string> tokenizer_file_seeds() {
+  const std::string text = std::string(1, '\0') + "Hello <s> \u00c5land, don't!  \u4e2d\u6587 123\xff";
+  const std::string added = R"("added_tokens":[{"id":9,"content":"<s>","lstrip":true,"normalized":false}],)";
+  return {
+      R"({)" + added +
+          R"("normalizer":{"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,)"
+          R"("strip_accents":null,"lowercase":true},"pre_tokenizer":{"type":"BertPreTokenizer"},)"
+          R"("post_processor":{"type":"BertProcessing","sep":["c",2],"cls":["b",1]},)"
+          R"("truncation":{"direction":"Right","max_length":6,"strategy":"LongestFirst","stride":0},)"
+          R"("model":{"type":"WordPiece","unk_token":"u","continuing_subword_prefix":"##","max_input_chars_per_word":9,)"
+          R"("vocab":{"u":0,"b":1,"c":2,"he":3,"##l":4,"##lo":5,",":6,"aland":7}}})" +
+          text,
+      R"({)" + added +
+          R"("normalizer":{"type":"NFC"},"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Split",)"
+          R"("pattern":{"Regex":"\\s+|\\p{L}+"},"behavior":"Isolated","invert":false},)"
+          R"({"type":"ByteLevel","add_prefix_space":true,"use_regex":true}]},)"
+          R"("model":{"type":"BPE","vocab":{"H":0,"e":1,"l":2,"He":3,"ll":4,"Hell":5},"merges":[["H","e"],"l l","He ll"]}})" +
+          text,
+      R"({"normalizer":{"type":"Sequence","normalizers":[)"
+      R"({"type":"Precompiled","precompiled_charsmap":"DAAAAAAEAACAAAAAAAAAAGEA"},)"
+      R"({"type":"Replace","pattern":{"String":"l"},"content":"L"}]},"pre_tokenizer":{"type":"Metaspace",)"
+      R"("replacement":"_","prepend_scheme":"first"},"padding":{"strategy":{"Fixed":9},"direction":"Left","pad_id":1,)"
+      R"("pad_type_id":0,"pad_token":"_"},"model":{"type":"Unigram","unk_id":0,"byte_fallback":true,)"
+      R"("vocab":[["u",0],["_",-1],["He",-2],["_He",-2.5],["<0xFF>",-9]]}})" +
+          text,
+  };
+}
+#endif
+
 constexpr FuzzTarget kTargets[] = {
     {"safetensors", read_any_safetensors, safetensors_seeds},
     {"checkpoint", read_any_checkpoint, checkpoint_seeds},
@@ -364,6 +421,9 @@ constexpr FuzzTarget kTargets[] = {
     {"pairs", read_any_pairs, pairs_seeds},
     {"word_tokenizer", tokenize_anything, tokenizer_seeds},
     {"pretrained", load_any_folder, folder_seeds},
+#ifdef TAPECACHE_HAS_TOKENIZERS
+    {"tokenizer", tokenize_by_any_file, tokenizer_file_seeds},
+#endif
 };
 
 }  // namespace
