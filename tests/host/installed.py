@@ -10,6 +10,6 @@ def installed_headers(source: Path) -> "list[str]":
     """As programs include them."""
     found = ["tapecache/tapecache.h"]
     for module in MODULES:
-        for block in re.findall(r"^install_headers\((.*?)\)", (source / module / "meson.build").read_text(), re.S | re.M):
-            found += [f"tapecache/{module}/{name}" for name in re.findall(r"'(\w+\.h)'", block)]
+        for block in re.findall(r"^ *install_headers\((.*?)\)", (source / module / "meson.build").read_text(), re.S | re.M):
+            found += [f"tapecache/{module}/{name}" for name in re.findall(r"'([\w/]+\.h)'", block)]
     return found
