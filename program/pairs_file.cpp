@@ -137,6 +137,8 @@ class Rows {
       } catch (const Json::parse_error& e) {
         throw file_.error(begin + std::min(e.byte > 0 ? e.byte - 1 : 0, line.size()),
                           "is no JSON: " + reason(e.what()));
+      } catch (const Json::exception& e) {  // a number that is too large for any type
+        throw file_.error(begin, "is no JSON that can be read: " + reason(e.what()));
       }
       if (!object.is_object()) {
         throw file_.error(begin, fmt::format("found a JSON {}, expected an object with texts", object.type_name()));

@@ -161,6 +161,7 @@ BOOST_AUTO_TEST_CASE(broken_rows_name_line_and_column) {
       {"p.jsonl",
        "{\"anchor\": \"a\", \"positive\": \"b\"}\n[1]\n",
        {"p.jsonl: line 2, column 1", "array", "an object"}},
+      {"p.jsonl", "{\"anchor\": \"a\", \"positive\": \"b\", \"n\": 1e999}\n", {"line 1, column 1", "1e999"}},
       {"p.jsonl", "{\"anchor\": \"a\", \"positive\": \"b\"}\n{\"anchor\": \"a\"}\n", {"line 2", "no 'positive'"}},
       {"p.jsonl",
        "{\"anchor\": \"a\", \"positive\": \"b\"}\n{\"anchor\": \"a\", \"positive\": 3}\n",
