@@ -24,14 +24,18 @@ struct Json {
   std::vector<Json> items = {};
   std::vector<Member> members = {};
 
-  static Json object() { return {.kind = Kind::kObject}; }
-  static Json array() { return {.kind = Kind::kArray}; }
+  static Json object(std::vector<Member> members = {}) {
+    return {.kind = Kind::kObject, .members = std::move(members)};
+  }
+  static Json array(std::vector<Json> items = {}) { return {.kind = Kind::kArray, .items = std::move(items)}; }
   static Json of(bool value) { return {.kind = Kind::kBool, .flag = value}; }
   static Json of(std::int64_t value) { return {.kind = Kind::kNumber, .text = std::to_string(value)}; }
   static Json of(std::string_view value) { return {.kind = Kind::kString, .text = std::string(value)}; }
   static Json of(const char* value) { return of(std::string_view(value)); }
 
   bool is(Kind other) const { return kind == other; }
+  /// What JSON calls a value of this kind.
+  const char* kind_name() const;
   /// The member of an object; null where there is none, or this is no object.
   const Json* find(std::string_view name) const;
   /// Adds a member, or replaces it where it stands.

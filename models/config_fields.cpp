@@ -7,6 +7,13 @@
 
 namespace tapecache::models::detail {
 
+std::filesystem::path folder_within(const std::filesystem::path& folder, const std::filesystem::path& part) {
+  const bool ends_in_slash = !folder.has_filename() && folder.has_relative_path();
+  std::filesystem::path whole = ends_in_slash ? folder.parent_path() : folder;
+  if (!part.empty()) whole /= part;
+  return whole;
+}
+
 void Problems::throw_any() const {
   if (!all_.empty()) throw FileError(fmt::format("{}", fmt::join(all_, "; ")));
 }

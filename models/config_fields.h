@@ -16,6 +16,10 @@ namespace tapecache::models::detail {
 
 using tapecache::detail::Json;
 
+/// A folder within a folder, or that itself where there is no such part. No path ends in a slash: one that does is
+/// appended to by libstdc++ in a way that frees what is not its own where memory runs out.
+std::filesystem::path folder_within(const std::filesystem::path& folder, const std::filesystem::path& part = {});
+
 /// What is wrong with a folder, a sentence each, so that one message tells all of it.
 class Problems {
  public:

@@ -51,7 +51,7 @@ std::string pooling_name(const std::vector<SentenceModule>& modules) {
 class Loader {
  public:
   Loader(const std::filesystem::path& folder, const PretrainedOptions& options)
-      : folder_(folder), options_(options), builder_(options.seed, options.dtype) {
+      : folder_(folder_within(folder)), options_(options), builder_(options.seed, options.dtype) {
     std::error_code error;
     if (!std::filesystem::is_directory(folder, error)) {
       throw FileError(fmt::format("{}: cannot be read, expected a folder", folder.string()));
@@ -60,7 +60,7 @@ class Loader {
 
   PretrainedParts load() {
     sentence_ = read_sentence_modules(folder_, problems_);
-    const std::filesystem::path inner = folder_ / sentence_.transformer;
+    const std::filesystem::path inner = folder_within(folder_, sentence_.transformer);
     std::error_code error;
     // A folder that has both is read as that of transformers.
     const bool is_open_clip = !std::filesystem::exists(inner / "config.json", error) &&

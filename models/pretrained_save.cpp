@@ -95,7 +95,7 @@ class Writer {
   void write() {
     for (const auto& [file, text] : parts_.carried) write_file_atomically(staging_ / file, text);
     copy_others();
-    write_file_atomically(staging_ / parts_.transformer / parts_.config_file, saved_config(parts_));
+    write_file_atomically(folder_within(staging_, parts_.transformer) / parts_.config_file, saved_config(parts_));
     std::map<path, SafetensorsFile> files;
     std::map<path, std::vector<Parameter>> parameters;
     for (const Parameter& p : parts_.parameters) {
@@ -122,8 +122,8 @@ class Writer {
     }
     for (const path& within : {path(), parts_.transformer}) {
       for (const char* file : kCopied) {
-        const path from = parts_.folder / within / file;
-        if (std::filesystem::exists(from, error)) copy_contents(from, staging_ / within / file);
+        const path from = folder_within(parts_.folder, within) / file;
+        if (std::filesystem::exists(from, error)) copy_contents(from, folder_within(staging_, within) / file);
       }
     }
   }

@@ -234,7 +234,7 @@ SentenceModules read_sentence_modules(const std::filesystem::path& folder, Probl
     return ConfigFields(folder / file, reader.read(file, true), problems);
   };
   for (const char* file : kTransformerFiles) {
-    if (!std::filesystem::exists(folder / all.transformer / file, error)) continue;
+    if (!std::filesystem::exists(folder_within(folder, all.transformer) / file, error)) continue;
     read_transformer_fields(fields(all.transformer / file), all);
     break;
   }

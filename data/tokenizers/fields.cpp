@@ -2,13 +2,15 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <system_error>
+#include <unordered_map>
 #include <utility>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "tapecache/data/tokenizers/unicode.h"
 
@@ -16,31 +18,21 @@ namespace tapecache::data::tokenizers {
 
 namespace {
 
-using Json = nlohmann::json;
-
 constexpr std::uintmax_t kMaxBytes = std::uintmax_t{1} << 30;
-constexpr int kMaxDepth = 64;
 
-const Json& json(const void* value) { return *static_cast<const Json*>(value); }
-
-/// Where `wanted` is below `value`, with a dot first.
-std::optional<std::string> path_below(const Json& value, const void* wanted) {
-  if (&value == wanted) return std::string();
-  if (!value.is_structured()) return std::nullopt;
-  std::size_t index = 0;
-  for (auto item = value.begin(); item != value.end(); ++item, ++index) {
-    if (const auto below = path_below(*item, wanted)) {
-      return (value.is_object() ? "." + item.key() : fmt::format("[{}]", index)) + *below;
-    }
+/// Where `wanted` is below `value`, with a dot before a name.
+std::optional<std::string> path_below(const Json& value, const Json& wanted) {
+  if (&value == &wanted) return std::string();
+  for (std::size_t i = 0; i < value.items.size(); ++i) {
+    if (const auto below = path_below(value.items[i], wanted)) return fmt::format("[{}]", i) + *below;
+  }
+  for (const auto& [name, member] : value.members) {
+    if (const auto below = path_below(member, wanted)) return "." + name + *below;
   }
   return std::nullopt;
 }
 
 }  // namespace
-
-struct JsonFile::Document {
-  Json root;
-};
 
 std::string file_bytes(const std::filesystem::path& path) {
   std::error_code error;
@@ -63,58 +55,39 @@ std::string file_bytes(const std::filesystem::path& path) {
   return bytes;
 }
 
-JsonFile::JsonFile(const std::filesystem::path& path) : path_(path) { parse(file_bytes(path)); }
+JsonFile::JsonFile(const std::filesystem::path& path)
+    : JsonFile(path, tapecache::detail::parse_json(path.string(), file_bytes(path))) {}
 
-JsonFile::JsonFile(std::filesystem::path path, std::string_view text) : path_(std::move(path)) { parse(text); }
-
-JsonFile::~JsonFile() = default;
-
-void JsonFile::parse(std::string_view text) {
-  int depth = 0;
-  bool quoted = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char byte = text[i];
-    if (quoted && byte == '\\') ++i;
-    else if (byte == '"') quoted = !quoted;
-    else if (!quoted && (byte == '{' || byte == '[') && ++depth > kMaxDepth)
-      throw FileError(fmt::format("{}: nests more than {} objects or arrays", path_.string(), kMaxDepth));
-    else if (!quoted && (byte == '}' || byte == ']')) --depth;
-  }
-  document_ = std::make_unique<Document>();
-  try {
-    document_->root = Json::parse(text);
-  } catch (const Json::parse_error& error) {
-    throw FileError(fmt::format("{}: not JSON at byte {}", path_.string(), error.byte));
-  } catch (const Json::exception& error) {
-    throw FileError(fmt::format("{}: not JSON: {}", path_.string(), error.what()));
-  }
-  if (!document_->root.is_object()) {
-    throw FileError(fmt::format("{}: {}, expected an object", path_.string(), document_->root.type_name()));
+JsonFile::JsonFile(std::filesystem::path path, Json root) : path_(std::move(path)), root_(std::move(root)) {
+  if (!root_.is(Json::Kind::kObject)) {
+    throw FileError(fmt::format("{}: {}, expected an object", path_.string(), root_.kind_name()));
   }
 }
 
-Field JsonFile::root() const { return Field(*this, &document_->root); }
-
-std::string JsonFile::name_of(const void* value) const {
-  std::string path = path_below(document_->root, value).value_or("");
+std::string JsonFile::name_of(const Json& value) const {
+  std::string path = path_below(root_, value).value_or("");
   if (!path.empty() && path.front() == '.') path.erase(0, 1);
   return path;
 }
 
 FileError Field::refused(const std::string& what) const {
-  const std::string name = file_->name_of(value_);
+  const std::string name = file_->name_of(*value_);
   return FileError(name.empty() ? fmt::format("{}: {}", file_->path_.string(), what)
                                 : fmt::format("{}: '{}': {}", file_->path_.string(), name, what));
 }
 
-bool Field::is_null() const { return json(value_).is_null(); }
-bool Field::is_string() const { return json(value_).is_string(); }
-bool Field::is_array() const { return json(value_).is_array(); }
-bool Field::is_object() const { return json(value_).is_object(); }
+FileError Field::unexpected(std::string_view expected) const {
+  return refused(fmt::format("{}, expected {}", value_->kind_name(), expected));
+}
+
+bool Field::is_null() const { return value_->is(Json::Kind::kNull); }
+bool Field::is_string() const { return value_->is(Json::Kind::kString); }
+bool Field::is_array() const { return value_->is(Json::Kind::kArray); }
+bool Field::is_object() const { return value_->is(Json::Kind::kObject); }
 
 const std::string& Field::string() const {
-  if (!is_string()) throw refused(fmt::format("{}, expected a string", json(value_).type_name()));
-  return json(value_).get_ref<const std::string&>();
+  if (!is_string()) throw unexpected("a string");
+  return value_->text;
 }
 
 const std::string& Field::character() const {
@@ -124,51 +97,59 @@ const std::string& Field::character() const {
 }
 
 bool Field::boolean() const {
-  if (!json(value_).is_boolean()) throw refused(fmt::format("{}, expected a boolean", json(value_).type_name()));
-  return json(value_).get<bool>();
+  if (!value_->is(Json::Kind::kBool)) throw unexpected("a boolean");
+  return value_->flag;
 }
 
 double Field::number() const {
-  if (!json(value_).is_number()) throw refused(fmt::format("{}, expected a number", json(value_).type_name()));
-  return json(value_).get<double>();
+  const std::optional<double> number = value_->number();
+  if (!number) throw unexpected("a number that float64 can hold");
+  return *number;
 }
 
 std::int64_t Field::integer(std::int64_t end) const {
-  const Json& value = json(value_);
-  if (!value.is_number_unsigned())
-    throw refused(fmt::format("{}, expected an integer from 0", value.is_number() ? value.dump() : value.type_name()));
-  const auto found = value.get<std::uint64_t>();
-  if (found >= static_cast<std::uint64_t>(end)) throw refused(fmt::format("{}, expected less than {}", found, end));
+  if (!value_->is(Json::Kind::kNumber)) throw unexpected("an integer from 0");
+  const std::string& text = value_->text;
+  std::uint64_t found = 0;
+  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), found);
+  if (error == std::errc::invalid_argument || rest != text.data() + text.size()) {
+    throw refused(fmt::format("{}, expected an integer from 0", text));
+  }
+  if (error != std::errc() || found >= static_cast<std::uint64_t>(end)) {
+    throw refused(fmt::format("{}, expected less than {}", text, end));
+  }
   return static_cast<std::int64_t>(found);
 }
 
 std::int32_t Field::id() const { return static_cast<std::int32_t>(integer(kMaxTokens)); }
 
 std::size_t Field::size() const {
-  if (!is_array()) throw refused(fmt::format("{}, expected an array", json(value_).type_name()));
-  return json(value_).size();
+  if (!is_array()) throw unexpected("an array");
+  return value_->items.size();
 }
 
 Field Field::operator[](std::size_t index) const {
   if (index >= size()) throw refused(fmt::format("{} elements, expected more than {}", size(), index));
-  return Field(*file_, &json(value_)[index]);
+  return Field(*file_, &value_->items[index]);
+}
+
+const Json* Field::member(std::string_view key) const {
+  if (!is_object()) throw unexpected("an object");
+  return value_->find(key);
 }
 
 Field Field::at(std::string_view key) const {
-  if (!has(key)) throw refused(fmt::format("has no '{}'", key));
-  return Field(*file_, &*json(value_).find(key));
+  const Json* const found = member(key);
+  if (!found) throw refused(fmt::format("has no '{}'", key));
+  return Field(*file_, found);
 }
 
 std::optional<Field> Field::find(std::string_view key) const {
-  if (!has(key)) return std::nullopt;
-  const Field found = at(key);
-  return found.is_null() ? std::nullopt : std::optional(found);
+  const Json* const found = member(key);
+  return found && !found->is(Json::Kind::kNull) ? std::optional(Field(*file_, found)) : std::nullopt;
 }
 
-bool Field::has(std::string_view key) const {
-  if (!is_object()) throw refused(fmt::format("{}, expected an object", json(value_).type_name()));
-  return json(value_).find(key) != json(value_).end();
-}
+bool Field::has(std::string_view key) const { return member(key) != nullptr; }
 
 bool Field::boolean_or(std::string_view key, bool otherwise) const {
   const auto found = find(key);
@@ -176,8 +157,13 @@ bool Field::boolean_or(std::string_view key, bool otherwise) const {
 }
 
 void Field::for_each(const std::function<void(const std::string&, const Field&)>& visit) const {
-  if (!is_object()) throw refused(fmt::format("{}, expected an object", json(value_).type_name()));
-  for (auto item = json(value_).begin(); item != json(value_).end(); ++item) visit(item.key(), Field(*file_, &*item));
+  if (!is_object()) throw unexpected("an object");
+  std::unordered_map<std::string_view, const Json*> last;
+  last.reserve(value_->members.size());
+  for (const auto& [name, member] : value_->members) last[name] = &member;
+  for (const auto& [name, member] : value_->members) {
+    if (last.find(name)->second == &member) visit(name, Field(*file_, &member));
+  }
 }
 
 void Field::check_keys(std::initializer_list<std::string_view> known) const {

@@ -4,16 +4,18 @@
 #include <filesystem>
 #include <functional>
 #include <initializer_list>
-#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 
 #include "tapecache/core/error.h"
+#include "tapecache/core/json.h"
 
 #pragma GCC visibility push(hidden)
 
 namespace tapecache::data::tokenizers {
+
+using tapecache::detail::Json;
 
 class JsonFile;
 
@@ -42,6 +44,7 @@ class Field {
   std::optional<Field> find(std::string_view key) const;
   bool has(std::string_view key) const;
   bool boolean_or(std::string_view key, bool otherwise) const;
+  /// Of members of one name the last alone.
   void for_each(const std::function<void(const std::string& key, const Field& value)>& visit) const;
   /// Refuses other keys than these: what they ask for would not be done.
   void check_keys(std::initializer_list<std::string_view> known) const;
@@ -51,33 +54,31 @@ class Field {
 
  private:
   friend class JsonFile;
-  Field(const JsonFile& file, const void* value) : file_(&file), value_(value) {}
+  Field(const JsonFile& file, const Json* value) : file_(&file), value_(value) {}
+  FileError unexpected(std::string_view expected) const;
+  const Json* member(std::string_view key) const;
 
   const JsonFile* file_;
-  const void* value_;
+  const Json* value_;
 };
 
 class JsonFile {
  public:
-  /// Reads the file, or takes `text` for what it holds.
   explicit JsonFile(const std::filesystem::path& path);
-  JsonFile(std::filesystem::path path, std::string_view text);
-  ~JsonFile();
+  /// Takes `root` for what the file holds.
+  JsonFile(std::filesystem::path path, Json root);
   JsonFile(const JsonFile&) = delete;
   JsonFile& operator=(const JsonFile&) = delete;
 
-  Field root() const;
+  Field root() const { return Field(*this, &root_); }
   const std::filesystem::path& path() const { return path_; }
 
  private:
   friend class Field;
-  struct Document;
-
-  void parse(std::string_view text);
-  std::string name_of(const void* value) const;
+  std::string name_of(const Json& value) const;
 
   std::filesystem::path path_;
-  std::unique_ptr<Document> document_;
+  Json root_;
 };
 
 constexpr std::int32_t kMaxTokens = 1 << 24;

@@ -4,10 +4,12 @@
 #include <map>
 #include <set>
 #include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include "tapecache/data/tokenizers/unicode.h"
 #include "tapecache/data/tokenizers/vocabulary.h"
@@ -17,12 +19,11 @@ namespace tapecache::data::tokenizers {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 
 /// A JSON file that may be missing, which is then an empty object.
 JsonFile optional_file(const fs::path& path) {
   std::error_code ignored;
-  return fs::exists(path, ignored) ? JsonFile(path) : JsonFile(path, "{}");
+  return fs::exists(path, ignored) ? JsonFile(path) : JsonFile(path, Json::object());
 }
 
 std::vector<std::string> lines_of(const fs::path& path) {
@@ -69,23 +70,34 @@ std::string token_or(const Field& config, std::string_view key, std::string_view
   return field->is_object() ? field->at("content").string() : field->string();
 }
 
+/// Short for what the files below are made of.
+Json text(std::string_view value) { return Json::of(value); }
+Json of_type(const char* type, std::vector<Json::Member> others = {}) {
+  others.insert(others.begin(), {"type", text(type)});
+  return Json::object(std::move(others));
+}
+
 /// The tokenizer, as it is put together.
 class Made {
  public:
   Made(const fs::path& folder, const Field& config) : folder_(folder), config_(config) {
-    json_["version"] = "1.0";
-    json_["added_tokens"] = Json::array();
     const JsonFile others = optional_file(folder_ / "added_tokens.json");
     others.root().for_each([&](const std::string& token, const Field& id) { others_[token] = id.id(); });
   }
 
-  Json& operator[](const char* key) { return json_[key]; }
-  Json& vocabulary() { return json_["model"]["vocab"]; }
+  /// A field of the whole.
+  void set(const char* name, Json value) { json_.set(name, std::move(value)); }
+  void set_model(Json model) { model_ = std::move(model); }
+  /// A field of the model.
+  void set_of_model(const char* name, Json value) { model_.set(name, std::move(value)); }
+  /// Of two ids of one token the last counts.
+  void put(const std::string& token, std::int32_t id) { vocabulary_[token] = id; }
+  bool has(const std::string& token) const { return vocabulary_.contains(token); }
 
   Json named(const std::string& token) const {
     const std::int32_t id = id_of(token);
     if (id == kNone) throw FileError(fmt::format("{}: its vocabulary has no '{}'", folder_.string(), token));
-    return Json::array({token, id});
+    return Json::array({text(token), Json::of(std::int64_t{id})});
   }
 
   void add_special(const std::string& token, bool takes_left = false) {
@@ -108,55 +120,64 @@ class Made {
     for (const auto& [token, id] : others_) add(token, id, false, false, false, false, false);
   }
 
-  std::unique_ptr<JsonFile> file(const char* name) const {
-    return std::make_unique<JsonFile>(folder_ / name, json_.dump());
+  std::unique_ptr<JsonFile> file(const char* name) && {
+    Json vocabulary = Json::object();
+    for (const auto& [token, id] : vocabulary_) vocabulary.members.emplace_back(token, Json::of(std::int64_t{id}));
+    model_.set("vocab", std::move(vocabulary));
+    json_.set("version", text("1.0"));
+    json_.set("model", std::move(model_));
+    json_.set("added_tokens", std::move(added_));
+    return std::make_unique<JsonFile>(folder_ / name, std::move(json_));
   }
 
  private:
   std::int32_t id_of(const std::string& token) const {
-    const Json& vocabulary = json_["model"]["vocab"];
-    if (const auto found = vocabulary.find(token); found != vocabulary.end()) return found->get<std::int32_t>();
+    if (const auto found = vocabulary_.find(token); found != vocabulary_.end()) return found->second;
     const auto other = others_.find(token);
     return other == others_.end() ? kNone : other->second;
   }
 
   void add(const std::string& token, std::int32_t id, bool left, bool right, bool single, bool normalized,
            bool special) {
-    if (!added_.insert(token).second) return;
-    json_["added_tokens"].push_back({{"id", id},
-                                     {"content", token},
-                                     {"single_word", single},
-                                     {"lstrip", left},
-                                     {"rstrip", right},
-                                     {"normalized", normalized},
-                                     {"special", special}});
+    if (!names_.insert(token).second) return;
+    added_.items.push_back(Json::object({{"id", Json::of(std::int64_t{id})},
+                                         {"content", text(token)},
+                                         {"single_word", Json::of(single)},
+                                         {"lstrip", Json::of(left)},
+                                         {"rstrip", Json::of(right)},
+                                         {"normalized", Json::of(normalized)},
+                                         {"special", Json::of(special)}}));
   }
 
   fs::path folder_;
   Field config_;
-  Json json_;
-  std::set<std::string> added_;
+  Json json_ = Json::object(), model_ = Json::object(), added_ = Json::array();
+  std::unordered_map<std::string, std::int32_t> vocabulary_;
+  std::set<std::string> names_;
   std::map<std::string, std::int32_t> others_;
 };
 
 Json roberta_processing(const Made& made, const std::string& cls, const std::string& sep) {
-  return {{"type", "RobertaProcessing"},
-          {"sep", made.named(sep)},
-          {"cls", made.named(cls)},
-          {"trim_offsets", true},
-          {"add_prefix_space", false}};
+  return of_type("RobertaProcessing", {{"sep", made.named(sep)},
+                                       {"cls", made.named(cls)},
+                                       {"trim_offsets", Json::of(true)},
+                                       {"add_prefix_space", Json::of(false)}});
 }
 
 Json byte_level(bool prefix, bool words) {
-  return {{"type", "ByteLevel"}, {"add_prefix_space", prefix}, {"trim_offsets", true}, {"use_regex", words}};
+  return of_type(
+      "ByteLevel",
+      {{"add_prefix_space", Json::of(prefix)}, {"trim_offsets", Json::of(true)}, {"use_regex", Json::of(words)}});
 }
+
+Json regex(const char* expression) { return Json::object({{"Regex", text(expression)}}); }
 
 Json split(const char* expression, const char* behavior, bool invert) {
-  return {{"type", "Split"}, {"pattern", {{"Regex", expression}}}, {"behavior", behavior}, {"invert", invert}};
+  return of_type("Split", {{"pattern", regex(expression)}, {"behavior", text(behavior)}, {"invert", Json::of(invert)}});
 }
 
-Json sequence_of(const char* what, std::initializer_list<Json> parts) {
-  return {{"type", "Sequence"}, {what, Json::array_t(parts)}};
+Json sequence_of(const char* what, std::vector<Json> parts) {
+  return of_type("Sequence", {{what, Json::array(std::move(parts))}});
 }
 
 }  // namespace
@@ -175,30 +196,28 @@ std::unique_ptr<JsonFile> from_word_pieces(const fs::path& folder) {
                     pad = token_or(config, "pad_token", mpnet ? "<pad>" : "[PAD]");
   const std::string cls = token_or(config, "cls_token", mpnet ? "<s>" : "[CLS]");
   const std::string sep = token_or(config, "sep_token", mpnet ? "</s>" : "[SEP]");
-  made["model"] = {{"type", "WordPiece"},
-                   {"unk_token", unknown},
-                   {"continuing_subword_prefix", "##"},
-                   {"max_input_chars_per_word", 100},
-                   {"vocab", Json::object()}};
+  made.set_model(of_type("WordPiece", {{"unk_token", text(unknown)},
+                                       {"continuing_subword_prefix", text("##")},
+                                       {"max_input_chars_per_word", Json::of(std::int64_t{100})}}));
   std::int32_t id = 0;
   for (std::string& line : lines_of(folder / "vocab.txt")) {
     for (std::size_t end = line.size(); end > 0 && is_whitespace(previous_character(line, end));) line.resize(end);
-    made.vocabulary()[line] = id++;
+    made.put(line, id++);
   }
-  made["normalizer"] = {{"type", "BertNormalizer"},
-                        {"clean_text", true},
-                        {"handle_chinese_chars", config.boolean_or("tokenize_chinese_chars", true)},
-                        {"strip_accents", nullptr},
-                        {"lowercase", config.boolean_or("do_lower_case", true)}};
-  if (const auto strip = config.find("strip_accents")) made["normalizer"]["strip_accents"] = strip->boolean();
-  made["pre_tokenizer"] = {{"type", "BertPreTokenizer"}};
-  if (mpnet) made["post_processor"] = roberta_processing(made, cls, sep);
-  else made["post_processor"] = {{"type", "BertProcessing"}, {"sep", made.named(sep)}, {"cls", made.named(cls)}};
+  const auto strip = config.find("strip_accents");
+  made.set("normalizer", of_type("BertNormalizer",
+                                 {{"clean_text", Json::of(true)},
+                                  {"handle_chinese_chars", Json::of(config.boolean_or("tokenize_chinese_chars", true))},
+                                  {"strip_accents", strip ? Json::of(strip->boolean()) : Json{}},
+                                  {"lowercase", Json::of(config.boolean_or("do_lower_case", true))}}));
+  made.set("pre_tokenizer", of_type("BertPreTokenizer"));
+  made.set("post_processor", mpnet ? roberta_processing(made, cls, sep)
+                                   : of_type("BertProcessing", {{"sep", made.named(sep)}, {"cls", made.named(cls)}}));
   made.add_listed();
   for (const std::string& token : {pad, unknown, cls, sep}) made.add_special(token);
   made.add_special(token_or(config, "mask_token", mpnet ? "<mask>" : "[MASK]"), mpnet);
   made.add_others();
-  return made.file("vocab.txt");
+  return std::move(made).file("vocab.txt");
 }
 
 std::unique_ptr<JsonFile> from_merges(const fs::path& folder) {
@@ -213,60 +232,64 @@ std::unique_ptr<JsonFile> from_merges(const fs::path& folder) {
                               {"Qwen2", "qwen"},
                               {"Qwen3", "qwen"}});
   Made made(folder, config);
-  made["model"] = {{"type", "BPE"}, {"vocab", Json::object()}, {"merges", Json::array()}};
-  Json& vocabulary = made.vocabulary();
   bool has_word_ends = false;
   const JsonFile vocabulary_file(folder / "vocab.json");
   vocabulary_file.root().for_each([&](const std::string& token, const Field& id) {
-    vocabulary[token] = id.id();
+    made.put(token, id.id());
     has_word_ends = has_word_ends || token.ends_with("</w>");
   });
+  std::vector<Json> merges;
   for (const std::string& line : lines_of(folder / "merges.txt")) {
-    if (!line.empty() && !line.starts_with("#version")) made["model"]["merges"].push_back(line);
+    if (!line.empty() && !line.starts_with("#version")) merges.push_back(text(line));
   }
-  if (kind.empty()) kind = has_word_ends ? "clip" : vocabulary.contains("<s>") ? "roberta" : "gpt2";
+  made.set_model(of_type("BPE", {{"merges", Json::array(std::move(merges))}}));
+  if (kind.empty()) kind = has_word_ends ? "clip" : made.has("<s>") ? "roberta" : "gpt2";
   const bool prefix = config.boolean_or("add_prefix_space", false);
   made.add_listed();
   if (kind == "clip") {
     const std::string begin = token_or(config, "bos_token", "<|startoftext|>");
     const std::string end = token_or(config, "eos_token", "<|endoftext|>");
-    made["model"]["end_of_word_suffix"] = "</w>";
-    made["model"]["unk_token"] = token_or(config, "unk_token", "<|endoftext|>");
-    made["normalizer"] =
-        sequence_of("normalizers", {{{"type", "NFC"}},
-                                    {{"type", "Replace"}, {"pattern", {{"Regex", "\\s+"}}}, {"content", " "}},
-                                    {{"type", "Lowercase"}}});
-    made["pre_tokenizer"] = sequence_of(
-        "pretokenizers", {split(R"('s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)", "Removed", true),
-                          byte_level(false, true)});
-    made["post_processor"] = roberta_processing(made, begin, end);
+    made.set_of_model("end_of_word_suffix", text("</w>"));
+    made.set_of_model("unk_token", text(token_or(config, "unk_token", "<|endoftext|>")));
+    made.set("normalizer",
+             sequence_of("normalizers",
+                         {of_type("NFC"), of_type("Replace", {{"pattern", regex("\\s+")}, {"content", text(" ")}}),
+                          of_type("Lowercase")}));
+    made.set("pre_tokenizer",
+             sequence_of("pretokenizers",
+                         {split(R"('s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+)", "Removed", true),
+                          byte_level(false, true)}));
+    made.set("post_processor", roberta_processing(made, begin, end));
     for (const std::string& token : {begin, end}) made.add_special(token);
   } else if (kind == "roberta") {
     const std::string cls = token_or(config, "cls_token", "<s>"), sep = token_or(config, "sep_token", "</s>");
-    made["model"]["unk_token"] = token_or(config, "unk_token", "<unk>");
-    made["pre_tokenizer"] = byte_level(prefix, true);
-    made["post_processor"] = roberta_processing(made, cls, sep);
+    made.set_of_model("unk_token", text(token_or(config, "unk_token", "<unk>")));
+    made.set("pre_tokenizer", byte_level(prefix, true));
+    made.set("post_processor", roberta_processing(made, cls, sep));
     for (const std::string& token :
          {cls, sep, token_or(config, "pad_token", "<pad>"), token_or(config, "unk_token", "<unk>")}) {
       made.add_special(token);
     }
     made.add_special(token_or(config, "mask_token", "<mask>"), true);
   } else if (kind == "qwen") {
-    made["normalizer"] = {{"type", "NFC"}};
-    made["pre_tokenizer"] = sequence_of(
-        "pretokenizers",
-        {split(R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|)"
-               R"(\s+(?!\S)|\s+)",
-               "Isolated", false),
-         byte_level(false, false)});
+    made.set("normalizer", of_type("NFC"));
+    made.set(
+        "pre_tokenizer",
+        sequence_of(
+            "pretokenizers",
+            {split(
+                 R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|)"
+                 R"(\s+(?!\S)|\s+)",
+                 "Isolated", false),
+             byte_level(false, false)}));
     made.add_special("<|endoftext|>");
   } else {
-    made["pre_tokenizer"] = byte_level(prefix, true);
-    made["model"]["unk_token"] = token_or(config, "unk_token", "<|endoftext|>");
+    made.set("pre_tokenizer", byte_level(prefix, true));
+    made.set_of_model("unk_token", text(token_or(config, "unk_token", "<|endoftext|>")));
     made.add_special("<|endoftext|>");
   }
   made.add_others();
-  return made.file("merges.txt");
+  return std::move(made).file("merges.txt");
 }
 
 }  // namespace tapecache::data::tokenizers

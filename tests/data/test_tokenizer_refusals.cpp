@@ -57,7 +57,7 @@ BOOST_AUTO_TEST_CASE(no_tokenizer_in_json) {
   refused("{}", {"has no 'model'"});
   refused(R"({"model": null})", {"'model'", "null"});
   refused("{\"model\": \"\xFF\"}", {"not JSON"});
-  refused(std::string(100000, '['), {"nests more than 64"});
+  refused(std::string(100000, '['), {"nested in more than 64"});
   refused("version", "\"2.0\"", {"'2.0', expected 1.0"});
   refused("extra", "1", {"not supported"});
 }
