@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Fine-tunes all-MiniLM-L6-v2 in turn with sentence-transformers, by `./run bench peers --sentence-transformers`.
 
-Both take the same batch of pairs (descriptions of Debian's packages, see demos/minilm_finetune) in mini-batches of 32, one by
-the program `tapecache`, the other by `CachedMultipleNegativesRankingLoss`. Without dropout the first step's loss and gradient
-are compared; then each takes steps in turn, as a user has them, tokens and optimiser included, and encodes texts of mixed
-length. Figures go into bench/results/<processor>.json.
+Both take the same batch of pairs (descriptions of Debian's packages, see demos/minilm_finetune), one by the program `tapecache`
+in chunks of 4,096 tokens, its default, the other by `CachedMultipleNegativesRankingLoss` in mini-batches of 32 texts of at most
+128 tokens. Without dropout the first step's loss and gradient are compared; then each takes steps in turn, as a user has them,
+tokens and optimiser included, and encodes texts of mixed length. Figures go into bench/results/<processor>.json.
 """
 
 import argparse
@@ -58,7 +58,7 @@ class Ours:
     def train(self, out, steps, *more):
         said, _, peak = self.run(
             "train", "--model", self.model, "--pairs", self.batch, "--out", out, "--batch", self.options.pairs,
-            "--chunk", self.options.chunk, "--steps", steps, "--max-tokens", self.options.max_tokens, "--rate", "5e-5",
+            "--steps", steps, "--max-tokens", self.options.max_tokens, "--rate", "5e-5",
             "--eval-share", "0", "--clip-norm", "0", "--scale", "20", *more)
         with open(f"{out}.run/metrics.jsonl", encoding="utf-8") as file:
             taken = [line for line in map(json.loads, file) if line["kind"] == "train"]
@@ -119,7 +119,7 @@ def main():
     parser.add_argument("--program", type=Path, required=True, help="tapecache of a build")
     parser.add_argument("--out", type=Path, help="folder for <processor>.json, which leaves this repository's files alone")
     parser.add_argument("--pairs", type=int, default=2048, help="pairs of the batch (default: %(default)s)")
-    parser.add_argument("--chunk", type=int, default=32)
+    parser.add_argument("--chunk", type=int, default=32, help="theirs; ours are of 4,096 tokens, the program's default")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
