@@ -135,8 +135,8 @@ def main():
         theirs = Worker([sys.executable, Path(__file__).with_name("worker_sentences.py"), "--model", model, "--pairs", batch,
                          "--chunk", options.chunk, "--max-tokens", options.max_tokens, "--threads", options.threads])
         loss, gradient = compare_first_step(ours, theirs, folder)
+        encoding, embedding = compare_encoding(ours, theirs, options, folder, texts)  # before their model is another
         seconds, peaks, first = compare_steps(ours, theirs, options, folder)
-        encoding, embedding = compare_encoding(ours, theirs, options, folder, texts)
         theirs.kill()
     finally:
         shutil.rmtree(folder)
