@@ -94,6 +94,7 @@ class Loader {
     const auto* const found = std::ranges::find(kFamilies, type, &Family::model_type);
     if (found != kFamilies.end()) return *found;
     std::vector<std::string_view> supported;
+    supported.reserve(kFamilies.size());
     for (const Family& family : kFamilies) supported.push_back(family.model_type);
     fields.refuse("model_type", fmt::format("one of {}", fmt::join(supported, ", ")));
     problems_.throw_any();

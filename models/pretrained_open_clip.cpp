@@ -91,7 +91,7 @@ std::vector<RenamedTensor> from_files(const std::string& theirs, const Safetenso
 Tensor fused(const std::array<Tensor, 3>& parts) {
   Shape shape = parts[0].shape();
   shape = shape.with(0, 3 * shape[0]);
-  const Tensor all = Tensor::empty(shape, parts[0].dtype());
+  Tensor all = Tensor::empty(shape, parts[0].dtype());
   const std::int64_t rows = shape[0] / 3;
   for (std::int64_t i = 0; i < 3; ++i) {
     all.slice(i * rows, (i + 1) * rows).copy_from(parts[static_cast<std::size_t>(i)].to(Device::cpu()));

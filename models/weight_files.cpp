@@ -23,9 +23,9 @@ bool is_plain_name(const std::string& name) {
 
 Tensor transposed(const Tensor& matrix) {
   const std::int64_t rows = matrix.size(0), columns = matrix.size(1);
-  const Tensor result = Tensor::empty({columns, rows}, matrix.dtype());
+  Tensor result = Tensor::empty({columns, rows}, matrix.dtype());
   const std::size_t width = size_of(matrix.dtype());
-  std::byte* to = Tensor(result).mutable_raw();
+  std::byte* to = result.mutable_raw();
   for (std::int64_t column = 0; column < columns; ++column) {
     for (std::int64_t row = 0; row < rows; ++row, to += width) {
       std::memcpy(to, matrix.raw() + static_cast<std::size_t>(row * columns + column) * width, width);

@@ -1,6 +1,7 @@
 #include "batch_order.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <random>
 #include <string>
@@ -32,7 +33,7 @@ std::vector<std::int64_t> BatchOrder::rows(std::int64_t step) {
 
 std::pair<Pairs, Pairs> held_out(const Pairs& pairs, double share, std::int64_t most, std::uint64_t seed) {
   constexpr std::uint64_t kShuffle = ~std::uint64_t{0};  // no epoch's
-  const auto wanted = std::min(most, static_cast<std::int64_t>(share * static_cast<double>(pairs.size()) + 0.5));
+  const auto wanted = std::min(most, std::int64_t{std::llround(share * static_cast<double>(pairs.size()))});
   std::unordered_map<std::string_view, std::int64_t> pairs_of_anchor;
   for (const std::string& anchor : pairs.anchors) ++pairs_of_anchor[anchor];
   std::unordered_set<std::string_view> taken;

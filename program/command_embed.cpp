@@ -21,6 +21,7 @@ std::string prefix_of(const EmbedCommand& command, const TextModel& model) {
   const auto found = prompts.find(*command.prompt);
   if (found == prompts.end()) {
     std::vector<std::string> names;
+    names.reserve(prompts.size());
     for (const auto& [name, text] : prompts) names.push_back(name);
     throw ValueError(fmt::format("--prompt is '{}', {} has {}", *command.prompt, model.folder().string(),
                                  names.empty() ? "none" : fmt::format("'{}'", fmt::join(names, "', '"))));

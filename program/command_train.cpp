@@ -220,7 +220,7 @@ class Run {
     const train::TrainingPosition position = train::load_checkpoint(checkpoint(), all_, *optimizer_);
     const auto note = [&](const std::string& name) {
       const auto found = position.notes.find(name);
-      const Json json = found == position.notes.end() ? Json() : Json::parse(found->second, nullptr, false);
+      Json json = found == position.notes.end() ? Json() : Json::parse(found->second, nullptr, false);
       if (json.is_discarded() || json.is_null()) {
         throw FileError(fmt::format("{}: has no '{}' that can be read", checkpoint().string(), name));
       }
@@ -303,7 +303,7 @@ class Run {
   }
 
   MetricsLog::Figures evaluated(const std::string& when, bool log) {
-    const MetricsLog::Figures figures = evaluate(*model_, *held_out_, prefixes_, options_.model.embed()).named();
+    MetricsLog::Figures figures = evaluate(*model_, *held_out_, prefixes_, options_.model.embed()).named();
     std::string line;
     for (const auto& [name, value] : figures) line += fmt::format("  {} {:.4f}", name, value);
     say("{}{}", when, line);

@@ -11,6 +11,7 @@ namespace {
 Tensor ids_of(const std::vector<std::string>& texts) {
   std::unordered_map<std::string_view, std::int64_t> numbers;
   std::vector<std::int64_t> ids;
+  ids.reserve(texts.size());
   for (const std::string& text : texts) {
     ids.push_back(numbers.emplace(text, static_cast<std::int64_t>(numbers.size())).first->second);
   }

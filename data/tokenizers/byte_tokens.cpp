@@ -6,6 +6,7 @@ namespace tapecache::data::tokenizers {
 
 std::vector<std::int32_t> byte_tokens(const Vocabulary& vocabulary) {
   std::vector<std::int32_t> tokens;
+  tokens.reserve(256);
   for (int byte = 0; byte < 256; ++byte) tokens.push_back(vocabulary.find(fmt::format("<0x{:02X}>", byte)));
   return tokens;
 }

@@ -61,7 +61,7 @@ Precompiled::Precompiled(const Field& charsmap) {
   }
   texts_ = bytes.substr(4 + std::size_t{trie_bytes});
   if (!is_well_formed(texts_)) throw charsmap.refused("its texts are not UTF-8");
-  for (char c = 0; c >= 0 && c < 127; ++c) plain_[static_cast<std::size_t>(c)] = !replacement({&c, 1});
+  for (char c = 0; c >= 0 && c < 127; ++c) plain_[static_cast<unsigned char>(c)] = !replacement({&c, 1});
 }
 
 std::optional<std::string_view> Precompiled::replacement(std::string_view text) const {
@@ -108,7 +108,7 @@ void Precompiled::apply(std::string_view text, std::string& result) const {
     // Between two characters of ASCII a cluster ends, but within a line's end.
     if (ascii(begin) && ascii(begin + 1) && text[begin] != '\r') {
       const char c = text[begin];
-      if (plain_[static_cast<std::size_t>(c)]) result += c;
+      if (plain_[static_cast<unsigned char>(c)]) result += c;
       else append(text.substr(begin, 1), result);
       ++begin;
       state = 0;
