@@ -1,8 +1,10 @@
 #include "tapecache/core/json.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <system_error>
@@ -191,7 +193,7 @@ std::string read_small_file(const std::filesystem::path& path, std::uint64_t mos
     throw FileError(fmt::format("{}: cannot be read, expected a regular file", path.string()));
   }
   std::ifstream in(path, std::ios::binary);
-  if (!in) throw FileError(fmt::format("{}: cannot be opened for reading", path.string()));
+  if (!in) throw FileError(fmt::format("{}: cannot be opened: {}", path.string(), std::strerror(errno)));
   std::string text;
   char piece[1 << 14];
   while (in.read(piece, sizeof piece), in.gcount() > 0) {
@@ -200,7 +202,7 @@ std::string read_small_file(const std::filesystem::path& path, std::uint64_t mos
       throw FileError(fmt::format("{}: more than {} bytes, expected a smaller file", path.string(), most));
     }
   }
-  if (in.bad()) throw FileError(fmt::format("{}: cannot be read", path.string()));
+  if (in.bad()) throw FileError(fmt::format("{}: cannot be read: {}", path.string(), std::strerror(errno)));
   return text;
 }
 

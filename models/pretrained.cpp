@@ -1,5 +1,7 @@
 #include "tapecache/models/pretrained.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
 #include <set>
@@ -35,10 +37,22 @@ constexpr std::array<Family, 7> kFamilies{{{"bert", plan_bert},
                                            {"clip_vision_model", plan_clip_vision}}};
 constexpr Family kOpenClip{"open_clip", plan_open_clip};
 
-/// Stands for what a file has not, until that is reported. It is not looked at.
-Tensor placeholder(const Shape& shape, DType dtype) {
-  alignas(16) static std::byte memory[16];
-  return Tensor::wrap(memory, shape, dtype);
+/// There are no addresses for a tensor of sizes that no file has.
+struct TooLarge {};
+
+/// Zeros for what a file has not, until that is reported. They take addresses alone, and no memory. Throws TooLarge.
+Tensor unbacked_zeros(const Shape& shape, DType dtype) {
+  const std::size_t bytes = static_cast<std::size_t>(shape.numel()) * size_of(dtype);
+  if (bytes == 0) return Tensor::zeros(shape, dtype);
+  void* const memory =
+      ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw TooLarge();
+  try {
+    return Tensor::wrap(memory, shape, dtype, [memory, bytes] { ::munmap(memory, bytes); });
+  } catch (...) {
+    ::munmap(memory, bytes);
+    throw;
+  }
 }
 
 std::string pooling_name(const std::vector<SentenceModule>& modules) {
@@ -112,11 +126,17 @@ class Loader {
     const auto read_by = [this](WeightReader& from) {
       return [this, &from](const std::string& name, const Shape& shape) {
         const Tensor value = from.value(name, shape, options_.dtype);
-        return value.defined() ? value : placeholder(shape, options_.dtype);
+        return value.defined() ? value : unbacked_zeros(shape, options_.dtype);
       };
     };
     builder_.set_first_values(read_by(reader));
-    parts_.model = plan_.make(builder_);
+    try {
+      parts_.model = plan_.make(builder_);
+    } catch (const TooLarge&) {  // what was made before it is of other sizes than the file's too
+      note(files, reader, builder_.parameters(), {});
+      problems_.add(fmt::format("{}: asks for larger tensors than there can be", parts_.config_file));
+      problems_.throw_any();
+    }
     if (sentence_.there && !plan_.pools) {
       problems_.add(fmt::format("{}: there is one, expected none beside a {}", (folder_ / "modules.json").string(),
                                 plan_.info.architecture));
@@ -127,7 +147,11 @@ class Loader {
       if (const Tensor value = reader.value(name, shape, options_.dtype); value.defined()) builder_.buffer(name, value);
     }
     note(files, reader, builder_.parameters(), builder_.buffers());
-    make_head(modules, read_by);
+    try {
+      make_head(modules, read_by);
+    } catch (const TooLarge&) {
+      problems_.add("modules.json: a module asks for larger tensors than there can be");
+    }
     builder_.set_first_values({});
   }
 

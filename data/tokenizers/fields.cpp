@@ -1,11 +1,7 @@
 #include "tapecache/data/tokenizers/fields.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <charconv>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <system_error>
 #include <unordered_map>
 #include <utility>
@@ -17,8 +13,6 @@
 namespace tapecache::data::tokenizers {
 
 namespace {
-
-constexpr std::uintmax_t kMaxBytes = std::uintmax_t{1} << 30;
 
 /// Where `wanted` is below `value`, with a dot before a name.
 std::optional<std::string> path_below(const Json& value, const Json& wanted) {
@@ -35,24 +29,7 @@ std::optional<std::string> path_below(const Json& value, const Json& wanted) {
 }  // namespace
 
 std::string file_bytes(const std::filesystem::path& path) {
-  std::error_code error;
-  if (std::filesystem::is_directory(path, error)) {
-    throw FileError(fmt::format("{}: a folder, expected a file", path.string()));
-  }
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw FileError(fmt::format("{}: cannot be read: {}", path.string(), std::strerror(errno)));
-  std::string bytes;
-  const std::uintmax_t size = std::filesystem::file_size(path, error);
-  if (!error && size <= kMaxBytes) bytes.reserve(size);
-  char block[1 << 16];
-  while (in.read(block, sizeof(block)) || in.gcount() > 0) {
-    bytes.append(block, static_cast<std::size_t>(in.gcount()));
-    if (bytes.size() > kMaxBytes) {
-      throw FileError(fmt::format("{}: more than {} bytes, which no tokenizer has", path.string(), kMaxBytes));
-    }
-  }
-  if (in.bad()) throw FileError(fmt::format("{}: cannot be read: {}", path.string(), std::strerror(errno)));
-  return bytes;
+  return tapecache::detail::read_small_file(path, std::uint64_t{1} << 30);
 }
 
 JsonFile::JsonFile(const std::filesystem::path& path)

@@ -83,7 +83,7 @@ class JsonFile {
 
 constexpr std::int32_t kMaxTokens = 1 << 24;
 
-/// All bytes of a file of at most 1 GiB.
+/// All bytes of a regular file of at most 1 GiB. Throws FileError.
 std::string file_bytes(const std::filesystem::path& path);
 
 }  // namespace tapecache::data::tokenizers

@@ -1,4 +1,6 @@
 // Tokenizer files that are malformed, or ask for what is not supported, each refused with its name and the field's.
+#include <sys/stat.h>
+
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,6 +45,9 @@ BOOST_FIXTURE_TEST_SUITE(tokenizer_refusals, Files)
 BOOST_AUTO_TEST_CASE(no_file) {
   BOOST_CHECK_EXCEPTION(Tokenizer::load(*this / "none.json"), FileError, says({"none.json"}));
   BOOST_CHECK_EXCEPTION(Tokenizer::load(path()), FileError, says({"holds no tokenizer", "vocab.txt"}));
+  // A pipe that nobody writes to would be waited for without end.
+  BOOST_REQUIRE(::mkfifo((*this / "pipe.json").c_str(), 0600) == 0);
+  BOOST_CHECK_EXCEPTION(Tokenizer::load(*this / "pipe.json"), FileError, says({"pipe.json", "regular file"}));
   put(*this / "spiece.model", "x");
   BOOST_CHECK_EXCEPTION(Tokenizer::load(path()), FileError, says({"spiece.model", "SentencePiece"}));
 }
