@@ -1,7 +1,12 @@
+#include <fcntl.h>
+#include <sys/file.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <random>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -10,6 +15,7 @@
 
 #include "tapecache/autograd/parameter_settings.h"
 #include "tapecache/core/atomic_file.h"
+#include "tapecache/core/descriptor.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/models/pretrained_parts.h"
@@ -36,12 +42,22 @@ constexpr std::array kCopied{"tokenizer.json",
                              "preprocessor_config.json",
                              "processor_config.json"};
 
-/// A new folder beside the one that is to be written, removed with all it holds unless it was given that one's place.
+/// A new folder beside the one that is to be written, `NAME.tmp-` and 16 hexadecimal digits, removed with all it holds
+/// unless it was given that one's place. It is locked for as long as it is written to: one of a process that was killed
+/// is not, and the next writer of that name removes it.
 class Staging {
  public:
-  explicit Staging(const path& final_place) : path_(final_place) {
-    path_ += fmt::format(".tmp-{:08x}{:08x}", std::random_device()(), std::random_device()());
-    make(path_);
+  explicit Staging(const path& final_place) {
+    make(final_place.parent_path());
+    remove_left(final_place);
+    // Another writer may take a folder for one that was left, before it is locked.
+    for (int attempts = 0; attempts < 8; ++attempts) {
+      path_ = final_place;
+      path_ += fmt::format("{}{:08x}{:08x}", kMark, std::random_device()(), std::random_device()());
+      make(path_);
+      if (lock(path_, lock_)) return;
+    }
+    throw FileError(fmt::format("{}: cannot be kept from other writers", path_.string()));
   }
   ~Staging() {
     std::error_code ignored;
@@ -51,6 +67,7 @@ class Staging {
   Staging& operator=(const Staging&) = delete;
 
   static void make(const path& folder) {
+    if (folder.empty()) return;
     std::error_code error;
     std::filesystem::create_directories(folder, error);
     if (error) throw FileError(fmt::format("{}: cannot be made: {}", folder.string(), error.message()));
@@ -58,7 +75,36 @@ class Staging {
   const path& folder() const { return path_; }
 
  private:
+  static constexpr std::string_view kMark = ".tmp-";
+  static constexpr std::size_t kDigits = 16;
+
+  /// Whether the folder is there, and no other process has it locked. A file system that cannot lock lets all pass.
+  static bool lock(const path& folder, tapecache::detail::Descriptor& into) {
+    into.reset(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!into || (::flock(into.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)) return false;
+    std::error_code error;
+    return std::filesystem::exists(folder, error);
+  }
+
+  static void remove_left(const path& final_place) {
+    const std::string stem = final_place.filename().string().append(kMark);
+    std::error_code error;
+    const path parent = final_place.has_parent_path() ? final_place.parent_path() : ".";
+    std::vector<path> left;
+    for (const auto& entry : std::filesystem::directory_iterator(parent, error)) {
+      const std::string name = entry.path().filename().string();
+      const bool is_ours = name.size() == stem.size() + kDigits && name.starts_with(stem) &&
+                           name.find_first_not_of("0123456789abcdef", stem.size()) == name.npos;
+      if (is_ours) left.push_back(entry.path());
+    }
+    for (const path& folder : left) {
+      tapecache::detail::Descriptor held;
+      if (lock(folder, held)) std::filesystem::remove_all(folder, error);
+    }
+  }
+
   path path_;
+  tapecache::detail::Descriptor lock_;
 };
 
 void copy_contents(const path& from, const path& to) {

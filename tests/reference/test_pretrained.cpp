@@ -1,5 +1,9 @@
 // What load_pretrained and save_pretrained do beside giving the right values.
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <string>
@@ -271,6 +275,26 @@ BOOST_AUTO_TEST_CASE(weights_of_one_pooling_are_no_bert_of_another) {
                   1);
   BOOST_CHECK_EXCEPTION(load_weights(folder / "saved/model.safetensors", bert.builder()), FileError,
                         says({"pooling lasttoken, expected mean"}));
+}
+
+BOOST_AUTO_TEST_CASE(folders_that_killed_writers_left) {
+  const Folder folder;
+  const std::filesystem::path left = folder / "saved.tmp-0123456789abcdef",
+                              busy = folder / "saved.tmp-fedcba9876543210", other = folder / "saved.tmp-notes";
+  for (const auto& place : {left, busy, other}) {
+    std::filesystem::create_directory(place);
+    put(place / "model.safetensors", "half");
+  }
+  const int held = ::open(busy.c_str(), O_RDONLY | O_DIRECTORY);
+  BOOST_REQUIRE(::flock(held, LOCK_EX) == 0);
+  save_pretrained(folder / "saved", load_pretrained(case_folder("bert_mean")));
+  BOOST_TEST(!std::filesystem::exists(left));
+  BOOST_TEST(std::filesystem::exists(busy / "model.safetensors"));  // of a writer that lives
+  BOOST_TEST(std::filesystem::exists(other / "model.safetensors"));
+  ::close(held);
+  save_pretrained(folder / "saved", load_pretrained(case_folder("bert_mean")));
+  BOOST_TEST(!std::filesystem::exists(busy));
+  BOOST_TEST(folder.entries() == 2);  // what was saved, and what is another's
 }
 
 BOOST_AUTO_TEST_SUITE_END()
