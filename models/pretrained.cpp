@@ -28,13 +28,16 @@ struct Family {
   FamilyPlan (*plan)(const FamilySource& source);
 };
 
-constexpr std::array<Family, 7> kFamilies{{{"bert", plan_bert},
-                                           {"roberta", plan_roberta},
-                                           {"xlm-roberta", plan_xlm_roberta},
-                                           {"mpnet", plan_mpnet},
-                                           {"clip", plan_clip},
-                                           {"clip_text_model", plan_clip_text},
-                                           {"clip_vision_model", plan_clip_vision}}};
+constexpr std::array<Family, 10> kFamilies{{{"bert", plan_bert},
+                                            {"roberta", plan_roberta},
+                                            {"xlm-roberta", plan_xlm_roberta},
+                                            {"mpnet", plan_mpnet},
+                                            {"clip", plan_clip},
+                                            {"clip_text_model", plan_clip_text},
+                                            {"clip_vision_model", plan_clip_vision},
+                                            {"siglip", plan_siglip},
+                                            {"siglip_text_model", plan_siglip_text},
+                                            {"siglip_vision_model", plan_siglip_vision}}};
 constexpr Family kOpenClip{"open_clip", plan_open_clip};
 
 /// There are no addresses for a tensor of sizes that no file has.
@@ -240,6 +243,7 @@ const PretrainedInfo& Pretrained::info() const { return parts_->info; }
 bool Pretrained::encodes_texts() const { return parts_->model.states || parts_->model.texts; }
 bool Pretrained::encodes_images() const { return parts_->model.images != nullptr; }
 std::optional<Parameter> Pretrained::logit_scale() const { return parts_->model.logit_scale; }
+std::optional<Parameter> Pretrained::logit_bias() const { return parts_->model.logit_bias; }
 
 Variable Pretrained::encode(const TokenBatch& texts) const {
   if (parts_->model.texts) return parts_->model.texts(texts);

@@ -60,6 +60,8 @@ class Pretrained : public Model {
   Variable encode_images(const Variable& images) const;
   /// Logarithm of the factor that similarities are scaled by, where the folder has one.
   std::optional<Parameter> logit_scale() const;
+  /// What is added to them then, where the folder has that, as for SigLIP's loss.
+  std::optional<Parameter> logit_bias() const;
 
  private:
   friend Pretrained load_pretrained(const std::filesystem::path& folder, const PretrainedOptions& options);

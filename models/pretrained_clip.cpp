@@ -12,8 +12,6 @@ namespace tapecache::models::detail {
 
 namespace {
 
-constexpr std::string_view kTextModel = "text_model.", kVisionModel = "vision_model.";
-
 /// As transformers reads it: its first version wrote 2 where it meant the largest id, which its models still look for.
 /// A vocabulary ends with it, unless tokens were added, whose texts that model pools at the wrong place.
 std::int64_t end_of_text(const ConfigFields& fields, std::int64_t vocabulary) {
@@ -55,7 +53,14 @@ ConfigFields tower(const ConfigFields& fields, const std::string& name) {
   return fields.object(fields.has(name + "_dict") ? name + "_dict" : name);
 }
 
-/// The names of a tower alone, which the newest files leave the tower's own name out of.
+/// The projection of a tower alone, where there is one, which has no bias.
+std::optional<Linear> projection(const Builder& builder, const char* name, std::int64_t from, std::int64_t to) {
+  if (to == 0) return std::nullopt;
+  return Linear(builder.child(name), from, to, Init::normal(0.02), false);
+}
+
+}  // namespace
+
 void name_tower(FamilyPlan& plan, const WeightFiles& files, std::string_view tower, std::string_view known) {
   if (!files.contains(known)) return;
   const auto is_outside = [](std::string_view name) { return name.find("_projection.") != std::string_view::npos; };
@@ -70,14 +75,6 @@ void name_tower(FamilyPlan& plan, const WeightFiles& files, std::string_view tow
     return named;
   };
 }
-
-/// The projection of a tower alone, where there is one, which has no bias.
-std::optional<Linear> projection(const Builder& builder, const char* name, std::int64_t from, std::int64_t to) {
-  if (to == 0) return std::nullopt;
-  return Linear(builder.child(name), from, to, Init::normal(0.02), false);
-}
-
-}  // namespace
 
 FamilyPlan plan_of(const ClipConfig& config) {
   FamilyPlan plan;

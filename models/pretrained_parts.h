@@ -22,7 +22,7 @@ struct FamilyModel {
   std::function<Variable(const TokenBatch&)> states = {};
   std::function<Variable(const TokenBatch&)> texts = {};
   std::function<Variable(const Variable&)> images = {};
-  std::optional<Parameter> logit_scale = {};
+  std::optional<Parameter> logit_scale = {}, logit_bias = {};
 };
 
 /// What a family is given of a folder. What it finds wrong goes to the fields' problems.
@@ -59,6 +59,9 @@ FamilyPlan plan_clip(const FamilySource& source);
 FamilyPlan plan_clip_text(const FamilySource& source);
 FamilyPlan plan_clip_vision(const FamilySource& source);
 FamilyPlan plan_open_clip(const FamilySource& source);
+FamilyPlan plan_siglip(const FamilySource& source);
+FamilyPlan plan_siglip_text(const FamilySource& source);
+FamilyPlan plan_siglip_vision(const FamilySource& source);
 
 struct PretrainedParts {
   PretrainedInfo info;

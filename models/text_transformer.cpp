@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/tape.h"
 #include "tapecache/core/value_checks.h"
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
@@ -37,6 +38,10 @@ const TextConfig& check_config(const TextConfig& config) {
     throw ValueError(fmt::format("text transformer: end_of_text is {}, expected an id from 0 to {}",
                                  *config.end_of_text, config.vocabulary - 1));
   }
+  if (config.padding && (*config.padding < 0 || *config.padding >= config.vocabulary)) {
+    throw ValueError(fmt::format("text transformer: padding is {}, expected an id from 0 to {}", *config.padding,
+                                 config.vocabulary - 1));
+  }
   check_config("text transformer", config.encoder);
   return config;
 }
@@ -52,10 +57,32 @@ TextTransformer::TextTransformer(const Builder& builder, const TextConfig& confi
       final_norm_(builder.child("final_layer_norm"), config.encoder.width, config.encoder.epsilon) {
   positions_.weight.set("causal", config.causal ? "true" : "false");
   positions_.weight.set("pooling", pooling_name(config));
+  if (config.padding) positions_.weight.set("padding", fmt::format("token {}", *config.padding));
+}
+
+TokenBatch TextTransformer::padded(const TokenBatch& tokens) const {
+  check_tokens("text transformer", tokens, config_.max_tokens, config_.vocabulary);
+  if (!config_.padding) return tokens;
+  const auto padding = static_cast<double>(*config_.padding);
+  const NoRecording off;
+  // In f64, which holds every id, so that all is done on the device.
+  Variable ids(tokens.ids.to(DType::kFloat64));
+  const std::int64_t batch = ids.size(0), missing = config_.max_tokens - ids.size(1);
+  const auto of_padding = [&](std::int64_t columns) {
+    return Variable(Tensor::full({batch, columns}, padding, DType::kFloat64, ids.device()));
+  };
+  if (tokens.valid.defined()) {
+    const Variable valid(tokens.valid.to(DType::kFloat64));
+    require_true_in_each_row(
+        ops::slice(valid, 1, 0, 1).value().to(DType::kBool),
+        {"text transformer: sample {position} is padded on the left, expected padding, a token here, on the right"});
+    ids = ops::add(ops::multiply(ops::subtract(ids, of_padding(1)), valid), of_padding(1));
+  }
+  if (missing > 0) ids = ops::concat({ids, of_padding(missing)}, 1);
+  return {ids.value().to(DType::kInt64)};
 }
 
 Variable TextTransformer::embed(const TokenBatch& tokens) const {
-  check_tokens("text transformer", tokens, config_.max_tokens, config_.vocabulary);
   const Variable positions = ops::slice(positions_.weight, 0, 0, tokens.ids.size(1));
   return ops::add(token_embedding_(tokens.ids), positions);
 }
@@ -70,12 +97,15 @@ Tensor TextTransformer::ends_of_text(const TokenBatch& tokens) const {
   });
 }
 
-Variable TextTransformer::hidden_states(const TokenBatch& tokens) const {
+Variable TextTransformer::hidden_states(const TokenBatch& tokens) const { return encoded(padded(tokens)); }
+
+Variable TextTransformer::encoded(const TokenBatch& tokens) const {
   return final_norm_(encoder_(embed(tokens), {.causal = config_.causal, .valid = tokens.valid}));
 }
 
-Variable TextTransformer::operator()(const TokenBatch& tokens) const {
-  if (config_.pooling == TextPooling::kMean) return ops::mean_pool(hidden_states(tokens), tokens.valid);
+Variable TextTransformer::operator()(const TokenBatch& given) const {
+  const TokenBatch tokens = padded(given);
+  if (config_.pooling == TextPooling::kMean) return ops::mean_pool(encoded(tokens), tokens.valid);
   const Variable embedded = embed(tokens);
   TokenChoice choice = [valid = tokens.valid](const Variable& x) { return ops::last_token_pool(x, valid); };
   if (config_.pooling == TextPooling::kEndOfText) {

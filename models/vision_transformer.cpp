@@ -1,11 +1,13 @@
 #include "tapecache/models/vision_transformer.h"
 
-#include <array>
 #include <cmath>
+#include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include "tapecache/models/argument_checks.h"
+#include "tapecache/models/attention_pool.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/patch_embedding.h"
@@ -20,6 +22,24 @@ std::int64_t patch_count(const VisionConfig& config) {
   return side * side;
 }
 
+const char* name(VisionPooling pooling) {
+  switch (pooling) {
+    case VisionPooling::kCls:
+      return "cls";
+    case VisionPooling::kMean:
+      return "mean";
+    case VisionPooling::kAttention:
+      return "attention";
+  }
+  throw ValueError(fmt::format("vision transformer: pooling is {}, expected one there is", static_cast<int>(pooling)));
+}
+
+Parameter make_class_embedding(const Builder& builder, const VisionConfig& config) {
+  if (!config.class_token) return {};
+  const double spread = 1.0 / std::sqrt(static_cast<double>(config.encoder.width));
+  return builder.parameter("class_embedding", {config.encoder.width}, Init::normal(spread));
+}
+
 Shape checked_patches(const Builder& builder, std::int64_t channels, std::int64_t patch, std::int64_t width) {
   detail::require_sizes(fmt::format("patch embedding '{}'", builder.prefix()),
                         {{"channels", channels}, {"patch", patch}, {"width", width}});
@@ -28,35 +48,51 @@ Shape checked_patches(const Builder& builder, std::int64_t channels, std::int64_
 
 }  // namespace
 
+struct [[gnu::visibility("hidden")]] VisionTransformer::AttentionPool : detail::AttentionPool {
+  using detail::AttentionPool::AttentionPool;
+};
+
 const VisionConfig& check_config(const VisionConfig& config) {
   if (config.patch_size < 1 || config.image_size < 1 || config.image_size % config.patch_size != 0) {
     throw ValueError(fmt::format("vision transformer: patches of {} do not divide images of {}", config.patch_size,
                                  config.image_size));
   }
   detail::require_sizes("vision transformer", {{"channels", config.channels}});
+  if (config.pooling == VisionPooling::kCls && !config.class_token) {
+    throw ValueError("vision transformer: pools the class token, but class_token is false");
+  }
   check_config("vision transformer", config.encoder);
   return config;
 }
 
-PatchEmbedding::PatchEmbedding(const Builder& builder, std::int64_t channels, std::int64_t patch, std::int64_t width)
-    : weight(builder.parameter("weight", checked_patches(builder, channels, patch, width), Init::normal(0.02))) {}
+PatchEmbedding::PatchEmbedding(const Builder& builder, std::int64_t channels, std::int64_t patch, std::int64_t width,
+                               bool with_bias)
+    : weight(builder.parameter("weight", checked_patches(builder, channels, patch, width), Init::normal(0.02))) {
+  if (with_bias) bias = builder.parameter("bias", {width}, Init::constant(0));
+}
 
-Variable PatchEmbedding::operator()(const Variable& images) const { return ops::patch_embedding(images, weight); }
+Variable PatchEmbedding::operator()(const Variable& images) const {
+  return ops::patch_embedding(images, weight, bias.defined() ? Variable(bias) : Variable());
+}
 
 VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig& config)
     : Model(builder),
       config_(check_config(config)),
-      class_embedding_(builder.child("embeddings")
-                           .parameter("class_embedding", {config.encoder.width},
-                                      Init::normal(1.0 / std::sqrt(static_cast<double>(config.encoder.width))))),
+      class_embedding_(make_class_embedding(builder.child("embeddings"), config)),
       patches_(builder.child("embeddings").child("patch_embedding"), config.channels, config.patch_size,
-               config.encoder.width),
-      positions_(builder.child("embeddings").child("position_embedding"), patch_count(config) + 1, config.encoder.width,
-                 Init::normal(0.01)),
-      pre_norm_(builder.child("pre_layrnorm"), config.encoder.width, config.encoder.epsilon),  // spelled as published
+               config.encoder.width, config.patch_bias),
+      positions_(builder.child("embeddings").child("position_embedding"),
+                 patch_count(config) + (config.class_token ? 1 : 0), config.encoder.width, Init::normal(0.01)),
+      pre_norm_(config.pre_norm
+                    ? std::optional<LayerNorm>(std::in_place, builder.child("pre_layrnorm"),  // as published
+                                               config.encoder.width, config.encoder.epsilon)
+                    : std::nullopt),
       encoder_(builder.child("encoder"), TransformerConfig(config.encoder)),
       post_norm_(builder.child("post_layernorm"), config.encoder.width, config.encoder.epsilon) {
-  class_embedding_.set("pooling", config.pooling == VisionPooling::kCls ? "cls" : "mean");
+  (class_embedding_.defined() ? class_embedding_ : positions_.weight).set("pooling", name(config.pooling));
+  if (config.pooling == VisionPooling::kAttention) {
+    attention_pool_ = std::make_shared<const AttentionPool>(builder.child("head"), TransformerConfig(config.encoder));
+  }
 }
 
 Variable VisionTransformer::embed(const Variable& images) const {
@@ -67,10 +103,13 @@ Variable VisionTransformer::embed(const Variable& images) const {
                                  to_string(images.shape()), config_.channels, config_.image_size, config_.image_size));
   }
   const std::int64_t batch = images.size(0), width = config_.encoder.width;
-  const Variable patches = patches_(images);
-  const Variable zeros(Tensor::zeros({batch, 1, width}, patches.dtype(), patches.device()));
-  const std::array<Variable, 2> tokens{ops::add(zeros, class_embedding_), patches};
-  return pre_norm_(ops::add(ops::concat(tokens, 1), positions_.weight));
+  Variable tokens = patches_(images);
+  if (class_embedding_.defined()) {
+    const Variable zeros(Tensor::zeros({batch, 1, width}, tokens.dtype(), tokens.device()));
+    tokens = ops::concat({ops::add(zeros, class_embedding_), tokens}, 1);
+  }
+  tokens = ops::add(tokens, positions_.weight);
+  return pre_norm_ ? (*pre_norm_)(tokens) : tokens;
 }
 
 Variable VisionTransformer::hidden_states(const Variable& images) const { return encoder_(embed(images)); }
@@ -81,7 +120,8 @@ Variable VisionTransformer::operator()(const Variable& images) const {
     return post_norm_(encoder_(embed(images), {}, cls));
   }
   const Variable encoded = hidden_states(images);
-  return post_norm_(ops::mean_pool(ops::slice(encoded, 1, 1, encoded.size(1))));
+  if (config_.pooling == VisionPooling::kAttention) return (*attention_pool_)(post_norm_(encoded));
+  return post_norm_(ops::mean_pool(config_.class_token ? ops::slice(encoded, 1, 1, encoded.size(1)) : encoded));
 }
 
 }  // namespace tapecache::models

@@ -75,8 +75,9 @@ TrainingLoss::TrainingLoss(const LossOptions& options, const TextModel& model, s
     if (!own) parameters_.push_back(log_scale_);
   }
   if (kind_ == LossKind::kSiglip) {
-    bias_ = scalar_parameter("loss.bias", kSiglipBias);
-    parameters_.push_back(bias_);
+    const std::optional<Parameter> own = model.model().logit_bias();
+    bias_ = own ? *own : scalar_parameter("loss.bias", kSiglipBias);
+    if (!own) parameters_.push_back(bias_);
   }
   if (kind_ == LossKind::kGist) {
     guide_ = std::make_unique<TextModel>(options.guide.empty() ? model.folder() : options.guide, TextModelOptions{});

@@ -1,7 +1,11 @@
 #include "tapecache/data/tokenizers/model_files.h"
 
+#include <algorithm>
+#include <utility>
+
 #include <fmt/format.h>
 
+#include "tapecache/core/json.h"
 #include "tapecache/data/tokenizers/vocabulary_files.h"
 
 namespace tapecache::data::tokenizers {
@@ -22,13 +26,54 @@ std::optional<std::string> token_of(const Field& root, std::string_view key) {
   return field->is_object() ? field->at("content").string() : field->string();
 }
 
+bool lower_cases(const Json& normalizer) {
+  const Json* const type = normalizer.find("type");
+  if (!type) return false;
+  if (type->text == "Lowercase") return true;
+  const Json* const parts = type->text == "Sequence" ? normalizer.find("normalizers") : nullptr;
+  return parts && std::ranges::any_of(parts->items, lower_cases);
+}
+
+/// Whether it is of a SigLIP, whose texts are lower-cased by the class of its tokenizer.
+bool is_siglip(const fs::path& folder, const Field& config) {
+  const auto name = config.find("tokenizer_class");
+  if (name && name->string().starts_with("Siglip")) return true;
+  if (!is_there(folder / "config.json")) return false;
+  const JsonFile model(folder / "config.json");
+  const auto type = model.root().find("model_type");
+  return type && type->string().starts_with("siglip");
+}
+
+/// The tokenizer.json of a folder, and what its class does beside it.
+std::unique_ptr<JsonFile> from_json(const fs::path& folder) {
+  const fs::path path = folder / "tokenizer.json", config_path = folder / "tokenizer_config.json";
+  const JsonFile config = is_there(config_path) ? JsonFile(config_path) : JsonFile(config_path, Json::object());
+  if (!is_siglip(folder, config.root()) || !config.root().boolean_or("do_lower_case", true)) {
+    return std::make_unique<JsonFile>(path);
+  }
+  Json root = tapecache::detail::parse_json(path.string(), file_bytes(path));
+  const Json* const normalizer = root.find("normalizer");
+  if (normalizer && lower_cases(*normalizer)) return std::make_unique<JsonFile>(path, std::move(root));
+  const Json* const model = root.find("model");
+  const Json* const type = model ? model->find("type") : nullptr;
+  if (type && type->text == "Unigram") {
+    throw FileError(
+        fmt::format("{}: 'normalizer' does not lower-case, but SigLIP's texts are lower-cased and without punctuation",
+                    path.string()));
+  }
+  Json both = Json::array({Json::object({{"type", Json::of("Lowercase")}})});
+  if (normalizer && !normalizer->is(Json::Kind::kNull)) both.items.push_back(*normalizer);
+  root.set("normalizer", Json::object({{"type", Json::of("Sequence")}, {"normalizers", std::move(both)}}));
+  return std::make_unique<JsonFile>(path, std::move(root));
+}
+
 }  // namespace
 
 std::unique_ptr<JsonFile> find_tokenizer(const fs::path& folder_or_file) {
   std::error_code error;
   if (!fs::is_directory(folder_or_file, error)) return std::make_unique<JsonFile>(folder_or_file);
   const fs::path& folder = folder_or_file;
-  if (is_there(folder / "tokenizer.json")) return std::make_unique<JsonFile>(folder / "tokenizer.json");
+  if (is_there(folder / "tokenizer.json")) return from_json(folder);
   if (is_there(folder / "vocab.txt")) return from_word_pieces(folder);
   if (is_there(folder / "vocab.json") && is_there(folder / "merges.txt")) return from_merges(folder);
   for (const char* const name : {"sentencepiece.bpe.model", "spiece.model", "tokenizer.model"}) {

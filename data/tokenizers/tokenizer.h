@@ -37,7 +37,8 @@ class Tokenizer {
  public:
   /// Reads a `tokenizer.json`, or what a folder has: `tokenizer.json`, else `vocab.txt` (WordPiece), else `vocab.json`
   /// and `merges.txt` (byte-level BPE: CLIP's, RoBERTa's, Qwen's or GPT-2's, by the folder's configuration or its
-  /// vocabulary), completed by `tokenizer_config.json`. Throws FileError, naming file and field, for what is malformed
+  /// vocabulary), completed by `tokenizer_config.json`. What SigLIP's tokenizers do beside their tokenizer.json, as
+  /// lower-casing, is done too. Throws FileError, naming file and field, for what is malformed
   /// or not supported.
   static Tokenizer load(const std::filesystem::path& folder_or_file);
 

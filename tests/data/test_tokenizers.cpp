@@ -160,6 +160,32 @@ BOOST_AUTO_TEST_CASE(malformed_utf8_is_the_replacement_character) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(siglip_lower_cases_what_its_file_does_not) {
+  const Folder folder;
+  put(folder / "tokenizer.json",
+      R"({"normalizer": {"type": "Replace", "pattern": {"String": "b"}, "content": "c"},
+          "model": {"type": "BPE", "vocab": {"a": 0, "c": 1, "A": 2, "B": 3}, "merges": []}})");
+  const auto ids = [&] { return Tokenizer::load(folder.path()).encode("AaB").ids; };
+  const std::vector<std::int32_t> as_it_is{2, 0, 3}, lower{0, 0, 1};
+  BOOST_TEST(ids() == as_it_is, boost::test_tools::per_element());
+  put(folder / "config.json", R"({"model_type": "siglip"})");
+  BOOST_TEST(ids() == lower, boost::test_tools::per_element());
+  put(folder / "tokenizer_config.json", R"({"do_lower_case": false})");
+  BOOST_TEST(ids() == as_it_is, boost::test_tools::per_element());
+  put(folder / "config.json", R"({"model_type": "clip"})");
+  put(folder / "tokenizer_config.json", R"({"tokenizer_class": "Siglip2Tokenizer"})");
+  BOOST_TEST(ids() == lower, boost::test_tools::per_element());
+  // SigLIP's own class takes punctuation out too, of which a file of pieces alone says nothing.
+  const auto pieces = [](const char* normalizer) {
+    return std::string(R"({"normalizer": )") + normalizer +
+           R"(, "model": {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0], ["a", -1]]}})";
+  };
+  put(folder / "tokenizer.json", pieces("null"));
+  BOOST_CHECK_EXCEPTION(ids(), FileError, says({"tokenizer.json", "does not lower-case"}));
+  put(folder / "tokenizer.json", pieces(R"({"type": "Sequence", "normalizers": [{"type": "Lowercase"}]})"));
+  BOOST_TEST(ids().size() == 3u);
+}
+
 BOOST_AUTO_TEST_CASE(settings_of_a_folder) {
   const Folder folder;
   std::filesystem::copy(kReference / "gpt2" / "tokenizer.json", folder / "tokenizer.json");

@@ -39,6 +39,7 @@ BOOST_AUTO_TEST_CASE(models_that_cannot_be_built) {
   BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.encoder.layers = 0; }), ValueError, says({"layers 0"}));
   BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.encoder.mlp_width = 0; }), ValueError, says({"mlp_width 0"}));
   BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.encoder.width = 0; }), ValueError, says({"width 0"}));
+  BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.class_token = false; }), ValueError, says({"class_token is false"}));
   BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.patch_size = 3; }), ValueError, says({"patches of 3", "images of 8"}));
   BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.patch_size = 16; }), ValueError, says({"patches of 16", "images of 8"}));
   BOOST_CHECK_EXCEPTION(vision([](auto& c) { c.patch_size = 0; }), ValueError, says({"patches of 0", "images of 8"}));

@@ -53,6 +53,35 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_vision_transformer) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(gradients_of_siglips_vision_transformer) {
+  for (const VisionPooling pooling : {VisionPooling::kAttention, VisionPooling::kMean}) {
+    VisionConfig config = small_vision();
+    config.pooling = pooling;
+    config.class_token = config.pre_norm = false;
+    config.patch_bias = true;
+    config.encoder.activation = Activation::kGeluTanh;
+    const Builder builder(4, DType::kFloat64);
+    const VisionTransformer vision(builder, config);
+    shake(builder.parameters(), 250);
+    const Tensor images = small_images(2);
+    BOOST_TEST_CONTEXT("pooling " << static_cast<int>(pooling)) {
+      check_gradients([&] { return vision(images); }, builder.parameters());
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(gradients_of_a_text_transformer_that_attends_to_padding) {
+  TextConfig config = small_text();
+  config.pooling = TextPooling::kLastToken;
+  config.causal = false;
+  config.padding = 2;
+  config.max_tokens = 10;  // more than the longest text has
+  const Builder builder(5, DType::kFloat64);
+  const TextTransformer text(builder, config);
+  shake(builder.parameters(), 350);
+  check_gradients([&] { return text(sentences()); }, builder.parameters());
+}
+
 BOOST_AUTO_TEST_CASE(gradients_of_a_text_transformer) {
   for (const TextPooling pooling : {TextPooling::kLastToken, TextPooling::kMean}) {
     for (const bool causal : {true, false}) {

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from torch.nn import functional as F
 
 import open_clip
 import transformers
@@ -58,6 +59,15 @@ def encode(folder, reference):
         return {"texts": features["sentence_embedding"]}
     if config["model_type"] == "clip":
         out = model(pixel_values=reference["images"], **text_inputs(reference))
+        return {"texts": out.text_embeds, "images": out.image_embeds}
+    if config["model_type"].startswith("siglip") and "ids" in reference:
+        length = config.get("text_config", config)["max_position_embeddings"]
+        padding = 0 if (folder / "tokenizer_config.json").exists() else 1
+        ids = F.pad(torch.where(reference["valid"], reference["ids"].long(), padding),
+                    (0, length - reference["ids"].shape[1]), value=padding)
+        if config["model_type"] == "siglip_text_model":
+            return {"texts": model(ids).pooler_output}
+        out = model(input_ids=ids, pixel_values=reference["images"])
         return {"texts": out.text_embeds, "images": out.image_embeds}
     if config["model_type"] == "clip_text_model":
         out = model(**text_inputs(reference))

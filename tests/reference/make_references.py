@@ -21,7 +21,8 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import (BertConfig, BertForMaskedLM, BertModel, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel,
                           CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection,
-                          MPNetConfig, MPNetModel, RobertaConfig, RobertaForMaskedLM, XLMRobertaConfig, XLMRobertaModel)
+                          MPNetConfig, MPNetModel, RobertaConfig, RobertaForMaskedLM, SiglipConfig, SiglipModel, SiglipTextConfig,
+                          SiglipTextModel, SiglipVisionConfig, SiglipVisionModel, XLMRobertaConfig, XLMRobertaModel)
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 CASES = Path(__file__).resolve().parent / "cases"
@@ -34,6 +35,8 @@ def shake(model):
     for name, parameter in model.named_parameters():
         if name.endswith("logit_scale"):
             parameter.data.fill_(1.25)
+        elif name.endswith("logit_bias"):
+            parameter.data.fill_(-2.0)
         else:
             parameter.data += 0.25 * torch.randn_like(parameter)
     return model.eval()
@@ -308,6 +311,59 @@ def open_clip_case(name, quick_gelu):
     write(name, evaluate(clip, as_it_is, forward, lambda m, z: both(z, m.logit_scale), inputs))
 
 
+def siglip_text_config(**changes):
+    return SiglipTextConfig(**{**LAYERS, "vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 24,
+                               "max_position_embeddings": 12, "projection_size": 24, "pad_token_id": 1, "eos_token_id": 1,
+                               "bos_token_id": 2, **changes})
+
+
+def siglip_vision_config(**changes):
+    return SiglipVisionConfig(**{**LAYERS, "hidden_size": 24, "intermediate_size": 32, "image_size": 8, "patch_size": 4,
+                                 **changes})
+
+
+def padded_whole(inputs, length=12, padding=1):
+    """Ids as its processor makes them: each text of the full length."""
+    ids = torch.full((TEXTS, length), padding, dtype=torch.int64)
+    for row, text in enumerate(inputs["ids"]):
+        kept = text[inputs["valid"][row]]
+        ids[row, :len(kept)] = kept
+    return ids
+
+
+def siglip_loss(z, scale, bias):
+    logits = scale.exp() * z["images"] @ z["texts"].T + bias
+    return -F.logsigmoid((2 * torch.eye(len(logits)) - 1) * logits).sum() / len(logits)
+
+
+def siglip_case(name):
+    """The reference's texts are short, and padded with another id than the model is to see."""
+    torch.manual_seed(22)
+    siglip = shake(SiglipModel(SiglipConfig(text_config=siglip_text_config().to_dict(),
+                                            vision_config=siglip_vision_config().to_dict())))
+    siglip.save_pretrained(CASES / name)
+
+    def forward(m, x):
+        out = m(input_ids=padded_whole(x), pixel_values=x["images"])
+        return {"texts": out.text_embeds, "images": out.image_embeds}
+    write(name, evaluate(siglip, as_it_is, forward, lambda m, z: siglip_loss(z, m.logit_scale, m.logit_bias),
+                         texts() | images()))
+
+
+def siglip_tower_cases():
+    """Another tokenizer pads with 0, whatever the configuration says; patches do not divide the images."""
+    torch.manual_seed(23)
+    text = shake(SiglipTextModel(siglip_text_config(hidden_act="gelu")))
+    text.save_pretrained(CASES / "siglip_text")
+    (CASES / "siglip_text" / "tokenizer_config.json").write_text(json.dumps(
+        {"added_tokens_decoder": {"0": {"content": "<pad>"}, "1": {"content": "<eos>"}}, "pad_token": "<pad>"}, indent=2))
+    write("siglip_text", evaluate(text, lambda n, g: as_it_is("text_model." + n, g),
+                                  lambda m, x: {"texts": m(padded_whole(x, padding=0)).pooler_output},
+                                  lambda m, z: halves(z), texts()))
+    tower_case("siglip_vision", SiglipVisionModel(siglip_vision_config(image_size=10)), "pooler_output",
+               {"images": torch.randn(TEXTS, 3, 10, 10)}, "vision_model.")
+
+
 def main():
     torch.manual_seed(18)
     torch.set_num_threads(1)
@@ -335,6 +391,8 @@ def main():
     xlm_roberta_case("xlm_roberta")
     roberta_case("roberta")
     mpnet_case("mpnet")
+    siglip_case("siglip")
+    siglip_tower_cases()
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ inline const std::vector<ReferenceCase>& reference_cases() {
                                                 {"clip_vision"},   {"clip_vision_projection"},
                                                 {"open_clip"},     {"open_clip_quick"},
                                                 {"xlm_roberta"},   {"roberta"},
-                                                {"mpnet"}};
+                                                {"mpnet"},         {"siglip"},
+                                                {"siglip_text"},   {"siglip_vision"}};
   return cases;
 }
 
@@ -61,6 +62,11 @@ struct ReferenceResults {
     constexpr double kScale = 0.3;
     if (model.encodes_texts()) texts = model.encode(inputs.texts);
     if (model.encodes_images()) images = model.encode_images(inputs.images);
+    if (texts.defined() && images.defined() && model.logit_bias()) {
+      loss = losses::siglip_loss(images, texts,
+                                 {.scale = losses::Scale::from_log(*model.logit_scale()), .bias = *model.logit_bias()});
+      return;
+    }
     if (texts.defined() && images.defined()) {
       loss = losses::clip_loss(images, texts, {.scale = losses::Scale::from_log(*model.logit_scale())});
       return;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <string>
 
@@ -264,6 +265,32 @@ BOOST_AUTO_TEST_CASE(a_text_without_its_end_is_refused_by_clip) {
     BOOST_CHECK_EXCEPTION(model.encode({Tensor::from({1, 4, 59, 1, 4, 5}, {2, 3})}), ValueError,
                           says({"sample 1 has no end-of-text token, 59"}));
   }
+}
+
+BOOST_AUTO_TEST_CASE(siglip_pads_its_texts_itself) {
+  const Pretrained model = load_pretrained(case_folder("siglip"));
+  BOOST_TEST(model.info().pooling == "lasttoken");
+  BOOST_TEST(model.info().normalized);
+  BOOST_TEST(model.info().width == 24);
+  BOOST_TEST(model.info().max_tokens == 12);
+  BOOST_TEST(model.logit_bias().value().name() == "logit_bias");
+  const Tensor expected = encoded(model, some_texts());
+  // Whatever stands in the place of padding, and of whatever length the batch is.
+  TokenBatch whole{Tensor::full({3, 12}, 1, DType::kInt64)};
+  TokenBatch longer{Tensor::full({3, 7}, 9, DType::kInt32), Tensor::zeros({3, 7}, DType::kBool)};
+  const std::vector<std::vector<std::int32_t>> texts{{5, 6, 7}, {8, 9}, {11}};
+  for (std::size_t row = 0; row < texts.size(); ++row) {
+    for (std::size_t i = 0; i < texts[row].size(); ++i) {
+      whole.ids.mutable_data<std::int64_t>()[row * 12 + i] = texts[row][i];
+      longer.ids.mutable_data<std::int32_t>()[row * 7 + i] = texts[row][i];
+      longer.valid.mutable_data<bool>()[row * 7 + i] = true;
+    }
+  }
+  BOOST_TEST(same_bits(expected, encoded(model, whole)));
+  BOOST_TEST(same_bits(expected, encoded(model, longer)));
+  const std::array<std::int64_t, 1> last{2};
+  BOOST_TEST(same_bits(expected.slice(2, 3), encoded(model, longer.select(last))));
+  BOOST_CHECK_EXCEPTION(model.encode(some_texts(true)), ValueError, says({"sample 1 is padded on the left"}));
 }
 
 BOOST_AUTO_TEST_CASE(weights_of_one_pooling_are_no_bert_of_another) {

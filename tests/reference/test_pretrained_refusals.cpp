@@ -72,7 +72,7 @@ BOOST_AUTO_TEST_CASE(model_types_that_are_not_supported) {
   Broken broken("bert_mean");
   broken.with("config.json", R"("model_type": "bert")", R"("model_type": "modernbert")");
   broken.refused({"config.json: model_type is \"modernbert\"",
-                  "one of bert, roberta, xlm-roberta, mpnet, clip, clip_text_model, clip_vision_model"});
+                  "one of bert, roberta, xlm-roberta, mpnet, clip, clip_text_model, clip_vision_model, siglip"});
 }
 
 BOOST_AUTO_TEST_CASE(all_that_is_wrong_is_named_together) {
@@ -196,6 +196,26 @@ BOOST_AUTO_TEST_CASE(tensors_that_are_not_as_they_are_to_be) {
     file.tensors["pooler.dense.weight"] = Tensor::zeros({16, 16}, DType::kInt64);
   });
   pooler.refused({"'pooler.dense.weight' is int64, expected a floating type"});
+}
+
+BOOST_AUTO_TEST_CASE(fields_of_siglip) {
+  const auto refused = [](const char* name, const std::string& field, const std::string& other,
+                          std::vector<std::string> words) {
+    Broken broken(name);
+    broken.with("config.json", field, other).refused(std::move(words));
+  };
+  refused("siglip", R"("vision_use_head": true)", R"("vision_use_head": false)",
+          {"config.json: vision_config.vision_use_head is false"});
+  refused("siglip", R"("projection_size": 24)", R"("projection_size": 20)",
+          {"text_config.projection_size is 20, expected the hidden_size of vision_config, 24"});
+  refused("siglip_vision", R"("patch_size": 4)", R"("patch_size": 11)", {"patch_size is 11, expected at most"});
+  refused("siglip", R"("pad_token_id": 1)", R"("pad_token_id": 60)",
+          {"text_config.pad_token_id is 60, expected an id below vocab_size, 60"});
+  refused("siglip", R"("pad_token_id": 1)", R"("pad_token_id": null)",
+          {"text_config.pad_token_id is", "as there is no tokenizer that tells"});
+  Broken tokenizer("siglip_text");
+  tokenizer.with("tokenizer_config.json", R"("0": {)", R"("60": {)");
+  tokenizer.refused({"its tokenizer pads with 60, expected an id below vocab_size, 60"});
 }
 
 BOOST_AUTO_TEST_CASE(fields_of_clip) {
