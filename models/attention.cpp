@@ -18,14 +18,20 @@ std::int64_t checked_heads(std::int64_t width, std::int64_t heads) {
 }  // namespace
 
 MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in,
-                                       const Init& out, const AttentionNames& names, ops::ResultType projected)
+                                       const Init& out, const AttentionNames& names, ops::ResultType projected,
+                                       bool in_bias)
     : heads_(checked_heads(width, heads)),
       projected_(projected),
-      q_(builder.child(names.query), width, width, in),
-      k_(builder.child(names.key), width, width, in),
-      v_(builder.child(names.value), width, width, in),
+      q_(builder.child(names.query), width, width, in, in_bias),
+      k_(builder.child(names.key), width, width, in, in_bias),
+      v_(builder.child(names.value), width, width, in, in_bias),
       out_(builder.child(names.out), width, width, out) {
   q_.weight.set("heads", fmt::to_string(heads));
+}
+
+std::array<Variable, 3> MultiHeadAttention::biases() const {
+  if (!q_.bias.defined()) return {};
+  return {q_.bias, k_.bias, v_.bias};
 }
 
 Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionOptions& options,

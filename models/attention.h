@@ -21,9 +21,10 @@ using TokenChoice = std::function<Variable(const Variable& x)>;
 class MultiHeadAttention {
  public:
   /// `in` and `out` initialise the input and output projections. Throws ValueError where heads do not divide width.
-  /// Queries, keys and values are `projected` to that type.
+  /// Queries, keys and values are `projected` to that type, and have biases unless `in_bias` is false.
   MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in, const Init& out,
-                     const AttentionNames& names = {}, ops::ResultType projected = ops::ResultType::kOperand);
+                     const AttentionNames& names = {}, ops::ResultType projected = ops::ResultType::kOperand,
+                     bool in_bias = true);
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {},
                       const Variable& residual = {}) const;
   /// Its first half: queries, keys and values side by side, of x or of norm(x), which backward computes again. They are
@@ -36,7 +37,7 @@ class MultiHeadAttention {
 
  private:
   std::array<Variable, 3> weights() const { return {q_.weight, k_.weight, v_.weight}; }
-  std::array<Variable, 3> biases() const { return {q_.bias, k_.bias, v_.bias}; }
+  std::array<Variable, 3> biases() const;
 
   std::int64_t heads_;
   ops::ResultType projected_;

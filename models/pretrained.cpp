@@ -28,16 +28,19 @@ struct Family {
   FamilyPlan (*plan)(const FamilySource& source);
 };
 
-constexpr std::array<Family, 10> kFamilies{{{"bert", plan_bert},
-                                            {"roberta", plan_roberta},
-                                            {"xlm-roberta", plan_xlm_roberta},
-                                            {"mpnet", plan_mpnet},
-                                            {"clip", plan_clip},
-                                            {"clip_text_model", plan_clip_text},
-                                            {"clip_vision_model", plan_clip_vision},
-                                            {"siglip", plan_siglip},
-                                            {"siglip_text_model", plan_siglip_text},
-                                            {"siglip_vision_model", plan_siglip_vision}}};
+constexpr std::array kFamilies{Family{"bert", plan_bert},
+                               Family{"roberta", plan_roberta},
+                               Family{"xlm-roberta", plan_xlm_roberta},
+                               Family{"mpnet", plan_mpnet},
+                               Family{"clip", plan_clip},
+                               Family{"clip_text_model", plan_clip_text},
+                               Family{"clip_vision_model", plan_clip_vision},
+                               Family{"siglip", plan_siglip},
+                               Family{"siglip_text_model", plan_siglip_text},
+                               Family{"siglip_vision_model", plan_siglip_vision},
+                               Family{"vit", plan_vit},
+                               Family{"dinov2", plan_dinov2},
+                               Family{"dinov2_with_registers", plan_dinov2_with_registers}};
 constexpr Family kOpenClip{"open_clip", plan_open_clip};
 
 /// There are no addresses for a tensor of sizes that no file has.
@@ -242,6 +245,7 @@ class Loader {
 const PretrainedInfo& Pretrained::info() const { return parts_->info; }
 bool Pretrained::encodes_texts() const { return parts_->model.states || parts_->model.texts; }
 bool Pretrained::encodes_images() const { return parts_->model.images != nullptr; }
+bool Pretrained::classifies_images() const { return parts_->model.classes != nullptr; }
 std::optional<Parameter> Pretrained::logit_scale() const { return parts_->model.logit_scale; }
 std::optional<Parameter> Pretrained::logit_bias() const { return parts_->model.logit_bias; }
 
@@ -254,6 +258,11 @@ Variable Pretrained::encode(const TokenBatch& texts) const {
 Variable Pretrained::encode_images(const Variable& images) const {
   if (!parts_->model.images) throw ValueError(fmt::format("{}: encodes no images", parts_->folder.string()));
   return parts_->model.images(images);
+}
+
+Variable Pretrained::classify_images(const Variable& images) const {
+  if (!parts_->model.classes) throw ValueError(fmt::format("{}: classifies no images", parts_->folder.string()));
+  return parts_->model.classes(images);
 }
 
 Pretrained load_pretrained(const std::filesystem::path& folder, const PretrainedOptions& options) {

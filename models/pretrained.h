@@ -40,6 +40,7 @@ struct PretrainedInfo {
   std::int64_t max_tokens = 0;    ///< of a text, special ones included; 0 where it encodes none
   std::int64_t image_size = 0;    ///< of each side; 0 where it encodes no images
   std::int64_t image_channels = 0;
+  std::vector<std::string> labels = {};             ///< of the classes, where it classifies images
   bool lower_case = false;                          ///< texts are to be lower-cased before their tokenizer sees them
   std::map<std::string, std::string> prompts = {};  ///< by name, such as "query": what texts of a kind begin with
   std::optional<std::string> default_prompt = {};   ///< the name of the one that texts of no kind begin with
@@ -53,11 +54,14 @@ class Pretrained : public Model {
   const PretrainedInfo& info() const;
   bool encodes_texts() const;
   bool encodes_images() const;
+  bool classifies_images() const;
   /// [batch, width]: pooled, projected and normalised as the folder says. Throws ValueError where it encodes no texts,
   /// and as the model of its architecture.
   Variable encode(const TokenBatch& texts) const;
   /// [batch, width] of images [batch, channels, size, size]. Throws ValueError where it encodes none, and as above.
   Variable encode_images(const Variable& images) const;
+  /// Logits [batch, labels] of them, by the folder's own head. Throws ValueError where it has none, and as above.
+  Variable classify_images(const Variable& images) const;
   /// Logarithm of the factor that similarities are scaled by, where the folder has one.
   std::optional<Parameter> logit_scale() const;
   /// What is added to them then, where the folder has that, as for SigLIP's loss.

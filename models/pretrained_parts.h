@@ -22,6 +22,7 @@ struct FamilyModel {
   std::function<Variable(const TokenBatch&)> states = {};
   std::function<Variable(const TokenBatch&)> texts = {};
   std::function<Variable(const Variable&)> images = {};
+  std::function<Variable(const Variable&)> classes = {};  ///< logits of images
   std::optional<Parameter> logit_scale = {}, logit_bias = {};
 };
 
@@ -62,6 +63,9 @@ FamilyPlan plan_open_clip(const FamilySource& source);
 FamilyPlan plan_siglip(const FamilySource& source);
 FamilyPlan plan_siglip_text(const FamilySource& source);
 FamilyPlan plan_siglip_vision(const FamilySource& source);
+FamilyPlan plan_vit(const FamilySource& source);
+FamilyPlan plan_dinov2(const FamilySource& source);
+FamilyPlan plan_dinov2_with_registers(const FamilySource& source);
 
 struct PretrainedParts {
   PretrainedInfo info;

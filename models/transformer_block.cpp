@@ -7,6 +7,7 @@
 
 #include "tapecache/autograd/checkpoint.h"
 #include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/layout.h"
 
 namespace tapecache::models {
 
@@ -19,24 +20,31 @@ TransformerBlock::Parts TransformerBlock::make_parts(const Builder& builder, con
   const auto norm = [&](const char* name) { return LayerNorm(builder.child(name), config.width, config.epsilon); };
   const auto attention = [&] {
     return MultiHeadAttention(builder, config.width, config.heads, drawn(residual_spread), drawn(spread),
-                              style.attention, style.projected);
+                              style.attention, style.projected, style.in_bias);
   };
   const auto fc1 = [&] {
-    return Linear(builder.child(style.fc1), config.width, config.mlp_width, drawn(spread / std::sqrt(2.0)));
+    return Linear(builder.child(style.fc1), config.width, (style.gated ? 2 : 1) * config.mlp_width,
+                  drawn(spread / std::sqrt(2.0)));
   };
   const auto fc2 = [&] {
     return Linear(builder.child(style.fc2), config.mlp_width, config.width, drawn(residual_spread));
   };
-  if (style.norm == NormPlacement::kPre) return {norm(style.norm1), attention(), norm(style.norm2), fc1(), fc2()};
+  const auto scale = [&](const char* name) {
+    return name ? builder.parameter(name, {config.width}, Init::constant(1)) : Parameter();
+  };
+  if (style.norm == NormPlacement::kPre) {
+    return {norm(style.norm1), attention(), norm(style.norm2), fc1(), fc2(), scale(style.scale1), scale(style.scale2)};
+  }
   const MultiHeadAttention attention_first = attention();
   const LayerNorm norm1 = norm(style.norm1);
   const Linear linear1 = fc1(), linear2 = fc2();
-  return {norm1, attention_first, norm(style.norm2), linear1, linear2};
+  return {norm1, attention_first, norm(style.norm2), linear1, linear2, scale(style.scale1), scale(style.scale2)};
 }
 
 TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConfig& config, const BlockStyle& style)
     : norm_(style.norm),
       activation_(check_config(style.name, config).activation),
+      gated_(style.gated),
       checkpoint_(config.checkpoint),
       parts_(make_parts(builder, config, style)),
       dropout_(builder, config.dropout),
@@ -46,9 +54,19 @@ TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConf
 }
 
 template <class Branch>
-Variable TransformerBlock::add_branch(const Variable& x, bool training, const Branch& branch) const {
-  if (!dropout_.active(training) && !drop_path_.active(training)) return branch(x);
-  return ops::add(x, drop_path_(dropout_(branch(Variable()), training), training));
+Variable TransformerBlock::add_branch(const Variable& x, const Parameter& scale, bool training,
+                                      const Branch& branch) const {
+  if (!scale.defined() && !dropout_.active(training) && !drop_path_.active(training)) return branch(x);
+  const Variable y = branch(Variable());
+  return ops::add(x, drop_path_(dropout_(scale.defined() ? ops::multiply(y, scale) : y, training), training));
+}
+
+Variable TransformerBlock::project_hidden(const Variable& hidden, const Variable& residual) const {
+  if (!gated_) return parts_.fc2.after(activation_, hidden, residual);
+  const int last = static_cast<int>(hidden.rank()) - 1;
+  const std::int64_t width = hidden.size(last) / 2;
+  const Variable gate = ops::activate(activation_, ops::slice(hidden, last, 0, width));
+  return parts_.fc2(ops::multiply(gate, ops::slice(hidden, last, width, 2 * width)), residual);
 }
 
 /// Both kinds norm what enters a branch. The pre-norm kind adds the branch to what it was before its norm, the
@@ -56,21 +74,20 @@ Variable TransformerBlock::add_branch(const Variable& x, bool training, const Br
 Variable TransformerBlock::forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
                                    const TokenChoice& choice, bool training) const {
   // Captured by name below, since clang before 16 captures no structured binding as it is.
-  const auto& [norm1, attention, norm2, fc1, fc2] = parts_;
+  const auto& [norm1, attention, norm2, fc1, fc2, scale1, scale2] = parts_;
   const bool post = norm_ == NormPlacement::kPost;
   const auto keep = post ? ops::KeepNorm::kYes : ops::KeepNorm::kNo;
   const LayerNorm* const first = post ? before : &norm1;
   const auto [qkv, entering] =
       first ? attention.project(*first, x, keep) : ops::NormalizedLinear{attention.project(x), x};
   const Variable& stream = post ? entering : x;
-  const Variable attended = add_branch(choice ? choice(stream) : stream, training,
+  const Variable attended = add_branch(choice ? choice(stream) : stream, scale1, training,
                                        [&, &attention = attention, &qkv = qkv](const Variable& residual) {
                                          return attention.attend(qkv, options, residual, choice);
                                        });
   const auto [hidden, normalized] = fc1.after(post ? norm1 : norm2, attended, keep);
-  return add_branch(
-      post ? normalized : attended, training,
-      [&, &fc2 = fc2, &hidden = hidden](const Variable& residual) { return fc2.after(activation_, hidden, residual); });
+  return add_branch(post ? normalized : attended, scale2, training,
+                    [&, &hidden = hidden](const Variable& residual) { return project_hidden(hidden, residual); });
 }
 
 Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm* before,

@@ -24,6 +24,12 @@ struct BlockStyle {
   /// Of all weights. Unset: with w the width and L the layers, q, k, v and fc2 by N(0, (w^-½ (2L)^-½)²), out_proj by
   /// N(0, w^-1), fc1 by N(0, (2w)^-1).
   std::optional<Init> weights = {};
+  bool in_bias = true;  ///< whether queries, keys and values have biases
+  /// Factors of each feature of the branches (LayerScale, Touvron et al. 2021), 1 at first; null: there are none.
+  const char *scale1 = nullptr, *scale2 = nullptr;
+  /// The perceptron multiplies the activation of its hidden features, mlp_width, by as many others (Shazeer 2020),
+  /// which fc1 makes too, behind them.
+  bool gated = false;
 };
 
 /// A Hugging Face CLIP encoder layer, initialised as there (`CLIPPreTrainedModel._init_weights`). OpenAI's own code
@@ -59,9 +65,10 @@ class TransformerBlock {
                              const TokenChoice& choice) const;
   Variable forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
                    const TokenChoice& choice, bool training) const;
-  /// x plus branch({}), of which training takes parts, or branch(x), which adds x itself.
+  /// x plus branch({}), which is scaled or of which training takes parts, or branch(x), which adds x itself.
   template <class Branch>
-  Variable add_branch(const Variable& x, bool training, const Branch& branch) const;
+  Variable add_branch(const Variable& x, const Parameter& scale, bool training, const Branch& branch) const;
+  Variable project_hidden(const Variable& hidden, const Variable& residual) const;
   /// The norm that the block ends with; null where that is no part of it.
   const LayerNorm* last_norm() const { return norm_ == NormPlacement::kPost ? &parts_.norm2 : nullptr; }
 
@@ -70,12 +77,13 @@ class TransformerBlock {
     MultiHeadAttention attention;
     LayerNorm norm2;
     Linear fc1, fc2;
+    Parameter scale1 = {}, scale2 = {};  // undefined where there are none
   };
   static Parts make_parts(const Builder& builder, const TransformerConfig& config, const BlockStyle& style);
 
   NormPlacement norm_;
   Activation activation_;
-  bool checkpoint_;
+  bool gated_, checkpoint_;
   Parts parts_;
   Dropout dropout_;
   DropPath drop_path_;

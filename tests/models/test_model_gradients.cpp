@@ -36,6 +36,28 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_transformer_block) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(gradients_of_a_block_with_scales_and_a_gate) {
+  for (const NormPlacement norm : {NormPlacement::kPre, NormPlacement::kPost}) {
+    for (const double dropout : {0.0, 0.2}) {
+      const Builder builder(3, DType::kFloat64);
+      const BlockStyle style{
+          .norm = norm, .in_bias = false, .scale1 = "scale1.lambda1", .scale2 = "scale2.lambda1", .gated = true};
+      const TransformerBlock block(
+          builder,
+          {.width = 8, .layers = 1, .heads = 2, .mlp_width = 12, .activation = Activation::kSilu, .dropout = dropout},
+          style);
+      shake(builder.parameters(), 100);
+      const Parameter x("x", random_values({3, 4, 8}, 8));
+      std::vector<Parameter> parameters = builder.parameters();
+      parameters.push_back(x);
+      BOOST_TEST_CONTEXT((norm == NormPlacement::kPre ? "pre" : "post") << ", dropout " << dropout) {
+        BOOST_TEST(parameters.size() == 16u);
+        check_gradients([&] { return begin_random_step(1, 2), block(x); }, parameters);
+      }
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(gradients_of_a_vision_transformer) {
   for (const VisionPooling pooling : {VisionPooling::kCls, VisionPooling::kMean}) {
     for (const double dropout : {0.0, 0.25}) {

@@ -73,6 +73,10 @@ def encode(folder, reference):
         out = model(**text_inputs(reference))
         return {"texts": out.text_embeds if "text_embeds" in out else out.pooler_output}
     out = model(pixel_values=reference["images"])
+    if "logits" in out:
+        return {"logits": out.logits}
+    if out.pooler_output is None or not has_pooler and config["model_type"] == "vit":
+        return {"images": out.last_hidden_state[:, 0]}
     return {"images": out.image_embeds if "image_embeds" in out else out.pooler_output}
 
 

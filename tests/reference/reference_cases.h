@@ -26,16 +26,33 @@ struct ReferenceCase {
 };
 
 inline const std::vector<ReferenceCase>& reference_cases() {
-  static const std::vector<ReferenceCase> cases{{"bert_mean"},     {"bert_cls_shards"},
-                                                {"bert_dense"},    {"bert_last_left"},
-                                                {"bert_weighted"}, {"bert_pooler", {.pooler = true}},
-                                                {"clip"},          {"clip_end"},
-                                                {"clip_text"},     {"clip_text_projection"},
-                                                {"clip_vision"},   {"clip_vision_projection"},
-                                                {"open_clip"},     {"open_clip_quick"},
-                                                {"xlm_roberta"},   {"roberta"},
-                                                {"mpnet"},         {"siglip"},
-                                                {"siglip_text"},   {"siglip_vision"}};
+  static const std::vector<ReferenceCase> cases{{"bert_mean"},
+                                                {"bert_cls_shards"},
+                                                {"bert_dense"},
+                                                {"bert_last_left"},
+                                                {"bert_weighted"},
+                                                {"bert_pooler", {.pooler = true}},
+                                                {"clip"},
+                                                {"clip_end"},
+                                                {"clip_text"},
+                                                {"clip_text_projection"},
+                                                {"clip_vision"},
+                                                {"clip_vision_projection"},
+                                                {"open_clip"},
+                                                {"open_clip_quick"},
+                                                {"xlm_roberta"},
+                                                {"roberta"},
+                                                {"mpnet"},
+                                                {"siglip"},
+                                                {"siglip_text"},
+                                                {"siglip_vision"},
+                                                {"vit"},
+                                                {"vit_bare"},
+                                                {"vit_classes"},
+                                                {"dinov2"},
+                                                {"dinov2_classes"},
+                                                {"dinov2_registers"},
+                                                {"dinov2_registers_classes"}};
   return cases;
 }
 
@@ -56,12 +73,13 @@ struct ReferenceInputs {
 
 /// What it makes of that, and the loss that it takes.
 struct ReferenceResults {
-  Variable texts, images, loss;
+  Variable texts, images, logits, loss;
 
   ReferenceResults(const models::Pretrained& model, const ReferenceInputs& inputs) {
     constexpr double kScale = 0.3;
     if (model.encodes_texts()) texts = model.encode(inputs.texts);
     if (model.encodes_images()) images = model.encode_images(inputs.images);
+    if (model.classifies_images()) logits = model.classify_images(inputs.images);
     if (texts.defined() && images.defined() && model.logit_bias()) {
       loss = losses::siglip_loss(images, texts,
                                  {.scale = losses::Scale::from_log(*model.logit_scale()), .bias = *model.logit_bias()});
@@ -71,7 +89,7 @@ struct ReferenceResults {
       loss = losses::clip_loss(images, texts, {.scale = losses::Scale::from_log(*model.logit_scale())});
       return;
     }
-    const Variable z = texts.defined() ? texts : images;
+    const Variable z = logits.defined() ? logits : texts.defined() ? texts : images;
     const std::int64_t half = z.size(0) / 2;
     loss = losses::info_nce(ops::slice(z, 0, 0, half), ops::slice(z, 0, half, 2 * half), {.scale = kScale});
   }

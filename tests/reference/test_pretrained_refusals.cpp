@@ -218,6 +218,25 @@ BOOST_AUTO_TEST_CASE(fields_of_siglip) {
   tokenizer.refused({"its tokenizer pads with 60, expected an id below vocab_size, 60"});
 }
 
+BOOST_AUTO_TEST_CASE(fields_of_vit_and_dinov2) {
+  const auto refused = [](const char* name, const std::string& field, const std::string& other,
+                          std::vector<std::string> words) {
+    Broken broken(name);
+    broken.with("config.json", field, other).refused(std::move(words));
+  };
+  refused("vit", R"("pooler_act": "tanh")", R"("pooler_act": "relu")", {"config.json: pooler_act is \"relu\""});
+  refused("vit", R"("patch_size": 4)", R"("patch_size": 3)", {"patch_size is 3, expected a divisor of image_size, 8"});
+  refused("vit", R"("image_size": 8)", R"("image_size": [8, 16])", {"image_size is"});
+  refused("vit", R"("qkv_bias": true)", R"("qkv_bias": false)", {"query.bias' belongs to no parameter"});
+  refused("vit_classes", R"("3": "LABEL_3")", R"("7": "LABEL_3")", {"id2label is", "labels of the ids from 0 to 4"});
+  refused("vit_classes", R"("0": "LABEL_0",)", "", {"id2label is", "labels of the ids from 0 to 3"});
+  refused("dinov2", R"("mlp_ratio": 2)", R"("mlp_ratio": 3)",
+          {"mlp.fc1.weight' has shape [32, 16], expected [48, 16]"});
+  refused("dinov2", R"("use_swiglu_ffn": false)", R"("use_swiglu_ffn": true)", {"mlp.weights_in.weight' is missing"});
+  refused("dinov2_registers", R"("num_register_tokens": 4)", R"("num_register_tokens": 3)",
+          {"register_tokens' has shape [1, 4, 16], expected [1, 3, 16]"});
+}
+
 BOOST_AUTO_TEST_CASE(fields_of_clip) {
   const auto refused = [](const char* name, const std::string& file, const std::string& field, const std::string& other,
                           std::vector<std::string> words) {

@@ -95,8 +95,8 @@ double gradient_difference(const Tensor& ours, const Tensor& theirs, double larg
 }
 
 void check_outputs(const ReferenceResults& results, const SafetensorsFile& file, double tolerance) {
-  for (const auto& [name, ours] :
-       {std::pair("output.texts", results.texts), std::pair("output.images", results.images)}) {
+  for (const auto& [name, ours] : {std::pair("output.texts", results.texts), std::pair("output.images", results.images),
+                                   std::pair("output.logits", results.logits)}) {
     BOOST_REQUIRE_EQUAL(file.tensors.contains(name), ours.defined());
     if (!ours.defined()) continue;
     BOOST_REQUIRE_EQUAL(to_string(ours.shape()), to_string(file.tensors.at(name).shape()));
@@ -188,6 +188,7 @@ BOOST_AUTO_TEST_CASE(saved_folders_load_again_to_the_same_bits) {
       BOOST_TEST(same_bits(before.loss.value(), after.loss.value()));
       if (before.texts.defined()) BOOST_TEST(same_bits(before.texts.value(), after.texts.value()));
       if (before.images.defined()) BOOST_TEST(same_bits(before.images.value(), after.images.value()));
+      BOOST_TEST(again.info().labels == model.info().labels);
       BOOST_TEST(again.info().pooling == model.info().pooling);
       BOOST_TEST(again.info().normalized == model.info().normalized);
       BOOST_TEST(again.info().width == model.info().width);
