@@ -36,12 +36,14 @@ Clip::Clip(const Builder& builder, const ClipConfig& config)
                        projection_init(config.text.encoder.width), false),
       logit_scale_(builder.parameter("logit_scale", {}, Init::constant(std::log(1.0 / config.initial_temperature)))) {}
 
-Variable Clip::encode_image(const Variable& images) const {
-  return ops::l2_normalize(visual_projection_(vision_(images)));
+Variable Clip::encode_image(const Variable& images, bool normalize) const {
+  const Variable projected = visual_projection_(vision_(images));
+  return normalize ? ops::l2_normalize(projected) : projected;
 }
 
-Variable Clip::encode_text(const TokenBatch& tokens) const {
-  return ops::l2_normalize(text_projection_(text_(tokens)));
+Variable Clip::encode_text(const TokenBatch& tokens, bool normalize) const {
+  const Variable projected = text_projection_(text_(tokens));
+  return normalize ? ops::l2_normalize(projected) : projected;
 }
 
 }  // namespace tapecache::models

@@ -30,10 +30,11 @@ class Clip : public Model {
   /// The same under the name of a builder, whose list other parts may share.
   Clip(const Builder& builder, const ClipConfig& config);
 
-  /// images [batch, channels, size, size] to representations [batch, projection_width] of length 1.
-  Variable encode_image(const Variable& images) const;
-  /// Tokens to representations [batch, projection_width] of length 1.
-  Variable encode_text(const TokenBatch& tokens) const;
+  /// images [batch, channels, size, size] to representations [batch, projection_width], of length 1 unless `normalize`
+  /// is false.
+  Variable encode_image(const Variable& images, bool normalize = true) const;
+  /// The same of tokens.
+  Variable encode_text(const TokenBatch& tokens, bool normalize = true) const;
 
   /// Logarithm of the factor that similarities are scaled by, a scalar.
   const Parameter& logit_scale() const { return logit_scale_; }

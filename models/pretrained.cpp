@@ -143,7 +143,10 @@ class Loader {
       problems_.add(fmt::format("{}: asks for larger tensors than there can be", parts_.config_file));
       problems_.throw_any();
     }
-    if (sentence_.there && !plan_.pools) {
+    if (sentence_.is_clip && plan_.info.architecture != "clip") {
+      problems_.add(fmt::format("{}: has a CLIPModel, whose model_type is {}, expected clip",
+                                (folder_ / "modules.json").string(), plan_.info.architecture));
+    } else if (sentence_.there && !plan_.pools && !sentence_.is_clip) {
       problems_.add(fmt::format("{}: there is one, expected none beside a {}", (folder_ / "modules.json").string(),
                                 plan_.info.architecture));
     }
@@ -163,7 +166,7 @@ class Loader {
 
   /// Beside the weights too, so that they are not loaded into a model of another pooling without a word.
   void name_pooling(const std::vector<SentenceModule>& modules) {
-    if (!modules.empty()) plan_.info.pooling = pooling_name(modules);
+    if (!modules.empty() && plan_.pools) plan_.info.pooling = pooling_name(modules);
     if (!plan_.pools && plan_.info.pooling != "pooler") return;
     for (const Parameter& p : builder_.parameters()) {
       if (p.settings().contains("pooling")) p.set("pooling", plan_.info.pooling);
@@ -250,14 +253,14 @@ std::optional<Parameter> Pretrained::logit_scale() const { return parts_->model.
 std::optional<Parameter> Pretrained::logit_bias() const { return parts_->model.logit_bias; }
 
 Variable Pretrained::encode(const TokenBatch& texts) const {
-  if (parts_->model.texts) return parts_->model.texts(texts);
+  if (parts_->model.texts) return parts_->head(parts_->model.texts(texts), {});
   if (!parts_->model.states) throw ValueError(fmt::format("{}: encodes no texts", parts_->folder.string()));
   return parts_->head(parts_->model.states(texts), texts.valid);
 }
 
 Variable Pretrained::encode_images(const Variable& images) const {
   if (!parts_->model.images) throw ValueError(fmt::format("{}: encodes no images", parts_->folder.string()));
-  return parts_->model.images(images);
+  return parts_->head(parts_->model.images(images), {});
 }
 
 Variable Pretrained::classify_images(const Variable& images) const {

@@ -76,20 +76,20 @@ void name_tower(FamilyPlan& plan, const WeightFiles& files, std::string_view tow
   };
 }
 
-FamilyPlan plan_of(const ClipConfig& config) {
+FamilyPlan plan_of(const ClipConfig& config, bool normalizes) {
   FamilyPlan plan;
   plan.info.pooling = "end of text";
-  plan.info.normalized = true;
+  plan.info.normalized = normalizes;
   plan.info.width = config.projection_width;
   plan.info.vocabulary = config.text.vocabulary;
   plan.info.max_tokens = config.text.max_tokens;
   plan.info.image_size = config.vision.image_size;
   plan.info.image_channels = config.vision.channels;
-  plan.make = [config](const Builder& builder) {
+  plan.make = [config, normalizes](const Builder& builder) {
     const auto clip = std::make_shared<const Clip>(builder, config);
     FamilyModel model;
-    model.texts = [clip](const TokenBatch& tokens) { return clip->encode_text(tokens); };
-    model.images = [clip](const Variable& images) { return clip->encode_image(images); };
+    model.texts = [clip, normalizes](const TokenBatch& tokens) { return clip->encode_text(tokens, normalizes); };
+    model.images = [clip, normalizes](const Variable& images) { return clip->encode_image(images, normalizes); };
     model.logit_scale = clip->logit_scale();
     return model;
   };
@@ -102,7 +102,7 @@ FamilyPlan plan_clip(const FamilySource& source) {
   config.text = read_text(tower(source.config, "text_config"), source, info);
   config.vision = read_vision(tower(source.config, "vision_config"), source, info);
   config.projection_width = source.config.size("projection_dim", 512);
-  FamilyPlan plan = plan_of(config);
+  FamilyPlan plan = plan_of(config, !source.has_modules);
   plan.info.notes = std::move(info.notes);
   plan.saved_class = "CLIPModel";
   return plan;

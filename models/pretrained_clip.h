@@ -16,8 +16,9 @@ inline constexpr std::string_view kTextModel = "text_model.", kVisionModel = "vi
 /// `known`, one of those names.
 void name_tower(FamilyPlan& plan, const WeightFiles& files, std::string_view tower, std::string_view known);
 
-/// What is used of a CLIP with both towers, whichever library its folder is of.
-FamilyPlan plan_of(const ClipConfig& config);
+/// What is used of a CLIP with both towers, whichever library its folder is of. Where that is sentence-transformers,
+/// what follows normalises.
+FamilyPlan plan_of(const ClipConfig& config, bool normalizes = true);
 
 }  // namespace tapecache::models::detail
 

@@ -89,10 +89,11 @@ class ModuleReader {
     const std::string kind = type.substr(type.rfind('.') + 1);
     if (!is_inside(path)) return entry.refuse("path", "a folder within that of modules.json");
     if (!type.starts_with("sentence_transformers.")) return entry.refuse("type", kExpected);
-    if (kind == "Transformer" && !has_transformer_ && all_.modules.empty()) {
+    if ((kind == "Transformer" || kind == "CLIPModel") && !has_transformer_ && all_.modules.empty()) {
       all_.transformer = path;
+      all_.is_clip = kind == "CLIPModel";
       has_transformer_ = true;
-    } else if (kind == "Pooling" && all_.modules.empty()) {
+    } else if (kind == "Pooling" && all_.modules.empty() && !all_.is_clip) {
       add_pooling(path);
     } else if (kind == "Dense") {
       add_dense(path);
@@ -104,7 +105,9 @@ class ModuleReader {
   }
 
   void finish(const std::string& where) const {
-    if (!has_transformer_) problems_.add(fmt::format("{}: no module is a Transformer, expected the first", where));
+    if (!has_transformer_)
+      problems_.add(fmt::format("{}: no module is a Transformer or a CLIPModel, expected the first", where));
+    if (all_.is_clip) return;
     if (all_.modules.empty() || all_.modules.front().kind != SentenceModule::Kind::kPooling) {
       problems_.add(fmt::format("{}: no Pooling follows the Transformer, expected one", where));
     }
@@ -112,7 +115,7 @@ class ModuleReader {
 
  private:
   static constexpr const char* kExpected =
-      "one of sentence_transformers' modules: Transformer, then Pooling, then Dense and Normalize";
+      "one of sentence_transformers' modules: Transformer, then Pooling, or CLIPModel, then Dense and Normalize";
   static constexpr std::uint64_t kMostBytes = 4 << 20;
 
   static std::unique_ptr<Json> keep(Json json) { return std::make_unique<Json>(std::move(json)); }
@@ -187,10 +190,10 @@ void read_transformer_fields(const ConfigFields& fields, SentenceModules& all) {
   if (fields.has("max_seq_length")) all.max_tokens = fields.size("max_seq_length", 0);
   all.lower_case = fields.flag("do_lower_case", false);
   fields.only_text("transformer_task", "feature-extraction");
-  fields.only_text("module_output_name", "token_embeddings");
+  fields.only_text("module_output_name", all.is_clip ? "sentence_embedding" : "token_embeddings");
   const ConfigFields text = fields.object("modality_config").object("text");
-  text.only_text("method", "forward");
-  text.only_text("method_output_name", "last_hidden_state");
+  text.only_text("method", all.is_clip ? "get_text_features" : "forward");
+  text.only_text("method_output_name", all.is_clip ? "pooler_output" : "last_hidden_state");
 }
 
 void read_prompts(const ConfigFields& fields, SentenceModules& all) {

@@ -31,6 +31,7 @@ struct SentenceModule {
 /// What modules.json and the files that it names say.
 struct SentenceModules {
   bool there = false;                   ///< whether there is a modules.json
+  bool is_clip = false;                 ///< whether a CLIP stands in the place of a transformer and its pooling
   std::filesystem::path transformer;    ///< the folder of the transformer, within that of the model; mostly none
   std::vector<SentenceModule> modules;  ///< that follow it
   std::optional<std::int64_t> max_tokens;
@@ -54,7 +55,7 @@ class SentenceHead {
  public:
   SentenceHead() = default;
   SentenceHead(const Builder& builder, const std::vector<SentenceModule>& modules);
-  /// States [batch, tokens, width] to [batch, …].
+  /// States [batch, tokens, width], or where nothing pools them what stands for each sample, to [batch, …].
   Variable operator()(const Variable& states, const Tensor& valid) const;
 
  private:

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 import open_clip
 import transformers
+from make_references import CLIP_TEXTS, pictures
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -42,6 +44,9 @@ def encode(folder, reference):
         model = open_clip.create_model(f"local-dir:{folder}").eval()
         images, texts, _ = model(reference["images"], reference["ids"].long())
         return {"texts": texts, "images": images}
+    if (folder / "0_CLIPModel").exists():
+        model = SentenceTransformer(str(folder), device="cpu")
+        return {"texts": torch.from_numpy(model.encode(CLIP_TEXTS)), "images": torch.from_numpy(model.encode(pictures()))}
     config = json.loads((folder / "config.json").read_text())
     model, loading = getattr(transformers, config["architectures"][0]).from_pretrained(folder, output_loading_info=True)
     has_pooler = any("pooler" in name for name in load_file(folder / "model.safetensors"))

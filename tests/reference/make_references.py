@@ -10,17 +10,20 @@ All is computed in f64 from weights that their file holds exactly. reference.saf
 import copy
 import json
 import shutil
+import string
 from pathlib import Path
 
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import open_clip
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import (BertConfig, BertForMaskedLM, BertModel, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel,
-                          CLIPTextModelWithProjection, CLIPVisionConfig, CLIPVisionModel, CLIPVisionModelWithProjection,
+from transformers import (BertConfig, BertForMaskedLM, BertModel, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor,
+                          CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionConfig,
+                          CLIPVisionModel, CLIPVisionModelWithProjection,
                           Dinov2Config, Dinov2ForImageClassification, Dinov2Model, Dinov2WithRegistersConfig,
                           Dinov2WithRegistersForImageClassification, Dinov2WithRegistersModel, MPNetConfig, MPNetModel, RobertaConfig, RobertaForMaskedLM, SiglipConfig, SiglipModel, SiglipTextConfig,
                           SiglipTextModel, SiglipVisionConfig, SiglipVisionModel, ViTConfig, ViTForImageClassification, ViTModel,
@@ -366,6 +369,56 @@ def siglip_tower_cases():
                {"images": torch.randn(TEXTS, 3, 10, 10)}, "vision_model.")
 
 
+PIECES = ("ab", "cd", "ef", "gh", "ij", "kl")
+CLIP_TEXTS = ["ab cd xy", "q", "gh ij kl ab", "cd", "abcd ef", "zz top"]
+
+
+def clip_processor():
+    """Of as few tokens as the small models have, and pictures of their size."""
+    letters = string.ascii_lowercase
+    tokens = [*letters, *(f"{c}</w>" for c in letters), *(f"{p}</w>" for p in PIECES), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)},
+                              merges=[(p[0], f"{p[1]}</w>") for p in PIECES], model_max_length=12)
+    return CLIPProcessor(CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}), tokenizer)
+
+
+def pictures():
+    """Of no noise, so that the processors of versions to come agree on them."""
+    return [Image.new("RGB", (8, 8), (40 * i, 255 - 30 * i, 90 + 7 * i * i % 100)) for i in range(TEXTS)]
+
+
+def sentence_clip_case(name):
+    """CLIP as sentence-transformers has it: not normalised unless a module says so, here after a Dense."""
+    torch.manual_seed(25)
+    config = CLIPConfig(text_config=text_config(eos_token_id=59, bos_token_id=58, pad_token_id=59).to_dict(),
+                        vision_config=vision_config().to_dict(), projection_dim=8)
+    clip, dense = shake(CLIPModel(config)), shake(Dense(8, 6))
+    folder = CASES / name
+    clip.save_pretrained(folder / "0_CLIPModel")
+    processor = clip_processor()
+    processor.save_pretrained(folder / "0_CLIPModel")
+    (folder / "1_Dense").mkdir()
+    dense.save(str(folder / "1_Dense"))
+    (folder / "modules.json").write_text(json.dumps(
+        [{"idx": i, "name": str(i), "path": f"{i}_{kind}", "type": f"sentence_transformers.models.{kind}"}
+         for i, kind in enumerate(("CLIPModel", "Dense", "Normalize"))], indent=2))
+    (folder / "2_Normalize").mkdir()
+    (folder / "2_Normalize" / "config.json").write_text("{}")
+    made = processor(text=CLIP_TEXTS, images=pictures(), return_tensors="pt", padding=True)
+    inputs = {"ids": made["input_ids"].int(), "valid": made["attention_mask"].bool(), "images": made["pixel_values"]}
+
+    def forward(m, x):
+        clip = m["clip"]
+        text = clip.text_model(input_ids=x["ids"].long(), attention_mask=x["valid"].long()).pooler_output
+        projected = {"texts": clip.text_projection(text),
+                     "images": clip.visual_projection(clip.vision_model(pixel_values=x["images"]).pooler_output)}
+        return {kind: F.normalize(m["dense"]({"sentence_embedding": z})["sentence_embedding"], dim=-1)
+                for kind, z in projected.items()}
+    write(name, evaluate(torch.nn.ModuleDict({"clip": clip, "dense": dense}),
+                         lambda n, g: as_it_is(n.removeprefix("clip.").replace("dense.", "1_Dense."), g), forward,
+                         lambda m, z: both(z, m["clip"].logit_scale), inputs))
+
+
 def vit_name(name):
     """As the files have it, without what the encoder's names begin with beside a classifier."""
     for prefix in ("vit.", "dinov2.", "dinov2_with_registers."):
@@ -447,6 +500,7 @@ def main():
     xlm_roberta_case("xlm_roberta")
     roberta_case("roberta")
     mpnet_case("mpnet")
+    sentence_clip_case("sentence_clip")
     siglip_case("siglip")
     siglip_tower_cases()
     vit_cases()

@@ -43,6 +43,7 @@ inline const std::vector<ReferenceCase>& reference_cases() {
                                                 {"xlm_roberta"},
                                                 {"roberta"},
                                                 {"mpnet"},
+                                                {"sentence_clip"},
                                                 {"siglip"},
                                                 {"siglip_text"},
                                                 {"siglip_vision"},

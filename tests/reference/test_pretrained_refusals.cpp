@@ -45,6 +45,13 @@ class Broken {
   Folder folder_;
 };
 
+/// Of a case, with other text in the place of some of a file.
+void refused_in(const char* name, const std::string& file, const std::string& text, const std::string& other,
+                std::vector<std::string> words) {
+  Broken broken(name);
+  broken.with(file, text, other).refused(std::move(words));
+}
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(pretrained_refusals)
@@ -152,6 +159,12 @@ BOOST_AUTO_TEST_CASE(modules_of_sentence_transformers) {
   put(task / "sentence_bert_config.json", "{}");
   put(task / "config_sentence_transformers.json", R"({"prompts": {"query": 1}, "default_prompt_name": "other"})");
   task.refused({"config_sentence_transformers.json: prompts.query is 1", "default_prompt_name is \"other\""});
+  Broken bert("bert_mean");
+  put(bert / "modules.json", R"([{"path": "", "type": "sentence_transformers.models.CLIPModel"}])");
+  bert.refused({"modules.json: has a CLIPModel, whose model_type is bert, expected clip"});
+  refused_in("sentence_clip", "modules.json", "models.Dense", "models.Pooling", {"modules.json: type is"});
+  refused_in("sentence_clip", "0_CLIPModel/config.json", R"("patch_size": 4)", R"("patch_size": 3)",
+             {"0_CLIPModel/config.json: vision_config.patch_size is 3"});
   Broken clip("clip");
   put(clip / "modules.json", contents(task / "modules.json"));
   std::filesystem::create_directory(clip / "1_Pooling");
@@ -199,73 +212,64 @@ BOOST_AUTO_TEST_CASE(tensors_that_are_not_as_they_are_to_be) {
 }
 
 BOOST_AUTO_TEST_CASE(fields_of_siglip) {
-  const auto refused = [](const char* name, const std::string& field, const std::string& other,
-                          std::vector<std::string> words) {
-    Broken broken(name);
-    broken.with("config.json", field, other).refused(std::move(words));
-  };
-  refused("siglip", R"("vision_use_head": true)", R"("vision_use_head": false)",
-          {"config.json: vision_config.vision_use_head is false"});
-  refused("siglip", R"("projection_size": 24)", R"("projection_size": 20)",
-          {"text_config.projection_size is 20, expected the hidden_size of vision_config, 24"});
-  refused("siglip_vision", R"("patch_size": 4)", R"("patch_size": 11)", {"patch_size is 11, expected at most"});
-  refused("siglip", R"("pad_token_id": 1)", R"("pad_token_id": 60)",
-          {"text_config.pad_token_id is 60, expected an id below vocab_size, 60"});
-  refused("siglip", R"("pad_token_id": 1)", R"("pad_token_id": null)",
-          {"text_config.pad_token_id is", "as there is no tokenizer that tells"});
+  refused_in("siglip", "config.json", R"("vision_use_head": true)", R"("vision_use_head": false)",
+             {"config.json: vision_config.vision_use_head is false"});
+  refused_in("siglip", "config.json", R"("projection_size": 24)", R"("projection_size": 20)",
+             {"text_config.projection_size is 20, expected the hidden_size of vision_config, 24"});
+  refused_in("siglip_vision", "config.json", R"("patch_size": 4)", R"("patch_size": 11)",
+             {"patch_size is 11, expected at most"});
+  refused_in("siglip", "config.json", R"("pad_token_id": 1)", R"("pad_token_id": 60)",
+             {"text_config.pad_token_id is 60, expected an id below vocab_size, 60"});
+  refused_in("siglip", "config.json", R"("pad_token_id": 1)", R"("pad_token_id": null)",
+             {"text_config.pad_token_id is", "as there is no tokenizer that tells"});
   Broken tokenizer("siglip_text");
   tokenizer.with("tokenizer_config.json", R"("0": {)", R"("60": {)");
   tokenizer.refused({"its tokenizer pads with 60, expected an id below vocab_size, 60"});
 }
 
 BOOST_AUTO_TEST_CASE(fields_of_vit_and_dinov2) {
-  const auto refused = [](const char* name, const std::string& field, const std::string& other,
-                          std::vector<std::string> words) {
-    Broken broken(name);
-    broken.with("config.json", field, other).refused(std::move(words));
-  };
-  refused("vit", R"("pooler_act": "tanh")", R"("pooler_act": "relu")", {"config.json: pooler_act is \"relu\""});
-  refused("vit", R"("patch_size": 4)", R"("patch_size": 3)", {"patch_size is 3, expected a divisor of image_size, 8"});
-  refused("vit", R"("image_size": 8)", R"("image_size": [8, 16])", {"image_size is"});
-  refused("vit", R"("qkv_bias": true)", R"("qkv_bias": false)", {"query.bias' belongs to no parameter"});
-  refused("vit_classes", R"("3": "LABEL_3")", R"("7": "LABEL_3")", {"id2label is", "labels of the ids from 0 to 4"});
-  refused("vit_classes", R"("0": "LABEL_0",)", "", {"id2label is", "labels of the ids from 0 to 3"});
-  refused("dinov2", R"("mlp_ratio": 2)", R"("mlp_ratio": 3)",
-          {"mlp.fc1.weight' has shape [32, 16], expected [48, 16]"});
-  refused("dinov2", R"("use_swiglu_ffn": false)", R"("use_swiglu_ffn": true)", {"mlp.weights_in.weight' is missing"});
-  refused("dinov2_registers", R"("num_register_tokens": 4)", R"("num_register_tokens": 3)",
-          {"register_tokens' has shape [1, 4, 16], expected [1, 3, 16]"});
+  refused_in("vit", "config.json", R"("pooler_act": "tanh")", R"("pooler_act": "relu")",
+             {"config.json: pooler_act is \"relu\""});
+  refused_in("vit", "config.json", R"("patch_size": 4)", R"("patch_size": 3)",
+             {"patch_size is 3, expected a divisor of image_size, 8"});
+  refused_in("vit", "config.json", R"("image_size": 8)", R"("image_size": [8, 16])", {"image_size is"});
+  refused_in("vit", "config.json", R"("qkv_bias": true)", R"("qkv_bias": false)",
+             {"query.bias' belongs to no parameter"});
+  refused_in("vit_classes", "config.json", R"("3": "LABEL_3")", R"("7": "LABEL_3")",
+             {"id2label is", "labels of the ids from 0 to 4"});
+  refused_in("vit_classes", "config.json", R"("0": "LABEL_0",)", "", {"id2label is", "labels of the ids from 0 to 3"});
+  refused_in("dinov2", "config.json", R"("mlp_ratio": 2)", R"("mlp_ratio": 3)",
+             {"mlp.fc1.weight' has shape [32, 16], expected [48, 16]"});
+  refused_in("dinov2", "config.json", R"("use_swiglu_ffn": false)", R"("use_swiglu_ffn": true)",
+             {"mlp.weights_in.weight' is missing"});
+  refused_in("dinov2_registers", "config.json", R"("num_register_tokens": 4)", R"("num_register_tokens": 3)",
+             {"register_tokens' has shape [1, 4, 16], expected [1, 3, 16]"});
 }
 
 BOOST_AUTO_TEST_CASE(fields_of_clip) {
-  const auto refused = [](const char* name, const std::string& file, const std::string& field, const std::string& other,
-                          std::vector<std::string> words) {
-    Broken broken(name);
-    broken.with(file, field, other).refused(std::move(words));
-  };
-  refused("clip", "config.json", R"("hidden_act": "quick_gelu")", R"("hidden_act": "mish")",
-          {"config.json: text_config.hidden_act is \"mish\""});
-  refused("clip_text", "config.json", R"("eos_token_id": 2)", R"("eos_token_id": 60)",
-          {"config.json: eos_token_id is 60, expected an id below vocab_size, 60"});
-  refused("clip_vision", "config.json", R"("patch_size": 4)", R"("patch_size": 3)",
-          {"config.json: patch_size is 3, expected a divisor of image_size, 8"});
-  refused("clip", "config.json", R"("projection_dim": 8,
+  refused_in("clip", "config.json", R"("hidden_act": "quick_gelu")", R"("hidden_act": "mish")",
+             {"config.json: text_config.hidden_act is \"mish\""});
+  refused_in("clip_text", "config.json", R"("eos_token_id": 2)", R"("eos_token_id": 60)",
+             {"config.json: eos_token_id is 60, expected an id below vocab_size, 60"});
+  refused_in("clip_vision", "config.json", R"("patch_size": 4)", R"("patch_size": 3)",
+             {"config.json: patch_size is 3, expected a divisor of image_size, 8"});
+  refused_in("clip", "config.json", R"("projection_dim": 8,
   "text_config")",
-          R"("projection_dim": 9, "text_config")", {"'text_projection.weight' has shape [8, 16], expected [9, 16]"});
+             R"("projection_dim": 9, "text_config")", {"'text_projection.weight' has shape [8, 16], expected [9, 16]"});
   const char* open_clip = "open_clip_config.json";
-  refused("open_clip", open_clip, R"("head_width": 12)", R"("head_width": 13)",
-          {"open_clip_config.json: model_cfg.vision_cfg.head_width is 13, expected a divisor of width, 24"});
+  refused_in("open_clip", open_clip, R"("head_width": 12)", R"("head_width": 13)",
+             {"open_clip_config.json: model_cfg.vision_cfg.head_width is 13, expected a divisor of width, 24"});
   for (const char* field : {R"("ls_init_value": 0.1)", R"("qk_norm": true)", R"("timm_model_name": "vit")",
                             R"("pool_type": "avg")", R"("attentional_pool": true)"}) {
-    refused("open_clip", open_clip, R"("head_width": 12)", std::string(R"("head_width": 12, )") + field,
-            {"open_clip_config.json: model_cfg.vision_cfg."});
+    refused_in("open_clip", open_clip, R"("head_width": 12)", std::string(R"("head_width": 12, )") + field,
+               {"open_clip_config.json: model_cfg.vision_cfg."});
   }
   for (const char* field : {R"("pool_type": "eos")", R"("hf_model_name": "roberta")", R"("no_causal_mask": true)"}) {
-    refused("open_clip", open_clip, R"("context_length": 9)", std::string(R"("context_length": 9, )") + field,
-            {"open_clip_config.json: model_cfg.text_cfg."});
+    refused_in("open_clip", open_clip, R"("context_length": 9)", std::string(R"("context_length": 9, )") + field,
+               {"open_clip_config.json: model_cfg.text_cfg."});
   }
-  refused("open_clip", open_clip, R"("embed_dim": 8)", R"("embed_dim": 8, "custom_text": true)",
-          {"open_clip_config.json: model_cfg.custom_text is true"});
+  refused_in("open_clip", open_clip, R"("embed_dim": 8)", R"("embed_dim": 8, "custom_text": true)",
+             {"open_clip_config.json: model_cfg.custom_text is true"});
 }
 
 BOOST_AUTO_TEST_SUITE_END()
