@@ -267,7 +267,8 @@ constexpr std::string_view kFolderFiles[] = {"config.json",
                                              "sentence_bert_config.json",
                                              "config_sentence_transformers.json",
                                              "model.safetensors.index.json",
-                                             "open_clip_config.json"};
+                                             "open_clip_config.json",
+                                             "tokenizer_config.json"};
 
 constexpr std::string_view kBertConfig =
     R"({"model_type": "bert", "vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
@@ -356,7 +357,15 @@ std::vector<std::string> folder_seeds() {
       "=== model.safetensors.index.json\n{\"weight_map\": {\"embeddings.LayerNorm.bias\": \"shard.safetensors\"}}\n",
       "=== open_clip_config.json\n{\"model_cfg\": {\"embed_dim\": 4, \"quick_gelu\": true, \"vision_cfg\": {\"width\": "
       "4},"
-      " \"text_cfg\": {\"heads\": 2}}}\n"};
+      " \"text_cfg\": {\"heads\": 2}}}\n",
+      "=== config.json\n{\"model_type\": \"siglip\", \"text_config\": {\"vocab_size\": 8, \"pad_token_id\": 1}, "
+      "\"vision_config\": {\"image_size\": 10, \"patch_size\": 4}}\n=== tokenizer_config.json\n"
+      "{\"pad_token\": {\"content\": \"<pad>\"}, \"added_tokens_decoder\": {\"0\": {\"content\": \"<pad>\"}}}\n",
+      "=== config.json\n{\"model_type\": \"vit\", \"hidden_size\": 4, \"num_attention_heads\": 2, \"image_size\": 4, "
+      "\"patch_size\": 2, \"pooler_act\": \"tanh\"}\n",
+      "=== config.json\n{\"model_type\": \"dinov2_with_registers\", \"hidden_size\": 4, \"num_attention_heads\": 2, "
+      "\"mlp_ratio\": 2, \"use_swiglu_ffn\": true, \"id2label\": {\"0\": \"cat\"}}\n",
+      "=== modules.json\n[{\"path\": \"\", \"type\": \"sentence_transformers.models.CLIPModel\"}]\n"};
 }
 
 #ifdef TAPECACHE_HAS_TOKENIZERS

@@ -80,9 +80,11 @@ def encode(folder, reference):
     out = model(pixel_values=reference["images"])
     if "logits" in out:
         return {"logits": out.logits}
-    if out.pooler_output is None or not has_pooler and config["model_type"] == "vit":
-        return {"images": out.last_hidden_state[:, 0]}
-    return {"images": out.image_embeds if "image_embeds" in out else out.pooler_output}
+    if "image_embeds" in out:
+        return {"images": out.image_embeds}
+    # Where the file has no pooler, transformers makes one.
+    has_state = config["model_type"] == "vit" and not has_pooler
+    return {"images": out.last_hidden_state[:, 0] if has_state else out.pooler_output}
 
 
 def main():
