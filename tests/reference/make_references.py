@@ -23,11 +23,12 @@ from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import (BertConfig, BertForMaskedLM, BertModel, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor,
                           CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionConfig,
-                          CLIPVisionModel, CLIPVisionModelWithProjection,
-                          Dinov2Config, Dinov2ForImageClassification, Dinov2Model, Dinov2WithRegistersConfig,
-                          Dinov2WithRegistersForImageClassification, Dinov2WithRegistersModel, MPNetConfig, MPNetModel, RobertaConfig, RobertaForMaskedLM, SiglipConfig, SiglipModel, SiglipTextConfig,
-                          SiglipTextModel, SiglipVisionConfig, SiglipVisionModel, ViTConfig, ViTForImageClassification, ViTModel,
-                          XLMRobertaConfig, XLMRobertaModel)
+                          CLIPVisionModel, CLIPVisionModelWithProjection, Dinov2Config, Dinov2ForImageClassification,
+                          Dinov2Model, Dinov2WithRegistersConfig, Dinov2WithRegistersForImageClassification,
+                          Dinov2WithRegistersModel, MPNetConfig, MPNetModel, RobertaConfig, RobertaForMaskedLM,
+                          SiglipConfig, SiglipModel, SiglipTextConfig, SiglipTextModel, SiglipVisionConfig,
+                          SiglipVisionModel, ViTConfig, ViTForImageClassification, ViTModel, XLMRobertaConfig,
+                          XLMRobertaModel)
 from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 CASES = Path(__file__).resolve().parent / "cases"
