@@ -16,7 +16,8 @@ constexpr float kLog2OfE = 1.4426950408889634f, kNone = -std::numeric_limits<flo
 template <class... Arrays>
 bool fits_tensor_cores(const Attention& layout, const Arrays*... arrays) {
   constexpr std::int64_t kMaxTokens = 1 << 30, kMaxTensorBlocks = 0x7fffffff;
-  return layout.width > 0 && layout.width % 16 == 0 && layout.width <= 128 && layout.tokens <= kMaxTokens &&
+  return layout.is_plain() && layout.width > 0 && layout.width % 16 == 0 && layout.width <= 128 &&
+         layout.tokens <= kMaxTokens &&
          layout.batch * layout.heads * divide_up(layout.tokens, kTile) <= kMaxTensorBlocks &&
          ((reinterpret_cast<std::uintptr_t>(arrays) % 16 == 0) && ...);
 }
