@@ -41,7 +41,7 @@ std::vector<bool> global_layers(const ConfigFields& fields, std::int64_t layers,
   for (const std::string& type : fields.texts("layer_types")) {
     if (type != "full_attention" && type != "sliding_attention") {
       fields.refuse("layer_types", "full_attention and sliding_attention");
-      break;
+      return std::vector<bool>(static_cast<std::size_t>(layers));
     }
     all.push_back(type == "full_attention");
   }

@@ -15,6 +15,7 @@ namespace tapecache::testing {
 struct ReferenceCase {
   std::string name;
   models::PretrainedOptions options = {};
+  double float64_tolerance = 1e-10;
 
   std::filesystem::path folder() const { return std::filesystem::path(TAPECACHE_REFERENCE) / name; }
   SafetensorsFile reference() const { return read_safetensors(folder() / "reference.safetensors"); }
@@ -26,15 +27,31 @@ struct ReferenceCase {
 };
 
 inline const std::vector<ReferenceCase>& reference_cases() {
-  static const std::vector<ReferenceCase> cases{{"bert_mean"},     {"bert_cls_shards"},
-                                                {"bert_dense"},    {"bert_last_left"},
-                                                {"bert_weighted"}, {"bert_pooler", {.pooler = true}},
-                                                {"clip"},          {"clip_end"},
-                                                {"clip_text"},     {"clip_text_projection"},
-                                                {"clip_vision"},   {"clip_vision_projection"},
-                                                {"open_clip"},     {"open_clip_quick"},
-                                                {"xlm_roberta"},   {"roberta"},
-                                                {"mpnet"}};
+  // transformers takes the angles of rotary positions and root mean squares in f32, whatever the model is of.
+  constexpr double kRotary = 1e-5;
+  static const std::vector<ReferenceCase> cases{{"bert_mean"},
+                                                {"bert_cls_shards"},
+                                                {"bert_dense"},
+                                                {"bert_last_left"},
+                                                {"bert_weighted"},
+                                                {"bert_pooler", {.pooler = true}},
+                                                {"clip"},
+                                                {"clip_end"},
+                                                {"clip_text"},
+                                                {"clip_text_projection"},
+                                                {"clip_vision"},
+                                                {"clip_vision_projection"},
+                                                {"open_clip"},
+                                                {"open_clip_quick"},
+                                                {"xlm_roberta"},
+                                                {"roberta"},
+                                                {"mpnet"},
+                                                {"modernbert", {}, kRotary},
+                                                {"modernbert_masked", {}, kRotary},
+                                                {"qwen3", {}, kRotary},
+                                                {"qwen2", {}, kRotary},
+                                                {"llama", {}, kRotary},
+                                                {"mistral", {}, kRotary}};
   return cases;
 }
 
