@@ -15,6 +15,7 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/memory.h"
 #include "tapecache/core/random.h"
+#include "tapecache/gradcache/compare.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/mpnet.h"
 #include "tapecache/models/weights.h"
@@ -140,6 +141,22 @@ BOOST_AUTO_TEST_CASE(rotary_models_see_no_padding) {
       BOOST_TEST(max_difference(right, left) <= 1e-6);  // angles are of f32
       const TokenBatch alone{some_texts().ids.slice(1, 2).clone(), some_texts().valid.slice(1, 2).clone()};
       BOOST_TEST(same_bits(right.slice(1, 2).clone(), encoded(model, alone)));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(cached_steps_of_rotary_models) {
+  for (const char* name : {"modernbert", "qwen3"}) {
+    const Pretrained model = load_pretrained(case_folder(name), {.dtype = DType::kFloat64, .dropout = 0.25});
+    model.set_training(true);
+    const auto encode = [&](const TokenBatch& texts) { return model.encode(texts); };
+    const std::vector<gradcache::Tower> towers{{"queries", some_texts(), encode},
+                                               {"targets", some_texts(true), encode}};
+    const gradcache::Loss loss = [](std::span<const Variable> r) { return losses::info_nce(r[0], r[1], {.scale = 3}); };
+    for (const std::int64_t chunk : {1, 2}) {
+      begin_random_step(1, 2);
+      const gradcache::Comparison c = gradcache::compare(towers, loss, {{chunk}}, model.parameters());
+      BOOST_TEST(c.relative_norm <= 1e-12, name << ", chunk " << chunk << ": " << c.relative_norm);
     }
   }
 }
