@@ -225,7 +225,7 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
 }
 
 // The choice of a way: cuDNN where it has one, tensor cores where they can, and tiles, which can do all there is. The
-// first two decline a window and heads that share keys.
+// first declines a window and heads that share keys.
 template <class In, class T>
 void run_attention(const Attention& layout, const In* qkv, const bool* valid, In* y, T* logsumexp) {
   if constexpr (kLowPrecision<In>) {
