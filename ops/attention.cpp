@@ -51,8 +51,11 @@ std::int64_t checked_kv_heads(const char* op, const Variable& qkv, std::int64_t 
   if (options.window && *options.window < 0) {
     throw ValueError(fmt::format("{}: window is {}, expected at least 0", op, *options.window));
   }
-  const std::int64_t all = heads + 2 * kv_heads;
-  if (qkv.rank() == 3 && qkv.size(2) >= all && qkv.size(2) % all == 0) return kv_heads;
+  const bool has_room = qkv.rank() == 3 && heads <= qkv.size(2);  // and their sum is a number then
+  if (const std::int64_t all = has_room ? heads + 2 * kv_heads : 0;
+      all > 0 && qkv.size(2) % all == 0 && qkv.size(2) > 0) {
+    return kv_heads;
+  }
   const std::string found = to_string(qkv.shape());
   if (kv_heads == heads) {
     throw ShapeError(
