@@ -128,7 +128,7 @@ void add_attention_rows(std::vector<OpRow>& rows) {
   with({"_window_causal", 2, 9, 2, 3, true}, 0, 3, {floating({2, 600, 3 * 16})});
   with({"_window_of_itself", 2, 5, 2, 3}, 0, 0);
   with({"_window_of_all", 2, 5, 2, 3}, 0, 4);
-  with({"_window_of_tiles", 1, 600, 1, 2}, 0, 200);
+  with({"_window_of_tiles", 1, 9, 1, 2}, 0, 200, {floating({2, 600, 3 * 16})});
   with({"_grouped", 2, 5, 4, 3}, 2, {}, {floating({4, 200, (4 + 2 * 2) * 16})});
   with({"_grouped_causal_padding", 2, 5, 4, 3, true, padding}, 2, {});
   with({"_grouped_one_key_head", 2, 5, 3, 2, true}, 1, {});
