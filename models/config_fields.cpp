@@ -90,6 +90,20 @@ std::string ConfigFields::text(std::string_view name, std::string_view otherwise
   return std::string(otherwise);
 }
 
+std::vector<std::string> ConfigFields::texts(std::string_view name) const {
+  const Json* const found = given(name);
+  std::vector<std::string> all;
+  if (!found) return all;
+  bool fits = found->is(Json::Kind::kArray);
+  for (const Json& item : found->items) {
+    fits = fits && item.is(Json::Kind::kString);
+    all.push_back(item.text);
+  }
+  if (fits) return all;
+  refuse(name, "a list of texts");
+  return {};
+}
+
 ConfigFields ConfigFields::object(std::string_view name) const {
   static const Json kNone = Json::object();
   const Json* const found = given(name);

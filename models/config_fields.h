@@ -57,6 +57,8 @@ class ConfigFields {
   double positive(std::string_view name, double otherwise) const;
   bool flag(std::string_view name, bool otherwise) const;
   std::string text(std::string_view name, std::string_view otherwise) const;
+  /// A list of texts; empty where it is left out.
+  std::vector<std::string> texts(std::string_view name) const;
   /// The fields of an object within; of none where it is left out.
   ConfigFields object(std::string_view name) const;
   const Json& json() const { return json_; }

@@ -29,16 +29,37 @@ TransformerConfig read_encoder(const ConfigFields& fields, const FamilySource& s
   encoder.mlp_width = fields.size("intermediate_size", encoder.mlp_width);
   encoder.epsilon = fields.positive("layer_norm_eps", encoder.epsilon);
   encoder.checkpoint = source.options.checkpoint;
-  const std::string activation = fields.text("hidden_act", name(encoder.activation));
-  if (const auto known = activation_named(activation)) encoder.activation = *known;
-  else fields.refuse("hidden_act", "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu or silu");
-  if (encoder.width % encoder.heads != 0) {
-    fields.refuse_size("num_attention_heads", fmt::format("a divisor of hidden_size, {}", encoder.width));
-  }
-  if (const std::size_t tensors = source.files.names().size(); std::cmp_greater(encoder.layers, tensors)) {
-    fields.refuse_size("num_hidden_layers", fmt::format("fewer than the {} tensors of the files", tensors));
-  }
+  encoder.activation = read_activation(fields, "hidden_act", encoder.activation);
+  check_heads(fields, encoder.width, encoder.heads);
+  check_layers(fields, source, encoder.layers);
   return encoder;
+}
+
+void check_heads(const ConfigFields& fields, std::int64_t width, std::int64_t heads) {
+  if (width % heads == 0) return;
+  fields.refuse_size("num_attention_heads", fmt::format("a divisor of hidden_size, {}", width));
+}
+
+void check_layers(const ConfigFields& fields, const FamilySource& source, std::int64_t layers) {
+  const std::size_t tensors = source.files.names().size();
+  if (std::cmp_less_equal(layers, tensors)) return;
+  fields.refuse_size("num_hidden_layers", fmt::format("fewer than the {} tensors of the files", tensors));
+}
+
+ops::Activation read_activation(const ConfigFields& fields, std::string_view field, ops::Activation otherwise) {
+  if (const auto known = activation_named(fields.text(field, name(otherwise)))) return *known;
+  fields.refuse(field, "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu or silu");
+  return otherwise;
+}
+
+std::string prefix_in(const WeightFiles& files, std::string_view words) {
+  if (files.contains(words)) return "";
+  for (const std::string& name : files.names()) {
+    if (name.ends_with(words) && name[name.size() - words.size() - 1] == '.') {
+      return name.substr(0, name.size() - words.size());
+    }
+  }
+  return "";
 }
 
 void refuse_foreign_code(const ConfigFields& fields) {

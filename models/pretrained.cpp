@@ -32,6 +32,11 @@ constexpr std::array kFamilies{Family{"bert", plan_bert},
                                Family{"roberta", plan_roberta},
                                Family{"xlm-roberta", plan_xlm_roberta},
                                Family{"mpnet", plan_mpnet},
+                               Family{"modernbert", plan_modernbert},
+                               Family{"qwen3", plan_qwen3},
+                               Family{"qwen2", plan_qwen2},
+                               Family{"llama", plan_llama},
+                               Family{"mistral", plan_mistral},
                                Family{"clip", plan_clip},
                                Family{"clip_text_model", plan_clip_text},
                                Family{"clip_vision_model", plan_clip_vision},
@@ -123,7 +128,7 @@ class Loader {
 
   std::vector<SentenceModule> modules_after(const FamilyPlan& plan) {
     if (sentence_.there || !plan.pools) return sentence_.modules;
-    return unsaid_modules(options_.pooling, options_.normalize);
+    return unsaid_modules(options_.pooling.value_or(plan.pooling), options_.normalize);
   }
 
   /// The parameters take their values from the files as they are made.

@@ -19,9 +19,10 @@ struct PretrainedOptions {
   DType dtype = DType::kFloat32;  ///< of the parameters, f32 or f64, whatever the files have
   /// Values that are stored in that type are views of the files, as LoadOptions::memory_map says, with its danger.
   bool memory_map = false;
-  /// Where a folder of the BERT family has no modules.json: how a text's tokens become its representation, and whether
-  /// that is then of length 1. The mean, as sentence-transformers takes such a folder.
-  TokenPooling pooling = TokenPooling::kMean;
+  /// Where a folder has no modules.json: how a text's tokens become its representation, and whether that is then of
+  /// length 1. Unless given, as sentence-transformers takes such a folder: the last token of what was saved as a causal
+  /// language model, the mean of others.
+  std::optional<TokenPooling> pooling = {};
   bool normalize = false;
   /// There, in their place: the pooler's output, tanh(W x + b) of the first token, as `pooler_output` in transformers.
   bool pooler = false;

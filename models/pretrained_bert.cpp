@@ -15,17 +15,6 @@ namespace {
 
 constexpr std::string_view kWords = "embeddings.word_embeddings.weight";
 
-/// What the names of the encoder begin with in the files: "bert." where it was saved with a head beside it.
-std::string prefix_in(const WeightFiles& files) {
-  if (files.contains(kWords)) return "";
-  for (const std::string& name : files.names()) {
-    if (name.ends_with(kWords) && name[name.size() - kWords.size() - 1] == '.') {
-      return name.substr(0, name.size() - kWords.size());
-    }
-  }
-  return "";
-}
-
 /// What the architectures differ in, of which the names and the blocks are the same.
 struct Kind {
   const char* saved_class;
@@ -87,7 +76,7 @@ template <class Config>
 FamilyPlan plan_of(const FamilySource& source, const char* saved_class, const Config& config,
                    const std::function<States(const Builder&)>& make_states) {
   FamilyPlan plan;
-  plan.prefix = prefix_in(source.files);
+  plan.prefix = prefix_in(source.files, kWords);
   plan.saved_class = saved_class;
   plan.info.width = config.encoder.width;
   plan.info.vocabulary = config.vocabulary;

@@ -46,8 +46,9 @@ struct FamilyPlan {
   /// The reverse; as they are where it is empty.
   std::function<NamedTensors(const NamedTensors&)> to_files = {};
   bool pools = false;  ///< whether its texts' states are to be pooled, as modules.json or the options say
-  std::vector<std::string> kept = {};  ///< tensors that the model does not use, but its folder is to have again
-  std::string saved_class = {};        ///< for `architectures` of a saved config.json
+  TokenPooling pooling = TokenPooling::kMean;  ///< where neither says how
+  std::vector<std::string> kept = {};          ///< tensors that the model does not use, but its folder is to have again
+  std::string saved_class = {};                ///< for `architectures` of a saved config.json
   std::function<FamilyModel(const Builder&)> make = {};
 };
 
@@ -56,6 +57,11 @@ FamilyPlan plan_bert(const FamilySource& source);
 FamilyPlan plan_roberta(const FamilySource& source);
 FamilyPlan plan_xlm_roberta(const FamilySource& source);
 FamilyPlan plan_mpnet(const FamilySource& source);
+FamilyPlan plan_modernbert(const FamilySource& source);
+FamilyPlan plan_qwen3(const FamilySource& source);
+FamilyPlan plan_qwen2(const FamilySource& source);
+FamilyPlan plan_llama(const FamilySource& source);
+FamilyPlan plan_mistral(const FamilySource& source);
 FamilyPlan plan_clip(const FamilySource& source);
 FamilyPlan plan_clip_text(const FamilySource& source);
 FamilyPlan plan_clip_vision(const FamilySource& source);

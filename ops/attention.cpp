@@ -22,6 +22,7 @@ namespace {
 Variable biased_attention(const Variable& qkv, std::int64_t heads, const AttentionOptions& options) {
   const std::int64_t batch = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3, head_width = width / heads;
   if (options.causal) throw ValueError("attention: causal beside a bias, expected one of the two");
+  if (options.window) throw ValueError("attention: a window beside a bias, expected one of the two");
   if (options.bias.shape() != Shape{heads, tokens, tokens}) {
     throw ShapeError(fmt::format("attention: bias has shape {}, expected [heads, tokens, tokens], {}",
                                  to_string(options.bias.shape()), to_string(Shape{heads, tokens, tokens})));
@@ -36,6 +37,38 @@ Variable biased_attention(const Variable& qkv, std::int64_t heads, const Attenti
   return reshape(transpose(matmul(weights, part(2)), 1, 2), {batch, tokens, width});
 }
 
+/// As many as the options say. Throws where qkv does not hold them.
+std::int64_t checked_kv_heads(const char* op, const Variable& qkv, std::int64_t heads,
+                              const AttentionOptions& options) {
+  const std::int64_t kv_heads = options.kv_heads == 0 ? heads : options.kv_heads;
+  if (kv_heads < 1 || heads % kv_heads != 0) {
+    throw ValueError(fmt::format("{}: kv_heads is {}, expected a divisor of {} heads", op, kv_heads, heads));
+  }
+  if (options.bias.defined() && kv_heads != heads) {
+    throw ValueError(
+        fmt::format("{}: kv_heads is {} beside a bias, expected as many as heads, {}", op, kv_heads, heads));
+  }
+  if (options.window && *options.window < 0) {
+    throw ValueError(fmt::format("{}: window is {}, expected at least 0", op, *options.window));
+  }
+  const bool has_room = qkv.rank() == 3 && heads <= qkv.size(2);  // and their sum is a number then
+  if (const std::int64_t all = has_room ? heads + 2 * kv_heads : 0;
+      all > 0 && qkv.size(2) % all == 0 && qkv.size(2) > 0) {
+    return kv_heads;
+  }
+  const std::string found = to_string(qkv.shape());
+  if (kv_heads == heads) {
+    throw ShapeError(
+        fmt::format("{}: qkv has shape {}, expected [batch, tokens, 3·width] with width a multiple of {} "
+                    "heads",
+                    op, found, heads));
+  }
+  throw ShapeError(
+      fmt::format("{}: qkv has shape {}, expected [batch, tokens, features] with features a multiple of {} "
+                  "heads and 2 · {} of keys and values",
+                  op, found, heads, kv_heads));
+}
+
 }  // namespace
 
 Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptions& options) {
@@ -43,20 +76,22 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
   const OpScope scope(kOp);
   detail::require_operand(kOp, "qkv", qkv, 3);
   if (heads < 1) throw ValueError(fmt::format("{}: {} heads, expected at least 1", kOp, heads));
-  if (qkv.rank() != 3 || qkv.size(2) % 3 != 0 || qkv.size(2) < heads || qkv.size(2) / 3 % heads != 0) {
-    throw ShapeError(
-        fmt::format("{}: qkv has shape {}, expected [batch, tokens, 3·width] with width a multiple of {} "
-                    "heads",
-                    kOp, to_string(qkv.shape()), heads));
-  }
-  const std::int64_t batch = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3;
+  const std::int64_t kv_heads = checked_kv_heads(kOp, qkv, heads, options);
+  const std::int64_t batch = qkv.size(0), tokens = qkv.size(1);
+  const std::int64_t head_width = qkv.size(2) / (heads + 2 * kv_heads), width = heads * head_width;
   if (options.valid.defined()) {
     detail::require_mask(kOp, "valid", options.valid, {batch, tokens}, qkv.device());
   }
   if (options.bias.defined()) return biased_attention(qkv, heads, options);
-  const std::int64_t head_width = width / heads;
-  const kernels::Attention layout{
-      batch, tokens, heads, head_width, 1.0 / std::sqrt(static_cast<double>(head_width)), options.causal};
+  const bool has_window = options.window && *options.window < tokens - 1;
+  const kernels::Attention layout{.batch = batch,
+                                  .tokens = tokens,
+                                  .heads = heads,
+                                  .width = head_width,
+                                  .scale = 1.0 / std::sqrt(static_cast<double>(head_width)),
+                                  .causal = options.causal,
+                                  .group = heads / kv_heads,
+                                  .window = has_window ? *options.window : kernels::Attention::kNoWindow};
   const DType operand = detail::operand_type(qkv.value()), computed = detail::computed_type(operand);
   const Tensor input = detail::in_type(kOp, qkv.value(), operand);
   Tensor y = Tensor::empty({batch, tokens, width}, operand, qkv.device());
@@ -68,17 +103,12 @@ Variable attention(const Variable& qkv, std::int64_t heads, const AttentionOptio
   return record(kOp, std::move(result), {qkv}, {input, options.valid, y, logsumexp}, [=](Backward& ctx) {
     // P = exp(S - logsumexp); dV = Pᵀ dY; dS = P (dY Vᵀ - Σ dY Y); dQ = scale dS K; dK = scale dSᵀ Q
     const Tensor dy = detail::in_type(kOp, ctx.output_gradient(), operand);
-    GradientTarget dqkv = ctx.gradient(0);
-    const bool direct = dqkv.tensor.dtype() == operand;  // else it is added up in f32 by others
-    Tensor to = direct ? dqkv.tensor : Tensor::empty(dqkv.tensor.shape(), operand, dqkv.tensor.device());
-    dispatch_any_floating(kOp, operand, [&]<class In>() {
-      detail::call(kOp, dy.device(), &AttentionKernels<In>::attention_backward, layout, ctx.saved(0), ctx.saved(1),
-                   ctx.saved(2), ctx.saved(3), dy, to, direct ? detail::mode_of(dqkv) : kernels::Mode::kWrite);
+    detail::write_gradient(ctx.gradient(0), operand, [&](Tensor& dqkv, kernels::Mode mode) {
+      dispatch_any_floating(kOp, operand, [&]<class In>() {
+        detail::call(kOp, dy.device(), &AttentionKernels<In>::attention_backward, layout, ctx.saved(0), ctx.saved(1),
+                     ctx.saved(2), ctx.saved(3), dy, dqkv, mode);
+      });
     });
-    if (direct) return;
-    const Tensor wide = to.to(dqkv.tensor.dtype());
-    if (dqkv.accumulate) dqkv.tensor.accumulate(wide);
-    else dqkv.tensor.copy_from(wide);
   });
 }
 

@@ -1,5 +1,7 @@
 #include "tapecache/ops/linear.h"
 
+#include <fmt/format.h>
+
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
@@ -10,6 +12,7 @@
 namespace tapecache::ops {
 
 using kernels::Activated;
+using kernels::GateKernels;
 using kernels::Gemm;
 using kernels::GemmKernels;
 using kernels::Mode;
@@ -31,7 +34,7 @@ UnaryOp kernel_of(Activation activation) {
     case Activation::kRelu:
       return UnaryOp::kRelu;
   }
-  throw ValueError("activated_linear: unknown activation");
+  throw ValueError("activation: unknown");
 }
 
 void check_linear(const char* op, const Variable& x, const Variable& weight, const Variable& bias,
@@ -172,6 +175,30 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
     }
     if (ctx.needs(2) && !bias_done) detail::bias_gradient(kOp, dy, rows, out, ctx.gradient(2));  // db = Σ_rows dY
     if (ctx.needs(3)) ctx.pass(3, dy);                                                           // dR = dY
+  });
+}
+
+Variable gated(Activation activation, const Variable& x) {
+  constexpr const char* kOp = "gated";
+  const OpScope scope(kOp);
+  detail::require_operand(kOp, "x", x, 1);
+  if (x.size(-1) % 2 != 0) {
+    throw ShapeError(fmt::format("{}: x has shape {}, expected an even last axis", kOp, to_string(x.shape())));
+  }
+  const UnaryOp kind = kernel_of(activation);
+  const DType dtype = x.dtype();
+  const std::int64_t rows = detail::rows_of(x.shape()), width = x.size(-1) / 2;
+  Tensor y = Tensor::empty(x.shape().with(-1, width), dtype, x.device());
+  dispatch_any_floating(
+      kOp, dtype, [&]<class T>() { detail::call(kOp, x.device(), &GateKernels<T>::gate, kind, rows, width, x, y); });
+  return record(kOp, std::move(y), {x}, {x.value()}, [=](Backward& ctx) {
+    // da = dy b f'(a); db = dy f(a)
+    const Tensor dy = detail::in_type(kOp, ctx.output_gradient(), dtype);
+    detail::write_gradient(ctx.gradient(0), dtype, [&](Tensor& dx, Mode mode) {
+      dispatch_any_floating(kOp, dtype, [&]<class T>() {
+        detail::call(kOp, dy.device(), &GateKernels<T>::gate_backward, kind, rows, width, ctx.saved(0), dy, dx, mode);
+      });
+    });
   });
 }
 

@@ -20,6 +20,10 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias 
 Variable activated_linear(const Variable& x, Activation activation, const Variable& weight, const Variable& bias = {},
                           const Variable& residual = {});
 
+/// activation(a) · b of x [..., 2·width], a and b being the halves of its last axis: the hidden layer of a gated
+/// perceptron (Shazeer 2020). Of x's type, which may be of 16 bits; backward keeps x and computes activation(a) again.
+Variable gated(Activation activation, const Variable& x);
+
 /// Several linear maps of one x, their outputs side by side: [..., Σ out_i]. `biases` is empty, or holds one for each
 /// weight, of which any may be undefined. Throws ValueError for no weight, more than 8, or another number of biases.
 Variable multi_linear(const Variable& x, std::span<const Variable> weights, std::span<const Variable> biases = {},

@@ -39,6 +39,21 @@ inline Tensor in_type(const char* op, const Tensor& x, DType operand) {
   return is_low_precision(operand) && x.dtype() == DType::kFloat32 ? rounded(op, x, operand) : x;
 }
 
+/// Lets `write(tensor, mode)` write a gradient in the operand's type: in its place, or, where others add to it in f32,
+/// beside it, from where it is put there.
+template <class Write>
+void write_gradient(GradientTarget target, DType operand, const Write& write) {
+  if (target.tensor.dtype() == operand) {
+    write(target.tensor, mode_of(target));
+    return;
+  }
+  Tensor low = Tensor::empty(target.tensor.shape(), operand, target.tensor.device());
+  write(low, kernels::Mode::kWrite);
+  const Tensor wide = low.to(target.tensor.dtype());
+  if (target.accumulate) target.tensor.accumulate(wide);
+  else target.tensor.copy_from(wide);
+}
+
 /// What `make` makes of these variables, of the type `made`; kept where they are the present values of parameters, and
 /// used again.
 template <class Make>

@@ -28,10 +28,6 @@ models::Pretrained load(const std::filesystem::path& folder, const TextModelOpti
     throw FileError(
         fmt::format("{}: its similarity is '{}', expected cosine or dot", folder.string(), info.similarity));
   }
-  if (info.lower_case) {
-    throw FileError(fmt::format("{}: sentence_bert_config.json has do_lower_case, which this program does not do",
-                                folder.string()));
-  }
   return model;
 }
 
@@ -59,7 +55,9 @@ const std::filesystem::path& model_folder(const std::filesystem::path& path) {
 }
 
 TextModel::TextModel(const std::filesystem::path& folder, const TextModelOptions& options)
-    : folder_(model_folder(folder)), tokenizer_(data::Tokenizer::load(folder)), model_(load(folder, options)) {
+    : folder_(model_folder(folder)),
+      model_(load(folder, options)),
+      tokenizer_(data::Tokenizer::load(folder, {.lower_case = model_.info().lower_case})) {
   const models::PretrainedInfo& info = model_.info();
   if (tokenizer_.vocabulary_size() > info.vocabulary) {
     throw FileError(fmt::format("{}: its tokenizer has {} ids, its model's embedding table {} rows", folder.string(),

@@ -56,8 +56,8 @@ class TextModel {
 
  private:
   std::filesystem::path folder_;
-  data::Tokenizer tokenizer_;
   models::Pretrained model_;
+  data::Tokenizer tokenizer_;
   std::int64_t max_tokens_;
 };
 

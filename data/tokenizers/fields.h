@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "tapecache/core/error.h"
 #include "tapecache/core/json.h"
@@ -49,6 +50,8 @@ class Field {
   /// Refuses other keys than these: what they ask for would not be done.
   void check_keys(std::initializer_list<std::string_view> known) const;
 
+  const Json& json() const { return *value_; }
+
   /// For a field whose value is none of those that can be.
   FileError refused(const std::string& what) const;
 
@@ -72,6 +75,8 @@ class JsonFile {
 
   Field root() const { return Field(*this, &root_); }
   const std::filesystem::path& path() const { return path_; }
+  /// Gives the root another member, before its fields are asked for.
+  void set(std::string_view key, Json value) { root_.set(key, std::move(value)); }
 
  private:
   friend class Field;

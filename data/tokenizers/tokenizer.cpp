@@ -72,6 +72,26 @@ void pad_alike(std::span<Encoding> encodings, const Padding& padding) {
   for (Encoding& encoding : encodings) pad(encoding, padding.length_for(longest), padding);
 }
 
+bool lower_cases(const tokenizers::Field& normalizer) {
+  const std::string& type = normalizer.at("type").string();
+  if (type != "Sequence") return type == "Lowercase";
+  const tokenizers::Field parts = normalizer.at("normalizers");
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].at("type").string() == "Lowercase") return true;
+  }
+  return false;
+}
+
+/// As sentence-transformers has a tokenizer do it.
+void lower_case_first(tokenizers::JsonFile& file) {
+  using tokenizers::Json;
+  const auto found = file.root().find("normalizer");
+  if (found && lower_cases(*found)) return;
+  Json parts = Json::array({Json::object({{"type", Json::of("Lowercase")}})});
+  if (found) parts.items.push_back(found->json());
+  file.set("normalizer", Json::object({{"type", Json::of("Sequence")}, {"normalizers", std::move(parts)}}));
+}
+
 }  // namespace
 
 Encoding Tokenizer::State::encode(std::string_view first, const std::string_view* second, const EncodeOptions& options,
@@ -119,8 +139,9 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
-Tokenizer Tokenizer::load(const std::filesystem::path& folder_or_file) {
+Tokenizer Tokenizer::load(const std::filesystem::path& folder_or_file, const TokenizerOptions& options) {
   const std::unique_ptr<tokenizers::JsonFile> file = tokenizers::find_tokenizer(folder_or_file);
+  if (options.lower_case) lower_case_first(*file);
   auto state = std::make_unique<State>(file->root());
   Pipeline& pipeline = state->pipeline;
   state->vocabulary_size = pipeline.vocabulary().end();

@@ -27,6 +27,12 @@ struct EncodeOptions {
   bool pad = false;
 };
 
+struct TokenizerOptions {
+  /// Texts are lower-cased before all else, unless the tokenizer does that itself: what `do_lower_case` of
+  /// sentence_bert_config.json asks for.
+  bool lower_case = false;
+};
+
 /// The tokenizer of a published model, by the model's own files: WordPiece, BPE, Unigram or whole words, with the
 /// normalisers, pre-tokenizers, templates, added tokens, truncation and padding that they ask for. Its ids are those of
 /// Hugging Face's `tokenizers`, as far as both know the same version of Unicode. Texts are UTF-8; each malformed
@@ -40,7 +46,7 @@ class Tokenizer {
   /// vocabulary), completed by `tokenizer_config.json`. What SigLIP's tokenizers do beside their tokenizer.json, as
   /// lower-casing, is done too. Throws FileError, naming file and field, for what is malformed
   /// or not supported.
-  static Tokenizer load(const std::filesystem::path& folder_or_file);
+  static Tokenizer load(const std::filesystem::path& folder_or_file, const TokenizerOptions& options = {});
 
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;

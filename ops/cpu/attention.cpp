@@ -23,12 +23,13 @@ struct Head {
   const Attention& layout;
   std::int64_t batch, head;
 
-  std::int64_t qkv_stride() const { return 3 * layout.heads * layout.width; }
+  std::int64_t qkv_stride() const { return (layout.heads + 2 * (layout.heads / layout.group)) * layout.width; }
   std::int64_t output_stride() const { return layout.heads * layout.width; }
   /// A token's query (0), key (1) or value (2); those of the next token are `qkv_stride` further.
   template <class Pointer>
   Pointer part(Pointer qkv, int which, std::int64_t token) const {
-    return qkv + (batch * layout.tokens + token) * qkv_stride() + (which * layout.heads + head) * layout.width;
+    const std::int64_t of_keys = layout.heads + (which - 1) * (layout.heads / layout.group) + head / layout.group;
+    return qkv + (batch * layout.tokens + token) * qkv_stride() + (which == 0 ? head : of_keys) * layout.width;
   }
   /// This head's columns of a token of y or dy.
   template <class Pointer>
@@ -40,34 +41,43 @@ struct Head {
     return {part(qkv, which, token), qkv_stride(), transposed};
   }
   std::int64_t row_of(std::int64_t token) const { return (batch * layout.heads + head) * layout.tokens + token; }
-  /// Keys that come before the end of what a query may attend to.
-  std::int64_t keys_of(std::int64_t query) const { return layout.causal ? query + 1 : layout.tokens; }
+  /// Keys that come before the end of what a query may attend to, and those before its beginning.
+  std::int64_t keys_of(std::int64_t query) const {
+    return layout.causal ? query + 1 : std::min(layout.tokens, query + layout.window + 1);
+  }
+  std::int64_t keys_before(std::int64_t query) const { return std::max<std::int64_t>(0, query - layout.window); }
 };
 
+/// `body(head)` for the first head of each group of `group`.
 template <class Body>
-void for_each_head(const Attention& layout, const Body& body) {
-  const std::int64_t cost = layout.tokens * layout.tokens * layout.width;
-  parallel_for(layout.batch * layout.heads, block_for(cost, 1 << 16), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) body(Head{layout, i / layout.heads, i % layout.heads});
+void for_each_head(const Attention& layout, std::int64_t group, const Body& body) {
+  const std::int64_t groups = layout.heads / group;
+  const std::int64_t cost = group * layout.tokens * std::min(layout.tokens, 2 * layout.window + 1) * layout.width;
+  parallel_for(layout.batch * groups, block_for(cost, 1 << 16), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) body(Head{layout, i / groups, i % groups * group});
   });
 }
 
 /// Queries first … first + count and keys begin … begin + keys.
 struct Tile {
   std::int64_t first, count, begin, keys;
+  bool more;  // not the first tile of its queries
 
-  /// How many of the tile's keys the i-th of its queries may attend to.
+  /// The tile's keys that come before the end of what the i-th of its queries may attend to, and before its beginning.
   std::int64_t keys_of(const Head& head, std::int64_t i) const {
     return std::clamp<std::int64_t>(head.keys_of(first + i) - begin, 0, keys);
   }
+  std::int64_t keys_before(const Head& head, std::int64_t i) const {
+    return std::clamp<std::int64_t>(head.keys_before(first + i) - begin, 0, keys);
+  }
 };
 
-/// `body(tile)` for the tiles of a tile of queries, in the order of the keys.
+/// `body(tile)` for the tiles of a tile of queries, in the order of the keys; for none whose keys all are too far.
 template <class Body>
 void for_each_key_tile(const Head& head, std::int64_t first, std::int64_t count, const Body& body) {
-  const std::int64_t end = head.keys_of(first + count - 1);
-  for (std::int64_t begin = 0; begin < end; begin += kKeyTile) {
-    body(Tile{first, count, begin, std::min(kKeyTile, end - begin)});
+  const std::int64_t from = head.keys_before(first), end = head.keys_of(first + count - 1);
+  for (std::int64_t begin = from; begin < end; begin += kKeyTile) {
+    body(Tile{first, count, begin, std::min(kKeyTile, end - begin), begin > from});
   }
 }
 
@@ -91,11 +101,12 @@ void masked_scores(const Head& head, const Tile& tile, const In* qkv, const bool
            head.operand(qkv, 1, tile.begin, true), scores, tile.keys, false);
   for (std::int64_t i = 0; i < tile.count; ++i) {
     T* row = scores + i * tile.keys;
-    const std::int64_t own = tile.keys_of(head, i);
+    const std::int64_t own = tile.keys_of(head, i), before = tile.keys_before(head, i);
     if (valid) {
       const bool* of_keys = valid + head.batch * head.layout.tokens + tile.begin;
-      for (std::int64_t j = 0; j < own; ++j) row[j] = of_keys[j] ? row[j] : kNothing<T>;
+      for (std::int64_t j = before; j < own; ++j) row[j] = of_keys[j] ? row[j] : kNothing<T>;
     }
+    std::fill(row, row + before, kNothing<T>);
     std::fill(row + own, row + tile.keys, kNothing<T>);
   }
 }
@@ -161,7 +172,7 @@ template <class In, class T>
 void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, In* y, T* logsumexp) {
   const T scale = static_cast<T>(layout.scale);
   const std::int64_t width = layout.width;
-  for_each_head(layout, [&](const Head& head) {
+  for_each_head(layout, 1, [&](const Head& head) {
     const TileRoom<In, T> room;
     T *scores = room.tile0, *largest = room.largest, *sum = room.sum;
     for (std::int64_t first = 0; first < layout.tokens; first += kQueryTile) {
@@ -174,11 +185,11 @@ void attention_tiles(const Attention& layout, const In* qkv, const bool* valid, 
         masked_scores(head, tile, qkv, valid, scores);
         for (std::int64_t i = 0; i < count; ++i) {
           const T factor = exponentials(scores + i * tile.keys, tile.keys, scale, largest[i], sum[i]);
-          if (tile.begin > 0 && factor != T{1}) scale_row(sums.row(i), width, factor);
+          if (tile.more && factor != T{1}) scale_row(sums.row(i), width, factor);
         }
         const In* weights = as_operand<In>(scores, count * tile.keys, room.low0);
         multiply(count, width, tile.keys, {weights, tile.keys}, head.operand(qkv, 2, tile.begin), sums.data,
-                 sums.stride, tile.begin > 0);
+                 sums.stride, tile.more);
       });
       for (std::int64_t i = 0; i < count; ++i) {
         scale_row(sums.row(i), width, sum[i] == T{0} ? T{0} : T{1} / sum[i]);
@@ -199,64 +210,72 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
   struct Values;
   const T scale = static_cast<T>(layout.scale);
   const bool accumulate = mode == Mode::kAccumulate && Sums<In, T>::kInPlace;
-  for_each_head(layout, [&](const Head& head) {
+  const std::int64_t width = layout.width, tokens = layout.tokens;
+  // Heads that share keys are taken one after another, so that each of their sums has one writer.
+  for_each_head(layout, layout.group, [&](const Head& of_group) {
     const TileRoom<In, T> room;
     T *p = room.tile0, *ds = room.tile1, *dots = room.sum;
-    const std::int64_t stride = head.qkv_stride(), width = layout.width, tokens = layout.tokens;
-    const Sums<In, T> sums[]{Sums<In, T>::template of<Queries>(head.part(dqkv, 0, 0), stride, tokens, width),
-                             Sums<In, T>::template of<Keys>(head.part(dqkv, 1, 0), stride, tokens, width),
-                             Sums<In, T>::template of<Values>(head.part(dqkv, 2, 0), stride, tokens, width)};
+    const std::int64_t stride = of_group.qkv_stride();
+    const auto put = [&](const Sums<In, T>& sums, const Head& head, int which) {
+      sums.put_into(head.part(dqkv, which, 0), stride, tokens, width, mode);
+    };
+    const auto key_sums = Sums<In, T>::template of<Keys>(of_group.part(dqkv, 1, 0), stride, tokens, width);
+    const auto value_sums = Sums<In, T>::template of<Values>(of_group.part(dqkv, 2, 0), stride, tokens, width);
     std::int64_t keys_before = 0;  // that earlier queries have given a gradient
-    for (std::int64_t first = 0; first < layout.tokens; first += kQueryTile) {
-      const std::int64_t count = std::min(kQueryTile, layout.tokens - first);
-      const Operand<In> gradient{head.output(dy, first), head.output_stride()};
-      for (std::int64_t i = 0; i < count; ++i) {
-        const In *out = head.output(y, first + i), *dout = head.output(dy, first + i);
-        dots[i] = static_cast<T>(row_dot(dout, out, width));
-      }
-      for_each_key_tile(head, first, count, [&](const Tile& tile) {
-        masked_scores(head, tile, qkv, valid, p);
-        multiply(count, tile.keys, width, gradient, head.operand(qkv, 2, tile.begin, true), ds, tile.keys, false);
+    for (std::int64_t member = 0; member < layout.group; ++member) {
+      const Head head{layout, of_group.batch, of_group.head + member};
+      const auto query_sums = Sums<In, T>::template of<Queries>(head.part(dqkv, 0, 0), stride, tokens, width);
+      for (std::int64_t first = 0; first < tokens; first += kQueryTile) {
+        const std::int64_t count = std::min(kQueryTile, tokens - first);
+        const Operand<In> gradient{head.output(dy, first), head.output_stride()};
         for (std::int64_t i = 0; i < count; ++i) {
-          const T *parts = logsumexp + 2 * head.row_of(first + i), dot = dots[i];
-          T *p_row = p + i * tile.keys, *ds_row = ds + i * tile.keys;
-          if (parts[1] == kNothing<T>) {
-            std::fill_n(p_row, tile.keys, T{0});
-          } else {
-            map(
-                tile.keys, p_row,
-                [shift = set(parts[0]), rest = set(parts[1]), factor = set(scale)](auto v)
-                    TAPECACHE_INLINE { return exponential(hn::MulSub(hn::Sub(v, shift), factor, rest)); },
-                p_row);
-          }
-          map(
-              tile.keys, ds_row,
-              [of_row = set(dot), factor = set(scale)](auto weight, auto slope)
-                  TAPECACHE_INLINE { return hn::Mul(hn::Mul(weight, hn::Sub(slope, of_row)), factor); },
-              p_row, ds_row);
+          const In *out = head.output(y, first + i), *dout = head.output(dy, first + i);
+          dots[i] = static_cast<T>(row_dot(dout, out, width));
         }
-        const std::int64_t size = count * tile.keys;
-        const In *weights = as_operand<In>(p, size, room.low0), *slopes = as_operand<In>(ds, size, room.low1);
-        multiply(count, width, tile.keys, {slopes, tile.keys}, head.operand(qkv, 1, tile.begin), sums[0].row(first),
-                 sums[0].stride, accumulate || tile.begin > 0);
-        // Keys that no earlier query has reached are written where the others are added to.
-        const auto to_keys = [&](const In* left, const Operand<In>& right, int which) {
-          const auto rows = [&](std::int64_t begin, std::int64_t end, bool add) {
-            multiply(end - begin, width, count, {left + begin, tile.keys, true}, right,
-                     sums[which].row(tile.begin + begin), sums[which].stride, add);
+        for_each_key_tile(head, first, count, [&](const Tile& tile) {
+          masked_scores(head, tile, qkv, valid, p);
+          multiply(count, tile.keys, width, gradient, head.operand(qkv, 2, tile.begin, true), ds, tile.keys, false);
+          for (std::int64_t i = 0; i < count; ++i) {
+            const T *parts = logsumexp + 2 * head.row_of(first + i), dot = dots[i];
+            T *p_row = p + i * tile.keys, *ds_row = ds + i * tile.keys;
+            if (parts[1] == kNothing<T>) {
+              std::fill_n(p_row, tile.keys, T{0});
+            } else {
+              map(
+                  tile.keys, p_row,
+                  [shift = set(parts[0]), rest = set(parts[1]), factor = set(scale)](auto v)
+                      TAPECACHE_INLINE { return exponential(hn::MulSub(hn::Sub(v, shift), factor, rest)); },
+                  p_row);
+            }
+            map(
+                tile.keys, ds_row,
+                [of_row = set(dot), factor = set(scale)](auto weight, auto slope)
+                    TAPECACHE_INLINE { return hn::Mul(hn::Mul(weight, hn::Sub(slope, of_row)), factor); },
+                p_row, ds_row);
+          }
+          const std::int64_t size = count * tile.keys;
+          const In *weights = as_operand<In>(p, size, room.low0), *slopes = as_operand<In>(ds, size, room.low1);
+          multiply(count, width, tile.keys, {slopes, tile.keys}, head.operand(qkv, 1, tile.begin),
+                   query_sums.row(first), query_sums.stride, accumulate || tile.more);
+          // Keys that no earlier query has reached are written where the others are added to.
+          const auto to_keys = [&](const In* left, const Operand<In>& right, const Sums<In, T>& sums) {
+            const auto rows = [&](std::int64_t begin, std::int64_t end, bool add) {
+              multiply(end - begin, width, count, {left + begin, tile.keys, true}, right, sums.row(tile.begin + begin),
+                       sums.stride, add);
+            };
+            const std::int64_t reached = std::clamp<std::int64_t>(keys_before - tile.begin, 0, tile.keys);
+            rows(0, reached, true);
+            rows(reached, tile.keys, accumulate);
           };
-          const std::int64_t reached = std::clamp<std::int64_t>(keys_before - tile.begin, 0, tile.keys);
-          rows(0, reached, true);
-          rows(reached, tile.keys, accumulate);
-        };
-        to_keys(slopes, head.operand(qkv, 0, first), 1);
-        to_keys(weights, gradient, 2);
-      });
-      keys_before = head.keys_of(first + count - 1);
+          to_keys(slopes, head.operand(qkv, 0, first), key_sums);
+          to_keys(weights, gradient, value_sums);
+        });
+        keys_before = std::max(keys_before, head.keys_of(first + count - 1));
+      }
+      put(query_sums, head, 0);
     }
-    for (int which = 0; which < 3; ++which) {
-      sums[which].put_into(head.part(dqkv, which, 0), stride, tokens, width, mode);
-    }
+    put(key_sums, of_group, 1);
+    put(value_sums, of_group, 2);
   });
 }
 

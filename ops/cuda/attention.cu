@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kTileThreads)
     const std::int64_t first = work.first(piece), column = work.column(piece), end = head.keys_of(first);
     RunningRow<T> rows[kRows];
     Sums<T, kColumns> sums = {};
-    for (std::int64_t key = 0; key < end; key += kTile) {
+    for (std::int64_t key = head.first_key(first); key < end; key += kTile) {
       Scores<T> scores;
       multiply_tiles(queries, first, keys, key, staged, scores);
 #pragma unroll
@@ -142,44 +142,49 @@ __global__ void __launch_bounds__(kTileThreads)
   constexpr bool kOfQueries = kOf == GradientOf::kQueries;
   T *staged = dynamic_shared<T>(), *weights = staged + kStaged;
   const T scale = static_cast<T>(layout.scale);
+  const std::int64_t members = kOfQueries ? 1 : layout.group;
   for (std::int64_t piece = blockIdx.x; piece < work.count; piece += gridDim.x) {
-    const Head head(layout, valid, work.head(piece));
-    const auto queries = head.part(qkv, 0), keys = head.part(qkv, 1), values = head.part(qkv, 2);
-    const auto gradients = head.output(dy);
     const std::int64_t first = work.first(piece), column = work.column(piece);
-    const std::int64_t begin = layout.causal && !kOfQueries ? first : 0;
-    const std::int64_t end = kOfQueries ? head.keys_of(first) : layout.tokens;
     Sums<T, kColumns> sums = {};
-    for (std::int64_t other = begin; other < end; other += kTile) {
-      Scores<T> scores, slopes = {};
-      if constexpr (kOfQueries) {
-        multiply_tiles(queries, first, keys, other, staged, scores);
-        multiply_tiles(gradients, first, values, other, staged, slopes);
-      } else {
-        multiply_tiles(keys, first, queries, other, staged, scores);
-        if constexpr (kOf == GradientOf::kKeys) multiply_tiles(values, first, gradients, other, staged, slopes);
-      }
-#pragma unroll
-      for (int i = 0; i < kRows; ++i) {
-#pragma unroll
-        for (int j = 0; j < kCols; ++j) {
-          const std::int64_t row = first + own_row() + i, col = other + own_lane() * kCols + j;
-          const std::int64_t query = kOfQueries ? row : col, key = kOfQueries ? col : row;
-          T weight{0};
-          if (query < layout.tokens && head.attends(query, key)) {
-            const auto normalizer = Normalizer<In, T>::get(logsumexp, head.row_of(query));
-            if (normalizer.rest != kNothing<T>)
-              weight = std::exp((scores[i][j] - normalizer.shift) * scale - normalizer.rest);
-            if constexpr (kOf != GradientOf::kValues) weight *= (slopes[i][j] - dots[head.row_of(query)]) * scale;
-          }
-          scores[i][j] = weight;
+    // Keys and values get their gradients from all heads that share them.
+    for (std::int64_t member = 0; member < members; ++member) {
+      const Head head(layout, valid, work.head(piece) * members + member);
+      const auto queries = head.part(qkv, 0), keys = head.part(qkv, 1), values = head.part(qkv, 2);
+      const auto gradients = head.output(dy);
+      const std::int64_t begin = kOfQueries ? head.first_key(first) : head.first_query(first);
+      const std::int64_t end = kOfQueries ? head.keys_of(first) : head.queries_of(first);
+      for (std::int64_t other = begin; other < end; other += kTile) {
+        Scores<T> scores, slopes = {};
+        if constexpr (kOfQueries) {
+          multiply_tiles(queries, first, keys, other, staged, scores);
+          multiply_tiles(gradients, first, values, other, staged, slopes);
+        } else {
+          multiply_tiles(keys, first, queries, other, staged, scores);
+          if constexpr (kOf == GradientOf::kKeys) multiply_tiles(values, first, gradients, other, staged, slopes);
         }
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+          for (int j = 0; j < kCols; ++j) {
+            const std::int64_t row = first + own_row() + i, col = other + own_lane() * kCols + j;
+            const std::int64_t query = kOfQueries ? row : col, key = kOfQueries ? col : row;
+            T weight{0};
+            if (query < layout.tokens && head.attends(query, key)) {
+              const auto normalizer = Normalizer<In, T>::get(logsumexp, head.row_of(query));
+              if (normalizer.rest != kNothing<T>)
+                weight = std::exp((scores[i][j] - normalizer.shift) * scale - normalizer.rest);
+              if constexpr (kOf != GradientOf::kValues) weight *= (slopes[i][j] - dots[head.row_of(query)]) * scale;
+            }
+            scores[i][j] = weight;
+          }
+        }
+        share<In>(scores, weights);
+        const auto& summed = kOfQueries ? keys : kOf == GradientOf::kKeys ? queries : gradients;
+        add_weighted<kColumns>(weights, summed, other, end - other < kTile ? static_cast<int>(end - other) : kTile,
+                               column, staged, sums);
       }
-      share<In>(scores, weights);
-      const auto& summed = kOfQueries ? keys : kOf == GradientOf::kKeys ? queries : gradients;
-      add_weighted<kColumns>(weights, summed, other, end - other < kTile ? static_cast<int>(end - other) : kTile,
-                             column, staged, sums);
     }
+    const Head head(layout, valid, work.head(piece) * members);
     const auto to = head.part(dqkv, static_cast<int>(kOf));
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
@@ -209,17 +214,18 @@ void attention_tiles_backward(const Attention& layout, const In* qkv, const bool
   const Scratch<T> dots(rows);
   launch(dots_kernel<In, T>, grid_for(rows * kWarp), layout, y, dy, dots.data());
   with_columns<T>(layout.width, [&]<int kColumns>(std::integral_constant<int, kColumns>) {
-    const Work work(layout, kColumns);
-    const auto run = [&](auto kernel) {
+    const auto run = [&](auto kernel, const Work& work) {
       launch(kernel, grid_of_tiles<T>(work), layout, work, qkv, valid, logsumexp, dots.data(), dy, dqkv, mode);
     };
-    run(attention_backward_kernel<In, T, kColumns, GradientOf::kQueries>);
-    run(attention_backward_kernel<In, T, kColumns, GradientOf::kKeys>);
-    run(attention_backward_kernel<In, T, kColumns, GradientOf::kValues>);
+    const Work of_keys(layout, kColumns, layout.group);
+    run(attention_backward_kernel<In, T, kColumns, GradientOf::kQueries>, Work(layout, kColumns));
+    run(attention_backward_kernel<In, T, kColumns, GradientOf::kKeys>, of_keys);
+    run(attention_backward_kernel<In, T, kColumns, GradientOf::kValues>, of_keys);
   });
 }
 
-// The choice of a way: cuDNN where it has one, tensor cores where they can, and tiles, which can do all there is.
+// The choice of a way: cuDNN where it has one, tensor cores where they can, and tiles, which can do all there is. The
+// first declines a window and heads that share keys.
 template <class In, class T>
 void run_attention(const Attention& layout, const In* qkv, const bool* valid, In* y, T* logsumexp) {
   if constexpr (kLowPrecision<In>) {

@@ -42,9 +42,9 @@ struct Head {
   /// Its queries (0), keys (1) or values (2).
   template <class Element>
   __device__ Rows<Element> part(Element* qkv, int which) const {
-    const std::int64_t stride = 3 * layout.heads * layout.width;
-    return {qkv + sample * layout.tokens * stride + (which * layout.heads + head) * layout.width, layout.tokens,
-            layout.width, stride};
+    const std::int64_t key_heads = layout.heads / layout.group, stride = (layout.heads + 2 * key_heads) * layout.width;
+    const std::int64_t at = which == 0 ? head : layout.heads + (which - 1) * key_heads + head / layout.group;
+    return {qkv + sample * layout.tokens * stride + at * layout.width, layout.tokens, layout.width, stride};
   }
   /// Its columns of y or dy.
   template <class Element>
@@ -57,11 +57,24 @@ struct Head {
   }
   /// Keys that come before the end of what some query of the tile that begins with `first` may attend to.
   __device__ std::int64_t keys_of(std::int64_t first) const {
-    return layout.causal && first + kTile < layout.tokens ? first + kTile : layout.tokens;
+    return layout.causal ? before_end(first + kTile) : before_end(first + kTile + layout.window);
   }
+  /// The beginning of the first tile of keys that some query of that tile may attend to.
+  __device__ std::int64_t first_key(std::int64_t first) const { return tile_of(first - layout.window); }
+  /// The same of the queries that may attend to some key of a tile.
+  __device__ std::int64_t first_query(std::int64_t first) const {
+    return layout.causal ? first : tile_of(first - layout.window);
+  }
+  __device__ std::int64_t queries_of(std::int64_t first) const { return before_end(first + kTile + layout.window); }
   __device__ bool attends(std::int64_t query, std::int64_t key) const {
-    return key < layout.tokens && (!layout.causal || key <= query) && (!valid || valid[key]);
+    const std::int64_t distance = query < key ? key - query : query - key;
+    return key < layout.tokens && (!layout.causal || key <= query) && distance <= layout.window &&
+           (!valid || valid[key]);
   }
+
+ private:
+  __device__ std::int64_t before_end(std::int64_t token) const { return token < layout.tokens ? token : layout.tokens; }
+  __device__ static std::int64_t tile_of(std::int64_t token) { return token < 0 ? 0 : token / kTile * kTile; }
 };
 
 }  // namespace tapecache::kernels::cuda

@@ -89,7 +89,8 @@ __global__ void __launch_bounds__(kTensorThreads, kWidth <= 64 ? 3 : 2)
   const int tokens = static_cast<int>(layout.tokens);
   const Piece piece(layout, valid);
   const Head& head = piece.head;
-  const int first = piece.first, end = static_cast<int>(head.keys_of(first));
+  const int first = piece.first, begin = static_cast<int>(head.first_key(first)),
+            end = static_cast<int>(head.keys_of(first));
   const float scale = static_cast<float>(layout.scale), scale2 = scale * kLog2OfE;
   const auto keys = head.part(qkv, 1), values = head.part(qkv, 2);
   const int warp_query = first + own_rows(), query = warp_query + fragment_row();
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(kTensorThreads, kWidth <= 64 ? 3 : 2)
     flags.load(head, key);
   };
   copy_tile<kTile, kWidth>(head.part(qkv, 0), first, of_queries);
-  stage(0);
+  stage(begin);
   commit_copies();
   wait_for_copies<0>();
   __syncthreads();
@@ -110,7 +111,7 @@ __global__ void __launch_bounds__(kTensorThreads, kWidth <= 64 ? 3 : 2)
   queries.load(of_queries);
   RunningRows rows;
   RowSums<kWidth> sums = {};
-  for (int key = 0; key < end; key += kTile) {
+  for (int key = begin; key < end; key += kTile) {
     std::uint32_t allowed[kTile / kColumns], bits[2][kTile / kColumns];
     bool wanted[kTile / kColumns], all = true, any = false;
     flags.get(allowed);
@@ -118,11 +119,14 @@ __global__ void __launch_bounds__(kTensorThreads, kWidth <= 64 ? 3 : 2)
     commit_copies();
 #pragma unroll
     for (int i = 0; i < kTile / kColumns; ++i) {
-      const auto keys_of = [&](int row) { return keys_of_query(layout.causal, row, key + i * kColumns, allowed[i]); };
-      all = all && keys_of(warp_query) == kAllColumns;
-      wanted[i] = keys_of(warp_query + kOwnRows - 1) != 0;
+      const auto keys_of = [&](int row, int last) {
+        return keys_of_queries(layout, row, last, key + i * kColumns, allowed[i]);
+      };
+      const int last = warp_query + kOwnRows - 1;
+      all = all && (keys_of(warp_query, warp_query) & keys_of(last, last)) == kAllColumns;
+      wanted[i] = keys_of(warp_query, last) != 0;
       any = any || wanted[i];
-      for (int r = 0; r < 2; ++r) bits[r][i] = keys_of(query + 8 * r);
+      for (int r = 0; r < 2; ++r) bits[r][i] = keys_of(query + 8 * r, query + 8 * r);
     }
     const Low *of_keys = staged + key / kTile % 2 * 2 * kSize, *of_values = of_keys + kSize;
     if (warp_query < tokens && all) attend<true>(queries, of_keys, of_values, scale2, wanted, bits, rows, sums);

@@ -30,28 +30,29 @@ void with_tile_width(std::int64_t width, const F& f) {
   else f(std::integral_constant<int, 128>{});
 }
 
-/// The piece of work of a block: a tile of a head.
+/// The piece of work of a block: a tile of a head, or of a group of heads, of which it then has the first.
 struct Piece {
   Head head;
   int first;
 
-  __device__ Piece(const Attention& layout, const bool* valid) : Piece(layout, valid, tiles_of(layout)) {}
+  __device__ Piece(const Attention& layout, const bool* valid, unsigned group = 1)
+      : Piece(layout, valid, group, tiles_of(layout)) {}
 
  private:
   __device__ static unsigned tiles_of(const Attention& layout) {
     return (static_cast<unsigned>(layout.tokens) + kTile - 1) / kTile;
   }
   // In 32 bits: there division is a few instructions.
-  __device__ Piece(const Attention& layout, const bool* valid, unsigned tiles)
-      : head(layout, valid, blockIdx.x / tiles / static_cast<unsigned>(layout.heads),
-             blockIdx.x / tiles % static_cast<unsigned>(layout.heads)),
+  __device__ Piece(const Attention& layout, const bool* valid, unsigned group, unsigned tiles)
+      : head(layout, valid, blockIdx.x / tiles / (static_cast<unsigned>(layout.heads) / group),
+             blockIdx.x / tiles % (static_cast<unsigned>(layout.heads) / group) * group),
         first(static_cast<int>(blockIdx.x % tiles) * kTile) {}
 };
 
-/// A block for each tile of each head.
-inline Grid tensor_grid(const Attention& layout, std::size_t shared_bytes) {
-  return {static_cast<unsigned>(layout.batch * layout.heads * divide_up(layout.tokens, kTile)), kTensorThreads,
-          shared_bytes};
+/// A block for each tile of each head, or of each group of heads.
+inline Grid tensor_grid(const Attention& layout, std::size_t shared_bytes, std::int64_t group = 1) {
+  return {static_cast<unsigned>(layout.batch * (layout.heads / group) * divide_up(layout.tokens, kTile)),
+          kTensorThreads, shared_bytes};
 }
 
 /// Which keys of a tile of kKeys may be attended to by some query, as bits of kColumns. They are read ahead.
@@ -78,9 +79,15 @@ class KeyFlags {
 /// A bit for each of the first n columns.
 __device__ inline std::uint32_t first_bits(int n) { return n <= 0 ? 0 : n >= kColumns ? kAllColumns : (1u << n) - 1; }
 
-/// Of the keys from `first` on, those that a query may attend to.
-__device__ inline std::uint32_t keys_of_query(bool causal, int query, int first, std::uint32_t keys) {
-  return causal ? keys & first_bits(query + 1 - first) : keys;
+/// Of the keys from `first` on, those that some query from `query` to `last` may attend to.
+__device__ inline std::uint32_t keys_of_queries(const Attention& layout, int query, int last, int first,
+                                                std::uint32_t keys) {
+  if (layout.causal) keys &= first_bits(last + 1 - first);
+  if (layout.window < layout.tokens) {
+    const int window = static_cast<int>(layout.window);
+    keys &= first_bits(last + window + 1 - first) & ~first_bits(query - window - first);
+  }
+  return keys;
 }
 
 /// Whether a lane's row may meet column 8 j + pair + e.

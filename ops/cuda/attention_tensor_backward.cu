@@ -33,7 +33,8 @@ __global__ void __launch_bounds__(kTensorThreads)
   const int tokens = static_cast<int>(layout.tokens);
   const Piece piece(layout, valid);
   const Head& head = piece.head;
-  const int first = piece.first, end = static_cast<int>(head.keys_of(first));
+  const int first = piece.first, begin = static_cast<int>(head.first_key(first)),
+            end = static_cast<int>(head.keys_of(first));
   const float scale = static_cast<float>(layout.scale), scale2 = scale * kLog2OfE;
   const auto keys = head.part(qkv, 1), values = head.part(qkv, 2);
   const int warp_query = first + own_rows(), query = warp_query + fragment_row();
@@ -48,7 +49,7 @@ __global__ void __launch_bounds__(kTensorThreads)
   const Weights<Low> all_weights{of_gradients + 3 * kSize}, all_slopes{all_weights.first + kTileSize<kTile, kTile>};
   copy_tile<kTile, kWidth>(head.part(qkv, 0), first, of_queries);
   copy_tile<kTile, kWidth>(head.output(dy), first, of_gradients);
-  stage(0);
+  stage(begin);
   commit_copies();
   OutputRows<Low, kWidth> outputs;
   outputs.load(head.output(y), first);
@@ -68,15 +69,18 @@ __global__ void __launch_bounds__(kTensorThreads)
     if (!kAlone && query + 8 * r < tokens && fragment_pair() == 0) query_sums[head.row_of(query + 8 * r)] = of_rows[r];
   }
   RowSums<kWidth> sums = {};
-  for (int key = 0; key < end; key += kKeys) {
+  for (int key = begin; key < end; key += kKeys) {
     std::uint32_t allowed[kKeys / kColumns];
     flags.get(allowed);
     if (key + kKeys < end) stage(key + kKeys);  // where all have read what they needed
     commit_copies();
 #pragma unroll
     for (int i = 0; i < kKeys / kColumns; ++i) {
-      const auto keys_of = [&](int row) { return keys_of_query(layout.causal, row, key + i * kColumns, allowed[i]); };
-      if (warp_query >= tokens || keys_of(warp_query + kOwnRows - 1) == 0) {
+      const auto keys_of = [&](int row, int last) {
+        return keys_of_queries(layout, row, last, key + i * kColumns, allowed[i]);
+      };
+      const int last = warp_query + kOwnRows - 1;
+      if (warp_query >= tokens || keys_of(warp_query, last) == 0) {
         if constexpr (kAlone) {
           all_weights.put({}, key + i * kColumns);
           all_slopes.put({}, key + i * kColumns);
@@ -88,7 +92,9 @@ __global__ void __launch_bounds__(kTensorThreads)
       Scores32 weights, slopes;
       multiply_rows(queries, of_keys, weights);
       multiply_rows(gradients, of_values, slopes);
-      if (keys_of(warp_query) != kAllColumns) mask({keys_of(query), keys_of(query + 8)}, weights);
+      if ((keys_of(warp_query, warp_query) & keys_of(last, last)) != kAllColumns) {
+        mask({keys_of(query, query), keys_of(query + 8, query + 8)}, weights);
+      }
 #pragma unroll
       for (int j = 0; j < kColumns / 8; ++j) {
 #pragma unroll
@@ -107,22 +113,27 @@ __global__ void __launch_bounds__(kTensorThreads)
   if constexpr (kAlone) {
     if (own_rows() >= tokens) return;
     RowSums<kWidth> key_sums = {}, value_sums = {};
-    for (int begin = 0; begin < tokens; begin += 16) {
+    for (int row = 0; row < tokens; row += 16) {
       std::uint32_t a[4];
-      all_weights.get_transposed(begin, a);
-      add_16_rows<kWidth>(a, of_gradients + begin * kTilePitch<kWidth>, value_sums);
-      all_slopes.get_transposed(begin, a);
-      add_16_rows<kWidth>(a, of_queries + begin * kTilePitch<kWidth>, key_sums);
+      all_weights.get_transposed(row, a);
+      add_16_rows<kWidth>(a, of_gradients + row * kTilePitch<kWidth>, value_sums);
+      all_slopes.get_transposed(row, a);
+      add_16_rows<kWidth>(a, of_queries + row * kTilePitch<kWidth>, key_sums);
     }
     put_rows<kWidth>(key_sums, {scale, scale}, 0, head.part(dqkv, 1), mode, staged);
     put_rows<kWidth>(value_sums, {1, 1}, 0, head.part(dqkv, 2), mode, staged);
   }
 }
 
-/// The queries, from `first` on, that may attend to a key that may be attended to at all.
-__device__ inline std::uint32_t queries_of_key(const Attention& layout, int key, int first) {
-  const std::uint32_t there = first_bits(static_cast<int>(layout.tokens) - first);
-  return layout.causal ? there & ~first_bits(key - first) : there;
+/// The queries, from `first` on, that may attend to some key from `key` to `last` that may be attended to at all.
+__device__ inline std::uint32_t queries_of_keys(const Attention& layout, int key, int last, int first) {
+  std::uint32_t there = first_bits(static_cast<int>(layout.tokens) - first);
+  if (layout.causal) there &= ~first_bits(key - first);
+  if (layout.window < layout.tokens) {
+    const int window = static_cast<int>(layout.window);
+    there &= first_bits(last + window + 1 - first) & ~first_bits(key - window - first);
+  }
+  return there;
 }
 
 template <class Low, int kWidth>
@@ -132,69 +143,76 @@ __global__ void __launch_bounds__(kTensorThreads)
   constexpr int kSize = kTileSize<kTile, kWidth>, kQueries = kWalk<kWidth>, kQueriesSize = kTileSize<kQueries, kWidth>;
   Low *of_keys = dynamic_shared<Low>(), *of_values = of_keys + kSize, *staged = of_values + kSize;
   auto* staged_sums = reinterpret_cast<QuerySums*>(staged + 4 * kQueriesSize);
-  const int tokens = static_cast<int>(layout.tokens);
-  const Piece piece(layout, valid);
+  const int tokens = static_cast<int>(layout.tokens), group = static_cast<int>(layout.group);
+  const Piece piece(layout, valid, static_cast<unsigned>(group));
   const Head& head = piece.head;
   const int first = piece.first;
   const float scale = static_cast<float>(layout.scale), scale2 = scale * kLog2OfE;
-  const auto queries = head.part(qkv, 0);
-  const auto gradients = head.output(dy);
   const int warp_key = first + own_rows(), key = warp_key + fragment_row();
   const auto attended = [&](int k) { return k < tokens && (!valid || head.valid[k]); };
   const bool own[2] = {attended(key), attended(key + 8)};
   const bool any = __any_sync(kAllLanes, own[0] || own[1]), every = __all_sync(kAllLanes, own[0] && own[1]);
 
-  const auto stage = [&](int query) {
+  const auto stage = [&](const Head& member, int query) {
     const int which = query / kQueries % 2;
     Low* to = staged + which * 2 * kQueriesSize;
-    copy_tile<kQueries, kWidth>(queries, query, to);
-    copy_tile<kQueries, kWidth>(gradients, query, to + kQueriesSize);
+    copy_tile<kQueries, kWidth>(member.part(qkv, 0), query, to);
+    copy_tile<kQueries, kWidth>(member.output(dy), query, to + kQueriesSize);
     const int i = static_cast<int>(threadIdx.x);
     if (i < kQueries) {
       const bool present = query + i < tokens;
-      copy_async<8>(staged_sums + which * kQueries + i, query_sums + head.row_of(present ? query + i : 0), present);
+      copy_async<8>(staged_sums + which * kQueries + i, query_sums + member.row_of(present ? query + i : 0), present);
     }
   };
   copy_tile<kTile, kWidth>(head.part(qkv, 1), first, of_keys);
   copy_tile<kTile, kWidth>(head.part(qkv, 2), first, of_values);
-  const int begin = layout.causal ? first : 0;
-  stage(begin);
-  commit_copies();
-  wait_for_copies<0>();
-  __syncthreads();
+  const int begin = static_cast<int>(head.first_query(first)), end = static_cast<int>(head.queries_of(first));
   OwnRows<Low, kWidth> keys, values;
-  keys.load(of_keys);
-  values.load(of_values);
   RowSums<kWidth> key_sums = {}, value_sums = {};
-  for (int query = begin; query < tokens; query += kQueries) {
-    if (query + kQueries < tokens) stage(query + kQueries);  // where all have read what they needed
+  // All heads that share the keys, one after another.
+  for (int i_member = 0; i_member < group; ++i_member) {
+    const Head member(layout, valid, head.sample, head.head + i_member);
+    stage(member, begin);
     commit_copies();
-    const int which = query / kQueries % 2;
-#pragma unroll
-    for (int i = 0; i < kQueries / kColumns; ++i) {
-      const auto queries_of = [&](int row) { return queries_of_key(layout, row, query + i * kColumns); };
-      if (!any || queries_of(warp_key) == 0) continue;
-      const Low* part = staged + which * 2 * kQueriesSize + i * kTileSize<kColumns, kWidth>;
-      const Low* of_part = part + kQueriesSize;
-      const QuerySums* of_queries = staged_sums + which * kQueries + i * kColumns;
-      Scores32 weights, slopes;
-      multiply_rows(keys, part, weights);
-      multiply_rows(values, of_part, slopes);
-      if (!every || queries_of(warp_key + kOwnRows - 1) != kAllColumns) {
-        mask({own[0] ? queries_of(key) : 0, own[1] ? queries_of(key + 8) : 0}, weights);
-      }
-#pragma unroll
-      for (int j = 0; j < kColumns / 8; ++j) {
-        const float4 two = *reinterpret_cast<const float4*>(of_queries + j * 8 + fragment_pair());
-        const QuerySums of_columns[2] = {{two.x, two.y}, {two.z, two.w}};
-#pragma unroll
-        for (int e = 0; e < 4; ++e) take_weight(of_columns[e % 2], scale2, weights[j][e], slopes[j][e]);
-      }
-      add_weighted_rows<kWidth>(weights, of_part, value_sums);
-      add_weighted_rows<kWidth>(slopes, part, key_sums);
-    }
     wait_for_copies<0>();
     __syncthreads();
+    if (i_member == 0) {
+      keys.load(of_keys);
+      values.load(of_values);
+    }
+    for (int query = begin; query < end; query += kQueries) {
+      if (query + kQueries < end) stage(member, query + kQueries);  // where all have read what they needed
+      commit_copies();
+      const int which = query / kQueries % 2;
+#pragma unroll
+      for (int i = 0; i < kQueries / kColumns; ++i) {
+        const auto queries_of = [&](int row, int last) {
+          return queries_of_keys(layout, row, last, query + i * kColumns);
+        };
+        const int last = warp_key + kOwnRows - 1;
+        if (!any || queries_of(warp_key, last) == 0) continue;
+        const Low* part = staged + which * 2 * kQueriesSize + i * kTileSize<kColumns, kWidth>;
+        const Low* of_part = part + kQueriesSize;
+        const QuerySums* of_queries = staged_sums + which * kQueries + i * kColumns;
+        Scores32 weights, slopes;
+        multiply_rows(keys, part, weights);
+        multiply_rows(values, of_part, slopes);
+        if (!every || (queries_of(warp_key, warp_key) & queries_of(last, last)) != kAllColumns) {
+          mask({own[0] ? queries_of(key, key) : 0, own[1] ? queries_of(key + 8, key + 8) : 0}, weights);
+        }
+#pragma unroll
+        for (int j = 0; j < kColumns / 8; ++j) {
+          const float4 two = *reinterpret_cast<const float4*>(of_queries + j * 8 + fragment_pair());
+          const QuerySums of_columns[2] = {{two.x, two.y}, {two.z, two.w}};
+#pragma unroll
+          for (int e = 0; e < 4; ++e) take_weight(of_columns[e % 2], scale2, weights[j][e], slopes[j][e]);
+        }
+        add_weighted_rows<kWidth>(weights, of_part, value_sums);
+        add_weighted_rows<kWidth>(slopes, part, key_sums);
+      }
+      wait_for_copies<0>();
+      __syncthreads();
+    }
   }
   put_rows<kWidth>(key_sums, {scale, scale}, first, head.part(dqkv, 1), mode, of_keys);
   put_rows<kWidth>(value_sums, {1, 1}, first, head.part(dqkv, 2), mode, of_values);
@@ -207,7 +225,7 @@ bool tensor_attention_backward(const Attention& layout, const Low* qkv, const bo
                                const float* logsumexp, const Low* dy, Low* dqkv, Mode mode) {
   if (!fits_tensor_cores(layout, qkv, y, dy, dqkv)) return false;
   with_tile_width(layout.width, [&]<int kWidth>(std::integral_constant<int, kWidth>) {
-    if (layout.tokens <= kTile) {
+    if (layout.tokens <= kTile && layout.group == 1) {
       launch(tensor_attention_query_gradient_kernel<true, Low, kWidth>,
              tensor_grid(layout, kAloneSize<kWidth> * sizeof(Low)), layout, qkv, valid, y, logsumexp, dy, nullptr, dqkv,
              mode);
@@ -218,8 +236,8 @@ bool tensor_attention_backward(const Attention& layout, const Low* qkv, const bo
     launch(tensor_attention_query_gradient_kernel<false, Low, kWidth>, tensor_grid(layout, bytes), layout, qkv, valid,
            y, logsumexp, dy, query_sums.data(), dqkv, mode);
     launch(tensor_attention_key_gradient_kernel<Low, kWidth>,
-           tensor_grid(layout, bytes + 2 * kWalk<kWidth> * sizeof(QuerySums)), layout, qkv, valid, query_sums.data(),
-           dy, dqkv, mode);
+           tensor_grid(layout, bytes + 2 * kWalk<kWidth> * sizeof(QuerySums), layout.group), layout, qkv, valid,
+           query_sums.data(), dy, dqkv, mode);
   });
   return true;
 }

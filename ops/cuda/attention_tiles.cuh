@@ -27,15 +27,15 @@ constexpr T kNothing = -std::numeric_limits<T>::infinity();
 __device__ inline int own_row() { return static_cast<int>(threadIdx.x) / kLanes * kRows; }
 __device__ inline int own_lane() { return static_cast<int>(threadIdx.x) % kLanes; }
 
-/// What there is to do, in pieces of a tile of rows by some columns of one head.
+/// What there is to do, in pieces of a tile of rows by some columns of one head, or of one group of heads.
 struct Work {
   std::int64_t tiles, slices, columns, count;
 
-  Work(const Attention& layout, std::int64_t columns_at_once)
+  Work(const Attention& layout, std::int64_t columns_at_once, std::int64_t group = 1)
       : tiles(divide_up(layout.tokens, kTile)),
         slices(divide_up(layout.width, columns_at_once)),
         columns(columns_at_once),
-        count(layout.batch * layout.heads * tiles * slices) {}
+        count(layout.batch * (layout.heads / group) * tiles * slices) {}
   __device__ std::int64_t head(std::int64_t i) const { return i / slices / tiles; }
   __device__ std::int64_t first(std::int64_t i) const { return i / slices % tiles * kTile; }
   __device__ std::int64_t column(std::int64_t i) const { return i % slices * columns; }

@@ -184,7 +184,7 @@ bool aligned(std::initializer_list<const void*> addresses) {
 /// Whether it is worth asking: rows of 16 bytes, and more than one token, which the engines do not promise.
 template <class Low>
 bool suits(const Attention& layout) {
-  return layout.batch > 0 && layout.tokens > 1 && layout.heads > 0 && layout.width > 0 &&
+  return layout.is_plain() && layout.batch > 0 && layout.tokens > 1 && layout.heads > 0 && layout.width > 0 &&
          layout.width * sizeof(Low) % kCudnnAlignment == 0 && cudnn();
 }
 

@@ -11,6 +11,7 @@
 #include "tapecache/ops/kernels/contrastive.h"
 #include "tapecache/ops/kernels/cross_entropy.h"
 #include "tapecache/ops/kernels/dropout.h"
+#include "tapecache/ops/kernels/gate.h"
 #include "tapecache/ops/kernels/gemm.h"
 #include "tapecache/ops/kernels/layout.h"
 #include "tapecache/ops/kernels/maxsim.h"
@@ -19,6 +20,7 @@
 #include "tapecache/ops/kernels/patches.h"
 #include "tapecache/ops/kernels/pooling.h"
 #include "tapecache/ops/kernels/reduce.h"
+#include "tapecache/ops/kernels/rope.h"
 #include "tapecache/ops/kernels/rows.h"
 #include "tapecache/ops/kernels/softmax.h"
 #include "tapecache/ops/kernels/unary.h"
@@ -45,6 +47,7 @@ using FamiliesOver = ObjectsOf<T,
     ContrastiveKernels,
     CrossEntropyKernels,
     DropoutKernels,
+    GateKernels,
     GatherKernels,
     GemmKernels,
     LayoutKernels,
@@ -54,6 +57,7 @@ using FamiliesOver = ObjectsOf<T,
     PatchKernels,
     PoolingKernels,
     ReduceKernels,
+    RopeKernels,
     SoftmaxKernels,
     UnaryKernels,
     UpdateKernels>;
@@ -61,10 +65,12 @@ using FamiliesOver = ObjectsOf<T,
 template <class Low>
 using FamiliesOverLow = ObjectsOf<Low,
     AttentionKernels,
+    GateKernels,
     GemmKernels,
     NormalizeKernels,
     PatchKernels,
     ReduceKernels,
+    RopeKernels,
     UnaryKernels>;
 
 // clang-format on

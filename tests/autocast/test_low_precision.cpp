@@ -13,6 +13,7 @@ BOOST_AUTO_TEST_SUITE(low_precision)
 BOOST_AUTO_TEST_CASE(results_of_16_bits) {
   for (const DType low : {DType::kBFloat16, DType::kFloat16}) {
     check_low_block(Device::cpu(), low);
+    check_low_gated_block(Device::cpu(), low);
     check_low_readers(Device::cpu(), low);
     check_low_large_product(Device::cpu(), low);
   }

@@ -36,7 +36,8 @@ struct Case {
   std::string text() const {
     return std::to_string(layout.batch) + " x " + std::to_string(layout.tokens) + " tokens, " +
            std::to_string(layout.heads) + " heads of " + std::to_string(layout.width) +
-           (layout.causal ? ", causal" : "") +
+           (layout.causal ? ", causal" : "") + (layout.group > 1 ? ", sharing keys" : "") +
+           (layout.window < layout.tokens ? ", window of " + std::to_string(layout.window) : "") +
            (masked == Masked::kPadding ? ", padding"
             : masked == Masked::kHoles ? ", holes"
                                        : "");
@@ -46,8 +47,12 @@ struct Case {
   std::int64_t at(std::int64_t sample, std::int64_t token, std::int64_t head) const {
     return ((sample * layout.tokens + token) * layout.heads + head) * layout.width;
   }
+  std::int64_t key_heads() const { return layout.heads / layout.group; }
+  std::int64_t packed_heads() const { return layout.heads + 2 * key_heads(); }
+  std::int64_t packed_numel() const { return layout.batch * layout.tokens * packed_heads() * layout.width; }
   std::int64_t at(std::int64_t sample, std::int64_t token, int part, std::int64_t head) const {
-    return (((sample * layout.tokens + token) * 3 + part) * layout.heads + head) * layout.width;
+    const std::int64_t of_token = part == 0 ? head : layout.heads + (part - 1) * key_heads() + head / layout.group;
+    return ((sample * layout.tokens + token) * packed_heads() + of_token) * layout.width;
   }
 };
 
@@ -94,6 +99,7 @@ Results expected_results(const Case& c, const std::vector<double>& qkv, const st
         std::vector<std::int64_t> keys;
         std::vector<double> scores;
         for (std::int64_t key = 0; key < (l.causal ? query + 1 : l.tokens); ++key) {
+          if (std::abs(query - key) > l.window) continue;
           if (!valid.empty() && valid[static_cast<std::size_t>(sample * l.tokens + key)] == 0) continue;
           keys.push_back(key);
           scores.push_back(l.scale * dot(q, qkv.data() + c.at(sample, key, 1, head)));
@@ -134,7 +140,7 @@ struct Inputs {
   Tensor qkv, valid, dy;
 
   explicit Inputs(const Case& c, DType low)
-      : qkv(spread(c.numel() * 3, 1, low)),
+      : qkv(spread(c.packed_numel(), 1, low)),
         valid(c.masked == Masked::kNothing ? Tensor() : vector_of(valid_tokens(c)).to(DType::kBool).to(kCuda)),
         dy(random_values({c.numel()}, 2, low).to(kCuda)) {}
 
@@ -154,8 +160,8 @@ Results run_on_device(const Case& c, const Inputs& inputs, const Tensor& before)
   const auto& table = *std::get<const kernels::AttentionKernels<Low>*>(kernels::cuda_table(0));
   const Low *qkv = inputs.qkv.data<Low>(), *dy = inputs.dy.data<Low>();
   Tensor y = room(c.numel(), dtype_of<Low>()), logsumexp = room(c.rows(), DType::kFloat32);
-  Tensor dqkv = room(3 * c.numel(), dtype_of<Low>());
-  if (before.defined()) dqkv.slice(0, 3 * c.numel()).copy_from(before);
+  Tensor dqkv = room(c.packed_numel(), dtype_of<Low>());
+  if (before.defined()) dqkv.slice(0, c.packed_numel()).copy_from(before);
   table.attention(c.layout, qkv, inputs.valid_data(), y.mutable_data<Low>(), logsumexp.mutable_data<float>());
   table.attention_backward(c.layout, qkv, inputs.valid_data(), y.data<Low>(), logsumexp.data<float>(), dy,
                            dqkv.mutable_data<Low>(), before.defined() ? Mode::kAccumulate : Mode::kWrite);
@@ -175,10 +181,12 @@ double relative_error(const std::vector<double>& found, const std::vector<double
 }
 
 std::vector<double> part_of(const Case& c, const std::vector<double>& dqkv, std::int64_t part) {
-  const std::int64_t width = c.layout.heads * c.layout.width;
+  const std::int64_t heads = c.layout.heads, key_heads = c.key_heads();
   std::vector<double> values;
   for (std::int64_t i = 0; i < std::ssize(dqkv); ++i) {
-    if (i / width % 3 == part) values.push_back(dqkv[static_cast<std::size_t>(i)]);
+    const std::int64_t head = i / c.layout.width % c.packed_heads();
+    if ((head < heads ? 0 : 1 + (head - heads) / key_heads) == part)
+      values.push_back(dqkv[static_cast<std::size_t>(i)]);
   }
   return values;
 }
@@ -186,7 +194,7 @@ std::vector<double> part_of(const Case& c, const std::vector<double>& dqkv, std:
 template <class Low>
 void check_case(const Case& c, bool accumulate = false) {
   const Inputs inputs(c, dtype_of<Low>());
-  const Tensor before = accumulate ? random_values({3 * c.numel()}, 3, dtype_of<Low>()) : Tensor();
+  const Tensor before = accumulate ? random_values({c.packed_numel()}, 3, dtype_of<Low>()) : Tensor();
   const std::vector<double> valid = inputs.valid.defined() ? doubles(inputs.valid) : std::vector<double>();
   Results expected = expected_results(c, doubles(inputs.qkv), valid, doubles(inputs.dy));
   const Results found = run_on_device<Low>(c, inputs, accumulate ? before.to(kCuda) : Tensor());
@@ -242,6 +250,35 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(other_widths, Low, LowTypes) {
   for (const std::int64_t width : {8, 24, 48, 96, 112, 144}) {
     check_case<Low>(make_case(77, width, false, Masked::kPadding));
     check_case<Low>(make_case(130, width, true, Masked::kHoles));
+  }
+}
+
+BOOST_TEST_DECORATOR(*on_device)
+BOOST_AUTO_TEST_CASE_TEMPLATE(windows, Low, LowTypes) {
+  for (const bool causal : {false, true}) {
+    for (const std::int64_t tokens : {15, 64, 65, 130, 257}) {
+      for (const std::int64_t window : {0, 3, 31, 64, 100}) {
+        Case c = make_case(tokens, tokens == 130 ? 80 : 32, causal, window == 31 ? Masked::kHoles : Masked::kNothing);
+        c.layout.window = window;
+        check_case<Low>(c);
+      }
+    }
+  }
+}
+
+BOOST_TEST_DECORATOR(*on_device)
+BOOST_AUTO_TEST_CASE_TEMPLATE(heads_that_share_keys, Low, LowTypes) {
+  for (const bool causal : {false, true}) {
+    for (const std::int64_t tokens : {15, 64, 65, 130}) {
+      for (const std::int64_t group : {2, 3}) {
+        Case c = make_case(tokens, group == 2 ? 32 : 80, causal, causal ? Masked::kPadding : Masked::kNothing);
+        c.layout.heads = 6;
+        c.layout.group = group;
+        check_case<Low>(c, tokens == 65);
+        c.layout.window = 20;
+        check_case<Low>(c);
+      }
+    }
   }
 }
 

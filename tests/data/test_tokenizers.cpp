@@ -55,6 +55,18 @@ BOOST_AUTO_TEST_CASE(ids_are_the_references) {
   BOOST_TEST(kinds.size() >= 17u);
 }
 
+BOOST_AUTO_TEST_CASE(texts_are_lower_cased_where_that_is_asked_for) {
+  const std::string upper = "Grüße AUS \u00c5land, DORT", lower = "grüße aus \u00e5land, dort";
+  for (const char* const kind : {"bert_cased", "qwen", "modern_bert", "xlm_roberta", "bert_uncased"}) {
+    BOOST_TEST_CONTEXT(kind) {
+      const Tokenizer plain = Tokenizer::load(kReference / kind);
+      const Tokenizer lowering = Tokenizer::load(kReference / kind, {.lower_case = true});
+      BOOST_TEST(lowering.encode(upper).ids == plain.encode(lower).ids, boost::test_tools::per_element());
+      BOOST_TEST(lowering.encode(lower).ids == plain.encode(lower).ids, boost::test_tools::per_element());
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(a_batch_is_its_texts) {
   const std::vector<std::string> lines = kept_lines();
   for (const char* const kind : {"bert_uncased", "qwen", "xlm_roberta"}) {

@@ -285,12 +285,18 @@ def attention(d):
     if autocast == "float32":
         kind = d.rng.choice(["normal", "integers", "constant", "tiny", "offset"])
         values = lambda shape: d.values(shape, kind)
-    batch, tokens, heads, width = d.size(), d.size(), d.rng.choice([1, 2, 3]), d.rng.choice([1, 4, 8, 16, 32, 64, 33])
+    batch, tokens, width = d.size(), d.size(), d.rng.choice([1, 4, 8, 16, 32, 64, 33])
+    heads, kv_heads = d.rng.choice([(1, 1), (2, 2), (3, 3), (2, 1), (4, 2), (6, 2)])
+    window = d.rng.choice([None, None, 0, 1, 5, 40])
     causal, valid = d.flag(), d.padding(batch, tokens) if d.flag() and tokens else None
 
     def reference(qkv, mask):
-        q, k, v = qkv.reshape(batch, tokens, 3, heads, width).permute(2, 0, 3, 1, 4)
+        parts = qkv.reshape(batch, tokens, heads + 2 * kv_heads, width).transpose(1, 2).split([heads, kv_heads, kv_heads], 1)
+        q, k, v = parts[0], *[part.repeat_interleave(heads // kv_heads, 1) for part in parts[1:]]
         allowed = torch.ones(batch, 1, tokens, tokens, dtype=torch.bool)
+        if window is not None:
+            places = torch.arange(tokens)
+            allowed = allowed & ((places[:, None] - places).abs() <= window)
         if causal:
             allowed = allowed.tril()
         if mask is not None:
@@ -300,10 +306,36 @@ def attention(d):
         weights = torch.softmax(scores.masked_fill(~(allowed | dead), -math.inf), -1).masked_fill(dead, 0)
         return (weights @ v).transpose(1, 2).reshape(batch, tokens, heads * width)
 
-    qkv = values([batch, tokens, 3 * heads * width])
+    qkv = values([batch, tokens, (heads + 2 * kv_heads) * width])
     # Of gradients: dP - Σ dY Y cancels, and meets keys.
     size = 4 * width * float(qkv.abs().max()) ** 2 if qkv.numel() else 0.0
-    return Case("attention", [qkv, valid], reference, autocast=autocast, size=size, heads=heads, causal=causal)
+    return Case("attention", [qkv, valid], reference, autocast=autocast, size=size, heads=heads, causal=causal,
+                kv_heads=kv_heads, window=-1 if window is None else window)
+
+
+def rope(d):
+    batch, tokens, heads, others, half = d.size(), d.size(1), d.size(1), d.rng.choice([0, 1, 2]), d.rng.choice([1, 3, 8, 32])
+    frequencies = 1.0 / 10000.0 ** (torch.arange(half) / half)
+
+    def reference(x):
+        angles = (torch.arange(tokens).float()[:, None] * frequencies.float()).double()
+        cosine, sine = angles.cos()[:, None], angles.sin()[:, None]
+        by_head = x.reshape(batch, tokens, heads + others, 2 * half)
+        rotated, rest = by_head.split([heads, others], 2)
+        a, b = rotated[..., :half], rotated[..., half:]
+        turned = torch.cat([a * cosine - b * sine, b * cosine + a * sine], -1)
+        return torch.cat([turned, rest], 2).reshape(x.shape)
+    return Case("rope", [d.spread([batch, tokens, (heads + others) * 2 * half])], reference, heads=heads,
+                frequencies=frequencies.tolist())
+
+
+def gated(d):
+    activation = d.rng.randrange(len(ACTIVATIONS))
+
+    def reference(x):
+        a, b = x.chunk(2, -1)
+        return ACTIVATIONS[activation](a) * b
+    return Case("gated", [d.tame(tokens_shape(d) + [2 * d.size(1)])], reference, activation=activation)
 
 
 def patch_embedding(d):
@@ -418,6 +450,6 @@ OPS = [
     distance, whole("sum_all", torch.sum), whole("mean_all", torch.mean),
     row_wise("softmax", lambda x: torch.softmax(x, -1)), row_wise("log_softmax", lambda x: torch.log_softmax(x, -1)),
     masked_softmax, cross_entropy, layer_norm, rms_norm, l2_normalize, batch_norm, frozen_batch_norm,
-    matmul, linear, activated_linear, multi_linear, normalized_linear, attention, patch_embedding,
+    matmul, linear, activated_linear, multi_linear, normalized_linear, attention, rope, gated, patch_embedding,
     embedding, gather_rows, reshape, concat, cut, transpose, mean_pool, max_pool, cls_pool, last_token_pool, select_token,
 ]

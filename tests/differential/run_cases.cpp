@@ -114,9 +114,18 @@ const std::map<std::string, Op>& all_ops() {
        }},
       {"attention",
        [](A x) {
-         return ops::attention(x[0], x.option<std::int64_t>("heads"),
-                               {.causal = x.option<bool>("causal"), .valid = x.tensor(1)});
+         ops::AttentionOptions options{.causal = x.option<bool>("causal"), .valid = x.tensor(1)};
+         options.kv_heads = x.option<std::int64_t>("kv_heads");
+         if (const auto window = x.option<std::int64_t>("window"); window >= 0) options.window = window;
+         return ops::attention(x[0], x.option<std::int64_t>("heads"), options);
        }},
+      {"rope",
+       [](A x) {
+         const Tensor angles =
+             ops::rope_table(x.option<std::vector<double>>("frequencies"), x[0].size(1), x[0].dtype());
+         return ops::rope(x[0], x.option<std::int64_t>("heads"), angles);
+       }},
+      {"gated", [](A x) { return ops::gated(static_cast<ops::Activation>(x.option<int>("activation")), x[0]); }},
       {"embedding", [](A x) { return ops::embedding(x[0], x.tensor(1)); }},
       {"gather_rows", [](A x) { return ops::gather_rows(x[0], x.tensor(1)); }},
       {"reshape", [](A x) { return ops::reshape(x[0], {-1}); }},

@@ -274,6 +274,16 @@ constexpr std::string_view kBertConfig =
     R"({"model_type": "bert", "vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
 "intermediate_size": 4, "max_position_embeddings": 4, "hidden_act": "gelu", "layer_norm_eps": 1e-12}
 )";
+constexpr std::string_view kModernBertConfig =
+    R"({"model_type": "modernbert", "vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 2, "num_attention_heads": 2,
+"intermediate_size": 4, "max_position_embeddings": 4, "local_attention": 2, "norm_eps": 1e-5, "layer_types":
+["full_attention", "sliding_attention"], "rope_parameters": {"full_attention": {"rope_theta": 160000.0}}}
+)";
+constexpr std::string_view kQwenConfig =
+    R"({"model_type": "qwen3", "vocab_size": 8, "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+"num_key_value_heads": 1, "head_dim": 4, "intermediate_size": 4, "max_position_embeddings": 4, "use_sliding_window": true,
+"sliding_window": 2, "max_window_layers": 0, "rope_theta": 1e6, "rope_scaling": {"type": "linear", "factor": 2.0}}
+)";
 constexpr std::string_view kModules =
     R"([{"path": "", "type": "sentence_transformers.models.Transformer"},
 {"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
@@ -298,6 +308,33 @@ class ModelFolder {
     const models::Builder builder(2);
     const models::Linear dense(builder.child("linear"), 4, 3, models::Init::normal(1));
     models::save_weights(folder_ / "2_Dense/model.safetensors", builder);
+    save(folder_ / "weights.modernbert", {{"embeddings.tok_embeddings", {8, 4}},
+                                          {"embeddings.norm", {4}},
+                                          {"layers.0.attn.Wqkv", {12, 4}},
+                                          {"layers.0.attn.Wo", {4, 4}},
+                                          {"layers.0.mlp_norm", {4}},
+                                          {"layers.0.mlp.Wi", {8, 4}},
+                                          {"layers.0.mlp.Wo", {4, 4}},
+                                          {"layers.1.attn_norm", {4}},
+                                          {"layers.1.attn.Wqkv", {12, 4}},
+                                          {"layers.1.attn.Wo", {4, 4}},
+                                          {"layers.1.mlp_norm", {4}},
+                                          {"layers.1.mlp.Wi", {8, 4}},
+                                          {"layers.1.mlp.Wo", {4, 4}},
+                                          {"final_norm", {4}}});
+    save(folder_ / "weights.qwen3", {{"embed_tokens", {8, 4}},
+                                     {"layers.0.input_layernorm", {4}},
+                                     {"layers.0.self_attn.q_proj", {8, 4}},
+                                     {"layers.0.self_attn.k_proj", {4, 4}},
+                                     {"layers.0.self_attn.v_proj", {4, 4}},
+                                     {"layers.0.self_attn.o_proj", {4, 8}},
+                                     {"layers.0.self_attn.q_norm", {4}},
+                                     {"layers.0.self_attn.k_norm", {4}},
+                                     {"layers.0.post_attention_layernorm", {4}},
+                                     {"layers.0.mlp.gate_proj", {4, 4}},
+                                     {"layers.0.mlp.up_proj", {4, 4}},
+                                     {"layers.0.mlp.down_proj", {4, 4}},
+                                     {"norm", {4}}});
   }
 
   const std::filesystem::path& fill(std::string_view bytes) {
@@ -319,12 +356,26 @@ class ModelFolder {
       bytes.remove_prefix(end);
     }
     const bool has_index = std::filesystem::exists(folder_ / "model.safetensors.index.json");
-    std::filesystem::copy(folder_ / "weights", folder_ / (has_index ? "shard.safetensors" : "model.safetensors"),
+    // Of the family that the configuration most likely is of.
+    std::string weights = "weights";
+    if (std::filesystem::exists(folder_ / "config.json")) {
+      const std::string config = contents(folder_ / "config.json");
+      for (const char* family : {"modernbert", "qwen3"}) {
+        if (config.find(family) != std::string::npos) weights = fmt::format("weights.{}", family);
+      }
+    }
+    std::filesystem::copy(folder_ / weights, folder_ / (has_index ? "shard.safetensors" : "model.safetensors"),
                           std::filesystem::copy_options::overwrite_existing);
     return folder_.path();
   }
 
  private:
+  static void save(const std::filesystem::path& path, const std::vector<std::pair<std::string, Shape>>& weights) {
+    const models::Builder builder(3);
+    for (const auto& [name, shape] : weights) builder.parameter(name + ".weight", shape, models::Init::normal(1));
+    models::save_weights(path, builder);
+  }
+
   Folder folder_;
 };
 
@@ -348,6 +399,8 @@ std::vector<std::string> folder_seeds() {
                                       kBertConfig, kModules, kPooling);
   return {
       fmt::format("=== config.json\n{}", kBertConfig),
+      fmt::format("=== config.json\n{}", kModernBertConfig),
+      fmt::format("=== config.json\n{}", kQwenConfig),
       all,
       fmt::format("{}=== 2_Dense/config.json\n{}", all, kDense),
       all +

@@ -12,6 +12,7 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/embedding.h"
 #include "tapecache/ops/layout.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/pooling.h"
 #include "tapecache/ops/reduce.h"
@@ -75,6 +76,68 @@ std::vector<ErrorCase> value_cases() {
                           ops::attention(g.f32({1, 2, 6}), -1);
                         },
                         {"attention:", "-1"}),
+      error<ValueError>("attention_kv_heads",
+                        [](Given& g) {
+                          ops::attention(g.f32({1, 2, 14}), 3, {.kv_heads = 2});
+                        },
+                        {"attention:", "kv_heads is 2", "3"}),
+      error<ValueError>("attention_window",
+                        [](Given& g) {
+                          ops::attention(g.f32({1, 2, 6}), 1, {.window = -1});
+                        },
+                        {"attention:", "window is -1"}),
+      error<ValueError>("attention_window_beside_bias",
+                        [](Given& g) {
+                          ops::attention(g.f32({1, 2, 6}), 1, {.bias = g.f32({1, 2, 2}), .window = 1});
+                        },
+                        {"attention:", "a window beside a bias"}),
+      error<ValueError>("attention_kv_heads_beside_bias",
+                        [](Given& g) {
+                          ops::attention(g.f32({1, 2, 8}), 2, {.bias = g.f32({2, 2, 2}), .kv_heads = 1});
+                        },
+                        {"attention:", "kv_heads is 1 beside a bias"}),
+      error<ShapeError>("attention_grouped_width",
+                        [](Given& g) {
+                          ops::attention(g.f32({1, 2, 6}), 2, {.kv_heads = 1});
+                        },
+                        {"attention:", "[1, 2, 6]", "2 heads and 2 · 1"}),
+      error<ValueError>("rope_no_heads",
+                        [](Given& g) {
+                          ops::rope(g.f32({1, 2, 4}), 0, Tensor::zeros({2, 4}));
+                        },
+                        {"rope:", "0 heads"}),
+      error<ShapeError>("rope_too_many_heads",
+                        [](Given& g) {
+                          ops::rope(g.f32({1, 2, 4}), 2, Tensor::zeros({2, 4}));
+                        },
+                        {"rope:", "[1, 2, 4]", "at least 2 heads"}),
+      error<ShapeError>("rope_short_table",
+                        [](Given& g) {
+                          ops::rope(g.f32({1, 3, 4}), 1, Tensor::zeros({2, 4}));
+                        },
+                        {"rope:", "[2, 4]", "at least 3 tokens"}),
+      error<ShapeError>("rope_odd_width",
+                        [](Given& g) {
+                          ops::rope(g.f32({1, 2, 3}), 1, Tensor::zeros({2, 3}));
+                        },
+                        {"rope:", "[2, 3]", "even"}),
+      error<DTypeError>("rope_table_type",
+                        [](Given& g) {
+                          ops::rope(g.f32({1, 2, 4}), 1, Tensor::zeros({2, 4}, DType::kFloat64));
+                        },
+                        {"rope:", "float64", "float32"}),
+      error<ValueError>("rope_no_table",
+                        [](Given& g) {
+                          ops::rope(g.f32({1, 2, 4}), 1, {});
+                        },
+                        {"rope:", "undefined"}),
+      error<ValueError>("rope_table_of_nothing", [](Given&) { ops::rope_table({}, 3, DType::kFloat32); },
+                        {"rope_table:", "0 frequencies"}),
+      error<ShapeError>("gated_odd_axis",
+                        [](Given& g) {
+                          ops::gated(ops::Activation::kSilu, g.f32({2, 3}));
+                        },
+                        {"gated:", "[2, 3]", "even"}),
       error<Error>("attention_too_many_heads",
                    [](Given& g) {
                      ops::attention(g.f32({1, 2, 6}), std::numeric_limits<std::int64_t>::max());

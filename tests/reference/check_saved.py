@@ -54,7 +54,7 @@ def encode(folder, reference):
               if any(has_pooler or not name.startswith("pooler.") for name in names)}
     if unused:
         raise SystemExit(f"{folder}: {unused}")
-    if config["model_type"] in ("bert", "roberta", "xlm-roberta", "mpnet"):
+    if config["model_type"] not in ("clip", "clip_text_model", "clip_vision_model"):
         out = model(**text_inputs(reference))
         if not (folder / "modules.json").exists():
             return {"texts": out.pooler_output}

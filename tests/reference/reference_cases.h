@@ -15,6 +15,7 @@ namespace tapecache::testing {
 struct ReferenceCase {
   std::string name;
   models::PretrainedOptions options = {};
+  double float64_tolerance = 1e-10;
 
   std::filesystem::path folder() const { return std::filesystem::path(TAPECACHE_REFERENCE) / name; }
   SafetensorsFile reference() const { return read_safetensors(folder() / "reference.safetensors"); }
@@ -26,6 +27,8 @@ struct ReferenceCase {
 };
 
 inline const std::vector<ReferenceCase>& reference_cases() {
+  // transformers takes the angles of rotary positions and root mean squares in f32, whatever the model is of.
+  constexpr double kRotary = 1e-5;
   static const std::vector<ReferenceCase> cases{{"bert_mean"},
                                                 {"bert_cls_shards"},
                                                 {"bert_dense"},
@@ -43,6 +46,12 @@ inline const std::vector<ReferenceCase>& reference_cases() {
                                                 {"xlm_roberta"},
                                                 {"roberta"},
                                                 {"mpnet"},
+                                                {"modernbert", {}, kRotary},
+                                                {"modernbert_masked", {}, kRotary},
+                                                {"qwen3", {}, kRotary},
+                                                {"qwen2", {}, kRotary},
+                                                {"llama", {}, kRotary},
+                                                {"mistral", {}, kRotary},
                                                 {"sentence_clip"},
                                                 {"siglip"},
                                                 {"siglip_text"},

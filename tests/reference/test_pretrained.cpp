@@ -8,12 +8,15 @@
 #include <array>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "checks.h"
 #include "folder.h"
 #include "reference_cases.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/memory.h"
+#include "tapecache/core/random.h"
+#include "tapecache/gradcache/compare.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/mpnet.h"
 #include "tapecache/models/weights.h"
@@ -104,8 +107,10 @@ BOOST_AUTO_TEST_CASE(checkpointed_blocks_give_the_same_bits) {
   const Pretrained checkpointed = load_pretrained(case_folder("bert_mean"), {.checkpoint = true});
   BOOST_TEST(same_bits(encoded(plain, some_texts()), encoded(checkpointed, some_texts())));
   // And the same gradients, that of a bias which all blocks share among them.
-  const auto gradients = [](bool checkpoint) {
-    const Pretrained model = load_pretrained(case_folder("mpnet"), {.checkpoint = checkpoint});
+  const auto gradients = [](const char* name, bool checkpoint, bool training) {
+    const Pretrained model = load_pretrained(case_folder(name), {.dropout = 0.25, .checkpoint = checkpoint});
+    model.set_training(training);
+    begin_random_step(1, 2);
     Tape tape;
     Variable sum;
     {
@@ -117,7 +122,62 @@ BOOST_AUTO_TEST_CASE(checkpointed_blocks_give_the_same_bits) {
     for (const Parameter& p : model.parameters()) all.push_back(p.gradient());
     return all;
   };
-  BOOST_TEST(std::ranges::equal(gradients(false), gradients(true), same_bits));
+  BOOST_TEST(std::ranges::equal(gradients("mpnet", false, false), gradients("mpnet", true, false), same_bits));
+  for (const char* name : {"modernbert", "qwen3"}) {
+    for (const bool training : {false, true}) {
+      BOOST_TEST_CONTEXT(name << (training ? " in training" : "")) {
+        BOOST_TEST(std::ranges::equal(gradients(name, false, training), gradients(name, true, training), same_bits));
+      }
+    }
+    BOOST_TEST(!std::ranges::equal(gradients(name, false, false), gradients(name, false, true), same_bits));
+  }
+}
+
+/// Rotary positions are relative ones.
+BOOST_AUTO_TEST_CASE(rotary_models_see_no_padding) {
+  for (const char* name : {"modernbert", "qwen3", "qwen2", "llama", "mistral"}) {
+    BOOST_TEST_CONTEXT(name) {
+      const Pretrained model = load_pretrained(case_folder(name), {.dtype = DType::kFloat64});
+      const Tensor right = encoded(model, some_texts()), left = encoded(model, some_texts(true));
+      BOOST_TEST(max_difference(right, left) <= 1e-6);  // angles are of f32
+      const TokenBatch alone{some_texts().ids.slice(1, 2).clone(), some_texts().valid.slice(1, 2).clone()};
+      BOOST_TEST(same_bits(right.slice(1, 2).clone(), encoded(model, alone)));
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(cached_steps_of_rotary_models) {
+  for (const char* name : {"modernbert", "qwen3"}) {
+    const Pretrained model = load_pretrained(case_folder(name), {.dtype = DType::kFloat64, .dropout = 0.25});
+    model.set_training(true);
+    const auto encode = [&](const TokenBatch& texts) { return model.encode(texts); };
+    const std::vector<gradcache::Tower> towers{{"queries", some_texts(), encode},
+                                               {"targets", some_texts(true), encode}};
+    const gradcache::Loss loss = [](std::span<const Variable> r) { return losses::info_nce(r[0], r[1], {.scale = 3}); };
+    for (const std::int64_t chunk : {1, 2}) {
+      begin_random_step(1, 2);
+      const gradcache::Comparison c = gradcache::compare(towers, loss, {{chunk}}, model.parameters());
+      BOOST_TEST(c.relative_norm <= 1e-12, name << ", chunk " << chunk << ": " << c.relative_norm);
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(bidirectional_decoders) {
+  const Folder folder;
+  std::filesystem::copy(case_folder("llama"), folder / "model", std::filesystem::copy_options::recursive);
+  std::string config = contents(folder / "model/config.json");
+  config.replace(config.find("{") + 1, 0, "\n  \"is_causal\": false,");
+  put(folder / "model/config.json", config);
+  const Pretrained both_ways = load_pretrained(folder / "model"), causal = load_pretrained(case_folder("llama"));
+  BOOST_TEST(both_ways.info().pooling == "mean");
+  BOOST_TEST(causal.info().pooling == "lasttoken");
+  // The first token's state tells which tokens it sees.
+  const auto first_token = [](const std::filesystem::path& from, std::int64_t last) {
+    const Pretrained model = load_pretrained(from, {.pooling = TokenPooling::kCls});
+    return encoded(model, {Tensor::from(std::vector<std::int64_t>{5, 6, last}, {1, 3}), {}});
+  };
+  BOOST_TEST(same_bits(first_token(case_folder("llama"), 7), first_token(case_folder("llama"), 8)));
+  BOOST_TEST(!same_bits(first_token(folder / "model", 7), first_token(folder / "model", 8)));
 }
 
 BOOST_AUTO_TEST_CASE(a_folder_without_modules_is_pooled_as_the_options_say) {

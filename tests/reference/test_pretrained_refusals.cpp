@@ -77,9 +77,10 @@ BOOST_AUTO_TEST_CASE(folders_that_are_none) {
 
 BOOST_AUTO_TEST_CASE(model_types_that_are_not_supported) {
   Broken broken("bert_mean");
-  broken.with("config.json", R"("model_type": "bert")", R"("model_type": "modernbert")");
-  broken.refused({"config.json: model_type is \"modernbert\"",
-                  "one of bert, roberta, xlm-roberta, mpnet, clip, clip_text_model, clip_vision_model, siglip"});
+  broken.with("config.json", R"("model_type": "bert")", R"("model_type": "t5")");
+  broken.refused({"config.json: model_type is \"t5\"",
+                  "one of bert, roberta, xlm-roberta, mpnet, modernbert, qwen3, qwen2, llama, mistral, clip, "
+                  "clip_text_model, clip_vision_model, siglip"});
 }
 
 BOOST_AUTO_TEST_CASE(all_that_is_wrong_is_named_together) {
@@ -122,6 +123,61 @@ BOOST_AUTO_TEST_CASE(fields_of_bert) {
   refused(R"("hidden_dropout_prob": 0.1)", R"("quantization_config": {"bits": 4})",
           {"config.json: quantization_config is an object of 1 members, expected none"});
   refused(R"("hidden_dropout_prob": 0.1)", R"("pruned_heads": {"0": [1]})", {"config.json: pruned_heads"});
+}
+
+BOOST_AUTO_TEST_CASE(fields_of_modernbert) {
+  const auto refused = [](const std::string& field, const std::string& other, std::vector<std::string> words) {
+    Broken broken("modernbert");
+    broken.with("config.json", field, other).refused(std::move(words));
+  };
+  refused(R"("hidden_activation": "gelu")", R"("hidden_activation": "mish")",
+          {"config.json: hidden_activation is \"mish\", expected gelu"});
+  refused(R"("num_attention_heads": 2)", R"("num_attention_heads": 3)",
+          {"config.json: num_attention_heads is 3, expected a divisor of hidden_size, 16"});
+  refused(R"("num_attention_heads": 2)", R"("num_attention_heads": 16)",
+          {"num_attention_heads is 16", "an even width"});
+  refused(R"("num_hidden_layers": 4)", R"("num_hidden_layers": 5)",
+          {"expected one of these for each of 5 layers", "'layers.4.attn_norm.weight' is missing"});
+  refused(R"("num_hidden_layers": 4)", R"("num_hidden_layers": 200000000)", {"expected fewer than"});
+  refused(R"("local_attention": 4)", R"("local_attention": 0)", {"config.json: local_attention is 0"});
+  refused(R"("local_attention": 4)", R"("local_attention": 4, "rope_scaling": {"type": "yarn"})",
+          {"config.json: rope_scaling is an object of 1 members, expected none"});
+  refused(R"("rope_type": "default")", R"("rope_type": "dynamic")",
+          {"config.json: rope_parameters.", "_attention.rope_type is \"dynamic\", expected default, linear or llama3"});
+  refused("\"full_attention\",", "\"chunked_attention\",",
+          {"config.json: layer_types is [\"chunked_attention\", ", "expected full_attention and sliding_attention"});
+  refused(R"("mlp_bias": false)", R"("mlp_bias": true)", {"'layers.0.mlp.Wi.bias' is missing"});
+  const Broken unpooled("modernbert_masked");
+  std::filesystem::remove(unpooled / "modules.json");
+  unpooled.refused({"config.json: model_type is \"modernbert\", expected one with a pooler"}, {.pooler = true});
+}
+
+BOOST_AUTO_TEST_CASE(fields_of_decoders) {
+  const auto refused = [](const char* name, const std::string& field, const std::string& other,
+                          std::vector<std::string> words) {
+    Broken broken(name);
+    broken.with("config.json", field, other).refused(std::move(words));
+  };
+  refused("qwen3", R"("num_key_value_heads": 2)", R"("num_key_value_heads": 3)",
+          {"config.json: num_key_value_heads is 3, expected a divisor of num_attention_heads, 4"});
+  refused("qwen3", R"("head_dim": 8)", R"("head_dim": 7)", {"config.json: head_dim is 7, expected an even width"});
+  refused("qwen3", R"("head_dim": 8)", R"("head_dim": 4)", {"'layers.0.self_attn.q_proj.weight' has shape [32, 16]"});
+  refused("qwen3", R"("rope_scaling": null)", R"("rope_scaling": {"rope_type": "yarn", "factor": 4.0})",
+          {"config.json: rope_scaling.rope_type is \"yarn\", expected default, linear or llama3"});
+  refused("qwen3", R"("rope_scaling": null)", R"("rope_scaling": {"rope_type": "linear"})",
+          {"config.json: rope_scaling.factor is missing"});
+  refused("qwen3", R"("rope_scaling": null)", R"("partial_rotary_factor": 0.5)",
+          {"config.json: partial_rotary_factor is 0.5, expected none"});
+  refused("qwen3", R"("rms_norm_eps": 1e-06)", R"("rms_norm_eps": 0)", {"config.json: rms_norm_eps is 0"});
+  refused("qwen2", R"("use_sliding_window": true)", R"("use_sliding_window": false)",
+          {"config.json: use_sliding_window is false, expected true beside layer_types"});
+  refused("qwen2", R"("use_sliding_window": true)", R"("use_sliding_window": true, "is_causal": false)",
+          {"config.json: is_causal is false, expected true beside a sliding window"});
+  refused("llama", R"("high_freq_factor": 4.0)", R"("high_freq_factor": 0.5)",
+          {"rope_parameters.high_freq_factor is 0.5, expected more than low_freq_factor, 1"});
+  refused("llama", R"("hidden_act": "silu")", R"("hidden_act": "relu2")", {"config.json: hidden_act is \"relu2\""});
+  refused("llama", R"("mlp_bias": true)", R"("mlp_bias": false)",
+          {"'model.layers.0.mlp.down_proj.bias' belongs to no parameter"});
 }
 
 BOOST_AUTO_TEST_CASE(modules_of_sentence_transformers) {

@@ -111,7 +111,8 @@ BOOST_AUTO_TEST_SUITE(references)
 BOOST_AUTO_TEST_CASE(representations) {
   for (const ReferenceCase& of : reference_cases()) {
     const SafetensorsFile file = of.reference();
-    for (const auto& [dtype, tolerance] : {std::pair(DType::kFloat32, 1e-5), std::pair(DType::kFloat64, 1e-10)}) {
+    for (const auto& [dtype, tolerance] :
+         {std::pair(DType::kFloat32, 1e-5), std::pair(DType::kFloat64, of.float64_tolerance)}) {
       BOOST_TEST_CONTEXT(of.name << " " << name(dtype)) {
         check_outputs(ReferenceResults(of.load(dtype), ReferenceInputs(file, dtype)), file, tolerance);
       }

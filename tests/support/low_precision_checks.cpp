@@ -129,6 +129,31 @@ void check_low_block(Device device, DType low) {
   check_block(ops::Activation::kGeluTanh, 70, device, low);
 }
 
+void check_low_gated_block(Device device, DType low) {
+  constexpr std::int64_t kWidth = 32, kHeads = 4, kKvHeads = 2, kHidden = 24, kHeadWidth = 8;
+  constexpr std::int64_t kPacked = (kHeads + 2 * kKvHeads) * kHeadWidth;
+  const auto block = [=](Span x) {
+    const Variable qkv = ops::linear(x[0], x[1], {}, {}, kOperand);
+    const std::vector<double> frequencies{1, 0.5, 0.1, 0.01};
+    const Tensor angles = ops::rope_table(frequencies, 80, x[0].dtype()).to(x[0].device());
+    const Variable rotated = ops::rope(qkv, kHeads + kKvHeads, angles);
+    check_type(rotated, low);
+    ops::AttentionOptions options{.result = kOperand};
+    options.kv_heads = kKvHeads;
+    options.window = 9;
+    const Variable attended = ops::attention(rotated, kHeads, options);
+    check_type(attended, low);
+    const Variable sum = ops::linear(attended, x[2], {}, x[0]);
+    const Variable hidden = ops::gated(ops::Activation::kGelu, ops::linear(sum, x[3], {}, {}, kOperand));
+    check_type(hidden, low);
+    return ops::linear(hidden, x[4], {}, sum);
+  };
+  compare(block,
+          {random_values({2, 70, kWidth}, 1), weights({kPacked, kWidth}, 2), weights({kWidth, kHeads * kHeadWidth}, 3),
+           weights({2 * kHidden, kWidth}, 4), weights({kWidth, kHidden}, 5)},
+          {2, 70, kWidth}, device, low, 6);
+}
+
 void check_low_readers(Device device, DType low) {
   const auto readers = [=](Span x) {
     const Variable z = ops::linear(x[0], x[1], x[2], {}, kOperand);
@@ -137,11 +162,16 @@ void check_low_readers(Device device, DType low) {
     Variable sum = ops::linear(z, x[3], x[4]);
     sum = ops::activated_linear(z, ops::Activation::kGelu, x[3], {}, sum);
     sum = ops::add(sum, ops::attention(z, 2));
+    sum = ops::add(sum, ops::linear(ops::gated(ops::Activation::kSilu, z), x[6]));
+    const std::vector<double> frequencies{1, 0.25};
+    const Tensor angles = ops::rope_table(frequencies, 6, x[0].dtype()).to(x[0].device());
+    sum = ops::linear(ops::rope(z, 2, angles), x[3], {}, sum);
     sum = ops::activated_linear(z, ops::Activation::kSilu, x[3], {}, sum);
     return ops::linear(ops::multi_linear(z, parts, {}, kOperand), x[5], {}, sum);
   };
   const std::vector<Tensor> inputs{random_values({2, 6, 20}, 1), weights({24, 20}, 2),  random_values({24}, 3),
-                                   weights({8, 24}, 4),          random_values({8}, 5), weights({8, 16}, 6)};
+                                   weights({8, 24}, 4),          random_values({8}, 5), weights({8, 16}, 6),
+                                   weights({8, 12}, 7)};
   compare(readers, inputs, {2, 6, 8}, device, low, 6);
 }
 

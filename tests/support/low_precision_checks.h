@@ -10,6 +10,9 @@ namespace tapecache::testing {
 /// The ops of a transformer block one after another: what is between them is of 16 bits, and the gradients near.
 void check_low_block(Device device, DType low);
 
+/// A block with rotary positions, heads that share keys, a window and a gated perceptron.
+void check_low_gated_block(Device device, DType low);
+
 /// One such result that each op which takes it reads, so that its gradient is added up in 16 bits.
 void check_low_readers(Device device, DType low);
 

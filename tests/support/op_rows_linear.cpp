@@ -68,19 +68,22 @@ void add_linear_row(std::vector<OpRow>& rows, const std::string& name, std::vect
 
 double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
-void add_activated_linear_rows(std::vector<OpRow>& rows) {
-  using ops::Activation;
-  const std::vector<std::tuple<std::string, Activation, double (*)(double)>> activations{
-      {"quick_gelu", Activation::kQuickGelu, [](double x) { return x * sigmoid(1.702 * x); }},
-      {"gelu", Activation::kGelu, [](double x) { return 0.5 * x * std::erfc(-x / std::numbers::sqrt2); }},
-      {"gelu_tanh", Activation::kGeluTanh,
+std::vector<std::tuple<std::string, ops::Activation, double (*)(double)>> activations() {
+  return {
+      {"quick_gelu", ops::Activation::kQuickGelu, [](double x) { return x * sigmoid(1.702 * x); }},
+      {"gelu", ops::Activation::kGelu, [](double x) { return 0.5 * x * std::erfc(-x / std::numbers::sqrt2); }},
+      {"gelu_tanh", ops::Activation::kGeluTanh,
        [](double x) {
          return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
        }},
-      {"silu", Activation::kSilu, [](double x) { return x * sigmoid(x); }},
-      {"relu", Activation::kRelu, [](double x) { return std::max(x, 0.0); }},
+      {"silu", ops::Activation::kSilu, [](double x) { return x * sigmoid(x); }},
+      {"relu", ops::Activation::kRelu, [](double x) { return std::max(x, 0.0); }},
   };
-  for (const auto& [name, activation, f] : activations) {
+}
+
+void add_activated_linear_rows(std::vector<OpRow>& rows) {
+  using ops::Activation;
+  for (const auto& [name, activation, f] : activations()) {
     OpRow row{.name = "activated_linear_" + name,
               .inputs = {floating({2, 3, 4}), floating({5, 4}), floating({5})},
               .op =
@@ -110,6 +113,30 @@ void add_activated_linear_rows(std::vector<OpRow>& rows) {
            [](std::span<const NaiveArray> x) {
              return naive_linear(naive_unary(x[0], [](double v) { return v * sigmoid(v); }), x[1]);
            }});
+}
+
+void add_gated_rows(std::vector<OpRow>& rows) {
+  const auto row = [&](const std::string& name, ops::Activation activation, double (*f)(double), Input x,
+                       std::vector<Input> large = {}) {
+    rows.push_back({.name = name,
+                    .inputs = {std::move(x)},
+                    .op = [activation](std::span<const Variable> v) { return ops::gated(activation, v[0]); },
+                    .reference =
+                        [f](std::span<const NaiveArray> v) {
+                          const std::int64_t width = v[0].size(-1) / 2;
+                          NaiveArray y(v[0].shape.with(-1, width));
+                          for (std::int64_t i = 0; i < y.shape.numel(); ++i) {
+                            const std::int64_t at = i / width * 2 * width + i % width;
+                            y[i] = f(v[0][at]) * v[0][at + width];
+                          }
+                          return y;
+                        },
+                    .large = std::move(large)});
+  };
+  for (const auto& [name, activation, f] : activations()) row("gated_" + name, activation, f, floating({2, 3, 10}));
+  const auto silu = [](double v) { return v * sigmoid(v); };
+  row("gated_vector", ops::Activation::kSilu, silu, floating({6}), {floating({515, 2 * 384})});
+  row("gated_no_rows", ops::Activation::kSilu, silu, floating({0, 6}));
 }
 
 /// x is the bias too: its gradient comes from both.
@@ -226,6 +253,7 @@ std::vector<OpRow> linear_rows() {
                  {floating({3, 0}), floating({5, 0}), floating({5}), floating({3, 5})});
 
   add_activated_linear_rows(rows);
+  add_gated_rows(rows);
   add_rows_of_x_as_bias(rows);
   add_multi_linear_rows(rows);
   return rows;

@@ -11,11 +11,26 @@ namespace tapecache::testing {
 
 namespace {
 
-NaiveArray naive_attention(std::span<const NaiveArray> x, std::int64_t heads, bool causal) {
+struct AttentionCase {
+  std::string name;
+  std::int64_t batch, tokens, heads, head_width;
+  bool causal = false;
+  std::optional<Input> valid = {};
+  double range = 1;
+  std::int64_t kv_heads = 0;
+  std::optional<std::int64_t> window = {};
+
+  std::int64_t key_heads() const { return kv_heads > 0 ? kv_heads : heads; }
+};
+
+NaiveArray naive_attention(std::span<const NaiveArray> x, const AttentionCase& c) {
   const NaiveArray& qkv = x[0];
-  const std::int64_t batch = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3, head_width = width / heads;
+  const std::int64_t heads = c.heads, all = heads + 2 * c.key_heads();
+  const std::int64_t batch = qkv.size(0), tokens = qkv.size(1), head_width = qkv.size(2) / all;
+  const std::int64_t width = heads * head_width;
   const auto element = [&](std::int64_t b, std::int64_t token, std::int64_t part, std::int64_t h, std::int64_t i) {
-    return qkv[((b * tokens + token) * 3 + part) * width + h * head_width + i];
+    const std::int64_t head = part == 0 ? h : heads + (part - 1) * c.key_heads() + h / (heads / c.key_heads());
+    return qkv[((b * tokens + token) * all + head) * head_width + i];
   };
   NaiveArray y(Shape{batch, tokens, width});
   for (std::int64_t b = 0; b < batch; ++b) {
@@ -24,7 +39,8 @@ NaiveArray naive_attention(std::span<const NaiveArray> x, std::int64_t heads, bo
         std::vector<std::int64_t> keys;
         std::vector<double> scores;
         for (std::int64_t key = 0; key < tokens; ++key) {
-          if (causal && key > query) continue;
+          if (c.causal && key > query) continue;
+          if (c.window && std::abs(key - query) > *c.window) continue;
           if (x.size() > 1 && x[1][b * tokens + key] == 0) continue;
           double score = 0;
           for (std::int64_t i = 0; i < head_width; ++i) score += element(b, query, 0, h, i) * element(b, key, 1, h, i);
@@ -45,31 +61,25 @@ NaiveArray naive_attention(std::span<const NaiveArray> x, std::int64_t heads, bo
   return y;
 }
 
-struct AttentionCase {
-  std::string name;
-  std::int64_t batch, tokens, heads, head_width;
-  bool causal = false;
-  std::optional<Input> valid = {};
-  double range = 1;
-};
-
 void add_attention_row(std::vector<OpRow>& rows, const AttentionCase& c, std::vector<Input> large = {}) {
   OpRow row{.name = "attention" + c.name,
-            .inputs = {floating({c.batch, c.tokens, 3 * c.heads * c.head_width}, -c.range, c.range)},
+            .inputs = {floating({c.batch, c.tokens, (c.heads + 2 * c.key_heads()) * c.head_width}, -c.range, c.range)},
             .op =
-                [heads = c.heads, causal = c.causal](std::span<const Variable> x) {
-                  ops::AttentionOptions options;
-                  options.causal = causal;
+                [c](std::span<const Variable> x) {
+                  ops::AttentionOptions options{.causal = c.causal};
                   if (x.size() > 1) options.valid = x[1].value();
-                  return ops::attention(x[0], heads, options);
+                  options.kv_heads = c.kv_heads;
+                  options.window = c.window;
+                  return ops::attention(x[0], c.heads, options);
                 },
-            .reference = [heads = c.heads, causal = c.causal](
-                             std::span<const NaiveArray> x) { return naive_attention(x, heads, causal); },
+            .reference = [c](std::span<const NaiveArray> x) { return naive_attention(x, c); },
             .large = std::move(large)};
   if (c.valid) row.inputs.push_back(*c.valid);
   if (!row.large.empty()) {
     const Shape& shape = row.large[0].shape;
-    row.flops = 4.0 / 3 * static_cast<double>(shape.numel() * shape[1]);
+    const double keys = static_cast<double>(c.window ? std::min(shape[1], 2 * *c.window + 1) : shape[1]);
+    const double of_queries = static_cast<double>(c.heads) / static_cast<double>(c.heads + 2 * c.key_heads());
+    row.flops = 4 * of_queries * static_cast<double>(shape.numel()) * keys;
   }
   rows.push_back(std::move(row));
 }
@@ -106,6 +116,70 @@ void add_attention_rows(std::vector<OpRow>& rows) {
   rows.back().float32_tolerance = 2e-3;
   rows.back().float32_gradient_tolerance = 1e-2;
   add_attention_row(rows, {"_no_samples", 0, 4, 2, 3});
+  const auto with = [&](AttentionCase c, std::int64_t kv_heads, std::optional<std::int64_t> window,
+                        std::vector<Input> large = {}) {
+    c.kv_heads = kv_heads;
+    c.window = window;
+    add_attention_row(rows, c, std::move(large));
+  };
+  with({"_window", 2, 9, 2, 3}, 0, 2, {floating({2, 600, 3 * 16})});
+  with({"_window_padding", 2, 5, 2, 3, false, padding}, 0, 1);
+  with({"_window_holes", 2, 5, 2, 3, false, holes}, 0, 1);
+  with({"_window_causal", 2, 9, 2, 3, true}, 0, 3, {floating({2, 600, 3 * 16})});
+  with({"_window_of_itself", 2, 5, 2, 3}, 0, 0);
+  with({"_window_of_all", 2, 5, 2, 3}, 0, 4);
+  with({"_window_of_tiles", 1, 9, 1, 2}, 0, 200, {floating({2, 600, 3 * 16})});
+  with({"_grouped", 2, 5, 4, 3}, 2, {}, {floating({4, 200, (4 + 2 * 2) * 16})});
+  with({"_grouped_causal_padding", 2, 5, 4, 3, true, padding}, 2, {});
+  with({"_grouped_one_key_head", 2, 5, 3, 2, true}, 1, {});
+  with({"_grouped_window", 2, 9, 4, 2, false}, 2, 2);
+}
+
+/// Tokens' angles differ from each other and from pair to pair.
+Tensor angles(std::int64_t tokens, std::int64_t width, DType dtype) {
+  std::vector<double> frequencies;
+  for (std::int64_t i = 0; i < width / 2; ++i) frequencies.push_back(1 / static_cast<double>(1 + 3 * i));
+  return ops::rope_table(frequencies, tokens, dtype);
+}
+
+void add_rope_row(std::vector<OpRow>& rows, const std::string& name, std::int64_t heads, std::int64_t width, Input x,
+                  std::vector<Input> large = {}) {
+  rows.push_back({.name = name,
+                  .inputs = {std::move(x)},
+                  .op =
+                      [=](std::span<const Variable> v) {
+                        // A row longer than there are tokens: a table serves texts of any length.
+                        const std::int64_t tokens = v[0].defined() && v[0].rank() > 1 ? v[0].size(1) + 1 : 1;
+                        const DType dtype =
+                            v[0].defined() && v[0].dtype() == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+                        const Tensor table = angles(tokens, width, dtype);
+                        return ops::rope(v[0], heads, v[0].defined() ? table.to(v[0].device()) : table);
+                      },
+                  .reference =
+                      [=](std::span<const NaiveArray> v) {
+                        NaiveArray y = v[0];
+                        const std::int64_t all = v[0].size(2) / width;
+                        for (std::int64_t i = 0; i < y.shape.numel(); ++i) {
+                          const std::int64_t column = i % width, head = i / width % all;
+                          const std::int64_t token = i / width / all % v[0].size(1), pair = column % (width / 2);
+                          if (head >= heads) continue;
+                          const double frequency = 1 / static_cast<double>(1 + 3 * pair);
+                          const double angle = static_cast<float>(token) * static_cast<float>(frequency);
+                          const bool first = column < width / 2;
+                          const double other = v[0][first ? i + width / 2 : i - width / 2];
+                          y[i] = v[0][i] * std::cos(angle) + (first ? -other : other) * std::sin(angle);
+                        }
+                        return y;
+                      },
+                  .large = std::move(large)});
+}
+
+void add_rope_rows(std::vector<OpRow>& rows) {
+  add_rope_row(rows, "rope", 2, 4, floating({2, 5, 4 * 3}));
+  add_rope_row(rows, "rope_all_heads", 3, 6, floating({2, 3, 6 * 3}));
+  add_rope_row(rows, "rope_width_two", 1, 2, floating({2, 3, 2 * 3}));
+  add_rope_row(rows, "rope_no_samples", 1, 4, floating({0, 3, 4}));
+  add_rope_row(rows, "rope_heads_of_64", 2, 64, floating({1, 2, 64 * 3}), {floating({8, 77, 64 * 12})});
 }
 
 /// Pools the valid tokens of each sample, one feature at a time; 0 where there are none.
@@ -187,6 +261,7 @@ void add_pooling_rows(std::vector<OpRow>& rows) {
 std::vector<OpRow> sequence_rows() {
   std::vector<OpRow> rows;
   add_attention_rows(rows);
+  add_rope_rows(rows);
   add_pooling_rows(rows);
   return rows;
 }
