@@ -214,9 +214,14 @@ Tensor ImageProcessor::pixels(const std::filesystem::path& file, const Augmentat
   }
   const Image image = read_image(file, state_->read);
   Draws draws(augmentation.seed, epoch, sample);
-  const images::Region region = random_region(image, augmentation, draws);
-  const Image part = images::resize_region(image, image.width, image.height, state_->steps.filter, region);
-  Image result = resize(part, width, height, state_->steps.filter);
+  Image result;
+  if (augmentation.smallest_area < 1) {
+    const images::Region region = random_region(image, augmentation, draws);
+    const Image part = images::resize_region(image, image.width, image.height, state_->steps.filter, region);
+    result = resize(part, width, height, state_->steps.filter);
+  } else {
+    result = prepared(image, state_->steps);
+  }
   if (draws.next() < augmentation.flip) mirror(result);
   return bytes_of(result);
 }

@@ -37,9 +37,10 @@ struct ImageProcessorOptions {
 
 /// Part of a picture that training sees in the place of the whole: as OpenCLIP and torchvision crop at random.
 struct Augmentation {
-  double smallest_area = 0.9;  ///< of the crop, as a share of the picture's; the largest is 1
-  double widest = 4.0 / 3;     ///< the ratio of the crop's sides is between 1 / widest and widest
-  double flip = 0;             ///< how probable it is that left and right are exchanged
+  /// Of the crop, as a share of the picture's; the largest is 1. Where this is 1, images are what they are otherwise.
+  double smallest_area = 0.9;
+  double widest = 4.0 / 3;  ///< the ratio of the crop's sides is between 1 / widest and widest
+  double flip = 0;          ///< how probable it is that left and right are exchanged
   std::uint64_t seed = 0;
 };
 

@@ -171,13 +171,17 @@ BOOST_AUTO_TEST_CASE(augmentation_depends_on_seed_epoch_and_sample_alone) {
   BOOST_TEST(same_bits(first, crop(0, 0)));
 }
 
-BOOST_AUTO_TEST_CASE(a_crop_of_everything_is_the_picture_resized) {
+BOOST_AUTO_TEST_CASE(without_crop_and_flip_nothing_is_augmented) {
+  const ImageProcessor processor = ImageProcessor::load(kProcessors / "clip");
+  BOOST_TEST(same_bits(processor.pixels(kPair[0], {.smallest_area = 1}, 0, 0), processor.pixels(kPair[0])));
+}
+
+BOOST_AUTO_TEST_CASE(a_crop_that_does_not_fit_is_the_largest_from_the_centre) {
   const ImageProcessor processor = ImageProcessor::load(kProcessors / "siglip");
   const Image image = read_image(kPair[0]);
   const Image whole = resize(image, 16, 16, Resampling::kBicubic);
-  // The ratio of 45 x 31 lies within the limits, so that the only crop of the whole area is nearly the picture.
-  const Tensor flipped = processor.pixels(kPair[0], {.smallest_area = 1, .widest = 1, .flip = 1}, 0, 0);
-  const Tensor plain = processor.pixels(kPair[0], {.smallest_area = 1, .widest = 1, .flip = 0}, 0, 0);
+  const Tensor flipped = processor.pixels(kPair[0], {.smallest_area = 0.999, .widest = 1, .flip = 1}, 0, 0);
+  const Tensor plain = processor.pixels(kPair[0], {.smallest_area = 0.999, .widest = 1, .flip = 0}, 0, 0);
   const Image a = image_of(flipped), b = image_of(plain);
   for (int y = 0; y < 16; ++y) {
     for (int x = 0; x < 16; ++x) {
