@@ -86,7 +86,11 @@ void WorkAhead::run(const std::shared_ptr<Job>& job) {
 }
 
 void WorkAhead::finish() {
-  const std::shared_ptr<Job> job = std::exchange(job_, nullptr);
+  std::shared_ptr<Job> job;
+  {
+    const std::lock_guard lock(mutex_);
+    job = std::exchange(job_, nullptr);
+  }
   if (!job) return;
   parallel_for(thread_count(), 1, [&](std::int64_t, std::int64_t) { run(job); });
   std::unique_lock lock(mutex_);

@@ -266,9 +266,12 @@ Preprocessing of_file(const std::filesystem::path& path) {
 Preprocessing read_preprocessing(const std::filesystem::path& folder_or_file) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder_or_file, error)) return of_file(folder_or_file);
-  // In the order in which transformers looks; a folder of OpenCLIP's has one file of its own.
+  // In the order in which transformers looks. Without its config.json the folder is OpenCLIP's, which has one file.
   const auto processor = folder_or_file / "processor_config.json", own = folder_or_file / "preprocessor_config.json",
              open_clip = folder_or_file / "open_clip_config.json";
+  if (std::filesystem::exists(open_clip, error) && !std::filesystem::exists(folder_or_file / "config.json", error)) {
+    return of_file(open_clip);
+  }
   if (std::filesystem::exists(processor, error)) {
     const Json json = tapecache::detail::read_json(processor);
     if (json.find("image_processor")) return of_file(processor);

@@ -105,6 +105,21 @@ BOOST_AUTO_TEST_CASE(names_of_processors) {
                  .find("32 x 32 by bilinear") != std::string::npos);
 }
 
+BOOST_AUTO_TEST_CASE(which_file_of_a_folder_counts) {
+  const auto width = [&] { return ImageProcessor::load(path()).width(); };
+  const std::string vit = R"("image_processor_type": "ViTImageProcessor", "size": )";
+  put(*this / "preprocessor_config.json", "{" + vit + "5}");
+  BOOST_TEST(width() == 5);
+  put(*this / "processor_config.json", R"({"processor_class": "CLIPProcessor"})");
+  BOOST_TEST(width() == 5);
+  put(*this / "processor_config.json", R"({"image_processor": {)" + vit + "6}}");
+  BOOST_TEST(width() == 6);
+  put(*this / "open_clip_config.json", R"({"model_cfg": {"vision_cfg": {"image_size": 7}}})");
+  BOOST_TEST(width() == 7);
+  put(*this / "config.json", "{}");
+  BOOST_TEST(width() == 6);
+}
+
 BOOST_AUTO_TEST_CASE(what_is_not_supported_is_refused_by_its_field) {
   const auto clip = [](const std::string& fields) {
     return R"({"image_processor_type": "CLIPImageProcessor", )" + fields + "}";
