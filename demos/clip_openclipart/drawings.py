@@ -15,6 +15,7 @@ ROOT = Path("/usr/share/openclipart")
 DC, RDF = "{http://purl.org/dc/elements/1.1/}", "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 # Geometry by the thousand, and icons that say nothing beside their file's name; folders that are no kind of thing.
 LEFT_OUT = ("shapes/", "computer/icons/")
+MOST_PIXELS = 4 << 20  # a few have hundreds of millions
 NO_KINDS = ("unsorted", "special", "signs_and_symbols", "computer")
 
 
@@ -62,7 +63,7 @@ def caption_of(title: str, keywords: "list[str]") -> str:
 
 
 def drawings() -> "list[Drawing]":
-    """In an order that does not depend on their names. Of drawings whose bytes are equal there is one."""
+    """In an order that does not depend on their names, without huge ones. Of drawings whose bytes are equal there is one."""
     install()
     found, seen = [], set()
     for svg in sorted((ROOT / "svg").rglob("*.svg")):
@@ -70,9 +71,12 @@ def drawings() -> "list[Drawing]":
         png = ROOT / "png" / inside.with_suffix(".png")
         if str(inside).startswith(LEFT_OUT) or not png.is_file():
             continue
+        contents = png.read_bytes()
+        if int.from_bytes(contents[16:20], "big") * int.from_bytes(contents[20:24], "big") > MOST_PIXELS:
+            continue
         title, keywords = words_of(svg)
         caption = caption_of(title, keywords)
-        digest = hashlib.sha256(png.read_bytes()).digest()
+        digest = hashlib.sha256(contents).digest()
         if len(caption.split()) >= 2 and digest not in seen:
             seen.add(digest)
             found.append((digest, Drawing(png, caption, inside.parts[0])))
