@@ -58,7 +58,7 @@ class Demo:
             small_clip.make(self.work / "model", [drawing.caption for drawing in training])
 
     def train(self, arguments: "list[str]") -> int:
-        settings = {"--batch": "768", "--chunk": "64", "--epochs": "40", "--rate": "1e-3", "--weight-decay": "0.1",
+        settings = {"--batch": "768", "--chunk": "64", "--epochs": "20", "--rate": "1e-3", "--weight-decay": "0.1",
                     "--crop": "0.5", "--flip": "0.5", "--eval-every": "0", "--warmup": "0.1"}
         given = {argument.split("=")[0] for argument in arguments}
         if "--memory" in given:
