@@ -26,6 +26,14 @@ void check_image(const Image& image, const char* operation);
 /// it covers, so the mean of the picture is kept to within rounding. Throws ValueError for an empty size.
 Image resize_area(const Image& image, int width, int height);
 
+/// The filters of Pillow's `Image.resize`, by its names.
+enum class Resampling { kNearest, kBox, kBilinear, kHamming, kBicubic, kLanczos };
+
+/// Resizes as Pillow's `Image.resize` does, to the bit: the filter is as wide as a result's pixel where the picture
+/// shrinks, and each of two passes rounds to 8 bits. Each channel goes by itself (Pillow multiplies by alpha before).
+/// Throws ValueError for an empty size.
+Image resize(const Image& image, int width, int height, Resampling filter);
+
 /// Lays an RGBA picture over white and returns RGB of the same size. Throws ValueError unless channels are 4.
 Image composite_over_white(const Image& rgba, Alpha alpha);
 

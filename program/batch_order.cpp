@@ -23,7 +23,7 @@ std::vector<std::int64_t> shuffled(std::int64_t count, std::uint64_t seed, std::
 }
 
 std::vector<std::int64_t> BatchOrder::rows(std::int64_t step) {
-  const std::int64_t epoch = step / steps_per_epoch(), first = step % steps_per_epoch() * batch_;
+  const std::int64_t epoch = this->epoch(step), first = step % steps_per_epoch() * batch_;
   if (epoch != epoch_) {
     order_ = shuffled(pairs_, seed_, static_cast<std::uint64_t>(epoch));
     epoch_ = epoch;

@@ -16,6 +16,7 @@ class BatchOrder {
   BatchOrder(std::int64_t pairs, std::int64_t batch, std::uint64_t seed) : pairs_(pairs), batch_(batch), seed_(seed) {}
 
   std::int64_t steps_per_epoch() const { return pairs_ / batch_; }
+  std::int64_t epoch(std::int64_t step) const { return step / steps_per_epoch(); }
   std::vector<std::int64_t> rows(std::int64_t step);
 
  private:

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,14 +34,19 @@ int run_check_gradient(const CheckGradientCommand& command) {
   const Pairs pairs = read_pairs(command.pairs, command.columns);
   const TextModel model(command.model.folder, {.max_tokens = command.model.max_tokens});
   const Prefixes prefixes = command.prefixes.of(model);
-  const TrainingLoss loss(command.loss, model, pairs.hard_negatives);
+  LossOptions chosen = command.loss;
+  chosen.name = loss_name(chosen, pairs);
+  const TrainingLoss loss(chosen, model, pairs.hard_negatives);
+  std::optional<ImageEncoder> encoder;
+  if (pairs.images) encoder.emplace(model.folder(), model.model(), command.model.images);
+  const ImageEncoder* const images = encoder ? &*encoder : nullptr;
   std::vector<std::int64_t> rows(static_cast<std::size_t>(std::min(command.samples, pairs.size())));
   std::iota(rows.begin(), rows.end(), 0);
-  const PairBatch batch = PairBatches(pairs, model, prefixes).batch(rows);
+  const PairBatch batch = PairBatches(pairs, model, prefixes, images).batch(rows);
   model.model().set_training(true);
   begin_random_step(command.seed, 0);
   const gradcache::Comparison found =
-      gradcache::compare(towers_of(batch, model), loss.of(batch, prefixes, command.model.embed()),
+      gradcache::compare(towers_of(batch, model, images), loss.of(batch, prefixes, command.model.embed()),
                          {.cut = {command.chunk}, .autocast = command.model.autocast()});
 
   std::vector<std::string> order;
@@ -54,7 +60,7 @@ int run_check_gradient(const CheckGradientCommand& command) {
     group.relative = larger(group.relative, p.max_relative);
   }
   fmt::print("{} pairs in chunks of {}, loss {}: direct {:.8g}, cached {:.8g}\n\n", batch.size(), command.chunk,
-             command.loss.name, found.loss_reference, found.loss_other);
+             chosen.name, found.loss_reference, found.loss_other);
   fmt::print("{:<40} {:>8} {:>14} {:>14}\n", "parameters", "tensors", "max |c - d|", "over max |d|");
   for (const std::string& name : order) {
     const Group& g = groups[name];

@@ -5,7 +5,9 @@
 
 #include <fmt/format.h>
 
+#include "image_files.h"
 #include "progress.h"
+#include "tapecache/core/atomic_file.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/data/npy.h"
@@ -29,6 +31,15 @@ std::string prefix_of(const EmbedCommand& command, const TextModel& model) {
   return found->second;
 }
 
+/// What a folder holds, in the order of the vectors: for `tapecache search --texts`.
+void write_list(const EmbedCommand& command, const std::vector<ImageFile>& files) {
+  if (!std::filesystem::is_directory(command.images)) return;
+  std::string list;
+  for (const ImageFile& file : files) list += file.path.string() + "\n";
+  std::filesystem::path path = command.out;
+  write_file_atomically(path.replace_extension(".txt"), list);
+}
+
 }  // namespace
 
 int run_embed(const EmbedCommand& command) {
@@ -37,19 +48,36 @@ int run_embed(const EmbedCommand& command) {
     throw FileError(
         fmt::format("{}: found the ending '{}', expected .npy or .safetensors", command.out.string(), ending));
   }
-  const std::vector<std::string> texts = read_texts(command.input, command.texts);
-  const TextModel model(command.model.folder, {.max_tokens = command.model.max_tokens});
+  if (command.input.empty() == command.images.empty()) {
+    throw ValueError(fmt::format("found {}, expected --input TEXTS or --images FOLDER-OR-FILE",
+                                 command.input.empty() ? "neither" : "both"));
+  }
   EmbedOptions options = command.model.embed();
-  options.prefix = prefix_of(command, model);
   const auto begin = std::chrono::steady_clock::now();
   const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); };
-  Tensor vectors;
-  {
-    Progress progress("embed", static_cast<std::int64_t>(texts.size()));
+  std::string architecture;
+  const auto embed = [&](std::size_t count, const char* what, auto call) {
+    Progress progress("embed", static_cast<std::int64_t>(count));
     options.observer = [&](std::int64_t done) {
-      progress.update(done, fmt::format("{:.0f} texts/s", static_cast<double>(done) / seconds()));
+      progress.update(done, fmt::format("{:.0f} {}/s", static_cast<double>(done) / seconds(), what));
     };
-    vectors = model.embed(texts, options);
+    return call();
+  };
+  Tensor vectors;
+  if (command.images.empty()) {
+    const std::vector<std::string> texts = read_texts(command.input, command.texts);
+    const TextModel model(command.model.folder, {.max_tokens = command.model.max_tokens});
+    architecture = model.model().info().architecture;
+    options.prefix = prefix_of(command, model);
+    vectors = embed(texts.size(), "texts", [&] { return model.embed(texts, options); });
+  } else {
+    // Without a tokenizer, which encoders of images alone have none of.
+    const std::vector<ImageFile> files = list_images(command.images, command.texts);
+    const models::Pretrained model = models::load_pretrained(model_folder(command.model.folder));
+    const ImageEncoder images(command.model.folder, model, command.model.images);
+    architecture = model.info().architecture;
+    vectors = embed(files.size(), "images", [&] { return images.embed(files, options); });
+    write_list(command, files);
   }
   if (command.float16) vectors = vectors.to(DType::kFloat16);
   if (ending == ".npy") {
@@ -57,8 +85,7 @@ int run_embed(const EmbedCommand& command) {
   } else {
     write_safetensors(command.out, {.tensors = {{"embeddings", vectors}}, .metadata = {{"format", "pt"}}});
   }
-  fmt::print(stderr, "{}: {} of {}, in {:.1f} s\n", command.out.string(), describe(vectors),
-             model.model().info().architecture, seconds());
+  fmt::print(stderr, "{}: {} of {}, in {:.1f} s\n", command.out.string(), describe(vectors), architecture, seconds());
   return kDone;
 }
 

@@ -11,7 +11,7 @@ namespace tapecache::program {
 
 struct EmbedCommand {
   ModelOptions model = {};
-  std::filesystem::path input = {}, out = {};
+  std::filesystem::path input = {}, images = {}, out = {};  ///< texts or, in their place, images
   TextsOptions texts = {};
   std::optional<std::string> prefix = {}, prompt = {};  ///< text, or the name of one of the model's
   bool float16 = false;

@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "image_encoder.h"
 #include "model_options.h"
 #include "parameter_groups.h"
 #include "tapecache/core/error.h"
@@ -63,6 +64,7 @@ int run_inspect(const InspectCommand& command) {
   std::vector<std::string> faults;
   show("folder", model_folder(command.folder).string());
   std::optional<std::int64_t> ids;
+  std::optional<std::string> no_tokenizer;  // which encoders of images alone do without
   try {
     const data::Tokenizer tokenizer = data::Tokenizer::load(command.folder);
     ids = tokenizer.vocabulary_size();
@@ -70,11 +72,19 @@ int run_inspect(const InspectCommand& command) {
          fmt::format("{} ids, pads with {}{}{}", *ids, tokenizer.pad_id(), tokenizer.pads_left() ? " on the left" : "",
                      tokenizer.max_tokens() ? fmt::format(", cuts at {}", *tokenizer.max_tokens()) : ""));
   } catch (const Error& e) {
-    faults.push_back(fmt::format("tokenizer: {}", e.what()));
+    no_tokenizer = fmt::format("tokenizer: {}", e.what());
   }
   try {
     const models::Pretrained model = models::load_pretrained(command.folder, {.memory_map = true});
+    if (model.encodes_images()) {
+      try {
+        show("preprocessing", ImageEncoder(command.folder, model, {}).description());
+      } catch (const Error& e) {
+        faults.push_back(fmt::format("preprocessing: {}", e.what()));
+      }
+    }
     show_model(model, command.parameters);
+    if (!model.encodes_texts()) no_tokenizer.reset();
     if (ids && model.encodes_texts() && *ids > model.info().vocabulary) {
       faults.push_back(
           fmt::format("tokenizer: has {} ids, the model's embedding table {} rows", *ids, model.info().vocabulary));
@@ -82,6 +92,7 @@ int run_inspect(const InspectCommand& command) {
   } catch (const Error& e) {
     faults.push_back(fmt::format("model: {}", e.what()));
   }
+  if (no_tokenizer) faults.insert(faults.begin(), *no_tokenizer);
   std::fflush(stdout);
   for (const std::string& fault : faults) fmt::print(stderr, "tapecache: not supported: {}\n", fault);
   return faults.empty() ? kDone : kBadInput;

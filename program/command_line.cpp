@@ -32,13 +32,24 @@ void add_model(CLI::App& app, ModelOptions& options) {
   app.add_flag("--bf16", options.bf16, "Matrix products in bfloat16");
 }
 
+void add_over_white(CLI::App& app, ImageOptions& options) {
+  app.add_flag("--over-white", options.over_white, "Lay images with transparency over white (default: drop it)");
+}
+
 void add_pairs(CLI::App& app, std::filesystem::path& pairs, PairsOptions& options) {
-  app.add_option("--pairs", pairs, "Texts that belong together: .csv, .tsv or .jsonl")->required();
-  app.add_option("--columns", options.columns,
-                 "Columns of anchor, positive and hard negatives, by name, or by number without a header "
-                 "(default: anchor or query, positive or passage, negative_1, ...)")
-      ->delimiter(',')
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--pairs", pairs, "Texts, or images and texts, that belong together: .csv, .tsv or .jsonl")
+      ->required();
+  auto* columns =
+      app.add_option("--columns", options.columns,
+                     "Columns of anchor, positive and hard negatives, by name, or by number without a header "
+                     "(default: anchor or query, positive or passage, negative_1, ...)")
+          ->delimiter(',')
+          ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--image-column", options.image,
+                 "Column of images' paths, from the file's folder (default: image, filepath, ...)")
+      ->excludes(columns);
+  app.add_option("--caption-column", options.caption, "Column of their texts (default: caption, title, text, ...)")
+      ->excludes(columns);
   app.add_flag("!--no-header", options.header, "The first row of a table is a pair");
   app.add_flag("--skip-empty", options.skip_empty, "Pass over rows with an empty text");
 }
@@ -49,8 +60,8 @@ void add_prefixes(CLI::App& app, PrefixOptions& options) {
 }
 
 void add_loss(CLI::App& app, LossOptions& options) {
-  app.add_option("--loss", options.name, "infonce, clip, siglip, gist or matryoshka:WIDTH,WIDTH,...")
-      ->capture_default_str();
+  app.add_option("--loss", options.name,
+                 "infonce, clip, siglip, gist or matryoshka:WIDTH,WIDTH,... (default: infonce; clip of images)");
   app.add_option("--scale", options.scale,
                  "What similarities are multiplied by (default: 20; clip 14.3, siglip 10, gist 100)");
   app.add_option("--guide", options.guide, "Folder of gist's guide model (default: the model as it was)");
@@ -60,13 +71,23 @@ void add_train(CLI::App& app, TrainOptions& o) {
   add_model(app, o.model);
   add_pairs(app, o.pairs, o.columns);
   add_prefixes(app, o.prefixes);
+  add_over_white(app, o.model.images);
+  app.add_option("--crop", o.model.images.crop,
+                 "Smallest share of an image that a random crop of it has; 1: no such crops")
+      ->check(CLI::Range(0.01, 1.0))
+      ->capture_default_str();
+  app.add_option("--flip", o.model.images.flip, "Share of images whose left and right are exchanged")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
+  app.add_option("--loaders", o.loaders, "Threads that read images while a step computes (default: a quarter of them)")
+      ->check(CLI::Range(1, 256));
   app.add_option("--out", o.out, "New folder for the trained model; OUT.run has its checkpoint and metrics")
       ->required();
   app.add_option("--batch", o.batch, "Pairs a step; all others are each one's negatives")
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30))
       ->capture_default_str();
-  auto* chunk =
-      app.add_option("--chunk", o.chunk, "Texts of a chunk, each padded to the batch's longest")->check(kCount);
+  auto* chunk = app.add_option("--chunk", o.chunk, "Texts, or images, of a chunk, each padded to the batch's longest")
+                    ->check(kCount);
   auto* tokens = app.add_option("--chunk-tokens", o.chunk_tokens,
                                 "Tokens of a chunk of texts of like length, padding included (default: 4096)")
                      ->check(kCount);
@@ -121,9 +142,11 @@ void add_texts(CLI::App& app, TextsOptions& options) {
 
 void add_embed(CLI::App& app, EmbedCommand& o) {
   add_model(app, o.model);
-  app.add_option("--input", o.input, "Texts: a line each (.txt), or a row (.csv, .tsv, .jsonl)")->required();
-  app.add_option("--out", o.out, "Vectors, in the order of the texts: .npy, or .safetensors (tensor 'embeddings')")
-      ->required();
+  app.add_option("--input", o.input, "Texts: a line each (.txt), or a row (.csv, .tsv, .jsonl)");
+  app.add_option("--images", o.images,
+                 "Images in their place: a folder, or a file that has their paths as --input has texts");
+  add_over_white(app, o.model.images);
+  app.add_option("--out", o.out, "Vectors, in their order: .npy, or .safetensors (tensor 'embeddings')")->required();
   add_texts(app, o.texts);
   auto* prefix = app.add_option("--prefix", o.prefix, "Before every text (default: the model's default prompt)");
   app.add_option("--prompt", o.prompt, "Name of one of the model's prompts, as query")->excludes(prefix);
@@ -145,6 +168,7 @@ void add_search(CLI::App& app, SearchCommand& o) {
 
 void add_eval(CLI::App& app, EvalCommand& o) {
   add_model(app, o.model);
+  add_over_white(app, o.model.images);
   add_pairs(app, o.pairs, o.columns);
   add_prefixes(app, o.prefixes);
   app.add_flag("--json", o.json, "Print an object");
@@ -152,6 +176,7 @@ void add_eval(CLI::App& app, EvalCommand& o) {
 
 void add_check_gradient(CLI::App& app, CheckGradientCommand& o) {
   add_model(app, o.model);
+  add_over_white(app, o.model.images);
   add_pairs(app, o.pairs, o.columns);
   add_prefixes(app, o.prefixes);
   add_loss(app, o.loss);

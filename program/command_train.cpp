@@ -18,6 +18,7 @@
 #include "run_settings.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/memory.h"
+#include "tapecache/core/parallel_for.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/compare.h"
 #include "tapecache/gradcache/memory_plan.h"
@@ -36,6 +37,7 @@ using Json = nlohmann::ordered_json;
 const Clock::time_point program_begin = Clock::now();
 
 constexpr std::int64_t kDefaultChunkTokens = 4096;
+constexpr std::int64_t kDefaultImages = 32;  // of a chunk
 constexpr std::int64_t kCheckedPairs = 16, kCheckedChunk = 4;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
@@ -132,6 +134,14 @@ class Run {
     model_ = std::make_unique<TextModel>(options_.model.folder,
                                          TextModelOptions{options_.model.max_tokens, options_.dropout});
     prefixes_ = options_.prefixes.of(*model_);
+    options_.loss.name = loss_name(options_.loss, training_);
+    if (held.images != training_.images && held.size() > 0) {
+      throw FileError(fmt::format("{}: has {}, the pairs for training have {}", options_.eval_pairs.string(),
+                                  held.images ? "images" : "texts alone", training_.images ? "images" : "texts alone"));
+    }
+    if (training_.images) {
+      images_ = std::make_unique<ImageEncoder>(options_.model.folder, model_->model(), options_.model.images);
+    }
   }
 
   /// By the patterns; each must match something.
@@ -165,7 +175,9 @@ class Run {
 
     batch_ = std::min(options_.batch, training_.size());
     order_ = std::make_unique<BatchOrder>(training_.size(), batch_, options_.seed);
-    batches_ = std::make_unique<PairBatches>(training_, *model_, prefixes_);
+    const int loaders = options_.loaders.value_or(std::clamp(thread_count() / 4, 1, 8));
+    batches_ = std::make_unique<PairBatches>(training_, *model_, prefixes_, images_.get(),
+                                             LoadingOptions{options_.seed, loaders});
     const double of_epochs = options_.epochs * static_cast<double>(order_->steps_per_epoch());
     steps_ = options_.steps.value_or(std::max<std::int64_t>(1, std::llround(of_epochs)));
     warmup_ = std::llround(options_.warmup < 1 ? options_.warmup * static_cast<double>(steps_) : options_.warmup);
@@ -180,7 +192,7 @@ class Run {
     } else if (options_.chunk) {
       step_options_.cut = {*options_.chunk};
     } else {
-      step_options_.cut = gradcache::ChunkTokens{options_.chunk_tokens.value_or(kDefaultChunkTokens)};
+      step_options_.cut = gradcache::ChunkTokens{options_.chunk_tokens.value_or(kDefaultChunkTokens), {kDefaultImages}};
     }
     settings_ = run_settings(options_, training_, prefixes_);
     settings_["the number of steps"] = std::to_string(steps_);
@@ -252,8 +264,10 @@ class Run {
 
   /// The next step. Throws NumericalError where it cannot be taken.
   MetricsLog::Figures step() {
-    const PairBatch batch = batches_->batch(order_->rows(step_));
-    const std::vector<gradcache::Tower> towers = towers_of(batch, *model_);
+    const auto epoch = [this](std::int64_t number) { return static_cast<std::uint32_t>(order_->epoch(number)); };
+    const PairBatch batch = batches_->batch(order_->rows(step_), epoch(step_));
+    if (step_ + 1 < steps_) batches_->load_ahead(order_->rows(step_ + 1), epoch(step_ + 1));
+    const std::vector<gradcache::Tower> towers = towers_of(batch, *model_, images_.get());
     const gradcache::Loss loss = loss_->of(batch, prefixes_, options_.model.embed());
     model_->model().set_training(true);
     begin_random_step(options_.seed, static_cast<std::uint32_t>(step_));
@@ -290,7 +304,7 @@ class Run {
     const PairBatch batch = first_pairs(whole, pairs);
     gradcache::StepOptions options = step_options_;
     options.cut = {std::min(kCheckedChunk, std::max<std::int64_t>(1, pairs / 2))};
-    const double distance = gradcache::compare(towers_of(batch, *model_),
+    const double distance = gradcache::compare(towers_of(batch, *model_, images_.get()),
                                                loss_->of(batch, prefixes_, options_.model.embed()), options, trained_)
                                 .relative_norm;
     log_->add("check", step_, {{"gradient_distance", distance}});
@@ -303,7 +317,8 @@ class Run {
   }
 
   MetricsLog::Figures evaluated(const std::string& when, bool log) {
-    MetricsLog::Figures figures = evaluate(*model_, *held_out_, prefixes_, options_.model.embed()).named();
+    MetricsLog::Figures figures =
+        evaluate(*model_, images_.get(), *held_out_, prefixes_, options_.model.embed()).named();
     std::string line;
     for (const auto& [name, value] : figures) line += fmt::format("  {} {:.4f}", name, value);
     say("{}{}", when, line);
@@ -312,9 +327,11 @@ class Run {
   }
 
   static void show(const MetricsLog::Figures& before, const MetricsLog::Figures& after) {
-    fmt::print("{:<10} {:>8} {:>8}\n", "held out", "before", "after");
+    std::size_t width = 10;
+    for (const auto& [name, value] : after) width = std::max(width, name.size());
+    fmt::print("{:<{}} {:>8} {:>8}\n", "held out", width, "before", "after");
     for (std::size_t i = 0; i < after.size(); ++i) {
-      fmt::print("{:<10} {:>8.4f} {:>8.4f}\n", after[i].first, before.at(i).second, after[i].second);
+      fmt::print("{:<{}} {:>8.4f} {:>8.4f}\n", after[i].first, width, before.at(i).second, after[i].second);
     }
     std::fflush(stdout);
   }
@@ -324,6 +341,7 @@ class Run {
   Pairs training_;
   std::optional<RetrievalTask> held_out_;
   std::unique_ptr<TextModel> model_;
+  std::unique_ptr<ImageEncoder> images_;  // where the pairs have some
   Prefixes prefixes_;
   std::unique_ptr<TrainingLoss> loss_;
   std::vector<Parameter> all_, trained_;

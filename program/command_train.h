@@ -32,6 +32,7 @@ struct TrainOptions {
   double warmup = 0.1;  ///< steps, or below 1 a share of all
   std::uint64_t seed = 0;
   std::optional<double> dropout = {};
+  std::optional<int> loaders = {};  ///< threads that read images beside the step
 
   std::filesystem::path eval_pairs = {};
   double eval_share = 0.05;

@@ -13,13 +13,27 @@ namespace {
 constexpr std::array kRecallAt{1, 5, 10};
 constexpr std::array kNdcgAt{10};
 
+RetrievalFigures search(const Tensor& queries, const Tensor& targets, const Tensor& gold) {
+  RetrievalFigures figures;
+  figures.queries = queries.size(0);
+  figures.targets = targets.size(0);
+  figures.recall = train::recall_at_k(queries, targets, gold, kRecallAt);
+  figures.mean_reciprocal_rank = train::mean_reciprocal_rank(queries, targets, gold);
+  figures.ndcg = train::ndcg_at_k(queries, targets, gold, kNdcgAt);
+  return figures;
+}
+
 }  // namespace
 
-std::vector<std::pair<std::string, double>> RetrievalFigures::named() const {
+std::vector<std::pair<std::string, double>> Evaluation::named() const {
   std::vector<std::pair<std::string, double>> all;
-  for (const auto& [k, value] : recall) all.emplace_back(fmt::format("recall@{}", k), value);
-  all.emplace_back("mrr", mean_reciprocal_rank);
-  for (const auto& [k, value] : ndcg) all.emplace_back(fmt::format("ndcg@{}", k), value);
+  const auto add = [&all](const RetrievalFigures& figures, const std::string& direction) {
+    for (const auto& [k, value] : figures.recall) all.emplace_back(fmt::format("{}recall@{}", direction, k), value);
+    all.emplace_back(direction + "mrr", figures.mean_reciprocal_rank);
+    for (const auto& [k, value] : figures.ndcg) all.emplace_back(fmt::format("{}ndcg@{}", direction, k), value);
+  };
+  add(forward, reverse ? "image_to_text_" : "");
+  if (reverse) add(*reverse, "text_to_image_");
   return all;
 }
 
@@ -29,21 +43,18 @@ Prefixes prefixes_for(const TextModel& model, const std::optional<std::string>& 
           passage ? *passage : model.prompt({"document", "passage", "corpus"})};
 }
 
-RetrievalFigures evaluate(const TextModel& model, const RetrievalTask& task, const Prefixes& prefixes,
-                          const EmbedOptions& options) {
+Evaluation evaluate(const TextModel& model, const ImageEncoder* images, const RetrievalTask& task,
+                    const Prefixes& prefixes, const EmbedOptions& options) {
   EmbedOptions of_queries = options, of_targets = options;
   of_queries.prefix = prefixes.query;
   of_targets.prefix = prefixes.passage;
-  const Tensor queries = model.comparable(model.embed(task.queries, of_queries));
+  const bool of_images = !task.images.empty();
+  const Tensor queries =
+      model.comparable(of_images ? images->embed(task.images, options) : model.embed(task.queries, of_queries));
   const Tensor targets = model.comparable(model.embed(task.targets, of_targets));
-  const Tensor gold = task.gold_rows();
-  RetrievalFigures figures;
-  figures.queries = queries.size(0);
-  figures.targets = targets.size(0);
-  figures.recall = train::recall_at_k(queries, targets, gold, kRecallAt);
-  figures.mean_reciprocal_rank = train::mean_reciprocal_rank(queries, targets, gold);
-  figures.ndcg = train::ndcg_at_k(queries, targets, gold, kNdcgAt);
-  return figures;
+  Evaluation evaluation{search(queries, targets, task.gold_rows())};
+  if (of_images) evaluation.reverse = search(targets, queries, task.reversed_gold_rows());
+  return evaluation;
 }
 
 }  // namespace tapecache::program

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "image_encoder.h"
 #include "retrieval_task.h"
 #include "text_model.h"
 
@@ -16,8 +17,13 @@ struct RetrievalFigures {
   std::int64_t queries = 0, targets = 0;
   std::map<int, double> recall = {}, ndcg = {};  ///< by k
   double mean_reciprocal_rank = 0;
+};
 
-  /// "recall@1" and so on, in the order they are shown.
+struct Evaluation {
+  RetrievalFigures forward;                      ///< anchors search for positives
+  std::optional<RetrievalFigures> reverse = {};  ///< of images and texts, texts for images
+
+  /// "recall@1" and so on, of images "image_to_text_recall@1", in the order they are shown.
   std::vector<std::pair<std::string, double>> named() const;
 };
 
@@ -29,7 +35,8 @@ struct Prefixes {
 Prefixes prefixes_for(const TextModel& model, const std::optional<std::string>& query,
                       const std::optional<std::string>& passage);
 
-RetrievalFigures evaluate(const TextModel& model, const RetrievalTask& task, const Prefixes& prefixes,
-                          const EmbedOptions& options);
+/// `images` is looked at where the task's queries are images.
+Evaluation evaluate(const TextModel& model, const ImageEncoder* images, const RetrievalTask& task,
+                    const Prefixes& prefixes, const EmbedOptions& options);
 
 }  // namespace tapecache::program

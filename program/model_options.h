@@ -17,6 +17,7 @@ struct ModelOptions {
   std::optional<std::int64_t> max_tokens = {};
   std::int64_t batch_tokens = 8192;
   bool bf16 = false;
+  ImageOptions images = {};
 
   DType autocast() const { return bf16 ? DType::kBFloat16 : DType::kFloat32; }
   /// Distance of the cached from the direct gradient, over its norm, up to which they count as equal.

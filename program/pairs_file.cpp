@@ -26,6 +26,9 @@ constexpr std::string_view kAnchorNames[] = {"anchor", "query", "question", "sen
 constexpr std::string_view kPositiveNames[] = {"positive", "pos",       "passage", "document",
                                                "answer",   "sentence2", "text2",   "target"};
 constexpr std::string_view kNegativeNames[] = {"negative", "neg", "hard_negative"};
+constexpr std::string_view kImageNames[] = {"image",     "image_path", "filepath", "file_path",
+                                            "file_name", "filename",   "path"};
+constexpr std::string_view kCaptionNames[] = {"caption", "captions", "title", "text", "sentence", "description"};
 constexpr std::string_view kTextNames[] = {"text", "sentence", "passage", "document"};
 
 std::string lower(std::string_view text) {
@@ -192,10 +195,34 @@ class Rows {
   std::vector<std::size_t> chosen_;
 };
 
+std::optional<std::string> first_of(const std::vector<std::string>& names, std::span<const std::string_view> known) {
+  const auto found = std::ranges::find_if(names, [&](const std::string& name) { return is_one_of(name, known); });
+  return found == names.end() ? std::nullopt : std::optional(*found);
+}
+
+struct Columns {
+  std::vector<std::string> names;
+  bool images = false;
+};
+
+/// Of images and captions: those that are given, or that are known by their names.
+std::optional<Columns> image_columns(const Rows& rows, const PairsOptions& options) {
+  const auto choose = [&](const std::string& given, std::span<const std::string_view> known) {
+    return given.empty() ? first_of(rows.names(), known) : std::optional(given);
+  };
+  const auto image = choose(options.image, kImageNames), caption = choose(options.caption, kCaptionNames);
+  if (image && caption) return Columns{{*image, *caption}, true};
+  if (options.image.empty() && options.caption.empty()) return std::nullopt;
+  throw FileError(fmt::format("{}: cannot tell which column has the {}, found {}; say so by {}", rows.file().name(),
+                              image ? "captions" : "images", listed(rows.names()),
+                              image ? "--caption-column NAME" : "--image-column NAME"));
+}
+
 /// The columns by their names, or in their order.
-std::vector<std::string> known_columns(const Rows& rows) {
+Columns known_columns(const Rows& rows, const PairsOptions& options) {
   const std::vector<std::string>& names = rows.names();
-  if (!rows.named()) return names;
+  if (!options.image.empty() || !options.caption.empty()) return *image_columns(rows, options);
+  if (!rows.named()) return {names};
   std::optional<std::string> anchor, positive;
   std::vector<std::string> negatives;
   for (const std::string& name : names) {
@@ -204,24 +231,42 @@ std::vector<std::string> known_columns(const Rows& rows) {
     if (is_one_of(name, kNegativeNames, true)) negatives.push_back(name);
   }
   if (!anchor || !positive) {
-    throw FileError(
-        fmt::format("{}: cannot tell which columns are anchor and positive, found {}; say so by --columns "
-                    "ANCHOR,POSITIVE, or --no-header where the first row is a pair",
-                    rows.file().name(), names.empty() ? "nothing" : listed(names)));
+    if (const auto images = image_columns(rows, options)) return *images;
+    throw FileError(fmt::format(
+        "{}: cannot tell which columns are anchor and positive, found {}; say so by --columns "
+        "ANCHOR,POSITIVE, --image-column and --caption-column, or --no-header where the first row is a pair",
+        rows.file().name(), names.empty() ? "nothing" : listed(names)));
   }
-  std::vector<std::string> columns{*anchor, *positive};
-  columns.insert(columns.end(), negatives.begin(), negatives.end());
+  Columns columns{{*anchor, *positive}};
+  columns.names.insert(columns.names.end(), negatives.begin(), negatives.end());
   return columns;
 }
+
+/// The lines of places that come one behind the other, each line end being looked for once.
+class LineCounter {
+ public:
+  explicit LineCounter(const TextFile& file) : text_(file.contents()) {}
+  std::int64_t line_of(std::size_t offset) {
+    line_ += std::ranges::count(text_.substr(at_, offset - std::min(at_, offset)), '\n');
+    at_ = std::max(at_, offset);
+    return line_;
+  }
+
+ private:
+  std::string_view text_;
+  std::size_t at_ = 0;
+  std::int64_t line_ = 1;
+};
 
 }  // namespace
 
 Pairs Pairs::select(const std::vector<std::int64_t>& rows) const {
-  Pairs result{.hard_negatives = hard_negatives};
+  Pairs result{.images = images, .file = file, .hard_negatives = hard_negatives};
   for (const std::int64_t row : rows) {
     const auto at = static_cast<std::size_t>(row);
     result.anchors.push_back(anchors[at]);
     result.positives.push_back(positives[at]);
+    if (images) result.lines.push_back(lines[at]);
     for (std::int64_t k = 0; k < hard_negatives; ++k) {
       result.negatives.push_back(negatives[static_cast<std::size_t>(row * hard_negatives + k)]);
     }
@@ -229,16 +274,23 @@ Pairs Pairs::select(const std::vector<std::int64_t>& rows) const {
   return result;
 }
 
+ImageFile Pairs::image(std::int64_t row) const {
+  const auto at = static_cast<std::size_t>(row);
+  return {file.parent_path() / anchors[at], fmt::format("{}: line {}", file.string(), lines[at])};
+}
+
 Pairs read_pairs(const std::filesystem::path& path, const PairsOptions& options) {
   Rows rows(path, options.header);
-  const std::vector<std::string> columns = options.columns.empty() ? known_columns(rows) : options.columns;
+  const Columns chosen = options.columns.empty() ? known_columns(rows, options) : Columns{options.columns};
+  const std::vector<std::string>& columns = chosen.names;
   if (columns.size() < 2) {
     throw FileError(fmt::format("{}: found {} column{}, expected at least an anchor and a positive", path.string(),
                                 columns.size(), columns.size() == 1 ? "" : "s"));
   }
   rows.choose(columns);
-  Pairs pairs;
+  Pairs pairs{.images = chosen.images, .file = path};
   std::optional<std::size_t> negatives;
+  LineCounter lines(rows.file());
   std::vector<std::vector<Field>> values;
   while (rows.next(values)) {
     std::vector<Field> texts;
@@ -262,6 +314,14 @@ Pairs read_pairs(const std::filesystem::path& path, const PairsOptions& options)
       throw rows.file().error(
           texts.front().offset,
           fmt::format("found {} hard negatives, expected {} as in the first row", texts.size() - 2, *negatives));
+    }
+    if (pairs.images) {
+      std::error_code error;
+      if (!std::filesystem::is_regular_file(path.parent_path() / texts[0].text, error)) {
+        throw rows.file().error(texts[0].offset, fmt::format("there is no file {}, expected an image",
+                                                             (path.parent_path() / texts[0].text).string()));
+      }
+      pairs.lines.push_back(lines.line_of(texts[0].offset));
     }
     pairs.anchors.push_back(std::move(texts[0].text));
     pairs.positives.push_back(std::move(texts[1].text));
@@ -297,11 +357,13 @@ std::vector<std::string> read_texts(const std::filesystem::path& path, const Tex
     std::string column = options.column;
     if (column.empty() && rows.names().size() == 1) column = rows.names().front();
     for (const std::string& name : rows.names()) {
-      if (column.empty() && is_one_of(name, kTextNames)) column = name;
+      if (column.empty() && (options.images ? is_one_of(name, kImageNames) : is_one_of(name, kTextNames)))
+        column = name;
     }
     if (column.empty()) {
-      throw FileError(fmt::format("{}: cannot tell which column has the texts, found {}; say so by --column NAME",
-                                  path.string(), rows.names().empty() ? "nothing" : listed(rows.names())));
+      throw FileError(fmt::format("{}: cannot tell which column has the {}, found {}; say so by --column NAME",
+                                  path.string(), options.images ? "images" : "texts",
+                                  rows.names().empty() ? "nothing" : listed(rows.names())));
     }
     rows.choose({column});
     std::vector<std::vector<Field>> values;

@@ -29,13 +29,16 @@ RetrievalTask::RetrievalTask(const Pairs& pairs) {
   for (std::size_t i = 0; i < pairs.anchors.size(); ++i) {
     const auto query = static_cast<std::size_t>(distinct_queries.row(pairs.anchors[i]));
     const std::int64_t target = distinct_targets.row(pairs.positives[i]);
+    if (pairs.images && gold.size() < queries.size()) images.push_back(pairs.image(static_cast<std::int64_t>(i)));
     gold.resize(queries.size());
     if (std::ranges::find(gold[query], target) == gold[query].end()) gold[query].push_back(target);
   }
   for (const std::string& negative : pairs.negatives) distinct_targets.row(negative);
 }
 
-Tensor RetrievalTask::gold_rows() const {
+namespace {
+
+Tensor filled_up(const std::vector<std::vector<std::int64_t>>& gold) {
   std::size_t most = 1;
   for (const auto& rows : gold) most = std::max(most, rows.size());
   std::vector<std::int64_t> all;
@@ -44,6 +47,20 @@ Tensor RetrievalTask::gold_rows() const {
     all.resize(all.size() + most - rows.size(), -1);
   }
   return Tensor::from(all, {static_cast<std::int64_t>(gold.size()), static_cast<std::int64_t>(most)});
+}
+
+}  // namespace
+
+Tensor RetrievalTask::gold_rows() const { return filled_up(gold); }
+
+Tensor RetrievalTask::reversed_gold_rows() const {
+  std::vector<std::vector<std::int64_t>> reversed(targets.size());
+  for (std::size_t query = 0; query < gold.size(); ++query) {
+    for (const std::int64_t target : gold[query]) {
+      reversed[static_cast<std::size_t>(target)].push_back(static_cast<std::int64_t>(query));
+    }
+  }
+  return filled_up(reversed);
 }
 
 }  // namespace tapecache::program

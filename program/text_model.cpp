@@ -31,21 +31,6 @@ models::Pretrained load(const std::filesystem::path& folder, const TextModelOpti
   return model;
 }
 
-/// Puts dropout back as it was.
-class WithoutDropout {
- public:
-  explicit WithoutDropout(const models::Pretrained& model) : model_(model), before_(model.training()) {
-    model.set_training(false);
-  }
-  ~WithoutDropout() { model_.set_training(before_); }
-  WithoutDropout(const WithoutDropout&) = delete;
-  WithoutDropout& operator=(const WithoutDropout&) = delete;
-
- private:
-  const models::Pretrained& model_;
-  bool before_;
-};
-
 }  // namespace
 
 const std::filesystem::path& model_folder(const std::filesystem::path& path) {

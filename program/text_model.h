@@ -30,6 +30,21 @@ struct EmbedOptions {
 /// The path, where there is a folder. Throws FileError.
 const std::filesystem::path& model_folder(const std::filesystem::path& path);
 
+/// Dropout is off as long as this lives, and then as it was.
+class WithoutDropout {
+ public:
+  explicit WithoutDropout(const models::Pretrained& model) : model_(model), before_(model.training()) {
+    model.set_training(false);
+  }
+  ~WithoutDropout() { model_.set_training(before_); }
+  WithoutDropout(const WithoutDropout&) = delete;
+  WithoutDropout& operator=(const WithoutDropout&) = delete;
+
+ private:
+  const models::Pretrained& model_;
+  bool before_;
+};
+
 /// A folder's model with its tokenizer.
 class TextModel {
  public:

@@ -48,6 +48,14 @@ Parameter scalar_parameter(const char* name, double value) { return Parameter(na
 
 }  // namespace
 
+std::string loss_name(const LossOptions& options, const Pairs& pairs) {
+  if (options.name.empty()) return pairs.images ? "clip" : "infonce";
+  if (pairs.images && options.name == "gist") {
+    throw ValueError("--loss gist compares texts, the pairs have images; expected clip, siglip, infonce or matryoshka");
+  }
+  return options.name;
+}
+
 TrainingLoss::TrainingLoss(const LossOptions& options, const TextModel& model, std::int64_t hard_negatives) {
   const std::size_t colon = options.name.find(':');
   const std::string_view name = std::string_view(options.name).substr(0, colon);

@@ -15,10 +15,14 @@ namespace tapecache::program {
 enum class LossKind { kInfoNce, kClip, kSiglip, kGist, kMatryoshka };
 
 struct LossOptions {
-  std::string name = "infonce";      ///< infonce, clip, siglip, gist or matryoshka:WIDTH,…
+  std::string name = {};             ///< infonce, clip, siglip, gist or matryoshka:WIDTH,…; empty: as pairs want it
   std::optional<double> scale = {};  ///< none: what the loss begins with
   std::filesystem::path guide = {};  ///< of gist, a model's folder; empty: the model as it was before training
 };
+
+/// The loss of pairs for which none was chosen: clip of images and texts, else infonce. Throws ValueError for one that
+/// takes no images.
+std::string loss_name(const LossOptions& options, const Pairs& pairs);
 
 /// The loss of a training run, with the parameters that it trains itself.
 class TrainingLoss {

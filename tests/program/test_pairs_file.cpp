@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "csv.h"
+#include "image_files.h"
 #include "pairs_file.h"
 #include "tapecache/core/error.h"
 #include "text_file.h"
@@ -138,6 +139,53 @@ BOOST_AUTO_TEST_CASE(json_lines) {
   check_texts(pairs.anchors, {"q\xC3\xA4", "q2"});
   check_texts(pairs.positives, {"p1", "p2\n"});
   check_texts(pairs.negatives, {"n1", "n2", "n3", "n4"});
+}
+
+BOOST_AUTO_TEST_CASE(images_and_captions) {
+  std::filesystem::create_directory(*this / "pictures");
+  for (const char* name : {"pictures/a.png", "pictures/b.jpg", "c.png"}) put(*this / name, "");
+  put(*this / "p.csv", "id,filepath,Title\n1,pictures/a.png,\"of\ntwo lines\"\n2,pictures/b.jpg,b\n3," +
+                           (*this / "c.png").string() + ",c\n");
+  const Pairs pairs = read_pairs(*this / "p.csv");
+  BOOST_CHECK(pairs.images);
+  check_texts(pairs.anchors, {"pictures/a.png", "pictures/b.jpg", (*this / "c.png").string()});
+  check_texts(pairs.positives, {"of\ntwo lines", "b", "c"});
+  const Pairs chosen = pairs.select({2, 0});
+  BOOST_CHECK(chosen.images);
+  BOOST_CHECK_EQUAL(chosen.image(0).path, *this / "c.png");
+  BOOST_CHECK_EQUAL(chosen.image(1).path, *this / "pictures/a.png");
+  BOOST_CHECK_EQUAL(chosen.image(0).where, (*this / "p.csv").string() + ": line 5");
+  BOOST_CHECK_EQUAL(chosen.image(1).where, (*this / "p.csv").string() + ": line 2");
+  // Texts count before images, and what is asked for before both.
+  put(*this / "q.tsv", "query\tpositive\timage\tcaption\nq\tp\tc.png\tc\n");
+  BOOST_CHECK(!read_pairs(*this / "q.tsv").images);
+  check_texts(read_pairs(*this / "q.tsv", {.image = "image"}).positives, {"c"});
+  check_texts(read_pairs(*this / "q.tsv", {.caption = "positive"}).anchors, {"c.png"});
+  put(*this / "r.tsv", "c.png\tsea\n");
+  check_texts(read_pairs(*this / "r.tsv", {.image = "1", .caption = "2", .header = false}).positives, {"sea"});
+  BOOST_CHECK_EXCEPTION(read_pairs(*this / "r.tsv", {.image = "1", .header = false}), FileError,
+                        says({"which column has the captions", "--caption-column"}));
+  BOOST_CHECK_EXCEPTION(read_pairs(*this / "q.tsv", {.image = "picture"}), FileError, says({"no column 'picture'"}));
+  put(*this / "s.csv", "image,text\nc.png,a\n\nd.png,b\n");
+  BOOST_CHECK_EXCEPTION(read_pairs(*this / "s.csv"), FileError, says({"s.csv: line 4, column 1", "no file", "d.png"}));
+}
+
+BOOST_AUTO_TEST_CASE(lists_of_images) {
+  std::filesystem::create_directories(*this / "all/deep");
+  for (const char* name : {"all/b.PNG", "all/deep/a.jpeg", "all/a.jpg", "all/notes.txt", "x.png"})
+    put(*this / name, "");
+  const auto names = [&](const std::vector<ImageFile>& files) {
+    std::vector<std::string> found;
+    for (const ImageFile& file : files) found.push_back(std::filesystem::relative(file.path, path()).string());
+    return found;
+  };
+  check_texts(names(list_images(*this / "all")), {"all/a.jpg", "all/b.PNG", "all/deep/a.jpeg"});
+  put(*this / "all/list.txt", "b.PNG\n../x.png\n");
+  check_texts(names(list_images(*this / "all/list.txt")), {"all/b.PNG", "x.png"});
+  put(*this / "all/list.csv", "id,file_name\n1,a.jpg\n2,c.jpg\n");
+  BOOST_CHECK_EXCEPTION(list_images(*this / "all/list.csv"), FileError, says({"list.csv: row 2", "no file", "c.jpg"}));
+  std::filesystem::create_directory(*this / "none");
+  BOOST_CHECK_EXCEPTION(list_images(*this / "none"), FileError, says({"none", "holds no .jpg"}));
 }
 
 BOOST_AUTO_TEST_CASE(broken_rows_name_line_and_column) {

@@ -85,6 +85,9 @@ BOOST_AUTO_TEST_CASE(searches_count_equal_texts_once) {
   BOOST_CHECK(task.targets == std::vector<std::string>({"a", "b", "c", "d"}));
   BOOST_CHECK_EQUAL(to_string(task.gold_rows().shape()), "[2, 2]");
   check_equal(task.gold_rows(), {0, 1, 1, -1});
+  BOOST_CHECK_EQUAL(to_string(task.reversed_gold_rows().shape()), "[4, 2]");
+  check_equal(task.reversed_gold_rows(), {0, -1, 0, 1, -1, -1, -1, -1});
+  BOOST_CHECK(task.images.empty());
 }
 
 BOOST_AUTO_TEST_CASE(groups_of_parameters) {

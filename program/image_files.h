@@ -1,0 +1,16 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "pairs_file.h"
+
+namespace tapecache::program {
+
+/// The images of a folder and of those within it (.jpg, .jpeg, .png), ordered by their paths; or those that a file
+/// names, as `read_texts` reads it, by paths from the file's own folder. Throws FileError for a folder without any, for
+/// a file that is missing, and as `read_texts`.
+std::vector<ImageFile> list_images(const std::filesystem::path& folder_or_file, const TextsOptions& options = {});
+
+}  // namespace tapecache::program

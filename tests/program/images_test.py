@@ -1,0 +1,227 @@
+"""The program `tapecache` on images and captions: a small CLIP of random weights. Arguments: the program, its folder."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import zlib
+from pathlib import Path
+
+import small_model
+
+PROGRAM = CLIP = ""
+COLOURS = {"red": (230, 30, 20), "green": (30, 200, 60), "blue": (20, 60, 220), "white": (250, 250, 245),
+           "black": (10, 5, 15), "yellow": (240, 220, 30)}
+PATTERNS = {"plain": lambda x, y: True, "left": lambda x, y: x < 6, "top": lambda x, y: y < 5,
+            "corner": lambda x, y: x < 6 and y < 5, "stripes": lambda x, y: x // 2 % 2 == 0,
+            "board": lambda x, y: (x // 3 + y // 3) % 2 == 0}
+WIDTH, HEIGHT = 13, 11
+
+
+def write_png(path: Path, rows: "list[list[tuple]]", kind: int = 2) -> None:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    data = b"".join(b"\0" + bytes(value for pixel in row for value in pixel) for row in rows)
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), 8, kind, 0, 0, 0)
+    chunks = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(data)), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+
+
+def make_model(folder: Path) -> Path:
+    """The reference's small CLIP, with a tokenizer of words and a preprocessing of its own."""
+    shutil.copytree(CLIP, folder, ignore=shutil.ignore_patterns("reference.safetensors"))
+    words = {word: number + 3 for number, word in enumerate([*COLOURS, *PATTERNS])}
+    special = {"<pad>": 0, "<start>": 1, "<unknown>": 2, "<end>": 59}
+    template = [{"SpecialToken": {"id": "<start>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "<end>", "type_id": 0}}]
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "added_tokens": [{"id": number, "content": word, "special": True, "normalized": False, "single_word": False,
+                          "lstrip": False, "rstrip": False} for word, number in special.items()],
+        "normalizer": None, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {"type": "TemplateProcessing", "single": template,
+                           "pair": [*template, {"Sequence": {"id": "B", "type_id": 0}}],
+                           "special_tokens": {name: {"id": name, "ids": [special[name]], "tokens": [name]}
+                                              for name in ("<start>", "<end>")}},
+        "model": {"type": "WordLevel", "vocab": {**special, **words}, "unk_token": "<unknown>"}}))
+    (folder / "preprocessor_config.json").write_text(json.dumps(
+        {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 8}, "crop_size": 8}))
+    return folder
+
+
+class ImagesTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.model = make_model(self.folder / "model")
+        (self.folder / "data" / "pictures").mkdir(parents=True)
+        self.rows = []
+        for colour, paint in COLOURS.items():
+            for pattern, covers in PATTERNS.items():
+                name = f"pictures/{colour}-{pattern}.png"
+                write_png(self.folder / "data" / name,
+                          [[paint if covers(x, y) else (128, 128, 128) for x in range(WIDTH)] for y in range(HEIGHT)])
+                self.rows.append((name, f"{colour} {pattern}"))
+        self.pairs = self.folder / "data" / "pairs.csv"
+        self.write_pairs(("filepath", "title"), self.rows)
+
+    def write_pairs(self, header: tuple, rows: list) -> None:
+        with self.pairs.open("w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+
+    def run_program(self, *arguments, code: int = 0) -> subprocess.CompletedProcess:
+        done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, code, f"{arguments}\n{done.stdout}{done.stderr}")
+        return done
+
+    def assert_refused(self, words: "list[str]", *arguments) -> None:
+        done = self.run_program(*arguments, code=1)
+        for word in words:
+            self.assertIn(word, done.stderr)
+
+    def train_arguments(self, out: str, *more) -> list:
+        held_out = [] if "--eval-pairs" in more else ["--eval-share", 0]
+        return ["train", "--model", self.model, "--pairs", self.pairs, "--out", self.folder / out, "--batch", 12,
+                "--rate", 3e-3, "--threads", 2, *held_out, *more]
+
+    def train(self, out: str, *more) -> Path:
+        self.last = self.run_program(*self.train_arguments(out, *more))
+        return self.folder / out
+
+    def metrics(self, out: str, kind: str) -> list:
+        lines = (self.folder / f"{out}.run" / "metrics.jsonl").read_text().splitlines()
+        return [line for line in map(json.loads, lines) if line["kind"] == kind]
+
+    def weights(self, out: str) -> "dict[str, bytes]":
+        return small_model.read_safetensors(self.folder / out / "model.safetensors")
+
+    def evaluated(self, model: Path, *more) -> dict:
+        return json.loads(self.run_program("eval", "--model", model, "--pairs", self.pairs, "--json", *more).stdout)
+
+    def test_images_find_their_texts_after_training(self) -> None:
+        before = self.evaluated(self.model)
+        out = self.train("out", "--steps", 300, "--eval-pairs", self.pairs, "--check-every", 50)
+        self.assertIn("loss clip", self.last.stderr)
+        after = self.evaluated(out)
+        self.assertEqual(after["queries"], len(self.rows))
+        for name in ("image_to_text_recall@1", "text_to_image_recall@1"):
+            self.assertIn(name, self.last.stdout)
+            self.assertEqual(after[name], self.metrics("out", "eval")[-1][name])
+            self.assertLess(before[name], 0.2)
+            self.assertGreater(after[name], 0.5)
+        self.assertLess(max(line["gradient_distance"] for line in self.metrics("out", "check")), 1e-5)
+        for name in ("preprocessor_config.json", "tokenizer.json"):
+            self.assertEqual((out / name).read_bytes(), (self.model / name).read_bytes())
+        # Of a folder of images, in the order of their paths, the right ones are found by texts.
+        index = self.folder / "v.npy"
+        self.run_program("embed", "--model", out, "--images", self.folder / "data", "--out", index)
+        paths = index.with_suffix(".txt").read_text().splitlines()
+        self.assertEqual(paths, sorted(str(self.folder / "data" / name) for name, _ in self.rows))
+        found = 0
+        for name, text in self.rows[::5]:
+            line = json.loads(self.run_program("search", "--model", out, "--index", index, "--texts", index.with_suffix(".txt"),
+                                               "--top", 1, "--json", text).stdout)
+            found += line["text"].endswith(name)
+        self.assertGreaterEqual(found, 3)
+        # The same images by a list of them.
+        listed = self.folder / "data" / "list.csv"
+        listed.write_text("image\n" + "".join(f"{Path(path).relative_to(self.folder / 'data')}\n" for path in paths))
+        self.run_program("embed", "--model", out, "--images", listed, "--out", self.folder / "w.npy")
+        self.assertEqual((self.folder / "w.npy").read_bytes(), index.read_bytes())
+
+    def test_runs_go_on_to_the_same_bits(self) -> None:
+        run = ["--steps", 200, "--save-every", 7, "--crop", 0.3, "--flip", 0.5, "--loaders", 2]
+        self.train("whole", *run)
+        self.train("other-loaders", *run[:-1], 1, "--threads", 1)
+        self.assertEqual(self.weights("other-loaders"), self.weights("whole"))
+        self.train("uncropped", *run[:4], "--crop", 1)
+        self.assertNotEqual(self.weights("uncropped"), self.weights("whole"))
+        for name, how, code in (("killed", signal.SIGKILL, -signal.SIGKILL), ("stopped", signal.SIGINT, 130)):
+            process = subprocess.Popen([PROGRAM, *map(str, self.train_arguments(name, *run))], stderr=subprocess.DEVNULL)
+            checkpoint, end = self.folder / f"{name}.run" / "checkpoint.safetensors", time.monotonic() + 60
+            while not checkpoint.exists() and time.monotonic() < end and process.poll() is None:
+                time.sleep(0.002)
+            process.send_signal(how)
+            self.assertEqual(process.wait(timeout=60), code, name)
+            self.assertLess(len(self.metrics(name, "train")), 200)
+            self.assert_refused(["--crop '0.3', found '0.4'"], *self.train_arguments(name, *run, "--crop", 0.4, "--resume"))
+            self.train(name, *run, "--resume")
+            self.assertEqual(self.weights(name), self.weights("whole"), name)
+
+    def test_ways_to_cut_and_losses(self) -> None:
+        for number, cut in enumerate(([], ["--chunk", 5], ["--chunk-tokens", 12], ["--memory", "64M"])):
+            self.train(f"out{number}", "--steps", 2, *cut)
+            self.assertAlmostEqual(self.metrics(f"out{number}", "train")[0]["loss"], self.metrics("out0", "train")[0]["loss"],
+                                   places=5)
+        for loss in ("clip", "siglip", "infonce", "matryoshka:8,4"):
+            self.train(f"out-{loss}", "--loss", loss, "--steps", 2, "--check-every", 1)
+            self.assertLess(self.metrics(f"out-{loss}", "check")[0]["gradient_distance"], 1e-5)
+            self.run_program("check-gradient", "--model", self.model, "--pairs", self.pairs, "--loss", loss, "--samples", 9,
+                             "--chunk", 4)
+        self.assert_refused(["gist compares texts"], *self.train_arguments("gist", "--loss", "gist"))
+
+    def test_columns(self) -> None:
+        expected = self.evaluated(self.model)
+        self.write_pairs(("id", "picture", "words"), [(number, *row) for number, row in enumerate(self.rows)])
+        chosen = ["--image-column", "picture", "--caption-column", "words"]
+        self.assertEqual(self.evaluated(self.model, *chosen), expected)
+        self.assert_refused(["which column has the captions", "'words'"], "eval", "--model", self.model, "--pairs", self.pairs,
+                            *chosen[:2])
+        self.assert_refused(["--image-column"], "eval", "--model", self.model, "--pairs", self.pairs)
+        self.pairs = self.folder / "data" / "pairs.jsonl"
+        self.pairs.write_text("".join(json.dumps({"caption": text, "image": name}) + "\n" for name, text in self.rows))
+        self.assertEqual(self.evaluated(self.model), expected)
+
+    def test_what_is_wrong_is_told(self) -> None:
+        self.write_pairs(("image", "caption"), [self.rows[0], ("pictures/none.png", "red"), *self.rows[2:]])
+        self.assert_refused(["pairs.csv: line 3", "no file", "none.png"], *self.train_arguments("out"))
+        self.write_pairs(("image", "caption"), self.rows)
+        broken = self.folder / "data" / self.rows[4][0]
+        broken.write_bytes(broken.read_bytes()[:60])
+        for arguments in (self.train_arguments("out", "--steps", 3), ["eval", "--model", self.model, "--pairs", self.pairs]):
+            self.assert_refused(["truncated PNG", str(broken), "pairs.csv: line 6"], *arguments)
+        self.assert_refused([str(broken)], "embed", "--model", self.model, "--images", self.folder / "data", "--out",
+                            self.folder / "v.npy")
+        self.assertFalse((self.folder / "v.npy").exists())
+        self.assert_refused(["holds no .jpg"], "embed", "--model", self.model, "--images", self.model, "--out",
+                            self.folder / "v.npy")
+        self.assert_refused(["neither"], "embed", "--model", self.model, "--out", self.folder / "v.npy")
+        config = self.model / "preprocessor_config.json"
+        config.write_text(json.dumps({"image_processor_type": "CLIPImageProcessor", "crop_size": 9}))
+        self.assert_refused(["9 x 9", "its model takes 8 x 8"], *self.train_arguments("other"))
+        config.unlink()
+        self.assert_refused(["holds no preprocessor_config.json"], *self.train_arguments("other"))
+        self.assertFalse((self.folder / "other.run").exists())
+        self.assertIn("not supported: preprocessing", self.run_program("inspect", self.model, code=1).stderr)
+
+    def test_inspect(self) -> None:
+        shown = self.run_program("inspect", self.model).stdout
+        self.assertIn("shorter side 8 by bicubic, centre 8 x 8", shown)
+
+    def test_transparency(self) -> None:
+        clear = self.folder / "clear"
+        clear.mkdir()
+        write_png(clear / "a.png", [[(0, 0, 0, 0)] * 9] * 9, kind=6)
+        write_png(clear / "b.png", [[(255, 255, 255)] * 9] * 9)
+        write_png(clear / "c.png", [[(0, 0, 0)] * 9] * 9)
+        for more, equal in (([], 2), (["--over-white"], 1)):
+            out = self.folder / f"v{equal}.npy"
+            self.run_program("embed", "--model", self.model, "--images", clear, "--out", out, *more)
+            data = out.read_bytes()
+            size = (len(data) - 128) // 3
+            rows = [data[128 + i * size:128 + (i + 1) * size] for i in range(3)]
+            self.assertEqual(rows[0], rows[equal])
+            self.assertNotEqual(rows[1], rows[2])
+
+
+if __name__ == "__main__":
+    CLIP = os.path.abspath(sys.argv.pop(2))
+    PROGRAM = os.path.abspath(sys.argv.pop(1))
+    unittest.main()
