@@ -18,6 +18,7 @@
 #include "tapecache/data/image.h"
 #include "tapecache/data/npy.h"
 #include "tapecache/data/word_tokenizer.h"
+#include "tapecache/distributed/communicator.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/compare.h"
 #include "tapecache/gradcache/grad_cache.h"
