@@ -14,6 +14,10 @@
 #include "tapecache/gradcache/representations.h"
 #include "tapecache/gradcache/tower.h"
 
+namespace tapecache::distributed {
+class Communicator;
+}
+
 namespace tapecache::gradcache {
 
 /// A scalar from the representations of all towers. May use parameters of its own, such as a temperature, and whatever
@@ -50,6 +54,13 @@ struct DirectOptions {
   /// The device whose bytes `peak_bytes` counts and a budget limits: that of the encoders, which a step does not look
   /// for.
   Device device = Device::cpu();
+  /// The processes that take the step together; null: this one alone. Each calls the same step with towers, loss and
+  /// options alike, and with its own samples of each tower, as many as it has: none, too, of a tower whose encoder can
+  /// take none. The batch is those of all ranks, in the order of ranks. The loss is taken over all of it on every rank,
+  /// and need not know of the others; gradients and result come out as those of one process that has the whole batch,
+  /// and the same on every rank. What fails on one rank, or differs from the others, throws on all. Not for deferred
+  /// and captured steps.
+  distributed::Communicator* communicator = nullptr;
 };
 
 /// What plain accumulation can be told: see `DirectOptions`.
@@ -82,9 +93,10 @@ struct StepOptions {
   bool offload = false;
   /// Called as the step proceeds.
   std::function<void(const Progress&)> observer = {};
+  distributed::Communicator* communicator = nullptr;  ///< as in DirectOptions
 
   /// Of the direct step that this one must equal.
-  DirectOptions direct() const { return {scale, reproducible_block, autocast, deferred, device}; }
+  DirectOptions direct() const { return {scale, reproducible_block, autocast, deferred, device, communicator}; }
 };
 
 enum class StepStatus {

@@ -16,10 +16,7 @@ namespace {
 using namespace tapecache;
 using distributed::CommunicationError;
 using distributed::Reduction;
-using distributed::run_in_threads;
-using test::Communicator;
-using test::kLimit;
-using test::require;
+using namespace tapecache::testing;
 
 const std::vector<int> kSizes = {1, 2, 3, 4, 7};
 
@@ -30,8 +27,8 @@ Tensor numbered(std::int64_t first, std::int64_t rows, std::int64_t width, DType
   return Tensor::from(values, {rows, width}).to(dtype);
 }
 
-/// Rank r has r rows more or fewer, one of them none.
-std::vector<std::int64_t> uneven(int size) {
+/// Some of them none.
+std::vector<std::int64_t> uneven_counts(int size) {
   std::vector<std::int64_t> counts;
   for (int r = 0; r < size; ++r) counts.push_back((r * 3 + size + 1) % 5);
   return counts;
@@ -54,7 +51,7 @@ BOOST_AUTO_TEST_CASE(gathers_uneven_shares_of_every_type) {
       run_in_threads(
           size,
           [&](Communicator& ranks) {
-            const std::vector<std::int64_t> counts = uneven(size);
+            const std::vector<std::int64_t> counts = uneven_counts(size);
             const std::int64_t total = before(counts, size);
             const Tensor own =
                 numbered(before(counts, ranks.rank()), counts[static_cast<std::size_t>(ranks.rank())], 3, dtype);
@@ -73,7 +70,7 @@ BOOST_AUTO_TEST_CASE(reduces_and_scatters_uneven_shares) {
     run_in_threads(
         size,
         [&](Communicator& ranks) {
-          const std::vector<std::int64_t> counts = uneven(size);
+          const std::vector<std::int64_t> counts = uneven_counts(size);
           const std::int64_t total = before(counts, size), own = counts[static_cast<std::size_t>(ranks.rank())];
           const Tensor all = numbered(0, total, 700, DType::kFloat64);
           Tensor rows = Tensor::zeros({own, 700}, DType::kFloat64);
