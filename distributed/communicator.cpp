@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <exception>
 #include <numeric>
 
 #include <fmt/format.h>
+
+#include "tapecache/distributed/exception_text.h"
 
 namespace tapecache::distributed {
 
@@ -143,6 +146,23 @@ Agreed Communicator::agree(int status, std::string_view message) {
   const auto* const begin = reinterpret_cast<const char*>(text);
   agreed.message.assign(begin, std::find(begin, begin + kMessage, '\0'));
   return agreed;
+}
+
+void on_rank_0(Communicator& ranks, const std::function<void()>& work) {
+  ranks.barrier();
+  std::exception_ptr failed;
+  std::string why;
+  if (ranks.rank() == 0) {
+    try {
+      work();
+    } catch (...) {
+      failed = std::current_exception();
+      why = detail::exception_text();
+    }
+  }
+  const Agreed agreed = ranks.agree(failed ? 1 : 0, why);
+  if (failed) std::rethrow_exception(failed);
+  if (agreed.status != 0) throw Error(fmt::format("on_rank_0: {}", agreed.message));
 }
 
 }  // namespace tapecache::distributed

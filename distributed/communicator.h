@@ -119,6 +119,10 @@ class Communicator {
   std::chrono::milliseconds limit_;
 };
 
+/// Rank 0 does it when all have come, and all go on when it is done: a checkpoint is written so. Where it throws, all
+/// do, the others an Error that says what.
+void on_rank_0(Communicator& ranks, const std::function<void()>& work);
+
 /// Runs `function` on so many threads, each a rank of one group: several processes without a launcher, for tests and
 /// debugging. The first that throws ends the calls of the others, and when all have returned, its exception is thrown
 /// here. A rank that does not return is waited for: only calls of the communicator have a limit. The threads share one

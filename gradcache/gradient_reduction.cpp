@@ -19,8 +19,13 @@ std::vector<Parameter> in_common_order(std::vector<Parameter> parameters) {
   return parameters;
 }
 
-GradientReduction::GradientReduction(std::vector<Parameter> of_encoders, std::vector<Parameter> of_loss)
-    : of_encoders_(std::move(of_encoders)), of_loss_(std::move(of_loss)) {}
+GradientReduction::GradientReduction(std::vector<Parameter> of_encoders, std::vector<Parameter> of_loss, bool as_tree)
+    : of_encoders_(std::move(of_encoders)), of_loss_(std::move(of_loss)), as_tree_(as_tree) {}
+
+void GradientReduction::sum(Ranks& ranks, Tensor& values) {
+  if (as_tree_) ranks.sum_as_tree(values, received_);
+  else ranks.sum(values);
+}
 
 void GradientReduction::prepare() {
   for (std::vector<Parameter>* const parameters : {&of_encoders_, &of_loss_}) {
@@ -49,6 +54,11 @@ void GradientReduction::prepare() {
     const Tensor& first = bucket.parameters.front().gradient();
     bucket.values = Tensor::empty({elements}, first.dtype(), first.device());
   }
+  if (!as_tree_) return;
+  std::size_t largest = 0;
+  for (const Bucket& bucket : buckets_) largest = std::max(largest, bucket.values.bytes());
+  for (const Parameter& p : of_encoders_) largest = std::max(largest, p.gradient().bytes());
+  received_ = Tensor::empty({static_cast<std::int64_t>(largest)}, DType::kUInt8);
 }
 
 void GradientReduction::run(Ranks& ranks) {
@@ -62,7 +72,7 @@ void GradientReduction::run(Ranks& ranks) {
       bucket.values.slice(at, at + p.gradient().numel()).copy_from(flat(p.gradient()));
       at += p.gradient().numel();
     }
-    ranks.sum(bucket.values);
+    sum(ranks, bucket.values);
     at = 0;
     for (Parameter& p : bucket.parameters) {
       flat(p.gradient()).copy_from(bucket.values.slice(at, at + p.gradient().numel()));
@@ -71,7 +81,7 @@ void GradientReduction::run(Ranks& ranks) {
     bucket = {};
   }
   for (Parameter& p : of_encoders_) {
-    if (p.gradient().bytes() >= kAlone) ranks.sum(p.mutable_gradient());
+    if (p.gradient().bytes() >= kAlone) sum(ranks, p.mutable_gradient());
   }
   for (Parameter& p : of_loss_) ranks.broadcast(p.mutable_gradient());
   std::size_t i = 0;

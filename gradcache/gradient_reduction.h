@@ -15,8 +15,9 @@ namespace tapecache::gradcache::detail {
 /// samples; what the loss alone gave is whole on every rank, and rank 0's is taken.
 class GradientReduction {
  public:
-  /// The encoders' parameters, and all others of the step. Every rank has the same, in the same order.
-  GradientReduction(std::vector<Parameter> of_encoders, std::vector<Parameter> of_loss);
+  /// The encoders' parameters, and all others of the step. Every rank has the same, in the same order. As a tree over
+  /// the ranks, sums do not depend on the backend.
+  GradientReduction(std::vector<Parameter> of_encoders, std::vector<Parameter> of_loss, bool as_tree);
 
   /// Notes which parameters have a gradient, and allocates all that `run` will need; this may fail on this rank alone.
   void prepare();
@@ -30,7 +31,11 @@ class GradientReduction {
     std::vector<Parameter> parameters;
   };
 
+  void sum(Ranks& ranks, Tensor& values);
+
   std::vector<Parameter> of_encoders_, of_loss_;
+  bool as_tree_;
+  Tensor received_;  // room for what another rank sends, as a tree has it
   std::vector<std::int64_t> given_;
   std::vector<Bucket> buckets_;
 };

@@ -193,11 +193,15 @@ std::vector<AuxiliaryLoss> Pipeline::own_auxiliary(std::size_t side) const {
 
 /// For what is gathered, before it is known whether all ranks have got so far.
 void Pipeline::make_room() {
-  if (!ranks_.several()) return;
-  for (;;) {
+  if (!ranks_.several() && !options_.segments.any()) return;
+  of_encoders_.clear();
+  for (const Side& side : sides_) {
+    for (const auto& run : side.runs) add_distinct(of_encoders_, run->parameters());
+  }
+  of_encoders_ = in_common_order(std::move(of_encoders_));
+  while (ranks_.several()) {
     try {
       gathered_.clear();
-      of_encoders_.clear();
       for (std::size_t s = 0; s < sides_.size(); ++s) {
         const auto over_all = [&](const Tensor& own) {
           return Tensor::empty(own.shape().with(0, share(s).total), own.dtype(), own.device());
@@ -209,9 +213,7 @@ void Pipeline::make_room() {
           loss.values = over_all(loss.values.value());
         }
         gathered_.push_back(std::move(side));
-        for (const auto& run : sides_[s].runs) add_distinct(of_encoders_, run->parameters());
       }
-      of_encoders_ = in_common_order(std::move(of_encoders_));
       return;
     } catch (const OutOfMemory&) {
       if (!options_.may_drop_tapes || !drop_a_kept_tape()) throw;
@@ -384,33 +386,73 @@ void Pipeline::begin_backward(const Place& place) {
 void Pipeline::backward(GradientTransaction& transaction) {
   const Stopwatch watch(result_.seconds.backward);
   const NoRecording outside_tape;
+  // What the loss gave to parameters that encoders read as well is whole on every rank, and no sum over segments.
+  std::vector<Tensor> of_loss_alone;
+  if (options_.segments.any()) of_loss_alone = take_gradients(of_encoders_);
   if (!ranks_.several()) {
-    backward_chunks();
-    return;
+    backward_own();
+  } else {
+    std::vector<Parameter> of_loss = in_common_order(transaction.parameters());
+    std::erase_if(of_loss, [&](const Parameter& p) {
+      return std::find(of_encoders_.begin(), of_encoders_.end(), p) != of_encoders_.end();
+    });
+    GradientReduction reduction(of_encoders_, std::move(of_loss), options_.segments.any());
+    ranks_.together([&] {
+      if (ranks_.rank() != 0) take_gradients(of_encoders_);
+      backward_own();
+      reduction.prepare();
+    });
+    reduction.run(ranks_);
   }
-  std::vector<Parameter> of_loss = in_common_order(transaction.parameters());
-  std::erase_if(of_loss, [&](const Parameter& p) {
-    return std::find(of_encoders_.begin(), of_encoders_.end(), p) != of_encoders_.end();
-  });
-  GradientReduction reduction(of_encoders_, std::move(of_loss));
-  ranks_.together([&] {
-    // What the loss gave to parameters that encoders read as well is whole on every rank, and is to be added once.
-    if (ranks_.rank() != 0) {
-      for (Parameter& p : of_encoders_) p.clear_gradient();
-    }
-    backward_chunks();
-    reduction.prepare();
-  });
-  reduction.run(ranks_);
+  add_gradients(of_encoders_, std::move(of_loss_alone));
 }
 
 /// From the last chunk to the first, as a tape over the whole batch would run: the sums over samples keep that order,
 /// and kept tapes go first.
-void Pipeline::backward_chunks() {
+void Pipeline::backward_own() {
   std::vector<Place> order = places();
   std::reverse(order.begin(), order.end());
   std::erase_if(order, [&](const Place& place) { return run_at(place).frozen() || share(place.side).own == 0; });
   count_kept();
+  if (options_.segments.any()) backward_segments(std::move(order));
+  else backward_chunks(order);
+}
+
+std::int64_t Pipeline::segment_of(const Place& place) const {
+  const Share& samples = share(place.side);
+  const Chunk& chunk = sides_[place.side].runs[place.run]->chunks().parts[place.chunk];
+  return options_.segments.of(samples.total, samples.first + chunk.begin);
+}
+
+/// Segment by segment, of all towers, so that those that share parameters are added in the same order wherever their
+/// samples are.
+void Pipeline::backward_segments(std::vector<Place> order) {
+  std::stable_sort(order.begin(), order.end(),
+                   [&](const Place& a, const Place& b) { return segment_of(a) > segment_of(b); });
+  GradientTree tree(of_encoders_);
+  const auto finish = [&] {
+    for (const Place& place : order) run_at(place).finish_backward();
+  };
+  try {
+    for (const Place& place : order) {
+      if (place.chunk == 0) begin_backward(place);
+    }
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      TowerRun& run = run_at(order[i]);
+      const std::size_t count = run.chunks().parts.size(), chunk = order[i].chunk;
+      run.backward(chunk);
+      report(Phase::kBackward, sides_[order[i].side].name, count - 1 - chunk, count);
+      if (i + 1 == order.size() || segment_of(order[i + 1]) != segment_of(order[i])) tree.end_segment();
+    }
+  } catch (...) {
+    finish();
+    throw;
+  }
+  finish();
+  tree.finish();
+}
+
+void Pipeline::backward_chunks(const std::vector<Place>& order) {
   const auto same_run = [&](std::size_t a, std::size_t b) { return &run_at(order[a]) == &run_at(order[b]); };
   try {
     for (std::size_t i = 0; i < order.size(); ++i) {

@@ -12,6 +12,7 @@
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/loss_pass.h"
 #include "tapecache/gradcache/ranks.h"
+#include "tapecache/gradcache/segments.h"
 #include "tapecache/gradcache/tower_run.h"
 
 #pragma GCC visibility push(hidden)
@@ -33,6 +34,7 @@ struct PipelineOptions {
   bool may_drop_tapes = false;  // for a chunk to be forwarded again where memory runs out
   Device device = Device::cpu();
   std::function<void(const Progress&)> observer = {};
+  Segments segments = {};
   // When the step began, of which this may not be the first attempt.
   std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
 };
@@ -84,7 +86,10 @@ class Pipeline {
   void take_representations(std::span<LossInput> inputs);
   void take_whole_loss(const Loss& loss, GradientTransaction& transaction);
   void keep_own_rows();
-  void backward_chunks();
+  void backward_own();
+  void backward_chunks(const std::vector<Place>& order);
+  void backward_segments(std::vector<Place> order);
+  std::int64_t segment_of(const Place& place) const;
   void count_kept();
   void off_load(std::vector<Tensor>& tensors) const;
   void begin_backward(const Place& place);

@@ -276,6 +276,17 @@ void Ranks::sum(Tensor& values) {
   on_host(values, [&](Tensor& v) { communicator_->all_reduce(v); });
 }
 
+void Ranks::sum_as_tree(Tensor& values, Tensor& room) {
+  on_host(values, [&](Tensor& own) {
+    Tensor received = Tensor::wrap(room.mutable_raw(), own.shape(), own.dtype());
+    for (int distance = 1; distance < communicator_->size(); distance *= 2) {
+      const int other = communicator_->rank() ^ distance;
+      communicator_->send_receive(own, other, received, other);
+      own.accumulate(received);
+    }
+  });
+}
+
 void Ranks::maximum(Tensor& values) {
   on_host(values, [&](Tensor& v) { communicator_->all_reduce(v, distributed::Reduction::kMax); });
 }

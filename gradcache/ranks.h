@@ -76,6 +76,9 @@ class Ranks {
 
   void gather(const Tensor& rows, Tensor& all, const Share& share);
   void sum(Tensor& values);
+  /// Of 2^n ranks: neighbours first, then pairs of neighbours, and so on. `room` is bytes of the host, as many as the
+  /// values have.
+  void sum_as_tree(Tensor& values, Tensor& room);
   void maximum(Tensor& values);
   void broadcast(Tensor& values);
 

@@ -11,6 +11,7 @@
 #include "tapecache/gradcache/pipeline.h"
 #include "tapecache/gradcache/plan_shares.h"
 #include "tapecache/gradcache/ranks.h"
+#include "tapecache/gradcache/segments.h"
 #include "tapecache/ops/elementwise.h"
 
 namespace tapecache::gradcache {
@@ -81,6 +82,7 @@ void add_group(StepResult& sum, const StepResult& group, std::size_t number) {
 detail::Digest digest_of(const DirectOptions& options) {
   detail::Digest digest;
   digest.add(options.scale.item()).add(options.reproducible_block).add(static_cast<std::int64_t>(options.autocast));
+  digest.add(options.reproducible_segments);
   return digest;
 }
 
@@ -109,6 +111,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
     detail::check_step("cached_step", towers, options.reproducible_block, options.scale, ranks.several());
     detail::check_has_loss("cached_step", loss);
     detail::check_not_deferred("cached_step", options.deferred, ranks.several());
+    detail::check_segments("cached_step", options.reproducible_segments);
     if (has_budget) detail::check_budget("cached_step", std::get<MemoryBudget>(options.cut));
     if (has_budget && CapturedStep::is_capturing()) {
       throw ValueError(
@@ -119,6 +122,8 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
     if (!has_budget) cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
     return detail::StepStart{detail::shares_of(towers), digest_of(options)};
   });
+  const detail::Segments segments{options.reproducible_segments};
+  detail::check_shares("cached_step", segments, ranks);
   if (has_budget) ranks.together([&] { plan = detail::plan_shares(towers, ranks.shares(), options); });
   const MemoryLimit within(plan.bytes, options.device);
   const detail::ForwardOptions forward{.step = "cached_step",
@@ -128,8 +133,10 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
                                        .offload = options.offload,
                                        .spare_memory = has_budget || std::holds_alternative<MemoryPlan>(options.cut)};
   for (std::int64_t retries = 0;; ++retries) {
-    const std::vector<Chunks> chunks =
-        cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
+    std::vector<Chunks> chunks = cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
+    if (segments.any()) {
+      ranks.together([&] { detail::cut_in_segments("cached_step", segments, towers, ranks.shares(), chunks); });
+    }
     GradientTransaction transaction;
     detail::Pipeline pipeline("cached_step", detail::sides_of(towers, chunks, forward),
                               {.loss = {options.scale, options.allow_unused, options.deferred},
@@ -137,6 +144,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
                                .may_drop_tapes = true,
                                .device = options.device,
                                .observer = options.observer,
+                               .segments = segments,
                                .begun = begun},
                               ranks);
     try {
@@ -167,13 +175,21 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const Di
     detail::check_step("direct_step", towers, options.reproducible_block, options.scale, ranks.several());
     detail::check_has_loss("direct_step", loss);
     detail::check_not_deferred("direct_step", options.deferred, ranks.several());
+    detail::check_segments("direct_step", options.reproducible_segments);
     return detail::StepStart{detail::shares_of(towers), ranks.several() ? digest_of(options) : detail::Digest()};
   });
   GradientTransaction transaction;
   const detail::ForwardOptions forward{
       .step = "direct_step", .autocast = options.autocast, .reproducible_block = options.reproducible_block};
-  detail::Pipeline pipeline("direct_step", detail::sides_of(towers, whole(towers), forward),
-                            {.loss = {options.scale, true, options.deferred}, .device = options.device}, ranks);
+  const detail::Segments segments{options.reproducible_segments};
+  detail::check_shares("direct_step", segments, ranks);
+  std::vector<Chunks> chunks = whole(towers);
+  if (segments.any()) {
+    ranks.together([&] { detail::cut_in_segments("direct_step", segments, towers, ranks.shares(), chunks); });
+  }
+  detail::Pipeline pipeline(
+      "direct_step", detail::sides_of(towers, std::move(chunks), forward),
+      {.loss = {options.scale, true, options.deferred}, .device = options.device, .segments = segments}, ranks);
   pipeline.forward(kAll);
   if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
   return pipeline.commit(transaction, meter.peak());

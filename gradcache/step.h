@@ -61,6 +61,12 @@ struct DirectOptions {
   /// and the same on every rank. What fails on one rank, or differs from the others, throws on all. Not for deferred
   /// and captured steps.
   distributed::Communicator* communicator = nullptr;
+  /// A power of two, such as 8: sums over samples are taken in so many segments of the batch, each by itself, which are
+  /// then added as a fixed binary tree. The bits of gradients then do not depend on how many processes there are, as
+  /// long as each has equally many whole segments (segment s of n are samples ⌊s·N/n⌋ to ⌊(s+1)·N/n⌋ of each tower),
+  /// and chunks are of one size or of whole `reproducible_block`s. Holds up to log2 n + 1 more gradients of all
+  /// parameters. 0: no segments.
+  std::int64_t reproducible_segments = 0;
 };
 
 /// What plain accumulation can be told: see `DirectOptions`.
@@ -94,9 +100,12 @@ struct StepOptions {
   /// Called as the step proceeds.
   std::function<void(const Progress&)> observer = {};
   distributed::Communicator* communicator = nullptr;  ///< as in DirectOptions
+  std::int64_t reproducible_segments = 0;             ///< as in DirectOptions
 
   /// Of the direct step that this one must equal.
-  DirectOptions direct() const { return {scale, reproducible_block, autocast, deferred, device, communicator}; }
+  DirectOptions direct() const {
+    return {scale, reproducible_block, autocast, deferred, device, communicator, reproducible_segments};
+  }
 };
 
 enum class StepStatus {

@@ -15,6 +15,7 @@
 #include "tapecache/core/random.h"
 #include "tapecache/core/safetensors.h"
 #include "tapecache/core/tensor.h"
+#include "tapecache/data/batch_order.h"
 #include "tapecache/data/image.h"
 #include "tapecache/data/npy.h"
 #include "tapecache/data/word_tokenizer.h"

@@ -187,6 +187,27 @@ BOOST_AUTO_TEST_CASE(agrees_on_the_worst_status_of_the_lowest_rank) {
   });
 }
 
+BOOST_AUTO_TEST_CASE(rank_0_does_what_one_is_to_do) {
+  std::atomic<int> done{0};
+  const auto count = [&] { ++done; };
+  run_in_threads(
+      3,
+      [&](Communicator& ranks) {
+        on_rank_0(ranks, count);
+        require(done == 1, "done before all go on");
+        ranks.barrier();
+        try {
+          on_rank_0(ranks, [] { throw FileError("the disk is full"); });
+          require(false, "no error");
+        } catch (const FileError&) {
+          require(ranks.rank() == 0, "its own error");
+        } catch (const Error& error) {
+          require(std::string(error.what()) == "on_rank_0: the disk is full", error.what());
+        }
+      },
+      kLimit);
+}
+
 BOOST_AUTO_TEST_CASE(a_group_of_one_runs_on_the_callers_thread) {
   const auto caller = std::this_thread::get_id();
   run_in_threads(1, [&](Communicator& alone) {

@@ -8,6 +8,7 @@
 
 #include "gradcache_checks.h"
 #include "ranks.h"
+#include "tapecache/core/allocator.h"
 #include "tapecache/core/forward_context.h"
 #include "tapecache/gradcache/cached.h"
 
@@ -183,6 +184,53 @@ BOOST_AUTO_TEST_CASE(all_try_again_where_one_runs_out_of_memory) {
       BOOST_TEST(same[r]);
     }
   }
+}
+
+/// Whichever rank it is that has no memory, and for what: the exchange and the reduction too.
+BOOST_AUTO_TEST_CASE(every_allocation_that_fails_is_every_ranks) {
+  constexpr int kTwo = 2;
+  bool failed = true;
+  int thrown = 0;
+  for (std::uint64_t number = 1; failed; ++number) {
+    std::vector<std::string> texts(kTwo);
+    std::vector<bool> out_of_memory(kTwo, false), as_before(kTwo, false);
+    run_in_threads(
+        kTwo,
+        [&](Communicator& ranks) {
+          const auto r = static_cast<std::size_t>(ranks.rank());
+          const ClipSetup setup(8, DType::kFloat64, 0.2);
+          const Slice slice(ranks.rank(), {{5, 3}, {2, 6}});
+          const std::vector<Tower> towers{{"image", slice(0, setup.images), with_size(setup.image, "size", 0.1)},
+                                          {"text", slice(1, setup.texts), setup.text}};
+          const StepOptions options{.cut = {3}, .communicator = &ranks};
+          begin_random_step(1, 2);
+          ranks.barrier();
+          if (r == 0) allocator().set_failing(number);
+          ranks.barrier();
+          try {
+            cached_step(towers, setup.loss(), options);
+          } catch (const OutOfMemory& error) {
+            out_of_memory[r] = true;
+            texts[r] = error.what();
+          } catch (const std::exception& error) {
+            texts[r] = error.what();
+          }
+          ranks.barrier();
+          if (r == 0) failed = allocator().set_failing(0) == 0;
+          bool none = true;
+          for (const Parameter& p : setup.parameters()) none = none && !p.gradient().defined();
+          as_before[r] = none == out_of_memory[r];
+          ranks.barrier();
+        },
+        kLimit);
+    thrown += out_of_memory[0] ? 1 : 0;
+    BOOST_TEST_CONTEXT("allocation " << number << ": " << texts[0] << "; " << texts[1]) {
+      BOOST_TEST(out_of_memory[0] == out_of_memory[1]);
+      BOOST_TEST(as_before[0]);
+      BOOST_TEST(as_before[1]);
+    }
+  }
+  BOOST_TEST(thrown > 100);
 }
 
 BOOST_AUTO_TEST_CASE(a_nan_of_one_rank_refuses_the_step_on_all_alike) {
