@@ -133,14 +133,18 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
       sides.push_back(side_of(batch));
       start.towers.push_back(share_of(batch));
     }
-    if (ranks.several()) start.options.add(options.scale.item()).add(std::int64_t{options.allow_unused});
+    if (ranks.several())
+      start.options.add(options.scale.item())
+          .add(std::int64_t{options.allow_unused})
+          .add(std::int64_t{options.shared_loss});
     return start;
   });
   GradientTransaction transaction;
   detail::Pipeline pipeline("cached_backward", std::move(sides),
                             {.loss = {options.scale, options.allow_unused, options.deferred},
                              .offload = options.offload,
-                             .device = options.device},
+                             .device = options.device,
+                             .shared_loss = options.shared_loss},
                             ranks);
   pipeline.begin_forwarded();
   if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);

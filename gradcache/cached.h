@@ -74,6 +74,7 @@ struct CachedBackwardOptions {
   bool offload = false;
   /// As in DirectOptions; each process has at least one sub-batch of each tower.
   distributed::Communicator* communicator = nullptr;
+  bool shared_loss = false;  ///< as in DirectOptions
 };
 
 /// The loss over all sub-batches of all towers, its backward, and the second forward of every sub-batch: from here on

@@ -207,7 +207,11 @@ void Pipeline::make_room() {
           return Tensor::empty(own.shape().with(0, share(s).total), own.dtype(), own.device());
         };
         Gathered side{own_representations(s), {}, own_auxiliary(s)};
-        for (const Tensor& own : side.own) side.representations.push_back(over_all(own));
+        if (gathers()) {
+          for (const Tensor& own : side.own) side.representations.push_back(over_all(own));
+        } else {
+          side.representations = std::exchange(side.own, {});
+        }
         for (AuxiliaryLoss& loss : side.auxiliary) {
           side.own.push_back(loss.values.value());
           loss.values = over_all(loss.values.value());
@@ -249,7 +253,9 @@ void Pipeline::gather() {
   for (std::size_t s = 0; s < gathered_.size(); ++s) {
     Gathered& side = gathered_[s];
     std::size_t next = 0;
-    for (Tensor& all : side.representations) ranks_.gather(side.own[next++], all, share(s));
+    if (gathers()) {
+      for (Tensor& all : side.representations) ranks_.gather(side.own[next++], all, share(s));
+    }
     for (AuxiliaryLoss& loss : side.auxiliary) {
       Tensor all = loss.values.value();
       ranks_.gather(side.own[next++], all, share(s));
@@ -270,9 +276,12 @@ std::vector<LossInput> Pipeline::loss_inputs(GradientTransaction& transaction) {
   };
   for (std::size_t s = 0; s < sides_.size(); ++s) {
     const Side& side = sides_[s];
-    // Where a sample was forwarded is for messages, and known of this rank's alone.
-    LossInput& input =
-        inputs.emplace_back(LossInput{side.name, names_of(side), {}, true, ranks_.several() ? Chunks{} : chunks_[s]});
+    LossInput& input = inputs.emplace_back(LossInput{side.name, names_of(side), {}, true, chunks_[s]});
+    if (ranks_.several()) {
+      // Where a sample was forwarded is for messages, and known of this rank's alone.
+      const Share& all = share(s);
+      input.chunks = {.parts = {gathers() ? Chunk{0, all.total} : Chunk{all.first, all.first + all.own}}, .order = {}};
+    }
     std::size_t count = 0;
     for (const auto& run : side.runs) {
       input.frozen = input.frozen && run->frozen();
@@ -313,15 +322,20 @@ bool Pipeline::take_loss(const Loss& loss, GradientTransaction& transaction) {
   const Stopwatch watch(result_.seconds.loss);
   const NoRecording outside_tape;
   gather();
-  ranks_.together([&] { take_whole_loss(loss, transaction); },
-                  [&] {
-                    std::string text;
-                    for (const Parameter& p : in_common_order(transaction.parameters())) {
-                      text += fmt::format("parameter '{}' of an encoder or the loss, {} {}\n", p.name(),
-                                          name(p.value().dtype()), to_string(p.value().shape()));
-                    }
-                    return Account{text, result_.loss.item()};
-                  });
+  const auto take = [&] { take_whole_loss(loss, transaction); };
+  ranks_.together(
+      [&] {
+        if (options_.shared_loss) ranks_.or_fail(take);
+        else take();
+      },
+      [&] {
+        std::string text;
+        for (const Parameter& p : in_common_order(transaction.parameters())) {
+          text += fmt::format("parameter '{}' of an encoder or the loss, {} {}\n", p.name(), name(p.value().dtype()),
+                              to_string(p.value().shape()));
+        }
+        return Account{text, result_.loss.item()};
+      });
   ranks_.share_status(result_);
   return result_.status == StepStatus::kDone;
 }
@@ -352,7 +366,7 @@ void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transactio
 
 /// Of the caches: the other ranks have the rest.
 void Pipeline::keep_own_rows() {
-  if (!ranks_.several()) return;
+  if (!gathers()) return;
   for (std::size_t s = 0; s < sides_.size(); ++s) {
     for (Tensor& cache : caches_[s]) {
       if (cache.defined()) cache = cache.slice(share(s).first, share(s).first + share(s).own).clone();

@@ -35,6 +35,7 @@ struct PipelineOptions {
   Device device = Device::cpu();
   std::function<void(const Progress&)> observer = {};
   Segments segments = {};
+  bool shared_loss = false;  // whether ranks keep their representations to themselves
   // When the step began, of which this may not be the first attempt.
   std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
 };
@@ -85,6 +86,7 @@ class Pipeline {
   std::vector<LossInput> loss_inputs(GradientTransaction& transaction);
   void take_representations(std::span<LossInput> inputs);
   void take_whole_loss(const Loss& loss, GradientTransaction& transaction);
+  bool gathers() const { return ranks_.several() && !options_.shared_loss; }
   void keep_own_rows();
   void backward_own();
   void backward_chunks(const std::vector<Place>& order);

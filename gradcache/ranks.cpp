@@ -233,6 +233,17 @@ void Ranks::tell_difference(const std::string& text) {
   throw ValueError(fmt::format("{}: {} {}", step_, of(told.rank), told.message));
 }
 
+void Ranks::or_fail(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const CommunicationError&) {
+    throw;
+  } catch (...) {
+    if (several()) communicator_->fail(distributed::detail::exception_text());
+    throw;
+  }
+}
+
 bool Ranks::any(bool here) {
   if (!several()) return here;
   std::int64_t value = here ? 1 : 0;
@@ -247,6 +258,7 @@ void Ranks::share_status(StepResult& result) {
   if (worst.status == 0) return;
   result.status = static_cast<StepStatus>(worst.status);
   result.message = worst.message;
+  if (result.non_finite.item() == 0) result.non_finite = 1;  // it was another rank's
 }
 
 /// By way of the host, where the backend does not take the device. A rank that cannot do that ends all.
@@ -256,16 +268,11 @@ void Ranks::on_host(Tensor& tensor, Call call) {
     call(tensor);
     return;
   }
-  try {
+  or_fail([&] {
     Tensor host = tensor.to(Device::cpu());
     call(host);
     tensor.copy_from_async(host);
-  } catch (const CommunicationError&) {
-    throw;
-  } catch (...) {
-    communicator_->fail(distributed::detail::exception_text());
-    throw;
-  }
+  });
 }
 
 void Ranks::gather(const Tensor& rows, Tensor& all, const Share& share) {

@@ -69,6 +69,8 @@ class Ranks {
   /// others an Error that names it, or OutOfMemory where that is all that any rank has met. Where it does not, but
   /// ranks' accounts differ, all throw ValueError.
   void together(const std::function<void()>& work, const std::function<Account()>& account = {});
+  /// Does what calls the others itself: where it fails here, this rank ends the group, so that none waits for it.
+  void or_fail(const std::function<void()>& work);
   /// Whether it holds for any rank.
   bool any(bool here);
   /// Sets status and message to those of the rank that fares worst.

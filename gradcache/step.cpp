@@ -82,7 +82,7 @@ void add_group(StepResult& sum, const StepResult& group, std::size_t number) {
 detail::Digest digest_of(const DirectOptions& options) {
   detail::Digest digest;
   digest.add(options.scale.item()).add(options.reproducible_block).add(static_cast<std::int64_t>(options.autocast));
-  digest.add(options.reproducible_segments);
+  digest.add(options.reproducible_segments).add(std::int64_t{options.shared_loss});
   return digest;
 }
 
@@ -145,6 +145,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
                                .device = options.device,
                                .observer = options.observer,
                                .segments = segments,
+                               .shared_loss = options.shared_loss,
                                .begun = begun},
                               ranks);
     try {
@@ -187,9 +188,12 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const Di
   if (segments.any()) {
     ranks.together([&] { detail::cut_in_segments("direct_step", segments, towers, ranks.shares(), chunks); });
   }
-  detail::Pipeline pipeline(
-      "direct_step", detail::sides_of(towers, std::move(chunks), forward),
-      {.loss = {options.scale, true, options.deferred}, .device = options.device, .segments = segments}, ranks);
+  detail::Pipeline pipeline("direct_step", detail::sides_of(towers, std::move(chunks), forward),
+                            {.loss = {options.scale, true, options.deferred},
+                             .device = options.device,
+                             .segments = segments,
+                             .shared_loss = options.shared_loss},
+                            ranks);
   pipeline.forward(kAll);
   if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
   return pipeline.commit(transaction, meter.peak());

@@ -67,6 +67,11 @@ struct DirectOptions {
   /// and chunks are of one size or of whole `reproducible_block`s. Holds up to log2 n + 1 more gradients of all
   /// parameters. 0: no segments.
   std::int64_t reproducible_segments = 0;
+  /// Of several processes: representations are not gathered, and the loss is given this rank's alone. It is one that
+  /// makes out with the other ranks what the whole batch's loss is (`losses::InfoNceOptions::communicator`): every rank
+  /// gets that value, the gradient of its own rows, and the whole gradient of the loss's parameters. The result has
+  /// this rank's representations.
+  bool shared_loss = false;
 };
 
 /// What plain accumulation can be told: see `DirectOptions`.
@@ -101,10 +106,11 @@ struct StepOptions {
   std::function<void(const Progress&)> observer = {};
   distributed::Communicator* communicator = nullptr;  ///< as in DirectOptions
   std::int64_t reproducible_segments = 0;             ///< as in DirectOptions
+  bool shared_loss = false;                           ///< as in DirectOptions
 
   /// Of the direct step that this one must equal.
   DirectOptions direct() const {
-    return {scale, reproducible_block, autocast, deferred, device, communicator, reproducible_segments};
+    return {scale, reproducible_block, autocast, deferred, device, communicator, reproducible_segments, shared_loss};
   }
 };
 
