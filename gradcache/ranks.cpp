@@ -27,7 +27,6 @@ struct Opening {
   std::int64_t status = kWell, call = 0, towers = 0, names = 0, options = 0, seed = 0, step = 0, draws = 0;
   std::array<std::int64_t, kMaxTowers> samples = {}, first_samples = {};
 };
-constexpr std::int64_t kOpeningNumbers = sizeof(Opening) / sizeof(std::int64_t);
 
 struct Field {
   const char* what;
@@ -58,6 +57,23 @@ Opening opening_of(const StepStart& start) {
   own.step = key.step.value;
   own.draws = key.call;
   return own;
+}
+
+/// What each rank says, in i64 alone. No allocator counts it: who is short of memory must be able to say so. Who has
+/// failed, and cannot tell the others, throws that.
+template <class Numbers>
+std::vector<Numbers> of_all(distributed::Communicator& ranks, Numbers own, const std::exception_ptr& failed) {
+  constexpr std::int64_t kNumbers = sizeof(Numbers) / sizeof(std::int64_t);
+  std::vector<Numbers> all(static_cast<std::size_t>(ranks.size()));
+  Tensor everyones = Tensor::wrap(reinterpret_cast<std::int64_t*>(all.data()), {ranks.size(), kNumbers});
+  const std::vector<std::int64_t> one_each(all.size(), 1);
+  try {
+    ranks.all_gather(Tensor::wrap(reinterpret_cast<std::int64_t*>(&own), {1, kNumbers}), everyones, one_each);
+  } catch (const CommunicationError&) {
+    if (failed) std::rethrow_exception(failed);
+    throw;
+  }
+  return all;
 }
 
 /// Ranks of other processors may round otherwise.
@@ -128,14 +144,8 @@ void Ranks::open(const std::function<StepStart()>& checks) {
     own.status = kFailed;
   }
   own.call = Digest().add(step_).value();
-  // No allocator counts these: who is short of memory must be able to say so.
-  const auto size = static_cast<std::size_t>(communicator_->size());
-  std::vector<Opening> all(size);
-  Tensor everyones =
-      Tensor::wrap(reinterpret_cast<std::int64_t*>(all.data()), {communicator_->size(), kOpeningNumbers});
-  const std::vector<std::int64_t> one_each(size, 1);
-  communicator_->all_gather(Tensor::wrap(reinterpret_cast<std::int64_t*>(&own), {1, kOpeningNumbers}), everyones,
-                            one_each);
+  const std::vector<Opening> all = of_all(*communicator_, own, failed);
+  const std::size_t size = all.size();
   for (const Opening& opening : all) {
     if (opening.status != kWell) conclude(failed, static_cast<int>(own.status), message);
   }
@@ -193,11 +203,8 @@ void Ranks::together(const std::function<void()>& work, const std::function<Acco
     std::int64_t status = kWell, digest = 0, value = 0;
   };
   Line line{status, Digest().add(own.text).value(), std::bit_cast<std::int64_t>(own.value)};
-  const auto size = static_cast<std::size_t>(communicator_->size());
-  std::vector<Line> all(size);
-  Tensor everyones = Tensor::wrap(reinterpret_cast<std::int64_t*>(all.data()), {communicator_->size(), 3});
-  const std::vector<std::int64_t> one_each(size, 1);
-  communicator_->all_gather(Tensor::wrap(reinterpret_cast<std::int64_t*>(&line), {1, 3}), everyones, one_each);
+  const std::vector<Line> all = of_all(*communicator_, line, failed);
+  const std::size_t size = all.size();
   if (std::any_of(all.begin(), all.end(), [](const Line& l) { return l.status != kWell; })) {
     conclude(failed, status, message);
   }
