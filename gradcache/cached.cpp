@@ -31,12 +31,17 @@ std::shared_ptr<detail::TowerRun> run_of(const CachedForward& forward) {
 /// The sub-batches of a tower side by side.
 detail::Side side_of(const CachedBatch& batch) {
   if (batch.chunks.empty()) throw ValueError(fmt::format("cached_backward: tower '{}' has no sub-batches", batch.name));
-  detail::Side side{.name = batch.name, .runs = {}, .samples = 0};
-  for (const CachedForward& chunk : batch.chunks) {
-    side.runs.push_back(run_of(chunk));
-    side.samples += chunk.size();
-  }
+  detail::Side side{.name = batch.name, .runs = {}};
+  for (const CachedForward& chunk : batch.chunks) side.runs.push_back(run_of(chunk));
   return side;
+}
+
+detail::TowerShare share_of(const CachedBatch& batch) {
+  detail::TowerShare share{.name = batch.name, .samples = 0};
+  for (const CachedForward& chunk : batch.chunks) share.samples += chunk.size();
+  const detail::TowerRun& first = batch.chunks.front().state()->run;
+  if (first.calls() > 0) share.first_sample = first.context().random.first_sample;
+  return share;
 }
 
 }  // namespace
@@ -58,6 +63,8 @@ CachedForward cached(Tower tower, const CachedOptions& options) {
     const CachedForward::State& before = *options.after->state();
     context.random = before.run.context().random;
     context.random.first_sample += before.tower.size();
+  } else {
+    context.random.first_sample += options.first_sample;
   }
   const auto state = std::make_shared<CachedForward::State>(
       std::move(tower), detail::ForwardOptions{.step = "cached",
@@ -99,29 +106,48 @@ void CachedForward::backward(std::span<const Tensor> gradients) const {
   }
   GradientTransaction transaction;
   transaction.add(state.run.parameters());
-  detail::Pipeline pipeline("backward", {{state.tower.name(), {run_of(*this)}, size()}}, {});
+  detail::Ranks alone("backward", nullptr);
+  alone.open([&] { return detail::StepStart{detail::shares_of(std::span(&state.tower, 1))}; });
+  detail::Pipeline pipeline("backward", {{state.tower.name(), {run_of(*this)}}}, {}, alone);
   pipeline.set_caches({std::vector<Tensor>(gradients.begin(), gradients.end())});
-  pipeline.backward();
-  transaction.commit();
+  pipeline.backward(transaction);
+  transaction.join();
+  transaction.keep_joined();
 }
 
 StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss,
                            const CachedBackwardOptions& options) {
-  if (towers.empty()) throw ValueError("cached_backward: no towers, expected at least one");
-  std::vector<std::string> names;
-  for (const CachedBatch& batch : towers) names.push_back(batch.name);
-  detail::check_names("cached_backward", std::move(names));
-  detail::check_scale("cached_backward", options.scale);
-  detail::check_has_loss("cached_backward", loss);
   const PeakMeter meter(options.device);
-  GradientTransaction transaction;
+  detail::Ranks ranks("cached_backward", options.communicator);
   std::vector<detail::Side> sides;
-  for (const CachedBatch& batch : towers) sides.push_back(side_of(batch));
+  ranks.open([&] {
+    if (towers.empty()) throw ValueError("cached_backward: no towers, expected at least one");
+    std::vector<std::string> names;
+    for (const CachedBatch& batch : towers) names.push_back(batch.name);
+    detail::check_names("cached_backward", std::move(names));
+    detail::check_scale("cached_backward", options.scale);
+    detail::check_has_loss("cached_backward", loss);
+    detail::check_not_deferred("cached_backward", options.deferred, ranks.several());
+    detail::StepStart start;
+    for (const CachedBatch& batch : towers) {
+      sides.push_back(side_of(batch));
+      start.towers.push_back(share_of(batch));
+    }
+    if (ranks.several())
+      start.options.add(options.scale.item())
+          .add(std::int64_t{options.allow_unused})
+          .add(std::int64_t{options.shared_loss});
+    return start;
+  });
+  GradientTransaction transaction;
   detail::Pipeline pipeline("cached_backward", std::move(sides),
                             {.loss = {options.scale, options.allow_unused, options.deferred},
                              .offload = options.offload,
-                             .device = options.device});
-  if (pipeline.take_loss(loss, transaction)) pipeline.backward();
+                             .device = options.device,
+                             .shared_loss = options.shared_loss},
+                            ranks);
+  pipeline.begin_forwarded();
+  if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
   return pipeline.commit(transaction, meter.peak());
 }
 

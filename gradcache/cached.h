@@ -37,6 +37,9 @@ struct CachedOptions {
   /// The sub-batch before this one in the same batch of the same encoder: random draws go on from its samples, as if
   /// both had been encoded together.
   const CachedForward* after = nullptr;
+  /// Of several processes, how many samples of the batch lower ranks have: random draws of a sub-batch that comes after
+  /// none begin there.
+  std::int64_t first_sample = 0;
   bool check_recompute = false;      ///< as in StepOptions
   DType autocast = DType::kFloat32;  ///< as in StepOptions
   /// Keeps the representations in the host's page-locked memory until a loss takes them.
@@ -69,6 +72,9 @@ struct CachedBackwardOptions {
   bool allow_unused = false;
   /// Keeps gradients and the result's representations on the host while sub-batches are forwarded again.
   bool offload = false;
+  /// As in DirectOptions; each process has at least one sub-batch of each tower.
+  distributed::Communicator* communicator = nullptr;
+  bool shared_loss = false;  ///< as in DirectOptions
 };
 
 /// The loss over all sub-batches of all towers, its backward, and the second forward of every sub-batch: from here on

@@ -69,8 +69,8 @@ std::vector<Chunks> cut_towers(const char* step, std::span<const Tower> towers, 
   std::vector<Chunks> chunks;
   for (std::size_t i = 0; i < towers.size(); ++i) {
     const Tower& tower = towers[i];
-    if (!tower.own_chunks().empty()) {
-      chunks.push_back(cut_as_given(tower.own_chunks()));
+    if (!tower.own_chunks().empty() || tower.size() == 0) {
+      chunks.push_back(cut_as_given(tower.size() == 0 ? std::vector<std::int64_t>{0} : tower.own_chunks()));
       continue;
     }
     if (plan.chunk_tokens > 0 && !tower.lengths().empty()) {

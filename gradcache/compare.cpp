@@ -71,6 +71,17 @@ std::vector<Parameter> parameters_read(std::span<const Tower> towers, const Loss
   return found;
 }
 
+/// The same where the loss needs the samples of all ranks: of a step, which is undone.
+std::vector<Parameter> parameters_given(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
+  const UndoLog buffers;
+  const auto tried = no_hooks();
+  const ScopedValue context(forward_context(), forward_context());
+  DirectOptions direct = options.direct();
+  direct.deferred = false;
+  GradientTransaction undone(GradientTransaction::Adopts::kInner);
+  return direct_step(towers, loss, direct).parameters;
+}
+
 }  // namespace
 
 double Comparison::max_relative() const {
@@ -136,6 +147,9 @@ Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOp
 }
 
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
+  if (options.communicator != nullptr) {
+    return compare(towers, loss, options, parameters_given(towers, loss, options));
+  }
   return compare(towers, loss, options, parameters_read(towers, loss));
 }
 

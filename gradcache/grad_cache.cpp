@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/gradcache/ranks.h"
 #include "tapecache/gradcache/step_checks.h"
 
 namespace tapecache::gradcache {
@@ -26,7 +27,8 @@ StepResult GradCache::step(std::span<const Tower> towers) {
   if (std::holds_alternative<MemoryBudget>(options.cut)) {
     std::vector<std::int64_t> sizes;
     for (const Tower& tower : towers) sizes.push_back(tower.size());
-    if (!plan_ || sizes != planned_sizes_) {
+    // One rank's new plan is everyone's.
+    if (detail::Ranks("GradCache", options.communicator).any(!plan_ || sizes != planned_sizes_)) {
       plan_ = plan_memory(towers, options);
       planned_sizes_ = std::move(sizes);
     }
@@ -46,15 +48,20 @@ StepResult GradCache::step(std::span<const Tower> towers) {
 }
 
 void GradCache::check(std::span<const Tower> towers) {
-  detail::check_step("GradCache", towers, options_.reproducible_block, options_.scale);
+  const bool several = options_.communicator != nullptr && options_.communicator->size() > 1;
+  detail::check_step("GradCache", towers, options_.reproducible_block, options_.scale, several);
   std::vector<Tower> parts;
-  const std::int64_t samples = std::min(self_check_.samples, towers.empty() ? 0 : towers.front().size());
+  const std::int64_t samples = std::min(self_check_.samples, towers.front().size());
   for (const Tower& tower : towers) {
     if (!tower.own_chunks().empty()) {
       throw ValueError(
           fmt::format("GradCache: the self-check takes the first samples of each tower, but tower '{}' is made of "
                       "chunks, which cannot be cut; leave SelfCheck::every at 0",
                       tower.name()));
+    }
+    if (tower.size() == 0 || samples == 0) {
+      parts.push_back(tower);
+      continue;
     }
     parts.push_back(tower.first(std::max<std::int64_t>(1, tower.size() * samples / towers.front().size())));
   }

@@ -48,8 +48,13 @@ void GradientTransaction::roll_back() {
   random_state() = random_;
 }
 
-std::vector<Parameter> GradientTransaction::commit(
-    const std::function<void(std::span<const Parameter>)>& before_hooks) {
+std::vector<Parameter> GradientTransaction::parameters() const {
+  std::vector<Parameter> known;
+  for (const Entry& entry : entries_) known.push_back(entry.parameter);
+  return known;
+}
+
+std::vector<Parameter> GradientTransaction::join(const std::function<void(std::span<const Parameter>)>& before_hooks) {
   std::vector<Parameter> given;
   for (Entry& entry : entries_) {
     Tensor& gradient = entry.parameter.mutable_gradient();
@@ -66,9 +71,12 @@ std::vector<Parameter> GradientTransaction::commit(
   }
   if (before_hooks) before_hooks(given);
   for (Parameter& parameter : given) parameter.run_hooks();
+  return given;
+}
+
+void GradientTransaction::keep_joined() {
   keep();
   committed_ = true;
-  return given;
 }
 
 }  // namespace tapecache::gradcache

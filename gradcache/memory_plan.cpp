@@ -14,6 +14,7 @@
 #include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"
+#include "tapecache/gradcache/plan_shares.h"
 #include "tapecache/gradcache/step_checks.h"
 
 namespace tapecache::gradcache {
@@ -152,10 +153,23 @@ std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double av
 }  // namespace
 
 MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options) {
-  const auto* const budget = std::get_if<MemoryBudget>(&options.cut);
-  if (!budget) throw ValueError("plan_memory: the cut is none by a MemoryBudget");
-  detail::check_step("plan_memory", towers, options.reproducible_block, options.scale);
-  detail::check_budget("plan_memory", *budget);
+  detail::Ranks ranks("plan_memory", options.communicator);
+  ranks.open([&] {
+    const auto* const budget = std::get_if<MemoryBudget>(&options.cut);
+    if (!budget) throw ValueError("plan_memory: the cut is none by a MemoryBudget");
+    detail::check_step("plan_memory", towers, options.reproducible_block, options.scale, ranks.several());
+    detail::check_budget("plan_memory", *budget);
+    return detail::StepStart{detail::shares_of(towers)};
+  });
+  MemoryPlan plan;
+  ranks.together([&] { plan = detail::plan_shares(towers, ranks.shares(), options); });
+  return plan;
+}
+
+namespace detail {
+
+MemoryPlan plan_shares(std::span<const Tower> towers, std::span<const Share> shares, const StepOptions& options) {
+  const auto* const budget = &std::get<MemoryBudget>(options.cut);
   const MemoryLimit within(budget->bytes, options.device);
   const NoRecording outside_tape;
   MemoryPlan plan{.chunk_tokens = budget->chunk_tokens, .bytes = budget->bytes};
@@ -163,18 +177,24 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
   double available =
       kMargin * static_cast<double>(budget->bytes) - static_cast<double>(allocator(options.device).stats().current);
   double representations = 0;  // with their gradients
-  for (const Tower& tower : towers) {
+  for (std::size_t t = 0; t < towers.size(); ++t) {
+    const Tower& tower = towers[t];
+    if (tower.size() == 0) {
+      costs.emplace_back();
+      continue;
+    }
     Chunks order;
     if (!tower.own_chunks().empty()) order = cut_as_given(tower.own_chunks());
     else if (!tower.lengths().empty()) order = cut_by_cost(tower.lengths(), 1);
     costs.push_back(measure(tower, order, options));
-    representations += 2 * costs.back().output_bytes * static_cast<double>(tower.size());
+    representations += 2 * costs.back().output_bytes * static_cast<double>(shares[t].total);
   }
   // They stay for the whole step, or are there for the loss, when there is no work on a chunk.
   if (!offloads(options)) available -= std::exchange(representations, 0);
   for (std::size_t i = 0; i < towers.size(); ++i) {
     const Tower& tower = towers[i];
-    const bool given = !tower.own_chunks().empty() || (plan.chunk_tokens > 0 && !tower.lengths().empty());
+    const bool given =
+        tower.size() == 0 || !tower.own_chunks().empty() || (plan.chunk_tokens > 0 && !tower.lengths().empty());
     const std::int64_t longest =
         tower.lengths().empty()
             ? 1
@@ -185,6 +205,7 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
       cut_towers("plan_memory", towers, plan, options.reproducible_block, options.offload);
   double held = 0, work = 0;
   for (std::size_t t = towers.size(); t-- > 0;) {
+    if (towers[t].size() == 0) continue;
     for (std::size_t c = chunks[t].parts.size(); c-- > 0;) {
       const double units = units_of(towers[t], chunks[t], chunks[t].parts[c]);
       held += costs[t].held.at(units);
@@ -195,5 +216,7 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
   }
   return plan;
 }
+
+}  // namespace detail
 
 }  // namespace tapecache::gradcache

@@ -11,7 +11,8 @@ namespace tapecache::gradcache {
 /// than 8 samples or a reproducible block, of up to so many as all of it holds), and as many kept tapes as fit beside
 /// the work on one chunk. Leaves gradients, random state and peak counter as they were. Throws ValueError without a
 /// budget and for what `cached_step` refuses, OutOfMemory where the budget does not hold one sample; of a reproducible
-/// step chunks are a block at least, whether it fits or not.
+/// step chunks are a block at least, whether it fits or not. With a communicator all ranks call it, and each gets its
+/// own plan.
 MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options);
 
 }  // namespace tapecache::gradcache

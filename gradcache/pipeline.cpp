@@ -7,6 +7,8 @@
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/random.h"
+#include "tapecache/gradcache/encoded_parts.h"
+#include "tapecache/gradcache/gradient_reduction.h"
 
 namespace tapecache::gradcache::detail {
 
@@ -62,14 +64,13 @@ std::vector<std::string> names_of(const Side& side) {
 std::vector<Side> sides_of(std::span<const Tower> towers, std::vector<Chunks> chunks, const ForwardOptions& options) {
   std::vector<Side> sides;
   for (std::size_t t = 0; t < towers.size(); ++t) {
-    sides.push_back(
-        {towers[t].name(), {std::make_shared<TowerRun>(towers[t], std::move(chunks[t]), options)}, towers[t].size()});
+    sides.push_back({towers[t].name(), {std::make_shared<TowerRun>(towers[t], std::move(chunks[t]), options)}});
   }
   return sides;
 }
 
-Pipeline::Pipeline(const char* step, std::vector<Side> sides, PipelineOptions options)
-    : step_(step), sides_(std::move(sides)), options_(std::move(options)) {
+Pipeline::Pipeline(const char* step, std::vector<Side> sides, PipelineOptions options, Ranks& ranks)
+    : step_(step), sides_(std::move(sides)), options_(std::move(options)), ranks_(ranks) {
   for (const Side& side : sides_) {
     chunks_.push_back(chunks_of(side));
     std::int64_t& largest = result_.largest_chunks.emplace_back(0);
@@ -93,13 +94,32 @@ std::vector<Pipeline::Place> Pipeline::places() const {
 void Pipeline::forward(std::int64_t keep) {
   const Stopwatch watch(result_.seconds.forward);
   const NoRecording outside_tape;
+  ranks_.together(
+      [&] {
+        forward_chunks(keep);
+        make_room();
+      },
+      [&] { return account_of_towers(); });
+}
+
+void Pipeline::begin_forwarded() {
+  const NoRecording outside_tape;
+  ranks_.together([&] { make_room(); }, [&] { return account_of_towers(); });
+}
+
+void Pipeline::forward_chunks(std::int64_t keep) {
   const std::vector<Place> order = places();
   prefetch(order, 0);
   for (std::size_t i = 0; i < order.size(); ++i) {
     TowerRun& run = run_at(order[i]);
     const std::size_t count = run.chunks().parts.size();
     prefetch(order, i + 1);
-    forward_chunk(order[i], static_cast<std::int64_t>(order.size() - i) <= keep);
+    ForwardContext& context = forward_context();
+    const Share& samples = share(order[i].side);
+    // Random draws are those of the samples' places in the whole batch.
+    const ScopedValue first(context.random.first_sample, context.random.first_sample + samples.first);
+    const ScopedValue partial(context.partial_batch, context.partial_batch || !samples.whole());
+    forward_chunk(order[i], static_cast<std::int64_t>(order.size() - i) <= keep && samples.own > 0);
     report(Phase::kForward, sides_[order[i].side].name, order[i].chunk, count);
     if (order[i].chunk + 1 == count) run.finish_forward();
   }
@@ -141,22 +161,135 @@ bool Pipeline::drop_a_kept_tape() {
   return std::any_of(order.begin(), order.end(), [&](const Place& place) { return run_at(place).drop(place.chunk); });
 }
 
+std::vector<Tensor> Pipeline::own_representations(std::size_t side) const {
+  const TowerRun& first = *sides_[side].runs.front();
+  if (sides_[side].runs.size() == 1) return first.representations_on_device();
+  std::vector<Tensor> outputs;
+  for (std::size_t i = 0; i < first.representations().size(); ++i) {
+    outputs.push_back(joined(step_, sides_[side], chunks_[side], i));
+  }
+  return outputs;
+}
+
+/// Each over the samples of this rank.
+std::vector<AuxiliaryLoss> Pipeline::own_auxiliary(std::size_t side) const {
+  const std::vector<std::shared_ptr<TowerRun>>& runs = sides_[side].runs;
+  const std::span<const AuxiliaryLoss> first = runs.front()->auxiliary();
+  if (runs.size() == 1) return {first.begin(), first.end()};
+  std::vector<AuxiliaryLoss> all;
+  for (std::size_t r = 0; r < runs.size(); ++r) {
+    check_auxiliary(sides_[side].name, fmt::format("sub-batch {}", r), runs[r]->auxiliary(), first);
+  }
+  for (std::size_t i = 0; i < first.size(); ++i) {
+    const Tensor& like = first[i].values.value();
+    Tensor values = Tensor::empty({chunks_[side].size()}, like.dtype(), like.device());
+    for (std::size_t r = 0; r < runs.size(); ++r) {
+      put_rows(values, chunks_[side], chunks_[side].parts[r], runs[r]->auxiliary()[i].values.value());
+    }
+    all.push_back({first[i].name, values, first[i].weight});
+  }
+  return all;
+}
+
+/// For what is gathered, before it is known whether all ranks have got so far.
+void Pipeline::make_room() {
+  if (!ranks_.several() && !options_.segments.any()) return;
+  of_encoders_.clear();
+  for (const Side& side : sides_) {
+    for (const auto& run : side.runs) add_distinct(of_encoders_, run->parameters());
+  }
+  of_encoders_ = in_common_order(std::move(of_encoders_));
+  while (ranks_.several()) {
+    try {
+      gathered_.clear();
+      for (std::size_t s = 0; s < sides_.size(); ++s) {
+        const auto over_all = [&](const Tensor& own) {
+          return Tensor::empty(own.shape().with(0, share(s).total), own.dtype(), own.device());
+        };
+        Gathered side{own_representations(s), {}, own_auxiliary(s)};
+        if (gathers()) {
+          for (const Tensor& own : side.own) side.representations.push_back(over_all(own));
+        } else {
+          side.representations = std::exchange(side.own, {});
+        }
+        for (AuxiliaryLoss& loss : side.auxiliary) {
+          side.own.push_back(loss.values.value());
+          loss.values = over_all(loss.values.value());
+        }
+        gathered_.push_back(std::move(side));
+      }
+      return;
+    } catch (const OutOfMemory&) {
+      if (!options_.may_drop_tapes || !drop_a_kept_tape()) throw;
+    }
+  }
+}
+
+/// What every rank must have found alike.
+Account Pipeline::account_of_towers() const {
+  const auto row = [](const Tensor& rows) {
+    return fmt::format("{} {}", name(rows.dtype()), to_string(rows.shape().without(0)));
+  };
+  std::string text;
+  for (std::size_t s = 0; s < gathered_.size(); ++s) {
+    const std::vector<std::string> names = names_of(sides_[s]);
+    for (std::size_t i = 0; i < names.size(); ++i) {
+      text += fmt::format("representations of '{}', {} a sample\n", names[i], row(gathered_[s].representations[i]));
+    }
+    for (const AuxiliaryLoss& loss : gathered_[s].auxiliary) {
+      text += fmt::format("auxiliary loss '{}' of '{}', {}, of weight {}\n", loss.name, sides_[s].name,
+                          name(loss.values.dtype()), loss.weight);
+    }
+  }
+  for (const Parameter& p : of_encoders_) {
+    text += fmt::format("parameter '{}' of an encoder, {} {}\n", p.name(), name(p.value().dtype()),
+                        to_string(p.value().shape()));
+  }
+  return {text + fmt::format("{} random draws made", random_state().key.call)};
+}
+
+/// The one exchange of a step's forward.
+void Pipeline::gather() {
+  for (std::size_t s = 0; s < gathered_.size(); ++s) {
+    Gathered& side = gathered_[s];
+    std::size_t next = 0;
+    if (gathers()) {
+      for (Tensor& all : side.representations) ranks_.gather(side.own[next++], all, share(s));
+    }
+    for (AuxiliaryLoss& loss : side.auxiliary) {
+      Tensor all = loss.values.value();
+      ranks_.gather(side.own[next++], all, share(s));
+    }
+    side.own.clear();
+  }
+}
+
 /// But for the representations.
 std::vector<LossInput> Pipeline::loss_inputs(GradientTransaction& transaction) {
   std::vector<LossInput> inputs;
   std::size_t first_auxiliary = 0;
+  const auto add_auxiliary = [&](std::size_t side, std::span<const AuxiliaryLoss> losses) {
+    for (std::size_t i = 0; i < losses.size(); ++i) {
+      readings_.add_auxiliary(first_auxiliary + i, {losses[i].name, sum_of_elements(losses[i].values.value()),
+                                                    share(side).total, losses[i].weight});
+    }
+  };
   for (std::size_t s = 0; s < sides_.size(); ++s) {
     const Side& side = sides_[s];
     LossInput& input = inputs.emplace_back(LossInput{side.name, names_of(side), {}, true, chunks_[s]});
+    if (ranks_.several()) {
+      // Where a sample was forwarded is for messages, and known of this rank's alone.
+      const Share& all = share(s);
+      input.chunks = {.parts = {gathers() ? Chunk{0, all.total} : Chunk{all.first, all.first + all.own}}, .order = {}};
+    }
     std::size_t count = 0;
     for (const auto& run : side.runs) {
       input.frozen = input.frozen && run->frozen();
       transaction.add(run->parameters());
-      std::vector<AuxiliarySum> auxiliary = run->auxiliary(side.samples);
-      count = std::max(count, auxiliary.size());
-      for (std::size_t i = 0; i < auxiliary.size(); ++i)
-        readings_.add_auxiliary(first_auxiliary + i, std::move(auxiliary[i]));
+      count = std::max(count, run->auxiliary().size());
+      if (!ranks_.several()) add_auxiliary(s, run->auxiliary());
     }
+    if (ranks_.several()) add_auxiliary(s, gathered_[s].auxiliary);
     first_auxiliary += count;
   }
   return inputs;
@@ -168,16 +301,11 @@ void Pipeline::take_representations(std::span<LossInput> inputs) {
   readings_.clear_representations();
   for (LossInput& input : inputs) input.representations.clear();
   for (std::size_t s = 0; s < sides_.size(); ++s) {
-    const TowerRun& first = *sides_[s].runs.front();
-    if (sides_[s].runs.size() == 1) {
-      inputs[s].representations = first.representations_on_device();
-      for (const Tensor& r : first.representations()) result_.representations.push_back(r);
-    } else {
-      for (std::size_t i = 0; i < first.representations().size(); ++i) {
-        inputs[s].representations.push_back(joined(step_, sides_[s], chunks_[s], i));
-        result_.representations.push_back(inputs[s].representations.back());
-      }
-    }
+    inputs[s].representations = ranks_.several() ? gathered_[s].representations : own_representations(s);
+    // Off-loaded ones of a side's only run stay where they are.
+    const bool as_kept = !ranks_.several() && sides_[s].runs.size() == 1;
+    const std::vector<Tensor>& kept = as_kept ? sides_[s].runs.front()->representations() : inputs[s].representations;
+    result_.representations.insert(result_.representations.end(), kept.begin(), kept.end());
     if (options_.loss.deferred) continue;
     for (const Tensor& r : inputs[s].representations) readings_.add_representations(r);
   }
@@ -193,6 +321,26 @@ void Pipeline::off_load(std::vector<Tensor>& tensors) const {
 bool Pipeline::take_loss(const Loss& loss, GradientTransaction& transaction) {
   const Stopwatch watch(result_.seconds.loss);
   const NoRecording outside_tape;
+  gather();
+  const auto take = [&] { take_whole_loss(loss, transaction); };
+  ranks_.together(
+      [&] {
+        if (options_.shared_loss) ranks_.or_fail(take);
+        else take();
+      },
+      [&] {
+        std::string text;
+        for (const Parameter& p : in_common_order(transaction.parameters())) {
+          text += fmt::format("parameter '{}' of an encoder or the loss, {} {}\n", p.name(), name(p.value().dtype()),
+                              to_string(p.value().shape()));
+        }
+        return Account{text, result_.loss.item()};
+      });
+  ranks_.share_status(result_);
+  return result_.status == StepStatus::kDone;
+}
+
+void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transaction) {
   std::vector<LossInput> inputs = loss_inputs(transaction);
   const RandomState random = random_state();
   for (;;) {
@@ -201,16 +349,27 @@ bool Pipeline::take_loss(const Loss& loss, GradientTransaction& transaction) {
       take_representations(inputs);
       caches_ = detail::take_loss(step_, inputs, loss, options_.loss, transaction, readings_, result_).caches;
       report(Phase::kLoss, "", 0, 1);
-      if (result_.status != StepStatus::kDone) return false;
+      if (result_.status != StepStatus::kDone) return;
+      keep_own_rows();
       off_load(result_.representations);
       for (std::vector<Tensor>& caches : caches_) off_load(caches);
       buffers.keep();
-      return true;
+      return;
     } catch (const OutOfMemory&) {
       if (!options_.may_drop_tapes) throw;
       transaction.clear();
       random_state() = random;
       if (!drop_a_kept_tape()) throw;
+    }
+  }
+}
+
+/// Of the caches: the other ranks have the rest.
+void Pipeline::keep_own_rows() {
+  if (!gathers()) return;
+  for (std::size_t s = 0; s < sides_.size(); ++s) {
+    for (Tensor& cache : caches_[s]) {
+      if (cache.defined()) cache = cache.slice(share(s).first, share(s).first + share(s).own).clone();
     }
   }
 }
@@ -235,18 +394,79 @@ void Pipeline::begin_backward(const Place& place) {
       own.push_back(cache.defined() ? take_rows(cache, chunks, chunks.parts[place.run]) : Tensor());
     }
   }
-  run_at(place).begin_backward(std::move(own), options_.loss.scale, side.samples);
+  run_at(place).begin_backward(std::move(own), options_.loss.scale, share(place.side).total);
+}
+
+void Pipeline::backward(GradientTransaction& transaction) {
+  const Stopwatch watch(result_.seconds.backward);
+  const NoRecording outside_tape;
+  // What the loss gave to parameters that encoders read as well is whole on every rank, and no sum over segments.
+  std::vector<Tensor> of_loss_alone;
+  if (options_.segments.any()) of_loss_alone = take_gradients(of_encoders_);
+  if (!ranks_.several()) {
+    backward_own();
+  } else {
+    std::vector<Parameter> of_loss = in_common_order(transaction.parameters());
+    std::erase_if(of_loss, [&](const Parameter& p) {
+      return std::find(of_encoders_.begin(), of_encoders_.end(), p) != of_encoders_.end();
+    });
+    GradientReduction reduction(of_encoders_, std::move(of_loss), options_.segments.any());
+    ranks_.together([&] {
+      if (ranks_.rank() != 0) take_gradients(of_encoders_);
+      backward_own();
+      reduction.prepare();
+    });
+    reduction.run(ranks_);
+  }
+  add_gradients(of_encoders_, std::move(of_loss_alone));
 }
 
 /// From the last chunk to the first, as a tape over the whole batch would run: the sums over samples keep that order,
 /// and kept tapes go first.
-void Pipeline::backward() {
-  const Stopwatch watch(result_.seconds.backward);
-  const NoRecording outside_tape;
+void Pipeline::backward_own() {
   std::vector<Place> order = places();
   std::reverse(order.begin(), order.end());
-  std::erase_if(order, [&](const Place& place) { return run_at(place).frozen(); });
+  std::erase_if(order, [&](const Place& place) { return run_at(place).frozen() || share(place.side).own == 0; });
   count_kept();
+  if (options_.segments.any()) backward_segments(std::move(order));
+  else backward_chunks(order);
+}
+
+std::int64_t Pipeline::segment_of(const Place& place) const {
+  const Share& samples = share(place.side);
+  const Chunk& chunk = sides_[place.side].runs[place.run]->chunks().parts[place.chunk];
+  return options_.segments.of(samples.total, samples.first + chunk.begin);
+}
+
+/// Segment by segment, of all towers, so that those that share parameters are added in the same order wherever their
+/// samples are.
+void Pipeline::backward_segments(std::vector<Place> order) {
+  std::stable_sort(order.begin(), order.end(),
+                   [&](const Place& a, const Place& b) { return segment_of(a) > segment_of(b); });
+  GradientTree tree(of_encoders_);
+  const auto finish = [&] {
+    for (const Place& place : order) run_at(place).finish_backward();
+  };
+  try {
+    for (const Place& place : order) {
+      if (place.chunk == 0) begin_backward(place);
+    }
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      TowerRun& run = run_at(order[i]);
+      const std::size_t count = run.chunks().parts.size(), chunk = order[i].chunk;
+      run.backward(chunk);
+      report(Phase::kBackward, sides_[order[i].side].name, count - 1 - chunk, count);
+      if (i + 1 == order.size() || segment_of(order[i + 1]) != segment_of(order[i])) tree.end_segment();
+    }
+  } catch (...) {
+    finish();
+    throw;
+  }
+  finish();
+  tree.finish();
+}
+
+void Pipeline::backward_chunks(const std::vector<Place>& order) {
   const auto same_run = [&](std::size_t a, std::size_t b) { return &run_at(order[a]) == &run_at(order[b]); };
   try {
     for (std::size_t i = 0; i < order.size(); ++i) {
@@ -273,7 +493,8 @@ void Pipeline::backward() {
 
 StepResult Pipeline::commit(GradientTransaction& transaction, std::size_t peak_bytes) {
   result_.peak_bytes = peak_bytes;
-  commit_step(transaction, result_, options_.loss.deferred);
+  ranks_.together([&] { join_step(transaction, result_, options_.loss.deferred); });
+  transaction.keep_joined();
   return std::move(result_);
 }
 

@@ -11,6 +11,8 @@
 
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/loss_pass.h"
+#include "tapecache/gradcache/ranks.h"
+#include "tapecache/gradcache/segments.h"
 #include "tapecache/gradcache/tower_run.h"
 
 #pragma GCC visibility push(hidden)
@@ -21,7 +23,6 @@ namespace tapecache::gradcache::detail {
 struct Side {
   std::string name;
   std::vector<std::shared_ptr<TowerRun>> runs;
-  std::int64_t samples = 0;  // of the batch, over which auxiliary losses are a mean
 };
 
 /// One side a tower.
@@ -33,6 +34,8 @@ struct PipelineOptions {
   bool may_drop_tapes = false;  // for a chunk to be forwarded again where memory runs out
   Device device = Device::cpu();
   std::function<void(const Progress&)> observer = {};
+  Segments segments = {};
+  bool shared_loss = false;  // whether ranks keep their representations to themselves
   // When the step began, of which this may not be the first attempt.
   std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
 };
@@ -42,18 +45,20 @@ struct PipelineOptions {
 /// one begins with the loss.
 class Pipeline {
  public:
-  /// `step` is for messages.
-  Pipeline(const char* step, std::vector<Side> sides, PipelineOptions options);
+  /// `step` is for messages. The ranks, which have opened the step with these sides, must outlive it.
+  Pipeline(const char* step, std::vector<Side> sides, PipelineOptions options, Ranks& ranks);
 
   /// Forwards every chunk. The `keep` that are forwarded last keep their tapes.
   void forward(std::int64_t keep);
+  /// Where sides have been forwarded already.
+  void begin_forwarded();
   /// Takes the loss over all representations, and its gradient with respect to them. False where something is not
   /// finite.
   bool take_loss(const Loss& loss, GradientTransaction& transaction);
   /// What `take_loss` finds, given by the caller: of each side's outputs.
   void set_caches(std::vector<std::vector<Tensor>> caches) { caches_ = std::move(caches); }
-  /// Gives the parameters what the caches and the auxiliary losses are worth.
-  void backward();
+  /// Gives the parameters what the caches and the auxiliary losses are worth, on all ranks.
+  void backward(GradientTransaction& transaction);
   /// Ends the step: its gradients join those of before, unless it was refused.
   StepResult commit(GradientTransaction& transaction, std::size_t peak_bytes);
 
@@ -71,8 +76,22 @@ class Pipeline {
   void prefetch(std::span<const Place> order, std::size_t next);
   bool drop_a_kept_tape();
   bool drop_prefetched();
+  void forward_chunks(std::int64_t keep);
+  const Share& share(std::size_t side) const { return ranks_.shares()[side]; }
+  std::vector<Tensor> own_representations(std::size_t side) const;
+  std::vector<AuxiliaryLoss> own_auxiliary(std::size_t side) const;
+  void make_room();
+  Account account_of_towers() const;
+  void gather();
   std::vector<LossInput> loss_inputs(GradientTransaction& transaction);
   void take_representations(std::span<LossInput> inputs);
+  void take_whole_loss(const Loss& loss, GradientTransaction& transaction);
+  bool gathers() const { return ranks_.several() && !options_.shared_loss; }
+  void keep_own_rows();
+  void backward_own();
+  void backward_chunks(const std::vector<Place>& order);
+  void backward_segments(std::vector<Place> order);
+  std::int64_t segment_of(const Place& place) const;
   void count_kept();
   void off_load(std::vector<Tensor>& tensors) const;
   void begin_backward(const Place& place);
@@ -83,6 +102,15 @@ class Pipeline {
   std::vector<Chunks> chunks_;               // of each side: its runs' chunks, or its sub-batches
   std::vector<std::vector<Tensor>> caches_;  // d loss / d representations, of each side's outputs
   PipelineOptions options_;
+  Ranks& ranks_;
+  /// What a side gives, over the samples of all ranks.
+  struct Gathered {
+    std::vector<Tensor> own;  // of this rank, until they are gathered
+    std::vector<Tensor> representations;
+    std::vector<AuxiliaryLoss> auxiliary;
+  };
+  std::vector<Gathered> gathered_;      // of each side; of several ranks
+  std::vector<Parameter> of_encoders_;  // in the order that ranks have in common; of several ranks
   StepReadings readings_;
   StepResult result_;
 };

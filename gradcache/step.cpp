@@ -9,6 +9,9 @@
 #include "tapecache/core/memory.h"
 #include "tapecache/gradcache/memory_plan.h"
 #include "tapecache/gradcache/pipeline.h"
+#include "tapecache/gradcache/plan_shares.h"
+#include "tapecache/gradcache/ranks.h"
+#include "tapecache/gradcache/segments.h"
 #include "tapecache/ops/elementwise.h"
 
 namespace tapecache::gradcache {
@@ -75,6 +78,20 @@ void add_group(StepResult& sum, const StepResult& group, std::size_t number) {
   }
 }
 
+/// Of what all ranks must be told alike.
+detail::Digest digest_of(const DirectOptions& options) {
+  detail::Digest digest;
+  digest.add(options.scale.item()).add(options.reproducible_block).add(static_cast<std::int64_t>(options.autocast));
+  digest.add(options.reproducible_segments).add(std::int64_t{options.shared_loss});
+  return digest;
+}
+
+detail::Digest digest_of(const StepOptions& options) {
+  detail::Digest digest = digest_of(options.direct());
+  digest.add(std::int64_t{options.allow_unused}).add(std::int64_t{options.retry_smaller_chunks});
+  return digest;
+}
+
 /// Of a step without chunks of its own: the whole batch, of each tower.
 std::vector<Chunks> whole(std::span<const Tower> towers) {
   std::vector<Chunks> chunks;
@@ -85,17 +102,29 @@ std::vector<Chunks> whole(std::span<const Tower> towers) {
 }  // namespace
 
 StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
-  detail::check_step("cached_step", towers, options.reproducible_block, options.scale);
-  detail::check_has_loss("cached_step", loss);
   const auto begun = std::chrono::steady_clock::now();
   const bool has_budget = std::holds_alternative<MemoryBudget>(options.cut);
-  if (has_budget) detail::check_budget("cached_step", std::get<MemoryBudget>(options.cut));
-  if (has_budget && CapturedStep::is_capturing()) {
-    throw ValueError(
-        "cached_step: a step that is captured cannot measure what fits its memory budget; give a MemoryPlan");
-  }
   const PeakMeter meter(options.device);
-  MemoryPlan plan = has_budget ? plan_memory(towers, options) : plan_of(options.cut);
+  MemoryPlan plan;
+  detail::Ranks ranks("cached_step", options.communicator);
+  ranks.open([&] {
+    detail::check_step("cached_step", towers, options.reproducible_block, options.scale, ranks.several());
+    detail::check_has_loss("cached_step", loss);
+    detail::check_not_deferred("cached_step", options.deferred, ranks.several());
+    detail::check_segments("cached_step", options.reproducible_segments);
+    if (has_budget) detail::check_budget("cached_step", std::get<MemoryBudget>(options.cut));
+    if (has_budget && CapturedStep::is_capturing()) {
+      throw ValueError(
+          "cached_step: a step that is captured cannot measure what fits its memory budget; give a MemoryPlan");
+    }
+    if (!has_budget) plan = plan_of(options.cut);
+    if (!ranks.several()) return detail::StepStart{detail::shares_of(towers)};
+    if (!has_budget) cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
+    return detail::StepStart{detail::shares_of(towers), digest_of(options)};
+  });
+  const detail::Segments segments{options.reproducible_segments};
+  detail::check_shares("cached_step", segments, ranks);
+  if (has_budget) ranks.together([&] { plan = detail::plan_shares(towers, ranks.shares(), options); });
   const MemoryLimit within(plan.bytes, options.device);
   const detail::ForwardOptions forward{.step = "cached_step",
                                        .autocast = options.autocast,
@@ -104,8 +133,10 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
                                        .offload = options.offload,
                                        .spare_memory = has_budget || std::holds_alternative<MemoryPlan>(options.cut)};
   for (std::int64_t retries = 0;; ++retries) {
-    const std::vector<Chunks> chunks =
-        cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
+    std::vector<Chunks> chunks = cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
+    if (segments.any()) {
+      ranks.together([&] { detail::cut_in_segments("cached_step", segments, towers, ranks.shares(), chunks); });
+    }
     GradientTransaction transaction;
     detail::Pipeline pipeline("cached_step", detail::sides_of(towers, chunks, forward),
                               {.loss = {options.scale, options.allow_unused, options.deferred},
@@ -113,18 +144,24 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
                                .may_drop_tapes = true,
                                .device = options.device,
                                .observer = options.observer,
-                               .begun = begun});
+                               .segments = segments,
+                               .shared_loss = options.shared_loss,
+                               .begun = begun},
+                              ranks);
     try {
       pipeline.forward(plan.kept_chunks);
-      if (pipeline.take_loss(loss, transaction)) pipeline.backward();
+      if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
     } catch (const OutOfMemory&) {
       transaction.roll_back();
+      // All begin again, whoever it was: chunks are each rank's own affair.
+      bool smaller = false;
       if (plan.kept_chunks > 0) {
         plan.kept_chunks /= 2;  // the plan was too hopeful
-        continue;
+        smaller = true;
+      } else if (options.retry_smaller_chunks || plan.bytes > 0) {
+        smaller = halve_chunks(plan, towers, chunks, detail::chunk_unit(options.reproducible_block));
       }
-      const bool again = options.retry_smaller_chunks || plan.bytes > 0;
-      if (!again || !halve_chunks(plan, towers, chunks, detail::chunk_unit(options.reproducible_block))) throw;
+      if (!ranks.any(smaller)) throw;
       continue;
     }
     pipeline.result().retries = retries;
@@ -133,16 +170,32 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
 }
 
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const DirectOptions& options) {
-  detail::check_step("direct_step", towers, options.reproducible_block, options.scale);
-  detail::check_has_loss("direct_step", loss);
   const PeakMeter meter(options.device);
+  detail::Ranks ranks("direct_step", options.communicator);
+  ranks.open([&] {
+    detail::check_step("direct_step", towers, options.reproducible_block, options.scale, ranks.several());
+    detail::check_has_loss("direct_step", loss);
+    detail::check_not_deferred("direct_step", options.deferred, ranks.several());
+    detail::check_segments("direct_step", options.reproducible_segments);
+    return detail::StepStart{detail::shares_of(towers), ranks.several() ? digest_of(options) : detail::Digest()};
+  });
   GradientTransaction transaction;
   const detail::ForwardOptions forward{
       .step = "direct_step", .autocast = options.autocast, .reproducible_block = options.reproducible_block};
-  detail::Pipeline pipeline("direct_step", detail::sides_of(towers, whole(towers), forward),
-                            {.loss = {options.scale, true, options.deferred}, .device = options.device});
+  const detail::Segments segments{options.reproducible_segments};
+  detail::check_shares("direct_step", segments, ranks);
+  std::vector<Chunks> chunks = whole(towers);
+  if (segments.any()) {
+    ranks.together([&] { detail::cut_in_segments("direct_step", segments, towers, ranks.shares(), chunks); });
+  }
+  detail::Pipeline pipeline("direct_step", detail::sides_of(towers, std::move(chunks), forward),
+                            {.loss = {options.scale, true, options.deferred},
+                             .device = options.device,
+                             .segments = segments,
+                             .shared_loss = options.shared_loss},
+                            ranks);
   pipeline.forward(kAll);
-  if (pipeline.take_loss(loss, transaction)) pipeline.backward();
+  if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
   return pipeline.commit(transaction, meter.peak());
 }
 
@@ -158,6 +211,8 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
     }
   }
   const PeakMeter meter(options.device);
+  detail::Ranks alone("accumulated_step", nullptr);
+  alone.open([&] { return detail::StepStart{detail::shares_of(towers)}; });
   GradientTransaction transaction;
   StepResult sum;
   const detail::ForwardOptions forward{
@@ -175,14 +230,15 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
       return ops::scale(value, weight);
     };
     detail::Pipeline pipeline("accumulated_step", detail::sides_of(towers, std::move(group), forward),
-                              {.loss = {options.scale, true, false}, .device = options.device});
+                              {.loss = {options.scale, true, false}, .device = options.device}, alone);
     pipeline.forward(kAll);
     const bool finite = pipeline.take_loss(weighted, transaction);
-    if (finite && sum.status == StepStatus::kDone) pipeline.backward();
+    if (finite && sum.status == StepStatus::kDone) pipeline.backward(transaction);
     add_group(sum, pipeline.result(), c);
   }
   sum.peak_bytes = meter.peak();
-  detail::commit_step(transaction, sum, false);
+  detail::join_step(transaction, sum, false);
+  transaction.keep_joined();
   return sum;
 }
 

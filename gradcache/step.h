@@ -14,6 +14,10 @@
 #include "tapecache/gradcache/representations.h"
 #include "tapecache/gradcache/tower.h"
 
+namespace tapecache::distributed {
+class Communicator;
+}
+
 namespace tapecache::gradcache {
 
 /// A scalar from the representations of all towers. May use parameters of its own, such as a temperature, and whatever
@@ -50,6 +54,24 @@ struct DirectOptions {
   /// The device whose bytes `peak_bytes` counts and a budget limits: that of the encoders, which a step does not look
   /// for.
   Device device = Device::cpu();
+  /// The processes that take the step together; null: this one alone. Each calls the same step with towers, loss and
+  /// options alike, and with its own samples of each tower, as many as it has: none, too, of a tower whose encoder can
+  /// take none. The batch is those of all ranks, in the order of ranks. The loss is taken over all of it on every rank,
+  /// and need not know of the others; gradients and result come out as those of one process that has the whole batch,
+  /// and the same on every rank. What fails on one rank, or differs from the others, throws on all. Not for deferred
+  /// and captured steps.
+  distributed::Communicator* communicator = nullptr;
+  /// A power of two, such as 8: sums over samples are taken in so many segments of the batch, each by itself, which are
+  /// then added as a fixed binary tree. The bits of gradients then do not depend on how many processes there are, as
+  /// long as each has equally many whole segments (segment s of n are samples ⌊s·N/n⌋ to ⌊(s+1)·N/n⌋ of each tower),
+  /// and chunks are of one size or of whole `reproducible_block`s. Holds up to log2 n + 1 more gradients of all
+  /// parameters. 0: no segments.
+  std::int64_t reproducible_segments = 0;
+  /// Of several processes: representations are not gathered, and the loss is given this rank's alone. It is one that
+  /// makes out with the other ranks what the whole batch's loss is (`losses::InfoNceOptions::communicator`): every rank
+  /// gets that value, the gradient of its own rows, and the whole gradient of the loss's parameters. The result has
+  /// this rank's representations.
+  bool shared_loss = false;
 };
 
 /// What plain accumulation can be told: see `DirectOptions`.
@@ -82,9 +104,14 @@ struct StepOptions {
   bool offload = false;
   /// Called as the step proceeds.
   std::function<void(const Progress&)> observer = {};
+  distributed::Communicator* communicator = nullptr;  ///< as in DirectOptions
+  std::int64_t reproducible_segments = 0;             ///< as in DirectOptions
+  bool shared_loss = false;                           ///< as in DirectOptions
 
   /// Of the direct step that this one must equal.
-  DirectOptions direct() const { return {scale, reproducible_block, autocast, deferred, device}; }
+  DirectOptions direct() const {
+    return {scale, reproducible_block, autocast, deferred, device, communicator, reproducible_segments, shared_loss};
+  }
 };
 
 enum class StepStatus {

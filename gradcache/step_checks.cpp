@@ -9,11 +9,13 @@
 
 namespace tapecache::gradcache::detail {
 
-void check_step(const char* step, std::span<const Tower> towers, std::int64_t reproducible_block, const Number& scale) {
+void check_step(const char* step, std::span<const Tower> towers, std::int64_t reproducible_block, const Number& scale,
+                bool may_be_empty) {
   if (towers.empty()) throw ValueError(fmt::format("{}: no towers, expected at least one", step));
   std::vector<std::string> names;
   for (const Tower& tower : towers) {
-    if (tower.size() < 1) throw ValueError(fmt::format("{}: tower '{}' has no samples", step, tower.name()));
+    if (tower.size() < 1 && !may_be_empty)
+      throw ValueError(fmt::format("{}: tower '{}' has no samples", step, tower.name()));
     names.push_back(tower.name());
   }
   check_names(step, std::move(names));
@@ -38,6 +40,12 @@ void check_scale(const char* step, const Number& scale) {
 
 void check_has_loss(const char* step, const Loss& loss) {
   if (!loss) throw ValueError(fmt::format("{}: the loss is an empty function", step));
+}
+
+void check_not_deferred(const char* step, bool deferred, bool several) {
+  if (!deferred || !several) return;
+  throw ValueError(
+      fmt::format("{}: a deferred step cannot have a communicator: each rank must know how it went", step));
 }
 
 void check_budget(const char* step, const MemoryBudget& budget) {

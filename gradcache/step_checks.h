@@ -15,15 +15,18 @@
 /// What the ways to take a step have in common. Private to gradcache.
 namespace tapecache::gradcache::detail {
 
-/// Throws ValueError for no towers, an empty one, two of one name, a reproducible block below 0, and what check_scale
-/// does.
-void check_step(const char* step, std::span<const Tower> towers, std::int64_t reproducible_block, const Number& scale);
+/// Throws ValueError for no towers, an empty one unless other ranks may have samples, two of one name, a reproducible
+/// block below 0, and what check_scale does.
+void check_step(const char* step, std::span<const Tower> towers, std::int64_t reproducible_block, const Number& scale,
+                bool may_be_empty = false);
 /// Throws ValueError where two towers have one name.
 void check_names(const char* step, std::vector<std::string> names);
 /// Throws ValueError for a scale that the host knows and that is not finite.
 void check_scale(const char* step, const Number& scale);
 /// Throws ValueError for a loss that is an empty function.
 void check_has_loss(const char* step, const Loss& loss);
+/// Throws ValueError for a deferred step of several ranks.
+void check_not_deferred(const char* step, bool deferred, bool several);
 /// Throws ValueError for a budget of nothing.
 void check_budget(const char* step, const MemoryBudget& budget);
 /// Throws ShapeError where the loss is no scalar.

@@ -67,17 +67,16 @@ Number StepReadings::total_loss() const {
   return total.value();
 }
 
-void commit_step(GradientTransaction& transaction, StepResult& result, bool deferred) {
+void join_step(GradientTransaction& transaction, StepResult& result, bool deferred) {
   if (result.status != StepStatus::kDone) {
     transaction.keep_random_state();
-    transaction.commit();
     return;
   }
   if (!deferred) {
-    result.parameters = transaction.commit();
+    result.parameters = transaction.join();
     return;
   }
-  result.parameters = transaction.commit([&](std::span<const Parameter> given) {
+  result.parameters = transaction.join([&](std::span<const Parameter> given) {
     std::vector<Tensor> values{result.loss.tensor()};
     for (const Parameter& parameter : given) values.push_back(parameter.gradient());
     result.non_finite = ops::count_non_finite(values);

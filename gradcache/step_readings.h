@@ -50,8 +50,9 @@ class StepReadings {
 };
 
 /// Gives the step's gradients to their parameters, or, where the step was refused, puts back what was there before it,
-/// but for the random state. Of a deferred step, counts what is not finite before hooks may take the gradients.
-void commit_step(GradientTransaction& transaction, StepResult& result, bool deferred);
+/// but for the random state; `GradientTransaction::keep_joined` ends it. Of a deferred step, counts what is not finite
+/// before hooks may take the gradients.
+void join_step(GradientTransaction& transaction, StepResult& result, bool deferred);
 
 /// Σ over all elements, as an f64 scalar: taken of a whole batch, it does not show where the batch was cut.
 Tensor sum_of_elements(const Tensor& values);

@@ -58,6 +58,7 @@ TowerRun::TowerRun(const Tower& tower, Chunks chunks, const ForwardOptions& opti
 /// What of a chunk is forwarded together: the whole of it, or reproducible blocks, or the caller's own chunks.
 std::vector<Chunk> TowerRun::pieces_of(std::size_t chunk) const {
   const Chunk& whole = chunks_.parts[chunk];
+  if (whole.size() == 0) return {whole};
   std::vector<Chunk> pieces;
   if (!tower_->own_chunks().empty()) {
     for (const Chunk& own : cut_as_given(tower_->own_chunks()).parts) {
@@ -250,14 +251,6 @@ bool TowerRun::drop(std::size_t chunk) { return std::exchange(kept_[chunk], {}).
 std::size_t TowerRun::kept() const {
   return static_cast<std::size_t>(
       std::count_if(kept_.begin(), kept_.end(), [](const Kept& kept) { return kept.tape != nullptr; }));
-}
-
-std::vector<AuxiliarySum> TowerRun::auxiliary(std::int64_t samples) const {
-  std::vector<AuxiliarySum> sums;
-  for (const AuxiliaryLoss& loss : outputs_.auxiliary) {
-    sums.push_back({loss.name, sum_of_elements(loss.values.value()), samples, loss.weight});
-  }
-  return sums;
 }
 
 void TowerRun::check_unchanged() const {

@@ -86,8 +86,8 @@ class TowerRun {
   /// Unfrozen parameters that the encoder reads.
   std::span<const Parameter> parameters() const { return parameters_; }
   bool frozen() const { return parameters_.empty(); }
-  /// Each auxiliary loss, as a summand of its mean over a batch of so many samples.
-  std::vector<AuxiliarySum> auxiliary(std::int64_t samples) const;
+  /// Each auxiliary loss, of each sample.
+  std::span<const AuxiliaryLoss> auxiliary() const { return outputs_.auxiliary; }
 
  private:
   struct Kept {

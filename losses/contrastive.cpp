@@ -4,6 +4,8 @@
 #include <limits>
 
 #include "tapecache/losses/checks.h"
+#include "tapecache/losses/contrastive_shared.h"
+#include "tapecache/losses/shared.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
@@ -79,6 +81,10 @@ Variable contrast(const Variable& logits, std::int64_t step, const Options& opti
 
 Variable info_nce(const Variable& queries, const Variable& targets, const InfoNceOptions& options) {
   constexpr const char* kLoss = "info_nce";
+  if (options.communicator) {
+    return detail::take_shared(*options.communicator,
+                               [&] { return detail::info_nce_shared(queries, targets, options); });
+  }
   detail::require_rows(kLoss, queries, targets, "queries", "targets");
   const std::int64_t step = detail::require_multiple(kLoss, "targets", targets.size(0), queries.size(0));
   check_options(kLoss, options, queries.dtype());
@@ -95,6 +101,9 @@ Variable info_nce(const Variable& queries, const Variable& targets, const InfoNc
 
 Variable clip_loss(const Variable& images, const Variable& texts, const ClipOptions& options) {
   constexpr const char* kLoss = "clip_loss";
+  if (options.communicator) {
+    return detail::take_shared(*options.communicator, [&] { return detail::clip_loss_shared(images, texts, options); });
+  }
   detail::require_pairs(kLoss, images, texts, "images", "texts");
   check_options(kLoss, options, images.dtype());
   check_pairs(kLoss, options, images, texts);
@@ -112,6 +121,10 @@ Variable clip_loss(const Variable& images, const Variable& texts, const ClipOpti
 
 Variable siglip_loss(const Variable& images, const Variable& texts, const SiglipOptions& options) {
   constexpr const char* kLoss = "siglip_loss";
+  if (options.communicator) {
+    return detail::take_shared(*options.communicator,
+                               [&] { return detail::siglip_loss_shared(images, texts, options); });
+  }
   detail::require_pairs(kLoss, images, texts, "images", "texts");
   check_pairs(kLoss, options, images, texts);
   const Variable scale = options.scale.factor(kLoss, images);

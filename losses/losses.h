@@ -18,6 +18,10 @@
 /// A scale that is trained is a Parameter or a Variable (`Scale`). All throw ShapeError, DTypeError or DeviceError
 /// where arguments do not fit each other, and ValueError for what is undefined, options outside their range or not
 /// finite, or ids beside equal_rows; and the same with tiles and without.
+namespace tapecache::distributed {
+class Communicator;
+}
+
 namespace tapecache::losses {
 
 using ops::EqualTargets;
@@ -48,6 +52,11 @@ struct InfoNceOptions {
   /// that smoothing is spread over, nor the mean that hardness takes has them.
   EqualTargets equal_targets = {};
   Tiles tiles = std::nullopt;
+  /// For a step with `StepOptions::shared_loss`: queries and targets are this rank's own, even none, each query's with
+  /// it; the loss is that over those of all ranks, of which each computes its own queries' rows of the logits. Targets
+  /// are gathered, and their gradients handed back. What fails here on one rank ends the group. Beside it there are no
+  /// label smoothing, hardness, equal targets or tiles.
+  distributed::Communicator* communicator = nullptr;
 };
 
 /// InfoNCE in one direction (van den Oord et al. 2018; with hard negatives as in Karpukhin et al. 2020): queries
@@ -67,6 +76,7 @@ struct ClipOptions {
   /// one text match each other's.
   EqualTargets equal_targets = {};
   Tiles tiles = std::nullopt;
+  distributed::Communicator* communicator = nullptr;  ///< as InfoNceOptions has it
 };
 
 /// CLIP's symmetric loss (Radford et al. 2021): images and texts [N, width]. Mean of both directions' cross-entropies.
@@ -77,6 +87,7 @@ struct SiglipOptions {
   Scalar bias;
   EqualTargets equal_targets = {};  ///< pairs that it leaves out, as in ClipOptions, are no terms of the sum
   Tiles tiles = std::nullopt;
+  distributed::Communicator* communicator = nullptr;  ///< as InfoNceOptions has it
 };
 
 /// SigLIP's loss (Zhai et al. 2023): every pair is a binary problem; -1/N Σ_ij log σ(z_ij (scale x_i·y_j + bias)),

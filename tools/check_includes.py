@@ -15,7 +15,7 @@ from tree_check import main, self_test
 CONTRACT = "ops/kernels"  # between ops and backends
 UMBRELLA = "tapecache.h"
 BACKENDS = ("ops/cpu", "ops/cuda", "ops/no_cuda")
-MODULES = ("core", "autograd", "ops", "losses", "gradcache", "models", "train", "data")
+MODULES = ("core", "autograd", "ops", "distributed", "losses", "gradcache", "models", "train", "data")
 PROGRAMS = ("demos", "bench", "program", "tests")
 
 # A zone is a module, a kernel backend, the contract between both or a folder of programs.
@@ -26,10 +26,11 @@ MAY_INCLUDE = {
     CONTRACT: {"core", CONTRACT},
     "ops": {"core", "autograd", "ops", CONTRACT},
     **{backend: {"core", CONTRACT, backend} for backend in BACKENDS},
-    "losses": {"core", "autograd", "ops", "losses"},
-    "gradcache": {"core", "autograd", "ops", "gradcache"},
+    "distributed": {"core", "distributed"},
+    "losses": {"core", "autograd", "ops", "distributed", "losses"},
+    "gradcache": {"core", "autograd", "ops", "distributed", "gradcache"},
     "models": {"core", "autograd", "ops", CONTRACT, "models"},
-    "train": {"core", "autograd", "ops", CONTRACT, "gradcache", "train"},
+    "train": {"core", "autograd", "ops", CONTRACT, "distributed", "gradcache", "train"},
     "data": {"core", "data"},
     UMBRELLA: {*MODULES, CONTRACT},
 }
@@ -172,9 +173,10 @@ GOOD_TREE = {
     "ops/cpu/a.cpp": '#include "a.h"\n#include "tapecache/ops/cpu/a.h"\n#include "tapecache/core/a.h"\n',
     "ops/cuda/a.cu": '#include <cuda_runtime.h>\n#include "tapecache/ops/kernels/a.h"\n',
     "ops/no_cuda/a.cpp": '#include "tapecache/ops/kernels/a.h"\n',
+    "distributed/a.h": '#include "tapecache/core/a.h"\n',
     "losses/a.h": '#include "tapecache/ops/a.h"\n#include "tapecache/losses/b.h"\n',
     "losses/b.h": '#include "tapecache/autograd/a.h"\n',
-    "gradcache/a.h": '#include "tapecache/ops/a.h"\n#include "tapecache/autograd/a.h"\n',
+    "gradcache/a.h": '#include "tapecache/ops/a.h"\n#include "tapecache/distributed/a.h"\n',
     "models/a.h": '#include "tapecache/ops/a.h"\n#include <tapecache/autograd/a.h>\n',
     "train/a.h": '#include "tapecache/gradcache/a.h"\n',
     "data/a.h": '#include "tapecache/core/a.h"\n',
@@ -201,6 +203,7 @@ WRONG_SNIPPETS = [
     ("ops/cpu/x.cpp", '#include "tapecache/autograd/a.h"', 1, "ops/cpu must not include autograd"),
     ("ops/cuda/x.cu", '#include "tapecache/ops/cpu/a.h"', 1, "ops/cuda must not include ops/cpu"),
     ("ops/no_cuda/x.cpp", '#include "../cpu/a.h"', 1, "ops/no_cuda must not include ops/cpu"),
+    ("distributed/x.cpp", '#include "tapecache/autograd/a.h"', 1, "distributed must not include autograd"),
     ("gradcache/x.h", '#include "tapecache/models/a.h"', 1, "gradcache must not include models"),
     ("gradcache/x.cpp", '#include "tapecache/losses/a.h"', 1, "gradcache must not include losses"),
     ("gradcache/x.cpp", '#include "tapecache/ops/kernels/a.h"', 1, "gradcache must not include ops/kernels"),

@@ -14,9 +14,9 @@
 
 #include "confusion.h"
 #include "idx_file.h"
-#include "program/batch_order.h"
 #include "program/progress.h"
 #include "tapecache/core/atomic_file.h"
+#include "tapecache/data/batch_order.h"
 
 using namespace tapecache;
 using namespace vit_fashion_mnist;
@@ -48,14 +48,14 @@ struct Classifier {
 };
 
 /// These pictures as [count, 1, side, side] of mean 0 and deviation 1; each mirrored or not, as the seed says.
-Tensor pictures(const LabelledImages& data, std::span<const std::int64_t> rows, const RandomKey* mirror = nullptr) {
+Tensor pictures(const LabelledImages& set, std::span<const std::int64_t> rows, const RandomKey* mirror = nullptr) {
   constexpr float kMean = 0.2860f, kDeviation = 0.3530f;
-  const std::int64_t side = data.side, count = static_cast<std::int64_t>(rows.size());
+  const std::int64_t side = set.side, count = static_cast<std::int64_t>(rows.size());
   Tensor result = Tensor::empty({count, 1, side, side});
   float* to = result.mutable_data<float>();
   for (const std::int64_t row : rows) {
     const bool mirrored = mirror && (mirror->draw(static_cast<std::uint32_t>(row), 0)[0] & 1) != 0;
-    const std::uint8_t* from = data.pixels.data() + row * side * side;
+    const std::uint8_t* from = set.pixels.data() + row * side * side;
     for (std::int64_t y = 0; y < side; ++y, from += side) {
       for (std::int64_t x = 0; x < side; ++x) {
         *to++ = (static_cast<float>(from[mirrored ? side - 1 - x : x]) / 255.0f - kMean) / kDeviation;
@@ -65,15 +65,15 @@ Tensor pictures(const LabelledImages& data, std::span<const std::int64_t> rows, 
   return result;
 }
 
-Tensor classes(const LabelledImages& data, std::span<const std::int64_t> rows) {
+Tensor classes(const LabelledImages& set, std::span<const std::int64_t> rows) {
   std::vector<std::int32_t> of_rows;
   of_rows.reserve(rows.size());
-  for (const std::int64_t row : rows) of_rows.push_back(data.classes[static_cast<std::size_t>(row)]);
+  for (const std::int64_t row : rows) of_rows.push_back(set.classes[static_cast<std::size_t>(row)]);
   return Tensor::from(of_rows, {static_cast<std::int64_t>(rows.size())});
 }
 
-void fit(const Classifier& model, const LabelledImages& data, const Options& options) {
-  program::BatchOrder order(data.count, options.batch, options.seed);
+void fit(const Classifier& model, const LabelledImages& set, const Options& options) {
+  data::BatchOrder order(set.count, options.batch, options.seed);
   const std::int64_t steps = order.steps_per_epoch() * options.epochs;
   train::AdamW optimizer(model.builder.parameters(), {.weight_decay = 0.05});
   program::Progress progress("train", steps);
@@ -86,7 +86,7 @@ void fit(const Classifier& model, const LabelledImages& data, const Options& opt
     Variable loss;
     {
       const Recording recording(tape);
-      loss = ops::cross_entropy(model(pictures(data, rows, &mirror)), classes(data, rows));
+      loss = ops::cross_entropy(model(pictures(set, rows, &mirror)), classes(set, rows));
     }
     tape.backward(loss);
     train::clip_gradient_norm(model.builder.parameters(), 1.0);
@@ -97,18 +97,18 @@ void fit(const Classifier& model, const LabelledImages& data, const Options& opt
   }
 }
 
-Confusion evaluate(const Classifier& model, const LabelledImages& data) {
+Confusion evaluate(const Classifier& model, const LabelledImages& set) {
   constexpr std::int64_t kBatch = 500;
   model.builder.set_training(false);
   Confusion confusion;
   std::vector<std::int64_t> rows;
-  for (std::int64_t begin = 0; begin < data.count; begin += kBatch) {
+  for (std::int64_t begin = 0; begin < set.count; begin += kBatch) {
     rows.clear();
-    for (std::int64_t row = begin; row < std::min(begin + kBatch, data.count); ++row) rows.push_back(row);
-    const auto logits = model(pictures(data, rows)).value().to_vector<float>();
+    for (std::int64_t row = begin; row < std::min(begin + kBatch, set.count); ++row) rows.push_back(row);
+    const auto logits = model(pictures(set, rows)).value().to_vector<float>();
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const float* of_row = logits.data() + i * kClasses;
-      confusion.add(data.classes[static_cast<std::size_t>(rows[i])],
+      confusion.add(set.classes[static_cast<std::size_t>(rows[i])],
                     static_cast<int>(std::max_element(of_row, of_row + kClasses) - of_row));
     }
   }

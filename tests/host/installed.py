@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-MODULES = ("core", "autograd", "ops", "losses", "gradcache", "models", "train", "data")
+MODULES = ("core", "autograd", "ops", "distributed", "losses", "gradcache", "models", "train", "data")
 
 
 def installed_headers(source: Path) -> "list[str]":

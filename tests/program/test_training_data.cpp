@@ -51,6 +51,24 @@ BOOST_AUTO_TEST_CASE(an_epoch_has_every_pair_at_most_once) {
   BOOST_CHECK(BatchOrder(10, 3, 7 + (std::uint64_t{1} << 32)).rows(0) != first[0]);
 }
 
+BOOST_AUTO_TEST_CASE(shares_of_ranks_are_the_whole_batch) {
+  BatchOrder order(40, 13, 7);
+  for (const std::int64_t step : {0, 2, 3}) {
+    for (int ranks = 1; ranks <= 5; ++ranks) {
+      Rows joined;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const Rows own = order.rows(step, rank, ranks);
+        joined.insert(joined.end(), own.begin(), own.end());
+      }
+      BOOST_CHECK(joined == order.rows(step));
+    }
+  }
+  BOOST_CHECK_THROW(order.rows(-1), ValueError);
+  BOOST_CHECK_THROW(order.rows(0, 2, 2), ValueError);
+  BOOST_CHECK_THROW(BatchOrder(10, 11, 7), ValueError);
+  BOOST_CHECK_THROW(BatchOrder(10, 0, 7), ValueError);
+}
+
 BOOST_AUTO_TEST_CASE(shuffles_are_the_same_everywhere) {
   // As the definitions of std::seed_seq and std::mt19937_64 have it.
   BOOST_CHECK(shuffled(8, 1, 0) == Rows({7, 6, 0, 5, 2, 3, 1, 4}));

@@ -1,0 +1,168 @@
+#include "tapecache/distributed/communicator.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <numeric>
+
+#include <fmt/format.h>
+
+#include "tapecache/distributed/exception_text.h"
+
+namespace tapecache::distributed {
+
+namespace {
+
+/// What is left of a shape when rows have been taken away.
+Shape row_shape(const Tensor& rows) { return rows.shape().with(0, 1); }
+
+void check_apart(const char* call, const Tensor& read, const Tensor& written) {
+  if (read.numel() == 0 || written.numel() == 0 || !read.shares_storage(written)) return;
+  if (read.offset() + read.bytes() <= written.offset() || written.offset() + written.bytes() <= read.offset()) return;
+  throw ValueError(fmt::format("{}: what is written overlaps what is read", call));
+}
+
+void check_addable(const char* call, const Tensor& values) {
+  const DType dtype = values.dtype();
+  if (dtype == DType::kFloat32 || dtype == DType::kFloat64 || dtype == DType::kInt64) return;
+  throw DTypeError(fmt::format("{}: {}, expected float32, float64 or int64", call, describe(values)));
+}
+
+}  // namespace
+
+CommunicationError::CommunicationError(std::string_view call, std::string_view backend, int rank, int size,
+                                       std::string_view message)
+    : Error(fmt::format("{} ({}, rank {} of {}): {}", call, backend, rank, size, message)), call_(call), rank_(rank) {}
+
+Communicator::Communicator(int rank, int size, std::chrono::milliseconds limit)
+    : rank_(rank), size_(size), limit_(limit) {
+  if (size < 1) throw ValueError(fmt::format("communicator: {} ranks, expected at least 1", size));
+  if (rank < 0 || rank >= size)
+    throw ValueError(fmt::format("communicator: rank {}, expected 0 to {}", rank, size - 1));
+  if (limit.count() < 0) {
+    throw ValueError(fmt::format("communicator: a limit of {} ms, expected at least 0", limit.count()));
+  }
+}
+
+void Communicator::check(const char* call, const char* argument, const Tensor& tensor) const {
+  if (!tensor.defined()) throw ValueError(fmt::format("{}: '{}' is undefined", call, argument));
+  if (takes(tensor.device())) return;
+  throw DeviceError(fmt::format("{}: '{}' is {}, which {} does not take", call, argument, describe(tensor), name()));
+}
+
+void Communicator::check_rank(const char* call, const char* argument, int rank) const {
+  if (rank >= 0 && rank < size_) return;
+  throw ValueError(fmt::format("{}: '{}' is rank {}, expected 0 to {}", call, argument, rank, size_ - 1));
+}
+
+void Communicator::check_shares(const char* call, const Tensor& rows, const Tensor& all,
+                                std::span<const std::int64_t> counts) const {
+  check(call, "rows", rows);
+  check(call, "all", all);
+  if (counts.size() != static_cast<std::size_t>(size_)) {
+    throw ValueError(fmt::format("{}: {} counts, expected one for each of {} ranks", call, counts.size(), size_));
+  }
+  std::int64_t total = 0;
+  for (const std::int64_t count : counts) {
+    if (count < 0) throw ValueError(fmt::format("{}: a count of {} rows, expected at least 0", call, count));
+    total += count;
+  }
+  const std::int64_t own = counts[static_cast<std::size_t>(rank_)];
+  if (rows.rank() == 0 || all.rank() == 0 || rows.size(0) != own || all.size(0) != total ||
+      row_shape(rows) != row_shape(all)) {
+    throw ShapeError(fmt::format("{}: rows {} and all {}, expected {} rows here and {} of all, alike", call,
+                                 describe(rows), describe(all), own, total));
+  }
+  if (rows.dtype() != all.dtype() || rows.device() != all.device()) {
+    throw DTypeError(
+        fmt::format("{}: rows {} and all {}, expected one type and device", call, describe(rows), describe(all)));
+  }
+}
+
+void Communicator::all_gather(const Tensor& rows, Tensor& all, std::span<const std::int64_t> counts) {
+  check_shares("all_gather", rows, all, counts);
+  check_apart("all_gather", rows, all);
+  if (size_ == 1) all.copy_from(rows);
+  else if (all.numel() > 0) do_all_gather(rows, all, counts);
+}
+
+void Communicator::reduce_scatter(const Tensor& all, Tensor& rows, std::span<const std::int64_t> counts) {
+  check_shares("reduce_scatter", rows, all, counts);
+  check_addable("reduce_scatter", all);
+  check_apart("reduce_scatter", all, rows);
+  if (size_ == 1) rows.copy_from(all);
+  else if (all.numel() > 0) do_reduce_scatter(all, rows, counts);
+}
+
+void Communicator::all_reduce(Tensor& values, Reduction reduction) {
+  check("all_reduce", "values", values);
+  check_addable("all_reduce", values);
+  if (size_ > 1 && values.numel() > 0) do_all_reduce(values, reduction);
+}
+
+void Communicator::broadcast(Tensor& values, int root) {
+  check("broadcast", "values", values);
+  check_rank("broadcast", "root", root);
+  if (size_ > 1 && values.numel() > 0) do_broadcast(values, root);
+}
+
+void Communicator::send_receive(const Tensor& sent, int to, Tensor& received, int from) {
+  check("send_receive", "sent", sent);
+  check("send_receive", "received", received);
+  check_rank("send_receive", "to", to);
+  check_rank("send_receive", "from", from);
+  check_apart("send_receive", sent, received);
+  if (size_ > 1) {
+    do_send_receive(sent, to, received, from);
+    return;
+  }
+  if (sent.bytes() != received.bytes()) {
+    throw ShapeError(fmt::format("send_receive: {} is sent to {}", describe(sent), describe(received)));
+  }
+  received.copy_from(sent.reshape(received.shape()));
+}
+
+void Communicator::barrier() {
+  if (size_ > 1) do_barrier();
+}
+
+// The numbers lie on the stack, where no allocator counts them: what is short of memory must be able to say so.
+Agreed Communicator::agree(int status, std::string_view message) {
+  constexpr int kWorst = 1 << 20;
+  constexpr std::size_t kMessage = 2000;
+  if (status < 0 || status > kWorst) {
+    throw ValueError(fmt::format("agree: a status of {}, expected 0 to {}", status, kWorst));
+  }
+  // Of equal ones the lowest rank's is the largest.
+  std::int64_t worst = status == 0 ? 0 : static_cast<std::int64_t>(status) * size_ + (size_ - 1 - rank_);
+  Tensor shared = Tensor::wrap(&worst, {1});
+  all_reduce(shared, Reduction::kMax);
+  if (worst == 0) return {};
+  Agreed agreed{static_cast<int>(worst / size_), size_ - 1 - static_cast<int>(worst % size_), {}};
+  std::uint8_t text[kMessage] = {};
+  std::memcpy(text, message.data(), std::min(message.size(), kMessage));
+  Tensor told = Tensor::wrap(text, {static_cast<std::int64_t>(kMessage)});
+  broadcast(told, agreed.rank);
+  const auto* const begin = reinterpret_cast<const char*>(text);
+  agreed.message.assign(begin, std::find(begin, begin + kMessage, '\0'));
+  return agreed;
+}
+
+void on_rank_0(Communicator& ranks, const std::function<void()>& work) {
+  ranks.barrier();
+  std::exception_ptr failed;
+  std::string why;
+  if (ranks.rank() == 0) {
+    try {
+      work();
+    } catch (...) {
+      failed = std::current_exception();
+      why = detail::exception_text();
+    }
+  }
+  const Agreed agreed = ranks.agree(failed ? 1 : 0, why);
+  if (failed) std::rethrow_exception(failed);
+  if (agreed.status != 0) throw Error(fmt::format("on_rank_0: {}", agreed.message));
+}
+
+}  // namespace tapecache::distributed

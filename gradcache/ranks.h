@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tapecache/distributed/communicator.h"
+#include "tapecache/gradcache/digest.h"
+#include "tapecache/gradcache/step.h"
+
+#pragma GCC visibility push(hidden)
+
+/// The processes that take a step together. Private to gradcache.
+namespace tapecache::gradcache::detail {
+
+/// Who has which samples of a tower.
+struct Share {
+  std::vector<std::int64_t> counts;  // of each rank
+  std::int64_t first = 0;            // this rank's first, in the whole batch
+  std::int64_t own = 0;
+  std::int64_t total = 0;
+
+  bool whole() const { return own == total; }
+};
+
+/// What a rank has of a tower when a step begins.
+struct TowerShare {
+  std::string name;
+  std::int64_t samples = 0;
+  std::int64_t first_sample = -1;  // that random draws were made for, where any were made before the step
+};
+
+std::vector<TowerShare> shares_of(std::span<const Tower> towers);
+
+/// What a rank begins a step with.
+struct StepStart {
+  std::vector<TowerShare> towers;
+  Digest options = {};  // of what all must be told alike; only looked at where there are several ranks
+};
+
+/// What all ranks must have in common, to go on.
+struct Account {
+  std::string text = {};  // line by line
+  double value = 0;       // but for rounding
+};
+
+/// What a step asks of the others. Alone, without a communicator or in a group of one, each of these is nothing but the
+/// work that it is given.
+///
+/// Whatever may fail on one rank is done `together`: then it fails on all, and no rank waits for one that has given up.
+class Ranks {
+ public:
+  /// `step` is for messages.
+  Ranks(const char* step, distributed::Communicator* communicator);
+
+  bool several() const { return communicator_ != nullptr; }
+  int rank() const { return several() ? communicator_->rank() : 0; }
+
+  /// The first call of a step: checks what this rank can, then compares with the others what all must begin with, and
+  /// tells who has which samples. Throws ValueError on every rank, naming the one that differs.
+  void open(const std::function<StepStart()>& checks);
+  const std::vector<Share>& shares() const { return shares_; }
+
+  /// Does what may fail here alone. Where it fails on any rank, all throw: the one that failed its own exception, the
+  /// others an Error that names it, or OutOfMemory where that is all that any rank has met. Where it does not, but
+  /// ranks' accounts differ, all throw ValueError.
+  void together(const std::function<void()>& work, const std::function<Account()>& account = {});
+  /// Does what calls the others itself: where it fails here, this rank ends the group, so that none waits for it.
+  void or_fail(const std::function<void()>& work);
+  /// Whether it holds for any rank.
+  bool any(bool here);
+  /// Sets status and message to those of the rank that fares worst.
+  void share_status(StepResult& result);
+
+  void gather(const Tensor& rows, Tensor& all, const Share& share);
+  void sum(Tensor& values);
+  /// Of 2^n ranks: neighbours first, then pairs of neighbours, and so on. `room` is bytes of the host, as many as the
+  /// values have.
+  void sum_as_tree(Tensor& values, Tensor& room);
+  void maximum(Tensor& values);
+  void broadcast(Tensor& values);
+
+ private:
+  [[noreturn]] void conclude(const std::exception_ptr& own, int status, const std::string& message);
+  [[noreturn]] void tell_difference(const std::string& text);
+  template <class Call>
+  void on_host(Tensor& tensor, Call call);
+  std::string of(int rank) const;
+
+  const char* step_;
+  distributed::Communicator* communicator_;
+  std::vector<Share> shares_;
+};
+
+}  // namespace tapecache::gradcache::detail
+
+#pragma GCC visibility pop

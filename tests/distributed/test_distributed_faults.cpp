@@ -1,0 +1,415 @@
+#include <boost/test/unit_test.hpp>
+
+#include <chrono>
+#include <limits>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gradcache_checks.h"
+#include "ranks.h"
+#include "tapecache/core/allocator.h"
+#include "tapecache/core/forward_context.h"
+#include "tapecache/gradcache/cached.h"
+
+using namespace tapecache;
+using namespace tapecache::gradcache;
+using namespace tapecache::losses;
+using namespace tapecache::testing;
+
+namespace {
+
+enum class Place { kForward, kSecondForward, kLoss, kHook };
+enum class Fault { kException, kOutOfMemory, kLate };
+
+constexpr int kRanks = 3, kFaulty = 1;
+
+void strike(Fault fault) {
+  if (fault == Fault::kException) throw ValueError("the milk is sour");
+  if (fault == Fault::kOutOfMemory) throw OutOfMemory("no room for milk", 1, 2, 3);
+  std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+}
+
+/// A step of which rank 1 fails at a place; how often it is to fail there.
+StepResult faulty_step(Communicator& ranks, const ClipSetup& setup, Place place, Fault fault, StepOptions options,
+                       int times = 1000000) {
+  int left = ranks.rank() == kFaulty ? times : 0;
+  const auto at = [&](Place here) {
+    if (here == place && left > 0) {
+      --left;
+      strike(fault);
+    }
+  };
+  const Slice slice(ranks.rank(), {{5, 3, 4}, {2, 6, 4}});
+  const auto encoder = [&](const Tensor& x) {
+    at(forward_context().recompute ? Place::kSecondForward : Place::kForward);
+    return setup.image(x);
+  };
+  const Loss loss = [&](const Representations& r) {
+    at(Place::kLoss);
+    return setup.loss()(r);
+  };
+  Parameter hooked = setup.text.w1;
+  hooked.clear_hooks();
+  hooked.add_hook([&](Parameter&) { at(Place::kHook); });
+  const std::vector<Tower> towers{{"image", slice(0, setup.images), encoder},
+                                  {"text", slice(1, setup.texts), setup.text}};
+  options.communicator = &ranks;
+  const auto unhook = [&] { hooked.clear_hooks(); };
+  try {
+    StepResult result = cached_step(towers, loss, options);
+    unhook();
+    return result;
+  } catch (...) {
+    unhook();
+    throw;
+  }
+}
+
+struct Ending {
+  std::string text;
+  bool out_of_memory = false, communication = false;
+  bool gradients_as_before = true, random_as_before = true;
+};
+
+/// How each rank ends a step in which rank 1 fails; that gradients are as before, and the group of use again.
+std::vector<Ending> endings_of(Place place, Fault fault, const StepOptions& options, std::chrono::milliseconds limit) {
+  std::vector<Ending> endings(kRanks);
+  run_in_threads(
+      kRanks,
+      [&](Communicator& ranks) {
+        Ending& ending = endings[static_cast<std::size_t>(ranks.rank())];
+        const ClipSetup setup(12, DType::kFloat64, 0.2);
+        begin_random_step(1, 2);
+        // What was there before.
+        const Slice slice(ranks.rank(), {{4, 4, 4}});
+        cached_step(std::vector<Tower>{{"image", slice(0, setup.images), setup.image},
+                                       {"text", slice(1, setup.texts), setup.text}},
+                    setup.loss(), {.cut = {2}, .communicator = &ranks});
+        std::vector<Tensor> before;
+        for (const Parameter& p : setup.parameters()) before.push_back(p.gradient().clone());
+        const RandomState random = random_state();
+        try {
+          faulty_step(ranks, setup, place, fault, options);
+          ending.text = "done";
+        } catch (const OutOfMemory& error) {
+          ending = {error.what(), true};
+        } catch (const distributed::CommunicationError& error) {
+          ending = {error.what(), false, true};
+        } catch (const Error& error) {
+          ending = {error.what()};
+        }
+        for (std::size_t i = 0; i < before.size(); ++i) {
+          ending.gradients_as_before =
+              ending.gradients_as_before && same_gradient(setup.parameters()[i].gradient(), before[i]);
+        }
+        ending.random_as_before = random_state() == random;
+        if (!ending.communication) {
+          faulty_step(ranks, setup, place, fault, options, 0);
+        }
+      },
+      limit);
+  return endings;
+}
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(distributed_faults)
+
+BOOST_AUTO_TEST_CASE(what_fails_on_one_rank_fails_on_all_and_leaves_gradients) {
+  for (const Place place : {Place::kForward, Place::kSecondForward, Place::kLoss, Place::kHook}) {
+    for (const Fault fault : {Fault::kException, Fault::kOutOfMemory}) {
+      BOOST_TEST_CONTEXT("place " << static_cast<int>(place) << ", fault " << static_cast<int>(fault)) {
+        const std::vector<Ending> endings = endings_of(place, fault, {.cut = {2}}, kLimit);
+        const std::string text = fault == Fault::kException ? "the milk is sour" : "no room for milk";
+        for (int r = 0; r < kRanks; ++r) {
+          const Ending& ending = endings[static_cast<std::size_t>(r)];
+          BOOST_TEST(ending.text == (r == kFaulty ? text : "cached_step: rank 1 of 3: " + text));
+          BOOST_TEST(ending.out_of_memory == (fault == Fault::kOutOfMemory));
+          BOOST_TEST(ending.gradients_as_before);
+          BOOST_TEST(ending.random_as_before);
+        }
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_late_rank_ends_the_step_of_all_within_the_limit) {
+  for (const Place place : {Place::kForward, Place::kSecondForward, Place::kLoss, Place::kHook}) {
+    BOOST_TEST_CONTEXT("place " << static_cast<int>(place)) {
+      const auto begun = std::chrono::steady_clock::now();
+      const std::vector<Ending> endings =
+          endings_of(place, Fault::kLate, {.cut = {12}}, std::chrono::milliseconds(300));
+      BOOST_TEST((std::chrono::steady_clock::now() - begun < std::chrono::seconds(20)));
+      for (const Ending& ending : endings) {
+        BOOST_TEST(ending.communication);
+        BOOST_TEST(contains(ending.text, "for rank 1"), ending.text);
+        BOOST_TEST(ending.gradients_as_before);
+        BOOST_TEST(ending.random_as_before);
+      }
+    }
+  }
+}
+
+/// The rank that runs out of memory gets by with smaller chunks, and so all make theirs smaller.
+BOOST_AUTO_TEST_CASE(all_try_again_where_one_runs_out_of_memory) {
+  for (const Place place : {Place::kForward, Place::kSecondForward, Place::kLoss}) {
+    std::vector<std::int64_t> retries(kRanks, -1);
+    std::vector<bool> same(kRanks, false);
+    run_in_threads(
+        kRanks,
+        [&](Communicator& ranks) {
+          const ClipSetup setup(12, DType::kFloat64, 0.2);
+          begin_random_step(1, 2);
+          const StepOptions options{.cut = {4}, .retry_smaller_chunks = true};
+          const StepResult result = faulty_step(ranks, setup, place, Fault::kOutOfMemory, options, 2);
+          std::vector<Tensor> found;
+          for (Parameter p : setup.parameters()) {
+            found.push_back(p.gradient());
+            p.clear_gradient();
+          }
+          begin_random_step(1, 2);
+          faulty_step(ranks, setup, place, Fault::kOutOfMemory, options, 0);
+          std::vector<Tensor> expected;
+          for (const Parameter& p : setup.parameters()) expected.push_back(p.gradient());
+          const auto r = static_cast<std::size_t>(ranks.rank());
+          retries[r] = result.retries;
+          same[r] = distance(found, expected) <= 1e-12;
+        },
+        kLimit);
+    for (std::size_t r = 0; r < kRanks; ++r) {
+      BOOST_TEST(retries[r] == 2);
+      BOOST_TEST(same[r]);
+    }
+  }
+}
+
+/// Whichever rank it is that has no memory, and for what: the exchange and the reduction too.
+BOOST_AUTO_TEST_CASE(every_allocation_that_fails_is_every_ranks) {
+  constexpr int kTwo = 2;
+  bool failed = true;
+  int thrown = 0;
+  for (std::uint64_t number = 1; failed; ++number) {
+    std::vector<std::string> texts(kTwo);
+    std::vector<bool> out_of_memory(kTwo, false), as_before(kTwo, false);
+    run_in_threads(
+        kTwo,
+        [&](Communicator& ranks) {
+          const auto r = static_cast<std::size_t>(ranks.rank());
+          const ClipSetup setup(8, DType::kFloat64, 0.2);
+          const Slice slice(ranks.rank(), {{5, 3}, {2, 6}});
+          const std::vector<Tower> towers{{"image", slice(0, setup.images), with_size(setup.image, "size", 0.1)},
+                                          {"text", slice(1, setup.texts), setup.text}};
+          const StepOptions options{.cut = {3}, .communicator = &ranks};
+          begin_random_step(1, 2);
+          ranks.barrier();
+          if (r == 0) allocator().set_failing(number);
+          ranks.barrier();
+          try {
+            cached_step(towers, setup.loss(), options);
+          } catch (const OutOfMemory& error) {
+            out_of_memory[r] = true;
+            texts[r] = error.what();
+          } catch (const std::exception& error) {
+            texts[r] = error.what();
+          }
+          ranks.barrier();
+          if (r == 0) failed = allocator().set_failing(0) == 0;
+          bool none = true;
+          for (const Parameter& p : setup.parameters()) none = none && !p.gradient().defined();
+          as_before[r] = none == out_of_memory[r];
+          ranks.barrier();
+        },
+        kLimit);
+    thrown += out_of_memory[0] ? 1 : 0;
+    BOOST_TEST_CONTEXT("allocation " << number << ": " << texts[0] << "; " << texts[1]) {
+      BOOST_TEST(out_of_memory[0] == out_of_memory[1]);
+      BOOST_TEST(as_before[0]);
+      BOOST_TEST(as_before[1]);
+    }
+  }
+  BOOST_TEST(thrown > 100);
+}
+
+BOOST_AUTO_TEST_CASE(a_nan_of_one_rank_refuses_the_step_on_all_alike) {
+  for (const bool in_cache : {false, true}) {
+    const Program program = [=](Communicator* ranks, const Slice& slice) {
+      const ClipSetup setup(9, DType::kFloat64, 0.2);
+      Tensor images = setup.images.clone();
+      if (!in_cache) images.mutable_data<double>()[5 * 5 + 1] = std::numeric_limits<double>::quiet_NaN();
+      const std::vector<Tower> towers{{"image", slice(0, images), setup.image},
+                                      {"text", slice(1, setup.texts), setup.text}};
+      const Loss loss = [clip = setup.loss(), in_cache](const Representations& r) {
+        // Finite, with a gradient that is not.
+        return in_cache ? ops::add(clip(r), ops::sum(ops::sqrt(ops::scale(r[0], 0.0)))) : clip(r);
+      };
+      return Run{cached_step(towers, loss, {.cut = {2}, .communicator = ranks}), setup.parameters()};
+    };
+    const Outcome alone = outcome_of(program, nullptr, {});
+    BOOST_TEST((alone.result.status == (in_cache ? StepStatus::kNonFiniteCache : StepStatus::kNonFiniteLoss)));
+    for (const int size : {2, 3}) {
+      for (const Outcome& found : outcomes_of(program, size, {uneven(9, size)})) {
+        BOOST_TEST((found.result.status == alone.result.status));
+        // One process knows the chunk as well.
+        BOOST_TEST(contains(alone.result.message, found.result.message), found.result.message);
+        BOOST_TEST((found.random == alone.random));
+        for (const Tensor& gradient : found.gradients) BOOST_TEST(!gradient.defined());
+      }
+    }
+  }
+}
+
+/// What each of two ranks says of a step in which they differ.
+std::vector<std::string> differences(
+    const std::function<StepResult(Communicator& ranks, const ClipSetup& setup)>& step) {
+  std::vector<std::string> texts(2, "done");
+  run_in_threads(
+      2,
+      [&](Communicator& ranks) {
+        const ClipSetup setup(8, DType::kFloat64, 0.2);
+        begin_random_step(1, 2);
+        try {
+          step(ranks, setup);
+        } catch (const ValueError& error) {
+          texts[static_cast<std::size_t>(ranks.rank())] = error.what();
+        }
+        for (const Parameter& p : setup.parameters()) require(!p.gradient().defined(), "a gradient is left");
+        ranks.barrier();
+      },
+      kLimit);
+  BOOST_TEST(texts[0] == texts[1]);
+  return texts;
+}
+
+std::vector<Tower> halves(const Communicator& ranks, const ClipSetup& setup) {
+  const Slice slice(ranks.rank(), {{4, 4}});
+  return {{"image", slice(0, setup.images), setup.image}, {"text", slice(1, setup.texts), setup.text}};
+}
+
+BOOST_AUTO_TEST_CASE(what_differs_is_named_before_anything_is_added) {
+  const auto check = [](const std::string& expected, const auto& step) {
+    BOOST_TEST(differences(step)[0] == expected);
+  };
+  check("cached_step: rank 1 of 2 has other options than rank 0", [](Communicator& ranks, const ClipSetup& setup) {
+    return cached_step(halves(ranks, setup), setup.loss(),
+                       {.cut = {2}, .scale = 1.0 + ranks.rank(), .communicator = &ranks});
+  });
+  check("cached_step: rank 1 of 2 is in another random step than rank 0",
+        [](Communicator& ranks, const ClipSetup& setup) {
+          begin_random_step(1, static_cast<std::uint32_t>(2 + ranks.rank()));
+          return cached_step(halves(ranks, setup), setup.loss(), {.cut = {2}, .communicator = &ranks});
+        });
+  check("cached_step: rank 1 of 2 has another seed of random numbers than rank 0",
+        [](Communicator& ranks, const ClipSetup& setup) {
+          begin_random_step(static_cast<std::uint64_t>(ranks.rank()), 2);
+          return cached_step(halves(ranks, setup), setup.loss(), {.cut = {2}, .communicator = &ranks});
+        });
+  check("cached_step: rank 1 of 2 has towers of other names than rank 0",
+        [](Communicator& ranks, const ClipSetup& setup) {
+          const std::vector<Tower> towers = halves(ranks, setup);
+          const std::vector<Tower> turned{towers[1], towers[0]};
+          return cached_step(ranks.rank() == 0 ? towers : turned, setup.loss(), {.cut = {2}, .communicator = &ranks});
+        });
+  check("direct_step: rank 1 of 2 calls another step than rank 0", [](Communicator& ranks, const ClipSetup& setup) {
+    if (ranks.rank() == 0) {
+      try {
+        return cached_step(halves(ranks, setup), setup.loss(), {.cut = {2}, .communicator = &ranks});
+      } catch (const ValueError&) {
+        throw ValueError("direct_step: rank 1 of 2 calls another step than rank 0");
+      }
+    }
+    return direct_step(halves(ranks, setup), setup.loss(), {.communicator = &ranks});
+  });
+  check(
+      "cached_step: rank 1 of 2 has \"representations of 'text', float64 [3] a sample\", but rank 0 "
+      "\"representations of 'text', float64 [4] a sample\"",
+      [](Communicator& ranks, const ClipSetup& setup) {
+        const Encoder other(20, DType::kFloat64, 0.2, 5, 7, ranks.rank() == 0 ? 4 : 3);
+        std::vector<Tower> towers = halves(ranks, setup);
+        towers[1] = Tower("text", setup.texts.slice(0, 4), other);
+        return cached_step(towers, setup.loss(), {.cut = {2}, .communicator = &ranks});
+      });
+  check(
+      "cached_step: rank 1 of 2 has \"parameter 'b1' of an encoder, float64 [9]\", but rank 0 \"parameter 'b1' of "
+      "an encoder, float64 [7]\"",
+      [](Communicator& ranks, const ClipSetup& setup) {
+        const Encoder other(10, DType::kFloat64, 0.2, 5, ranks.rank() == 0 ? 7 : 9);
+        std::vector<Tower> towers = halves(ranks, setup);
+        towers[0] = Tower("image", setup.images.slice(0, 4), other);
+        return cached_step(towers, setup.loss(), {.cut = {2}, .communicator = &ranks});
+      });
+  check(
+      "cached_step: rank 1 of 2 has nothing more, but rank 0 \"parameter 'w2' of an encoder or the loss, float64 [4, "
+      "7]\"",
+      [](Communicator& ranks, const ClipSetup& setup) {
+        const Parameter mine("w2", random_values({4, 7}, 1));
+        const Loss loss = [&](const Representations& r) {
+          const Variable own = setup.loss()(r);
+          return ranks.rank() == 0 ? ops::add(own, ops::scale(ops::sum(mine), 0.0)) : own;
+        };
+        return cached_step(halves(ranks, setup), loss, {.cut = {2}, .communicator = &ranks});
+      });
+}
+
+BOOST_AUTO_TEST_CASE(another_loss_is_named) {
+  const auto texts = differences([](Communicator& ranks, const ClipSetup& setup) {
+    const Loss loss = [&](const Representations& r) { return ops::scale(setup.loss()(r), 1.0 + ranks.rank()); };
+    return cached_step(halves(ranks, setup), loss, {.cut = {2}, .communicator = &ranks});
+  });
+  BOOST_TEST(contains(texts[0], "cached_step: the loss of rank 1 of 2 is"), texts[0]);
+}
+
+BOOST_AUTO_TEST_CASE(wrong_calls_of_one_rank_are_told_to_all) {
+  std::vector<std::string> texts(2);
+  run_in_threads(
+      2,
+      [&](Communicator& ranks) {
+        const ClipSetup setup(8);
+        const auto r = static_cast<std::size_t>(ranks.rank());
+        const auto refused = [&](const StepOptions& options) {
+          try {
+            cached_step(halves(ranks, setup), setup.loss(), options);
+          } catch (const Error& error) {
+            texts[r] += std::string(error.what()) + "\n";
+          }
+        };
+        StepOptions options{.cut = {ranks.rank() == 1 ? 0 : 2}, .communicator = &ranks};
+        refused(options);
+        options.cut = {2};
+        options.deferred = true;
+        refused(options);
+      },
+      kLimit);
+  const std::string own = "cached_step: chunk size 0 for tower 'image', expected at least 1\n",
+                    deferred =
+                        "cached_step: a deferred step cannot have a communicator: each rank must know how it went\n";
+  BOOST_TEST(texts[1] == own + deferred);
+  BOOST_TEST(texts[0] == "cached_step: rank 1 of 2: " + own + deferred);
+}
+
+BOOST_AUTO_TEST_CASE(a_tower_needs_samples_on_some_rank) {
+  const auto texts = differences([](Communicator& ranks, const ClipSetup& setup) {
+    std::vector<Tower> towers = halves(ranks, setup);
+    towers[1] = Tower("text", setup.texts.slice(0, 0), setup.text);
+    return cached_step(towers, setup.loss(), {.cut = {2}, .communicator = &ranks});
+  });
+  BOOST_TEST(texts[0] == "cached_step: tower 'text' has no samples");
+}
+
+/// Masks would be those of other samples.
+BOOST_AUTO_TEST_CASE(sub_batches_must_begin_where_those_of_lower_ranks_end) {
+  const auto texts = differences([](Communicator& ranks, const ClipSetup& setup) {
+    const Slice slice(ranks.rank(), {{4, 4}});
+    std::vector<CachedBatch> batches{{"image", {cached(setup.image, slice(0, setup.images))}},
+                                     {"text", {cached(setup.text, slice(0, setup.texts))}}};
+    return cached_backward(batches, setup.loss(), {.communicator = &ranks});
+  });
+  BOOST_TEST(
+      texts[0] ==
+      "cached_backward: tower 'image' of rank 1 of 2 begins with sample 0, expected 4: those of lower ranks come "
+      "first (CachedOptions::first_sample)");
+}
+
+BOOST_AUTO_TEST_SUITE_END()

@@ -1,0 +1,163 @@
+#include <boost/test/unit_test.hpp>
+
+#include <string>
+#include <vector>
+
+#include "gradcache_checks.h"
+#include "ranks.h"
+#include "tapecache/gradcache/step.h"
+#include "tapecache/losses/losses.h"
+
+using namespace tapecache;
+using namespace tapecache::gradcache;
+using namespace tapecache::losses;
+using namespace tapecache::testing;
+
+namespace {
+
+enum class Kind { kInfoNce, kClip, kSiglip };
+
+/// A step whose loss is the whole one without ranks, and shared among them with.
+Program shared_step(Kind kind, std::int64_t samples, std::int64_t step, DType dtype, bool direct) {
+  return [=](Communicator* ranks, const Slice& slice) {
+    const Encoder query(10, dtype, 0.2), target(20, dtype, 0.2);
+    const Parameter scale("scale", Tensor::full({}, 1.1, dtype)), bias("bias", Tensor::full({}, -0.7, dtype));
+    const std::vector<Tower> towers{
+        {"query", slice(0, random_values({samples, 5}, 1, dtype)), with_size(query, "size", 0.2)},
+        {"target", slice(1, random_values({samples * step, 5}, 2, dtype)), target}};
+    const Loss loss = [=](std::span<const Variable> r) {
+      if (kind == Kind::kInfoNce) return info_nce(r[0], r[1], {.scale = scale, .communicator = ranks});
+      const Scale log = Scale::from_log(scale);
+      if (kind == Kind::kClip) return clip_loss(r[0], r[1], {.scale = log, .communicator = ranks});
+      return siglip_loss(r[0], r[1], {.scale = log, .bias = bias, .communicator = ranks});
+    };
+    const StepOptions options{.cut = {2}, .scale = 3, .communicator = ranks, .shared_loss = ranks != nullptr};
+    Run run{direct ? direct_step(towers, loss, options.direct()) : cached_step(towers, loss, options),
+            joined({query.parameters(), target.parameters(), {scale, bias}})};
+    run.result.representations.clear();  // of this rank alone
+    return run;
+  };
+}
+
+std::vector<std::int64_t> times(std::vector<std::int64_t> counts, std::int64_t factor) {
+  for (std::int64_t& count : counts) count *= factor;
+  return counts;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(distributed_shared)
+
+BOOST_AUTO_TEST_CASE(shared_losses_are_the_whole_ones) {
+  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip}) {
+    for (const std::int64_t samples : {1, 11}) {
+      for (const std::int64_t step : {1, 3}) {
+        if (step > 1 && kind != Kind::kInfoNce) continue;
+        for (const bool direct : {false, true}) {
+          const Program program = shared_step(kind, samples, step, DType::kFloat64, direct);
+          const Outcome alone = outcome_of(program, nullptr, {});
+          for (const int size : {1, 2, 3, 4}) {
+            BOOST_TEST_CONTEXT("loss " << static_cast<int>(kind) << ", " << samples << " samples of " << step) {
+              const std::vector<std::int64_t> counts = uneven(samples, size);
+              check_as_alone(outcomes_of(program, size, {counts, times(counts, step)}), alone, 1e-12);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(large_logits_do_not_overflow) {
+  const Program program = [](Communicator* ranks, const Slice& slice) {
+    const Encoder query(10, DType::kFloat32, 0), target(20, DType::kFloat32, 0);
+    const std::vector<Tower> towers{{"query", slice(0, random_values({9, 5}, 1, DType::kFloat32)), query},
+                                    {"target", slice(1, random_values({9, 5}, 2, DType::kFloat32)), target}};
+    const Loss loss = [=](std::span<const Variable> r) {
+      return clip_loss(r[0], r[1], {.scale = 100.0, .communicator = ranks});
+    };
+    Run run{cached_step(towers, loss, {.cut = {2}, .communicator = ranks, .shared_loss = ranks != nullptr}),
+            joined({query.parameters(), target.parameters()})};
+    run.result.representations.clear();
+    return run;
+  };
+  const Outcome alone = outcome_of(program, nullptr, {});
+  check_as_alone(outcomes_of(program, 3, {uneven(9, 3)}), alone, 1e-5);
+}
+
+BOOST_AUTO_TEST_CASE(pairs_must_be_with_their_queries) {
+  std::vector<std::string> texts(2);
+  try {
+    run_in_threads(
+        2,
+        [&](Communicator& ranks) {
+          const ClipSetup setup(8);
+          const Slice slice(ranks.rank(), {{4, 4}, {5, 3}});
+          const Loss loss = [&](std::span<const Variable> r) { return info_nce(r[0], r[1], {.communicator = &ranks}); };
+          try {
+            cached_step(std::vector<Tower>{{"image", slice(0, setup.images), setup.image},
+                                           {"text", slice(1, setup.texts), setup.text}},
+                        loss, {.cut = {2}, .communicator = &ranks, .shared_loss = true});
+          } catch (const std::exception& error) {
+            texts[static_cast<std::size_t>(ranks.rank())] = error.what();
+            for (const Parameter& p : setup.parameters()) require(!p.gradient().defined(), "a gradient is left");
+            throw;
+          }
+        },
+        kLimit);
+  } catch (const Error&) {
+  }
+  for (const std::string& text : texts) {
+    BOOST_TEST(text.find("info_nce: rank 0 has 5 targets for 4 queries, expected 1 for each") != std::string::npos,
+               text);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(what_fails_in_a_shared_loss_ends_the_group) {
+  std::vector<std::string> texts(3);
+  try {
+    run_in_threads(
+        3,
+        [&](Communicator& ranks) {
+          const ClipSetup setup(9);
+          const Slice slice(ranks.rank(), {{3, 3, 3}});
+          const Loss loss = [&](std::span<const Variable> r) {
+            if (ranks.rank() == 2) throw ValueError("the milk is sour");
+            return info_nce(r[0], r[1], {.communicator = &ranks});
+          };
+          try {
+            cached_step(std::vector<Tower>{{"image", slice(0, setup.images), setup.image},
+                                           {"text", slice(1, setup.texts), setup.text}},
+                        loss, {.cut = {2}, .communicator = &ranks, .shared_loss = true});
+          } catch (const std::exception& error) {
+            texts[static_cast<std::size_t>(ranks.rank())] = error.what();
+            for (const Parameter& p : setup.parameters()) require(!p.gradient().defined(), "a gradient is left");
+            throw;
+          }
+        },
+        kLimit);
+  } catch (const Error&) {
+  }
+  BOOST_TEST(texts[2] == "the milk is sour");
+  for (const int r : {0, 1}) {
+    const std::string& text = texts[static_cast<std::size_t>(r)];
+    BOOST_TEST(text.find("rank 2 gave up: the milk is sour") != std::string::npos, text);
+  }
+}
+
+BOOST_AUTO_TEST_CASE(refuses_options_that_need_whole_columns) {
+  run_in_threads(1, [](Communicator& ranks) {
+    const Variable a(random_values({3, 4}, 1)), b(random_values({3, 4}, 2)), c(random_values({3, 5}, 2));
+    BOOST_CHECK_EXCEPTION(info_nce(a, b, {.label_smoothing = 0.1, .communicator = &ranks}), ValueError,
+                          says({"info_nce", "label_smoothing"}));
+    BOOST_CHECK_EXCEPTION(clip_loss(a, b, {.scale = 2, .hardness = 0.1, .communicator = &ranks}), ValueError,
+                          says({"clip_loss", "hardness"}));
+    BOOST_CHECK_EXCEPTION(siglip_loss(a, b, {.scale = 2, .bias = 0, .tiles = TileOptions{}, .communicator = &ranks}),
+                          ValueError, says({"siglip_loss", "tiles"}));
+    BOOST_CHECK_EXCEPTION(info_nce(a, b, {.equal_targets = {.equal_rows = true}, .communicator = &ranks}), ValueError,
+                          says({"info_nce", "equal_targets"}));
+    BOOST_CHECK_EXCEPTION(info_nce(a, c, {.communicator = &ranks}), ShapeError, says({"one width"}));
+  });
+}
+
+BOOST_AUTO_TEST_SUITE_END()
