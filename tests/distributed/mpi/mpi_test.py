@@ -1,4 +1,5 @@
-"""The plug-in tapecache-mpi under a launcher. Arguments: the launcher's kind (openmpi, mpich), the program mpi_ranks.
+"""The plug-in tapecache-mpi under a launcher. Arguments: the launcher's kind (openmpi, mpich), the programs mpi_ranks
+and mpi_training.
 
 Exits with 77 where the launcher is missing.
 """
@@ -6,22 +7,21 @@ Exits with 77 where the launcher is missing.
 import os
 import subprocess
 import sys
-import time
 import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from launch import launch_command, launch_environment, launcher_of
 
-KIND, PROGRAM = "", ""
+KIND, RANKS, TRAINING = "", "", ""
 LIMIT = 2  # seconds, of the program's failures
 SLACK = 20  # for starting, ending and a busy machine
 
 
 class MpiTest(unittest.TestCase):
     def ranks(self, count: int, role: str, transport: str = "memory", within: float = 120) -> subprocess.CompletedProcess:
-        begun = time.monotonic()
-        with subprocess.Popen(launch_command(KIND, count, transport) + [PROGRAM, role], text=True, stdout=subprocess.PIPE,
+        program = [TRAINING, *role.split()[1:]] if role.startswith("training ") else [RANKS, role]
+        with subprocess.Popen(launch_command(KIND, count, transport) + program, text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, env=launch_environment(transport), start_new_session=True) as process:
             try:
                 out, err = process.communicate(timeout=within + SLACK)
@@ -29,7 +29,6 @@ class MpiTest(unittest.TestCase):
                 os.killpg(process.pid, 9)
                 out, err = process.communicate()
                 self.fail(f"{role} on {count} ranks did not end within {within + SLACK} s\n{out}\n{err}")
-        self.seconds = time.monotonic() - begun
         return subprocess.CompletedProcess([role], process.returncode, out, err)
 
     def good(self, count: int, role: str, words: str, transport: str = "memory") -> None:
@@ -91,10 +90,22 @@ class MpiTest(unittest.TestCase):
     def test_who_stays_after_a_failure_is_ended(self) -> None:
         self.failure(3, "stays", "2000 ms have passed since a failure: ", "out of tea", within=2 * LIMIT)
 
+    def test_training_on_any_number_of_ranks_is_that_of_one(self) -> None:
+        for count in (1, 2, 3, 4):
+            with self.subTest(count=count):
+                self.good(count, "training train", f"{count} ranks, all right")
+
+    def test_a_fault_in_any_phase_of_a_step_ends_all(self) -> None:
+        for phase in ("forward", "loss", "backward"):
+            with self.subTest(phase=phase):
+                self.failure(3, f"training throws {phase}", "out of tea")
+                self.failure(3, f"training killed {phase}")
+                self.failure(3, f"training late {phase}", "has waited 2000 ms for rank 1, which has made call")
+
 
 if __name__ == "__main__":
-    KIND, PROGRAM = sys.argv[1:3]
+    KIND, RANKS, TRAINING = sys.argv[1:4]
     if not launcher_of(KIND):
         print(f"skipped: there is no launcher of {KIND}")
         sys.exit(77)
-    unittest.main(argv=sys.argv[:1] + sys.argv[3:], verbosity=2)
+    unittest.main(argv=sys.argv[:1] + sys.argv[4:], verbosity=2)
