@@ -11,9 +11,9 @@
 #pragma GCC visibility push(hidden)
 
 /// The calls of a communicator, made of messages between two ranks. Not MPI's own collectives, which have no deadline,
-/// cannot be given up and do not promise the order of additions. No rank sends or receives more than the least that is
-/// possible where what all have is spread evenly: of n bytes on W ranks, (W - 1) / W n each way for a gather or a
-/// reduce-scatter, and twice that for an all-reduce.
+/// cannot be given up and do not promise the order of additions. All together send the least that
+/// is possible, and where shares are even each rank its part of it: of n bytes on W ranks, (W - 1) / W n for a gather or
+/// a reduce-scatter, and twice that for an all-reduce of more than a few kB.
 namespace tapecache::distributed::detail {
 
 /// Where each rank's share begins, in bytes, and the end of the last.
