@@ -12,8 +12,8 @@
 
 /// The calls of a communicator, made of messages between two ranks. Not MPI's own collectives, which have no deadline,
 /// cannot be given up and do not promise the order of additions. All together send the least that
-/// is possible, and where shares are even each rank its part of it: of n bytes on W ranks, (W - 1) / W n for a gather or
-/// a reduce-scatter, and twice that for an all-reduce of more than a few kB.
+/// is possible, and where shares are even each rank its part of it: of n bytes on W ranks, (W - 1) / W n for a gather
+/// or a reduce-scatter, and twice that for an all-reduce of more than a few kB.
 namespace tapecache::distributed::detail {
 
 /// Where each rank's share begins, in bytes, and the end of the last.

@@ -20,6 +20,7 @@ def launch_command(kind: str, ranks: int, transport: str = "memory") -> "list[st
 
 
 def launch_environment(transport: str = "memory") -> "dict[str, str]":
-    # A container forbids one process to read another's memory.
-    return {**os.environ, "OMPI_MCA_btl_vader_single_copy_mechanism": "none", "OMPI_MCA_mpi_yield_when_idle": "1",
+    # A container forbids one process to read another's memory; and libraries of MPI leak.
+    return {**os.environ, "ASAN_OPTIONS": "detect_leaks=0",
+            "OMPI_MCA_btl_vader_single_copy_mechanism": "none", "OMPI_MCA_mpi_yield_when_idle": "1",
             "UCX_TLS": "self,tcp" if transport == "network" else "self,sm,tcp", "UCX_NET_DEVICES": "lo"}

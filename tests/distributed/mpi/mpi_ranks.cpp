@@ -297,11 +297,9 @@ void host_single() {
 
 // --- failures ------------------------------------------------------------------------------------
 
-constexpr std::chrono::milliseconds kShort = 2s;
-
 /// What rank 1 does while the others call; they have made one call before.
 void fails(const std::function<void(Communicator&)>& rank_1) {
-  const auto ranks = mpi_world(kShort);
+  const auto ranks = mpi_world(20s);
   ranks->barrier();
   if (ranks->rank() == 1) rank_1(*ranks);
   Tensor values = Tensor::zeros({3});
@@ -328,6 +326,8 @@ void gives_up() {
   if (ranks->rank() == 1) ranks->fail("out of tea");
   learns(*ranks, [&] { ranks->barrier(); });
 }
+
+constexpr std::chrono::milliseconds kShort = 2s;
 
 void late() {
   const auto ranks = mpi_world(kShort);

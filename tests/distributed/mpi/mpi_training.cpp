@@ -121,8 +121,8 @@ void train_alike() {
 }
 
 /// In step 3 on rank 1, when the first chunk is encoded, the loss is taken, or chunks are encoded again.
-void goes_wrong(const std::string& phase, const std::function<void()>& what) {
-  const auto ranks = mpi_world(2s);
+void goes_wrong(const std::string& phase, std::chrono::seconds limit, const std::function<void()>& what) {
+  const auto ranks = mpi_world(limit);
   const bool here = ranks->rank() == 1;
   bool lossy = false;
   Watch watch;
@@ -148,7 +148,7 @@ int main(int argc, char** argv) {
   };
   try {
     if (role == "train") train_alike();
-    else goes_wrong(argv[2], faults.at(role));
+    else goes_wrong(argv[2], role == "late" ? 2s : 20s, faults.at(role));
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
