@@ -11,6 +11,7 @@ import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+from hosts import Hosts
 from launch import launch_command, launch_environment, launcher_of
 
 KIND, RANKS, TRAINING = "", "", ""
@@ -19,9 +20,10 @@ SLACK = 20  # for starting, ending and a busy machine
 
 
 class MpiTest(unittest.TestCase):
-    def ranks(self, count: int, role: str, transport: str = "memory", within: float = 120) -> subprocess.CompletedProcess:
+    def ranks(self, count: int, role: str, transport: str = "memory", within: float = 120,
+              launch: "list[str] | None" = None) -> subprocess.CompletedProcess:
         program = [TRAINING, *role.split()[1:]] if role.startswith("training ") else [RANKS, role]
-        with subprocess.Popen(launch_command(KIND, count, transport) + program, text=True, stdout=subprocess.PIPE,
+        with subprocess.Popen((launch or launch_command(KIND, count, transport)) + program, text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, env=launch_environment(transport), start_new_session=True) as process:
             try:
                 out, err = process.communicate(timeout=within + SLACK)
@@ -101,6 +103,20 @@ class MpiTest(unittest.TestCase):
                 self.failure(3, f"training throws {phase}", "out of tea")
                 self.failure(3, f"training killed {phase}")
                 self.failure(3, f"training late {phase}", "has waited 2000 ms for rank 1, which has made call")
+
+    def test_on_four_hosts(self) -> None:
+        hosts = Hosts(4)
+        if KIND != "openmpi" or hosts.fault:
+            self.skipTest(hosts.fault or "as over TCP")
+        with hosts:
+            launch = hosts.command(launcher_of(KIND))
+            done = self.ranks(4, "training train", launch=launch)
+            self.assertEqual((done.returncode, "4 ranks, all right" in done.stdout), (0, True), done)
+            for role, words in (("training throws backward", "out of tea"), ("training killed loss", ""),
+                                ("training late forward", "has waited 2000 ms for rank 1")):
+                done = self.ranks(4, role, within=LIMIT, launch=launch)
+                self.assertNotEqual(done.returncode, 0, done)
+                self.assertIn(words, done.stdout + done.stderr)
 
 
 if __name__ == "__main__":
