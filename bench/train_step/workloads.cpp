@@ -158,7 +158,8 @@ class ClipWorkload : public Workload {
          [this](const models::TokenBatch& x) { return clip_.encode_text(x); }}};
     gradcache::StepOptions options{.cut = gradcache::MemoryPlan{{chunk_, chunk_}, kKeptChunks},
                                    .autocast = setting_.precision,
-                                   .device = setting_.device};
+                                   .device = setting_.device,
+                                   .communicator = setting_.communicator};
     return gradcache::cached_step(
                towers,
                [this](auto r) {

@@ -11,6 +11,7 @@
 #include "tapecache/autograd/parameter.h"
 #include "tapecache/core/dtype.h"
 #include "tapecache/core/tensor.h"
+#include "tapecache/distributed/communicator.h"
 #include "tapecache/models/clip.h"
 
 /// The training steps that are measured: models of usual sizes on random data, no dropout.
@@ -33,6 +34,7 @@ struct Workload {
 struct Setting {
   tapecache::DType precision = tapecache::DType::kFloat32;
   tapecache::Device device = tapecache::Device::cpu();
+  tapecache::distributed::Communicator* communicator = nullptr;  ///< of cached CLIP
 };
 
 /// All names for the host, in the order they are measured.

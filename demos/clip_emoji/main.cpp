@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <filesystem>
@@ -17,7 +18,12 @@
 #include "tapecache/core/memory.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/data/png.h"
+#include "tapecache/distributed/communicator.h"
 #include "training.h"
+
+#if defined(TAPECACHE_HAS_MPI)
+#include "tapecache/distributed/mpi.h"
+#endif
 
 namespace clip_emoji {
 
@@ -39,9 +45,26 @@ struct Plan {
   }
 };
 
+/// The processes that mpirun started together; null where there is one alone.
+std::unique_ptr<tapecache::distributed::Communicator> processes() {
+#if defined(TAPECACHE_HAS_MPI)
+  if (tapecache::distributed::mpi_launched()) return tapecache::distributed::mpi_world();
+#endif
+  return nullptr;
+}
+
+/// One process alone shows, evaluates and writes.
+bool is_first(const TrainingSetup& setup) { return setup.communicator == nullptr || setup.communicator->rank() == 0; }
+
 void say(const std::string& line) {
   fmt::print("{}\n", line);
   std::fflush(stdout);
+}
+
+std::vector<double> in_mebibytes(const std::vector<std::size_t>& bytes) {
+  std::vector<double> found;
+  for (const std::size_t b : bytes) found.push_back(static_cast<double>(b) / kMiB);
+  return found;
 }
 
 WayResult run_way(const TrainingSetup& setup, const WaySettings& settings, MetricsLog& metrics,
@@ -60,7 +83,8 @@ WayResult run_way(const TrainingSetup& setup, const WaySettings& settings, Metri
   result.batch = settings.batch;
   if (settings.method != Method::kDirect) result.chunk = settings.chunk;
   result.records = std::move(trained.records);
-  result.peak_bytes = trained.peak_bytes;
+  result.peak_bytes = std::ranges::max(trained.peak_bytes);
+  if (trained.peak_bytes.size() > 1) result.peak_bytes_by_process = trained.peak_bytes;
   result.seconds = trained.seconds;
   const Evaluation evaluation = evaluate(*trained.model, setup);
   result.recall_text_to_image = evaluation.recall_text_to_image;
@@ -74,7 +98,7 @@ WayResult run_way(const TrainingSetup& setup, const WaySettings& settings, Metri
       "{:.0f} pairs/s{}",
       result.name, result.records.front().loss, result.records.back().loss, 100 * result.recall_text_to_image.at(10),
       100 * result.recall_image_to_text.at(10), 100 * result.linear_probe_accuracy,
-      static_cast<double>(result.peak_bytes) / kMiB, result.pairs_per_second(),
+      fmt::join(in_mebibytes(trained.peak_bytes), " + "), result.pairs_per_second(),
       difference ? fmt::format("   gradient differs by {:.1e}", *difference) : ""));
   return result;
 }
@@ -112,6 +136,12 @@ std::vector<WaySettings> ways_of(const Options& o, const Plan& plan) {
   };
   return {way("direct", Method::kDirect, false, false), way("gradcache", Method::kCached, false, true),
           way("accumulation", Method::kAccumulated, false, true), way("gradcache_large", Method::kCached, true, false)};
+}
+
+/// Of all but the first process, which shows and writes: the same training.
+void train_along(const TrainingSetup& setup, const Options& options, const Plan& plan) {
+  const tapecache::MemoryLimit limit(static_cast<std::size_t>(options.memory_limit_mib) << 20);
+  for (const WaySettings& way : ways_of(options, plan)) train(setup, way, [](const StepRecord&) {});
 }
 
 void check_options(const Options& options, const Dataset& data) {
@@ -172,9 +202,14 @@ int run(const Options& options) {
   require_gnuplot();
   if (options.threads > 0) tapecache::set_thread_count(options.threads);
   const Plan plan(options);
-  const TrainingSetup setup{load_dataset(options.paths, options.seed), options.seed, options.dtype};
+  const auto communicator = processes();
+  const TrainingSetup setup{load_dataset(options.paths, options.seed), options.seed, options.dtype, communicator.get()};
   const Dataset& data = *setup.data;
   check_options(options, data);
+  if (!is_first(setup)) {
+    train_along(setup, options, plan);
+    return 0;
+  }
   say(fmt::format("{} pairs to train with, {} held out; recall@10 by chance {:.1f} %, most frequent group {:.1f} %",
                   data.train.size(), data.held_out.size(), 1000.0 / static_cast<double>(data.held_out.size()),
                   100 * majority_class_accuracy(data)));

@@ -38,18 +38,20 @@ Json by_k(const std::map<int, double>& recall) {
 }
 
 Json to_json(const WayResult& way) {
-  return {{"batch", way.batch},
-          {"chunk", or_null(way.chunk)},
-          {"steps", way.records.size()},
-          {"loss_first", number(way.records.empty() ? kNaN : way.records.front().loss)},
-          {"loss_last", number(way.records.empty() ? kNaN : way.records.back().loss)},
-          {"max_rel_grad_diff", or_null(way.max_relative_gradient_difference())},
-          {"recall_text_to_image", by_k(way.recall_text_to_image)},
-          {"recall_image_to_text", by_k(way.recall_image_to_text)},
-          {"linear_probe_accuracy", number(way.linear_probe_accuracy)},
-          {"peak_bytes", way.peak_bytes},
-          {"seconds", number(way.seconds)},
-          {"pairs_per_second", number(way.pairs_per_second())}};
+  Json json{{"batch", way.batch},
+            {"chunk", or_null(way.chunk)},
+            {"steps", way.records.size()},
+            {"loss_first", number(way.records.empty() ? kNaN : way.records.front().loss)},
+            {"loss_last", number(way.records.empty() ? kNaN : way.records.back().loss)},
+            {"max_rel_grad_diff", or_null(way.max_relative_gradient_difference())},
+            {"recall_text_to_image", by_k(way.recall_text_to_image)},
+            {"recall_image_to_text", by_k(way.recall_image_to_text)},
+            {"linear_probe_accuracy", number(way.linear_probe_accuracy)},
+            {"peak_bytes", way.peak_bytes},
+            {"seconds", number(way.seconds)},
+            {"pairs_per_second", number(way.pairs_per_second())}};
+  if (!way.peak_bytes_by_process.empty()) json["peak_bytes_by_process"] = way.peak_bytes_by_process;
+  return json;
 }
 
 std::string text_of(const Json& json, int indent) {

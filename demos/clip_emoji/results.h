@@ -23,7 +23,8 @@ struct WayResult {
   std::vector<StepRecord> records;
   std::map<int, double> recall_text_to_image, recall_image_to_text;  ///< by K, held-out pairs
   double linear_probe_accuracy = 0;                                  ///< held-out pictures
-  std::size_t peak_bytes = 0;
+  std::size_t peak_bytes = 0;                                        ///< of the process that used most
+  std::vector<std::size_t> peak_bytes_by_process;                    ///< empty where there is one
   double seconds = 0;
 
   /// The largest of the records' gradient differences (NaN where one is NaN); nothing where none was measured.
@@ -46,7 +47,7 @@ struct Results {
   std::size_t memory_limit_bytes = 0;
   std::string dtype;  ///< f32 or f64
   std::uint64_t seed = 0;
-  int threads = 0;
+  int threads = 0;                  ///< of each process
   std::vector<MemoryPoint> memory;  ///< ascending batch
   std::int64_t logits_size = 0;
   std::vector<float> logits;  ///< [logits_size, logits_size], pictures by captions

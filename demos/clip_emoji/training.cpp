@@ -44,16 +44,36 @@ ClipConfig model_config(const Dataset& data) {
 }
 
 StepResult take_step(Method method, std::span<const Tower> towers, const tapecache::gradcache::Loss& loss,
-                     std::int64_t chunk) {
+                     std::int64_t chunk, tapecache::distributed::Communicator* communicator) {
   switch (method) {
     case Method::kCached:
-      return cached_step(towers, loss, {{chunk}});
+      return cached_step(towers, loss, {.cut = {chunk}, .communicator = communicator});
     case Method::kAccumulated:
       return accumulated_step(towers, loss, {{chunk}});
     case Method::kDirect:
       break;
   }
-  return direct_step(towers, loss);
+  return direct_step(towers, loss, {.communicator = communicator});
+}
+
+/// This process's share of a batch.
+std::span<const std::int64_t> share_of(std::span<const std::int64_t> pairs,
+                                       const tapecache::distributed::Communicator* communicator) {
+  if (communicator == nullptr) return pairs;
+  const auto begin_of = [&](int rank) {
+    return pairs.size() * static_cast<std::size_t>(rank) / static_cast<std::size_t>(communicator->size());
+  };
+  const std::size_t begin = begin_of(communicator->rank());
+  return pairs.subspan(begin, begin_of(communicator->rank() + 1) - begin);
+}
+
+std::vector<std::size_t> of_each_process(std::size_t bytes, tapecache::distributed::Communicator* communicator) {
+  if (communicator == nullptr) return {bytes};
+  const std::vector<std::int64_t> counts(static_cast<std::size_t>(communicator->size()), 1);
+  tapecache::Tensor all = tapecache::Tensor::zeros({communicator->size()}, tapecache::DType::kInt64);
+  communicator->all_gather(tapecache::Tensor::from({static_cast<std::int64_t>(bytes)}, {1}), all, counts);
+  const std::vector<std::int64_t> found = all.to_vector<std::int64_t>();
+  return {found.begin(), found.end()};
 }
 
 class Stopwatch {
@@ -102,6 +122,7 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
   tapecache::train::AdamW optimizer(parameters, {.weight_decay = kWeightDecay});
   BatchSampler sampler(static_cast<std::int64_t>(setup.data->train.size()), way.batch, setup.seed);
   const auto loss = loss_of(model);
+  auto* const communicator = way.method == Method::kAccumulated ? nullptr : setup.communicator;
   const std::int64_t warmup = std::max<std::int64_t>(1, way.steps / 10);
 
   tapecache::reset_memory_peak();
@@ -112,7 +133,7 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
     std::vector<std::int64_t> pairs = sampler.next();
     for (std::int64_t& pair : pairs) pair = setup.data->train[static_cast<std::size_t>(pair)];
     const auto number = static_cast<std::uint32_t>(step);
-    const std::vector<Tower> towers = towers_of(model, setup, pairs, number);
+    const std::vector<Tower> towers = towers_of(model, setup, share_of(pairs, communicator), number);
     tapecache::begin_random_step(setup.seed, number);
 
     StepRecord record;
@@ -122,14 +143,14 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
       watch.stop();
       peak = std::max(peak, tapecache::memory_stats().peak);
       record.relative_gradient_difference =
-          tapecache::gradcache::compare_steps([&] { return direct_step(towers, loss); },
-                                              [&] { return take_step(way.method, towers, loss, way.chunk); },
-                                              parameters)
+          tapecache::gradcache::compare_steps(
+              [&] { return take_step(Method::kDirect, towers, loss, 0, communicator); },
+              [&] { return take_step(way.method, towers, loss, way.chunk, communicator); }, parameters)
               .relative_norm;
       tapecache::reset_memory_peak();
       watch.start();
     }
-    record.loss = take_step(way.method, towers, loss, way.chunk).loss.item();
+    record.loss = take_step(way.method, towers, loss, way.chunk, communicator).loss.item();
     if (!std::isfinite(record.loss)) {
       throw tapecache::NumericalError(fmt::format("{}: the loss of step {} is {}", way.name, step, record.loss));
     }
@@ -143,7 +164,7 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
     result.records.push_back(record);
     on_step(record);
   }
-  result.peak_bytes = std::max(peak, tapecache::memory_stats().peak);
+  result.peak_bytes = of_each_process(std::max(peak, tapecache::memory_stats().peak), setup.communicator);
   result.seconds = watch.seconds();
   return result;
 }
@@ -155,7 +176,9 @@ std::size_t measure_peak(const TrainingSetup& setup, Method method, std::int64_t
   way.batch = batch;
   way.chunk = chunk;
   way.steps = 1;
-  return train(setup, way, [](const StepRecord&) {}).peak_bytes;
+  TrainingSetup alone = setup;
+  alone.communicator = nullptr;
+  return train(alone, way, [](const StepRecord&) {}).peak_bytes.front();
 }
 
 }  // namespace clip_emoji

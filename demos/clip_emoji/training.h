@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dataset.h"
+#include "tapecache/distributed/communicator.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/models/clip.h"
 
@@ -42,7 +43,7 @@ struct StepRecord {
 struct TrainedWay {
   std::unique_ptr<tapecache::models::Clip> model;
   std::vector<StepRecord> records;
-  std::size_t peak_bytes = 0;
+  std::vector<std::size_t> peak_bytes;  ///< of each process
   double seconds = 0;
 };
 
@@ -51,6 +52,7 @@ struct TrainingSetup {
   std::shared_ptr<const Dataset> data;
   std::uint64_t seed = 0;
   tapecache::DType dtype = tapecache::DType::kFloat32;
+  tapecache::distributed::Communicator* communicator = nullptr;  ///< null: this process is alone
 };
 
 /// A model with the initial weights that every way starts from.
@@ -64,11 +66,13 @@ std::vector<tapecache::gradcache::Tower> towers_of(const tapecache::models::Clip
 /// The symmetric contrastive loss with the model's temperature.
 tapecache::gradcache::Loss loss_of(const tapecache::models::Clip& model);
 
-/// Trains one way. `on_step` sees every record as it is made.
+/// Trains one way. `on_step` sees every record as it is made. Several processes share each batch, but for plain
+/// accumulation, which each does for itself.
 TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
                  const std::function<void(const StepRecord&)>& on_step);
 
-/// Most bytes in use during one step of a fresh model at this batch, with its weights and optimiser state.
+/// Most bytes in use during one step of a fresh model at this batch, with its weights and optimiser state, in one
+/// process.
 std::size_t measure_peak(const TrainingSetup& setup, Method method, std::int64_t batch, std::int64_t chunk);
 
 }  // namespace clip_emoji

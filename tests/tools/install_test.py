@@ -19,6 +19,16 @@ project(embeds CXX)
 find_package(tapecache {version} REQUIRED)
 add_executable(embeds "{source}")
 target_link_libraries(embeds PRIVATE tapecache::tapecache)
+if(TARGET tapecache::mpi)
+  add_executable(processes processes.cpp)
+  target_link_libraries(processes PRIVATE tapecache::mpi)
+endif()
+"""
+
+# Of the plug-in for several processes, where it was built.
+PROCESSES = """#include <tapecache/distributed/mpi.h>
+#include <cstdio>
+int main() { std::printf(tapecache::distributed::mpi_launched() ? "several" : "alone"); }
 """
 
 
@@ -50,12 +60,18 @@ def main() -> int:
         if command.is_file() and not run(command, "--version", env=environment).startswith("tapecache "):
             sys.exit("the installed program tapecache does not say its version")
 
-        program = Path(folder, "by_pkg_config")
-        flags = run("pkg-config", f"--define-variable=prefix={prefix}", "--cflags", "--libs",
-                    *(["--static"] if options["default_library"] == "static" else []), "tapecache", env=environment)
-        run("c++", "-std=c++20", "-Wall", "-Wextra", "-Werror", source, "-o", program, *flags.split())
-        if run(program, env=environment) != expected:
-            sys.exit("the program built by pkg-config prints something else")
+        processes = Path(folder, "processes.cpp")
+        processes.write_text(PROCESSES)
+        packages = {"tapecache": (source, expected)}
+        if (libraries / "pkgconfig/tapecache-mpi.pc").is_file():
+            packages["tapecache-mpi"] = (processes, "alone")
+        for package, (file, wanted) in packages.items():
+            program = Path(folder, "by_pkg_config")
+            flags = run("pkg-config", f"--define-variable=prefix={prefix}", "--cflags", "--libs",
+                        *(["--static"] if options["default_library"] == "static" else []), package, env=environment)
+            run("c++", "-std=c++20", "-Wall", "-Wextra", "-Werror", file, "-o", program, *flags.split())
+            if run(program, env=environment) != wanted:
+                sys.exit(f"the program built by pkg-config with {package} prints something else")
 
         if not shutil.which("cmake"):
             print("pkg-config's program is right; CMake is not installed, so its way was not tried")
@@ -63,6 +79,7 @@ def main() -> int:
         project = Path(folder, "project")
         project.mkdir()
         (project / "CMakeLists.txt").write_text(CMAKE_LISTS.format(version="0.1", source=Path(source).resolve()))
+        shutil.copy(processes, project)
         run("cmake", "-S", project, "-B", project / "build", f"-DCMAKE_PREFIX_PATH={prefix}")
         run("cmake", "--build", project / "build")
         for refused in ("0.0", "0.2", "1"):
@@ -73,6 +90,8 @@ def main() -> int:
                 sys.exit(f"CMake took the library for version {refused}")
         if run(project / "build" / "embeds", env=environment) != expected:
             sys.exit("the program built by CMake prints something else")
+        if "tapecache-mpi" in packages and run(project / "build" / "processes", env=environment) != "alone":
+            sys.exit("the program built by CMake with the plug-in prints something else")
     print("programs built by pkg-config and by CMake are right")
     return 0
 

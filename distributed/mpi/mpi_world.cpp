@@ -1,0 +1,154 @@
+#include <mpi.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "tapecache/distributed/mpi.h"
+#include "tapecache/distributed/mpi/collectives.h"
+#include "tapecache/distributed/mpi/messenger.h"
+#include "tapecache/distributed/mpi/process.h"
+
+namespace tapecache::distributed {
+
+namespace {
+
+using detail::Bounds;
+using detail::Messenger;
+
+/// Sizes of the group, which its messenger's communicators have; of one process alone there is no messenger.
+struct World {
+  std::shared_ptr<Messenger> messenger;
+  int rank = 0, size = 1;
+};
+
+bool lives = false;
+
+class MpiCommunicator final : public Communicator {
+ public:
+  MpiCommunicator(World world, std::chrono::milliseconds limit)
+      : Communicator(world.rank, world.size, limit), messenger_(std::move(world.messenger)) {
+    lives = true;
+  }
+
+  ~MpiCommunicator() override {
+    lives = false;
+    // Of a child made by fork: its parent's.
+    if (!messenger_ || !detail::is_own_process()) {
+      new std::shared_ptr<Messenger>(std::move(messenger_));
+      return;
+    }
+    try {
+      if (std::uncaught_exceptions() > exceptions_) messenger_->fail("it leaves by an exception");
+      detail::close_messenger(messenger_);
+    } catch (...) {  // no memory for the words of a failure
+    }
+  }
+
+  std::string name() const override { return "mpi"; }
+
+  void fail(std::string_view why) noexcept override {
+    if (messenger_ && detail::is_own_process()) messenger_->fail(why);
+  }
+
+ private:
+  template <class Work>
+  void call(const char* name, std::string what, Work work, int to = -1, std::size_t bytes = 0) {
+    if (!detail::is_own_process()) {
+      throw CommunicationError(name, "mpi", rank(), size(), "a child made by fork has no communicator");
+    }
+    messenger_->run({name, std::move(what), to, bytes}, work);
+  }
+
+  static Bounds bounds(const Tensor& all, std::span<const std::int64_t> counts) {
+    const std::size_t row = all.bytes() / static_cast<std::size_t>(all.size(0));
+    Bounds found{0};
+    for (const std::int64_t count : counts) found.push_back(found.back() + static_cast<std::size_t>(count) * row);
+    return found;
+  }
+
+  std::size_t self() const { return static_cast<std::size_t>(rank()); }
+
+  void do_all_gather(const Tensor& rows, Tensor& all, std::span<const std::int64_t> counts) override {
+    const std::byte* const own = rows.raw();
+    std::byte* const to = all.mutable_raw();
+    const Bounds shares = bounds(all, counts);
+    call("all_gather", fmt::format(" into {}, shares [{}]", describe(all), fmt::join(counts, ", ")), [&] {
+      if (rows.numel() > 0) std::memcpy(to + shares[self()], own, rows.bytes());
+      detail::gather(*messenger_, to, shares);
+    });
+  }
+
+  void do_reduce_scatter(const Tensor& all, Tensor& rows, std::span<const std::int64_t> counts) override {
+    const std::byte* const from = all.raw();
+    std::byte* const own = rows.mutable_raw();
+    const Bounds shares = bounds(all, counts);
+    call("reduce_scatter", fmt::format(" of {}, shares [{}]", describe(all), fmt::join(counts, ", ")),
+         [&] { detail::reduce_shares(*messenger_, from, shares, own, all.dtype(), Reduction::kSum); });
+  }
+
+  void do_all_reduce(Tensor& values, Reduction reduction) override {
+    std::byte* const own = values.mutable_raw();
+    const char* const kind = reduction == Reduction::kSum ? "sum" : "maximum";
+    call("all_reduce", fmt::format(" of {}, {}", describe(values), kind),
+         [&] { detail::reduce_all(*messenger_, own, values.bytes(), values.dtype(), reduction); });
+  }
+
+  void do_broadcast(Tensor& values, int root) override {
+    std::byte* const own = values.mutable_raw();
+    call("broadcast", fmt::format(" of {} from {}", describe(values), root),
+         [&] { detail::hand_out(*messenger_, own, values.bytes(), root); });
+  }
+
+  void do_send_receive(const Tensor& sent, int to, Tensor& received, int from) override {
+    const std::byte* const read = sent.raw();
+    std::byte* const written = received.mutable_raw();
+    const auto take = [&](std::size_t begin, const std::byte* piece, std::size_t bytes) {
+      if (bytes > 0) std::memcpy(written + begin, piece, bytes);
+    };
+    call(
+        "send_receive", "",
+        [&] {
+          messenger_->transfer({read, sent.bytes(), to}, {received.bytes(), from, take}, true);
+        },
+        to, sent.bytes());
+  }
+
+  void do_barrier() override {
+    call("barrier", "", [&] { detail::meet(*messenger_); });
+  }
+
+  std::shared_ptr<Messenger> messenger_;
+  const int exceptions_ = std::uncaught_exceptions();
+};
+
+}  // namespace
+
+bool mpi_launched() {
+  const auto is_set = [](const char* name) { return std::getenv(name) != nullptr; };
+  return is_set("OMPI_COMM_WORLD_SIZE") || is_set("PMI_SIZE") || is_set("PMI_RANK") || is_set("PMIX_RANK");
+}
+
+std::unique_ptr<Communicator> mpi_world(std::chrono::milliseconds limit) {
+  if (limit.count() < 0)
+    throw ValueError(fmt::format("mpi_world: a limit of {} ms, expected at least 0", limit.count()));
+  if (lives) throw ValueError("mpi_world: another communicator of MPI lives");
+  World world;
+  try {
+    detail::start_mpi();
+    world.messenger = detail::open_messenger(limit);
+    if (world.messenger) {
+      world.rank = world.messenger->rank();
+      world.size = world.messenger->size();
+    }
+  } catch (const detail::Broken& broken) {
+    throw CommunicationError("mpi_world", "mpi", 0, 1, broken.message);
+  }
+  return std::make_unique<MpiCommunicator>(std::move(world), limit);
+}
+
+}  // namespace tapecache::distributed

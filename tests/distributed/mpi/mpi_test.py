@@ -1,0 +1,127 @@
+"""The plug-in tapecache-mpi under a launcher. Arguments: the launcher's kind (openmpi, mpich), the programs mpi_ranks
+and mpi_training.
+
+Exits with 77 where the launcher is missing.
+"""
+
+import os
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hosts import Hosts
+from launch import launch_command, launch_environment, launcher_of
+
+KIND, RANKS, TRAINING = "", "", ""
+LIMIT = 2  # seconds, of the program's failures
+SLACK = 20  # for starting, ending and a busy machine
+
+
+class MpiTest(unittest.TestCase):
+    def ranks(self, count: int, role: str, transport: str = "memory", within: float = 120,
+              launch: "list[str] | None" = None) -> subprocess.CompletedProcess:
+        program = [TRAINING, *role.split()[1:]] if role.startswith("training ") else [RANKS, role]
+        with subprocess.Popen((launch or launch_command(KIND, count, transport)) + program, text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, env=launch_environment(transport), start_new_session=True) as process:
+            try:
+                out, err = process.communicate(timeout=within + SLACK)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+                out, err = process.communicate()
+                self.fail(f"{role} on {count} ranks did not end within {within + SLACK} s\n{out}\n{err}")
+        return subprocess.CompletedProcess([role], process.returncode, out, err)
+
+    def good(self, count: int, role: str, words: str, transport: str = "memory") -> None:
+        done = self.ranks(count, role, transport)
+        self.assertEqual((done.returncode, words in done.stdout), (0, True), f"{role}, {count} ranks\n{done}")
+
+    def failure(self, count: int, role: str, *words: str, within: float = LIMIT) -> None:
+        done = self.ranks(count, role, within=within)
+        output = done.stdout + done.stderr
+        self.assertNotEqual(done.returncode, 0, f"{role}\n{output}")
+        self.assertNotIn("rank 1 went on", output)
+        for word in words:
+            self.assertIn(word, output, role)
+
+    def test_every_call_on_any_number_of_ranks(self) -> None:
+        for count in (1, 2, 3, 4):
+            with self.subTest(count=count):
+                self.good(count, "calls", f"{count} ranks, all right")
+
+    def test_over_the_network(self) -> None:
+        if KIND == "mpich":
+            self.skipTest("MPI_Finalize of MPICH 4.0 may not end over TCP: a rank that is done does not answer the others")
+        self.good(3, "calls", "3 ranks, all right", "network")
+
+    def test_a_program_that_starts_mpi_itself(self) -> None:
+        self.good(3, "host", "3 ranks, all right")
+        self.good(3, "host-serialized", "3 ranks, all right")
+        done = self.ranks(2, "host-single")
+        # A library may give more than was asked for.
+        self.assertTrue("started" in done.stdout or "expected MPI_THREAD_SERIALIZED" in done.stdout, done.stdout + done.stderr)
+
+    def test_forks_and_exits(self) -> None:
+        self.good(2, "forks", "all right")
+        self.good(3, "exits-well", "all right")
+        self.failure(3, "exits-ill", "it exits with status 6")
+
+    def test_a_rank_that_throws_exits_or_is_killed_ends_all(self) -> None:
+        self.failure(3, "throws", "out of tea", "ends all processes: ", "it leaves by an exception")
+        self.failure(3, "exits", "ends all processes: ", "it exits with status 4")
+        for role in ("quits", "killed", "aborts"):
+            self.failure(3, role)
+
+    def test_a_failure_is_told_to_all(self) -> None:
+        self.failure(3, "gives-up", *(f"barrier (mpi, rank {rank} of 3): {who}out of tea" for rank, who in
+                                      enumerate(["rank 1 gave up: ", "", "rank 1 gave up: "])), within=5)
+
+    def test_a_late_rank_is_named(self) -> None:
+        self.failure(3, "late", "all_reduce (mpi, rank 0 of 3): ",
+                     "call 2 has waited 2000 ms for rank 1, which has made call 1, barrier")
+        self.failure(3, "stopped", "call 2 has waited 2000 ms for rank 1, which does not answer")
+
+    def test_calls_that_do_not_fit_are_found_soon(self) -> None:
+        self.failure(3, "other-call", "all_reduce of float32 [3] on cpu, sum", "this rank", within=5)
+        self.failure(3, "other-size", *(f"all_reduce of float32 [{n}] on cpu, sum" for n in (3, 4)), within=5)
+        self.failure(3, "other-block", "rank 0 calls send_receive of 8 bytes to rank 1, but this rank is to receive 4 bytes",
+                     within=5)
+        self.failure(3, "leaves", "rank 1 has ended after 1 calls, and this is call 2", within=5)
+
+    def test_who_stays_after_a_failure_is_ended(self) -> None:
+        self.failure(3, "stays", "2000 ms have passed since a failure: ", "out of tea", within=2 * LIMIT)
+
+    def test_training_on_any_number_of_ranks_is_that_of_one(self) -> None:
+        for count in (1, 2, 3, 4):
+            with self.subTest(count=count):
+                self.good(count, "training train", f"{count} ranks, all right")
+
+    def test_a_fault_in_any_phase_of_a_step_ends_all(self) -> None:
+        for phase in ("forward", "loss", "backward"):
+            with self.subTest(phase=phase):
+                self.failure(3, f"training throws {phase}", "out of tea")
+                self.failure(3, f"training killed {phase}")
+                self.failure(3, f"training late {phase}", "has waited 2000 ms for rank 1, which has made call")
+
+    def test_on_four_hosts(self) -> None:
+        hosts = Hosts(4)
+        if KIND != "openmpi" or hosts.fault:
+            self.skipTest(hosts.fault or "as over TCP")
+        with hosts:
+            launch = hosts.command(launcher_of(KIND))
+            done = self.ranks(4, "training train", launch=launch)
+            self.assertEqual((done.returncode, "4 ranks, all right" in done.stdout), (0, True), done)
+            for role, words in (("training throws backward", "out of tea"), ("training killed loss", ""),
+                                ("training late forward", "has waited 2000 ms for rank 1")):
+                done = self.ranks(4, role, within=LIMIT, launch=launch)
+                self.assertNotEqual(done.returncode, 0, done)
+                self.assertIn(words, done.stdout + done.stderr)
+
+
+if __name__ == "__main__":
+    KIND, RANKS, TRAINING = sys.argv[1:4]
+    if not launcher_of(KIND):
+        print(f"skipped: there is no launcher of {KIND}")
+        sys.exit(77)
+    unittest.main(argv=sys.argv[:1] + sys.argv[4:], verbosity=2)

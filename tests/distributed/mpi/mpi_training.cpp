@@ -1,0 +1,157 @@
+// Training by cached steps, on one rank of a group that an MPI launcher started; see mpi_test.py.
+#include <signal.h>
+
+#include <cmath>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../ranks.h"
+#include "tapecache/core/random.h"
+#include "tapecache/distributed/mpi.h"
+#include "tapecache/gradcache/step.h"
+#include "tapecache/losses/losses.h"
+#include "tapecache/models/clip.h"
+#include "tapecache/train/clip_gradients.h"
+#include "tapecache/train/optimizer.h"
+
+namespace {
+
+using namespace tapecache;
+using namespace std::chrono_literals;
+using distributed::mpi_world;
+using gradcache::Tower;
+using test::Communicator;
+using test::require;
+
+constexpr std::int64_t kBatch = 14, kSteps = 50;
+constexpr std::uint64_t kSeed = 5;
+
+models::Clip new_model() {
+  const models::TransformerConfig encoder{.width = 16, .layers = 2, .heads = 2, .mlp_width = 32, .dropout = 0.1};
+  models::ClipConfig config{
+      .vision = {.image_size = 16, .patch_size = 4, .encoder = models::VisionEncoderConfig(encoder)},
+      .text = {.vocabulary = 30, .max_tokens = 12, .pooling = models::TextPooling::kLastToken, .encoder = encoder},
+      .projection_width = 8};
+  models::Clip model(config, 3, DType::kFloat64);
+  model.set_training(true);
+  return model;
+}
+
+/// Samples [begin, end) of a step's batch.
+struct Batch {
+  Tensor images;
+  models::TokenBatch texts;
+};
+
+Batch batch_of(std::int64_t step, std::int64_t begin, std::int64_t end) {
+  std::vector<double> pixels;
+  std::vector<std::vector<std::int32_t>> words;
+  for (std::int64_t sample = begin; sample < end; ++sample) {
+    std::mt19937 engine(static_cast<unsigned>(step * kBatch + sample));
+    std::normal_distribution<double> draw;
+    for (int i = 0; i < 3 * 16 * 16; ++i) pixels.push_back(draw(engine));
+    words.emplace_back(1 + engine() % 12, static_cast<std::int32_t>(engine() % 30));
+  }
+  return {Tensor::from(pixels, {end - begin, 3, 16, 16}), models::TokenBatch::pad(words)};
+}
+
+/// Where the samples of a rank begin: shares are uneven, and other ones in each step.
+std::int64_t begin_of(int rank, int size, std::int64_t step) {
+  if (rank == 0) return 0;
+  if (rank == size) return kBatch;
+  return kBatch * rank / size + (step + rank) % 2;
+}
+
+/// Called when the images of a chunk are encoded, and in the loss.
+struct Watch {
+  std::function<void(std::int64_t step)> encode = [](std::int64_t) {}, loss = encode;
+};
+
+/// The parameters after the last step; `ranks` null: of one process that has the whole batch.
+std::vector<Tensor> train(Communicator* ranks, const Watch& watch = {}) {
+  const models::Clip model = new_model();
+  const std::vector<Parameter> parameters = model.parameters();
+  // A large epsilon: what is 0 but for rounding stays small.
+  train::AdamW optimizer(parameters, {.epsilon = 1e-3});
+  for (std::int64_t step = 0; step < kSteps; ++step) {
+    const int rank = ranks ? ranks->rank() : 0, size = ranks ? ranks->size() : 1;
+    const Batch batch = batch_of(step, begin_of(rank, size, step), begin_of(rank + 1, size, step));
+    const std::vector<Tower> towers = {
+        {"image", batch.images,
+         [&](const Tensor& images) {
+           watch.encode(step);
+           return model.encode_image(images);
+         }},
+        {"text", batch.texts, [&](const models::TokenBatch& texts) { return model.encode_text(texts); }}};
+    const auto loss = [&](std::span<const Variable> r) {
+      watch.loss(step);
+      return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(model.logit_scale())});
+    };
+    begin_random_step(kSeed, static_cast<std::uint32_t>(step));
+    gradcache::StepOptions options{.cut = {2}};
+    options.communicator = ranks;
+    const gradcache::StepResult result = gradcache::cached_step(towers, loss, options);
+    require(result.status == gradcache::StepStatus::kDone, result.message);
+    train::clip_gradient_norm(parameters, 1.0);
+    optimizer.step(1e-3);
+    optimizer.clear_gradients();
+  }
+  std::vector<Tensor> values;
+  for (const Parameter& parameter : parameters) values.push_back(parameter.value());
+  return values;
+}
+
+void train_alike() {
+  const std::vector<Tensor> alone = train(nullptr);
+  const auto ranks = mpi_world(60s);
+  const std::vector<Tensor> together = train(ranks.get());
+  double difference = 0;
+  for (std::size_t i = 0; i < alone.size(); ++i) {
+    const double *const a = alone[i].data<double>(), *const b = together[i].data<double>();
+    for (std::int64_t j = 0; j < alone[i].numel(); ++j) difference = std::max(difference, std::abs(a[j] - b[j]));
+  }
+  require(difference <= 1e-12, "parameters differ by " + std::to_string(difference * 1e12) + "e-12");
+  ranks->barrier();
+  if (ranks->rank() == 0) std::printf("%d ranks, all right: %.1e\n", ranks->size(), difference);
+}
+
+/// In step 3 on rank 1, when the first chunk is encoded, the loss is taken, or chunks are encoded again.
+void goes_wrong(const std::string& phase, std::chrono::seconds limit, const std::function<void()>& what) {
+  const auto ranks = mpi_world(limit);
+  const bool here = ranks->rank() == 1;
+  bool lossy = false;
+  Watch watch;
+  watch.encode = [&](std::int64_t step) {
+    if (here && step == 3 && (phase == "forward" || (phase == "backward" && lossy))) what();
+  };
+  watch.loss = [&](std::int64_t step) {
+    lossy = step == 3;
+    if (here && lossy && phase == "loss") what();
+  };
+  train(ranks.get(), watch);
+  std::printf("rank %d went on\n", ranks->rank());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string role = argc > 1 ? argv[1] : "";
+  const std::map<std::string, std::function<void()>> faults = {
+      {"throws", [] { throw std::runtime_error("out of tea"); }},
+      {"killed", [] { raise(SIGKILL); }},
+      {"late", [] { std::this_thread::sleep_for(100s); }},
+  };
+  try {
+    if (role == "train") train_alike();
+    else goes_wrong(argv[2], role == "late" ? 2s : 20s, faults.at(role));
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 3;
+  }
+}
