@@ -107,8 +107,8 @@ struct SupConOptions {
 /// SupCon (Khosla et al. 2020, L_out) of representations [N, width] and labels [N] (i32 or i64; any number is a class):
 /// the mean of -1/|P(i)| Σ_{p∈P(i)} log softmax(scale · cos), without similarities of a row to itself, over all anchors
 /// i that share their class with another row. Throws ValueError if no two labels are equal. If labels and
-/// representations are on a device, the error is reported later, as value_checks.h describes, so that the host need not
-/// wait; the loss is 0 then.
+/// representations are on a device, the host does not wait: the loss is 0 then, and the next call that waits for the
+/// device throws.
 Variable sup_con(const Variable& representations, const Tensor& labels, const SupConOptions& options = {});
 
 struct GistOptions {
