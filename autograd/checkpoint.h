@@ -11,11 +11,11 @@ namespace tapecache {
 /// Any computation over variables.
 using VariableFunction = std::function<std::vector<Variable>(std::span<const Variable>)>;
 
-/// Activation checkpointing (Chen et al. 2016, "Training deep nets with sublinear memory cost"): runs `f` keeping
-/// only its inputs, and runs it again within backward, in the same `ForwardContext`, for the values its derivatives
-/// need. `f` must depend on nothing that changes in between; a parameter, frozen or not, or an input that did is a
-/// TapeError in backward. Throws ValueError for an empty function. What `f` reads that is on a tape must be among the
-/// inputs: a TapeError else, since its gradient would be lost.
+/// Activation checkpointing (Chen et al. 2016, "Training deep nets with sublinear memory cost"): runs `f` and saves
+/// only its inputs; backward runs `f` again, in the same `ForwardContext`, to get the values that derivatives need. `f`
+/// must not depend on anything that changes in between: if a parameter (frozen or not) or an input changed, backward
+/// throws TapeError. Every variable on a tape that `f` reads must be among `inputs`, since its gradient would be lost
+/// otherwise; if it is not, this throws TapeError. Throws ValueError for an empty function.
 std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Variable> inputs);
 
 }  // namespace tapecache

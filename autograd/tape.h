@@ -19,7 +19,7 @@
 
 namespace tapecache {
 
-/// The inputs of an operation, for the length of a call: of a list in braces, of which none is copied, or of an array.
+/// The inputs of an operation for the duration of a call, from a braced list (without copies) or an array.
 class InputList {
  public:
   struct Item {
@@ -45,7 +45,7 @@ class InputList {
   std::size_t size_;
 };
 
-/// Tensors to be kept, for the length of a call.
+/// Tensors to be saved for backward, for the duration of a call.
 class SavedList : public std::span<const Tensor> {
  public:
   SavedList() = default;
@@ -53,12 +53,13 @@ class SavedList : public std::span<const Tensor> {
   SavedList(const std::vector<Tensor>& tensors) : span(tensors) {}
 };
 
-/// Whether a backward pass runs the hooks of parameters, or leaves them to who adds its gradients to others.
+/// Whether a backward pass runs the parameters' hooks, or leaves that to a caller that sums the gradients of several
+/// passes.
 enum class Hooks { kRun, kLeave };
 
-/// The record of a computation, in execution order; backward is one walk from its end. An explicit object, active
-/// on a thread within a `Recording`; with no active tape nothing is recorded. Many may live at once. A tape is
-/// consumed by its backward pass, which releases saved tensors and gradients as soon as each node has run.
+/// The record of a computation in execution order; backward walks it from the end. A tape is an explicit object, which
+/// a `Recording` makes active on a thread; without an active tape nothing is recorded. Any number of tapes may exist at
+/// once. Backward consumes the tape: saved tensors and gradients are released as soon as each node has run.
 class Tape {
  public:
   Tape();
@@ -66,33 +67,32 @@ class Tape {
   Tape& operator=(const Tape&) = delete;
   ~Tape();
 
-  /// The tape that operations of this thread record on, or nullptr.
+  /// The active tape of this thread, or nullptr.
   static Tape* active();
 
-  /// A value on this tape that is no operation's output: `gradient(leaf)` gives its gradient after backward.
+  /// Puts a tensor on this tape as a leaf, whose gradient `gradient(leaf)` returns after backward.
   Variable leaf(Tensor value);
 
-  /// Backward from a scalar. Throws ShapeError where it is none, TapeError where it has no history here.
+  /// Runs backward from a scalar. Throws ShapeError if it is not a scalar, TapeError if it is not on this tape.
   void backward(const Variable& scalar);
-  /// Backward from any number of outputs, seeded with the given gradients (same shapes and dtypes as the outputs).
-  /// Parameters receive their gradients, and their hooks run unless they are left: those of this pass, and not of
-  /// another tape that a derivative works with. Throws TapeError on a second call, and in a body of parallel_for;
-  /// shapes are checked before anything runs.
+  /// Runs backward from any number of outputs, seeded with the given gradients (same shapes and dtypes as the outputs).
+  /// Gradients are added to the parameters', and hooks run unless `hooks` says otherwise; this does not affect other
+  /// tapes that a derivative runs. Throws TapeError on a second call, and within parallel_for; shapes are checked
+  /// before anything runs.
   void backward(std::span<const Variable> outputs, std::span<const Tensor> seeds, Hooks hooks = Hooks::kRun);
 
-  /// A leaf's gradient; undefined where the outputs do not depend on it. Throws TapeError for anything else.
+  /// A leaf's gradient; undefined if the outputs do not depend on it. Throws TapeError for anything but a leaf.
   Tensor gradient(const Variable& leaf) const;
 
   /// Whether the variable was recorded here.
   bool holds(const Variable& variable) const { return variable.tape_ == id_; }
   bool consumed() const { return consumed_; }
   const std::vector<Node>& nodes() const { return nodes_; }
-  /// Drops all nodes and values without running them.
+  /// Discards all nodes and values without running backward.
   void clear();
 
-  /// Appends an operation where a tape is active and an input has history, and gives its outputs, which are constants,
-  /// their place on the tape. Ops call `record` below. Throws TapeError in a body of parallel_for, whether a tape is
-  /// active or not.
+  /// Appends an operation if a tape is active and an input has history, and puts its outputs, which were constants, on
+  /// the tape. Ops call `record` below. Throws TapeError within parallel_for, whether a tape is active or not.
   static void append(const char* op, std::span<Variable> outputs, const InputList& inputs, const SavedList& saved,
                      const Derivative& derivative, std::shared_ptr<const void> owned = {});
 
@@ -123,8 +123,8 @@ class Tape {
   std::pmr::unordered_map<const void*, std::size_t> first_use_{&memory_};  // parameter -> first node that reads it
 };
 
-/// Makes a tape the active one of this thread for a scope. Afterwards the one before is active again, if it still
-/// lives.
+/// Makes a tape the active one of this thread for a scope. Afterwards the previous one is active again, if it still
+/// exists.
 class [[nodiscard]] Recording : public detail::OfOneScope {
  public:
   explicit Recording(Tape& tape);
@@ -139,20 +139,20 @@ class [[nodiscard]] Recording : public detail::OfOneScope {
   std::shared_ptr<Tape*> previous_;
 };
 
-/// Leaves no tape active for a scope.
+/// Deactivates recording on this thread for a scope (PyTorch's no_grad).
 class [[nodiscard]] NoRecording : public Recording {
  public:
   NoRecording() : Recording(nullptr) {}
 };
 
-/// Collects, for a scope, the parameters that operations read while no tape is active.
+/// Collects the parameters that operations read within a scope while no tape is active.
 class [[nodiscard]] ParametersRead : public detail::OfOneScope {
  public:
   ParametersRead();
 
-  /// Each of them once, in the order of first use.
+  /// Each parameter once, in order of first use.
   std::vector<Parameter> all() const;
-  /// The same without those that are frozen.
+  /// The same without frozen parameters.
   std::vector<Parameter> distinct() const;
 
  private:
@@ -162,8 +162,8 @@ class [[nodiscard]] ParametersRead : public detail::OfOneScope {
 
 namespace detail {
 
-/// The derivative can be released at any time: it may capture plain numbers only. Tensors go to `saved`, where they can
-/// be seen.
+/// A derivative may capture plain numbers only, since the tape stores it as bytes. Tensors go to `saved`, where the
+/// tape can check and release them.
 template <class Function>
 Derivative derivative_of(const Function& function) {
   static_assert(std::is_trivially_copyable_v<Function>, "a derivative captures numbers; tensors belong in `saved`");
@@ -182,7 +182,7 @@ Variable record(const char* op, Tensor output, const InputList& inputs, const Sa
   return result;
 }
 
-/// The same for several outputs.
+/// The same for an operation with several outputs.
 template <class Function>
 std::vector<Variable> record(const char* op, std::vector<Tensor> outputs, const InputList& inputs,
                              const SavedList& saved, const Function& derivative) {
@@ -191,11 +191,11 @@ std::vector<Variable> record(const char* op, std::vector<Tensor> outputs, const 
   return results;
 }
 
-/// Whether an op over these inputs would be recorded, so that what only the derivative needs can be left out.
+/// Whether an op with these inputs would be recorded. If not, an op need not compute what only its derivative uses.
 bool will_record(const InputList& inputs);
 
-/// Runs backward on `tape` from any number of outputs, seeded with the given gradients: the hook that gradient
-/// caching injects cached gradients through.
+/// Runs backward on `tape` from any number of outputs, seeded with the given gradients. Gradient caching injects cached
+/// gradients through this function.
 inline void inject(Tape& tape, std::span<const Variable> outputs, std::span<const Tensor> gradients,
                    Hooks hooks = Hooks::kRun) {
   tape.backward(outputs, gradients, hooks);

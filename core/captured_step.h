@@ -8,10 +8,10 @@
 
 namespace tapecache {
 
-/// A step of work, always of the same shapes, that a CUDA device is given many times: recorded once as a CUDA graph, it
-/// is then replayed, which takes the host next to no time however many kernels it has. The first replay does the step
-/// as it is, the second records it and the later ones repeat what was recorded; each is one step. On the CPU each calls
-/// the function.
+/// A step that is run many times with the same shapes on a CUDA device. It is captured once as a CUDA graph and then
+/// replayed, which costs the host almost nothing however many kernels it has. The first call of `replay` runs the
+/// function directly, the second captures it, and later ones replay the capture; each is one step. On the CPU, each
+/// call runs the function.
 ///
 ///   Tensor rate = Tensor::zeros({}, DType::kFloat64, device);
 ///   StepResult result;
@@ -26,41 +26,40 @@ namespace tapecache {
 ///     step.replay(t);
 ///   }
 ///
-/// What is recorded is what the device is given. So the function must not wait for it (`item`, a copy to the host),
-/// which throws DeviceError, and whatever else the host does, or reads of its own memory, stays as it was when the step
-/// was recorded: numbers, choices, tensors of the host. What changes between replays must be in tensors of the device
-/// that live as long as this does, and are filled or copied to in place (`copy_from`, `copy_from_async`): inputs, a
-/// learning rate. A replay comes after all copies that were asked for before it. The step number of random draws comes
-/// from there by itself.
+/// Only work given to the device is captured. The function must not wait for the device (`item`, a copy to the host);
+/// that throws DeviceError. Whatever the host computes or reads from its own memory is frozen at its value during the
+/// capture: numbers, branches, host tensors. Everything that changes between replays (inputs, a learning rate) must be
+/// in device tensors that outlive this object and are updated in place (`fill`, `copy_from`, `copy_from_async`). A
+/// replay runs after all copies requested before it. The step number of random draws is updated automatically.
 ///
-/// Page-locked memory (Tensor::pinned) is the exception. What the function copies from and to it (`to`, `to_async`,
-/// `copy_from_async`, towers that upload, representations that are off-loaded) each replay copies anew, from what is
-/// there then, and into the same place. That memory is kept for as long as this exists, and knows of replays as of
-/// other copies: whoever reads what one leaves there, or writes to what one copies from, first waits for that replay.
-/// So a batch is refilled by `batch.copy_from(next)` as soon as `replay` has returned, and is where it was; only who
-/// kept a pointer asks for it anew before writing (`mutable_data`). Within the function, both throw DeviceError, and so
-/// does a copy beside the computing from ordinary memory, of which a replay could not see what is there then.
+/// Page-locked host memory (Tensor::pinned) is an exception: each replay repeats the function's copies from and to it
+/// (`to`, `to_async`, `copy_from_async`, towers that upload, offloaded representations), reading what is there at that
+/// time and writing to the same place. The memory is kept while this object exists. Reading what a replay writes there,
+/// or writing to what it reads, first waits for that replay, as for any other copy. So `batch.copy_from(next)` may
+/// refill a batch as soon as `replay` has returned; a program that keeps a raw pointer must call `mutable_data` again
+/// before writing. Within the function such host accesses throw DeviceError, and so does an asynchronous copy from
+/// pageable memory, since a replay could not see its later contents.
 ///
-/// Blocks that the step allocates are its own (`MemoryPool`) until it is destroyed. Results that the function leaves in
-/// tensors, gradients among them, are at fixed places; they are of the last replay.
+/// Memory that the step allocates belongs to it until it is destroyed. Results that the function assigns to tensors,
+/// gradients included, stay at fixed addresses and hold the values of the last replay.
 class CapturedStep {
  public:
-  /// Random draws are by `seed` and the step number given to `replay`. Throws ValueError for an empty function.
+  /// Random draws depend on `seed` and the step number passed to `replay`. Throws ValueError for an empty function.
   CapturedStep(Device device, std::function<void()> step, std::uint64_t seed = 0);
   /// Waits for the last replay.
   ~CapturedStep();
   CapturedStep(const CapturedStep&) = delete;
   CapturedStep& operator=(const CapturedStep&) = delete;
 
-  /// Does the step, as after `begin_random_step(seed, random_step)`. Throws what the function throws, and DeviceError
-  /// where the step cannot be recorded: then it was not done, and what tensors it assigned to are without values.
+  /// Runs one step, as after `begin_random_step(seed, random_step)`. Throws what the function throws, and DeviceError
+  /// if the step cannot be captured: it was not run then, and tensors that it assigned to have no values.
   void replay(std::uint32_t random_step);
 
-  /// Whether the step was recorded.
+  /// Whether the step was captured.
   bool captured() const;
-  /// Whether this thread is recording a step.
+  /// Whether this thread is capturing a step.
   static bool is_capturing();
-  /// How many recorded steps have been replayed, of all. They change memory whose version stays as it is.
+  /// Number of replays of captured steps so far, of all objects. A replay changes memory without changing its version.
   static std::uint64_t replays();
 
  private:

@@ -5,8 +5,8 @@
 
 #include "tapecache/core/device.h"
 
-/// Memory of tensors, of every thread together. Each device has a caching allocator, which keeps what was freed for the
-/// next tensor.
+/// Statistics and limits of tensor memory, for all threads together. Each device has a caching allocator, which keeps
+/// freed blocks for the next tensors.
 namespace tapecache {
 
 class Allocator;
@@ -15,26 +15,27 @@ class Allocator;
 struct MemoryStats {
   std::size_t current = 0;  ///< bytes in use now
   std::size_t peak = 0;     ///< most bytes in use at once since the last reset_peak()
-  std::size_t cached = 0;  ///< bytes held free for reuse; of the host's, many were never touched and take no memory yet
-  std::size_t limit = 0;   ///< the tightest limit of bytes in use that is in force; 0 is no limit
-  std::uint64_t system_allocations = 0;  ///< times the system was asked for memory
+  std::size_t cached = 0;   ///< free bytes held for reuse; on the host, untouched pages of them take no memory
+  std::size_t limit = 0;    ///< the tightest limit in force on the bytes in use; 0: no limit
+  std::uint64_t system_allocations = 0;  ///< number of requests to the system for memory
 };
 
-/// Of a device's memory. Throws DeviceError where this build has none for it, as the rest here does.
+/// The counters of a device's allocator. Throws DeviceError, as all functions here do, if this build does not support
+/// the device.
 MemoryStats memory_stats(Device device = Device::cpu());
-/// Of page-locked memory of the host (see Tensor::pinned).
+/// The counters of page-locked host memory (see Tensor::pinned).
 MemoryStats pinned_memory_stats();
 /// Starts a new peak measurement at the bytes in use now.
 void reset_memory_peak(Device device = Device::cpu());
-/// Sets the most bytes that may be in use at once; 0 is no limit. Memory of which nothing is in use is returned to the
-/// system before more would be asked of it. A `MemoryLimit` may be tighter.
+/// Limits the bytes that may be in use at once; 0: no limit. Unused cached blocks are returned to the system before
+/// more memory is requested. A `MemoryLimit` in force may be tighter.
 void set_memory_limit(std::size_t bytes, Device device = Device::cpu());
-/// Returns memory of which nothing is in use to the system.
+/// Returns unused cached blocks to the system.
 void release_memory_cache(Device device = Device::cpu());
 
-// Scopes of several threads may overlap as they like.
+// The scopes below may overlap in any way between threads.
 
-/// Limits the bytes in use within a scope; 0 is no limit. Of all limits in force the tightest counts, for every thread.
+/// Limits the bytes in use for a scope; 0: no limit. The tightest of all limits in force applies to every thread.
 class MemoryLimit {
  public:
   explicit MemoryLimit(std::size_t bytes, Device device = Device::cpu());
@@ -47,7 +48,7 @@ class MemoryLimit {
   std::size_t bytes_;
 };
 
-/// Measures the peak of a scope.
+/// Measures the peak of the bytes in use over a scope.
 class PeakMeter {
  public:
   explicit PeakMeter(Device device = Device::cpu());

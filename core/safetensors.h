@@ -13,46 +13,45 @@
 
 namespace tapecache {
 
-/// The contents of a safetensors file: tensors by name, and free text by key (the format's `__metadata__`).
+/// The contents of a safetensors file: tensors by name, and texts by key (the format's `__metadata__`).
 struct SafetensorsFile {
   std::map<std::string, Tensor> tensors = {};
   std::map<std::string, std::string> metadata = {};
 };
 
 struct SafetensorsOptions {
-  /// Tensors are views of the file, mapped into memory, in the place of copies: what is not touched is not read, and
-  /// processes that map one file share its pages. What is written to a tensor is this process's alone (copy on write),
-  /// page by page; the file is never changed. A mapping lives as long as the last tensor that views it, whatever
-  /// becomes of the reader and of the file's name: the file may be removed, and another be put in its place by
-  /// renaming.
+  /// Map the file into memory and return tensors that view it instead of copies. Pages that are never touched are never
+  /// read, and processes that map the same file share its pages. Writes to a tensor stay private to this process (copy
+  /// on write); the file is never changed. The mapping lives until the last tensor that views it is destroyed, even if
+  /// the reader is gone and the file was removed or replaced by renaming.
   ///
-  /// But whoever writes into the file itself changes tensors, and whoever truncates it ends the process: a page that
-  /// the file no longer has raises SIGBUS when it is touched, where reading throws FileError. So this is off by
-  /// default, and only for files that are replaced and never written over.
+  /// Danger: a program that writes into the file in place changes these tensors, and one that truncates it kills this
+  /// process, since touching a page that no longer exists raises SIGBUS (reading would throw FileError instead). Use
+  /// this only for files that are replaced as a whole and never overwritten in place; hence it is off by default.
   ///
-  /// Copied all the same is what cannot be a view: a tensor that is converted, one whose bytes are not aligned to its
-  /// element type in the file, flags (BOOL), and what is smaller than 64 KiB.
+  /// Some tensors are copied even so: those that are converted, those whose bytes are not aligned to their element type
+  /// within the file, bools, and those smaller than 64 KiB.
   bool memory_map = false;
 };
 
-/// A file in the safetensors format (https://github.com/huggingface/safetensors), of which only the header is read
-/// until a tensor is asked for. The file stays open: what others put in its place meanwhile does not show.
+/// A file in the safetensors format (https://github.com/huggingface/safetensors). Only the header is read until a
+/// tensor is requested. The file stays open, so a file that replaces it meanwhile is not seen.
 ///
-/// What the reference implementation reads is read, with these differences. A tensor of a type or with a number of axes
-/// that this library has none for, or of a type that the reference does not know either, is an error only where it is
-/// asked for. Refused are names and keys that a header has twice, an entry that is an array, what is nested in more
-/// than three objects or arrays, more than 255 axes, more than 65,536 keys of metadata, and a name or text of more than
-/// 4 MiB. So a header takes at most twice its own size of memory, but for a few MiB.
+/// Reads what the reference implementation reads, with these differences. A tensor whose type or number of axes this
+/// library does not support is an error only when it is requested, even if the reference does not know the type either.
+/// Duplicate names or keys, an array in the place of an entry, nesting deeper than three objects or arrays, more than
+/// 255 axes, more than 65,536 metadata keys, and names or texts above 4 MiB are refused. A header therefore takes at
+/// most twice its own size in memory, plus a few MiB.
 class SafetensorsReader {
  public:
   /// What the header says of a tensor.
   struct Entry {
-    std::string type;                 ///< as the file names it, such as "F32"
-    std::optional<DType> dtype;       ///< none where this library has no such type
+    std::string type;                 ///< as the file spells it, such as "F32"
+    std::optional<DType> dtype;       ///< empty if this library has no such type
     std::vector<std::int64_t> sizes;  ///< of its axes
   };
 
-  /// Throws FileError naming the path where it is missing, not a regular file, truncated or malformed.
+  /// Throws FileError naming the path if the file is missing, not a regular file, truncated or malformed.
   explicit SafetensorsReader(const std::filesystem::path& path, const SafetensorsOptions& options = {});
   ~SafetensorsReader();
   SafetensorsReader(SafetensorsReader&&) noexcept;
@@ -60,14 +59,14 @@ class SafetensorsReader {
 
   std::map<std::string, std::string> metadata() const;
   std::optional<std::string> metadata(std::string_view key) const;
-  /// Of all tensors, ascending.
+  /// The names of all tensors, in ascending order.
   std::vector<std::string> names() const;
   bool contains(std::string_view name) const;
-  /// Throws FileError where there is no such tensor.
+  /// Throws FileError if there is no such tensor.
   Entry entry(std::string_view name) const;
-  /// The tensor on the host, of its own type or converted piece by piece to another. Throws FileError naming it where
-  /// there is none, this library has no such type or shape, or the file has been cut since; and OutOfMemory. Tensors of
-  /// two calls share nothing.
+  /// Reads a tensor to the host, in its own type or converted piece by piece to another. Throws FileError naming the
+  /// tensor if it does not exist, if this library does not support its type or shape, or if the file was truncated
+  /// meanwhile; and OutOfMemory. Tensors of two calls share no memory.
   Tensor read(std::string_view name) const;
   Tensor read(std::string_view name, DType dtype) const;
 
@@ -79,8 +78,8 @@ class SafetensorsReader {
 /// Reads all of a file. Throws as SafetensorsReader.
 SafetensorsFile read_safetensors(const std::filesystem::path& path, const SafetensorsOptions& options = {});
 
-/// Writes atomically: the file appears whole under its name or not at all. Tensors of a device come to the host one
-/// after another. Throws FileError, also where the metadata is more than is read.
+/// Writes atomically: the file appears complete under its name or not at all. Tensors on a device are copied to the
+/// host one by one. Throws FileError, also if the metadata exceeds what `SafetensorsReader` accepts.
 void write_safetensors(const std::filesystem::path& path, const SafetensorsFile& file);
 
 }  // namespace tapecache

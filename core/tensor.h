@@ -18,8 +18,8 @@
 
 namespace tapecache {
 
-/// A handle to shared storage: offset, shape, dtype, device. Always row-major and contiguous. Copying a Tensor
-/// copies the handle; `clone` copies the elements.
+/// An n-dimensional array: a handle to shared storage with an offset, a shape, a dtype and a device. Always row-major
+/// and contiguous. Copying a Tensor copies the handle; `clone` copies the elements.
 class Tensor {
  public:
   /// An undefined tensor; every use but `defined()` throws.
@@ -29,11 +29,11 @@ class Tensor {
   static Tensor empty(const Shape& shape, DType dtype = DType::kFloat32, Device device = Device::cpu());
   static Tensor zeros(const Shape& shape, DType dtype = DType::kFloat32, Device device = Device::cpu());
   static Tensor full(const Shape& shape, double value, DType dtype = DType::kFloat32, Device device = Device::cpu());
-  /// Uninitialised elements in page-locked memory of the host, which devices copy from and to beside their computing.
-  /// Where there is no CUDA device it is the host's ordinary memory. Throws OutOfMemory.
+  /// Uninitialised elements in page-locked host memory, which a GPU can copy from and to while it computes. Without a
+  /// CUDA device this is ordinary host memory. Throws OutOfMemory.
   static Tensor empty_pinned(const Shape& shape, DType dtype = DType::kFloat32);
-  /// Copies the values, of a list in braces, a vector, an array, or a span; their type gives the dtype, and an int is
-  /// i32. Throws ShapeError where their number is not that of the shape.
+  /// Copies values from a braced list, a vector, an array or a span. The dtype follows from the element type (int is
+  /// i32). Throws ShapeError if the number of values differs from the shape's.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape) {
     return from_bytes(values.data(), values.size(), shape, dtype_of<StoredType<T>>());
@@ -48,7 +48,7 @@ class Tensor {
     using T = std::remove_cvref_t<decltype(*std::data(values))>;
     return from(std::span<const T>(std::data(values), std::size(values)), shape);
   }
-  /// A mask. A template, so that no list in braces is taken for a vector.
+  /// Makes a bool mask. This is a template so that a braced list is not taken for a std::vector<bool>.
   template <class Flags>
   requires std::is_same_v<Flags, std::vector<bool>>
   static Tensor from(const Flags& flags, const Shape& shape) { return from_flags(flags, shape); }
@@ -57,14 +57,16 @@ class Tensor {
     return from(std::span<const T>(&value, 1), Shape{});
   }
 
-  /// A tensor over memory of the caller's, without a copy: ordinary memory of the host that stays valid until
-  /// `release`, which is called once, by whoever drops the last tensor that views it, and must not throw. No allocator
-  /// counts it. Where this throws, `release` is not called: the memory is the caller's as before. Changes that go past
-  /// the tensor are seen by what reads it next, but do not change its version: checks for changes do not notice them,
-  /// nor do copies that an Autocast or a cached step keeps of a parameter. `move_to` leaves the memory, and releases
-  /// it. Of bool, each byte is 0 or 1. What is const is for `from` to copy, and page-locked memory is for
-  /// `empty_pinned` to make. Throws ValueError for an address that is null or not aligned to the element type, unless
-  /// the shape has no elements.
+  /// Makes a tensor over the caller's host memory without copying it. The memory must stay valid until `release` is
+  /// called; that happens once, when the last tensor that views the memory is destroyed, and must not throw. If `wrap`
+  /// itself throws, `release` is not called and the memory still belongs to the caller. Allocator statistics do not
+  /// count this memory.
+  ///
+  /// Writes that bypass the tensor are visible to the next read, but do not change `version()`: checks for changed
+  /// inputs do not notice them, and neither do the copies of a parameter that an Autocast or a cached step keeps.
+  /// `move_to` copies the elements away and releases the memory. Bytes of a bool tensor must be 0 or 1. Const memory
+  /// cannot be wrapped (copy it by `from`), nor can page-locked memory (use `empty_pinned`). Throws ValueError for an
+  /// address that is null or not aligned to the element type, unless the shape has no elements.
   static Tensor wrap(void* memory, const Shape& shape, DType dtype, std::function<void()> release = {});
   template <class T>
   static Tensor wrap(T* elements, const Shape& shape,
@@ -83,12 +85,12 @@ class Tensor {
   Device device() const { return storage().device(); }
   std::size_t bytes() const { return static_cast<std::size_t>(numel()) * size_of(dtype_); }
 
-  /// The elements. Throws DTypeError where T is not the tensor's type.
+  /// The elements. Throws DTypeError if T is not the tensor's type.
   template <class T>
   const T* data() const {
     return static_cast<const T*>(typed_data(dtype_of<T>(), Storage::Use::kRead));
   }
-  /// The elements for writing; counts as a change of the storage.
+  /// The elements for writing. Counts as a change: `version()` goes up.
   template <class T>
   T* mutable_data() {
     void* p = typed_data(dtype_of<T>(), Storage::Use::kWrite);
@@ -99,49 +101,50 @@ class Tensor {
   const std::byte* raw() const;
   std::byte* mutable_raw();
 
-  /// The same elements under another shape. Throws ShapeError where the number of elements differs.
+  /// Views the same elements under another shape. Throws ShapeError if the number of elements differs.
   Tensor reshape(const Shape& shape) const;
-  /// The same where one size may be -1: it is what the number of elements leaves for it. Throws ShapeError where it
-  /// leaves none, as beside an axis of size 0, and for a second -1.
+  /// The same, where one size may be -1 and is then computed from the number of elements. Throws ShapeError if it
+  /// cannot be computed, as beside an axis of size 0, and for a second -1.
   Tensor reshape(std::initializer_list<std::int64_t> sizes) const;
   /// Rows [begin, end) of axis 0, sharing storage. Throws ShapeError outside the axis.
   Tensor slice(std::int64_t begin, std::int64_t end) const;
 
-  /// A copy with storage of its own.
+  /// Copies the elements into new storage.
   Tensor clone() const;
-  /// Elements converted; the same handle where nothing changes. A float becomes an integer by what is before its point,
-  /// the nearest limit of the type beyond its range, and 0 where it is NaN; a wider integer keeps its lower bits. As a
-  /// bool all but 0 is true, NaN too.
+  /// Converts the elements, or returns the same handle if the dtype is already right. Floats are converted to integers
+  /// by truncation towards zero and saturate at the type's limits; NaN becomes 0. A wider integer keeps its lower bits.
+  /// As bools, all values but 0 are true, NaN included.
   Tensor to(DType dtype) const;
-  /// A copy on another device; the same handle where it is there already. A copy to the host waits for the device.
+  /// Copies to another device, or returns the same handle if the tensor is there already. A copy to the host waits for
+  /// the device.
   Tensor to(Device device) const;
-  /// A copy in page-locked memory of the host; the same handle where it is there already, or where there is no CUDA
-  /// device and the tensor is on the host.
+  /// Copies to page-locked host memory, or returns the same handle if the tensor is there already, or is on the host of
+  /// a machine without a CUDA device.
   Tensor pinned() const;
   bool is_pinned() const { return storage().pinned(); }
-  /// As `to`, but the copy is made beside what the device computes next: this returns at once, and the first that uses
-  /// the result, the host or a device, waits for the copy, as does the first that writes to this tensor. A copy to the
-  /// host is in page-locked memory, and one from other memory goes through such. Pointers that were taken before wait
-  /// for nothing.
+  /// As `to`, but returns at once, and the copy overlaps with what the device computes next. The first use of the
+  /// result, on the host or a device, waits for the copy, and so does the first write to this tensor. A copy to the
+  /// host is made in page-locked memory; a copy from pageable memory is staged through it. Raw pointers taken earlier
+  /// do not wait.
   Tensor to_async(Device device) const;
-  /// Moves the storage itself, and with it all tensors that view it, to another device: what holds a handle to a
-  /// model's weights then finds them there. Throws, before anything is changed, DeviceError or OutOfMemory.
+  /// Moves the storage itself to another device, and with it every tensor that views it: all handles to a model's
+  /// weights then refer to the new device. Throws DeviceError or OutOfMemory before anything is changed.
   void move_to(Device device) { storage().move_to(device); }
-  /// Takes the memory of a tensor of the host of equal shape and dtype, whose own this one's then is: without a copy,
-  /// and with all tensors that view either. Returns whether it could, which is where each is all of its storage, and
-  /// ordinary memory.
+  /// Exchanges memory with another host tensor of equal shape and dtype without copying; all views of either follow.
+  /// Returns false, and does nothing, unless each tensor covers its whole storage and lies in ordinary memory.
   bool swap_memory(Tensor& other);
-  /// Copies elements from a tensor of equal shape, dtype and device, which may overlap. Throws on any difference.
+  /// Copies elements from a tensor of equal shape, dtype and device, which may overlap this one. Throws on any
+  /// difference.
   void copy_from(const Tensor& source);
-  /// The same from a tensor on any device, as `to_async` does where one of the two is on a device and the other in
-  /// page-locked memory; else it waits.
+  /// The same from a tensor on any device. Asynchronous, as `to_async` is, if one of the two is on a device and the
+  /// other in page-locked memory; otherwise it waits.
   void copy_from_async(const Tensor& source);
   void fill(double value);
-  /// Adds the elements of a floating tensor of equal shape, dtype and device, which may overlap, in place. Throws on
-  /// any difference.
+  /// Adds, in place, the elements of a floating tensor of equal shape, dtype and device, which may overlap this one.
+  /// Throws on any difference.
   void accumulate(const Tensor& source);
 
-  /// The only element, converted to double. Throws ShapeError where there is not exactly one.
+  /// The only element, converted to double. Throws ShapeError unless there is exactly one.
   double item() const;
   template <class T>
   std::vector<T> to_vector() const {
@@ -156,11 +159,11 @@ class Tensor {
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
   /// Where in the storage it begins, in bytes.
   std::size_t offset() const { return offset_; }
-  /// The storage, for who must not keep it.
+  /// The storage, for callers that must not keep it alive.
   std::weak_ptr<const Storage> weak_storage() const { return storage_; }
   /// Whether no other tensor views this storage.
   bool owns_storage_alone() const { return storage_.use_count() == 1; }
-  /// Whether it is, or views, what `wrap` gave: its memory is not the library's to write to unasked.
+  /// Whether the memory was passed to `wrap`. It belongs to the program: the library writes to it only when asked to.
   bool is_wrapped() const { return storage_ && storage_->wrapped(); }
 
  private:
@@ -175,7 +178,7 @@ class Tensor {
   DType dtype_ = DType::kFloat32;
 };
 
-/// Index of the first NaN or Inf of a floating tensor, or -1; -1 too for other types.
+/// Index of the first NaN or Inf of a floating tensor; -1 if there is none, and for other types.
 std::int64_t first_non_finite(const Tensor& tensor);
 
 /// "float32 [2, 3] on cpu".

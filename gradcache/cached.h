@@ -10,23 +10,24 @@
 
 namespace tapecache::gradcache {
 
-/// A sub-batch that has been forwarded without a tape, with what it takes to forward it again. Cheap to copy; several
-/// may wait for one backward without sharing anything.
+/// A sub-batch that was forwarded without a tape, together with everything needed to forward it again. Cheap to copy.
+/// Any number of them may wait for a backward; they share no state.
 class CachedForward {
  public:
-  /// The outputs of the encoder, without history.
+  /// The encoder's outputs, without history.
   const std::vector<Tensor>& representations() const;
   std::int64_t size() const;
 
-  /// Forwards again on a tape, with the same random draws, and gives the parameters what these gradients (one for each
-  /// output; undefined: none) and the auxiliary losses of the sub-batch are worth; then their hooks run. The random
-  /// stream is left alone. Throws ValueError for another number of gradients, ShapeError where one has another shape or
-  /// type than its output, and what `cached_step` throws; gradients are then as they were.
+  /// Forwards again on a tape with the same random draws, and runs backward from the given gradients (one for each
+  /// output; an undefined one counts as 0) and the sub-batch's auxiliary losses. Adds to the parameters' gradients,
+  /// then runs their hooks. Does not advance the random stream. Throws ValueError for a wrong number of gradients,
+  /// ShapeError if one does not have its output's shape and type, and what `cached_step` throws; gradients are
+  /// unchanged then.
   void backward(std::span<const Tensor> gradients) const;
 
   struct State;
   explicit CachedForward(std::shared_ptr<State> state) : state_(std::move(state)) {}
-  /// Throws Error where there is none, as in one that was moved from.
+  /// Throws Error if there is none, as after a move.
   const std::shared_ptr<State>& state() const;
 
  private:
@@ -34,51 +35,51 @@ class CachedForward {
 };
 
 struct CachedOptions {
-  /// The sub-batch before this one in the same batch of the same encoder: random draws go on from its samples, as if
-  /// both had been encoded together.
+  /// The previous sub-batch of the same batch and encoder. Random draws continue after its samples, as if both had been
+  /// encoded together.
   const CachedForward* after = nullptr;
   /// Of several processes, how many samples of the batch lower ranks have: random draws of a sub-batch that comes after
   /// none begin there.
   std::int64_t first_sample = 0;
   bool check_recompute = false;      ///< as in StepOptions
   DType autocast = DType::kFloat32;  ///< as in StepOptions
-  /// Keeps the representations in the host's page-locked memory until a loss takes them.
+  /// Keep the representations in page-locked host memory until the loss needs them.
   bool offload = false;
 };
 
-/// Forwards a whole tower, as one sub-batch of a batch to come, without a tape. Throws ValueError for a tower without
-/// samples, or where it makes another number of random draws than the sub-batch before it; random state and buffers are
-/// then as they were. What a forward that is done did to them stays, also where `cached_backward` fails.
+/// Forwards a whole tower without a tape, as one sub-batch of a larger batch. Throws ValueError if the tower has no
+/// samples, or makes another number of random draws than the previous sub-batch; random state and buffers are unchanged
+/// then. After a successful forward their changes remain, even if `cached_backward` fails.
 CachedForward cached(Tower tower, const CachedOptions& options = {});
 
-/// The functional form of gradient caching, for loaders that emit small batches from which the big one is built:
-/// `cached(encode, chunk)` forwards without a tape and remembers how to do so again.
+/// The functional form of gradient caching, for data loaders that emit small batches, of which the large one is
+/// composed: `cached(encode, chunk)` forwards without a tape and remembers how to repeat it.
 template <class Encode, Splittable Input>
 CachedForward cached(Encode encode, Input chunk, const CachedOptions& options = {}) {
   return cached(Tower("cached", std::move(chunk), std::move(encode)), options);
 }
 
-/// What several sub-batches of one encoder give together, under a name for the loss and for messages about it.
+/// All sub-batches of one encoder, under a name that the loss and messages use.
 struct CachedBatch {
   std::string name;
   std::vector<CachedForward> chunks;
 };
 
-/// What `cached_backward` can be told: as in `StepOptions`. Sub-batches have their own options for the rest.
+/// Options of `cached_backward`, as in `StepOptions`. The others are options of each sub-batch.
 struct CachedBackwardOptions {
   Number scale = 1;
   bool deferred = false;
   Device device = Device::cpu();
   bool allow_unused = false;
-  /// Keeps gradients and the result's representations on the host while sub-batches are forwarded again.
+  /// Keep the cached gradients and the result's representations on the host during the second forward.
   bool offload = false;
   /// As in DirectOptions; each process has at least one sub-batch of each tower.
   distributed::Communicator* communicator = nullptr;
   bool shared_loss = false;  ///< as in DirectOptions
 };
 
-/// The loss over all sub-batches of all towers, its backward, and the second forward of every sub-batch: from here on
-/// as `cached_step`, with the same promises.
+/// Takes the loss over all sub-batches of all towers, runs its backward, and forwards every sub-batch again with its
+/// share of the cache, as `cached_step` does and with the same guarantees.
 StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss,
                            const CachedBackwardOptions& options = {});
 

@@ -9,12 +9,12 @@
 
 namespace tapecache::gradcache {
 
-/// How far two gradients of one parameter lie apart.
+/// The difference between two gradients of one parameter.
 struct ParameterDifference {
   std::string name;
-  double max_absolute = 0;  ///< largest |a - b| over its elements
-  /// The same divided by the largest |a|, the reference's. Large where the true gradient is 0 and both are rounding, as
-  /// that of a bias of keys within a softmax is.
+  double max_absolute = 0;  ///< largest |a - b| over the elements
+  /// The same divided by the largest |a| of the reference. It is large if the true gradient is 0 and both are rounding
+  /// errors, as for the bias of attention's keys.
   double max_relative = 0;
 };
 
@@ -27,17 +27,17 @@ struct Comparison {
   double max_relative() const;
 };
 
-/// Runs the step on the whole batch and cached, at the same weights and the same random state, and reports how far
-/// the gradients of `parameters` lie apart. Gradients, buffers and random state are left as they were, and no hook
-/// runs. A NaN shows as NaN; nothing is deferred. Throws ValueError where neither step gave any of them a gradient.
+/// Runs the direct and the cached step with the same weights and random state, and reports how much the gradients of
+/// `parameters` differ. Gradients, buffers and random state are restored, and no hook runs. NaN is reported as NaN;
+/// `deferred` has no effect. Throws ValueError if neither step gave any of the parameters a gradient.
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
                    std::span<const Parameter> parameters);
 
-/// The same for every parameter that the encoders and the loss read, found by one forward more.
+/// The same for every parameter that the encoders and the loss read, which one extra forward finds.
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options);
 
-/// The same for any two ways to take a step. Gradients of other parameters than these are left as they were if it is
-/// the steps of this module that give them. Throws ValueError for an empty function, too.
+/// The same for any two ways to take a step. Gradients of other parameters are restored too, if the functions use the
+/// steps of this module. Also throws ValueError for an empty function.
 Comparison compare_steps(const std::function<StepResult()>& reference, const std::function<StepResult()>& other,
                          std::span<const Parameter> parameters);
 

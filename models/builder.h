@@ -14,12 +14,13 @@
 
 namespace tapecache::models {
 
-/// How a parameter's first values are drawn.
+/// How a parameter's initial values are drawn.
 struct Init {
   double mean = 0;
   double standard_deviation = 0;  ///< of a normal distribution about the mean
-  double half_range = 0;          ///< of a uniform distribution about the mean; both 0: all values are the mean
-  double below = std::numeric_limits<double>::infinity();  ///< what drawn values stay below, in the builder's type too
+  double half_range = 0;          ///< of a uniform distribution about the mean; if both are 0, all values are the mean
+  double below = std::numeric_limits<double>::infinity();  ///< exclusive upper bound of drawn values, after rounding to
+                                                           ///< the builder's type too
 
   static constexpr Init normal(double standard_deviation) { return {.standard_deviation = standard_deviation}; }
   /// Uniform in [low, high).
@@ -27,46 +28,46 @@ struct Init {
   static constexpr Init constant(double value) { return {.mean = value}; }
 };
 
-/// Makes a model's parameters under dotted names and keeps them in one list. Copies and children share the list and
-/// the training flag; they differ in the name they stand under.
+/// Creates a model's parameters under dotted names and keeps them in one list. Copies and children share the list and
+/// the training flag; they differ only in their name prefix.
 class Builder {
  public:
-  /// The values of a parameter of this full name, of the builder's type and on its device; undefined where they are to
-  /// be drawn.
+  /// Returns the initial values of the parameter with this full name, in the builder's dtype and on its device, or an
+  /// undefined tensor if they are to be drawn.
   using FirstValues = std::function<Tensor(const std::string& name, const Shape& shape)>;
 
   /// Throws DTypeError for a type other than f32 and f64.
   explicit Builder(std::uint64_t seed, DType dtype = DType::kFloat32);
 
-  /// The builder of a part: its names begin with this one's, a dot, and `name`.
+  /// A builder for a part of the model: its prefix is this one's, a dot, and `name`.
   Builder child(std::string_view name) const;
-  /// A new parameter. Its values depend on the seed, the full name and the element alone, not on the order in which
-  /// parameters are made. Throws ValueError where the full name was taken, and for numbers of `init` that are not
-  /// finite or a spread below 0.
+  /// Creates a parameter. Its values depend only on the seed, the full name and the element's index, not on the order
+  /// in which parameters are created. Throws ValueError if the full name is taken, if a number of `init` is not finite,
+  /// or if its spread is below 0.
   Parameter parameter(std::string_view name, const Shape& shape, const Init& init) const;
-  /// From now on parameters, of all copies and children, take the values that this gives instead of drawing them: what
-  /// a file holds is there once then. An empty function: all are drawn again. What is given in another shape, type or
-  /// place is refused by ShapeError, DTypeError or DeviceError.
+  /// Sets where new parameters of this builder, its copies and its children take their values from instead of drawing
+  /// them, so that a loaded model is in memory only once. An empty function restores drawing. A tensor of the wrong
+  /// shape, type or device makes `parameter` throw ShapeError, DTypeError or DeviceError.
   void set_first_values(FirstValues values) const { shared_->first_values = std::move(values); }
-  /// A new buffer, which holds the given floating tensor itself, moved to the builder's device. Throws, before anything
-  /// is changed, ValueError where the full name was taken, DTypeError for another type or an undefined tensor,
-  /// OutOfMemory.
+  /// Registers the given floating tensor itself as a buffer, moved to the builder's device. Throws ValueError if the
+  /// full name is taken, DTypeError for another type or an undefined tensor, and OutOfMemory, before anything is
+  /// changed.
   Tensor buffer(std::string_view name, const Tensor& value) const;
 
-  /// Moves all parameters, with their gradients, and buffers to a device, where those to come are made too. Layers and
-  /// optimisers that hold them find them there. Throws DeviceError or OutOfMemory, and then leaves all where they were.
+  /// Moves all parameters (with their gradients) and buffers to a device, on which later ones are created too. Layers
+  /// and optimisers see them there. Throws DeviceError or OutOfMemory and then leaves everything where it was.
   void to(Device device) const;
   Device device() const { return shared_->device; }
 
-  /// All parameters made so far, in that order.
+  /// All parameters in order of creation.
   const std::vector<Parameter>& parameters() const { return shared_->parameters; }
-  /// All buffers made so far, in that order.
+  /// All buffers in order of creation.
   const std::vector<Buffer>& buffers() const { return shared_->buffers; }
-  /// The name that this builder makes things under; empty at the root.
+  /// The prefix of all names that this builder creates; empty at the root.
   const std::string& prefix() const { return prefix_; }
   DType dtype() const { return shared_->dtype; }
 
-  /// Whether layers such as dropout act as in training; true at first.
+  /// Whether layers such as dropout behave as in training; initially true.
   bool training() const { return shared_->training; }
   void set_training(bool on) const { shared_->training = on; }
 
