@@ -319,7 +319,7 @@ def rope(d):
 
     def reference(x):
         angles = (torch.arange(tokens).float()[:, None] * frequencies.float()).double()
-        cosine, sine = angles.cos()[:, None], angles.sin()[:, None]
+        cosine, sine = angles.cos().to(x.dtype)[:, None], angles.sin().to(x.dtype)[:, None]
         by_head = x.reshape(batch, tokens, heads + others, 2 * half)
         rotated, rest = by_head.split([heads, others], 2)
         a, b = rotated[..., :half], rotated[..., half:]
