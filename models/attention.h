@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 
@@ -36,8 +35,7 @@ class MultiHeadAttention {
                   const TokenChoice& choice = {}) const;
 
  private:
-  std::array<Variable, 3> weights() const { return {q_.weight, k_.weight, v_.weight}; }
-  std::array<Variable, 3> biases() const;
+  LinearRow qkv() const { return LinearRow({&q_, &k_, &v_}); }
 
   std::int64_t heads_;
   ops::ResultType projected_;

@@ -47,7 +47,7 @@ Variable AttentionPool::operator()(const Variable& x) const {
   const Variable scores = ops::sum(ops::multiply(keys, ops::reshape(query, {heads_, 1, head_width})), -1);
   const Variable found = ops::matmul(ops::reshape(ops::softmax(scores), {batch, heads_, 1, tokens}), values);
   const Variable attended = out_(ops::reshape(found, {batch, width}));
-  return fc2_.after(activation_, fc1_.after(norm_, attended, ops::KeepNorm::kNo).y, attended);
+  return fc2_.after(activation_, fc1_.after(norm_, attended, ops::KeepNorm::kNo, fc2_.reads()).y, attended);
 }
 
 }  // namespace tapecache::models::detail

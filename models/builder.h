@@ -11,8 +11,11 @@
 
 #include "tapecache/autograd/buffer.h"
 #include "tapecache/autograd/parameter.h"
+#include "tapecache/core/scoped_value.h"
 
 namespace tapecache::models {
+
+struct LinearAdapter;
 
 /// How a parameter's initial values are drawn.
 struct Init {
@@ -45,6 +48,11 @@ class Builder {
   /// in which parameters are created. Throws ValueError if the full name is taken, if a number of `init` is not finite,
   /// or if its spread is below 0.
   Parameter parameter(std::string_view name, const Shape& shape, const Init& init) const;
+  /// Removes all parameters but the first few, after a layer that could not be completed.
+  void forget_parameters_from(std::size_t first) const {
+    shared_->parameters.erase(shared_->parameters.begin() + static_cast<std::ptrdiff_t>(first),
+                              shared_->parameters.end());
+  }
   /// Sets where new parameters of this builder, its copies and its children take their values from instead of drawing
   /// them, so that a loaded model is in memory only once. An empty function restores drawing. A tensor of the wrong
   /// shape, type or device makes `parameter` throw ShapeError, DTypeError or DeviceError.
@@ -63,6 +71,11 @@ class Builder {
   const std::vector<Parameter>& parameters() const { return shared_->parameters; }
   /// All buffers in order of creation.
   const std::vector<Buffer>& buffers() const { return shared_->buffers; }
+  /// The adapters of all linear layers in order of creation, which `add_lora` fills.
+  const std::vector<std::shared_ptr<LinearAdapter>>& linear_layers() const { return shared_->linear_layers; }
+  void add_linear_layer(std::shared_ptr<LinearAdapter> layer) const {
+    shared_->linear_layers.push_back(std::move(layer));
+  }
   /// The prefix of all names that this builder creates; empty at the root.
   const std::string& prefix() const { return prefix_; }
   DType dtype() const { return shared_->dtype; }
@@ -70,6 +83,8 @@ class Builder {
   /// Whether layers such as dropout behave as in training; initially true.
   bool training() const { return shared_->training; }
   void set_training(bool on) const { shared_->training = on; }
+  /// The same until the end of what this returns.
+  ScopedValue<bool> training_as(bool on) const { return ScopedValue<bool>(shared_->training, on); }
 
  private:
   struct Shared {
@@ -79,6 +94,7 @@ class Builder {
     bool training = true;
     std::vector<Parameter> parameters;
     std::vector<Buffer> buffers;
+    std::vector<std::shared_ptr<LinearAdapter>> linear_layers;
     FirstValues first_values;
   };
   Tensor first_values(const std::string& full, const Shape& shape, const Init& init) const;

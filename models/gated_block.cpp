@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <numeric>
 #include <span>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -39,16 +40,10 @@ Projections::Projections(const Builder& builder, const std::vector<const char*>&
   }
 }
 
-std::vector<Variable> Projections::weights() const {
-  std::vector<Variable> all;
-  for (const Linear& layer : layers_) all.emplace_back(layer.weight);
-  return all;
-}
-
-std::vector<Variable> Projections::biases() const {
-  std::vector<Variable> all;
-  for (const Linear& layer : layers_) all.push_back(layer.bias.defined() ? Variable(layer.bias) : Variable());
-  return all;
+LinearRow Projections::row() const {
+  std::vector<const Linear*> all;
+  for (const Linear& layer : layers_) all.push_back(&layer);
+  return LinearRow(std::move(all));
 }
 
 BlockNorm::BlockNorm(const Builder& builder, std::int64_t width, double epsilon, Kind kind)
@@ -69,10 +64,8 @@ Variable BlockNorm::operator()(const Variable& x) const {
 }
 
 Variable BlockNorm::project(const Variable& x, const Projections& to, ops::ResultType result) const {
-  const std::vector<Variable> weights = to.weights(), biases = to.biases();
-  if (kind_ == Kind::kRootMeanSquare) return ops::multi_linear((*this)(x), weights, biases, result);
-  const ops::Norm norm{weight_, bias_or_zeros(), epsilon_};
-  return ops::normalized_linear(x, norm, weights, biases, ops::KeepNorm::kNo, result).y;
+  if (kind_ == Kind::kRootMeanSquare) return to.row()((*this)(x), result);
+  return to.row().after(ops::Norm{weight_, bias_or_zeros(), epsilon_}, x, ops::KeepNorm::kNo, result).y;
 }
 
 GatedBlock::GatedBlock(const Builder& builder, const GatedBlockConfig& config, const GatedBlockStyle& style,
@@ -116,11 +109,10 @@ Variable GatedBlock::forward(const Variable& x, const Tensor& valid, bool traini
   using ops::ResultType;
   // What is normed or dropped is of the type that is computed with; what a product alone reads, of its operands'.
   const auto projected = config_.head_norms ? ResultType::kComputed : ResultType::kOperand;
-  Variable qkv =
-      norm1_ ? norm1_->project(x, qkv_, projected) : ops::multi_linear(x, qkv_.weights(), qkv_.biases(), projected);
+  Variable qkv = norm1_ ? norm1_->project(x, qkv_, projected) : qkv_.row()(x, projected);
   if (config_.head_norms) qkv = normed_heads(qkv);
   const Tensor angles = positions_.rope.table(x.size(1), x.dtype(), x.device());
-  ops::AttentionOptions options{.causal = causal_, .valid = valid, .result = ResultType::kOperand};
+  ops::AttentionOptions options{.causal = causal_, .valid = valid, .result = out_.reads()};
   options.kv_heads = config_.kv_heads;
   options.window = positions_.window;
   const Variable attended =
@@ -128,7 +120,7 @@ Variable GatedBlock::forward(const Variable& x, const Tensor& valid, bool traini
   const Variable sum = attention_dropout_.active(training) ? ops::add(x, attention_dropout_(out_(attended), training))
                                                            : out_(attended, x);
   const bool drops = hidden_dropout_.active(training);
-  const Variable halves = norm2_.project(sum, gate_, drops ? ResultType::kComputed : ResultType::kOperand);
+  const Variable halves = norm2_.project(sum, gate_, drops ? ResultType::kComputed : down_.reads());
   const Variable hidden = ops::gated(config_.activation, halves);
   return down_(drops ? hidden_dropout_(hidden, training) : hidden, sum);
 }
@@ -138,6 +130,7 @@ Variable GatedBlock::operator()(const Variable& x, const Tensor& valid) const {
   if (!config_.checkpoint) return forward(x, valid, training);
   // By value: the recompute in backward may come when this block is gone, or the training flag was changed.
   const auto recompute = [block = *this, valid, training](std::span<const Variable> inputs) {
+    const auto as_then = block.attention_dropout_.training_as(training);
     return std::vector<Variable>{block.forward(inputs[0], valid, training)};
   };
   std::vector<Variable> inputs{x};

@@ -19,8 +19,7 @@ class Projections {
   /// One map for each name, or one under a single name of all outputs.
   Projections(const Builder& builder, const std::vector<const char*>& names, std::int64_t in,
               const std::vector<std::int64_t>& outputs, bool with_bias);
-  std::vector<Variable> weights() const;
-  std::vector<Variable> biases() const;
+  LinearRow row() const;
   /// Writes a setting beside the first map's weight.
   void set(const std::string& name, const std::string& value) const { layers_.front().weight.set(name, value); }
 
@@ -35,7 +34,7 @@ class BlockNorm {
 
   BlockNorm(const Builder& builder, std::int64_t width, double epsilon, Kind kind);
   Variable operator()(const Variable& x) const;
-  /// multi_linear of the norm.
+  /// The projections of the norm.
   Variable project(const Variable& x, const Projections& projections, ops::ResultType result) const;
 
  private:

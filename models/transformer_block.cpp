@@ -63,10 +63,7 @@ Variable TransformerBlock::add_branch(const Variable& x, const Parameter& scale,
 
 Variable TransformerBlock::project_hidden(const Variable& hidden, const Variable& residual) const {
   if (!gated_) return parts_.fc2.after(activation_, hidden, residual);
-  const int last = static_cast<int>(hidden.rank()) - 1;
-  const std::int64_t width = hidden.size(last) / 2;
-  const Variable gate = ops::activate(activation_, ops::slice(hidden, last, 0, width));
-  return parts_.fc2(ops::multiply(gate, ops::slice(hidden, last, width, 2 * width)), residual);
+  return parts_.fc2(ops::gated(activation_, hidden), residual);
 }
 
 /// Both kinds norm what enters a branch. The pre-norm kind adds the branch to what it was before its norm, the
@@ -85,7 +82,7 @@ Variable TransformerBlock::forward(const Variable& x, const LayerNorm* before, c
                                        [&, &attention = attention, &qkv = qkv](const Variable& residual) {
                                          return attention.attend(qkv, options, residual, choice);
                                        });
-  const auto [hidden, normalized] = fc1.after(post ? norm1 : norm2, attended, keep);
+  const auto [hidden, normalized] = fc1.after(post ? norm1 : norm2, attended, keep, fc2.reads());
   return add_branch(post ? normalized : attended, scale2, training,
                     [&, &hidden = hidden](const Variable& residual) { return project_hidden(hidden, residual); });
 }
@@ -99,6 +96,7 @@ Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm*
                           training](std::span<const Variable> inputs) {
     ops::AttentionOptions how = options;
     if (how.bias.defined()) how.bias = inputs[1];
+    const auto as_then = block.dropout_.training_as(training);
     return std::vector<Variable>{block.forward(inputs[0], norm ? &*norm : nullptr, how, choice, training)};
   };
   std::vector<Variable> inputs{x};

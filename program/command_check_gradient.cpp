@@ -32,7 +32,9 @@ double larger(double a, double b) { return a >= b || a != a ? a : b; }
 
 int run_check_gradient(const CheckGradientCommand& command) {
   const Pairs pairs = read_pairs(command.pairs, command.columns);
-  const TextModel model(command.model.folder, {.max_tokens = command.model.max_tokens});
+  TextModelOptions options = command.model.text_model();
+  options.merge = false;  // an adapter is what is trained
+  const TextModel model(command.model.folder, options);
   const Prefixes prefixes = command.prefixes.of(model);
   LossOptions chosen = command.loss;
   chosen.name = loss_name(chosen, pairs);

@@ -66,15 +66,17 @@ int run_embed(const EmbedCommand& command) {
   Tensor vectors;
   if (command.images.empty()) {
     const std::vector<std::string> texts = read_texts(command.input, command.texts);
-    const TextModel model(command.model.folder, {.max_tokens = command.model.max_tokens});
+    const TextModel model(command.model.folder, command.model.text_model());
     architecture = model.model().info().architecture;
     options.prefix = prefix_of(command, model);
     vectors = embed(texts.size(), "texts", [&] { return model.embed(texts, options); });
   } else {
     // Without a tokenizer, which encoders of images alone have none of.
     const std::vector<ImageFile> files = list_images(command.images, command.texts);
-    const models::Pretrained model = models::load_pretrained(model_folder(command.model.folder));
-    const ImageEncoder images(command.model.folder, model, command.model.images);
+    const std::filesystem::path base = base_folder(command.model.folder, command.model.base);
+    const models::Pretrained model = models::load_pretrained(base);
+    if (models::is_lora(command.model.folder)) models::load_lora(command.model.folder, model).merge();
+    const ImageEncoder images(base, model, command.model.images);
     architecture = model.info().architecture;
     vectors = embed(files.size(), "images", [&] { return images.embed(files, options); });
     write_list(command, files);

@@ -14,9 +14,9 @@ namespace tapecache::program {
 int run_eval(const EvalCommand& command) {
   const Pairs pairs = read_pairs(command.pairs, command.columns);
   const RetrievalTask task(pairs);
-  const TextModel model(command.model.folder, {.max_tokens = command.model.max_tokens});
+  const TextModel model(command.model.folder, command.model.text_model());
   std::optional<ImageEncoder> images;
-  if (pairs.images) images.emplace(model.folder(), model.model(), command.model.images);
+  if (pairs.images) images.emplace(model.base(), model.model(), command.model.images);
   const Evaluation found =
       evaluate(model, images ? &*images : nullptr, task, command.prefixes.of(model), command.model.embed());
   const RetrievalFigures& figures = found.forward;

@@ -9,6 +9,7 @@
 #include "model_options.h"
 #include "pairs_file.h"
 #include "training_loss.h"
+#include "tuning.h"
 
 namespace tapecache::program {
 
@@ -24,7 +25,8 @@ struct TrainOptions {
 
   LossOptions loss = {};
   std::optional<double> temperature = {};  ///< in the place of the scale, its inverse
-  std::vector<std::string> freeze = {};    ///< patterns, as a shell has them, of parameters' names
+  TuningOptions tuning = {};
+  std::vector<std::string> freeze = {};  ///< patterns, as a shell has them, of parameters' names
 
   double epochs = 1;
   std::optional<std::int64_t> steps = {};  ///< in the place of epochs
@@ -33,6 +35,7 @@ struct TrainOptions {
   std::uint64_t seed = 0;
   std::optional<double> dropout = {};
   std::optional<int> loaders = {};  ///< threads that read images beside the step
+  bool checkpointing = false;
 
   std::filesystem::path eval_pairs = {};
   double eval_share = 0.05;

@@ -30,6 +30,7 @@
 #include "tapecache/data/word_tokenizer.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/layers.h"
+#include "tapecache/models/lora.h"
 #include "tapecache/models/pretrained.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/train/checkpoint.h"
@@ -449,6 +450,38 @@ void tokenize_by_any_file(std::string_view bytes) {
   }
 }
 
+/// A model of SentencePiece, as T5's or, where its first byte is a 'B', as Llama's.
+void tokenize_by_any_model(std::string_view bytes) {
+  static const Folder folder;
+  const bool is_bpe = bytes.starts_with('B');
+  put(folder / "tokenizer_config.json",
+      is_bpe ? R"({"tokenizer_class": "LlamaTokenizer"})" : R"({"tokenizer_class": "T5Tokenizer", "extra_ids": 2})");
+  put(folder / "spiece.model", bytes.substr(is_bpe ? 1 : 0));
+  std::optional<data::Tokenizer> tokenizer;
+  if (!takes([&] { tokenizer.emplace(data::Tokenizer::load(folder.path())); })) return;
+  try {
+    const data::Encoding found = tokenizer->encode("Hello <s> \u00c5land, don't!  \u4e2d\u6587 123\xff");
+    require(std::ranges::all_of(found.ids, [&](auto id) { return id >= 0 && id < tokenizer->vocabulary_size(); }),
+            "an id that the vocabulary has not");
+  } catch (const ValueError&) {
+    // It has no token for the unknown.
+  }
+}
+
+std::vector<std::string> sentencepiece_seeds() {
+  const auto field = [](char key, const std::string& value) {
+    return std::string{key, static_cast<char>(value.size())} + value;
+  };
+  std::string pieces;
+  for (const char* const text : {"<pad>", "</s>", "<unk>", "<s>", "\u2581", "H", "e", "l", "He", "ll", "\u2581He"}) {
+    const bool is_control = text[0] == '<';
+    pieces += field(
+        0x0A, field(0x0A, text) + std::string("\x15\x00\x00\x80\xbf\x18", 6) + static_cast<char>(is_control ? 3 : 1));
+  }
+  const std::string unigram("\x12\x05\x18\x01\xc0\x02\x02", 7), bpe("\x12\x05\x18\x02\xc0\x02\x02", 7);
+  return {pieces + unigram, "B" + pieces + bpe};
+}
+
 std::vector<std::string> tokenizer_file_seeds() {
   const std::string text = std::string(1, '\0') + "Hello <s> \u00c5land, don't!  \u4e2d\u6587 123\xff";
   const std::string added = R"("added_tokens":[{"id":9,"content":"<s>","lstrip":true,"normalized":false}],)";
@@ -526,6 +559,42 @@ std::vector<std::string> preprocessor_seeds() {
 }
 #endif
 
+models::BertConfig adapted_config() {
+  return {.vocabulary = 5, .max_tokens = 4, .encoder = {.width = 4, .layers = 1, .heads = 2, .mlp_width = 4}};
+}
+
+/// An adapter_config.json, a NUL and an adapter_model.safetensors. What is taken can be saved, and loaded to the same
+/// bits.
+void load_any_adapter(std::string_view bytes) {
+  static const Folder folder;
+  const std::size_t end = std::min(bytes.find('\0'), bytes.size());
+  put(folder / "adapter_config.json", bytes.substr(0, end));
+  put(folder / "adapter_model.safetensors", bytes.substr(std::min(end + 1, bytes.size())));
+  const models::TokenBatch texts{Tensor::from({1, 2, 3, 4}, {2, 2})};
+  const NoRecording off;
+  const models::Bert model(adapted_config(), 1), other(adapted_config(), 1);
+  std::optional<models::Lora> lora;
+  if (!takes([&] { lora = models::load_lora(folder.path(), model); })) return;
+  models::save_lora(folder / "saved", *lora);
+  models::load_lora(folder / "saved", other);
+  require(same_bits(model(texts).value(), other(texts).value()), "a saved adapter makes another model");
+}
+
+std::vector<std::string> adapter_seeds() {
+  const Folder folder;
+  std::vector<std::string> seeds;
+  for (const models::LoraOptions& options :
+       {models::LoraOptions{.rank = 2},
+        models::LoraOptions{.rank = 1, .targets = {"query"}, .rank_stabilized = true}}) {
+    const models::Bert model(adapted_config(), 1);
+    models::save_lora(folder.path(), models::add_lora(model, options), "base");
+    std::string seed = contents(folder / "adapter_config.json");
+    seed.push_back('\0');
+    seeds.push_back(seed + contents(folder / "adapter_model.safetensors"));
+  }
+  return seeds;
+}
+
 constexpr FuzzTarget kTargets[] = {
     {"safetensors", read_any_safetensors, safetensors_seeds},
     {"checkpoint", read_any_checkpoint, checkpoint_seeds},
@@ -538,8 +607,10 @@ constexpr FuzzTarget kTargets[] = {
     {"image", decode_any_image, image_seeds},
     {"preprocessor", load_any_preprocessor, preprocessor_seeds},
 #endif
+    {"adapter", load_any_adapter, adapter_seeds},
 #ifdef TAPECACHE_HAS_TOKENIZERS
     {"tokenizer", tokenize_by_any_file, tokenizer_file_seeds},
+    {"sentencepiece", tokenize_by_any_model, sentencepiece_seeds},
 #endif
 };
 
