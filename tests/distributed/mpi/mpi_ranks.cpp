@@ -17,7 +17,7 @@
 #include <thread>
 #include <vector>
 
-#include "../ranks.h"
+#include "require.h"
 #include "tapecache/distributed/mpi.h"
 
 namespace {
@@ -25,9 +25,9 @@ namespace {
 using namespace tapecache;
 using namespace std::chrono_literals;
 using distributed::CommunicationError;
+using distributed::Communicator;
 using distributed::mpi_world;
 using distributed::Reduction;
-using test::Communicator;
 using test::require;
 
 using Counts = std::vector<std::int64_t>;

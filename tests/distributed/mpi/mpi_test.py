@@ -5,6 +5,7 @@ Exits with 77 where the launcher is missing.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import unittest
@@ -28,9 +29,12 @@ class MpiTest(unittest.TestCase):
             try:
                 out, err = process.communicate(timeout=within + SLACK)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
+                os.killpg(process.pid, signal.SIGKILL)
                 out, err = process.communicate()
                 self.fail(f"{role} on {count} ranks did not end within {within + SLACK} s\n{out}\n{err}")
+            except BaseException:  # the test itself is to end
+                os.killpg(process.pid, signal.SIGTERM)
+                raise
         return subprocess.CompletedProcess([role], process.returncode, out, err)
 
     def good(self, count: int, role: str, words: str, transport: str = "memory") -> None:
@@ -124,4 +128,5 @@ if __name__ == "__main__":
     if not launcher_of(KIND):
         print(f"skipped: there is no launcher of {KIND}")
         sys.exit(77)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     unittest.main(argv=sys.argv[:1] + sys.argv[4:], verbosity=2)
