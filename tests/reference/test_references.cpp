@@ -177,6 +177,32 @@ BOOST_AUTO_TEST_CASE(twenty_steps_of_adamw) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(every_linear_layer_reads_its_adapter) {
+  for (const ReferenceCase& of : reference_cases()) {
+    BOOST_TEST_CONTEXT(of.name) {
+      const ReferenceInputs inputs(of.reference(), DType::kFloat64);
+      const Pretrained model = of.load(DType::kFloat64);
+      const double before = ReferenceResults(model, inputs).loss.value().item();
+      const Lora lora = add_lora(model, {.rank = 2});
+      std::uint64_t seed = 0;
+      for (Parameter p : lora.parameters()) p.assign(random_values(p.value().shape(), ++seed));
+      const double apart = ReferenceResults(model, inputs).loss.value().item();
+      lora.merge();
+      BOOST_TEST(std::abs(ReferenceResults(model, inputs).loss.value().item() - apart) <= 1e-9);
+      BOOST_TEST(std::abs(apart - before) > 1e-9);
+      lora.unmerge();
+      Tape tape;
+      Variable loss;
+      {
+        const Recording recording(tape);
+        loss = ReferenceResults(model, inputs).loss;
+      }
+      tape.backward(loss);
+      for (const Parameter& p : lora.parameters()) BOOST_TEST(p.gradient().defined(), p.name() << " takes no part");
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(adapters_that_peft_made) {
   const std::filesystem::path folder = ReferenceCase{"bert_mean"}.folder();
   const SafetensorsFile file = read_safetensors(folder / "lora" / "reference.safetensors");
