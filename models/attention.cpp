@@ -33,19 +33,17 @@ Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionO
   return attend(project(x), options, residual);
 }
 
-Variable MultiHeadAttention::project(const Variable& x) const {
-  return ops::multi_linear(x, weights(), biases(), projected_);
-}
+Variable MultiHeadAttention::project(const Variable& x) const { return qkv()(x, projected_); }
 
 ops::NormalizedLinear MultiHeadAttention::project(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep) const {
-  return ops::normalized_linear(x, norm, weights(), biases(), keep, projected_);
+  return qkv().after(norm, x, keep, projected_);
 }
 
 Variable MultiHeadAttention::attend(const Variable& qkv, const ops::AttentionOptions& options, const Variable& residual,
                                     const TokenChoice& choice) const {
   ops::AttentionOptions how = options;
   // What picks a token need not take 16 bits; the projection does.
-  how.result = choice ? ops::ResultType::kComputed : ops::ResultType::kOperand;
+  how.result = choice ? ops::ResultType::kComputed : out_.reads();
   const Variable attended = ops::attention(qkv, heads_, how);
   return out_(choice ? choice(attended) : attended, residual);
 }

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <functional>
 
@@ -35,8 +34,7 @@ class MultiHeadAttention {
                   const TokenChoice& choice = {}) const;
 
  private:
-  std::array<Variable, 3> weights() const { return {q_.weight, k_.weight, v_.weight}; }
-  std::array<Variable, 3> biases() const { return {q_.bias, k_.bias, v_.bias}; }
+  LinearRow qkv() const { return LinearRow({&q_, &k_, &v_}); }
 
   std::int64_t heads_;
   ops::ResultType projected_;

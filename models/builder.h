@@ -11,8 +11,11 @@
 
 #include "tapecache/autograd/buffer.h"
 #include "tapecache/autograd/parameter.h"
+#include "tapecache/core/scoped_value.h"
 
 namespace tapecache::models {
+
+struct LinearAdapter;
 
 /// How a parameter's first values are drawn.
 struct Init {
@@ -44,6 +47,11 @@ class Builder {
   /// parameters are made. Throws ValueError where the full name was taken, and for numbers of `init` that are not
   /// finite or a spread below 0.
   Parameter parameter(std::string_view name, const Shape& shape, const Init& init) const;
+  /// Forgets those but the first few, of a layer that came to nothing.
+  void forget_parameters_from(std::size_t first) const {
+    shared_->parameters.erase(shared_->parameters.begin() + static_cast<std::ptrdiff_t>(first),
+                              shared_->parameters.end());
+  }
   /// From now on parameters, of all copies and children, take the values that this gives instead of drawing them: what
   /// a file holds is there once then. An empty function: all are drawn again. What is given in another shape, type or
   /// place is refused by ShapeError, DTypeError or DeviceError.
@@ -62,6 +70,11 @@ class Builder {
   const std::vector<Parameter>& parameters() const { return shared_->parameters; }
   /// All buffers made so far, in that order.
   const std::vector<Buffer>& buffers() const { return shared_->buffers; }
+  /// What stands for each linear layer made so far, in that order, and `add_lora` fills.
+  const std::vector<std::shared_ptr<LinearAdapter>>& linear_layers() const { return shared_->linear_layers; }
+  void add_linear_layer(std::shared_ptr<LinearAdapter> layer) const {
+    shared_->linear_layers.push_back(std::move(layer));
+  }
   /// The name that this builder makes things under; empty at the root.
   const std::string& prefix() const { return prefix_; }
   DType dtype() const { return shared_->dtype; }
@@ -69,6 +82,8 @@ class Builder {
   /// Whether layers such as dropout act as in training; true at first.
   bool training() const { return shared_->training; }
   void set_training(bool on) const { shared_->training = on; }
+  /// The same until the end of what this returns.
+  ScopedValue<bool> training_as(bool on) const { return ScopedValue<bool>(shared_->training, on); }
 
  private:
   struct Shared {
@@ -78,6 +93,7 @@ class Builder {
     bool training = true;
     std::vector<Parameter> parameters;
     std::vector<Buffer> buffers;
+    std::vector<std::shared_ptr<LinearAdapter>> linear_layers;
     FirstValues first_values;
   };
   Tensor first_values(const std::string& full, const Shape& shape, const Init& init) const;

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/models/argument_checks.h"
+#include "tapecache/models/linear_adapter.h"
 #include "tapecache/ops/dropout.h"
 #include "tapecache/ops/embedding.h"
 #include "tapecache/ops/linear.h"
@@ -35,25 +36,77 @@ Shape checked_norm(const Builder& builder, std::int64_t width, double epsilon) {
   return {width};
 }
 
+Variable with_adapter(const LinearAdapter& adapter, const Variable& y, const detail::AdapterInput& input) {
+  const LinearAdapter* const one = &adapter;
+  const std::int64_t width = y.size(-1);
+  return detail::add_adapters(y, std::span(&one, 1), std::span(&width, 1), input);
+}
+
 }  // namespace
 
 Linear::Linear(const Builder& builder, std::int64_t in, std::int64_t out, const Init& weight_init, bool with_bias)
     : weight(builder.parameter("weight", checked_linear(builder, in, out), weight_init)) {
   if (with_bias) bias = builder.parameter("bias", {out}, Init::constant(0));
+  auto adapter = std::make_shared<LinearAdapter>(LinearAdapter{.layer = builder.prefix(), .weight = weight});
+  adapter_ = adapter;
+  builder.add_linear_layer(std::move(adapter));
 }
 
 Variable Linear::operator()(const Variable& x, const Variable& residual) const {
-  return ops::linear(x, weight, bias_or_none(), residual);
+  const Variable y = ops::linear(x, weight, bias_or_none(), residual);
+  if (!adapter_->active()) return y;
+  return with_adapter(*adapter_, y,
+                      {[&](std::span<const Variable> a) { return ops::linear(x, a.front()); }, [&] { return x; }});
 }
 
 Variable Linear::after(Activation activation, const Variable& x, const Variable& residual) const {
-  return ops::activated_linear(x, activation, weight, bias_or_none(), residual);
+  const Variable y = ops::activated_linear(x, activation, weight, bias_or_none(), residual);
+  if (!adapter_->active()) return y;
+  return with_adapter(*adapter_, y,
+                      {[&](std::span<const Variable> a) { return ops::activated_linear(x, activation, a.front()); },
+                       [&] { return activate(activation, x); }});
 }
 
-ops::NormalizedLinear Linear::after(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep) const {
-  const Variable weights(weight), biases = bias_or_none();
-  return ops::normalized_linear(x, norm, std::span(&weights, 1), std::span(&biases, 1), keep,
-                                ops::ResultType::kOperand);
+ops::NormalizedLinear Linear::after(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep,
+                                    ops::ResultType result) const {
+  return LinearRow({this}).after(norm, x, keep, result);
+}
+
+ops::ResultType Linear::reads() const {
+  return adapter_->drops() ? ops::ResultType::kComputed : ops::ResultType::kOperand;
+}
+
+LinearRow::Parts LinearRow::parts() const {
+  Parts parts;
+  for (const Linear* layer : layers_) {
+    parts.weights.emplace_back(layer->weight);
+    parts.biases.push_back(layer->bias_or_none());
+    parts.widths.push_back(layer->weight.value().size(0));
+    parts.adapters.push_back(layer->adapter_->active() ? layer->adapter_.get() : nullptr);
+    parts.adapted = parts.adapted || layer->adapter_->active();
+  }
+  return parts;
+}
+
+Variable LinearRow::operator()(const Variable& x, ops::ResultType result) const {
+  const Parts own = parts();
+  if (!own.adapted) return ops::multi_linear(x, own.weights, own.biases, result);
+  return detail::add_adapters(
+      ops::multi_linear(x, own.weights, own.biases), own.adapters, own.widths,
+      {[&](std::span<const Variable> a) { return ops::multi_linear(x, a); }, [&] { return x; }});
+}
+
+ops::NormalizedLinear LinearRow::after(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep,
+                                       ops::ResultType result) const {
+  const Parts own = parts();
+  if (!own.adapted) return ops::normalized_linear(x, norm, own.weights, own.biases, keep, result);
+  const auto [y, normalized] = ops::normalized_linear(x, norm, own.weights, own.biases, keep);
+  const detail::AdapterInput input{[&, &kept = normalized](std::span<const Variable> a) {
+                                     if (kept.defined()) return ops::multi_linear(kept, a);
+                                     return ops::normalized_linear(x, norm, a, {}, ops::KeepNorm::kNo).y;
+                                   },
+                                   [&, &kept = normalized] { return kept.defined() ? kept : norm(x); }};
+  return {detail::add_adapters(y, own.adapters, own.widths, input), normalized};
 }
 
 LayerNorm::LayerNorm(const Builder& builder, std::int64_t width, double epsilon)

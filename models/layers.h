@@ -1,6 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "tapecache/autograd/variable.h"
 #include "tapecache/models/builder.h"
@@ -27,7 +30,7 @@ class LayerNorm {
 };
 
 /// x [..., in] to [..., out]: x Wᵀ + b, with `weight` [out, in] and, unless left out, `bias` [out] of zeros; plus the
-/// residual where there is one.
+/// residual where there is one; and, of what it takes, what low-rank adaptation adds (`add_lora`).
 class Linear {
  public:
   /// Throws ValueError for sizes below 1.
@@ -35,12 +38,40 @@ class Linear {
   Variable operator()(const Variable& x, const Variable& residual = {}) const;
   /// Of activation(x), or of norm(x), which backward computes again; the latter of the type that a product takes.
   Variable after(Activation activation, const Variable& x, const Variable& residual = {}) const;
-  ops::NormalizedLinear after(const LayerNorm& norm, const Variable& x, ops::KeepNorm) const;
+  ops::NormalizedLinear after(const LayerNorm& norm, const Variable& x, ops::KeepNorm,
+                              ops::ResultType = ops::ResultType::kOperand) const;
+  /// In what type it is given what it alone reads: 16 bits, unless an adapter's dropout is to read it first.
+  ops::ResultType reads() const;
 
   Parameter weight, bias;
 
  private:
+  friend class LinearRow;
   Variable bias_or_none() const { return bias.defined() ? Variable(bias) : Variable(); }
+
+  std::shared_ptr<const LinearAdapter> adapter_;
+};
+
+/// Several linear layers of one x, their outputs side by side.
+class LinearRow {
+ public:
+  /// The layers live as long.
+  explicit LinearRow(std::vector<const Linear*> layers) : layers_(std::move(layers)) {}
+  /// The result is of type kComputed, whatever is asked for, where any of them is adapted.
+  Variable operator()(const Variable& x, ops::ResultType = ops::ResultType::kComputed) const;
+  /// Of norm(x), which backward computes again.
+  ops::NormalizedLinear after(const LayerNorm& norm, const Variable& x, ops::KeepNorm, ops::ResultType) const;
+
+ private:
+  struct Parts {
+    std::vector<Variable> weights, biases;
+    std::vector<std::int64_t> widths;
+    std::vector<const LinearAdapter*> adapters;  // null where there is none
+    bool adapted = false;
+  };
+  Parts parts() const;
+
+  std::vector<const Linear*> layers_;
 };
 
 /// Rows of `weight` [entries, width] by integer ids of any shape.
@@ -60,6 +91,8 @@ class Stochastic {
   /// Whether it may change anything.
   bool active(bool training) const { return training && probability_ > 0; }
   bool training() const { return builder_.training(); }
+  /// The builder's flag, until the end of what this returns: for a forward that is repeated.
+  ScopedValue<bool> training_as(bool on) const { return builder_.training_as(on); }
 
  protected:
   /// Throws ValueError, in the name of `layer`, where the probability is not in [0, 1).

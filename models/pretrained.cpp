@@ -14,6 +14,7 @@
 #include "tapecache/core/error.h"
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/models/encoder_fields.h"
+#include "tapecache/models/linear_adapter.h"
 #include "tapecache/models/pretrained_parts.h"
 #include "tapecache/models/weight_reader.h"
 
@@ -179,8 +180,9 @@ class Loader {
       const std::string path = name.substr(0, name.rfind(".linear."));
       return read_by(*readers.at(path)->second)(name.substr(path.size() + 1), shape);
     });
-    const std::size_t before = builder_.parameters().size();
+    const std::size_t before = builder_.parameters().size(), linear_before = builder_.linear_layers().size();
     parts_.head = SentenceHead(builder_, modules);
+    for (const auto& layer : std::span(builder_.linear_layers()).subspan(linear_before)) layer->adaptable = false;
     for (const auto& [path, reader] : readers) {
       std::vector<Parameter> own;
       for (const Parameter& p : std::span(builder_.parameters()).subspan(before)) {
@@ -236,6 +238,7 @@ class Loader {
 
 }  // namespace detail
 
+const std::filesystem::path& Pretrained::folder() const { return parts_->folder; }
 const PretrainedInfo& Pretrained::info() const { return parts_->info; }
 bool Pretrained::encodes_texts() const { return parts_->model.states || parts_->model.texts; }
 bool Pretrained::encodes_images() const { return parts_->model.images != nullptr; }

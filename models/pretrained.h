@@ -50,6 +50,8 @@ struct PretrainedInfo {
 /// The model of a folder in the layout of transformers, sentence-transformers or OpenCLIP.
 class Pretrained : public Model {
  public:
+  /// That it was read from.
+  const std::filesystem::path& folder() const;
   const PretrainedInfo& info() const;
   bool encodes_texts() const;
   bool encodes_images() const;
@@ -81,7 +83,8 @@ Pretrained load_pretrained(const std::filesystem::path& folder, const Pretrained
 /// again: the configuration as it was read, the weights under the names of those libraries, and tokenizer and
 /// preprocessor files copied from the folder that the model came from, which must still be there. A new folder appears
 /// whole under its name or not at all. In one that is there, files of the same names are replaced, and config.json is
-/// missing for as long as they do not belong together. Throws FileError.
+/// missing for as long as they do not belong together. Throws FileError, and ValueError for a model that is adapted
+/// (`add_lora`) and not merged, whose weights alone are another model.
 void save_pretrained(const std::filesystem::path& folder, const Pretrained& model);
 
 }  // namespace tapecache::models

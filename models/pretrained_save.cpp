@@ -18,6 +18,7 @@
 #include "tapecache/core/descriptor.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/safetensors.h"
+#include "tapecache/models/linear_adapter.h"
 #include "tapecache/models/pretrained_parts.h"
 
 namespace tapecache::models {
@@ -214,6 +215,11 @@ void replace(const path& staging, const path& folder, const path& config) {
 
 void save_pretrained(const std::filesystem::path& folder, const Pretrained& model) try {
   const detail::PretrainedParts& parts = *model.parts_;
+  for (const auto& layer : model.builder().linear_layers()) {
+    if (!layer->active()) continue;
+    throw ValueError(fmt::format(
+        "save_pretrained: layer '{}' has an adapter, expected one that is merged, or save_lora", layer->layer));
+  }
   std::error_code error;
   // A symbolic link is followed, and stays.
   std::filesystem::path target = std::filesystem::weakly_canonical(folder);

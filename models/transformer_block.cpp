@@ -67,7 +67,7 @@ Variable TransformerBlock::forward(const Variable& x, const LayerNorm* before, c
                                        [&, &attention = attention, &qkv = qkv](const Variable& residual) {
                                          return attention.attend(qkv, options, residual, choice);
                                        });
-  const auto [hidden, normalized] = fc1.after(post ? norm1 : norm2, attended, keep);
+  const auto [hidden, normalized] = fc1.after(post ? norm1 : norm2, attended, keep, fc2.reads());
   return add_branch(
       post ? normalized : attended, training,
       [&, &fc2 = fc2, &hidden = hidden](const Variable& residual) { return fc2.after(activation_, hidden, residual); });
@@ -82,6 +82,7 @@ Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm*
                           training](std::span<const Variable> inputs) {
     ops::AttentionOptions how = options;
     if (how.bias.defined()) how.bias = inputs[1];
+    const auto as_then = block.dropout_.training_as(training);
     return std::vector<Variable>{block.forward(inputs[0], norm ? &*norm : nullptr, how, choice, training)};
   };
   std::vector<Variable> inputs{x};

@@ -26,6 +26,7 @@
 #include "tapecache/models/batch_norm.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
+#include "tapecache/models/lora.h"
 #include "tapecache/models/pretrained.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/ops/attention.h"

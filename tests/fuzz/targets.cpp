@@ -27,6 +27,7 @@
 #include "tapecache/data/word_tokenizer.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/layers.h"
+#include "tapecache/models/lora.h"
 #include "tapecache/models/pretrained.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/train/checkpoint.h"
@@ -413,6 +414,42 @@ std::vector<std::string> tokenizer_file_seeds() {
 }
 #endif
 
+models::BertConfig adapted_config() {
+  return {.vocabulary = 5, .max_tokens = 4, .encoder = {.width = 4, .layers = 1, .heads = 2, .mlp_width = 4}};
+}
+
+/// An adapter_config.json, a NUL and an adapter_model.safetensors. What is taken can be saved, and loaded to the same
+/// bits.
+void load_any_adapter(std::string_view bytes) {
+  static const Folder folder;
+  const std::size_t end = std::min(bytes.find('\0'), bytes.size());
+  put(folder / "adapter_config.json", bytes.substr(0, end));
+  put(folder / "adapter_model.safetensors", bytes.substr(std::min(end + 1, bytes.size())));
+  const models::TokenBatch texts{Tensor::from({1, 2, 3, 4}, {2, 2})};
+  const NoRecording off;
+  const models::Bert model(adapted_config(), 1), other(adapted_config(), 1);
+  std::optional<models::Lora> lora;
+  if (!takes([&] { lora = models::load_lora(folder.path(), model); })) return;
+  models::save_lora(folder / "saved", *lora);
+  models::load_lora(folder / "saved", other);
+  require(same_bits(model(texts).value(), other(texts).value()), "a saved adapter makes another model");
+}
+
+std::vector<std::string> adapter_seeds() {
+  const Folder folder;
+  std::vector<std::string> seeds;
+  for (const models::LoraOptions& options :
+       {models::LoraOptions{.rank = 2},
+        models::LoraOptions{.rank = 1, .targets = {"query"}, .rank_stabilized = true}}) {
+    const models::Bert model(adapted_config(), 1);
+    models::save_lora(folder.path(), models::add_lora(model, options), "base");
+    std::string seed = contents(folder / "adapter_config.json");
+    seed.push_back('\0');
+    seeds.push_back(seed + contents(folder / "adapter_model.safetensors"));
+  }
+  return seeds;
+}
+
 constexpr FuzzTarget kTargets[] = {
     {"safetensors", read_any_safetensors, safetensors_seeds},
     {"checkpoint", read_any_checkpoint, checkpoint_seeds},
@@ -421,6 +458,7 @@ constexpr FuzzTarget kTargets[] = {
     {"pairs", read_any_pairs, pairs_seeds},
     {"word_tokenizer", tokenize_anything, tokenizer_seeds},
     {"pretrained", load_any_folder, folder_seeds},
+    {"adapter", load_any_adapter, adapter_seeds},
 #ifdef TAPECACHE_HAS_TOKENIZERS
     {"tokenizer", tokenize_by_any_file, tokenizer_file_seeds},
 #endif

@@ -9,6 +9,7 @@ import argparse
 import json
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 
 import open_clip
 import transformers
+from peft import PeftModel
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -66,6 +68,21 @@ def encode(folder, reference):
     return {"images": out.image_embeds if "image_embeds" in out else out.pooler_output}
 
 
+def encode_adapted(program, case, folder):
+    """What PEFT and transformers make of a case's adapter that this library loaded, and saved alone and merged."""
+    subprocess.run([program, "lora", str(case), str(case / "lora"), str(folder)], check=True)
+    reference = load_file(case / "lora" / "reference.safetensors")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        model = PeftModel.from_pretrained(transformers.BertModel.from_pretrained(case), folder / "adapter").eval()
+    states = model(**text_inputs(reference)).last_hidden_state
+    features = {"token_embeddings": states, "attention_mask": reference["valid"].long()}
+    for module in after_transformer(case):
+        features = module(features)
+    return reference, {"adapter": features["sentence_embedding"],
+                       "merged": encode(folder / "merged", reference)["texts"]}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", help="tests/reference_model of a build folder")
@@ -84,6 +101,13 @@ def main():
             difference = (value - reference[f"output.{key}"]).abs().max().item()
             worst = max(worst, difference)
             print(f"{case.name:24} {key:8} {difference:.1e}")
+        if (case / "lora").exists():
+            with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+                reference, found = encode_adapted(program, case, Path(folder))
+            for key, value in found.items():
+                difference = (value - reference["output.texts"]).abs().max().item()
+                worst = max(worst, difference)
+                print(f"{case.name:24} {key:8} {difference:.1e}")
     if not worst <= TOLERANCE:
         raise SystemExit(f"the largest difference is {worst:.1e}, expected at most {TOLERANCE:.0e}")
 

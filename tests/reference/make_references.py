@@ -1,7 +1,7 @@
 """Makes the folders of cases/: small random models, saved as their own libraries save them, with what those libraries make
 of some inputs: representations, a loss, each of its gradients, and the losses of 20 steps of AdamW.
 
-    pip install transformers sentence-transformers open_clip_torch
+    pip install transformers sentence-transformers open_clip_torch peft
     python make_references.py
 
 All is computed in f64 from weights that their file holds exactly. reference.safetensors has, beside it, the inputs.
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 import open_clip
+from peft import LoraConfig, get_peft_model
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import (BertConfig, BertForMaskedLM, BertModel, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel,
@@ -202,6 +203,23 @@ def mpnet_case(name):
     write(name, reference)
 
 
+def lora_case(name):
+    """An adapter of a case's model, of several ranks and scales."""
+    torch.manual_seed(22)
+    config = LoraConfig(r=4, lora_alpha=6, target_modules=["query", "value", "intermediate.dense", "output.dense"],
+                        rank_pattern={"layer.1.attention.self.value": 3}, alpha_pattern={"query": 5})
+    bert = get_peft_model(BertModel.from_pretrained(CASES / name), config)
+    for key, parameter in bert.named_parameters():
+        if "lora_" in key:
+            parameter.data += 0.25 * torch.randn_like(parameter)
+    bert.peft_config["default"].base_model_name_or_path = ".."
+    bert.save_pretrained(CASES / name / "lora")
+    (CASES / name / "lora" / "README.md").unlink()
+    names = lambda key, gradient: [(key.removeprefix("bert.base_model.model.").replace(".default", ""), gradient)]
+    write(f"{name}/lora", evaluate(Sentence(bert.eval(), [Pooling(16, "mean"), Normalize()]), names,
+                                   lambda m, x: {"texts": m(x)}, lambda m, z: halves(z), texts(pairs=True)))
+
+
 def minilm_beside(folder, bert):
     """As in published folders: ids of positions in the file, a length, prompts."""
     tensors = load_file(folder / "model.safetensors")
@@ -335,6 +353,7 @@ def main():
     xlm_roberta_case("xlm_roberta")
     roberta_case("roberta")
     mpnet_case("mpnet")
+    lora_case("bert_mean")
 
 
 if __name__ == "__main__":

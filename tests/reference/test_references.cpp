@@ -11,6 +11,7 @@
 #include "reference_cases.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/models/bert.h"
+#include "tapecache/models/lora.h"
 #include "tapecache/models/weights.h"
 #include "tapecache/train/optimizer.h"
 
@@ -173,6 +174,84 @@ BOOST_AUTO_TEST_CASE(twenty_steps_of_adamw) {
       BOOST_TEST(losses.back() < losses.front());
     }
   }
+}
+
+BOOST_AUTO_TEST_CASE(every_linear_layer_reads_its_adapter) {
+  for (const ReferenceCase& of : reference_cases()) {
+    BOOST_TEST_CONTEXT(of.name) {
+      const ReferenceInputs inputs(of.reference(), DType::kFloat64);
+      const Pretrained model = of.load(DType::kFloat64);
+      const double before = ReferenceResults(model, inputs).loss.value().item();
+      const Lora lora = add_lora(model, {.rank = 2});
+      std::uint64_t seed = 0;
+      for (Parameter p : lora.parameters()) p.assign(random_values(p.value().shape(), ++seed));
+      const double apart = ReferenceResults(model, inputs).loss.value().item();
+      lora.merge();
+      BOOST_TEST(std::abs(ReferenceResults(model, inputs).loss.value().item() - apart) <= 1e-9);
+      BOOST_TEST(std::abs(apart - before) > 1e-9);
+      lora.unmerge();
+      Tape tape;
+      Variable loss;
+      {
+        const Recording recording(tape);
+        loss = ReferenceResults(model, inputs).loss;
+      }
+      tape.backward(loss);
+      for (const Parameter& p : lora.parameters()) BOOST_TEST(p.gradient().defined(), p.name() << " takes no part");
+    }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(adapters_that_peft_made) {
+  const std::filesystem::path folder = ReferenceCase{"bert_mean"}.folder();
+  const SafetensorsFile file = read_safetensors(folder / "lora" / "reference.safetensors");
+  const ReferenceInputs inputs(file, DType::kFloat32);
+  const Pretrained model = load_pretrained(folder);
+  const Lora lora = load_lora(folder / "lora", model);
+  BOOST_TEST(base_of_lora(folder / "lora") == "..");
+  const auto loss_of = [&] {
+    for (Parameter p : lora.parameters()) p.clear_gradient();
+    Tape tape;
+    Variable loss;
+    {
+      const Recording recording(tape);
+      loss = ReferenceResults(model, inputs).loss;
+    }
+    tape.backward(loss);
+    return loss.value();
+  };
+  check_outputs(ReferenceResults(model, inputs), file, 1e-5);
+  BOOST_TEST(max_difference(loss_of(), file.tensors.at("loss")) <= 1e-5);
+  const auto gradients = gradients_of(file, false);
+  double most = 0;
+  for (const auto& [name, gradient] : gradients) most = std::fmax(most, largest(gradient));
+  BOOST_TEST(gradients.size() == lora.parameters().size());
+  for (const Parameter& p : lora.parameters()) {
+    BOOST_TEST_CONTEXT(p.name()) {
+      BOOST_REQUIRE(gradients.contains(p.name()));
+      BOOST_TEST(gradient_difference(p.gradient(), gradients.at(p.name()), most) <= 1e-4);
+    }
+  }
+  // It is saved by itself, and with the model as one.
+  const Folder saved;
+  save_lora(saved / "adapter", lora, folder.string());
+  BOOST_CHECK_EXCEPTION(save_pretrained(saved / "merged", model), ValueError, says({"has an adapter", "merged"}));
+  lora.merge();
+  save_pretrained(saved / "merged", model);
+  lora.unmerge();
+  check_outputs(ReferenceResults(load_pretrained(saved / "merged"), inputs), file, 1e-5);
+  const Pretrained again = load_pretrained(base_of_lora(saved / "adapter"));
+  load_lora(saved / "adapter", again);
+  BOOST_TEST(same_bits(ReferenceResults(again, inputs).texts.value(), ReferenceResults(model, inputs).texts.value()));
+
+  train::AdamW adam(lora.parameters());
+  std::vector<double> losses;
+  for (std::int64_t step = 0; step < file.tensors.at("losses").size(0); ++step) {
+    losses.push_back(loss_of().item());
+    adam.step(1e-3);
+  }
+  BOOST_TEST(max_difference(losses, doubles(file.tensors.at("losses"))) <= 1e-4);
+  BOOST_TEST(losses.back() < losses.front());
 }
 
 BOOST_AUTO_TEST_CASE(saved_folders_load_again_to_the_same_bits) {
