@@ -1,13 +1,21 @@
 #include "tapecache/train/optimizer.h"
 
+#include <fnmatch.h>
+
 #include <algorithm>
+#include <cctype>
+#include <charconv>
 #include <cmath>
 #include <set>
+#include <span>
+#include <utility>
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/tape.h"
 #include "tapecache/core/assignment.h"
 #include "tapecache/core/captured_step.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/update.h"
 
 namespace tapecache::train {
@@ -17,6 +25,51 @@ namespace {
 bool is_rate(double value) { return std::isfinite(value) && value >= 0; }
 
 Tensor zeros_like(const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), t.device()); }
+
+bool is_in(const ParameterGroup& group, const Parameter& p) {
+  return ::fnmatch(group.pattern.c_str(), p.name().c_str(), 0) == 0;
+}
+
+const ParameterGroup* group_of(const Parameter& p, const std::vector<ParameterGroup>& groups) {
+  const auto found = std::ranges::find_if(groups, [&](const ParameterGroup& group) { return is_in(group, p); });
+  return found == groups.end() ? nullptr : &*found;
+}
+
+/// The block that a parameter is of: what its name has before the first part that is a number, and that number.
+std::optional<std::pair<std::string, int>> block_of(const std::string& name) {
+  for (std::size_t begin = 0, end = 0; begin < name.size(); begin = end + 1) {
+    end = std::min(name.find('.', begin), name.size());
+    int number = 0;
+    const auto [at, error] = std::from_chars(name.data() + begin, name.data() + end, number);
+    const bool is_number = error == std::errc() && at == name.data() + end && std::isdigit(name[begin]) != 0;
+    if (is_number) return std::pair(name.substr(0, begin), number);
+  }
+  return std::nullopt;
+}
+
+/// Whether it is of what stands below the blocks: tables of tokens, positions and patches, and the norms among them.
+bool is_embedding(const std::string& name) {
+  return name.find("embed") != std::string::npos || name.find("pre_layrnorm") != std::string::npos;
+}
+
+/// The steps of parameters by their rate, one after another.
+template <class Update, class Run>
+void by_rate(const StepNumbers& numbers, std::span<const double> factors, std::vector<Update> updates, const Run& run) {
+  std::map<double, std::vector<Update>> parts;
+  for (std::size_t i = 0; i < updates.size(); ++i) parts[factors[i]].push_back(std::move(updates[i]));
+  std::vector<std::pair<StepNumbers, std::vector<Update>*>> steps;  // all are there before the first is taken
+  for (auto& [factor, part] : parts) {
+    StepNumbers own = numbers;
+    if (factor != 1 && numbers.learning_rate.is_on_device()) {
+      const NoRecording no_tape;
+      own.learning_rate = ops::scale(numbers.learning_rate.tensor(), factor).value();
+    } else {
+      own.learning_rate = factor == 1 ? numbers.learning_rate : Number(numbers.learning_rate.item() * factor);
+    }
+    steps.emplace_back(std::move(own), &part);
+  }
+  for (auto& [own, part] : steps) run(own, *part);
+}
 
 }  // namespace
 
@@ -68,17 +121,63 @@ void Optimizer::check_gradients() const {
   }
 }
 
-std::vector<double> Optimizer::weight_decays(double weight_decay, const WeightDecayOf& chosen) const {
+std::vector<double> Optimizer::weight_decays(double weight_decay, const WeightDecayOf& chosen,
+                                             const std::vector<ParameterGroup>& groups) const {
   require(is_rate(weight_decay), "weight_decay", weight_decay, "finite and at least 0");
+  for (const ParameterGroup& group : groups) {
+    if (std::ranges::any_of(parameters_, [&](const Parameter& p) { return is_in(group, p); })) continue;
+    throw ValueError(fmt::format("{}: group '{}' matches none of {} parameters{}", name_, group.pattern,
+                                 parameters_.size(),
+                                 parameters_.empty() ? "" : ", as '" + parameters_.front().name() + "'"));
+  }
   std::vector<double> decays;
   for (const Parameter& p : parameters_) {
-    decays.push_back(chosen ? chosen(p) : p.value().rank() >= 2 ? weight_decay : 0.0);
+    const ParameterGroup* const group = group_of(p, groups);
+    if (group && group->weight_decay) decays.push_back(*group->weight_decay);
+    else if (chosen) decays.push_back(chosen(p));
+    else decays.push_back(p.value().rank() >= 2 ? weight_decay : 0.0);
     if (!is_rate(decays.back())) {
-      throw ValueError(fmt::format("{}: weight_decay_of '{}' is {}, expected finite and at least 0", name_, p.name(),
-                                   decays.back()));
+      const char* const what = group && group->weight_decay ? "the weight_decay of the group of" : "weight_decay_of";
+      throw ValueError(
+          fmt::format("{}: {} '{}' is {}, expected finite and at least 0", name_, what, p.name(), decays.back()));
     }
   }
   return decays;
+}
+
+std::vector<double> Optimizer::rate_factors(double layer_decay, const std::vector<ParameterGroup>& groups) const {
+  require(layer_decay > 0 && layer_decay <= 1, "layer_decay", layer_decay, "0 < layer_decay <= 1");
+  std::map<std::string, int> counts;  // of blocks, by what stands before their number
+  int most = 0;
+  for (const Parameter& p : parameters_) {
+    const auto block = block_of(p.name());
+    if (!block) continue;
+    int& count = counts[block->first];
+    count = std::max(count, block->second + 1);
+    most = std::max(most, count);
+  }
+  // Of the tower that a name without a number belongs to: the one whose blocks' names begin as it does.
+  const auto count_beside = [&](const std::string& name) {
+    const std::string tower = name.substr(0, name.find('.') + 1);
+    for (const auto& [before, count] : counts) {
+      if (before.starts_with(tower)) return count;
+    }
+    return most;
+  };
+  std::vector<double> factors;
+  for (const Parameter& p : parameters_) {
+    const ParameterGroup* const group = group_of(p, groups);
+    const auto block = block_of(p.name());
+    int below = 0;  // how many steps below the top
+    if (block) below = counts.at(block->first) - block->second;
+    else if (is_embedding(p.name()) && most > 0) below = count_beside(p.name()) + 1;
+    factors.push_back(group && group->rate_factor ? *group->rate_factor : std::pow(layer_decay, below));
+    if (!is_rate(factors.back())) {
+      throw ValueError(fmt::format("{}: the rate_factor of the group of '{}' is {}, expected finite and at least 0",
+                                   name_, p.name(), factors.back()));
+    }
+  }
+  return factors;
 }
 
 void Optimizer::clear_gradients() {
@@ -117,7 +216,8 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
     const float rounded = static_cast<float>(options.epsilon);
     require(std::isfinite(rounded) && rounded > 0, "epsilon", options.epsilon, "finite and above 0 in float32");
   }
-  decays_ = weight_decays(options.weight_decay, options.weight_decay_of);
+  decays_ = weight_decays(options.weight_decay, options.weight_decay_of, options.groups);
+  factors_ = rate_factors(options.layer_decay, options.groups);
   for (const Parameter& p : parameters_) {
     steps_.push_back(Tensor::zeros({}, DType::kInt64));
     m_.push_back(zeros_like(p.value()));
@@ -129,6 +229,7 @@ void AdamW::update(const StepNumbers& numbers) {
   const auto& [learning_rate, gradient_scale, skip_if] = numbers;
   const bool count_there = learning_rate.is_on_device() || gradient_scale.is_on_device() || skip_if.is_on_device();
   std::vector<ops::AdamWParameter> updates;
+  std::vector<double> factors;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined() || p.value().numel() == 0) continue;
@@ -137,8 +238,11 @@ void AdamW::update(const StepNumbers& numbers) {
     v_[i].move_to(device);
     steps_[i].move_to(count_there ? device : Device::cpu());
     updates.push_back({p.gradient(), p.mutable_value(), m_[i], v_[i], decays_[i], steps_[i]});
+    factors.push_back(factors_[i]);
   }
-  ops::adamw_update(numbers, {.beta1 = options_.beta1, .beta2 = options_.beta2, .epsilon = options_.epsilon}, updates);
+  by_rate(numbers, factors, std::move(updates), [&](const StepNumbers& own, std::span<ops::AdamWParameter> part) {
+    ops::adamw_update(own, {.beta1 = options_.beta1, .beta2 = options_.beta2, .epsilon = options_.epsilon}, part);
+  });
 }
 
 void AdamW::check_state(const std::map<std::string, Tensor>& given) const {
@@ -163,19 +267,24 @@ std::map<std::string, Tensor> AdamW::state() const {
 Sgd::Sgd(std::vector<Parameter> parameters, const SgdOptions& options)
     : Optimizer("Sgd", std::move(parameters)), options_(options) {
   require(options.momentum >= 0 && options.momentum < 1, "momentum", options.momentum, "0 <= momentum < 1");
-  decays_ = weight_decays(options.weight_decay, options.weight_decay_of);
+  decays_ = weight_decays(options.weight_decay, options.weight_decay_of, options.groups);
+  factors_ = rate_factors(options.layer_decay, options.groups);
   for (const Parameter& p : parameters_) velocity_.push_back(zeros_like(p.value()));
 }
 
 void Sgd::update(const StepNumbers& numbers) {
   std::vector<ops::SgdParameter> updates;
+  std::vector<double> factors;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined()) continue;
     velocity_[i].move_to(p.value().device());  // as in AdamW
     updates.push_back({p.gradient(), p.mutable_value(), velocity_[i], decays_[i]});
+    factors.push_back(factors_[i]);
   }
-  ops::sgd_update(numbers, {.momentum = options_.momentum}, updates);
+  by_rate(numbers, factors, std::move(updates), [&](const StepNumbers& own, std::span<ops::SgdParameter> part) {
+    ops::sgd_update(own, {.momentum = options_.momentum}, part);
+  });
 }
 
 std::map<std::string, Tensor> Sgd::state() const {

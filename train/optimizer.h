@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,14 @@ namespace tapecache::train {
 /// Weight decay of one parameter, where it is not the same for all: asked once of each, when the optimiser is made.
 using WeightDecayOf = std::function<double(const Parameter&)>;
 
-/// What optimisers share: parameters, and state that a checkpoint can keep. Learning rates that differ by parameter are
-/// those of several optimisers, each over its own.
+/// How the parameters of some names are trained, where not as all others.
+struct ParameterGroup {
+  std::string pattern;                      ///< of whole names, as a shell has them: "encoder.layer.0.*", "*.bias"
+  std::optional<double> rate_factor = {};   ///< of the learning rate, in the place of what `layer_decay` makes of it
+  std::optional<double> weight_decay = {};  ///< in the place of what the other options say
+};
+
+/// What optimisers share: parameters, and state that a checkpoint can keep.
 class Optimizer {
  public:
   virtual ~Optimizer() = default;
@@ -48,9 +55,13 @@ class Optimizer {
   virtual void update(const StepNumbers& numbers) = 0;
   /// Throws ValueError naming the option unless it holds.
   void require(bool holds, const char* what, double found, const char* expected) const;
-  /// Of each parameter: what `chosen` says, or else `weight_decay` for one of two or more axes. Throws ValueError
-  /// naming the parameter for a decay that is not finite or below 0.
-  std::vector<double> weight_decays(double weight_decay, const WeightDecayOf& chosen) const;
+  /// Of each parameter: what the first group that it is in says, or else `chosen`, or else `weight_decay` for one of
+  /// two or more axes. Throws ValueError naming the parameter for a decay that is not finite or below 0, and for a
+  /// group that no parameter is in.
+  std::vector<double> weight_decays(double weight_decay, const WeightDecayOf& chosen,
+                                    const std::vector<ParameterGroup>& groups) const;
+  /// The same of factors of the learning rate: of blocks of layers, each `layer_decay` times the one above it.
+  std::vector<double> rate_factors(double layer_decay, const std::vector<ParameterGroup>& groups) const;
 
   std::string name_;
   std::vector<Parameter> parameters_;
@@ -68,6 +79,12 @@ struct AdamWOptions {
   double weight_decay = 0.01;
   /// Where it is set, decides in the place of `weight_decay`, whatever the parameter's axes.
   WeightDecayOf weight_decay_of = {};
+  /// Of a parameter that several match the first counts.
+  std::vector<ParameterGroup> groups = {};
+  /// Layer-wise decay of the learning rate (Clark et al. 2020, "ELECTRA"), as timm has it: of L numbered blocks the
+  /// last is trained at layer_decay times the rate, each other at layer_decay times that of the next one, embeddings
+  /// below the first; what stands above the blocks at the rate itself. Towers are counted each by itself.
+  double layer_decay = 1;
 };
 
 /// AdamW (Loshchilov & Hutter 2019, "Decoupled weight decay regularization").
@@ -83,7 +100,7 @@ class AdamW : public Optimizer {
   void update(const StepNumbers& numbers) override;
 
   AdamWOptions options_;
-  std::vector<double> decays_;
+  std::vector<double> decays_, factors_;
   // Of each parameter, since one may be skipped. The counts are i64 scalars: as tensors they travel with the rest. They
   // are on the host but for a step with a number that a device holds.
   std::vector<Tensor> steps_, m_, v_;
@@ -91,8 +108,11 @@ class AdamW : public Optimizer {
 
 struct SgdOptions {
   double momentum = 0.0;
-  double weight_decay = 0.0;           ///< an L2 penalty, on parameters of two or more axes
-  WeightDecayOf weight_decay_of = {};  ///< as in AdamWOptions
+  double weight_decay = 0.0;  ///< an L2 penalty, on parameters of two or more axes
+  // As in AdamWOptions.
+  WeightDecayOf weight_decay_of = {};
+  std::vector<ParameterGroup> groups = {};
+  double layer_decay = 1;
 };
 
 /// Stochastic gradient descent with (heavy-ball) momentum.
@@ -106,7 +126,7 @@ class Sgd : public Optimizer {
   void update(const StepNumbers& numbers) override;
 
   SgdOptions options_;
-  std::vector<double> decays_;
+  std::vector<double> decays_, factors_;
   std::vector<Tensor> velocity_;
 };
 

@@ -1,10 +1,12 @@
 #include "tapecache/train/schedule.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "tapecache/core/error.h"
 
@@ -21,6 +23,48 @@ double warmup_cosine(std::int64_t step, std::int64_t warmup, std::int64_t total,
   if (step >= total) return floor;
   const double progress = static_cast<double>(step - warmup) / static_cast<double>(total - warmup);
   return floor + (peak - floor) * 0.5 * (1 + std::cos(std::numbers::pi * progress));
+}
+
+namespace {
+
+constexpr std::array<std::string_view, 5> kNames{"constant", "constant_with_warmup", "linear", "cosine",
+                                                 "cosine_with_restarts"};  // in the order of Schedule
+
+}  // namespace
+
+Schedule schedule(std::string_view name) {
+  const auto* const found = std::ranges::find(kNames, name);
+  if (found == kNames.end()) {
+    throw ValueError(fmt::format("schedule: '{}', expected one of {}", name, fmt::join(kNames, ", ")));
+  }
+  return static_cast<Schedule>(found - kNames.begin());
+}
+
+double schedule_factor(Schedule schedule, std::int64_t step, std::int64_t warmup, std::int64_t total, int cycles) {
+  if (step < 0 || warmup < 0 || total < 1 || cycles < 1) {
+    throw ValueError(
+        fmt::format("schedule: step {}, warmup {}, total {}, cycles {}; expected step and warmup >= 0, "
+                    "total and cycles >= 1",
+                    step, warmup, total, cycles));
+  }
+  const auto share = [](std::int64_t part, std::int64_t whole) {
+    return static_cast<double>(part) / static_cast<double>(std::max<std::int64_t>(1, whole));
+  };
+  if (schedule != Schedule::kConstant && step < warmup) return share(step, warmup);
+  const double progress = share(step - warmup, total - warmup);
+  switch (schedule) {
+    case Schedule::kConstant:
+    case Schedule::kConstantWithWarmup:
+      return 1;
+    case Schedule::kLinear:
+      return std::max(0.0, share(total - step, total - warmup));
+    case Schedule::kCosine:
+      return std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * progress)));
+    case Schedule::kCosineWithRestarts:
+      if (progress >= 1) return 0;
+      return std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * std::fmod(cycles * progress, 1.0))));
+  }
+  throw ValueError(fmt::format("schedule: {}, expected one there is", static_cast<int>(schedule)));
 }
 
 }  // namespace tapecache::train

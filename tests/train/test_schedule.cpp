@@ -112,4 +112,60 @@ BOOST_AUTO_TEST_CASE(gradient_clipping_arguments) {
   for (const Parameter& p : parameters) BOOST_TEST(same_bits(p.gradient(), gradient_of(p, 1)));
 }
 
+/// Of transformers 5.24, `get_scheduler` at a learning rate of 1: lines by step, printed to their last digit.
+struct Published {
+  const char* name;
+  std::int64_t warmup, total;
+  int cycles;
+  std::vector<double> factors;
+};
+const std::vector<Published> kPublished{
+    {"constant", 0, 8, 1, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
+    {"constant_with_warmup", 3, 8, 1, {0, 0.33333333333333331, 0.66666666666666663, 1, 1, 1, 1, 1, 1, 1}},
+    {"linear",
+     3,
+     10,
+     1,
+     {0, 0.33333333333333331, 0.66666666666666663, 1, 0.8571428571428571, 0.7142857142857143, 0.5714285714285714,
+      0.42857142857142855, 0.2857142857142857, 0.14285714285714285, 0, 0}},
+    {"linear", 0, 4, 1, {1, 0.75, 0.5, 0.25, 0, 0}},
+    {"cosine",
+     3,
+     10,
+     1,
+     {0, 0.33333333333333331, 0.66666666666666663, 1, 0.95048443395120952, 0.8117449009293668, 0.61126046697815717,
+      0.38873953302184283, 0.18825509907063326, 0.049515566048790483, 0, 0.049515566048790427}},
+    {"cosine",
+     0,
+     5,
+     1,
+     {1, 0.90450849718747373, 0.65450849718747373, 0.34549150281252633, 0.09549150281252633, 0, 0.095491502812526219}},
+    {"cosine_with_restarts",
+     2,
+     10,
+     1,
+     {0, 0.5, 1, 0.96193976625564337, 0.85355339059327373, 0.69134171618254492, 0.5, 0.30865828381745514,
+      0.14644660940672627, 0.038060233744356631, 0, 0}},
+    {"cosine_with_restarts",
+     2,
+     10,
+     3,
+     {0, 0.5, 1, 0.69134171618254492, 0.14644660940672627, 0.96193976625564337, 0.5, 0.038060233744356631,
+      0.85355339059327373, 0.30865828381745514, 0, 0}}};
+
+BOOST_AUTO_TEST_CASE(schedules_are_those_of_transformers) {
+  for (const Published& of : kPublished) {
+    for (std::size_t step = 0; step < of.factors.size(); ++step) {
+      const double found =
+          schedule_factor(schedule(of.name), static_cast<std::int64_t>(step), of.warmup, of.total, of.cycles);
+      BOOST_TEST(std::abs(found - of.factors[step]) <= 1e-15, of.name << " at step " << step << " is " << found);
+    }
+  }
+  BOOST_CHECK_EXCEPTION(schedule("cosin"), ValueError,
+                        says({"'cosin'", "constant, constant_with_warmup, linear, cosine, cosine_with_restarts"}));
+  BOOST_CHECK_EXCEPTION(schedule_factor(Schedule::kLinear, -1, 0, 1), ValueError, says({"step -1"}));
+  BOOST_CHECK_EXCEPTION(schedule_factor(Schedule::kLinear, 0, 0, 0), ValueError, says({"total 0"}));
+  BOOST_CHECK_EXCEPTION(schedule_factor(Schedule::kCosineWithRestarts, 0, 0, 1, 0), ValueError, says({"cycles 0"}));
+}
+
 BOOST_AUTO_TEST_SUITE_END()
