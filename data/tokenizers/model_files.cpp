@@ -32,15 +32,12 @@ std::unique_ptr<JsonFile> find_tokenizer(const fs::path& folder_or_file) {
   if (is_there(folder / "vocab.txt")) return from_word_pieces(folder);
   if (is_there(folder / "vocab.json") && is_there(folder / "merges.txt")) return from_merges(folder);
   for (const char* const name : {"sentencepiece.bpe.model", "spiece.model", "tokenizer.model"}) {
-    if (is_there(folder / name)) {
-      throw FileError(
-          fmt::format("{}: models of SentencePiece are not supported: expected a tokenizer.json beside it, "
-                      "which transformers makes of it",
-                      (folder / name).string()));
-    }
+    if (is_there(folder / name)) return from_sentencepiece(folder, name);
   }
   throw FileError(fmt::format(
-      "{}: holds no tokenizer: expected tokenizer.json, vocab.txt, or vocab.json and merges.txt", folder.string()));
+      "{}: holds no tokenizer: expected tokenizer.json, vocab.txt, vocab.json and merges.txt, or a model of "
+      "SentencePiece",
+      folder.string()));
 }
 
 Settings read_settings(const fs::path& folder) {

@@ -37,8 +37,9 @@ class Tokenizer {
  public:
   /// Reads a `tokenizer.json`, or what a folder has: `tokenizer.json`, else `vocab.txt` (WordPiece), else `vocab.json`
   /// and `merges.txt` (byte-level BPE: CLIP's, RoBERTa's, Qwen's or GPT-2's, by the folder's configuration or its
-  /// vocabulary), completed by `tokenizer_config.json`. Throws FileError, naming file and field, for what is malformed
-  /// or not supported.
+  /// vocabulary), else a model of SentencePiece (`sentencepiece.bpe.model`, `spiece.model` or `tokenizer.model`:
+  /// XLM-RoBERTa's, T5's or Llama's, by the folder's configuration), completed by `tokenizer_config.json`. Throws
+  /// FileError, naming file and field, for what is malformed or not supported.
   static Tokenizer load(const std::filesystem::path& folder_or_file);
 
   Tokenizer(Tokenizer&&) noexcept;

@@ -11,6 +11,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/data/tokenizers/sentencepiece_file.h"
 #include "tapecache/data/tokenizers/unicode.h"
 #include "tapecache/data/tokenizers/vocabulary.h"
 
@@ -121,9 +122,11 @@ class Made {
   }
 
   std::unique_ptr<JsonFile> file(const char* name) && {
-    Json vocabulary = Json::object();
-    for (const auto& [token, id] : vocabulary_) vocabulary.members.emplace_back(token, Json::of(std::int64_t{id}));
-    model_.set("vocab", std::move(vocabulary));
+    if (!model_.find("vocab")) {
+      Json vocabulary = Json::object();
+      for (const auto& [token, id] : vocabulary_) vocabulary.members.emplace_back(token, Json::of(std::int64_t{id}));
+      model_.set("vocab", std::move(vocabulary));
+    }
     json_.set("version", text("1.0"));
     json_.set("model", std::move(model_));
     json_.set("added_tokens", std::move(added_));
@@ -290,6 +293,192 @@ std::unique_ptr<JsonFile> from_merges(const fs::path& folder) {
   }
   made.add_others();
   return std::move(made).file("merges.txt");
+}
+
+namespace {
+
+std::string in_base64(std::string_view bytes) {
+  constexpr std::string_view kDigits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::string text;
+  for (std::size_t at = 0; at < bytes.size(); at += 3) {
+    const std::size_t count = std::min<std::size_t>(3, bytes.size() - at);
+    unsigned three = 0;
+    for (std::size_t i = 0; i < 3; ++i) {
+      three = three << 8 | (i < count ? static_cast<unsigned char>(bytes[at + i]) : 0u);
+    }
+    for (std::size_t i = 0; i < 4; ++i) text.push_back(i <= count ? kDigits[three >> (18 - 6 * i) & 0x3F] : '=');
+  }
+  return text;
+}
+
+Json metaspace(const char* scheme, bool splits) {
+  return of_type("Metaspace",
+                 {{"replacement", text("\u2581")}, {"prepend_scheme", text(scheme)}, {"split", Json::of(splits)}});
+}
+
+/// A text between special tokens: the parts are those, "$A" and "$B", each with the segment behind it.
+Json template_part(const std::string& part, std::int64_t segment) {
+  const bool is_text = part == "$A" || part == "$B";
+  return Json::object(
+      {{is_text ? "Sequence" : "SpecialToken",
+        Json::object({{"id", text(is_text ? part.substr(1) : part)}, {"type_id", Json::of(segment)}})}});
+}
+
+Json template_of(const Made& made, const std::vector<std::pair<std::string, std::int64_t>>& single,
+                 const std::vector<std::pair<std::string, std::int64_t>>& pair) {
+  Json tokens = Json::object();
+  const auto parts = [&](const auto& listed) {
+    Json all = Json::array();
+    for (const auto& [part, segment] : listed) {
+      all.items.push_back(template_part(part, segment));
+      if (part.starts_with('$') || tokens.find(part)) continue;
+      tokens.set(part, Json::object({{"id", text(part)},
+                                     {"ids", Json::array({made.named(part).items[1]})},
+                                     {"tokens", Json::array({text(part)})}}));
+    }
+    return all;
+  };
+  Json of_single = parts(single), of_pair = parts(pair);
+  return of_type(
+      "TemplateProcessing",
+      {{"single", std::move(of_single)}, {"pair", std::move(of_pair)}, {"special_tokens", std::move(tokens)}});
+}
+
+/// The list of a Unigram's tokens and scores, as it is made.
+class Scored {
+ public:
+  explicit Scored(Made& made) : made_(made) {}
+  void add(const std::string& token, double score) {
+    made_.put(token, static_cast<std::int32_t>(list_.items.size()));
+    list_.items.push_back(
+        Json::array({text(token), {.kind = Json::Kind::kNumber, .text = fmt::format("{:.17g}", score)}}));
+  }
+  void add(const SentencePieceFile::Piece& piece) { add(piece.text, static_cast<double>(piece.score)); }
+  Json take() && { return std::move(list_); }
+
+ private:
+  Made& made_;
+  Json list_ = Json::array();
+};
+
+Json unigram(Json vocabulary, std::int64_t unknown) {
+  return of_type("Unigram", {{"unk_id", Json::of(unknown)}, {"vocab", std::move(vocabulary)}});
+}
+
+/// What XLM-RoBERTa and T5 have before their model.
+void set_words_of_unigram(Made& made, const SentencePieceFile& file) {
+  if (!file.charsmap.empty()) {
+    made.set("normalizer", of_type("Precompiled", {{"precompiled_charsmap", text(in_base64(file.charsmap))}}));
+  }
+  made.set("pre_tokenizer", sequence_of("pretokenizers", {of_type("WhitespaceSplit"), metaspace("always", true)}));
+}
+
+/// fairseq's order of the special tokens, in the place of the file's first three, and a mask behind all.
+void make_xlm_roberta(Made& made, const Field& config, const SentencePieceFile& file) {
+  const std::string begin = token_or(config, "bos_token", "<s>"), pad = token_or(config, "pad_token", "<pad>"),
+                    end = token_or(config, "eos_token", "</s>"), unknown = token_or(config, "unk_token", "<unk>"),
+                    mask = token_or(config, "mask_token", "<mask>");
+  Scored vocabulary(made);
+  for (const std::string& token : {begin, pad, end, unknown}) vocabulary.add(token, 0);
+  for (std::size_t i = 3; i < file.pieces.size(); ++i) vocabulary.add(file.pieces[i]);
+  vocabulary.add(mask, 0);
+  made.set_model(unigram(std::move(vocabulary).take(), 3));
+  set_words_of_unigram(made, file);
+  made.set("post_processor", template_of(made, {{begin, 0}, {"$A", 0}, {end, 0}},
+                                         {{begin, 0}, {"$A", 0}, {end, 0}, {end, 0}, {"$B", 0}, {end, 0}}));
+  for (const std::string& token : {begin, end, unknown, pad, mask}) made.add_special(token);
+}
+
+/// The file's tokens, and those that stand for what is masked, the last of them first.
+void make_t5(Made& made, const Field& config, const SentencePieceFile& file) {
+  constexpr std::int64_t kMostExtra = 1 << 16;
+  const auto extra = config.find("extra_ids");
+  const std::int64_t count = extra ? extra->integer(kMostExtra) : 100;
+  Scored vocabulary(made);
+  for (const SentencePieceFile::Piece& piece : file.pieces) vocabulary.add(piece);
+  for (std::int64_t i = count; i-- > 0;) vocabulary.add(fmt::format("<extra_id_{}>", i), 0);
+  made.set_model(unigram(std::move(vocabulary).take(), 2));
+  set_words_of_unigram(made, file);
+  const std::string end = token_or(config, "eos_token", "</s>");
+  made.set("post_processor", template_of(made, {{"$A", 0}, {end, 0}}, {{"$A", 0}, {end, 0}, {"$B", 0}, {end, 0}}));
+  for (const std::string& token :
+       {end, token_or(config, "unk_token", "<unk>"), token_or(config, "pad_token", "<pad>")}) {
+    made.add_special(token);
+  }
+  for (std::int64_t i = 0; i < count; ++i) made.add_special(fmt::format("<extra_id_{}>", i));
+}
+
+/// A merge for each way in which two tokens make a third, in the order of the third.
+void make_llama(Made& made, const Field& config, const SentencePieceFile& file, const fs::path& path) {
+  constexpr std::size_t kLongest = 1024;  // SentencePiece makes none above 16 characters unless it is told to
+  for (std::size_t i = 0; i < file.pieces.size(); ++i) {
+    if (file.pieces[i].text.size() > kLongest) {
+      throw FileError(fmt::format("{}: piece {} has {} bytes, expected at most {}", path.string(), i,
+                                  file.pieces[i].text.size(), kLongest));
+    }
+    made.put(file.pieces[i].text, static_cast<std::int32_t>(i));
+  }
+  std::vector<Json> merges;
+  for (const SentencePieceFile::Piece& piece : file.pieces) {
+    for (std::size_t at = 0; at < piece.text.size();) {
+      next_character(piece.text, at);
+      if (at == piece.text.size()) break;
+      const std::string left = piece.text.substr(0, at), right = piece.text.substr(at);
+      if (made.has(left) && made.has(right)) merges.push_back(Json::array({text(left), text(right)}));
+    }
+  }
+  made.set_model(of_type(
+      "BPE",
+      {{"fuse_unk", Json::of(true)}, {"byte_fallback", Json::of(true)}, {"merges", Json::array(std::move(merges))}}));
+  made.set("pre_tokenizer", metaspace(config.boolean_or("legacy", false) ? "always" : "first", false));
+  const std::string begin = token_or(config, "bos_token", "<s>"), end = token_or(config, "eos_token", "</s>");
+  const bool begins = config.boolean_or("add_bos_token", false), ends = config.boolean_or("add_eos_token", false);
+  const auto around = [&](const char* part, std::int64_t segment) {
+    std::vector<std::pair<std::string, std::int64_t>> parts;
+    if (begins) parts.emplace_back(begin, segment);
+    parts.emplace_back(part, segment);
+    if (ends) parts.emplace_back(end, segment);
+    return parts;
+  };
+  auto pair = around("$A", 0);
+  for (auto& part : around("$B", 1)) pair.push_back(std::move(part));
+  made.set("post_processor", template_of(made, around("$A", 0), pair));
+  for (const std::string& token : {token_or(config, "unk_token", "<unk>"), begin, end}) made.add_special(token);
+}
+
+}  // namespace
+
+std::unique_ptr<JsonFile> from_sentencepiece(const fs::path& folder, const char* name) {
+  const JsonFile config_file = optional_file(folder / "tokenizer_config.json");
+  const Field config = config_file.root();
+  const std::string kind = kind_of(
+      folder, config,
+      {{"XLMRoberta", "xlm_roberta"}, {"XLM-RoBERTa", "xlm_roberta"}, {"T5", "t5"}, {"MT5", "t5"}, {"Llama", "llama"}});
+  const SentencePieceFile file(folder / name);
+  const bool is_llama = kind == "llama";
+  if (kind.empty() || (is_llama ? !file.is_bpe : !file.is_unigram)) {
+    throw FileError(
+        fmt::format("{}: a model of SentencePiece, {}, of {}: expected one of XLM-RoBERTa or T5 (Unigram) or "
+                    "of Llama (BPE), or a tokenizer.json beside it, which transformers makes of it",
+                    (folder / name).string(),
+                    file.is_unigram ? "Unigram"
+                    : file.is_bpe   ? "BPE"
+                                    : "other",
+                    kind.empty() ? "a tokenizer that no configuration names" : kind));
+  }
+  Made made(folder, config);
+  made.add_listed();
+  if (is_llama) make_llama(made, config, file, folder / name);
+  else if (kind == "t5") make_t5(made, config, file);
+  else make_xlm_roberta(made, config, file);
+  // Control tokens and such as the user asked for stand by themselves.
+  for (const SentencePieceFile::Piece& piece : file.pieces) {
+    if (piece.kind == SentencePieceFile::Kind::kControl || piece.kind == SentencePieceFile::Kind::kUserDefined) {
+      made.add_special(piece.text);
+    }
+  }
+  made.add_others();
+  return std::move(made).file(name);
 }
 
 }  // namespace tapecache::data::tokenizers

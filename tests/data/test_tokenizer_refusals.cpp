@@ -49,7 +49,42 @@ BOOST_AUTO_TEST_CASE(no_file) {
   BOOST_REQUIRE(::mkfifo((*this / "pipe.json").c_str(), 0600) == 0);
   BOOST_CHECK_EXCEPTION(Tokenizer::load(*this / "pipe.json"), FileError, says({"pipe.json", "regular file"}));
   put(*this / "spiece.model", "x");
-  BOOST_CHECK_EXCEPTION(Tokenizer::load(path()), FileError, says({"spiece.model", "SentencePiece"}));
+  BOOST_CHECK_EXCEPTION(Tokenizer::load(path()), FileError, says({"spiece.model", "is no model of SentencePiece"}));
+  put(*this / "spiece.model", "");
+  BOOST_CHECK_EXCEPTION(Tokenizer::load(path()), FileError, says({"spiece.model", "has no pieces"}));
+}
+
+BOOST_AUTO_TEST_CASE(models_of_sentencepiece) {
+  const std::string unigram = contents(kReference / "t5_model" / "spiece.model");
+  const auto refused_as = [&](const std::string& config, std::vector<std::string> words) {
+    put(*this / "tokenizer_config.json", config);
+    BOOST_CHECK_EXCEPTION(Tokenizer::load(path()), FileError, says(std::move(words)));
+  };
+  put(*this / "spiece.model", unigram);
+  refused_as("{}", {"spiece.model", "Unigram, of a tokenizer that no configuration names"});
+  refused_as(R"({"tokenizer_class": "LlamaTokenizer"})", {"Unigram, of llama", "or of Llama (BPE)", "tokenizer.json"});
+  refused_as(R"({"tokenizer_class": "SiglipTokenizer"})", {"tokenizer_class", "'Siglip'"});
+  refused_as(R"({"tokenizer_class": "T5Tokenizer", "extra_ids": -1})", {"extra_ids"});
+  refused_as(R"({"tokenizer_class": "T5Tokenizer", "eos_token": "<end>"})", {"has no '<end>'"});
+  put(*this / "tokenizer_config.json", R"({"tokenizer_class": "T5Tokenizer"})");
+  Tokenizer::load(path());
+  int loaded = 0;
+  for (std::size_t length = 0; length < unigram.size(); length += 61) {
+    put(*this / "spiece.model", unigram.substr(0, length));
+    try {
+      Tokenizer::load(path());
+      ++loaded;  // cut behind a piece it is a smaller one
+    } catch (const FileError&) {
+    }
+  }
+  BOOST_TEST(loaded < 40);
+  // A score that is no number, and text that is none.
+  put(*this / "spiece.model", std::string("\x0a\x08\x0a\x01"
+                                          "a\x15\x00\x00\xc0\x7f",
+                                          10));
+  refused_as("{}", {"piece 0 has the score nan"});
+  put(*this / "spiece.model", std::string("\x0a\x03\x0a\x01\xff", 5));
+  refused_as("{}", {"piece 0 is not UTF-8"});
 }
 
 BOOST_AUTO_TEST_CASE(truncated_at_any_length) {

@@ -1,7 +1,8 @@
 """Makes small tokenizers of every kind with the `tokenizers` package, and what it makes of lines in many scripts.
 
     make_tokenizers.py write
-        rewrites tests/reference/tokenizers, which the suite `tokenizers` replays without Python
+        rewrites tests/reference/tokenizers, which the suite `tokenizers` replays without Python; make_sentencepiece.py
+        then adds folders to it
     make_tokenizers.py compare BINARY [TOKENIZER ...]
         compares 20,000 lines a tokenizer with BINARY, a build's tests/tokenize_lines, and times both on one thread
 
