@@ -96,7 +96,7 @@ Variable LinearRow::operator()(const Variable& x, ops::ResultType result) const 
       {[&](std::span<const Variable> a) { return ops::multi_linear(x, a); }, [&] { return x; }});
 }
 
-ops::NormalizedLinear LinearRow::after(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep,
+ops::NormalizedLinear LinearRow::after(const ops::Norm& norm, const Variable& x, ops::KeepNorm keep,
                                        ops::ResultType result) const {
   const Parts own = parts();
   if (!own.adapted) return ops::normalized_linear(x, norm, own.weights, own.biases, keep, result);
@@ -105,7 +105,10 @@ ops::NormalizedLinear LinearRow::after(const LayerNorm& norm, const Variable& x,
                                      if (kept.defined()) return ops::multi_linear(kept, a);
                                      return ops::normalized_linear(x, norm, a, {}, ops::KeepNorm::kNo).y;
                                    },
-                                   [&, &kept = normalized] { return kept.defined() ? kept : norm(x); }};
+                                   [&, &kept = normalized] {
+                                     return kept.defined() ? kept
+                                                           : ops::layer_norm(x, norm.weight, norm.bias, norm.epsilon);
+                                   }};
   return {detail::add_adapters(y, own.adapters, own.widths, input), normalized};
 }
 

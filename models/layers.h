@@ -60,7 +60,7 @@ class LinearRow {
   /// The result is of type kComputed, whatever is asked for, where any of them is adapted.
   Variable operator()(const Variable& x, ops::ResultType = ops::ResultType::kComputed) const;
   /// Of norm(x), which backward computes again.
-  ops::NormalizedLinear after(const LayerNorm& norm, const Variable& x, ops::KeepNorm, ops::ResultType) const;
+  ops::NormalizedLinear after(const ops::Norm& norm, const Variable& x, ops::KeepNorm, ops::ResultType) const;
 
  private:
   struct Parts {

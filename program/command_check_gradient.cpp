@@ -31,7 +31,9 @@ double larger(double a, double b) { return a >= b || a != a ? a : b; }
 
 int run_check_gradient(const CheckGradientCommand& command) {
   const Pairs pairs = read_pairs(command.pairs, command.columns);
-  const TextModel model(command.model.folder, {.max_tokens = command.model.max_tokens});
+  TextModelOptions options = command.model.text_model();
+  options.merge = false;  // an adapter is what is trained
+  const TextModel model(command.model.folder, options);
   const Prefixes prefixes = command.prefixes.of(model);
   const TrainingLoss loss(command.loss, model, pairs.hard_negatives);
   std::vector<std::int64_t> rows(static_cast<std::size_t>(std::min(command.samples, pairs.size())));

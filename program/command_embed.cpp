@@ -38,7 +38,7 @@ int run_embed(const EmbedCommand& command) {
         fmt::format("{}: found the ending '{}', expected .npy or .safetensors", command.out.string(), ending));
   }
   const std::vector<std::string> texts = read_texts(command.input, command.texts);
-  const TextModel model(command.model.folder, {.max_tokens = command.model.max_tokens});
+  const TextModel model(command.model.folder, command.model.text_model());
   EmbedOptions options = command.model.embed();
   options.prefix = prefix_of(command, model);
   const auto begin = std::chrono::steady_clock::now();

@@ -11,7 +11,7 @@ namespace tapecache::program {
 
 int run_eval(const EvalCommand& command) {
   const RetrievalTask task(read_pairs(command.pairs, command.columns));
-  const TextModel model(command.model.folder, {.max_tokens = command.model.max_tokens});
+  const TextModel model(command.model.folder, command.model.text_model());
   const RetrievalFigures figures = evaluate(model, task, command.prefixes.of(model), command.model.embed());
   if (command.json) {
     nlohmann::ordered_json object{{"queries", figures.queries}, {"targets", figures.targets}};

@@ -12,6 +12,7 @@
 #include "parameter_groups.h"
 #include "tapecache/core/error.h"
 #include "tapecache/data/tokenizers/tokenizer.h"
+#include "tapecache/models/lora.h"
 #include "tapecache/models/pretrained.h"
 
 namespace tapecache::program {
@@ -62,9 +63,12 @@ void show_model(const models::Pretrained& model, bool list) {
 int run_inspect(const InspectCommand& command) {
   std::vector<std::string> faults;
   show("folder", model_folder(command.folder).string());
+  const std::filesystem::path base = base_folder(command.folder, command.base);
+  const bool is_adapter = models::is_lora(command.folder);
+  if (is_adapter) show("base", base.string());
   std::optional<std::int64_t> ids;
   try {
-    const data::Tokenizer tokenizer = data::Tokenizer::load(command.folder);
+    const data::Tokenizer tokenizer = data::Tokenizer::load(base);
     ids = tokenizer.vocabulary_size();
     show("tokenizer",
          fmt::format("{} ids, pads with {}{}{}", *ids, tokenizer.pad_id(), tokenizer.pads_left() ? " on the left" : "",
@@ -73,7 +77,13 @@ int run_inspect(const InspectCommand& command) {
     faults.push_back(fmt::format("tokenizer: {}", e.what()));
   }
   try {
-    const models::Pretrained model = models::load_pretrained(command.folder, {.memory_map = true});
+    const models::Pretrained model = models::load_pretrained(base, {.memory_map = true});
+    if (is_adapter) {
+      const models::Lora lora = models::load_lora(command.folder, model);
+      std::int64_t numbers = 0;
+      for (const Parameter& p : lora.parameters()) numbers += p.value().numel();
+      show("adapter", fmt::format("{} numbers beside {} linear layers", numbers, lora.layers().size()));
+    }
     show_model(model, command.parameters);
     if (ids && model.encodes_texts() && *ids > model.info().vocabulary) {
       faults.push_back(

@@ -6,7 +6,8 @@ namespace tapecache::program {
 
 struct InspectCommand {
   std::filesystem::path folder = {};
-  bool parameters = false;  ///< list them all
+  std::filesystem::path base = {};  ///< as ModelOptions has it
+  bool parameters = false;          ///< list them all
 };
 
 /// Prints what a model's folder holds, and what of it cannot be used here. Gives the exit code: kBadInput where there

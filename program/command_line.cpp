@@ -22,8 +22,11 @@ namespace {
 const CLI::Range kCount(std::int64_t{1}, std::int64_t{1} << 40);
 
 void add_model(CLI::App& app, ModelOptions& options) {
-  app.add_option("--model", options.folder, "Folder of the model, as transformers or sentence-transformers write it")
+  app.add_option(
+         "--model", options.folder,
+         "Folder of the model, as transformers or sentence-transformers write it, or of an adapter, as PEFT does")
       ->required();
+  app.add_option("--base", options.base, "Folder of the model that an adapter is of (default: as the adapter says)");
   app.add_option("--max-tokens", options.max_tokens, "Cut longer texts, special tokens included (default: the model's)")
       ->check(kCount);
   app.add_option("--batch-tokens", options.batch_tokens, "Tokens of a forward where texts are only encoded")
@@ -56,6 +59,31 @@ void add_loss(CLI::App& app, LossOptions& options) {
   app.add_option("--guide", options.guide, "Folder of gist's guide model (default: the model as it was)");
 }
 
+void add_tuning(CLI::App& app, TuningOptions& o) {
+  app.add_option("--lora", o.lora, "Rank of adapters that are trained in place of the model (low-rank adaptation)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
+  app.add_option("--lora-alpha", o.lora_alpha, "They are scaled by alpha / rank (default: twice the rank)");
+  app.add_option("--lora-targets", o.lora_targets,
+                 "Linear layers to adapt: ends of their names, as query,value, or regular expressions of whole names "
+                 "(default: all-linear)")
+      ->delimiter(',')
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--lora-dropout", o.lora_dropout, "Of what adapters read")->check(CLI::Range(0.0, 0.99));
+  app.add_flag("--merge", o.merge, "Write the whole model, not its adapter");
+  app.add_option("--group", o.groups,
+                 "Learning rate and weight decay of some parameters, as 'pooler.*:rate=1e-4,decay=0'; may be repeated")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--layer-decay", o.layer_decay, "Each block is trained at this much of the rate of the one above it")
+      ->check(CLI::Range(1e-6, 1.0))
+      ->capture_default_str();
+  app.add_option("--ema", o.ema, "Measure and write the moving average of the weights, of which this much stays a step")
+      ->check(CLI::Range(0.0, 0.9999999));
+  app.add_option("--schedule", o.schedule,
+                 "Of the rate: warmup_cosine, or as transformers constant, constant_with_warmup, linear, cosine, "
+                 "cosine_with_restarts")
+      ->capture_default_str();
+}
+
 void add_train(CLI::App& app, TrainOptions& o) {
   add_model(app, o.model);
   add_pairs(app, o.pairs, o.columns);
@@ -75,6 +103,7 @@ void add_train(CLI::App& app, TrainOptions& o) {
   chunk->excludes(tokens)->excludes(memory);
   add_loss(app, o.loss);
   app.add_option("--temperature", o.temperature, "1 / scale")->excludes("--scale");
+  add_tuning(app, o.tuning);
   app.add_option("--freeze", o.freeze, "Pattern of parameters to leave as they are, as 'embeddings.*'; may be repeated")
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   auto* epochs = app.add_option("--epochs", o.epochs, "Times that every pair is seen")
@@ -84,7 +113,7 @@ void add_train(CLI::App& app, TrainOptions& o) {
   app.add_option("--rate", o.rate, "Learning rate of AdamW at its highest")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  app.add_option("--warmup", o.warmup, "Steps, or below 1 a share of all, that the rate rises; then half a cosine to 0")
+  app.add_option("--warmup", o.warmup, "Steps, or below 1 a share of all, that the rate rises; then as --schedule says")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--weight-decay,--decay", o.weight_decay, "Of AdamW, on weights of two or more axes")
@@ -94,6 +123,8 @@ void add_train(CLI::App& app, TrainOptions& o) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("--dropout", o.dropout, "In place of config.json's")->check(CLI::Range(0.0, 0.99));
+  app.add_flag("--checkpointing", o.checkpointing,
+               "Keep only what enters each block, and compute it again in backward");
   app.add_option("--seed", o.seed, "Of batches, of what is held out and of dropout")->capture_default_str();
   auto* pairs = app.add_option("--eval-pairs", o.eval_pairs, "File of held-out pairs, in place of a share of --pairs");
   app.add_option("--eval-share", o.eval_share, "Share of the pairs to hold out; 0: none")
@@ -198,7 +229,8 @@ int run_command_line(int argc, char** argv) {
   command(
       "inspect", "Show what a model's folder holds, and what of it is not supported", inspect,
       [](CLI::App& sub, InspectCommand& o) {
-        sub.add_option("folder", o.folder, "Folder of the model")->required();
+        sub.add_option("folder", o.folder, "Folder of the model, or of an adapter")->required();
+        sub.add_option("--base", o.base, "Folder of the model that an adapter is of (default: as the adapter says)");
         sub.add_flag("--parameters", o.parameters, "List every parameter");
       },
       run_inspect);

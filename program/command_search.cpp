@@ -53,7 +53,7 @@ std::string one_line(std::string text) {
 }  // namespace
 
 int run_search(const SearchCommand& command) {
-  const TextModel model(command.model.folder, {.max_tokens = command.model.max_tokens});
+  const TextModel model(command.model.folder, command.model.text_model());
   const Tensor index = model.comparable(read_index(command.index, model.model().info().width));
   std::vector<std::string> texts;
   if (!command.texts.empty()) {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <type_traits>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -23,8 +24,8 @@
 #include "tapecache/gradcache/memory_plan.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/clip_gradients.h"
+#include "tapecache/train/ema.h"
 #include "tapecache/train/optimizer.h"
-#include "tapecache/train/schedule.h"
 
 namespace tapecache::program {
 
@@ -100,7 +101,7 @@ class Run {
     }
     const double seconds = seconds_since(begin);
     if (held_out_ && after.empty()) after = evaluated("after", false);  // which was logged before the last checkpoint
-    models::save_pretrained(options_.out, model_->model());
+    with_averages([&] { write_model(); });
     if (held_out_) show(before_, after);
     say("{} written after {} steps in {}, at most {} in use", options_.out.string(), steps_, clock_text(seconds),
         bytes_text(memory_stats().peak));
@@ -108,6 +109,26 @@ class Run {
   }
 
  private:
+  /// What is measured and written are the averages, where there are any.
+  template <class Function>
+  std::invoke_result_t<Function> with_averages(const Function& function) const {
+    if (!ema_) return function();
+    const train::Ema::Scope scope = ema_->use();
+    return function();
+  }
+
+  std::span<const Buffer> averages() const { return ema_ ? std::span(ema_->state()) : std::span<const Buffer>(); }
+
+  void write_model() const {
+    if (adapter_ && !options_.tuning.merge) {
+      write_adapter(options_.out, folder_ / "adapter", *adapter_, model_->base());
+      return;
+    }
+    if (adapter_) adapter_->merge();
+    models::save_pretrained(options_.out, model_->model());
+    if (adapter_) adapter_->unmerge();
+  }
+
   void read_pairs_and_model() {
     std::error_code error;
     if (std::filesystem::exists(options_.out, error)) {
@@ -129,8 +150,14 @@ class Run {
       throw FileError(fmt::format("{}: leaves {} pairs for training, expected at least 2", options_.pairs.string(),
                                   training_.size()));
     }
-    model_ = std::make_unique<TextModel>(options_.model.folder,
-                                         TextModelOptions{options_.model.max_tokens, options_.dropout});
+    model_ =
+        std::make_unique<TextModel>(options_.model.folder, TextModelOptions{.max_tokens = options_.model.max_tokens,
+                                                                            .dropout = options_.dropout,
+                                                                            .seed = options_.seed,
+                                                                            .base = options_.model.base,
+                                                                            .checkpoint = options_.checkpointing,
+                                                                            .merge = false});
+    adapter_ = adapter_of(*model_, options_.tuning);
     prefixes_ = options_.prefixes.of(*model_);
   }
 
@@ -161,7 +188,13 @@ class Run {
     all_ = model_->model().parameters();
     all_.insert(all_.end(), loss_->parameters().begin(), loss_->parameters().end());
     std::ranges::copy_if(all_, std::back_inserter(trained_), [](const Parameter& p) { return p.requires_gradient(); });
-    optimizer_ = std::make_unique<train::AdamW>(trained_, train::AdamWOptions{.weight_decay = options_.weight_decay});
+    const train::AdamWOptions adamw{.weight_decay = options_.weight_decay,
+                                    .groups = parse_groups(options_.tuning.groups, options_.rate),
+                                    .layer_decay = options_.tuning.layer_decay};
+    optimizer_ = std::make_unique<train::AdamW>(trained_, adamw);
+    if (options_.tuning.ema) ema_.emplace(trained_, train::EmaOptions{.decay = *options_.tuning.ema});
+    if (adapter_) saved_ = trained_;  // the rest is the base model's, and stays as it is
+    else saved_ = all_;
 
     batch_ = std::min(options_.batch, training_.size());
     order_ = std::make_unique<BatchOrder>(training_.size(), batch_, options_.seed);
@@ -172,6 +205,7 @@ class Run {
     if (warmup_ > steps_) {
       throw ValueError(fmt::format("--warmup is {} steps, expected at most all {}", warmup_, steps_));
     }
+    scheduled_rate(options_.tuning.schedule, 0, warmup_, steps_, options_.rate);
     eval_every_ = options_.eval_every.value_or(order_->steps_per_epoch());
 
     step_options_.autocast = options_.model.autocast();
@@ -217,7 +251,7 @@ class Run {
       log_.emplace(folder_);
       return;
     }
-    const train::TrainingPosition position = train::load_checkpoint(checkpoint(), all_, *optimizer_);
+    const train::TrainingPosition position = train::load_checkpoint(checkpoint(), saved_, *optimizer_, averages());
     const auto note = [&](const std::string& name) {
       const auto found = position.notes.find(name);
       Json json = found == position.notes.end() ? Json() : Json::parse(found->second, nullptr, false);
@@ -247,7 +281,7 @@ class Run {
     if (const auto* plan = std::get_if<gradcache::MemoryPlan>(&step_options_.cut)) {
       position.notes["plan"] = to_json(*plan).dump();
     }
-    train::save_checkpoint(checkpoint(), all_, *optimizer_, position);
+    train::save_checkpoint(checkpoint(), saved_, *optimizer_, position, averages());
   }
 
   /// The next step. Throws NumericalError where it cannot be taken.
@@ -268,7 +302,7 @@ class Run {
     if (result.status != gradcache::StepStatus::kDone) {
       throw NumericalError(fmt::format("step {}: {}; nothing was changed by it", step_ + 1, result.message));
     }
-    const double rate = train::warmup_cosine(step_, warmup_, steps_, options_.rate);
+    const double rate = scheduled_rate(options_.tuning.schedule, step_, warmup_, steps_, options_.rate);
     const double norm = (options_.clip_norm > 0 ? train::clip_gradient_norm(trained_, options_.clip_norm)
                                                 : train::gradient_norm(trained_))
                             .item();
@@ -276,6 +310,7 @@ class Run {
     optimizer_->step(rate);
     optimizer_->clear_gradients();
     loss_->after_step();
+    if (ema_) ema_->update();
     ++step_;
     return {{"loss", result.loss.item()},
             {"learning_rate", rate},
@@ -303,7 +338,8 @@ class Run {
   }
 
   MetricsLog::Figures evaluated(const std::string& when, bool log) {
-    MetricsLog::Figures figures = evaluate(*model_, *held_out_, prefixes_, options_.model.embed()).named();
+    MetricsLog::Figures figures =
+        with_averages([&] { return evaluate(*model_, *held_out_, prefixes_, options_.model.embed()).named(); });
     std::string line;
     for (const auto& [name, value] : figures) line += fmt::format("  {} {:.4f}", name, value);
     say("{}{}", when, line);
@@ -326,8 +362,10 @@ class Run {
   std::unique_ptr<TextModel> model_;
   Prefixes prefixes_;
   std::unique_ptr<TrainingLoss> loss_;
-  std::vector<Parameter> all_, trained_;
+  std::vector<Parameter> all_, trained_, saved_;
+  std::optional<models::Lora> adapter_;
   std::unique_ptr<train::AdamW> optimizer_;
+  std::optional<train::Ema> ema_;
   std::unique_ptr<BatchOrder> order_;
   std::unique_ptr<PairBatches> batches_;
   gradcache::StepOptions step_options_;

@@ -9,6 +9,7 @@
 #include "model_options.h"
 #include "pairs_file.h"
 #include "training_loss.h"
+#include "tuning.h"
 
 namespace tapecache::program {
 
@@ -24,7 +25,8 @@ struct TrainOptions {
 
   LossOptions loss = {};
   std::optional<double> temperature = {};  ///< in the place of the scale, its inverse
-  std::vector<std::string> freeze = {};    ///< patterns, as a shell has them, of parameters' names
+  TuningOptions tuning = {};
+  std::vector<std::string> freeze = {};  ///< patterns, as a shell has them, of parameters' names
 
   double epochs = 1;
   std::optional<std::int64_t> steps = {};  ///< in the place of epochs
@@ -32,6 +34,7 @@ struct TrainOptions {
   double warmup = 0.1;  ///< steps, or below 1 a share of all
   std::uint64_t seed = 0;
   std::optional<double> dropout = {};
+  bool checkpointing = false;
 
   std::filesystem::path eval_pairs = {};
   double eval_share = 0.05;

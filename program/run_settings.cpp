@@ -35,7 +35,8 @@ std::string text_of(const std::optional<T>& value) {
 
 std::map<std::string, std::string> run_settings(const TrainOptions& options, const Pairs& training,
                                                 const Prefixes& prefixes) {
-  return {
+  std::map<std::string, std::string> settings = tuning_settings(options.tuning);
+  settings.insert({
       {"the pairs for training", fmt::format("{} of fingerprint {:016x}", training.size(), fingerprint(training))},
       {"--batch", fmt::format("{}", options.batch)},
       {"--bf16", fmt::format("{}", options.model.bf16)},
@@ -56,7 +57,8 @@ std::map<std::string, std::string> run_settings(const TrainOptions& options, con
       {"--steps", text_of(options.steps)},
       {"--warmup", fmt::format("{}", options.warmup)},
       {"--weight-decay", fmt::format("{}", options.weight_decay)},
-  };
+  });
+  return settings;
 }
 
 void require_same_settings(const std::map<std::string, std::string>& saved,

@@ -19,6 +19,8 @@ namespace {
 models::Pretrained load(const std::filesystem::path& folder, const TextModelOptions& options) {
   models::PretrainedOptions pretrained;
   pretrained.dropout = options.dropout;
+  pretrained.checkpoint = options.checkpoint;
+  pretrained.seed = options.seed;
   models::Pretrained model = models::load_pretrained(folder, pretrained);
   const models::PretrainedInfo& info = model.info();
   if (!model.encodes_texts()) {
@@ -58,8 +60,31 @@ const std::filesystem::path& model_folder(const std::filesystem::path& path) {
   throw FileError(fmt::format("{}: no such folder, expected a model's", path.string()));
 }
 
+std::filesystem::path base_folder(const std::filesystem::path& path, const std::filesystem::path& base) {
+  if (!models::is_lora(model_folder(path))) {
+    if (base.empty()) return path;
+    throw FileError(fmt::format("{}: has no adapter_config.json, expected an adapter's folder beside --base {}",
+                                path.string(), base.string()));
+  }
+  if (!base.empty()) return model_folder(base);
+  const std::filesystem::path named = models::base_of_lora(path);
+  std::error_code error;
+  for (const std::filesystem::path& folder : {named, path / named}) {
+    if (!named.empty() && std::filesystem::is_directory(folder, error)) return folder;
+  }
+  throw FileError(fmt::format("{}: its base model is '{}', which is no folder here; --base DIR says where it is",
+                              (path / "adapter_config.json").string(), named.string()));
+}
+
 TextModel::TextModel(const std::filesystem::path& folder, const TextModelOptions& options)
-    : folder_(model_folder(folder)), tokenizer_(data::Tokenizer::load(folder)), model_(load(folder, options)) {
+    : folder_(model_folder(folder)),
+      base_(base_folder(folder, options.base)),
+      tokenizer_(data::Tokenizer::load(base_)),
+      model_(load(base_, options)) {
+  if (models::is_lora(folder)) {
+    adapter_ = models::load_lora(folder, model_);
+    if (options.merge) adapter_->merge();
+  }
   const models::PretrainedInfo& info = model_.info();
   if (tokenizer_.vocabulary_size() > info.vocabulary) {
     throw FileError(fmt::format("{}: its tokenizer has {} ids, its model's embedding table {} rows", folder.string(),

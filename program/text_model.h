@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tapecache/data/tokenizers/tokenizer.h"
+#include "tapecache/models/lora.h"
 #include "tapecache/models/pretrained.h"
 
 namespace tapecache::program {
@@ -17,6 +18,10 @@ namespace tapecache::program {
 struct TextModelOptions {
   std::optional<std::int64_t> max_tokens = {};  ///< of a text, special ones included; none: as many as the model takes
   std::optional<double> dropout = {};           ///< in the place of what the folder says
+  std::uint64_t seed = 0;                       ///< of parameters that are made beside the folder's
+  std::filesystem::path base = {};              ///< in the place of what an adapter's folder says
+  bool checkpoint = false;                      ///< as PretrainedOptions has it
+  bool merge = true;                            ///< an adapter, so that the model costs what its base does
 };
 
 struct EmbedOptions {
@@ -29,8 +34,11 @@ struct EmbedOptions {
 
 /// The path, where there is a folder. Throws FileError.
 const std::filesystem::path& model_folder(const std::filesystem::path& path);
+/// The same or, of an adapter's folder, its base model's: `base`, or else what adapter_config.json says, as it stands
+/// or within the adapter's folder. Throws FileError.
+std::filesystem::path base_folder(const std::filesystem::path& path, const std::filesystem::path& base);
 
-/// A folder's model with its tokenizer.
+/// A folder's model with its tokenizer, or an adapter's folder's with those of its base.
 class TextModel {
  public:
   /// Throws FileError for what cannot be loaded, a model that encodes no texts, and a tokenizer with more ids than the
@@ -39,6 +47,10 @@ class TextModel {
 
   const std::filesystem::path& folder() const { return folder_; }
   const models::Pretrained& model() const { return model_; }
+  /// That of the model itself, where that is another one.
+  const std::filesystem::path& base() const { return base_; }
+  /// Where the folder is an adapter's.
+  const std::optional<models::Lora>& adapter() const { return adapter_; }
   const data::Tokenizer& tokenizer() const { return tokenizer_; }
   std::int64_t max_tokens() const { return max_tokens_; }
   /// What texts of a kind begin with: the model's prompt of the first of these names that it has, else its default one.
@@ -55,9 +67,10 @@ class TextModel {
   Tensor comparable(const Tensor& embeddings) const;
 
  private:
-  std::filesystem::path folder_;
+  std::filesystem::path folder_, base_;
   data::Tokenizer tokenizer_;
   models::Pretrained model_;
+  std::optional<models::Lora> adapter_;
   std::int64_t max_tokens_;
 };
 

@@ -79,7 +79,9 @@ TrainingLoss::TrainingLoss(const LossOptions& options, const TextModel& model, s
     parameters_.push_back(bias_);
   }
   if (kind_ == LossKind::kGist) {
-    guide_ = std::make_unique<TextModel>(options.guide.empty() ? model.folder() : options.guide, TextModelOptions{});
+    TextModelOptions guide;
+    if (options.guide.empty() && model.adapter()) guide.base = model.base();
+    guide_ = std::make_unique<TextModel>(options.guide.empty() ? model.folder() : options.guide, guide);
   } else if (!options.guide.empty()) {
     throw ValueError(fmt::format("--guide is for --loss gist, found {}", name));
   }

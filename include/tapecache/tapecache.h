@@ -47,6 +47,7 @@
 #include "tapecache/ops/softmax.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/clip_gradients.h"
+#include "tapecache/train/ema.h"
 #include "tapecache/train/event_file.h"
 #include "tapecache/train/loss_scaler.h"
 #include "tapecache/train/metrics.h"

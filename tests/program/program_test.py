@@ -184,6 +184,88 @@ class ProgramTest(unittest.TestCase):
         self.assert_refused(["'layers.*' matches no parameter", "embeddings."],
                             *self.train_arguments("other", "--freeze", "layers.*"))
 
+    def test_low_rank_adaptation(self) -> None:
+        lora = ["--lora", 3, "--lora-targets", "query,value", "--steps", 60, "--rate", 3e-2, "--dropout", 0,
+                "--eval-pairs", self.pairs, "--eval-every", 0]
+        out = self.train("out", *lora, "--check-every", 20)
+        self.assertEqual({path.name for path in out.iterdir()}, {"adapter_config.json", "adapter_model.safetensors"})
+        config = json.loads((out / "adapter_config.json").read_text())
+        self.assertEqual((config["r"], config["lora_alpha"], config["peft_type"]), (3, 6, "LORA"))
+        self.assertEqual(config["base_model_name_or_path"], str(self.model))
+        tensors = small_model.read_safetensors(out / "adapter_model.safetensors")
+        self.assertEqual(len(tensors), 2 * 2 * 2)
+        self.assertEqual(len(tensors["base_model.model.encoder.layer.1.attention.self.value.lora_A.weight"]), 3 * 16 * 4)
+        before, after = self.metrics("out", "eval")
+        self.assertGreater(after["mrr"], before["mrr"])
+        self.assertLess(max(line["gradient_distance"] for line in self.metrics("out", "check")), 1e-5)
+        # A checkpoint holds what is trained alone.
+        self.assertEqual(len([name for name in small_model.read_safetensors(self.folder / "out.run/checkpoint.safetensors")
+                              if name.startswith("model.")]), 8)
+        # The folder is a model for all that uses one, and so is that of the whole.
+        merged = self.train("merged", *lora, "--merge")
+        texts = self.write("texts.txt", "".join(f"{row[1]}\n" for row in pairs()))
+        vectors = []
+        for model in (out, merged):
+            self.run_program("embed", "--model", model, "--input", texts, "--out", self.folder / "v.npy")
+            vectors.append((self.folder / "v.npy").read_bytes())
+            measured = json.loads(self.run_program("eval", "--model", model, "--pairs", self.pairs, "--json").stdout)
+            self.assertAlmostEqual(measured["mrr"], after["mrr"], places=2)
+        self.assertEqual(*vectors)
+        shown = self.run_program("inspect", out).stdout
+        for word in (str(self.model), "384 numbers beside 4 linear layers"):
+            self.assertIn(word, shown)
+        self.run_program("check-gradient", "--model", out, "--pairs", self.pairs, "--samples", 8)
+        # It goes on being trained, and its base may be elsewhere.
+        moved = self.folder / "moved"
+        self.model.rename(moved)
+        self.assert_refused([str(self.model), "no folder", "--base"], "eval", "--model", out, "--pairs", self.pairs)
+        further = ["train", "--model", out, "--base", moved, "--pairs", self.pairs, "--steps", 2, "--batch", 16]
+        self.run_program(*further, "--out", self.folder / "further")
+        self.assertNotEqual(small_model.read_safetensors(self.folder / "further/adapter_model.safetensors"), tensors)
+        self.assert_refused(["is an adapter", "--lora"], *further, "--out", self.folder / "other", "--lora", 2)
+        self.assert_refused(["no adapter_config.json", "--base"], "eval", "--model", moved, "--base", moved, "--pairs",
+                            self.pairs)
+        self.model = moved
+        self.assert_refused(["need --lora"], *self.train_arguments("other", "--lora-alpha", 2))
+        self.assert_refused(["target 'quary'", "encoder.layer.0.attention.self.query"],
+                            *self.train_arguments("other", "--lora", 2, "--lora-targets", "quary"))
+
+    def test_groups_averages_and_schedules_go_on_to_the_same_bits(self) -> None:
+        run = ["--steps", 200, "--save-every", 7, "--eval-every", 100, "--ema", 0.9, "--schedule", "linear",
+               "--layer-decay", 0.8, "--group", "embeddings.*:rate=0", "--group", "*.bias:rate=1e-4,decay=0.1"]
+        for more in ([], ["--lora", 2, "--lora-dropout", 0.1, "--group", "*.lora_B.weight:rate=1e-2"]):
+            name = f"run{len(more)}"
+            if more:
+                run = [option for option in run if option not in ("embeddings.*:rate=0", "*.bias:rate=1e-4,decay=0.1")]
+                run = [option for option in run if option != "--group"]
+            whole = self.train(f"{name}-whole", *run, *more)
+            self.assertEqual(self.interrupted(name, signal.SIGKILL, *run, *more), -signal.SIGKILL)
+            self.train(name, *run, *more, "--resume")
+            file = "adapter_model.safetensors" if more else "model.safetensors"
+            self.assertEqual((self.folder / name / file).read_bytes(), (whole / file).read_bytes())
+            self.assertEqual(self.metrics(name, "eval"), self.metrics(f"{name}-whole", "eval"))
+        rates = [line["learning_rate"] for line in self.metrics("run0", "train")]
+        self.assertEqual((rates[0], rates[10], rates[20]), (0, 0.5e-3, 1e-3))
+        self.assertAlmostEqual(rates[110], 0.5e-3)
+        before, after = self.weights("model"), self.weights("run0")
+        for name in before:
+            self.assertEqual(before[name] == after[name], name.startswith("embeddings."), name)
+        # What is written are the averages, which are not the last weights.
+        last = small_model.read_safetensors(self.folder / "run0.run/checkpoint.safetensors")
+        name = "encoder.layer.0.output.dense.weight"
+        self.assertEqual(after[name], last[f"model.ema.{name}"])
+        self.assertNotEqual(after[name], last[f"model.{name}"])
+        measured = json.loads(self.run_program("eval", "--model", self.folder / "run0", "--pairs", self.pairs, "--json").stdout)
+        self.assertGreater(measured["mrr"], 0)
+        self.train("kept", "--steps", 2)
+        self.train("again", "--steps", 2, "--checkpointing")
+        self.assertEqual(self.weights("kept"), self.weights("again"))
+        for options, words in ((["--group", "pooler.*:rate=1"], ["group 'pooler.*' matches none"]),
+                               (["--group", "x:rates=1"], ["--group is 'x:rates=1'", "rate=NUMBER"]),
+                               (["--schedule", "cosin"], ["--schedule: 'cosin'", "constant_with_warmup", "warmup_cosine"]),
+                               (["--ema", 1], ["--ema"]), (["--layer-decay", 0], ["--layer-decay"])):
+            self.assert_refused(words, *self.train_arguments("other", *options))
+
     def test_a_loss_that_is_not_finite(self) -> None:
         done = self.run_program(*self.train_arguments("out", "--steps", 30, "--rate", 1e30, "--clip-norm", 0, "--warmup", 0),
                                 code=2)
