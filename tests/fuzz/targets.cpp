@@ -385,6 +385,38 @@ void tokenize_by_any_file(std::string_view bytes) {
   }
 }
 
+/// A model of SentencePiece, as T5's or, where its first byte is a 'B', as Llama's.
+void tokenize_by_any_model(std::string_view bytes) {
+  static const Folder folder;
+  const bool is_bpe = bytes.starts_with('B');
+  put(folder / "tokenizer_config.json",
+      is_bpe ? R"({"tokenizer_class": "LlamaTokenizer"})" : R"({"tokenizer_class": "T5Tokenizer", "extra_ids": 2})");
+  put(folder / "spiece.model", bytes.substr(is_bpe ? 1 : 0));
+  std::optional<data::Tokenizer> tokenizer;
+  if (!takes([&] { tokenizer.emplace(data::Tokenizer::load(folder.path())); })) return;
+  try {
+    const data::Encoding found = tokenizer->encode("Hello <s> \u00c5land, don't!  \u4e2d\u6587 123\xff");
+    require(std::ranges::all_of(found.ids, [&](auto id) { return id >= 0 && id < tokenizer->vocabulary_size(); }),
+            "an id that the vocabulary has not");
+  } catch (const ValueError&) {
+    // It has no token for the unknown.
+  }
+}
+
+std::vector<std::string> sentencepiece_seeds() {
+  const auto field = [](char key, const std::string& value) {
+    return std::string{key, static_cast<char>(value.size())} + value;
+  };
+  std::string pieces;
+  for (const char* const text : {"<pad>", "</s>", "<unk>", "<s>", "\u2581", "H", "e", "l", "He", "ll", "\u2581He"}) {
+    const bool is_control = text[0] == '<';
+    pieces += field(
+        0x0A, field(0x0A, text) + std::string("\x15\x00\x00\x80\xbf\x18", 6) + static_cast<char>(is_control ? 3 : 1));
+  }
+  const std::string unigram("\x12\x05\x18\x01\xc0\x02\x02", 7), bpe("\x12\x05\x18\x02\xc0\x02\x02", 7);
+  return {pieces + unigram, "B" + pieces + bpe};
+}
+
 std::vector<std::string> tokenizer_file_seeds() {
   const std::string text = std::string(1, '\0') + "Hello <s> \u00c5land, don't!  \u4e2d\u6587 123\xff";
   const std::string added = R"("added_tokens":[{"id":9,"content":"<s>","lstrip":true,"normalized":false}],)";
@@ -461,6 +493,7 @@ constexpr FuzzTarget kTargets[] = {
     {"adapter", load_any_adapter, adapter_seeds},
 #ifdef TAPECACHE_HAS_TOKENIZERS
     {"tokenizer", tokenize_by_any_file, tokenizer_file_seeds},
+    {"sentencepiece", tokenize_by_any_model, sentencepiece_seeds},
 #endif
 };
 
