@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "tapecache/core/language.h"
+
 namespace tapecache::data {
 
 /// Which samples each step of a training run takes: those of an epoch are shuffled by (seed, epoch), and what is left
