@@ -11,7 +11,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "batch_order.h"
+#include "held_out.h"
 #include "interrupt.h"
 #include "metrics_log.h"
 #include "pair_batches.h"
@@ -21,6 +21,7 @@
 #include "tapecache/core/memory.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/core/random.h"
+#include "tapecache/data/batch_order.h"
 #include "tapecache/gradcache/compare.h"
 #include "tapecache/gradcache/memory_plan.h"
 #include "tapecache/train/checkpoint.h"
@@ -207,7 +208,7 @@ class Run {
     else saved_ = all_;
 
     batch_ = std::min(options_.batch, training_.size());
-    order_ = std::make_unique<BatchOrder>(training_.size(), batch_, options_.seed);
+    order_ = std::make_unique<data::BatchOrder>(training_.size(), batch_, options_.seed);
     const int loaders = options_.loaders.value_or(std::clamp(thread_count() / 4, 1, 8));
     batches_ = std::make_unique<PairBatches>(training_, *model_, prefixes_, images_.get(),
                                              LoadingOptions{options_.seed, loaders});
@@ -383,7 +384,7 @@ class Run {
   std::optional<models::Lora> adapter_;
   std::unique_ptr<train::AdamW> optimizer_;
   std::optional<train::Ema> ema_;
-  std::unique_ptr<BatchOrder> order_;
+  std::unique_ptr<data::BatchOrder> order_;
   std::unique_ptr<PairBatches> batches_;
   gradcache::StepOptions step_options_;
   std::map<std::string, std::string> settings_;

@@ -7,14 +7,17 @@
 #include <string>
 #include <vector>
 
-#include "batch_order.h"
+#include "held_out.h"
 #include "metrics_log.h"
 #include "parameter_groups.h"
 #include "retrieval_task.h"
+#include "tapecache/data/batch_order.h"
 
 using namespace tapecache;
 using namespace tapecache::program;
 using namespace tapecache::testing;
+using data::BatchOrder;
+using data::shuffled;
 
 namespace {
 

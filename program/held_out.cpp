@@ -1,4 +1,4 @@
-#include "batch_order.h"
+#include "held_out.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,6 +7,8 @@
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
+
+#include "tapecache/data/batch_order.h"
 
 namespace tapecache::program {
 
@@ -17,7 +19,7 @@ std::pair<Pairs, Pairs> held_out(const Pairs& pairs, double share, std::int64_t 
   for (const std::string& anchor : pairs.anchors) ++pairs_of_anchor[anchor];
   std::unordered_set<std::string_view> taken;
   std::int64_t count = 0;
-  for (const std::int64_t row : shuffled(pairs.size(), seed, kShuffle)) {
+  for (const std::int64_t row : data::shuffled(pairs.size(), seed, kShuffle)) {
     if (count >= wanted) break;
     const std::string& anchor = pairs.anchors[static_cast<std::size_t>(row)];
     if (count + pairs_of_anchor[anchor] <= wanted && taken.insert(anchor).second) count += pairs_of_anchor[anchor];

@@ -4,12 +4,8 @@
 #include <utility>
 
 #include "pairs_file.h"
-#include "tapecache/data/batch_order.h"
 
 namespace tapecache::program {
-
-using data::BatchOrder;
-using data::shuffled;
 
 /// Pairs for training and, apart, those held out: about a share of all, at most `most`. Pairs of one anchor are on one
 /// side.
