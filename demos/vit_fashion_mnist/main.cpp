@@ -25,8 +25,8 @@ namespace {
 
 struct Options {
   std::filesystem::path data = "/usr/share/datasets/fashion-mnist", out = "out/vit_fashion_mnist";
-  int epochs = 5, batch = 128, threads = 0;
-  double rate = 2e-3;
+  int epochs = 5, batch = 64, threads = 0;
+  double rate = 1.5e-3;
   std::uint64_t seed = 1;
 };
 
