@@ -1,4 +1,4 @@
-#include "tapecache/autograd/anomaly.h"
+#include "tapecache/autograd/modes.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 
 #include <fmt/format.h>
 

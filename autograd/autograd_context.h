@@ -2,8 +2,8 @@
 
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
-#include "tapecache/core/scoped_value.h"
+#include "tapecache/autograd/variable.h"
+#include "tapecache/core/forward_context.h"
 
 #pragma GCC visibility push(hidden)
 

@@ -1,11 +1,10 @@
-#include "tapecache/autograd/backward.h"
+#include "tapecache/autograd/tape.h"
 
 #include <algorithm>
 #include <string>
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 
 namespace tapecache {

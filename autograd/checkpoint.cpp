@@ -1,9 +1,9 @@
-#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/autograd/function.h"
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/autograd_context.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/forward_context.h"
 

@@ -1,4 +1,4 @@
-#include "tapecache/autograd/foreign.h"
+#include "tapecache/autograd/function.h"
 
 #include <memory>
 #include <span>

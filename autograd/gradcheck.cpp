@@ -5,8 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/random.h"
-#include "tapecache/core/scoped_value.h"
 
 namespace tapecache {
 

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
-#include "tapecache/core/scoped_value.h"
+#include "tapecache/autograd/variable.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/tensor.h"
 
 #pragma GCC visibility push(hidden)

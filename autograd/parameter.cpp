@@ -1,4 +1,4 @@
-#include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/variable.h"
 
 #include <utility>
 

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/autograd/variable.h"
+#include "tapecache/core/files.h"
 
 #pragma GCC visibility push(hidden)
 

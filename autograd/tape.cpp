@@ -7,8 +7,8 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/anomaly.h"
 #include "tapecache/autograd/autograd_context.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/thread_context.h"
 

@@ -3,8 +3,8 @@
 #include <span>
 #include <vector>
 
-#include "tapecache/autograd/buffer.h"
-#include "tapecache/core/scoped_value.h"
+#include "tapecache/autograd/variable.h"
+#include "tapecache/core/forward_context.h"
 
 #pragma GCC visibility push(hidden)
 

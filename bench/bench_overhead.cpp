@@ -18,7 +18,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/files.h"
 #include "tapecache/tapecache.h"
 
 namespace {

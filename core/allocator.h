@@ -11,7 +11,6 @@
 #include "tapecache/core/arena.h"
 #include "tapecache/core/device.h"
 #include "tapecache/core/device_backend.h"
-#include "tapecache/core/memory.h"
 #include "tapecache/core/system_memory.h"
 
 #pragma GCC visibility push(hidden)

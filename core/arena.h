@@ -6,7 +6,7 @@
 #include <set>
 #include <utility>
 
-#include "tapecache/core/language.h"
+#include "tapecache/core/error.h"
 
 #pragma GCC visibility push(hidden)
 

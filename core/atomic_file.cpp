@@ -1,4 +1,4 @@
-#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/files.h"
 
 #include <dirent.h>
 #include <fcntl.h>

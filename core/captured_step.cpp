@@ -7,10 +7,10 @@
 
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/graph_copies.h"
 #include "tapecache/core/memory_pool.h"
 #include "tapecache/core/random.h"
-#include "tapecache/core/scoped_value.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/core/thread_context.h"
 

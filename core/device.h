@@ -1,11 +1,12 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "tapecache/core/language.h"
+#include "tapecache/core/error.h"
 
 namespace tapecache {
 
@@ -48,5 +49,66 @@ bool tf32_allowed();
 
 /// "cpu" or "cuda:0".
 std::string to_string(Device device);
+
+}  // namespace tapecache
+
+/// Statistics and limits of tensor memory, for all threads together. Each device has a caching allocator, which keeps
+/// freed blocks for the next tensors.
+namespace tapecache {
+
+class Allocator;
+
+/// Byte counters of one device's allocator.
+struct MemoryStats {
+  std::size_t current = 0;  ///< bytes in use now
+  std::size_t peak = 0;     ///< most bytes in use at once since the last reset_peak()
+  std::size_t cached = 0;   ///< free bytes held for reuse; on the host, untouched pages of them take no memory
+  std::size_t limit = 0;    ///< the tightest limit in force on the bytes in use; 0: no limit
+  std::uint64_t system_allocations = 0;  ///< number of requests to the system for memory
+};
+
+/// The counters of a device's allocator. Throws DeviceError, as all functions here do, if this build does not support
+/// the device.
+MemoryStats memory_stats(Device device = Device::cpu());
+/// The counters of page-locked host memory (see Tensor::pinned).
+MemoryStats pinned_memory_stats();
+/// Starts a new peak measurement at the bytes in use now.
+void reset_memory_peak(Device device = Device::cpu());
+/// Limits the bytes that may be in use at once; 0: no limit. Unused cached blocks are returned to the system before
+/// more memory is requested. A `MemoryLimit` in force may be tighter.
+void set_memory_limit(std::size_t bytes, Device device = Device::cpu());
+/// Returns unused cached blocks to the system.
+void release_memory_cache(Device device = Device::cpu());
+
+// The scopes below may overlap in any way between threads.
+
+/// Limits the bytes in use for a scope; 0: no limit. The tightest of all limits in force applies to every thread.
+class MemoryLimit {
+ public:
+  explicit MemoryLimit(std::size_t bytes, Device device = Device::cpu());
+  ~MemoryLimit();
+  MemoryLimit(const MemoryLimit&) = delete;
+  MemoryLimit& operator=(const MemoryLimit&) = delete;
+
+ private:
+  Allocator& allocator_;
+  std::size_t bytes_;
+};
+
+/// Measures the peak of the bytes in use over a scope.
+class PeakMeter {
+ public:
+  explicit PeakMeter(Device device = Device::cpu());
+  ~PeakMeter();
+  PeakMeter(const PeakMeter&) = delete;
+  PeakMeter& operator=(const PeakMeter&) = delete;
+
+  /// Most bytes in use at once since the scope began.
+  std::size_t peak() const;
+
+ private:
+  Allocator& allocator_;
+  std::size_t peak_ = 0;
+};
 
 }  // namespace tapecache

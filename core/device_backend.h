@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "tapecache/core/dtype.h"
-#include "tapecache/core/storage.h"
+#include "tapecache/core/tensor.h"
 
 #pragma GCC visibility push(hidden)
 

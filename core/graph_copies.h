@@ -4,7 +4,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "tapecache/core/storage.h"
+#include "tapecache/core/tensor.h"
 #include "tapecache/core/thread_context.h"
 
 namespace tapecache {

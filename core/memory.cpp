@@ -1,4 +1,4 @@
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 
 #include <algorithm>
 #include <mutex>

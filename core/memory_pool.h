@@ -2,7 +2,7 @@
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/device.h"
-#include "tapecache/core/scoped_value.h"
+#include "tapecache/core/forward_context.h"
 
 #pragma GCC visibility push(hidden)
 

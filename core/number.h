@@ -2,9 +2,24 @@
 
 #include <type_traits>
 
+#include "tapecache/core/error.h"
 #include "tapecache/core/tensor.h"
 
 namespace tapecache {
+
+/// A number as a kernel is given it: `value`, or, where `on_device` is not null, what is there, in the memory of the
+/// kernel's device, when the kernel runs. So a captured kernel can be replayed with other numbers.
+template <class T>
+struct KernelNumber {
+  T value;
+  const T* on_device;
+
+  constexpr KernelNumber(T number = 0, const T* there = nullptr) : value(number), on_device(there) {}
+  bool operator==(const KernelNumber&) const = default;
+
+  /// The number as it is now, on the device that holds it.
+  constexpr T now() const { return on_device ? *on_device : value; }
+};
 
 /// A number that may be known to the host now, or to a device when it gets there: a double, or an f64 scalar in a
 /// device's memory, which is not waited for. Kernels read the latter when they run, so that a `CapturedStep` can be

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "tapecache/core/scoped_value.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/thread_context.h"
 
 #pragma GCC visibility push(hidden)

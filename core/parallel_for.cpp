@@ -9,8 +9,8 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/error.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/processors.h"
-#include "tapecache/core/scoped_value.h"
 #include "tapecache/core/stay_loaded.h"
 #include "tapecache/core/thread_context.h"
 #include "tapecache/core/worker_team.h"

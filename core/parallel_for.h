@@ -4,7 +4,7 @@
 #include <memory>
 #include <type_traits>
 
-#include "tapecache/core/language.h"
+#include "tapecache/core/error.h"
 
 namespace tapecache {
 

@@ -1,4 +1,4 @@
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -18,7 +18,6 @@
 #include <nlohmann/json.hpp>
 
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/atomic_file.h"
 #include "tapecache/core/descriptor.h"
 #include "tapecache/core/safetensors_header.h"
 

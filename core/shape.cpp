@@ -1,4 +1,4 @@
-#include "tapecache/core/shape.h"
+#include "tapecache/core/tensor.h"
 
 #include <algorithm>
 #include <vector>

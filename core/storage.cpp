@@ -1,4 +1,4 @@
-#include "tapecache/core/storage.h"
+#include "tapecache/core/tensor.h"
 
 #include <mutex>
 #include <utility>

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <array>
+#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
@@ -13,10 +16,140 @@
 
 #include "tapecache/core/device.h"
 #include "tapecache/core/dtype.h"
-#include "tapecache/core/shape.h"
-#include "tapecache/core/storage.h"
+#include "tapecache/core/error.h"
 
 namespace tapecache {
+
+/// The sizes of a tensor's axes, at most kMaxRank of them. Rank 0 is a scalar with one element.
+class Shape {
+ public:
+  static constexpr int kMaxRank = 6;
+
+  Shape() = default;
+  /// Throws ShapeError on a negative size, more than kMaxRank axes, or more than 2^59 elements.
+  Shape(std::initializer_list<std::int64_t> sizes);
+  explicit Shape(std::span<const std::int64_t> sizes);
+
+  int rank() const { return rank_; }
+  /// Product of all sizes.
+  std::int64_t numel() const;
+  /// Size of an axis; negative axes count from the end. Throws ShapeError where there is no such axis.
+  std::int64_t operator[](int axis) const { return sizes_[static_cast<std::size_t>(normalize_axis(axis))]; }
+  /// The axis as a number in [0, rank). Throws ShapeError where there is no such axis.
+  int normalize_axis(int axis) const;
+  /// Product of the sizes of axes [begin, end). Throws ShapeError where there are no such axes.
+  std::int64_t product(int begin, int end) const;
+  /// This shape with one axis set to another size.
+  Shape with(int axis, std::int64_t size) const;
+  /// This shape without one axis.
+  Shape without(int axis) const;
+  /// This shape with a new axis of the given size put before `axis`.
+  Shape inserted(int axis, std::int64_t size) const;
+
+  const std::int64_t* begin() const { return sizes_.data(); }
+  const std::int64_t* end() const { return sizes_.data() + rank_; }
+
+  bool operator==(const Shape& other) const;
+
+ private:
+  std::array<std::int64_t, kMaxRank> sizes_{};
+  int rank_ = 0;
+};
+
+/// "[2, 3]"; a scalar is "[]".
+std::string to_string(const Shape& shape);
+
+/// These sizes, one of which may be -1: then it is what the others leave of the elements of `from`. Throws ShapeError
+/// naming `op` where they leave none or, beside an axis of size 0, leave it open, and for a second -1.
+Shape inferred_shape(const char* op, std::initializer_list<std::int64_t> sizes, const Shape& from);
+
+/// The shape both operands broadcast to, aligned at the last axis. Throws ShapeError naming `op` where they do not.
+Shape broadcast(const char* op, const Shape& a, const Shape& b);
+
+namespace device_backend {
+/// The end of a copy that runs beside other work.
+using CopyEvent = std::shared_ptr<void>;
+}  // namespace device_backend
+
+class GraphCopies;
+
+/// One block of a device's memory, shared by the tensors that view it and freed with the last of them, or memory of the
+/// host that a program wraps, released then.
+///
+/// Copies may be under way that run beside other work. Whoever is about to use the memory calls wait_pending_copies()
+/// first: then the host, or where the memory is a device's, what that device is given next, waits for them.
+class Storage {
+ public:
+  enum class Use { kRead, kWrite };
+
+  /// Of the host, page-locked where `pinned` is set and there is a CUDA device. Throws OutOfMemory where the allocator
+  /// cannot serve the request.
+  Storage(std::size_t bytes, Device device, bool pinned = false);
+  /// Over memory of the host that is not the allocator's. `release`, which must not throw, is called once, when this
+  /// storage ends or moves to a device.
+  Storage(void* memory, std::size_t bytes, std::function<void()> release) noexcept;
+  ~Storage();
+  Storage(const Storage&) = delete;
+  Storage& operator=(const Storage&) = delete;
+
+  std::byte* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+  bool pinned() const { return pinned_; }
+  /// Whether the memory is a program's own, which may be that of other storages too.
+  bool wrapped() const { return wrapped_; }
+  /// Moves the contents to another device, which every tensor that views them then is on; counts as a change of them.
+  /// Throws, before anything is changed, DeviceError or OutOfMemory.
+  void move_to(Device device);
+
+  /// Takes the memory of another storage of the host and of as many bytes, which is left with that of this; counts as a
+  /// change of the contents of both. Throws, before anything is changed, DeviceError.
+  void swap_memory(Storage& other);
+
+  /// Puts what follows after the copies under way: those into the memory, before a write also those out of it. Throws
+  /// DeviceError where one of them failed.
+  void wait_pending_copies(Use use) {
+    if (copying_.load(std::memory_order_acquire)) settle_copies(use);
+  }
+  /// Copies beside other work, `bytes` from one place of a storage to one of another: of page-locked memory and a
+  /// device's.
+  static void copy_async(const std::shared_ptr<Storage>& from, std::size_t from_offset,
+                         const std::shared_ptr<Storage>& to, std::size_t to_offset, std::size_t bytes);
+
+  /// For work of a device that copies from or into this memory of the host, as often as it is done, without a word to
+  /// copy_async(): puts it after the copies under way, and says with what it ends.
+  void begin_replay(int device);
+  void end_replay(int device, Use use, const device_backend::CopyEvent& end);
+
+  /// Counts the times the contents were opened for writing.
+  std::uint64_t version() const { return version_; }
+  void bump_version() { ++version_; }
+
+ private:
+  friend class GraphCopies;
+
+  void settle_copies(Use use);
+  void settle_recorded(Use use);
+  void settle_made(Use use);
+  static void end_capture(const GraphCopies& recorded);
+  void note(const device_backend::CopyEvent& copy, int device, Use use);
+  static void note_captured(GraphCopies& recording, const std::shared_ptr<Storage>& storage, Use use,
+                            const device_backend::CopyEvent& copy);
+  void exchange(Storage& other) noexcept;
+  void free() noexcept;
+
+  std::byte* data_;
+  std::size_t bytes_;
+  Device device_;
+  bool pinned_, wrapped_ = false;
+  std::function<void()> release_;  // of wrapped memory; may be empty
+  std::uint64_t version_ = 0;
+  // Copies of one device are made one after another, so that the last of them stands for all.
+  std::atomic<bool> copying_ = false;
+  device_backend::CopyEvent last_copy_, last_copy_into_;
+  int copying_device_ = 0;
+  GraphCopies* captured_by_ = nullptr;  // who knows of copies that a thread captures now
+};
 
 /// An n-dimensional array: a handle to shared storage with an offset, a shape, a dtype and a device. Always row-major
 /// and contiguous. Copying a Tensor copies the handle; `clone` copies the elements.

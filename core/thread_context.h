@@ -1,6 +1,6 @@
 #pragma once
 
-#include "tapecache/core/language.h"
+#include "tapecache/core/error.h"
 
 #pragma GCC visibility push(hidden)
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "tapecache/core/language.h"
+#include "tapecache/core/error.h"
 
 namespace tapecache::data {
 

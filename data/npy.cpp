@@ -16,7 +16,7 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/files.h"
 
 namespace tapecache::data {
 

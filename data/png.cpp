@@ -10,8 +10,8 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/core/atomic_file.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/files.h"
 
 namespace tapecache::data {
 namespace {

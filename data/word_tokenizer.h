@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "tapecache/core/language.h"
+#include "tapecache/core/error.h"
 
 namespace tapecache::data {
 

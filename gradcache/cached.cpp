@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/device.h"
 #include "tapecache/core/forward_context.h"
-#include "tapecache/core/memory.h"
 #include "tapecache/gradcache/pipeline.h"
 
 namespace tapecache::gradcache {

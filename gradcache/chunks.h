@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "tapecache/gradcache/cut.h"
+#include "tapecache/gradcache/step.h"
 #include "tapecache/gradcache/tower.h"
 
 #pragma GCC visibility push(hidden)

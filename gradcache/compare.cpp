@@ -1,4 +1,4 @@
-#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/grad_cache.h"
 
 #include <algorithm>
 #include <cmath>

@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
-#include "tapecache/gradcache/encoded.h"
+#include "tapecache/autograd/variable.h"
+#include "tapecache/gradcache/splittable.h"
 
 #pragma GCC visibility push(hidden)
 

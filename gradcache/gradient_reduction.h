@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/gradcache/ranks.h"
 
 #pragma GCC visibility push(hidden)

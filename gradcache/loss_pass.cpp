@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/non_finite.h"

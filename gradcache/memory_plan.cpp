@@ -1,4 +1,4 @@
-#include "tapecache/gradcache/memory_plan.h"
+#include "tapecache/gradcache/step.h"
 
 #include <algorithm>
 #include <numeric>
@@ -9,8 +9,8 @@
 
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/forward_context.h"
-#include "tapecache/core/memory.h"
 #include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"

@@ -2,8 +2,8 @@
 
 #include <span>
 
-#include "tapecache/gradcache/memory_plan.h"
 #include "tapecache/gradcache/ranks.h"
+#include "tapecache/gradcache/step.h"
 
 #pragma GCC visibility push(hidden)
 

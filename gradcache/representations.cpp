@@ -1,4 +1,4 @@
-#include "tapecache/gradcache/representations.h"
+#include "tapecache/gradcache/step.h"
 
 #include <algorithm>
 

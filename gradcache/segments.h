@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/gradcache/chunks.h"
 #include "tapecache/gradcache/ranks.h"
 

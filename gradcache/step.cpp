@@ -6,8 +6,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/captured_step.h"
-#include "tapecache/core/memory.h"
-#include "tapecache/gradcache/memory_plan.h"
+#include "tapecache/core/device.h"
 #include "tapecache/gradcache/pipeline.h"
 #include "tapecache/gradcache/plan_shares.h"
 #include "tapecache/gradcache/ranks.h"

@@ -1,18 +1,95 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/core/device.h"
+#include "tapecache/core/error.h"
 #include "tapecache/core/number.h"
-#include "tapecache/gradcache/cut.h"
-#include "tapecache/gradcache/representations.h"
 #include "tapecache/gradcache/tower.h"
+
+namespace tapecache::gradcache {
+
+/// Samples a chunk: one number for all towers, or one a tower. The last chunk of a tower may be smaller. A tower made
+/// from chunks keeps its own.
+struct ChunkSizes {
+  std::vector<std::int64_t> sizes;
+
+  ChunkSizes() = default;
+  ChunkSizes(std::initializer_list<std::int64_t> each) : sizes(each) {}
+  ChunkSizes(std::vector<std::int64_t> each) : sizes(std::move(each)) {}
+};
+
+/// For towers whose samples have lengths: the most tokens (samples times the longest) a chunk may have. Samples are
+/// ordered by length, so that each chunk is padded to its own longest alone; a longer sample is a chunk by itself.
+struct ChunkTokens {
+  std::int64_t tokens = 0;
+  ChunkSizes other_towers = {};  ///< of towers whose samples have no lengths
+};
+
+/// The most bytes that may be in use at once during a step, what was in use before it and what other threads use
+/// included: of steps that overlap, all stay within the smallest budget. Chunks, and how many of them keep their tape,
+/// follow from it; on OutOfMemory fewer tapes are kept, then chunks are halved.
+struct MemoryBudget {
+  std::size_t bytes = 0;
+  std::int64_t chunk_tokens =
+      0;  ///< for towers whose samples have lengths, as `ChunkTokens::tokens`; 0: they are cut by count
+};
+
+/// How a step fits into a budget.
+struct MemoryPlan {
+  /// Samples a chunk, one number a tower; 0 where the cuts are given otherwise (own chunks, chunk_tokens).
+  std::vector<std::int64_t> chunk_sizes = {};
+  /// The chunks forwarded last that keep their tape until their backward.
+  std::int64_t kept_chunks = 0;
+  std::int64_t chunk_tokens = 0;  ///< as in the budget
+  std::size_t bytes = 0;          ///< of the budget, which a step by this plan keeps to; 0: no limit
+};
+
+/// How the batch of a step is cut into chunks.
+struct Cut : std::variant<ChunkSizes, ChunkTokens, MemoryBudget, MemoryPlan> {
+  using variant::variant;
+  /// `{32}`, for `ChunkSizes{32}`.
+  Cut(std::initializer_list<std::int64_t> sizes) : variant(ChunkSizes(sizes)) {}
+};
+
+/// What a loss is given: each output of each tower over the whole batch, towers and outputs in their order. Converts
+/// to a span of variables.
+class Representations {
+ public:
+  void add(std::string name, Variable value) {
+    names_.push_back(std::move(name));
+    values_.push_back(std::move(value));
+  }
+
+  std::size_t size() const { return values_.size(); }
+  /// Throws ValueError that lists the names there are.
+  const Variable& operator[](std::size_t index) const;
+  /// By name: the tower's, "image", or the tower's and the output's, "image.tokens". Throws ValueError that lists the
+  /// names there are.
+  const Variable& at(std::string_view name) const;
+  const std::vector<std::string>& names() const { return names_; }
+
+  operator std::span<const Variable>() const { return values_; }
+  auto begin() const { return values_.begin(); }
+  auto end() const { return values_.end(); }
+
+ private:
+  std::vector<std::string> names_;
+  std::vector<Variable> values_;
+};
+
+}  // namespace tapecache::gradcache
 
 namespace tapecache::distributed {
 class Communicator;
@@ -184,5 +261,14 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const Di
 /// result has no representations. A group whose loss or cache is not finite refuses the whole step. Throws what
 /// `direct_step` throws, and ValueError for other counts.
 StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const AccumulatedOptions& options);
+
+/// Plans the `cached_step` with these options, whose cut is a memory budget: measures a small and a larger chunk of
+/// each tower, forward and backward, and chooses chunks of at most a quarter of what is left (or, where that is less
+/// than 8 samples or a reproducible block, of up to so many as all of it holds), and as many kept tapes as fit beside
+/// the work on one chunk. Leaves gradients, random state and peak counter as they were. Throws ValueError without a
+/// budget and for what `cached_step` refuses, OutOfMemory where the budget does not hold one sample; of a reproducible
+/// step chunks are a block at least, whether it fits or not. With a communicator all ranks call it, and each gets its
+/// own plan.
+MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options);
 
 }  // namespace tapecache::gradcache

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/gradcache/step.h"
 

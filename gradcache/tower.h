@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "tapecache/core/error.h"
-#include "tapecache/gradcache/encoded.h"
 #include "tapecache/gradcache/splittable.h"
 
 namespace tapecache::gradcache {

@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/scoped_value.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/step_checks.h"
 

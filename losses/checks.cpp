@@ -8,7 +8,7 @@
 
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/pair_masks.h"
 
 namespace tapecache::losses::detail {

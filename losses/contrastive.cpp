@@ -7,11 +7,10 @@
 #include "tapecache/losses/contrastive_shared.h"
 #include "tapecache/losses/shared.h"
 #include "tapecache/ops/checks.h"
-#include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
+#include "tapecache/ops/normalize.h"
 #include "tapecache/ops/reduce.h"
-#include "tapecache/ops/softmax.h"
 
 namespace tapecache::losses {
 

@@ -6,13 +6,12 @@
 
 #include "tapecache/autograd/tape.h"
 #include "tapecache/losses/checks.h"
-#include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/embedding.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/pair_masks.h"
+#include "tapecache/ops/reduce.h"
 
 namespace tapecache::losses {
 

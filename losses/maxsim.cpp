@@ -1,10 +1,9 @@
 #include "tapecache/ops/maxsim.h"
 #include "tapecache/losses/checks.h"
 #include "tapecache/losses/losses.h"
-#include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/reduce.h"
 
 namespace tapecache::losses {

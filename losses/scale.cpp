@@ -1,4 +1,4 @@
-#include "tapecache/losses/scale.h"
+#include "tapecache/losses/losses.h"
 
 #include <cmath>
 

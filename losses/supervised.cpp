@@ -7,14 +7,12 @@
 
 #include "tapecache/losses/checks.h"
 #include "tapecache/ops/checks.h"
-#include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/pair_masks.h"
 #include "tapecache/ops/reduce.h"
-#include "tapecache/ops/softmax.h"
 
 namespace tapecache::losses {
 

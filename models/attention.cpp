@@ -1,4 +1,4 @@
-#include "tapecache/models/attention.h"
+#include "tapecache/models/transformer_block.h"
 
 #include <fmt/format.h>
 

@@ -6,9 +6,8 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/normalize.h"
 #include "tapecache/ops/reduce.h"
-#include "tapecache/ops/softmax.h"
 
 namespace tapecache::models::detail {
 

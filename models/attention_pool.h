@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "tapecache/models/layers.h"
-#include "tapecache/models/transformer_config.h"
+#include "tapecache/models/transformer_block.h"
 
 #pragma GCC visibility push(hidden)
 

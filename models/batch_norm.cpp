@@ -1,12 +1,12 @@
-#include "tapecache/models/batch_norm.h"
+#include "tapecache/models/layers.h"
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/buffer.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/core/forward_context.h"
 #include "tapecache/models/argument_checks.h"
-#include "tapecache/ops/batch_norm.h"
 #include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/normalize.h"
 
 namespace tapecache::models {
 

@@ -2,8 +2,10 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
+#include <vector>
 
-#include "tapecache/models/model.h"
+#include "tapecache/models/builder.h"
 #include "tapecache/models/token_batch.h"
 #include "tapecache/models/transformer_block.h"
 
@@ -51,6 +53,44 @@ class Bert : public Model {
   LayerNorm norm_;
   Dropout dropout_;
   TransformerEncoder encoder_;
+};
+
+struct MpnetConfig {
+  std::int64_t vocabulary = 30527;
+  std::int64_t max_tokens = 512;
+  std::int64_t position_offset = 2;  ///< rows of the position table before that of the first token
+  BertEncoderConfig encoder = {.width = 768, .layers = 12, .mlp_width = 3072};
+};
+
+/// Throws ValueError for sizes below 1, an offset below 0, and as that of the encoder; gives the config back.
+const MpnetConfig& check_config(const MpnetConfig& config);
+
+/// Which of 32 learned numbers the score of a key gets, by its distance from the query (Raffel et al. 2020): one each
+/// for keys after and before it, of 8 distances, and of ever longer ranges up to 128 and beyond.
+std::int64_t relative_bucket(std::int64_t key_minus_query);
+
+/// MPNet's encoder (Song et al. 2020): BERT's blocks, with one bias of scores by distance and head that they share, and
+/// no types. Parameters are named as in a Hugging Face checkpoint of `MPNetModel`; its pooler is not used.
+class Mpnet : public Model {
+ public:
+  /// Throws as `check_config`, before the first parameter is made.
+  Mpnet(const MpnetConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32)
+      : Mpnet(Builder(seed, dtype), config) {}
+  /// The same under the name of a builder, whose list other parts may share.
+  Mpnet(const Builder& builder, const MpnetConfig& config);
+  /// [batch, tokens, width]: each token's state after the last block, not pooled. Throws as `check_tokens`.
+  Variable hidden_states(const TokenBatch& tokens) const;
+
+ private:
+  Variable embed(const TokenBatch& tokens) const;
+  Variable score_bias(std::int64_t tokens) const;
+
+  MpnetConfig config_;
+  Embedding words_, positions_;
+  LayerNorm norm_;
+  Dropout dropout_;
+  TransformerEncoder encoder_;
+  Embedding distances_;
 };
 
 }  // namespace tapecache::models

@@ -8,7 +8,7 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/core/philox.h"
+#include "tapecache/core/random.h"
 
 namespace tapecache::models {
 

@@ -9,9 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "tapecache/autograd/buffer.h"
-#include "tapecache/autograd/parameter.h"
-#include "tapecache/core/scoped_value.h"
+#include "tapecache/autograd/variable.h"
+#include "tapecache/core/forward_context.h"
 
 namespace tapecache::models {
 
@@ -103,6 +102,29 @@ class Builder {
 
   std::shared_ptr<Shared> shared_;
   std::string prefix_;
+};
+
+/// What every model is reached by: the builder that made it, with all parameters and buffers under it.
+class Model {
+ public:
+  /// `load_weights(path, model.builder())` reads its weights.
+  const Builder& builder() const { return builder_; }
+  /// All of its builder's, with those of other parts that share it, which the rest reaches too.
+  const std::vector<Parameter>& parameters() const { return builder_.parameters(); }
+  /// Moves all parameters and buffers to a device (`Builder::to`), on which inputs must then be.
+  void to(Device device) const { builder_.to(device); }
+  /// Turns dropout and drop path on or off; on at first.
+  void set_training(bool on) const { builder_.set_training(on); }
+  bool training() const { return builder_.training(); }
+
+ protected:
+  explicit Model(const Builder& builder) : builder_(builder) {}
+  ~Model() = default;
+  Model(const Model&) = default;
+  Model& operator=(const Model&) = default;
+
+ private:
+  Builder builder_;
 };
 
 }  // namespace tapecache::models

@@ -1,12 +1,65 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
-#include "tapecache/models/model.h"
-#include "tapecache/models/text_transformer.h"
+#include "tapecache/models/builder.h"
+#include "tapecache/models/token_batch.h"
+#include "tapecache/models/transformer_block.h"
 #include "tapecache/models/vision_transformer.h"
 
 namespace tapecache::models {
+
+/// What a text's vector is taken from: the first end-of-text token, as in CLIP; the last valid token; the mean of the
+/// valid ones.
+enum class TextPooling { kEndOfText, kLastToken, kMean };
+
+struct TextConfig {
+  std::int64_t vocabulary = 49408;
+  std::int64_t max_tokens = 77;
+  bool causal = true;
+  TextPooling pooling = TextPooling::kEndOfText;
+  std::optional<std::int64_t> end_of_text =
+      {};  ///< the id that kEndOfText looks for; unset: the last of the vocabulary
+  /// The id that each text is padded with to max_tokens, which is then a token as any other, also where the batch has
+  /// padding of its own, as in SigLIP. Unset: padding takes no part.
+  std::optional<std::int64_t> padding = {};
+  TransformerConfig encoder = {};
+};
+
+/// Throws ValueError for sizes below 1, an end of text or a padding outside the vocabulary and as that of the encoder;
+/// gives the config back.
+const TextConfig& check_config(const TextConfig& config);
+
+/// CLIP's text tower (Radford et al. 2021), with parameter names as in a Hugging Face CLIP checkpoint's `text_model`.
+/// Token embedding by N(0, 0.02²), positions by N(0, 0.01²), as OpenAI's.
+class TextTransformer : public Model {
+ public:
+  /// Throws as `check_config`, before the first parameter is made.
+  TextTransformer(const TextConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32)
+      : TextTransformer(Builder(seed, dtype), config) {}
+  /// The same under the name of a builder, whose list other parts may share.
+  TextTransformer(const Builder& builder, const TextConfig& config);
+  /// [batch, width], pooled over the valid tokens: all where there is no mask. Throws as `check_tokens`, and ValueError
+  /// naming a sample without the end-of-text token that is to be pooled or, where padding is a token, one that is
+  /// padded on the left.
+  Variable operator()(const TokenBatch& tokens) const;
+  /// [batch, tokens, width]: each token's state after the last norm, not pooled. Throws as above.
+  Variable hidden_states(const TokenBatch& tokens) const;
+
+ private:
+  /// The tokens as the encoder is given them.
+  TokenBatch padded(const TokenBatch& tokens) const;
+  Variable embed(const TokenBatch& tokens) const;
+  Variable encoded(const TokenBatch& tokens) const;
+  /// The place of each sample's end-of-text token.
+  Tensor ends_of_text(const TokenBatch& tokens) const;
+
+  TextConfig config_;
+  Embedding token_embedding_, positions_;
+  TransformerEncoder encoder_;
+  LayerNorm final_norm_;
+};
 
 struct ClipConfig {
   VisionConfig vision = {};

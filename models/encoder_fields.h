@@ -7,7 +7,7 @@
 
 #include "tapecache/models/config_fields.h"
 #include "tapecache/models/pretrained_parts.h"
-#include "tapecache/models/transformer_config.h"
+#include "tapecache/models/transformer_block.h"
 
 #pragma GCC visibility push(hidden)
 

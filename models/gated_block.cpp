@@ -8,7 +8,7 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/autograd/function.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"

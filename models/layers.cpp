@@ -6,8 +6,8 @@
 
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/models/linear_adapter.h"
-#include "tapecache/ops/dropout.h"
-#include "tapecache/ops/embedding.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
 

@@ -14,17 +14,16 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
-#include "tapecache/core/atomic_file.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/models/config_fields.h"
 #include "tapecache/models/linear_adapter.h"
 #include "tapecache/models/weight_reader.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 
 namespace tapecache::models {
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/models/model.h"
+#include "tapecache/models/builder.h"
 
 namespace tapecache::models {
 

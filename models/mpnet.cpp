@@ -1,4 +1,4 @@
-#include "tapecache/models/mpnet.h"
+#include "tapecache/models/bert.h"
 
 #include <algorithm>
 #include <cmath>
@@ -8,7 +8,7 @@
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 
 namespace tapecache::models {
 

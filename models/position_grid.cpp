@@ -4,9 +4,9 @@
 #include <cmath>
 #include <vector>
 
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 
 namespace tapecache::models::detail {
 

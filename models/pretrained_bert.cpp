@@ -4,10 +4,9 @@
 
 #include "tapecache/models/bert.h"
 #include "tapecache/models/encoder_fields.h"
-#include "tapecache/models/mpnet.h"
 #include "tapecache/models/pretrained_parts.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 
 namespace tapecache::models::detail {
 

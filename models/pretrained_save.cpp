@@ -14,10 +14,9 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/parameter_settings.h"
-#include "tapecache/core/atomic_file.h"
 #include "tapecache/core/descriptor.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/models/linear_adapter.h"
 #include "tapecache/models/pretrained_parts.h"
 

@@ -11,7 +11,7 @@
 #include "tapecache/models/pretrained_parts.h"
 #include "tapecache/models/vit.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 
 namespace tapecache::models::detail {
 

@@ -9,7 +9,7 @@
 
 #include "tapecache/models/config_fields.h"
 #include "tapecache/models/layers.h"
-#include "tapecache/models/token_pooling.h"
+#include "tapecache/models/token_batch.h"
 
 #pragma GCC visibility push(hidden)
 

@@ -1,4 +1,4 @@
-#include "tapecache/models/text_transformer.h"
+#include "tapecache/models/clip.h"
 
 #include <string>
 
@@ -9,7 +9,7 @@
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 
 namespace tapecache::models {
 

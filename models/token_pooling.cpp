@@ -1,4 +1,4 @@
-#include "tapecache/models/token_pooling.h"
+#include "tapecache/models/token_batch.h"
 
 #include <algorithm>
 #include <array>
@@ -7,7 +7,6 @@
 
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/pooling.h"
 #include "tapecache/ops/reduce.h"
 
 namespace tapecache::models {

@@ -5,7 +5,7 @@
 #include <string>
 #include <utility>
 
-#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/autograd/function.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 

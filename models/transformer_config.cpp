@@ -1,4 +1,4 @@
-#include "tapecache/models/transformer_config.h"
+#include "tapecache/models/transformer_block.h"
 
 #include <fmt/format.h>
 

@@ -4,7 +4,7 @@
 #include <memory>
 #include <optional>
 
-#include "tapecache/models/model.h"
+#include "tapecache/models/builder.h"
 #include "tapecache/models/transformer_block.h"
 
 namespace tapecache::models {

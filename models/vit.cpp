@@ -7,7 +7,7 @@
 #include "tapecache/models/position_grid.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 
 namespace tapecache::models::detail {
 

@@ -11,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 
 #pragma GCC visibility push(hidden)
 

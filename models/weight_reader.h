@@ -7,10 +7,10 @@
 #include <string_view>
 #include <vector>
 
-#include "tapecache/autograd/buffer.h"
 #include "tapecache/autograd/parameter_settings.h"
+#include "tapecache/autograd/variable.h"
+#include "tapecache/models/pretrained.h"
 #include "tapecache/models/weight_files.h"
-#include "tapecache/models/weights.h"
 
 #pragma GCC visibility push(hidden)
 

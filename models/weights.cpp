@@ -1,4 +1,4 @@
-#include "tapecache/models/weights.h"
+#include "tapecache/models/pretrained.h"
 
 #include <string>
 #include <vector>
@@ -7,7 +7,7 @@
 
 #include "tapecache/autograd/parameter_settings.h"
 #include "tapecache/core/assignment.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/models/weight_files.h"
 #include "tapecache/models/weight_reader.h"
 

@@ -9,9 +9,9 @@
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/low_precision.h"
-#include "tapecache/ops/matmul.h"
-#include "tapecache/ops/softmax.h"
+#include "tapecache/ops/normalize.h"
 
 namespace tapecache::ops {
 

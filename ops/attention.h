@@ -5,7 +5,7 @@
 #include <span>
 
 #include "tapecache/autograd/variable.h"
-#include "tapecache/ops/result_type.h"
+#include "tapecache/ops/linear.h"
 
 namespace tapecache::ops {
 

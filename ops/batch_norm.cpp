@@ -1,4 +1,4 @@
-#include "tapecache/ops/batch_norm.h"
+#include "tapecache/ops/normalize.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "tapecache/ops/cross_entropy.h"
+#include "tapecache/ops/reduce.h"
 
 #include <fmt/format.h>
 

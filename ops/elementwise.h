@@ -1,8 +1,10 @@
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 
 #include "tapecache/autograd/variable.h"
+#include "tapecache/core/tensor.h"
 
 namespace tapecache::ops {
 
@@ -47,5 +49,65 @@ std::string_view name(Activation activation);
 Variable softplus(const Variable& x);
 /// min(max(x, low), high); no gradient outside [low, high]. Throws ValueError where low > high.
 Variable clamp(const Variable& x, double low, double high);
+
+}  // namespace tapecache::ops
+
+namespace tapecache {
+
+// Shorthand for the ops of `ops/elementwise.h`, found wherever an operand is a Variable, a Parameter or a Tensor; of
+// constants alone, such as two tensors, the result is a constant. A number stands for a scalar of the other operand's
+// dtype and device.
+
+namespace detail {
+
+/// What x is an operand beside. Where x is undefined or no float the op refuses it, whatever this is.
+inline Variable scalar_like(const Variable& x, double value) {
+  if (!x.defined()) return Tensor();
+  return Tensor::full({}, value, is_floating(x.dtype()) ? x.dtype() : DType::kFloat32, x.device());
+}
+
+}  // namespace detail
+
+inline Variable operator-(const Variable& x) { return ops::negate(x); }
+
+inline Variable operator+(const Variable& a, const Variable& b) { return ops::add(a, b); }
+inline Variable operator-(const Variable& a, const Variable& b) { return ops::subtract(a, b); }
+inline Variable operator*(const Variable& a, const Variable& b) { return ops::multiply(a, b); }
+inline Variable operator/(const Variable& a, const Variable& b) { return ops::divide(a, b); }
+
+inline Variable operator+(const Variable& a, double b) { return a + detail::scalar_like(a, b); }
+inline Variable operator-(const Variable& a, double b) { return a - detail::scalar_like(a, b); }
+inline Variable operator*(const Variable& a, double b) { return ops::scale(a, b); }
+inline Variable operator/(const Variable& a, double b) { return a / detail::scalar_like(a, b); }
+
+inline Variable operator+(double a, const Variable& b) { return detail::scalar_like(b, a) + b; }
+inline Variable operator-(double a, const Variable& b) { return detail::scalar_like(b, a) - b; }
+inline Variable operator*(double a, const Variable& b) { return ops::scale(b, a); }
+inline Variable operator/(double a, const Variable& b) { return detail::scalar_like(b, a) / b; }
+
+}  // namespace tapecache
+
+namespace tapecache::ops {
+
+/// Sets each element to 0 with the given probability and scales the others by 1 / (1 - probability) (Srivastava et
+/// al. 2014). Axis 0 of x runs over samples. The draw depends on (seed, step, call number, global sample index,
+/// element within the sample), see `random_state()`; no mask is stored. A probability of 0 returns x, and takes a call
+/// number all the same. Throws ValueError where the probability is not in [0, 1).
+Variable dropout(const Variable& x, double probability);
+
+/// Stochastic depth (Huang et al. 2016): sets whole samples to 0 with the given probability and scales the others by
+/// 1 / (1 - probability). A sample's draw is that of its element 0; all else is as in `dropout`.
+Variable drop_path(const Variable& x, double probability);
+
+/// Constants f32 [samples, per_sample], uniform in [0, 1), drawn as dropout draws: by (seed, step, call number, global
+/// sample index, element), see `random_state()`. What an encoder augments its samples with, so that a sample is altered
+/// alike however the batch is cut; each call takes a call number. Brightness, up to a fifth up or down, of x [batch,
+/// features]:
+///
+///     const Variable gain = ops::scale(ops::sample_uniform(x.size(0), 1), 0.4);
+///     return encode(ops::multiply(x, ops::add(gain, Tensor::scalar(0.8f))));
+///
+/// Throws ShapeError where `samples` is not a multiple of the samples in view, ValueError where a size is negative.
+Tensor sample_uniform(std::int64_t samples, std::int64_t per_sample, Device device = Device::cpu());
 
 }  // namespace tapecache::ops

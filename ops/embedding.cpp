@@ -1,4 +1,4 @@
-#include "tapecache/ops/embedding.h"
+#include "tapecache/ops/layout.h"
 
 #include <array>
 

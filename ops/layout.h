@@ -25,4 +25,16 @@ Variable slice(const Variable& x, int axis, std::int64_t begin, std::int64_t end
 /// Exchanges two axes. Throws ShapeError where there is no such axis.
 Variable transpose(const Variable& x, int axis_a, int axis_b);
 
+/// Rows of table [entries, width] by ids (i32 or i64, any shape, on the table's device or the host): [ids..., width].
+/// The gradient sums over equal ids in a fixed order. Throws ValueError naming the first id that is no entry.
+Variable embedding(const Variable& table, const Tensor& ids);
+
+/// Rows of axis 0 of x [rows, ...] by index (i32 or i64, [count]): [count, ...]. Throws ValueError as `embedding`.
+Variable gather_rows(const Variable& x, const Tensor& index);
+
+/// Convolution whose stride is its kernel size (Dosovitskiy et al. 2021): images [batch, channels, height, width],
+/// weight [out, channels, patch, patch], bias [out] or undefined, to tokens [batch, height/patch · width/patch, out]
+/// in row-major order of patches. Throws ShapeError where the patch does not divide height and width.
+Variable patch_embedding(const Variable& images, const Variable& weight, const Variable& bias = {});
+
 }  // namespace tapecache::ops

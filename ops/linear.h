@@ -3,8 +3,27 @@
 #include <span>
 
 #include "tapecache/autograd/variable.h"
+#include "tapecache/core/error.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/result_type.h"
+
+namespace tapecache::ops {
+
+/// The type of a product's result where `Autocast` has it take operands of 16 bits.
+enum class ResultType {
+  kComputed,  ///< f32, in which it is added up
+  kOperand,   ///< that of its operands: for results that are read by another product alone, and half the memory
+};
+
+struct MatmulOptions {
+  bool transpose_a = false;  ///< a is stored [..., k, m]
+  bool transpose_b = false;  ///< b is stored [..., n, k]
+};
+
+/// Matrix product [..., m, k] · [..., k, n] = [..., m, n]. The leading axes are batches: equal in both operands, or
+/// absent in one, whose matrix is then used for every batch. Throws ShapeError.
+Variable matmul(const Variable& a, const Variable& b, const MatmulOptions& options = {});
+
+}  // namespace tapecache::ops
 
 /// Linear maps of x [..., in] by a weight [out, in] and an optional bias [out]. x may be bf16 or f16, as another linear
 /// map returns it with ResultType::kOperand; weights, biases and residuals are f32 then. Each throws ShapeError if

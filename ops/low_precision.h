@@ -3,12 +3,12 @@
 #include <span>
 #include <vector>
 
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/autograd/variable.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/call.h"
-#include "tapecache/ops/result_type.h"
+#include "tapecache/ops/linear.h"
 
 #pragma GCC visibility push(hidden)
 

@@ -1,4 +1,4 @@
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "tapecache/ops/patch_embedding.h"
+#include "tapecache/ops/layout.h"
 
 #include <fmt/format.h>
 

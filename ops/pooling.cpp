@@ -1,4 +1,4 @@
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "tapecache/ops/sample_uniform.h"
+#include "tapecache/ops/elementwise.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "tapecache/ops/softmax.h"
+#include "tapecache/ops/normalize.h"
 
 #include <fmt/format.h>
 

@@ -14,7 +14,7 @@
 #include "parameter_groups.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/grad_cache.h"
 
 namespace tapecache::program {
 

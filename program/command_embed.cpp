@@ -7,9 +7,8 @@
 
 #include "image_files.h"
 #include "progress.h"
-#include "tapecache/core/atomic_file.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/data/npy.h"
 
 namespace tapecache::program {

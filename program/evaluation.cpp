@@ -4,7 +4,7 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/train/retrieval.h"
+#include "tapecache/train/metrics.h"
 
 namespace tapecache::program {
 

@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/parallel_for.h"

@@ -8,8 +8,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include "tapecache/core/atomic_file.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/files.h"
 
 namespace tapecache::program {
 

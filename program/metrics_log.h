@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "tapecache/train/event_file.h"
+#include "tapecache/train/metrics.h"
 
 namespace tapecache::program {
 

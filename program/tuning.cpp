@@ -8,7 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "tapecache/core/error.h"
-#include "tapecache/train/schedule.h"
+#include "tapecache/train/optimizer.h"
 
 namespace tapecache::program {
 

@@ -10,7 +10,7 @@
 
 #include "tapecache/autograd/parameter_settings.h"
 #include "tapecache/core/assignment.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 
 namespace tapecache::train {
 

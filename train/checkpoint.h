@@ -6,7 +6,7 @@
 #include <span>
 #include <string>
 
-#include "tapecache/autograd/buffer.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/train/optimizer.h"
 
 namespace tapecache::train {

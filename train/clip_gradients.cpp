@@ -1,4 +1,4 @@
-#include "tapecache/train/clip_gradients.h"
+#include "tapecache/train/optimizer.h"
 
 #include <cmath>
 #include <vector>

@@ -4,7 +4,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/variable.h"
 
 #pragma GCC visibility push(hidden)
 

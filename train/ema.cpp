@@ -1,11 +1,11 @@
-#include "tapecache/train/ema.h"
+#include "tapecache/train/optimizer.h"
 
 #include <algorithm>
 #include <set>
 
 #include <fmt/format.h>
 
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/ops/elementwise.h"

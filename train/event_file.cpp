@@ -1,4 +1,4 @@
-#include "tapecache/train/event_file.h"
+#include "tapecache/train/metrics.h"
 
 #include <unistd.h>
 

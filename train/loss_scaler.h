@@ -5,7 +5,7 @@
 #include <span>
 #include <string>
 
-#include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/core/number.h"
 
 namespace tapecache::train {

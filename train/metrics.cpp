@@ -8,8 +8,8 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/tape.h"
-#include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/linear.h"
+#include "tapecache/ops/reduce.h"
 #include "tapecache/train/optimizer.h"
 
 namespace tapecache::train {

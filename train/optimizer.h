@@ -4,13 +4,26 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/variable.h"
+#include "tapecache/core/error.h"
 #include "tapecache/core/number.h"
 
 namespace tapecache::train {
+
+/// Euclidean norm of all gradients together, added in f64; parameters without a gradient are passed over. Here and
+/// below one that is listed more than once, as tied weights may be, counts once. The norm stays on the gradients'
+/// device; only where they are on several does the host wait for them.
+Number gradient_norm(std::span<const Parameter> parameters);
+
+/// Scales all gradients, of one device, so that their norm is at most `max_norm` (Pascanu et al. 2013), and returns the
+/// norm before that, without waiting for it. A norm that is NaN or Inf leaves the gradients as they are. Throws
+/// ValueError unless max_norm > 0, DeviceError for gradients on several devices.
+Number clip_gradient_norm(std::span<const Parameter> parameters, double max_norm);
 
 /// Weight decay of one parameter, where it is not the same for all: asked once of each, when the optimiser is made.
 using WeightDecayOf = std::function<double(const Parameter&)>;
@@ -128,6 +141,64 @@ class Sgd : public Optimizer {
   SgdOptions options_;
   std::vector<double> decays_, factors_;
   std::vector<Tensor> velocity_;
+};
+
+/// Learning rate of a step counted from 0: linear from peak/warmup to peak over the first `warmup` steps, then half a
+/// cosine down to `floor`, reached at step `total` (Loshchilov & Hutter 2017). Steps past `total` get the floor.
+/// Throws ValueError unless step >= 0, 0 <= warmup <= total, total >= 1 and 0 <= floor <= peak.
+double warmup_cosine(std::int64_t step, std::int64_t warmup, std::int64_t total, double peak, double floor = 0.0);
+
+/// Schedules by the names of transformers' `get_scheduler`.
+enum class Schedule { kConstant, kConstantWithWarmup, kLinear, kCosine, kCosineWithRestarts };
+/// The schedule of a name, such as "cosine_with_restarts". Throws ValueError.
+Schedule schedule(std::string_view name);
+
+/// Factor of the peak learning rate of a step counted from 0, as transformers computes it: step / warmup over the first
+/// `warmup` steps (constant has none), of which the first has a rate of 0; then down to 0 at step `total`, but for the
+/// constant ones. `cycles` is how often kCosineWithRestarts begins anew. Throws ValueError unless step and warmup are
+/// at least 0, total and cycles at least 1.
+double schedule_factor(Schedule schedule, std::int64_t step, std::int64_t warmup, std::int64_t total, int cycles = 1);
+
+struct EmaOptions {
+  double decay = 0.999;  ///< how much of the average stays in an update
+  bool warm_up = true;   ///< at first less does: (1 + n) / (10 + n) after n updates, where that is below `decay`
+};
+
+/// Exponential moving average of parameters and buffers (Polyak & Juditsky 1992), which is often the better model.
+class Ema {
+ public:
+  /// Begins with what they are now. Throws ValueError unless 0 <= decay < 1, and where two have one name; OutOfMemory.
+  explicit Ema(std::span<const Parameter> parameters, const EmaOptions& options = {},
+               std::span<const Buffer> buffers = {});
+
+  /// To be called after each step of the optimiser. Throws OutOfMemory, and then nothing is changed.
+  void update();
+  std::int64_t updates() const;
+
+  /// The averages, `ema.NAME`, and how many updates they are of: tensors of its own, which `save_checkpoint` and
+  /// `load_checkpoint` take among the buffers. On resuming the same bits follow.
+  const std::vector<Buffer>& state() const { return state_; }
+
+  /// The averages in the place of what parameters and buffers are, which they are again at the end of the scope,
+  /// however that is left. Parameters must not be trained or saved in a checkpoint meanwhile.
+  class [[nodiscard]] Scope : public detail::OfOneScope {
+   public:
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    friend class Ema;
+    explicit Scope(const Ema& ema);
+    std::vector<Tensor> live_, own_;
+  };
+  /// Throws OutOfMemory, and then nothing is changed.
+  Scope use() const { return Scope(*this); }
+
+ private:
+  EmaOptions options_;
+  std::vector<Tensor> live_;   // of parameters and buffers
+  std::vector<Buffer> state_;  // their averages in that order, then the count
 };
 
 }  // namespace tapecache::train

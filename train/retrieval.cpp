@@ -1,4 +1,4 @@
-#include "tapecache/train/retrieval.h"
+#include "tapecache/train/metrics.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,7 +9,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/tape.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 
 namespace tapecache::train {
 

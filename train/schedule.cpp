@@ -1,4 +1,4 @@
-#include "tapecache/train/schedule.h"
+#include "tapecache/train/optimizer.h"
 
 #include <algorithm>
 #include <array>

@@ -21,9 +21,9 @@
 #include "op_costs.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/files.h"
 #include "tapecache/losses/losses.h"
 
 namespace {

@@ -2,8 +2,8 @@
 
 #include "../timing.h"
 #include "measurements.h"
-#include "tapecache/gradcache/compare.h"
-#include "tapecache/gradcache/memory_plan.h"
+#include "tapecache/gradcache/grad_cache.h"
+#include "tapecache/gradcache/step.h"
 #include "workload.h"
 
 namespace gradcache_bench {

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "measurements.h"
-#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/files.h"
 
 namespace {
 

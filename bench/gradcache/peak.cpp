@@ -2,7 +2,7 @@
 
 #include "measurements.h"
 #include "tapecache/autograd/tape.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/ops/normalize.h"
 #include "workload.h"

@@ -4,8 +4,8 @@
 
 #include "../../demos/clip_emoji/gnuplot.h"
 #include "measurements.h"
-#include "tapecache/core/atomic_file.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/files.h"
 
 namespace gradcache_bench {
 

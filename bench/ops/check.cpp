@@ -19,7 +19,7 @@
 
 #include "best_seconds.h"
 #include "op_run.h"
-#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/files.h"
 #include "tapecache/core/parallel_for.h"
 
 namespace ops_bench {

@@ -13,10 +13,10 @@
 
 #include "../timing.h"
 #include "serve.h"
-#include "tapecache/core/atomic_file.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
+#include "tapecache/core/files.h"
 #include "tapecache/core/parallel_for.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "training.h"
 
 namespace {

@@ -12,7 +12,7 @@
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "training.h"
 
 namespace train_step {

@@ -8,15 +8,15 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
-#include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/normalize.h"
+#include "tapecache/ops/reduce.h"
 
 namespace train_step {
 

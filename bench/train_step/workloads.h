@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/core/dtype.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/distributed/communicator.h"

@@ -10,7 +10,7 @@
 
 #include "tapecache/core/error.h"
 #include "tapecache/core/parallel_for.h"
-#include "tapecache/core/philox.h"
+#include "tapecache/core/random.h"
 #include "tapecache/data/images/preprocessing.h"
 
 namespace tapecache::data {

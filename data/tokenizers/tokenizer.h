@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tapecache/core/language.h"
+#include "tapecache/core/error.h"
 
 namespace tapecache::data {
 

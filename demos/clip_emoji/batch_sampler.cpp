@@ -6,7 +6,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/error.h"
-#include "tapecache/core/philox.h"
+#include "tapecache/core/random.h"
 
 namespace clip_emoji {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "tapecache/core/philox.h"
+#include "tapecache/core/random.h"
 
 namespace clip_emoji {
 

@@ -5,9 +5,8 @@
 
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/train/metrics.h"
-#include "tapecache/train/retrieval.h"
 
 namespace clip_emoji {
 

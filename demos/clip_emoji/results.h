@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/files.h"
 #include "training.h"
 
 namespace clip_emoji {

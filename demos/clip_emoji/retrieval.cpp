@@ -9,7 +9,7 @@
 #include "captions.h"
 #include "emoji_source.h"
 #include "tapecache/core/error.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "text_painter.h"
 
 namespace clip_emoji {

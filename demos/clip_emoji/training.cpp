@@ -6,13 +6,11 @@
 #include <fmt/format.h>
 
 #include "batch_sampler.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/losses/losses.h"
-#include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/optimizer.h"
-#include "tapecache/train/schedule.h"
 
 namespace clip_emoji {
 

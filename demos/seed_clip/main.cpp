@@ -19,7 +19,7 @@
 
 #include <tapecache/tapecache.h>
 
-#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/files.h"
 #include "tapecache/data/images/image_processor.h"
 #include "tapecache/data/tokenizers/tokenizer.h"
 

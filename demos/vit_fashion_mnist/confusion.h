@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/core/language.h"
+#include "tapecache/core/error.h"
 
 namespace vit_fashion_mnist {
 

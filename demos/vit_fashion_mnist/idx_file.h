@@ -4,7 +4,7 @@
 #include <filesystem>
 #include <vector>
 
-#include "tapecache/core/language.h"
+#include "tapecache/core/error.h"
 
 namespace vit_fashion_mnist {
 

@@ -15,7 +15,7 @@
 #include "confusion.h"
 #include "idx_file.h"
 #include "program/progress.h"
-#include "tapecache/core/atomic_file.h"
+#include "tapecache/core/files.h"
 #include "tapecache/data/batch_order.h"
 
 using namespace tapecache;

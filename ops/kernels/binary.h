@@ -3,7 +3,7 @@
 #include <array>
 #include <cstdint>
 
-#include "tapecache/core/shape.h"
+#include "tapecache/core/tensor.h"
 #include "tapecache/ops/kernels/mode.h"
 
 /// Element-wise functions of two arguments, with broadcasting. All arrays are contiguous and row-major.

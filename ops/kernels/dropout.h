@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "tapecache/core/philox.h"
+#include "tapecache/core/random.h"
 #include "tapecache/ops/kernels/mode.h"
 
 /// Dropout and stochastic depth, whose draws are keyed by sample and element. All arrays are contiguous and row-major.

@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "tapecache/core/kernel_number.h"
+#include "tapecache/core/number.h"
 #include "tapecache/ops/kernels/mode.h"
 
 /// Steps of optimisers, and norms of gradients. All arrays are contiguous and row-major.

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "failing_allocation.h"
-#include "tapecache/autograd/parameter.h"
 #include "tapecache/autograd/undo_log.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/core/random.h"
 #include "tapecache/train/optimizer.h"
 

@@ -5,7 +5,7 @@
 #include <functional>
 #include <optional>
 
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 
 namespace tapecache::testing {
 

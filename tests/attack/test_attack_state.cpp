@@ -6,8 +6,8 @@
 #include "attack.h"
 #include "folder.h"
 #include "gradcache_checks.h"
-#include "tapecache/core/safetensors.h"
-#include "tapecache/models/weights.h"
+#include "tapecache/core/files.h"
+#include "tapecache/models/pretrained.h"
 #include "tapecache/train/checkpoint.h"
 
 using namespace tapecache;

@@ -7,7 +7,7 @@
 
 #include "attack.h"
 #include "gradcache_checks.h"
-#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/autograd/function.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/forward_context.h"
 #include "tapecache/gradcache/cached.h"

@@ -7,7 +7,7 @@
 #include "failing_allocation.h"
 #include "folder.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

@@ -7,16 +7,14 @@
 #include <vector>
 
 #include "checks.h"
-#include "tapecache/autograd/autocast.h"
-#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/autograd/function.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/attention.h"
+#include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
-#include "tapecache/ops/matmul.h"
 #include "tapecache/ops/normalize.h"
-#include "tapecache/ops/patch_embedding.h"
-#include "tapecache/ops/softmax.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

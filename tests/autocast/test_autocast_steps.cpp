@@ -3,10 +3,10 @@
 
 #include "checks.h"
 #include "small_model.h"
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/models/transformer_block.h"
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 
 // Whole steps under autocast.
 

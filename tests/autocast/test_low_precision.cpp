@@ -1,6 +1,6 @@
 #include "checks.h"
 #include "low_precision_checks.h"
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/ops/linear.h"
 
 using namespace tapecache;

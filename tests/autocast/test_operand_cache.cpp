@@ -6,7 +6,7 @@
 
 #include "checks.h"
 #include "small_model.h"
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/ops/linear.h"

@@ -12,7 +12,7 @@
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/linear.h"
 

@@ -5,13 +5,12 @@
 
 #include "op_table.h"
 #include "tape_checks.h"
-#include "tapecache/autograd/anomaly.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
-#include "tapecache/ops/matmul.h"
 #include "tapecache/ops/reduce.h"
 
 using namespace tapecache;

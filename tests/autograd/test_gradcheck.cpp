@@ -10,7 +10,7 @@
 #include "tapecache/core/error.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/reduce.h"
 
 using namespace tapecache;

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "tape_checks.h"
-#include "tapecache/autograd/foreign.h"
+#include "tapecache/autograd/function.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/ops/elementwise.h"

@@ -9,8 +9,7 @@
 
 #include "op_table.h"
 #include "tape_checks.h"
-#include "tapecache/autograd/anomaly.h"
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/autograd/undo_log.h"
 #include "tapecache/core/allocator.h"
@@ -18,7 +17,6 @@
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/core/random.h"
-#include "tapecache/ops/dropout.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/reduce.h"

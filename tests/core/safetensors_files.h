@@ -9,7 +9,7 @@
 #include "checks.h"
 #include "folder.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 
 /// Safetensors files that are made byte by byte.
 namespace tapecache::testing {

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/memory.h"
 #include "tapecache/core/memory_pool.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/tensor.h"

@@ -6,7 +6,7 @@
 
 #include "safetensors_files.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 
 // What is written, and what is read of files that are as they should be.
 

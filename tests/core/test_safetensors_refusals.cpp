@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "safetensors_files.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 
 // Files that are refused, with a message that names them.
 

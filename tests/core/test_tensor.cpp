@@ -9,7 +9,6 @@
 #include "all_types.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/shape.h"
 #include "tapecache/core/tensor.h"
 
 using namespace tapecache;

@@ -21,10 +21,10 @@
 #include "folder.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/core/processors.h"
 #include "tapecache/core/random.h"
-#include "tapecache/core/scoped_value.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

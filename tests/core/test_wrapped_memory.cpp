@@ -11,7 +11,7 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/reduce.h"
 
 using namespace tapecache;

@@ -10,10 +10,8 @@
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/random.h"
 #include "tapecache/losses/losses.h"
-#include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/loss_scaler.h"
 #include "tapecache/train/optimizer.h"
-#include "tapecache/train/schedule.h"
 
 /// A training whose steps can be captured, and the same done step by step.
 namespace tapecache::testing {

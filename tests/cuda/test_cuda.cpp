@@ -6,10 +6,10 @@
 #include "checks.h"
 #include "cuda_device.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/memory.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

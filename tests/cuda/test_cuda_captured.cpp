@@ -9,8 +9,8 @@
 #include "captured_training.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/reduce.h"
-#include "tapecache/ops/sample_uniform.h"
 
 // Steps that are recorded as CUDA graphs and replayed: against the same steps done one by one.
 

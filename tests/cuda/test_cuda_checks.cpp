@@ -8,13 +8,11 @@
 #include "tapecache/core/random.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
-#include "tapecache/models/text_transformer.h"
-#include "tapecache/ops/cross_entropy.h"
-#include "tapecache/ops/embedding.h"
+#include "tapecache/models/clip.h"
+#include "tapecache/ops/layout.h"
 #include "tapecache/ops/maxsim.h"
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 #include "tapecache/ops/update.h"
-#include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/optimizer.h"
 
 // Checks of values that a CUDA device makes itself, and how often a step waits for it.

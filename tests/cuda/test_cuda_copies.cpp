@@ -8,7 +8,7 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/memory_pool.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 
 // Page-locked memory, copies beside computing, and the memory that both use. Under emulation a wait that is missing
 // shows in one of two orders: see tools/cuda_emulator/cuda_runtime.h.

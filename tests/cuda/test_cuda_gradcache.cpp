@@ -9,7 +9,7 @@
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/losses/losses.h"
-#include "tapecache/models/text_transformer.h"
+#include "tapecache/models/clip.h"
 #include "tapecache/ops/maxsim.h"
 #include "tapecache/ops/reduce.h"
 

@@ -4,7 +4,7 @@
 
 #include "cuda_gradcache.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 #include "tapecache/losses/losses.h"
 
 // What a cached step takes of a CUDA device's memory.

@@ -11,7 +11,7 @@
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/losses/losses.h"
-#include "tapecache/models/text_transformer.h"
+#include "tapecache/models/clip.h"
 #include "tapecache/ops/reduce.h"
 
 // The cached step with its batch, or its representations and their gradients, in the host's memory: the same bits as

@@ -4,8 +4,8 @@
 
 #include "cuda_gradcache.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory.h"
-#include "tapecache/gradcache/memory_plan.h"
+#include "tapecache/core/device.h"
+#include "tapecache/gradcache/step.h"
 #include "tapecache/losses/losses.h"
 
 // What off-loading and uploading take of the device's memory, and what is left where a step with them fails.

@@ -2,7 +2,7 @@
 
 #include "checks.h"
 #include "cuda_device.h"
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/ops/linear.h"

@@ -4,8 +4,8 @@
 
 #include "cuda_device.h"
 #include "op_checks.h"
-#include "tapecache/autograd/autocast.h"
 #include "tapecache/autograd/gradcheck.h"
+#include "tapecache/autograd/modes.h"
 
 // Every row of the op table on a CUDA device, against the same op in f64 on the CPU.
 

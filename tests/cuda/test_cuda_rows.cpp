@@ -7,11 +7,9 @@
 #include "checks.h"
 #include "cuda_device.h"
 #include "op_checks.h"
-#include "tapecache/ops/cross_entropy.h"
-#include "tapecache/ops/embedding.h"
+#include "tapecache/ops/layout.h"
 #include "tapecache/ops/normalize.h"
-#include "tapecache/ops/pooling.h"
-#include "tapecache/ops/softmax.h"
+#include "tapecache/ops/reduce.h"
 
 // Ops over rows on a CUDA device, at widths for which their kernels differ.
 

@@ -11,7 +11,6 @@
 #include "tapecache/models/layers.h"
 #include "tapecache/models/lora.h"
 #include "tapecache/models/pretrained.h"
-#include "tapecache/models/weights.h"
 #include "target_parts.h"
 
 namespace tapecache::testing {

@@ -4,9 +4,9 @@
 
 #include "compare.h"
 #include "folder.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/data/npy.h"
-#include "tapecache/models/weights.h"
+#include "tapecache/models/pretrained.h"
 #include "tapecache/train/checkpoint.h"
 #include "target_parts.h"
 

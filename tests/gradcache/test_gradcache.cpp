@@ -1,6 +1,6 @@
 #include "gradcache_checks.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"

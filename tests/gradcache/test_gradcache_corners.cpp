@@ -5,16 +5,16 @@
 #include <vector>
 
 #include "gradcache_checks.h"
-#include "tapecache/autograd/autocast.h"
-#include "tapecache/autograd/buffer.h"
-#include "tapecache/autograd/foreign.h"
+#include "tapecache/autograd/function.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/losses/losses.h"
-#include "tapecache/models/batch_norm.h"
+#include "tapecache/models/layers.h"
 #include "tapecache/ops/reduce.h"
 
 // Encoders, losses and hooks that a step meets rarely.

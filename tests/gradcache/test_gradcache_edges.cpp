@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "gradcache_checks.h"
-#include "tapecache/ops/embedding.h"
+#include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"
 
 using namespace tapecache;

@@ -5,7 +5,7 @@
 
 #include "gradcache_checks.h"
 #include "odd_context.h"
-#include "tapecache/autograd/buffer.h"
+#include "tapecache/autograd/variable.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/ops/reduce.h"
 

@@ -4,7 +4,7 @@
 #include "gradcache_checks.h"
 #include "small_model.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/ops/reduce.h"
 

@@ -9,7 +9,7 @@
 
 #include "gradcache_checks.h"
 #include "random_step.h"
-#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/autograd/function.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/ops/layout.h"

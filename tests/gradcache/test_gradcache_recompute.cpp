@@ -6,13 +6,12 @@
 
 #include "gradcache_checks.h"
 #include "small_model.h"
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/gradcache/cached.h"
-#include "tapecache/models/batch_norm.h"
-#include "tapecache/ops/embedding.h"
+#include "tapecache/models/layers.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/sample_uniform.h"
 
 using namespace tapecache;
 using namespace tapecache::gradcache;

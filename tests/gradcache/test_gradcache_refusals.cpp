@@ -6,11 +6,11 @@
 
 #include "gradcache_checks.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/forward_context.h"
-#include "tapecache/core/memory.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
-#include "tapecache/ops/matmul.h"
+#include "tapecache/ops/linear.h"
 #include "tapecache/ops/reduce.h"
 
 using namespace tapecache;

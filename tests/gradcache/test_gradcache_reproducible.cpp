@@ -5,7 +5,7 @@
 #include "gradcache_checks.h"
 #include "small_model.h"
 #include "tapecache/core/parallel_for.h"
-#include "tapecache/gradcache/memory_plan.h"
+#include "tapecache/gradcache/step.h"
 #include "tapecache/ops/layout.h"
 
 using namespace tapecache;

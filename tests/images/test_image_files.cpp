@@ -14,7 +14,7 @@
 #include "folder.h"
 #include "image_cases.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/data/images/image_processor.h"
 
 using namespace tapecache;

@@ -11,8 +11,8 @@
 #include "folder.h"
 #include "image_cases.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/files.h"
 #include "tapecache/core/parallel_for.h"
-#include "tapecache/core/safetensors.h"
 #include "tapecache/data/images/image_processor.h"
 
 using namespace tapecache;

@@ -10,7 +10,7 @@
 #include "checks.h"
 #include "image_cases.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/data/resize.h"
 
 using namespace tapecache;

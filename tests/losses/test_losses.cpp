@@ -7,11 +7,11 @@
 
 #include "checks.h"
 #include "loss_table.h"
-#include "tapecache/autograd/anomaly.h"
 #include "tapecache/autograd/gradcheck.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/parallel_for.h"
-#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/linear.h"

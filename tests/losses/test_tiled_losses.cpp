@@ -9,7 +9,7 @@
 #include "tapecache/autograd/gradcheck.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/allocator.h"
-#include "tapecache/core/memory.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/ops/contrastive.h"

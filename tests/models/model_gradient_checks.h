@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "model_checks.h"
-#include "tapecache/core/philox.h"
+#include "tapecache/core/random.h"
 
 namespace tapecache::testing {
 

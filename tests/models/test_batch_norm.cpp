@@ -7,17 +7,16 @@
 
 #include "folder.h"
 #include "model_checks.h"
-#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/autograd/function.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/forward_context.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/losses/losses.h"
-#include "tapecache/models/batch_norm.h"
 #include "tapecache/models/layers.h"
-#include "tapecache/models/weights.h"
-#include "tapecache/ops/batch_norm.h"
+#include "tapecache/models/pretrained.h"
+#include "tapecache/ops/normalize.h"
 
 using namespace tapecache;
 using namespace tapecache::models;

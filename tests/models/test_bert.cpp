@@ -9,11 +9,11 @@
 #include "model_gradient_checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/ops/normalize.h"
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 
 using namespace tapecache;
 using namespace tapecache::models;

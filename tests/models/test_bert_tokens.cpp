@@ -9,10 +9,10 @@
 #include "model_gradient_checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
-#include "tapecache/models/text_transformer.h"
+#include "tapecache/models/clip.h"
 #include "tapecache/ops/normalize.h"
 
 using namespace tapecache;

@@ -6,9 +6,9 @@
 #include "folder.h"
 #include "model_checks.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/models/bert.h"
-#include "tapecache/models/weights.h"
+#include "tapecache/models/pretrained.h"
 
 using namespace tapecache;
 using namespace tapecache::models;

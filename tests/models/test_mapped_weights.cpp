@@ -5,7 +5,7 @@
 #include "model_checks.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
-#include "tapecache/models/weights.h"
+#include "tapecache/models/pretrained.h"
 
 using namespace tapecache;
 using namespace tapecache::models;

@@ -12,7 +12,7 @@
 #include "tapecache/gradcache/tower.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
-#include "tapecache/models/weights.h"
+#include "tapecache/models/pretrained.h"
 
 using namespace tapecache;
 using namespace tapecache::models;

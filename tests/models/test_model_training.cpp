@@ -9,7 +9,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"

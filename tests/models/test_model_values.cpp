@@ -6,7 +6,7 @@
 #include "naive_transformer.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/ops/layout.h"
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 
 using namespace tapecache;
 using namespace tapecache::models;

@@ -10,12 +10,12 @@
 #include "folder.h"
 #include "model_checks.h"
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/memory.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/models/layers.h"
-#include "tapecache/models/weights.h"
+#include "tapecache/models/pretrained.h"
 
 using namespace tapecache;
 using namespace tapecache::models;

@@ -3,7 +3,7 @@
 #include "checks.h"
 #include "model_checks.h"
 #include "tapecache/autograd/gradcheck.h"
-#include "tapecache/models/mpnet.h"
+#include "tapecache/models/bert.h"
 #include "tapecache/ops/attention.h"
 
 using namespace tapecache;

@@ -5,11 +5,11 @@
 #include "folder.h"
 #include "model_checks.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"
 #include "tapecache/models/layers.h"
-#include "tapecache/models/weights.h"
+#include "tapecache/models/pretrained.h"
 
 using namespace tapecache;
 using namespace tapecache::models;

@@ -7,12 +7,11 @@
 #include "devices.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/ops/attention.h"
-#include "tapecache/ops/batch_norm.h"
 #include "tapecache/ops/contrastive.h"
-#include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/maxsim.h"
 #include "tapecache/ops/normalize.h"
+#include "tapecache/ops/reduce.h"
 
 // Values at which a sum, a product or the last digits of one no longer fit its type, on every device that there is.
 

@@ -5,14 +5,10 @@
 #include "checks.h"
 #include "devices.h"
 #include "tapecache/autograd/tape.h"
-#include "tapecache/ops/batch_norm.h"
-#include "tapecache/ops/embedding.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/normalize.h"
-#include "tapecache/ops/operators.h"
-#include "tapecache/ops/pooling.h"
 #include "tapecache/ops/reduce.h"
-#include "tapecache/ops/softmax.h"
 
 // Sums of f32 that are long, or of numbers that differ by little from a large one.
 

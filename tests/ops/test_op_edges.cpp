@@ -5,16 +5,11 @@
 #include "checks.h"
 #include "op_table.h"
 #include "tapecache/autograd/tape.h"
-#include "tapecache/ops/batch_norm.h"
-#include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
-#include "tapecache/ops/operators.h"
-#include "tapecache/ops/pooling.h"
 #include "tapecache/ops/reduce.h"
-#include "tapecache/ops/softmax.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

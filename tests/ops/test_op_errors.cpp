@@ -4,19 +4,14 @@
 #include <vector>
 
 #include "op_error_cases.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/random.h"
-#include "tapecache/core/scoped_value.h"
 #include "tapecache/ops/attention.h"
-#include "tapecache/ops/cross_entropy.h"
-#include "tapecache/ops/dropout.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/embedding.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
-#include "tapecache/ops/pooling.h"
 #include "tapecache/ops/reduce.h"
-#include "tapecache/ops/softmax.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

@@ -5,12 +5,10 @@
 #include <vector>
 
 #include "op_error_cases.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/random.h"
-#include "tapecache/core/scoped_value.h"
-#include "tapecache/ops/batch_norm.h"
-#include "tapecache/ops/dropout.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/normalize.h"
-#include "tapecache/ops/sample_uniform.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

@@ -1,9 +1,8 @@
 #include <vector>
 
 #include "op_error_cases.h"
+#include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
-#include "tapecache/ops/matmul.h"
-#include "tapecache/ops/patch_embedding.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

@@ -6,7 +6,7 @@
 
 #include "tapecache/autograd/gradcheck.h"
 #include "tapecache/core/error.h"
-#include "tapecache/ops/operators.h"
+#include "tapecache/ops/elementwise.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

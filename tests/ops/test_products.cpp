@@ -2,10 +2,9 @@
 #include <vector>
 
 #include "checks.h"
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/linear.h"
-#include "tapecache/ops/matmul.h"
 
 // Matrix products at the edges of the tiles, panels and blocks that they are computed in.
 

@@ -6,9 +6,8 @@
 #include "op_table.h"
 #include "philox_reference.h"
 #include "tapecache/autograd/tape.h"
-#include "tapecache/core/philox.h"
 #include "tapecache/core/random.h"
-#include "tapecache/ops/dropout.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/reduce.h"
 
 using namespace tapecache;

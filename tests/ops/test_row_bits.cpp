@@ -6,7 +6,7 @@
 
 #include "checks.h"
 #include "op_table.h"
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/parallel_for.h"

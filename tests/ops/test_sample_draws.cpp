@@ -9,9 +9,8 @@
 #include "philox_reference.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/random.h"
-#include "tapecache/ops/dropout.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/reduce.h"
-#include "tapecache/ops/sample_uniform.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

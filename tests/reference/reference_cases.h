@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/models/pretrained.h"
 #include "tapecache/ops/layout.h"

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/models/lora.h"
 #include "tapecache/models/pretrained.h"
 

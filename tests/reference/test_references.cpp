@@ -12,7 +12,7 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/lora.h"
-#include "tapecache/models/weights.h"
+#include "tapecache/models/pretrained.h"
 #include "tapecache/train/optimizer.h"
 
 using namespace tapecache;

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "compare.h"
-#include "tapecache/core/philox.h"
+#include "tapecache/core/random.h"
 
 namespace tapecache::testing {
 

@@ -9,10 +9,9 @@
 
 #include "checks.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/compare.h"
+#include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/losses/losses.h"
-#include "tapecache/ops/dropout.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"

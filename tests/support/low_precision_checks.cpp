@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "checks.h"
-#include "tapecache/autograd/autocast.h"
+#include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/ops/attention.h"
 #include "tapecache/ops/linear.h"

@@ -9,7 +9,7 @@
 
 #include "checks.h"
 #include "tapecache/autograd/tape.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/models/clip.h"
 
 namespace tapecache::testing {

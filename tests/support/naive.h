@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "tapecache/core/shape.h"
+#include "tapecache/core/tensor.h"
 
 namespace tapecache::testing {
 

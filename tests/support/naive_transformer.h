@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "model_checks.h"
-#include "tapecache/models/attention.h"
 #include "tapecache/models/transformer_block.h"
 
 namespace tapecache::testing {

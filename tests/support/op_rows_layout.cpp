@@ -2,10 +2,9 @@
 
 #include "op_table.h"
 #include "philox_reference.h"
+#include "tapecache/core/forward_context.h"
 #include "tapecache/core/random.h"
-#include "tapecache/core/scoped_value.h"
-#include "tapecache/ops/dropout.h"
-#include "tapecache/ops/embedding.h"
+#include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 
 namespace tapecache::testing {

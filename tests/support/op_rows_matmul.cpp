@@ -2,8 +2,8 @@
 #include <utility>
 
 #include "op_table.h"
-#include "tapecache/ops/matmul.h"
-#include "tapecache/ops/patch_embedding.h"
+#include "tapecache/ops/layout.h"
+#include "tapecache/ops/linear.h"
 
 namespace tapecache::testing {
 

@@ -3,10 +3,8 @@
 #include <utility>
 
 #include "op_table.h"
-#include "tapecache/ops/batch_norm.h"
-#include "tapecache/ops/cross_entropy.h"
 #include "tapecache/ops/normalize.h"
-#include "tapecache/ops/softmax.h"
+#include "tapecache/ops/reduce.h"
 
 namespace tapecache::testing {
 

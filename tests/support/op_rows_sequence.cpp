@@ -5,7 +5,7 @@
 
 #include "op_table.h"
 #include "tapecache/ops/attention.h"
-#include "tapecache/ops/pooling.h"
+#include "tapecache/ops/reduce.h"
 
 namespace tapecache::testing {
 

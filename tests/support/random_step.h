@@ -8,10 +8,9 @@
 #include <vector>
 
 #include "checks.h"
-#include "tapecache/autograd/checkpoint.h"
+#include "tapecache/autograd/function.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/losses/losses.h"
-#include "tapecache/ops/dropout.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "checks.h"
-#include "tapecache/autograd/parameter.h"
+#include "tapecache/autograd/variable.h"
 
 namespace tapecache::testing {
 

@@ -6,7 +6,6 @@
 #include "folder.h"
 #include "tapecache/core/error.h"
 #include "tapecache/train/checkpoint.h"
-#include "tapecache/train/ema.h"
 #include "tapecache/train/optimizer.h"
 #include "train_checks.h"
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "tapecache/core/error.h"
-#include "tapecache/train/event_file.h"
+#include "tapecache/train/metrics.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

@@ -6,8 +6,7 @@
 #include <vector>
 
 #include "gradcache_checks.h"
-#include "tapecache/core/memory.h"
-#include "tapecache/train/clip_gradients.h"
+#include "tapecache/core/device.h"
 #include "tapecache/train/loss_scaler.h"
 #include "tapecache/train/optimizer.h"
 

@@ -9,7 +9,6 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
 #include "tapecache/train/metrics.h"
-#include "tapecache/train/retrieval.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

@@ -11,7 +11,7 @@
 #include "checks.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
-#include "tapecache/train/retrieval.h"
+#include "tapecache/train/metrics.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

@@ -4,8 +4,7 @@
 #include <vector>
 
 #include "tapecache/core/error.h"
-#include "tapecache/train/clip_gradients.h"
-#include "tapecache/train/schedule.h"
+#include "tapecache/train/optimizer.h"
 #include "train_checks.h"
 
 using namespace tapecache;

@@ -11,16 +11,14 @@
 
 #include "folder.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/files.h"
 #include "tapecache/core/random.h"
-#include "tapecache/core/safetensors.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/models/clip.h"
-#include "tapecache/models/weights.h"
+#include "tapecache/models/pretrained.h"
 #include "tapecache/train/checkpoint.h"
-#include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/optimizer.h"
-#include "tapecache/train/schedule.h"
 #include "train_checks.h"
 
 using namespace tapecache;

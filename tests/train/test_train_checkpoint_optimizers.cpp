@@ -5,7 +5,7 @@
 
 #include "folder.h"
 #include "tapecache/core/error.h"
-#include "tapecache/core/safetensors.h"
+#include "tapecache/core/files.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/optimizer.h"
 #include "train_checks.h"

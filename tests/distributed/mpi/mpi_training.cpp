@@ -16,7 +16,6 @@
 #include "tapecache/gradcache/step.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/models/clip.h"
-#include "tapecache/train/clip_gradients.h"
 #include "tapecache/train/optimizer.h"
 
 namespace {
