@@ -1,4 +1,5 @@
 #include "tapecache/autograd/modes.h"
+#include "tapecache/core/value_checks.h"
 
 #include <fmt/format.h>
 

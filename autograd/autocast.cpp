@@ -4,6 +4,7 @@
 
 #include "tapecache/autograd/autograd_context.h"
 #include "tapecache/autograd/operand_cache.h"
+#include "tapecache/core/element.h"
 
 namespace tapecache {
 

@@ -9,22 +9,22 @@
 
 namespace tapecache {
 
-class OperandCache;
 class Tape;
 class UndoLog;
 
 namespace detail {
 
-/// As core's `ThreadContext`, for this floor: who takes part, for a scope, in what this thread computes. None may be
-/// kept.
+class OperandCache;
+
+/// State of autograd on this thread. As in `ThreadContext`, each member is set for a scope and may not be stored.
 struct AutogradContext {
-  Tape* tape = nullptr;                          // that operations are recorded on
-  std::vector<Parameter>* parameters = nullptr;  // that operations read while no tape is active are listed there
-  int recordings = 0;                            // scopes that say which tape is active
-  int refuses_history_at = -1;                   // with so many of them, what operations read must have no history
+  Tape* tape = nullptr;                          // the active tape
+  std::vector<Parameter>* parameters = nullptr;  // lists the parameters that operations read without a tape
+  int recordings = 0;                            // number of Recording scopes
+  int refuses_history_at = -1;                   // with this number of them, inputs must have no history
   OperandCache* operands = nullptr;
-  UndoLog* undo = nullptr;  // the innermost
-  bool hooks = true;        // whether those of parameters run
+  UndoLog* undo = nullptr;  // the innermost log
+  bool hooks = true;        // whether hooks of parameters run
 };
 
 inline constinit thread_local AutogradContext autograd_context;

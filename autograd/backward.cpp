@@ -9,6 +9,8 @@
 
 namespace tapecache {
 
+using detail::Node;
+
 namespace detail {
 
 void add_to_slot(Tensor& slot, const Tensor& gradient, bool is_leaf) {

@@ -4,6 +4,7 @@
 
 #include "tapecache/autograd/autograd_context.h"
 #include "tapecache/autograd/modes.h"
+#include "tapecache/autograd/parameters_read.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/forward_context.h"
 
@@ -11,7 +12,9 @@ namespace tapecache {
 
 namespace {
 
-void recompute(Backward& context, const VariableFunction& f, const ForwardContext& first, std::size_t input_count) {
+using Function = std::function<std::vector<Variable>(std::span<const Variable>)>;
+
+void recompute(Backward& context, const Function& f, const ForwardContext& first, std::size_t input_count) {
   Tape tape;
   std::vector<Variable> inputs;
   for (std::size_t i = 0; i < input_count; ++i) {
@@ -32,7 +35,7 @@ void recompute(Backward& context, const VariableFunction& f, const ForwardContex
     seeds.push_back(context.output_gradient(k));
   }
   if (seeded.empty()) return;
-  tape.backward(seeded, seeds, Hooks::kLeave);  // the outer pass runs them
+  tape.backward(seeded, seeds, Tape::Hooks::kLeave);  // the outer pass runs them
   for (std::size_t i = 0; i < input_count; ++i) {
     if (!context.needs(i)) continue;
     if (const Tensor gradient = tape.gradient(inputs[i]); gradient.defined()) context.pass(i, gradient);
@@ -43,7 +46,7 @@ bool is_on_tape(const Variable& x) { return x.has_history() && !x.parameter().de
 
 }  // namespace
 
-std::vector<Variable> checkpoint(const VariableFunction& f, std::span<const Variable> inputs) {
+std::vector<Variable> checkpoint(const Function& f, std::span<const Variable> inputs) {
   if (!f) throw ValueError("checkpoint: the function is empty");
   const ForwardContext first = forward_context();
   std::vector<Tensor> outputs, saved;

@@ -18,7 +18,7 @@ Tensor random_cotangent(const Shape& shape, std::uint64_t seed) {
   Tensor c = Tensor::empty(shape, DType::kFloat64);
   double* p = c.mutable_data<double>();
   for (std::int64_t i = 0; i < c.numel(); ++i) {
-    p[i] = 2.0 * uniform(RandomKey{seed}.draw(0, static_cast<std::uint32_t>(i))[0]) - 1.0;
+    p[i] = 2.0 * RandomKey::uniform(RandomKey{seed}.draw(0, static_cast<std::uint32_t>(i))[0]) - 1.0;
   }
   return c;
 }

@@ -5,7 +5,7 @@
 #include "tapecache/autograd/autograd_context.h"
 #include "tapecache/core/captured_step.h"
 
-namespace tapecache {
+namespace tapecache::detail {
 
 OperandCache::Value OperandCache::Value::of(const Tensor& tensor) {
   return {tensor.weak_storage(), tensor.offset(), tensor.shape(), tensor.version()};
@@ -20,13 +20,11 @@ OperandCache::OperandCache(std::size_t packed_budget)
     : recorded_(CapturedStep::is_capturing()), packed_budget_(packed_budget) {}
 
 OperandCache* OperandCache::current() {
-  OperandCache* const cache = detail::autograd_context.operands;
+  OperandCache* const cache = autograd_context.operands;
   return cache && cache->recorded_ == CapturedStep::is_capturing() ? cache : nullptr;
 }
 
-ScopedValue<OperandCache*> OperandCache::use() {
-  return ScopedValue<OperandCache*>(detail::autograd_context.operands, this);
-}
+ScopedValue<OperandCache*> OperandCache::use() { return ScopedValue<OperandCache*>(autograd_context.operands, this); }
 
 OperandCache::Key OperandCache::key_of(std::span<const Parameter> parameters, DType dtype) {
   Key key{{}, dtype};
@@ -73,4 +71,4 @@ bool OperandCache::clear() {
   return any;
 }
 
-}  // namespace tapecache
+}  // namespace tapecache::detail

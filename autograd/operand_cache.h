@@ -17,6 +17,8 @@
 
 namespace tapecache {
 
+namespace detail {
+
 /// What ops make of parameters for their products, such as a rounded or a packed copy, for many calls to use. An entry
 /// holds as long as none of its parameters has changed; so what is taken from here has the bits that making it anew
 /// would give.
@@ -80,6 +82,10 @@ class [[gnu::visibility("hidden")]] OperandCache {
   std::map<PackedKey, Packed> packed_;
   std::size_t packed_budget_, packed_bytes_ = 0;
 };
+
+}  // namespace detail
+
+using detail::OperandCache;
 
 }  // namespace tapecache
 

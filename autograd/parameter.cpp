@@ -8,7 +8,7 @@
 
 namespace tapecache {
 
-ScopedValue<bool> no_hooks() { return ScopedValue<bool>(detail::autograd_context.hooks, false); }
+ScopedValue<bool> Parameter::no_hooks() { return ScopedValue<bool>(detail::autograd_context.hooks, false); }
 
 Parameter::Parameter(std::string name, Tensor value) : state_(std::make_shared<State>()) {
   if (!value.defined() || !is_floating(value.dtype())) {

@@ -9,16 +9,29 @@
 
 #include "tapecache/autograd/autograd_context.h"
 #include "tapecache/autograd/modes.h"
+#include "tapecache/autograd/parameters_read.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/core/thread_context.h"
 
 namespace tapecache {
+
+using detail::Derivative;
+using detail::InputList;
+using detail::Node;
+using detail::SavedList;
 
 namespace {
 
 std::uint64_t next_tape_id() {
   static std::atomic<std::uint64_t> last{0};
   return ++last;
+}
+
+bool has_history(const InputList& inputs) {
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i].has_history()) return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -73,7 +86,7 @@ void Tape::append(const char* op, std::span<Variable> outputs, const InputList& 
       }
     }
   }
-  if (!will_record(inputs)) return;
+  if (!tape || !has_history(inputs)) return;
   if (tape->consumed_) throw TapeError(fmt::format("{}: recorded on a tape whose backward has run", op));
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (inputs[i].tape_ != 0 && inputs[i].tape_ != tape->id_) {
@@ -149,7 +162,8 @@ void Tape::check_seeds(std::span<const Variable> outputs, std::span<const Tensor
   }
 }
 
-/// What is added to them would be blamed for a NaN that was there before.
+/// Checks the gradients that parameters had before this pass: otherwise an op that adds to one would be blamed for a
+/// NaN that was there already.
 void Tape::check_earlier_gradients() const {
   for (const Node& node : nodes_) {
     for (const Node::Input& input : node.inputs) {
@@ -176,7 +190,7 @@ void Tape::backward(std::span<const Variable> outputs, std::span<const Tensor> s
   consumed_ = true;
   const NoRecording no_tape;
   for (std::size_t i = 0; i < outputs.size(); ++i) seed(outputs[i], seeds[i]);
-  // A parameter that is an output and no node's input has its whole gradient now.
+  // The gradient of a parameter that is an output, but no node's input, is complete now.
   std::vector<Parameter> complete;
   for (const Variable& output : outputs) {
     const Parameter& p = output.parameter();
@@ -257,14 +271,6 @@ std::vector<Parameter> ParametersRead::distinct() const {
   std::vector<Parameter> result = all();
   std::erase_if(result, [](const Parameter& p) { return !p.requires_gradient(); });
   return result;
-}
-
-bool will_record(const InputList& inputs) {
-  if (!Tape::active()) return false;
-  for (std::size_t i = 0; i < inputs.size(); ++i) {
-    if (inputs[i].has_history()) return true;
-  }
-  return false;
 }
 
 }  // namespace tapecache

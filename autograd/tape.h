@@ -21,22 +21,24 @@ namespace tapecache {
 class Backward;
 class Tape;
 
-/// A derivative of plain numbers, which may be copied as bytes.
+namespace detail {
+
+/// A derivative as a function over the numbers that it captured, which are copied as bytes.
 struct Derivative {
   void (*call)(const void* numbers, Backward& context) = nullptr;
   const void* numbers = nullptr;
   std::size_t bytes = 0, alignment = 1;
 };
 
-/// One recorded operation: its name, where its inputs come from, what it keeps for its derivative, and the
-/// derivative. It lies in the memory of its tape.
+/// One recorded operation: its name, where its inputs come from, the tensors and numbers that its derivative needs, and
+/// the derivative. It is stored in the memory of its tape.
 struct Node {
   struct Input {
     std::int64_t value = -1;  ///< number of a value on the tape, or -1
     Parameter parameter;      ///< set where the input is a parameter that wants a gradient
     Shape shape;
-    bool given = false;  ///< its gradient's buffer, to the derivative that runs
-    bool begun = false;  ///< which is then the first to write there
+    bool given = false;  ///< whether the derivative that runs has asked for this gradient's buffer
+    bool begun = false;  ///< whether it is then the first to write there
   };
 
   const char* op = "";
@@ -46,8 +48,10 @@ struct Node {
   std::int64_t first_output = 0;
   int outputs = 1;
   Derivative derivative;
-  std::shared_ptr<const void> owned;  ///< what else the derivative stands on
+  std::shared_ptr<const void> owned;  ///< what else must live as long as the derivative
 };
+
+}  // namespace detail
 
 /// Where a gradient kernel puts its result, and whether it adds to what is there.
 struct GradientTarget {
@@ -76,30 +80,30 @@ class Backward {
 
  private:
   friend class Tape;
-  Backward(Tape& tape, Node& node) : tape_(tape), node_(node) {}
+  Backward(Tape& tape, detail::Node& node) : tape_(tape), node_(node) {}
   struct Kind {
     const Shape& shape;
     DType dtype;
     Device device;
   };
-  const Node::Input& input(std::size_t index) const;
-  Node::Input& wanted(std::size_t input);
-  Kind kind_of(const Node::Input& input) const;
-  Tensor& slot(Node::Input& input);
-  bool was_given(const Node::Input& other);
+  const detail::Node::Input& input(std::size_t index) const;
+  detail::Node::Input& wanted(std::size_t input);
+  Kind kind_of(const detail::Node::Input& input) const;
+  Tensor& slot(detail::Node::Input& input);
+  bool was_given(const detail::Node::Input& other);
   /// After a derivative has thrown: takes back the buffers that it may not have written.
   void withdraw();
 
   Tape& tape_;
-  Node& node_;
+  detail::Node& node_;
 };
 
 namespace detail {
+
 /// Adds to a gradient that may still be shared with another slot or with the caller's seed. The gradient of a leaf
 /// outlives the pass: it is the leaf's alone, and keeps no larger storage alive that it only views. Memory that is a
 /// program's own is copied.
 void add_to_slot(Tensor& slot, const Tensor& gradient, bool is_leaf);
-}  // namespace detail
 
 /// The inputs of an operation for the duration of a call, from a braced list (without copies) or an array.
 class InputList {
@@ -135,15 +139,17 @@ class SavedList : public std::span<const Tensor> {
   SavedList(const std::vector<Tensor>& tensors) : span(tensors) {}
 };
 
-/// Whether a backward pass runs the parameters' hooks, or leaves that to a caller that sums the gradients of several
-/// passes.
-enum class Hooks { kRun, kLeave };
+}  // namespace detail
 
 /// The record of a computation in execution order; backward walks it from the end. A tape is an explicit object, which
 /// a `Recording` makes active on a thread; without an active tape nothing is recorded. Any number of tapes may exist at
 /// once. Backward consumes the tape: saved tensors and gradients are released as soon as each node has run.
 class Tape {
  public:
+  /// Whether a backward pass runs the parameters' hooks, or leaves that to a caller that sums the gradients of several
+  /// passes.
+  enum class Hooks { kRun, kLeave };
+
   Tape();
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
@@ -169,14 +175,15 @@ class Tape {
   /// Whether the variable was recorded here.
   bool holds(const Variable& variable) const { return variable.tape_ == id_; }
   bool consumed() const { return consumed_; }
-  const std::vector<Node>& nodes() const { return nodes_; }
+  const std::vector<detail::Node>& nodes() const { return nodes_; }
   /// Discards all nodes and values without running backward.
   void clear();
 
   /// Appends an operation if a tape is active and an input has history, and puts its outputs, which were constants, on
   /// the tape. Ops call `record` below. Throws TapeError within parallel_for, whether a tape is active or not.
-  static void append(const char* op, std::span<Variable> outputs, const InputList& inputs, const SavedList& saved,
-                     const Derivative& derivative, std::shared_ptr<const void> owned = {});
+  static void append(const char* op, std::span<Variable> outputs, const detail::InputList& inputs,
+                     const detail::SavedList& saved, const detail::Derivative& derivative,
+                     std::shared_ptr<const void> owned = {});
 
  private:
   friend class Backward;
@@ -200,7 +207,7 @@ class Tape {
   std::shared_ptr<Tape*> self_;  // null once the tape has ended, for those who may outlive it
   bool consumed_ = false;
   std::pmr::monotonic_buffer_resource memory_;  // of what the nodes hold
-  std::vector<Node> nodes_;
+  std::vector<detail::Node> nodes_;
   std::vector<Value> values_;
   std::pmr::unordered_map<const void*, std::size_t> first_use_{&memory_};  // parameter -> first node that reads it
 };
@@ -227,21 +234,6 @@ class [[nodiscard]] NoRecording : public Recording {
   NoRecording() : Recording(nullptr) {}
 };
 
-/// Collects the parameters that operations read within a scope while no tape is active.
-class [[nodiscard]] ParametersRead : public detail::OfOneScope {
- public:
-  ParametersRead();
-
-  /// Each parameter once, in order of first use.
-  std::vector<Parameter> all() const;
-  /// The same without frozen parameters.
-  std::vector<Parameter> distinct() const;
-
- private:
-  std::vector<Parameter> seen_;
-  ScopedValue<std::vector<Parameter>*> listed_;
-};
-
 namespace detail {
 
 /// A derivative may capture plain numbers only, since the tape stores it as bytes. Tensors go to `saved`, where the
@@ -257,7 +249,7 @@ Derivative derivative_of(const Function& function) {
 
 /// Records an operation.
 template <class Function>
-Variable record(const char* op, Tensor output, const InputList& inputs, const SavedList& saved,
+Variable record(const char* op, Tensor output, const detail::InputList& inputs, const detail::SavedList& saved,
                 const Function& derivative) {
   Variable result(std::move(output));
   Tape::append(op, std::span(&result, 1), inputs, saved, detail::derivative_of(derivative));
@@ -266,20 +258,17 @@ Variable record(const char* op, Tensor output, const InputList& inputs, const Sa
 
 /// The same for an operation with several outputs.
 template <class Function>
-std::vector<Variable> record(const char* op, std::vector<Tensor> outputs, const InputList& inputs,
-                             const SavedList& saved, const Function& derivative) {
+std::vector<Variable> record(const char* op, std::vector<Tensor> outputs, const detail::InputList& inputs,
+                             const detail::SavedList& saved, const Function& derivative) {
   std::vector<Variable> results(outputs.begin(), outputs.end());
   Tape::append(op, results, inputs, saved, detail::derivative_of(derivative));
   return results;
 }
 
-/// Whether an op with these inputs would be recorded. If not, an op need not compute what only its derivative uses.
-bool will_record(const InputList& inputs);
-
 /// Runs backward on `tape` from any number of outputs, seeded with the given gradients. Gradient caching injects cached
 /// gradients through this function.
 inline void inject(Tape& tape, std::span<const Variable> outputs, std::span<const Tensor> gradients,
-                   Hooks hooks = Hooks::kRun) {
+                   Tape::Hooks hooks = Tape::Hooks::kRun) {
   tape.backward(outputs, gradients, hooks);
 }
 

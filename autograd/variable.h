@@ -57,6 +57,10 @@ class Parameter {
   void clear_hooks() { state().hooks.clear(); }
   /// Calls all hooks, unless `no_hooks` is in force.
   void run_hooks();
+  /// Suppresses the hooks of all parameters on this thread for as long as the returned object lives, as for a trial
+  /// pass whose gradients are thrown away. To suppress them for one tape only, pass `Tape::Hooks::kLeave` to its
+  /// backward.
+  static ScopedValue<bool> no_hooks();
 
   /// Whether both handles refer to the same parameter.
   bool operator==(const Parameter& other) const { return state_ == other.state_; }
@@ -76,10 +80,6 @@ class Parameter {
   std::shared_ptr<State> state_;
 };
 
-/// Suppresses the hooks of all parameters on this thread for as long as the returned object lives, as for a trial pass
-/// whose gradients are thrown away. To suppress them for one tape only, pass `Hooks::kLeave` to its backward.
-ScopedValue<bool> no_hooks();
-
 /// A named tensor that belongs to a model's state without being learned, such as a running average: it is saved with
 /// the weights and gets no gradient. Copies view the same storage, so it is changed in place.
 struct Buffer {
@@ -87,16 +87,8 @@ struct Buffer {
   Tensor value;
 };
 
-/// Parameters and buffers alike, by name: the tensors themselves, so that writing to one changes the model.
-inline std::vector<Buffer> state_of(std::span<const Parameter> parameters, std::span<const Buffer> buffers = {}) {
-  std::vector<Buffer> state;
-  for (const Parameter& p : parameters) state.push_back({p.name(), p.value()});
-  state.insert(state.end(), buffers.begin(), buffers.end());
-  return state;
-}
-
-/// To be called before a forward changes a tensor of its own in place, so that a step that fails can be undone
-/// (`UndoLog`).
+/// A forward calls this before it changes a tensor of its own in place, so that a step that fails can restore the
+/// tensor.
 void before_change(const Tensor& buffer);
 
 /// A tensor plus its place on a tape, or a constant. Cheap to copy.
@@ -119,7 +111,7 @@ class Variable {
 
   /// The parameter this stands for; undefined for anything else.
   const Parameter& parameter() const { return parameter_; }
-  /// Whether it is a parameter whose value is still the one that it had when this was made, and no other tensor.
+  /// Whether this stands for a parameter whose value is still the tensor that it was when this was made.
   bool is_present_value() const {
     if (!parameter_.defined()) return false;
     const Tensor& now = parameter_.value();

@@ -12,7 +12,6 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/memory_pool.h"
 #include "tapecache/core/op_scope.h"
-#include "tapecache/core/system_memory.h"
 #include "tapecache/core/thread_context.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -24,18 +23,13 @@ namespace tapecache {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kSmallSegment = 1 << 20, kLargeSegment = 64 << 20;
 
-// Blocks lie side by side, where the address sanitizer sees nothing wrong: it is told what is in use, and is left a
-// gap.
+// Blocks lie side by side, where the address sanitizer would see nothing wrong: each is followed by a gap.
 #if defined(__SANITIZE_ADDRESS__)
 constexpr std::size_t kGuard = 64;
-void set_accessible(const void* begin, std::size_t bytes, bool accessible) {
-  if (accessible) ASAN_UNPOISON_MEMORY_REGION(begin, bytes);
-  else ASAN_POISON_MEMORY_REGION(begin, bytes);
-}
 #else
 constexpr std::size_t kGuard = 0;
-void set_accessible(const void*, std::size_t, bool) {}
 #endif
 
 [[noreturn]] void throw_out_of_memory(std::size_t requested, const MemoryStats& stats, bool pinned) {
@@ -50,8 +44,8 @@ void set_accessible(const void*, std::size_t, bool) {}
 const std::vector<std::unique_ptr<Allocator>>& cuda_allocators() {
   static const auto* all = [] {
     auto* allocators = new std::vector<std::unique_ptr<Allocator>>;
-    for (int i = 0; i < device_backend::count(); ++i) {
-      allocators->push_back(std::make_unique<Allocator>(system_memory::Place{Device::cuda(i)}));
+    for (int i = 0; i < cuda_backend.devices.count(); ++i) {
+      allocators->push_back(std::make_unique<Allocator>(cuda_backend.memory, i));
     }
     return allocators;
   }();
@@ -59,6 +53,8 @@ const std::vector<std::unique_ptr<Allocator>>& cuda_allocators() {
 }
 
 }  // namespace
+
+namespace detail {
 
 Allocator::~Allocator() { release_cache_locked(); }
 
@@ -72,22 +68,40 @@ std::size_t Allocator::reserved() const {
   return sum;
 }
 
+/// Bytes that a new segment should have where blocks of at most `size` are to be cut from it.
+std::size_t Allocator::segment_size(std::size_t size) const {
+  if (!memory_.shares_segments(device_)) return size;
+  if (size <= kSmallSegment / 16) return kSmallSegment;
+  // The system backs the host's ordinary memory where it is touched, so that a large segment costs nothing there.
+  const bool is_ordinary = memory_.is_host && !memory_.is_pinned;
+  return std::max({size, kLargeSegment, is_ordinary ? own_.large.reserved() / 2 : 0});
+}
+
+void Allocator::set_accessible([[maybe_unused]] const void* begin, [[maybe_unused]] std::size_t bytes,
+                               [[maybe_unused]] bool accessible) const noexcept {
+#if defined(__SANITIZE_ADDRESS__)
+  if (!memory_.is_host) return;
+  if (accessible) ASAN_UNPOISON_MEMORY_REGION(begin, bytes);
+  else ASAN_POISON_MEMORY_REGION(begin, bytes);
+#endif
+}
+
 /// False where the system has no room.
 bool Allocator::add_segment(Arena& arena, std::size_t size) {
   const std::size_t held = reserved();
-  std::size_t wanted = system_memory::segment_size(place_, size, own_.large.reserved());
+  std::size_t wanted = segment_size(size);
   if (stats_.limit) wanted = std::min(wanted, stats_.limit > held ? block_size(stats_.limit - held) : 0);
   for (const std::size_t bytes : {std::max(size, wanted), size}) {
-    std::byte* segment = system_memory::allocate(place_, bytes);
+    auto* const segment = static_cast<std::byte*>(memory_.allocate(device_, bytes));
     if (!segment) continue;
     ++stats_.system_allocations;
     try {
       arena.add_segment(segment, bytes);
     } catch (...) {
-      system_memory::release(place_, segment);
+      memory_.release(device_, segment);
       throw;
     }
-    if (place_.device.is_cpu()) set_accessible(segment, bytes, false);
+    set_accessible(segment, bytes, false);
     return true;
   }
   return false;
@@ -95,7 +109,7 @@ bool Allocator::add_segment(Arena& arena, std::size_t size) {
 
 void Allocator::give_back(const InCopy& one) noexcept {
   try {
-    device_backend::wait(one.copy);
+    cuda_backend.events.wait_on_host(one.copy);
   } catch (const DeviceError&) {
     // The device has failed and copies nothing more; whoever uses it next is told.
   }
@@ -119,7 +133,7 @@ bool Allocator::give_back_recent() noexcept {
 
 /// Makes a block free where it came from.
 void Allocator::put_back(std::byte* block, std::size_t size) noexcept {
-  if (place_.device.is_cpu()) set_accessible(block, size, false);
+  set_accessible(block, size, false);
   if (Recent* const same = recent(size); same && same->count < same->blocks.size()) {
     same->blocks[same->count++] = block;
     return;
@@ -138,7 +152,7 @@ void Allocator::put_back(std::byte* block, std::size_t size) noexcept {
 /// Frees the blocks whose copies have ended, or waits for them.
 void Allocator::reclaim(bool wait) noexcept {
   std::erase_if(in_copy_, [&](const InCopy& one) {
-    const bool free = wait || device_backend::is_done(one.copy);
+    const bool free = wait || cuda_backend.events.is_done(one.copy);
     if (free) give_back(one);
     return free;
   });
@@ -156,8 +170,8 @@ std::byte* Allocator::take_without_system(Arena& arena, std::size_t size) {
 /// nullptr where the system has no room.
 std::byte* Allocator::take(Arenas& arenas, std::size_t size) {
   Arena& arena = arenas.of(size);
-  const std::size_t alignment = system_memory::alignment(place_);
-  const std::size_t room = (size + alignment - 1) / alignment * alignment + (place_.device.is_cpu() ? kGuard : 0);
+  const std::size_t alignment = memory_.alignment;
+  const std::size_t room = (size + alignment - 1) / alignment * alignment + (memory_.is_host ? kGuard : 0);
   if (room < size) return nullptr;
   if (std::byte* block = take_without_system(arena, room)) return block;
   if (give_back_recent()) {
@@ -175,19 +189,19 @@ void* Allocator::allocate(std::size_t bytes) {
   const std::size_t size = block_size(bytes);
   std::lock_guard lock(mutex_);
   if (size < bytes || (stats_.limit && (size > stats_.limit || stats_.current > stats_.limit - size))) {
-    throw_out_of_memory(bytes, stats_, place_.pinned);
+    throw_out_of_memory(bytes, stats_, memory_.is_pinned);
   }
-  if (until_failure_ > 0 && --until_failure_ == 0) throw_out_of_memory(bytes, stats_, place_.pinned);
+  if (until_failure_ > 0 && --until_failure_ == 0) throw_out_of_memory(bytes, stats_, memory_.is_pinned);
   Pool* pool = active_pool();
   Recent* const same = pool ? nullptr : recent(size);
   std::byte* block = same && same->count > 0 ? same->blocks[--same->count] : take(pool ? pool->arenas : own_, size);
-  if (!block) throw_out_of_memory(bytes, stats_, place_.pinned);
+  if (!block) throw_out_of_memory(bytes, stats_, memory_.is_pinned);
   if (pool) ++pool->taken;
   stats_.current += size;
   stats_.peak = std::max(stats_.peak, stats_.current);
   for (std::size_t* peak : metered_peaks_) *peak = std::max(*peak, stats_.current);
-  if (place_.device.is_cpu()) set_accessible(block, bytes, true);
-  if (poison_) system_memory::set_bytes(place_, block, 0xFF, bytes);
+  set_accessible(block, bytes, true);
+  if (poison_) memory_.set_bytes(device_, block, 0xFF, bytes);
   return block;
 }
 
@@ -213,7 +227,7 @@ bool Allocator::hold(std::byte* block, std::size_t size) noexcept {
 }
 
 Allocator::Pool* Allocator::active_pool() const {
-  const MemoryPool* pool = detail::thread_context.pool;
+  const MemoryPool* pool = thread_context.pool;
   return pool && &pool->allocator_ == this ? pool->pool_ : nullptr;
 }
 
@@ -226,7 +240,7 @@ void Allocator::end_pool(Pool* pool) noexcept {
   std::lock_guard lock(mutex_);
   for (const auto& [block, size] : pool->held) {
     stats_.current -= size;
-    if (place_.device.is_cpu()) set_accessible(block, size, false);
+    set_accessible(block, size, false);
     own_.of(size).give_back(block);
   }
   pool->held.clear();
@@ -235,7 +249,7 @@ void Allocator::end_pool(Pool* pool) noexcept {
   if (pool->taken == 0) std::erase_if(pools_, [&](const auto& p) { return p.get() == pool; });
 }
 
-void Allocator::deallocate_after(device_backend::CopyEvent copy, void* block, std::size_t bytes) noexcept {
+void Allocator::deallocate_after(CopyEvent copy, void* block, std::size_t bytes) noexcept {
   const std::size_t size = block_size(bytes);
   std::lock_guard lock(mutex_);
   stats_.current -= size;
@@ -285,21 +299,23 @@ std::uint64_t Allocator::set_failing(std::uint64_t allocation) {
 void Allocator::release_cache() {
   std::lock_guard lock(mutex_);
   release_cache_locked();
-  system_memory::trim(place_);
+  memory_.trim(device_);
 }
 
 void Allocator::release_free_segments(Arenas& arenas) noexcept {
   const auto release = [this](std::byte* segment, std::size_t bytes) {
-    if (place_.device.is_cpu()) set_accessible(segment, bytes, true);
-    system_memory::release(place_, segment);
+    set_accessible(segment, bytes, true);
+    memory_.release(device_, segment);
   };
   arenas.small.drop_free_segments(release);
   arenas.large.drop_free_segments(release);
 }
 
+}  // namespace detail
+
 Allocator& allocator(Device device) {
   if (!device.is_cpu()) {
-    device_backend::require(OpScope::current() ? OpScope::current() : "allocate", device.index);
+    cuda_backend.devices.require(OpScope::current() ? OpScope::current() : "allocate", device.index);
     return *cuda_allocators()[static_cast<std::size_t>(device.index)];
   }
   // Never destroyed: tensors in static storage may be freed after it would have been.
@@ -308,7 +324,7 @@ Allocator& allocator(Device device) {
 }
 
 Allocator& pinned_allocator() {
-  static Allocator* pinned = new Allocator({.device = Device::cpu(), .pinned = true});
+  static Allocator* pinned = new Allocator(cuda_backend.pinned_memory);
   return *pinned;
 }
 

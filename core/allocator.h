@@ -11,18 +11,23 @@
 #include "tapecache/core/arena.h"
 #include "tapecache/core/device.h"
 #include "tapecache/core/device_backend.h"
-#include "tapecache/core/system_memory.h"
 
 #pragma GCC visibility push(hidden)
 
 namespace tapecache {
 
+class MemoryPool;
+
+namespace detail {
+
 /// A caching allocator: blocks are cut from large segments, and freed ones handed out again in any size, so a
 /// steady-state step asks the system for nothing and takes little more than what is in use at its peak. Blocks are
 /// counted at their true (rounded) size. Thread-safe.
-class __attribute__((visibility("hidden"))) Allocator {
+class [[gnu::visibility("hidden")]] Allocator {
  public:
-  explicit Allocator(system_memory::Place place = {}) : place_(place) {}
+  /// Takes its segments from this memory of this device.
+  explicit Allocator(const DeviceBackend::Memory& memory = cpu_backend.memory, int device = 0)
+      : memory_(memory), device_(device) {}
   Allocator(const Allocator&) = delete;
   Allocator& operator=(const Allocator&) = delete;
   ~Allocator();
@@ -33,7 +38,7 @@ class __attribute__((visibility("hidden"))) Allocator {
   /// Takes back a block that `allocate(bytes)` returned.
   void deallocate(void* block, std::size_t bytes) noexcept;
   /// The same where a copy may still be under way from or to the block: it is handed out again when that has ended.
-  void deallocate_after(device_backend::CopyEvent copy, void* block, std::size_t bytes) noexcept;
+  void deallocate_after(CopyEvent copy, void* block, std::size_t bytes) noexcept;
 
   MemoryStats stats() const;
   /// Starts a new peak measurement at the bytes in use now.
@@ -54,27 +59,27 @@ class __attribute__((visibility("hidden"))) Allocator {
   static std::size_t block_size(std::size_t bytes);
 
  private:
-  friend class MemoryLimit;
-  friend class MemoryPool;
-  friend class PeakMeter;
+  friend class tapecache::MemoryLimit;
+  friend class tapecache::MemoryPool;
+  friend class tapecache::PeakMeter;
 
   static constexpr std::size_t kSmall = 64 << 10;
 
-  /// Apart, so that a long-lived small block does not sit in the middle of a large free one.
+  /// Small and large blocks are kept apart, so that a long-lived small block does not split a large free one.
   struct Arenas {
     Arena small, large;
     Arena& of(std::size_t size) { return size <= kSmall ? small : large; }
     std::size_t reserved() const { return small.reserved() + large.reserved(); }
   };
-  /// Blocks of one size, at most kSmallest, that were freed last: they are taken again without a search. To their arena
-  /// they are taken.
+  /// The blocks of one size, at most kSmallest, that were freed last. They are handed out again without a search; for
+  /// their arena they remain taken.
   struct Recent {
     std::array<std::byte*, 16> blocks;
     std::size_t count = 0;
   };
   static constexpr std::size_t kSmallest = 4 << 10;
 
-  /// What a MemoryPool has.
+  /// The memory of a MemoryPool.
   struct Pool {
     Arenas arenas;
     std::size_t taken = 0;                                 // blocks
@@ -83,16 +88,16 @@ class __attribute__((visibility("hidden"))) Allocator {
   };
 
   struct InCopy {
-    device_backend::CopyEvent copy;
+    CopyEvent copy;
     std::byte* block;
     std::size_t size;
   };
 
-  std::byte* take(Arenas& arenas, std::size_t size);
-  std::byte* take_without_system(Arena& arena, std::size_t size);
-  bool add_segment(Arena& arena, std::size_t size);
+  std::byte* take(Arenas & arenas, std::size_t size);
+  std::byte* take_without_system(Arena & arena, std::size_t size);
+  bool add_segment(Arena & arena, std::size_t size);
   std::size_t reserved() const;
-  void release_free_segments(Arenas& arenas) noexcept;
+  void release_free_segments(Arenas & arenas) noexcept;
   void release_cache_locked() noexcept {
     reclaim(true);
     give_back_recent();
@@ -100,16 +105,20 @@ class __attribute__((visibility("hidden"))) Allocator {
   }
   Recent* recent(std::size_t size);
   bool give_back_recent() noexcept;
-  void put_back(std::byte* block, std::size_t size) noexcept;
-  bool hold(std::byte* block, std::size_t size) noexcept;
+  void put_back(std::byte * block, std::size_t size) noexcept;
+  bool hold(std::byte * block, std::size_t size) noexcept;
   void find_limit_locked();
   Pool* active_pool() const;
   Pool* begin_pool();
-  void end_pool(Pool* pool) noexcept;
+  void end_pool(Pool * pool) noexcept;
   void give_back(const InCopy&) noexcept;
   void reclaim(bool wait) noexcept;
+  std::size_t segment_size(std::size_t size) const;
+  /// Tells the address sanitizer, which knows the host's memory alone, whether a program may use it.
+  void set_accessible(const void* begin, std::size_t bytes, bool accessible) const noexcept;
 
-  system_memory::Place place_;
+  const DeviceBackend::Memory& memory_;
+  int device_;
   mutable std::mutex mutex_;
   Arenas own_;
   std::array<Recent, kSmallest / 64> recent_;  // by size in units of 64 bytes, less one
@@ -122,6 +131,10 @@ class __attribute__((visibility("hidden"))) Allocator {
   bool poison_ = false;
   std::uint64_t until_failure_ = 0;  // allocations; 0: none fails
 };
+
+}  // namespace detail
+
+using detail::Allocator;
 
 /// The allocator of a device. Throws DeviceError where this build has none for it.
 Allocator& allocator(Device device = Device::cpu());

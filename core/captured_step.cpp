@@ -16,33 +16,39 @@
 
 namespace tapecache {
 
+using detail::GraphCopies;
+using detail::Storage;
+
 namespace {
 
 std::atomic<std::uint64_t> replays_so_far = 0;
 
-/// Records what this thread gives a device, until `end`.
+/// Captures what this thread gives a device, until `end`.
 class Capture {
  public:
-  explicit Capture(int device) : device_(begun(device)), current_(detail::thread_context.copies, &copies_) {}
+  Capture(const DeviceBackend::Graphs& graphs, int device)
+      : graphs_(graphs), device_(device), current_(begun(graphs, device), &copies_) {}
   ~Capture() {
-    if (!ended_) device_backend::cancel_capture(device_);
+    if (!ended_) graphs_.cancel(device_);
   }
   Capture(const Capture&) = delete;
   Capture& operator=(const Capture&) = delete;
 
-  device_backend::Graph* end() {
+  DeviceBackend::Graph* end() {
     ended_ = true;
-    return device_backend::end_capture(device_);
+    return graphs_.end(device_);
   }
   const GraphCopies& copies() const { return copies_; }
 
  private:
-  static int begun(int device) {
-    if (CapturedStep::is_capturing()) throw Error("captured step: recorded within another one");
-    device_backend::begin_capture(device);
-    return device;
+  /// Begins, and returns what then refers to the copies of the capture.
+  static GraphCopies*& begun(const DeviceBackend::Graphs& graphs, int device) {
+    if (CapturedStep::is_capturing()) throw Error("captured step: captured within another one");
+    graphs.begin(device);
+    return detail::thread_context.copies;
   }
 
+  const DeviceBackend::Graphs& graphs_;
   int device_;
   GraphCopies copies_;
   ScopedValue<GraphCopies*> current_;
@@ -58,30 +64,31 @@ struct [[gnu::visibility("hidden")]] CapturedStep::State {
   std::uint64_t seed = 0;
   Tensor random_step;  // i64 on the device, of which kernels read the lower half
   std::optional<MemoryPool> pool;
-  device_backend::Graph* graph = nullptr;
+  const DeviceBackend::Graphs* graphs = nullptr;  // of the device; null: nothing is captured there
+  DeviceBackend::Graph* graph = nullptr;
   std::vector<GraphCopies::HostMemory> host;  // that the graph copies from and into
-  RandomState after;                          // the step, at its recording
+  RandomState after;                          // the step, when it was captured
   bool done_before = false;
 
-  const std::uint32_t* step_there() const {
+  const std::uint32_t* step_on_device() const {
     return random_step.defined() ? reinterpret_cast<const std::uint32_t*>(random_step.raw()) : nullptr;
   }
 
   /// Calls the function; its draws read the step number from the device.
   void run(std::uint32_t number) {
     begin_random_step(seed, number);
-    const ScopedValue on_device(random_state().key.step.on_device, step_there());
+    const ScopedValue on_device(random_state().key.step.on_device, step_on_device());
     step();
   }
 
-  void record(std::uint32_t number) {
+  void capture(std::uint32_t number) {
     pool.emplace(device);
     try {
       const auto scope = pool->use();
-      Capture capture(device.index);
+      Capture captured(*graphs, device.index);
       run(number);
-      host = capture.copies().host_memory();
-      graph = capture.end();
+      host = captured.copies().host_memory();
+      graph = captured.end();
     } catch (...) {
       host.clear();
       pool.reset();
@@ -93,9 +100,9 @@ struct [[gnu::visibility("hidden")]] CapturedStep::State {
   /// What the graph copies from is as it was asked for before, and whoever uses it next waits for the replay.
   void launch() {
     for (const GraphCopies::HostMemory& memory : host) memory.storage->begin_replay(device.index);
-    device_backend::launch_graph(device.index, graph);
+    graphs->launch(device.index, graph);
     if (host.empty()) return;
-    const device_backend::CopyEvent end = device_backend::end_of_work(device.index);
+    const detail::CopyEvent end = backend_of(device).events.end_of_work(device.index);
     for (const auto& [storage, written] : host) {
       storage->end_replay(device.index, written ? Storage::Use::kWrite : Storage::Use::kRead, end);
     }
@@ -108,23 +115,24 @@ CapturedStep::CapturedStep(Device device, std::function<void()> step, std::uint6
   state_->device = device;
   state_->step = std::move(step);
   state_->seed = seed;
-  if (!device.is_cpu()) state_->random_step = Tensor::zeros({}, DType::kInt64, device);
+  state_->graphs = backend_of(device).graphs;
+  if (state_->graphs) state_->random_step = Tensor::zeros({}, DType::kInt64, device);
 }
 
 CapturedStep::~CapturedStep() {
-  if (state_->graph) device_backend::destroy_graph(state_->device.index, state_->graph);
+  if (state_->graph) state_->graphs->destroy(state_->device.index, state_->graph);
 }
 
 void CapturedStep::replay(std::uint32_t random_step) {
   State& state = *state_;
-  if (is_capturing()) throw Error("captured step: replayed while a step is recorded");
+  if (is_capturing()) throw Error("captured step: replayed while a step is captured");
   if (state.random_step.defined()) state.random_step.fill(random_step);
-  if (state.device.is_cpu() || !state.done_before) {
+  if (!state.graphs || !state.done_before) {
     state.run(random_step);
     state.done_before = true;
     return;
   }
-  if (!state.graph) state.record(random_step);
+  if (!state.graph) state.capture(random_step);
   ++replays_so_far;
   state.launch();
   random_state() = state.after;

@@ -10,40 +10,39 @@
 
 namespace tapecache {
 
-enum class DeviceType { kCpu, kCuda };
-
-/// Where a tensor lives: the host, or one CUDA device.
+/// The place of a tensor: the host, or one CUDA device.
 struct Device {
-  DeviceType type = DeviceType::kCpu;
+  enum class Type { kCpu, kCuda };
+
+  Type type = Type::kCpu;
   int index = 0;
 
   static constexpr Device cpu() { return {}; }
-  static constexpr Device cuda(int index = 0) { return {DeviceType::kCuda, index}; }
+  static constexpr Device cuda(int index = 0) { return {Type::kCuda, index}; }
 
-  bool is_cpu() const { return type == DeviceType::kCpu; }
+  bool is_cpu() const { return type == Type::kCpu; }
   bool operator==(const Device&) const = default;
 };
 
-/// CUDA devices that can be used: 0 where this build has no CUDA backend or the machine no device.
+/// The number of CUDA devices that can be used: 0 if this build has no CUDA backend or the machine has no device.
 int cuda_device_count();
 
-/// Waits until a device has done all it was given. Throws DeviceError where there is no such device, or where some of
-/// its work failed, and what a check of values throws that failed there (`value_checks.h`).
+/// Waits until a device has done all it was given. Throws DeviceError where there is no such device or some of its work
+/// failed, and ValueError where it found a wrong value, such as an index out of range, among what it was given.
 void synchronize(Device device);
 
-/// Times that this process has waited for a CUDA device: where a training loop can be seen to hold up its device.
+/// How often this process has waited for a CUDA device. Shows whether a training loop holds up its device.
 std::uint64_t device_waits();
 
-/// What a CUDA device calls itself ("emulated" where it is one), or "cpu". Throws DeviceError where there is no such
-/// device.
+/// The name of a CUDA device ("emulated" for the emulator), or "cpu". Throws DeviceError if there is no such device.
 std::string device_name(Device device);
 
-/// Names and versions of what a CUDA device is reached by: its capability, the driver, the runtime, cuBLASLt. Throws
-/// DeviceError where there is no such device.
+/// Names and versions of a CUDA device's capability, its driver, and the libraries in use. Throws DeviceError if there
+/// is no such device, and for the CPU.
 std::vector<std::pair<std::string, std::string>> device_versions(Device device);
 
-/// Whether f32 products on CUDA devices may round their factors to TF32, which has 10 bits after the point, as tensor
-/// cores take them. For the whole process; false unless it is set.
+/// Lets f32 products on CUDA devices round their factors to TF32, which has 10 bits after the point, and so use tensor
+/// cores. Holds for the whole process; not allowed at first.
 void allow_tf32(bool allowed);
 bool tf32_allowed();
 
@@ -56,7 +55,9 @@ std::string to_string(Device device);
 /// freed blocks for the next tensors.
 namespace tapecache {
 
+namespace detail {
 class Allocator;
+}
 
 /// Byte counters of one device's allocator.
 struct MemoryStats {
@@ -91,7 +92,7 @@ class MemoryLimit {
   MemoryLimit& operator=(const MemoryLimit&) = delete;
 
  private:
-  Allocator& allocator_;
+  detail::Allocator& allocator_;
   std::size_t bytes_;
 };
 
@@ -107,7 +108,7 @@ class PeakMeter {
   std::size_t peak() const;
 
  private:
-  Allocator& allocator_;
+  detail::Allocator& allocator_;
   std::size_t peak_ = 0;
 };
 

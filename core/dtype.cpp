@@ -1,5 +1,7 @@
 #include "tapecache/core/dtype.h"
 
+#include "tapecache/core/element.h"
+
 #include <fmt/format.h>
 
 namespace tapecache {

@@ -59,22 +59,12 @@ struct Float16 {
   }
 };
 
-/// Whether T is one of the types of 16 bits, which are computed with in f32.
-template <class T>
-constexpr bool kLowPrecision = std::is_same_v<T, BFloat16> || std::is_same_v<T, Float16>;
-
-/// The type that elements of T are computed with in.
-template <class T>
-using ComputedType = std::conditional_t<kLowPrecision<T>, float, T>;
-
 /// Bytes of one element.
 std::size_t size_of(DType dtype);
 /// The name used in messages: "float32", "int64", …
 std::string_view name(DType dtype);
 /// Whether the type is f32, f64, bf16 or f16.
 bool is_floating(DType dtype);
-/// Whether it is bf16 or f16.
-bool is_low_precision(DType dtype);
 
 template <class T>
 constexpr DType dtype_of() {
@@ -94,15 +84,17 @@ constexpr DType dtype_of() {
   }
 }
 
+namespace detail {
+
 /// T, or std::int64_t for the other of the two types, long and long long, that have its 64 bits: what elements of T are
 /// copied from and to.
 template <class T>
 using StoredType =
     std::conditional_t<std::is_same_v<T, long long> || (std::is_same_v<T, long> && sizeof(long) == 8), std::int64_t, T>;
 
-namespace detail {
 [[noreturn]] void throw_not_computable(const char* op, DType dtype);
-}
+
+}  // namespace detail
 
 /// Calls `f.template operator()<T>()` with T = float or double. Throws DTypeError naming `op` for any other type.
 template <class F>
@@ -110,21 +102,6 @@ decltype(auto) dispatch_floating(const char* op, DType dtype, F&& f) {
   if (dtype == DType::kFloat32) return f.template operator()<float>();
   if (dtype == DType::kFloat64) return f.template operator()<double>();
   detail::throw_not_computable(op, dtype);
-}
-
-/// The same with T = BFloat16 or Float16.
-template <class F>
-decltype(auto) dispatch_low_precision(const char* op, DType dtype, F&& f) {
-  if (dtype == DType::kBFloat16) return f.template operator()<BFloat16>();
-  if (dtype == DType::kFloat16) return f.template operator()<Float16>();
-  detail::throw_not_computable(op, dtype);
-}
-
-/// The same with any of the four.
-template <class F>
-decltype(auto) dispatch_any_floating(const char* op, DType dtype, F&& f) {
-  if (is_low_precision(dtype)) return dispatch_low_precision(op, dtype, f);
-  return dispatch_floating(op, dtype, f);
 }
 
 }  // namespace tapecache

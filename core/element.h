@@ -9,6 +9,32 @@
 
 namespace tapecache {
 
+/// Whether T is one of the types of 16 bits, which are computed with in f32.
+template <class T>
+constexpr bool kLowPrecision = std::is_same_v<T, BFloat16> || std::is_same_v<T, Float16>;
+
+/// The type that elements of T are computed with in.
+template <class T>
+using ComputedType = std::conditional_t<kLowPrecision<T>, float, T>;
+
+/// Whether it is bf16 or f16.
+bool is_low_precision(DType dtype);
+
+/// As `dispatch_floating`, with T = BFloat16 or Float16.
+template <class F>
+decltype(auto) dispatch_low_precision(const char* op, DType dtype, F&& f) {
+  if (dtype == DType::kBFloat16) return f.template operator()<BFloat16>();
+  if (dtype == DType::kFloat16) return f.template operator()<Float16>();
+  detail::throw_not_computable(op, dtype);
+}
+
+/// The same with any of the four.
+template <class F>
+decltype(auto) dispatch_any_floating(const char* op, DType dtype, F&& f) {
+  if (is_low_precision(dtype)) return dispatch_low_precision(op, dtype, f);
+  return dispatch_floating(op, dtype, f);
+}
+
 /// Calls `f.template operator()<T>()` with the C++ type of any dtype.
 template <class F>
 void dispatch_any(DType dtype, F&& f) {

@@ -20,12 +20,13 @@ namespace tapecache {
 /// one name at once, by any processes; the last to finish stays.
 ///
 /// A file that was there before gives its mode and, where the system lets it, owner and group; a new one has the mode
-/// that the umask leaves. A symbolic link is followed, and stays. Where a process was killed its temporary file is left
-/// behind; the next writer of that name removes it. One that is still being written is known by its lock (`flock`), and
-/// is let be: also one of another host, where the file system shares locks.
+/// that the umask leaves. A symbolic link is followed and kept. A process that is killed leaves its temporary file
+/// behind, and the next writer of that name removes it. It does not touch a file that is still being written, which it
+/// recognises by its lock (`flock`), on another host too if the file system shares locks.
 class AtomicFile {
  public:
-  /// Creates missing parent folders. Throws FileError, also where something other than a regular file has the name.
+  /// Creates the temporary file and missing parent folders. Throws FileError, also if the name is that of something
+  /// other than a regular file.
   explicit AtomicFile(const std::filesystem::path& path);
   /// Removes the temporary file unless `finish` was reached.
   ~AtomicFile();
@@ -34,7 +35,8 @@ class AtomicFile {
 
   /// Throws FileError.
   void write(std::string_view bytes);
-  /// Throws FileError; then the file is not there or, where only its folder could not be flushed, whole.
+  /// Gives the file its name. Throws FileError: then there is no file under the name or, if only the folder could not
+  /// be flushed, a whole one.
   void finish();
 
  private:
@@ -42,7 +44,7 @@ class AtomicFile {
   std::unique_ptr<Parts> parts_;
 };
 
-/// An AtomicFile of these parts, one after another. Throws FileError.
+/// Writes these parts, one after another, as an AtomicFile. Throws FileError.
 void write_file_atomically(const std::filesystem::path& path, std::span<const std::string_view> parts);
 void write_file_atomically(const std::filesystem::path& path, std::string_view contents);
 
@@ -77,7 +79,7 @@ struct SafetensorsOptions {
 /// most twice its own size in memory, plus a few MiB.
 class SafetensorsReader {
  public:
-  /// What the header says of a tensor.
+  /// A tensor as the header describes it.
   struct Entry {
     std::string type;                 ///< as the file spells it, such as "F32"
     std::optional<DType> dtype;       ///< empty if this library has no such type

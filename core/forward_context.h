@@ -11,21 +11,20 @@
 namespace tapecache {
 
 namespace detail {
-/// A base of what changes something of its thread for a scope. Such scopes end on the thread that they began on, the
-/// last one first, as variables of functions do; one that `new` made might end later, and would then give back what no
-/// longer is.
+/// The base of objects that change the state of their thread for a scope. They must end on the thread on which they
+/// began, the last one first, as local variables do. An object made by `new` could end later and restore an outdated
+/// value, so `new` is deleted.
 struct OfOneScope {
   static void* operator new(std::size_t) = delete;
   static void* operator new[](std::size_t) = delete;
 };
 }  // namespace detail
 
-/// Gives a value back, on leaving the scope, as it was on entering it. Whatever a thread changes for a scope, it
-/// changes by this.
+/// Restores a value on leaving the scope. All per-thread state that is changed for a scope is changed by this.
 template <class T>
 class [[nodiscard]] ScopedValue : public detail::OfOneScope {
  public:
-  /// Leaves the value as it is; the scope may change it.
+  /// Saves the value, which the scope may then change.
   explicit ScopedValue(T& value) : value_(value), before_(value) {}
   ScopedValue(T& value, std::type_identity_t<T> within)
       : value_(value), before_(std::exchange(value, std::move(within))) {}
@@ -38,27 +37,27 @@ class [[nodiscard]] ScopedValue : public detail::OfOneScope {
   T before_;
 };
 
-/// What a forward on this thread depends on beside its arguments and its parameters. All of it is values, and who runs
-/// a forward again (activation checkpointing, the second forward of a cached step) keeps a copy of the whole and puts
-/// it in force again:
+/// All that a forward on this thread depends on besides its arguments and its parameters. It consists of values: code
+/// that runs a forward again (activation checkpointing, the second forward of a cached step) keeps a copy and puts it
+/// in force again:
 ///
 ///   const ForwardContext first = forward_context();
 ///   …
 ///   const ScopedValue again(forward_context(), first.repeated());
 ///
-/// So what is added here is repeated without being mentioned anywhere else.
+/// So a member that is added here is repeated without being mentioned anywhere else.
 struct ForwardContext {
   RandomState random = {};
-  DType autocast = DType::kFloat32;  ///< of the operands of matrix products: see `Autocast`
+  DType autocast = DType::kFloat32;  ///< the type of matrix products' operands: see `Autocast`
   bool anomaly_mode = false;         ///< see `AnomalyMode`
   /// A forward that repeats an earlier one: buffers such as running averages were updated then and must not be updated
   /// again.
   bool recompute = false;
-  /// The samples in view are a part of the batch: statistics over them are not those of the batch. What looks at
-  /// several samples at once asks here.
+  /// Whether the samples in view are only a part of the batch, so that statistics over them are not those of the batch.
+  /// Layers that look at several samples at once check this.
   bool partial_batch = false;
 
-  /// For a forward that repeats the one this is of.
+  /// The context for a forward that repeats the one of this context.
   ForwardContext repeated() const {
     ForwardContext context = *this;
     context.recompute = true;

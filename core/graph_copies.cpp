@@ -2,10 +2,9 @@
 
 #include <algorithm>
 
-namespace tapecache {
+namespace tapecache::detail {
 
-void GraphCopies::add(const std::shared_ptr<Storage>& storage, Storage::Use use,
-                      const device_backend::CopyEvent& copy) {
+void GraphCopies::add(const std::shared_ptr<Storage>& storage, Storage::Use use, const CopyEvent& copy) {
   const bool into = use == Storage::Use::kWrite;
   Last& last = last_[storage.get()];
   last.any = copy;
@@ -16,16 +15,16 @@ void GraphCopies::add(const std::shared_ptr<Storage>& storage, Storage::Use use,
   else held->written = held->written || into;
 }
 
-device_backend::CopyEvent GraphCopies::last(const Storage& storage, Storage::Use use) const {
+CopyEvent GraphCopies::last(const Storage& storage, Storage::Use use) const {
   const auto found = last_.find(&storage);
   if (found == last_.end()) return nullptr;
   return use == Storage::Use::kRead ? found->second.into : found->second.any;
 }
 
-void GraphCopies::waited_for(const Storage& storage, const device_backend::CopyEvent& copy) {
+void GraphCopies::waited_for(const Storage& storage, const CopyEvent& copy) {
   Last& last = last_[&storage];
   if (last.any == copy) last.any.reset();
   if (last.into == copy || !last.any) last.into.reset();
 }
 
-}  // namespace tapecache
+}  // namespace tapecache::detail

@@ -8,9 +8,10 @@
 
 namespace tapecache {
 
-/// Memory apart, for work that is replayed and must find its blocks as it left them: what a thread allocates while it
-/// is in use comes from here and goes to nobody else, and blocks of before that are freed there stay taken, while the
-/// pool exists. Its end returns all that is free; blocks still in use go back when they are freed.
+/// Memory of its own for a captured step, which must find its blocks unchanged at each replay. Blocks that a thread
+/// allocates while it uses the pool come from the pool and are given to nobody else; older blocks that it frees
+/// meanwhile stay taken until the pool is destroyed. The destructor returns all free blocks; blocks still in use are
+/// returned when they are freed.
 class MemoryPool {
  public:
   /// Throws DeviceError where there is no such device.
@@ -19,7 +20,7 @@ class MemoryPool {
   MemoryPool(const MemoryPool&) = delete;
   MemoryPool& operator=(const MemoryPool&) = delete;
 
-  /// Blocks of the pool's device that this thread allocates are the pool's, until the end of what this returns.
+  /// Makes this thread allocate from the pool on the pool's device, for as long as the returned object lives.
   ScopedValue<const MemoryPool*> use() const;
 
  private:

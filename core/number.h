@@ -7,8 +7,10 @@
 
 namespace tapecache {
 
-/// A number as a kernel is given it: `value`, or, where `on_device` is not null, what is there, in the memory of the
-/// kernel's device, when the kernel runs. So a captured kernel can be replayed with other numbers.
+namespace detail {
+
+/// A number as an argument of a kernel: `value` or, if `on_device` is not null, the number that is at that address of
+/// the device's memory when the kernel runs. So a captured kernel can be replayed with other numbers.
 template <class T>
 struct KernelNumber {
   T value;
@@ -21,9 +23,11 @@ struct KernelNumber {
   constexpr T now() const { return on_device ? *on_device : value; }
 };
 
-/// A number that may be known to the host now, or to a device when it gets there: a double, or an f64 scalar in a
-/// device's memory, which is not waited for. Kernels read the latter when they run, so that a `CapturedStep` can be
-/// replayed with other values; the tensor is kept, not copied. Both forms give the same bits.
+}  // namespace detail
+
+/// A double that the host knows, or an f64 scalar in a device's memory, for which the host does not wait. Kernels read
+/// the scalar when they run, so that a `CapturedStep` can be replayed with other values; the tensor is kept, not
+/// copied. Both forms give the same bits.
 class Number {
  public:
   template <class T>
@@ -45,11 +49,11 @@ class Number {
   Tensor scalar_;
 };
 
-/// What changes from one step of an optimiser to the next; those that a device holds are on that of the parameters.
+/// The numbers that may differ between steps of an optimiser. Those on a device are on that of the parameters.
 struct StepNumbers {
   Number learning_rate;
-  Number gradient_scale = 1;  ///< of every gradient, first
-  /// Where this is not 0 nothing is changed: how many values of the step are NaN or Inf, as a step counts them.
+  Number gradient_scale = 1;  ///< every gradient is multiplied by this first
+  /// How many values of the step are NaN or Inf; unless it is 0, the optimiser changes nothing.
   Number skip_if = 0;
 };
 

@@ -85,7 +85,7 @@ bool Shape::operator==(const Shape& other) const { return std::equal(begin(), en
 
 std::string to_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape.begin(), shape.end(), ", ")); }
 
-Shape inferred_shape(const char* op, std::initializer_list<std::int64_t> sizes, const Shape& from) {
+Shape Shape::inferred(const char* op, std::initializer_list<std::int64_t> sizes, const Shape& from) {
   const auto open = std::find(sizes.begin(), sizes.end(), -1);
   if (open == sizes.end()) return Shape(sizes);
   if (std::count(sizes.begin(), sizes.end(), -1) > 1) {
@@ -107,7 +107,7 @@ Shape inferred_shape(const char* op, std::initializer_list<std::int64_t> sizes, 
   return Shape(filled);
 }
 
-Shape broadcast(const char* op, const Shape& a, const Shape& b) {
+Shape Shape::broadcast(const char* op, const Shape& a, const Shape& b) {
   const int rank = std::max(a.rank(), b.rank());
   std::array<std::int64_t, Shape::kMaxRank> sizes{};
   for (int i = 1; i <= rank; ++i) {

@@ -3,18 +3,16 @@
 #include <mutex>
 #include <utility>
 
-#include <fmt/format.h>
-
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/graph_copies.h"
-#include "tapecache/core/op_scope.h"
 
-namespace tapecache {
+namespace tapecache::detail {
 
 namespace {
 
-/// Guards the copies that storages know of: two threads may come to read one.
+/// Guards what storages know about asynchronous copies: two threads may read one storage at a time.
 std::mutex copies;
 
 Allocator& allocator_for(Device device, bool pinned) { return pinned ? pinned_allocator() : allocator(device); }
@@ -22,7 +20,7 @@ Allocator& allocator_for(Device device, bool pinned) { return pinned ? pinned_al
 }  // namespace
 
 Storage::Storage(std::size_t bytes, Device device, bool pinned)
-    : bytes_(bytes), device_(device), pinned_(pinned && device.is_cpu() && device_backend::count() > 0) {
+    : bytes_(bytes), device_(device), pinned_(pinned && device.is_cpu() && cuda_device_count() > 0) {
   data_ = static_cast<std::byte*>(allocator_for(device_, pinned_).allocate(bytes));
 }
 
@@ -54,39 +52,34 @@ void Storage::free() noexcept {
   else if (release_) release_();
 }
 
-void Storage::settle_copies(Use use) {
-  settle_recorded(use);
-  settle_made(use);
+void Storage::wait_for_copies(Use use) {
+  wait_for_captured_copies(use);
+  wait_for_made_copies(use);
 }
 
-/// Of the copies that this thread records.
-void Storage::settle_recorded(Use use) {
-  GraphCopies* const recording = GraphCopies::current();
-  if (!recording) return;
-  device_backend::CopyEvent awaited;
+/// Waits for copies of the capture of this thread.
+void Storage::wait_for_captured_copies(Use use) {
+  GraphCopies* const captured = GraphCopies::current();
+  if (!captured) return;
+  CopyEvent awaited;
   {
     const std::lock_guard lock(copies);
-    awaited = recording->last(*this, use);
+    awaited = captured->last(*this, use);
   }
   if (!awaited) return;
-  if (device_.is_cpu()) {
-    throw DeviceError(fmt::format("{}: waits for a copy that is only recorded, which a captured step may not",
-                                  OpScope::current() ? OpScope::current() : "tensor"));
-  }
-  device_backend::wait_recorded(device_.index, awaited);
+  backend_of(device_).events.wait_captured(device_.index, awaited);
   const std::lock_guard lock(copies);
-  recording->waited_for(*this, awaited);
+  captured->waited_for(*this, awaited);
 }
 
-void Storage::settle_made(Use use) {
-  device_backend::CopyEvent awaited;
+void Storage::wait_for_made_copies(Use use) {
+  CopyEvent awaited;
   {
     const std::lock_guard lock(copies);
     awaited = use == Use::kRead ? last_copy_into_ : last_copy_;
   }
   if (!awaited) return;
-  if (device_.is_cpu()) device_backend::wait(awaited);
-  else device_backend::wait_on_device(device_.index, awaited);
+  backend_of(device_).events.wait(device_.index, awaited);
   const std::lock_guard lock(copies);
   if (last_copy_into_ == awaited || last_copy_ == awaited) last_copy_into_.reset();
   if (last_copy_ != awaited) return;
@@ -94,16 +87,16 @@ void Storage::settle_made(Use use) {
   copying_.store(captured_by_ != nullptr, std::memory_order_release);
 }
 
-void Storage::end_capture(const GraphCopies& recorded) {
+void Storage::end_capture(const GraphCopies& captured) {
   const std::lock_guard lock(copies);
-  for (const auto& [storage, last] : recorded.last_) {
+  for (const auto& [storage, last] : captured.last_) {
     auto* const ended = const_cast<Storage*>(storage);
     ended->captured_by_ = nullptr;
     ended->copying_.store(ended->last_copy_ != nullptr, std::memory_order_release);
   }
 }
 
-void Storage::note(const device_backend::CopyEvent& copy, int device, Use use) {
+void Storage::note(const CopyEvent& copy, int device, Use use) {
   const std::lock_guard lock(copies);
   last_copy_ = copy;
   if (use == Use::kWrite) last_copy_into_ = copy;
@@ -111,34 +104,34 @@ void Storage::note(const device_backend::CopyEvent& copy, int device, Use use) {
   copying_.store(true, std::memory_order_release);
 }
 
-void Storage::note_captured(GraphCopies& recording, const std::shared_ptr<Storage>& storage, Use use,
-                            const device_backend::CopyEvent& copy) {
+void Storage::note_captured(GraphCopies& captured, const std::shared_ptr<Storage>& storage, Use use,
+                            const CopyEvent& copy) {
   const std::lock_guard lock(copies);
-  recording.add(storage, use, copy);
-  storage->captured_by_ = &recording;
+  captured.add(storage, use, copy);
+  storage->captured_by_ = &captured;
   storage->copying_.store(true, std::memory_order_release);
 }
 
 void Storage::copy_async(const std::shared_ptr<Storage>& from, std::size_t from_offset,
                          const std::shared_ptr<Storage>& to, std::size_t to_offset, std::size_t bytes) {
-  GraphCopies* const recording = GraphCopies::current();
+  GraphCopies* const captured = GraphCopies::current();
   const bool to_device = from->device_.is_cpu();
   const int device = to_device ? to->device_.index : from->device_.index;
-  if (recording) {
-    // Of the host's memory each replay sees for itself what is under way.
-    if (to_device) to->settle_made(Use::kWrite);
-    else from->settle_made(Use::kRead);
+  if (captured) {
+    // What is under way in the host's memory is the affair of each replay (`begin_replay`).
+    if (to_device) to->wait_for_made_copies(Use::kWrite);
+    else from->wait_for_made_copies(Use::kRead);
   } else {
-    // Copies of one device keep their order, those of several do not.
+    // A device makes its copies in order; those of another device have to be waited for.
     if (from->copying_device_ != device) from->wait_pending_copies(Use::kRead);
     if (to->copying_device_ != device) to->wait_pending_copies(Use::kWrite);
   }
-  const device_backend::CopyEvent copy = device_backend::copy_async(
-      device, to_device ? device_backend::CopyDirection::kToDevice : device_backend::CopyDirection::kToHost,
+  const CopyEvent copy = cuda_backend.copies.async(
+      device, to_device ? DeviceBackend::Direction::kToDevice : DeviceBackend::Direction::kToHost,
       to->data_ + to_offset, from->data_ + from_offset, bytes);
-  if (recording) {
-    note_captured(*recording, from, Use::kRead, copy);
-    note_captured(*recording, to, Use::kWrite, copy);
+  if (captured) {
+    note_captured(*captured, from, Use::kRead, copy);
+    note_captured(*captured, to, Use::kWrite, copy);
   } else {
     from->note(copy, device, Use::kRead);
     to->note(copy, device, Use::kWrite);
@@ -146,35 +139,35 @@ void Storage::copy_async(const std::shared_ptr<Storage>& from, std::size_t from_
   to->bump_version();
 }
 
-// After copies out of the memory too, for the end of the replay then stands for all.
+// Waits for copies out of the memory too, so that the end of the replay is the end of all copies.
 void Storage::begin_replay(int device) {
-  device_backend::CopyEvent awaited;
+  CopyEvent awaited;
   {
     const std::lock_guard lock(copies);
     awaited = last_copy_;
   }
-  if (awaited) device_backend::wait_on_device(device, awaited);
+  if (awaited) cuda_backend.events.wait(device, awaited);
 }
 
-void Storage::end_replay(int device, Use use, const device_backend::CopyEvent& end) {
+void Storage::end_replay(int device, Use use, const CopyEvent& end) {
   note(end, device, use);
   if (use == Use::kWrite) bump_version();
 }
 
 void Storage::move_to(Device device) {
   if (device == device_) return;
-  if (!device.is_cpu()) device_backend::require("move_to", device.index);
+  backend_of(device).devices.require("move_to", device.index);
   wait_pending_copies(Use::kWrite);
   Storage there(bytes_, device);
   if (device.is_cpu()) {
-    device_backend::copy_to_host(device_.index, there.data_, data_, bytes_);
+    backend_of(device_).copies.to_host(device_.index, there.data_, data_, bytes_);
   } else if (device_.is_cpu()) {
-    device_backend::copy_to_device(device.index, there.data_, data_, bytes_);
-    if (pinned_) device_backend::synchronize(device.index);
+    backend_of(device).copies.from_host(device.index, there.data_, data_, bytes_);
+    if (pinned_) synchronize(device);  // page-locked memory may still be read, and is released next
   } else {
     const Storage host(bytes_, Device::cpu());
-    device_backend::copy_to_host(device_.index, host.data_, data_, bytes_);
-    device_backend::copy_to_device(device.index, there.data_, host.data_, bytes_);
+    backend_of(device_).copies.to_host(device_.index, host.data_, data_, bytes_);
+    backend_of(device).copies.from_host(device.index, there.data_, host.data_, bytes_);
   }
   exchange(there);
 }
@@ -195,4 +188,4 @@ void Storage::exchange(Storage& other) noexcept {
   other.bump_version();
 }
 
-}  // namespace tapecache
+}  // namespace tapecache::detail

@@ -1,7 +1,6 @@
 #include "tapecache/core/tensor.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -12,13 +11,10 @@
 #include "tapecache/core/device_backend.h"
 #include "tapecache/core/element.h"
 #include "tapecache/core/op_scope.h"
-#include "tapecache/core/parallel_for.h"
 
 namespace tapecache {
 
 namespace {
-
-constexpr std::int64_t kElementBlock = 1 << 15;
 
 void require_same(const char* op, const Tensor& source, const Tensor& destination) {
   const bool same = source.defined() && destination.defined() && source.shape() == destination.shape() &&
@@ -28,7 +24,7 @@ void require_same(const char* op, const Tensor& source, const Tensor& destinatio
   }
 }
 
-/// Whether two ranges of one memory, of so many bytes each, have a byte in common.
+/// Whether the ranges of `bytes` bytes that begin at a and at b overlap.
 bool overlap(const std::byte* a, const std::byte* b, std::size_t bytes) {
   const auto first = reinterpret_cast<std::uintptr_t>(a), second = reinterpret_cast<std::uintptr_t>(b);
   return (first < second ? second - first : first - second) < bytes;
@@ -40,7 +36,7 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
   Tensor t;
   t.shape_ = shape;
   t.dtype_ = dtype;
-  t.storage_ = std::make_shared<Storage>(t.bytes(), device);
+  t.storage_ = std::make_shared<detail::Storage>(t.bytes(), device);
   return t;
 }
 
@@ -48,7 +44,7 @@ Tensor Tensor::empty_pinned(const Shape& shape, DType dtype) {
   Tensor t;
   t.shape_ = shape;
   t.dtype_ = dtype;
-  t.storage_ = std::make_shared<Storage>(t.bytes(), Device::cpu(), true);
+  t.storage_ = std::make_shared<detail::Storage>(t.bytes(), Device::cpu(), true);
   return t;
 }
 
@@ -82,7 +78,7 @@ Tensor Tensor::from_flags(const std::vector<bool>& flags, const Shape& shape) {
 
 bool Tensor::swap_memory(Tensor& other) {
   const auto is_whole = [](const Tensor& t) {
-    const Storage& own = t.storage();
+    const detail::Storage& own = t.storage();
     return own.device().is_cpu() && !own.pinned() && t.offset_ == 0 && t.bytes() == own.bytes();
   };
   if (shape_ != other.shape_ || dtype_ != other.dtype_ || !is_whole(*this) || !is_whole(other) ||
@@ -100,33 +96,33 @@ Tensor Tensor::wrap(void* memory, const Shape& shape, DType dtype, std::function
   if (t.numel() > 0) {
     if (!memory)
       throw ValueError(fmt::format("wrap: memory is null, expected {} bytes for {}", t.bytes(), to_string(shape)));
-    // A type is aligned to its size. Kernels ask for no more: rows of a view start anywhere.
+    // Types are aligned to their size. Kernels need no more, since rows of a view may start anywhere.
     if (reinterpret_cast<std::uintptr_t>(memory) % size_of(dtype) != 0) {
       throw ValueError(fmt::format("wrap: memory is at {}, expected a multiple of {} bytes for {}", memory,
                                    size_of(dtype), name(dtype)));
     }
   }
-  t.storage_ = std::make_shared<Storage>(memory, t.bytes(), std::move(release));
+  t.storage_ = std::make_shared<detail::Storage>(memory, t.bytes(), std::move(release));
   return t;
 }
 
-Storage& Tensor::storage() const {
+detail::Storage& Tensor::storage() const {
   if (!storage_) throw Error("tensor: used before it was given a value");
   return *storage_;
 }
 
 const std::byte* Tensor::raw() const {
-  storage().wait_pending_copies(Storage::Use::kRead);
+  storage().wait_pending_copies(detail::Storage::Use::kRead);
   return storage_->data() + offset_;
 }
 
 std::byte* Tensor::mutable_raw() {
-  storage().wait_pending_copies(Storage::Use::kWrite);
+  storage().wait_pending_copies(detail::Storage::Use::kWrite);
   storage_->bump_version();
   return storage_->data() + offset_;
 }
 
-void* Tensor::typed_data(DType requested, Storage::Use use) const {
+void* Tensor::typed_data(DType requested, detail::Storage::Use use) const {
   if (requested != dtype_ && defined()) {
     throw DTypeError(fmt::format("tensor: elements asked for as {}, but they are {}", name(requested), name(dtype_)));
   }
@@ -145,7 +141,7 @@ Tensor Tensor::reshape(const Shape& shape) const {
 }
 
 Tensor Tensor::reshape(std::initializer_list<std::int64_t> sizes) const {
-  return reshape(inferred_shape("reshape", sizes, shape_));
+  return reshape(Shape::inferred("reshape", sizes, shape_));
 }
 
 Tensor Tensor::slice(std::int64_t begin, std::int64_t end) const {
@@ -168,30 +164,18 @@ Tensor Tensor::to(Device device) const {
   const Device here = this->device();
   if (here == device) return *this;
   if (!here.is_cpu() && !device.is_cpu()) return to(Device::cpu()).to(device);
-  if (!device.is_cpu()) device_backend::require("to", device.index);
-  if (is_pinned()) return to_async(device);  // the driver would not wait either
+  backend_of(device).devices.require("to", device.index);
+  if (is_pinned()) return to_async(device);  // the driver would not wait for such a copy either
   Tensor result = empty(shape_, dtype_, device);
-  if (device.is_cpu()) device_backend::copy_to_host(here.index, result.mutable_raw(), raw(), bytes());
-  else device_backend::copy_to_device(device.index, result.mutable_raw(), raw(), bytes());
+  if (device.is_cpu()) backend_of(here).copies.to_host(here.index, result.mutable_raw(), raw(), bytes());
+  else backend_of(device).copies.from_host(device.index, result.mutable_raw(), raw(), bytes());
   return result;
 }
 
 Tensor Tensor::to(DType dtype) const {
   if (dtype == dtype_) return *this;
   Tensor result = empty(shape_, dtype, device());
-  if (!device().is_cpu()) {
-    device_backend::convert(device().index, dtype, result.mutable_raw(), dtype_, raw(), numel());
-    return result;
-  }
-  dispatch_any(dtype_, [&]<class From>() {
-    dispatch_any(dtype, [&]<class To>() {
-      const From* from = data<From>();
-      To* to = result.mutable_data<To>();
-      parallel_for(numel(), kElementBlock, [=](std::int64_t begin, std::int64_t end) {
-        std::transform(from + begin, from + end, to + begin, [](From v) { return convert_element<To>(v); });
-      });
-    });
-  });
+  backend_of(device()).fills.convert(device().index, dtype, result.mutable_raw(), dtype_, raw(), numel());
   return result;
 }
 
@@ -206,7 +190,7 @@ Tensor Tensor::to_async(Device device) const {
   const Device here = this->device();
   if (here == device) return *this;
   if (!here.is_cpu() && !device.is_cpu()) return to(device);
-  if (!device.is_cpu()) device_backend::require("to_async", device.index);
+  backend_of(device).devices.require("to_async", device.index);
   Tensor result = device.is_cpu() ? empty_pinned(shape_, dtype_) : empty(shape_, dtype_, device);
   result.copy_from_async(*this);
   return result;
@@ -228,7 +212,7 @@ void Tensor::copy_from_async(const Tensor& source) {
                     OpScope::current() ? OpScope::current() : "copy_from_async", describe(source)));
   }
   const Tensor from = source.device().is_cpu() ? source.pinned() : source;
-  Storage::copy_async(from.storage_, from.offset_, storage_, offset_, bytes());
+  detail::Storage::copy_async(from.storage_, from.offset_, storage_, offset_, bytes());
 }
 
 void Tensor::copy_from(const Tensor& source) {
@@ -237,38 +221,18 @@ void Tensor::copy_from(const Tensor& source) {
   std::byte* to = mutable_raw();
   if (from == to) return;
   if (overlap(from, to, bytes())) return copy_from(source.clone());
-  if (!device().is_cpu()) return device_backend::copy(device().index, to, from, bytes());
-  parallel_for(static_cast<std::int64_t>(bytes()), kElementBlock * 4, [=](std::int64_t begin, std::int64_t end) {
-    std::memcpy(to + begin, from + begin, static_cast<std::size_t>(end - begin));
-  });
+  backend_of(device()).copies.within(device().index, to, from, bytes());
 }
 
 void Tensor::accumulate(const Tensor& source) {
   require_same("accumulate", source, *this);
+  if (!is_floating(dtype_)) detail::throw_not_computable("accumulate", dtype_);
   if (source.raw() != raw() && overlap(source.raw(), raw(), bytes())) return accumulate(source.clone());
-  dispatch_any_floating("accumulate", dtype_, [&]<class T>() {
-    if (!device().is_cpu()) {
-      return device_backend::accumulate(device().index, dtype_, mutable_raw(), source.raw(), numel());
-    }
-    const T* from = source.data<T>();
-    T* to = mutable_data<T>();
-    parallel_for(numel(), kElementBlock, [=](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        if constexpr (kLowPrecision<T>) to[i] = T(static_cast<float>(to[i]) + static_cast<float>(from[i]));
-        else to[i] += from[i];
-      }
-    });
-  });
+  backend_of(device()).fills.accumulate(device().index, dtype_, mutable_raw(), source.raw(), numel());
 }
 
 void Tensor::fill(double value) {
-  if (!device().is_cpu()) return device_backend::fill(device().index, dtype_, mutable_raw(), value, numel());
-  dispatch_any(dtype_, [&]<class T>() {
-    T* p = mutable_data<T>();
-    const T converted = convert_element<T>(value);
-    parallel_for(numel(), kElementBlock,
-                 [=](std::int64_t begin, std::int64_t end) { std::fill(p + begin, p + end, converted); });
-  });
+  backend_of(device()).fills.fill(device().index, dtype_, mutable_raw(), value, numel());
 }
 
 double Tensor::item() const {
@@ -278,22 +242,6 @@ double Tensor::item() const {
   const Tensor host = to(Device::cpu());
   dispatch_any(dtype_, [&]<class T>() { value = convert_element<double>(*host.data<T>()); });
   return value;
-}
-
-std::int64_t first_non_finite(const Tensor& tensor) {
-  std::int64_t found = -1;
-  const Device device = tensor.device();
-  if (!is_floating(tensor.dtype())) return found;
-  if (!device.is_cpu()) {
-    return device_backend::first_non_finite(device.index, tensor.dtype(), tensor.raw(), tensor.numel());
-  }
-  dispatch_any(tensor.dtype(), [&]<class T>() {
-    const T* begin = tensor.data<T>();
-    const T* end = begin + tensor.numel();
-    const T* at = std::find_if(begin, end, [](T v) { return !std::isfinite(convert_element<double>(v)); });
-    if (at != end) found = at - begin;
-  });
-  return found;
 }
 
 std::string describe(const Tensor& tensor) {

@@ -45,6 +45,12 @@ class Shape {
   Shape without(int axis) const;
   /// This shape with a new axis of the given size put before `axis`.
   Shape inserted(int axis, std::int64_t size) const;
+  /// The shape that both operands of `op` broadcast to, aligned at the last axis. Throws ShapeError naming `op` if they
+  /// do not broadcast.
+  static Shape broadcast(const char* op, const Shape& a, const Shape& b);
+  /// These sizes, one of which may be -1: it is then computed from the number of elements of `from`. Throws ShapeError
+  /// naming `op` if it cannot be computed, as beside an axis of size 0, and for a second -1.
+  static Shape inferred(const char* op, std::initializer_list<std::int64_t> sizes, const Shape& from);
 
   const std::int64_t* begin() const { return sizes_.data(); }
   const std::int64_t* end() const { return sizes_.data() + rank_; }
@@ -59,34 +65,28 @@ class Shape {
 /// "[2, 3]"; a scalar is "[]".
 std::string to_string(const Shape& shape);
 
-/// These sizes, one of which may be -1: then it is what the others leave of the elements of `from`. Throws ShapeError
-/// naming `op` where they leave none or, beside an axis of size 0, leave it open, and for a second -1.
-Shape inferred_shape(const char* op, std::initializer_list<std::int64_t> sizes, const Shape& from);
+namespace detail {
 
-/// The shape both operands broadcast to, aligned at the last axis. Throws ShapeError naming `op` where they do not.
-Shape broadcast(const char* op, const Shape& a, const Shape& b);
-
-namespace device_backend {
-/// The end of a copy that runs beside other work.
+/// The end of a copy that a device makes while it computes something else.
 using CopyEvent = std::shared_ptr<void>;
-}  // namespace device_backend
 
 class GraphCopies;
 
-/// One block of a device's memory, shared by the tensors that view it and freed with the last of them, or memory of the
-/// host that a program wraps, released then.
+/// One block of a device's memory, or host memory that a program wraps. Tensors that view it share it, and it is freed
+/// or released with the last of them.
 ///
-/// Copies may be under way that run beside other work. Whoever is about to use the memory calls wait_pending_copies()
-/// first: then the host, or where the memory is a device's, what that device is given next, waits for them.
+/// Asynchronous copies may be reading or writing the memory. Whoever is about to use it calls wait_pending_copies()
+/// first. For host memory, the host then waits for the copies; for a device's, the work that the device is given next
+/// does.
 class Storage {
  public:
   enum class Use { kRead, kWrite };
 
-  /// Of the host, page-locked where `pinned` is set and there is a CUDA device. Throws OutOfMemory where the allocator
-  /// cannot serve the request.
+  /// Allocates memory on the device. Host memory is page-locked if `pinned` is set and there is a CUDA device. Throws
+  /// OutOfMemory.
   Storage(std::size_t bytes, Device device, bool pinned = false);
-  /// Over memory of the host that is not the allocator's. `release`, which must not throw, is called once, when this
-  /// storage ends or moves to a device.
+  /// Wraps host memory that is not the allocator's. `release`, which must not throw, is called once, when this storage
+  /// is destroyed or moves to a device.
   Storage(void* memory, std::size_t bytes, std::function<void()> release) noexcept;
   ~Storage();
   Storage(const Storage&) = delete;
@@ -96,30 +96,30 @@ class Storage {
   std::size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
   bool pinned() const { return pinned_; }
-  /// Whether the memory is a program's own, which may be that of other storages too.
+  /// Whether the memory is wrapped; then other storages may wrap it too.
   bool wrapped() const { return wrapped_; }
-  /// Moves the contents to another device, which every tensor that views them then is on; counts as a change of them.
-  /// Throws, before anything is changed, DeviceError or OutOfMemory.
+  /// Moves the contents to another device, and with them every tensor that views them; this counts as a change. Throws
+  /// DeviceError or OutOfMemory before anything is changed.
   void move_to(Device device);
 
-  /// Takes the memory of another storage of the host and of as many bytes, which is left with that of this; counts as a
-  /// change of the contents of both. Throws, before anything is changed, DeviceError.
+  /// Exchanges memory with another storage of the host of the same size; this counts as a change of both. Throws
+  /// DeviceError before anything is changed.
   void swap_memory(Storage& other);
 
-  /// Puts what follows after the copies under way: those into the memory, before a write also those out of it. Throws
-  /// DeviceError where one of them failed.
+  /// Puts what follows after the copies under way: before a read after those into the memory, before a write also after
+  /// those out of it. Throws DeviceError if one of them failed.
   void wait_pending_copies(Use use) {
-    if (copying_.load(std::memory_order_acquire)) settle_copies(use);
+    if (copying_.load(std::memory_order_acquire)) wait_for_copies(use);
   }
-  /// Copies beside other work, `bytes` from one place of a storage to one of another: of page-locked memory and a
-  /// device's.
+  /// Starts an asynchronous copy of `bytes` bytes from one storage to another, of which one is in page-locked memory
+  /// and the other on a device.
   static void copy_async(const std::shared_ptr<Storage>& from, std::size_t from_offset,
                          const std::shared_ptr<Storage>& to, std::size_t to_offset, std::size_t bytes);
 
-  /// For work of a device that copies from or into this memory of the host, as often as it is done, without a word to
-  /// copy_async(): puts it after the copies under way, and says with what it ends.
+  /// For each replay of a captured step that copies from or into this host memory, which copy_async() does not see:
+  /// `begin_replay` puts the replay after the copies under way, and `end_replay` tells the event with which it ends.
   void begin_replay(int device);
-  void end_replay(int device, Use use, const device_backend::CopyEvent& end);
+  void end_replay(int device, Use use, const CopyEvent& end);
 
   /// Counts the times the contents were opened for writing.
   std::uint64_t version() const { return version_; }
@@ -128,13 +128,13 @@ class Storage {
  private:
   friend class GraphCopies;
 
-  void settle_copies(Use use);
-  void settle_recorded(Use use);
-  void settle_made(Use use);
-  static void end_capture(const GraphCopies& recorded);
-  void note(const device_backend::CopyEvent& copy, int device, Use use);
-  static void note_captured(GraphCopies& recording, const std::shared_ptr<Storage>& storage, Use use,
-                            const device_backend::CopyEvent& copy);
+  void wait_for_copies(Use use);
+  void wait_for_captured_copies(Use use);
+  void wait_for_made_copies(Use use);
+  static void end_capture(const GraphCopies& captured);
+  void note(const CopyEvent& copy, int device, Use use);
+  static void note_captured(GraphCopies& captured, const std::shared_ptr<Storage>& storage, Use use,
+                            const CopyEvent& copy);
   void exchange(Storage& other) noexcept;
   void free() noexcept;
 
@@ -144,12 +144,14 @@ class Storage {
   bool pinned_, wrapped_ = false;
   std::function<void()> release_;  // of wrapped memory; may be empty
   std::uint64_t version_ = 0;
-  // Copies of one device are made one after another, so that the last of them stands for all.
+  // A device makes its copies one after another, so that the end of the last is the end of all.
   std::atomic<bool> copying_ = false;
-  device_backend::CopyEvent last_copy_, last_copy_into_;
+  CopyEvent last_copy_, last_copy_into_;
   int copying_device_ = 0;
-  GraphCopies* captured_by_ = nullptr;  // who knows of copies that a thread captures now
+  GraphCopies* captured_by_ = nullptr;  // lists the copies of a capture that is under way
 };
+
+}  // namespace detail
 
 /// An n-dimensional array: a handle to shared storage with an offset, a shape, a dtype and a device. Always row-major
 /// and contiguous. Copying a Tensor copies the handle; `clone` copies the elements.
@@ -169,7 +171,7 @@ class Tensor {
   /// i32). Throws ShapeError if the number of values differs from the shape's.
   template <class T>
   static Tensor from(std::span<const T> values, const Shape& shape) {
-    return from_bytes(values.data(), values.size(), shape, dtype_of<StoredType<T>>());
+    return from_bytes(values.data(), values.size(), shape, dtype_of<detail::StoredType<T>>());
   }
   template <class T>
   static Tensor from(std::initializer_list<T> values, const Shape& shape) {
@@ -221,12 +223,12 @@ class Tensor {
   /// The elements. Throws DTypeError if T is not the tensor's type.
   template <class T>
   const T* data() const {
-    return static_cast<const T*>(typed_data(dtype_of<T>(), Storage::Use::kRead));
+    return static_cast<const T*>(typed_data(dtype_of<T>(), detail::Storage::Use::kRead));
   }
   /// The elements for writing. Counts as a change: `version()` goes up.
   template <class T>
   T* mutable_data() {
-    void* p = typed_data(dtype_of<T>(), Storage::Use::kWrite);
+    void* p = typed_data(dtype_of<T>(), detail::Storage::Use::kWrite);
     storage_->bump_version();
     return static_cast<T*>(p);
   }
@@ -282,7 +284,7 @@ class Tensor {
   template <class T>
   std::vector<T> to_vector() const {
     const Tensor host = to(Device::cpu());
-    const auto* p = host.data<StoredType<T>>();
+    const auto* p = host.data<detail::StoredType<T>>();
     return std::vector<T>(p, p + numel());
   }
 
@@ -292,8 +294,8 @@ class Tensor {
   bool shares_storage(const Tensor& other) const { return storage_ == other.storage_; }
   /// Where in the storage it begins, in bytes.
   std::size_t offset() const { return offset_; }
-  /// The storage, for callers that must not keep it alive.
-  std::weak_ptr<const Storage> weak_storage() const { return storage_; }
+  /// The storage without keeping it alive.
+  std::weak_ptr<const detail::Storage> weak_storage() const { return storage_; }
   /// Whether no other tensor views this storage.
   bool owns_storage_alone() const { return storage_.use_count() == 1; }
   /// Whether the memory was passed to `wrap`. It belongs to the program: the library writes to it only when asked to.
@@ -302,17 +304,14 @@ class Tensor {
  private:
   static Tensor from_flags(const std::vector<bool>& flags, const Shape& shape);
   static Tensor from_bytes(const void* values, std::size_t count, const Shape& shape, DType dtype);
-  void* typed_data(DType requested, Storage::Use use) const;
-  Storage& storage() const;
+  void* typed_data(DType requested, detail::Storage::Use use) const;
+  detail::Storage& storage() const;
 
-  std::shared_ptr<Storage> storage_;
+  std::shared_ptr<detail::Storage> storage_;
   std::size_t offset_ = 0;
   Shape shape_;
   DType dtype_ = DType::kFloat32;
 };
-
-/// Index of the first NaN or Inf of a floating tensor; -1 if there is none, and for other types.
-std::int64_t first_non_finite(const Tensor& tensor);
 
 /// "float32 [2, 3] on cpu".
 std::string describe(const Tensor& tensor);

@@ -7,17 +7,19 @@
 namespace tapecache {
 
 class MemoryPool;
-class GraphCopies;
 
 namespace detail {
 
-/// What the code that runs on this thread is part of. Each is changed for a scope (`ScopedValue`) and points to what
-/// lives as long, so that none may be kept; what is kept to run a forward again belongs into `ForwardContext`.
+class GraphCopies;
+
+/// State of the code that runs on this thread. Each member is set for a scope (`ScopedValue`) and points to something
+/// that lives as long as the scope, so none of them may be stored. What must be stored to repeat a forward belongs into
+/// `ForwardContext`.
 struct ThreadContext {
   const char* op = nullptr;          // the innermost operation
-  const MemoryPool* pool = nullptr;  // that blocks come from
-  GraphCopies* copies = nullptr;     // of the step that is captured, where one is
-  bool in_block = false;             // of a parallel_for
+  const MemoryPool* pool = nullptr;  // from which blocks are allocated
+  GraphCopies* copies = nullptr;     // of the step that is being captured
+  bool in_block = false;             // whether this is the body of a parallel_for
 };
 
 inline thread_local ThreadContext thread_context;

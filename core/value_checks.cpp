@@ -1,6 +1,5 @@
 #include "tapecache/core/value_checks.h"
 
-#include <algorithm>
 #include <map>
 #include <mutex>
 #include <utility>
@@ -57,32 +56,20 @@ void throw_failed_check(std::int64_t number, std::int64_t position, std::int64_t
   fail(text, position, value);
 }
 
-Tensor indices_checked_on_device(const Tensor& indices, std::int64_t limit, const CheckText& text) {
-  const Device device = indices.device();
-  Tensor checked = Tensor::empty(indices.shape(), DType::kInt64, device);
-  device_backend::check_indices(device.index, indices.dtype(), indices.raw(), indices.numel(), limit,
-                                checked.mutable_data<std::int64_t>(), number_of(text));
-  return checked;
-}
-
-std::int64_t first_outside(const Tensor& indices, std::int64_t limit) {
-  const std::int64_t* begin = indices.data<std::int64_t>();
-  const std::int64_t* end = begin + indices.numel();
-  const std::int64_t* at =
-      std::find_if(begin, end, [limit](std::int64_t index) { return index < 0 || index >= limit; });
-  return at == end ? -1 : at - begin;
-}
-
 }  // namespace detail
 
+Tensor checked_indices(const Tensor& indices, std::int64_t limit, const std::function<CheckText()>& text) {
+  return backend_of(indices.device()).checks.indices(indices, limit, text);
+}
+
 void require_true_in_each_row(const Tensor& flags, const CheckText& text) {
-  const Device device = flags.device();
-  const std::int64_t rows = flags.size(0), columns = flags.size(1);
-  const bool* row = flags.data<bool>();
-  if (!device.is_cpu()) return device_backend::check_rows(device.index, row, rows, columns, detail::number_of(text));
-  for (std::int64_t i = 0; i < rows; ++i, row += columns) {
-    if (std::none_of(row, row + columns, [](bool flag) { return flag; })) detail::fail(text, i, 0);
-  }
+  backend_of(flags.device()).checks.rows(flags, text);
+}
+
+std::int64_t first_non_finite(const Tensor& tensor) {
+  if (!is_floating(tensor.dtype())) return -1;
+  const Device device = tensor.device();
+  return backend_of(device).fills.first_non_finite(device.index, tensor.dtype(), tensor.raw(), tensor.numel());
 }
 
 }  // namespace tapecache

@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/parameters_read.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/forward_context.h"
@@ -36,10 +37,10 @@ std::vector<double> values(const Tensor& gradient, const Parameter& parameter) {
   return gradient.to(DType::kFloat64).to_vector<double>();
 }
 
-ParameterDifference difference_of(const Parameter& parameter, const Tensor& reference, const Tensor& other,
-                                  Norms& norms) {
+Comparison::Difference difference_of(const Parameter& parameter, const Tensor& reference, const Tensor& other,
+                                     Norms& norms) {
   const std::vector<double> a = values(reference, parameter), b = values(other, parameter);
-  ParameterDifference result{parameter.name(), 0, 0};
+  Comparison::Difference result{parameter.name(), 0, 0};
   double largest = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     const double difference = std::abs(a[i] - b[i]);
@@ -74,7 +75,7 @@ std::vector<Parameter> parameters_read(std::span<const Tower> towers, const Loss
 /// The same where the loss needs the samples of all ranks: of a step, which is undone.
 std::vector<Parameter> parameters_given(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
   const UndoLog buffers;
-  const auto tried = no_hooks();
+  const auto tried = Parameter::no_hooks();
   const ScopedValue context(forward_context(), forward_context());
   DirectOptions direct = options.direct();
   direct.deferred = false;
@@ -86,7 +87,7 @@ std::vector<Parameter> parameters_given(std::span<const Tower> towers, const Los
 
 double Comparison::max_relative() const {
   double largest = 0;
-  for (const ParameterDifference& p : parameters) largest = max_or_nan(largest, p.max_relative);
+  for (const Comparison::Difference& p : parameters) largest = max_or_nan(largest, p.max_relative);
   return largest;
 }
 
@@ -95,7 +96,7 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
   if (!reference || !other) {
     throw ValueError(fmt::format("compare_steps: the {} step is an empty function", reference ? "other" : "reference"));
   }
-  const auto tried = no_hooks();
+  const auto tried = Parameter::no_hooks();
   GradientTransaction undone(GradientTransaction::Adopts::kInner);
   undone.add(parameters);
   const auto take = [&] {

@@ -41,7 +41,7 @@ std::vector<Parameter> parameter_itself(const Variable& value) {
 
 std::vector<Parameter> parameters_themselves(const Encoded& encoded) {
   std::vector<Parameter> found;
-  for (const Output& output : encoded.outputs) add(found, output.value);
+  for (const Encoded::Output& output : encoded.outputs) add(found, output.value);
   for (const AuxiliaryLoss& loss : encoded.auxiliary) add(found, loss.values);
   return found;
 }

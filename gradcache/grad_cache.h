@@ -11,20 +11,21 @@
 
 namespace tapecache::gradcache {
 
-/// The difference between two gradients of one parameter.
-struct ParameterDifference {
-  std::string name;
-  double max_absolute = 0;  ///< largest |a - b| over the elements
-  /// The same divided by the largest |a| of the reference. It is large if the true gradient is 0 and both are rounding
-  /// errors, as for the bias of attention's keys.
-  double max_relative = 0;
-};
-
+/// How two ways to take a step differ.
 struct Comparison {
+  /// The difference between the two gradients of one parameter.
+  struct Difference {
+    std::string name;
+    double max_absolute = 0;  ///< largest |a - b| over the elements
+    /// The same divided by the largest |a| of the reference. It is large if the true gradient is 0 and both are
+    /// rounding errors, as for the bias of attention's keys.
+    double max_relative = 0;
+  };
+
   double loss_reference = 0, loss_other = 0;
   /// ‖g - g_reference‖ / ‖g_reference‖ over all parameters together
   double relative_norm = 0;
-  std::vector<ParameterDifference> parameters;
+  std::vector<Difference> parameters;
   /// The largest max_relative of all parameters.
   double max_relative() const;
 };

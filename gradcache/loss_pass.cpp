@@ -76,7 +76,7 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   }
   if (value.has_history()) {
     const Tensor seed = seed_for(value, 1, options.scale);
-    tape.backward(std::span(&value, 1), std::span(&seed, 1), Hooks::kLeave);  // the transaction runs them
+    tape.backward(std::span(&value, 1), std::span(&seed, 1), Tape::Hooks::kLeave);  // the transaction runs them
   }
   for (const std::vector<Variable>& own : leaves) {
     std::vector<Tensor>& caches = pass.caches.emplace_back();

@@ -61,7 +61,7 @@ Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, con
   Allocator& memory = allocator(options.device);
   const PeakMeter meter(options.device);
   GradientTransaction undone;
-  const auto tried = no_hooks();
+  const auto tried = Parameter::no_hooks();
   const ScopedValue no_trace(forward_context(), forward_context().repeated());
   const Autocast autocast(detail::encoder_precision(options.autocast));
   const auto in_use = [&] { return static_cast<double>(memory.stats().current); };
@@ -84,7 +84,7 @@ Measured probe(const Tower& tower, const Chunks& chunks, const Chunk& chunk, con
   measured.held = tape.nodes().empty() ? 0 : in_use() - before - beside;
   std::vector<Variable> outputs;
   std::vector<Tensor> zeros, next_rows;
-  for (const Output& output : encoded.outputs) {
+  for (const Encoded::Output& output : encoded.outputs) {
     measured.output_bytes += static_cast<double>(output.value.value().bytes()) / static_cast<double>(chunk.size());
     if (!output.value.has_history()) continue;
     if (offloads(options)) next_rows.push_back(output.value.value().clone());

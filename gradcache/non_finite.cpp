@@ -1,5 +1,7 @@
 #include "tapecache/gradcache/non_finite.h"
 
+#include "tapecache/core/value_checks.h"
+
 #include <algorithm>
 #include <cstdint>
 

@@ -202,12 +202,6 @@ std::uint64_t version_of(const T& batch) {
 
 }  // namespace detail
 
-/// One tensor of representations, [samples, …]. The name serves messages and the loss; it may be empty.
-struct Output {
-  std::string name;
-  Variable value;
-};
-
 /// A loss that every sample has by itself, such as masked-token prediction or the balance of a mixture of experts:
 /// values [samples]. It adds weight · mean over the whole batch to the step's loss, however the batch was cut.
 struct AuxiliaryLoss {
@@ -219,6 +213,12 @@ struct AuxiliaryLoss {
 /// What an encoder gives for some samples. Encoders may also return a Variable, a std::vector of them or a std::tuple
 /// of them.
 struct Encoded {
+  /// One tensor of representations, [samples, …]. The name serves messages and the loss; it may be empty.
+  struct Output {
+    std::string name;
+    Variable value;
+  };
+
   std::vector<Output> outputs;
   std::vector<AuxiliaryLoss> auxiliary = {};
 };

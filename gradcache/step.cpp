@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
 
-/// How to cut, but for a budget, of which that must be measured.
+/// Turns a cut into a plan. A memory budget is no case of this: its plan has to be measured.
 MemoryPlan plan_of(const Cut& cut) {
   if (const auto* sizes = std::get_if<ChunkSizes>(&cut)) return {.chunk_sizes = sizes->sizes};
   if (const auto* by_tokens = std::get_if<ChunkTokens>(&cut)) {
@@ -35,7 +35,7 @@ MemoryPlan plan_of(const Cut& cut) {
   return plan;
 }
 
-/// Makes the chunks smaller, in whole blocks where sums are taken in blocks. False where none could be.
+/// Halves the chunks, keeping them multiples of `unit`. Returns false if no chunk could be made smaller.
 bool halve_chunks(MemoryPlan& plan, std::span<const Tower> towers, std::span<const Chunks> chunks, std::int64_t unit) {
   bool smaller = false, by_tokens = false;
   std::vector<std::int64_t> sizes;
@@ -52,7 +52,7 @@ bool halve_chunks(MemoryPlan& plan, std::span<const Tower> towers, std::span<con
   return smaller || by_tokens;
 }
 
-/// Adds what one group of a step gave. The first that is refused speaks for all.
+/// Adds the result of one group to that of the step. The status is that of the first group that was refused.
 void add_group(StepResult& sum, const StepResult& group, std::size_t number) {
   sum.loss = sum.loss.item() + group.loss.item();
   sum.non_finite = sum.non_finite.item() + group.non_finite.item();
@@ -77,7 +77,7 @@ void add_group(StepResult& sum, const StepResult& group, std::size_t number) {
   }
 }
 
-/// Of what all ranks must be told alike.
+/// A digest of the options that must be equal on all ranks.
 detail::Digest digest_of(const DirectOptions& options) {
   detail::Digest digest;
   digest.add(options.scale.item()).add(options.reproducible_block).add(static_cast<std::int64_t>(options.autocast));
@@ -91,7 +91,7 @@ detail::Digest digest_of(const StepOptions& options) {
   return digest;
 }
 
-/// Of a step without chunks of its own: the whole batch, of each tower.
+/// One chunk for each tower: its whole batch.
 std::vector<Chunks> whole(std::span<const Tower> towers) {
   std::vector<Chunks> chunks;
   for (const Tower& tower : towers) chunks.push_back(cut_as_given(std::vector{tower.size()}));
@@ -152,10 +152,10 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
       if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
     } catch (const OutOfMemory&) {
       transaction.roll_back();
-      // All begin again, whoever it was: chunks are each rank's own affair.
+      // All ranks begin again, whichever ran out of memory; each cuts its own samples as it can.
       bool smaller = false;
       if (plan.kept_chunks > 0) {
-        plan.kept_chunks /= 2;  // the plan was too hopeful
+        plan.kept_chunks /= 2;  // more memory was needed than the plan expected
         smaller = true;
       } else if (options.retry_smaller_chunks || plan.bytes > 0) {
         smaller = halve_chunks(plan, towers, chunks, detail::chunk_unit(options.reproducible_block));

@@ -20,8 +20,8 @@
 
 namespace tapecache::gradcache {
 
-/// Samples a chunk: one number for all towers, or one a tower. The last chunk of a tower may be smaller. A tower made
-/// from chunks keeps its own.
+/// The number of samples in a chunk: one number for all towers, or one for each. The last chunk of a tower may be
+/// smaller. A tower made from chunks keeps its own.
 struct ChunkSizes {
   std::vector<std::int64_t> sizes;
 
@@ -30,30 +30,31 @@ struct ChunkSizes {
   ChunkSizes(std::vector<std::int64_t> each) : sizes(std::move(each)) {}
 };
 
-/// For towers whose samples have lengths: the most tokens (samples times the longest) a chunk may have. Samples are
-/// ordered by length, so that each chunk is padded to its own longest alone; a longer sample is a chunk by itself.
+/// For towers whose samples have lengths: the most tokens that a chunk may have, counted as samples times the longest
+/// one. Samples are ordered by length, so that each chunk is padded only to its own longest sample. A sample that is
+/// longer than the limit is a chunk by itself.
 struct ChunkTokens {
   std::int64_t tokens = 0;
-  ChunkSizes other_towers = {};  ///< of towers whose samples have no lengths
+  ChunkSizes other_towers = {};  ///< for towers whose samples have no lengths
 };
 
-/// The most bytes that may be in use at once during a step, what was in use before it and what other threads use
-/// included: of steps that overlap, all stay within the smallest budget. Chunks, and how many of them keep their tape,
-/// follow from it; on OutOfMemory fewer tapes are kept, then chunks are halved.
+/// The most bytes that may be in use at once during a step, including what was in use before it and what other threads
+/// use: steps that overlap all stay within the smallest budget. The step chooses chunks, and how many of them keep
+/// their tape, to fit. On OutOfMemory it first keeps fewer tapes, and then halves the chunks.
 struct MemoryBudget {
   std::size_t bytes = 0;
   std::int64_t chunk_tokens =
       0;  ///< for towers whose samples have lengths, as `ChunkTokens::tokens`; 0: they are cut by count
 };
 
-/// How a step fits into a budget.
+/// A way to fit a step into a budget, as `plan_memory` finds it.
 struct MemoryPlan {
-  /// Samples a chunk, one number a tower; 0 where the cuts are given otherwise (own chunks, chunk_tokens).
+  /// The number of samples in a chunk of each tower; 0 if the tower is cut otherwise (own chunks, chunk_tokens).
   std::vector<std::int64_t> chunk_sizes = {};
-  /// The chunks forwarded last that keep their tape until their backward.
+  /// How many chunks, the last to be forwarded, keep their tape until their backward.
   std::int64_t kept_chunks = 0;
   std::int64_t chunk_tokens = 0;  ///< as in the budget
-  std::size_t bytes = 0;          ///< of the budget, which a step by this plan keeps to; 0: no limit
+  std::size_t bytes = 0;          ///< the budget, which the step does not exceed; 0: no limit
 };
 
 /// How the batch of a step is cut into chunks.
@@ -63,7 +64,7 @@ struct Cut : std::variant<ChunkSizes, ChunkTokens, MemoryBudget, MemoryPlan> {
   Cut(std::initializer_list<std::int64_t> sizes) : variant(ChunkSizes(sizes)) {}
 };
 
-/// What a loss is given: each output of each tower over the whole batch, towers and outputs in their order. Converts
+/// The argument of a loss: each output of each tower over the whole batch, in the order of towers and outputs. Converts
 /// to a span of variables.
 class Representations {
  public:
@@ -97,13 +98,13 @@ class Communicator;
 
 namespace tapecache::gradcache {
 
-/// A scalar from the representations of all towers. May use parameters of its own, such as a temperature, and whatever
-/// labels or weights it holds: those are never cut.
+/// Returns a scalar from the representations of all towers. It may use parameters of its own, such as a temperature,
+/// and labels or weights that it holds, which are never cut.
 using Loss = std::function<Variable(const Representations& representations)>;
 
 enum class Phase { kForward, kLoss, kBackward };
 
-/// Where a running step is: chunk `chunk` of `chunks` of a tower has just been done, or the loss.
+/// The progress of a running step: chunk `chunk` of the `chunks` of a tower is done, or the loss is.
 struct Progress {
   Phase phase = Phase::kForward;
   std::string tower;  ///< empty for the loss
@@ -112,46 +113,45 @@ struct Progress {
   double seconds = 0;     ///< since the step began
 };
 
-/// What a step on the whole batch at once can be told.
+/// Options of a step on the whole batch at once.
 struct DirectOptions {
-  /// Multiplies every gradient, those of the loss's own parameters too: 1/k over k accumulated steps, a loss scale. One
-  /// that changes from one replay of a captured step to the next is on the device of the towers' outputs.
+  /// Multiplies every gradient, including those of the loss's own parameters: 1/k for k accumulated steps, or a loss
+  /// scale. A scale that changes between replays of a captured step must be on the device of the towers' outputs.
   Number scale = 1;
-  /// Forwards samples in fixed blocks of so many, and so sums over them in the same order however they are cut: cached
-  /// and direct steps then give bit-identical gradients for every chunk size that is a multiple of it. 8 allows many
-  /// chunk sizes, larger blocks are faster; 0: no blocks.
+  /// Forwards the samples in fixed blocks of this size, and so sums over them in the same order however they are cut:
+  /// cached and direct steps give bit-identical gradients for every chunk size that is a multiple of it. 8 allows many
+  /// chunk sizes, and larger blocks are faster; 0: no blocks.
   std::int64_t reproducible_block = 0;
-  /// kBFloat16 or kFloat16: the encoders run under such an `Autocast`, in both forwards; kFloat32: under the caller's,
-  /// if there is one. The loss is taken under none, in every step, but for one that it makes itself. f16 needs a loss
+  /// With kBFloat16 or kFloat16, both forwards of the encoders run under an `Autocast` of that type; with kFloat32,
+  /// under the caller's, if there is one. The loss always runs without, unless it makes one itself. f16 needs a loss
   /// scale.
   DType autocast = DType::kFloat32;
-  /// Whether the host is not to wait: the step is queued, and gives gradients whatever comes out. The numbers of
-  /// `StepResult` are then on the device, but for means and norms, which it does without.
+  /// Queues the step without waiting for the device; gradients are then computed even if the loss is not finite. The
+  /// numbers of `StepResult` stay on the device, and means and norms are left out.
   bool deferred = false;
-  /// The device whose bytes `peak_bytes` counts and a budget limits: that of the encoders, which a step does not look
-  /// for.
+  /// The device of the encoders, whose bytes `peak_bytes` counts and a budget limits. A step does not find it out.
   Device device = Device::cpu();
-  /// The processes that take the step together; null: this one alone. Each calls the same step with towers, loss and
-  /// options alike, and with its own samples of each tower, as many as it has: none, too, of a tower whose encoder can
-  /// take none. The batch is those of all ranks, in the order of ranks. The loss is taken over all of it on every rank,
-  /// and need not know of the others; gradients and result come out as those of one process that has the whole batch,
-  /// and the same on every rank. What fails on one rank, or differs from the others, throws on all. Not for deferred
-  /// and captured steps.
+  /// The processes that take the step together; null: this one alone. Each calls the same step with equal towers, loss
+  /// and options, and with its own samples of each tower, of any number (also none, if the encoder can take none). The
+  /// batch consists of the samples of all ranks, in the order of ranks. The loss is taken over the whole batch on every
+  /// rank and need not know of the others. Gradients and result are those of one process with the whole batch, and the
+  /// same on every rank. An error on one rank, or a difference between ranks, throws on all. Not for deferred and
+  /// captured steps.
   distributed::Communicator* communicator = nullptr;
-  /// A power of two, such as 8: sums over samples are taken in so many segments of the batch, each by itself, which are
-  /// then added as a fixed binary tree. The bits of gradients then do not depend on how many processes there are, as
-  /// long as each has equally many whole segments (segment s of n are samples ⌊s·N/n⌋ to ⌊(s+1)·N/n⌋ of each tower),
-  /// and chunks are of one size or of whole `reproducible_block`s. Holds up to log2 n + 1 more gradients of all
-  /// parameters. 0: no segments.
+  /// A power of two, such as 8: the number of segments of the batch over which sums are taken separately and then added
+  /// as a fixed binary tree. The bits of gradients then do not depend on the number of processes, as long as each has
+  /// the same number of whole segments (segment s of n is samples ⌊s·N/n⌋ to ⌊(s+1)·N/n⌋ of each tower) and chunks are
+  /// of one size or of whole `reproducible_block`s. Needs memory for up to log2 n + 1 more gradients of all parameters.
+  /// 0: no segments.
   std::int64_t reproducible_segments = 0;
-  /// Of several processes: representations are not gathered, and the loss is given this rank's alone. It is one that
-  /// makes out with the other ranks what the whole batch's loss is (`losses::InfoNceOptions::communicator`): every rank
+  /// For several processes: does not gather representations, but gives the loss this rank's alone. The loss must
+  /// compute the whole batch's value together with the other ranks (`losses::InfoNceOptions::communicator`): every rank
   /// gets that value, the gradient of its own rows, and the whole gradient of the loss's parameters. The result has
   /// this rank's representations.
   bool shared_loss = false;
 };
 
-/// What plain accumulation can be told: see `DirectOptions`.
+/// Options of plain accumulation: see `DirectOptions`.
 struct AccumulatedOptions {
   ChunkSizes chunk_sizes = {};
   Number scale = 1;
@@ -160,7 +160,7 @@ struct AccumulatedOptions {
   Device device = Device::cpu();
 };
 
-/// What a cached step can be told.
+/// Options of a cached step.
 struct StepOptions {
   /// How the batch is cut into chunks.
   Cut cut = {};
@@ -173,11 +173,11 @@ struct StepOptions {
   bool allow_unused = false;
   /// Compares the representations of the second forward with those of the first, bit by bit.
   bool check_recompute = false;
-  /// On OutOfMemory, halves the chunks and runs the step again, down to one sample (or reproducible block) a chunk.
-  /// Within a memory budget that is done always.
+  /// On OutOfMemory, halves the chunks and runs the step again, down to one sample (or reproducible block) per chunk. A
+  /// step within a memory budget always does.
   bool retry_smaller_chunks = false;
-  /// Keeps representations and their cached gradients in the host's page-locked memory, but for the loss, which takes
-  /// all of them, and for the rows of the chunk at work. For encoders on a device; nothing else is changed by it.
+  /// Keeps representations and their cached gradients in page-locked host memory, except while the loss is taken, which
+  /// needs all of them, and for the rows of the current chunk. For encoders on a device; changes nothing else.
   bool offload = false;
   /// Called as the step proceeds.
   std::function<void(const Progress&)> observer = {};
@@ -185,7 +185,7 @@ struct StepOptions {
   std::int64_t reproducible_segments = 0;             ///< as in DirectOptions
   bool shared_loss = false;                           ///< as in DirectOptions
 
-  /// Of the direct step that this one must equal.
+  /// The options of the direct step that this cached step must equal.
   DirectOptions direct() const {
     return {scale, reproducible_block, autocast, deferred, device, communicator, reproducible_segments, shared_loss};
   }
@@ -193,43 +193,42 @@ struct StepOptions {
 
 enum class StepStatus {
   kDone,
-  kNonFiniteLoss,   ///< nothing was given a gradient
-  kNonFiniteCache,  ///< the same; the message names tower, sample and, counted from 0, chunk
-  kDeferred,        ///< queued; what came out is on the device
-};
-
-struct PhaseSeconds {
-  double forward = 0, loss = 0, backward = 0;
-};
-
-struct AuxiliaryResult {
-  std::string name;
-  double mean = 0;  ///< over the batch, unweighted
-  double weight = 1;
+  kNonFiniteLoss,   ///< the loss is NaN or Inf; no gradient was added
+  kNonFiniteCache,  ///< a cached gradient is; the message names tower, sample and chunk, counted from 0
+  kDeferred,        ///< the step was queued; its numbers are on the device
 };
 
 struct StepResult {
+  struct Auxiliary {
+    std::string name;
+    double mean = 0;  ///< over the batch, unweighted
+    double weight = 1;
+  };
+  struct Seconds {
+    double forward = 0, loss = 0, backward = 0;
+  };
+
   StepStatus status = StepStatus::kDone;
   std::string message;  ///< what was not finite
-  /// The loss with its auxiliary parts, unscaled. Of a deferred step it is on the device, for which `item` waits.
+  /// The loss with its auxiliary parts, unscaled. For a deferred step it is on the device, and `item` waits for it.
   Number loss = 0;
-  /// How many values are NaN or Inf, for an optimiser that is to leave such a step out (`Optimizer::step`): of the loss
-  /// and the caches, which refuses the step. Of a deferred step, on its device, those of the loss and all gradients,
-  /// those of before included.
+  /// How many values of the loss and the caches are NaN or Inf; any refuses the step. For a deferred step it is on the
+  /// device and counts the loss and all gradients, including those from before, so that the optimiser can skip the step
+  /// (`Optimizer::step`).
   Number non_finite = 0;
-  std::vector<AuxiliaryResult> auxiliary;
-  /// Each output of each tower over the whole batch, without history; in the host's memory where they were off-loaded.
+  std::vector<Auxiliary> auxiliary;  ///< of the encoders' auxiliary losses
+  /// Each output of each tower over the whole batch, without history; in host memory if they were off-loaded.
   std::vector<Tensor> representations;
   /// Root mean square, over the samples, of the norm of a sample's representation; 0 for outputs that are no floats.
   std::vector<double> representation_norms;
-  /// Every parameter that the step gave a gradient.
+  /// Every parameter that got a gradient from the step.
   std::vector<Parameter> parameters;
   std::int64_t chunks = 0;                   ///< of all towers
   std::vector<std::int64_t> largest_chunks;  ///< samples of each tower's largest
   std::int64_t kept_chunks = 0;  ///< of those, the ones whose tape was kept, so that they were forwarded once
   std::int64_t retries = 0;      ///< times the step began again, keeping fewer tapes or with smaller chunks
   std::size_t peak_bytes = 0;    ///< most bytes in use at once
-  PhaseSeconds seconds;
+  Seconds seconds;
 };
 
 /// The cached step (Gao et al. 2021, "Scaling deep contrastive learning batch size under memory limited setup"):

@@ -76,8 +76,8 @@ void add_distinct(std::vector<Parameter>& into, std::span<const Parameter> param
 
 std::vector<Parameter> parameters_on(const Tape& tape) {
   std::vector<Parameter> found;
-  for (const Node& node : tape.nodes()) {
-    for (const Node::Input& input : node.inputs) {
+  for (const auto& node : tape.nodes()) {
+    for (const auto& input : node.inputs) {
       if (input.parameter.defined()) add_distinct(found, std::span(&input.parameter, 1));
     }
   }

@@ -43,7 +43,7 @@ inline std::int64_t chunk_unit(std::int64_t reproducible_block) {
 }
 
 /// The precision that is asked of encoders, or the surrounding one where none is.
-inline DType encoder_precision(DType autocast) { return autocast == DType::kFloat32 ? autocast_dtype() : autocast; }
+inline DType encoder_precision(DType autocast) { return autocast == DType::kFloat32 ? Autocast::current() : autocast; }
 
 /// A cotangent of `value`, times the scale, for an output.
 Tensor seed_for(const Variable& output, double value, const Number& scale);

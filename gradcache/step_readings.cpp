@@ -35,7 +35,7 @@ std::vector<double> values_of(std::span<const Tensor> scalars) {
 double add_mean(StepResult& result, std::size_t index, const AuxiliarySum& part, double sum) {
   const double mean = sum / static_cast<double>(part.samples);
   if (result.auxiliary.size() <= index) result.auxiliary.resize(index + 1);
-  AuxiliaryResult& known = result.auxiliary[index];
+  StepResult::Auxiliary& known = result.auxiliary[index];
   known = {part.name, known.mean + mean, part.weight};
   return mean;
 }

@@ -7,6 +7,7 @@
 
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/device_backend.h"
+#include "tapecache/core/element.h"
 #include "tapecache/core/forward_context.h"
 
 namespace tapecache::gradcache {
@@ -58,7 +59,7 @@ Encoded Tower::checked(Encoded encoded, std::int64_t samples, const std::string&
     return fmt::format("tower '{}': the encoder returned {} for {}, expected {}", name_, what, which, expected);
   };
   if (encoded.outputs.empty()) throw ShapeError(fail("no output", "at least one"));
-  for (const Output& output : encoded.outputs) {
+  for (const Encoded::Output& output : encoded.outputs) {
     const Variable& value = output.value;
     const std::string named = output.name.empty() ? "" : fmt::format("'{}', ", output.name);
     if (!value.defined() || value.rank() == 0 || value.size(0) != samples) {
@@ -85,7 +86,7 @@ Tower Tower::upload_to(Device device) const {
                     "could be copied to {}",
                     name_, to_string(device)));
   }
-  if (!device.is_cpu()) device_backend::require("upload_to", device.index);
+  backend_of(device).devices.require("upload_to", device.index);
   Tower tower = *this;
   tower.device_ = device;
   return tower;

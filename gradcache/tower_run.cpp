@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/autograd/parameters_read.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/forward_context.h"
 #include "tapecache/gradcache/encoded_parts.h"
@@ -31,16 +32,16 @@ double largest_difference(const Tensor& a, const Tensor& b) {
   return largest;
 }
 
-/// Weights are packed for several products with each, where they are small enough to be had beside whatever else there
-/// is.
+/// The bytes that packed copies of weights may take. They pay off if a weight is used for several products, and are not
+/// made where memory is limited.
 std::size_t packed_budget(const Chunks& chunks, const ForwardOptions& options) {
   constexpr std::size_t kMax = std::size_t{32} << 20;
   const bool limited = options.spare_memory || allocator(Device::cpu()).stats().limit != 0;
   return limited || (chunks.parts.size() == 1 && options.reproducible_block == 0) ? 0 : kMax;
 }
 
-/// "image", or "image.tokens".
-std::string full_name(const Tower& tower, const Output& output, std::size_t index, std::size_t outputs) {
+/// The name of a representation: "image", or "image.tokens".
+std::string full_name(const Tower& tower, const Encoded::Output& output, std::size_t index, std::size_t outputs) {
   if (!output.name.empty()) return fmt::format("{}.{}", tower.name(), output.name);
   return outputs == 1 ? tower.name() : fmt::format("{}.{}", tower.name(), index);
 }
@@ -55,7 +56,8 @@ TowerRun::TowerRun(const Tower& tower, Chunks chunks, const ForwardOptions& opti
       prefetched_(chunks_.parts.size()),
       operands_(packed_budget(chunks_, options)) {}
 
-/// What of a chunk is forwarded together: the whole of it, or reproducible blocks, or the caller's own chunks.
+/// Cuts a chunk into the pieces that are encoded by one call each: the whole chunk, its reproducible blocks, or the
+/// caller's own chunks.
 std::vector<Chunk> TowerRun::pieces_of(std::size_t chunk) const {
   const Chunk& whole = chunks_.parts[chunk];
   if (whole.size() == 0) return {whole};
@@ -77,7 +79,7 @@ Tower::Samples TowerRun::take(const Chunk& range) const {
   return chunks_.order.empty() ? tower_->take(range.begin, range.end) : tower_->take(chunks_.samples(range));
 }
 
-/// A chunk's rows of the cache, where the encoder's output is.
+/// Copies a chunk's rows of the cache to the devices of the encoder's outputs.
 std::vector<Tensor> TowerRun::take_gradients(const Chunk& range) const {
   std::vector<Tensor> gradients;
   for (std::size_t i = 0; i < cache_.size(); ++i) {
@@ -96,7 +98,7 @@ void TowerRun::prefetch(std::size_t chunk) {
     }
     prefetched_[chunk] = std::move(ahead);
   } catch (const OutOfMemory&) {
-    // The pass itself copies, when there is more room.
+    // There is no room now: the chunk's own pass will make these copies.
   }
 }
 
@@ -128,7 +130,7 @@ std::vector<Piece> TowerRun::encode(std::size_t chunk, ForwardContext context) {
   std::vector<Piece> pieces;
   std::vector<Tower::Samples> ahead = std::exchange(prefetched_[chunk].samples, {});
   for (const Chunk& range : pieces_of(chunk)) {
-    // Every piece makes the same calls: the same layers, on other samples.
+    // Each piece runs the same layers on other samples, so its random draws have the same call numbers.
     random_state().key.call = first_->random.key.call;
     const Tower::Samples samples = ahead.empty() ? take(range) : std::move(ahead[pieces.size()]);
     pieces.push_back({range, chunks_.order.empty() ? tower_->encode(range.begin, range.end, samples)
@@ -181,11 +183,11 @@ void TowerRun::note_parameters(std::span<const Parameter> parameters) {
   }
 }
 
-/// Room for the whole batch. Nothing of it is the tower's before all of it is there: where memory runs out on the way,
-/// the chunk is forwarded again.
+/// Allocates the outputs of the whole batch. They are assigned to the tower only when all of them exist, so that after
+/// an OutOfMemory the chunk can be forwarded again.
 BatchOutputs TowerRun::make_outputs(const Piece& first) const {
   BatchOutputs made;
-  const std::vector<Output>& outputs = first.encoded.outputs;
+  const std::vector<Encoded::Output>& outputs = first.encoded.outputs;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     const Variable& value = outputs[i].value;
     made.names.push_back(full_name(*tower_, outputs[i], i, outputs.size()));
@@ -208,7 +210,7 @@ void TowerRun::store(const std::vector<Piece>& pieces) {
   std::vector<Tensor> leaving;
   for (const Piece& piece : pieces) {
     note_parameters(parameters_themselves(piece.encoded));
-    const std::vector<Output>& outputs = piece.encoded.outputs;
+    const std::vector<Encoded::Output>& outputs = piece.encoded.outputs;
     if (outputs.size() != outputs_.values.size()) {
       throw ShapeError(fmt::format("{}: tower '{}' gave {} outputs for {}, but {} for its first chunk", options_.step,
                                    tower_->name(), outputs.size(), range_text(chunks_, piece.range),
@@ -270,7 +272,7 @@ void TowerRun::check_unchanged() const {
 
 void TowerRun::check_recompute(const std::vector<Piece>& pieces) const {
   for (const Piece& piece : pieces) {
-    const std::vector<Output>& outputs = piece.encoded.outputs;
+    const std::vector<Encoded::Output>& outputs = piece.encoded.outputs;
     bool same_shapes = outputs.size() == outputs_.values.size();
     for (std::size_t i = 0; same_shapes && i < outputs.size(); ++i) {
       same_shapes = outputs[i].value.shape().without(0) == outputs_.values[i].shape().without(0) &&
@@ -333,7 +335,7 @@ void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::s
       gradients.push_back(seed_for(loss.values, loss.weight / static_cast<double>(samples_), scale_));
     }
   }
-  if (!outputs.empty()) inject(tape, outputs, gradients, Hooks::kLeave);  // the transaction runs them
+  if (!outputs.empty()) inject(tape, outputs, gradients, Tape::Hooks::kLeave);  // the transaction runs them
 }
 
 }  // namespace tapecache::gradcache::detail

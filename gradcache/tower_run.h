@@ -96,7 +96,7 @@ class TowerRun {
   };
 
   struct Version {
-    std::weak_ptr<const Storage> storage;
+    std::weak_ptr<const tapecache::detail::Storage> storage;
     std::uint64_t number;
   };
 

@@ -30,15 +30,15 @@ void check_options(const char* loss, const Options& options, DType dtype) {
   detail::require_none_in_tiles(loss, "hardness", options.hardness);
 }
 
-/// What pairs of samples are compared by, in tiles or not.
+/// Checks the options about pairs of samples, which hold with and without tiles.
 template <class Options>
 void check_pairs(const char* loss, const Options& options, const Variable& queries, const Variable& targets) {
   ops::check_equal_targets(loss, options.equal_targets, queries.size(0), targets.size(0));
   detail::require_tiles(loss, options.tiles);
 }
 
-/// z + log w on the negatives, where w = exp(β z) over its mean among the row's negatives. `excluded` as excluded_pairs
-/// has it.
+/// Adds log w to each negative logit z, where w = exp(β z) divided by the mean of exp(β z) over the row's negatives.
+/// `excluded` is the result of `excluded_pairs`.
 Variable with_hard_negatives(const Variable& logits, std::int64_t step, double beta, const Variable& excluded) {
   const std::int64_t rows = logits.size(0), cols = logits.size(1);
   if (beta == 0 || cols == 1) return logits;
@@ -50,28 +50,29 @@ Variable with_hard_negatives(const Variable& logits, std::int64_t step, double b
   Variable log_count = detail::constant_like(logits, std::log(static_cast<double>(cols - 1)));
   if (excluded.defined()) {
     negatives = ops::subtract(negatives, excluded);
-    // Where a row has no negative left, nothing is weighted.
+    // A row without negatives has nothing to weight; 1 keeps its logarithm finite.
     log_count = ops::log(ops::clamp(ops::reshape(ops::sum(negatives, 1), {rows, 1}), 1, kInfinity));
   }
   const Variable mean = ops::subtract(total, log_count);
   return ops::add(logits, ops::multiply(ops::subtract(weighted, mean), negatives));
 }
 
-/// The mean over rows of the mean over their candidates.
+/// Takes the mean of each row over its candidates, and the mean of these over the rows.
 Variable mean_of_candidates(const Variable& x, const Variable& excluded) {
   if (!excluded.defined()) return ops::mean(x);
   const Variable candidates = ops::subtract(detail::constant_like(x, 1), excluded);
   return ops::mean(ops::divide(ops::sum(ops::multiply(x, candidates), 1), ops::sum(candidates, 1)));
 }
 
-/// Mean cross-entropy of rows whose positive is column i · step.
+/// The mean cross-entropy of rows; the positive of row i is column i · step.
 template <class Options>
 Variable contrast(const Variable& logits, std::int64_t step, const Options& options, const Variable& excluded) {
   const Variable all = with_hard_negatives(logits, step, options.hardness, excluded);
   const Variable candidates = detail::without(all, excluded);
   Variable plain = ops::cross_entropy(candidates, detail::arange(step, candidates.size(0)));
   if (options.label_smoothing == 0) return plain;
-  // -(1 - ε) log p₊ - ε mean log p, where lse - mean z would lose the digits of what is near to large logits
+  // -(1 - ε) log p₊ - ε mean(log p). The mean of log p is taken, not logsumexp - mean(z), which would lose digits if
+  // the logits are large.
   const Variable uniform = mean_of_candidates(ops::log_softmax(candidates), excluded);
   return ops::subtract(ops::scale(plain, 1 - options.label_smoothing), ops::scale(uniform, options.label_smoothing));
 }
@@ -114,7 +115,7 @@ Variable clip_loss(const Variable& images, const Variable& texts, const ClipOpti
   const Variable excluded = detail::excluded_pairs(kLoss, options.equal_targets, images, texts, ops::RowsOf::kBoth);
   const Variable logits = detail::scaled_logits(images, texts, scale);
   const Variable image_to_text = contrast(logits, 1, options, excluded);
-  const Variable text_to_image = contrast(ops::transpose(logits, 0, 1), 1, options, excluded);  // which is symmetric
+  const Variable text_to_image = contrast(ops::transpose(logits, 0, 1), 1, options, excluded);
   return ops::scale(ops::add(image_to_text, text_to_image), 0.5);
 }
 
@@ -133,11 +134,11 @@ Variable siglip_loss(const Variable& images, const Variable& texts, const Siglip
                                  options.equal_targets);
   }
   const std::int64_t n = images.size(0);
-  // -z: softplus(-z · logit) = -log σ(z · logit)
+  // The sign is -z, since softplus(-z · logit) = -log σ(z · logit).
   const Variable sign = ops::add(detail::constant_like(images, 1), detail::diagonal(images, n, n, 1, -2));
   const Variable logits = ops::add(detail::scaled_logits(images, texts, scale), bias);
   const Variable excluded = detail::excluded_pairs(kLoss, options.equal_targets, images, texts, ops::RowsOf::kBoth);
-  // Row by row: one f32 sum over N² terms would lose digits.
+  // Summed row by row: one f32 sum over N² terms would lose digits.
   const Variable rows = ops::sum(ops::softplus(detail::without(ops::multiply(logits, sign), excluded)), 1);
   return ops::scale(ops::sum(rows), 1.0 / static_cast<double>(n));
 }

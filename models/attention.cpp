@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/models/linear_row.h"
 #include "tapecache/ops/linear.h"
 
 namespace tapecache::models {
@@ -28,6 +29,8 @@ MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t widt
       out_(builder.child(names.out), width, width, out) {
   q_.weight.set("heads", fmt::to_string(heads));
 }
+
+detail::LinearRow MultiHeadAttention::qkv() const { return detail::LinearRow({&q_, &k_, &v_}); }
 
 Variable MultiHeadAttention::operator()(const Variable& x, const ops::AttentionOptions& options,
                                         const Variable& residual) const {

@@ -20,7 +20,7 @@ class AttentionPool {
 
  private:
   std::int64_t heads_;
-  Activation activation_;
+  ops::Activation activation_;
   Parameter probe_, in_weight_, in_bias_;
   Linear out_;
   LayerNorm norm_;

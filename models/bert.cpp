@@ -6,6 +6,7 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"
+#include "tapecache/ops/tokens.h"
 
 namespace tapecache::models {
 
@@ -15,22 +16,21 @@ constexpr Init kInit = Init::normal(0.02);
 
 }  // namespace
 
-const BertConfig& check_config(const BertConfig& config) {
-  detail::require_sizes(
-      "bert", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}, {"types", config.types}});
-  if (config.types == 1 && !config.position_offset) {
+const BertConfig& BertConfig::checked() const {
+  detail::require_sizes("bert", {{"vocabulary", vocabulary}, {"max_tokens", max_tokens}, {"types", types}});
+  if (types == 1 && !position_offset) {
     throw ValueError("bert: types is 1 without a position_offset, expected one: 2 for RoBERTa and XLM-R, 0 for BERT");
   }
-  if (config.position_offset.value_or(0) < 0) {
-    throw ValueError(fmt::format("bert: position_offset is {}, expected at least 0", *config.position_offset));
+  if (position_offset.value_or(0) < 0) {
+    throw ValueError(fmt::format("bert: position_offset is {}, expected at least 0", *position_offset));
   }
-  check_config("bert", config.encoder);
-  return config;
+  encoder.checked("bert");
+  return *this;
 }
 
 Bert::Bert(const Builder& builder, const BertConfig& config)
     : Model(builder),
-      config_(check_config(config)),
+      config_(config.checked()),
       words_(builder.child("embeddings.word_embeddings"), config.vocabulary, config.encoder.width, kInit),
       positions_(builder.child("embeddings.position_embeddings"),
                  config.max_tokens + config.position_offset.value_or(0), config.encoder.width, kInit),
@@ -43,7 +43,7 @@ Bert::Bert(const Builder& builder, const BertConfig& config)
 }
 
 Variable Bert::embed(const TokenBatch& tokens) const {
-  check_tokens("bert", tokens, config_.max_tokens, config_.vocabulary, config_.types);
+  tokens.check("bert", config_.max_tokens, config_.vocabulary, config_.types);
   const std::int64_t first = config_.position_offset.value_or(0);
   const Variable positions = first > 0 && tokens.valid.defined()
                                  ? positions_(ops::token_positions(tokens.valid, first))

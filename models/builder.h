@@ -14,7 +14,9 @@
 
 namespace tapecache::models {
 
+namespace detail {
 struct LinearAdapter;
+}
 
 /// How a parameter's initial values are drawn.
 struct Init {
@@ -47,7 +49,7 @@ class Builder {
   /// in which parameters are created. Throws ValueError if the full name is taken, if a number of `init` is not finite,
   /// or if its spread is below 0.
   Parameter parameter(std::string_view name, const Shape& shape, const Init& init) const;
-  /// Removes all parameters but the first few, after a layer that could not be completed.
+  /// Removes all parameters from the given index on, after a layer that could not be completed.
   void forget_parameters_from(std::size_t first) const {
     shared_->parameters.erase(shared_->parameters.begin() + static_cast<std::ptrdiff_t>(first),
                               shared_->parameters.end());
@@ -71,8 +73,8 @@ class Builder {
   /// All buffers in order of creation.
   const std::vector<Buffer>& buffers() const { return shared_->buffers; }
   /// The adapters of all linear layers in order of creation, which `add_lora` fills.
-  const std::vector<std::shared_ptr<LinearAdapter>>& linear_layers() const { return shared_->linear_layers; }
-  void add_linear_layer(std::shared_ptr<LinearAdapter> layer) const {
+  const std::vector<std::shared_ptr<detail::LinearAdapter>>& linear_layers() const { return shared_->linear_layers; }
+  void add_linear_layer(std::shared_ptr<detail::LinearAdapter> layer) const {
     shared_->linear_layers.push_back(std::move(layer));
   }
   /// The prefix of all names that this builder creates; empty at the root.
@@ -82,7 +84,7 @@ class Builder {
   /// Whether layers such as dropout behave as in training; initially true.
   bool training() const { return shared_->training; }
   void set_training(bool on) const { shared_->training = on; }
-  /// The same until the end of what this returns.
+  /// Sets the flag for as long as the returned object lives.
   ScopedValue<bool> training_as(bool on) const { return ScopedValue<bool>(shared_->training, on); }
 
  private:
@@ -93,7 +95,7 @@ class Builder {
     bool training = true;
     std::vector<Parameter> parameters;
     std::vector<Buffer> buffers;
-    std::vector<std::shared_ptr<LinearAdapter>> linear_layers;
+    std::vector<std::shared_ptr<detail::LinearAdapter>> linear_layers;
     FirstValues first_values;
   };
   Tensor first_values(const std::string& full, const Shape& shape, const Init& init) const;
@@ -104,12 +106,13 @@ class Builder {
   std::string prefix_;
 };
 
-/// What every model is reached by: the builder that made it, with all parameters and buffers under it.
+/// The base of every model: holds the builder that made it, and with it all parameters and buffers.
 class Model {
  public:
   /// `load_weights(path, model.builder())` reads its weights.
   const Builder& builder() const { return builder_; }
-  /// All of its builder's, with those of other parts that share it, which the rest reaches too.
+  /// All parameters of the builder, including those of other parts that share it. `to` and `set_training` concern these
+  /// too.
   const std::vector<Parameter>& parameters() const { return builder_.parameters(); }
   /// Moves all parameters and buffers to a device (`Builder::to`), on which inputs must then be.
   void to(Device device) const { builder_.to(device); }

@@ -15,20 +15,19 @@ Init projection_init(std::int64_t width) { return Init::normal(1.0 / std::sqrt(s
 
 }  // namespace
 
-const ClipConfig& check_config(const ClipConfig& config) {
-  check_config(config.vision);
-  check_config(config.text);
-  detail::require_sizes("clip", {{"projection_width", config.projection_width}});
-  if (!(config.initial_temperature > 0 && std::isfinite(config.initial_temperature))) {
-    throw ValueError(
-        fmt::format("clip: initial_temperature is {}, expected above 0 and finite", config.initial_temperature));
+const ClipConfig& ClipConfig::checked() const {
+  vision.checked();
+  text.checked();
+  detail::require_sizes("clip", {{"projection_width", projection_width}});
+  if (!(initial_temperature > 0 && std::isfinite(initial_temperature))) {
+    throw ValueError(fmt::format("clip: initial_temperature is {}, expected above 0 and finite", initial_temperature));
   }
-  return config;
+  return *this;
 }
 
 Clip::Clip(const Builder& builder, const ClipConfig& config)
     : Model(builder),
-      vision_(builder.child("vision_model"), check_config(config).vision),
+      vision_(builder.child("vision_model"), config.checked().vision),
       text_(builder.child("text_model"), config.text),
       visual_projection_(builder.child("visual_projection"), config.vision.encoder.width, config.projection_width,
                          projection_init(config.vision.encoder.width), false),

@@ -25,24 +25,24 @@ struct TextConfig {
   /// padding of its own, as in SigLIP. Unset: padding takes no part.
   std::optional<std::int64_t> padding = {};
   TransformerConfig encoder = {};
-};
 
-/// Throws ValueError for sizes below 1, an end of text or a padding outside the vocabulary and as that of the encoder;
-/// gives the config back.
-const TextConfig& check_config(const TextConfig& config);
+  /// Returns the config. Throws ValueError for sizes below 1, an end of text or a padding outside the vocabulary and as
+  /// that of the encoder.
+  const TextConfig& checked() const;
+};
 
 /// CLIP's text tower (Radford et al. 2021), with parameter names as in a Hugging Face CLIP checkpoint's `text_model`.
 /// Token embedding by N(0, 0.02²), positions by N(0, 0.01²), as OpenAI's.
 class TextTransformer : public Model {
  public:
-  /// Throws as `check_config`, before the first parameter is made.
+  /// Throws as the config's `checked`, before the first parameter is made.
   TextTransformer(const TextConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32)
       : TextTransformer(Builder(seed, dtype), config) {}
   /// The same under the name of a builder, whose list other parts may share.
   TextTransformer(const Builder& builder, const TextConfig& config);
-  /// [batch, width], pooled over the valid tokens: all where there is no mask. Throws as `check_tokens`, and ValueError
-  /// naming a sample without the end-of-text token that is to be pooled or, where padding is a token, one that is
-  /// padded on the left.
+  /// [batch, width], pooled over the valid tokens: all where there is no mask. Throws as `TokenBatch::check`, and
+  /// ValueError naming a sample without the end-of-text token that is to be pooled or, where padding is a token, one
+  /// that is padded on the left.
   Variable operator()(const TokenBatch& tokens) const;
   /// [batch, tokens, width]: each token's state after the last norm, not pooled. Throws as above.
   Variable hidden_states(const TokenBatch& tokens) const;
@@ -66,18 +66,18 @@ struct ClipConfig {
   TextConfig text = {};
   std::int64_t projection_width = 512;
   double initial_temperature = 0.07;
-};
 
-/// Throws ValueError for a projection width below 1, a temperature that is not above 0 and finite, and as that of each
-/// tower; gives the config back.
-const ClipConfig& check_config(const ClipConfig& config);
+  /// Returns the config. Throws ValueError for a projection width below 1, a temperature that is not above 0 and
+  /// finite, and as that of each tower.
+  const ClipConfig& checked() const;
+};
 
 /// CLIP (Radford et al. 2021): two towers and their projections into one space. Parameters are named as in a Hugging
 /// Face checkpoint (`vision_model.…`, `text_model.…`, `visual_projection.weight`, `text_projection.weight`,
 /// `logit_scale`) and initialised as each part says; projections by N(0, 1/width), logit_scale by log(1/temperature).
 class Clip : public Model {
  public:
-  /// Throws as `check_config`, before the first parameter is made.
+  /// Throws as the config's `checked`, before the first parameter is made.
   Clip(const ClipConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32)
       : Clip(Builder(seed, dtype), config) {}
   /// The same under the name of a builder, whose list other parts may share.

@@ -13,6 +13,8 @@
 
 namespace tapecache::models::detail {
 
+using ops::Activation;
+
 /// The activation that transformers has under this name; none where there is none here.
 std::optional<ops::Activation> activation_named(std::string_view name);
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tapecache/models/layers.h"
+#include "tapecache/models/linear_row.h"
 #include "tapecache/models/rope_tables.h"
 #include "tapecache/ops/attention.h"
 
@@ -57,7 +58,7 @@ struct GatedBlockStyle {
 
 struct GatedBlockConfig {
   std::int64_t width = 0, layers = 0, heads = 0, kv_heads = 0, head_width = 0, mlp_width = 0;
-  Activation activation = Activation::kGelu;
+  ops::Activation activation = ops::Activation::kGelu;
   double epsilon = 1e-5;
   bool qkv_bias = false, out_bias = false, mlp_bias = false;
   bool head_norms = false;                           ///< of each head of queries and of keys: q_norm and k_norm

@@ -15,7 +15,7 @@ GatedText::GatedText(const Builder& builder, const GatedTextConfig& config)
 }
 
 Variable GatedText::hidden_states(const TokenBatch& tokens) const {
-  check_tokens(config_.name, tokens, config_.max_tokens, config_.vocabulary);
+  tokens.check(config_.name, config_.max_tokens, config_.vocabulary);
   const Variable x = words_(tokens.ids);
   return encoder_(dropout_(words_norm_ ? (*words_norm_)(x) : x), tokens.valid);
 }

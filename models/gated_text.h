@@ -26,7 +26,7 @@ struct GatedTextConfig {
 class GatedText {
  public:
   GatedText(const Builder& builder, const GatedTextConfig& config);
-  /// [batch, tokens, width]: each token's state. Throws as `check_tokens`.
+  /// [batch, tokens, width]: each token's state. Throws as `TokenBatch::check`.
   Variable hidden_states(const TokenBatch& tokens) const;
 
  private:

@@ -5,7 +5,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/models/argument_checks.h"
-#include "tapecache/models/linear_adapter.h"
+#include "tapecache/models/linear_row.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
@@ -59,57 +59,21 @@ Variable Linear::operator()(const Variable& x, const Variable& residual) const {
                       {[&](std::span<const Variable> a) { return ops::linear(x, a.front()); }, [&] { return x; }});
 }
 
-Variable Linear::after(Activation activation, const Variable& x, const Variable& residual) const {
+Variable Linear::after(ops::Activation activation, const Variable& x, const Variable& residual) const {
   const Variable y = ops::activated_linear(x, activation, weight, bias_or_none(), residual);
   if (!adapter_->active()) return y;
   return with_adapter(*adapter_, y,
                       {[&](std::span<const Variable> a) { return ops::activated_linear(x, activation, a.front()); },
-                       [&] { return activate(activation, x); }});
+                       [&] { return ops::activate(activation, x); }});
 }
 
 ops::NormalizedLinear Linear::after(const LayerNorm& norm, const Variable& x, ops::KeepNorm keep,
                                     ops::ResultType result) const {
-  return LinearRow({this}).after(norm, x, keep, result);
+  return detail::LinearRow({this}).after(norm, x, keep, result);
 }
 
 ops::ResultType Linear::reads() const {
   return adapter_->drops() ? ops::ResultType::kComputed : ops::ResultType::kOperand;
-}
-
-LinearRow::Parts LinearRow::parts() const {
-  Parts parts;
-  for (const Linear* layer : layers_) {
-    parts.weights.emplace_back(layer->weight);
-    parts.biases.push_back(layer->bias_or_none());
-    parts.widths.push_back(layer->weight.value().size(0));
-    parts.adapters.push_back(layer->adapter_->active() ? layer->adapter_.get() : nullptr);
-    parts.adapted = parts.adapted || layer->adapter_->active();
-  }
-  return parts;
-}
-
-Variable LinearRow::operator()(const Variable& x, ops::ResultType result) const {
-  const Parts own = parts();
-  if (!own.adapted) return ops::multi_linear(x, own.weights, own.biases, result);
-  return detail::add_adapters(
-      ops::multi_linear(x, own.weights, own.biases), own.adapters, own.widths,
-      {[&](std::span<const Variable> a) { return ops::multi_linear(x, a); }, [&] { return x; }});
-}
-
-ops::NormalizedLinear LinearRow::after(const ops::Norm& norm, const Variable& x, ops::KeepNorm keep,
-                                       ops::ResultType result) const {
-  const Parts own = parts();
-  if (!own.adapted) return ops::normalized_linear(x, norm, own.weights, own.biases, keep, result);
-  const auto [y, normalized] = ops::normalized_linear(x, norm, own.weights, own.biases, keep);
-  const detail::AdapterInput input{[&, &kept = normalized](std::span<const Variable> a) {
-                                     if (kept.defined()) return ops::multi_linear(kept, a);
-                                     return ops::normalized_linear(x, norm, a, {}, ops::KeepNorm::kNo).y;
-                                   },
-                                   [&, &kept = normalized] {
-                                     return kept.defined() ? kept
-                                                           : ops::layer_norm(x, norm.weight, norm.bias, norm.epsilon);
-                                   }};
-  return {detail::add_adapters(y, own.adapters, own.widths, input), normalized};
 }
 
 LayerNorm::LayerNorm(const Builder& builder, std::int64_t width, double epsilon)
@@ -128,7 +92,7 @@ Embedding::Embedding(const Builder& builder, std::int64_t entries, std::int64_t 
 
 Variable Embedding::operator()(const Tensor& ids) const { return ops::embedding(weight, ids); }
 
-Stochastic::Stochastic(const char* layer, const Builder& builder, double probability)
+detail::Stochastic::Stochastic(const char* layer, const Builder& builder, double probability)
     : builder_(builder), probability_(probability) {
   detail::require_probability(layer, "probability", probability);
 }

@@ -12,6 +12,8 @@
 
 namespace tapecache::models {
 
+namespace detail {
+
 /// What low-rank adaptation (Hu et al. 2021) adds to a linear layer's W x: scale · B A drop(x). The layer and its
 /// copies share it.
 struct LinearAdapter {
@@ -27,8 +29,6 @@ struct LinearAdapter {
   bool drops() const { return active() && dropout->active(dropout->training()); }
 };
 
-namespace detail {
-
 /// What a product is made of: that of the layers' input with these weights, side by side; and the input itself.
 struct AdapterInput {
   std::function<Variable(std::span<const Variable> weights)> product;
@@ -40,6 +40,8 @@ Variable add_adapters(const Variable& y, std::span<const LinearAdapter* const> a
                       std::span<const std::int64_t> widths, const AdapterInput& input);
 
 }  // namespace detail
+
+using detail::LinearAdapter;
 
 }  // namespace tapecache::models
 

@@ -9,6 +9,7 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"
+#include "tapecache/ops/tokens.h"
 
 namespace tapecache::models {
 
@@ -30,16 +31,16 @@ constexpr BlockStyle kMpnetBlock = {
 
 }  // namespace
 
-const MpnetConfig& check_config(const MpnetConfig& config) {
-  detail::require_sizes("mpnet", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}});
-  if (config.position_offset < 0) {
-    throw ValueError(fmt::format("mpnet: position_offset is {}, expected at least 0", config.position_offset));
+const MpnetConfig& MpnetConfig::checked() const {
+  detail::require_sizes("mpnet", {{"vocabulary", vocabulary}, {"max_tokens", max_tokens}});
+  if (position_offset < 0) {
+    throw ValueError(fmt::format("mpnet: position_offset is {}, expected at least 0", position_offset));
   }
-  check_config("mpnet", config.encoder);
-  return config;
+  encoder.checked("mpnet");
+  return *this;
 }
 
-std::int64_t relative_bucket(std::int64_t key_minus_query) {
+std::int64_t Mpnet::relative_bucket(std::int64_t key_minus_query) {
   constexpr std::int64_t kSide = kBuckets / 2, kExact = kSide / 2;
   constexpr float kFarthest = 128;
   const std::int64_t side = key_minus_query > 0 ? kSide : 0, distance = std::abs(key_minus_query);
@@ -53,7 +54,7 @@ std::int64_t relative_bucket(std::int64_t key_minus_query) {
 
 Mpnet::Mpnet(const Builder& builder, const MpnetConfig& config)
     : Model(builder),
-      config_(check_config(config)),
+      config_(config.checked()),
       words_(builder.child("embeddings.word_embeddings"), config.vocabulary, config.encoder.width, kInit),
       positions_(builder.child("embeddings.position_embeddings"), config.max_tokens + config.position_offset,
                  config.encoder.width, kInit),
@@ -65,7 +66,7 @@ Mpnet::Mpnet(const Builder& builder, const MpnetConfig& config)
 }
 
 Variable Mpnet::embed(const TokenBatch& tokens) const {
-  check_tokens("mpnet", tokens, config_.max_tokens, config_.vocabulary);
+  tokens.check("mpnet", config_.max_tokens, config_.vocabulary);
   const std::int64_t first = config_.position_offset;
   const Variable positions = tokens.valid.defined()
                                  ? positions_(ops::token_positions(tokens.valid, first))

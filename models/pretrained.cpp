@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "tapecache/autograd/state.h"
 #include "tapecache/core/error.h"
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/models/encoder_fields.h"

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tapecache/models/config_fields.h"
@@ -12,6 +13,16 @@
 #include "tapecache/models/token_batch.h"
 
 #pragma GCC visibility push(hidden)
+
+namespace tapecache::models {
+
+/// The name that sentence-transformers' `Pooling` has for it: "cls", "max", "mean", "mean_sqrt_len_tokens",
+/// "weightedmean", "lasttoken".
+std::string_view name(TokenPooling pooling);
+/// The pooling of a name; none for an unknown name.
+std::optional<TokenPooling> token_pooling(std::string_view name);
+
+}  // namespace tapecache::models
 
 namespace tapecache::models::detail {
 

@@ -10,6 +10,7 @@
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"
+#include "tapecache/ops/tokens.h"
 
 namespace tapecache::models {
 
@@ -32,23 +33,23 @@ std::string pooling_name(const TextConfig& config) {
 
 }  // namespace
 
-const TextConfig& check_config(const TextConfig& config) {
-  detail::require_sizes("text transformer", {{"vocabulary", config.vocabulary}, {"max_tokens", config.max_tokens}});
-  if (config.end_of_text && (*config.end_of_text < 0 || *config.end_of_text >= config.vocabulary)) {
-    throw ValueError(fmt::format("text transformer: end_of_text is {}, expected an id from 0 to {}",
-                                 *config.end_of_text, config.vocabulary - 1));
+const TextConfig& TextConfig::checked() const {
+  detail::require_sizes("text transformer", {{"vocabulary", vocabulary}, {"max_tokens", max_tokens}});
+  if (end_of_text && (*end_of_text < 0 || *end_of_text >= vocabulary)) {
+    throw ValueError(
+        fmt::format("text transformer: end_of_text is {}, expected an id from 0 to {}", *end_of_text, vocabulary - 1));
   }
-  if (config.padding && (*config.padding < 0 || *config.padding >= config.vocabulary)) {
-    throw ValueError(fmt::format("text transformer: padding is {}, expected an id from 0 to {}", *config.padding,
-                                 config.vocabulary - 1));
+  if (padding && (*padding < 0 || *padding >= vocabulary)) {
+    throw ValueError(
+        fmt::format("text transformer: padding is {}, expected an id from 0 to {}", *padding, vocabulary - 1));
   }
-  check_config("text transformer", config.encoder);
-  return config;
+  encoder.checked("text transformer");
+  return *this;
 }
 
 TextTransformer::TextTransformer(const Builder& builder, const TextConfig& config)
     : Model(builder),
-      config_(check_config(config)),
+      config_(config.checked()),
       token_embedding_(builder.child("embeddings").child("token_embedding"), config.vocabulary, config.encoder.width,
                        Init::normal(0.02)),
       positions_(builder.child("embeddings").child("position_embedding"), config.max_tokens, config.encoder.width,
@@ -61,7 +62,7 @@ TextTransformer::TextTransformer(const Builder& builder, const TextConfig& confi
 }
 
 TokenBatch TextTransformer::padded(const TokenBatch& tokens) const {
-  check_tokens("text transformer", tokens, config_.max_tokens, config_.vocabulary);
+  tokens.check("text transformer", config_.max_tokens, config_.vocabulary);
   if (!config_.padding) return tokens;
   const auto padding = static_cast<double>(*config_.padding);
   const NoRecording off;
@@ -107,7 +108,9 @@ Variable TextTransformer::operator()(const TokenBatch& given) const {
   const TokenBatch tokens = padded(given);
   if (config_.pooling == TextPooling::kMean) return ops::mean_pool(encoded(tokens), tokens.valid);
   const Variable embedded = embed(tokens);
-  TokenChoice choice = [valid = tokens.valid](const Variable& x) { return ops::last_token_pool(x, valid); };
+  TransformerEncoder::TokenChoice choice = [valid = tokens.valid](const Variable& x) {
+    return ops::last_token_pool(x, valid);
+  };
   if (config_.pooling == TextPooling::kEndOfText) {
     choice = [ends = ends_of_text(tokens)](const Variable& x) { return ops::select_token(x, ends); };
   }

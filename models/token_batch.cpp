@@ -160,16 +160,16 @@ TokenBatch TokenBatch::pad_pairs(std::span<const std::vector<std::int32_t>> firs
   return batch;
 }
 
-void check_tokens(const char* model, const TokenBatch& tokens, std::int64_t max_tokens, std::int64_t vocabulary,
-                  std::int64_t types) {
-  check_ids(model, tokens.ids, max_tokens, vocabulary);
-  if (tokens.types.defined()) {
-    if (types == 0) throw ValueError(fmt::format("{}: the tokens have types, expected none", model));
-    check_types_shape(model, tokens.types, tokens.ids.shape());
+void TokenBatch::check(const char* model, std::int64_t max_tokens, std::int64_t vocabulary,
+                       std::int64_t known_types) const {
+  check_ids(model, ids, max_tokens, vocabulary);
+  if (types.defined()) {
+    if (known_types == 0) throw ValueError(fmt::format("{}: the tokens have types, expected none", model));
+    check_types_shape(model, types, ids.shape());
   }
-  if (!tokens.valid.defined()) return;
-  check_mask(model, tokens.valid, tokens.ids.shape());
-  require_true_in_each_row(tokens.valid,
+  if (!valid.defined()) return;
+  check_mask(model, valid, ids.shape());
+  require_true_in_each_row(valid,
                            {fmt::format("{}: sample {{position}} has no valid token, expected at least one", model)});
 }
 

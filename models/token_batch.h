@@ -39,6 +39,11 @@ struct TokenBatch {
   TokenBatch select(std::span<const std::int64_t> sequences) const;
   /// Changes when any of its tensors does.
   std::uint64_t version() const;
+  /// Throws, in the name of `model`: ShapeError for more than `max_tokens` tokens, or a mask or types of another shape
+  /// than the ids; DTypeError for ids, a mask or types of another type; ValueError for an id outside the vocabulary, a
+  /// sample without a valid token, or types where the model has none (`known_types` is 0). The values of types are
+  /// checked where they are looked up.
+  void check(const char* model, std::int64_t max_tokens, std::int64_t vocabulary, std::int64_t known_types = 0) const;
 
   /// Pads each sequence with `pad_id` to the longest, but at least `min_tokens`. Throws ValueError for no sequences,
   /// an empty one or min_tokens > max_tokens, ShapeError for a sequence of more than `max_tokens`.
@@ -54,13 +59,6 @@ struct TokenBatch {
                               std::int64_t max_tokens = (std::numeric_limits<std::int64_t>::max)());
 };
 
-/// Throws, in the name of `model`: ShapeError for more than `max_tokens` tokens, or a mask or types of another shape
-/// than the ids, DTypeError for ids, a mask or types of another type, ValueError for an id outside the vocabulary, a
-/// sample without a valid token, or types where the model has none (`types` 0). What the types are is checked where
-/// they are looked up.
-void check_tokens(const char* model, const TokenBatch& tokens, std::int64_t max_tokens, std::int64_t vocabulary,
-                  std::int64_t types = 0);
-
 /// How one vector is made of a text's tokens, as sentence-transformers' `Pooling` does it. Padding, on either side,
 /// takes no part.
 enum class TokenPooling {
@@ -71,11 +69,6 @@ enum class TokenPooling {
   kWeightedMean,    ///< the mean with weights 1, 2, 3, …
   kLastToken,       ///<
 };
-
-/// As `Pooling` calls it: "cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken".
-std::string_view name(TokenPooling pooling);
-/// None for a name that there is not.
-std::optional<TokenPooling> token_pooling(std::string_view name);
 
 /// x [batch, tokens, width] to [batch, width]; `valid` bool [batch, tokens], or undefined where there is no padding.
 /// Throws ShapeError, and ValueError for a text without a valid token.

@@ -5,9 +5,11 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/models/sentence_modules.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"
+#include "tapecache/ops/tokens.h"
 
 namespace tapecache::models {
 

@@ -43,7 +43,7 @@ TransformerBlock::Parts TransformerBlock::make_parts(const Builder& builder, con
 
 TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConfig& config, const BlockStyle& style)
     : norm_(style.norm),
-      activation_(check_config(style.name, config).activation),
+      activation_(config.checked(style.name).activation),
       gated_(style.gated),
       checkpoint_(config.checkpoint),
       parts_(make_parts(builder, config, style)),
@@ -66,11 +66,12 @@ Variable TransformerBlock::project_hidden(const Variable& hidden, const Variable
   return parts_.fc2(ops::gated(activation_, hidden), residual);
 }
 
-/// Both kinds norm what enters a branch. The pre-norm kind adds the branch to what it was before its norm, the
-/// post-norm kind to what it is after it; there, the first norm is the last of the block before.
+/// In both kinds a norm comes before each branch. A pre-norm block adds the branch to the input of its norm, a
+/// post-norm block to the output. The first norm of a post-norm block is the last one of the block before it, passed as
+/// `before`.
 Variable TransformerBlock::forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
                                    const TokenChoice& choice, bool training) const {
-  // Captured by name below, since clang before 16 captures no structured binding as it is.
+  // The lambdas below capture these by name, since clang before 16 cannot capture a structured binding otherwise.
   const auto& [norm1, attention, norm2, fc1, fc2, scale1, scale2] = parts_;
   const bool post = norm_ == NormPlacement::kPost;
   const auto keep = post ? ops::KeepNorm::kYes : ops::KeepNorm::kNo;
@@ -91,7 +92,7 @@ Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm*
                                              const ops::AttentionOptions& options, const TokenChoice& choice) const {
   const bool training = dropout_.training();
   if (!checkpoint_) return forward(x, before, options, choice, training);
-  // By value: the recompute in backward may come when this block's caller is gone, or the training flag was changed.
+  // Captured by value: backward may recompute after this block's owner is gone or the training flag has changed.
   const auto recompute = [block = *this, norm = before ? std::optional(*before) : std::nullopt, options, choice,
                           training](std::span<const Variable> inputs) {
     ops::AttentionOptions how = options;
@@ -101,7 +102,7 @@ Variable TransformerBlock::without_last_norm(const Variable& x, const LayerNorm*
   };
   std::vector<Variable> inputs{x};
   if (options.bias.defined()) inputs.push_back(options.bias);
-  if (options.valid.defined()) inputs.emplace_back(options.valid);  // so that a change before backward is found
+  if (options.valid.defined()) inputs.emplace_back(options.valid);  // so that changing it before backward throws
   return checkpoint(recompute, inputs).front();
 }
 
@@ -113,7 +114,7 @@ Variable TransformerBlock::operator()(const Variable& x, const ops::AttentionOpt
 
 TransformerEncoder::TransformerEncoder(const Builder& builder, const TransformerConfig& config, const BlockStyle& style,
                                        const char* layers) {
-  check_config(style.name, config);
+  config.checked(style.name);
   for (std::int64_t i = 0; i < config.layers; ++i) {
     blocks_.emplace_back(builder.child(layers).child(std::to_string(i)), config, style);
   }

@@ -12,8 +12,14 @@
 
 namespace tapecache::models {
 
-/// A stack of transformer blocks. What an initialiser leaves out is as the architecture has it, whichever members it
-/// names; so each architecture has a type of its own, and one becomes another by an explicit conversion alone.
+namespace detail {
+
+void check_transformer(const char* model, std::int64_t width, std::int64_t layers, std::int64_t heads,
+                       std::int64_t mlp_width, double dropout, double drop_path, double epsilon);
+
+/// The sizes of a stack of transformer blocks. Each architecture has a type of its own, so that an initialiser which
+/// names some members gets the others as that architecture has them. One type becomes another by an explicit conversion
+/// alone.
 template <class Architecture>
 struct TransformerConfigOf {
   std::int64_t width = Architecture::kWidth;
@@ -28,6 +34,13 @@ struct TransformerConfigOf {
   double drop_path = 0;
   double epsilon = Architecture::kEpsilon;  ///< of the layer norms
   bool checkpoint = false;                  ///< keep only each block's input and compute the block again in backward
+
+  /// Returns the config. Throws ValueError, in the name of `model`, for sizes below 1, heads that do not divide the
+  /// width, a `dropout` or `drop_path` outside [0, 1), and an `epsilon` that is not above 0 and finite.
+  const TransformerConfigOf& checked(const char* model) const {
+    check_transformer(model, width, layers, heads, mlp_width, dropout, drop_path, epsilon);
+    return *this;
+  }
 
   /// Every member as it is here.
   template <class Other>
@@ -53,52 +66,44 @@ struct BertArchitecture {
   static constexpr double kEpsilon = 1e-12;
 };
 
-/// Of pre-norm blocks.
-using TransformerConfig = TransformerConfigOf<ClipTextArchitecture>;
-using VisionEncoderConfig = TransformerConfigOf<ClipVisionArchitecture>;
-using BertEncoderConfig = TransformerConfigOf<BertArchitecture>;
+}  // namespace detail
 
-namespace detail {
-void check_transformer(const char* model, const TransformerConfig& config);
-}
-
-/// Throws ValueError, in the name of `model`, for sizes below 1, heads that do not divide the width, a `dropout` or
-/// `drop_path` outside [0, 1) and an `epsilon` that is not above 0 and finite; gives the config back.
-template <class Architecture>
-const TransformerConfigOf<Architecture>& check_config(const char* model,
-                                                      const TransformerConfigOf<Architecture>& config) {
-  detail::check_transformer(model, TransformerConfig(config));
-  return config;
-}
+/// The sizes of pre-norm blocks as in CLIP's text tower.
+using TransformerConfig = detail::TransformerConfigOf<detail::ClipTextArchitecture>;
+/// The same as in CLIP's vision tower.
+using VisionEncoderConfig = detail::TransformerConfigOf<detail::ClipVisionArchitecture>;
+/// The sizes of post-norm blocks as in MiniLM.
+using BertEncoderConfig = detail::TransformerConfigOf<detail::BertArchitecture>;
 
 /// What the projections of a MultiHeadAttention are called; as in a Hugging Face CLIP layer unless given.
 struct AttentionNames {
   const char *query = "q_proj", *key = "k_proj", *value = "v_proj", *out = "out_proj";
 };
 
-/// Picks one token of each sample: x [batch, tokens, width] to [batch, width], as `ops::cls_pool` does.
-using TokenChoice = std::function<Variable(const Variable& x)>;
-
-/// Multi-head self-attention [batch, tokens, width], plus the residual where there is one.
+/// Multi-head self-attention of x [batch, tokens, width], plus a residual if one is given.
 class MultiHeadAttention {
  public:
-  /// `in` and `out` initialise the input and output projections. Throws ValueError where heads do not divide width.
-  /// Queries, keys and values are `projected` to that type, and have biases unless `in_bias` is false.
+  /// Picks one token of each sample: x [batch, tokens, width] to [batch, width], as `ops::cls_pool` does.
+  using TokenChoice = std::function<Variable(const Variable& x)>;
+
+  /// `in` and `out` initialise the input and output projections. Queries, keys and values have the type `projected`,
+  /// and biases unless `in_bias` is false. Throws ValueError if the heads do not divide the width.
   MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in, const Init& out,
                      const AttentionNames& names = {}, ops::ResultType projected = ops::ResultType::kOperand,
                      bool in_bias = true);
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {},
                       const Variable& residual = {}) const;
-  /// Its first half: queries, keys and values side by side, of x or of norm(x), which backward computes again. They are
-  /// of the type that a product takes.
+  /// The first half of attention: queries, keys and values of x or of norm(x), side by side, in the type of a product's
+  /// operands. Backward computes norm(x) again.
   Variable project(const Variable& x) const;
   ops::NormalizedLinear project(const LayerNorm& norm, const Variable& x, ops::KeepNorm) const;
-  /// Its second half, from those; where `choice` is set, the output projection is of the chosen tokens alone.
+  /// The second half, from the result of `project`. With a `choice`, only the chosen tokens are projected to the
+  /// output.
   Variable attend(const Variable& qkv, const ops::AttentionOptions& options = {}, const Variable& residual = {},
                   const TokenChoice& choice = {}) const;
 
  private:
-  LinearRow qkv() const { return LinearRow({&q_, &k_, &v_}); }
+  detail::LinearRow qkv() const;
 
   std::int64_t heads_;
   ops::ResultType projected_;
@@ -116,7 +121,8 @@ struct BlockStyle {
   NormPlacement norm = NormPlacement::kPre;
   AttentionNames attention = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"};
   const char *norm1 = "layer_norm1", *norm2 = "layer_norm2", *fc1 = "mlp.fc1", *fc2 = "mlp.fc2";
-  ops::ResultType projected = ops::ResultType::kOperand;  ///< of queries, keys and values; kComputed for biased scores
+  /// The type of queries, keys and values; kComputed for biased scores.
+  ops::ResultType projected = ops::ResultType::kOperand;
   /// Of all weights. Unset: with w the width and L the layers, q, k, v and fc2 by N(0, (w^-½ (2L)^-½)²), out_proj by
   /// N(0, w^-1), fc1 by N(0, (2w)^-1).
   std::optional<Init> weights = {};
@@ -143,14 +149,16 @@ inline constexpr BlockStyle kBertBlock = {
     .fc2 = "output.dense",
     .weights = Init::normal(0.02)};
 
-/// Transformer block over [batch, tokens, width]: attention and a two-layer perceptron, each with a residual branch of
-/// which dropout and drop path take parts in training. Biases are 0 at first.
+/// Transformer block over [batch, tokens, width]: attention and a two-layer perceptron, each in a residual branch, with
+/// dropout and drop path in training. Biases are 0 at first.
 class TransformerBlock {
  public:
-  /// Throws as `check_config`.
+  using TokenChoice = MultiHeadAttention::TokenChoice;
+
+  /// Throws as `TransformerConfig::checked`.
   TransformerBlock(const Builder& builder, const TransformerConfig& config, const BlockStyle& style = kClipBlock);
-  /// Of the chosen tokens alone where `choice` is set: what follows the attention works on each token by itself, so the
-  /// last block of a stack need not compute what is not pooled.
+  /// With a `choice`, the result is of the chosen tokens alone: all that follows the attention works on each token by
+  /// itself, so that the last block of a stack need not compute tokens that are not pooled.
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {},
                       const TokenChoice& choice = {}) const;
 
@@ -161,11 +169,11 @@ class TransformerBlock {
                              const TokenChoice& choice) const;
   Variable forward(const Variable& x, const LayerNorm* before, const ops::AttentionOptions& options,
                    const TokenChoice& choice, bool training) const;
-  /// x plus branch({}), which is scaled or of which training takes parts, or branch(x), which adds x itself.
+  /// Returns branch(x), which adds x itself, or, where the branch is scaled or dropped in part, x plus branch({}).
   template <class Branch>
   Variable add_branch(const Variable& x, const Parameter& scale, bool training, const Branch& branch) const;
   Variable project_hidden(const Variable& hidden, const Variable& residual) const;
-  /// The norm that the block ends with; null where that is no part of it.
+  /// The norm that the block ends with; null for a pre-norm block.
   const LayerNorm* last_norm() const { return norm_ == NormPlacement::kPost ? &parts_.norm2 : nullptr; }
 
   struct Parts {
@@ -178,7 +186,7 @@ class TransformerBlock {
   static Parts make_parts(const Builder& builder, const TransformerConfig& config, const BlockStyle& style);
 
   NormPlacement norm_;
-  Activation activation_;
+  ops::Activation activation_;
   bool gated_, checkpoint_;
   Parts parts_;
   Dropout dropout_;
@@ -188,11 +196,13 @@ class TransformerBlock {
 /// Blocks of one style, one after another: `layers.0`, `layers.1`, … unless `layers` names them otherwise.
 class TransformerEncoder {
  public:
-  /// Throws as `check_config`.
+  using TokenChoice = MultiHeadAttention::TokenChoice;
+
+  /// Throws as `TransformerConfig::checked`.
   TransformerEncoder(const Builder& builder, const TransformerConfig& config, const BlockStyle& style = kClipBlock,
                      const char* layers = "layers");
-  /// [batch, tokens, width], or [batch, width] where `choice` is set. `before` is a norm that x still is to be given,
-  /// which a first block of the post-norm kind joins to its products, so that no norm is kept.
+  /// [batch, tokens, width], or [batch, width] with a `choice`. `before` is a norm to be applied to x first; post-norm
+  /// blocks fuse it with their first product, so that its output is not kept.
   Variable operator()(Variable x, const ops::AttentionOptions& options = {}, const TokenChoice& choice = {},
                       const LayerNorm* before = nullptr) const;
 

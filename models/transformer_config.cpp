@@ -7,16 +7,15 @@
 
 namespace tapecache::models::detail {
 
-void check_transformer(const char* model, const TransformerConfig& config) {
-  require_sizes(
-      model,
-      {{"width", config.width}, {"layers", config.layers}, {"heads", config.heads}, {"mlp_width", config.mlp_width}});
-  if (config.width % config.heads != 0) {
-    throw ValueError(fmt::format("{}: {} heads do not divide a width of {}", model, config.heads, config.width));
+void check_transformer(const char* model, std::int64_t width, std::int64_t layers, std::int64_t heads,
+                       std::int64_t mlp_width, double dropout, double drop_path, double epsilon) {
+  require_sizes(model, {{"width", width}, {"layers", layers}, {"heads", heads}, {"mlp_width", mlp_width}});
+  if (width % heads != 0) {
+    throw ValueError(fmt::format("{}: {} heads do not divide a width of {}", model, heads, width));
   }
-  require_probability(model, "dropout", config.dropout);
-  require_probability(model, "drop_path", config.drop_path);
-  require_epsilon(model, config.epsilon);
+  require_probability(model, "dropout", dropout);
+  require_probability(model, "drop_path", drop_path);
+  require_epsilon(model, epsilon);
 }
 
 }  // namespace tapecache::models::detail

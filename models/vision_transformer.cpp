@@ -51,17 +51,17 @@ struct [[gnu::visibility("hidden")]] VisionTransformer::AttentionPool : detail::
   using detail::AttentionPool::AttentionPool;
 };
 
-const VisionConfig& check_config(const VisionConfig& config) {
-  if (config.patch_size < 1 || config.image_size < 1 || config.image_size % config.patch_size != 0) {
-    throw ValueError(fmt::format("vision transformer: patches of {} do not divide images of {}", config.patch_size,
-                                 config.image_size));
+const VisionConfig& VisionConfig::checked() const {
+  if (patch_size < 1 || image_size < 1 || image_size % patch_size != 0) {
+    throw ValueError(
+        fmt::format("vision transformer: patches of {} do not divide images of {}", patch_size, image_size));
   }
-  detail::require_sizes("vision transformer", {{"channels", config.channels}});
-  if (config.pooling == VisionPooling::kCls && !config.class_token) {
+  detail::require_sizes("vision transformer", {{"channels", channels}});
+  if (pooling == VisionPooling::kCls && !class_token) {
     throw ValueError("vision transformer: pools the class token, but class_token is false");
   }
-  check_config("vision transformer", config.encoder);
-  return config;
+  encoder.checked("vision transformer");
+  return *this;
 }
 
 PatchEmbedding::PatchEmbedding(const Builder& builder, std::int64_t channels, std::int64_t patch, std::int64_t width,
@@ -76,7 +76,7 @@ Variable PatchEmbedding::operator()(const Variable& images) const {
 
 VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig& config)
     : Model(builder),
-      config_(check_config(config)),
+      config_(config.checked()),
       class_embedding_(make_class_embedding(builder.child("embeddings"), config)),
       patches_(builder.child("embeddings").child("patch_embedding"), config.channels, config.patch_size,
                config.encoder.width, config.patch_bias),
@@ -115,7 +115,7 @@ Variable VisionTransformer::hidden_states(const Variable& images) const { return
 
 Variable VisionTransformer::operator()(const Variable& images) const {
   if (config_.pooling == VisionPooling::kCls) {
-    const TokenChoice cls = [](const Variable& x) { return ops::cls_pool(x); };
+    const TransformerEncoder::TokenChoice cls = [](const Variable& x) { return ops::cls_pool(x); };
     return post_norm_(encoder_(embed(images), {}, cls));
   }
   const Variable encoded = hidden_states(images);

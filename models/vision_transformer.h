@@ -24,11 +24,11 @@ struct VisionConfig {
   bool patch_bias = false;
   bool pre_norm = true;  ///< a norm of what the encoder is given
   VisionEncoderConfig encoder = {};
-};
 
-/// Throws ValueError where the patch does not divide the image, for sizes below 1, kCls without a class token and as
-/// that of the encoder; gives the config back.
-const VisionConfig& check_config(const VisionConfig& config);
+  /// Returns the config. Throws ValueError where the patch does not divide the image, for sizes below 1, kCls without a
+  /// class token and as that of the encoder.
+  const VisionConfig& checked() const;
+};
 
 /// Image patches as tokens: `weight` [width, channels, patch, patch] and, unless there is none as in CLIP, `bias`.
 class PatchEmbedding {
@@ -47,7 +47,7 @@ class PatchEmbedding {
 /// embedding by N(0, 1/width), as there; positions by N(0, 0.01²), as those of OpenAI's text tower.
 class VisionTransformer : public Model {
  public:
-  /// Throws as `check_config`, before the first parameter is made.
+  /// Throws as the config's `checked`, before the first parameter is made.
   VisionTransformer(const VisionConfig& config, std::uint64_t seed, DType dtype = DType::kFloat32)
       : VisionTransformer(Builder(seed, dtype), config) {}
   /// The same under the name of a builder, whose list other parts may share.

@@ -10,6 +10,7 @@
 #include <fmt/ranges.h>
 
 #include "tapecache/core/error.h"
+#include "tapecache/core/value_checks.h"
 #include "tapecache/ops/update.h"
 
 namespace tapecache::models::detail {

@@ -1,3 +1,4 @@
+#include "tapecache/autograd/state.h"
 #include "tapecache/models/pretrained.h"
 
 #include <string>

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/element.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
@@ -19,6 +20,7 @@ using kernels::AttentionKernels;
 
 namespace {
 
+/// Attention with a bias of the scores, put together of other ops; it holds all scores.
 Variable biased_attention(const Variable& qkv, std::int64_t heads, const AttentionOptions& options) {
   const std::int64_t batch = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3, head_width = width / heads;
   if (options.causal) throw ValueError("attention: causal beside a bias, expected one of the two");
@@ -37,7 +39,7 @@ Variable biased_attention(const Variable& qkv, std::int64_t heads, const Attenti
   return reshape(transpose(matmul(weights, part(2)), 1, 2), {batch, tokens, width});
 }
 
-/// As many as the options say. Throws where qkv does not hold them.
+/// The number of heads of keys and values that the options ask for. Throws if qkv cannot consist of these heads.
 std::int64_t checked_kv_heads(const char* op, const Variable& qkv, std::int64_t heads,
                               const AttentionOptions& options) {
   const std::int64_t kv_heads = options.kv_heads == 0 ? heads : options.kv_heads;
@@ -51,7 +53,7 @@ std::int64_t checked_kv_heads(const char* op, const Variable& qkv, std::int64_t 
   if (options.window && *options.window < 0) {
     throw ValueError(fmt::format("{}: window is {}, expected at least 0", op, *options.window));
   }
-  const bool has_room = qkv.rank() == 3 && heads <= qkv.size(2);  // and their sum is a number then
+  const bool has_room = qkv.rank() == 3 && heads <= qkv.size(2);  // so that the sum below does not overflow
   if (const std::int64_t all = has_room ? heads + 2 * kv_heads : 0;
       all > 0 && qkv.size(2) % all == 0 && qkv.size(2) > 0) {
     return kv_heads;

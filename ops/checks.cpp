@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/element.h"
 #include "tapecache/core/value_checks.h"
 
 namespace tapecache::ops::detail {

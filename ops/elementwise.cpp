@@ -36,7 +36,7 @@ Variable binary(const char* op, BinaryOp kind, const Variable& a, const Variable
   const OpScope scope(op);
   detail::require_floating(op, "a", a);
   detail::require_alike(op, "a", a, "b", b);
-  const Shape shape = broadcast(op, a.shape(), b.shape());
+  const Shape shape = Shape::broadcast(op, a.shape(), b.shape());
   const kernels::Broadcast layout = layout_of(a.shape(), b.shape(), shape);
   Tensor y = Tensor::empty(shape, a.dtype(), a.device());
   dispatch_floating(op, a.dtype(),

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "tapecache/core/element.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/call.h"
 #include "tapecache/ops/low_precision.h"

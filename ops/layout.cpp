@@ -22,7 +22,7 @@ Variable reshape(const Variable& x, const Shape& shape) {
 
 Variable reshape(const Variable& x, std::initializer_list<std::int64_t> sizes) {
   detail::require_floating("reshape", "x", x);
-  return reshape(x, inferred_shape("reshape", sizes, x.shape()));
+  return reshape(x, Shape::inferred("reshape", sizes, x.shape()));
 }
 
 Variable concat(std::span<const Variable> parts, int axis_or_negative) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/element.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
@@ -71,7 +72,7 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
       const Tensor saved_w = detail::packed_weight(kOp, ctx.saved(1), false, back);
       detail::gemm(kOp, back, low_dy, saved_w, {}, {}, dx.tensor, detail::mode_of(dx));
     }
-    // dW = dYᵀ X; db = Σ_rows dY, asked for only now: the bias may be x
+    // dW = dYᵀ X; db = Σ_rows dY. The gradient of the bias is asked for only now, since the bias may be x itself.
     GradientTarget db = bias_done ? GradientTarget() : detail::wanted(ctx, 2);
     detail::parameter_gradients(kOp, {1, out, in, rows, true, false}, dy, low_dy, ctx.saved(0), detail::wanted(ctx, 1),
                                 db);
@@ -81,7 +82,7 @@ Variable linear(const Variable& x, const Variable& weight, const Variable& bias,
 
 namespace {
 
-/// activation(x) of 16 bits.
+/// Returns activation(x) for x of 16 bits.
 Tensor activated(const char* op, UnaryOp kind, const Tensor& x) {
   Tensor y = Tensor::empty(x.shape(), x.dtype(), x.device());
   dispatch_low_precision(op, x.dtype(), [&]<class Low>() {
@@ -90,7 +91,8 @@ Tensor activated(const char* op, UnaryOp kind, const Tensor& x) {
   return y;
 }
 
-/// dx = dy f'(x). dy and dx are of one type, that of x or the one it is computed with in; they may share their memory.
+/// Computes dx = dy f'(x). dy and dx have one type, which is that of x or the type that x is computed with; they may be
+/// the same memory.
 void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Tensor& dy, GradientTarget& dx) {
   const Mode mode = detail::mode_of(dx);
   dispatch_any_floating(op, x.dtype(), [&]<class In>() {
@@ -105,7 +107,8 @@ void activation_gradient(const char* op, UnaryOp kind, const Tensor& x, const Te
   });
 }
 
-/// C = op(A) op(B) f'(at) and, unless it is undefined, value = f(at), all of 16 bits.
+/// Computes c = a b f'(at) and, unless `value` is undefined, value = f(at). All tensors are of 16 bits; `shape` says
+/// which of a and b are transposed.
 void derivative_gemm(const char* op, const Gemm& shape, UnaryOp kind, const Tensor& a, const Tensor& b,
                      const Tensor& at, Tensor& c, Tensor& value) {
   dispatch_low_precision(op, a.dtype(), [&]<class Low>() {
@@ -113,7 +116,8 @@ void derivative_gemm(const char* op, const Gemm& shape, UnaryOp kind, const Tens
   });
 }
 
-/// One product with activation(x), or with its derivative, joined to it; of f32 or f64.
+/// Computes a product of f32 or f64 in one pass with the activation of a factor or with its derivative; `place` says
+/// which.
 void joined_gemm(const char* op, const Gemm& shape, UnaryOp kind, Activated place, const Tensor& a, const Tensor& b,
                  const Tensor& bias, const Tensor& residual, const Tensor& at, Tensor& c, Mode mode) {
   dispatch_floating(op, a.dtype(), [&]<class T>() {
@@ -146,7 +150,7 @@ Variable activated_linear(const Variable& x, Activation activation, const Variab
   return record(kOp, std::move(y), {x, weight, bias, residual}, {input, w}, [=](Backward& ctx) {
     const Tensor &dy = ctx.output_gradient(), &z = ctx.saved(0);
     const auto [low_dy, bias_done] = detail::gradient_in_type(kOp, ctx, 2, dy, operand);
-    Tensor f_of_x;       // that dW takes, where dX leaves it
+    Tensor f_of_x;       // f(X) for dW, if computing dX gave it too
     if (ctx.needs(0)) {  // dX = (dY W) f'(X)
       GradientTarget dx = ctx.gradient(0);
       Gemm back{1, rows, in, out, false, false};

@@ -6,6 +6,7 @@
 #include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/autograd/variable.h"
+#include "tapecache/core/element.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/ops/call.h"
 #include "tapecache/ops/linear.h"
@@ -32,7 +33,7 @@ inline Tensor rounded(const char* op, const Tensor& x, DType low) {
 }
 
 /// The type that a product takes x in, and backward keeps it in.
-inline DType operand_type(const Tensor& x) { return x.dtype() == DType::kFloat32 ? autocast_dtype() : x.dtype(); }
+inline DType operand_type(const Tensor& x) { return x.dtype() == DType::kFloat32 ? Autocast::current() : x.dtype(); }
 
 /// A tensor, such as a weight or the incoming gradient, in the type of the operand that it will meet.
 inline Tensor in_type(const char* op, const Tensor& x, DType operand) {

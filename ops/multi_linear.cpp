@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/element.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"

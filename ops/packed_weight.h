@@ -2,6 +2,7 @@
 
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/autograd/variable.h"
+#include "tapecache/core/element.h"
 #include "tapecache/core/error.h"
 #include "tapecache/ops/kernels/table.h"
 

@@ -1,3 +1,4 @@
+#include "tapecache/core/element.h"
 #include "tapecache/ops/layout.h"
 
 #include <fmt/format.h>

@@ -6,6 +6,7 @@
 #include "tapecache/core/value_checks.h"
 #include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
+#include "tapecache/ops/tokens.h"
 
 namespace tapecache::ops {
 

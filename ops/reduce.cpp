@@ -54,7 +54,7 @@ Variable distance(const Variable& a, const Variable& b, int axis) {
   const OpScope scope("distance");
   detail::require_floating("distance", "a", a);
   detail::require_alike("distance", "a", a, "b", b);
-  broadcast("distance", a.shape(), b.shape());
+  Shape::broadcast("distance", a.shape(), b.shape());
   return norm(subtract(a, b), axis);
 }
 

@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/element.h"
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/attention.h"
 #include "tapecache/ops/call.h"

@@ -26,7 +26,7 @@ kernels::Broadcast mask_layout(const char* op, const Shape& x, Device device, co
   if (!mask.defined() || mask.dtype() != DType::kBool) {
     throw DTypeError(fmt::format("{}: mask is {}, expected bool", op, describe(mask)));
   }
-  if (mask.rank() > x.rank() || broadcast(op, x, mask.shape()) != x) {
+  if (mask.rank() > x.rank() || Shape::broadcast(op, x, mask.shape()) != x) {
     throw ShapeError(fmt::format("{}: mask has shape {}, expected one that broadcasts to {}", op,
                                  to_string(mask.shape()), to_string(x)));
   }

@@ -69,7 +69,7 @@ void require_count(const char* op, const Tensor& steps, const StepNumbers& numbe
       fmt::format("{}: steps is {}, expected an int64 scalar on {}", op, describe(steps), to_string(device)));
 }
 
-KernelNumber<double> for_kernel(const Number& number) {
+tapecache::detail::KernelNumber<double> for_kernel(const Number& number) {
   if (!number.is_on_device()) return number.item();
   return {0, number.tensor().data<double>()};
 }

@@ -53,7 +53,7 @@ int run_check_gradient(const CheckGradientCommand& command) {
 
   std::vector<std::string> order;
   std::map<std::string, Group> groups;
-  for (const gradcache::ParameterDifference& p : found.parameters) {
+  for (const auto& p : found.parameters) {
     const std::string name = group_of(p.name);
     if (!groups.contains(name)) order.push_back(name);
     Group& group = groups[name];

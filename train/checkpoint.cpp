@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/parameter_settings.h"
+#include "tapecache/autograd/state.h"
 #include "tapecache/core/assignment.h"
 #include "tapecache/core/files.h"
 

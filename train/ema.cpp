@@ -1,3 +1,4 @@
+#include "tapecache/autograd/state.h"
 #include "tapecache/train/optimizer.h"
 
 #include <algorithm>

@@ -35,7 +35,7 @@ const ParameterGroup* group_of(const Parameter& p, const std::vector<ParameterGr
   return found == groups.end() ? nullptr : &*found;
 }
 
-/// The block that a parameter is of: what its name has before the first part that is a number, and that number.
+/// The numbered block that a parameter belongs to: the part of its name before the first number, and that number.
 std::optional<std::pair<std::string, int>> block_of(const std::string& name) {
   for (std::size_t begin = 0, end = 0; begin < name.size(); begin = end + 1) {
     end = std::min(name.find('.', begin), name.size());
@@ -47,17 +47,19 @@ std::optional<std::pair<std::string, int>> block_of(const std::string& name) {
   return std::nullopt;
 }
 
-/// Whether it is of what stands below the blocks: tables of tokens, positions and patches, and the norms among them.
+/// Whether a parameter belongs to the embeddings below the blocks: tables of tokens, positions and patches, and their
+/// norms.
 bool is_embedding(const std::string& name) {
   return name.find("embed") != std::string::npos || name.find("pre_layrnorm") != std::string::npos;
 }
 
-/// The steps of parameters by their rate, one after another.
+/// Runs the step for each group of parameters with an equal factor of the learning rate.
 template <class Update, class Run>
 void by_rate(const StepNumbers& numbers, std::span<const double> factors, std::vector<Update> updates, const Run& run) {
   std::map<double, std::vector<Update>> parts;
   for (std::size_t i = 0; i < updates.size(); ++i) parts[factors[i]].push_back(std::move(updates[i]));
-  std::vector<std::pair<StepNumbers, std::vector<Update>*>> steps;  // all are there before the first is taken
+  std::vector<std::pair<StepNumbers, std::vector<Update>*>>
+      steps;  // all numbers are computed before the first step is taken
   for (auto& [factor, part] : parts) {
     StepNumbers own = numbers;
     if (factor != 1 && numbers.learning_rate.is_on_device()) {
@@ -121,7 +123,7 @@ void Optimizer::check_gradients() const {
   }
 }
 
-std::vector<double> Optimizer::weight_decays(double weight_decay, const WeightDecayOf& chosen,
+std::vector<double> Optimizer::weight_decays(double weight_decay, const std::function<double(const Parameter&)>& chosen,
                                              const std::vector<ParameterGroup>& groups) const {
   require(is_rate(weight_decay), "weight_decay", weight_decay, "finite and at least 0");
   for (const ParameterGroup& group : groups) {
@@ -156,7 +158,8 @@ std::vector<double> Optimizer::rate_factors(double layer_decay, const std::vecto
     count = std::max(count, block->second + 1);
     most = std::max(most, count);
   }
-  // Of the tower that a name without a number belongs to: the one whose blocks' names begin as it does.
+  // The number of blocks in the tower of a parameter without a block number; its tower is known by the first part of
+  // the name.
   const auto count_beside = [&](const std::string& name) {
     const std::string tower = name.substr(0, name.find('.') + 1);
     for (const auto& [before, count] : counts) {
@@ -227,16 +230,16 @@ AdamW::AdamW(std::vector<Parameter> parameters, const AdamWOptions& options)
 
 void AdamW::update(const StepNumbers& numbers) {
   const auto& [learning_rate, gradient_scale, skip_if] = numbers;
-  const bool count_there = learning_rate.is_on_device() || gradient_scale.is_on_device() || skip_if.is_on_device();
+  const bool count_on_device = learning_rate.is_on_device() || gradient_scale.is_on_device() || skip_if.is_on_device();
   std::vector<ops::AdamWParameter> updates;
   std::vector<double> factors;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     Parameter& p = parameters_[i];
     if (!p.gradient().defined() || p.value().numel() == 0) continue;
-    const Device device = p.value().device();  // where the parameter was moved after it was given to the optimiser
+    const Device device = p.value().device();  // the parameter may have moved since the optimiser was made
     m_[i].move_to(device);
     v_[i].move_to(device);
-    steps_[i].move_to(count_there ? device : Device::cpu());
+    steps_[i].move_to(count_on_device ? device : Device::cpu());
     updates.push_back({p.gradient(), p.mutable_value(), m_[i], v_[i], decays_[i], steps_[i]});
     factors.push_back(factors_[i]);
   }

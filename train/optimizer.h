@@ -25,9 +25,6 @@ Number gradient_norm(std::span<const Parameter> parameters);
 /// ValueError unless max_norm > 0, DeviceError for gradients on several devices.
 Number clip_gradient_norm(std::span<const Parameter> parameters, double max_norm);
 
-/// Weight decay of one parameter, where it is not the same for all: asked once of each, when the optimiser is made.
-using WeightDecayOf = std::function<double(const Parameter&)>;
-
 /// How the parameters of some names are trained, where not as all others.
 struct ParameterGroup {
   std::string pattern;                      ///< of whole names, as a shell has them: "encoder.layer.0.*", "*.bias"
@@ -71,7 +68,7 @@ class Optimizer {
   /// Of each parameter: what the first group that it is in says, or else `chosen`, or else `weight_decay` for one of
   /// two or more axes. Throws ValueError naming the parameter for a decay that is not finite or below 0, and for a
   /// group that no parameter is in.
-  std::vector<double> weight_decays(double weight_decay, const WeightDecayOf& chosen,
+  std::vector<double> weight_decays(double weight_decay, const std::function<double(const Parameter&)>& chosen,
                                     const std::vector<ParameterGroup>& groups) const;
   /// The same of factors of the learning rate: of blocks of layers, each `layer_decay` times the one above it.
   std::vector<double> rate_factors(double layer_decay, const std::vector<ParameterGroup>& groups) const;
@@ -90,8 +87,9 @@ struct AdamWOptions {
   double epsilon = 1e-8;
   /// Decoupled; applied to parameters of two or more axes, so not to biases, norms and temperatures.
   double weight_decay = 0.01;
-  /// Where it is set, decides in the place of `weight_decay`, whatever the parameter's axes.
-  WeightDecayOf weight_decay_of = {};
+  /// Where it is set, gives each parameter's weight decay in the place of `weight_decay`, whatever the parameter's
+  /// axes. It is called once for each parameter, when the optimiser is made.
+  std::function<double(const Parameter&)> weight_decay_of = {};
   /// Of a parameter that several match the first counts.
   std::vector<ParameterGroup> groups = {};
   /// Layer-wise decay of the learning rate (Clark et al. 2020, "ELECTRA"), as timm has it: of L numbered blocks the
@@ -123,7 +121,7 @@ struct SgdOptions {
   double momentum = 0.0;
   double weight_decay = 0.0;  ///< an L2 penalty, on parameters of two or more axes
   // As in AdamWOptions.
-  WeightDecayOf weight_decay_of = {};
+  std::function<double(const Parameter&)> weight_decay_of = {};
   std::vector<ParameterGroup> groups = {};
   double layer_decay = 1;
 };

@@ -145,7 +145,7 @@ Json block_costs(const BlockSize& s, const Ceilings& ceilings) {
   const std::int64_t rows = s.samples * s.tokens, wide = 4 * s.width;
   const double n = static_cast<double>(rows), w = static_cast<double>(s.width), t = static_cast<double>(s.tokens);
   const models::TransformerConfig config{
-      .width = s.width, .layers = 1, .heads = s.heads, .mlp_width = wide, .activation = models::Activation::kQuickGelu};
+      .width = s.width, .layers = 1, .heads = s.heads, .mlp_width = wide, .activation = ops::Activation::kQuickGelu};
   const models::Builder norms(1), attention_builder(2), mlp(3), block_builder(4);
   const models::Init init = models::Init::normal(0.02);
   const models::LayerNorm norm1(norms.child("norm1"), s.width), norm2(norms.child("norm2"), s.width);

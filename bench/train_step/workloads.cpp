@@ -79,7 +79,7 @@ using VisionEncoder = models::VisionEncoderConfig;
 
 template <class Config = models::TransformerConfig>
 Config encoder(std::int64_t width, std::int64_t layers, std::int64_t heads,
-               models::Activation activation = models::Activation::kGelu) {
+               ops::Activation activation = ops::Activation::kGelu) {
   return {.width = width, .layers = layers, .heads = heads, .mlp_width = 4 * width, .activation = activation};
 }
 
@@ -262,7 +262,7 @@ std::unique_ptr<Workload> make_workload(const std::string& name, const Setting& 
 }
 
 models::ClipConfig clip_config(ClipSize size) {
-  constexpr auto kActivation = models::Activation::kQuickGelu;
+  constexpr auto kActivation = ops::Activation::kQuickGelu;
   constexpr auto kPooling = models::TextPooling::kLastToken;  // ids are random, without an end of text
   switch (size) {
     case ClipSize::kTiny:

@@ -50,10 +50,10 @@ Image prepared(const Image& image, const Preprocessing& steps) {
   const Offset x = centred(whole.width, size.width, steps.centre_to_even);
   const Offset y = centred(whole.height, size.height, steps.centre_to_even);
   const int width = std::min(whole.width, size.width), height = std::min(whole.height, size.height);
-  if (static_cast<std::int64_t>(size.width) * size.height > kMaxPixels) {
+  if (static_cast<std::int64_t>(size.width) * size.height > ImageReadOptions::kMaxPixels) {
     throw ValueError(
         fmt::format("ImageProcessor: a picture of {} x {} becomes one of {} x {}, expected at most {} pixels",
-                    image.width, image.height, size.width, size.height, kMaxPixels));
+                    image.width, image.height, size.width, size.height, ImageReadOptions::kMaxPixels));
   }
   Image inner =
       images::resize_region(image, whole.width, whole.height, steps.filter, {x.picture, y.picture, width, height});

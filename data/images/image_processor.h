@@ -13,10 +13,10 @@
 /// From an image's file to what a published model takes.
 namespace tapecache::data {
 
-/// Pixels of a picture at most: as many as Pillow takes. The largest need some 1.5 GB while they are decoded.
-inline constexpr std::int64_t kMaxPixels = 178'956'970;
-
 struct ImageReadOptions {
+  /// The most pixels of a picture that Pillow takes. Such a picture needs about 1.5 GB while it is decoded.
+  static constexpr std::int64_t kMaxPixels = 178'956'970;
+
   bool orient = true;       ///< turn and mirror the picture as its EXIF orientation says
   bool over_white = false;  ///< lay what is transparent over white; else transparency is dropped, as by Pillow
   std::int64_t max_pixels = kMaxPixels;
@@ -32,7 +32,7 @@ Image read_image(const std::filesystem::path& path, const ImageReadOptions& opti
 
 struct ImageProcessorOptions {
   bool over_white = false;
-  std::int64_t max_pixels = kMaxPixels;
+  std::int64_t max_pixels = ImageReadOptions::kMaxPixels;
 };
 
 /// Part of a picture that training sees in the place of the whole: as OpenCLIP and torchvision crop at random.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "tapecache/core/block_size.h"
+#include "tapecache/core/element.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/ops/kernels/table.h"
 

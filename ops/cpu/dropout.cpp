@@ -110,7 +110,7 @@ void drop_path(const RandomKey& key, const Samples& samples, std::int64_t per_sa
   const auto threshold = static_cast<float>(probability);
   parallel_for(samples.count, block_for(per_sample), [=](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      const bool keep = uniform(key.draw(id_of(samples, i), 0)[0]) >= threshold;
+      const bool keep = RandomKey::uniform(key.draw(id_of(samples, i), 0)[0]) >= threshold;
       T* to = y + i * per_sample;
       if (keep) {
         map_to(
@@ -126,7 +126,7 @@ void drop_path(const RandomKey& key, const Samples& samples, std::int64_t per_sa
 template <class T>
 void sample_uniform(const RandomKey& key, const Samples& samples, std::int64_t per_sample, T* y) {
   for_each_group(key, samples, per_sample, [=](const std::uint32_t* words, std::int64_t at, std::int64_t count) {
-    for (std::int64_t j = 0; j < count; ++j) y[at + j] = static_cast<T>(uniform(words[j]));
+    for (std::int64_t j = 0; j < count; ++j) y[at + j] = static_cast<T>(RandomKey::uniform(words[j]));
   });
 }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/product.h"
 #include "tapecache/ops/cpu/product_bf16.h"

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/sums.h"
 

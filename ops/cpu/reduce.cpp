@@ -2,6 +2,7 @@
 #include <cmath>
 #include <vector>
 
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/row_math.h"
 

@@ -1,3 +1,4 @@
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cpu/cpu_kernels.h"
 #include "tapecache/ops/cpu/vec.h"
 

@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cpu/vec.h"
 
 /// Sums whose order depends on the number of terms alone. Terms of f32 are added in f32 a few at a time, and those sums

@@ -1,3 +1,4 @@
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cpu/unary_functions.h"
 
 namespace tapecache::kernels::cpu::inline TAPECACHE_CPU_VARIANT {

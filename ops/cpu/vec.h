@@ -6,6 +6,7 @@
 #include <hwy/highway.h>
 
 #include "tapecache/core/dtype.h"
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cpu/cpu_kernels.h"
 
 /// Loops over arrays in whole vectors of the instruction set that this file is compiled for. The elements that fill no

@@ -1,6 +1,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cuda/attention_tensor.h"
 #include "tapecache/ops/cuda/attention_tiles.cuh"
 #include "tapecache/ops/cuda/cuda_kernels.h"

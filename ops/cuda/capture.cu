@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/core/device_backend.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/op_scope.h"
+#include "tapecache/ops/cuda/backend.h"
 #include "tapecache/ops/cuda/capture.h"
 #include "tapecache/ops/cuda/devices.h"
 #include "tapecache/ops/cuda/status.h"
@@ -111,15 +111,11 @@ const void* lasting(const void* host_bytes, std::size_t bytes) {
 
 }  // namespace kernels::cuda
 
-namespace device_backend {
-
-using namespace kernels::cuda;
-
-struct Graph {
+struct DeviceBackend::Graph {
   cudaGraphExec_t exec = nullptr;
   cudaEvent_t copied = nullptr;    // what was copied before the last launch
   cudaEvent_t launched = nullptr;  // the end of the last launch
-  std::unique_ptr<PinnedCopies> values;
+  std::unique_ptr<kernels::cuda::PinnedCopies> values;
 
   Graph() = default;
   Graph(const Graph&) = delete;
@@ -131,6 +127,12 @@ struct Graph {
     }
   }
 };
+
+namespace kernels::cuda {
+
+namespace {
+
+using Graph = DeviceBackend::Graph;
 
 void begin_capture(int device) {
   select_device(device);
@@ -193,6 +195,16 @@ void destroy_graph(int device, Graph* graph) noexcept {
   cudaGetLastError();
 }
 
-}  // namespace device_backend
+}  // namespace
+
+const DeviceBackend::Graphs kGraphs{
+    .begin = begin_capture,
+    .end = end_capture,
+    .cancel = cancel_capture,
+    .launch = launch_graph,
+    .destroy = destroy_graph,
+};
+
+}  // namespace kernels::cuda
 
 }  // namespace tapecache

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <mutex>
 
-#include "tapecache/core/device_backend.h"
 #include "tapecache/core/value_checks.h"
+#include "tapecache/ops/cuda/backend.h"
 #include "tapecache/ops/cuda/block_reduce.cuh"
 #include "tapecache/ops/cuda/faults.h"
 #include "tapecache/ops/cuda/launch.cuh"
@@ -114,27 +114,33 @@ void throw_fault() {
   tapecache::detail::throw_failed_check(number, position, value);
 }
 
-}  // namespace kernels::cuda
+namespace {
 
-namespace device_backend {
-
-using namespace kernels::cuda;
-
-void check_indices(int device, DType dtype, const void* indices, std::int64_t count, std::int64_t limit,
-                   std::int64_t* checked, std::int64_t check) {
-  select_device(device);
-  if (dtype == DType::kInt32) {
-    queue_check(count, IndexCheck<std::int32_t>{static_cast<const std::int32_t*>(indices), limit, checked}, check);
+Tensor check_indices(const Tensor& indices, std::int64_t limit, const std::function<CheckText()>& text) {
+  const Device device = indices.device();
+  // No index is right, and 0 neither: the host throws for the first, if there is one.
+  if (limit <= 0) return cpu_backend.checks.indices(indices.to(Device::cpu()), limit, text).to(device);
+  select_device(device.index);
+  Tensor checked = Tensor::empty(indices.shape(), DType::kInt64, device);
+  const std::int64_t count = indices.numel(), number = tapecache::detail::number_of(text());
+  auto* const result = checked.mutable_data<std::int64_t>();
+  if (indices.dtype() == DType::kInt32) {
+    queue_check(count, IndexCheck<std::int32_t>{indices.data<std::int32_t>(), limit, result}, number);
   } else {
-    queue_check(count, IndexCheck<std::int64_t>{static_cast<const std::int64_t*>(indices), limit, checked}, check);
+    queue_check(count, IndexCheck<std::int64_t>{indices.data<std::int64_t>(), limit, result}, number);
   }
+  return checked;
 }
 
-void check_rows(int device, const bool* flags, std::int64_t rows, std::int64_t columns, std::int64_t check) {
-  select_device(device);
-  queue_check(rows, RowCheck{flags, columns}, check);
+void check_rows(const Tensor& flags, const CheckText& text) {
+  select_device(flags.device().index);
+  queue_check(flags.size(0), RowCheck{flags.data<bool>(), flags.size(1)}, tapecache::detail::number_of(text));
 }
 
-}  // namespace device_backend
+}  // namespace
+
+const DeviceBackend::Checks kChecks{.indices = check_indices, .rows = check_rows};
+
+}  // namespace kernels::cuda
 
 }  // namespace tapecache

@@ -17,7 +17,7 @@ struct Drop {
   float probability;
 
   explicit Drop(double p) : factor(T{1} / (T{1} - static_cast<T>(p))), probability(static_cast<float>(p)) {}
-  __device__ bool keeps(std::uint32_t word) const { return uniform(word) >= probability; }
+  __device__ bool keeps(std::uint32_t word) const { return RandomKey::uniform(word) >= probability; }
   // Not a product with 0: a dropped NaN or Inf is dropped.
   __device__ T value(T x, bool keep) const { return keep ? x * factor : T{0}; }
 };
@@ -36,7 +36,9 @@ struct DropElement {
 template <class T>
 struct StoreUniform {
   T* y;
-  __device__ void operator()(std::int64_t i, std::uint32_t word) const { y[i] = static_cast<T>(uniform(word)); }
+  __device__ void operator()(std::int64_t i, std::uint32_t word) const {
+    y[i] = static_cast<T>(RandomKey::uniform(word));
+  }
 };
 
 /// use(i, draw) for each element i; a thread takes the four elements that a block of Philox serves.

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/row_threads.cuh"
 #include "tapecache/ops/cuda/sum_terms.cuh"

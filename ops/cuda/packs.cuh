@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "tapecache/core/dtype.h"
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cuda/launch.cuh"
 #include "tapecache/ops/cuda/tensor_cores.cuh"
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/divisor.h"
 #include "tapecache/ops/cuda/packs.cuh"

@@ -13,6 +13,7 @@
 #include <cublasLt.h>
 
 #include "tapecache/core/device.h"
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cuda/scratch.h"
 #include "tapecache/ops/cuda/status.h"
 #include "tapecache/ops/kernels/gemm.h"

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include "tapecache/core/element.h"
 #include "tapecache/ops/kernels/mode.h"
 
 namespace tapecache::kernels::cuda {

@@ -1,6 +1,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/packs.cuh"
 #include "tapecache/ops/cuda/sum_terms.cuh"

@@ -1,3 +1,4 @@
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cuda/cuda_kernels.h"
 #include "tapecache/ops/cuda/launch.cuh"
 #include "tapecache/ops/cuda/put.cuh"

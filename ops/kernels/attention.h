@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "tapecache/core/dtype.h"
+#include "tapecache/core/element.h"
 #include "tapecache/ops/kernels/mode.h"
 
 /// Scaled dot-product attention of all heads. All arrays are contiguous and row-major.

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "tapecache/core/dtype.h"
+#include "tapecache/core/element.h"
 #include "tapecache/ops/kernels/mode.h"
 
 /// Reductions of an axis, and sums of rows. All arrays are contiguous and row-major.

@@ -11,7 +11,7 @@ namespace tapecache::kernels {
 /// What changes from one step of an optimiser to the next. The gradient is multiplied by its scale first; where
 /// `skip_if` is not 0, nothing is changed.
 struct StepNumbers {
-  KernelNumber<double> learning_rate, gradient_scale, skip_if;
+  tapecache::detail::KernelNumber<double> learning_rate, gradient_scale, skip_if;
 };
 
 /// AdamW (Loshchilov & Hutter 2019).

@@ -256,19 +256,19 @@ BOOST_AUTO_TEST_CASE(other_ops_and_other_types_are_left_alone) {
 }
 
 BOOST_AUTO_TEST_CASE(guards_nest_and_restore) {
-  BOOST_TEST(autocast_dtype() == DType::kFloat32);
+  BOOST_TEST(Autocast::current() == DType::kFloat32);
   try {
     const Autocast on(DType::kBFloat16);
-    BOOST_TEST(autocast_dtype() == DType::kBFloat16);
+    BOOST_TEST(Autocast::current() == DType::kBFloat16);
     {
       const Autocast off(DType::kFloat32);
-      BOOST_TEST(autocast_dtype() == DType::kFloat32);
+      BOOST_TEST(Autocast::current() == DType::kFloat32);
     }
-    BOOST_TEST(autocast_dtype() == DType::kBFloat16);
+    BOOST_TEST(Autocast::current() == DType::kBFloat16);
     throw std::runtime_error("stop");
   } catch (const std::runtime_error&) {
   }
-  BOOST_TEST(autocast_dtype() == DType::kFloat32);
+  BOOST_TEST(Autocast::current() == DType::kFloat32);
   BOOST_CHECK_EXCEPTION(Autocast{DType::kInt32}, DTypeError, says({"int32", "bfloat16", "float16"}));
 }
 

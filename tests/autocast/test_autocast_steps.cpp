@@ -39,7 +39,7 @@ BOOST_AUTO_TEST_CASE(cached_steps_encode_twice_in_one_precision) {
     // The loss runs in f32, and its result too.
     DType in_loss = DType::kBool;
     const gradcache::Loss loss = [&](std::span<const Variable> r) {
-      in_loss = autocast_dtype();
+      in_loss = Autocast::current();
       for (const Variable& v : r) BOOST_TEST(v.dtype() == DType::kFloat32);
       return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(model.clip.logit_scale())});
     };
@@ -76,8 +76,8 @@ BOOST_AUTO_TEST_CASE(the_type_of_a_blocks_attention_is_its_own_choice) {
         models::Builder(1), {.width = 8, .layers = 1, .heads = 2, .mlp_width = 8, .checkpoint = checkpoint});
     const Tensor x = random_values({3, 4, 8}, 1, DType::kFloat32);
     const Autocast on(DType::kBFloat16);
-    const models::TokenChoice cls = [](const Variable& tokens) { return ops::cls_pool(tokens); };
-    for (const models::TokenChoice& choice : {models::TokenChoice(), cls}) {
+    const models::TransformerEncoder::TokenChoice cls = [](const Variable& tokens) { return ops::cls_pool(tokens); };
+    for (const models::TransformerEncoder::TokenChoice& choice : {models::TransformerEncoder::TokenChoice(), cls}) {
       const Variable computed = block(x, {}, choice);
       BOOST_TEST(same_bits(block(x, {.result = ops::ResultType::kOperand}, choice).value(), computed.value()));
       BOOST_TEST(computed.dtype() == DType::kFloat32);

@@ -5,6 +5,7 @@
 #include "odd_context.h"
 #include "op_table.h"
 #include "tapecache/autograd/function.h"
+#include "tapecache/autograd/parameters_read.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
@@ -19,6 +20,7 @@ using namespace tapecache::testing;
 namespace {
 
 using Variables = std::vector<Variable>;
+using VariableFunction = std::function<Variables(std::span<const Variable>)>;
 
 /// Two layers with dropout between; its parameters are captured, not passed.
 struct Block {
@@ -170,7 +172,7 @@ BOOST_AUTO_TEST_CASE(hooks_are_left_where_that_is_asked_for) {
   Parameter p("p", vector_of({2, 3})), itself("itself", vector_of({1, 1}));
   int hooks = 0;
   for (Parameter q : {p, itself}) q.add_hook([&](Parameter&) { ++hooks; });
-  for (const Hooks which : {Hooks::kLeave, Hooks::kRun}) {
+  for (const auto which : {Tape::Hooks::kLeave, Tape::Hooks::kRun}) {
     Tape tape;
     std::vector<Variable> outputs{{}, itself};
     {
@@ -178,7 +180,7 @@ BOOST_AUTO_TEST_CASE(hooks_are_left_where_that_is_asked_for) {
       outputs[0] = ops::scale(p, 2);
     }
     tape.backward(outputs, std::vector<Tensor>{vector_of({1, 1}), vector_of({1, 1})}, which);
-    BOOST_TEST(hooks == (which == Hooks::kRun ? 2 : 0));
+    BOOST_TEST(hooks == (which == Tape::Hooks::kRun ? 2 : 0));
   }
   check_equal(p.gradient(), {4, 4});
 }

@@ -6,6 +6,7 @@
 
 #include "tape_checks.h"
 #include "tapecache/autograd/function.h"
+#include "tapecache/autograd/parameters_read.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/ops/elementwise.h"

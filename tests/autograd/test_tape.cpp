@@ -10,6 +10,7 @@
 #include "op_table.h"
 #include "tape_checks.h"
 #include "tapecache/autograd/modes.h"
+#include "tapecache/autograd/parameters_read.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/autograd/undo_log.h"
 #include "tapecache/core/allocator.h"
@@ -50,7 +51,7 @@ BOOST_AUTO_TEST_CASE(a_node_shows_what_it_holds) {
   const Recording recording(tape);
   const Variable y = ops::multiply(a, p);
   BOOST_REQUIRE_EQUAL(tape.nodes().size(), 1u);
-  const Node& node = tape.nodes()[0];
+  const auto& node = tape.nodes()[0];
   BOOST_CHECK_EQUAL(std::string(node.op), "multiply");
   BOOST_REQUIRE_EQUAL(node.inputs.size(), 2u);
   BOOST_CHECK_EQUAL(node.inputs[0].value, 0);

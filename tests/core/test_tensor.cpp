@@ -10,6 +10,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/tensor.h"
+#include "tapecache/core/value_checks.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -70,16 +71,16 @@ BOOST_AUTO_TEST_CASE(bad_shapes) {
 }
 
 BOOST_AUTO_TEST_CASE(broadcasting) {
-  BOOST_CHECK((broadcast("f", {2, 3}, {2, 3}) == Shape{2, 3}));
-  BOOST_CHECK((broadcast("f", {2, 3}, {3}) == Shape{2, 3}));
-  BOOST_CHECK((broadcast("f", {}, {2, 3}) == Shape{2, 3}));
-  BOOST_CHECK((broadcast("f", {3, 1, 4}, {2, 1}) == Shape{3, 2, 4}));
-  BOOST_CHECK((broadcast("f", {}, {}) == Shape{}));
-  BOOST_CHECK((broadcast("f", {1}, {0}) == Shape{0}));
-  BOOST_CHECK((broadcast("f", {2, 1}, {1, 0}) == Shape{2, 0}));
-  BOOST_CHECK_EXCEPTION(broadcast("f", {2, 3}, {2, 4}), ShapeError, says({"f:", "[2, 3]", "[2, 4]", "3 and 4"}));
-  BOOST_CHECK_THROW(broadcast("f", {2, 3}, {2}), ShapeError);
-  BOOST_CHECK_THROW(broadcast("f", {2}, {0}), ShapeError);
+  BOOST_CHECK((Shape::broadcast("f", {2, 3}, {2, 3}) == Shape{2, 3}));
+  BOOST_CHECK((Shape::broadcast("f", {2, 3}, {3}) == Shape{2, 3}));
+  BOOST_CHECK((Shape::broadcast("f", {}, {2, 3}) == Shape{2, 3}));
+  BOOST_CHECK((Shape::broadcast("f", {3, 1, 4}, {2, 1}) == Shape{3, 2, 4}));
+  BOOST_CHECK((Shape::broadcast("f", {}, {}) == Shape{}));
+  BOOST_CHECK((Shape::broadcast("f", {1}, {0}) == Shape{0}));
+  BOOST_CHECK((Shape::broadcast("f", {2, 1}, {1, 0}) == Shape{2, 0}));
+  BOOST_CHECK_EXCEPTION(Shape::broadcast("f", {2, 3}, {2, 4}), ShapeError, says({"f:", "[2, 3]", "[2, 4]", "3 and 4"}));
+  BOOST_CHECK_THROW(Shape::broadcast("f", {2, 3}, {2}), ShapeError);
+  BOOST_CHECK_THROW(Shape::broadcast("f", {2}, {0}), ShapeError);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

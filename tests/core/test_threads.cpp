@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "folder.h"
+#include "tapecache/core/block_size.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/forward_context.h"

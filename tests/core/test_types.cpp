@@ -11,6 +11,7 @@
 #include "all_types.h"
 #include "tapecache/core/device.h"
 #include "tapecache/core/dtype.h"
+#include "tapecache/core/element.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/tensor.h"
 

@@ -8,6 +8,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/device.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/value_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/linear.h"
 

@@ -9,6 +9,7 @@
 #include "captured_training.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
+#include "tapecache/core/value_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/reduce.h"
 

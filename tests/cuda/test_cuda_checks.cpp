@@ -6,6 +6,7 @@
 
 #include "cuda_gradcache.h"
 #include "tapecache/core/random.h"
+#include "tapecache/core/value_checks.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/clip.h"

@@ -5,6 +5,7 @@
 
 #include "checks.h"
 #include "cuda_device.h"
+#include "tapecache/core/element.h"
 #include "tapecache/ops/cuda/divisor.h"
 #include "tapecache/ops/kernels/table.h"
 

@@ -12,6 +12,7 @@
 #include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/random.h"
+#include "tapecache/core/value_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"

@@ -209,11 +209,11 @@ BOOST_AUTO_TEST_CASE(the_loss_is_taken_under_no_autocast) {
   const Tensor x = random_values({8, 5}, 3, DType::kFloat32);
   DType in_encoder = DType::kBool, in_loss = DType::kBool;
   const auto encode = [&](const Tensor& chunk) {
-    in_encoder = autocast_dtype();
+    in_encoder = Autocast::current();
     return encoder(chunk);
   };
   const Loss loss = [&](std::span<const Variable> r) {
-    in_loss = autocast_dtype();
+    in_loss = Autocast::current();
     return ops::sum(r[0]);
   };
   const std::vector<Tower> towers{{"x", x, encode}};
@@ -223,7 +223,7 @@ BOOST_AUTO_TEST_CASE(the_loss_is_taken_under_no_autocast) {
     take();
     BOOST_TEST((in_encoder == DType::kBFloat16), step);
     BOOST_TEST((in_loss == DType::kFloat32), step);
-    BOOST_TEST((autocast_dtype() == DType::kBFloat16), step);
+    BOOST_TEST((Autocast::current() == DType::kBFloat16), step);
   };
   check("direct", [&] { direct_step(towers, loss); });
   check("cached", [&] { cached_step(towers, loss, {{4}}); });

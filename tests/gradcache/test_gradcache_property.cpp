@@ -27,7 +27,7 @@ namespace {
 void check_alike(const Comparison& found, double tolerance) {
   BOOST_TEST(!found.parameters.empty());
   double largest = 0;
-  for (const ParameterDifference& p : found.parameters) largest = std::max(largest, p.max_absolute);
+  for (const auto& p : found.parameters) largest = std::max(largest, p.max_absolute);
   const bool both_vanish = largest <= tolerance * 1e-6 && !std::isnan(found.relative_norm);
   BOOST_TEST((found.relative_norm <= tolerance || both_vanish), found.relative_norm << ", at most " << largest);
   BOOST_TEST(std::abs(found.loss_reference - found.loss_other) <=

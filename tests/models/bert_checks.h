@@ -21,7 +21,7 @@ inline models::BertConfig small_bert(double dropout = 0, bool checkpoint = false
                       .layers = 2,
                       .heads = 3,
                       .mlp_width = 20,
-                      .activation = models::Activation::kGelu,
+                      .activation = ops::Activation::kGelu,
                       .dropout = dropout,
                       .epsilon = 1e-12,
                       .checkpoint = checkpoint}};

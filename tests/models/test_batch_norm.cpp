@@ -59,7 +59,7 @@ struct Encoder {
         norm(builder.child("norm"), 5),
         second(builder.child("fc2"), 5, 4, Init::normal(0.5)) {}
 
-  Variable operator()(const Variable& x) const { return second(activate(Activation::kRelu, norm(first(x)))); }
+  Variable operator()(const Variable& x) const { return second(ops::activate(ops::Activation::kRelu, norm(first(x)))); }
 
   Linear first;
   BatchNorm norm;

@@ -141,7 +141,7 @@ BOOST_AUTO_TEST_CASE(activation_checkpointing_keeps_less) {
       clip.encode_image(small_images(5, DType::kFloat32));
     }
     std::size_t bytes = 0;
-    for (const Node& node : tape.nodes()) {
+    for (const auto& node : tape.nodes()) {
       for (const Tensor& t : node.saved) bytes += t.defined() && !is_weight(t) ? t.bytes() : 0;
     }
     return bytes;
@@ -194,7 +194,7 @@ BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {
       BOOST_TEST(c.parameters.size() == clip.parameters().size());
       BOOST_TEST(c.relative_norm <= 1e-12);
       BOOST_TEST(std::abs(c.loss_reference - c.loss_other) <= 1e-12);
-      for (const gradcache::ParameterDifference& p : c.parameters) {
+      for (const auto& p : c.parameters) {
         // That gradient is 0 but for rounding, so that nothing is relative to it.
         const double difference = p.name.ends_with("k_proj.bias") ? p.max_absolute : p.max_relative;
         BOOST_TEST(difference <= 1e-12, p.name << ": " << difference);

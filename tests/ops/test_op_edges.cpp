@@ -5,6 +5,7 @@
 #include "checks.h"
 #include "op_table.h"
 #include "tapecache/autograd/tape.h"
+#include "tapecache/core/value_checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"

@@ -12,6 +12,7 @@
 #include "tapecache/ops/linear.h"
 #include "tapecache/ops/normalize.h"
 #include "tapecache/ops/reduce.h"
+#include "tapecache/ops/tokens.h"
 
 using namespace tapecache;
 using namespace tapecache::testing;

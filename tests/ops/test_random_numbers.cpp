@@ -32,7 +32,7 @@ BOOST_AUTO_TEST_CASE(published_philox_vectors) {
        {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
   };
   for (const Vector& v : vectors) {
-    const auto found = philox4x32(v.counter, v.key);
+    const auto found = RandomKey::philox4x32(v.counter, v.key);
     BOOST_CHECK_EQUAL_COLLECTIONS(found.begin(), found.end(), v.expected.begin(), v.expected.end());
     const PhiloxReference reference{{v.counter[0], v.counter[1], v.counter[2], v.counter[3]}, {v.key[0], v.key[1]}};
     for (int i = 0; i < 4; ++i) BOOST_CHECK_EQUAL(reference.word(i), v.expected[static_cast<std::size_t>(i)]);
@@ -40,8 +40,8 @@ BOOST_AUTO_TEST_CASE(published_philox_vectors) {
 }
 
 BOOST_AUTO_TEST_CASE(uniform_stays_below_one) {
-  BOOST_CHECK_EQUAL(uniform(0), 0.0f);
-  BOOST_CHECK_EQUAL(uniform(0xffffffff), 1 - 0x1p-24f);
+  BOOST_CHECK_EQUAL(RandomKey::uniform(0), 0.0f);
+  BOOST_CHECK_EQUAL(RandomKey::uniform(0xffffffff), 1 - 0x1p-24f);
 }
 
 BOOST_AUTO_TEST_CASE(dropout_does_not_depend_on_how_the_batch_is_split) {

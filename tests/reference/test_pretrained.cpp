@@ -314,7 +314,7 @@ BOOST_AUTO_TEST_CASE(parameters_made_later_are_drawn_and_not_saved) {
 BOOST_AUTO_TEST_CASE(distances_of_mpnet_fall_into_the_same_ranges) {
   const Tensor buckets = ReferenceCase{"mpnet"}.reference().tensors.at("buckets");
   std::vector<std::int64_t> found;
-  for (std::int64_t distance = -200; distance <= 200; ++distance) found.push_back(relative_bucket(distance));
+  for (std::int64_t distance = -200; distance <= 200; ++distance) found.push_back(Mpnet::relative_bucket(distance));
   BOOST_TEST(found == buckets.to_vector<std::int64_t>(), boost::test_tools::per_element());
 }
 

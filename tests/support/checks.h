@@ -20,7 +20,9 @@ inline Tensor random_values(const Shape& shape, std::uint64_t seed, DType dtype 
   Tensor t = Tensor::empty(shape, DType::kFloat64);
   double* p = t.mutable_data<double>();
   for (std::int64_t i = 0; i < t.numel(); ++i) {
-    p[i] = 2.0 * static_cast<double>(uniform(RandomKey{seed, 77}.draw(0, static_cast<std::uint32_t>(i))[0])) - 1.0;
+    p[i] =
+        2.0 * static_cast<double>(RandomKey::uniform(RandomKey{seed, 77}.draw(0, static_cast<std::uint32_t>(i))[0])) -
+        1.0;
   }
   return t.to(dtype);
 }

@@ -21,7 +21,6 @@ namespace tapecache::testing {
 
 using gradcache::Comparison;
 using gradcache::Loss;
-using gradcache::ParameterDifference;
 using gradcache::Tower;
 
 /// Two layers with dropout and a normalised output.
@@ -74,7 +73,7 @@ inline void check_equal(const Comparison& c, double tolerance) {
   BOOST_TEST(!c.parameters.empty());
   BOOST_TEST(c.relative_norm <= tolerance);
   BOOST_TEST(std::abs(c.loss_reference - c.loss_other) <= tolerance * std::max(1.0, std::abs(c.loss_reference)));
-  for (const ParameterDifference& p : c.parameters) {
+  for (const auto& p : c.parameters) {
     BOOST_TEST(p.max_relative <= tolerance, p.name << ": " << p.max_relative);
   }
 }

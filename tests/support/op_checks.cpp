@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "tapecache/core/allocator.h"
+#include "tapecache/core/value_checks.h"
 #include "tapecache/ops/elementwise.h"
 
 namespace tapecache::testing {

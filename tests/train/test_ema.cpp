@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "folder.h"
+#include "tapecache/autograd/state.h"
 #include "tapecache/core/error.h"
 #include "tapecache/train/checkpoint.h"
 #include "tapecache/train/optimizer.h"

@@ -7,6 +7,7 @@
 
 #include "gradcache_checks.h"
 #include "tapecache/core/device.h"
+#include "tapecache/core/value_checks.h"
 #include "tapecache/train/loss_scaler.h"
 #include "tapecache/train/optimizer.h"
 
