@@ -7,7 +7,6 @@
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_reduction.h"
 
 namespace tapecache::gradcache::detail {
@@ -27,50 +26,14 @@ class Stopwatch {
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
 };
 
-Chunks chunks_of(const Side& side) {
-  if (side.runs.size() == 1) return side.runs.front()->chunks();
-  std::vector<std::int64_t> sizes;
-  for (const auto& run : side.runs) sizes.push_back(run->chunks().size());
-  return cut_as_given(sizes);
-}
-
-/// An output over all sub-batches of a side, where the encoder leaves it.
-Tensor joined(const char* step, const Side& side, const Chunks& chunks, std::size_t output) {
-  const TowerRun& first = *side.runs.front();
-  const Tensor& like = first.representations()[output];
-  Tensor all = Tensor::empty(like.shape().with(0, chunks.size()), like.dtype(), first.devices()[output]);
-  for (std::size_t r = 0; r < side.runs.size(); ++r) {
-    const std::vector<Tensor>& outputs = side.runs[r]->representations();
-    if (outputs.size() != first.representations().size() ||
-        outputs[output].shape().without(0) != like.shape().without(0)) {
-      throw ShapeError(fmt::format("{}: tower '{}' has {} in sub-batch {}, but {} in its first", step, side.name,
-                                   describe(outputs[std::min(output, outputs.size() - 1)]), r, describe(like)));
-    }
-    put_rows(all, chunks, chunks.parts[r], outputs[output]);
-  }
-  return all;
-}
-
-/// Under the side's name: a sub-batch's tower has another.
-std::vector<std::string> names_of(const Side& side) {
-  const TowerRun& first = *side.runs.front();
-  std::vector<std::string> names;
-  for (const std::string& name : first.names()) names.push_back(side.name + name.substr(first.tower().name().size()));
-  return names;
-}
-
 }  // namespace
 
-std::vector<Side> sides_of(std::span<const Tower> towers, std::vector<Chunks> chunks, const ForwardOptions& options) {
-  std::vector<Side> sides;
-  for (std::size_t t = 0; t < towers.size(); ++t) {
-    sides.push_back({towers[t].name(), {std::make_shared<TowerRun>(towers[t], std::move(chunks[t]), options)}});
-  }
-  return sides;
-}
-
 Pipeline::Pipeline(const char* step, std::vector<Side> sides, PipelineOptions options, Ranks& ranks)
-    : step_(step), sides_(std::move(sides)), options_(std::move(options)), ranks_(ranks) {
+    : step_(step),
+      sides_(std::move(sides)),
+      options_(std::move(options)),
+      ranks_(ranks),
+      gathering_(step, ranks, options_.shared_loss) {
   for (const Side& side : sides_) {
     chunks_.push_back(chunks_of(side));
     std::int64_t& largest = result_.largest_chunks.emplace_back(0);
@@ -81,16 +44,6 @@ Pipeline::Pipeline(const char* step, std::vector<Side> sides, PipelineOptions op
   }
 }
 
-std::vector<Pipeline::Place> Pipeline::places() const {
-  std::vector<Place> order;
-  for (std::size_t s = 0; s < sides_.size(); ++s) {
-    for (std::size_t r = 0; r < sides_[s].runs.size(); ++r) {
-      for (std::size_t c = 0; c < sides_[s].runs[r]->chunks().parts.size(); ++c) order.push_back({s, r, c});
-    }
-  }
-  return order;
-}
-
 void Pipeline::forward(std::int64_t keep) {
   const Stopwatch watch(result_.seconds.forward);
   const NoRecording outside_tape;
@@ -99,16 +52,16 @@ void Pipeline::forward(std::int64_t keep) {
         forward_chunks(keep);
         make_room();
       },
-      [&] { return account_of_towers(); });
+      [&] { return gathering_.account(sides_, of_encoders_); });
 }
 
 void Pipeline::begin_forwarded() {
   const NoRecording outside_tape;
-  ranks_.together([&] { make_room(); }, [&] { return account_of_towers(); });
+  ranks_.together([&] { make_room(); }, [&] { return gathering_.account(sides_, of_encoders_); });
 }
 
 void Pipeline::forward_chunks(std::int64_t keep) {
-  const std::vector<Place> order = places();
+  const std::vector<Place> order = places_of(sides_);
   prefetch(order, 0);
   for (std::size_t i = 0; i < order.size(); ++i) {
     TowerRun& run = run_at(order[i]);
@@ -150,117 +103,30 @@ void Pipeline::forward_chunk(const Place& place, bool keep) {
 
 bool Pipeline::drop_prefetched() {
   bool dropped = false;
-  for (const Place& place : places()) {
+  for (const Place& place : places_of(sides_)) {
     if (place.chunk == 0) dropped = run_at(place).drop_prefetched() || dropped;
   }
   return dropped;
 }
 
 bool Pipeline::drop_a_kept_tape() {
-  const std::vector<Place> order = places();
+  const std::vector<Place> order = places_of(sides_);
   return std::any_of(order.begin(), order.end(), [&](const Place& place) { return run_at(place).drop(place.chunk); });
 }
 
-std::vector<Tensor> Pipeline::own_representations(std::size_t side) const {
-  const TowerRun& first = *sides_[side].runs.front();
-  if (sides_[side].runs.size() == 1) return first.representations_on_device();
-  std::vector<Tensor> outputs;
-  for (std::size_t i = 0; i < first.representations().size(); ++i) {
-    outputs.push_back(joined(step_, sides_[side], chunks_[side], i));
-  }
-  return outputs;
-}
-
-/// Each over the samples of this rank.
-std::vector<AuxiliaryLoss> Pipeline::own_auxiliary(std::size_t side) const {
-  const std::vector<std::shared_ptr<TowerRun>>& runs = sides_[side].runs;
-  const std::span<const AuxiliaryLoss> first = runs.front()->auxiliary();
-  if (runs.size() == 1) return {first.begin(), first.end()};
-  std::vector<AuxiliaryLoss> all;
-  for (std::size_t r = 0; r < runs.size(); ++r) {
-    check_auxiliary(sides_[side].name, fmt::format("sub-batch {}", r), runs[r]->auxiliary(), first);
-  }
-  for (std::size_t i = 0; i < first.size(); ++i) {
-    const Tensor& like = first[i].values.value();
-    Tensor values = Tensor::empty({chunks_[side].size()}, like.dtype(), like.device());
-    for (std::size_t r = 0; r < runs.size(); ++r) {
-      put_rows(values, chunks_[side], chunks_[side].parts[r], runs[r]->auxiliary()[i].values.value());
-    }
-    all.push_back({first[i].name, values, first[i].weight});
-  }
-  return all;
-}
-
-/// For what is gathered, before it is known whether all ranks have got so far.
+/// For what ranks exchange, before it is known whether all have got so far.
 void Pipeline::make_room() {
   if (!ranks_.several() && !options_.segments.any()) return;
   of_encoders_.clear();
-  for (const Side& side : sides_) {
-    for (const auto& run : side.runs) add_distinct(of_encoders_, run->parameters());
-  }
+  for (const Side& side : sides_) add_distinct(of_encoders_, parameters_of(side));
   of_encoders_ = in_common_order(std::move(of_encoders_));
   while (ranks_.several()) {
     try {
-      gathered_.clear();
-      for (std::size_t s = 0; s < sides_.size(); ++s) {
-        const auto over_all = [&](const Tensor& own) {
-          return Tensor::empty(own.shape().with(0, share(s).total), own.dtype(), own.device());
-        };
-        Gathered side{own_representations(s), {}, own_auxiliary(s)};
-        if (gathers()) {
-          for (const Tensor& own : side.own) side.representations.push_back(over_all(own));
-        } else {
-          side.representations = std::exchange(side.own, {});
-        }
-        for (AuxiliaryLoss& loss : side.auxiliary) {
-          side.own.push_back(loss.values.value());
-          loss.values = over_all(loss.values.value());
-        }
-        gathered_.push_back(std::move(side));
-      }
+      gathering_.make_room(sides_);
       return;
     } catch (const OutOfMemory&) {
       if (!options_.may_drop_tapes || !drop_a_kept_tape()) throw;
     }
-  }
-}
-
-/// What every rank must have found alike.
-Account Pipeline::account_of_towers() const {
-  const auto row = [](const Tensor& rows) {
-    return fmt::format("{} {}", name(rows.dtype()), to_string(rows.shape().without(0)));
-  };
-  std::string text;
-  for (std::size_t s = 0; s < gathered_.size(); ++s) {
-    const std::vector<std::string> names = names_of(sides_[s]);
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      text += fmt::format("representations of '{}', {} a sample\n", names[i], row(gathered_[s].representations[i]));
-    }
-    for (const AuxiliaryLoss& loss : gathered_[s].auxiliary) {
-      text += fmt::format("auxiliary loss '{}' of '{}', {}, of weight {}\n", loss.name, sides_[s].name,
-                          name(loss.values.dtype()), loss.weight);
-    }
-  }
-  for (const Parameter& p : of_encoders_) {
-    text += fmt::format("parameter '{}' of an encoder, {} {}\n", p.name(), name(p.value().dtype()),
-                        to_string(p.value().shape()));
-  }
-  return {text + fmt::format("{} random draws made", random_state().key.call)};
-}
-
-/// The one exchange of a step's forward.
-void Pipeline::gather() {
-  for (std::size_t s = 0; s < gathered_.size(); ++s) {
-    Gathered& side = gathered_[s];
-    std::size_t next = 0;
-    if (gathers()) {
-      for (Tensor& all : side.representations) ranks_.gather(side.own[next++], all, share(s));
-    }
-    for (AuxiliaryLoss& loss : side.auxiliary) {
-      Tensor all = loss.values.value();
-      ranks_.gather(side.own[next++], all, share(s));
-    }
-    side.own.clear();
   }
 }
 
@@ -279,8 +145,7 @@ std::vector<LossInput> Pipeline::loss_inputs(GradientTransaction& transaction) {
     LossInput& input = inputs.emplace_back(LossInput{side.name, names_of(side), {}, true, chunks_[s]});
     if (ranks_.several()) {
       // Where a sample was forwarded is for messages, and known of this rank's alone.
-      const Share& all = share(s);
-      input.chunks = {.parts = {gathers() ? Chunk{0, all.total} : Chunk{all.first, all.first + all.own}}, .order = {}};
+      input.chunks = {.parts = {gathering_.samples(s)}, .order = {}};
     }
     std::size_t count = 0;
     for (const auto& run : side.runs) {
@@ -289,7 +154,7 @@ std::vector<LossInput> Pipeline::loss_inputs(GradientTransaction& transaction) {
       count = std::max(count, run->auxiliary().size());
       if (!ranks_.several()) add_auxiliary(s, run->auxiliary());
     }
-    if (ranks_.several()) add_auxiliary(s, gathered_[s].auxiliary);
+    if (ranks_.several()) add_auxiliary(s, gathering_.auxiliary(s));
     first_auxiliary += count;
   }
   return inputs;
@@ -301,7 +166,7 @@ void Pipeline::take_representations(std::span<LossInput> inputs) {
   readings_.clear_representations();
   for (LossInput& input : inputs) input.representations.clear();
   for (std::size_t s = 0; s < sides_.size(); ++s) {
-    inputs[s].representations = ranks_.several() ? gathered_[s].representations : own_representations(s);
+    inputs[s].representations = ranks_.several() ? gathering_.representations(s) : representations_of(step_, sides_[s]);
     // Off-loaded ones of a side's only run stay where they are.
     const bool as_kept = !ranks_.several() && sides_[s].runs.size() == 1;
     const std::vector<Tensor>& kept = as_kept ? sides_[s].runs.front()->representations() : inputs[s].representations;
@@ -321,7 +186,7 @@ void Pipeline::off_load(std::vector<Tensor>& tensors) const {
 bool Pipeline::take_loss(const Loss& loss, GradientTransaction& transaction) {
   const Stopwatch watch(result_.seconds.loss);
   const NoRecording outside_tape;
-  gather();
+  if (ranks_.several()) gathering_.exchange();
   const auto take = [&] { take_whole_loss(loss, transaction); };
   ranks_.together(
       [&] {
@@ -350,7 +215,7 @@ void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transactio
       caches_ = detail::take_loss(step_, inputs, loss, options_.loss, transaction, readings_, result_).caches;
       report(Phase::kLoss, "", 0, 1);
       if (result_.status != StepStatus::kDone) return;
-      keep_own_rows();
+      for (std::size_t s = 0; s < caches_.size() && ranks_.several(); ++s) gathering_.keep_own_rows(s, caches_[s]);
       off_load(result_.representations);
       for (std::vector<Tensor>& caches : caches_) off_load(caches);
       buffers.keep();
@@ -364,19 +229,9 @@ void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transactio
   }
 }
 
-/// Of the caches: the other ranks have the rest.
-void Pipeline::keep_own_rows() {
-  if (!gathers()) return;
-  for (std::size_t s = 0; s < sides_.size(); ++s) {
-    for (Tensor& cache : caches_[s]) {
-      if (cache.defined()) cache = cache.slice(share(s).first, share(s).first + share(s).own).clone();
-    }
-  }
-}
-
 void Pipeline::count_kept() {
   result_.kept_chunks = 0;
-  for (const Place& place : places()) {
+  for (const Place& place : places_of(sides_)) {
     if (place.chunk == 0) result_.kept_chunks += static_cast<std::int64_t>(run_at(place).kept());
   }
 }
@@ -424,7 +279,7 @@ void Pipeline::backward(GradientTransaction& transaction) {
 /// From the last chunk to the first, as a tape over the whole batch would run: the sums over samples keep that order,
 /// and kept tapes go first.
 void Pipeline::backward_own() {
-  std::vector<Place> order = places();
+  std::vector<Place> order = places_of(sides_);
   std::reverse(order.begin(), order.end());
   std::erase_if(order, [&](const Place& place) { return run_at(place).frozen() || share(place.side).own == 0; });
   count_kept();
