@@ -9,6 +9,7 @@
 
 namespace tapecache {
 
+class GradientWatch;
 class OperandCache;
 class Tape;
 class UndoLog;
@@ -23,8 +24,9 @@ struct AutogradContext {
   int recordings = 0;                            // scopes that say which tape is active
   int refuses_history_at = -1;                   // with so many of them, what operations read must have no history
   OperandCache* operands = nullptr;
-  UndoLog* undo = nullptr;  // the innermost
-  bool hooks = true;        // whether those of parameters run
+  UndoLog* undo = nullptr;               // the innermost
+  const GradientWatch* watch = nullptr;  // the innermost
+  bool hooks = true;                     // whether those of parameters run
 };
 
 inline constinit thread_local AutogradContext autograd_context;

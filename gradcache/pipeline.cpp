@@ -7,7 +7,6 @@
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/gradient_reduction.h"
 
 namespace tapecache::gradcache::detail {
 
@@ -62,11 +61,11 @@ void Pipeline::begin_forwarded() {
 
 void Pipeline::forward_chunks(std::int64_t keep) {
   const std::vector<Place> order = places_of(sides_);
-  prefetch(order, 0);
+  prefetch(order.front());
   for (std::size_t i = 0; i < order.size(); ++i) {
     TowerRun& run = run_at(order[i]);
     const std::size_t count = run.chunks().parts.size();
-    prefetch(order, i + 1);
+    if (i + 1 < order.size()) prefetch(order[i + 1]);
     ForwardContext& context = forward_context();
     const Share& samples = share(order[i].side);
     // Random draws are those of the samples' places in the whole batch.
@@ -81,9 +80,7 @@ void Pipeline::forward_chunks(std::int64_t keep) {
 
 /// Before a chunk is computed: a copy comes after the work that the device has been given before it, and its memory may
 /// be that of the chunk before.
-void Pipeline::prefetch(std::span<const Place> order, std::size_t next) {
-  if (next < order.size()) run_at(order[next]).prefetch(order[next].chunk);
-}
+void Pipeline::prefetch(const Place& place) { run_at(place).prefetch(place.chunk); }
 
 /// Under memory pressure what is not needed yet and tapes are given up before the step is.
 void Pipeline::forward_chunk(const Place& place, bool keep) {
@@ -195,11 +192,12 @@ bool Pipeline::take_loss(const Loss& loss, GradientTransaction& transaction) {
       },
       [&] {
         std::string text;
-        for (const Parameter& p : in_common_order(transaction.parameters())) {
+        std::vector<Parameter> parameters = in_common_order(transaction.parameters());
+        for (const Parameter& p : parameters) {
           text += fmt::format("parameter '{}' of an encoder or the loss, {} {}\n", p.name(), name(p.value().dtype()),
                               to_string(p.value().shape()));
         }
-        return Account{text, result_.loss.item()};
+        return Account{text, result_.loss.item(), std::move(parameters)};
       });
   ranks_.share_status(result_);
   return result_.status == StepStatus::kDone;
@@ -258,91 +256,119 @@ void Pipeline::backward(GradientTransaction& transaction) {
   // What the loss gave to parameters that encoders read as well is whole on every rank, and no sum over segments.
   std::vector<Tensor> of_loss_alone;
   if (options_.segments.any()) of_loss_alone = take_gradients(of_encoders_);
-  if (!ranks_.several()) {
-    backward_own();
-  } else {
-    std::vector<Parameter> of_loss = in_common_order(transaction.parameters());
-    std::erase_if(of_loss, [&](const Parameter& p) {
-      return std::find(of_encoders_.begin(), of_encoders_.end(), p) != of_encoders_.end();
-    });
-    GradientReduction reduction(of_encoders_, std::move(of_loss), options_.segments.any());
-    ranks_.together([&] {
-      if (ranks_.rank() != 0) take_gradients(of_encoders_);
-      backward_own();
-      reduction.prepare();
-    });
-    reduction.run(ranks_);
-  }
+  if (ranks_.several()) backward_of_all(transaction);
+  else backward_own(backward_order(sides_, ranks_.shares(), options_.segments, GroupOrder::kBatch), {});
   add_gradients(of_encoders_, std::move(of_loss_alone));
 }
 
-/// From the last chunk to the first, as a tape over the whole batch would run: the sums over samples keep that order,
-/// and kept tapes go first.
-void Pipeline::backward_own() {
-  std::vector<Place> order = places_of(sides_);
-  std::reverse(order.begin(), order.end());
-  std::erase_if(order, [&](const Place& place) { return run_at(place).frozen() || share(place.side).own == 0; });
-  count_kept();
-  if (options_.segments.any()) backward_segments(std::move(order));
-  else backward_chunks(order);
-}
-
-std::int64_t Pipeline::segment_of(const Place& place) const {
-  const Share& samples = share(place.side);
-  const Chunk& chunk = sides_[place.side].runs[place.run]->chunks().parts[place.chunk];
-  return options_.segments.of(samples.total, samples.first + chunk.begin);
-}
-
-/// Segment by segment, of all towers, so that those that share parameters are added in the same order wherever their
-/// samples are.
-void Pipeline::backward_segments(std::vector<Place> order) {
-  std::stable_sort(order.begin(), order.end(),
-                   [&](const Place& a, const Place& b) { return segment_of(a) > segment_of(b); });
-  GradientTree tree(of_encoders_);
-  const auto finish = [&] {
-    for (const Place& place : order) run_at(place).finish_backward();
-  };
+void Pipeline::backward_of_all(GradientTransaction& transaction) {
+  // A plan counts on tapes that it keeps being gone before anything is recomputed.
+  const bool batch_order = !options_.reduction.overlap || (options_.may_drop_tapes && result_.kept_chunks > 0);
+  const std::vector<BackwardGroup> order = backward_order(sides_, ranks_.shares(), options_.segments,
+                                                          batch_order ? GroupOrder::kBatch : GroupOrder::kLargestFirst);
+  std::vector<Parameter> of_loss = in_common_order(transaction.parameters());
+  std::erase_if(of_loss, [&](const Parameter& p) {
+    return std::find(of_encoders_.begin(), of_encoders_.end(), p) != of_encoders_.end();
+  });
+  GradientsOfLoss whole(std::move(of_loss));
+  GradientReduction reduction(ranks_, of_encoders_, options_.reduction, options_.segments.any());
+  reduction.begin(completion_order(sides_, order));
+  std::exception_ptr failed;
   try {
-    for (const Place& place : order) {
-      if (place.chunk == 0) begin_backward(place);
+    if (ranks_.rank() != 0) take_gradients(of_encoders_);
+    whole.make_room();
+    reduction.make_room();
+    std::vector<Parameter> elsewhere = of_encoders_;  // only other ranks add to these
+    for (const BackwardGroup& group : order) {
+      for (const BackwardStep& step : group.steps) {
+        std::erase_if(elsewhere, [&](const Parameter& p) { return std::ranges::count(step.last, p) > 0; });
+      }
     }
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      TowerRun& run = run_at(order[i]);
-      const std::size_t count = run.chunks().parts.size(), chunk = order[i].chunk;
-      run.backward(chunk);
-      report(Phase::kBackward, sides_[order[i].side].name, count - 1 - chunk, count);
-      if (i + 1 == order.size() || segment_of(order[i + 1]) != segment_of(order[i])) tree.end_segment();
-    }
+    for (const Parameter& p : elsewhere) reduction.complete(p);
+    backward_own(order, [&](const Parameter& p) { reduction.complete(p); });
   } catch (...) {
-    finish();
+    failed = std::current_exception();
+    reduction.give_up();
+  }
+  try {
+    reduction.finish();
+  } catch (const distributed::CommunicationError&) {
+    if (failed) std::rethrow_exception(failed);
     throw;
   }
-  finish();
-  tree.finish();
+  ranks_.together([&] {
+    if (failed) std::rethrow_exception(failed);
+  });
+  whole.take(ranks_);
 }
 
-void Pipeline::backward_chunks(const std::vector<Place>& order) {
-  const auto same_run = [&](std::size_t a, std::size_t b) { return &run_at(order[a]) == &run_at(order[b]); };
+void Pipeline::backward_own(std::span<const BackwardGroup> order, const GradientWatch::Complete& complete) {
+  count_kept();
   try {
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      TowerRun& run = run_at(order[i]);
-      const std::size_t count = run.chunks().parts.size(), chunk = order[i].chunk;
-      // A run begins beside the last chunk of the one before, but for one sub-batch in two batches, which has to end
-      // first.
-      if (chunk + 1 == count && (i == 0 || same_run(i - 1, i))) begin_backward(order[i]);
-      if (i == 0) prefetch(order, 0);
-      if (i + 1 < order.size() && (chunk != 0 || !same_run(i, i + 1))) {
-        if (chunk == 0) begin_backward(order[i + 1]);
-        prefetch(order, i + 1);
-      }
-      run.backward(chunk);
-      report(Phase::kBackward, sides_[order[i].side].name, count - 1 - chunk, count);
-      if (chunk == 0) run.finish_backward();
+    if (options_.segments.any()) {
+      for (const BackwardGroup& group : order) backward_segments(group, complete);
+    } else {
+      std::vector<BackwardStep> steps;
+      for (const BackwardGroup& group : order) steps.insert(steps.end(), group.steps.begin(), group.steps.end());
+      backward_chunks(steps, complete);
     }
   } catch (...) {
     // Sub-batches may outlive the step.
-    for (const Place& place : order) run_at(place).finish_backward();
+    for (const Place& place : places_of(sides_)) run_at(place).finish_backward();
     throw;
+  }
+}
+
+void Pipeline::backward_chunk(const BackwardStep& step, const GradientWatch::Complete& complete) {
+  std::vector<Parameter> left = step.last;
+  const GradientWatch::Complete tell = [&](const Parameter& p) {
+    if (std::erase(left, p) > 0) complete(p);
+  };
+  TowerRun& run = run_at(step.place);
+  const std::size_t count = run.chunks().parts.size(), chunk = step.place.chunk;
+  run.backward(chunk, complete && !left.empty() ? tell : GradientWatch::Complete());
+  if (complete) std::ranges::for_each(left, complete);
+  report(Phase::kBackward, sides_[step.place.side].name, count - 1 - chunk, count);
+}
+
+/// Segment by segment, of all towers of the group, so that those that share parameters are added in the same order
+/// wherever their samples are.
+void Pipeline::backward_segments(const BackwardGroup& group, const GradientWatch::Complete& complete) {
+  std::vector<Parameter> parameters;
+  for (const std::size_t side : group.sides) add_distinct(parameters, parameters_of(sides_[side]));
+  GradientTree tree(std::move(parameters));
+  const GradientWatch::Complete finish = [&](const Parameter& p) {
+    tree.finish(p);
+    if (complete) complete(p);
+  };
+  for (const BackwardStep& step : group.steps) {
+    if (step.place.chunk == 0) begin_backward(step.place);
+  }
+  for (std::size_t i = 0; i < group.steps.size(); ++i) {
+    backward_chunk(group.steps[i], finish);
+    if (i + 1 < group.steps.size() && group.steps[i + 1].segment != group.steps[i].segment) tree.end_segment();
+  }
+  for (const BackwardStep& step : group.steps) run_at(step.place).finish_backward();
+}
+
+void Pipeline::backward_chunks(std::span<const BackwardStep> order, const GradientWatch::Complete& complete) {
+  const auto same_run = [&](std::size_t a, std::size_t b) {
+    return &run_at(order[a].place) == &run_at(order[b].place);
+  };
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const Place& place = order[i].place;
+    TowerRun& run = run_at(place);
+    const std::size_t count = run.chunks().parts.size(), chunk = place.chunk;
+    // A run begins beside the last chunk of the one before, but for one sub-batch in two batches, which has to end
+    // first.
+    if (chunk + 1 == count && (i == 0 || same_run(i - 1, i))) begin_backward(place);
+    if (i == 0) prefetch(place);
+    if (i + 1 < order.size() && (chunk != 0 || !same_run(i, i + 1))) {
+      if (chunk == 0) begin_backward(order[i + 1].place);
+      prefetch(order[i + 1].place);
+    }
+    backward_chunk(order[i], complete);
+    if (chunk == 0) run.finish_backward();
   }
 }
 

@@ -9,7 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "tapecache/gradcache/backward_order.h"
 #include "tapecache/gradcache/gathering.h"
+#include "tapecache/gradcache/gradient_reduction.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/loss_pass.h"
 #include "tapecache/gradcache/ranks.h"
@@ -28,6 +30,7 @@ struct PipelineOptions {
   std::function<void(const Progress&)> observer = {};
   Segments segments = {};
   bool shared_loss = false;  // whether ranks keep their representations to themselves
+  ReductionOptions reduction = {};
   // When the step began, of which this may not be the first attempt.
   std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
 };
@@ -59,7 +62,7 @@ class Pipeline {
  private:
   TowerRun& run_at(const Place& place) { return *sides_[place.side].runs[place.run]; }
   void forward_chunk(const Place& place, bool keep);
-  void prefetch(std::span<const Place> order, std::size_t next);
+  void prefetch(const Place& place);
   bool drop_a_kept_tape();
   bool drop_prefetched();
   void forward_chunks(std::int64_t keep);
@@ -68,10 +71,11 @@ class Pipeline {
   std::vector<LossInput> loss_inputs(GradientTransaction& transaction);
   void take_representations(std::span<LossInput> inputs);
   void take_whole_loss(const Loss& loss, GradientTransaction& transaction);
-  void backward_own();
-  void backward_chunks(const std::vector<Place>& order);
-  void backward_segments(std::vector<Place> order);
-  std::int64_t segment_of(const Place& place) const;
+  void backward_of_all(GradientTransaction& transaction);
+  void backward_own(std::span<const BackwardGroup> order, const GradientWatch::Complete& complete);
+  void backward_segments(const BackwardGroup& group, const GradientWatch::Complete& complete);
+  void backward_chunks(std::span<const BackwardStep> order, const GradientWatch::Complete& complete);
+  void backward_chunk(const BackwardStep& step, const GradientWatch::Complete& complete);
   void count_kept();
   void off_load(std::vector<Tensor>& tensors) const;
   void begin_backward(const Place& place);

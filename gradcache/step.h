@@ -112,6 +112,17 @@ struct Progress {
   double seconds = 0;     ///< since the step began
 };
 
+/// How the gradients of several processes are added. Both numbers must be the same on all of them.
+struct ReductionOptions {
+  /// Whether gradients travel while backward still runs: those of the tower with the most parameters first, beside the
+  /// backward of the others. A thread of the step makes the calls meanwhile. Gradients are the same bits without. Of
+  /// parameters on a device they travel after the backward.
+  bool overlap = true;
+  /// Gradients travel in buckets of about so many bytes, each when all of it is there on every process, after a call of
+  /// a few bytes. Small ones hide more of what they take, large ones cost less where calls take long by themselves.
+  std::size_t bucket_bytes = std::size_t{16} << 20;
+};
+
 /// What a step on the whole batch at once can be told.
 struct DirectOptions {
   /// Multiplies every gradient, those of the loss's own parameters too: 1/k over k accumulated steps, a loss scale. One
@@ -149,6 +160,7 @@ struct DirectOptions {
   /// gets that value, the gradient of its own rows, and the whole gradient of the loss's parameters. The result has
   /// this rank's representations.
   bool shared_loss = false;
+  ReductionOptions reduction = {};  ///< of several processes
 };
 
 /// What plain accumulation can be told: see `DirectOptions`.
@@ -158,6 +170,11 @@ struct AccumulatedOptions {
   std::int64_t reproducible_block = 0;
   DType autocast = DType::kFloat32;
   Device device = Device::cpu();
+  /// The processes that take the step together, each with its own samples, at least one of each tower. Each cuts its
+  /// own into groups, so that no loss has samples of two of them; gradients and results are those of one process that
+  /// has these groups of all.
+  distributed::Communicator* communicator = nullptr;
+  ReductionOptions reduction = {};
 };
 
 /// What a cached step can be told.
@@ -184,10 +201,12 @@ struct StepOptions {
   distributed::Communicator* communicator = nullptr;  ///< as in DirectOptions
   std::int64_t reproducible_segments = 0;             ///< as in DirectOptions
   bool shared_loss = false;                           ///< as in DirectOptions
+  ReductionOptions reduction = {};                    ///< as in DirectOptions
 
   /// Of the direct step that this one must equal.
   DirectOptions direct() const {
-    return {scale, reproducible_block, autocast, deferred, device, communicator, reproducible_segments, shared_loss};
+    return {scale,        reproducible_block,    autocast,    deferred, device,
+            communicator, reproducible_segments, shared_loss, reduction};
   }
 };
 
@@ -257,9 +276,9 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const DirectOptions& options = {});
 
 /// Plain gradient accumulation, for comparison: each group of chunks takes its own loss, weighted by its share of
-/// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count. The
-/// result has no representations. A group whose loss or cache is not finite refuses the whole step. Throws what
-/// `direct_step` throws, and ValueError for other counts.
+/// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count, of
+/// each process by itself. The result has no representations, and its chunks are this process's. A group whose loss or
+/// cache is not finite refuses the whole step. Throws what `direct_step` throws, and ValueError for other counts.
 StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const AccumulatedOptions& options);
 
 /// Plans the `cached_step` with these options, whose cut is a memory budget: measures a small and a larger chunk of
