@@ -86,7 +86,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_the_largest_tower_travel_while_the_next_one_wo
         const Tensor x = random_values({6, 5}, 1);
         const std::vector<Tower> towers{{"large", x, large}, {"small", x, waits}};
         begin_random_step(1, 2);
-        cached_step(towers, [](std::span<const Variable> r) { return clip_loss(r[0], r[1], {}); },
+        cached_step(towers, [](std::span<const Variable> r) { return clip_loss(r[0], r[1], {.scale = 2.0}); },
                     {.cut = {2}, .communicator = &watched, .reduction = kOneByOne});
       },
       kLimit);
