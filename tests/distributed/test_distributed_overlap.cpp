@@ -176,9 +176,9 @@ BOOST_AUTO_TEST_CASE(the_order_is_rank_0s) {
     for (Parameter p : b.parameters()) p.set_name("b." + p.name());
     Watched watched(*ranks, kNothing, into(travelled[static_cast<std::size_t>(ranks->rank())]));
     const auto both = [&](const Tensor& x) {
-      if (ranks->rank() == 0) return ops::add(a(x), b(x));
-      const Variable last = b(x);
-      return ops::add(a(x), last);
+      const bool turned = ranks->rank() != 0;
+      const Variable first = turned ? b(x) : a(x), second = turned ? a(x) : b(x);
+      return ops::add(first, second);
     };
     const std::vector<Tower> towers{{"both", slice(0, random_values({12, 5}, 1)), both}};
     const auto loss = [](std::span<const Variable> r) { return ops::sum(ops::tanh(r[0])); };
