@@ -9,6 +9,7 @@
 
 namespace tapecache {
 
+class GradientWatch;
 class Tape;
 class UndoLog;
 
@@ -23,8 +24,9 @@ struct AutogradContext {
   int recordings = 0;                            // number of Recording scopes
   int refuses_history_at = -1;                   // with this number of them, inputs must have no history
   OperandCache* operands = nullptr;
-  UndoLog* undo = nullptr;  // the innermost log
-  bool hooks = true;        // whether hooks of parameters run
+  UndoLog* undo = nullptr;               // the innermost log
+  const GradientWatch* watch = nullptr;  // the innermost watch
+  bool hooks = true;                     // whether hooks of parameters run
 };
 
 inline constinit thread_local AutogradContext autograd_context;

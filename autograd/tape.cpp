@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/autograd_context.h"
+#include "tapecache/autograd/gradient_watch.h"
 #include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/parameters_read.h"
 #include "tapecache/core/op_scope.h"
@@ -233,6 +234,7 @@ void Tape::run(std::size_t index, Hooks hooks) {
     if (first == first_use_.end() || first->second != index) continue;
     first_use_.erase(first);
     if (hooks == Hooks::kRun && input.parameter.gradient().defined()) input.parameter.run_hooks();
+    GradientWatch::tell(*this, input.parameter);
   }
   node.inputs.clear();
   node.saved.clear();

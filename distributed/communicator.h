@@ -55,7 +55,8 @@ struct Agreed {
 /// is sent: the others wait, so whoever gives up calls `fail`. Everything else is a CommunicationError. A call ends
 /// within `limit` of the moment when the rank made it, done or with an error, on every rank that is able to run.
 ///
-/// One call at a time, from any thread. In a group of one nothing is sent, and no backend is asked.
+/// One call at a time, from any thread; a step calls from threads of its own too, until it returns. In a group of one
+/// nothing is sent, and no backend is asked.
 class Communicator {
  public:
   virtual ~Communicator() = default;
@@ -95,6 +96,9 @@ class Communicator {
   /// CommunicationError that names this rank and `why`. A backend that cannot tell them ends their processes.
   virtual void fail(std::string_view why) noexcept = 0;
 
+  /// What those who take steps with this group know of it from one to the next: theirs alone.
+  std::shared_ptr<void>& notes() { return notes_; }
+
  protected:
   /// Throws ValueError for a size below 1, a rank outside it, a negative limit.
   Communicator(int rank, int size, std::chrono::milliseconds limit);
@@ -117,6 +121,7 @@ class Communicator {
 
   int rank_, size_;
   std::chrono::milliseconds limit_;
+  std::shared_ptr<void> notes_;
 };
 
 /// Rank 0 does it when all have come, and all go on when it is done: a checkpoint is written so. Where it throws, all

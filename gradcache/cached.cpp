@@ -136,7 +136,8 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
     if (ranks.several())
       start.options.add(options.scale.item())
           .add(std::int64_t{options.allow_unused})
-          .add(std::int64_t{options.shared_loss});
+          .add(std::int64_t{options.shared_loss})
+          .add(static_cast<std::int64_t>(options.reduction.bucket_bytes));
     return start;
   });
   GradientTransaction transaction;
@@ -144,7 +145,8 @@ StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss
                             {.loss = {options.scale, options.allow_unused, options.deferred},
                              .offload = options.offload,
                              .device = options.device,
-                             .shared_loss = options.shared_loss},
+                             .shared_loss = options.shared_loss,
+                             .reduction = options.reduction},
                             ranks);
   pipeline.begin_forwarded();
   if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);

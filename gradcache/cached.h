@@ -75,7 +75,8 @@ struct CachedBackwardOptions {
   bool offload = false;
   /// As in DirectOptions; each process has at least one sub-batch of each tower.
   distributed::Communicator* communicator = nullptr;
-  bool shared_loss = false;  ///< as in DirectOptions
+  bool shared_loss = false;         ///< as in DirectOptions
+  ReductionOptions reduction = {};  ///< as in DirectOptions
 };
 
 /// Takes the loss over all sub-batches of all towers, runs its backward, and forwards every sub-batch again with its

@@ -7,8 +7,6 @@
 
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/encoded_parts.h"
-#include "tapecache/gradcache/gradient_reduction.h"
 
 namespace tapecache::gradcache::detail {
 
@@ -27,50 +25,14 @@ class Stopwatch {
   std::chrono::steady_clock::time_point begun_ = std::chrono::steady_clock::now();
 };
 
-Chunks chunks_of(const Side& side) {
-  if (side.runs.size() == 1) return side.runs.front()->chunks();
-  std::vector<std::int64_t> sizes;
-  for (const auto& run : side.runs) sizes.push_back(run->chunks().size());
-  return cut_as_given(sizes);
-}
-
-/// An output over all sub-batches of a side, where the encoder leaves it.
-Tensor joined(const char* step, const Side& side, const Chunks& chunks, std::size_t output) {
-  const TowerRun& first = *side.runs.front();
-  const Tensor& like = first.representations()[output];
-  Tensor all = Tensor::empty(like.shape().with(0, chunks.size()), like.dtype(), first.devices()[output]);
-  for (std::size_t r = 0; r < side.runs.size(); ++r) {
-    const std::vector<Tensor>& outputs = side.runs[r]->representations();
-    if (outputs.size() != first.representations().size() ||
-        outputs[output].shape().without(0) != like.shape().without(0)) {
-      throw ShapeError(fmt::format("{}: tower '{}' has {} in sub-batch {}, but {} in its first", step, side.name,
-                                   describe(outputs[std::min(output, outputs.size() - 1)]), r, describe(like)));
-    }
-    put_rows(all, chunks, chunks.parts[r], outputs[output]);
-  }
-  return all;
-}
-
-/// Under the side's name: a sub-batch's tower has another.
-std::vector<std::string> names_of(const Side& side) {
-  const TowerRun& first = *side.runs.front();
-  std::vector<std::string> names;
-  for (const std::string& name : first.names()) names.push_back(side.name + name.substr(first.tower().name().size()));
-  return names;
-}
-
 }  // namespace
 
-std::vector<Side> sides_of(std::span<const Tower> towers, std::vector<Chunks> chunks, const ForwardOptions& options) {
-  std::vector<Side> sides;
-  for (std::size_t t = 0; t < towers.size(); ++t) {
-    sides.push_back({towers[t].name(), {std::make_shared<TowerRun>(towers[t], std::move(chunks[t]), options)}});
-  }
-  return sides;
-}
-
 Pipeline::Pipeline(const char* step, std::vector<Side> sides, PipelineOptions options, Ranks& ranks)
-    : step_(step), sides_(std::move(sides)), options_(std::move(options)), ranks_(ranks) {
+    : step_(step),
+      sides_(std::move(sides)),
+      options_(std::move(options)),
+      ranks_(ranks),
+      gathering_(step, ranks, options_.shared_loss) {
   for (const Side& side : sides_) {
     chunks_.push_back(chunks_of(side));
     std::int64_t& largest = result_.largest_chunks.emplace_back(0);
@@ -81,16 +43,6 @@ Pipeline::Pipeline(const char* step, std::vector<Side> sides, PipelineOptions op
   }
 }
 
-std::vector<Pipeline::Place> Pipeline::places() const {
-  std::vector<Place> order;
-  for (std::size_t s = 0; s < sides_.size(); ++s) {
-    for (std::size_t r = 0; r < sides_[s].runs.size(); ++r) {
-      for (std::size_t c = 0; c < sides_[s].runs[r]->chunks().parts.size(); ++c) order.push_back({s, r, c});
-    }
-  }
-  return order;
-}
-
 void Pipeline::forward(std::int64_t keep) {
   const Stopwatch watch(result_.seconds.forward);
   const NoRecording outside_tape;
@@ -99,21 +51,21 @@ void Pipeline::forward(std::int64_t keep) {
         forward_chunks(keep);
         make_room();
       },
-      [&] { return account_of_towers(); });
+      [&] { return gathering_.account(sides_, of_encoders_); });
 }
 
 void Pipeline::begin_forwarded() {
   const NoRecording outside_tape;
-  ranks_.together([&] { make_room(); }, [&] { return account_of_towers(); });
+  ranks_.together([&] { make_room(); }, [&] { return gathering_.account(sides_, of_encoders_); });
 }
 
 void Pipeline::forward_chunks(std::int64_t keep) {
-  const std::vector<Place> order = places();
-  prefetch(order, 0);
+  const std::vector<Place> order = places_of(sides_);
+  prefetch(order.front());
   for (std::size_t i = 0; i < order.size(); ++i) {
     TowerRun& run = run_at(order[i]);
     const std::size_t count = run.chunks().parts.size();
-    prefetch(order, i + 1);
+    if (i + 1 < order.size()) prefetch(order[i + 1]);
     ForwardContext& context = forward_context();
     const Share& samples = share(order[i].side);
     // Random draws are those of the samples' places in the whole batch.
@@ -128,9 +80,7 @@ void Pipeline::forward_chunks(std::int64_t keep) {
 
 /// Before a chunk is computed: a copy comes after the work that the device has been given before it, and its memory may
 /// be that of the chunk before.
-void Pipeline::prefetch(std::span<const Place> order, std::size_t next) {
-  if (next < order.size()) run_at(order[next]).prefetch(order[next].chunk);
-}
+void Pipeline::prefetch(const Place& place) { run_at(place).prefetch(place.chunk); }
 
 /// Under memory pressure what is not needed yet and tapes are given up before the step is.
 void Pipeline::forward_chunk(const Place& place, bool keep) {
@@ -150,117 +100,30 @@ void Pipeline::forward_chunk(const Place& place, bool keep) {
 
 bool Pipeline::drop_prefetched() {
   bool dropped = false;
-  for (const Place& place : places()) {
+  for (const Place& place : places_of(sides_)) {
     if (place.chunk == 0) dropped = run_at(place).drop_prefetched() || dropped;
   }
   return dropped;
 }
 
 bool Pipeline::drop_a_kept_tape() {
-  const std::vector<Place> order = places();
+  const std::vector<Place> order = places_of(sides_);
   return std::any_of(order.begin(), order.end(), [&](const Place& place) { return run_at(place).drop(place.chunk); });
 }
 
-std::vector<Tensor> Pipeline::own_representations(std::size_t side) const {
-  const TowerRun& first = *sides_[side].runs.front();
-  if (sides_[side].runs.size() == 1) return first.representations_on_device();
-  std::vector<Tensor> outputs;
-  for (std::size_t i = 0; i < first.representations().size(); ++i) {
-    outputs.push_back(joined(step_, sides_[side], chunks_[side], i));
-  }
-  return outputs;
-}
-
-/// Each over the samples of this rank.
-std::vector<AuxiliaryLoss> Pipeline::own_auxiliary(std::size_t side) const {
-  const std::vector<std::shared_ptr<TowerRun>>& runs = sides_[side].runs;
-  const std::span<const AuxiliaryLoss> first = runs.front()->auxiliary();
-  if (runs.size() == 1) return {first.begin(), first.end()};
-  std::vector<AuxiliaryLoss> all;
-  for (std::size_t r = 0; r < runs.size(); ++r) {
-    check_auxiliary(sides_[side].name, fmt::format("sub-batch {}", r), runs[r]->auxiliary(), first);
-  }
-  for (std::size_t i = 0; i < first.size(); ++i) {
-    const Tensor& like = first[i].values.value();
-    Tensor values = Tensor::empty({chunks_[side].size()}, like.dtype(), like.device());
-    for (std::size_t r = 0; r < runs.size(); ++r) {
-      put_rows(values, chunks_[side], chunks_[side].parts[r], runs[r]->auxiliary()[i].values.value());
-    }
-    all.push_back({first[i].name, values, first[i].weight});
-  }
-  return all;
-}
-
-/// For what is gathered, before it is known whether all ranks have got so far.
+/// For what ranks exchange, before it is known whether all have got so far.
 void Pipeline::make_room() {
   if (!ranks_.several() && !options_.segments.any()) return;
   of_encoders_.clear();
-  for (const Side& side : sides_) {
-    for (const auto& run : side.runs) add_distinct(of_encoders_, run->parameters());
-  }
+  for (const Side& side : sides_) add_distinct(of_encoders_, parameters_of(side));
   of_encoders_ = in_common_order(std::move(of_encoders_));
   while (ranks_.several()) {
     try {
-      gathered_.clear();
-      for (std::size_t s = 0; s < sides_.size(); ++s) {
-        const auto over_all = [&](const Tensor& own) {
-          return Tensor::empty(own.shape().with(0, share(s).total), own.dtype(), own.device());
-        };
-        Gathered side{own_representations(s), {}, own_auxiliary(s)};
-        if (gathers()) {
-          for (const Tensor& own : side.own) side.representations.push_back(over_all(own));
-        } else {
-          side.representations = std::exchange(side.own, {});
-        }
-        for (AuxiliaryLoss& loss : side.auxiliary) {
-          side.own.push_back(loss.values.value());
-          loss.values = over_all(loss.values.value());
-        }
-        gathered_.push_back(std::move(side));
-      }
+      gathering_.make_room(sides_);
       return;
     } catch (const OutOfMemory&) {
       if (!options_.may_drop_tapes || !drop_a_kept_tape()) throw;
     }
-  }
-}
-
-/// What every rank must have found alike.
-Account Pipeline::account_of_towers() const {
-  const auto row = [](const Tensor& rows) {
-    return fmt::format("{} {}", name(rows.dtype()), to_string(rows.shape().without(0)));
-  };
-  std::string text;
-  for (std::size_t s = 0; s < gathered_.size(); ++s) {
-    const std::vector<std::string> names = names_of(sides_[s]);
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      text += fmt::format("representations of '{}', {} a sample\n", names[i], row(gathered_[s].representations[i]));
-    }
-    for (const AuxiliaryLoss& loss : gathered_[s].auxiliary) {
-      text += fmt::format("auxiliary loss '{}' of '{}', {}, of weight {}\n", loss.name, sides_[s].name,
-                          name(loss.values.dtype()), loss.weight);
-    }
-  }
-  for (const Parameter& p : of_encoders_) {
-    text += fmt::format("parameter '{}' of an encoder, {} {}\n", p.name(), name(p.value().dtype()),
-                        to_string(p.value().shape()));
-  }
-  return {text + fmt::format("{} random draws made", random_state().key.call)};
-}
-
-/// The one exchange of a step's forward.
-void Pipeline::gather() {
-  for (std::size_t s = 0; s < gathered_.size(); ++s) {
-    Gathered& side = gathered_[s];
-    std::size_t next = 0;
-    if (gathers()) {
-      for (Tensor& all : side.representations) ranks_.gather(side.own[next++], all, share(s));
-    }
-    for (AuxiliaryLoss& loss : side.auxiliary) {
-      Tensor all = loss.values.value();
-      ranks_.gather(side.own[next++], all, share(s));
-    }
-    side.own.clear();
   }
 }
 
@@ -279,8 +142,7 @@ std::vector<LossInput> Pipeline::loss_inputs(GradientTransaction& transaction) {
     LossInput& input = inputs.emplace_back(LossInput{side.name, names_of(side), {}, true, chunks_[s]});
     if (ranks_.several()) {
       // Where a sample was forwarded is for messages, and known of this rank's alone.
-      const Share& all = share(s);
-      input.chunks = {.parts = {gathers() ? Chunk{0, all.total} : Chunk{all.first, all.first + all.own}}, .order = {}};
+      input.chunks = {.parts = {gathering_.samples(s)}, .order = {}};
     }
     std::size_t count = 0;
     for (const auto& run : side.runs) {
@@ -289,7 +151,7 @@ std::vector<LossInput> Pipeline::loss_inputs(GradientTransaction& transaction) {
       count = std::max(count, run->auxiliary().size());
       if (!ranks_.several()) add_auxiliary(s, run->auxiliary());
     }
-    if (ranks_.several()) add_auxiliary(s, gathered_[s].auxiliary);
+    if (ranks_.several()) add_auxiliary(s, gathering_.auxiliary(s));
     first_auxiliary += count;
   }
   return inputs;
@@ -301,7 +163,7 @@ void Pipeline::take_representations(std::span<LossInput> inputs) {
   readings_.clear_representations();
   for (LossInput& input : inputs) input.representations.clear();
   for (std::size_t s = 0; s < sides_.size(); ++s) {
-    inputs[s].representations = ranks_.several() ? gathered_[s].representations : own_representations(s);
+    inputs[s].representations = ranks_.several() ? gathering_.representations(s) : representations_of(step_, sides_[s]);
     // Off-loaded ones of a side's only run stay where they are.
     const bool as_kept = !ranks_.several() && sides_[s].runs.size() == 1;
     const std::vector<Tensor>& kept = as_kept ? sides_[s].runs.front()->representations() : inputs[s].representations;
@@ -321,7 +183,7 @@ void Pipeline::off_load(std::vector<Tensor>& tensors) const {
 bool Pipeline::take_loss(const Loss& loss, GradientTransaction& transaction) {
   const Stopwatch watch(result_.seconds.loss);
   const NoRecording outside_tape;
-  gather();
+  if (ranks_.several()) gathering_.exchange();
   const auto take = [&] { take_whole_loss(loss, transaction); };
   ranks_.together(
       [&] {
@@ -330,11 +192,12 @@ bool Pipeline::take_loss(const Loss& loss, GradientTransaction& transaction) {
       },
       [&] {
         std::string text;
-        for (const Parameter& p : in_common_order(transaction.parameters())) {
+        std::vector<Parameter> parameters = in_common_order(transaction.parameters());
+        for (const Parameter& p : parameters) {
           text += fmt::format("parameter '{}' of an encoder or the loss, {} {}\n", p.name(), name(p.value().dtype()),
                               to_string(p.value().shape()));
         }
-        return Account{text, result_.loss.item()};
+        return Account{text, result_.loss.item(), std::move(parameters)};
       });
   ranks_.share_status(result_);
   return result_.status == StepStatus::kDone;
@@ -350,7 +213,7 @@ void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transactio
       caches_ = detail::take_loss(step_, inputs, loss, options_.loss, transaction, readings_, result_).caches;
       report(Phase::kLoss, "", 0, 1);
       if (result_.status != StepStatus::kDone) return;
-      keep_own_rows();
+      for (std::size_t s = 0; s < caches_.size() && ranks_.several(); ++s) gathering_.keep_own_rows(s, caches_[s]);
       off_load(result_.representations);
       for (std::vector<Tensor>& caches : caches_) off_load(caches);
       buffers.keep();
@@ -364,19 +227,9 @@ void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transactio
   }
 }
 
-/// Of the caches: the other ranks have the rest.
-void Pipeline::keep_own_rows() {
-  if (!gathers()) return;
-  for (std::size_t s = 0; s < sides_.size(); ++s) {
-    for (Tensor& cache : caches_[s]) {
-      if (cache.defined()) cache = cache.slice(share(s).first, share(s).first + share(s).own).clone();
-    }
-  }
-}
-
 void Pipeline::count_kept() {
   result_.kept_chunks = 0;
-  for (const Place& place : places()) {
+  for (const Place& place : places_of(sides_)) {
     if (place.chunk == 0) result_.kept_chunks += static_cast<std::int64_t>(run_at(place).kept());
   }
 }
@@ -403,91 +256,119 @@ void Pipeline::backward(GradientTransaction& transaction) {
   // What the loss gave to parameters that encoders read as well is whole on every rank, and no sum over segments.
   std::vector<Tensor> of_loss_alone;
   if (options_.segments.any()) of_loss_alone = take_gradients(of_encoders_);
-  if (!ranks_.several()) {
-    backward_own();
-  } else {
-    std::vector<Parameter> of_loss = in_common_order(transaction.parameters());
-    std::erase_if(of_loss, [&](const Parameter& p) {
-      return std::find(of_encoders_.begin(), of_encoders_.end(), p) != of_encoders_.end();
-    });
-    GradientReduction reduction(of_encoders_, std::move(of_loss), options_.segments.any());
-    ranks_.together([&] {
-      if (ranks_.rank() != 0) take_gradients(of_encoders_);
-      backward_own();
-      reduction.prepare();
-    });
-    reduction.run(ranks_);
-  }
+  if (ranks_.several()) backward_of_all(transaction);
+  else backward_own(backward_order(sides_, ranks_.shares(), options_.segments, GroupOrder::kBatch), {});
   add_gradients(of_encoders_, std::move(of_loss_alone));
 }
 
-/// From the last chunk to the first, as a tape over the whole batch would run: the sums over samples keep that order,
-/// and kept tapes go first.
-void Pipeline::backward_own() {
-  std::vector<Place> order = places();
-  std::reverse(order.begin(), order.end());
-  std::erase_if(order, [&](const Place& place) { return run_at(place).frozen() || share(place.side).own == 0; });
-  count_kept();
-  if (options_.segments.any()) backward_segments(std::move(order));
-  else backward_chunks(order);
-}
-
-std::int64_t Pipeline::segment_of(const Place& place) const {
-  const Share& samples = share(place.side);
-  const Chunk& chunk = sides_[place.side].runs[place.run]->chunks().parts[place.chunk];
-  return options_.segments.of(samples.total, samples.first + chunk.begin);
-}
-
-/// Segment by segment, of all towers, so that those that share parameters are added in the same order wherever their
-/// samples are.
-void Pipeline::backward_segments(std::vector<Place> order) {
-  std::stable_sort(order.begin(), order.end(),
-                   [&](const Place& a, const Place& b) { return segment_of(a) > segment_of(b); });
-  GradientTree tree(of_encoders_);
-  const auto finish = [&] {
-    for (const Place& place : order) run_at(place).finish_backward();
-  };
+void Pipeline::backward_of_all(GradientTransaction& transaction) {
+  // A plan counts on tapes that it keeps being gone before anything is recomputed.
+  const bool batch_order = !options_.reduction.overlap || (options_.may_drop_tapes && result_.kept_chunks > 0);
+  const std::vector<BackwardGroup> order = backward_order(sides_, ranks_.shares(), options_.segments,
+                                                          batch_order ? GroupOrder::kBatch : GroupOrder::kLargestFirst);
+  std::vector<Parameter> of_loss = in_common_order(transaction.parameters());
+  std::erase_if(of_loss, [&](const Parameter& p) {
+    return std::find(of_encoders_.begin(), of_encoders_.end(), p) != of_encoders_.end();
+  });
+  GradientsOfLoss whole(std::move(of_loss));
+  GradientReduction reduction(ranks_, of_encoders_, options_.reduction, options_.segments.any());
+  reduction.begin(completion_order(sides_, order));
+  std::exception_ptr failed;
   try {
-    for (const Place& place : order) {
-      if (place.chunk == 0) begin_backward(place);
+    if (ranks_.rank() != 0) take_gradients(of_encoders_);
+    whole.make_room();
+    reduction.make_room();
+    std::vector<Parameter> elsewhere = of_encoders_;  // only other ranks add to these
+    for (const BackwardGroup& group : order) {
+      for (const BackwardStep& step : group.steps) {
+        std::erase_if(elsewhere, [&](const Parameter& p) { return std::ranges::count(step.last, p) > 0; });
+      }
     }
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      TowerRun& run = run_at(order[i]);
-      const std::size_t count = run.chunks().parts.size(), chunk = order[i].chunk;
-      run.backward(chunk);
-      report(Phase::kBackward, sides_[order[i].side].name, count - 1 - chunk, count);
-      if (i + 1 == order.size() || segment_of(order[i + 1]) != segment_of(order[i])) tree.end_segment();
-    }
+    for (const Parameter& p : elsewhere) reduction.complete(p);
+    backward_own(order, [&](const Parameter& p) { reduction.complete(p); });
   } catch (...) {
-    finish();
+    failed = std::current_exception();
+    reduction.give_up();
+  }
+  try {
+    reduction.finish();
+  } catch (const distributed::CommunicationError&) {
+    if (failed) std::rethrow_exception(failed);
     throw;
   }
-  finish();
-  tree.finish();
+  ranks_.together([&] {
+    if (failed) std::rethrow_exception(failed);
+  });
+  whole.take(ranks_);
 }
 
-void Pipeline::backward_chunks(const std::vector<Place>& order) {
-  const auto same_run = [&](std::size_t a, std::size_t b) { return &run_at(order[a]) == &run_at(order[b]); };
+void Pipeline::backward_own(std::span<const BackwardGroup> order, const GradientWatch::Complete& complete) {
+  count_kept();
   try {
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      TowerRun& run = run_at(order[i]);
-      const std::size_t count = run.chunks().parts.size(), chunk = order[i].chunk;
-      // A run begins beside the last chunk of the one before, but for one sub-batch in two batches, which has to end
-      // first.
-      if (chunk + 1 == count && (i == 0 || same_run(i - 1, i))) begin_backward(order[i]);
-      if (i == 0) prefetch(order, 0);
-      if (i + 1 < order.size() && (chunk != 0 || !same_run(i, i + 1))) {
-        if (chunk == 0) begin_backward(order[i + 1]);
-        prefetch(order, i + 1);
-      }
-      run.backward(chunk);
-      report(Phase::kBackward, sides_[order[i].side].name, count - 1 - chunk, count);
-      if (chunk == 0) run.finish_backward();
+    if (options_.segments.any()) {
+      for (const BackwardGroup& group : order) backward_segments(group, complete);
+    } else {
+      std::vector<BackwardStep> steps;
+      for (const BackwardGroup& group : order) steps.insert(steps.end(), group.steps.begin(), group.steps.end());
+      backward_chunks(steps, complete);
     }
   } catch (...) {
     // Sub-batches may outlive the step.
-    for (const Place& place : order) run_at(place).finish_backward();
+    for (const Place& place : places_of(sides_)) run_at(place).finish_backward();
     throw;
+  }
+}
+
+void Pipeline::backward_chunk(const BackwardStep& step, const GradientWatch::Complete& complete) {
+  std::vector<Parameter> left = step.last;
+  const GradientWatch::Complete tell = [&](const Parameter& p) {
+    if (std::erase(left, p) > 0) complete(p);
+  };
+  TowerRun& run = run_at(step.place);
+  const std::size_t count = run.chunks().parts.size(), chunk = step.place.chunk;
+  run.backward(chunk, complete && !left.empty() ? tell : GradientWatch::Complete());
+  if (complete) std::ranges::for_each(left, complete);
+  report(Phase::kBackward, sides_[step.place.side].name, count - 1 - chunk, count);
+}
+
+/// Segment by segment, of all towers of the group, so that those that share parameters are added in the same order
+/// wherever their samples are.
+void Pipeline::backward_segments(const BackwardGroup& group, const GradientWatch::Complete& complete) {
+  std::vector<Parameter> parameters;
+  for (const std::size_t side : group.sides) add_distinct(parameters, parameters_of(sides_[side]));
+  GradientTree tree(std::move(parameters));
+  const GradientWatch::Complete finish = [&](const Parameter& p) {
+    tree.finish(p);
+    if (complete) complete(p);
+  };
+  for (const BackwardStep& step : group.steps) {
+    if (step.place.chunk == 0) begin_backward(step.place);
+  }
+  for (std::size_t i = 0; i < group.steps.size(); ++i) {
+    backward_chunk(group.steps[i], finish);
+    if (i + 1 < group.steps.size() && group.steps[i + 1].segment != group.steps[i].segment) tree.end_segment();
+  }
+  for (const BackwardStep& step : group.steps) run_at(step.place).finish_backward();
+}
+
+void Pipeline::backward_chunks(std::span<const BackwardStep> order, const GradientWatch::Complete& complete) {
+  const auto same_run = [&](std::size_t a, std::size_t b) {
+    return &run_at(order[a].place) == &run_at(order[b].place);
+  };
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const Place& place = order[i].place;
+    TowerRun& run = run_at(place);
+    const std::size_t count = run.chunks().parts.size(), chunk = place.chunk;
+    // A run begins beside the last chunk of the one before, but for one sub-batch in two batches, which has to end
+    // first.
+    if (chunk + 1 == count && (i == 0 || same_run(i - 1, i))) begin_backward(place);
+    if (i == 0) prefetch(place);
+    if (i + 1 < order.size() && (chunk != 0 || !same_run(i, i + 1))) {
+      if (chunk == 0) begin_backward(order[i + 1].place);
+      prefetch(order[i + 1].place);
+    }
+    backward_chunk(order[i], complete);
+    if (chunk == 0) run.finish_backward();
   }
 }
 

@@ -9,24 +9,18 @@
 #include <string>
 #include <vector>
 
+#include "tapecache/gradcache/backward_order.h"
+#include "tapecache/gradcache/gathering.h"
+#include "tapecache/gradcache/gradient_reduction.h"
 #include "tapecache/gradcache/gradient_transaction.h"
 #include "tapecache/gradcache/loss_pass.h"
 #include "tapecache/gradcache/ranks.h"
 #include "tapecache/gradcache/segments.h"
-#include "tapecache/gradcache/tower_run.h"
+#include "tapecache/gradcache/side.h"
 
 #pragma GCC visibility push(hidden)
 
 namespace tapecache::gradcache::detail {
-
-/// A tower as the loss sees it: one run over its whole batch, or the sub-batches that were forwarded one by one.
-struct Side {
-  std::string name;
-  std::vector<std::shared_ptr<TowerRun>> runs;
-};
-
-/// One side a tower.
-std::vector<Side> sides_of(std::span<const Tower> towers, std::vector<Chunks> chunks, const ForwardOptions& options);
 
 struct PipelineOptions {
   LossOptions loss = {};
@@ -36,6 +30,7 @@ struct PipelineOptions {
   std::function<void(const Progress&)> observer = {};
   Segments segments = {};
   bool shared_loss = false;  // whether ranks keep their representations to themselves
+  ReductionOptions reduction = {};
   // When the step began, of which this may not be the first attempt.
   std::chrono::steady_clock::time_point begun = std::chrono::steady_clock::now();
 };
@@ -65,33 +60,22 @@ class Pipeline {
   StepResult& result() { return result_; }
 
  private:
-  /// Of a chunk.
-  struct Place {
-    std::size_t side, run, chunk;
-  };
-
   TowerRun& run_at(const Place& place) { return *sides_[place.side].runs[place.run]; }
-  std::vector<Place> places() const;
   void forward_chunk(const Place& place, bool keep);
-  void prefetch(std::span<const Place> order, std::size_t next);
+  void prefetch(const Place& place);
   bool drop_a_kept_tape();
   bool drop_prefetched();
   void forward_chunks(std::int64_t keep);
   const Share& share(std::size_t side) const { return ranks_.shares()[side]; }
-  std::vector<Tensor> own_representations(std::size_t side) const;
-  std::vector<AuxiliaryLoss> own_auxiliary(std::size_t side) const;
   void make_room();
-  Account account_of_towers() const;
-  void gather();
   std::vector<LossInput> loss_inputs(GradientTransaction& transaction);
   void take_representations(std::span<LossInput> inputs);
   void take_whole_loss(const Loss& loss, GradientTransaction& transaction);
-  bool gathers() const { return ranks_.several() && !options_.shared_loss; }
-  void keep_own_rows();
-  void backward_own();
-  void backward_chunks(const std::vector<Place>& order);
-  void backward_segments(std::vector<Place> order);
-  std::int64_t segment_of(const Place& place) const;
+  void backward_of_all(GradientTransaction& transaction);
+  void backward_own(std::span<const BackwardGroup> order, const GradientWatch::Complete& complete);
+  void backward_segments(const BackwardGroup& group, const GradientWatch::Complete& complete);
+  void backward_chunks(std::span<const BackwardStep> order, const GradientWatch::Complete& complete);
+  void backward_chunk(const BackwardStep& step, const GradientWatch::Complete& complete);
   void count_kept();
   void off_load(std::vector<Tensor>& tensors) const;
   void begin_backward(const Place& place);
@@ -103,13 +87,7 @@ class Pipeline {
   std::vector<std::vector<Tensor>> caches_;  // d loss / d representations, of each side's outputs
   PipelineOptions options_;
   Ranks& ranks_;
-  /// What a side gives, over the samples of all ranks.
-  struct Gathered {
-    std::vector<Tensor> own;  // of this rank, until they are gathered
-    std::vector<Tensor> representations;
-    std::vector<AuxiliaryLoss> auxiliary;
-  };
-  std::vector<Gathered> gathered_;      // of each side; of several ranks
+  Gathering gathering_;
   std::vector<Parameter> of_encoders_;  // in the order that ranks have in common; of several ranks
   StepReadings readings_;
   StepResult result_;

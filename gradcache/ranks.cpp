@@ -59,16 +59,20 @@ Opening opening_of(const StepStart& start) {
   return own;
 }
 
-/// What each rank says, in i64 alone. No allocator counts it: who is short of memory must be able to say so. Who has
-/// failed, and cannot tell the others, throws that.
+/// What each rank says, in i64 alone. No allocator counts it: who is short of memory must be able to say so.
+void gather_numbers(distributed::Communicator& ranks, std::int64_t* own, std::int64_t count, std::int64_t* all) {
+  Tensor everyones = Tensor::wrap(all, {ranks.size(), count});
+  const std::vector<std::int64_t> one_each(static_cast<std::size_t>(ranks.size()), 1);
+  ranks.all_gather(Tensor::wrap(own, {1, count}), everyones, one_each);
+}
+
+/// The same of a struct of such numbers. Who has failed, and cannot tell the others, throws that.
 template <class Numbers>
 std::vector<Numbers> of_all(distributed::Communicator& ranks, Numbers own, const std::exception_ptr& failed) {
-  constexpr std::int64_t kNumbers = sizeof(Numbers) / sizeof(std::int64_t);
   std::vector<Numbers> all(static_cast<std::size_t>(ranks.size()));
-  Tensor everyones = Tensor::wrap(reinterpret_cast<std::int64_t*>(all.data()), {ranks.size(), kNumbers});
-  const std::vector<std::int64_t> one_each(all.size(), 1);
   try {
-    ranks.all_gather(Tensor::wrap(reinterpret_cast<std::int64_t*>(&own), {1, kNumbers}), everyones, one_each);
+    gather_numbers(ranks, reinterpret_cast<std::int64_t*>(&own), sizeof(Numbers) / sizeof(std::int64_t),
+                   reinterpret_cast<std::int64_t*>(all.data()));
   } catch (const CommunicationError&) {
     if (failed) std::rethrow_exception(failed);
     throw;
@@ -200,9 +204,10 @@ void Ranks::together(const std::function<void()>& work, const std::function<Acco
     status = kFailed;
   }
   struct Line {
-    std::int64_t status = kWell, digest = 0, value = 0;
+    std::int64_t status = kWell, digest = 0, value = 0, changes = 0;
   };
-  Line line{status, Digest().add(own.text).value(), std::bit_cast<std::int64_t>(own.value)};
+  const Line line{status, Digest().add(own.text).value(), std::bit_cast<std::int64_t>(own.value),
+                  own.weights.empty() ? 0 : compared().changes(own.weights)};
   const std::vector<Line> all = of_all(*communicator_, line, failed);
   const std::size_t size = all.size();
   if (std::any_of(all.begin(), all.end(), [](const Line& l) { return l.status != kWell; })) {
@@ -211,6 +216,11 @@ void Ranks::together(const std::function<void()>& work, const std::function<Acco
   if (std::any_of(all.begin(), all.end(), [&](const Line& l) { return l.digest != all[0].digest; })) {
     tell_difference(own.text);
   }
+  if (std::any_of(all.begin(), all.end(),
+                  [&](const Line& l) { return l.changes == ComparedWeights::kNew || l.changes != all[0].changes; })) {
+    compare_weights(own.weights);
+  }
+  if (!own.weights.empty()) compared().note(own.weights);
   const double reference = std::bit_cast<double>(all[0].value);
   for (std::size_t r = 1; r < size; ++r) {
     const double value = std::bit_cast<double>(all[r].value);
@@ -238,6 +248,27 @@ void Ranks::tell_difference(const std::string& text) {
   const std::string differs = difference(text, reference);
   const Agreed told = communicator_->agree(differs.empty() ? kWell : kFailed, differs);
   throw ValueError(fmt::format("{}: {} {}", step_, of(told.rank), told.message));
+}
+
+ComparedWeights& Ranks::compared() {
+  std::shared_ptr<void>& notes = communicator_->notes();
+  if (!notes) notes = std::make_shared<ComparedWeights>();
+  return *static_cast<ComparedWeights*>(notes.get());
+}
+
+void Ranks::compare_weights(std::span<const Parameter> weights) {
+  std::vector<std::int64_t> digests;
+  or_fail([&] {
+    for (const Parameter& p : weights) digests.push_back(digest_of_bits(p.value()));
+  });
+  std::vector<std::int64_t> all(digests.size() * static_cast<std::size_t>(communicator_->size()));
+  gather_numbers(*communicator_, digests.data(), static_cast<std::int64_t>(digests.size()), all.data());
+  for (std::size_t i = digests.size(); i < all.size(); ++i) {
+    const std::size_t parameter = i % digests.size();
+    if (all[i] == all[parameter]) continue;
+    throw ValueError(fmt::format("{}: {} has other values of parameter '{}' than rank 0", step_,
+                                 of(static_cast<int>(i / digests.size())), weights[parameter].name()));
+  }
 }
 
 void Ranks::or_fail(const std::function<void()>& work) {

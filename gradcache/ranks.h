@@ -6,11 +6,13 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "tapecache/distributed/communicator.h"
 #include "tapecache/gradcache/digest.h"
 #include "tapecache/gradcache/step.h"
+#include "tapecache/gradcache/weights.h"
 
 #pragma GCC visibility push(hidden)
 
@@ -44,8 +46,9 @@ struct StepStart {
 
 /// What all ranks must have in common, to go on.
 struct Account {
-  std::string text = {};  // line by line
-  double value = 0;       // but for rounding
+  std::string text = {};                // line by line
+  double value = 0;                     // but for rounding
+  std::vector<Parameter> weights = {};  // to the bit; all have as many
 };
 
 /// What a step asks of the others. Alone, without a communicator or in a group of one, each of these is nothing but the
@@ -57,6 +60,10 @@ class Ranks {
   /// `step` is for messages.
   Ranks(const char* step, distributed::Communicator* communicator);
 
+  /// Of a rank that does by itself a part of a step that is opened.
+  Ranks(const char* step, std::vector<Share> shares)
+      : step_(step), communicator_(nullptr), shares_(std::move(shares)) {}
+
   bool several() const { return communicator_ != nullptr; }
   int rank() const { return several() ? communicator_->rank() : 0; }
 
@@ -67,7 +74,8 @@ class Ranks {
 
   /// Does what may fail here alone. Where it fails on any rank, all throw: the one that failed its own exception, the
   /// others an Error that names it, or OutOfMemory where that is all that any rank has met. Where it does not, but
-  /// ranks' accounts differ, all throw ValueError.
+  /// ranks' accounts differ, all throw ValueError. Weights are looked at where the group has not met them before, or
+  /// where one rank has changed them more often than another since then.
   void together(const std::function<void()>& work, const std::function<Account()>& account = {});
   /// Does what calls the others itself: where it fails here, this rank ends the group, so that none waits for it.
   void or_fail(const std::function<void()>& work);
@@ -87,6 +95,8 @@ class Ranks {
  private:
   [[noreturn]] void conclude(const std::exception_ptr& own, int status, const std::string& message);
   [[noreturn]] void tell_difference(const std::string& text);
+  void compare_weights(std::span<const Parameter> weights);
+  ComparedWeights& compared();
   template <class Call>
   void on_host(Tensor& tensor, Call call);
   std::string of(int rank) const;

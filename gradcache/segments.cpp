@@ -1,5 +1,6 @@
 #include "tapecache/gradcache/segments.h"
 
+#include <algorithm>
 #include <bit>
 #include <utility>
 
@@ -114,10 +115,13 @@ void GradientTree::end_segment() {
   parts_.push_back(std::move(part));
 }
 
-void GradientTree::finish() {
-  if (parts_.empty()) return;
-  add_gradients(parameters_, std::move(parts_.back().gradients));
-  parts_.clear();
+void GradientTree::finish(const Parameter& parameter) {
+  const auto found = std::find(parameters_.begin(), parameters_.end(), parameter);
+  const auto i = static_cast<std::size_t>(found - parameters_.begin());
+  Tensor& sum = found->mutable_gradient();
+  for (auto part = parts_.rbegin(); part != parts_.rend(); ++part) {
+    sum = sum_of(std::move(sum), std::exchange(part->gradients[i], Tensor()));
+  }
 }
 
 }  // namespace tapecache::gradcache::detail

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "tapecache/autograd/variable.h"
@@ -34,15 +35,15 @@ void check_shares(const char* step, const Segments& segments, const Ranks& ranks
 void cut_in_segments(const char* step, const Segments& segments, std::span<const Tower> towers,
                      std::span<const Share> shares, std::vector<Chunks>& chunks);
 
-/// Adds the gradients of segments, which come one after the other, as a binary tree does.
+/// Adds the gradients of 2^n segments, which come one after the other, as a binary tree does.
 class GradientTree {
  public:
-  explicit GradientTree(std::span<const Parameter> parameters) : parameters_(parameters.begin(), parameters.end()) {}
+  explicit GradientTree(std::vector<Parameter> parameters) : parameters_(std::move(parameters)) {}
 
-  /// Takes the parameters' gradients, which are those of one segment.
+  /// Takes the parameters' gradients, which are those of one segment, but for the last.
   void end_segment();
-  /// Gives the parameters the sum.
-  void finish();
+  /// Of a parameter that has its gradient of the last segment: gives it the sum.
+  void finish(const Parameter& parameter);
 
  private:
   struct Part {

@@ -52,36 +52,12 @@ bool halve_chunks(MemoryPlan& plan, std::span<const Tower> towers, std::span<con
   return smaller || by_tokens;
 }
 
-/// Adds the result of one group to that of the step. The status is that of the first group that was refused.
-void add_group(StepResult& sum, const StepResult& group, std::size_t number) {
-  sum.loss = sum.loss.item() + group.loss.item();
-  sum.non_finite = sum.non_finite.item() + group.non_finite.item();
-  sum.auxiliary.resize(group.auxiliary.size());
-  for (std::size_t i = 0; i < group.auxiliary.size(); ++i) {
-    const double mean = sum.auxiliary[i].mean + group.auxiliary[i].mean;
-    sum.auxiliary[i] = group.auxiliary[i];
-    sum.auxiliary[i].mean = mean;
-  }
-  if (sum.status == StepStatus::kDone && group.status != StepStatus::kDone) {
-    sum.status = group.status;
-    sum.message = fmt::format("in group {}: {}", number, group.message);
-  }
-  sum.chunks += group.chunks;
-  sum.kept_chunks += group.kept_chunks;
-  sum.seconds.forward += group.seconds.forward;
-  sum.seconds.loss += group.seconds.loss;
-  sum.seconds.backward += group.seconds.backward;
-  sum.largest_chunks.resize(group.largest_chunks.size());
-  for (std::size_t t = 0; t < group.largest_chunks.size(); ++t) {
-    sum.largest_chunks[t] = std::max(sum.largest_chunks[t], group.largest_chunks[t]);
-  }
-}
-
 /// A digest of the options that must be equal on all ranks.
 detail::Digest digest_of(const DirectOptions& options) {
   detail::Digest digest;
   digest.add(options.scale.item()).add(options.reproducible_block).add(static_cast<std::int64_t>(options.autocast));
   digest.add(options.reproducible_segments).add(std::int64_t{options.shared_loss});
+  digest.add(static_cast<std::int64_t>(options.reduction.bucket_bytes));
   return digest;
 }
 
@@ -145,6 +121,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
                                .observer = options.observer,
                                .segments = segments,
                                .shared_loss = options.shared_loss,
+                               .reduction = options.reduction,
                                .begun = begun},
                               ranks);
     try {
@@ -191,54 +168,12 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const Di
                             {.loss = {options.scale, true, options.deferred},
                              .device = options.device,
                              .segments = segments,
-                             .shared_loss = options.shared_loss},
+                             .shared_loss = options.shared_loss,
+                             .reduction = options.reduction},
                             ranks);
   pipeline.forward(kAll);
   if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
   return pipeline.commit(transaction, meter.peak());
-}
-
-StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const AccumulatedOptions& options) {
-  detail::check_step("accumulated_step", towers, options.reproducible_block, options.scale);
-  detail::check_has_loss("accumulated_step", loss);
-  const std::vector<Chunks> chunks = cut_towers("accumulated_step", towers, {.chunk_sizes = options.chunk_sizes.sizes},
-                                                options.reproducible_block, false);
-  for (std::size_t i = 1; i < towers.size(); ++i) {
-    if (chunks[i].parts.size() != chunks[0].parts.size()) {
-      throw ValueError(fmt::format("accumulated_step: tower '{}' has {} chunks, tower '{}' {}, expected equal numbers",
-                                   towers[i].name(), chunks[i].parts.size(), towers[0].name(), chunks[0].parts.size()));
-    }
-  }
-  const PeakMeter meter(options.device);
-  detail::Ranks alone("accumulated_step", nullptr);
-  alone.open([&] { return detail::StepStart{detail::shares_of(towers)}; });
-  GradientTransaction transaction;
-  StepResult sum;
-  const detail::ForwardOptions forward{
-      .step = "accumulated_step", .autocast = options.autocast, .reproducible_block = options.reproducible_block};
-  const std::uint32_t first_call = random_state().key.call;
-  for (std::size_t c = 0; c < chunks[0].parts.size(); ++c) {
-    random_state().key.call = first_call;
-    std::vector<Chunks> group;
-    group.reserve(chunks.size());
-    for (const Chunks& tower : chunks) group.push_back({.parts = {tower.parts[c]}, .order = {}});
-    const double weight = static_cast<double>(group[0].size()) / static_cast<double>(towers[0].size());
-    const Loss weighted = [&](const Representations& representations) {
-      const Variable value = loss(representations);
-      detail::check_loss("accumulated_step", value);
-      return ops::scale(value, weight);
-    };
-    detail::Pipeline pipeline("accumulated_step", detail::sides_of(towers, std::move(group), forward),
-                              {.loss = {options.scale, true, false}, .device = options.device}, alone);
-    pipeline.forward(kAll);
-    const bool finite = pipeline.take_loss(weighted, transaction);
-    if (finite && sum.status == StepStatus::kDone) pipeline.backward(transaction);
-    add_group(sum, pipeline.result(), c);
-  }
-  sum.peak_bytes = meter.peak();
-  detail::join_step(transaction, sum, false);
-  transaction.keep_joined();
-  return sum;
 }
 
 }  // namespace tapecache::gradcache

@@ -113,6 +113,17 @@ struct Progress {
   double seconds = 0;     ///< since the step began
 };
 
+/// How the gradients of several processes are added. Both settings must be the same on all of them.
+struct ReductionOptions {
+  /// Whether gradients travel while backward still runs: those of the tower with the most parameters first, during the
+  /// backward of the others. A thread of the step makes the calls meanwhile. Gradients are the same bits without.
+  /// Gradients of parameters on a device travel after the backward.
+  bool overlap = true;
+  /// The approximate size of a bucket of gradients. A bucket travels when all of it is there on every process, after a
+  /// call of a few bytes. Small buckets hide more of their time, large ones cost less where each call is slow.
+  std::size_t bucket_bytes = std::size_t{16} << 20;
+};
+
 /// Options of a step on the whole batch at once.
 struct DirectOptions {
   /// Multiplies every gradient, including those of the loss's own parameters: 1/k for k accumulated steps, or a loss
@@ -149,6 +160,7 @@ struct DirectOptions {
   /// gets that value, the gradient of its own rows, and the whole gradient of the loss's parameters. The result has
   /// this rank's representations.
   bool shared_loss = false;
+  ReductionOptions reduction = {};  ///< of several processes
 };
 
 /// Options of plain accumulation: see `DirectOptions`.
@@ -158,6 +170,11 @@ struct AccumulatedOptions {
   std::int64_t reproducible_block = 0;
   DType autocast = DType::kFloat32;
   Device device = Device::cpu();
+  /// The processes that take the step together, each with its own samples, at least one of each tower. Each cuts its
+  /// own into groups, so that no loss has samples of two of them; gradients and results are those of one process that
+  /// has these groups of all.
+  distributed::Communicator* communicator = nullptr;
+  ReductionOptions reduction = {};
 };
 
 /// Options of a cached step.
@@ -184,10 +201,12 @@ struct StepOptions {
   distributed::Communicator* communicator = nullptr;  ///< as in DirectOptions
   std::int64_t reproducible_segments = 0;             ///< as in DirectOptions
   bool shared_loss = false;                           ///< as in DirectOptions
+  ReductionOptions reduction = {};                    ///< as in DirectOptions
 
   /// The options of the direct step that this cached step must equal.
   DirectOptions direct() const {
-    return {scale, reproducible_block, autocast, deferred, device, communicator, reproducible_segments, shared_loss};
+    return {scale,        reproducible_block,    autocast,    deferred, device,
+            communicator, reproducible_segments, shared_loss, reduction};
   }
 };
 
@@ -256,9 +275,9 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
 StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const DirectOptions& options = {});
 
 /// Plain gradient accumulation, for comparison: each group of chunks takes its own loss, weighted by its share of
-/// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count. The
-/// result has no representations. A group whose loss or cache is not finite refuses the whole step. Throws what
-/// `direct_step` throws, and ValueError for other counts.
+/// the samples, so that only the diagonal blocks of the logits are ever seen. All towers need the same chunk count, of
+/// each process by itself. The result has no representations, and its chunks are this process's. A group whose loss or
+/// cache is not finite refuses the whole step. Throws what `direct_step` throws, and ValueError for other counts.
 StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const AccumulatedOptions& options);
 
 /// Plans the `cached_step` with these options, whose cut is a memory budget: measures a small and a larger chunk of

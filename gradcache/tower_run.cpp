@@ -298,11 +298,11 @@ void TowerRun::check_recompute(const std::vector<Piece>& pieces) const {
   }
 }
 
-void TowerRun::backward(std::size_t chunk) {
+void TowerRun::backward(std::size_t chunk, const GradientWatch::Complete& complete) {
   check_unchanged();
   if (kept_[chunk].tape) {
     const Kept kept = std::exchange(kept_[chunk], {});
-    inject_cache(*kept.tape, kept.pieces, chunk);
+    inject_cache(*kept.tape, kept.pieces, chunk, complete);
     return;
   }
   Tape tape;
@@ -312,10 +312,11 @@ void TowerRun::backward(std::size_t chunk) {
     pieces = encode(chunk, first_->repeated());
   }
   check_recompute(pieces);
-  inject_cache(tape, pieces, chunk);
+  inject_cache(tape, pieces, chunk, complete);
 }
 
-void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::size_t chunk) {
+void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::size_t chunk,
+                            const GradientWatch::Complete& complete) {
   const auto operands = operands_.use();
   std::vector<Variable> outputs;
   std::vector<Tensor> gradients;
@@ -335,7 +336,10 @@ void TowerRun::inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::s
       gradients.push_back(seed_for(loss.values, loss.weight / static_cast<double>(samples_), scale_));
     }
   }
-  if (!outputs.empty()) inject(tape, outputs, gradients, Tape::Hooks::kLeave);  // the transaction runs them
+  if (outputs.empty()) return;
+  std::optional<GradientWatch> watch;
+  if (complete) watch.emplace(tape, complete);
+  inject(tape, outputs, gradients, Tape::Hooks::kLeave);  // the transaction runs them
 }
 
 }  // namespace tapecache::gradcache::detail

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "tapecache/autograd/gradient_watch.h"
 #include "tapecache/autograd/operand_cache.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/forward_context.h"
@@ -59,8 +60,9 @@ class TowerRun {
   /// auxiliary losses are multiplied by: the scale, over the samples of the batch.
   void begin_backward(std::vector<Tensor> cache, const Number& scale, std::int64_t samples);
   /// Gives a chunk's rows of the cache, and its auxiliary losses, to the parameters: from its kept tape, or forwarding
-  /// it again. Throws ValueError where inputs, parameters or (on demand) representations changed in between.
-  void backward(std::size_t chunk);
+  /// it again. `complete` is told of parameters that have all of the chunk's share, as far as that is known before the
+  /// end. Throws ValueError where inputs, parameters or (on demand) representations changed in between.
+  void backward(std::size_t chunk, const GradientWatch::Complete& complete = {});
   void finish_backward();
   /// Begins to copy to the device what a chunk's next pass takes from the host: its input, its rows of the cache. That
   /// costs memory until the pass; where there is none, the pass copies.
@@ -116,7 +118,8 @@ class TowerRun {
   void note_parameters(std::span<const Parameter> parameters);
   void check_unchanged() const;
   void check_recompute(const std::vector<Piece>& pieces) const;
-  void inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::size_t chunk);
+  void inject_cache(Tape& tape, const std::vector<Piece>& pieces, std::size_t chunk,
+                    const GradientWatch::Complete& complete);
 
   const Tower* tower_;
   Chunks chunks_;

@@ -1,6 +1,7 @@
 // Training steps of CLIP ViT-B/32, cached 64/16, in processes that an MPI launcher started, each with its share of the
 // batch: seconds, and what they send over the least that is possible. Without a launcher one process takes the steps,
-// and prints its seconds alone, for `--against` of the others. `./run bench processes` does both.
+// and prints its seconds alone, for `--against` of the others. With `--link` calls take as long as over a link of that
+// speed, and what is measured is how much of the gradients' journey backward hides. `./run bench processes` does all.
 #include <mpi.h>
 
 #include <algorithm>
@@ -18,6 +19,7 @@
 #include "../train_step/training.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/distributed/mpi.h"
+#include "wrapped.h"
 
 namespace {
 
@@ -38,65 +40,87 @@ extern "C" int MPI_Isend(const void* buffer, int count, MPI_Datatype type, int t
 namespace {
 
 using namespace tapecache;
-using distributed::Communicator;
+using processes::Wrapped;
 using Clock = std::chrono::steady_clock;
-
-/// Counts calls on their way to another communicator.
-class Counted final : public Communicator {
- public:
-  explicit Counted(Communicator& inner) : Communicator(inner.rank(), inner.size(), inner.limit()), inner_(inner) {}
-  std::string name() const override { return inner_.name(); }
-  void fail(std::string_view why) noexcept override { inner_.fail(why); }
-
-  /// Of more bytes than go into the messages that ranks agree by.
-  int large_gathers = 0, large_reductions = 0, small_calls = 0;
-
- private:
-  static constexpr std::size_t kLarge = 4096;
-  void count(int& large, const Tensor& tensor) { ++(tensor.bytes() > kLarge ? large : small_calls); }
-
-  void do_all_gather(const Tensor& rows, Tensor& all, std::span<const std::int64_t> counts) override {
-    count(large_gathers, all);
-    inner_.all_gather(rows, all, counts);
-  }
-  void do_reduce_scatter(const Tensor& all, Tensor& rows, std::span<const std::int64_t> counts) override {
-    count(large_reductions, all);
-    inner_.reduce_scatter(all, rows, counts);
-  }
-  void do_all_reduce(Tensor& values, distributed::Reduction reduction) override {
-    count(large_reductions, values);
-    inner_.all_reduce(values, reduction);
-  }
-  void do_broadcast(Tensor& values, int root) override {
-    ++small_calls;
-    inner_.broadcast(values, root);
-  }
-  void do_send_receive(const Tensor& sent, int to, Tensor& received, int from) override {
-    ++small_calls;
-    inner_.send_receive(sent, to, received, from);
-  }
-  void do_barrier() override { inner_.barrier(); }
-
-  Communicator& inner_;
-};
 
 struct Options {
   std::int64_t batch = 64, chunk = 16, steps = 3;
   int threads = 1;
-  double against = 0;
+  double against = 0, link = 0, latency = 50;
   bool tiny = false;
 };
+
+train_step::ClipSize clip_size(const Options& options) {
+  return options.tiny ? train_step::ClipSize::kTiny : train_step::ClipSize::kBase32;
+}
+
+train_step::Training make_training(const Options& options, const train_step::Setting& setting) {
+  const std::int64_t size = setting.communicator ? setting.communicator->size() : 1;
+  const std::int64_t rank = setting.communicator ? setting.communicator->rank() : 0;
+  const std::int64_t own = options.batch * (rank + 1) / size - options.batch * rank / size;
+  return train_step::Training(train_step::make_clip(clip_size(options), own, options.chunk, setting));
+}
+
+double median(std::vector<double> values) {
+  std::ranges::sort(values);
+  return values[values.size() / 2];
+}
+
+double seconds_of_step(train_step::Training& training) {
+  const auto begin = Clock::now();
+  training.step();
+  return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+void describe(const Options& options, const Wrapped& ranks) {
+  fmt::print("CLIP {}, {} pairs in chunks of {}, {} processes of {} threads\n", options.tiny ? "tiny" : "ViT-B/32",
+             options.batch, options.chunk, ranks.size(), options.threads);
+}
+
+/// How much of what gradients take over a link is hidden behind backward: of steps with them, in turn, beside it and
+/// after it, and without.
+void measure_link(const Options& options, Wrapped& ranks) {
+  gradcache::ReductionOptions reduction;
+  train_step::Setting setting;
+  setting.communicator = &ranks;
+  setting.reduction = &reduction;
+  train_step::Training training = make_training(options, setting);
+  std::vector<double> without, after, beside;
+  const processes::Link link{options.link * 1e6 / 8, options.latency * 1e-6};
+  for (std::int64_t step = 0; step <= options.steps; ++step) {
+    const auto take = [&](std::vector<double>& seconds, bool carries_gradients, bool overlap) {
+      ranks.link = link;
+      ranks.link.carries_gradients = carries_gradients;
+      reduction.overlap = overlap;
+      ranks.barrier();
+      const double taken = seconds_of_step(training);
+      if (step > 0) seconds.push_back(taken);  // one warms up
+    };
+    take(without, false, true);
+    take(after, true, false);
+    take(beside, true, true);
+  }
+  if (ranks.rank() != 0) return;
+  const double least = median(without), whole = median(after) - least, seen = median(beside) - least;
+  describe(options, ranks);
+  fmt::print("link                  {:.0f} Mbit/s, {:.0f} µs a message\n", options.link, options.latency);
+  fmt::print("seconds a step        {:.3f} without gradients' journey, {:.3f} with it after backward, {:.3f} beside\n",
+             least, median(after), median(beside));
+  fmt::print("hidden                {:.3f} of {:.3f} s\n", 1 - seen / whole, whole);
+}
 
 int run(const Options& options) {
   set_thread_count(options.threads);
   const auto world = distributed::mpi_launched() ? distributed::mpi_world() : nullptr;
-  std::unique_ptr<Counted> ranks = world ? std::make_unique<Counted>(*world) : nullptr;
-  const std::int64_t size = ranks ? ranks->size() : 1, rank = ranks ? ranks->rank() : 0;
-  const std::int64_t own = options.batch * (rank + 1) / size - options.batch * rank / size;
+  const std::unique_ptr<Wrapped> ranks = world ? std::make_unique<Wrapped>(*world) : nullptr;
+  if (options.link > 0) {
+    if (!ranks || ranks->size() < 2) throw std::runtime_error("--link is for several processes");
+    measure_link(options, *ranks);
+    return 0;
+  }
   train_step::Setting setting;
   setting.communicator = ranks.get();
-  const auto clip_size = options.tiny ? train_step::ClipSize::kTiny : train_step::ClipSize::kBase32;
-  train_step::Training training(train_step::make_clip(clip_size, own, options.chunk, setting));
+  train_step::Training training = make_training(options, setting);
 
   std::vector<double> seconds;
   std::int64_t bytes = 0, messages = 0;
@@ -106,31 +130,28 @@ int run(const Options& options) {
       ranks->large_gathers = ranks->large_reductions = ranks->small_calls = 0;
     }
     bytes = sent_bytes, messages = sent_messages;
-    const auto begin = Clock::now();
-    training.step();
-    if (step > 0) seconds.push_back(std::chrono::duration<double>(Clock::now() - begin).count());  // one warms up
+    const double taken = seconds_of_step(training);
+    if (step > 0) seconds.push_back(taken);  // one warms up
     bytes = sent_bytes - bytes, messages = sent_messages - messages;
   }
-  std::ranges::sort(seconds);
-  const double median = seconds[seconds.size() / 2];
   if (!ranks) {
-    fmt::print("{:.4f}\n", median);
+    fmt::print("{:.4f}\n", median(seconds));
     return 0;
   }
+  if (ranks->rank() != 0) return 0;
   std::int64_t numbers = 0;
   for (const Parameter& parameter : training.workload->parameters) numbers += parameter.value().numel();
-  const std::int64_t width = train_step::clip_config(clip_size).projection_width;
+  const std::int64_t width = train_step::clip_config(clip_size(options)).projection_width;
+  const std::int64_t size = ranks->size(), own = options.batch / size;
   // Of a gather each rank sends its rows to all others; of a ring's all-reduce twice all but one of the shares.
   const double least =
       4.0 * static_cast<double>((size - 1) * 2 * own * width) +
       4.0 * 2 * static_cast<double>(numbers) * static_cast<double>(size - 1) / static_cast<double>(size);
-  if (rank != 0) return 0;
-  fmt::print("CLIP {}, {} pairs in chunks of {}, {} processes of {} threads\n", options.tiny ? "tiny" : "ViT-B/32",
-             options.batch, options.chunk, size, options.threads);
-  fmt::print("seconds a step        {:.3f}\n", median);
+  describe(options, *ranks);
+  fmt::print("seconds a step        {:.3f}\n", median(seconds));
   if (options.against > 0) {
     fmt::print("of one process        {:.3f}, of as many threads; ratio {:.3f}\n", options.against,
-               median / options.against);
+               median(seconds) / options.against);
   }
   fmt::print("bytes a rank sends    {:.1f} MB in {} messages; over the least possible {:.4f}\n",
              static_cast<double>(bytes) * 1e-6, messages, static_cast<double>(bytes) / least);
@@ -155,6 +176,8 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app.add_option("--against", options.against, "Seconds of one process");
+  app.add_option("--link", options.link, "Mbit/s of a link that calls are as slow as")->check(CLI::PositiveNumber);
+  app.add_option("--latency", options.latency, "Microseconds of a message over it")->capture_default_str();
   app.add_flag("--tiny", options.tiny, "A tiny model, to try the program out");
   CLI11_PARSE(app, argc, argv);
   try {

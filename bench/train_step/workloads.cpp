@@ -160,6 +160,7 @@ class ClipWorkload : public Workload {
                                    .autocast = setting_.precision,
                                    .device = setting_.device,
                                    .communicator = setting_.communicator};
+    if (setting_.reduction != nullptr) options.reduction = *setting_.reduction;
     return gradcache::cached_step(
                towers,
                [this](auto r) {

@@ -12,6 +12,7 @@
 #include "tapecache/core/dtype.h"
 #include "tapecache/core/tensor.h"
 #include "tapecache/distributed/communicator.h"
+#include "tapecache/gradcache/step.h"
 #include "tapecache/models/clip.h"
 
 /// The training steps that are measured: models of usual sizes on random data, no dropout.
@@ -34,7 +35,8 @@ struct Workload {
 struct Setting {
   tapecache::DType precision = tapecache::DType::kFloat32;
   tapecache::Device device = tapecache::Device::cpu();
-  tapecache::distributed::Communicator* communicator = nullptr;  ///< of cached CLIP
+  tapecache::distributed::Communicator* communicator = nullptr;       ///< of cached CLIP
+  const tapecache::gradcache::ReductionOptions* reduction = nullptr;  ///< read in each step; null: as it is by itself
 };
 
 /// All names for the host, in the order they are measured.

@@ -26,6 +26,52 @@ inline void require(bool holds, const std::string& what) {
   if (!holds) throw std::logic_error(what);
 }
 
+/// A group whose calls are told of before and after they are made.
+class Watched final : public Communicator {
+ public:
+  using Told = std::function<void(const std::string& call, const Tensor& of)>;
+
+  Watched(
+      Communicator& inner, Told before, Told after = [](const std::string&, const Tensor&) {})
+      : Communicator(inner.rank(), inner.size(), inner.limit()),
+        inner_(inner),
+        before_(std::move(before)),
+        after_(std::move(after)) {}
+  std::string name() const override { return inner_.name(); }
+  void fail(std::string_view why) noexcept override { inner_.fail(why); }
+
+ private:
+  void do_all_gather(const Tensor& rows, Tensor& all, std::span<const std::int64_t> counts) override {
+    before_("gather", all);
+    inner_.all_gather(rows, all, counts);
+    after_("gather", all);
+  }
+  void do_reduce_scatter(const Tensor& all, Tensor& rows, std::span<const std::int64_t> counts) override {
+    before_("scatter", all);
+    inner_.reduce_scatter(all, rows, counts);
+    after_("scatter", all);
+  }
+  void do_all_reduce(Tensor& values, distributed::Reduction reduction) override {
+    before_("reduce", values);
+    inner_.all_reduce(values, reduction);
+    after_("reduce", values);
+  }
+  void do_broadcast(Tensor& values, int root) override {
+    before_("broadcast", values);
+    inner_.broadcast(values, root);
+    after_("broadcast", values);
+  }
+  void do_send_receive(const Tensor& sent, int to, Tensor& received, int from) override {
+    before_("exchange", sent);
+    inner_.send_receive(sent, to, received, from);
+    after_("exchange", sent);
+  }
+  void do_barrier() override { inner_.barrier(); }
+
+  Communicator& inner_;
+  Told before_, after_;
+};
+
 /// Which rows of each tower a rank has.
 class Slice {
  public:

@@ -1,6 +1,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <string>
 #include <thread>
@@ -8,6 +9,7 @@
 
 #include "gradcache_checks.h"
 #include "ranks.h"
+#include "tapecache/autograd/function.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/forward_context.h"
 #include "tapecache/gradcache/cached.h"
@@ -19,7 +21,11 @@ using namespace tapecache::testing;
 
 namespace {
 
-enum class Place { kForward, kSecondForward, kLoss, kHook };
+/// In backward: where an encoder is forwarded again, that of the tower whose gradients travel first or of the other, or
+/// between the derivatives of a layer and the one before it.
+enum class Place { kForward, kSecondForward, kLaterForward, kDerivative, kLoss, kHook };
+constexpr Place kPlaces[] = {Place::kForward,    Place::kSecondForward, Place::kLaterForward,
+                             Place::kDerivative, Place::kLoss,          Place::kHook};
 enum class Fault { kException, kOutOfMemory, kLate };
 
 constexpr int kRanks = 3, kFaulty = 1;
@@ -28,6 +34,14 @@ void strike(Fault fault) {
   if (fault == Fault::kException) throw ValueError("the milk is sour");
   if (fault == Fault::kOutOfMemory) throw OutOfMemory("no room for milk", 1, 2, 3);
   std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+}
+
+/// Calls `at` in its derivative.
+Variable paused(const Variable& x, const std::function<void()>& at) {
+  return record("paused", x.value().clone(), {x}, {}, [call = &at](Backward& context) {
+    (*call)();
+    context.pass(0, context.output_gradient());
+  });
 }
 
 /// A step of which rank 1 fails at a place; how often it is to fail there.
@@ -41,9 +55,16 @@ StepResult faulty_step(Communicator& ranks, const ClipSetup& setup, Place place,
     }
   };
   const Slice slice(ranks.rank(), {{5, 3, 4}, {2, 6, 4}});
-  const auto encoder = [&](const Tensor& x) {
+  const auto text = [&](const Tensor& x) {
     at(forward_context().recompute ? Place::kSecondForward : Place::kForward);
-    return setup.image(x);
+    return setup.text(x);
+  };
+  const std::function<void()> in_derivative = [&] { at(Place::kDerivative); };
+  const auto image = [&](const Tensor& x) {
+    if (forward_context().recompute) at(Place::kLaterForward);
+    const Encoder& e = setup.image;
+    const Variable hidden = ops::dropout(ops::tanh(ops::linear(x, e.w1, e.b1)), e.dropout);
+    return ops::l2_normalize(ops::dropout(ops::linear(paused(hidden, in_derivative), e.w2), e.dropout));
   };
   const Loss loss = [&](const Representations& r) {
     at(Place::kLoss);
@@ -52,8 +73,7 @@ StepResult faulty_step(Communicator& ranks, const ClipSetup& setup, Place place,
   Parameter hooked = setup.text.w1;
   hooked.clear_hooks();
   hooked.add_hook([&](Parameter&) { at(Place::kHook); });
-  const std::vector<Tower> towers{{"image", slice(0, setup.images), encoder},
-                                  {"text", slice(1, setup.texts), setup.text}};
+  const std::vector<Tower> towers{{"image", slice(0, setup.images), image}, {"text", slice(1, setup.texts), text}};
   options.communicator = &ranks;
   const auto unhook = [&] { hooked.clear_hooks(); };
   try {
@@ -112,6 +132,16 @@ std::vector<Ending> endings_of(Place place, Fault fault, const StepOptions& opti
   return endings;
 }
 
+constexpr ReductionOptions kReductions[] = {{true, 1}, {true, 300}, {false, 1}};
+
+std::vector<std::pair<Place, Fault>> each_fault() {
+  std::vector<std::pair<Place, Fault>> all;
+  for (const Place place : kPlaces) {
+    for (const Fault fault : {Fault::kException, Fault::kOutOfMemory}) all.emplace_back(place, fault);
+  }
+  return all;
+}
+
 bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 }  // namespace
@@ -119,10 +149,11 @@ bool contains(const std::string& text, const std::string& part) { return text.fi
 BOOST_AUTO_TEST_SUITE(distributed_faults)
 
 BOOST_AUTO_TEST_CASE(what_fails_on_one_rank_fails_on_all_and_leaves_gradients) {
-  for (const Place place : {Place::kForward, Place::kSecondForward, Place::kLoss, Place::kHook}) {
-    for (const Fault fault : {Fault::kException, Fault::kOutOfMemory}) {
-      BOOST_TEST_CONTEXT("place " << static_cast<int>(place) << ", fault " << static_cast<int>(fault)) {
-        const std::vector<Ending> endings = endings_of(place, fault, {.cut = {2}}, kLimit);
+  for (const ReductionOptions& reduction : kReductions) {
+    for (const auto& [place, fault] : each_fault()) {
+      BOOST_TEST_CONTEXT("place " << static_cast<int>(place) << ", fault " << static_cast<int>(fault) << ", buckets of "
+                                  << reduction.bucket_bytes) {
+        const std::vector<Ending> endings = endings_of(place, fault, {.cut = {2}, .reduction = reduction}, kLimit);
         const std::string text = fault == Fault::kException ? "the milk is sour" : "no room for milk";
         for (int r = 0; r < kRanks; ++r) {
           const Ending& ending = endings[static_cast<std::size_t>(r)];
@@ -137,11 +168,11 @@ BOOST_AUTO_TEST_CASE(what_fails_on_one_rank_fails_on_all_and_leaves_gradients) {
 }
 
 BOOST_AUTO_TEST_CASE(a_late_rank_ends_the_step_of_all_within_the_limit) {
-  for (const Place place : {Place::kForward, Place::kSecondForward, Place::kLoss, Place::kHook}) {
+  for (const Place place : kPlaces) {
     BOOST_TEST_CONTEXT("place " << static_cast<int>(place)) {
       const auto begun = std::chrono::steady_clock::now();
       const std::vector<Ending> endings =
-          endings_of(place, Fault::kLate, {.cut = {12}}, std::chrono::milliseconds(300));
+          endings_of(place, Fault::kLate, {.cut = {12}, .reduction = kReductions[0]}, std::chrono::milliseconds(300));
       BOOST_TEST((std::chrono::steady_clock::now() - begun < std::chrono::seconds(20)));
       for (const Ending& ending : endings) {
         BOOST_TEST(ending.communication);
@@ -155,7 +186,8 @@ BOOST_AUTO_TEST_CASE(a_late_rank_ends_the_step_of_all_within_the_limit) {
 
 /// The rank that runs out of memory gets by with smaller chunks, and so all make theirs smaller.
 BOOST_AUTO_TEST_CASE(all_try_again_where_one_runs_out_of_memory) {
-  for (const Place place : {Place::kForward, Place::kSecondForward, Place::kLoss}) {
+  for (const Place place : kPlaces) {
+    if (place == Place::kHook) continue;  // after which there are no more tries
     std::vector<std::int64_t> retries(kRanks, -1);
     std::vector<bool> same(kRanks, false);
     run_in_threads(
@@ -163,7 +195,7 @@ BOOST_AUTO_TEST_CASE(all_try_again_where_one_runs_out_of_memory) {
         [&](Communicator& ranks) {
           const ClipSetup setup(12, DType::kFloat64, 0.2);
           begin_random_step(1, 2);
-          const StepOptions options{.cut = {4}, .retry_smaller_chunks = true};
+          const StepOptions options{.cut = {4}, .retry_smaller_chunks = true, .reduction = kReductions[0]};
           const StepResult result = faulty_step(ranks, setup, place, Fault::kOutOfMemory, options, 2);
           std::vector<Tensor> found;
           for (Parameter p : setup.parameters()) {
@@ -202,7 +234,7 @@ BOOST_AUTO_TEST_CASE(every_allocation_that_fails_is_every_ranks) {
           const Slice slice(ranks.rank(), {{5, 3}, {2, 6}});
           const std::vector<Tower> towers{{"image", slice(0, setup.images), with_size(setup.image, "size", 0.1)},
                                           {"text", slice(1, setup.texts), setup.text}};
-          const StepOptions options{.cut = {3}, .communicator = &ranks};
+          const StepOptions options{.cut = {3}, .communicator = &ranks, .reduction = kReductions[0]};
           begin_random_step(1, 2);
           ranks.barrier();
           if (r == 0) allocator().set_failing(number);
@@ -351,6 +383,74 @@ BOOST_AUTO_TEST_CASE(what_differs_is_named_before_anything_is_added) {
         };
         return cached_step(halves(ranks, setup), loss, {.cut = {2}, .communicator = &ranks});
       });
+}
+
+/// A last bit, of an encoder's and of the loss's.
+BOOST_AUTO_TEST_CASE(weights_that_differ_are_named_in_the_first_step) {
+  const auto nudge = [](const Parameter& p) {
+    Tensor values = p.value();
+    double& last = values.mutable_data<double>()[values.numel() - 1];
+    last = std::nextafter(last, 2.0);
+  };
+  const auto check = [&](const std::string& name, const auto& pick) {
+    for (const bool direct : {false, true}) {
+      const std::string step = direct ? "direct_step" : "cached_step";
+      const auto texts = differences([&](Communicator& ranks, const ClipSetup& setup) {
+        if (ranks.rank() == 1) nudge(pick(setup));
+        StepOptions options{.cut = {2}, .communicator = &ranks};
+        return direct ? direct_step(halves(ranks, setup), setup.loss(), options.direct())
+                      : cached_step(halves(ranks, setup), setup.loss(), options);
+      });
+      BOOST_TEST(texts[0] == step + ": rank 1 of 2 has other values of parameter '" + name + "' than rank 0");
+    }
+  };
+  check("w2", [](const ClipSetup& setup) { return setup.image.w2; });
+  check("b1", [](const ClipSetup& setup) { return setup.text.b1; });
+  check("log_scale", [](const ClipSetup& setup) { return setup.log_scale; });
+}
+
+BOOST_AUTO_TEST_CASE(weights_are_looked_at_again_where_one_rank_alone_changed_them) {
+  std::vector<std::string> texts(2);
+  std::vector<std::vector<int>> looked(2);
+  run_in_threads(
+      2,
+      [&](Communicator& ranks) {
+        const auto r = static_cast<std::size_t>(ranks.rank());
+        const ClipSetup setup(8, DType::kFloat64, 0.2);
+        int looks = 0;
+        Watched watched(ranks, [&](const std::string&, const Tensor& of) {
+          // A digest of each of 7 parameters.
+          if (of.dtype() == DType::kInt64 && of.shape() == Shape{2, 7}) ++looks;
+        });
+        const auto step = [&] {
+          begin_random_step(1, 2);
+          looks = 0;
+          cached_step(halves(ranks, setup), setup.loss(), {.cut = {2}, .communicator = &watched});
+          looked[r].push_back(looks);
+        };
+        step();
+        step();
+        Parameter w1 = setup.image.w1;
+        const auto change = [&](double factor) {
+          double* const values = w1.mutable_value().mutable_data<double>();
+          values[3] *= factor;
+        };
+        change(0.5);  // of all alike: as a step of an optimiser
+        step();
+        if (ranks.rank() == 1) change(1.0);  // the same values
+        step();
+        if (ranks.rank() == 1) change(2.0);
+        try {
+          step();
+        } catch (const ValueError& error) {
+          texts[r] = error.what();
+        }
+      },
+      kLimit);
+  for (std::size_t r = 0; r < 2; ++r) {
+    BOOST_TEST((looked[r] == std::vector<int>{1, 0, 0, 1}));
+    BOOST_TEST(texts[r] == "cached_step: rank 1 of 2 has other values of parameter 'w1' than rank 0");
+  }
 }
 
 BOOST_AUTO_TEST_CASE(another_loss_is_named) {

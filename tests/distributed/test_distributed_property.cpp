@@ -43,6 +43,9 @@ Program program_of(std::uint64_t seed, bool direct) {
     options.reproducible_block = 0;
     options.autocast = DType::kFloat32;
     options.communicator = ranks;
+    Dice travel(seed + 2000);  // alike on all ranks
+    options.reduction.overlap = travel.chance(80);
+    if (travel.chance(80)) options.reduction.bucket_bytes = static_cast<std::size_t>(travel.between(0, 600));
     if (ranks != nullptr) {
       const ChunkSizes sizes{dice.between(1, 9)};
       if (dice.chance(50)) options.cut = MemoryPlan{sizes.sizes, dice.between(0, 4)};

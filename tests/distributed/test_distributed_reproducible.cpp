@@ -62,6 +62,7 @@ Program training(std::int64_t samples, int steps, DType autocast, bool direct) {
       begin_random_step(7, static_cast<std::uint32_t>(step));
       StepOptions options{
           .reproducible_block = 2, .autocast = autocast, .communicator = ranks, .reproducible_segments = kSegments};
+      options.reduction.bucket_bytes = 64;  // so that they travel one by one
       // Whole blocks; how many is each rank's own affair.
       options.cut = ChunkSizes{ranks != nullptr && ranks->rank() % 2 == 1 ? 4 : 2};
       run.result = direct ? direct_step(towers, loss, options.direct()) : cached_step(towers, loss, options);

@@ -3,8 +3,6 @@
 #include <string>
 #include <vector>
 
-#include <fmt/format.h>
-
 #include "gradcache_checks.h"
 #include "loss_table.h"
 #include "ranks.h"
@@ -307,44 +305,18 @@ BOOST_AUTO_TEST_CASE(comparisons_and_self_checks_are_taken_by_all) {
 }
 
 BOOST_AUTO_TEST_CASE(one_gather_of_each_tower_and_one_reduction_a_step) {
-  // Whatever the number of chunks: a communicator that counts.
-  struct Counting final : Communicator {
-    Communicator& inner;
-    std::vector<std::string> calls;
-    explicit Counting(Communicator& ranks) : Communicator(ranks.rank(), ranks.size(), ranks.limit()), inner(ranks) {}
-    std::string name() const override { return inner.name(); }
-    void fail(std::string_view why) noexcept override { inner.fail(why); }
-    void note(const char* call, const Tensor& t) { calls.push_back(fmt::format("{} {}", call, describe(t))); }
-    void do_all_gather(const Tensor& rows, Tensor& all, std::span<const std::int64_t> counts) override {
-      if (is_floating(all.dtype())) note("gather", all);
-      inner.all_gather(rows, all, counts);
-    }
-    void do_reduce_scatter(const Tensor& all, Tensor& rows, std::span<const std::int64_t> counts) override {
-      note("scatter", all);
-      inner.reduce_scatter(all, rows, counts);
-    }
-    void do_all_reduce(Tensor& values, distributed::Reduction reduction) override {
-      if (is_floating(values.dtype())) note("reduce", values);
-      inner.all_reduce(values, reduction);
-    }
-    void do_broadcast(Tensor& values, int root) override {
-      note("broadcast", values);
-      inner.broadcast(values, root);
-    }
-    void do_send_receive(const Tensor& sent, int to, Tensor& received, int from) override {
-      inner.send_receive(sent, to, received, from);
-    }
-    void do_barrier() override { inner.barrier(); }
-  };
+  // Whatever the number of chunks.
   std::vector<std::vector<std::string>> calls(2);
   run_in_threads(
       2,
       [&](Communicator& ranks) {
-        Counting counting(ranks);
+        std::vector<std::string>& own = calls[static_cast<std::size_t>(ranks.rank())];
+        Watched counting(ranks, [&](const std::string& call, const Tensor& of) {
+          if (is_floating(of.dtype())) own.push_back(call + " " + describe(of));
+        });
         const ClipSetup setup(12, DType::kFloat64, 0.2);
         const Slice slice(ranks.rank(), {{2, 10}});
         cached_step(towers_of(setup, slice), setup.loss(), {.cut = {1}, .communicator = &counting});
-        calls[static_cast<std::size_t>(ranks.rank())] = counting.calls;
       },
       kLimit);
   const std::vector<std::string> expected{"gather float64 [12, 4] on cpu", "gather float64 [12, 4] on cpu",
