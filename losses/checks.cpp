@@ -15,8 +15,7 @@ namespace tapecache::losses::detail {
 
 namespace {
 
-void require_one_width(const char* loss, const Variable& a, const Variable& b, const char* name_a,
-                       const char* name_b) {
+void require_one_width(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
   ops::detail::require_alike(loss, name_a, a, name_b, b);
   if (a.size(1) == b.size(1)) return;
   throw ShapeError(fmt::format("{}: {} are {} and {} {}, expected one width", loss, name_a, describe(a.value()), name_b,

@@ -57,8 +57,7 @@ Variable contrast(Communicator& ranks, const Contrast& of, const Variable& queri
   const Brought brought = bring(loss, ranks, in_common(of, queries, tile, recorded), queries.size(0), targets.size(0),
                                 targets.has_history(), queries.device());
   const std::int64_t own = queries.size(0);
-  const std::int64_t step =
-      targets_of_each(loss, brought, of.queries, of.targets, of.kind == RowLoss::kSoftmax);
+  const std::int64_t step = targets_of_each(loss, brought, of.queries, of.targets, of.kind == RowLoss::kSoftmax);
   const Shares of_queries(ranks, brought.queries), of_targets(ranks, brought.targets);
   Pairing pairing{.rows = 0, .candidates = 1, .outside = {{.step = step, .count = own}}};
   if (of.equal.some()) {

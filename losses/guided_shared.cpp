@@ -68,8 +68,8 @@ class Guide {
   /// 1 at candidates that are nearer than a row's positive.
   Tensor nearer(const Tensor& rows, const Tensor& candidates, const ops::PairBlock& block, DType dtype) const {
     const std::int64_t row = block.first_query - first_, column = block.first_target;
-    const Tensor near = similarities(rows.slice(row, row + block.queries),
-                                     candidates.slice(column, column + block.targets));
+    const Tensor near =
+        similarities(rows.slice(row, row + block.queries), candidates.slice(column, column + block.targets));
     const Tensor of_block = ops::slice(near, 1, 0, block.targets).value().to(DType::kFloat64);
     const kernels::FalseNegatives rule{.rows = block.queries,
                                        .cols = block.targets,
@@ -139,12 +139,19 @@ Variable gist_loss_shared(const Variable& queries, const Variable& targets, cons
   // Against all targets, the other queries and, for the positive, the other positives.
   const std::size_t positives = step == 1 ? 1 : 2;
   std::vector<Pairing> pairings{
-      {0, 1, {{.step = step, .count = own}},
+      {0,
+       1,
+       {{.step = step, .count = own}},
        left_out([=](const ops::PairBlock& b) { return guide->among_targets(b, dtype); }, keys, dtype)},
-      {0, 0, {{.count = own}},
+      {0,
+       0,
+       {{.count = own}},
        left_out([=](const ops::PairBlock& b) { return guide->among_queries(b, dtype); }, among_positives(keys), dtype)},
-      {positives, positives, {{.count = own}},
-       left_out([=](const ops::PairBlock& b) { return guide->among_positives(b, dtype); }, among_positives(keys), dtype)}};
+      {positives,
+       positives,
+       {{.count = own}},
+       left_out([=](const ops::PairBlock& b) { return guide->among_positives(b, dtype); }, among_positives(keys),
+                dtype)}};
   std::vector<Variable> sets{q, t};
   std::vector<Shares> shares{of_queries, of_targets};
   if (step > 1) {

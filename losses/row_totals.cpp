@@ -72,8 +72,8 @@ void RowTotals::merge(std::int64_t first, const Variable& top, const Variable& m
   const Variable now = ops::max(ops::reshape(ops::concat({before, top}), {2, rows}), 0);
   const auto join = [&](Tensor& all, double factor, const Variable& summand) {
     Tensor sum = all.slice(first, first + rows);
-    sum.copy_from((Variable(sum) * ops::exp(times(before - now, factor)) + summand * ops::exp(times(top - now, factor)))
-                      .value());
+    sum.copy_from(
+        (Variable(sum) * ops::exp(times(before - now, factor)) + summand * ops::exp(times(top - now, factor))).value());
   };
   join(exponentials, 1 + how.hardness, more);
   if (how.hardness != 0) join(hard, how.hardness, more_hard);
@@ -114,7 +114,7 @@ RowConstants RowTotals::finish(const Tensor& positives, bool with_positives) con
     share = share - even * n;
     of.even = even.value();
   }
-  of.pull = times(share, beta).value();
+  if (beta != 0) of.pull = times(share, beta).value();
   of.of_positive = ops::negate(share).value();
   of.losses = losses.value();
   return of;

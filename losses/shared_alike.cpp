@@ -33,7 +33,8 @@ InCommon of_scalar(const char* what, const Variable& scalar) {
 }
 
 InCommon of_equal_targets(const EqualTargets& equal) {
-  const std::int64_t given = equal.equal_rows ? 4 : (equal.target_ids.defined() ? 1 : 0) + (equal.query_ids.defined() ? 2 : 0);
+  const std::int64_t given =
+      equal.equal_rows ? 4 : (equal.target_ids.defined() ? 1 : 0) + (equal.query_ids.defined() ? 2 : 0);
   return named("kind of equal_targets", given, {"none", "target_ids", "query_ids", "ids of both", "equal_rows"});
 }
 

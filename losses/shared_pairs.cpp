@@ -69,8 +69,8 @@ std::vector<std::int64_t> numbered_rows(Communicator& ranks, const Tensor& rows,
 }  // namespace
 
 ops::PairKeys shared_pairs(Communicator& ranks, const ops::EqualTargets& equal, const Tensor& queries,
-                           const Tensor& targets, const Shares& of_queries, const Shares& of_targets,
-                           std::int64_t step, ops::RowsOf rows) {
+                           const Tensor& targets, const Shares& of_queries, const Shares& of_targets, std::int64_t step,
+                           ops::RowsOf rows) {
   std::vector<std::int64_t> of_query, of_target;
   if (!equal.equal_rows) {
     of_query = numbered_ids(ranks, equal.query_ids, of_queries);

@@ -13,8 +13,8 @@ namespace tapecache::losses::detail {
 /// of theirs, which are gathered, 16 bytes a row: of N different rows the chance that two are taken for equal is below
 /// N² / 2^129.
 ops::PairKeys shared_pairs(distributed::Communicator& ranks, const ops::EqualTargets& equal, const Tensor& queries,
-                           const Tensor& targets, const Shares& of_queries, const Shares& of_targets,
-                           std::int64_t step, ops::RowsOf rows);
+                           const Tensor& targets, const Shares& of_queries, const Shares& of_targets, std::int64_t step,
+                           ops::RowsOf rows);
 /// The same among the positives of all queries, in the place of all targets.
 ops::PairKeys among_positives(const ops::PairKeys& keys);
 

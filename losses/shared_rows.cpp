@@ -47,9 +47,7 @@ class Work {
   bool sigmoid() const { return of_.kind == RowLoss::kSigmoid; }
   bool both_ways() const { return of_.kind == RowLoss::kBothWays; }
   double weight() const { return (both_ways() ? 0.5 : 1.0) / static_cast<double>(shares().total); }
-  Variable rows_at(const Place& at) const {
-    return of_.sets[at.pairing.rows].value().slice(at.row, at.row + at.rows);
-  }
+  Variable rows_at(const Place& at) const { return of_.sets[at.pairing.rows].value().slice(at.row, at.row + at.rows); }
   Variable scaled(const Variable& rows) const { return rows * Variable(of_.scale.value()); }
 
   void for_rows(const std::function<void(std::int64_t begin, std::int64_t end)>& visitor) const;
@@ -68,17 +66,18 @@ class Work {
   SharedRows of_;
   std::vector<std::unique_ptr<Candidates>> candidates_;  // of each set that is the candidates of some pairing
   Tensor similarity_, positive_;                         // f64 [rows]: of rows with their positives; the logits
+  Tensor of_positive_;                                   // d loss / d logit of each, but for share_
   Tensor loss_;                                          // f64 [1]
-  RowConstants rows_, columns_;
-  double share_ = 0;  // d loss / d loss of a row
+  RowConstants rows_, columns_;                          // but for what forward alone needs
+  double share_ = 0;                                     // d loss / d loss of a row
 };
 
 Work::Work(Communicator& ranks, SharedRows rows) : ranks_(ranks), of_(std::move(rows)) {
   candidates_.resize(of_.sets.size());
   for (const Pairing& p : of_.pairings) {
     if (candidates_[p.candidates]) continue;
-    candidates_[p.candidates] = std::make_unique<Candidates>(
-        ranks_, of_.sets[p.candidates].value(), of_.shares[p.candidates], of_.ring, of_.tile.cols);
+    candidates_[p.candidates] = std::make_unique<Candidates>(ranks_, of_.sets[p.candidates].value(),
+                                                             of_.shares[p.candidates], of_.ring, of_.tile.cols);
   }
 }
 
@@ -176,7 +175,8 @@ Tensor Work::join_columns(RowTotals& columns) const {
     const std::int64_t begin = static_cast<std::int64_t>(i) * count;
     *summands[i] = all.slice(begin, begin + count);
   }
-  if (of_.how.needs_counts()) columns.negatives = (Variable(columns.negatives) + static_cast<double>(count - 1)).value();
+  if (of_.how.needs_counts())
+    columns.negatives = (Variable(columns.negatives) + static_cast<double>(count - 1)).value();
   return positives;
 }
 
@@ -196,21 +196,25 @@ Tensor Work::forward() {
   RowTotals columns(of_.how, both_ways() ? candidates : 0, 0, device());
   for (std::size_t set = 0; set < candidates_.size(); ++set) {
     if (!candidates_[set]) continue;
-    candidates_[set]->visit([&](CandidateBlock& block) {
-      for_tiles(set, block, [&](const Place& at) { add(at, rows, columns); });
-    });
+    candidates_[set]->visit(
+        [&](CandidateBlock& block) { for_tiles(set, block, [&](const Place& at) { add(at, rows, columns); }); });
   }
   if (sigmoid()) {
     add_to_loss(ops::sum(ops::softplus(-Variable(positive_))));
+    of_positive_ = (-ops::sigmoid(-Variable(positive_))).value();
   } else {
     rows_ = rows.finish(positive_, false);
     add_losses(rows, rows_, 0, own);
+    of_positive_ = rows_.of_positive;
   }
   if (both_ways()) {
     const Tensor positives = join_columns(columns);
+    const std::int64_t begin = shares().first, end = begin + own;
     columns_ = columns.finish(positives, of_.how.hardness == 0);
-    add_losses(columns, columns_, shares().first, shares().first + own);
+    add_losses(columns, columns_, begin, end);
+    of_positive_.accumulate(columns_.of_positive.slice(begin, end));
   }
+  for (RowConstants* constants : {&rows_, &columns_}) constants->losses = constants->of_positive = Tensor();
   all_reduce(ranks_, loss_, Reduction::kSum);
   return ops::scale(Variable(loss_), weight()).value().to(of_.positives.dtype()).reshape(Shape());
 }
@@ -254,11 +258,7 @@ void Work::backward(Backward& context) {
       });
     });
   }
-  Variable of_positives = sigmoid() ? -ops::sigmoid(-Variable(positive_)) : Variable(rows_.of_positive);
-  if (both_ways()) {
-    of_positives = of_positives + columns_.of_positive.slice(shares().first, shares().first + shares().own);
-  }
-  of_positives = ops::scale(of_positives, share_);
+  const Variable of_positives = ops::scale(of_positive_, share_);
   of_bias = of_bias + ops::reshape(ops::sum(of_positives), {1});
   of_scale = of_scale + ops::reshape(ops::sum(of_positives * similarity_), {1});
   for (std::size_t set = 0; set < products.size(); ++set) {
@@ -299,7 +299,8 @@ void Work::backward(Backward& context) {
 void Work::add_to_rows(Tensor& sum, const Variable& factors, const Variable& x) const {
   for_rows([&](std::int64_t begin, std::int64_t end) {
     const Tensor own = factors.value().slice(begin, end).to(x.dtype());
-    sum.slice(begin, end).accumulate((Variable(x.value().slice(begin, end)) * ops::reshape(own, {end - begin, 1})).value());
+    sum.slice(begin, end)
+        .accumulate((Variable(x.value().slice(begin, end)) * ops::reshape(own, {end - begin, 1})).value());
   });
 }
 

@@ -46,8 +46,8 @@ struct SharedRows {
   kernels::TileSizes tile = {};
 };
 
-/// A scalar, the same on every rank. What is recorded makes calls in backward, on every rank the same; of scale and bias
-/// every rank gets the whole gradient.
+/// A scalar, the same on every rank. What is recorded makes calls in backward, on every rank the same; of scale and
+/// bias every rank gets the whole gradient.
 Variable shared_rows(distributed::Communicator& ranks, SharedRows rows);
 
 }  // namespace tapecache::losses::detail

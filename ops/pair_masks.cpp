@@ -113,8 +113,7 @@ Tensor equal_pairs(const PairKeys& keys, const PairBlock& block, DType dtype) {
     if (!queries.defined()) return Tensor();
     Tensor both = Tensor::empty({columns}, DType::kInt64, queries.device());
     both.slice(0, block.queries).copy_from(queries.slice(block.first_query, block.first_query + block.queries));
-    both.slice(block.queries, columns)
-        .copy_from(targets.slice(block.first_target, block.first_target + block.targets));
+    both.slice(block.queries, columns).copy_from(targets.slice(block.first_target, block.first_target + block.targets));
     return both;
   };
   const PairIds ids{joined(keys.queries, keys.target_queries), joined(keys.positives, keys.targets)};

@@ -34,7 +34,7 @@ Tensor excluded_pairs(const PairIds& ids, std::int64_t queries, std::int64_t tar
 /// What pairs are compared by, i64: of each query [queries] and of each target [targets] a number, or undefined. A pair
 /// is left out where the numbers of either kind are equal.
 struct PairKeys {
-  Tensor positives = {}, targets = {};      // ids of each query's positive, and of targets
+  Tensor positives = {}, targets = {};       // ids of each query's positive, and of targets
   Tensor queries = {}, target_queries = {};  // ids of queries, and of the query whose positive a target is
 
   bool some() const { return positives.defined() || queries.defined(); }

@@ -378,7 +378,8 @@ BOOST_AUTO_TEST_CASE(a_rank_with_another_loss_or_width_is_named) {
 BOOST_AUTO_TEST_CASE(no_rank_hangs_where_some_throw) {
   for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {
     const auto clip = [=](Communicator& ranks, std::span<const Variable> r) {
-      return clip_loss(r[0], r[1], {.scale = 3, .tiles = TileOptions{1, 1}, .communicator = &ranks, .candidates = candidates});
+      return clip_loss(r[0], r[1],
+                       {.scale = 3, .tiles = TileOptions{1, 1}, .communicator = &ranks, .candidates = candidates});
     };
     for (const bool all : {false, true}) {
       const auto throws = [=](const Communicator& ranks) { return all || ranks.rank() == 2; };
@@ -412,7 +413,8 @@ BOOST_AUTO_TEST_CASE(no_rank_hangs_where_some_throw) {
       });
       for (const std::vector<std::string>& texts : {between, backward}) {
         for (std::size_t r = 0; r < texts.size(); ++r) {
-          BOOST_TEST(texts[r].find(all || r == 2 ? "sour" : "rank 2 gave up: the milk is sour") != std::string::npos, texts[r]);
+          BOOST_TEST(texts[r].find(all || r == 2 ? "sour" : "rank 2 gave up: the milk is sour") != std::string::npos,
+                     texts[r]);
         }
       }
     }
