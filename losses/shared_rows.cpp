@@ -156,7 +156,7 @@ Tensor Work::join_columns(RowTotals& columns) const {
   const std::int64_t count = columns.largest.size(0);
   Tensor positives = Tensor::zeros({count}, DType::kFloat64, device());
   positives.slice(shares().first, shares().first + shares().own).copy_from(positive_);
-  if (beta == 0) columns.add(positive_, shares().first);
+  if (beta == 0 && shares().own > 0) columns.add(positive_, shares().first);
   const Variable before = columns.largest.clone();
   all_reduce(ranks_, columns.largest, Reduction::kMax);
   const Variable shift = before - Variable(columns.largest);

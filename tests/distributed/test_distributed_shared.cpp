@@ -18,8 +18,15 @@ namespace {
 
 enum class Kind { kInfoNce, kClip, kSiglip };
 
+/// What a shared loss is told that the whole one is not.
+struct Way {
+  Tiles tiles = {};
+  SharedCandidates candidates = SharedCandidates::kAutomatic;
+  DType autocast = DType::kFloat32;
+};
+
 /// A step whose loss is the whole one without ranks, and shared among them with.
-Program shared_step(Kind kind, std::int64_t samples, std::int64_t step, DType dtype, bool direct) {
+Program shared_step(Kind kind, std::int64_t samples, std::int64_t step, DType dtype, bool direct, const Way& way = {}) {
   return [=](Communicator* ranks, const Slice& slice) {
     const Encoder query(10, dtype, 0.2), target(20, dtype, 0.2);
     const Parameter scale("scale", Tensor::full({}, 1.1, dtype)), bias("bias", Tensor::full({}, -0.7, dtype));
@@ -27,12 +34,22 @@ Program shared_step(Kind kind, std::int64_t samples, std::int64_t step, DType dt
         {"query", slice(0, random_values({samples, 5}, 1, dtype)), with_size(query, "size", 0.2)},
         {"target", slice(1, random_values({samples * step, 5}, 2, dtype)), target}};
     const Loss loss = [=](std::span<const Variable> r) {
-      if (kind == Kind::kInfoNce) return info_nce(r[0], r[1], {.scale = scale, .communicator = ranks});
+      const Tiles tiles = ranks ? way.tiles : Tiles();
+      if (kind == Kind::kInfoNce) {
+        return info_nce(r[0], r[1],
+                        {.scale = scale, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
+      }
       const Scale log = Scale::from_log(scale);
-      if (kind == Kind::kClip) return clip_loss(r[0], r[1], {.scale = log, .communicator = ranks});
-      return siglip_loss(r[0], r[1], {.scale = log, .bias = bias, .communicator = ranks});
+      if (kind == Kind::kClip) {
+        return clip_loss(r[0], r[1],
+                         {.scale = log, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
+      }
+      return siglip_loss(
+          r[0], r[1],
+          {.scale = log, .bias = bias, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
     };
-    const StepOptions options{.cut = {2}, .scale = 3, .communicator = ranks, .shared_loss = ranks != nullptr};
+    const StepOptions options{
+        .cut = {2}, .scale = 3, .autocast = way.autocast, .communicator = ranks, .shared_loss = ranks != nullptr};
     Run run{direct ? direct_step(towers, loss, options.direct()) : cached_step(towers, loss, options),
             joined({query.parameters(), target.parameters(), {scale, bias}})};
     run.result.representations.clear();  // of this rank alone
@@ -62,6 +79,27 @@ BOOST_AUTO_TEST_CASE(shared_losses_are_the_whole_ones) {
               const std::vector<std::int64_t> counts = uneven(samples, size);
               check_as_alone(outcomes_of(program, size, {counts, times(counts, step)}), alone, 1e-12);
             }
+          }
+        }
+      }
+    }
+  }
+}
+
+/// In f32 and with encoders in bf16 as well.
+BOOST_AUTO_TEST_CASE(steps_in_tiles_and_in_a_ring) {
+  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip}) {
+    for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {
+      for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
+        Way way{TileOptions{3, 2}, candidates};
+        if (dtype == DType::kBFloat16) way.autocast = dtype;
+        const DType own = dtype == DType::kFloat64 ? dtype : DType::kFloat32;
+        const Program program = shared_step(kind, 13, 1, own, false, way);
+        const Outcome alone = outcome_of(program, nullptr, {});
+        for (const int size : {1, 4, 5}) {
+          BOOST_TEST_CONTEXT("loss " << static_cast<int>(kind) << " in " << name(dtype)) {
+            const double tolerance = dtype == DType::kFloat64 ? 1e-12 : 1e-5;
+            check_as_alone(outcomes_of(program, size, {uneven(13, size)}), alone, tolerance);
           }
         }
       }
