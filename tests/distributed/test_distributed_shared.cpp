@@ -20,7 +20,7 @@ enum class Kind { kInfoNce, kClip, kSiglip };
 
 /// What a shared loss is told that the whole one is not.
 struct Way {
-  Tiles tiles = {};
+  Tiles tiles = std::nullopt;
   SharedCandidates candidates = SharedCandidates::kAutomatic;
   DType autocast = DType::kFloat32;
 };
@@ -159,6 +159,16 @@ BOOST_AUTO_TEST_CASE(pairs_must_be_with_their_queries) {
   for (const std::string& text : texts) {
     BOOST_TEST(text.find("info_nce: rank 0 has 5 targets for 4 queries, expected 1 for each") != std::string::npos,
                text);
+  }
+}
+
+/// A loss without a communicator would be over each rank's own rows, and lose all other negatives.
+BOOST_AUTO_TEST_CASE(a_loss_that_is_not_shared_is_found_out) {
+  const std::vector<std::string> texts =
+      messages_of({{4, 4}}, 8, [](Communicator&, std::span<const Variable> r) { return info_nce(r[0], r[1]); });
+  for (const std::string& text : texts) {
+    BOOST_TEST(text.find("the loss of rank 1 is") != std::string::npos, text);
+    BOOST_TEST(text.find("all must take the same one") != std::string::npos, text);
   }
 }
 
