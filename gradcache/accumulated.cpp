@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
 
-/// Adds what one group of a step gave. The first that is refused speaks for all.
+/// Adds the result of one group to that of the step. The status is that of the first group that was refused.
 void add_group(StepResult& sum, const StepResult& group, std::size_t number) {
   sum.loss = sum.loss.item() + group.loss.item();
   sum.non_finite = sum.non_finite.item() + group.non_finite.item();

@@ -13,6 +13,17 @@
 
 namespace tapecache::losses::detail {
 
+namespace {
+
+void require_one_width(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
+  ops::detail::require_alike(loss, name_a, a, name_b, b);
+  if (a.size(1) == b.size(1)) return;
+  throw ShapeError(fmt::format("{}: {} are {} and {} {}, expected one width", loss, name_a, describe(a.value()), name_b,
+                               describe(b.value())));
+}
+
+}  // namespace
+
 void require_rows(const char* loss, const char* argument, const Variable& x) {
   ops::detail::require_floating(loss, argument, x);
   if (x.rank() == 2 && x.numel() > 0) return;
@@ -23,10 +34,20 @@ void require_rows(const char* loss, const char* argument, const Variable& x) {
 void require_rows(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
   require_rows(loss, name_a, a);
   require_rows(loss, name_b, b);
-  ops::detail::require_alike(loss, name_a, a, name_b, b);
-  if (a.size(1) == b.size(1)) return;
-  throw ShapeError(fmt::format("{}: {} are {} and {} {}, expected one width", loss, name_a, describe(a.value()), name_b,
-                               describe(b.value())));
+  require_one_width(loss, a, b, name_a, name_b);
+}
+
+void require_rows_or_none(const char* loss, const char* argument, const Variable& x) {
+  ops::detail::require_floating(loss, argument, x);
+  if (x.rank() == 2 && x.size(1) > 0) return;
+  throw ShapeError(fmt::format("{}: {} are {}, expected [rows, width]", loss, argument, describe(x.value())));
+}
+
+void require_rows_or_none(const char* loss, const Variable& a, const Variable& b, const char* name_a,
+                          const char* name_b) {
+  require_rows_or_none(loss, name_a, a);
+  require_rows_or_none(loss, name_b, b);
+  require_one_width(loss, a, b, name_a, name_b);
 }
 
 void require_pairs(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
@@ -56,6 +77,33 @@ void require_finite(const char* loss, const std::string& option, double value, D
   const double most = dtype == DType::kFloat64 ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
   if (std::abs(value) <= most) return;
   throw ValueError(fmt::format("{}: {} is {}, expected a finite number in {}", loss, option, value, name(dtype)));
+}
+
+void require_weighting(const char* loss, double label_smoothing, double hardness, const char* argument,
+                       const Variable& x) {
+  ops::detail::require_floating(loss, argument, x);
+  require_between(loss, "label_smoothing", label_smoothing, 0, 1);
+  require_between(loss, "hardness", hardness, 0, std::numeric_limits<double>::infinity());
+  require_finite(loss, "hardness", hardness, x.dtype());
+}
+
+void require_guide(const char* loss, const Tensor& guide_queries, const Tensor& guide_targets, std::int64_t queries,
+                   std::int64_t targets) {
+  const auto check = [&](const char* argument, const Tensor& guide, std::int64_t rows) {
+    require_rows_or_none(loss, argument, Variable(guide));
+    if (guide.size(0) == rows) return;
+    throw ShapeError(fmt::format("{}: {} are {}, expected [{}, width]", loss, argument, describe(guide), rows));
+  };
+  check("guide_queries", guide_queries, queries);
+  check("guide_targets", guide_targets, targets);
+  if (guide_queries.dtype() != guide_targets.dtype()) {
+    throw DTypeError(fmt::format("{}: guide_queries are {} and guide_targets {}, expected one type", loss,
+                                 name(guide_queries.dtype()), name(guide_targets.dtype())));
+  }
+  if (guide_queries.size(1) != guide_targets.size(1)) {
+    throw ShapeError(fmt::format("{}: guide_queries are {} and guide_targets {}, expected one width", loss,
+                                 describe(guide_queries), describe(guide_targets)));
+  }
 }
 
 void require_tiles(const char* loss, const std::optional<ops::TileOptions>& tiles) {

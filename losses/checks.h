@@ -21,7 +21,11 @@ namespace tapecache::losses::detail {
 void require_rows(const char* loss, const char* argument, const Variable& x);
 /// Throws unless both are, of one type and width.
 void require_rows(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b);
-/// The same, and as many rows in both.
+/// The same, but for rows: there may be none.
+void require_rows_or_none(const char* loss, const char* argument, const Variable& x);
+void require_rows_or_none(const char* loss, const Variable& a, const Variable& b, const char* name_a,
+                          const char* name_b);
+/// The same as require_rows, and as many rows in both.
 void require_pairs(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b);
 /// Throws ShapeError unless there are M·(1+h) targets, called `name`, for M queries; gives 1 + h.
 std::int64_t require_multiple(const char* loss, const char* name, std::int64_t targets, std::int64_t queries);
@@ -29,6 +33,12 @@ std::int64_t require_multiple(const char* loss, const char* name, std::int64_t t
 void require_between(const char* loss, const char* option, double value, double low, double high);
 /// Throws ValueError unless the value is finite in this type.
 void require_finite(const char* loss, const std::string& option, double value, DType dtype);
+/// Throws ValueError unless 0 <= label_smoothing < 1 and 0 <= hardness, which is finite in the type of x, an argument.
+void require_weighting(const char* loss, double label_smoothing, double hardness, const char* argument,
+                       const Variable& x);
+/// Throws unless a guide's representations are f32 or f64 [rows, width], as many as given, of one type and width.
+void require_guide(const char* loss, const Tensor& guide_queries, const Tensor& guide_targets, std::int64_t queries,
+                   std::int64_t targets);
 /// Throws ValueError for tiles below one sample.
 void require_tiles(const char* loss, const std::optional<ops::TileOptions>& tiles);
 /// Throws ValueError unless the option, which tiles cannot have, is 0.

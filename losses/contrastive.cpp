@@ -21,10 +21,8 @@ namespace {
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 template <class Options>
-void check_options(const char* loss, const Options& options, DType dtype) {
-  detail::require_between(loss, "label_smoothing", options.label_smoothing, 0, 1);
-  detail::require_between(loss, "hardness", options.hardness, 0, kInfinity);
-  detail::require_finite(loss, "hardness", options.hardness, dtype);
+void check_options(const char* loss, const Options& options, const char* argument, const Variable& x) {
+  detail::require_weighting(loss, options.label_smoothing, options.hardness, argument, x);
   if (!options.tiles) return;
   detail::require_none_in_tiles(loss, "label_smoothing", options.label_smoothing);
   detail::require_none_in_tiles(loss, "hardness", options.hardness);
@@ -87,7 +85,7 @@ Variable info_nce(const Variable& queries, const Variable& targets, const InfoNc
   }
   detail::require_rows(kLoss, queries, targets, "queries", "targets");
   const std::int64_t step = detail::require_multiple(kLoss, "targets", targets.size(0), queries.size(0));
-  check_options(kLoss, options, queries.dtype());
+  check_options(kLoss, options, "queries", queries);
   check_pairs(kLoss, options, queries, targets);
   const Variable scale = options.scale.factor(kLoss, queries);
   if (options.tiles) {
@@ -105,7 +103,7 @@ Variable clip_loss(const Variable& images, const Variable& texts, const ClipOpti
     return detail::take_shared(*options.communicator, [&] { return detail::clip_loss_shared(images, texts, options); });
   }
   detail::require_pairs(kLoss, images, texts, "images", "texts");
-  check_options(kLoss, options, images.dtype());
+  check_options(kLoss, options, "images", images);
   check_pairs(kLoss, options, images, texts);
   const Variable scale = options.scale.factor(kLoss, images, kMaxLogitScale);
   if (options.tiles) {

@@ -1,16 +1,11 @@
 #include "tapecache/losses/contrastive_shared.h"
 
-#include <limits>
-#include <numeric>
-
-#include <fmt/format.h>
-
+#include "tapecache/autograd/tape.h"
 #include "tapecache/losses/checks.h"
-#include "tapecache/losses/shared.h"
+#include "tapecache/losses/shared_alike.h"
+#include "tapecache/losses/shared_pairs.h"
+#include "tapecache/losses/shared_rows.h"
 #include "tapecache/ops/checks.h"
-#include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/layout.h"
-#include "tapecache/ops/reduce.h"
 
 namespace tapecache::losses::detail {
 
@@ -18,128 +13,123 @@ namespace {
 
 using distributed::Communicator;
 
-void refuse(const char* loss, bool asked, const char* option) {
-  if (asked) throw ValueError(fmt::format("{}: {} beside a communicator", loss, option));
-}
-
-void check_rows(const char* loss, const char* argument, const Variable& x) {
-  ops::detail::require_floating(loss, argument, x);
-  if (x.rank() == 2 && x.size(1) > 0) return;
-  throw ShapeError(fmt::format("{}: {} are {}, expected [rows, width]", loss, argument, describe(x.value())));
-}
-
-std::int64_t sum_of(const std::vector<std::int64_t>& counts) {
-  return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
-}
-
-/// Own queries against the targets of all ranks.
-struct OwnRows {
-  std::int64_t queries = 0, own = 0, first = 0;  // of all ranks, of this one, of lower ones
-  std::int64_t step = 1;
-  Variable scale, logits;
-  Variable positives;  // of each own query its logit
+/// What is particular to a loss of queries and targets.
+struct Contrast {
+  SharedLoss loss;
+  const char *queries, *targets;  // as messages call them
+  RowLoss kind;
+  Variable scale, bias = {};
+  Weighting how = {};
+  const EqualTargets& equal;
+  const Tiles& tiles;
+  SharedCandidates candidates;
 };
 
-OwnRows own_rows(const char* loss, Communicator& ranks, const Variable& queries, const Variable& targets,
-                 const Variable& scale) {
-  OwnRows rows;
-  rows.own = queries.size(0);
-  const std::vector<std::int64_t> counts = row_counts(ranks, rows.own), of_targets = row_counts(ranks, targets.size(0));
-  rows.queries = sum_of(counts);
-  rows.step = rows.queries == 0 ? 0 : sum_of(of_targets) / rows.queries;
-  for (std::size_t r = 0; r < counts.size(); ++r) {
-    if (rows.step > 0 && of_targets[r] == counts[r] * rows.step) continue;
-    throw ShapeError(fmt::format("{}: rank {} has {} targets for {} queries, expected {} for each", loss, r,
-                                 of_targets[r], counts[r], std::max<std::int64_t>(rows.step, 1)));
+void check_sides(const Contrast& of, const Variable& queries, const Variable& targets) {
+  const char* const loss = name(of.loss);
+  require_rows_or_none(loss, queries, targets, of.queries, of.targets);
+  ops::check_equal_targets(loss, of.equal, queries.size(0), targets.size(0));
+  require_tiles(loss, of.tiles);
+}
+
+std::vector<InCommon> in_common(const Contrast& of, const Variable& queries, const kernels::TileSizes& tile,
+                                bool recorded) {
+  return {of_loss(of.loss),
+          of_type("type", queries.dtype()),
+          whole("width", queries.size(1)),
+          of_scalar("scale", of.scale),
+          of_scalar("bias", of.bias),
+          real("label_smoothing", of.how.label_smoothing),
+          real("hardness", of.how.hardness),
+          of_equal_targets(of.equal),
+          whole("number of rows in a tile", tile.rows),
+          whole("number of columns in a tile", tile.cols),
+          of_candidates(of.candidates),
+          of_recording(recorded)};
+}
+
+Variable contrast(Communicator& ranks, const Contrast& of, const Variable& queries, const Variable& targets) {
+  check_sides(of, queries, targets);
+  const char* const loss = name(of.loss);
+  const kernels::TileSizes tile =
+      ops::logit_tile(loss, of.tiles.value_or(TileOptions{}), queries.dtype(), queries.device());
+  const bool recorded = will_record({queries, targets, of.scale, of.bias});
+  const Brought brought = bring(loss, ranks, in_common(of, queries, tile, recorded), queries.size(0), targets.size(0),
+                                targets.has_history(), queries.device());
+  const std::int64_t own = queries.size(0);
+  const std::int64_t step = targets_of_each(loss, brought, of.queries, of.targets, of.kind == RowLoss::kSoftmax);
+  const Shares of_queries(ranks, brought.queries), of_targets(ranks, brought.targets);
+  Pairing pairing{.rows = 0, .candidates = 1, .outside = {{.step = step, .count = own}}};
+  if (of.equal.some()) {
+    const ops::RowsOf compared = of.kind == RowLoss::kSoftmax ? ops::RowsOf::kTargets : ops::RowsOf::kBoth;
+    const ops::PairKeys keys =
+        shared_pairs(ranks, of.equal, queries.value(), targets.value(), of_queries, of_targets, step, compared);
+    pairing.left_out = [keys, dtype = queries.dtype()](const ops::PairBlock& b) {
+      return ops::equal_pairs(keys, b, dtype);
+    };
   }
-  for (int r = 0; r < ranks.rank(); ++r) rows.first += counts[static_cast<std::size_t>(r)];
-  rows.scale = common(ranks, scale);
-  rows.logits = scaled_logits(queries, gather_rows(ranks, targets, of_targets), rows.scale);
-  const std::int64_t width = queries.size(1);
-  const Variable first_of_each =
-      rows.step == 1
-          ? targets
-          : ops::reshape(ops::slice(ops::reshape(targets, {rows.own, rows.step, width}), 1, 0, 1), {rows.own, width});
-  rows.positives = ops::sum(ops::multiply(ops::multiply(queries, rows.scale), first_of_each), 1);
-  return rows;
-}
-
-void check_sides(const char* loss, const Variable& a, const Variable& b, const char* name_a, const char* name_b) {
-  check_rows(loss, name_a, a);
-  check_rows(loss, name_b, b);
-  ops::detail::require_alike(loss, name_a, a, name_b, b);
-  if (a.size(1) == b.size(1)) return;
-  throw ShapeError(fmt::format("{}: {} are {} and {} {}, expected one width", loss, name_a, describe(a.value()), name_b,
-                               describe(b.value())));
-}
-
-void check_pairs(const char* loss, const OwnRows& rows) {
-  if (rows.step != 1) throw ShapeError(fmt::format("{}: {} texts for each image, expected one", loss, rows.step));
+  return shared_rows(ranks, {.loss = loss,
+                             .kind = of.kind,
+                             .how = of.how,
+                             .sets = {queries, targets},
+                             .shares = {of_queries, of_targets},
+                             .pairings = {pairing},
+                             .positives = positives_of(targets, own, step),
+                             .scale = of.scale,
+                             .bias = of.bias,
+                             .ring = in_ring(ranks, of.candidates, brought, of_targets.total, targets),
+                             .gradient = brought.gradient,
+                             .tile = tile});
 }
 
 }  // namespace
 
 Variable info_nce_shared(const Variable& queries, const Variable& targets, const InfoNceOptions& options) {
-  constexpr const char* kLoss = "info_nce";
-  refuse(kLoss, options.label_smoothing != 0, "label_smoothing");
-  refuse(kLoss, options.hardness != 0, "hardness");
-  refuse(kLoss, options.equal_targets.some(), "equal_targets");
-  refuse(kLoss, options.tiles.has_value(), "tiles");
-  check_sides(kLoss, queries, targets, "queries", "targets");
-  Communicator& ranks = *options.communicator;
-  const OwnRows rows = own_rows(kLoss, ranks, queries, targets, options.scale.factor(kLoss, queries));
-  const Variable terms = ops::subtract(ops::logsumexp(rows.logits, 1), rows.positives);
-  return sum_over_ranks(ranks, ops::scale(ops::sum(terms), 1.0 / static_cast<double>(rows.queries)));
+  const char* const loss = name(SharedLoss::kInfoNce);
+  require_weighting(loss, options.label_smoothing, options.hardness, "queries", queries);
+  return contrast(*options.communicator,
+                  {.loss = SharedLoss::kInfoNce,
+                   .queries = "queries",
+                   .targets = "targets",
+                   .kind = RowLoss::kSoftmax,
+                   .scale = options.scale.factor(loss, queries),
+                   .how = {options.label_smoothing, options.hardness},
+                   .equal = options.equal_targets,
+                   .tiles = options.tiles,
+                   .candidates = options.candidates},
+                  queries, targets);
 }
 
 Variable clip_loss_shared(const Variable& images, const Variable& texts, const ClipOptions& options) {
-  constexpr const char* kLoss = "clip_loss";
-  refuse(kLoss, options.label_smoothing != 0, "label_smoothing");
-  refuse(kLoss, options.hardness != 0, "hardness");
-  refuse(kLoss, options.equal_targets.some(), "equal_targets");
-  refuse(kLoss, options.tiles.has_value(), "tiles");
-  check_sides(kLoss, images, texts, "images", "texts");
-  Communicator& ranks = *options.communicator;
-  const OwnRows rows = own_rows(kLoss, ranks, images, texts, options.scale.factor(kLoss, images, kMaxLogitScale));
-  check_pairs(kLoss, rows);
-  // Columns are joined by their maximum, which cancels, and their sum.
-  const Variable own_largest = rows.own > 0
-                                   ? ops::max(Variable(rows.logits.value()), 0)
-                                   : Variable(Tensor::full({rows.queries}, -std::numeric_limits<double>::infinity(),
-                                                           images.dtype(), images.device()));
-  const Variable largest(max_over_ranks(ranks, own_largest.value()));
-  const Variable sums = sum_over_ranks(ranks, ops::sum(ops::exp(ops::subtract(rows.logits, largest)), 0));
-  const Variable of_columns = ops::sum(ops::add(ops::log(sums), largest));  // alike on every rank
-  const Variable of_rows = ops::sum(ops::subtract(ops::logsumexp(rows.logits, 1), ops::scale(rows.positives, 2)));
-  return ops::scale(ops::add(sum_over_ranks(ranks, of_rows), of_columns), 0.5 / static_cast<double>(rows.queries));
+  const char* const loss = name(SharedLoss::kClip);
+  require_weighting(loss, options.label_smoothing, options.hardness, "images", images);
+  return contrast(*options.communicator,
+                  {.loss = SharedLoss::kClip,
+                   .queries = "images",
+                   .targets = "texts",
+                   .kind = RowLoss::kBothWays,
+                   .scale = options.scale.factor(loss, images, kMaxLogitScale),
+                   .how = {options.label_smoothing, options.hardness},
+                   .equal = options.equal_targets,
+                   .tiles = options.tiles,
+                   .candidates = options.candidates},
+                  images, texts);
 }
 
 Variable siglip_loss_shared(const Variable& images, const Variable& texts, const SiglipOptions& options) {
-  constexpr const char* kLoss = "siglip_loss";
-  refuse(kLoss, options.equal_targets.some(), "equal_targets");
-  refuse(kLoss, options.tiles.has_value(), "tiles");
-  check_sides(kLoss, images, texts, "images", "texts");
-  Communicator& ranks = *options.communicator;
-  const OwnRows rows = own_rows(kLoss, ranks, images, texts, options.scale.factor(kLoss, images));
-  check_pairs(kLoss, rows);
-  const Variable bias = common(ranks, options.bias.value(kLoss, "bias", images));
-  const auto columns = [&](std::int64_t begin, std::int64_t end) {
-    return ops::add(ops::slice(rows.logits, 1, begin, end), bias);
-  };
-  Variable total = constant_like(images, 0);
-  const auto add = [&](const Variable& terms) { total = ops::add(total, ops::sum(ops::sum(ops::softplus(terms), 1))); };
-  const std::int64_t end = rows.first + rows.own;
-  if (rows.own > 0) {
-    // Among its own pairs the diagonal's are positives: softplus(-z) in the place of softplus(z).
-    const Variable sign = ops::add(constant_like(images, 1), diagonal(images, rows.own, rows.own, 1, -2));
-    add(ops::multiply(columns(rows.first, end), sign));
-    if (rows.first > 0) add(columns(0, rows.first));
-    if (end < rows.queries) add(columns(end, rows.queries));
-  } else {
-    // Its backward makes the calls of the others'.
-    add(columns(0, rows.queries));
-  }
-  return sum_over_ranks(ranks, ops::scale(total, 1.0 / static_cast<double>(rows.queries)));
+  const char* const loss = name(SharedLoss::kSiglip);
+  ops::detail::require_floating(loss, "images", images);
+  return contrast(*options.communicator,
+                  {.loss = SharedLoss::kSiglip,
+                   .queries = "images",
+                   .targets = "texts",
+                   .kind = RowLoss::kSigmoid,
+                   .scale = options.scale.factor(loss, images),
+                   .bias = options.bias.value(loss, "bias", images),
+                   .equal = options.equal_targets,
+                   .tiles = options.tiles,
+                   .candidates = options.candidates},
+                  images, texts);
 }
 
 }  // namespace tapecache::losses::detail

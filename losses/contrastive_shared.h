@@ -4,12 +4,15 @@
 
 #pragma GCC visibility push(hidden)
 
-/// The contrastive losses where each rank computes its own rows of the logits. Private to losses.
+/// The losses of losses.h where each rank computes its own rows of the logits. Private to losses.
 namespace tapecache::losses::detail {
 
 Variable info_nce_shared(const Variable& queries, const Variable& targets, const InfoNceOptions& options);
 Variable clip_loss_shared(const Variable& images, const Variable& texts, const ClipOptions& options);
 Variable siglip_loss_shared(const Variable& images, const Variable& texts, const SiglipOptions& options);
+Variable gist_loss_shared(const Variable& queries, const Variable& targets, const Tensor& guide_queries,
+                          const Tensor& guide_targets, const GistOptions& options);
+Variable nt_xent_shared(const Variable& a, const Variable& b, const NtXentOptions& options);
 
 }  // namespace tapecache::losses::detail
 

@@ -6,6 +6,8 @@
 
 #include "tapecache/autograd/tape.h"
 #include "tapecache/losses/checks.h"
+#include "tapecache/losses/contrastive_shared.h"
+#include "tapecache/losses/shared.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
@@ -26,32 +28,21 @@ Tensor cosines(const Tensor& a, const Tensor& b) {
       .value()
       .to(DType::kFloat64);
 }
-
-void require_guide(const Tensor& guide, const char* argument, std::int64_t rows) {
-  detail::require_rows(kLoss, argument, Variable(guide));
-  if (guide.size(0) == rows) return;
-  throw ShapeError(fmt::format("{}: {} are {}, expected [{}, width]", kLoss, argument, describe(guide), rows));
-}
-
 }  // namespace
 
 Variable gist_loss(const Variable& queries, const Variable& targets, const Tensor& guide_queries,
                    const Tensor& guide_targets, const GistOptions& options) {
+  if (options.communicator) {
+    return detail::take_shared(*options.communicator, [&] {
+      return detail::gist_loss_shared(queries, targets, guide_queries, guide_targets, options);
+    });
+  }
   detail::require_rows(kLoss, queries, targets, "queries", "targets");
   const std::int64_t step = detail::require_multiple(kLoss, "targets", targets.size(0), queries.size(0));
   const std::int64_t m = queries.size(0);
   ops::check_equal_targets(kLoss, options.equal_targets, m, targets.size(0));
   detail::require_finite(kLoss, "margin", options.margin, DType::kFloat64);
-  require_guide(guide_queries, "guide_queries", m);
-  require_guide(guide_targets, "guide_targets", targets.size(0));
-  if (guide_queries.dtype() != guide_targets.dtype()) {
-    throw DTypeError(fmt::format("{}: guide_queries are {} and guide_targets {}, expected one type", kLoss,
-                                 name(guide_queries.dtype()), name(guide_targets.dtype())));
-  }
-  if (guide_queries.size(1) != guide_targets.size(1)) {
-    throw ShapeError(fmt::format("{}: guide_queries are {} and guide_targets {}, expected one width", kLoss,
-                                 describe(guide_queries), describe(guide_targets)));
-  }
+  detail::require_guide(kLoss, guide_queries, guide_targets, m, targets.size(0));
   const Variable scale = options.scale.factor(kLoss, queries);
   const Device device = queries.device();
   const Tensor guide_q = guide_queries.to(device), guide_t = guide_targets.to(device),

@@ -81,6 +81,17 @@ class Tiles : public std::optional<TileOptions> {
   Tiles(TileOptions tiles) : optional(tiles) {}
 };
 
+/// How the ranks of a shared loss meet each other's candidates.
+enum class SharedCandidates {
+  /// In a ring where there are four ranks at least, and all candidates with their gradient would take more than half of
+  /// the memory that a rank has been limited to (`set_memory_limit`, the least of all ranks'); else gathered.
+  kAutomatic,
+  kGathered,  ///< each rank holds the candidates of all, and in backward their gradient
+  /// A rank holds its own candidates and a block of a tile's columns, and in backward its gradient, which travel around
+  /// all ranks: more messages, and candidates are sent again in backward.
+  kRing,
+};
+
 struct InfoNceOptions {
   Scale scale = 20;
   /// Share of each target's probability that is spread evenly over all candidates (Szegedy et al. 2016, "Rethinking the
@@ -94,11 +105,15 @@ struct InfoNceOptions {
   /// label smoothing and of the mean of hardness.
   EqualTargets equal_targets = {};
   Tiles tiles = std::nullopt;
-  /// For a step with `StepOptions::shared_loss`: queries and targets are this rank's own, even none, each query's with
-  /// it; the loss is that over those of all ranks, of which each computes its own queries' rows of the logits. Targets
-  /// are gathered, and their gradients handed back. What fails here on one rank ends the group. Beside it there are no
-  /// label smoothing, hardness, equal targets or tiles.
+  /// For a step with `StepOptions::shared_loss`: queries, targets and ids are this rank's own, even none, each query's
+  /// targets with it; the loss is that over those of all ranks, of which each computes its own queries' rows of the
+  /// logits. It has all options, and label smoothing and hardness in tiles too: a rank holds a tile of logits at a
+  /// time, of the device's own size where `tiles` is not given, and computes each again in backward. Rows of
+  /// `equal_rows` are compared between ranks by 128 bits made of theirs. Throws ValueError on all ranks, naming the
+  /// rank, where options differ. What fails here on one rank ends the group. Of several processes, a loss that has no
+  /// communicator is taken over all rows on each, in a step without `shared_loss`.
   distributed::Communicator* communicator = nullptr;
+  SharedCandidates candidates = SharedCandidates::kAutomatic;  ///< of a loss with a communicator
 };
 
 /// InfoNCE in one direction (van den Oord et al. 2018; with hard negatives as in Karpukhin et al. 2020): queries
@@ -119,6 +134,7 @@ struct ClipOptions {
   EqualTargets equal_targets = {};
   Tiles tiles = std::nullopt;
   distributed::Communicator* communicator = nullptr;  ///< as InfoNceOptions has it
+  SharedCandidates candidates = SharedCandidates::kAutomatic;
 };
 
 /// CLIP's symmetric loss (Radford et al. 2021) of images and texts [N, width]: the mean of the cross-entropies of both
@@ -131,6 +147,7 @@ struct SiglipOptions {
   EqualTargets equal_targets = {};  ///< pairs that are left out, as in ClipOptions, are not terms of the sum
   Tiles tiles = std::nullopt;
   distributed::Communicator* communicator = nullptr;  ///< as InfoNceOptions has it
+  SharedCandidates candidates = SharedCandidates::kAutomatic;
 };
 
 /// SigLIP's loss (Zhai et al. 2023) of images and texts [N, width]: each pair is a binary classification,
@@ -146,6 +163,9 @@ struct NtXentOptions {
   /// Which samples are the same (views a are the queries, views b the targets). They are not negatives of each other in
   /// either view; sup_con treats them as positives.
   EqualTargets equal_targets = {};
+  /// As InfoNceOptions has it: both views of this rank's own samples.
+  distributed::Communicator* communicator = nullptr;
+  SharedCandidates candidates = SharedCandidates::kAutomatic;
 };
 
 /// NT-Xent of SimCLR (Chen et al. 2020): two views a and b [N, width] of the same samples are 2N anchors. Each anchor's
@@ -172,6 +192,9 @@ struct GistOptions {
   bool relative = false;
   /// Which targets are left out whatever the guide says, together with the queries and positives they belong to.
   EqualTargets equal_targets = {};
+  /// As InfoNceOptions has it; what the guide says is of this rank's own as well. Both sides and the guide's are
+  /// gathered, since all are candidates or decide of them.
+  distributed::Communicator* communicator = nullptr;
 };
 
 /// GISTEmbed (Solatorio 2024, "Guided in-sample selection of training negatives"): InfoNCE of queries [M, width]

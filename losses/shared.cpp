@@ -1,65 +1,132 @@
 #include "tapecache/losses/shared.h"
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <numeric>
+#include <utility>
 
-#include "tapecache/autograd/tape.h"
+#include <fmt/format.h>
+
+#include "tapecache/core/device.h"
 #include "tapecache/distributed/exception_text.h"
 
 namespace tapecache::losses::detail {
 
 using distributed::Communicator;
 
-Variable gather_rows(Communicator& ranks, const Variable& rows, const std::vector<std::int64_t>& counts) {
-  const std::int64_t total = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
-  Tensor all = Tensor::empty(rows.shape().with(0, total), rows.dtype(), rows.device());
-  ranks.all_gather(rows.value(), all, counts);
-  return record("gather_rows", std::move(all), {rows}, {Tensor::from(counts, {ranks.size()})},
-                [group = &ranks](Backward& ctx) {
-                  const std::vector<std::int64_t> shares = ctx.saved(0).to_vector<std::int64_t>();
-                  const Tensor& gradient = ctx.output_gradient();
-                  Tensor own = Tensor::empty(ctx.input_shape(0), gradient.dtype(), gradient.device());
-                  group->reduce_scatter(gradient, own, shares);
-                  ctx.pass(0, own);
-                });
+namespace {
+
+/// As many numbers as any loss has, so that ranks that take different losses meet in the first call.
+constexpr std::size_t kInCommon = 16;
+constexpr std::size_t kOfEach = 4;  // queries, targets, whether gradients are wanted, limit
+
+Tensor for_ranks(const Communicator& ranks, const Tensor& tensor) {
+  return ranks.takes(tensor.device()) ? tensor : tensor.to(Device::cpu());
 }
 
-Variable sum_over_ranks(Communicator& ranks, const Variable& x) {
-  Tensor sum = x.value().clone();
-  ranks.all_reduce(sum);
-  return record("sum_over_ranks", std::move(sum), {x}, {}, [](Backward& ctx) { ctx.pass(0, ctx.output_gradient()); });
+/// Has `call` write to a tensor that the communicator takes.
+template <class Call>
+void write_for_ranks(const Communicator& ranks, Tensor& tensor, Call call) {
+  if (ranks.takes(tensor.device())) return call(tensor);
+  Tensor host = tensor.to(Device::cpu());
+  call(host);
+  tensor.copy_from_async(host);
 }
 
-Tensor max_over_ranks(Communicator& ranks, const Tensor& x) {
-  Tensor largest = x.clone();
-  ranks.all_reduce(largest, distributed::Reduction::kMax);
-  return largest;
-}
+}  // namespace
 
-Variable common(Communicator& ranks, const Variable& x) {
-  return record("common", x.value(), {x}, {}, [group = &ranks](Backward& ctx) {
-    Tensor sum = ctx.output_gradient().clone();
-    group->all_reduce(sum);
-    ctx.pass(0, sum);
-  });
-}
-
-std::vector<std::int64_t> row_counts(Communicator& ranks, std::int64_t own) {
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(ranks.size()));
-  Tensor all = Tensor::wrap(counts.data(), {ranks.size()});
-  const std::vector<std::int64_t> one_each(counts.size(), 1);
-  ranks.all_gather(Tensor::wrap(&own, {1}), all, one_each);
-  return counts;
-}
-
-Variable take_shared(Communicator& ranks, const std::function<Variable()>& loss) {
+void or_fail(Communicator& ranks, const std::function<void()>& work) {
   try {
-    return loss();
+    work();
   } catch (const distributed::CommunicationError&) {
     throw;
   } catch (...) {
     ranks.fail(distributed::detail::exception_text());
     throw;
   }
+}
+
+Variable take_shared(Communicator& ranks, const std::function<Variable()>& loss) {
+  Variable value;
+  or_fail(ranks, [&] { value = loss(); });
+  return value;
+}
+
+Shares::Shares(const Communicator& ranks, std::vector<std::int64_t> of_ranks) : counts(std::move(of_ranks)) {
+  total = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
+  first = std::accumulate(counts.begin(), counts.begin() + ranks.rank(), std::int64_t{0});
+  own = counts[static_cast<std::size_t>(ranks.rank())];
+}
+
+InCommon whole(const char* what, std::int64_t number) {
+  return {what, number, [](std::int64_t n) { return fmt::to_string(n); }};
+}
+
+InCommon real(const char* what, double number) {
+  return {what, std::bit_cast<std::int64_t>(number),
+          [](std::int64_t bits) { return fmt::to_string(std::bit_cast<double>(bits)); }};
+}
+
+InCommon named(const char* what, std::int64_t number, std::vector<std::string> names) {
+  return {what, number, [names = std::move(names)](std::int64_t n) {
+            return n >= 0 && n < std::ssize(names) ? names[static_cast<std::size_t>(n)] : fmt::to_string(n);
+          }};
+}
+
+Brought bring(const char* loss, Communicator& ranks, std::span<const InCommon> alike, std::int64_t queries,
+              std::int64_t targets, bool gradient, Device device) {
+  constexpr std::size_t kNumbers = kOfEach + kInCommon;
+  if (alike.size() > kInCommon) throw ValueError(fmt::format("{}: {} numbers in common", loss, alike.size()));
+  std::array<std::int64_t, kNumbers> own{queries, targets, gradient,
+                                         static_cast<std::int64_t>(memory_stats(device).limit)};
+  for (std::size_t i = 0; i < alike.size(); ++i) own[kOfEach + i] = alike[i].number;
+  const auto size = static_cast<std::size_t>(ranks.size());
+  std::vector<std::int64_t> numbers(size * kNumbers);
+  Tensor all = Tensor::wrap(numbers.data(), {ranks.size(), static_cast<std::int64_t>(kNumbers)});
+  ranks.all_gather(Tensor::wrap(own.data(), {1, static_cast<std::int64_t>(kNumbers)}), all,
+                   std::vector<std::int64_t>(size, 1));
+  const auto number = [&](std::size_t rank, std::size_t i) { return numbers[rank * kNumbers + i]; };
+  Brought brought;
+  for (std::size_t r = 0; r < size; ++r) {
+    for (std::size_t i = 0; i < alike.size(); ++i) {
+      const std::int64_t first = number(0, kOfEach + i), other = number(r, kOfEach + i);
+      if (first == other) continue;
+      throw ValueError(fmt::format("{}: rank {} has another {} than rank 0: {} in the place of {}", loss, r,
+                                   alike[i].what, alike[i].text(other), alike[i].text(first)));
+    }
+    brought.queries.push_back(number(r, 0));
+    brought.targets.push_back(number(r, 1));
+    brought.gradient = brought.gradient || number(r, 2) != 0;
+    const auto limit = static_cast<std::size_t>(number(r, 3));
+    if (limit > 0) brought.limit = brought.limit == 0 ? limit : std::min(brought.limit, limit);
+  }
+  return brought;
+}
+
+Tensor gather_rows(Communicator& ranks, const Tensor& rows, const Shares& shares) {
+  const Tensor here = for_ranks(ranks, rows);
+  Tensor all = Tensor::empty(rows.shape().with(0, shares.total), rows.dtype(), here.device());
+  ranks.all_gather(here, all, shares.counts);
+  return all.to(rows.device());
+}
+
+Tensor scatter_sum(Communicator& ranks, const Tensor& all, const Shares& shares) {
+  const Tensor here = for_ranks(ranks, all);
+  Tensor own = Tensor::empty(all.shape().with(0, shares.own), all.dtype(), here.device());
+  ranks.reduce_scatter(here, own, shares.counts);
+  return own.to(all.device());
+}
+
+void all_reduce(Communicator& ranks, Tensor& values, distributed::Reduction reduction) {
+  write_for_ranks(ranks, values, [&](Tensor& here) { ranks.all_reduce(here, reduction); });
+}
+
+void pass_on(Communicator& ranks, const Tensor& sent, Tensor& received) {
+  const int size = ranks.size(), rank = ranks.rank();
+  write_for_ranks(ranks, received, [&](Tensor& here) {
+    ranks.send_receive(for_ranks(ranks, sent), (rank + 1) % size, here, (rank + size - 1) % size);
+  });
 }
 
 }  // namespace tapecache::losses::detail

@@ -2,6 +2,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
+#include <string>
 #include <vector>
 
 #include "tapecache/autograd/variable.h"
@@ -9,26 +11,51 @@
 
 #pragma GCC visibility push(hidden)
 
-/// Losses of which each rank computes its own rows. Private to losses.
-///
-/// Each rank records what its own rows have to do with the loss L = Σ over ranks of what they compute + what they all
-/// compute alike. So a gradient with respect to what ranks have together is the sum of what each finds, and one with
-/// respect to their sum is each summand's.
+/// What losses that ranks take together ask of the other ranks. Private to losses.
 namespace tapecache::losses::detail {
 
-/// The rows of all ranks. Backward adds what all ranks find for them, and hands each its own.
-Variable gather_rows(distributed::Communicator& ranks, const Variable& rows, const std::vector<std::int64_t>& counts);
-/// Σ over ranks, the same for all of them.
-Variable sum_over_ranks(distributed::Communicator& ranks, const Variable& x);
-/// The largest over ranks, a constant.
-Tensor max_over_ranks(distributed::Communicator& ranks, const Tensor& x);
-/// What every rank has alike, as a parameter of the loss is. Backward adds what all ranks find for it.
-Variable common(distributed::Communicator& ranks, const Variable& x);
-/// The rows that each rank has.
-std::vector<std::int64_t> row_counts(distributed::Communicator& ranks, std::int64_t own);
-
-/// Takes a loss whose calls meet those of other ranks. Who cannot go on tells them.
+/// Runs what calls other ranks. Who cannot go on tells them.
+void or_fail(distributed::Communicator& ranks, const std::function<void()>& work);
 Variable take_shared(distributed::Communicator& ranks, const std::function<Variable()>& loss);
+
+/// Rows that ranks have between them, in the order of ranks.
+struct Shares {
+  std::vector<std::int64_t> counts;  // of each rank
+  std::int64_t total = 0;
+  std::int64_t first = 0, own = 0;  // of this rank
+
+  Shares() = default;
+  Shares(const distributed::Communicator& ranks, std::vector<std::int64_t> counts);
+};
+
+/// What every rank must be told alike, and how it reads in a message.
+struct InCommon {
+  std::string what;
+  std::int64_t number = 0;
+  std::function<std::string(std::int64_t)> text;  // of a number
+};
+InCommon whole(const char* what, std::int64_t number);
+InCommon real(const char* what, double number);
+InCommon named(const char* what, std::int64_t number, std::vector<std::string> names);
+
+/// What every rank brings, of which each makes the same of all.
+struct Brought {
+  std::vector<std::int64_t> queries, targets;  // of each rank
+  bool gradient = false;                       // whether a rank wants one for its targets
+  std::size_t limit = 0;                       // least number of bytes that a rank may use; 0: none is set
+};
+
+/// One all_gather. Throws ValueError on every rank, naming the rank and what differs.
+Brought bring(const char* loss, distributed::Communicator& ranks, std::span<const InCommon> alike, std::int64_t queries,
+              std::int64_t targets, bool gradient, Device device);
+
+// The communicator's calls, by way of the host where it does not take the tensors' device.
+Tensor gather_rows(distributed::Communicator& ranks, const Tensor& rows, const Shares& shares);
+/// The sum over ranks of their `all`, of which this rank's rows are returned.
+Tensor scatter_sum(distributed::Communicator& ranks, const Tensor& all, const Shares& shares);
+void all_reduce(distributed::Communicator& ranks, Tensor& values, distributed::Reduction reduction);
+/// Sends to the next rank and receives from the one before.
+void pass_on(distributed::Communicator& ranks, const Tensor& sent, Tensor& received);
 
 }  // namespace tapecache::losses::detail
 

@@ -6,6 +6,8 @@
 #include <fmt/format.h>
 
 #include "tapecache/losses/checks.h"
+#include "tapecache/losses/contrastive_shared.h"
+#include "tapecache/losses/shared.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
@@ -34,6 +36,9 @@ void require_two_equal(const Tensor& labels, const CheckText& none) {
 }  // namespace
 
 Variable nt_xent(const Variable& a, const Variable& b, const NtXentOptions& options) {
+  if (options.communicator) {
+    return detail::take_shared(*options.communicator, [&] { return detail::nt_xent_shared(a, b, options); });
+  }
   detail::require_pairs("nt_xent", a, b, "a", "b");
   ops::check_equal_targets("nt_xent", options.equal_targets, a.size(0), b.size(0));
   const Variable scale = options.scale.factor("nt_xent", a);

@@ -5,6 +5,7 @@
 #include "tapecache/core/op_scope.h"
 #include "tapecache/ops/call.h"
 #include "tapecache/ops/checks.h"
+#include "tapecache/ops/layout.h"
 
 namespace tapecache::ops {
 
@@ -100,6 +101,28 @@ Tensor excluded_pairs(const PairIds& ids, std::int64_t queries, std::int64_t tar
                  mask);
   });
   return mask;
+}
+
+Tensor equal_pairs(const PairKeys& keys, const PairBlock& block, DType dtype) {
+  constexpr const char* kOp = "equal_pairs";
+  const OpScope scope(kOp);
+  if (!keys.some()) throw ValueError(fmt::format("{}: no keys, expected those of one kind at least", kOp));
+  // Queries stand before the targets, each as its own positive, which the kernel compares with what comes after.
+  const std::int64_t columns = block.queries + block.targets;
+  const auto joined = [&](const Tensor& queries, const Tensor& targets) {
+    if (!queries.defined()) return Tensor();
+    Tensor both = Tensor::empty({columns}, DType::kInt64, queries.device());
+    both.slice(0, block.queries).copy_from(queries.slice(block.first_query, block.first_query + block.queries));
+    both.slice(block.queries, columns).copy_from(targets.slice(block.first_target, block.first_target + block.targets));
+    return both;
+  };
+  const PairIds ids{joined(keys.queries, keys.target_queries), joined(keys.positives, keys.targets)};
+  const Device device = keys.queries.defined() ? keys.queries.device() : keys.positives.device();
+  Tensor mask = Tensor::empty({block.queries, columns}, dtype, device);
+  dispatch_floating(kOp, dtype, [&]<class T>() {
+    detail::call(kOp, device, &PairMaskKernels<T>::excluded_pairs, ids.pairs(1), block.queries, columns, mask);
+  });
+  return ops::slice(Variable(mask), 1, block.queries, columns).value();
 }
 
 }  // namespace tapecache::ops

@@ -31,6 +31,21 @@ Tensor false_negatives(const kernels::FalseNegatives& rule, const Tensor& simila
 /// targets are no multiple of the queries, or the ids are not as many.
 Tensor excluded_pairs(const PairIds& ids, std::int64_t queries, std::int64_t targets, DType dtype);
 
+/// What pairs are compared by, i64: of each query [queries] and of each target [targets] a number, or undefined. A pair
+/// is left out where the numbers of either kind are equal.
+struct PairKeys {
+  Tensor positives = {}, targets = {};       // ids of each query's positive, and of targets
+  Tensor queries = {}, target_queries = {};  // ids of queries, and of the query whose positive a target is
+
+  bool some() const { return positives.defined() || queries.defined(); }
+};
+/// Some queries and some targets of all.
+struct PairBlock {
+  std::int64_t first_query = 0, queries = 0, first_target = 0, targets = 0;
+};
+/// Of a block of all pairs 1 at those that are left out, and 0 elsewhere, positives being as any other.
+Tensor equal_pairs(const PairKeys& keys, const PairBlock& block, DType dtype);
+
 }  // namespace tapecache::ops
 
 #pragma GCC visibility pop

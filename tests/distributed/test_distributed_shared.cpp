@@ -18,8 +18,15 @@ namespace {
 
 enum class Kind { kInfoNce, kClip, kSiglip };
 
+/// What a shared loss is told that the whole one is not.
+struct Way {
+  Tiles tiles = std::nullopt;
+  SharedCandidates candidates = SharedCandidates::kAutomatic;
+  DType autocast = DType::kFloat32;
+};
+
 /// A step whose loss is the whole one without ranks, and shared among them with.
-Program shared_step(Kind kind, std::int64_t samples, std::int64_t step, DType dtype, bool direct) {
+Program shared_step(Kind kind, std::int64_t samples, std::int64_t step, DType dtype, bool direct, const Way& way = {}) {
   return [=](Communicator* ranks, const Slice& slice) {
     const Encoder query(10, dtype, 0.2), target(20, dtype, 0.2);
     const Parameter scale("scale", Tensor::full({}, 1.1, dtype)), bias("bias", Tensor::full({}, -0.7, dtype));
@@ -27,12 +34,22 @@ Program shared_step(Kind kind, std::int64_t samples, std::int64_t step, DType dt
         {"query", slice(0, random_values({samples, 5}, 1, dtype)), with_size(query, "size", 0.2)},
         {"target", slice(1, random_values({samples * step, 5}, 2, dtype)), target}};
     const Loss loss = [=](std::span<const Variable> r) {
-      if (kind == Kind::kInfoNce) return info_nce(r[0], r[1], {.scale = scale, .communicator = ranks});
+      const Tiles tiles = ranks ? way.tiles : Tiles();
+      if (kind == Kind::kInfoNce) {
+        return info_nce(r[0], r[1],
+                        {.scale = scale, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
+      }
       const Scale log = Scale::from_log(scale);
-      if (kind == Kind::kClip) return clip_loss(r[0], r[1], {.scale = log, .communicator = ranks});
-      return siglip_loss(r[0], r[1], {.scale = log, .bias = bias, .communicator = ranks});
+      if (kind == Kind::kClip) {
+        return clip_loss(r[0], r[1],
+                         {.scale = log, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
+      }
+      return siglip_loss(
+          r[0], r[1],
+          {.scale = log, .bias = bias, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
     };
-    const StepOptions options{.cut = {2}, .scale = 3, .communicator = ranks, .shared_loss = ranks != nullptr};
+    const StepOptions options{
+        .cut = {2}, .scale = 3, .autocast = way.autocast, .communicator = ranks, .shared_loss = ranks != nullptr};
     Run run{direct ? direct_step(towers, loss, options.direct()) : cached_step(towers, loss, options),
             joined({query.parameters(), target.parameters(), {scale, bias}})};
     run.result.representations.clear();  // of this rank alone
@@ -62,6 +79,27 @@ BOOST_AUTO_TEST_CASE(shared_losses_are_the_whole_ones) {
               const std::vector<std::int64_t> counts = uneven(samples, size);
               check_as_alone(outcomes_of(program, size, {counts, times(counts, step)}), alone, 1e-12);
             }
+          }
+        }
+      }
+    }
+  }
+}
+
+/// In f32 and with encoders in bf16 as well.
+BOOST_AUTO_TEST_CASE(steps_in_tiles_and_in_a_ring) {
+  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip}) {
+    for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {
+      for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
+        Way way{TileOptions{3, 2}, candidates};
+        if (dtype == DType::kBFloat16) way.autocast = dtype;
+        const DType own = dtype == DType::kFloat64 ? dtype : DType::kFloat32;
+        const Program program = shared_step(kind, 13, 1, own, false, way);
+        const Outcome alone = outcome_of(program, nullptr, {});
+        for (const int size : {1, 4, 5}) {
+          BOOST_TEST_CONTEXT("loss " << static_cast<int>(kind) << " in " << name(dtype)) {
+            const double tolerance = dtype == DType::kFloat64 ? 1e-12 : 1e-5;
+            check_as_alone(outcomes_of(program, size, {uneven(13, size)}), alone, tolerance);
           }
         }
       }
@@ -124,6 +162,16 @@ BOOST_AUTO_TEST_CASE(pairs_must_be_with_their_queries) {
   }
 }
 
+/// A loss without a communicator would be over each rank's own rows, and lose all other negatives.
+BOOST_AUTO_TEST_CASE(a_loss_that_is_not_shared_is_found_out) {
+  const std::vector<std::string> texts =
+      messages_of({{4, 4}}, 8, [](Communicator&, std::span<const Variable> r) { return info_nce(r[0], r[1]); });
+  for (const std::string& text : texts) {
+    BOOST_TEST(text.find("the loss of rank 1 is") != std::string::npos, text);
+    BOOST_TEST(text.find("all must take the same one") != std::string::npos, text);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(what_fails_in_a_shared_loss_ends_the_group) {
   const std::vector<std::string> texts =
       messages_of({{3, 3, 3}}, 9, [](Communicator& ranks, std::span<const Variable> r) {
@@ -137,18 +185,28 @@ BOOST_AUTO_TEST_CASE(what_fails_in_a_shared_loss_ends_the_group) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(refuses_options_that_need_whole_columns) {
+BOOST_AUTO_TEST_CASE(refuses_what_the_whole_losses_refuse) {
   run_in_threads(1, [](Communicator& ranks) {
     const Variable a(random_values({3, 4}, 1)), b(random_values({3, 4}, 2)), c(random_values({3, 5}, 2));
-    BOOST_CHECK_EXCEPTION(info_nce(a, b, {.label_smoothing = 0.1, .communicator = &ranks}), ValueError,
-                          says({"info_nce", "label_smoothing"}));
-    BOOST_CHECK_EXCEPTION(clip_loss(a, b, {.scale = 2, .hardness = 0.1, .communicator = &ranks}), ValueError,
-                          says({"clip_loss", "hardness"}));
-    BOOST_CHECK_EXCEPTION(siglip_loss(a, b, {.scale = 2, .bias = 0, .tiles = TileOptions{}, .communicator = &ranks}),
-                          ValueError, says({"siglip_loss", "tiles"}));
-    BOOST_CHECK_EXCEPTION(info_nce(a, b, {.equal_targets = {.equal_rows = true}, .communicator = &ranks}), ValueError,
-                          says({"info_nce", "equal_targets"}));
+    BOOST_CHECK_EXCEPTION(info_nce(a, b, {.label_smoothing = 1, .communicator = &ranks}), ValueError,
+                          says({"info_nce", "label_smoothing", "1"}));
     BOOST_CHECK_EXCEPTION(info_nce(a, c, {.communicator = &ranks}), ShapeError, says({"one width"}));
+  });
+  run_in_threads(1, [](Communicator& ranks) {
+    const Variable a(random_values({3, 4}, 1)), b(random_values({3, 4}, 2));
+    BOOST_CHECK_EXCEPTION(clip_loss(a, b, {.scale = 2, .hardness = -1, .communicator = &ranks}), ValueError,
+                          says({"clip_loss", "hardness", "-1"}));
+    BOOST_CHECK_EXCEPTION(
+        siglip_loss(a, b, {.scale = 2, .bias = 0, .tiles = TileOptions{.rows = 0}, .communicator = &ranks}), ValueError,
+        says({"siglip_loss", "tiles", "0"}));
+    const Tensor id = Tensor::from({1}, {1});
+    BOOST_CHECK_EXCEPTION(info_nce(a, b, {.equal_targets = {.target_ids = id}, .communicator = &ranks}), ShapeError,
+                          says({"info_nce", "target_ids"}));
+    BOOST_CHECK_EXCEPTION(nt_xent(a, b, {.scale = Variable(), .communicator = &ranks}), ValueError,
+                          says({"nt_xent", "scale"}));
+    const Tensor guide = random_values({2, 3}, 3);
+    BOOST_CHECK_EXCEPTION(gist_loss(a, b, guide, guide, {.communicator = &ranks}), ShapeError,
+                          says({"gist_loss", "guide_queries", "[3, width]"}));
   });
 }
 

@@ -1,0 +1,464 @@
+#include <boost/test/unit_test.hpp>
+
+#include <chrono>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "random_step.h"
+#include "ranks.h"
+#include "tapecache/autograd/tape.h"
+#include "tapecache/losses/losses.h"
+#include "tapecache/ops/elementwise.h"
+
+using namespace tapecache;
+using namespace tapecache::losses;
+using namespace tapecache::testing;
+
+namespace {
+
+enum class Kind { kInfoNce, kClip, kSiglip, kGist, kNtXent };
+constexpr int kKinds = 5;
+
+/// A loss of whole tensors, of which a rank takes rows.
+struct Case {
+  Kind kind = Kind::kInfoNce;
+  std::int64_t queries = 1, step = 1, width = 1;
+  Tensor a, b, guide_a, guide_b, query_ids, target_ids;
+  bool equal_rows = false, relative = false, matryoshka = false, frozen_targets = false;
+  double scale = 1, bias = 0, label_smoothing = 0, hardness = 0, margin = 0;
+  bool tiled = false;
+  TileOptions tile = {};
+  SharedCandidates candidates = SharedCandidates::kAutomatic;
+  std::vector<std::int64_t> counts;  // of queries, of each rank
+
+  std::string text() const {
+    return "loss " + std::to_string(static_cast<int>(kind)) + ", " + std::to_string(queries) + " queries of " +
+           std::to_string(step) + ", width " + std::to_string(width) + ", " + std::to_string(counts.size()) +
+           " ranks, smoothing " + std::to_string(label_smoothing) + ", hardness " + std::to_string(hardness) +
+           ", candidates " + std::to_string(static_cast<int>(candidates)) + (tiled ? ", tiles" : "") +
+           (matryoshka ? ", matryoshka" : "") + (equal_rows ? ", equal rows" : "") +
+           (query_ids.defined() ? ", query ids" : "") + (target_ids.defined() ? ", target ids" : "");
+  }
+};
+
+Tensor random_ids(Dice& dice, std::int64_t count) {
+  Tensor ids = Tensor::empty({count}, DType::kInt64);
+  for (std::int64_t i = 0; i < count; ++i) ids.mutable_data<std::int64_t>()[i] = dice.between(-3, 6) * 1000003;
+  return ids;
+}
+
+/// Some rows are the same as others.
+void repeat_rows(Dice& dice, Tensor& x) {
+  for (std::int64_t i = 1; i < x.size(0); ++i) {
+    if (!dice.chance(30)) continue;
+    const std::int64_t from = dice.between(0, i - 1);
+    x.slice(i, i + 1).copy_from(x.slice(from, from + 1).clone());
+  }
+}
+
+Case random_case(std::uint64_t seed) {
+  Dice dice(seed);
+  Case c;
+  c.kind = static_cast<Kind>(dice.between(0, kKinds - 1));
+  c.queries = dice.between(1, 23);
+  if (c.kind == Kind::kInfoNce || c.kind == Kind::kGist) c.step = dice.between(1, 3);
+  c.width = dice.between(1, 9);
+  c.a = random_values({c.queries, c.width}, seed);
+  c.b = random_values({c.queries * c.step, c.width}, seed + 1);
+  c.guide_a = random_values({c.queries, 4}, seed + 2);
+  c.guide_b = random_values({c.queries * c.step, 4}, seed + 3);
+  c.margin = dice.chance(50) ? 0 : 0.1;
+  c.relative = dice.chance(50);
+  c.scale = dice.chance(50) ? 1 : dice.between(2, 30);
+  c.bias = static_cast<double>(dice.between(-30, 10)) / 10;
+  if (c.kind == Kind::kInfoNce || c.kind == Kind::kClip) {
+    if (dice.chance(50)) c.label_smoothing = static_cast<double>(dice.between(1, 6)) / 10;
+    if (dice.chance(50)) c.hardness = static_cast<double>(dice.between(1, 20)) / 10;
+  }
+  if (dice.chance(60)) {
+    repeat_rows(dice, c.b);
+    repeat_rows(dice, c.guide_b);
+    if (dice.chance(50)) repeat_rows(dice, c.a);
+    const std::int64_t which = dice.between(0, 3);
+    c.equal_rows = which == 0;
+    if (which == 1 || which == 3) c.target_ids = random_ids(dice, c.b.size(0));
+    if (which == 2 || which == 3) c.query_ids = random_ids(dice, c.queries);
+  }
+  c.matryoshka = dice.chance(20);
+  c.frozen_targets = dice.chance(10) && c.kind != Kind::kNtXent;
+  c.tiled = dice.chance(70);
+  if (dice.chance(90)) c.tile = {dice.between(1, 7), dice.between(1, 7)};
+  c.candidates = static_cast<SharedCandidates>(dice.between(0, 2));
+  c.counts.assign(static_cast<std::size_t>(dice.between(1, 8)), 0);
+  for (std::int64_t i = 0; i < c.queries; ++i) {
+    ++c.counts[static_cast<std::size_t>(dice.between(0, std::ssize(c.counts) - 1))];
+  }
+  return c;
+}
+
+/// Rows [begin, end) of queries, and what goes with them.
+Variable loss_of(const Case& c, std::span<const Variable> r, const Variable& scale, const Variable& bias,
+                 std::int64_t begin, std::int64_t end, Communicator* ranks) {
+  const auto queries = [&](const Tensor& x) { return x.defined() ? x.slice(begin, end) : Tensor(); };
+  const auto targets = [&](const Tensor& x) { return x.defined() ? x.slice(begin * c.step, end * c.step) : Tensor(); };
+  const EqualTargets equal{targets(c.target_ids), queries(c.query_ids), c.equal_rows};
+  const Tiles tiles = ranks && c.tiled ? Tiles(c.tile) : Tiles();
+  const auto loss = [&](std::span<const Variable> x) -> Variable {
+    switch (c.kind) {
+      case Kind::kInfoNce:
+        return info_nce(x[0], x[1],
+                        {.scale = scale,
+                         .label_smoothing = c.label_smoothing,
+                         .hardness = c.hardness,
+                         .equal_targets = equal,
+                         .tiles = tiles,
+                         .communicator = ranks,
+                         .candidates = c.candidates});
+      case Kind::kClip:
+        return clip_loss(x[0], x[1],
+                         {.scale = scale,
+                          .label_smoothing = c.label_smoothing,
+                          .hardness = c.hardness,
+                          .equal_targets = equal,
+                          .tiles = tiles,
+                          .communicator = ranks,
+                          .candidates = c.candidates});
+      case Kind::kSiglip:
+        return siglip_loss(x[0], x[1],
+                           {.scale = scale,
+                            .bias = bias,
+                            .equal_targets = equal,
+                            .tiles = tiles,
+                            .communicator = ranks,
+                            .candidates = c.candidates});
+      case Kind::kGist:
+        return gist_loss(x[0], x[1], queries(c.guide_a), targets(c.guide_b),
+                         {.scale = scale,
+                          .margin = c.margin,
+                          .relative = c.relative,
+                          .equal_targets = equal,
+                          .communicator = ranks});
+      case Kind::kNtXent:
+        return nt_xent(x[0], x[1],
+                       {.scale = scale, .equal_targets = equal, .communicator = ranks, .candidates = c.candidates});
+    }
+    return {};
+  };
+  if (!c.matryoshka) return loss(r);
+  std::vector<std::int64_t> widths{(c.width + 1) / 2, c.width};
+  return losses::matryoshka(loss, r, {.widths = widths, .weights = {0.5, 2}, .normalize = c.label_smoothing == 0});
+}
+
+struct Found {
+  Tensor loss, a, b, scale, bias;
+};
+
+Found take(const Case& c, std::int64_t begin, std::int64_t end, Communicator* ranks, DType dtype = DType::kFloat64) {
+  Tape tape;
+  const auto leaf = [&](const Tensor& x) { return tape.leaf(x.to(dtype).clone()); };
+  const Variable a = leaf(c.a.slice(begin, end));
+  const Tensor targets = c.b.slice(begin * c.step, end * c.step);
+  const Variable b = c.frozen_targets ? Variable(targets.to(dtype)) : leaf(targets);
+  const Variable scale = leaf(Tensor::full({}, c.scale, dtype)), bias = leaf(Tensor::full({}, c.bias, dtype));
+  Variable loss;
+  {
+    const Recording recording(tape);
+    // Twice the loss, so that the gradient that comes in is not 1.
+    loss = ops::scale(loss_of(c, std::vector<Variable>{a, b}, scale, bias, begin, end, ranks), 2);
+  }
+  tape.backward(loss);
+  return {loss.value(), tape.gradient(a), c.frozen_targets ? Tensor() : tape.gradient(b), tape.gradient(scale),
+          tape.gradient(bias)};
+}
+
+std::vector<Found> take_shared(const Case& c, DType dtype = DType::kFloat64) {
+  std::vector<Found> found(c.counts.size());
+  run_in_threads(
+      static_cast<int>(c.counts.size()),
+      [&](Communicator& ranks) {
+        const Slice slice(ranks.rank(), {c.counts});
+        const std::int64_t begin = slice.first(0), own = c.counts[static_cast<std::size_t>(ranks.rank())];
+        found[static_cast<std::size_t>(ranks.rank())] = take(c, begin, begin + own, &ranks, dtype);
+      },
+      kLimit);
+  return found;
+}
+
+/// ‖x - y‖ against ‖y‖ or, where what is large cancels in y, 1.
+bool near(const Tensor& x, const Tensor& y, double tolerance) {
+  if (x.defined() != y.defined()) return false;
+  if (!x.defined()) return true;
+  if (x.shape() != y.shape()) return false;
+  const std::vector<double> found = doubles(x), expected = doubles(y);
+  double difference = 0, norm = 0;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    difference += (found[i] - expected[i]) * (found[i] - expected[i]);
+    norm += expected[i] * expected[i];
+  }
+  return std::sqrt(difference) <= tolerance * std::max(1.0, std::sqrt(norm));
+}
+
+void check_as_whole(const Case& c, double tolerance, DType dtype = DType::kFloat64) {
+  BOOST_TEST_CONTEXT(c.text()) {
+    const Found whole = take(c, 0, c.queries, nullptr, dtype);
+    const std::vector<Found> found = take_shared(c, dtype);
+    std::int64_t begin = 0;
+    for (std::size_t r = 0; r < found.size(); ++r) {
+      BOOST_TEST_CONTEXT("rank " << r) {
+        const std::int64_t end = begin + c.counts[r];
+        BOOST_TEST(near(found[r].loss, whole.loss, tolerance));
+        BOOST_TEST(near(found[r].a, whole.a.slice(begin, end), tolerance));
+        if (!c.frozen_targets) {
+          BOOST_TEST(near(found[r].b, whole.b.slice(begin * c.step, end * c.step), tolerance));
+        }
+        BOOST_TEST(near(found[r].scale, whole.scale, tolerance));
+        BOOST_TEST(near(found[r].bias, whole.bias, tolerance));
+        BOOST_TEST(same_bits(found[r].loss, found[0].loss));
+        BOOST_TEST(same_gradient(found[r].scale, found[0].scale));
+        begin = end;
+      }
+    }
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_SUITE(shared_losses)
+
+/// The number of a case is its seed.
+BOOST_AUTO_TEST_CASE(random_cases_are_the_whole_loss) {
+  for (std::uint64_t seed = 1; seed <= 400; ++seed) {
+    BOOST_TEST_CONTEXT("seed " << seed) { check_as_whole(random_case(seed), 1e-12); }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(random_cases_in_f32) {
+  for (std::uint64_t seed = 1001; seed <= 1060; ++seed) {
+    BOOST_TEST_CONTEXT("seed " << seed) { check_as_whole(random_case(seed), 2e-5, DType::kFloat32); }
+  }
+}
+
+/// Logits so far apart that exp of their differences vanishes.
+BOOST_AUTO_TEST_CASE(large_logits) {
+  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip, Kind::kGist, Kind::kNtXent}) {
+    for (const double hardness : {0.0, 3.0}) {
+      Case c = random_case(7);
+      c.kind = kind;
+      c.queries = 9, c.step = 1, c.width = 5;
+      c.a = random_values({9, 5}, 1), c.b = random_values({9, 5}, 2);
+      c.guide_a = random_values({9, 4}, 3), c.guide_b = random_values({9, 4}, 4);
+      c.query_ids = c.target_ids = Tensor();
+      c.equal_rows = c.matryoshka = c.frozen_targets = false;
+      c.label_smoothing = 0;
+      c.hardness = kind == Kind::kInfoNce || kind == Kind::kClip ? hardness : 0;
+      c.scale = kind == Kind::kClip ? 100 : 2000;
+      c.counts = {4, 0, 3, 2};
+      check_as_whole(c, 1e-12);
+    }
+  }
+}
+
+/// A NaN in a representation is one in the loss, on every rank.
+BOOST_AUTO_TEST_CASE(not_a_number) {
+  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip, Kind::kGist, Kind::kNtXent}) {
+    for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {
+      for (const bool in_targets : {false, true}) {
+        for (const bool some_equal : {false, true}) {
+          Case c;
+          c.kind = kind, c.candidates = candidates;
+          c.queries = 7, c.width = 3;
+          c.a = random_values({7, 3}, 1), c.b = random_values({7, 3}, 2);
+          c.guide_a = random_values({7, 4}, 3), c.guide_b = random_values({7, 4}, 4);
+          if (some_equal) c.target_ids = Tensor::from(std::vector<std::int64_t>{1, 2, 1, 3, 4, 4, 1}, {7});
+          (in_targets ? c.b : c.a).mutable_data<double>()[4] = std::numeric_limits<double>::quiet_NaN();
+          c.tiled = true, c.tile = {2, 3};
+          c.counts = {2, 0, 4, 1};
+          const Found whole = take(c, 0, c.queries, nullptr);
+          BOOST_TEST(std::isnan(whole.loss.item()));
+          for (const Found& found : take_shared(c)) {
+            BOOST_TEST(std::isnan(found.loss.item()), c.text());
+            BOOST_TEST(std::isnan(found.scale.item()) == std::isnan(whole.scale.item()), c.text());
+          }
+        }
+      }
+    }
+  }
+}
+
+namespace {
+
+/// What each rank catches, long before the limit of a call.
+std::vector<std::string> messages(int size, const std::function<void(Communicator&)>& work) {
+  std::vector<std::string> texts(static_cast<std::size_t>(size));
+  const auto begin = std::chrono::steady_clock::now();
+  BOOST_CHECK_THROW(run_in_threads(
+                        size,
+                        [&](Communicator& ranks) {
+                          try {
+                            work(ranks);
+                          } catch (const std::exception& error) {
+                            texts[static_cast<std::size_t>(ranks.rank())] = error.what();
+                            throw;
+                          }
+                        },
+                        kLimit),
+                    std::exception);
+  BOOST_TEST((std::chrono::steady_clock::now() - begin < kLimit / 2));
+  return texts;
+}
+
+struct Views {
+  Tape tape;
+  Variable a = tape.leaf(random_values({3, 4}, 1)), b = tape.leaf(random_values({3, 4}, 2));
+};
+
+void check_named(const std::vector<std::string>& texts, const std::vector<std::string>& words) {
+  for (const std::string& text : texts) {
+    for (const std::string& word : words) BOOST_TEST(text.find(word) != std::string::npos, text << " lacks " << word);
+  }
+}
+
+/// clip_loss on three ranks, of which the last has other options.
+void check_other_options(const std::function<void(ClipOptions&)>& change, const std::string& what) {
+  const std::vector<std::string> texts = messages(3, [&](Communicator& ranks) {
+    Views views;
+    const Recording recording(views.tape);
+    ClipOptions options{.scale = 3, .communicator = &ranks};
+    if (ranks.rank() == 2) change(options);
+    clip_loss(views.a, views.b, options);
+  });
+  check_named(texts, {"clip_loss: rank 2 has another " + what});
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_rank_with_other_options_is_named) {
+  check_other_options([](ClipOptions& o) { o.scale = 4; }, "scale than rank 0: 4 in the place of 3");
+  check_other_options([](ClipOptions& o) { o.label_smoothing = 0.25; }, "label_smoothing than rank 0: 0.25");
+  check_other_options([](ClipOptions& o) { o.hardness = 0.5; }, "hardness than rank 0: 0.5");
+  check_other_options([](ClipOptions& o) { o.equal_targets.equal_rows = true; },
+                      "kind of equal_targets than rank 0: equal_rows in the place of none");
+  check_other_options([](ClipOptions& o) { o.tiles = TileOptions{.columns = 5}; }, "number of columns in a tile");
+  check_other_options([](ClipOptions& o) { o.candidates = SharedCandidates::kRing; },
+                      "way of candidates than rank 0: kRing in the place of kAutomatic");
+}
+
+BOOST_AUTO_TEST_CASE(a_rank_with_another_loss_or_width_is_named) {
+  check_named(messages(3,
+                       [](Communicator& ranks) {
+                         Views views;
+                         const Recording recording(views.tape);
+                         if (ranks.rank() == 1) nt_xent(views.a, views.b, {.communicator = &ranks});
+                         else info_nce(views.a, views.b, {.communicator = &ranks});
+                       }),
+              {"rank 1 has another loss than rank 0: nt_xent in the place of info_nce"});
+  check_named(messages(2,
+                       [](Communicator& ranks) {
+                         const std::int64_t width = 4 + ranks.rank();
+                         const Variable a(random_values({3, width}, 1)), b(random_values({3, width}, 2));
+                         siglip_loss(a, b, {.scale = 1, .bias = 0, .communicator = &ranks});
+                       }),
+              {"siglip_loss: rank 1 has another width than rank 0: 5 in the place of 4"});
+  check_named(messages(2,
+                       [](Communicator& ranks) {
+                         Views views;
+                         const Recording recording(views.tape);
+                         const bool none = ranks.rank() == 1;
+                         info_nce(none ? detach(views.a) : views.a, none ? detach(views.b) : views.b,
+                                  {.communicator = &ranks});
+                       }),
+              {"rank 1 has another recording than rank 0: none in the place of one for backward"});
+}
+
+/// In each case the ring has ranks that wait for the one that gives up.
+BOOST_AUTO_TEST_CASE(no_rank_hangs_where_some_throw) {
+  for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {
+    const auto clip = [=](Communicator& ranks, std::span<const Variable> r) {
+      return clip_loss(r[0], r[1],
+                       {.scale = 3, .tiles = TileOptions{1, 1}, .communicator = &ranks, .candidates = candidates});
+    };
+    for (const bool all : {false, true}) {
+      const auto throws = [=](const Communicator& ranks) { return all || ranks.rank() == 2; };
+      // Between two shared losses.
+      const std::vector<std::string> between = messages(4, [&](Communicator& ranks) {
+        Views views;
+        const Recording recording(views.tape);
+        int calls = 0;
+        const auto loss = [&](std::span<const Variable> r) {
+          if (++calls == 2 && throws(ranks)) throw ValueError("the milk is sour");
+          return clip(ranks, r);
+        };
+        matryoshka(loss, std::vector<Variable>{views.a, views.b}, {.widths = {2, 4}});
+      });
+      // In backward, after one of the two has gone around.
+      const std::vector<std::string> backward = messages(4, [&](Communicator& ranks) {
+        Views views;
+        Variable sum;
+        {
+          const Recording recording(views.tape);
+          const std::vector<Variable> r{views.a, views.b};
+          const Variable first = clip(ranks, r);
+          const Variable between_both =
+              record("sour", first.value().clone(), {first}, {}, [here = throws(ranks)](Backward& ctx) {
+                if (here) throw ValueError("the milk is sour");
+                ctx.pass(0, ctx.output_gradient());
+              });
+          sum = between_both + clip(ranks, r);
+        }
+        views.tape.backward(sum);
+      });
+      for (const std::vector<std::string>& texts : {between, backward}) {
+        for (std::size_t r = 0; r < texts.size(); ++r) {
+          BOOST_TEST(texts[r].find(all || r == 2 ? "sour" : "rank 2 gave up: the milk is sour") != std::string::npos,
+                     texts[r]);
+        }
+      }
+    }
+  }
+}
+
+/// Seven targets a query: with their gradient, all of them would be 7 MiB on each of four ranks, which share 11 MiB.
+BOOST_AUTO_TEST_CASE(the_ring_is_taken_where_memory_is_short) {
+  constexpr std::int64_t kQueries = 2048, kStep = 7, kWidth = 64;
+  const Tensor queries = random_values({kQueries, kWidth}, 1, DType::kFloat32),
+               targets = random_values({kQueries * kStep, kWidth}, 2, DType::kFloat32);
+  const auto take = [&](int size, SharedCandidates candidates, std::size_t limit) {
+    release_memory_cache();
+    const MemoryLimit scope(limit);
+    run_in_threads(
+        size,
+        [&](Communicator& ranks) {
+          const std::int64_t begin = kQueries * ranks.rank() / size, end = kQueries * (ranks.rank() + 1) / size;
+          Tape tape;
+          const Variable q = tape.leaf(queries.slice(begin, end)),
+                         t = tape.leaf(targets.slice(begin * kStep, end * kStep));
+          Variable loss;
+          {
+            const Recording recording(tape);
+            loss = info_nce(q, t, {.tiles = TileOptions{64, 64}, .communicator = &ranks, .candidates = candidates});
+          }
+          tape.backward(loss);
+        },
+        kLimit);
+  };
+  constexpr std::size_t kShort = 11 << 20;
+  take(4, SharedCandidates::kGathered, 0);
+  take(4, SharedCandidates::kAutomatic, kShort);
+  BOOST_CHECK_THROW(take(4, SharedCandidates::kGathered, kShort), Error);
+  BOOST_CHECK_THROW(take(3, SharedCandidates::kAutomatic, kShort), Error);
+}
+
+BOOST_AUTO_TEST_CASE(no_rank_has_queries) {
+  check_named(messages(2,
+                       [](Communicator& ranks) {
+                         const Variable none(Tensor::zeros({0, 4}, DType::kFloat64));
+                         info_nce(none, none, {.communicator = &ranks});
+                       }),
+              {"info_nce: no rank has queries, expected some"});
+}
+
+BOOST_AUTO_TEST_SUITE_END()
