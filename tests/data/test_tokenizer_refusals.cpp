@@ -62,8 +62,12 @@ BOOST_AUTO_TEST_CASE(models_of_sentencepiece) {
   };
   put(*this / "spiece.model", unigram);
   refused_as("{}", {"spiece.model", "Unigram, of a tokenizer that no configuration names"});
-  refused_as(R"({"tokenizer_class": "LlamaTokenizer"})", {"Unigram, of llama", "or of Llama (BPE)", "tokenizer.json"});
-  refused_as(R"({"tokenizer_class": "SiglipTokenizer"})", {"tokenizer_class", "'Siglip'"});
+  refused_as(R"({"tokenizer_class": "LlamaTokenizer"})",
+             {"Unigram, of llama", "or of Llama or Gemma (BPE)", "tokenizer.json"});
+  refused_as(R"({"tokenizer_class": "PegasusTokenizer"})", {"tokenizer_class", "'Pegasus'"});
+  refused_as(R"({"tokenizer_class": "Siglip2Tokenizer"})", {"Unigram, of gemma", "or of Llama or Gemma (BPE)"});
+  refused_as(R"({"tokenizer_class": "SiglipTokenizer", "pad_token": "<none>"})", {"has no '<none>'"});
+  refused_as(R"({"tokenizer_class": "SiglipTokenizer", "model_max_length": -1})", {"model_max_length", "-1"});
   refused_as(R"({"tokenizer_class": "T5Tokenizer", "extra_ids": -1})", {"extra_ids"});
   refused_as(R"({"tokenizer_class": "T5Tokenizer", "eos_token": "<end>"})", {"has no '<end>'"});
   put(*this / "tokenizer_config.json", R"({"tokenizer_class": "T5Tokenizer"})");
@@ -78,6 +82,18 @@ BOOST_AUTO_TEST_CASE(models_of_sentencepiece) {
     }
   }
   BOOST_TEST(loaded < 40);
+  // What SigLIP's models have not: tokens for bytes, such as its user asked for, and blanks that are not joined.
+  const std::string piece(
+      "\x0a\x0a\x0a\x01"
+      "a\x15\x00\x00\x80\xbf\x18\x01",
+      12);
+  std::string of_user = piece;
+  of_user.back() = '\x04';
+  for (const std::string& model :
+       {piece + "\x12\x03\x98\x02\x01", piece + of_user, piece + std::string("\x1a\x02\x20\x00", 4)}) {
+    put(*this / "spiece.model", model);
+    refused_as(R"({"tokenizer_class": "SiglipTokenizer"})", {"spiece.model", "expected a model without, as SigLIP's"});
+  }
   // A score that is no number, and text that is none.
   put(*this / "spiece.model", std::string("\x0a\x08\x0a\x01"
                                           "a\x15\x00\x00\xc0\x7f",
