@@ -10,15 +10,15 @@
 
 #include "tapecache/core/error.h"
 #include "tapecache/core/files.h"
-#include "tapecache/models/config_fields.h"
+#include "tapecache/core/json_fields.h"
 #include "tapecache/models/lora_parts.h"
 #include "tapecache/models/weight_reader.h"
 
 namespace tapecache::models {
 
 using detail::AdapterPlan;
-using detail::ConfigFields;
 using detail::Json;
+using detail::JsonFields;
 
 namespace {
 
@@ -42,7 +42,7 @@ class AdapterReader {
 
   std::vector<AdapterPlan> read() {
     const Json json = tapecache::detail::read_json(folder_ / kConfig);
-    const ConfigFields fields(folder_ / kConfig, json, problems_);
+    const JsonFields fields(folder_ / kConfig, json, problems_);
     read_options(fields);
     problems_.throw_any();
     const detail::WeightFiles files = detail::WeightFiles::of_folder(folder_, kWeights);
@@ -54,7 +54,7 @@ class AdapterReader {
   const LoraOptions& options() const { return options_; }
 
  private:
-  void read_options(const ConfigFields& fields) {
+  void read_options(const JsonFields& fields) {
     fields.only_text("peft_type", "LORA");
     options_.rank = fields.size("r", options_.rank);
     options_.alpha = fields.number("lora_alpha", options_.alpha);
@@ -93,15 +93,15 @@ class AdapterReader {
   }
 
   /// Of the first pattern that a layer's name answers to.
-  static std::string pattern_of(const ConfigFields& patterns, const std::string& name) {
+  static std::string pattern_of(const JsonFields& patterns, const std::string& name) {
     for (const auto& [key, value] : patterns.json().members) {
       if (key.starts_with('^') ? name == key.substr(1) : detail::ends_name(name, key)) return key;
     }
     return name;
   }
 
-  std::vector<AdapterPlan> plans_of(const detail::WeightFiles& files, const ConfigFields& fields) {
-    const ConfigFields ranks = fields.object("rank_pattern"), alphas = fields.object("alpha_pattern");
+  std::vector<AdapterPlan> plans_of(const detail::WeightFiles& files, const JsonFields& fields) {
+    const JsonFields ranks = fields.object("rank_pattern"), alphas = fields.object("alpha_pattern");
     detail::WeightReader reader(files, {.strict = false});
     std::vector<AdapterPlan> plans;
     for (const std::string& there : layers_in(files)) {
@@ -244,7 +244,7 @@ std::string base_of_lora(const std::filesystem::path& folder) {
   detail::Problems problems;
   const std::filesystem::path file = detail::folder_within(folder) / kConfig;
   const Json json = tapecache::detail::read_json(file);
-  const std::string base = ConfigFields(file, json, problems).text("base_model_name_or_path", "");
+  const std::string base = JsonFields(file, json, problems).text("base_model_name_or_path", "");
   problems.throw_any();
   return base;
 }

@@ -14,7 +14,7 @@ namespace {
 
 /// As transformers reads it: its first version wrote 2 where it meant the largest id, which its models still look for.
 /// A vocabulary ends with it, unless tokens were added, whose texts that model pools at the wrong place.
-std::int64_t end_of_text(const ConfigFields& fields, std::int64_t vocabulary) {
+std::int64_t end_of_text(const JsonFields& fields, std::int64_t vocabulary) {
   constexpr std::int64_t kLegacy = 2;
   const std::int64_t id = fields.size("eos_token_id", 49407, 0);
   if (id == kLegacy) return vocabulary - 1;
@@ -22,7 +22,7 @@ std::int64_t end_of_text(const ConfigFields& fields, std::int64_t vocabulary) {
   return id;
 }
 
-TextConfig read_text(const ConfigFields& fields, const FamilySource& source, PretrainedInfo& info) {
+TextConfig read_text(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
   TextConfig config;
   config.vocabulary = fields.size("vocab_size", 49408);
   config.max_tokens = fields.size("max_position_embeddings", 77);
@@ -34,7 +34,7 @@ TextConfig read_text(const ConfigFields& fields, const FamilySource& source, Pre
   return config;
 }
 
-VisionConfig read_vision(const ConfigFields& fields, const FamilySource& source, PretrainedInfo& info) {
+VisionConfig read_vision(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
   VisionConfig config;
   config.image_size = fields.size("image_size", 224);
   config.patch_size = fields.size("patch_size", 32);
@@ -49,7 +49,7 @@ VisionConfig read_vision(const ConfigFields& fields, const FamilySource& source,
 }
 
 /// The fields of a tower. Where an older file has them twice, those of `NAME_dict` count.
-ConfigFields tower(const ConfigFields& fields, const std::string& name) {
+JsonFields tower(const JsonFields& fields, const std::string& name) {
   return fields.object(fields.has(name + "_dict") ? name + "_dict" : name);
 }
 

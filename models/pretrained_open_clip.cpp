@@ -16,7 +16,7 @@ namespace tapecache::models::detail {
 namespace {
 
 /// The fields of a tower that change its result, where they are not what leaving them out means.
-void refuse_others(const ConfigFields& fields) {
+void refuse_others(const JsonFields& fields) {
   for (const char* field : {"ls_init_value", "block_type", "qk_norm", "scaled_cosine_attn", "scale_heads",
                             "scale_attn_inner", "scale_attn", "scale_fc", "final_ln_after_pool"}) {
     fields.none(field);
@@ -24,7 +24,7 @@ void refuse_others(const ConfigFields& fields) {
 }
 
 /// The blocks of either tower, of these sizes where the fields are left out.
-void read_blocks(const ConfigFields& fields, const FamilySource& source, TransformerConfig& encoder) {
+void read_blocks(const JsonFields& fields, const FamilySource& source, TransformerConfig& encoder) {
   encoder.width = fields.size("width", encoder.width);
   encoder.layers = fields.size("layers", encoder.layers);
   if (fields.has("mlp_ratio") || encoder.mlp_width == 0) {
@@ -40,7 +40,7 @@ void read_blocks(const ConfigFields& fields, const FamilySource& source, Transfo
 }
 
 /// A text tower's, but for what becomes of its states.
-TransformerConfig read_text_blocks(const ConfigFields& fields, const FamilySource& source) {
+TransformerConfig read_text_blocks(const JsonFields& fields, const FamilySource& source) {
   TransformerConfig encoder{.width = 512, .layers = 12, .mlp_width = 0};
   read_blocks(fields, source, encoder);
   encoder.heads = fields.size("heads", 8);
@@ -53,7 +53,7 @@ TransformerConfig read_text_blocks(const ConfigFields& fields, const FamilySourc
   return encoder;
 }
 
-void read_head_width(const ConfigFields& fields, std::int64_t otherwise, TransformerConfig& encoder) {
+void read_head_width(const JsonFields& fields, std::int64_t otherwise, TransformerConfig& encoder) {
   const std::int64_t head_width = fields.size("head_width", otherwise);
   encoder.heads = std::max<std::int64_t>(1, encoder.width / head_width);
   if (encoder.width % head_width != 0) {
@@ -61,7 +61,7 @@ void read_head_width(const ConfigFields& fields, std::int64_t otherwise, Transfo
   }
 }
 
-TextConfig read_text(const ConfigFields& fields, const FamilySource& source) {
+TextConfig read_text(const JsonFields& fields, const FamilySource& source) {
   TextConfig config;
   config.vocabulary = fields.size("vocab_size", 49408);
   config.max_tokens = fields.size("context_length", 77);
@@ -72,7 +72,7 @@ TextConfig read_text(const ConfigFields& fields, const FamilySource& source) {
   return config;
 }
 
-VisionConfig read_vision(const ConfigFields& fields, const FamilySource& source) {
+VisionConfig read_vision(const JsonFields& fields, const FamilySource& source) {
   VisionConfig config;
   config.image_size = fields.size("image_size", 224);
   config.patch_size = fields.size("patch_size", 16);
@@ -111,7 +111,7 @@ bool has_tanh(const TimmVit& vit, std::string_view size) {
 }
 
 /// By the fields' name of it. Sizes beside it count in the place of timm's.
-SiglipVision read_timm(const ConfigFields& fields, const FamilySource& source) {
+SiglipVision read_timm(const JsonFields& fields, const FamilySource& source) {
   const std::string name = fields.text("timm_model_name", "");
   const auto* const vit = std::ranges::find_if(kTimmVits, [&](const TimmVit& known) {
     return name.starts_with(known.name) && name.size() > known.name.size() &&
@@ -140,14 +140,14 @@ SiglipVision read_timm(const ConfigFields& fields, const FamilySource& source) {
 }
 
 /// Of a text tower as SigLIP's: each token looks at all, and the last counts.
-SiglipText read_siglip_text(const ConfigFields& fields, const FamilySource& source, bool quick_gelu) {
+SiglipText read_siglip_text(const JsonFields& fields, const FamilySource& source, bool quick_gelu) {
   SiglipText text{.vocabulary = fields.size("vocab_size", 49408),
                   .max_tokens = fields.size("context_length", 77),
                   .encoder = read_text_blocks(fields, source)};
   text.padding = padding_id(fields, source, text.vocabulary);
   text.encoder.epsilon = fields.object("norm_kwargs").positive("eps", text.encoder.epsilon);
   text.encoder.activation = quick_gelu ? Activation::kQuickGelu : Activation::kGelu;
-  const ConfigFields activation = fields.object("act_kwargs");
+  const JsonFields activation = fields.object("act_kwargs");
   const std::string approximate = activation.text("approximate", "none");
   if (quick_gelu || (approximate != "none" && approximate != "tanh")) activation.only_text("approximate", "none");
   else if (approximate == "tanh") text.encoder.activation = Activation::kGeluTanh;
@@ -160,7 +160,7 @@ SiglipText read_siglip_text(const ConfigFields& fields, const FamilySource& sour
 }
 
 /// SigLIP, whose vision tower is timm's.
-FamilyPlan plan_with_timm(const FamilySource& source, const ConfigFields& fields) {
+FamilyPlan plan_with_timm(const FamilySource& source, const JsonFields& fields) {
   const SiglipVision vision = read_timm(fields.object("vision_cfg"), source);
   SiglipText text = read_siglip_text(fields.object("text_cfg"), source, fields.flag("quick_gelu", false));
   text.projection = fields.size("embed_dim", 512);
@@ -179,7 +179,7 @@ FamilyPlan plan_with_timm(const FamilySource& source, const ConfigFields& fields
   return plan;
 }
 
-FamilyPlan plan_with_own(const FamilySource& source, const ConfigFields& fields) {
+FamilyPlan plan_with_own(const FamilySource& source, const JsonFields& fields) {
   ClipConfig config;
   config.text = read_text(fields.object("text_cfg"), source);
   config.vision = read_vision(fields.object("vision_cfg"), source);
@@ -193,7 +193,7 @@ FamilyPlan plan_with_own(const FamilySource& source, const ConfigFields& fields)
 }  // namespace
 
 FamilyPlan plan_open_clip(const FamilySource& source) {
-  const ConfigFields fields = source.config.object("model_cfg");
+  const JsonFields fields = source.config.object("model_cfg");
   const bool has_timm = fields.object("vision_cfg").has("timm_model_name");
   for (const char* field : {"multimodal_cfg", "nonscalar_logit_scale"}) fields.none(field);
   FamilyPlan plan = has_timm ? plan_with_timm(source, fields) : plan_with_own(source, fields);

@@ -60,7 +60,7 @@ std::optional<std::int64_t> padding_of_tokenizer(const std::filesystem::path& fo
 
 /// SigLIP's texts are padded with their end, 1, and SigLIP 2's with 0, of which the configuration says nothing: where
 /// it is left out or written by default it is that of SigLIP. So the tokenizer counts, then what is written.
-std::int64_t padding_id(const ConfigFields& fields, const FamilySource& source, std::int64_t vocabulary) {
+std::int64_t padding_id(const JsonFields& fields, const FamilySource& source, std::int64_t vocabulary) {
   constexpr std::int64_t kSiglipVocabulary = 32000;
   if (const auto id = padding_of_tokenizer(source.files.path().parent_path())) {
     if (*id >= 0 && *id < vocabulary) return *id;
@@ -79,7 +79,7 @@ std::int64_t padding_id(const ConfigFields& fields, const FamilySource& source, 
 
 namespace {
 
-SiglipText read_text(const ConfigFields& fields, const FamilySource& source, PretrainedInfo& info) {
+SiglipText read_text(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
   SiglipText text{.vocabulary = fields.size("vocab_size", 32000),
                   .max_tokens = fields.size("max_position_embeddings", 64),
                   .encoder = read_encoder(fields, source, kTower)};
@@ -91,7 +91,7 @@ SiglipText read_text(const ConfigFields& fields, const FamilySource& source, Pre
   return text;
 }
 
-SiglipVision read_vision(const ConfigFields& fields, const FamilySource& source, PretrainedInfo& info) {
+SiglipVision read_vision(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
   SiglipVision vision = siglip_vision(fields, 16);
   vision.config.channels = fields.size("num_channels", 3);
   vision.config.encoder = VisionEncoderConfig(read_encoder(fields, source, kTower));
@@ -151,7 +151,7 @@ NamedTensors with_vectors(const NamedTensors& tensors) {
 
 }  // namespace
 
-SiglipVision siglip_vision(const ConfigFields& fields, std::int64_t patch_size) {
+SiglipVision siglip_vision(const JsonFields& fields, std::int64_t patch_size) {
   SiglipVision vision{{.patch_size = fields.size("patch_size", patch_size),
                        .pooling = VisionPooling::kAttention,
                        .class_token = false,
@@ -196,7 +196,7 @@ std::function<FamilyModel(const Builder&)> make_siglip(const SiglipText& text, c
 
 FamilyPlan plan_siglip(const FamilySource& source) {
   FamilyPlan plan;
-  const ConfigFields texts = source.config.object("text_config");
+  const JsonFields texts = source.config.object("text_config");
   const SiglipVision vision = read_vision(source.config.object("vision_config"), source, plan.info);
   const SiglipText text = read_text(texts, source, plan.info);
   if (text.projection != vision.config.encoder.width) {

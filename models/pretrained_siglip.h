@@ -24,10 +24,10 @@ struct SiglipVision {
 };
 
 /// The id that the folder's tokenizer pads with or, where there is none that tells, `pad_token_id`.
-std::int64_t padding_id(const ConfigFields& fields, const FamilySource& source, std::int64_t vocabulary);
+std::int64_t padding_id(const JsonFields& fields, const FamilySource& source, std::int64_t vocabulary);
 
 /// Of the fields of its images; without those of its encoder.
-SiglipVision siglip_vision(const ConfigFields& fields, std::int64_t patch_size);
+SiglipVision siglip_vision(const JsonFields& fields, std::int64_t patch_size);
 
 void describe(const SiglipText& text, PretrainedInfo& info);
 void describe(const SiglipVision& vision, PretrainedInfo& info);

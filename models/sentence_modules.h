@@ -7,13 +7,17 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/models/config_fields.h"
+#include "tapecache/core/json_fields.h"
 #include "tapecache/models/layers.h"
 #include "tapecache/models/token_batch.h"
 
 #pragma GCC visibility push(hidden)
 
 namespace tapecache::models::detail {
+
+using tapecache::detail::Json;
+using tapecache::detail::JsonFields;
+using tapecache::detail::Problems;
 
 /// A module of sentence-transformers that follows the transformer.
 struct SentenceModule {

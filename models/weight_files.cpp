@@ -13,14 +13,19 @@ namespace tapecache::models::detail {
 
 namespace {
 
-using tapecache::detail::Json;
-
 /// A name of a file beside the index, and of no other.
 bool is_plain_name(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos;
 }
 
 }  // namespace
+
+std::filesystem::path folder_within(const std::filesystem::path& folder, const std::filesystem::path& part) {
+  const bool ends_in_slash = !folder.has_filename() && folder.has_relative_path();
+  std::filesystem::path whole = ends_in_slash ? folder.parent_path() : folder;
+  if (!part.empty()) whole /= part;
+  return whole;
+}
 
 Tensor transposed(const Tensor& matrix) {
   const std::int64_t rows = matrix.size(0), columns = matrix.size(1);

@@ -13,10 +13,19 @@
 #include <vector>
 
 #include "tapecache/core/files.h"
+#include "tapecache/core/json_fields.h"
 
 #pragma GCC visibility push(hidden)
 
 namespace tapecache::models::detail {
+
+using tapecache::detail::Json;
+using tapecache::detail::JsonFields;
+using tapecache::detail::Problems;
+
+/// A folder within a folder, or that itself where there is no such part. No path ends in a slash: one that does is
+/// appended to by libstdc++ in a way that frees what is not its own where memory runs out.
+std::filesystem::path folder_within(const std::filesystem::path& folder, const std::filesystem::path& part = {});
 
 /// A tensor under another name than in its file: itself, some of its rows, its transposed, or, of several that have one
 /// name, the rows of one after those of another.

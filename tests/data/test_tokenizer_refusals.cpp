@@ -109,9 +109,9 @@ BOOST_AUTO_TEST_CASE(truncated_at_any_length) {
 }
 
 BOOST_AUTO_TEST_CASE(no_tokenizer_in_json) {
-  refused("[]", {"array, expected an object"});
+  refused("[]", {"is [], expected a JSON object"});
   refused("{}", {"has no 'model'"});
-  refused(R"({"model": null})", {"'model'", "null"});
+  refused(R"({"model": null})", {"model is null, expected an object"});
   refused("{\"model\": \"\xFF\"}", {"not JSON"});
   refused(std::string(100000, '['), {"nested in more than 64"});
   refused("version", "\"2.0\"", {"'2.0', expected 1.0"});
@@ -125,7 +125,7 @@ BOOST_AUTO_TEST_CASE(models) {
   refused("model", R"({"type": "WordLevel", "vocab": {"a": 16777216}, "unk_token": "a"})",
           {"model.vocab.a", "16777216"});
   refused("model", R"({"type": "WordLevel", "vocab": {"a": 0.5}, "unk_token": "a"})", {"model.vocab.a", "0.5"});
-  refused("model", R"({"type": "WordLevel", "vocab": {"a": 0}})", {"'model'", "has no 'unk_token'"});
+  refused("model", R"({"type": "WordLevel", "vocab": {"a": 0}})", {"model: has no 'unk_token'"});
   refused("model", R"({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a", "continuing_subword_prefix": "##",
                       "max_input_chars_per_word": 5, "more": 1})",
           {"model.more"});
@@ -145,7 +145,8 @@ BOOST_AUTO_TEST_CASE(normalizers) {
   refused("normalizer", R"({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFX"}]})",
           {"normalizer.normalizers[1].type"});
   refused("normalizer", R"({"type": "NFC", "more": 1})", {"normalizer.more"});
-  refused("normalizer", R"({"type": "BertNormalizer", "clean_text": 1})", {"normalizer.clean_text", "boolean"});
+  refused("normalizer", R"({"type": "BertNormalizer", "clean_text": 1})",
+          {"normalizer.clean_text is 1, expected true or false"});
   refused("normalizer", R"({"type": "Precompiled", "precompiled_charsmap": "!"})", {"precompiled_charsmap", "base 64"});
   refused("normalizer", R"({"type": "Precompiled", "precompiled_charsmap": "//////8="})", {"precompiled_charsmap"});
   refused("normalizer", R"({"type": "Replace", "pattern": {"String": ""}, "content": "a"})", {"normalizer.pattern"});
