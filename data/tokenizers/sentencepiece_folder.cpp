@@ -58,6 +58,7 @@ void set_fixed_length(Draft& draft, const Field& config, const std::string& padd
   draft.set("truncation", Json::object({{"max_length", Json::of(tokens)}, {"strategy", text("LongestFirst")}}));
   draft.set("padding", Json::object({{"strategy", Json::object({{"Fixed", Json::of(tokens)}})},
                                      {"direction", text(side && side->string() == "left" ? "Left" : "Right")},
+                                     {"pad_type_id", Json::of(std::int64_t{0})},
                                      {"pad_id", draft.named(padding).items[1]}}));
 }
 
