@@ -195,8 +195,9 @@ Lora add_lora(const Model& model, const LoraOptions& options) {
     detail::require_free(*layers[i]);
     plans.push_back({layers[i], options.rank, options.alpha});
   }
-  return Lora(
-      std::make_shared<const Lora::Parts>(Lora::Parts{options, prefix, detail::adapt(builder, options, plans)}));
+  const auto parts = std::make_shared<Lora::Parts>(Lora::Parts{options, prefix, {}});
+  parts->layers = detail::adapt(builder, options, plans);
+  return Lora(parts);
 }
 
 }  // namespace tapecache::models

@@ -198,8 +198,9 @@ Lora load_lora(const std::filesystem::path& folder, const Model& model) {
   AdapterReader reader(folder, model);
   const std::vector<AdapterPlan> plans = reader.read();
   const Builder& builder = model.builder();
-  return Lora(std::make_shared<const Lora::Parts>(
-      Lora::Parts{reader.options(), detail::prefix_of(builder), detail::adapt(builder, reader.options(), plans)}));
+  const auto parts = std::make_shared<Lora::Parts>(Lora::Parts{reader.options(), detail::prefix_of(builder), {}});
+  parts->layers = detail::adapt(builder, reader.options(), plans);
+  return Lora(parts);
 }
 
 void save_lora(const std::filesystem::path& folder, const Lora& lora, const std::string& base) {
