@@ -211,31 +211,17 @@ FamilyPlan plan_siglip(const FamilySource& source) {
 }
 
 FamilyPlan plan_siglip_text(const FamilySource& source) {
-  FamilyPlan plan;
-  const SiglipText text = read_text(source.config, source, plan.info);
-  plan.saved_class = "SiglipTextModel";
-  name_tower(plan, source.files, kTextModel, "embeddings.token_embedding.weight");
-  plan.make = [text](const Builder& builder) {
-    const auto tower = std::make_shared<const TextTower>(builder.child("text_model"), text);
-    FamilyModel model;
-    model.texts = [tower](const TokenBatch& tokens) { return (*tower)(tokens); };
-    return model;
-  };
-  return plan;
+  constexpr TowerKind kText{"text_model", "embeddings.token_embedding.weight", "SiglipTextModel"};
+  PretrainedInfo info;
+  const SiglipText text = read_text(source.config, source, info);
+  return plan_of_tower<TextTower>(source, kText, text, std::move(info), &FamilyModel::texts);
 }
 
 FamilyPlan plan_siglip_vision(const FamilySource& source) {
-  FamilyPlan plan;
-  const SiglipVision vision = read_vision(source.config, source, plan.info);
-  plan.saved_class = "SiglipVisionModel";
-  name_tower(plan, source.files, kVisionModel, "embeddings.patch_embedding.weight");
-  plan.make = [vision](const Builder& builder) {
-    const auto tower = std::make_shared<const VisionTower>(builder.child("vision_model"), vision);
-    FamilyModel model;
-    model.images = [tower](const Variable& images) { return (*tower)(images); };
-    return model;
-  };
-  return plan;
+  constexpr TowerKind kVision{"vision_model", "embeddings.patch_embedding.weight", "SiglipVisionModel"};
+  PretrainedInfo info;
+  const SiglipVision vision = read_vision(source.config, source, info);
+  return plan_of_tower<VisionTower>(source, kVision, vision, std::move(info), &FamilyModel::images);
 }
 
 }  // namespace tapecache::models::detail
