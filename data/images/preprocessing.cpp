@@ -133,9 +133,9 @@ Preprocessing of_transformers(const JsonFields& fields) {
       steps.fit = Fit::kShortest;
       steps.size.width = whole(edge, "shortest_edge", 1, kMostSize);
     } else if (size) {
-      const bool whole = size->is(Json::Kind::kNumber);
+      const bool is_number = size->is(Json::Kind::kNumber);
       steps.fit =
-          whole && !fields.flag("default_to_square", !defaults.whole_is_shortest) ? Fit::kShortest : Fit::kExact;
+          is_number && !fields.flag("default_to_square", !defaults.whole_is_shortest) ? Fit::kShortest : Fit::kExact;
       steps.size = size_of(fields, "size");
     }
     const bool chosen = fields.given("resample") != nullptr;
