@@ -120,11 +120,6 @@ void write(const Json& value, const std::string& indent, std::string& out) {
 
 }  // namespace
 
-const char* Json::kind_name() const {
-  static constexpr const char* kNames[] = {"null", "boolean", "number", "string", "array", "object"};
-  return kNames[static_cast<int>(kind)];
-}
-
 const Json* Json::find(std::string_view name) const {
   const auto found = std::find_if(members.rbegin(), members.rend(), [&](const Member& m) { return m.first == name; });
   return found == members.rend() ? nullptr : &found->second;

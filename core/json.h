@@ -34,8 +34,6 @@ struct Json {
   static Json of(const char* value) { return of(std::string_view(value)); }
 
   bool is(Kind other) const { return kind == other; }
-  /// What JSON calls a value of this kind.
-  const char* kind_name() const;
   /// The member of an object; null where there is none, or this is no object.
   const Json* find(std::string_view name) const;
   /// Adds a member, or replaces it where it stands.

@@ -1,6 +1,9 @@
 #include "tapecache/gradcache/grad_cache.h"
 
 #include <algorithm>
+#include <bit>
+#include <variant>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -8,6 +11,43 @@
 #include "tapecache/gradcache/step_checks.h"
 
 namespace tapecache::gradcache {
+
+namespace {
+
+/// The sizes of chunks that a step came to, in whole blocks, where they are below those that it was given.
+std::vector<std::int64_t> shrunk_sizes(const std::vector<std::int64_t>& given, const StepResult& result,
+                                       std::int64_t unit) {
+  std::vector<std::int64_t> sizes;
+  for (std::size_t i = 0; i < result.largest_chunks.size() && !given.empty(); ++i) {
+    const std::int64_t blocks = std::max<std::int64_t>(1, (result.largest_chunks[i] + unit - 1) / unit);
+    sizes.push_back(std::min(given[given.size() == 1 ? 0 : i], blocks * unit));
+  }
+  return sizes;
+}
+
+/// What did not fit will not fit the next time either: the cut that a step came to, which halved it so many times.
+void shrink(Cut& cut, const StepResult& result, std::int64_t halvings, std::int64_t unit) {
+  const auto halved = [&](std::int64_t tokens) {
+    return tokens == 0 ? 0 : std::max<std::int64_t>(1, tokens >> std::min<std::int64_t>(halvings, 62));
+  };
+  if (auto* const sizes = std::get_if<ChunkSizes>(&cut)) {
+    sizes->sizes = shrunk_sizes(sizes->sizes, result, unit);
+  } else if (auto* const tokens = std::get_if<ChunkTokens>(&cut)) {
+    tokens->tokens = halved(tokens->tokens);
+    tokens->other_towers.sizes = shrunk_sizes(tokens->other_towers.sizes, result, unit);
+  } else if (auto* const plan = std::get_if<MemoryPlan>(&cut)) {
+    // Before chunks are halved no tape is kept.
+    const auto given_up = static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(plan->kept_chunks)));
+    halvings = std::max<std::int64_t>(0, halvings - given_up);
+    plan->chunk_tokens = halved(plan->chunk_tokens);
+    plan->kept_chunks = std::min(plan->kept_chunks, result.kept_chunks);
+    for (std::size_t i = 0; i < plan->chunk_sizes.size() && i < result.largest_chunks.size(); ++i) {
+      plan->chunk_sizes[i] = std::min(plan->chunk_sizes[i], result.largest_chunks[i]);
+    }
+  }
+}
+
+}  // namespace
 
 GradCache::GradCache(Loss loss, StepOptions options, SelfCheck self_check)
     : loss_(std::move(loss)), options_(std::move(options)), self_check_(self_check) {
@@ -37,12 +77,10 @@ StepResult GradCache::step(std::span<const Tower> towers) {
   StepResult result = cached_step(towers, loss_, options);
   ++steps_;
   if (result.status != StepStatus::kDone && result.status != StepStatus::kDeferred) ++skipped_;
-  if (plan_ && result.retries > 0) {
-    // What did not fit will not fit the next time either.
-    plan_->kept_chunks = std::min(plan_->kept_chunks, result.kept_chunks);
-    for (std::size_t i = 0; i < towers.size(); ++i) {
-      plan_->chunk_sizes[i] = std::min(plan_->chunk_sizes[i], result.largest_chunks[i]);
-    }
+  if (result.retries > 0) {
+    shrink(options.cut, result, result.retries, detail::chunk_unit(options.reproducible_block));
+    if (plan_) plan_ = std::get<MemoryPlan>(options.cut);
+    else options_.cut = options.cut;
   }
   return result;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "tapecache/models/layers.h"
 #include "tapecache/models/transformer_block.h"
@@ -12,6 +13,8 @@ namespace tapecache::models::detail {
 /// SigLIP's head (Zhai et al. 2023; Lee et al. 2019, "Set transformer"): multi-head attention of one learnt query to
 /// all tokens, then a perceptron with a norm and a residual. Parameters are named as in transformers, with the
 /// projections of query, keys and values in one, as in torch's MultiheadAttention.
+///
+/// Adapters are as PEFT has them in that: of `attention`, for all of its projections, or of none of them.
 class AttentionPool {
  public:
   AttentionPool(const Builder& builder, const TransformerConfig& config);
@@ -22,6 +25,7 @@ class AttentionPool {
   std::int64_t heads_;
   ops::Activation activation_;
   Parameter probe_, in_weight_, in_bias_;
+  std::shared_ptr<LinearAdapter> in_adapter_;
   Linear out_;
   LayerNorm norm_;
   Linear fc1_, fc2_;

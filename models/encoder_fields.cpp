@@ -22,7 +22,7 @@ std::optional<ops::Activation> activation_named(std::string_view name) {
   return found == kNames.end() ? std::nullopt : std::optional(found->second);
 }
 
-TransformerConfig read_encoder(const ConfigFields& fields, const FamilySource& source, TransformerConfig encoder) {
+TransformerConfig read_encoder(const JsonFields& fields, const FamilySource& source, TransformerConfig encoder) {
   encoder.width = fields.size("hidden_size", encoder.width);
   encoder.layers = fields.size("num_hidden_layers", encoder.layers);
   encoder.heads = fields.size("num_attention_heads", encoder.heads);
@@ -35,18 +35,18 @@ TransformerConfig read_encoder(const ConfigFields& fields, const FamilySource& s
   return encoder;
 }
 
-void check_heads(const ConfigFields& fields, std::int64_t width, std::int64_t heads) {
+void check_heads(const JsonFields& fields, std::int64_t width, std::int64_t heads) {
   if (width % heads == 0) return;
   fields.refuse_size("num_attention_heads", fmt::format("a divisor of hidden_size, {}", width));
 }
 
-void check_layers(const ConfigFields& fields, const FamilySource& source, std::int64_t layers) {
+void check_layers(const JsonFields& fields, const FamilySource& source, std::int64_t layers) {
   const std::size_t tensors = source.files.names().size();
   if (std::cmp_less_equal(layers, tensors)) return;
   fields.refuse_size("num_hidden_layers", fmt::format("fewer than the {} tensors of the files", tensors));
 }
 
-ops::Activation read_activation(const ConfigFields& fields, std::string_view field, ops::Activation otherwise) {
+ops::Activation read_activation(const JsonFields& fields, std::string_view field, ops::Activation otherwise) {
   if (const auto known = activation_named(fields.text(field, name(otherwise)))) return *known;
   fields.refuse(field, "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu or silu");
   return otherwise;
@@ -62,14 +62,14 @@ std::string prefix_in(const WeightFiles& files, std::string_view words) {
   return "";
 }
 
-void refuse_foreign_code(const ConfigFields& fields) {
+void refuse_foreign_code(const JsonFields& fields) {
   if (fields.object("auto_map").has("AutoModel")) {
     fields.object("auto_map").refuse("AutoModel", "none: code of the folder's own is not run");
   }
   fields.none("quantization_config");
 }
 
-void note_attention_dropout(const ConfigFields& fields, const char* field, PretrainedInfo& info) {
+void note_attention_dropout(const JsonFields& fields, const char* field, PretrainedInfo& info) {
   if (const double probability = fields.probability(field, 0); probability > 0) {
     info.notes.push_back(
         fmt::format("{} is {}, but attention weights are not dropped in training", field, probability));

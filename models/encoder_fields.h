@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "tapecache/models/config_fields.h"
+#include "tapecache/core/json_fields.h"
 #include "tapecache/models/pretrained_parts.h"
 #include "tapecache/models/transformer_block.h"
 
@@ -20,14 +20,14 @@ std::optional<ops::Activation> activation_named(std::string_view name);
 
 /// What the fields of transformers that all encoders share say, where they are given, beside `encoder`. Sizes that the
 /// files cannot hold are refused: more layers than tensors, and heads that do not divide the width.
-TransformerConfig read_encoder(const ConfigFields& fields, const FamilySource& source, TransformerConfig encoder);
+TransformerConfig read_encoder(const JsonFields& fields, const FamilySource& source, TransformerConfig encoder);
 
 /// A divisor of hidden_size, unless heads have a width of their own; layers that the files can hold.
-void check_heads(const ConfigFields& fields, std::int64_t width, std::int64_t heads);
-void check_layers(const ConfigFields& fields, const FamilySource& source, std::int64_t layers);
+void check_heads(const JsonFields& fields, std::int64_t width, std::int64_t heads);
+void check_layers(const JsonFields& fields, const FamilySource& source, std::int64_t layers);
 
 /// The activation of a field, and what is refused where there is none of that name.
-ops::Activation read_activation(const ConfigFields& fields, std::string_view name, ops::Activation otherwise);
+ops::Activation read_activation(const JsonFields& fields, std::string_view name, ops::Activation otherwise);
 
 /// What the names of the encoder begin with in the files, "bert." or "model." where it was saved with a head beside it,
 /// `words` being the name of its table of token embeddings.
@@ -35,10 +35,10 @@ std::string prefix_in(const WeightFiles& files, std::string_view words);
 
 /// Refuses what changes the result of any model of transformers and is not supported: code of the folder's own, and
 /// quantised weights.
-void refuse_foreign_code(const ConfigFields& fields);
+void refuse_foreign_code(const JsonFields& fields);
 
 /// Notes dropout of attention weights, which is not drawn here.
-void note_attention_dropout(const ConfigFields& fields, const char* field, PretrainedInfo& info);
+void note_attention_dropout(const JsonFields& fields, const char* field, PretrainedInfo& info);
 
 }  // namespace tapecache::models::detail
 

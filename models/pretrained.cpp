@@ -95,7 +95,7 @@ class Loader {
     parts_.config_file = is_open_clip ? "open_clip_config.json" : "config.json";
     parts_.weights = is_open_clip ? "open_clip_model" : "model";
     parts_.config = tapecache::detail::read_json(inner / parts_.config_file);
-    const ConfigFields fields(inner / parts_.config_file, parts_.config, problems_);
+    const JsonFields fields(inner / parts_.config_file, parts_.config, problems_);
     const Family& family = is_open_clip ? kOpenClip : family_of(fields);
     WeightFiles files = WeightFiles::of_folder(inner, parts_.weights, {.memory_map = options_.memory_map});
     refuse_foreign_code(fields);
@@ -116,7 +116,7 @@ class Loader {
   const Builder& builder() const { return builder_; }
 
  private:
-  const Family& family_of(const ConfigFields& fields) {
+  const Family& family_of(const JsonFields& fields) {
     const std::string type = fields.text("model_type", "");
     const auto* const found = std::ranges::find(kFamilies, type, &Family::model_type);
     if (found != kFamilies.end()) return *found;

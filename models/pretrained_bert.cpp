@@ -26,7 +26,7 @@ constexpr Kind kRoberta{"RobertaModel", 50265, true};
 constexpr Kind kXlmRoberta{"XLMRobertaModel", 30522, true};
 
 /// Positions of the tokens, which are fewer than the rows of their table where those of padding come first.
-void read_positions(const ConfigFields& fields, const Kind& kind, BertConfig& config) {
+void read_positions(const JsonFields& fields, const Kind& kind, BertConfig& config) {
   const std::int64_t rows = fields.size("max_position_embeddings", 512);
   config.position_offset = kind.positions_follow_padding ? fields.size("pad_token_id", 1, 0) + 1 : 0;
   config.max_tokens = rows - *config.position_offset;
@@ -37,7 +37,7 @@ void read_positions(const ConfigFields& fields, const Kind& kind, BertConfig& co
 
 /// What all of them share.
 BertEncoderConfig read_blocks(const FamilySource& source) {
-  const ConfigFields& fields = source.config;
+  const JsonFields& fields = source.config;
   // What transformers takes for a field that is left out; MiniLM's sizes, the engine's own, are other ones.
   BertEncoderConfig encoder{.width = 768, .layers = 12, .mlp_width = 3072};
   encoder.dropout = source.options.dropout.value_or(fields.probability("hidden_dropout_prob", 0.1));
@@ -50,7 +50,7 @@ BertEncoderConfig read_blocks(const FamilySource& source) {
 }
 
 BertConfig read_config(const FamilySource& source, const Kind& kind) {
-  const ConfigFields& fields = source.config;
+  const JsonFields& fields = source.config;
   BertConfig config;
   config.vocabulary = fields.size("vocab_size", kind.vocabulary);
   config.types = fields.size("type_vocab_size", 2);
@@ -119,7 +119,7 @@ FamilyPlan plan_roberta(const FamilySource& source) { return plan_kind(source, k
 FamilyPlan plan_xlm_roberta(const FamilySource& source) { return plan_kind(source, kXlmRoberta); }
 
 FamilyPlan plan_mpnet(const FamilySource& source) {
-  const ConfigFields& fields = source.config;
+  const JsonFields& fields = source.config;
   constexpr std::int64_t kBuckets = 32;
   MpnetConfig config;
   config.vocabulary = fields.size("vocab_size", config.vocabulary);

@@ -1,7 +1,7 @@
 #include "tapecache/models/pretrained_clip.h"
 
 #include <memory>
-#include <string_view>
+#include <string>
 #include <utility>
 
 #include <fmt/format.h>
@@ -14,7 +14,7 @@ namespace {
 
 /// As transformers reads it: its first version wrote 2 where it meant the largest id, which its models still look for.
 /// A vocabulary ends with it, unless tokens were added, whose texts that model pools at the wrong place.
-std::int64_t end_of_text(const ConfigFields& fields, std::int64_t vocabulary) {
+std::int64_t end_of_text(const JsonFields& fields, std::int64_t vocabulary) {
   constexpr std::int64_t kLegacy = 2;
   const std::int64_t id = fields.size("eos_token_id", 49407, 0);
   if (id == kLegacy) return vocabulary - 1;
@@ -22,7 +22,7 @@ std::int64_t end_of_text(const ConfigFields& fields, std::int64_t vocabulary) {
   return id;
 }
 
-TextConfig read_text(const ConfigFields& fields, const FamilySource& source, PretrainedInfo& info) {
+TextConfig read_text(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
   TextConfig config;
   config.vocabulary = fields.size("vocab_size", 49408);
   config.max_tokens = fields.size("max_position_embeddings", 77);
@@ -34,7 +34,7 @@ TextConfig read_text(const ConfigFields& fields, const FamilySource& source, Pre
   return config;
 }
 
-VisionConfig read_vision(const ConfigFields& fields, const FamilySource& source, PretrainedInfo& info) {
+VisionConfig read_vision(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
   VisionConfig config;
   config.image_size = fields.size("image_size", 224);
   config.patch_size = fields.size("patch_size", 32);
@@ -49,31 +49,41 @@ VisionConfig read_vision(const ConfigFields& fields, const FamilySource& source,
 }
 
 /// The fields of a tower. Where an older file has them twice, those of `NAME_dict` count.
-ConfigFields tower(const ConfigFields& fields, const std::string& name) {
+JsonFields tower(const JsonFields& fields, const std::string& name) {
   return fields.object(fields.has(name + "_dict") ? name + "_dict" : name);
 }
 
-/// The projection of a tower alone, where there is one, which has no bias.
-std::optional<Linear> projection(const Builder& builder, const char* name, std::int64_t from, std::int64_t to) {
-  if (to == 0) return std::nullopt;
-  return Linear(builder.child(name), from, to, Init::normal(0.02), false);
-}
+constexpr TowerKind kText{.name = "text_model",
+                          .known = "embeddings.token_embedding.weight",
+                          .saved_class = "CLIPTextModel",
+                          .projection = "text_projection",
+                          .projecting_class = "CLIPTextModelWithProjection"};
+constexpr TowerKind kVision{.name = "vision_model",
+                            .known = "embeddings.patch_embedding.weight",
+                            .saved_class = "CLIPVisionModel",
+                            .projection = "visual_projection",
+                            .projecting_class = "CLIPVisionModelWithProjection"};
 
 }  // namespace
 
-void name_tower(FamilyPlan& plan, const WeightFiles& files, std::string_view tower, std::string_view known) {
-  if (!files.contains(known)) return;
-  const auto is_outside = [](std::string_view name) { return name.find("_projection.") != std::string_view::npos; };
-  plan.from_files = [=](const std::string& name, const SafetensorsReader::Entry&) {
-    return std::vector<RenamedTensor>{{is_outside(name) ? name : std::string(tower) + name}};
+std::int64_t name_tower(FamilyPlan& plan, const FamilySource& source, const TowerKind& kind) {
+  const bool projects = kind.projection && source.files.contains(std::string(kind.projection) + ".weight");
+  plan.saved_class = projects ? kind.projecting_class : kind.saved_class;
+  if (projects) plan.info.width = source.config.size("projection_dim", 512);
+  if (!source.files.contains(kind.known)) return projects ? plan.info.width : 0;
+  const std::string before = std::string(kind.name) + ".";
+  plan.from_files = [before](const std::string& name, const SafetensorsReader::Entry&) {
+    const bool is_outside = name.find("_projection.") != std::string::npos;
+    return std::vector<RenamedTensor>{{is_outside ? name : before + name}};
   };
-  plan.to_files = [=](const NamedTensors& tensors) {
+  plan.to_files = [before](const NamedTensors& tensors) {
     NamedTensors named;
     for (const auto& [name, tensor] : tensors) {
-      named.emplace(name.starts_with(tower) ? name.substr(tower.size()) : name, tensor);
+      named.emplace(name.starts_with(before) ? name.substr(before.size()) : name, tensor);
     }
     return named;
   };
+  return projects ? plan.info.width : 0;
 }
 
 FamilyPlan plan_of(const ClipConfig& config, bool normalizes) {
@@ -109,48 +119,22 @@ FamilyPlan plan_clip(const FamilySource& source) {
 }
 
 FamilyPlan plan_clip_text(const FamilySource& source) {
-  FamilyPlan plan;
-  const TextConfig config = read_text(source.config, source, plan.info);
-  const bool projects = source.files.contains("text_projection.weight");
-  const std::int64_t width = projects ? source.config.size("projection_dim", 512) : 0;
-  plan.info.pooling = "end of text";
-  plan.info.width = projects ? width : config.encoder.width;
-  plan.info.vocabulary = config.vocabulary;
-  plan.info.max_tokens = config.max_tokens;
-  plan.saved_class = projects ? "CLIPTextModelWithProjection" : "CLIPTextModel";
-  name_tower(plan, source.files, kTextModel, "embeddings.token_embedding.weight");
-  plan.make = [config, width](const Builder& builder) {
-    const auto text = std::make_shared<const TextTransformer>(builder.child("text_model"), config);
-    const auto to_space = projection(builder, "text_projection", config.encoder.width, width);
-    FamilyModel model;
-    model.texts = [text, to_space](const TokenBatch& tokens) {
-      return to_space ? (*to_space)((*text)(tokens)) : (*text)(tokens);
-    };
-    return model;
-  };
-  return plan;
+  PretrainedInfo info;
+  const TextConfig config = read_text(source.config, source, info);
+  info.pooling = "end of text";
+  info.width = config.encoder.width;
+  info.vocabulary = config.vocabulary;
+  info.max_tokens = config.max_tokens;
+  return plan_of_tower<TextTransformer>(source, kText, config, std::move(info), &FamilyModel::texts);
 }
 
 FamilyPlan plan_clip_vision(const FamilySource& source) {
-  FamilyPlan plan;
-  const VisionConfig config = read_vision(source.config, source, plan.info);
-  const bool projects = source.files.contains("visual_projection.weight");
-  const std::int64_t width = projects ? source.config.size("projection_dim", 512) : 0;
-  plan.info.width = projects ? width : config.encoder.width;
-  plan.info.image_size = config.image_size;
-  plan.info.image_channels = config.channels;
-  plan.saved_class = projects ? "CLIPVisionModelWithProjection" : "CLIPVisionModel";
-  name_tower(plan, source.files, kVisionModel, "embeddings.patch_embedding.weight");
-  plan.make = [config, width](const Builder& builder) {
-    const auto vision = std::make_shared<const VisionTransformer>(builder.child("vision_model"), config);
-    const auto to_space = projection(builder, "visual_projection", config.encoder.width, width);
-    FamilyModel model;
-    model.images = [vision, to_space](const Variable& images) {
-      return to_space ? (*to_space)((*vision)(images)) : (*vision)(images);
-    };
-    return model;
-  };
-  return plan;
+  PretrainedInfo info;
+  const VisionConfig config = read_vision(source.config, source, info);
+  info.width = config.encoder.width;
+  info.image_size = config.image_size;
+  info.image_channels = config.channels;
+  return plan_of_tower<VisionTransformer>(source, kVision, config, std::move(info), &FamilyModel::images);
 }
 
 }  // namespace tapecache::models::detail

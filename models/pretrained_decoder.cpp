@@ -78,9 +78,9 @@ constexpr Kind kMistral{.name = "mistral",
                         .windows = Windows::kAll};
 
 /// Whether a field that may be null, and then is derived from others, is so.
-bool is_null(const ConfigFields& fields, const char* name) { return fields.json().find(name) && !fields.has(name); }
+bool is_null(const JsonFields& fields, const char* name) { return fields.json().find(name) && !fields.has(name); }
 
-void read_sizes(const ConfigFields& fields, const Kind& kind, GatedBlockConfig& blocks) {
+void read_sizes(const JsonFields& fields, const Kind& kind, GatedBlockConfig& blocks) {
   blocks.width = fields.size("hidden_size", 4096);
   blocks.layers = fields.size("num_hidden_layers", 32);
   blocks.heads = fields.size("num_attention_heads", 32);
@@ -97,8 +97,7 @@ void read_sizes(const ConfigFields& fields, const Kind& kind, GatedBlockConfig& 
 }
 
 /// How many tokens back each layer looks, itself among them; none where it looks at all.
-std::vector<std::optional<std::int64_t>> read_windows(const ConfigFields& fields, const Kind& kind,
-                                                      std::int64_t layers) {
+std::vector<std::optional<std::int64_t>> read_windows(const JsonFields& fields, const Kind& kind, std::int64_t layers) {
   const auto count = static_cast<std::size_t>(layers);
   const auto window = [&](std::int64_t otherwise) -> std::optional<std::int64_t> {
     if (is_null(fields, "sliding_window")) return std::nullopt;
@@ -121,7 +120,7 @@ std::vector<std::optional<std::int64_t>> read_windows(const ConfigFields& fields
 }
 
 GatedTextConfig read_config(const FamilySource& source, const Kind& kind) {
-  const ConfigFields& fields = source.config;
+  const JsonFields& fields = source.config;
   GatedTextConfig config{.name = kind.name,
                          .words = "embed_tokens",
                          .final_norm = "norm",
@@ -149,7 +148,7 @@ GatedTextConfig read_config(const FamilySource& source, const Kind& kind) {
   check_layers(fields, source, blocks.layers);
   if (!fields.problems().sizes_known()) return config;
   // Older files have the base beside the scaling.
-  const ConfigFields rope = fields.object(fields.has("rope_scaling") ? "rope_scaling" : "rope_parameters");
+  const JsonFields rope = fields.object(fields.has("rope_scaling") ? "rope_scaling" : "rope_parameters");
   if (fields.has("partial_rotary_factor")) fields.refuse("partial_rotary_factor", "none: it is not supported");
   const RopeTables angles = read_rope(rope, fields.positive("rope_theta", 10000), blocks.head_width, config.max_tokens);
   for (const auto& window : read_windows(fields, kind, blocks.layers)) {

@@ -31,7 +31,7 @@ FamilyPlan plan_of(const FamilySource& source, const GatedTextConfig& config, co
   return plan;
 }
 
-std::vector<bool> global_layers(const ConfigFields& fields, std::int64_t layers,
+std::vector<bool> global_layers(const JsonFields& fields, std::int64_t layers,
                                 const std::function<bool(std::int64_t)>& unsaid) {
   std::vector<bool> all;
   if (!fields.has("layer_types")) {

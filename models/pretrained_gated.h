@@ -12,7 +12,7 @@ FamilyPlan plan_of(const FamilySource& source, const GatedTextConfig& config, co
 
 /// The kinds of attention that `layer_types` gives each layer, true for that over all tokens. `unsaid(layer)` where the
 /// field is left out.
-std::vector<bool> global_layers(const ConfigFields& fields, std::int64_t layers,
+std::vector<bool> global_layers(const JsonFields& fields, std::int64_t layers,
                                 const std::function<bool(std::int64_t)>& unsaid);
 
 }  // namespace tapecache::models::detail

@@ -11,12 +11,12 @@ namespace tapecache::models::detail {
 namespace {
 
 /// The angles of one kind of layers: of an object of its own, or, in older files, by the base alone.
-RopeTables rope_of(const ConfigFields& fields, const char* kind, double base, std::int64_t head_width,
+RopeTables rope_of(const JsonFields& fields, const char* kind, double base, std::int64_t head_width,
                    std::int64_t max_tokens) {
   return read_rope(fields.object("rope_parameters").object(kind), base, head_width, max_tokens);
 }
 
-std::vector<BlockPositions> read_positions(const ConfigFields& fields, std::int64_t layers, std::int64_t head_width,
+std::vector<BlockPositions> read_positions(const JsonFields& fields, std::int64_t layers, std::int64_t head_width,
                                            std::int64_t max_tokens) {
   const double global_base = fields.positive("global_rope_theta", 160000);
   // Where it is null, versions before 5 take the other.
@@ -35,7 +35,7 @@ std::vector<BlockPositions> read_positions(const ConfigFields& fields, std::int6
 }
 
 GatedTextConfig read_config(const FamilySource& source) {
-  const ConfigFields& fields = source.config;
+  const JsonFields& fields = source.config;
   GatedTextConfig config{.name = "modernbert",
                          .words = "embeddings.tok_embeddings",
                          .words_norm = "embeddings.norm",

@@ -1,212 +1,210 @@
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <optional>
 #include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include "tapecache/models/encoder_fields.h"
-#include "tapecache/models/pretrained_clip.h"
+#include "tapecache/models/open_clip_names.h"
+#include "tapecache/models/pretrained_siglip.h"
 
 namespace tapecache::models::detail {
 
 namespace {
 
-struct Names {
-  std::string_view theirs, ours;
-};
-
-/// What stands for itself, or as the transposed of a Linear's weight.
-constexpr std::array<Names, 14> kNames{
-    {{"logit_scale", "logit_scale"},
-     {"positional_embedding", "text_model.embeddings.position_embedding.weight"},
-     {"token_embedding.weight", "text_model.embeddings.token_embedding.weight"},
-     {"ln_final.weight", "text_model.final_layer_norm.weight"},
-     {"ln_final.bias", "text_model.final_layer_norm.bias"},
-     {"text_projection", "text_projection.weight"},
-     {"visual.class_embedding", "vision_model.embeddings.class_embedding"},
-     {"visual.positional_embedding", "vision_model.embeddings.position_embedding.weight"},
-     {"visual.conv1.weight", "vision_model.embeddings.patch_embedding.weight"},
-     {"visual.ln_pre.weight", "vision_model.pre_layrnorm.weight"},
-     {"visual.ln_pre.bias", "vision_model.pre_layrnorm.bias"},
-     {"visual.ln_post.weight", "vision_model.post_layernorm.weight"},
-     {"visual.ln_post.bias", "vision_model.post_layernorm.bias"},
-     {"visual.proj", "visual_projection.weight"}}};
-
-bool is_transposed(std::string_view theirs) { return theirs == "text_projection" || theirs == "visual.proj"; }
-
-constexpr std::array<Names, 2> kTowers{{{"visual.transformer.resblocks.", "vision_model.encoder.layers."},
-                                        {"transformer.resblocks.", "text_model.encoder.layers."}}};
-constexpr std::array<Names, 5> kParts{{{"ln_1.", "layer_norm1."},
-                                       {"ln_2.", "layer_norm2."},
-                                       {"mlp.c_fc.", "mlp.fc1."},
-                                       {"mlp.c_proj.", "mlp.fc2."},
-                                       {"attn.out_proj.", "self_attn.out_proj."}}};
-/// Its rows are those of the three one after another.
-constexpr std::string_view kFused = "attn.in_proj_";
-constexpr std::array<std::string_view, 3> kFusedParts{"self_attn.q_proj.", "self_attn.k_proj.", "self_attn.v_proj."};
-
-/// A name within a tower's blocks: the tower, the number with its dot, and the rest. Empty where it is none.
-struct BlockName {
-  const Names* tower = nullptr;
-  std::string number, rest;
-};
-
-BlockName block_name(std::string_view name, std::string_view Names::*side) {
-  for (const Names& tower : kTowers) {
-    if (!name.starts_with(tower.*side)) continue;
-    const std::string_view after = name.substr((tower.*side).size());
-    const std::size_t dot = after.find('.');
-    if (dot == std::string_view::npos) return {};
-    return {&tower, std::string(after.substr(0, dot + 1)), std::string(after.substr(dot + 1))};
-  }
-  return {};
-}
-
-std::vector<RenamedTensor> from_files(const std::string& theirs, const SafetensorsReader::Entry& entry) {
-  for (const Names& names : kNames) {
-    if (names.theirs != theirs) continue;
-    return {{std::string(names.ours), {}, is_transposed(theirs) && entry.sizes.size() == 2}};
-  }
-  const BlockName block = block_name(theirs, &Names::theirs);
-  if (!block.tower) return {{theirs}};
-  const std::string before = std::string(block.tower->ours) + block.number;
-  for (const Names& part : kParts) {
-    if (block.rest.starts_with(part.theirs)) {
-      return {{before + std::string(part.ours) + block.rest.substr(part.theirs.size())}};
-    }
-  }
-  if (!block.rest.starts_with(kFused) || entry.sizes.empty() || entry.sizes.front() % 3 != 0) return {{theirs}};
-  std::vector<RenamedTensor> parts;
-  const std::int64_t rows = entry.sizes.front() / 3;
-  for (std::int64_t i = 0; i < 3; ++i) {
-    parts.push_back({before + std::string(kFusedParts[static_cast<std::size_t>(i)]) + block.rest.substr(kFused.size()),
-                     std::pair(i * rows, (i + 1) * rows)});
-  }
-  return parts;
-}
-
-/// The rows of three tensors as those of one.
-Tensor fused(const std::array<Tensor, 3>& parts) {
-  Shape shape = parts[0].shape();
-  shape = shape.with(0, 3 * shape[0]);
-  Tensor all = Tensor::empty(shape, parts[0].dtype());
-  const std::int64_t rows = shape[0] / 3;
-  for (std::int64_t i = 0; i < 3; ++i) {
-    all.slice(i * rows, (i + 1) * rows).copy_from(parts[static_cast<std::size_t>(i)].to(Device::cpu()));
-  }
-  return all;
-}
-
-NamedTensors to_files(const NamedTensors& ours) {
-  NamedTensors theirs;
-  for (const Names& names : kNames) {
-    const Tensor& tensor = ours.at(std::string(names.ours));
-    theirs.emplace(names.theirs, is_transposed(names.theirs) ? transposed(tensor.to(Device::cpu())) : tensor);
-  }
-  for (const auto& [name, tensor] : ours) {
-    const BlockName block = block_name(name, &Names::ours);
-    if (!block.tower) continue;
-    const std::string before = std::string(block.tower->theirs) + block.number;
-    for (const Names& part : kParts) {
-      if (!block.rest.starts_with(part.ours)) continue;
-      theirs.emplace(before + std::string(part.theirs) + block.rest.substr(part.ours.size()), tensor);
-    }
-    if (!block.rest.starts_with(kFusedParts.front())) continue;
-    const std::string kind = block.rest.substr(kFusedParts.front().size());
-    std::array<Tensor, 3> parts;
-    for (std::size_t i = 0; i < 3; ++i) {
-      parts[i] = ours.at(std::string(block.tower->ours) + block.number + std::string(kFusedParts[i]) + kind);
-    }
-    theirs.emplace(before + std::string(kFused) + kind, fused(parts));
-  }
-  return theirs;
-}
-
 /// The fields of a tower that change its result, where they are not what leaving them out means.
-void refuse_others(const ConfigFields& fields) {
-  for (const char* field : {"ls_init_value", "act_kwargs", "norm_kwargs", "block_type", "qk_norm", "scaled_cosine_attn",
-                            "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc", "final_ln_after_pool"}) {
+void refuse_others(const JsonFields& fields) {
+  for (const char* field : {"ls_init_value", "block_type", "qk_norm", "scaled_cosine_attn", "scale_heads",
+                            "scale_attn_inner", "scale_attn", "scale_fc", "final_ln_after_pool"}) {
     fields.none(field);
   }
 }
 
-std::int64_t mlp_width(const ConfigFields& fields, std::int64_t width) {
-  const double ratio = fields.positive("mlp_ratio", 4);
-  return static_cast<std::int64_t>(static_cast<double>(width) * std::min(ratio, 1024.0));
-}
-
-void require_fewer_than_tensors(const ConfigFields& fields, std::int64_t layers, const FamilySource& source) {
-  if (std::cmp_greater(layers, source.files.names().size())) {
+/// The blocks of either tower, of these sizes where the fields are left out.
+void read_blocks(const JsonFields& fields, const FamilySource& source, TransformerConfig& encoder) {
+  encoder.width = fields.size("width", encoder.width);
+  encoder.layers = fields.size("layers", encoder.layers);
+  if (fields.has("mlp_ratio") || encoder.mlp_width == 0) {
+    const double ratio = std::min(fields.positive("mlp_ratio", 4), 1024.0);
+    encoder.mlp_width =
+        std::max<std::int64_t>(1, static_cast<std::int64_t>(static_cast<double>(encoder.width) * ratio));
+  }
+  encoder.checkpoint = source.options.checkpoint;
+  encoder.dropout = source.options.dropout.value_or(0);
+  if (std::cmp_greater(encoder.layers, source.files.names().size())) {
     fields.refuse_size("layers", fmt::format("fewer than the {} tensors of the files", source.files.names().size()));
   }
 }
 
-TextConfig read_text(const ConfigFields& fields, const FamilySource& source) {
+/// A text tower's, but for what becomes of its states.
+TransformerConfig read_text_blocks(const JsonFields& fields, const FamilySource& source) {
+  TransformerConfig encoder{.width = 512, .layers = 12, .mlp_width = 0};
+  read_blocks(fields, source, encoder);
+  encoder.heads = fields.size("heads", 8);
+  if (encoder.width % encoder.heads != 0) {
+    fields.refuse_size("heads", fmt::format("a divisor of width, {}", encoder.width));
+  }
+  fields.only_text("proj_type", "linear");
+  for (const char* field : {"hf_model_name", "embed_cls"}) fields.none(field);
+  refuse_others(fields);
+  return encoder;
+}
+
+void read_head_width(const JsonFields& fields, std::int64_t otherwise, TransformerConfig& encoder) {
+  const std::int64_t head_width = fields.size("head_width", otherwise);
+  encoder.heads = std::max<std::int64_t>(1, encoder.width / head_width);
+  if (encoder.width % head_width != 0) {
+    fields.refuse_size("head_width", fmt::format("a divisor of width, {}", encoder.width));
+  }
+}
+
+TextConfig read_text(const JsonFields& fields, const FamilySource& source) {
   TextConfig config;
   config.vocabulary = fields.size("vocab_size", 49408);
   config.max_tokens = fields.size("context_length", 77);
   config.end_of_text = config.vocabulary - 1;  // what the largest id is in a text that has it
-  config.encoder.width = fields.size("width", 512);
-  config.encoder.layers = fields.size("layers", 12);
-  config.encoder.heads = fields.size("heads", 8);
-  config.encoder.mlp_width = mlp_width(fields, config.encoder.width);
-  if (config.encoder.width % config.encoder.heads != 0) {
-    fields.refuse_size("heads", fmt::format("a divisor of width, {}", config.encoder.width));
-  }
-  require_fewer_than_tensors(fields, config.encoder.layers, source);
+  config.encoder = read_text_blocks(fields, source);
   fields.only_text("pool_type", "argmax");
-  fields.only_text("proj_type", "linear");
-  for (const char* field : {"hf_model_name", "embed_cls", "no_causal_mask", "proj_bias"}) fields.none(field);
-  refuse_others(fields);
+  for (const char* field : {"no_causal_mask", "proj_bias", "act_kwargs", "norm_kwargs"}) fields.none(field);
   return config;
 }
 
-VisionConfig read_vision(const ConfigFields& fields, const FamilySource& source) {
+VisionConfig read_vision(const JsonFields& fields, const FamilySource& source) {
   VisionConfig config;
   config.image_size = fields.size("image_size", 224);
   config.patch_size = fields.size("patch_size", 16);
-  config.encoder.width = fields.size("width", 768);
-  config.encoder.layers = fields.size("layers", 12);
-  const std::int64_t head_width = fields.size("head_width", 64);
-  config.encoder.heads = std::max<std::int64_t>(1, config.encoder.width / head_width);
-  config.encoder.mlp_width = mlp_width(fields, config.encoder.width);
-  if (config.encoder.width % head_width != 0) {
-    fields.refuse_size("head_width", fmt::format("a divisor of width, {}", config.encoder.width));
-  }
+  TransformerConfig encoder{.width = 768, .layers = 12, .mlp_width = 0};
+  read_blocks(fields, source, encoder);
+  read_head_width(fields, 64, encoder);
+  config.encoder = VisionEncoderConfig(encoder);
   if (config.image_size % config.patch_size != 0) {
     fields.refuse_size("patch_size", fmt::format("a divisor of image_size, {}", config.image_size));
   }
-  require_fewer_than_tensors(fields, config.encoder.layers, source);
   fields.only_text("pool_type", "tok");
   fields.only_text("pos_embed_type", "learnable");
-  for (const char* field : {"timm_model_name", "attentional_pool", "no_ln_pre"}) fields.none(field);
+  for (const char* field : {"attentional_pool", "no_ln_pre", "act_kwargs", "norm_kwargs"}) fields.none(field);
   refuse_others(fields);
   return config;
 }
 
-}  // namespace
+/// A vision transformer of SigLIP's as timm has it under a name, the size of whose images follows.
+struct TimmVit {
+  std::string_view name;
+  std::int64_t patch_size, width, layers, heads, mlp_width;
+  std::array<int, 4> tanh_sizes;  ///< of the images of those whose GELU is the one by tanh; all where -1 is first
+};
 
-FamilyPlan plan_open_clip(const FamilySource& source) {
-  const ConfigFields fields = source.config.object("model_cfg");
+constexpr std::array<TimmVit, 6> kTimmVits{{{"vit_base_patch16_siglip_", 16, 768, 12, 12, 3072, {}},
+                                            {"vit_base_patch32_siglip_", 32, 768, 12, 12, 3072, {-1}},
+                                            {"vit_large_patch16_siglip_", 16, 1024, 24, 16, 4096, {512}},
+                                            {"vit_so400m_patch14_siglip_", 14, 1152, 27, 16, 4304, {}},
+                                            {"vit_so400m_patch16_siglip_", 16, 1152, 27, 16, 4304, {-1}},
+                                            {"vit_giantopt_patch16_siglip_", 16, 1536, 40, 16, 6144, {-1}}}};
+constexpr double kTimmEpsilon = 1e-6;
+
+bool has_tanh(const TimmVit& vit, std::string_view size) {
+  return vit.tanh_sizes.front() < 0 ||
+         std::ranges::any_of(vit.tanh_sizes, [&](int other) { return size == fmt::to_string(other); });
+}
+
+/// By the fields' name of it. Sizes beside it count in the place of timm's.
+SiglipVision read_timm(const JsonFields& fields, const FamilySource& source) {
+  const std::string name = fields.text("timm_model_name", "");
+  const auto* const vit = std::ranges::find_if(kTimmVits, [&](const TimmVit& known) {
+    return name.starts_with(known.name) && name.size() > known.name.size() &&
+           name.find_first_not_of("0123456789", known.name.size()) == name.npos;
+  });
+  if (vit == kTimmVits.end()) {
+    std::vector<std::string_view> known;
+    for (const TimmVit& one : kTimmVits) known.push_back(one.name);
+    fields.refuse_size("timm_model_name", fmt::format("{} and the size of its images", fmt::join(known, ", ")));
+    return siglip_vision(fields, 16);
+  }
+  SiglipVision vision = siglip_vision(fields, vit->patch_size);
+  TransformerConfig encoder{.width = vit->width,
+                            .layers = vit->layers,
+                            .heads = vit->heads,
+                            .mlp_width = vit->mlp_width,
+                            .activation = Activation::kGelu,
+                            .epsilon = kTimmEpsilon};
+  if (has_tanh(*vit, std::string_view(name).substr(vit->name.size()))) encoder.activation = Activation::kGeluTanh;
+  read_blocks(fields, source, encoder);
+  if (fields.has("head_width")) read_head_width(fields, 64, encoder);
+  vision.config.encoder = VisionEncoderConfig(encoder);
+  if (fields.text("timm_pool", "avg") != "map") fields.refuse("timm_pool", "map, the pooling by attention");
+  if (fields.text("timm_proj", "linear") != "none") fields.refuse("timm_proj", "none");
+  return vision;
+}
+
+/// Of a text tower as SigLIP's: each token looks at all, and the last counts.
+SiglipText read_siglip_text(const JsonFields& fields, const FamilySource& source, bool quick_gelu) {
+  SiglipText text{.vocabulary = fields.size("vocab_size", 49408),
+                  .max_tokens = fields.size("context_length", 77),
+                  .encoder = read_text_blocks(fields, source)};
+  text.padding = padding_id(fields, source, text.vocabulary);
+  text.encoder.epsilon = fields.object("norm_kwargs").positive("eps", text.encoder.epsilon);
+  text.encoder.activation = quick_gelu ? Activation::kQuickGelu : Activation::kGelu;
+  const JsonFields activation = fields.object("act_kwargs");
+  const std::string approximate = activation.text("approximate", "none");
+  if (quick_gelu || (approximate != "none" && approximate != "tanh")) activation.only_text("approximate", "none");
+  else if (approximate == "tanh") text.encoder.activation = Activation::kGeluTanh;
+  for (const char* field : {"no_causal_mask", "proj_bias"}) {
+    if (!fields.flag(field, false)) fields.refuse(field, "true beside a vision transformer of timm");
+  }
+  if (fields.text("pool_type", "argmax") != "last") fields.refuse("pool_type", "last, beside one of timm");
+  fields.none("use_pad_mask");
+  return text;
+}
+
+/// SigLIP, whose vision tower is timm's.
+FamilyPlan plan_with_timm(const FamilySource& source, const JsonFields& fields) {
+  const SiglipVision vision = read_timm(fields.object("vision_cfg"), source);
+  SiglipText text = read_siglip_text(fields.object("text_cfg"), source, fields.flag("quick_gelu", false));
+  text.projection = fields.size("embed_dim", 512);
+  if (text.projection != vision.config.encoder.width) {
+    fields.refuse_size("embed_dim", fmt::format("the width of the vision tower, {}", vision.config.encoder.width));
+  }
+  if (!fields.flag("custom_text", false)) fields.refuse("custom_text", "true beside a vision transformer of timm");
+  FamilyPlan plan;
+  describe(vision, plan.info);
+  describe(text, plan.info);
+  plan.info.normalized = true;
+  if (fields.object("vision_cfg").number("timm_drop_path", 0) > 0) {
+    plan.info.notes.push_back("timm_drop_path is above 0, but no paths are dropped in training");
+  }
+  plan.make = make_siglip(text, vision, fields.has("init_logit_bias"));
+  return plan;
+}
+
+FamilyPlan plan_with_own(const FamilySource& source, const JsonFields& fields) {
   ClipConfig config;
   config.text = read_text(fields.object("text_cfg"), source);
   config.vision = read_vision(fields.object("vision_cfg"), source);
   config.projection_width = fields.size("embed_dim", 512);
   const auto activation = fields.flag("quick_gelu", false) ? Activation::kQuickGelu : Activation::kGelu;
   config.text.encoder.activation = config.vision.encoder.activation = activation;
-  config.text.encoder.checkpoint = config.vision.encoder.checkpoint = source.options.checkpoint;
-  config.text.encoder.dropout = config.vision.encoder.dropout = source.options.dropout.value_or(0);
-  for (const char* field : {"custom_text", "multimodal_cfg", "init_logit_bias", "nonscalar_logit_scale"}) {
-    fields.none(field);
-  }
-  FamilyPlan plan = plan_of(config);
+  for (const char* field : {"custom_text", "init_logit_bias"}) fields.none(field);
+  return plan_of(config);
+}
+
+}  // namespace
+
+FamilyPlan plan_open_clip(const FamilySource& source) {
+  const JsonFields fields = source.config.object("model_cfg");
+  const bool has_timm = fields.object("vision_cfg").has("timm_model_name");
+  for (const char* field : {"multimodal_cfg", "nonscalar_logit_scale"}) fields.none(field);
+  FamilyPlan plan = has_timm ? plan_with_timm(source, fields) : plan_with_own(source, fields);
   if (fields.object("vision_cfg").number("patch_dropout", 0) > 0) {
     plan.info.notes.push_back("patch_dropout is above 0, but no patches are dropped in training");
   }
-  plan.from_files = from_files;
-  plan.to_files = to_files;
+  const NameTable& names = has_timm ? kTimmNames : kOpenClipNames;
+  plan.from_files = [&names](const std::string& name, const SafetensorsReader::Entry& entry) {
+    return from_open_clip(names, name, entry);
+  };
+  plan.to_files = [&names](const NamedTensors& tensors) { return to_open_clip(names, tensors); };
   return plan;
 }
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "tapecache/models/config_fields.h"
+#include "tapecache/core/json_fields.h"
 #include "tapecache/models/pretrained.h"
 #include "tapecache/models/sentence_modules.h"
 #include "tapecache/models/weight_files.h"
@@ -28,7 +28,7 @@ struct FamilyModel {
 
 /// What a family is given of a folder. What it finds wrong goes to the fields' problems.
 struct FamilySource {
-  const ConfigFields& config;
+  const JsonFields& config;
   const WeightFiles& files;
   const PretrainedOptions& options;
   bool has_modules = false;  ///< whether modules.json says what becomes of the states

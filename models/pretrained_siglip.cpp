@@ -1,3 +1,5 @@
+#include "tapecache/models/pretrained_siglip.h"
+
 #include <memory>
 #include <optional>
 #include <string>
@@ -54,9 +56,11 @@ std::optional<std::int64_t> padding_of_tokenizer(const std::filesystem::path& fo
   return id ? id->integer() : std::nullopt;
 }
 
+}  // namespace
+
 /// SigLIP's texts are padded with their end, 1, and SigLIP 2's with 0, of which the configuration says nothing: where
 /// it is left out or written by default it is that of SigLIP. So the tokenizer counts, then what is written.
-std::int64_t padding_id(const ConfigFields& fields, const FamilySource& source, std::int64_t vocabulary) {
+std::int64_t padding_id(const JsonFields& fields, const FamilySource& source, std::int64_t vocabulary) {
   constexpr std::int64_t kSiglipVocabulary = 32000;
   if (const auto id = padding_of_tokenizer(source.files.path().parent_path())) {
     if (*id >= 0 && *id < vocabulary) return *id;
@@ -73,55 +77,46 @@ std::int64_t padding_id(const ConfigFields& fields, const FamilySource& source, 
   return 0;
 }
 
-struct Text {
-  TextConfig config;
-  std::int64_t projection = 0;
-};
+namespace {
 
-Text read_text(const ConfigFields& fields, const FamilySource& source, PretrainedInfo& info) {
-  Text text{{.vocabulary = fields.size("vocab_size", 32000),
-             .max_tokens = fields.size("max_position_embeddings", 64),
-             .causal = false,
-             .pooling = TextPooling::kLastToken,
-             .encoder = read_encoder(fields, source, kTower)}};
-  text.config.encoder.dropout = source.options.dropout.value_or(0);
-  text.config.padding = padding_id(fields, source, text.config.vocabulary);
-  text.projection = fields.size("projection_size", text.config.encoder.width);
+SiglipText read_text(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
+  SiglipText text{.vocabulary = fields.size("vocab_size", 32000),
+                  .max_tokens = fields.size("max_position_embeddings", 64),
+                  .encoder = read_encoder(fields, source, kTower)};
+  text.encoder.dropout = source.options.dropout.value_or(0);
+  text.padding = padding_id(fields, source, text.vocabulary);
+  text.projection = fields.size("projection_size", text.encoder.width);
   note_attention_dropout(fields, "attention_dropout", info);
-  info.pooling = name(TokenPooling::kLastToken);
-  info.vocabulary = text.config.vocabulary;
-  info.max_tokens = text.config.max_tokens;
+  describe(text, info);
   return text;
 }
 
-/// Of images whose last pixels, behind the last whole patch, no patch has.
-VisionConfig read_vision(const ConfigFields& fields, const FamilySource& source, PretrainedInfo& info) {
-  VisionConfig config{.patch_size = fields.size("patch_size", 16),
-                      .channels = fields.size("num_channels", 3),
-                      .pooling = VisionPooling::kAttention,
-                      .class_token = false,
-                      .patch_bias = true,
-                      .pre_norm = false,
-                      .encoder = VisionEncoderConfig(read_encoder(fields, source, kTower))};
-  config.encoder.dropout = source.options.dropout.value_or(0);
-  info.image_size = fields.size("image_size", 224);
-  info.image_channels = config.channels;
-  config.image_size = info.image_size / config.patch_size * config.patch_size;
-  if (config.image_size == 0) {
-    fields.refuse_size("patch_size", fmt::format("at most image_size, {}", info.image_size));
-    config.image_size = config.patch_size;
-  }
+SiglipVision read_vision(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
+  SiglipVision vision = siglip_vision(fields, 16);
+  vision.config.channels = fields.size("num_channels", 3);
+  vision.config.encoder = VisionEncoderConfig(read_encoder(fields, source, kTower));
+  vision.config.encoder.dropout = source.options.dropout.value_or(0);
   fields.only_flag("vision_use_head", true);
   note_attention_dropout(fields, "attention_dropout", info);
-  return config;
+  describe(vision, info);
+  return vision;
+}
+
+TextConfig config_of(const SiglipText& text) {
+  return {.vocabulary = text.vocabulary,
+          .max_tokens = text.max_tokens,
+          .causal = false,
+          .pooling = TextPooling::kLastToken,
+          .padding = text.padding,
+          .encoder = text.encoder};
 }
 
 /// The tower and its projection.
 class TextTower {
  public:
-  TextTower(const Builder& builder, const Text& text)
-      : transformer_(builder, text.config),
-        head_(builder.child("head"), text.config.encoder.width, text.projection, Init::normal(0.02)) {}
+  TextTower(const Builder& builder, const SiglipText& text)
+      : transformer_(builder, config_of(text)),
+        head_(builder.child("head"), text.encoder.width, text.projection, Init::normal(0.02)) {}
   Variable operator()(const TokenBatch& tokens) const { return head_(transformer_(tokens)); }
 
  private:
@@ -131,8 +126,8 @@ class TextTower {
 
 class VisionTower {
  public:
-  VisionTower(const Builder& builder, const VisionConfig& config, std::int64_t image_size)
-      : transformer_(builder, config), given_(image_size), used_(config.image_size) {}
+  VisionTower(const Builder& builder, const SiglipVision& vision)
+      : transformer_(builder, vision.config), given_(vision.image_size), used_(vision.config.image_size) {}
   Variable operator()(const Variable& images) const {
     if (given_ == used_) return transformer_(images);
     if (images.rank() != 4 || images.size(2) != given_ || images.size(3) != given_) {
@@ -156,59 +151,77 @@ NamedTensors with_vectors(const NamedTensors& tensors) {
 
 }  // namespace
 
-FamilyPlan plan_siglip(const FamilySource& source) {
-  FamilyPlan plan;
-  const Text text = read_text(source.config.object("text_config"), source, plan.info);
-  const VisionConfig vision = read_vision(source.config.object("vision_config"), source, plan.info);
-  if (text.projection != vision.encoder.width) {
-    source.config.object("text_config")
-        .refuse_size("projection_size", fmt::format("the hidden_size of vision_config, {}", vision.encoder.width));
+SiglipVision siglip_vision(const JsonFields& fields, std::int64_t patch_size) {
+  SiglipVision vision{{.patch_size = fields.size("patch_size", patch_size),
+                       .pooling = VisionPooling::kAttention,
+                       .class_token = false,
+                       .patch_bias = true,
+                       .pre_norm = false},
+                      fields.size("image_size", 224)};
+  VisionConfig& config = vision.config;
+  config.image_size = vision.image_size / config.patch_size * config.patch_size;
+  if (config.image_size == 0) {
+    fields.refuse_size("patch_size", fmt::format("at most image_size, {}", vision.image_size));
+    config.image_size = config.patch_size;
   }
-  plan.info.width = text.projection;
-  plan.info.normalized = true;
-  plan.saved_class = "SiglipModel";
-  plan.to_files = with_vectors;
-  plan.make = [text, vision, image_size = plan.info.image_size](const Builder& builder) {
+  return vision;
+}
+
+void describe(const SiglipText& text, PretrainedInfo& info) {
+  info.pooling = name(TokenPooling::kLastToken);
+  info.width = text.projection;
+  info.vocabulary = text.vocabulary;
+  info.max_tokens = text.max_tokens;
+}
+
+void describe(const SiglipVision& vision, PretrainedInfo& info) {
+  info.width = vision.config.encoder.width;
+  info.image_size = vision.image_size;
+  info.image_channels = vision.config.channels;
+}
+
+std::function<FamilyModel(const Builder&)> make_siglip(const SiglipText& text, const SiglipVision& vision,
+                                                       bool has_bias) {
+  return [text, vision, has_bias](const Builder& builder) {
     const auto texts = std::make_shared<const TextTower>(builder.child("text_model"), text);
-    const auto images = std::make_shared<const VisionTower>(builder.child("vision_model"), vision, image_size);
+    const auto images = std::make_shared<const VisionTower>(builder.child("vision_model"), vision);
     FamilyModel model;
     model.texts = [texts](const TokenBatch& tokens) { return ops::l2_normalize((*texts)(tokens)); };
     model.images = [images](const Variable& given) { return ops::l2_normalize((*images)(given)); };
     model.logit_scale = builder.parameter("logit_scale", {}, Init::constant(0));
-    model.logit_bias = builder.parameter("logit_bias", {}, Init::constant(0));
+    if (has_bias) model.logit_bias = builder.parameter("logit_bias", {}, Init::constant(0));
     return model;
   };
+}
+
+FamilyPlan plan_siglip(const FamilySource& source) {
+  FamilyPlan plan;
+  const JsonFields texts = source.config.object("text_config");
+  const SiglipVision vision = read_vision(source.config.object("vision_config"), source, plan.info);
+  const SiglipText text = read_text(texts, source, plan.info);
+  if (text.projection != vision.config.encoder.width) {
+    texts.refuse_size("projection_size",
+                      fmt::format("the hidden_size of vision_config, {}", vision.config.encoder.width));
+  }
+  plan.info.normalized = true;
+  plan.saved_class = "SiglipModel";
+  plan.to_files = with_vectors;
+  plan.make = make_siglip(text, vision, true);
   return plan;
 }
 
 FamilyPlan plan_siglip_text(const FamilySource& source) {
-  FamilyPlan plan;
-  const Text text = read_text(source.config, source, plan.info);
-  plan.info.width = text.projection;
-  plan.saved_class = "SiglipTextModel";
-  name_tower(plan, source.files, kTextModel, "embeddings.token_embedding.weight");
-  plan.make = [text](const Builder& builder) {
-    const auto tower = std::make_shared<const TextTower>(builder.child("text_model"), text);
-    FamilyModel model;
-    model.texts = [tower](const TokenBatch& tokens) { return (*tower)(tokens); };
-    return model;
-  };
-  return plan;
+  constexpr TowerKind kText{"text_model", "embeddings.token_embedding.weight", "SiglipTextModel"};
+  PretrainedInfo info;
+  const SiglipText text = read_text(source.config, source, info);
+  return plan_of_tower<TextTower>(source, kText, text, std::move(info), &FamilyModel::texts);
 }
 
 FamilyPlan plan_siglip_vision(const FamilySource& source) {
-  FamilyPlan plan;
-  const VisionConfig vision = read_vision(source.config, source, plan.info);
-  plan.info.width = vision.encoder.width;
-  plan.saved_class = "SiglipVisionModel";
-  name_tower(plan, source.files, kVisionModel, "embeddings.patch_embedding.weight");
-  plan.make = [vision, image_size = plan.info.image_size](const Builder& builder) {
-    const auto tower = std::make_shared<const VisionTower>(builder.child("vision_model"), vision, image_size);
-    FamilyModel model;
-    model.images = [tower](const Variable& images) { return (*tower)(images); };
-    return model;
-  };
-  return plan;
+  constexpr TowerKind kVision{"vision_model", "embeddings.patch_embedding.weight", "SiglipVisionModel"};
+  PretrainedInfo info;
+  const SiglipVision vision = read_vision(source.config, source, info);
+  return plan_of_tower<VisionTower>(source, kVision, vision, std::move(info), &FamilyModel::images);
 }
 
 }  // namespace tapecache::models::detail

@@ -67,7 +67,7 @@ std::string prefix_of(const WeightFiles& files) {
 }
 
 VitConfig read_config(const FamilySource& source, const Kind& kind, PretrainedInfo& info) {
-  const ConfigFields& fields = source.config;
+  const JsonFields& fields = source.config;
   VitConfig config{.image_size = fields.size("image_size", 224),
                    .patch_size = fields.size("patch_size", kind.patch_size),
                    .channels = fields.size("num_channels", 3),
@@ -88,7 +88,7 @@ VitConfig read_config(const FamilySource& source, const Kind& kind, PretrainedIn
 }
 
 VitConfig read_dinov2(const FamilySource& source, const Kind& kind, PretrainedInfo& info) {
-  const ConfigFields& fields = source.config;
+  const JsonFields& fields = source.config;
   VitConfig config = read_config(source, kind, info);
   config.other_sizes = VitConfig::OtherSizes::kInterpolated;
   config.encoder.drop_path = fields.probability("drop_path_rate", 0);
@@ -106,9 +106,9 @@ VitConfig read_dinov2(const FamilySource& source, const Kind& kind, PretrainedIn
 }
 
 /// By their ids. A configuration without labels means two.
-std::vector<std::string> labels_of(const ConfigFields& fields) {
+std::vector<std::string> labels_of(const JsonFields& fields) {
   if (!fields.has("id2label")) return {"LABEL_0", "LABEL_1"};
-  const ConfigFields named = fields.object("id2label");
+  const JsonFields named = fields.object("id2label");
   std::vector<std::string> labels(named.json().members.size());
   for (const auto& [id, label] : named.json().members) {
     std::size_t place = labels.size();

@@ -25,14 +25,14 @@ struct Llama3 {
   }
 };
 
-double required(const ConfigFields& fields, const char* name) {
+double required(const JsonFields& fields, const char* name) {
   if (!fields.has(name)) fields.refuse(name, "a number above 0");
   return fields.positive(name, 1);
 }
 
 }  // namespace
 
-RopeTables read_rope(const ConfigFields& parameters, double base, std::int64_t head_width, std::int64_t max_tokens) {
+RopeTables read_rope(const JsonFields& parameters, double base, std::int64_t head_width, std::int64_t max_tokens) {
   base = parameters.positive("rope_theta", base);
   std::vector<double> frequencies = RopeTables::frequencies(base, head_width);
   std::string name = fmt::format("rotary, base {}", base);

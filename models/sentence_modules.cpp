@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/error.h"
+#include "tapecache/models/weight_files.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/normalize.h"
@@ -84,7 +85,7 @@ class ModuleReader {
     return *kept_.emplace_back(keep(std::move(json)));
   }
 
-  void add(const ConfigFields& entry) {
+  void add(const JsonFields& entry) {
     const std::string type = entry.text("type", ""), path = entry.text("path", "");
     const std::string kind = type.substr(type.rfind('.') + 1);
     if (!is_inside(path)) return entry.refuse("path", "a folder within that of modules.json");
@@ -120,13 +121,13 @@ class ModuleReader {
 
   static std::unique_ptr<Json> keep(Json json) { return std::make_unique<Json>(std::move(json)); }
 
-  ConfigFields fields(const std::string& path, bool optional) {
+  JsonFields fields(const std::string& path, bool optional) {
     const std::filesystem::path file = std::filesystem::path(path) / "config.json";
     return {folder_ / file, read(file, optional), problems_};
   }
 
   void add_pooling(const std::string& path) {
-    const ConfigFields config = fields(path, false);
+    const JsonFields config = fields(path, false);
     SentenceModule module{.kind = SentenceModule::Kind::kPooling, .path = path};
     module.in = config.size(config.has("embedding_dimension") ? "embedding_dimension" : "word_embedding_dimension", 0);
     config.only_flag("include_prompt", true);
@@ -149,7 +150,7 @@ class ModuleReader {
   }
 
   void add_dense(const std::string& path) {
-    const ConfigFields config = fields(path, false);
+    const JsonFields config = fields(path, false);
     SentenceModule module{.kind = SentenceModule::Kind::kDense, .path = path};
     module.in = config.size("in_features", 0);
     module.out = config.size("out_features", 0);
@@ -171,7 +172,7 @@ class ModuleReader {
   }
 
   void add_normalize(const std::string& path) {
-    const ConfigFields config = fields(path, true);
+    const JsonFields config = fields(path, true);
     config.only_text("module_input_name", "sentence_embedding");
     config.only_text("module_output_name", "sentence_embedding");
     all_.modules.push_back({.kind = SentenceModule::Kind::kNormalize, .path = path});
@@ -186,18 +187,18 @@ class ModuleReader {
 
 /// What sentence-transformers keeps of the transformer beside its config.json. Of its fields those count that change
 /// what a text is represented by.
-void read_transformer_fields(const ConfigFields& fields, SentenceModules& all) {
+void read_transformer_fields(const JsonFields& fields, SentenceModules& all) {
   if (fields.has("max_seq_length")) all.max_tokens = fields.size("max_seq_length", 0);
   all.lower_case = fields.flag("do_lower_case", false);
   fields.only_text("transformer_task", "feature-extraction");
   fields.only_text("module_output_name", all.is_clip ? "sentence_embedding" : "token_embeddings");
-  const ConfigFields text = fields.object("modality_config").object("text");
+  const JsonFields text = fields.object("modality_config").object("text");
   text.only_text("method", all.is_clip ? "get_text_features" : "forward");
   text.only_text("method_output_name", all.is_clip ? "pooler_output" : "last_hidden_state");
 }
 
-void read_prompts(const ConfigFields& fields, SentenceModules& all) {
-  const ConfigFields prompts = fields.object("prompts");
+void read_prompts(const JsonFields& fields, SentenceModules& all) {
+  const JsonFields prompts = fields.object("prompts");
   for (const auto& [name, text] : prompts.json().members) all.prompts[name] = prompts.text(name, "");
   if (fields.has("default_prompt_name")) {
     const std::string name = fields.text("default_prompt_name", "");
@@ -234,7 +235,7 @@ SentenceModules read_sentence_modules(const std::filesystem::path& folder, Probl
     reader.finish(where);
   }
   const auto fields = [&](const std::filesystem::path& file) {
-    return ConfigFields(folder / file, reader.read(file, true), problems);
+    return JsonFields(folder / file, reader.read(file, true), problems);
   };
   for (const char* file : kTransformerFiles) {
     if (!std::filesystem::exists(folder_within(folder, all.transformer) / file, error)) continue;

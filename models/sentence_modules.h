@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "tapecache/models/config_fields.h"
+#include "tapecache/core/json_fields.h"
 #include "tapecache/models/layers.h"
 #include "tapecache/models/token_batch.h"
 
@@ -25,6 +25,10 @@ std::optional<TokenPooling> token_pooling(std::string_view name);
 }  // namespace tapecache::models
 
 namespace tapecache::models::detail {
+
+using tapecache::detail::Json;
+using tapecache::detail::JsonFields;
+using tapecache::detail::Problems;
 
 /// A module of sentence-transformers that follows the transformer.
 struct SentenceModule {

@@ -1,5 +1,6 @@
 #include "tapecache/models/weight_files.h"
 
+#include <algorithm>
 #include <cstring>
 #include <system_error>
 
@@ -12,14 +13,19 @@ namespace tapecache::models::detail {
 
 namespace {
 
-using tapecache::detail::Json;
-
 /// A name of a file beside the index, and of no other.
 bool is_plain_name(const std::string& name) {
   return !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos;
 }
 
 }  // namespace
+
+std::filesystem::path folder_within(const std::filesystem::path& folder, const std::filesystem::path& part) {
+  const bool ends_in_slash = !folder.has_filename() && folder.has_relative_path();
+  std::filesystem::path whole = ends_in_slash ? folder.parent_path() : folder;
+  if (!part.empty()) whole /= part;
+  return whole;
+}
 
 Tensor transposed(const Tensor& matrix) {
   const std::int64_t rows = matrix.size(0), columns = matrix.size(1);
@@ -34,6 +40,19 @@ Tensor transposed(const Tensor& matrix) {
   return result;
 }
 
+Tensor joined_rows(std::span<const Tensor> parts) {
+  Shape shape = parts.front().shape();
+  std::int64_t rows = 0;
+  for (const Tensor& part : parts) rows += part.size(0);
+  Tensor all = Tensor::empty(shape.with(0, rows), parts.front().dtype());
+  rows = 0;
+  for (const Tensor& part : parts) {
+    all.slice(rows, rows + part.size(0)).copy_from(part.to(Device::cpu()));
+    rows += part.size(0);
+  }
+  return all;
+}
+
 WeightFiles::WeightFiles(const std::filesystem::path& file, const SafetensorsOptions& options) : path_(file) {
   shards_.emplace_back(file, SafetensorsReader(file, options));
   add_all(0);
@@ -41,7 +60,7 @@ WeightFiles::WeightFiles(const std::filesystem::path& file, const SafetensorsOpt
 
 void WeightFiles::add_all(std::size_t shard) {
   for (std::string& name : shards_[shard].second.names()) {
-    Place place{shard, {name}};
+    Place place{Part{shard, {name}}};
     places_.emplace(std::move(name), std::move(place));
   }
 }
@@ -81,7 +100,7 @@ WeightFiles WeightFiles::of_folder(const std::filesystem::path& folder, const st
       throw FileError(fmt::format("{}: weight_map names '{}' for tensor '{}', which it has not", index.string(),
                                   file.text, tensor));
     }
-    files.places_[tensor] = {shard->second, {tensor}};
+    files.places_[tensor] = {Part{shard->second, {tensor}}};
   }
   return files;
 }
@@ -94,7 +113,7 @@ const WeightFiles::Place& WeightFiles::place(std::string_view name) const {
 
 const std::filesystem::path& WeightFiles::path_of(std::string_view name) const {
   const auto found = places_.find(name);
-  return found == places_.end() ? path_ : shards_[found->second.shard].first;
+  return found == places_.end() ? path_ : shards_[found->second.front().shard].first;
 }
 
 std::vector<std::string> WeightFiles::names() const {
@@ -103,20 +122,42 @@ std::vector<std::string> WeightFiles::names() const {
   return names;
 }
 
-SafetensorsReader::Entry WeightFiles::entry(std::string_view name) const {
-  const Place& found = place(name);
-  SafetensorsReader::Entry entry = shards_[found.shard].second.entry(found.there.name);
-  if (found.there.rows) entry.sizes.front() = found.there.rows->second - found.there.rows->first;
-  if (found.there.transposed) std::swap(entry.sizes[0], entry.sizes[1]);
+SafetensorsReader::Entry WeightFiles::entry(const Part& part) const {
+  SafetensorsReader::Entry entry = shards_[part.shard].second.entry(part.there.name);
+  if (part.there.rows) entry.sizes.front() = part.there.rows->second - part.there.rows->first;
+  if (part.there.transposed) std::swap(entry.sizes[0], entry.sizes[1]);
+  if (part.there.without_first) entry.sizes.erase(entry.sizes.begin());
   return entry;
 }
 
-Tensor WeightFiles::read(std::string_view name, DType dtype) const {
-  const Place& found = place(name);
-  Tensor value = shards_[found.shard].second.read(found.there.name, dtype);
+SafetensorsReader::Entry WeightFiles::entry(std::string_view name) const {
+  const Place& parts = place(name);
+  SafetensorsReader::Entry all = entry(parts.front());
+  for (const Part& part : std::span(parts).subspan(1)) {
+    const SafetensorsReader::Entry next = entry(part);
+    // Parts that do not fit one another do not fit what they are for.
+    const bool fits = !all.sizes.empty() && all.sizes.size() == next.sizes.size() && all.dtype == next.dtype &&
+                      std::equal(all.sizes.begin() + 1, all.sizes.end(), next.sizes.begin() + 1);
+    if (!fits) return next;
+    all.sizes.front() += next.sizes.front();
+  }
+  return all;
+}
+
+Tensor WeightFiles::read(const Part& part, DType dtype) const {
+  Tensor value = shards_[part.shard].second.read(part.there.name, dtype);
   // A part is a copy, so that the whole is not kept for its sake.
-  if (found.there.rows) value = value.slice(found.there.rows->first, found.there.rows->second).clone();
-  return found.there.transposed ? transposed(value) : value;
+  if (part.there.rows) value = value.slice(part.there.rows->first, part.there.rows->second).clone();
+  if (part.there.transposed) value = transposed(value);
+  return part.there.without_first ? value.reshape(value.shape().without(0)) : value;
+}
+
+Tensor WeightFiles::read(std::string_view name, DType dtype) const {
+  const Place& parts = place(name);
+  if (parts.size() == 1) return read(parts.front(), dtype);
+  std::vector<Tensor> rows;
+  for (const Part& part : parts) rows.push_back(read(part, dtype));
+  return joined_rows(rows);
 }
 
 std::optional<std::string> WeightFiles::metadata(std::string_view key) const {
@@ -131,10 +172,12 @@ void WeightFiles::rename(
   std::map<std::string, Place, std::less<>> places;
   for (const auto& [name, place] : places_) {
     for (RenamedTensor& now : renamed(name, entry(name))) {
-      Place moved{place.shard, {place.there.name, now.rows, now.transposed}};
-      places.emplace(std::move(now.name), std::move(moved));
+      std::string own = std::move(now.name);
+      now.name = place.front().there.name;
+      places[std::move(own)].push_back({place.front().shard, std::move(now)});
     }
   }
+  for (auto& [name, parts] : places) std::ranges::stable_sort(parts, {}, [](const Part& p) { return p.there.place; });
   places_ = std::move(places);
 }
 

@@ -6,26 +6,41 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "tapecache/core/files.h"
+#include "tapecache/core/json_fields.h"
 
 #pragma GCC visibility push(hidden)
 
 namespace tapecache::models::detail {
 
-/// A tensor under another name than in its file: itself, some of its rows, or its transposed.
+using tapecache::detail::Json;
+using tapecache::detail::JsonFields;
+using tapecache::detail::Problems;
+
+/// A folder within a folder, or that itself where there is no such part. No path ends in a slash: one that does is
+/// appended to by libstdc++ in a way that frees what is not its own where memory runs out.
+std::filesystem::path folder_within(const std::filesystem::path& folder, const std::filesystem::path& part = {});
+
+/// A tensor under another name than in its file: itself, some of its rows, its transposed, or, of several that have one
+/// name, the rows of one after those of another.
 struct RenamedTensor {
   std::string name;
   std::optional<std::pair<std::int64_t, std::int64_t>> rows = {};  ///< [begin, end)
   bool transposed = false;
+  bool without_first = false;  ///< its first size, which is 1
+  int place = 0;               ///< among those that have its name
 };
 
 /// A copy of a matrix of the host.
 Tensor transposed(const Tensor& matrix);
+/// The rows of several tensors, of which the other sizes are equal, one after another on the host.
+Tensor joined_rows(std::span<const Tensor> parts);
 
 /// The tensors of a safetensors file, or of the shards that an index names.
 class WeightFiles {
@@ -58,12 +73,15 @@ class WeightFiles {
                                                              const SafetensorsReader::Entry& entry)>& renamed);
 
  private:
-  struct Place {
+  struct Part {
     std::size_t shard = 0;
     RenamedTensor there = {};  // the name in the file, and what is taken of it
   };
+  using Place = std::vector<Part>;  // whose rows follow one another; not empty
   explicit WeightFiles() = default;
   const Place& place(std::string_view name) const;
+  SafetensorsReader::Entry entry(const Part& part) const;
+  Tensor read(const Part& part, DType dtype) const;
   void add_all(std::size_t shard);
 
   std::filesystem::path path_;

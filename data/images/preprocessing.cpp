@@ -7,114 +7,57 @@
 
 #include <fmt/format.h>
 
-#include "tapecache/core/error.h"
-#include "tapecache/core/json.h"
+#include "tapecache/core/json_fields.h"
 
 namespace tapecache::data::images {
 
 namespace {
 
 using tapecache::detail::Json;
+using tapecache::detail::JsonFields;
+using tapecache::detail::Problems;
 using Channels = std::array<double, 3>;
 
 constexpr Channels kClipMean{0.48145466, 0.4578275, 0.40821073}, kClipStd{0.26862954, 0.26130258, 0.27577711};
 constexpr Channels kHalf{0.5, 0.5, 0.5};
 constexpr int kMostSize = 1 << 14;
 
-/// The fields of an object of a file, each with what it is where it is left out.
-class Fields {
- public:
-  Fields(std::string file, std::string within, const Json& json)
-      : file_(std::move(file)), within_(std::move(within)), json_(json) {
-    if (!json.is(Json::Kind::kObject)) {
-      throw FileError(fmt::format("{}: {}is {}, expected an object", file_, within_, json.brief()));
-    }
-  }
+/// A whole number, which must be there.
+int whole(const JsonFields& fields, std::string_view name, int least, int most) {
+  if (!fields.has(name)) throw fields.refused(name, fmt::format("a whole number from {} to {}", least, most));
+  return static_cast<int>(fields.size(name, 0, least, most));
+}
 
-  const Json* given(std::string_view name) const {
-    const Json* const found = json_.find(name);
-    return found && !found->is(Json::Kind::kNull) ? found : nullptr;
-  }
-  FileError refused(std::string_view name, std::string_view expected) const {
-    const Json* const found = json_.find(name);
-    return FileError(
-        fmt::format("{}: {}{} is {}, expected {}", file_, within_, name, found ? found->brief() : "missing", expected));
-  }
-  bool flag(std::string_view name, bool otherwise) const {
-    const Json* const found = given(name);
-    if (found && !found->is(Json::Kind::kBool)) throw refused(name, "true or false");
-    return found ? found->flag : otherwise;
-  }
-  double number(std::string_view name, double otherwise) const {
-    const Json* const found = given(name);
-    if (found && !found->number()) throw refused(name, "a number");
-    return found ? *found->number() : otherwise;
-  }
-  std::string text(std::string_view name, std::string_view otherwise) const {
-    const Json* const found = given(name);
-    if (found && !found->is(Json::Kind::kString)) throw refused(name, "a text");
-    return found ? found->text : std::string(otherwise);
-  }
-  int whole(std::string_view name, int least, int most) const {
-    const Json* const found = given(name);
-    const auto value = found ? found->integer() : std::nullopt;
-    if (!value || *value < least || *value > most) {
-      throw refused(name, fmt::format("a whole number from {} to {}", least, most));
+/// Of three channels, or one number for all of them.
+Channels channels(const JsonFields& fields, std::string_view name, const Channels& otherwise, bool divisors) {
+  const Json* const found = fields.given(name);
+  if (!found) return otherwise;
+  Channels values{};
+  const bool list = found->is(Json::Kind::kArray);
+  for (std::size_t c = 0; c < values.size(); ++c) {
+    const auto value = !list ? found->number() : found->items.size() == 3 ? found->items[c].number() : std::nullopt;
+    if (!value || !std::isfinite(*value) || (divisors && !(*value > 0))) {
+      throw fields.refused(name, divisors ? "3 numbers above 0" : "3 numbers");
     }
-    return static_cast<int>(*value);
+    values[c] = *value;
   }
-  /// Of three channels, or one number for all of them.
-  Channels channels(std::string_view name, const Channels& otherwise, bool divisors) const {
-    const Json* const found = given(name);
-    if (!found) return otherwise;
-    Channels values{};
-    const bool list = found->is(Json::Kind::kArray);
-    for (std::size_t c = 0; c < values.size(); ++c) {
-      const auto value = !list ? found->number() : found->items.size() == 3 ? found->items[c].number() : std::nullopt;
-      if (!value || !std::isfinite(*value) || (divisors && !(*value > 0))) {
-        throw refused(name, divisors ? "3 numbers above 0" : "3 numbers");
-      }
-      values[c] = *value;
-    }
-    return values;
-  }
-  /// A number for both sides, [height, width] or {"height": …, "width": …}.
-  Size size(std::string_view name) const {
-    const Json* const found = given(name);
-    if (found && found->is(Json::Kind::kObject)) {
-      const Fields within(file_, fmt::format("{}{}.", within_, name), *found);
-      within.only({"height", "width"});
-      return {within.whole("width", 1, kMostSize), within.whole("height", 1, kMostSize)};
-    }
-    if (found && found->is(Json::Kind::kArray)) {
-      const Json sides =
-          found->items.size() == 2 ? Json::object({{"height", found->items[0]}, {"width", found->items[1]}}) : Json();
-      if (!sides.is(Json::Kind::kObject)) throw refused(name, "a height and a width");
-      const Fields within(file_, fmt::format("{}{}.", within_, name), sides);
-      return {within.whole("width", 1, kMostSize), within.whole("height", 1, kMostSize)};
-    }
-    const int side = whole(name, 1, kMostSize);
+  return values;
+}
+
+/// A number for both sides, [height, width] or {"height": …, "width": …}.
+Size size_of(const JsonFields& fields, std::string_view name) {
+  const Json* const found = fields.given(name);
+  const bool is_list = found && found->is(Json::Kind::kArray);
+  if (!is_list && !(found && found->is(Json::Kind::kObject))) {
+    const int side = whole(fields, name, 1, kMostSize);
     return {side, side};
   }
-  Fields object(std::string_view name) const {
-    static const Json kNone = Json::object();
-    const Json* const found = given(name);
-    return {file_, fmt::format("{}{}.", within_, name), found ? *found : kNone};
-  }
-  /// Refuses what may change the result and is not known: any other field, unless it is null or false.
-  void only(std::initializer_list<std::string_view> known) const {
-    for (const auto& [name, value] : json_.members) {
-      const bool off = value.is(Json::Kind::kNull) || (value.is(Json::Kind::kBool) && !value.flag);
-      if (!off && std::ranges::find(known, name) == known.end()) {
-        throw refused(name, "none: it is not supported");
-      }
-    }
-  }
-
- private:
-  std::string file_, within_;
-  const Json& json_;
-};
+  if (is_list && found->items.size() != 2) throw fields.refused(name, "a height and a width");
+  const Json sides = is_list ? Json::object({{"height", found->items[0]}, {"width", found->items[1]}}) : *found;
+  const JsonFields within = fields.object(name, sides);
+  within.only({"height", "width"});
+  return {whole(within, "width", 1, kMostSize), whole(within, "height", 1, kMostSize)};
+}
 
 /// What the fields of transformers' image processors are where they are left out.
 struct Defaults {
@@ -137,7 +80,7 @@ constexpr Defaults kDefaults[] = {
 constexpr Resampling kResamplings[] = {Resampling::kNearest, Resampling::kLanczos, Resampling::kBilinear,
                                        Resampling::kBicubic, Resampling::kBox,     Resampling::kHamming};
 
-const Defaults& defaults_of(const Fields& fields) {
+const Defaults& defaults_of(const JsonFields& fields) {
   const char* field = fields.given("image_processor_type") || !fields.given("feature_extractor_type")
                           ? "image_processor_type"
                           : "feature_extractor_type";
@@ -155,7 +98,7 @@ const Defaults& defaults_of(const Fields& fields) {
   return *found;
 }
 
-Preprocessing of_transformers(const Fields& fields) {
+Preprocessing of_transformers(const JsonFields& fields) {
   const Defaults& defaults = defaults_of(fields);
   // Those that say nothing of the pixels of a file, which is RGB as it is read, are known as well.
   fields.only({"image_processor_type",
@@ -185,27 +128,27 @@ Preprocessing of_transformers(const Fields& fields) {
     steps.fit = defaults.fit;
     steps.size = {224, 224};
     if (size && size->is(Json::Kind::kObject) && size->find("shortest_edge")) {
-      const Fields edge = fields.object("size");
+      const JsonFields edge = fields.object("size");
       edge.only({"shortest_edge"});
       steps.fit = Fit::kShortest;
-      steps.size.width = edge.whole("shortest_edge", 1, kMostSize);
+      steps.size.width = whole(edge, "shortest_edge", 1, kMostSize);
     } else if (size) {
-      const bool whole = size->is(Json::Kind::kNumber);
+      const bool is_number = size->is(Json::Kind::kNumber);
       steps.fit =
-          whole && !fields.flag("default_to_square", !defaults.whole_is_shortest) ? Fit::kShortest : Fit::kExact;
-      steps.size = fields.size("size");
+          is_number && !fields.flag("default_to_square", !defaults.whole_is_shortest) ? Fit::kShortest : Fit::kExact;
+      steps.size = size_of(fields, "size");
     }
     const bool chosen = fields.given("resample") != nullptr;
-    steps.filter = chosen ? kResamplings[fields.whole("resample", 0, 5)] : defaults.filter;
+    steps.filter = chosen ? kResamplings[whole(fields, "resample", 0, 5)] : defaults.filter;
   }
   if (fields.flag("do_center_crop", defaults.crops)) {
     if (!fields.given("crop_size") && !defaults.crops) throw fields.refused("crop_size", "a height and a width");
-    steps.crop = fields.given("crop_size") ? fields.size("crop_size") : Size{224, 224};
+    steps.crop = fields.given("crop_size") ? size_of(fields, "crop_size") : Size{224, 224};
   }
   const bool rescales = fields.flag("do_rescale", true), normalizes = fields.flag("do_normalize", true);
   const double factor = fields.number("rescale_factor", 1 / 255.0);
-  const Channels mean = fields.channels("image_mean", defaults.mean, false);
-  const Channels std = fields.channels("image_std", defaults.std, true);
+  const Channels mean = channels(fields, "image_mean", defaults.mean, false);
+  const Channels std = channels(fields, "image_std", defaults.std, true);
   for (std::size_t c = 0; c < 3; ++c) {
     for (int sample = 0; sample < 256; ++sample) {
       float value = rescales ? static_cast<float>(sample * factor) : static_cast<float>(sample);
@@ -216,14 +159,14 @@ Preprocessing of_transformers(const Fields& fields) {
   return steps;
 }
 
-Preprocessing of_open_clip(const Fields& root) {
-  const Fields fields = root.object("preprocess_cfg"), vision = root.object("model_cfg").object("vision_cfg");
+Preprocessing of_open_clip(const JsonFields& root) {
+  const JsonFields fields = root.object("preprocess_cfg"), vision = root.object("model_cfg").object("vision_cfg");
   fields.only({"size", "mode", "mean", "std", "interpolation", "resize_mode", "fill_color"});
   Preprocessing steps;
   steps.orient = false;
   steps.centre_to_even = true;
   // The model's own size counts, whatever the other one is.
-  const Size size = vision.given("image_size") ? vision.size("image_size") : Size{224, 224};
+  const Size size = vision.given("image_size") ? size_of(vision, "image_size") : Size{224, 224};
   const std::string mode = fields.text("resize_mode", "shortest"), filter = fields.text("interpolation", "bicubic");
   if (fields.text("mode", "RGB") != "RGB") throw fields.refused("mode", "RGB");
   if (filter != "bicubic" && filter != "bilinear" && filter != "random") {
@@ -236,14 +179,14 @@ Preprocessing of_open_clip(const Fields& root) {
     steps.fit = Fit::kExact;
   } else if (mode == "longest") {
     steps.fit = Fit::kWithin;
-    steps.fill = static_cast<std::uint8_t>(fields.given("fill_color") ? fields.whole("fill_color", 0, 255) : 0);
+    steps.fill = static_cast<std::uint8_t>(fields.given("fill_color") ? whole(fields, "fill_color", 0, 255) : 0);
   } else if (mode == "shortest") {
     steps.fit = size.width == size.height ? Fit::kShortest : Fit::kCover;
     if (steps.fit == Fit::kCover) steps.filter = Resampling::kBicubic;  // whatever the file says
   } else {
     throw fields.refused("resize_mode", "shortest, longest or squash");
   }
-  const Channels mean = fields.channels("mean", kClipMean, false), std = fields.channels("std", kClipStd, true);
+  const Channels mean = channels(fields, "mean", kClipMean, false), std = channels(fields, "std", kClipStd, true);
   for (std::size_t c = 0; c < 3; ++c) {
     for (int sample = 0; sample < 256; ++sample) {
       const float value = static_cast<float>(sample) / 255.0f;
@@ -256,7 +199,8 @@ Preprocessing of_open_clip(const Fields& root) {
 
 Preprocessing of_file(const std::filesystem::path& path) {
   const Json json = tapecache::detail::read_json(path);
-  const Fields fields(path.string(), "", json);
+  Problems first(Problems::Tell::kAtOnce);
+  const JsonFields fields(path, json, first);
   if (json.find("image_processor")) return of_transformers(fields.object("image_processor"));
   return json.find("model_cfg") ? of_open_clip(fields) : of_transformers(fields);
 }

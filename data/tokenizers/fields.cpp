@@ -1,13 +1,12 @@
 #include "tapecache/data/tokenizers/fields.h"
 
 #include <algorithm>
-#include <charconv>
-#include <system_error>
 #include <unordered_map>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include "tapecache/core/json_fields.h"
 #include "tapecache/data/tokenizers/unicode.h"
 
 namespace tapecache::data::tokenizers {
@@ -37,7 +36,7 @@ JsonFile::JsonFile(const std::filesystem::path& path)
 
 JsonFile::JsonFile(std::filesystem::path path, Json root) : path_(std::move(path)), root_(std::move(root)) {
   if (!root_.is(Json::Kind::kObject)) {
-    throw FileError(fmt::format("{}: {}, expected an object", path_.string(), root_.kind_name()));
+    throw FileError(tapecache::detail::unexpected(path_.string(), "", &root_, "a JSON object"));
   }
 }
 
@@ -50,11 +49,11 @@ std::string JsonFile::name_of(const Json& value) const {
 FileError Field::refused(const std::string& what) const {
   const std::string name = file_->name_of(*value_);
   return FileError(name.empty() ? fmt::format("{}: {}", file_->path_.string(), what)
-                                : fmt::format("{}: '{}': {}", file_->path_.string(), name, what));
+                                : fmt::format("{}: {}: {}", file_->path_.string(), name, what));
 }
 
 FileError Field::unexpected(std::string_view expected) const {
-  return refused(fmt::format("{}, expected {}", value_->kind_name(), expected));
+  return FileError(tapecache::detail::unexpected(file_->path_.string(), file_->name_of(*value_), value_, expected));
 }
 
 bool Field::is_null() const { return value_->is(Json::Kind::kNull); }
@@ -63,7 +62,7 @@ bool Field::is_array() const { return value_->is(Json::Kind::kArray); }
 bool Field::is_object() const { return value_->is(Json::Kind::kObject); }
 
 const std::string& Field::string() const {
-  if (!is_string()) throw unexpected("a string");
+  if (!is_string()) throw unexpected("a text");
   return value_->text;
 }
 
@@ -74,34 +73,26 @@ const std::string& Field::character() const {
 }
 
 bool Field::boolean() const {
-  if (!value_->is(Json::Kind::kBool)) throw unexpected("a boolean");
+  if (!value_->is(Json::Kind::kBool)) throw unexpected("true or false");
   return value_->flag;
 }
 
 double Field::number() const {
   const std::optional<double> number = value_->number();
-  if (!number) throw unexpected("a number that float64 can hold");
+  if (!number) throw unexpected("a number");
   return *number;
 }
 
 std::int64_t Field::integer(std::int64_t end) const {
-  if (!value_->is(Json::Kind::kNumber)) throw unexpected("an integer from 0");
-  const std::string& text = value_->text;
-  std::uint64_t found = 0;
-  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), found);
-  if (error == std::errc::invalid_argument || rest != text.data() + text.size()) {
-    throw refused(fmt::format("{}, expected an integer from 0", text));
-  }
-  if (error != std::errc() || found >= static_cast<std::uint64_t>(end)) {
-    throw refused(fmt::format("{}, expected less than {}", text, end));
-  }
-  return static_cast<std::int64_t>(found);
+  const std::optional<std::int64_t> found = value_->integer();
+  if (!found || *found < 0 || *found >= end) throw unexpected(fmt::format("a whole number from 0 to {}", end - 1));
+  return *found;
 }
 
 std::int32_t Field::id() const { return static_cast<std::int32_t>(integer(kMaxTokens)); }
 
 std::size_t Field::size() const {
-  if (!is_array()) throw unexpected("an array");
+  if (!is_array()) throw unexpected("a list");
   return value_->items.size();
 }
 

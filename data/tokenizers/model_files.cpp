@@ -6,7 +6,8 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/json.h"
-#include "tapecache/data/tokenizers/vocabulary_files.h"
+#include "tapecache/data/tokenizers/draft.h"
+#include "tapecache/data/tokenizers/folders.h"
 
 namespace tapecache::data::tokenizers {
 
@@ -19,13 +20,6 @@ bool is_there(const fs::path& path) {
   return fs::exists(path, ignored);
 }
 
-/// "[PAD]", or {"content": "[PAD]", …}.
-std::optional<std::string> token_of(const Field& root, std::string_view key) {
-  const auto field = root.find(key);
-  if (!field) return std::nullopt;
-  return field->is_object() ? field->at("content").string() : field->string();
-}
-
 bool lower_cases(const Json& normalizer) {
   const Json* const type = normalizer.find("type");
   if (!type) return false;
@@ -34,20 +28,10 @@ bool lower_cases(const Json& normalizer) {
   return parts && std::ranges::any_of(parts->items, lower_cases);
 }
 
-/// Whether it is of a SigLIP, whose texts are lower-cased by the class of its tokenizer.
-bool is_siglip(const fs::path& folder, const Field& config) {
-  const auto name = config.find("tokenizer_class");
-  if (name && name->string().starts_with("Siglip")) return true;
-  if (!is_there(folder / "config.json")) return false;
-  const JsonFile model(folder / "config.json");
-  const auto type = model.root().find("model_type");
-  return type && type->string().starts_with("siglip");
-}
-
 /// The tokenizer.json of a folder, and what its class does beside it.
 std::unique_ptr<JsonFile> from_json(const fs::path& folder) {
-  const fs::path path = folder / "tokenizer.json", config_path = folder / "tokenizer_config.json";
-  const JsonFile config = is_there(config_path) ? JsonFile(config_path) : JsonFile(config_path, Json::object());
+  const fs::path path = folder / "tokenizer.json";
+  const JsonFile config = optional_file(folder / "tokenizer_config.json");
   if (!is_siglip(folder, config.root()) || !config.root().boolean_or("do_lower_case", true)) {
     return std::make_unique<JsonFile>(path);
   }

@@ -9,6 +9,7 @@
 #include "tapecache/data/tokenizers/byte_alphabet.h"
 #include "tapecache/data/tokenizers/pattern.h"
 #include "tapecache/data/tokenizers/precompiled.h"
+#include "tapecache/data/tokenizers/siglip_normalizer.h"
 #include "tapecache/data/tokenizers/unicode.h"
 
 namespace tapecache::data::tokenizers {
@@ -193,6 +194,7 @@ std::unique_ptr<Normalizer> read_normalizer(const Field& field) {
   if (type == "Prepend") return std::make_unique<Prepend>(field);
   if (type == "Precompiled") return std::make_unique<Charsmap>(field);
   if (type == "ByteLevel") return without_fields<ByteLevel>(field);
+  if (type == "SiglipText") return std::make_unique<SiglipNormalizer>(field);
   throw field.at("type").refused(fmt::format("normalizer '{}' is not supported", type));
 }
 

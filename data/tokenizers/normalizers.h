@@ -16,10 +16,13 @@ struct Normalized {
   std::string spare;  // room to write the next one
   /// Whether what the text began with was taken away.
   bool late_start = false;
+  /// Whether it is the first of what the user gave.
+  bool starts_text = false;
 
-  void take(std::string_view original) {
+  void take(std::string_view original, bool starts) {
     text = original;
     late_start = false;
+    starts_text = starts;
   }
 };
 

@@ -39,7 +39,7 @@ void Pipeline::encode(std::string_view text, std::size_t enough, Workspace& work
       [&](std::string_view part) {
         bool starts_text = part.data() == text_begin;
         if (normalizer_) {
-          workspace.normalized.take(part);
+          workspace.normalized.take(part, starts_text);
           normalizer_->apply(workspace.normalized);
           part = workspace.normalized.text;
           starts_text = starts_text && !workspace.normalized.late_start;

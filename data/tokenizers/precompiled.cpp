@@ -64,25 +64,44 @@ Precompiled::Precompiled(const Field& charsmap) {
   for (char c = 0; c >= 0 && c < 127; ++c) plain_[static_cast<unsigned char>(c)] = !replacement({&c, 1});
 }
 
-std::optional<std::string_view> Precompiled::replacement(std::string_view text) const {
+template <class Use>
+void Precompiled::each_key(std::string_view text, Use use) const {
   const auto unit_at = [&](std::uint32_t place) { return place < units_.size() ? units_[place] : 0; };
   std::uint32_t place = offset_of(unit_at(0));
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte == 0) break;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if (byte == 0) return;
     place ^= byte;
     const std::uint32_t unit = unit_at(place);
-    if (label_of(unit) != byte) break;
+    if (label_of(unit) != byte) return;
     place ^= offset_of(unit);
     if (!has_value(unit)) continue;
     const std::uint32_t begin = value_of(unit_at(place));
-    if (begin > texts_.size()) return std::nullopt;
+    if (begin > texts_.size()) return;
     const std::string_view rest = std::string_view(texts_).substr(begin);
     // A map that is malformed may point into a character.
-    if (!rest.empty() && !begins_character(rest.front())) return std::nullopt;
-    return rest.substr(0, rest.find('\0'));
+    if (!rest.empty() && !begins_character(rest.front())) return;
+    if (!use(i + 1, rest.substr(0, rest.find('\0')))) return;
   }
-  return std::nullopt;
+}
+
+std::optional<std::string_view> Precompiled::replacement(std::string_view text) const {
+  std::optional<std::string_view> found;
+  each_key(text, [&](std::size_t, std::string_view by) {
+    found = by;
+    return false;
+  });
+  return found;
+}
+
+Precompiled::Rule Precompiled::longest(std::string_view text) const {
+  Rule found;
+  each_key(text, [&](std::size_t size, std::string_view by) {
+    // A map that is malformed may end within a character.
+    if (size == text.size() || begins_character(text[size])) found = {size, by};
+    return true;
+  });
+  return found;
 }
 
 void Precompiled::append(std::string_view cluster, std::string& result) const {

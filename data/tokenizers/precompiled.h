@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -22,7 +23,17 @@ class Precompiled {
   /// Puts what is made of `text` into `result`.
   void apply(std::string_view text, std::string& result) const;
 
+  struct Rule {
+    std::size_t size = 0;  // of what is replaced; 0 where there is no rule
+    std::string_view by;
+  };
+  /// That of the longest key that `text` begins with, which SentencePiece itself takes.
+  Rule longest(std::string_view text) const;
+
  private:
+  /// Calls `use(size, by)` for each key that `text` begins with, the shortest first, while that returns true.
+  template <class Use>
+  void each_key(std::string_view text, Use use) const;
   /// What the shortest key that `text` begins with is replaced by.
   std::optional<std::string_view> replacement(std::string_view text) const;
   void append(std::string_view cluster, std::string& result) const;

@@ -103,6 +103,7 @@ SentencePieceFile::SentencePieceFile(const std::filesystem::path& path) {
       Message trainer = model.message();
       while (trainer.next()) {
         if (trainer.field() == 3) is_unigram = trainer.number() == 1, is_bpe = trainer.number() == 2;
+        else if (trainer.field() == 24) plain_blanks &= trainer.number() == 0;
         else if (trainer.field() == 35) byte_fallback = trainer.number() != 0;
         else if (trainer.field() == 40) unknown = static_cast<std::int64_t>(trainer.number());
       }
@@ -110,6 +111,7 @@ SentencePieceFile::SentencePieceFile(const std::filesystem::path& path) {
       Message normalizer = model.message();
       while (normalizer.next()) {
         if (normalizer.field() == 2) charsmap = normalizer.text();
+        else if (normalizer.field() == 4 || normalizer.field() == 5) plain_blanks &= normalizer.number() != 0;
       }
     }
   }

@@ -67,9 +67,10 @@ std::vector<Part> parts_of(const Field& field, const Field& special_tokens, bool
 }
 
 Template from_templates(const Field& field) {
-  field.check_keys({"type", "single", "pair", "special_tokens"});
+  field.check_keys({"type", "single", "pair", "special_tokens", "end_once"});
   const Field special_tokens = field.at("special_tokens");
-  return {parts_of(field.at("single"), special_tokens, false), parts_of(field.at("pair"), special_tokens, true)};
+  return {parts_of(field.at("single"), special_tokens, false), parts_of(field.at("pair"), special_tokens, true),
+          field.boolean_or("end_once", false)};
 }
 
 bool adds_tokens(const Field& field) { return field.at("type").string() != "ByteLevel"; }

@@ -20,6 +20,7 @@ struct Template {
 
   std::vector<Part> single{{Kind::kFirst, 0}};
   std::vector<Part> pair{{Kind::kFirst, 0}, {Kind::kSecond, 1}};
+  bool end_once = false;  ///< a text that ends with the token that is to follow it does not get another
 };
 
 /// How many special tokens these parts have.

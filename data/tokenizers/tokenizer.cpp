@@ -123,11 +123,16 @@ Encoding Tokenizer::State::encode(std::string_view first, const std::string_view
   const std::size_t total = workspace.first.size() + (second ? workspace.second.size() : 0) + special;
   encoding.ids.reserve(total);
   encoding.types.reserve(total);
+  std::span<const std::int32_t> before;  // the text's ids, where one ends here
+  const auto is_there_already = [&](const Template::Part& part) {
+    return pipeline.special_tokens().end_once && !before.empty() && part.ids == std::vector{before.back()};
+  };
   for (const Template::Part& part : parts) {
-    if (part.kind == Template::Kind::kSpecial && !options.special_tokens) continue;
+    if (part.kind == Template::Kind::kSpecial && (!options.special_tokens || is_there_already(part))) continue;
     const std::vector<std::int32_t>& ids = part.kind == Template::Kind::kFirst    ? workspace.first
                                            : part.kind == Template::Kind::kSecond ? workspace.second
                                                                                   : part.ids;
+    before = part.kind == Template::Kind::kSpecial ? std::span<const std::int32_t>() : ids;
     encoding.ids.insert(encoding.ids.end(), ids.begin(), ids.end());
     encoding.types.resize(encoding.ids.size(), part.type);
   }

@@ -44,7 +44,8 @@ class Tokenizer {
   /// Reads a `tokenizer.json`, or what a folder has: `tokenizer.json`, else `vocab.txt` (WordPiece), else `vocab.json`
   /// and `merges.txt` (byte-level BPE: CLIP's, RoBERTa's, Qwen's or GPT-2's, by the folder's configuration or its
   /// vocabulary), else a model of SentencePiece (`sentencepiece.bpe.model`, `spiece.model` or `tokenizer.model`:
-  /// XLM-RoBERTa's, T5's or Llama's, by the folder's configuration), completed by `tokenizer_config.json`. What
+  /// XLM-RoBERTa's, T5's, SigLIP's, Llama's or Gemma's, by the folder's configuration), completed by
+  /// `tokenizer_config.json`. What
   /// SigLIP's tokenizers do beside their tokenizer.json, as lower-casing, is done too. Throws FileError, naming file
   /// and field, for what is malformed or not supported.
   static Tokenizer load(const std::filesystem::path& folder_or_file, const TokenizerOptions& options = {});

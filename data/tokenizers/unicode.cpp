@@ -35,6 +35,38 @@ Part part_at(std::string_view text, std::size_t at) {
   return {true, size};
 }
 
+/// Unicode's Cased: letters with a case, what has a mapping of case, and the two ordinal indicators.
+bool is_cased(char32_t character) {
+  const auto kind = category(character);
+  if (kind == UTF8PROC_CATEGORY_LU || kind == UTF8PROC_CATEGORY_LL || kind == UTF8PROC_CATEGORY_LT) return true;
+  const auto code = static_cast<utf8proc_int32_t>(character);
+  return code == 0xAA || code == 0xBA || utf8proc_tolower(code) != code || utf8proc_toupper(code) != code;
+}
+
+/// Unicode's Case_Ignorable: marks, formats, modifiers, and what stands within words.
+bool is_case_ignorable(char32_t character) {
+  switch (category(character)) {
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_CF:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_SK:
+      return true;
+    default:
+      constexpr std::u32string_view kWithinWords =
+          U"'.:\u00B7\u0387\u055F\u05F4\u2018\u2019\u2024\u2027\uFE13\uFE52\uFE55\uFF07\uFF0E\uFF1A";
+      return kWithinWords.find(character) != std::u32string_view::npos;
+  }
+}
+
+/// Whether the character at [begin, end) follows a letter with a case, and none follows it.
+bool ends_word(std::string_view text, std::size_t begin, std::size_t end) {
+  char32_t before = ' ', behind = ' ';
+  while (begin > 0 && is_case_ignorable(before = previous_character(text, begin))) before = ' ';
+  while (end < text.size() && is_case_ignorable(behind = next_character(text, end))) behind = ' ';
+  return is_cased(before) && !is_cased(behind);
+}
+
 }  // namespace
 
 std::size_t count_characters(std::string_view text) {
@@ -121,6 +153,16 @@ void append_lowercase(std::string& text, char32_t character) {
     text.push_back(static_cast<char>(character >= 'A' && character <= 'Z' ? character + 32 : character));
   } else {
     append_character(text, static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(character))));
+  }
+}
+
+void append_lowercase_text(std::string& result, std::string_view text) {
+  constexpr char32_t kSigma = 0x3A3, kFinalSigma = 0x3C2;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t begin = at;
+    const char32_t character = next_character(text, at);
+    if (character == kSigma && ends_word(text, begin, at)) append_character(result, kFinalSigma);
+    else append_lowercase(result, character);
   }
 }
 

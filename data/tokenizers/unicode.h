@@ -92,6 +92,8 @@ bool is_nonspacing_mark(char32_t character);
 int combining_class(char32_t character);
 
 void append_lowercase(std::string& text, char32_t character);
+/// Appends `text` in lower case as Python has it, where a sigma that ends a word is another.
+void append_lowercase_text(std::string& result, std::string_view text);
 
 enum class Form { kC, kD, kKC, kKD };
 /// Puts the normal form of `text` into `result`.

@@ -12,12 +12,16 @@
 namespace tapecache::data::tokenizers {
 
 Unigram::Unigram(const Field& field) {
-  field.check_keys({"type", "vocab", "unk_id", "byte_fallback"});
+  field.check_keys({"type", "vocab", "unk_id", "byte_fallback", "sentencepiece_kinds"});
   const Field vocabulary = field.at("vocab");
   const std::size_t count = vocabulary.size();
   if (count > static_cast<std::size_t>(kMaxTokens)) {
     throw vocabulary.refused(fmt::format("{} tokens, expected at most {}", count, kMaxTokens));
   }
+  const auto kinds = field.find("sentencepiece_kinds");
+  if (kinds && kinds->size() != count) throw kinds->refused(fmt::format("{} of {} tokens", kinds->size(), count));
+  rounds_ = kinds.has_value();
+  const auto is_of_texts = [&](std::size_t i) { return !kinds || (*kinds)[i].integer(kMaxTokens) == 1; };
   double lowest = std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < count; ++i) {
     const Field entry = vocabulary[i];
@@ -25,17 +29,18 @@ Unigram::Unigram(const Field& field) {
       throw entry.refused(fmt::format("{} elements, expected a token and its score", entry.size()));
     vocabulary_.add(entry[0].string(), static_cast<std::int32_t>(i));
     scores_.push_back(entry[1].number());
-    lowest = std::min(lowest, scores_.back());
+    if (is_of_texts(i)) lowest = std::min(lowest, scores_.back());
   }
   constexpr double kPenalty = 10;  // the reference's
   unknown_score_ = lowest - kPenalty;
+  if (rounds_) unknown_score_ = static_cast<float>(unknown_score_);
   if (const auto unknown = field.find("unk_id")) {
     unknown_ = static_cast<std::int32_t>(unknown->integer(static_cast<std::int64_t>(count)));
   }
   if (field.boolean_or("byte_fallback", false)) bytes_ = byte_tokens(vocabulary_);
   std::vector<std::pair<std::string, std::int32_t>> tokens;
   vocabulary_.for_each([&](std::string_view token, std::int32_t id) {
-    if (!token.empty()) tokens.emplace_back(token, id);
+    if (!token.empty() && is_of_texts(static_cast<std::size_t>(id))) tokens.emplace_back(token, id);
   });
   tokens_ = Trie(std::move(tokens));
 }
@@ -52,17 +57,18 @@ void Unigram::encode(std::string_view piece, std::vector<std::int32_t>& ids) con
   for (std::size_t begin = 0, character; begin < piece.size(); begin += character) {
     character = character_size(piece[begin]);
     const double so_far = best[begin].score;
-    const auto offer = [&](std::size_t bytes, double score, std::int32_t id) {
+    const auto rounded = [this](double sum) { return rounds_ ? static_cast<double>(static_cast<float>(sum)) : sum; };
+    const auto offer = [&](std::size_t bytes, double sum, std::int32_t id) {
       Best& end = best[begin + bytes];
-      if (!end.reached || so_far + score > end.score) end = {so_far + score, begin, id, true};
+      if (!end.reached || sum > end.score) end = {rounded(sum), begin, id, true};
     };
     bool alone = false;
     tokens_.prefixes(piece.substr(begin), [&](std::size_t bytes, std::int32_t id) {
-      offer(bytes, scores_[static_cast<std::size_t>(id)], id);
+      offer(bytes, so_far + scores_[static_cast<std::size_t>(id)], id);
       alone = alone || bytes == character;
     });
     if (alone) continue;
-    offer(character, unknown_score_, unknown_);
+    offer(character, rounded(so_far + unknown_score_), unknown_);
     if (best[begin + character].id == kNone) no_token(piece.substr(begin, character));
   }
 

@@ -10,7 +10,8 @@
 
 namespace tapecache::data::tokenizers {
 
-/// The cut of a piece into tokens whose scores have the largest sum.
+/// The cut of a piece into tokens whose scores have the largest sum. Where "sentencepiece_kinds" says what kind each
+/// token is of in SentencePiece, those of texts alone are found in texts, and sums are of f32, as it has them.
 class Unigram : public Model {
  public:
   explicit Unigram(const Field& field);
@@ -22,6 +23,7 @@ class Unigram : public Model {
   Trie tokens_;
   double unknown_score_ = 0;
   std::int32_t unknown_ = kNone;
+  bool rounds_ = false;              ///< sums to f32
   std::vector<std::int32_t> bytes_;  // ids of the tokens for bytes; empty where they are not to be used
 };
 

@@ -62,8 +62,12 @@ BOOST_AUTO_TEST_CASE(models_of_sentencepiece) {
   };
   put(*this / "spiece.model", unigram);
   refused_as("{}", {"spiece.model", "Unigram, of a tokenizer that no configuration names"});
-  refused_as(R"({"tokenizer_class": "LlamaTokenizer"})", {"Unigram, of llama", "or of Llama (BPE)", "tokenizer.json"});
-  refused_as(R"({"tokenizer_class": "SiglipTokenizer"})", {"tokenizer_class", "'Siglip'"});
+  refused_as(R"({"tokenizer_class": "LlamaTokenizer"})",
+             {"Unigram, of llama", "or of Llama or Gemma (BPE)", "tokenizer.json"});
+  refused_as(R"({"tokenizer_class": "PegasusTokenizer"})", {"tokenizer_class", "'Pegasus'"});
+  refused_as(R"({"tokenizer_class": "Siglip2Tokenizer"})", {"Unigram, of gemma", "or of Llama or Gemma (BPE)"});
+  refused_as(R"({"tokenizer_class": "SiglipTokenizer", "pad_token": "<none>"})", {"has no '<none>'"});
+  refused_as(R"({"tokenizer_class": "SiglipTokenizer", "model_max_length": -1})", {"model_max_length", "-1"});
   refused_as(R"({"tokenizer_class": "T5Tokenizer", "extra_ids": -1})", {"extra_ids"});
   refused_as(R"({"tokenizer_class": "T5Tokenizer", "eos_token": "<end>"})", {"has no '<end>'"});
   put(*this / "tokenizer_config.json", R"({"tokenizer_class": "T5Tokenizer"})");
@@ -78,6 +82,18 @@ BOOST_AUTO_TEST_CASE(models_of_sentencepiece) {
     }
   }
   BOOST_TEST(loaded < 40);
+  // What SigLIP's models have not: tokens for bytes, such as its user asked for, and blanks that are not joined.
+  const std::string piece(
+      "\x0a\x0a\x0a\x01"
+      "a\x15\x00\x00\x80\xbf\x18\x01",
+      12);
+  std::string of_user = piece;
+  of_user.back() = '\x04';
+  for (const std::string& model :
+       {piece + "\x12\x03\x98\x02\x01", piece + of_user, piece + std::string("\x1a\x02\x20\x00", 4)}) {
+    put(*this / "spiece.model", model);
+    refused_as(R"({"tokenizer_class": "SiglipTokenizer"})", {"spiece.model", "expected a model without, as SigLIP's"});
+  }
   // A score that is no number, and text that is none.
   put(*this / "spiece.model", std::string("\x0a\x08\x0a\x01"
                                           "a\x15\x00\x00\xc0\x7f",
@@ -93,9 +109,9 @@ BOOST_AUTO_TEST_CASE(truncated_at_any_length) {
 }
 
 BOOST_AUTO_TEST_CASE(no_tokenizer_in_json) {
-  refused("[]", {"array, expected an object"});
+  refused("[]", {"is [], expected a JSON object"});
   refused("{}", {"has no 'model'"});
-  refused(R"({"model": null})", {"'model'", "null"});
+  refused(R"({"model": null})", {"model is null, expected an object"});
   refused("{\"model\": \"\xFF\"}", {"not JSON"});
   refused(std::string(100000, '['), {"nested in more than 64"});
   refused("version", "\"2.0\"", {"'2.0', expected 1.0"});
@@ -109,7 +125,7 @@ BOOST_AUTO_TEST_CASE(models) {
   refused("model", R"({"type": "WordLevel", "vocab": {"a": 16777216}, "unk_token": "a"})",
           {"model.vocab.a", "16777216"});
   refused("model", R"({"type": "WordLevel", "vocab": {"a": 0.5}, "unk_token": "a"})", {"model.vocab.a", "0.5"});
-  refused("model", R"({"type": "WordLevel", "vocab": {"a": 0}})", {"'model'", "has no 'unk_token'"});
+  refused("model", R"({"type": "WordLevel", "vocab": {"a": 0}})", {"model: has no 'unk_token'"});
   refused("model", R"({"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a", "continuing_subword_prefix": "##",
                       "max_input_chars_per_word": 5, "more": 1})",
           {"model.more"});
@@ -129,7 +145,8 @@ BOOST_AUTO_TEST_CASE(normalizers) {
   refused("normalizer", R"({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "NFX"}]})",
           {"normalizer.normalizers[1].type"});
   refused("normalizer", R"({"type": "NFC", "more": 1})", {"normalizer.more"});
-  refused("normalizer", R"({"type": "BertNormalizer", "clean_text": 1})", {"normalizer.clean_text", "boolean"});
+  refused("normalizer", R"({"type": "BertNormalizer", "clean_text": 1})",
+          {"normalizer.clean_text is 1, expected true or false"});
   refused("normalizer", R"({"type": "Precompiled", "precompiled_charsmap": "!"})", {"precompiled_charsmap", "base 64"});
   refused("normalizer", R"({"type": "Precompiled", "precompiled_charsmap": "//////8="})", {"precompiled_charsmap"});
   refused("normalizer", R"({"type": "Replace", "pattern": {"String": ""}, "content": "a"})", {"normalizer.pattern"});

@@ -52,7 +52,7 @@ BOOST_AUTO_TEST_CASE(ids_are_the_references) {
     kinds.insert(entry.path().filename().string());
     BOOST_TEST_CONTEXT(entry.path().string()) { check_equal(Tokenizer::load(entry.path()), entry.path() / "expected"); }
   }
-  BOOST_TEST(kinds.size() >= 17u);
+  BOOST_TEST(kinds.size() >= 19u);
 }
 
 BOOST_AUTO_TEST_CASE(texts_are_lower_cased_where_that_is_asked_for) {
@@ -196,6 +196,28 @@ BOOST_AUTO_TEST_CASE(siglip_lower_cases_what_its_file_does_not) {
   BOOST_CHECK_EXCEPTION(ids(), FileError, says({"tokenizer.json", "does not lower-case"}));
   put(folder / "tokenizer.json", pieces(R"({"type": "Sequence", "normalizers": [{"type": "Lowercase"}]})"));
   BOOST_TEST(ids().size() == 3u);
+}
+
+/// The lengths that SigLIP's processors ask for.
+BOOST_AUTO_TEST_CASE(siglips_texts_are_padded_to_their_length) {
+  for (const auto& [kind, padding] : {std::pair("siglip_model", "</s>"), std::pair("siglip2_model", "<pad>")}) {
+    const Tokenizer tokenizer = Tokenizer::load(kReference / kind);
+    BOOST_TEST(tokenizer.max_tokens().value() == 64);
+    BOOST_TEST(tokenizer.pad_id() == tokenizer.id_of(padding).value());
+    BOOST_TEST(!tokenizer.pads_left());
+    for (const std::string& text : {std::string("Some WORDS, and more."), std::string(), std::string(900, 'e')}) {
+      std::vector<std::int32_t> ids = tokenizer.encode(text).ids;
+      BOOST_TEST(ids.size() <= 64u);
+      ids.resize(64, tokenizer.pad_id());
+      BOOST_TEST(tokenizer.encode(text, {.pad = true}).ids == ids, boost::test_tools::per_element());
+    }
+  }
+  const Tokenizer siglip = Tokenizer::load(kReference / "siglip_model");
+  // Of a capital sigma that ends a word, as Python has it; punctuation goes, but its full-width kin.
+  BOOST_TEST(
+      siglip.encode("\u039f\u03a3, \u03a3\u039f\u03a3!").ids == siglip.encode("\u03bf\u03c2 \u03c3\u03bf\u03c2").ids,
+      boost::test_tools::per_element());
+  BOOST_TEST(siglip.encode("the end</s>").ids == siglip.encode("the end").ids, boost::test_tools::per_element());
 }
 
 BOOST_AUTO_TEST_CASE(settings_of_a_folder) {

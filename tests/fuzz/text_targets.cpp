@@ -102,13 +102,16 @@ void tokenize_by_any_file(std::string_view bytes) {
   }
 }
 
-/// A model of SentencePiece, as T5's or, where its first byte is a 'B', as Llama's.
+/// A model of SentencePiece, as T5's or, where its first byte is one of these, as another's.
 void tokenize_by_any_model(std::string_view bytes) {
   static const Folder folder;
-  const bool is_bpe = bytes.starts_with('B');
-  put(folder / "tokenizer_config.json",
-      is_bpe ? R"({"tokenizer_class": "LlamaTokenizer"})" : R"({"tokenizer_class": "T5Tokenizer", "extra_ids": 2})");
-  put(folder / "spiece.model", bytes.substr(is_bpe ? 1 : 0));
+  const std::size_t kind = std::min(std::string_view("BSG").find(bytes.substr(0, 1)), std::size_t{3});
+  const char* const configs[] = {R"({"tokenizer_class": "LlamaTokenizer"})",
+                                 R"({"tokenizer_class": "SiglipTokenizer"})",
+                                 R"({"tokenizer_class": "Siglip2Tokenizer", "eos_token": "</s>"})",
+                                 R"({"tokenizer_class": "T5Tokenizer", "extra_ids": 2})"};
+  put(folder / "tokenizer_config.json", configs[bytes.empty() ? 3 : kind]);
+  put(folder / "spiece.model", bytes.substr(bytes.empty() || kind == 3 ? 0 : 1));
   std::optional<data::Tokenizer> tokenizer;
   if (!takes([&] { tokenizer.emplace(data::Tokenizer::load(folder.path())); })) return;
   try {
@@ -131,7 +134,7 @@ std::vector<std::string> sentencepiece_seeds() {
         0x0A, field(0x0A, text) + std::string("\x15\x00\x00\x80\xbf\x18", 6) + static_cast<char>(is_control ? 3 : 1));
   }
   const std::string unigram("\x12\x05\x18\x01\xc0\x02\x02", 7), bpe("\x12\x05\x18\x02\xc0\x02\x02", 7);
-  return {pieces + unigram, "B" + pieces + bpe};
+  return {pieces + unigram, "B" + pieces + bpe, "S" + pieces + unigram, "G" + pieces + bpe};
 }
 
 std::vector<std::string> tokenizer_file_seeds() {

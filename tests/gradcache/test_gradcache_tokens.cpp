@@ -130,6 +130,30 @@ BOOST_AUTO_TEST_CASE(running_out_halves_the_tokens_too) {
   for (Parameter p : model.clip.parameters()) p.clear_gradient();
 }
 
+BOOST_AUTO_TEST_CASE(what_ran_out_once_is_cut_smaller_from_then_on) {
+  const SmallModel model(64);
+  const std::vector<Tower> towers = model.towers();
+  const auto clear = [&] {
+    for (Parameter p : model.clip.parameters()) p.clear_gradient();
+  };
+  const std::size_t by_tokens = cached_step(towers, model.loss(), {.cut = ChunkTokens{24, {4}}}).peak_bytes;
+  clear();
+  const std::size_t by_count = cached_step(towers, model.loss(), {.cut = {4}}).peak_bytes;
+  clear();
+  for (const auto& [cut, room] :
+       {std::pair<Cut, std::size_t>{ChunkTokens{10000, {4}}, by_tokens}, {ChunkSizes{64}, by_count}}) {
+    GradCache cache(model.loss(), {.cut = cut, .retry_smaller_chunks = true});
+    const MemoryLimit limit(room + room / 10);
+    const StepResult first = cache.step(towers);
+    BOOST_TEST(first.retries > 0);
+    clear();
+    const StepResult second = cache.step(towers);
+    BOOST_TEST(second.retries == 0);
+    BOOST_TEST(second.largest_chunks == first.largest_chunks, boost::test_tools::per_element());
+    clear();
+  }
+}
+
 BOOST_AUTO_TEST_CASE(several_inputs_without_lengths_are_cut_by_count) {
   const ClipSetup setup(9);
   const auto encode = [&](const Tensor& a, const Tensor& b) { return ops::add(setup.image(a), setup.image(b)); };

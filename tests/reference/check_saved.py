@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 import open_clip
 import transformers
-from make_references import CLIP_TEXTS, pictures
+from make_references import CLIP_TEXTS, SmallTimm, padded_whole, pictures
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
@@ -43,8 +43,15 @@ def text_inputs(reference):
 def encode(folder, reference):
     """The representations that the library of a folder makes of the reference's inputs."""
     if (folder / "open_clip_config.json").exists():
-        model = open_clip.create_model(f"local-dir:{folder}").eval()
-        images, texts, _ = model(reference["images"], reference["ids"].long())
+        config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
+        if "timm_model_name" in config["vision_cfg"]:
+            with SmallTimm(config["vision_cfg"]):
+                model = open_clip.create_model(f"local-dir:{folder}").eval()
+            ids = padded_whole(reference, config["text_cfg"]["context_length"], padding=0)
+        else:
+            model = open_clip.create_model(f"local-dir:{folder}").eval()
+            ids = reference["ids"].long()
+        images, texts, *_ = model(reference["images"], ids)
         return {"texts": texts, "images": images}
     if (folder / "0_CLIPModel").exists():
         model = SentenceTransformer(str(folder), device="cpu")
@@ -89,6 +96,17 @@ def encode(folder, reference):
     return {"images": out.last_hidden_state[:, 0] if has_state else out.pooler_output}
 
 
+def encode_adapted_images(program, case, folder):
+    """The same of an adapter of SigLIP's pooling."""
+    subprocess.run([program, "lora", str(case), str(case / "lora"), str(folder)], check=True)
+    reference = load_file(case / "lora" / "reference.safetensors")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        model = PeftModel.from_pretrained(transformers.SiglipVisionModel.from_pretrained(case), folder / "adapter").eval()
+    return reference, {"adapter": model(pixel_values=reference["images"]).pooler_output,
+                       "merged": encode(folder / "merged", reference)["images"]}
+
+
 def encode_adapted(program, case, folder):
     """What PEFT and transformers make of a case's adapter that this library loaded, and saved alone and merged."""
     subprocess.run([program, "lora", str(case), str(case / "lora"), str(folder)], check=True)
@@ -124,9 +142,10 @@ def main():
             print(f"{case.name:24} {key:8} {difference:.1e}")
         if (case / "lora").exists():
             with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-                reference, found = encode_adapted(program, case, Path(folder))
+                has_images = "siglip" in case.name
+                reference, found = (encode_adapted_images if has_images else encode_adapted)(program, case, Path(folder))
             for key, value in found.items():
-                difference = (value - reference["output.texts"]).abs().max().item()
+                difference = (value - reference["output.images" if has_images else "output.texts"]).abs().max().item()
                 worst = max(worst, difference)
                 print(f"{case.name:24} {key:8} {difference:.1e}")
     if not worst <= TOLERANCE:

@@ -1,7 +1,7 @@
 """Makes the folders of cases/: small random models, saved as their own libraries save them, with what those libraries make
 of some inputs: representations, a loss, each of its gradients, and the losses of 20 steps of AdamW.
 
-    pip install transformers sentence-transformers open_clip_torch peft
+    pip install transformers sentence-transformers open_clip_torch timm peft
     python make_references.py
 
 All is computed in f64 from weights that their file holds exactly. reference.safetensors has, beside it, the inputs.
@@ -13,6 +13,7 @@ import shutil
 import string
 from pathlib import Path
 
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -296,6 +297,28 @@ def lora_case(name):
                                    lambda m, x: {"texts": m(x)}, lambda m, z: halves(z), texts(pairs=True)))
 
 
+def attention_lora_case(name):
+    """Of the attention that pools, whose projections PEFT adapts together; and an adapter that it does not read."""
+    torch.manual_seed(27)
+    vision = get_peft_model(SiglipVisionModel.from_pretrained(CASES / name),
+                            LoraConfig(r=3, lora_alpha=5, target_modules=["head.attention"]))
+    for key, parameter in vision.named_parameters():
+        if "lora_" in key:
+            parameter.data += 0.25 * torch.randn_like(parameter)
+    vision.peft_config["default"].base_model_name_or_path = ".."
+    folder = CASES / name / "lora"
+    vision.save_pretrained(folder)
+    (folder / "README.md").unlink()
+    tensors = load_file(folder / "adapter_model.safetensors")
+    unread = next(key for key in tensors if key.endswith("base_layer.out_proj.lora_A.weight")).replace("base_layer.", "")
+    # As it stands in files of target_modules="all-linear".
+    tensors |= {unread: torch.ones(3, 24), unread.replace("lora_A", "lora_B"): torch.ones(24, 3)}
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    names = lambda key, gradient: [(key.removeprefix("base_model.model.").replace(".default", ""), gradient)]
+    write(f"{name}/lora", evaluate(vision.eval(), names, lambda m, x: {"images": m(pixel_values=x["images"]).pooler_output},
+                                   lambda m, z: halves(z), {"images": torch.randn(4, 3, 10, 10)}))
+
+
 def minilm_beside(folder, bert):
     """As in published folders: ids of positions in the file, a length, prompts."""
     tensors = load_file(folder / "model.safetensors")
@@ -381,17 +404,21 @@ BLOCK = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "m
          "attn.out_proj": "self_attn.out_proj"}
 
 
+def save_open_clip(name, model_cfg, clip):
+    (CASES / name).mkdir()
+    (CASES / name / "open_clip_config.json").write_text(json.dumps(
+        {"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}}, indent=2))
+    save_file({key: value.contiguous() for key, value in clip.state_dict().items()},
+              CASES / name / "open_clip_model.safetensors", {"format": "pt"})
+
+
 def open_clip_case(name, quick_gelu):
     model_cfg = {"embed_dim": 8, **({"quick_gelu": True} if quick_gelu else {}),
                  "vision_cfg": {"image_size": 8, "layers": 2, "width": 24, "head_width": 12, "patch_size": 4, "mlp_ratio": 1.5},
                  "text_cfg": {"context_length": TOKENS, "vocab_size": VOCABULARY, "width": 16, "heads": 2, "layers": 2,
                               "mlp_ratio": 2.0}}
     clip = shake(open_clip.CLIP(**copy.deepcopy(model_cfg)))
-    (CASES / name).mkdir()
-    (CASES / name / "open_clip_config.json").write_text(json.dumps(
-        {"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}}, indent=2))
-    save_file({key: value.contiguous() for key, value in clip.state_dict().items()},
-              CASES / name / "open_clip_model.safetensors", {"format": "pt"})
+    save_open_clip(name, model_cfg, clip)
     inputs = clip_texts(VOCABULARY - 1) | images()
     inputs["ids"][~inputs["valid"]] = 0  # as its tokenizer pads, and there is no mask
     del inputs["valid"]
@@ -453,6 +480,45 @@ def siglip_tower_cases():
                                   lambda m, z: halves(z), texts()))
     tower_case("siglip_vision", SiglipVisionModel(siglip_vision_config(image_size=10)), "pooler_output",
                {"images": torch.randn(TEXTS, 3, 10, 10)}, "vision_model.")
+
+
+class SmallTimm:
+    """OpenCLIP's fields beside timm's name, which it passes over, as the sizes of what timm makes of that name."""
+
+    def __init__(self, vision_cfg):
+        self.sizes = {"patch_size": vision_cfg["patch_size"], "embed_dim": vision_cfg["width"], "depth": vision_cfg["layers"],
+                      "num_heads": vision_cfg["width"] // vision_cfg["head_width"], "mlp_ratio": vision_cfg["mlp_ratio"],
+                      "img_size": vision_cfg["image_size"]}
+
+    def __enter__(self):
+        self.create_model = timm.create_model
+        timm.create_model = lambda name, **changes: self.create_model(name, **changes, **self.sizes)
+
+    def __exit__(self, *error):
+        timm.create_model = self.create_model
+
+
+def open_clip_siglip_case(name):
+    """Each tower has a GELU of its own; the tokenizer pads with 0."""
+    torch.manual_seed(26)
+    model_cfg = {"embed_dim": 12, "init_logit_bias": -10, "custom_text": True,
+                 "vision_cfg": {"image_size": 8, "timm_model_name": "vit_base_patch16_siglip_224",
+                                "timm_model_pretrained": False, "timm_pool": "map", "timm_proj": "none", "layers": 2,
+                                "width": 12, "head_width": 6, "patch_size": 4, "mlp_ratio": 1.5},
+                 "text_cfg": {"context_length": TOKENS, "vocab_size": VOCABULARY, "width": 8, "heads": 2, "layers": 1,
+                              "mlp_ratio": 2.0, "no_causal_mask": True, "proj_bias": True, "pool_type": "last",
+                              "norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"}}}
+    with SmallTimm(model_cfg["vision_cfg"]):
+        clip = shake(open_clip.CustomTextCLIP(**{k: v for k, v in copy.deepcopy(model_cfg).items() if k != "custom_text"}))
+    save_open_clip(name, model_cfg, clip)
+    (CASES / name / "tokenizer_config.json").write_text(json.dumps(
+        {"added_tokens_decoder": {"0": {"content": "<pad>"}}, "pad_token": "<pad>"}))
+    inputs = texts() | images()
+
+    def forward(m, x):
+        found_images, found_texts, *_ = m(x["images"], padded_whole(x, TOKENS, padding=0))
+        return {"texts": found_texts, "images": found_images}
+    write(name, evaluate(clip, as_it_is, forward, lambda m, z: siglip_loss(z, m.logit_scale, m.logit_bias), inputs))
 
 
 PIECES = ("ab", "cd", "ef", "gh", "ij", "kl")
@@ -590,8 +656,10 @@ def main():
     sentence_clip_case("sentence_clip")
     siglip_case("siglip")
     siglip_tower_cases()
+    open_clip_siglip_case("open_clip_siglip")
     vit_cases()
     lora_case("bert_mean")
+    attention_lora_case("siglip_vision")
 
 
 if __name__ == "__main__":

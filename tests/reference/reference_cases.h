@@ -56,6 +56,7 @@ inline const std::vector<ReferenceCase>& reference_cases() {
                                                 {"siglip"},
                                                 {"siglip_text"},
                                                 {"siglip_vision"},
+                                                {"open_clip_siglip"},
                                                 {"vit"},
                                                 {"vit_bare"},
                                                 {"vit_classes"},

@@ -36,8 +36,63 @@ std::string replaced(std::string text, const std::map<std::string, std::string>&
   return text;
 }
 
+/// Those of OpenCLIP's SigLIP, whose vision tower is timm's, by transformers' names.
+std::map<std::string, Tensor> gradients_with_timm(const SafetensorsFile& file) {
+  std::map<std::string, Tensor> gradients;
+  const auto of = [&](const std::string& name) { return file.tensors.at("gradient." + name); };
+  for (const auto& [key, tensor] : file.tensors) {
+    constexpr std::string_view kBefore = "gradient.";
+    if (!key.starts_with(kBefore) || key.find("attn_pool.q.") != std::string::npos) continue;
+    const std::string name = key.substr(kBefore.size());
+    const std::string kind = name.substr(name.rfind('.') + 1);
+    if (const std::size_t at = name.find("attn_pool.kv."); at != std::string::npos) {
+      const Variable parts[] = {of(name.substr(0, at) + "attn_pool.q." + kind), tensor};
+      gradients.emplace("vision_model.head.attention.in_proj_" + kind,
+                        ops::concat(std::span<const Variable>(parts), 0).value());
+      continue;
+    }
+    const std::string ours = replaced(name.ends_with("in_proj_weight") || name.ends_with("in_proj_bias")
+                                          ? name.substr(0, name.find("in_proj_")) + kind
+                                          : name,
+                                      {{"visual.trunk.blocks.", "vision_model.encoder.layers."},
+                                       {"visual.trunk.pos_embed", "vision_model.embeddings.position_embedding.weight"},
+                                       {"visual.trunk.patch_embed.proj", "vision_model.embeddings.patch_embedding"},
+                                       {"visual.trunk.norm", "vision_model.post_layernorm"},
+                                       {"visual.trunk.attn_pool.latent", "vision_model.head.probe"},
+                                       {"visual.trunk.attn_pool.proj", "vision_model.head.attention.out_proj"},
+                                       {"visual.trunk.attn_pool.norm", "vision_model.head.layernorm"},
+                                       {"visual.trunk.attn_pool.mlp", "vision_model.head.mlp"},
+                                       {"text.transformer.resblocks.", "text_model.encoder.layers."},
+                                       {"text.positional_embedding", "text_model.embeddings.position_embedding.weight"},
+                                       {"text.token_embedding", "text_model.embeddings.token_embedding"},
+                                       {"text.ln_final", "text_model.final_layer_norm"},
+                                       {"text.text_projection", "text_model.head"},
+                                       {"ln_1", "layer_norm1"},
+                                       {"ln_2", "layer_norm2"},
+                                       {".norm1", ".layer_norm1"},
+                                       {".norm2", ".layer_norm2"},
+                                       {"mlp.c_fc", "mlp.fc1"},
+                                       {"mlp.c_proj", "mlp.fc2"},
+                                       {"attn.out_proj", "self_attn.out_proj"},
+                                       {".attn.proj", ".self_attn.out_proj"}});
+    const std::size_t fused = std::min(ours.find(".attn.qkv."), ours.find(".attn.weight"));
+    const std::size_t at = std::min(fused, ours.find(".attn.bias"));
+    if (at == std::string::npos) {
+      gradients.emplace(ours, ours.ends_with("position_embedding.weight") && tensor.rank() == 3
+                                  ? tensor.reshape(tensor.shape().without(0))
+                                  : tensor);
+      continue;
+    }
+    for (std::int64_t i = 0; i < 3; ++i) {
+      gradients.emplace(ours.substr(0, at) + ".self_attn." + "qkv"[i] + "_proj." + kind, rows_of(tensor, i));
+    }
+  }
+  return gradients;
+}
+
 /// The gradients of a file, by the names of transformers' CLIP also where it is OpenCLIP's.
 std::map<std::string, Tensor> gradients_of(const SafetensorsFile& file, bool is_open_clip) {
+  if (file.tensors.contains("gradient.visual.trunk.pos_embed")) return gradients_with_timm(file);
   std::map<std::string, Tensor> gradients;
   for (const auto& [key, tensor] : file.tensors) {
     constexpr std::string_view kBefore = "gradient.";
@@ -253,6 +308,55 @@ BOOST_AUTO_TEST_CASE(adapters_that_peft_made) {
   }
   BOOST_TEST(max_difference(losses, doubles(file.tensors.at("losses"))) <= 1e-4);
   BOOST_TEST(losses.back() < losses.front());
+}
+
+/// PEFT adapts the projections of SigLIP's pooling together, by the attention's name; the last of them alone has an
+/// adapter there that it does not read.
+BOOST_AUTO_TEST_CASE(adapters_of_an_attention_as_peft_has_them) {
+  const ReferenceCase of{"siglip_vision"};
+  const SafetensorsFile file = read_safetensors(of.folder() / "lora" / "reference.safetensors");
+  const ReferenceInputs inputs(file, DType::kFloat32);
+  const Pretrained model = of.load();
+  const Lora lora = load_lora(of.folder() / "lora", model);
+  const std::vector<std::string> expected{"vision_model.head.attention",
+                                          "vision_model.head.attention.base_layer.out_proj"};
+  BOOST_TEST(lora.layers() == expected, boost::test_tools::per_element());
+  check_outputs(ReferenceResults(model, inputs), file, 1e-5);
+  Tape tape;
+  Variable loss;
+  {
+    const Recording recording(tape);
+    loss = ReferenceResults(model, inputs).loss;
+  }
+  tape.backward(loss);
+  BOOST_TEST(max_difference(loss.value(), file.tensors.at("loss")) <= 1e-5);
+  const auto gradients = gradients_of(file, false);
+  double most = 0;
+  for (const auto& [name, gradient] : gradients) most = std::fmax(most, largest(gradient));
+  BOOST_TEST(gradients.size() == lora.parameters().size());
+  for (const Parameter& p : lora.parameters()) {
+    BOOST_TEST_CONTEXT(p.name()) {
+      BOOST_REQUIRE(gradients.contains(p.name()));
+      BOOST_TEST(gradient_difference(p.gradient(), gradients.at(p.name()), most) <= 1e-4);
+    }
+  }
+  const Folder saved;
+  save_lora(saved / "adapter", lora);
+  const Pretrained again = of.load();
+  load_lora(saved / "adapter", again);
+  BOOST_TEST(same_bits(ReferenceResults(again, inputs).images.value(), ReferenceResults(model, inputs).images.value()));
+  lora.merge();
+  check_outputs(ReferenceResults(model, inputs), file, 1e-5);
+  lora.unmerge();
+
+  const Pretrained all = of.load(), named = of.load();
+  const std::vector<std::string> linear = add_lora(all, {.rank = 2}).layers();
+  BOOST_TEST((std::ranges::find(linear, expected[0]) == linear.end()));
+  BOOST_TEST((std::ranges::find(linear, expected[1]) == linear.end()));
+  BOOST_TEST(add_lora(named, {.rank = 2, .targets = {"attention"}}).layers() == expected,
+             boost::test_tools::per_element());
+  BOOST_CHECK_EXCEPTION(add_lora(of.load(), {.targets = {"head.attention.out_proj"}}), ValueError,
+                        says({"head.attention.out_proj", "no linear layer"}));
 }
 
 BOOST_AUTO_TEST_CASE(saved_folders_load_again_to_the_same_bits) {

@@ -13,7 +13,7 @@ namespace tapecache::data::tokenizers {
 /// Of `vocab.txt`: BERT's or MPNet's.
 std::unique_ptr<JsonFile> from_word_pieces(const std::filesystem::path& folder);
 
-/// Of a model of SentencePiece: XLM-RoBERTa's, T5's or Llama's. Another kind is refused.
+/// Of a model of SentencePiece: XLM-RoBERTa's, T5's, SigLIP's, Llama's or Gemma's. Another kind is refused.
 std::unique_ptr<JsonFile> from_sentencepiece(const std::filesystem::path& folder, const char* name);
 
 /// Of `vocab.json` and `merges.txt`: CLIP's, RoBERTa's, Qwen's or GPT-2's.
