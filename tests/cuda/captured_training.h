@@ -5,7 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "cuda_gradcache.h"
+#include "cuda_device.h"
+#include "gradcache_checks.h"
 #include "small_model.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/random.h"
@@ -55,7 +56,7 @@ struct Training {
   std::optional<train::AdamW> optimizer;
   train::LossScaler scaler{{.initial_scale = 1024, .growth_interval = 3}, kCuda};
   std::vector<Tower> towers;
-  StepOptions options = there();
+  StepOptions options = device_options();
   Kind kind;
   bool tiled, clear = true;
   StepResult result;

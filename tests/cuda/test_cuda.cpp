@@ -94,11 +94,6 @@ BOOST_AUTO_TEST_CASE(fill_and_accumulate, *on_device) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(the_first_value_that_is_not_finite_is_found, *on_device) {
-  BOOST_CHECK_EQUAL(first_non_finite(vector_of({1, 2, NAN, 3}).to(kCuda)), 2);
-  BOOST_CHECK_EQUAL(first_non_finite(vector_of({1, 2}).to(kCuda)), -1);
-}
-
 BOOST_AUTO_TEST_CASE(memory_is_counted_cached_and_limited, *on_device) {
   Allocator& memory = allocator(kCuda);
   const MemoryStats before = memory.stats();
