@@ -49,7 +49,7 @@ struct Places {
 
 /// A model in training, whose inputs and learning rate are at fixed places.
 struct Training {
-  SmallModel model{kSamples};
+  SmallModel model{kSamples, 0.1, 1};  // a second layer would capture the same kernels again
   Batch batch = batch_of(0);
   Tensor rate = Tensor::zeros({}, DType::kFloat64, kCuda);
   Number norm = 0;

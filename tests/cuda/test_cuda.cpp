@@ -16,15 +16,6 @@ using namespace tapecache::testing;
 
 BOOST_AUTO_TEST_SUITE(cuda)
 
-BOOST_AUTO_TEST_CASE(devices_that_are_not_there_are_refused) {
-  const Device absent = Device::cuda(cuda_device_count());
-  const std::string asked_for = to_string(absent);
-  BOOST_CHECK_EXCEPTION(Tensor::zeros({3}).to(absent), DeviceError, says({"to:", asked_for}));
-  BOOST_CHECK_EXCEPTION(Tensor::zeros({3}, DType::kFloat32, absent), DeviceError, says({"allocate:", asked_for}));
-  BOOST_CHECK_THROW(device_name(absent), DeviceError);
-  BOOST_CHECK_THROW(allocator(Device::cuda(-1)), DeviceError);
-}
-
 BOOST_AUTO_TEST_CASE(copies_keep_every_type, *on_device) {
   for (const DType dtype : kAllTypes) {
     const Tensor host = vector_of({0, 1, 2, 100, 0, 7}).to(dtype);
