@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "cuda_device.h"
@@ -166,14 +167,13 @@ BOOST_AUTO_TEST_SUITE(offload)
 
 BOOST_AUTO_TEST_CASE(a_step_gives_the_same_bits_wherever_its_data_lies, *on_device) {
   const ThreeTowers setup;
-  for (const std::int64_t chunk : {1, 4, 7, 30}) {
-    for (const std::int64_t kept : {0, 3, 100}) {
-      BOOST_TEST_CONTEXT("chunks of " << chunk << ", " << kept << " kept") {
-        StepOptions options = device_options();
-        options.cut = MemoryPlan{{chunk, chunk + 1, chunk}, kept};
-        options.check_recompute = chunk == 4;
-        check_every_place(setup, options);
-      }
+  for (const auto& [chunk, kept] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+           {1, 0}, {4, 0}, {4, 3}, {4, 100}, {7, 3}, {30, 0}, {30, 100}}) {
+    BOOST_TEST_CONTEXT("chunks of " << chunk << ", " << kept << " kept") {
+      StepOptions options = device_options();
+      options.cut = MemoryPlan{{chunk, chunk + 1, chunk}, kept};
+      options.check_recompute = chunk == 4;
+      check_every_place(setup, options);
     }
   }
 }
