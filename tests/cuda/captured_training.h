@@ -5,7 +5,8 @@
 #include <utility>
 #include <vector>
 
-#include "cuda_gradcache.h"
+#include "cuda_device.h"
+#include "gradcache_checks.h"
 #include "small_model.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/random.h"
@@ -48,14 +49,14 @@ struct Places {
 
 /// A model in training, whose inputs and learning rate are at fixed places.
 struct Training {
-  SmallModel model{kSamples};
+  SmallModel model{kSamples, 0.1, 1};  // a second layer would capture the same kernels again
   Batch batch = batch_of(0);
   Tensor rate = Tensor::zeros({}, DType::kFloat64, kCuda);
   Number norm = 0;
   std::optional<train::AdamW> optimizer;
   train::LossScaler scaler{{.initial_scale = 1024, .growth_interval = 3}, kCuda};
   std::vector<Tower> towers;
-  StepOptions options = there();
+  StepOptions options = device_options();
   Kind kind;
   bool tiled, clear = true;
   StepResult result;

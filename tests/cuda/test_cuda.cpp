@@ -17,15 +17,6 @@ using namespace tapecache::testing;
 
 BOOST_AUTO_TEST_SUITE(cuda)
 
-BOOST_AUTO_TEST_CASE(devices_that_are_not_there_are_refused) {
-  const Device absent = Device::cuda(cuda_device_count());
-  const std::string asked_for = to_string(absent);
-  BOOST_CHECK_EXCEPTION(Tensor::zeros({3}).to(absent), DeviceError, says({"to:", asked_for}));
-  BOOST_CHECK_EXCEPTION(Tensor::zeros({3}, DType::kFloat32, absent), DeviceError, says({"allocate:", asked_for}));
-  BOOST_CHECK_THROW(device_name(absent), DeviceError);
-  BOOST_CHECK_THROW(allocator(Device::cuda(-1)), DeviceError);
-}
-
 BOOST_AUTO_TEST_CASE(copies_keep_every_type, *on_device) {
   for (const DType dtype : kAllTypes) {
     const Tensor host = vector_of({0, 1, 2, 100, 0, 7}).to(dtype);
@@ -93,11 +84,6 @@ BOOST_AUTO_TEST_CASE(fill_and_accumulate, *on_device) {
     BOOST_CHECK_THROW(there.accumulate(b), ShapeError);
     BOOST_CHECK_THROW(there.copy_from(b), ShapeError);
   }
-}
-
-BOOST_AUTO_TEST_CASE(the_first_value_that_is_not_finite_is_found, *on_device) {
-  BOOST_CHECK_EQUAL(first_non_finite(vector_of({1, 2, NAN, 3}).to(kCuda)), 2);
-  BOOST_CHECK_EQUAL(first_non_finite(vector_of({1, 2}).to(kCuda)), -1);
 }
 
 BOOST_AUTO_TEST_CASE(memory_is_counted_cached_and_limited, *on_device) {

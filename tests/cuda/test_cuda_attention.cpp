@@ -218,10 +218,13 @@ void check_case(const Case& c, bool accumulate = false) {
     check(names[part], part_of(c, found.dqkv, part), part_of(c, expected.dqkv, part));
 }
 
+/// More than two tiles, and one token of another: on a device five tiles, where the emulator takes long for each.
+std::int64_t many_tokens() { return device_name(kCuda) == "emulated" ? 193 : 257; }
+
 template <class Low>
 void check_shapes(bool causal, Masked masked) {
   for (const std::int64_t width : {16, 32, 64, 80, 128}) {
-    for (const std::int64_t tokens : {1, 15, 16, 50, 63, 64, 65, 77, 130, 257}) {
+    for (const std::int64_t tokens : {1, 15, 16, 50, 63, 64, 65, 77, 130, many_tokens()}) {
       check_case<Low>(make_case(tokens, width, causal, masked));
     }
   }
@@ -256,7 +259,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(other_widths, Low, LowTypes) {
 BOOST_TEST_DECORATOR(*on_device)
 BOOST_AUTO_TEST_CASE_TEMPLATE(windows, Low, LowTypes) {
   for (const bool causal : {false, true}) {
-    for (const std::int64_t tokens : {15, 64, 65, 130, 257}) {
+    for (const std::int64_t tokens : {15, 64, 65, 130, many_tokens()}) {
       for (const std::int64_t window : {0, 3, 31, 64, 100}) {
         Case c = make_case(tokens, tokens == 130 ? 80 : 32, causal, window == 31 ? Masked::kHoles : Masked::kNothing);
         c.layout.window = window;

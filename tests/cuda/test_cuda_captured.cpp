@@ -22,20 +22,22 @@ using namespace tapecache::testing;
 BOOST_AUTO_TEST_SUITE(cuda)
 
 BOOST_AUTO_TEST_CASE(replayed_training_equals_that_step_by_step, *on_device) {
-  for (const Kind kind : {Kind::kDirect, Kind::kCached, Kind::kCachedBFloat16}) {
-    for (const bool tiled : {false, true}) {
-      BOOST_TEST_CONTEXT("kind " << static_cast<int>(kind) << ", tiled " << tiled) {
-        Both both(kind, tiled);
-        std::vector<double> losses;
-        for (std::uint32_t t = 0; t < kSteps; ++t) {
-          both.step(t);
-          BOOST_TEST(both.captured.captured() == (t > 0));
-          both.check_alike();
-          losses.push_back(both.replayed.result.loss.item());
-        }
-        BOOST_TEST(losses[kSteps - 1] != losses[kSteps - 2]);
-        for (const double loss : losses) BOOST_TEST(std::isfinite(loss));
+  // Each way to step and each loss: a cached step takes its loss in one way whatever the precision of its towers.
+  for (const auto& [kind, tiled] : {std::pair{Kind::kDirect, false},
+                                    {Kind::kDirect, true},
+                                    {Kind::kCached, false},
+                                    {Kind::kCachedBFloat16, true}}) {
+    BOOST_TEST_CONTEXT("kind " << static_cast<int>(kind) << ", tiled " << tiled) {
+      Both both(kind, tiled);
+      std::vector<double> losses;
+      for (std::uint32_t t = 0; t < kSteps; ++t) {
+        both.step(t);
+        BOOST_TEST(both.captured.captured() == (t > 0));
+        both.check_alike();
+        losses.push_back(both.replayed.result.loss.item());
       }
+      BOOST_TEST(losses[kSteps - 1] != losses[kSteps - 2]);
+      for (const double loss : losses) BOOST_TEST(std::isfinite(loss));
     }
   }
 }
@@ -217,20 +219,6 @@ BOOST_AUTO_TEST_CASE(a_captured_step_reads_what_is_at_its_places, *on_device) {
     check_equal(y, {value + 1, value + 2, value + 3, value + 4});
   }
   x = {};
-}
-
-BOOST_AUTO_TEST_CASE(on_the_cpu_a_step_is_called) {
-  int calls = 0;
-  Tensor drawn;
-  CapturedStep step(
-      Device::cpu(), [&] { ++calls, drawn = ops::sample_uniform(2, 3); }, kSeed);
-  for (const std::uint32_t t : {3u, 4u, 5u}) {
-    step.replay(t);
-    begin_random_step(kSeed, t);
-    BOOST_TEST(same_bits(drawn, ops::sample_uniform(2, 3)));
-  }
-  BOOST_TEST(calls == 3);
-  BOOST_TEST(!step.captured());
 }
 
 BOOST_AUTO_TEST_SUITE_END()

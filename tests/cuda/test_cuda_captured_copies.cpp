@@ -239,11 +239,11 @@ BOOST_AUTO_TEST_CASE(what_a_replay_would_not_see_is_refused, *on_device) {
   };
   const Tensor ordinary = values(1), device = values(2).to(kCuda);
   Tensor pinned = values(1).pinned();
-  const Encoder encoder = moved(Encoder(1, DType::kFloat32, 0.2));
+  const Encoder encoder = Encoder(1, DType::kFloat32, 0.2);
   const Tensor batch = random_values({6, 5}, 1, DType::kFloat32);
   const auto loss = [](std::span<const Variable> r) { return info_nce(r[0], r[0]); };
   const auto take = [&](const Tower& tower, bool offload, std::int64_t tokens = 0) {
-    StepOptions options = there({4});
+    StepOptions options = device_options({4});
     options.deferred = true;
     options.offload = offload;
     if (tokens > 0) options.cut = ChunkTokens{tokens, {4}};

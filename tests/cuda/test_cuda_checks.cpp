@@ -4,7 +4,8 @@
 #include <utility>
 #include <vector>
 
-#include "cuda_gradcache.h"
+#include "cuda_device.h"
+#include "gradcache_checks.h"
 #include "tapecache/core/random.h"
 #include "tapecache/core/value_checks.h"
 #include "tapecache/losses/losses.h"
@@ -130,14 +131,14 @@ std::vector<BadValue> bad_values() {
 struct TextSetup {
   models::Builder builder{5, DType::kFloat32};
   models::TextTransformer tower = text_tower(builder);
-  Encoder other = moved(Encoder(1, DType::kFloat32, 0.2, 5, 7, 8));
+  Encoder other = Encoder(1, DType::kFloat32, 0.2, 5, 7, 8);
   Parameter scale{"scale", Tensor::full({}, 2.0, DType::kFloat32, kCuda)};
 
   TextSetup() { builder.to(kCuda); }
   std::vector<Parameter> parameters() const { return joined({builder.parameters(), other.parameters(), {scale}}); }
   std::vector<Tower> towers(const Tensor& ids) const {
     return {{"text", models::TokenBatch{ids.to(kCuda), {}}, tower},
-            {"other", values_there({ids.size(0), 5}, 6, DType::kFloat32), other}};
+            {"other", device_values({ids.size(0), 5}, 6, DType::kFloat32), other}};
   }
   Loss loss() const {
     return [scale = scale](std::span<const Variable> r) {
@@ -149,9 +150,10 @@ struct TextSetup {
 using Step = std::function<StepResult(const TextSetup&, const Tensor&)>;
 
 const std::vector<std::pair<std::string, Step>> kSteps{
-    {"direct",
-     [](const TextSetup& s, const Tensor& ids) { return direct_step(s.towers(ids), s.loss(), there().direct()); }},
-    {"cached", [](const TextSetup& s, const Tensor& ids) { return cached_step(s.towers(ids), s.loss(), there({2})); }},
+    {"direct", [](const TextSetup& s,
+                  const Tensor& ids) { return direct_step(s.towers(ids), s.loss(), device_options().direct()); }},
+    {"cached",
+     [](const TextSetup& s, const Tensor& ids) { return cached_step(s.towers(ids), s.loss(), device_options({2})); }},
 };
 
 const Tensor kGoodIds = Tensor::from(std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2}, {4, 3});

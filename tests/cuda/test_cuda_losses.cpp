@@ -3,11 +3,13 @@
 #include <string>
 #include <vector>
 
-#include "cuda_gradcache.h"
+#include "cuda_device.h"
+#include "gradcache_checks.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/random.h"
 #include "tapecache/losses/losses.h"
+#include "tapecache/ops/maxsim.h"
 
 // Losses that depend on values of a device, labels or a guide's representations: without a wait, and in captured steps.
 
@@ -141,13 +143,26 @@ BOOST_AUTO_TEST_CASE(they_give_what_the_cpu_gives_without_a_wait, *on_device) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(labels_and_guides_may_be_on_either_device, *on_device) {
+  const Tensor labels = Tensor::from(std::vector<std::int64_t>{4, 1, 4, 9, 1, 4}, {6});
+  const Tensor a = device_values({6, 4}, 1), b = device_values({6, 4}, 2), guide_a = device_values({6, 3}, 3),
+               guide_b = device_values({6, 3}, 4);
+  BOOST_TEST(sup_con(a, labels).value().item() == sup_con(a, labels.to(kCuda)).value().item());
+  const Tensor host_a = guide_a.to(Device::cpu()), host_b = guide_b.to(Device::cpu());
+  const double by_device = gist_loss(a, b, guide_a, guide_b, {.margin = 0.1}).value().item();
+  BOOST_TEST(std::abs(by_device - gist_loss(a, b, host_a, host_b, {.margin = 0.1}).value().item()) <= 1e-12);
+  const Tensor mask = Tensor::full({6, 2}, 1, DType::kBool), tokens = device_values({6, 2, 4}, 5);
+  BOOST_CHECK_EXCEPTION(ops::maxsim_loss(tokens, mask, tokens, {}, Tensor::full({}, 1, DType::kFloat64, kCuda)),
+                        DeviceError, says({"query_mask", "cpu", "cuda:0"}));
+}
+
 BOOST_AUTO_TEST_CASE(they_may_be_in_a_deferred_step, *on_device) {
   for (const Case& c : cases(kCuda)) {
     BOOST_TEST_CONTEXT(c.name) {
       const Setup setup(c, kCuda, DType::kFloat32);
       const std::vector<Tower> towers = setup.towers(towers_of(c));
       const auto loss = [&](std::span<const Variable> r) { return c(r); };
-      StepOptions options = there({3});
+      StepOptions options = device_options({3});
       begin_random_step(1, 2);
       const double expected = cached_step(towers, loss, options).loss.item();
       const std::vector<Tensor> gradients = gradients_of(setup.parameters());
@@ -171,7 +186,7 @@ BOOST_AUTO_TEST_CASE(they_may_be_in_a_captured_step, *on_device) {
     BOOST_TEST_CONTEXT(c.name) {
       const Setup setup(c, kCuda, DType::kFloat32);
       const std::vector<Tower> towers = setup.towers(towers_of(c));
-      StepOptions options = there({3});
+      StepOptions options = device_options({3});
       options.deferred = true;
       StepResult result;
       const auto take = [&] {
@@ -211,7 +226,7 @@ BOOST_AUTO_TEST_CASE(they_may_be_in_a_captured_step, *on_device) {
 BOOST_AUTO_TEST_CASE(equal_rows_are_found_without_a_wait, *on_device) {
   Tensor host = random_values({kSamples, kWidth}, 5);
   for (const std::int64_t to : {3, 6}) host.slice(to, to + 1).copy_from(host.slice(1, 2));
-  const Tensor a = values_there({kSamples, kWidth}, 6), b = host.to(kCuda);
+  const Tensor a = device_values({kSamples, kWidth}, 6), b = host.to(kCuda);
   const Tensor ids = Tensor::from<std::int64_t>({0, 1, 2, 1, 4, 5, 1, 7}, {kSamples}).to(kCuda);
   const std::uint64_t waits = device_waits();
   const Tensor found = info_nce(a, b, {.scale = 2.0, .equal_targets = {.equal_rows = true}}).value(),
@@ -223,7 +238,7 @@ BOOST_AUTO_TEST_CASE(equal_rows_are_found_without_a_wait, *on_device) {
 }
 
 BOOST_AUTO_TEST_CASE(labels_without_a_pair_are_named_when_the_device_is_waited_for, *on_device) {
-  const Tensor x = values_there({4, 3}, 1), labels = Tensor::from<std::int64_t>({1, 2, 3, 4}, {4});
+  const Tensor x = device_values({4, 3}, 1), labels = Tensor::from<std::int64_t>({1, 2, 3, 4}, {4});
   const std::string expected = "sup_con: no two of 4 labels are equal, so that nothing is positive";
   const auto fails = [&](const std::function<void()>& f) {
     BOOST_CHECK_EXCEPTION(f(), ValueError, [&](const ValueError& e) { return e.what() == expected; });

@@ -322,18 +322,6 @@ BOOST_AUTO_TEST_CASE(cached_steps_as_on_the_cpu, *on_device) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(a_cached_step_equals_the_direct_one, *on_device) {
-  const ClipThere there(kCuda, DType::kFloat64, 0.2);
-  begin_random_step(1, 2);
-  const gradcache::Comparison c = gradcache::compare(
-      there.towers(),
-      [&](auto r) {
-        return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(there.clip.logit_scale())});
-      },
-      {.cut = {2}, .device = kCuda}, there.clip.parameters());
-  BOOST_TEST(c.relative_norm <= 1e-12);
-}
-
 BOOST_AUTO_TEST_CASE(a_step_within_a_memory_budget_of_the_device, *on_device) {
   const ClipThere there(kCuda, DType::kFloat32, 0.2);
   gradcache::StepOptions options;

@@ -4,9 +4,11 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
-#include "cuda_gradcache.h"
+#include "cuda_device.h"
+#include "gradcache_checks.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/grad_cache.h"
@@ -42,8 +44,8 @@ constexpr std::int64_t kAligned = 64;
 /// Three towers with dropout: of a tensor, of tokens, and of two tensors with two outputs and an auxiliary loss.
 struct ThreeTowers {
   std::int64_t n = 19;
-  Encoder image = moved(Encoder(1, DType::kFloat32, 0.2, kAligned, 7, 8)),
-          pair = moved(Encoder(2, DType::kFloat32, 0.2, kAligned, 7, 8));
+  Encoder image = Encoder(1, DType::kFloat32, 0.2, kAligned, 7, 8),
+          pair = Encoder(2, DType::kFloat32, 0.2, kAligned, 7, 8);
   models::Builder builder{5, DType::kFloat32};
   models::TextTransformer text{builder,
                                {.vocabulary = 10,
@@ -165,14 +167,13 @@ BOOST_AUTO_TEST_SUITE(offload)
 
 BOOST_AUTO_TEST_CASE(a_step_gives_the_same_bits_wherever_its_data_lies, *on_device) {
   const ThreeTowers setup;
-  for (const std::int64_t chunk : {1, 4, 7, 30}) {
-    for (const std::int64_t kept : {0, 3, 100}) {
-      BOOST_TEST_CONTEXT("chunks of " << chunk << ", " << kept << " kept") {
-        StepOptions options = there();
-        options.cut = MemoryPlan{{chunk, chunk + 1, chunk}, kept};
-        options.check_recompute = chunk == 4;
-        check_every_place(setup, options);
-      }
+  for (const auto& [chunk, kept] : std::vector<std::pair<std::int64_t, std::int64_t>>{
+           {1, 0}, {4, 0}, {4, 3}, {4, 100}, {7, 3}, {30, 0}, {30, 100}}) {
+    BOOST_TEST_CONTEXT("chunks of " << chunk << ", " << kept << " kept") {
+      StepOptions options = device_options();
+      options.cut = MemoryPlan{{chunk, chunk + 1, chunk}, kept};
+      options.check_recompute = chunk == 4;
+      check_every_place(setup, options);
     }
   }
 }
@@ -180,7 +181,7 @@ BOOST_AUTO_TEST_CASE(a_step_gives_the_same_bits_wherever_its_data_lies, *on_devi
 BOOST_AUTO_TEST_CASE(chunks_by_tokens_give_the_same_bits_wherever_their_data_lies, *on_device) {
   const ThreeTowers setup;
   for (const std::int64_t tokens : {1, 13, 40}) {
-    StepOptions options = there();
+    StepOptions options = device_options();
     options.cut = ChunkTokens{tokens, {4}};
     options.check_recompute = true;
     BOOST_TEST_CONTEXT(tokens << " tokens") { check_every_place(setup, options); }
@@ -189,7 +190,7 @@ BOOST_AUTO_TEST_CASE(chunks_by_tokens_give_the_same_bits_wherever_their_data_lie
 
 BOOST_AUTO_TEST_CASE(other_options_give_the_same_bits_wherever_the_data_lies, *on_device) {
   const ThreeTowers setup;
-  StepOptions low = there({4}), reproducible = there({8}), scaled = there({5});
+  StepOptions low = device_options({4}), reproducible = device_options({8}), scaled = device_options({5});
   low.autocast = DType::kBFloat16;
   reproducible.reproducible_block = 8;
   scaled.scale = 0.25;
@@ -199,7 +200,7 @@ BOOST_AUTO_TEST_CASE(other_options_give_the_same_bits_wherever_the_data_lies, *o
   const Outcome expected = take_step(setup, Batch::kDevice, reproducible);
   const std::size_t base = allocator(kCuda).stats().current;
   for (const std::size_t room : {std::size_t{60'000}, std::size_t{120'000}, std::size_t{1} << 30}) {
-    StepOptions budget = there();
+    StepOptions budget = device_options();
     budget.reproducible_block = 8;
     budget.offload = true;
     budget.cut = MemoryBudget{base + (device_name(kCuda) == "emulated" ? room : std::size_t{1} << 30)};
@@ -212,7 +213,7 @@ BOOST_AUTO_TEST_CASE(other_options_give_the_same_bits_wherever_the_data_lies, *o
 
 BOOST_AUTO_TEST_CASE(a_chunk_is_copied_before_the_one_in_front_of_it_is_encoded, *on_device) {
   std::vector<std::string> log;
-  const Encoder encoder = moved(Encoder(1, DType::kFloat32, 0.2));
+  const Encoder encoder = Encoder(1, DType::kFloat32, 0.2);
   const auto encode = [&](const Watched& batch) {
     log.push_back("encode " + std::to_string(batch.size()));
     BOOST_TEST((batch.values.device() == kCuda));
@@ -223,12 +224,12 @@ BOOST_AUTO_TEST_CASE(a_chunk_is_copied_before_the_one_in_front_of_it_is_encoded,
   const Tower tower = Tower::from_chunks("x", chunks, encode).upload_to(kCuda);
   const Loss loss = [](std::span<const Variable> r) { return info_nce(r[0], r[0]); };
   using Log = std::vector<std::string>;
-  cached_step(std::span(&tower, 1), loss, there());
+  cached_step(std::span(&tower, 1), loss, device_options());
   BOOST_TEST(log == (Log{"copy 1", "copy 2", "encode 1", "copy 3", "encode 2", "encode 3",  //
                          "copy 3", "copy 2", "encode 3", "copy 1", "encode 2", "encode 1"}),
              boost::test_tools::per_element());
   log.clear();
-  StepOptions kept = there();
+  StepOptions kept = device_options();
   kept.cut = MemoryPlan{{0}, 2};
   cached_step(std::span(&tower, 1), loss, kept);
   BOOST_TEST(log == (Log{"copy 1", "copy 2", "encode 1", "copy 3", "encode 2", "encode 3", "copy 1", "encode 1"}),
@@ -258,7 +259,7 @@ BOOST_AUTO_TEST_CASE(other_ways_to_take_a_step_upload_too, *on_device) {
     const std::vector<Tensor> found = gradients_of(setup.parameters());
     for (std::size_t i = 0; i < found.size(); ++i) BOOST_TEST(same_bits(found[i], gradients[i]));
   };
-  same([&](std::span<const Tower> towers) { return direct_step(towers, setup.loss(), there().direct()); });
+  same([&](std::span<const Tower> towers) { return direct_step(towers, setup.loss(), device_options().direct()); });
   same([&](std::span<const Tower> towers) {
     return accumulated_step(towers, setup.loss(), {.chunk_sizes = {3}, .device = kCuda});
   });
@@ -268,7 +269,7 @@ BOOST_AUTO_TEST_CASE(other_ways_to_take_a_step_upload_too, *on_device) {
     return cached_backward(batches, setup.loss(), {.device = kCuda});
   });
   same([&](std::span<const Tower> towers) {
-    StepOptions options = there({4});
+    StepOptions options = device_options({4});
     options.offload = true;
     GradCache grad_cache(setup.loss(), options, {.every = 1, .samples = 4});
     StepResult result = grad_cache.step(towers);

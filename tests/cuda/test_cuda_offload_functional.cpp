@@ -3,7 +3,8 @@
 #include <utility>
 #include <vector>
 
-#include "cuda_gradcache.h"
+#include "cuda_device.h"
+#include "gradcache_checks.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/random.h"
@@ -31,8 +32,8 @@ struct SubBatches {
       : samples(all),
         size(of_one),
         width(columns),
-        image(moved(Encoder(1, DType::kFloat32, 0.2, width, 8, width))),
-        text(moved(Encoder(2, DType::kFloat32, 0.2, width, 8, width))),
+        image(Encoder(1, DType::kFloat32, 0.2, width, 8, width)),
+        text(Encoder(2, DType::kFloat32, 0.2, width, 8, width)),
         images(random_values({all, width}, 3, DType::kFloat32).to(kCuda)),
         texts(random_values({all, width}, 4, DType::kFloat32).to(kCuda)) {}
 

@@ -2,7 +2,8 @@
 #include <utility>
 #include <vector>
 
-#include "cuda_gradcache.h"
+#include "cuda_device.h"
+#include "gradcache_checks.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/device.h"
 #include "tapecache/gradcache/step.h"
@@ -24,8 +25,8 @@ struct WideOutputs {
 
   bool emulated = device_name(kCuda) == "emulated";
   std::int64_t samples = emulated ? 512 : 8192, width = emulated ? 64 : 1024, chunk = samples / 4, in, between;
-  Encoder image = moved(Encoder(1, DType::kFloat32, 0.1, in, between, width));
-  Encoder text = moved(Encoder(2, DType::kFloat32, 0.1, in, between, width));
+  Encoder image = Encoder(1, DType::kFloat32, 0.1, in, between, width);
+  Encoder text = Encoder(2, DType::kFloat32, 0.1, in, between, width);
   Tensor images = random_values({samples, in}, 3, DType::kFloat32),
          texts = random_values({samples, in}, 4, DType::kFloat32);
   Loss loss = [tile = TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
@@ -60,7 +61,7 @@ BOOST_AUTO_TEST_SUITE(offload)
 
 BOOST_AUTO_TEST_CASE(off_loading_takes_less_of_the_devices_memory, *on_device) {
   const WideOutputs setup;
-  StepOptions options = there({setup.chunk});
+  StepOptions options = device_options({setup.chunk});
   const std::size_t cache = setup.cache_bytes(), rows = cache / 16;  // of one chunk of one tower
   const std::size_t without = peak_of(setup, setup.there(), options);
   options.offload = true;
@@ -80,7 +81,7 @@ BOOST_AUTO_TEST_CASE(off_loading_takes_less_of_the_devices_memory, *on_device) {
 BOOST_AUTO_TEST_CASE(a_budget_holds_more_tapes_where_representations_are_off_loaded, *on_device) {
   for (const auto& [input, hidden] : {std::pair{1, 8}, {1, 1}, {8, 1}}) {
     const WideOutputs setup(input, hidden);
-    StepOptions options = there({setup.chunk});
+    StepOptions options = device_options({setup.chunk});
     const std::size_t needed = peak_of(setup, setup.there(), options);
     const std::vector<Tower> here = setup.here(), there = setup.there();
     options.cut = MemoryBudget{allocator(kCuda).stats().current + needed * 3 / 2};
@@ -104,7 +105,7 @@ BOOST_AUTO_TEST_CASE(a_budget_holds_more_tapes_where_representations_are_off_loa
 
 BOOST_AUTO_TEST_CASE(a_failure_in_the_middle_leaves_nothing_behind, *on_device) {
   const WideOutputs setup;
-  StepOptions options = there({setup.chunk});
+  StepOptions options = device_options({setup.chunk});
   options.offload = true;
   begin_random_step(2, 2);
   const StepResult expected = cached_step(setup.here(), setup.loss, options);
@@ -138,7 +139,7 @@ BOOST_AUTO_TEST_CASE(a_failure_in_the_middle_leaves_nothing_behind, *on_device) 
 
 BOOST_AUTO_TEST_CASE(running_out_of_memory_while_off_loading, *on_device) {
   const WideOutputs setup;
-  StepOptions options = there({setup.chunk});
+  StepOptions options = device_options({setup.chunk});
   options.offload = true;
   const std::vector<Tower> towers = setup.here();
   begin_random_step(2, 2);

@@ -9,6 +9,7 @@
 
 #include "cuda_device.h"
 #include "folder.h"
+#include "optimizer_checks.h"
 #include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/random.h"
@@ -21,7 +22,6 @@
 #include "tapecache/train/loss_scaler.h"
 #include "tapecache/train/metrics.h"
 #include "tapecache/train/optimizer.h"
-#include "train_checks.h"
 
 // What training does beside the forward and backward of a model, on a CUDA device.
 
@@ -30,41 +30,6 @@ using namespace tapecache::testing;
 using namespace tapecache::train;
 
 namespace {
-
-using MakeOptimizer = std::function<std::unique_ptr<Optimizer>(std::vector<Parameter>)>;
-
-const MakeOptimizer kOptimizers[] = {
-    [](auto p) { return std::make_unique<AdamW>(p, AdamWOptions{.weight_decay = 0.1}); },
-    [](auto p) { return std::make_unique<Sgd>(p, SgdOptions{.momentum = 0.9, .weight_decay = 0.1}); },
-};
-
-/// Arrays that end within blocks of the update, fill several, and are smaller than a warp; and two types in turn.
-std::vector<Parameter> mixed_parameters() {
-  std::vector<Parameter> parameters;
-  const std::pair<Shape, DType> arrays[] = {{{37, 41}, DType::kFloat32},   {{3}, DType::kFloat32},
-                                            {{200, 301}, DType::kFloat32}, {{0}, DType::kFloat32},
-                                            {{5}, DType::kFloat64},        {{170, 99}, DType::kFloat64},
-                                            {{}, DType::kFloat32},         {{19}, DType::kFloat32}};
-  for (const auto& [shape, dtype] : arrays) {
-    const std::uint64_t seed = parameters.size();
-    parameters.emplace_back("p" + std::to_string(seed), random_values(shape, seed, dtype));
-  }
-  return parameters;
-}
-
-void move(std::span<const Parameter> parameters, Device device) {
-  for (Parameter p : parameters) p.move_to(device);
-}
-
-double tolerance_of(DType dtype) { return dtype == DType::kFloat64 ? 1e-13 : 1e-6; }
-
-void check_alike(std::span<const Parameter> there, std::span<const Parameter> here) {
-  for (std::size_t i = 0; i < here.size(); ++i) {
-    BOOST_TEST((there[i].value().device() == kCuda));
-    BOOST_TEST(max_difference(there[i].value(), here[i].value()) <= tolerance_of(here[i].value().dtype()),
-               here[i].name());
-  }
-}
 
 /// What an op gives for x, and for its gradient by a cotangent.
 std::vector<Tensor> outcome(const std::function<Variable(const Variable&)>& op, const Tensor& x) {
@@ -83,51 +48,6 @@ std::vector<Tensor> outcome(const std::function<Variable(const Variable&)>& op, 
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(cuda)
-
-BOOST_AUTO_TEST_CASE(optimizers_step_as_on_the_cpu, *on_device) {
-  for (const MakeOptimizer& make : kOptimizers) {
-    const std::vector<Parameter> here = mixed_parameters(), there = mixed_parameters();
-    move(there, kCuda);
-    const auto a = make(here), b = make(there);
-    for (int t = 1; t <= 4; ++t) {
-      give_gradients(here, t);
-      give_gradients(there, t);
-      a->step(0.05, 0.5);
-      b->step(0.05, 0.5);
-    }
-    check_alike(there, here);
-    const auto state = a->state();
-    for (const auto& [name, tensor] : b->state()) {
-      BOOST_TEST(max_difference(tensor, state.at(name)) <= tolerance_of(tensor.dtype()), name);
-    }
-  }
-}
-
-BOOST_AUTO_TEST_CASE(optimizers_take_their_numbers_from_the_device, *on_device) {
-  const auto number = [](double value) { return Tensor::full({}, value, DType::kFloat64, kCuda); };
-  for (const MakeOptimizer& make : kOptimizers) {
-    const std::vector<Parameter> here = mixed_parameters(), there = mixed_parameters();
-    move(there, kCuda);
-    const auto a = make(here), b = make(there);
-    for (int t = 1; t <= 4; ++t) {
-      give_gradients(here, t);
-      give_gradients(there, t);
-      a->step(0.05, 0.5);
-      if (t == 3) b->step(0.05, 0.5);
-      else if (t == 4) b->step(0.05, 0.5, number(0));
-      else b->step(number(0.05), number(0.5), number(0));
-      const std::vector<Tensor> before = copies(there);
-      b->step(number(0.05), 1, number(1));
-      BOOST_TEST(same(there, before));
-    }
-    check_alike(there, here);
-    const auto state = a->state();
-    for (const auto& [name, tensor] : b->state()) {
-      BOOST_TEST(max_difference(tensor, state.at(name)) <= tolerance_of(tensor.dtype()), name);
-    }
-    BOOST_CHECK_EXCEPTION(b->step(Tensor::scalar(0.1)), DeviceError, says({"learning_rate", "cpu", "cuda:0"}));
-  }
-}
 
 BOOST_AUTO_TEST_CASE(an_optimizers_state_follows_its_parameters, *on_device) {
   for (const MakeOptimizer& make : kOptimizers) {

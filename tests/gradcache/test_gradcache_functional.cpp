@@ -14,44 +14,7 @@ using namespace tapecache::gradcache;
 using namespace tapecache::losses;
 using namespace tapecache::testing;
 
-namespace {
-
-/// The batch of a tower, emitted in small parts.
-CachedBatch batch_of(const std::string& name, const Encoder& encoder, const Tensor& samples,
-                     const std::vector<std::int64_t>& cuts) {
-  CachedBatch batch{name, {}};
-  std::int64_t begin = 0;
-  for (const std::int64_t end : cuts) {
-    CachedOptions options;
-    if (!batch.chunks.empty()) options.after = &batch.chunks.back();
-    batch.chunks.push_back(cached(encoder, samples.slice(begin, end), options));
-    begin = end;
-  }
-  return batch;
-}
-
-}  // namespace
-
 BOOST_AUTO_TEST_SUITE(gradcache_functional)
-
-BOOST_AUTO_TEST_CASE(small_batches_from_a_loader_make_the_big_one) {
-  const ClipSetup setup(9, DType::kFloat64, 0.3);
-  begin_random_step(3, 4);
-  const auto by_parts = [&] {
-    const std::vector<CachedBatch> towers{batch_of("image", setup.image, setup.images, {2, 3, 9}),
-                                          batch_of("text", setup.text, setup.texts, {4, 9})};
-    return cached_backward(towers, setup.loss());
-  };
-  check_equal(compare_steps([&] { return direct_step(setup.towers(), setup.loss()); }, by_parts, setup.parameters()),
-              1e-12);
-  direct_step(setup.towers(), setup.loss());
-  const RandomState after = random_state();
-  begin_random_step(3, 4);
-  const StepResult result = by_parts();
-  BOOST_TEST((random_state() == after));
-  BOOST_TEST(result.chunks == 5);
-  BOOST_TEST(result.parameters.size() == 7u);
-}
 
 BOOST_AUTO_TEST_CASE(a_backward_by_hand) {
   const Encoder encoder(1, DType::kFloat64, 0.4);

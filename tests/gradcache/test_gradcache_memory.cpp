@@ -229,4 +229,37 @@ BOOST_AUTO_TEST_CASE(peak_bytes_stay_flat_as_the_batch_grows) {
   BOOST_TEST(at_512 <= 1.05 * at_64 + 4.0 * 8 * (512 - 64) * 2);
 }
 
+BOOST_AUTO_TEST_CASE(peak_memory_is_flat_as_the_batch_grows) {
+  // Wide hidden layers: activations outweigh representations by far.
+  const auto extra_bytes = [](std::int64_t n) {
+    const Encoder image(1, DType::kFloat32, 0.1, 8, 512, 4), text(2, DType::kFloat32, 0.1, 8, 512, 4);
+    const Tensor images = random_values({n, 8}, 3, DType::kFloat32), texts = random_values({n, 8}, 4, DType::kFloat32);
+    const std::vector<Tower> towers{{"image", images, image}, {"text", texts, text}};
+    const Loss loss = [](std::span<const Variable> r) {
+      return ops::sum(ops::multiply(r[0], r[1]));  // no N×N logits: what is measured is the step itself
+    };
+    cached_step(towers, loss, {{16}});
+    allocator().reset_peak();
+    const std::size_t before = allocator().stats().current;
+    cached_step(towers, loss, {{16}});
+    const std::size_t of_batch = static_cast<std::size_t>(n) * 4 * sizeof(float);
+    return static_cast<double>(allocator().stats().peak - before) - 6.0 * static_cast<double>(of_batch);
+  };
+  const double small = extra_bytes(64), large = extra_bytes(4096);
+  BOOST_TEST(small > 0);
+  BOOST_TEST(large <= 1.05 * small);
+}
+
+BOOST_AUTO_TEST_CASE(fits_under_a_limit_that_direct_does_not) {
+  const Encoder image(1, DType::kFloat32, 0.1, 8, 512, 4), text(2, DType::kFloat32, 0.1, 8, 512, 4);
+  const std::vector<Tower> towers{{"image", random_values({512, 8}, 3, DType::kFloat32), image},
+                                  {"text", random_values({512, 8}, 4, DType::kFloat32), text}};
+  const Loss loss = [](std::span<const Variable> r) { return ops::sum(ops::multiply(r[0], r[1])); };
+  const std::size_t in_use = allocator().stats().current;
+  const MemoryLimit limit(in_use + (1 << 20));
+  BOOST_CHECK_THROW(direct_step(towers, loss), OutOfMemory);
+  BOOST_TEST(allocator().stats().current == in_use);
+  BOOST_CHECK_NO_THROW(cached_step(towers, loss, {{16}}));
+}
+
 BOOST_AUTO_TEST_SUITE_END()

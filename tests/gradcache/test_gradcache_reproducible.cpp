@@ -15,15 +15,6 @@ using namespace tapecache::testing;
 
 namespace {
 
-std::vector<Tensor> gradients_of(std::span<const Parameter> parameters) {
-  std::vector<Tensor> gradients;
-  for (Parameter p : parameters) {
-    gradients.push_back(p.gradient());
-    p.clear_gradient();
-  }
-  return gradients;
-}
-
 void check_same_bits(const std::vector<Tensor>& found, const std::vector<Tensor>& expected,
                      std::span<const Parameter> parameters) {
   BOOST_REQUIRE(found.size() == expected.size());
@@ -181,6 +172,19 @@ BOOST_AUTO_TEST_CASE(accumulated_steps_stay_equal) {
   const auto expected = run([&](std::span<const Tower> t) { direct_step(t, model.loss(), options.direct()); });
   const auto found = run([&](std::span<const Tower> t) { cached_step(t, model.loss(), options); });
   check_same_bits(found, expected, model.clip.parameters());
+}
+
+BOOST_AUTO_TEST_CASE(same_bits_for_any_thread_count) {
+  const ClipSetup setup(40, DType::kFloat32, 0.2);
+  std::vector<Tensor> expected;
+  for (const int threads : {1, 2, 4}) {
+    const Threads guard(threads);
+    begin_random_step(2, 2);
+    cached_step(setup.towers(), setup.loss(), {{16}});
+    const std::vector<Tensor> found = gradients_of(setup.parameters());
+    if (threads == 1) expected = found;
+    check_same_bits(found, expected, setup.parameters());
+  }
 }
 
 BOOST_AUTO_TEST_SUITE_END()

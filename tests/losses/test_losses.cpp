@@ -11,10 +11,8 @@
 #include "tapecache/autograd/modes.h"
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/parallel_for.h"
-#include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/linear.h"
 
 using namespace tapecache;
 using namespace tapecache::losses;
@@ -71,33 +69,6 @@ BOOST_AUTO_TEST_CASE(derivatives) {
 BOOST_AUTO_TEST_CASE(nothing_that_is_not_finite_on_the_way) {
   const AnomalyMode watching;
   for (const LossRow& row : loss_rows()) BOOST_CHECK_NO_THROW(gradients_of(row, DType::kFloat32));
-}
-
-BOOST_AUTO_TEST_CASE(in_cached_steps) {
-  for (const LossRow& row : loss_rows()) {
-    std::vector<gradcache::Tower> towers;
-    std::vector<Parameter> parameters;
-    for (std::size_t i = 0; i < row.representations; ++i) {
-      const std::int64_t width = row.inputs[i].size(-1);
-      const Parameter w("w" + std::to_string(i), random_values({width, width}, 40 + i));
-      parameters.push_back(w);
-      towers.emplace_back("tower" + std::to_string(i), row.inputs[i],
-                          [w](const Tensor& x) { return ops::tanh(ops::linear(x, w)); });
-    }
-    for (std::size_t i = row.representations; i < row.inputs.size(); ++i) {
-      parameters.emplace_back("loss" + std::to_string(i), row.inputs[i].clone());
-    }
-    const gradcache::Loss loss = [&](const gradcache::Representations& r) {
-      std::vector<Variable> inputs(r.begin(), r.end());
-      for (std::size_t i = row.representations; i < row.inputs.size(); ++i) inputs.emplace_back(parameters[i]);
-      return row.loss(inputs);
-    };
-    for (const std::int64_t chunk : {1, 3}) {
-      const gradcache::Comparison c = gradcache::compare(towers, loss, {{chunk}}, parameters);
-      BOOST_TEST(c.relative_norm <= 1e-12, row.name << ": " << c.relative_norm);
-      BOOST_TEST(c.max_relative() <= 1e-11, row.name << ": " << c.max_relative());
-    }
-  }
 }
 
 BOOST_AUTO_TEST_CASE(the_same_bits_for_any_number_of_threads) {

@@ -9,7 +9,6 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
-#include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/losses/losses.h"
 #include "tapecache/models/bert.h"
@@ -173,47 +172,6 @@ BOOST_AUTO_TEST_CASE(a_steady_state_asks_the_system_for_no_tensor_memory) {
     const MemoryStats after = allocator().stats();
     BOOST_TEST(after.system_allocations == before.system_allocations, (cached ? "cached" : "direct"));
     BOOST_TEST(after.current == before.current, (cached ? "cached" : "direct"));
-  }
-}
-
-BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {
-  constexpr std::int64_t kSamples = 5;
-  for (const bool checkpoint : {false, true}) {
-    const Clip clip(small_clip(0.2, checkpoint), 61, DType::kFloat64);
-    shake(clip.parameters(), 1000);
-    Parameter(clip.logit_scale()).mutable_value().fill(1.5);
-    const std::vector<gradcache::Tower> towers{
-        {"image", small_images(kSamples), [clip](const Tensor& images) { return clip.encode_image(images); }},
-        {"text", sentences(), [clip](const TokenBatch& tokens) { return clip.encode_text(tokens); }}};
-    const gradcache::Loss loss = [clip](std::span<const Variable> r) {
-      return losses::clip_loss(r[0], r[1], {.scale = losses::Scale::from_log(clip.logit_scale())});
-    };
-    const auto check = [&](const gradcache::StepOptions& options) {
-      begin_random_step(5, 3);
-      const gradcache::Comparison c = gradcache::compare(towers, loss, options, clip.parameters());
-      BOOST_TEST(c.parameters.size() == clip.parameters().size());
-      BOOST_TEST(c.relative_norm <= 1e-12);
-      BOOST_TEST(std::abs(c.loss_reference - c.loss_other) <= 1e-12);
-      for (const auto& p : c.parameters) {
-        // That gradient is 0 but for rounding, so that nothing is relative to it.
-        const double difference = p.name.ends_with("k_proj.bias") ? p.max_absolute : p.max_relative;
-        BOOST_TEST(difference <= 1e-12, p.name << ": " << difference);
-      }
-    };
-    for (std::int64_t chunk = 1; chunk <= kSamples + 1; ++chunk) {
-      BOOST_TEST_CONTEXT("chunk " << chunk << (checkpoint ? ", checkpointed" : "")) { check({{chunk}}); }
-    }
-    check({{2, 3}});
-
-    const gradcache::Comparison accumulated =
-        gradcache::compare_steps([&] { return gradcache::direct_step(towers, loss); },
-                                 [&] { return gradcache::accumulated_step(towers, loss, {{2}}); }, clip.parameters());
-    BOOST_TEST(accumulated.relative_norm > 1e-2);
-
-    clear_gradients(clip.parameters());
-    const gradcache::StepResult step = gradcache::cached_step(towers, loss, {{2}});
-    BOOST_TEST(step.parameters.size() == clip.parameters().size());
-    for (const Parameter& p : clip.parameters()) BOOST_TEST(p.gradient().defined(), p.name());
   }
 }
 

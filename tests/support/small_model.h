@@ -15,13 +15,14 @@ struct SmallModel {
   Tensor images;
   models::TokenBatch texts;
 
-  explicit SmallModel(std::int64_t samples, double dropout = 0.1)
-      : clip(config(dropout), 3),
+  explicit SmallModel(std::int64_t samples, double dropout = 0.1, std::int64_t layers = 2)
+      : clip(config(dropout, layers), 3),
         images(random_values({samples, 3, 16, 16}, 1, DType::kFloat32)),
         texts(make_texts(samples)) {}
 
-  static models::ClipConfig config(double dropout) {
-    const models::TransformerConfig encoder{.width = 16, .layers = 2, .heads = 2, .mlp_width = 32, .dropout = dropout};
+  static models::ClipConfig config(double dropout, std::int64_t layers = 2) {
+    const models::TransformerConfig encoder{
+        .width = 16, .layers = layers, .heads = 2, .mlp_width = 32, .dropout = dropout};
     return {
         .vision = {.image_size = 16, .patch_size = 4, .encoder = models::VisionEncoderConfig(encoder)},
         .text = {.vocabulary = 30, .max_tokens = 12, .pooling = models::TextPooling::kLastToken, .encoder = encoder},

@@ -296,47 +296,4 @@ BOOST_AUTO_TEST_CASE(adamw_counts_the_steps_of_each_parameter) {
   BOOST_TEST(std::abs(late.value().item() - x) <= 1e-12);
 }
 
-BOOST_AUTO_TEST_CASE(numbers_of_the_device_are_as_those_of_the_host) {
-  const std::function<std::unique_ptr<Optimizer>(std::vector<Parameter>)> optimizers[] = {
-      [](auto p) { return std::make_unique<AdamW>(p, AdamWOptions{.weight_decay = 0.1}); },
-      [](auto p) { return std::make_unique<Sgd>(p, SgdOptions{.momentum = 0.9, .weight_decay = 0.1}); },
-  };
-  const auto held = [](double value) -> Number { return Tensor::full({}, value, DType::kFloat64); };
-  for (const auto& make : optimizers) {
-    const std::vector<Parameter> here = some_parameters(), there = some_parameters();
-    const auto a = make(here), b = make(there);
-    for (int t = 1; t <= 6; ++t) {
-      give_gradients(here, t);
-      give_gradients(there, t);
-      if (t == 2) {
-        Parameter(here[1]).clear_gradient();
-        Parameter(there[1]).clear_gradient();
-      }
-      a->step(0.05 / t, 0.5);
-      // All of them, or one alone.
-      if (t == 3) b->step(0.05 / t, held(0.5));
-      else if (t == 5) b->step(0.05 / t, 0.5, held(0));
-      else b->step(held(0.05 / t), held(0.5), t % 2 == 0 ? held(0) : 0);
-      const std::vector<Tensor> before = copies(there);
-      const auto state = copies(b->state());
-      b->step(held(0.05), 1, held(3));
-      b->step(0.05, 1, 3);
-      b->step(0.05, 1, held(kNan));
-      b->step(0.05, 1, kNan);
-      BOOST_TEST(same(there, before));
-      BOOST_TEST(same(b->state(), state));
-      if (t == 4) {
-        a->step(0.01);
-        b->step(0.01);
-      }
-    }
-    BOOST_TEST(same(there, copies(here)));
-    BOOST_TEST(same(a->state(), b->state()));
-    // What the host knows is checked beside what it does not.
-    BOOST_CHECK_EXCEPTION(b->step(-1, held(1)), ValueError, says({"the learning rate is -1"}));
-    BOOST_CHECK_EXCEPTION(b->step(held(1), kInf), ValueError, says({"the gradient scale is inf"}));
-    BOOST_TEST(same(there, copies(here)));
-  }
-}
-
 BOOST_AUTO_TEST_SUITE_END()

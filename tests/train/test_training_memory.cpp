@@ -2,7 +2,7 @@
 #include <utility>
 #include <vector>
 
-#include "cuda_device.h"
+#include "devices.h"
 #include "folder.h"
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/device.h"
@@ -11,7 +11,7 @@
 #include "tapecache/train/optimizer.h"
 #include "train_checks.h"
 
-// What training leaves behind where a CUDA device has no memory left: all as it was.
+// What training leaves behind where the device under test has no memory left: all as it was.
 
 using namespace tapecache;
 using namespace tapecache::testing;
@@ -28,14 +28,14 @@ std::vector<Parameter> large_parameters(Device device) {
   return parameters;
 }
 
-/// Calls `action` with ever more of the device's memory until it does not throw OutOfMemory; `check` after each that
+/// Calls `action` with ever more of its memory until it does not throw OutOfMemory; `check` after each that
 /// did.
 void with_more_and_more_memory(const std::function<void()>& action, const std::function<void()>& check) {
-  const std::size_t in_use = allocator(kCuda).stats().current;
+  const std::size_t in_use = allocator(kDevice).stats().current;
   int refused = 0;
   for (std::size_t room = 1000;; room += 1000) {
     try {
-      const MemoryLimit limit(in_use + room, kCuda);
+      const MemoryLimit limit(in_use + room, kDevice);
       action();
       break;
     } catch (const OutOfMemory&) {
@@ -48,12 +48,12 @@ void with_more_and_more_memory(const std::function<void()>& action, const std::f
 
 }  // namespace
 
-BOOST_AUTO_TEST_SUITE(cuda)
+BOOST_AUTO_TEST_SUITE(training_memory)
 
 BOOST_AUTO_TEST_CASE(a_step_without_memory_for_its_state_is_not_counted, *on_device) {
   const std::vector<Parameter> here = large_parameters(Device::cpu()), there = large_parameters(Device::cpu());
   AdamW a(here), b(there);
-  for (Parameter p : there) p.move_to(kCuda);
+  for (Parameter p : there) p.move_to(kDevice);
   give_gradients(here, 1);
   give_gradients(there, 1);
   const auto state = copies(b.state());
@@ -68,7 +68,7 @@ BOOST_AUTO_TEST_CASE(a_step_without_memory_for_its_state_is_not_counted, *on_dev
 }
 
 BOOST_AUTO_TEST_CASE(state_without_memory_for_it_is_not_loaded_in_part, *on_device) {
-  const std::vector<Parameter> here = large_parameters(Device::cpu()), there = large_parameters(kCuda);
+  const std::vector<Parameter> here = large_parameters(Device::cpu()), there = large_parameters(kDevice);
   AdamW a(here), b(there);
   give_gradients(here, 1);
   give_gradients(there, 2);
@@ -81,7 +81,7 @@ BOOST_AUTO_TEST_CASE(state_without_memory_for_it_is_not_loaded_in_part, *on_devi
 
 BOOST_AUTO_TEST_CASE(a_checkpoint_without_memory_for_it_is_not_loaded_in_part, *on_device) {
   const Folder folder;
-  const std::vector<Parameter> parameters = large_parameters(kCuda);
+  const std::vector<Parameter> parameters = large_parameters(kDevice);
   AdamW first({parameters[0]});
   Sgd rest({parameters[1], parameters[2]}, {.momentum = 0.9});
   const std::vector<Optimizer*> both{&first, &rest};

@@ -1,0 +1,3 @@
+#include "devices.h"
+
+const tapecache::Device tapecache::testing::kDevice = tapecache::Device::cuda();
