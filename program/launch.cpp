@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <initializer_list>
 #include <sstream>
 #include <system_error>
 
@@ -46,15 +47,14 @@ std::string find_launcher(const std::vector<std::string>& names) {
 std::vector<std::string> launcher_command(int processes) {
   const bool is_open_mpi = std::string(TAPECACHE_HAS_MPI) == "Open MPI";
   std::vector<std::string> command{find_launcher({TAPECACHE_MPI_LAUNCHER, "mpiexec"})};
-  const auto add = [&](std::initializer_list<const char*> words) { command.insert(command.end(), words); };
+  const auto add = [&](std::initializer_list<std::string> words) { command.insert(command.end(), words); };
   if (is_open_mpi) {
     add({"--quiet", "--oversubscribe", "--bind-to", "none", "--mca", "btl_vader_single_copy_mechanism", "none"});
     if (::geteuid() == 0) add({"--allow-run-as-root"});
   } else {
     add({"-launcher", "fork"});
   }
-  add({"-n"});
-  command.push_back(std::to_string(processes));
+  add({"-n", std::to_string(processes)});
   return command;
 }
 

@@ -24,10 +24,10 @@ Tensor ids_of(const std::vector<std::string>& texts) {
 }  // namespace
 
 Shares PairBatch::targets_of_all() const {
-  Shares targets = pairs;
+  Shares shares = pairs;
   const std::int64_t each = static_cast<std::int64_t>(target_texts.size()) / size();
-  for (std::int64_t& count : targets.counts) count *= each;
-  return targets;
+  for (std::int64_t& count : shares.counts) count *= each;
+  return shares;
 }
 
 PairBatches::PairBatches(const PairsFile& pairs, const TextModel& model, const Prefixes& prefixes,

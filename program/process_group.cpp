@@ -104,9 +104,7 @@ Shares ProcessGroup::shares(std::int64_t total) const {
 
 Tensor ProcessGroup::gathered(const Tensor& rows, const Shares& shares) const {
   if (!communicator_) return rows;
-  Shape shape = rows.shape();
-  shape[0] = shares.total();
-  Tensor all = Tensor::empty(shape, rows.dtype());
+  Tensor all = Tensor::empty(rows.shape().with(0, shares.total()), rows.dtype());
   communicator_->all_gather(rows, all, shares.counts);
   return all;
 }
