@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <string_view>
 #include <utility>
@@ -29,13 +30,15 @@ struct Launched {
 
 /// Of Open MPI, of MPICH and others by PMI, and of SLURM, which starts programs that know no MPI as well.
 Launched launched_by_environment() {
-  for (const char* variable : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
-    const char* const value = std::getenv(variable);
-    if (value == nullptr) continue;
-    int processes = 1;
-    const std::string_view text(value);
-    std::from_chars(text.data(), text.data() + text.size(), processes);
-    return {variable, processes};
+  const auto processes = [](const char* name) {
+    const char* const value = std::getenv(name);
+    int count = 0;
+    if (value != nullptr) std::from_chars(value, value + std::strlen(value), count);
+    return Launched{name, count};
+  };
+  for (const Launched& launched :
+       {processes("OMPI_COMM_WORLD_SIZE"), processes("PMI_SIZE"), processes("SLURM_STEP_NUM_TASKS")}) {
+    if (launched.processes > 0) return launched;
   }
   return {};
 }
