@@ -8,19 +8,19 @@
 
 namespace tapecache::program {
 
-std::vector<std::int64_t> held_out(std::span<const std::uint64_t> anchors, double share, std::int64_t most,
+std::vector<std::int64_t> held_out(const std::deque<std::uint32_t>& anchors, double share, std::int64_t most,
                                    std::uint64_t seed) {
   constexpr std::uint64_t kShuffle = ~std::uint64_t{0};  // no epoch's
   const auto wanted = std::min(most, std::int64_t{std::llround(share * static_cast<double>(anchors.size()))});
   std::vector<std::int64_t> rows;
   if (wanted == 0) return rows;
-  std::vector<std::uint64_t> sorted(anchors.begin(), anchors.end());
+  std::vector<std::uint32_t> sorted(anchors.begin(), anchors.end());
   std::ranges::sort(sorted);
-  std::unordered_set<std::uint64_t> taken;
+  std::unordered_set<std::uint32_t> taken;
   std::int64_t count = 0;
   for (const std::int64_t row : data::shuffled(static_cast<std::int64_t>(anchors.size()), seed, kShuffle)) {
     if (count >= wanted) break;
-    const std::uint64_t anchor = anchors[static_cast<std::size_t>(row)];
+    const std::uint32_t anchor = anchors[static_cast<std::size_t>(row)];
     const auto pairs = static_cast<std::int64_t>(std::ranges::equal_range(sorted, anchor).size());
     if (count + pairs <= wanted && taken.insert(anchor).second) count += pairs;
   }

@@ -190,7 +190,7 @@ PairsFile::PairsFile(const std::filesystem::path& path, const PairsOptions& opti
                                 skipped_ > 0 ? fmt::format(", but {} rows with an empty text", skipped_) : ""));
   }
   if (all) {
-    all->lines = lines_;
+    all->lines.assign(lines_.begin(), lines_.end());
     all->hard_negatives = hard_negatives_;
   }
 }
@@ -201,7 +201,7 @@ void PairsFile::add(std::size_t begin, std::size_t end, const std::vector<Field>
   }
   begins_.push_back(begin);
   bytes_.push_back(static_cast<std::uint32_t>(end - begin));
-  anchor_numbers_.push_back(hash(texts.front().text));
+  anchor_numbers_.push_back(static_cast<std::uint32_t>(hash(texts.front().text) >> 32));
   for (const Field& field : texts)
     fingerprint_ = hash(field.text, hash(fmt::format("{} ", field.text.size()), fingerprint_));
 }
@@ -232,7 +232,7 @@ Pairs PairsFile::read(std::span<const std::int64_t> rows) const {
 
 Pairs PairsFile::take_out(std::span<const std::int64_t> rows) {
   Pairs taken = read(rows);
-  const auto keep_others = [&]<class T>(std::vector<T>& of_pairs) {
+  const auto keep_others = [&]<class T>(std::deque<T>& of_pairs) {
     std::size_t kept = 0, next = 0;
     for (std::size_t i = 0; i < of_pairs.size(); ++i) {
       if (next < rows.size() && rows[next] == static_cast<std::int64_t>(i)) ++next;
@@ -244,7 +244,7 @@ Pairs PairsFile::take_out(std::span<const std::int64_t> rows) {
   keep_others(begins_);
   keep_others(bytes_);
   keep_others(lines_);
-  std::vector<std::uint64_t>().swap(anchor_numbers_);
+  std::deque<std::uint32_t>().swap(anchor_numbers_);
   return taken;
 }
 

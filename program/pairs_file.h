@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -64,8 +65,8 @@ class PairsFile {
 
   /// The given pairs, in their order. From any thread. Throws FileError for a file that was written to since.
   Pairs read(std::span<const std::int64_t> rows) const;
-  /// A number of each pair's anchor, the same where anchors are equal; none after `take_out`.
-  const std::vector<std::uint64_t>& anchor_numbers() const { return anchor_numbers_; }
+  /// A number of each pair's anchor, the same where anchors are equal, and seldom where not; none after `take_out`.
+  const std::deque<std::uint32_t>& anchor_numbers() const { return anchor_numbers_; }
   /// Reads the given pairs, which ascend, and has them no more: those behind take their numbers.
   Pairs take_out(std::span<const std::int64_t> rows);
 
@@ -80,10 +81,10 @@ class PairsFile {
   bool images_ = false;
   std::int64_t hard_negatives_ = 0, skipped_ = 0;
   std::uint64_t fingerprint_;
-  // Of each pair:
-  std::vector<std::uint64_t> begins_, anchor_numbers_;
-  std::vector<std::uint32_t> bytes_;
-  std::vector<std::int64_t> lines_;  // of pairs with images
+  // Of each pair, in containers that are not copied as they grow:
+  std::deque<std::uint64_t> begins_;
+  std::deque<std::uint32_t> bytes_, anchor_numbers_;
+  std::deque<std::int64_t> lines_;  // of pairs with images
 };
 
 /// All pairs of a file, read at once. Throws as `PairsFile`.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <deque>
 #include <filesystem>
 #include <numeric>
 #include <string>
@@ -211,7 +212,7 @@ BOOST_AUTO_TEST_CASE(rows_are_read_where_they_stand) {
 BOOST_AUTO_TEST_CASE(pairs_are_taken_out) {
   put(*this / "p.tsv", "query\tpositive\na\t0\nb\t1\na\t2\nc\t3\n");
   PairsFile file(*this / "p.tsv");
-  const std::vector<std::uint64_t> numbers = file.anchor_numbers();
+  const std::deque<std::uint32_t> numbers = file.anchor_numbers();
   BOOST_CHECK(numbers[0] == numbers[2] && numbers[0] != numbers[1] && numbers[1] != numbers[3]);
   const std::uint64_t fingerprint = file.fingerprint();
   const Pairs taken = file.take_out(std::vector<std::int64_t>{0, 2});
