@@ -31,16 +31,16 @@ double larger(double a, double b) { return a >= b || a != a ? a : b; }
 }  // namespace
 
 int run_check_gradient(const CheckGradientCommand& command) {
-  const Pairs pairs = read_pairs(command.pairs, command.columns);
+  const PairsFile pairs(command.pairs, command.columns);
   TextModelOptions options = command.model.text_model();
   options.merge = false;  // an adapter is what is trained
   const TextModel model(command.model.folder, options);
   const Prefixes prefixes = command.prefixes.of(model);
   LossOptions chosen = command.loss;
-  chosen.name = loss_name(chosen, pairs);
-  const TrainingLoss loss(chosen, model, pairs.hard_negatives);
+  chosen.name = loss_name(chosen, pairs.images());
+  const TrainingLoss loss(chosen, model, pairs.hard_negatives());
   std::optional<ImageEncoder> encoder;
-  if (pairs.images) encoder.emplace(model.folder(), model.model(), command.model.images);
+  if (pairs.images()) encoder.emplace(model.folder(), model.model(), command.model.images);
   const ImageEncoder* const images = encoder ? &*encoder : nullptr;
   std::vector<std::int64_t> rows(static_cast<std::size_t>(std::min(command.samples, pairs.size())));
   std::iota(rows.begin(), rows.end(), 0);

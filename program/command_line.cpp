@@ -1,8 +1,10 @@
 #include "command_line.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -13,6 +15,9 @@
 #include "command_inspect.h"
 #include "command_search.h"
 #include "command_train.h"
+#include "launch.h"
+#include "process_group.h"
+#include "step_settings.h"
 #include "tapecache/core/parallel_for.h"
 
 namespace tapecache::program {
@@ -164,6 +169,12 @@ void add_train(CLI::App& app, TrainOptions& o) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_flag("--resume", o.resume, "Go on from OUT.run's checkpoint, where there is one, to the same bits");
+  app.add_option("--processes", o.processes, "Processes on this machine that share each batch, by MPI")
+      ->check(CLI::Range(1, 1024));
+  app.add_option("--wait", o.wait, "Seconds that a process waits for another before the run ends; 0: for ever")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 30))
+      ->capture_default_str();
+  app.add_flag("--reproducible", o.reproducible, "The same bits for 1, 2, 4 and 8 processes, at some cost");
 }
 
 void add_texts(CLI::App& app, TextsOptions& options) {
@@ -228,8 +239,9 @@ int run_command_line(int argc, char** argv) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.set_version_flag("--version", std::string("tapecache " TAPECACHE_VERSION));
   app.footer(
-      "Exit codes: 0 done, 1 wrong usage or input, 2 training or a check failed, 3 out of memory, 128 + n ended by "
-      "signal n.");
+      "Exit codes: 0 done, 1 wrong usage or input, 2 training or a check failed, 3 out of memory, 4 another process of "
+      "the "
+      "run failed, 128 + n ended by signal n.");
   int threads = 0;
   std::function<int()> run;
 
@@ -247,7 +259,16 @@ int run_command_line(int argc, char** argv) {
   EvalCommand eval;
   InspectCommand inspect;
   CheckGradientCommand check;
-  command("train", "Fine-tune a model on pairs of texts, in batches of any size", train, add_train, run_train);
+  const auto train_or_launch = [&](const TrainOptions& options) {
+    if (options.processes.value_or(1) == 1 || launched_processes() > 1) return run_train(options);
+    check_processes(options, *options.processes);
+    std::vector<std::string> again(argv + 1, argv + argc);
+    again.insert(again.begin(), own_path());
+    // They share the processors of the machine.
+    if (threads == 0) again.push_back(fmt::format("--threads={}", std::max(1, thread_count() / *options.processes)));
+    return launch(*options.processes, again);
+  };
+  command("train", "Fine-tune a model on pairs of texts, in batches of any size", train, add_train, train_or_launch);
   command("embed", "Write the vectors of texts", embed, add_embed, run_embed);
   command("search", "Find the texts nearest to some", search, add_search, run_search);
   command("eval", "Measure how well anchors find their positives: recall, MRR, nDCG", eval, add_eval, run_eval);

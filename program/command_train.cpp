@@ -1,12 +1,9 @@
 #include "command_train.h"
 
-#include <fnmatch.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
-#include <type_traits>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -15,8 +12,10 @@
 #include "interrupt.h"
 #include "metrics_log.h"
 #include "pair_batches.h"
+#include "process_group.h"
 #include "progress.h"
 #include "run_settings.h"
+#include "step_settings.h"
 #include "tapecache/core/device.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/parallel_for.h"
@@ -25,7 +24,7 @@
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/train/checkpoint.h"
-#include "tapecache/train/optimizer.h"
+#include "trainee.h"
 
 namespace tapecache::program {
 
@@ -36,38 +35,26 @@ using Json = nlohmann::ordered_json;
 
 const Clock::time_point program_begin = Clock::now();
 
-constexpr std::int64_t kDefaultChunkTokens = 4096;
-constexpr std::int64_t kDefaultImages = 32;  // of a chunk
 constexpr std::int64_t kCheckedPairs = 16, kCheckedChunk = 4;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-template <class... Arguments>
-void say(fmt::format_string<Arguments...> format, Arguments&&... arguments) {
-  fmt::print(stderr, "{}\n", fmt::format(format, std::forward<Arguments>(arguments)...));
-}
-
-Json to_json(const gradcache::MemoryPlan& plan) {
-  return {{"chunk_sizes", plan.chunk_sizes},
-          {"kept_chunks", plan.kept_chunks},
-          {"chunk_tokens", plan.chunk_tokens},
-          {"bytes", plan.bytes}};
-}
-gradcache::MemoryPlan plan_of(const Json& json) {
-  return {json.at("chunk_sizes").get<std::vector<std::int64_t>>(), json.at("kept_chunks").get<std::int64_t>(),
-          json.at("chunk_tokens").get<std::int64_t>(), json.at("bytes").get<std::size_t>()};
-}
-
-/// A training run: what it trains, where it stands, and its folder `OUT.run`.
+/// A training run: what it trains, where it stands, and its folder `OUT.run`. Of several processes each has one, and
+/// the first alone shows and writes.
 class Run {
  public:
-  explicit Run(TrainOptions options) : options_(std::move(options)), folder_(options_.out) {
+  Run(TrainOptions options, const ProcessGroup& group) : options_(std::move(options)), group_(group) {
+    folder_ = options_.out;
     if (folder_.filename().empty()) folder_ = folder_.parent_path();  // of "OUT/"
     options_.out = folder_;
     folder_ += ".run";
-    read_pairs_and_model();
-    freeze();
-    prepare();
+    group_.together([this] {
+      check_processes(options_, group_.size());
+      if (group_.is_first()) require_new_folders();
+      read_pairs();
+      prepare();
+    });
+    describe_run();
   }
 
   int go() {
@@ -77,60 +64,63 @@ class Run {
     if (held_out_ && before_.empty()) before_ = evaluated("before", true);
     MetricsLog::Figures after;
     const Clock::time_point begin = Clock::now();
-    Progress progress("train", steps_, step_);
-    while (step_ < steps_ && interrupt.signal() == 0) {
+    std::optional<Progress> progress;
+    if (group_.is_first()) progress.emplace("train", steps_, step_);
+    int signal = 0;
+    while (step_ < steps_ && (signal = signal_to_any(interrupt)) == 0) {
       const Clock::time_point step_begin = Clock::now();
       MetricsLog::Figures figures = step();
       const double seconds = seconds_since(step_begin);
       figures.emplace_back("seconds", seconds);
-      const double rate = static_cast<double>(batch_) / seconds;
-      log_->add("train", step_, figures);
-      progress.update(step_, fmt::format("loss {:.4f}  {:.0f} pairs/s  {}", figures.front().second, rate,
-                                         bytes_text(memory_stats().peak)));
+      log("train", figures);
+      if (progress) {
+        progress->update(step_, fmt::format("loss {:.4f}  {:.0f} pairs/s  {}", figures.front().second,
+                                            static_cast<double>(batch_) / seconds, bytes_text(memory_stats().peak)));
+      }
       const bool last = step_ == steps_;
       if (held_out_ && (last || (eval_every_ > 0 && step_ % eval_every_ == 0))) {
-        progress.pause();
+        if (progress) progress->pause();
         after = evaluated(last ? "after" : fmt::format("step {}", step_), true);
       }
       if (last || (options_.save_every > 0 && step_ % options_.save_every == 0)) save();
     }
-    progress.pause();
-    if (interrupt.signal() != 0) {
+    if (progress) progress->pause();
+    if (signal != 0) {
       save();
       say("interrupted after {} of {} steps; go on by the same command with --resume", step_, steps_);
-      return 128 + interrupt.signal();
+      return 128 + signal;
     }
     const double seconds = seconds_since(begin);
     if (held_out_ && after.empty()) after = evaluated("after", false);  // which was logged before the last checkpoint
-    with_averages([&] { write_model(); });
-    if (held_out_) show(before_, after);
+    group_.on_first(
+        [this] { trainee_->with_averages([this] { trainee_->write(options_.out, folder_ / "adapter"); }); });
+    if (held_out_ && group_.is_first()) show(before_, after);
     say("{} written after {} steps in {}, at most {} in use", options_.out.string(), steps_, clock_text(seconds),
         bytes_text(memory_stats().peak));
     return kDone;
   }
 
  private:
-  /// What is measured and written are the averages, where there are any.
-  template <class Function>
-  std::invoke_result_t<Function> with_averages(const Function& function) const {
-    if (!ema_) return function();
-    const train::Ema::Scope scope = ema_->use();
-    return function();
+  template <class... Arguments>
+  void say(fmt::format_string<Arguments...> format, Arguments&&... arguments) const {
+    if (group_.is_first()) fmt::print(stderr, "{}\n", fmt::format(format, std::forward<Arguments>(arguments)...));
   }
 
-  std::span<const Buffer> averages() const { return ema_ ? std::span(ema_->state()) : std::span<const Buffer>(); }
-
-  void write_model() const {
-    if (adapter_ && !options_.tuning.merge) {
-      write_adapter(options_.out, folder_ / "adapter", *adapter_, model_->base());
-      return;
-    }
-    if (adapter_) adapter_->merge();
-    models::save_pretrained(options_.out, model_->model());
-    if (adapter_) adapter_->unmerge();
+  /// The first process writes it; where it cannot, that is known before the next step.
+  void log(const std::string& kind, const MetricsLog::Figures& figures) {
+    group_.together([&] {
+      if (log_) log_->add(kind, step_, figures);
+    });
   }
 
-  void read_pairs_and_model() {
+  /// All end behind the same step.
+  int signal_to_any(const InterruptGuard& interrupt) const {
+    std::int64_t signal = interrupt.signal();
+    group_.take_largest({&signal, 1});
+    return static_cast<int>(signal);
+  }
+
+  void require_new_folders() const {
     std::error_code error;
     if (std::filesystem::exists(options_.out, error)) {
       throw FileError(fmt::format("{}: is there already, expected the name of a new folder", options_.out.string()));
@@ -139,51 +129,24 @@ class Run {
       throw FileError(
           fmt::format("{}: an earlier run is there; go on with it by --resume, or remove it", folder_.string()));
     }
-    training_ = read_pairs(options_.pairs, options_.columns);
-    Pairs held;
-    if (!options_.eval_pairs.empty()) {
-      held = read_pairs(options_.eval_pairs, options_.columns);
-    } else if (options_.eval_share > 0) {
-      std::tie(training_, held) = held_out(training_, options_.eval_share, options_.eval_limit, options_.seed);
-    }
-    if (held.size() > 0) held_out_.emplace(held);
-    if (training_.size() < 2) {
-      throw FileError(fmt::format("{}: leaves {} pairs for training, expected at least 2", options_.pairs.string(),
-                                  training_.size()));
-    }
-    model_ =
-        std::make_unique<TextModel>(options_.model.folder, TextModelOptions{.max_tokens = options_.model.max_tokens,
-                                                                            .dropout = options_.dropout,
-                                                                            .seed = options_.seed,
-                                                                            .base = options_.model.base,
-                                                                            .checkpoint = options_.checkpointing,
-                                                                            .merge = false});
-    adapter_ = adapter_of(*model_, options_.tuning);
-    prefixes_ = options_.prefixes.of(*model_);
-    options_.loss.name = loss_name(options_.loss, training_);
-    if (held.images != training_.images && held.size() > 0) {
-      throw FileError(fmt::format("{}: has {}, the pairs for training have {}", options_.eval_pairs.string(),
-                                  held.images ? "images" : "texts alone", training_.images ? "images" : "texts alone"));
-    }
-    if (training_.images) {
-      images_ = std::make_unique<ImageEncoder>(model_->base(), model_->model(), options_.model.images);
-    }
   }
 
-  /// By the patterns; each must match something.
-  void freeze() {
-    for (const std::string& pattern : options_.freeze) {
-      bool matched = false;
-      for (Parameter parameter : model_->model().parameters()) {
-        if (::fnmatch(pattern.c_str(), parameter.name().c_str(), 0) != 0) continue;
-        parameter.set_requires_gradient(false);
-        matched = true;
-      }
-      if (!matched) {
-        throw ValueError(fmt::format("--freeze '{}' matches no parameter; they are called like '{}' ({} lists all)",
-                                     pattern, model_->model().parameters().front().name(), "tapecache inspect"));
-      }
+  void read_pairs() {
+    training_.emplace(options_.pairs, options_.columns);
+    const bool own_file = !options_.eval_pairs.empty();
+    const Pairs taken = training_->take_out(
+        held_out(training_->anchor_numbers(), own_file ? 0 : options_.eval_share, options_.eval_limit, options_.seed));
+    const Pairs held = own_file ? program::read_pairs(options_.eval_pairs, options_.columns) : taken;
+    if (training_->size() < 2) {
+      throw FileError(fmt::format("{}: leaves {} pairs for training, expected at least 2", options_.pairs.string(),
+                                  training_->size()));
     }
+    if (held.images != training_->images() && held.size() > 0) {
+      throw FileError(fmt::format("{}: has {}, the pairs for training have {}", options_.eval_pairs.string(),
+                                  held.images ? "images" : "texts alone",
+                                  training_->images() ? "images" : "texts alone"));
+    }
+    if (held.size() > 0) held_out_.emplace(held);
   }
 
   void prepare() {
@@ -193,22 +156,15 @@ class Run {
       }
       options_.loss.scale = 1 / *options_.temperature;
     }
-    loss_ = std::make_unique<TrainingLoss>(options_.loss, *model_, training_.hard_negatives);
-    all_ = model_->model().parameters();
-    all_.insert(all_.end(), loss_->parameters().begin(), loss_->parameters().end());
-    std::ranges::copy_if(all_, std::back_inserter(trained_), [](const Parameter& p) { return p.requires_gradient(); });
-    const train::AdamWOptions adamw{.weight_decay = options_.weight_decay,
-                                    .groups = parse_groups(options_.tuning.groups, options_.rate),
-                                    .layer_decay = options_.tuning.layer_decay};
-    optimizer_ = std::make_unique<train::AdamW>(trained_, adamw);
-    if (options_.tuning.ema) ema_.emplace(trained_, train::EmaOptions{.decay = *options_.tuning.ema});
-    if (adapter_) saved_ = trained_;  // the rest is the base model's, and stays as it is
-    else saved_ = all_;
+    options_.loss.name = loss_name(options_.loss, training_->images());
+    trainee_.emplace(options_, *training_);
+    prefixes_ = options_.prefixes.of(trainee_->model());
 
-    batch_ = std::min(options_.batch, training_.size());
-    order_ = std::make_unique<data::BatchOrder>(training_.size(), batch_, options_.seed);
+    batch_ = std::min(options_.batch, training_->size());
+    check_batch(options_, batch_, group_.size());
+    order_.emplace(training_->size(), batch_, options_.seed);
     const int loaders = options_.loaders.value_or(std::clamp(thread_count() / 4, 1, 8));
-    batches_ = std::make_unique<PairBatches>(training_, *model_, prefixes_, images_.get(),
+    batches_ = std::make_unique<PairBatches>(*training_, trainee_->model(), prefixes_, trainee_->images(),
                                              LoadingOptions{options_.seed, loaders});
     const double of_epochs = options_.epochs * static_cast<double>(order_->steps_per_epoch());
     steps_ = options_.steps.value_or(std::max<std::int64_t>(1, std::llround(of_epochs)));
@@ -219,50 +175,51 @@ class Run {
     scheduled_rate(options_.tuning.schedule, 0, warmup_, steps_, options_.rate);
     eval_every_ = options_.eval_every.value_or(order_->steps_per_epoch());
 
-    step_options_.autocast = options_.model.autocast();
-    if (options_.memory) {
-      step_options_.cut = gradcache::MemoryBudget{*options_.memory, options_.chunk_tokens.value_or(0)};
-    } else if (options_.chunk) {
-      step_options_.cut = {*options_.chunk};
-    } else {
-      step_options_.cut = gradcache::ChunkTokens{options_.chunk_tokens.value_or(kDefaultChunkTokens), {kDefaultImages}};
-    }
-    settings_ = run_settings(options_, training_, prefixes_);
+    step_options_ = step_options(options_, group_);
+    settings_ = run_settings(options_, *training_, prefixes_);
     settings_["the number of steps"] = std::to_string(steps_);
-    describe_run();
   }
 
   void describe_run() const {
-    const models::PretrainedInfo& info = model_->model().info();
+    const models::PretrainedInfo& info = trainee_->model().model().info();
     const auto count = [](const std::vector<Parameter>& parameters) {
       std::int64_t sum = 0;
       for (const Parameter& p : parameters) sum += p.value().numel();
       return sum < 1'000'000 ? std::to_string(sum) : fmt::format("{:.1f} M", static_cast<double>(sum) * 1e-6);
     };
     say("model  {}: {}, {} parameters, {} of them trained; {} numbers a text of at most {} tokens",
-        options_.model.folder.string(), info.architecture, count(all_), count(trained_), info.width,
-        model_->max_tokens());
+        options_.model.folder.string(), info.architecture, count(trainee_->all()), count(trainee_->trained()),
+        info.width, trainee_->model().max_tokens());
     for (const std::string& note : info.notes) say("note   {}", note);
-    say("pairs  {} for training{}, {} held out{}", training_.size(),
-        training_.hard_negatives > 0 ? fmt::format(" with {} hard negatives each", training_.hard_negatives) : "",
+    const std::int64_t negatives = training_->hard_negatives(), skipped = training_->skipped();
+    say("pairs  {} for training{}, {} held out{}", training_->size(),
+        negatives > 0 ? fmt::format(" with {} hard negatives each", negatives) : "",
         held_out_ ? std::to_string(held_out_->queries.size()) + " searches" : "none",
-        training_.skipped > 0 ? fmt::format("; {} rows with an empty text passed over", training_.skipped) : "");
+        skipped > 0 ? fmt::format("; {} rows with an empty text passed over", skipped) : "");
     if (batch_ < options_.batch) say("note   the batch is all {} pairs, --batch asks for {}", batch_, options_.batch);
     if (!prefixes_.query.empty() || !prefixes_.passage.empty()) {
       say("prefix '{}' for anchors, '{}' for the others", prefixes_.query, prefixes_.passage);
     }
-    say("run    {} steps of {} pairs, loss {}, in {}", steps_, batch_, options_.loss.name, folder_.string());
+    say("run    {} steps of {} pairs, loss {}, in {}{}", steps_, batch_, options_.loss.name, folder_.string(),
+        group_.size() > 1 ? fmt::format(", by {} processes of {} threads", group_.size(), thread_count()) : "");
   }
 
   std::filesystem::path checkpoint() const { return folder_ / "checkpoint.safetensors"; }
 
   void start_or_resume() {
     std::error_code error;
-    if (!options_.resume || !std::filesystem::exists(checkpoint(), error)) {
-      log_.emplace(folder_);
-      return;
-    }
-    const train::TrainingPosition position = train::load_checkpoint(checkpoint(), saved_, *optimizer_, averages());
+    std::int64_t resumes = options_.resume && std::filesystem::exists(checkpoint(), error) ? 1 : 0;
+    group_.take_largest({&resumes, 1});
+    group_.together([&] {
+      if (resumes == 1) resume();
+      if (group_.is_first()) log_.emplace(folder_, resumes == 1 ? std::optional(step_) : std::nullopt);
+    });
+    if (resumes == 1) say("resume after {} of {} steps", step_, steps_);
+  }
+
+  void resume() {
+    const train::TrainingPosition position =
+        train::load_checkpoint(checkpoint(), trainee_->saved(), trainee_->optimizer(), trainee_->averages());
     const auto note = [&](const std::string& name) {
       const auto found = position.notes.find(name);
       Json json = found == position.notes.end() ? Json() : Json::parse(found->second, nullptr, false);
@@ -280,32 +237,52 @@ class Run {
       throw FileError(fmt::format("{}: its notes are not those of a run: {}", checkpoint().string(), e.what()));
     }
     step_ = position.step;
-    log_.emplace(folder_, step_);
-    say("resume after {} of {} steps", step_, steps_);
   }
 
   void save() {
-    train::TrainingPosition position{step_, options_.seed, {{"settings", Json(settings_).dump()}}};
-    Json before = Json::object();
-    for (const auto& [name, value] : before_) before[name] = value;
-    position.notes["before"] = before.dump();
-    if (const auto* plan = std::get_if<gradcache::MemoryPlan>(&step_options_.cut)) {
-      position.notes["plan"] = to_json(*plan).dump();
+    group_.on_first([this] {
+      train::TrainingPosition position{step_, options_.seed, {{"settings", Json(settings_).dump()}}};
+      Json before = Json::object();
+      for (const auto& [name, value] : before_) before[name] = value;
+      position.notes["before"] = before.dump();
+      if (const auto* plan = std::get_if<gradcache::MemoryPlan>(&step_options_.cut)) {
+        position.notes["plan"] = text_of(*plan);
+      }
+      train::save_checkpoint(checkpoint(), trainee_->saved(), trainee_->optimizer(), position, trainee_->averages());
+    });
+  }
+
+  Shares shares_of(std::int64_t step) {
+    Shares shares{{}, group_.rank()};
+    for (int r = 0; r < group_.size(); ++r) {
+      shares.counts.push_back(static_cast<std::int64_t>(order_->rows(step, r, group_.size()).size()));
     }
-    train::save_checkpoint(checkpoint(), saved_, *optimizer_, position, averages());
+    return shares;
+  }
+
+  /// What the next step takes; the images of the one behind it begin to be read.
+  PairBatch next_batch() {
+    const auto epoch = [this](std::int64_t number) { return static_cast<std::uint32_t>(order_->epoch(number)); };
+    PairBatches::Parts parts;
+    group_.together([&] {
+      parts = batches_->read(order_->rows(step_), shares_of(step_), epoch(step_));
+      if (step_ + 1 < steps_) batches_->load_ahead(order_->rows(step_ + 1), shares_of(step_ + 1), epoch(step_ + 1));
+    });
+    // As if one process had all of it.
+    auto tokens = parts.longest();
+    group_.take_largest(tokens);
+    return batches_->padded(std::move(parts), tokens);
   }
 
   /// The next step. Throws NumericalError where it cannot be taken.
   MetricsLog::Figures step() {
-    const auto epoch = [this](std::int64_t number) { return static_cast<std::uint32_t>(order_->epoch(number)); };
-    const PairBatch batch = batches_->batch(order_->rows(step_), epoch(step_));
-    if (step_ + 1 < steps_) batches_->load_ahead(order_->rows(step_ + 1), epoch(step_ + 1));
-    const std::vector<gradcache::Tower> towers = towers_of(batch, *model_, images_.get());
-    const gradcache::Loss loss = loss_->of(batch, prefixes_, options_.model.embed());
-    model_->model().set_training(true);
+    const PairBatch batch = next_batch();
+    const std::vector<gradcache::Tower> towers = towers_of(batch, trainee_->model(), trainee_->images());
+    const gradcache::Loss loss = trainee_->loss().of(batch, prefixes_, options_.model.embed(), group_);
+    trainee_->model().model().set_training(true);
     begin_random_step(options_.seed, static_cast<std::uint32_t>(step_));
     if (std::holds_alternative<gradcache::MemoryBudget>(step_options_.cut)) {
-      const gradcache::MemoryPlan plan = gradcache::plan_memory(towers, step_options_);
+      const gradcache::MemoryPlan plan = agreed(gradcache::plan_memory(towers, step_options_), group_);
       step_options_.cut = plan;
       say("memory {} at most: chunks of {}, {} kept", bytes_text(plan.bytes), fmt::join(plan.chunk_sizes, " and "),
           plan.kept_chunks);
@@ -316,32 +293,28 @@ class Run {
       throw NumericalError(fmt::format("step {}: {}; nothing was changed by it", step_ + 1, result.message));
     }
     const double rate = scheduled_rate(options_.tuning.schedule, step_, warmup_, steps_, options_.rate);
-    const double norm = (options_.clip_norm > 0 ? train::clip_gradient_norm(trained_, options_.clip_norm)
-                                                : train::gradient_norm(trained_))
-                            .item();
+    const double norm = trainee_->clip_gradient(options_.clip_norm);
     if (!std::isfinite(norm)) throw NumericalError(fmt::format("step {}: the gradient's norm is {}", step_ + 1, norm));
-    optimizer_->step(rate);
-    optimizer_->clear_gradients();
-    loss_->after_step();
-    if (ema_) ema_->update();
+    trainee_->step(rate);
     ++step_;
     return {{"loss", result.loss.item()},
             {"learning_rate", rate},
             {"gradient_norm", norm},
-            {"scale", loss_->scale()},
+            {"scale", trainee_->loss().scale()},
             {"peak_bytes", static_cast<double>(result.peak_bytes)}};
   }
 
-  /// The cached against the direct gradient, on the first pairs of the batch.
+  /// The cached against the direct gradient, on the first pairs of each process.
   void check(const PairBatch& whole) {
-    const std::int64_t pairs = std::min(kCheckedPairs, whole.size());
-    const PairBatch batch = first_pairs(whole, pairs);
+    const PairBatch batch = first_pairs(whole, kCheckedPairs);
     gradcache::StepOptions options = step_options_;
-    options.cut = {std::min(kCheckedChunk, std::max<std::int64_t>(1, pairs / 2))};
-    const double distance = gradcache::compare(towers_of(batch, *model_, images_.get()),
-                                               loss_->of(batch, prefixes_, options_.model.embed()), options, trained_)
+    options.cut = {std::clamp<std::int64_t>(batch.pairs.own() / 2, 1, kCheckedChunk)};
+    options.reproducible_segments = options.reproducible_block = 0;
+    const double distance = gradcache::compare(towers_of(batch, trainee_->model(), trainee_->images()),
+                                               trainee_->loss().of(batch, prefixes_, options_.model.embed(), group_),
+                                               options, trainee_->trained())
                                 .relative_norm;
-    log_->add("check", step_, {{"gradient_distance", distance}});
+    log("check", {{"gradient_distance", distance}});
     if (!(distance <= options_.model.gradient_tolerance())) {
       throw NumericalError(
           fmt::format("step {}: the cached gradient differs from the direct one by {:.1e} of its norm, "
@@ -350,13 +323,15 @@ class Run {
     }
   }
 
-  MetricsLog::Figures evaluated(const std::string& when, bool log) {
-    MetricsLog::Figures figures = with_averages(
-        [&] { return evaluate(*model_, images_.get(), *held_out_, prefixes_, options_.model.embed()).named(); });
+  MetricsLog::Figures evaluated(const std::string& when, bool logged) {
+    MetricsLog::Figures figures = trainee_->with_averages([&] {
+      return evaluate(trainee_->model(), trainee_->images(), *held_out_, prefixes_, options_.model.embed(), group_)
+          .named();
+    });
     std::string line;
     for (const auto& [name, value] : figures) line += fmt::format("  {} {:.4f}", name, value);
     say("{}{}", when, line);
-    if (log) log_->add("eval", step_, figures);
+    if (logged) log("eval", figures);
     return figures;
   }
 
@@ -371,28 +346,30 @@ class Run {
   }
 
   TrainOptions options_;
+  const ProcessGroup& group_;
   std::filesystem::path folder_;
-  Pairs training_;
+  std::optional<PairsFile> training_;
   std::optional<RetrievalTask> held_out_;
-  std::unique_ptr<TextModel> model_;
-  std::unique_ptr<ImageEncoder> images_;  // where the pairs have some
+  std::optional<Trainee> trainee_;
   Prefixes prefixes_;
-  std::unique_ptr<TrainingLoss> loss_;
-  std::vector<Parameter> all_, trained_, saved_;
-  std::optional<models::Lora> adapter_;
-  std::unique_ptr<train::AdamW> optimizer_;
-  std::optional<train::Ema> ema_;
-  std::unique_ptr<data::BatchOrder> order_;
+  std::optional<data::BatchOrder> order_;
   std::unique_ptr<PairBatches> batches_;
   gradcache::StepOptions step_options_;
   std::map<std::string, std::string> settings_;
   std::int64_t batch_ = 0, steps_ = 0, warmup_ = 0, eval_every_ = 0, step_ = 0;
   MetricsLog::Figures before_;
-  std::optional<MetricsLog> log_;
+  std::optional<MetricsLog> log_;  // of the first process
 };
 
 }  // namespace
 
-int run_train(const TrainOptions& options) { return Run(options).go(); }
+int run_train(const TrainOptions& options) {
+  const ProcessGroup group = ProcessGroup::launched(std::chrono::seconds(options.wait));
+  if (options.processes && *options.processes != group.size()) {
+    throw ValueError(
+        fmt::format("--processes is {}, but this process was started as one of {}", *options.processes, group.size()));
+  }
+  return group.run([&] { return Run(options, group).go(); });
+}
 
 }  // namespace tapecache::program

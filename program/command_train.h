@@ -43,9 +43,14 @@ struct TrainOptions {
   std::optional<std::int64_t> eval_every = {};  ///< steps; none: once an epoch
   std::int64_t save_every = 100, check_every = 0;
   bool resume = false;
+
+  std::optional<int> processes = {};  ///< that share each batch
+  std::int64_t wait = 600;            ///< seconds, that a process waits for another before it gives up
+  bool reproducible = false;          ///< to the same bits for any number of processes
 };
 
-/// Gives the exit code. Throws what the library throws.
+/// Trains, with the processes that a launcher started together with this one. Gives the exit code. Throws what the
+/// library throws.
 int run_train(const TrainOptions& options);
 
 }  // namespace tapecache::program

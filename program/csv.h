@@ -22,21 +22,23 @@ enum class TableFormat {
 /// Reads a table row by row. Lines end by LF or CRLF; those with nothing in them are passed over.
 class TableReader {
  public:
-  TableReader(const TextFile& file, TableFormat format) : file_(file), format_(format) {}
+  TableReader(const TextFile& file, TableFormat format) : file_(file), format_(format), reader_(file) {}
 
   /// The next row; false at the end. Throws FileError with line and column for a quote that is never closed, stands
   /// within a value without quotes, or is followed by something else than the value's end.
   bool next(std::vector<Field>& row);
+  /// Where the last row begins and ends.
+  std::size_t begin() const { return begin_; }
+  std::size_t end() const { return end_; }
 
  private:
-  bool at_row_end() const;
-  void skip_row_end();
-  Field field();
-  Field quoted_field();
-
   const TextFile& file_;
   TableFormat format_;
-  std::size_t at_ = 0;
+  TextReader reader_;
+  std::size_t begin_ = 0, end_ = 0;
 };
+
+/// The row that stands at [begin, end) of the file, as the reader found it.
+std::vector<Field> read_table_row(const TextFile& file, TableFormat format, std::size_t begin, std::size_t end);
 
 }  // namespace tapecache::program

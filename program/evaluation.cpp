@@ -44,14 +44,21 @@ Prefixes prefixes_for(const TextModel& model, const std::optional<std::string>& 
 }
 
 Evaluation evaluate(const TextModel& model, const ImageEncoder* images, const RetrievalTask& task,
-                    const Prefixes& prefixes, const EmbedOptions& options) {
+                    const Prefixes& prefixes, const EmbedOptions& options, const ProcessGroup& group) {
   EmbedOptions of_queries = options, of_targets = options;
   of_queries.prefix = prefixes.query;
   of_targets.prefix = prefixes.passage;
   const bool of_images = !task.images.empty();
-  const Tensor queries =
-      model.comparable(of_images ? images->embed(task.images, options) : model.embed(task.queries, of_queries));
-  const Tensor targets = model.comparable(model.embed(task.targets, of_targets));
+  const Shares of_all_queries = group.shares(static_cast<std::int64_t>(task.queries.size()));
+  const Shares of_all_targets = group.shares(static_cast<std::int64_t>(task.targets.size()));
+  Tensor queries, targets;
+  group.together([&] {
+    queries = of_images ? images->embed(of_all_queries.of(task.images), options)
+                        : model.embed(of_all_queries.of(task.queries), of_queries);
+    targets = model.embed(of_all_targets.of(task.targets), of_targets);
+  });
+  queries = model.comparable(group.gathered(queries, of_all_queries));
+  targets = model.comparable(group.gathered(targets, of_all_targets));
   Evaluation evaluation{search(queries, targets, task.gold_rows())};
   if (of_images) evaluation.reverse = search(targets, queries, task.reversed_gold_rows());
   return evaluation;

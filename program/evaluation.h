@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "image_encoder.h"
+#include "process_group.h"
 #include "retrieval_task.h"
 #include "text_model.h"
 
@@ -35,8 +36,8 @@ struct Prefixes {
 Prefixes prefixes_for(const TextModel& model, const std::optional<std::string>& query,
                       const std::optional<std::string>& passage);
 
-/// `images` is looked at where the task's queries are images.
+/// `images` is looked at where the task's queries are images. Each process encodes its share, and all find the same.
 Evaluation evaluate(const TextModel& model, const ImageEncoder* images, const RetrievalTask& task,
-                    const Prefixes& prefixes, const EmbedOptions& options);
+                    const Prefixes& prefixes, const EmbedOptions& options, const ProcessGroup& group = {});
 
 }  // namespace tapecache::program

@@ -2,33 +2,32 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
-#include <string_view>
-#include <unordered_map>
 #include <unordered_set>
-#include <vector>
 
 #include "tapecache/data/batch_order.h"
 
 namespace tapecache::program {
 
-std::pair<Pairs, Pairs> held_out(const Pairs& pairs, double share, std::int64_t most, std::uint64_t seed) {
+std::vector<std::int64_t> held_out(const std::deque<std::uint32_t>& anchors, double share, std::int64_t most,
+                                   std::uint64_t seed) {
   constexpr std::uint64_t kShuffle = ~std::uint64_t{0};  // no epoch's
-  const auto wanted = std::min(most, std::int64_t{std::llround(share * static_cast<double>(pairs.size()))});
-  std::unordered_map<std::string_view, std::int64_t> pairs_of_anchor;
-  for (const std::string& anchor : pairs.anchors) ++pairs_of_anchor[anchor];
-  std::unordered_set<std::string_view> taken;
+  const auto wanted = std::min(most, std::int64_t{std::llround(share * static_cast<double>(anchors.size()))});
+  std::vector<std::int64_t> rows;
+  if (wanted == 0) return rows;
+  std::vector<std::uint32_t> sorted(anchors.begin(), anchors.end());
+  std::ranges::sort(sorted);
+  std::unordered_set<std::uint32_t> taken;
   std::int64_t count = 0;
-  for (const std::int64_t row : data::shuffled(pairs.size(), seed, kShuffle)) {
+  for (const std::int64_t row : data::shuffled(static_cast<std::int64_t>(anchors.size()), seed, kShuffle)) {
     if (count >= wanted) break;
-    const std::string& anchor = pairs.anchors[static_cast<std::size_t>(row)];
-    if (count + pairs_of_anchor[anchor] <= wanted && taken.insert(anchor).second) count += pairs_of_anchor[anchor];
+    const std::uint32_t anchor = anchors[static_cast<std::size_t>(row)];
+    const auto pairs = static_cast<std::int64_t>(std::ranges::equal_range(sorted, anchor).size());
+    if (count + pairs <= wanted && taken.insert(anchor).second) count += pairs;
   }
-  std::vector<std::int64_t> sides[2];
-  for (std::int64_t row = 0; row < pairs.size(); ++row) {
-    sides[taken.contains(pairs.anchors[static_cast<std::size_t>(row)]) ? 1 : 0].push_back(row);
+  for (std::size_t row = 0; row < anchors.size(); ++row) {
+    if (taken.contains(anchors[row])) rows.push_back(static_cast<std::int64_t>(row));
   }
-  return {pairs.select(sides[0]), pairs.select(sides[1])};
+  return rows;
 }
 
 }  // namespace tapecache::program

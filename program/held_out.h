@@ -1,14 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
-
-#include "pairs_file.h"
+#include <deque>
+#include <vector>
 
 namespace tapecache::program {
 
-/// Pairs for training and, apart, those held out: about a share of all, at most `most`. Pairs of one anchor are on one
-/// side.
-std::pair<Pairs, Pairs> held_out(const Pairs& pairs, double share, std::int64_t most, std::uint64_t seed);
+/// The pairs to hold out, ascending: about a share of all, at most `most`. All pairs of one anchor, which have one
+/// number (`PairsFile::anchor_numbers`), are held out together.
+std::vector<std::int64_t> held_out(const std::deque<std::uint32_t>& anchors, double share, std::int64_t most,
+                                   std::uint64_t seed);
 
 }  // namespace tapecache::program

@@ -2,8 +2,8 @@
 
 namespace tapecache::program {
 
-/// While there is one, SIGINT and SIGTERM do not end the program but are remembered, so that it ends where it has saved
-/// what it did. The second signal ends it as always.
+/// While there is one, SIGINT, SIGTERM and SIGUSR1, which launchers hand on, do not end the program but are remembered,
+/// so that it ends where it has saved what it did. The second signal ends it as always.
 class InterruptGuard {
  public:
   InterruptGuard();

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "evaluation.h"
+#include "exit_code.h"
 #include "tapecache/core/dtype.h"
 #include "text_model.h"
 
@@ -34,11 +35,5 @@ struct PrefixOptions {
 
   Prefixes of(const TextModel& model) const { return prefixes_for(model, query, passage); }
 };
-
-// What the program ends with, but for 128 and the number of a signal.
-inline constexpr int kDone = 0;
-inline constexpr int kBadInput = 1;  // usage, files, options
-inline constexpr int kFailed = 2;    // training or a check did not come to what it should
-inline constexpr int kOutOfMemory = 3;
 
 }  // namespace tapecache::program

@@ -1,5 +1,7 @@
 #include "pair_batches.h"
 
+#include <algorithm>
+#include <span>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -21,57 +23,104 @@ Tensor ids_of(const std::vector<std::string>& texts) {
 
 }  // namespace
 
-PairBatches::PairBatches(const Pairs& pairs, const TextModel& model, const Prefixes& prefixes,
+Shares PairBatch::targets_of_all() const {
+  Shares shares = pairs;
+  const std::int64_t each = static_cast<std::int64_t>(target_texts.size()) / size();
+  for (std::int64_t& count : shares.counts) count *= each;
+  return shares;
+}
+
+PairBatches::PairBatches(const PairsFile& pairs, const TextModel& model, const Prefixes& prefixes,
                          const ImageEncoder* images, const LoadingOptions& loading)
     : pairs_(pairs), model_(model), prefixes_(prefixes), images_(images), seed_(loading.seed) {
-  if (pairs.images) work_ = std::make_unique<WorkAhead>(loading.threads);
+  if (pairs.images()) work_ = std::make_unique<WorkAhead>(loading.threads);
 }
 
-void PairBatches::load_ahead(const std::vector<std::int64_t>& rows, std::optional<std::uint32_t> epoch) {
-  if (!pairs_.images) return;
-  loading_ = rows;
-  pixels_ = images_->empty_pixels(static_cast<std::int64_t>(rows.size()));
+void PairBatches::load_ahead(const std::vector<std::int64_t>& rows, const Shares& shares,
+                             std::optional<std::uint32_t> epoch) {
+  if (!pairs_.images()) return;
+  const std::span<const std::int64_t> own = shares.of(rows);
+  loading_.assign(own.begin(), own.end());
+  pixels_ = images_->empty_pixels(shares.own());
   // The job has what it needs: it may go on where its batch is no longer asked for.
-  work_->start(pixels_.size(0), [this, rows, epoch, pixels = pixels_, bytes = pixels_.mutable_data<std::uint8_t>(),
-                                 each = pixels_.bytes() / rows.size()](std::int64_t i) {
-    const std::int64_t row = rows[static_cast<std::size_t>(i)];
-    std::uint8_t* const place = bytes + static_cast<std::size_t>(i) * each;
-    if (epoch) images_->read_for_training(pairs_.image(row), seed_, *epoch, static_cast<std::uint32_t>(row), place);
-    else images_->read(pairs_.image(row), place);
-  });
+  work_->start(pixels_.size(0),
+               [this, numbers = loading_, epoch, pairs = pairs_.read(own), pixels = pixels_,
+                bytes = pixels_.mutable_data<std::uint8_t>(), each = pixels_.bytes() / own.size()](std::int64_t i) {
+                 const auto row = static_cast<std::uint32_t>(numbers[static_cast<std::size_t>(i)]);
+                 std::uint8_t* const place = bytes + static_cast<std::size_t>(i) * each;
+                 if (epoch) images_->read_for_training(pairs.image(i), seed_, *epoch, row, place);
+                 else images_->read(pairs.image(i), place);
+               });
 }
 
-PairBatch PairBatches::batch(const std::vector<std::int64_t>& rows, std::optional<std::uint32_t> epoch) {
-  const Pairs chosen = pairs_.select(rows);
-  PairBatch batch;
-  batch.anchor_texts = chosen.anchors;
-  for (std::size_t i = 0; i < chosen.anchors.size(); ++i) {
-    batch.target_texts.push_back(chosen.positives[i]);
+PairBatches::Parts PairBatches::read(const std::vector<std::int64_t>& rows, const Shares& shares,
+                                     std::optional<std::uint32_t> epoch) {
+  Pairs chosen = pairs_.read(rows);
+  Parts parts;
+  PairBatch& batch = parts.batch;
+  batch.pairs = shares;
+  batch.anchor_texts = std::move(chosen.anchors);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    batch.target_texts.push_back(std::move(chosen.positives[i]));
     const auto negatives = static_cast<std::size_t>(chosen.hard_negatives);
     const auto first = chosen.negatives.begin() + static_cast<std::ptrdiff_t>(i * negatives);
     batch.target_texts.insert(batch.target_texts.end(), first, first + static_cast<std::ptrdiff_t>(negatives));
   }
-  if (pairs_.images) {
-    if (loading_ != rows) load_ahead(rows, epoch);
+  if (pairs_.images()) {
+    if (!std::ranges::equal(loading_, shares.of(rows))) load_ahead(rows, shares, epoch);
     loading_.clear();
     work_->finish();
     batch.pixels = std::exchange(pixels_, {});
   } else {
-    batch.anchors = model_.tokens(batch.anchor_texts, prefixes_.query);
+    parts.anchors = model_.ids(shares.of(batch.anchor_texts), prefixes_.query);
   }
-  batch.targets = model_.tokens(batch.target_texts, prefixes_.passage);
+  parts.targets = model_.ids(batch.targets_of_all().of(batch.target_texts), prefixes_.passage);
   batch.equal = {.target_ids = ids_of(batch.target_texts), .query_ids = ids_of(batch.anchor_texts)};
-  return batch;
+  return parts;
+}
+
+std::array<std::int64_t, 2> PairBatches::Parts::longest() const {
+  const auto longest_of = [](const std::vector<std::vector<std::int32_t>>& texts) {
+    std::size_t longest = 1;
+    for (const auto& ids : texts) longest = std::max(longest, ids.size());
+    return static_cast<std::int64_t>(longest);
+  };
+  return {longest_of(anchors), longest_of(targets)};
+}
+
+PairBatch PairBatches::padded(Parts parts, const std::array<std::int64_t, 2>& tokens) const {
+  if (!parts.batch.pixels.defined()) parts.batch.anchors = model_.padded(parts.anchors, tokens[0]);
+  parts.batch.targets = model_.padded(parts.targets, tokens[1]);
+  return std::move(parts.batch);
+}
+
+PairBatch PairBatches::batch(const std::vector<std::int64_t>& rows) {
+  Parts parts = read(rows, Shares::alone(static_cast<std::int64_t>(rows.size())));
+  const auto longest = parts.longest();
+  return padded(std::move(parts), longest);
 }
 
 PairBatch first_pairs(const PairBatch& batch, std::int64_t count) {
-  const std::int64_t targets = count * (batch.targets.size() / batch.size());
+  const auto processes = static_cast<std::int64_t>(batch.pairs.counts.size());
+  const std::int64_t each = std::max<std::int64_t>(1, count / processes);
+  const std::int64_t targets_each = static_cast<std::int64_t>(batch.target_texts.size()) / batch.size();
   PairBatch first;
-  if (batch.pixels.defined()) first.pixels = batch.pixels.slice(0, count);
-  else first.anchors = batch.anchors.slice(0, count);
-  first.targets = batch.targets.slice(0, targets);
-  first.anchor_texts.assign(batch.anchor_texts.begin(), batch.anchor_texts.begin() + count);
-  first.target_texts.assign(batch.target_texts.begin(), batch.target_texts.begin() + targets);
+  first.pairs = batch.pairs;
+  for (std::size_t begin = 0; std::int64_t & pairs : first.pairs.counts) {
+    const auto all = static_cast<std::size_t>(std::exchange(pairs, std::min(pairs, each)));
+    const auto some = static_cast<std::size_t>(pairs), targets = static_cast<std::size_t>(targets_each);
+    const auto add = [](std::vector<std::string>& to, const std::vector<std::string>& from, std::size_t at,
+                        std::size_t number) {
+      const auto place = from.begin() + static_cast<std::ptrdiff_t>(at);
+      to.insert(to.end(), place, place + static_cast<std::ptrdiff_t>(number));
+    };
+    add(first.anchor_texts, batch.anchor_texts, begin, some);
+    add(first.target_texts, batch.target_texts, begin * targets, some * targets);
+    begin += all;
+  }
+  if (batch.pixels.defined()) first.pixels = batch.pixels.slice(0, first.pairs.own());
+  else first.anchors = batch.anchors.slice(0, first.pairs.own());
+  first.targets = batch.targets.slice(0, first.pairs.own() * targets_each);
   first.equal = {.target_ids = ids_of(first.target_texts), .query_ids = ids_of(first.anchor_texts)};
   return first;
 }

@@ -2,25 +2,21 @@
 
 #include <algorithm>
 #include <cctype>
-#include <charconv>
-#include <functional>
+#include <iterator>
+#include <limits>
 #include <optional>
-#include <span>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
-#include "csv.h"
 #include "tapecache/core/error.h"
 #include "text_file.h"
 
 namespace tapecache::program {
 
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr std::string_view kAnchorNames[] = {"anchor", "query", "question", "sentence1", "text1", "source"};
 constexpr std::string_view kPositiveNames[] = {"positive", "pos",       "passage", "document",
@@ -51,150 +47,6 @@ bool is_blank(std::string_view text) { return text.find_first_not_of(" \t\r\n\v\
 
 std::string listed(const std::vector<std::string>& names) { return fmt::format("'{}'", fmt::join(names, "', '")); }
 
-/// Rows of a file, whatever its format: of each the values of the columns that are wanted. A JSON list gives several.
-class Rows {
- public:
-  Rows(const std::filesystem::path& path, bool header) : file_(path), header_(header) {
-    const std::string extension = lower(path.extension().string());
-    if (extension == ".csv" || extension == ".tsv") {
-      const TableFormat format = extension == ".csv" ? TableFormat::kCsv : TableFormat::kTsv;
-      table_.emplace(file_, format);
-      read_names();
-      if (!header_) table_.emplace(file_, format);  // from the first row again
-    } else if (extension == ".jsonl" || extension == ".ndjson") {
-      Json first;
-      std::size_t begin = 0;
-      if (next_object(first, begin)) {
-        for (const auto& [name, value] : first.items()) {
-          if (value.is_string() || value.is_array()) names_.push_back(name);
-        }
-      }
-      at_ = 0;
-    } else {
-      throw FileError(
-          fmt::format("{}: found the ending '{}', expected .csv, .tsv or .jsonl", path.string(), extension));
-    }
-  }
-
-  const TextFile& file() const { return file_; }
-  /// Whether columns have names of their own.
-  bool named() const { return !table_ || header_; }
-  /// Of the columns: by the header, or the first object. Of a table without a header "1", "2", ….
-  const std::vector<std::string>& names() const { return names_; }
-
-  /// Throws FileError naming the columns that there are.
-  void choose(const std::vector<std::string>& names) {
-    for (const std::string& name : names) {
-      const auto found = std::ranges::find(names_, name);
-      if (found == names_.end()) {
-        throw FileError(fmt::format("{}: has no column '{}', found {}", file_.name(), name,
-                                    names_.empty() ? "nothing" : listed(names_)));
-      }
-      if (std::ranges::count(names, name) > 1) {
-        throw FileError(fmt::format("{}: column '{}' was chosen twice", file_.name(), name));
-      }
-      chosen_.push_back(static_cast<std::size_t>(found - names_.begin()));
-    }
-  }
-
-  /// The chosen values of the next row, those of one column after another; false at the end.
-  bool next(std::vector<std::vector<Field>>& values) {
-    values.assign(chosen_.size(), {});
-    return table_ ? next_of_table(values) : next_of_lines(values);
-  }
-
- private:
-  void read_names() {
-    if (!table_->next(row_)) return;
-    for (std::size_t i = 0; i < row_.size(); ++i) {
-      const std::string name = header_ ? row_[i].text : std::to_string(i + 1);
-      if (std::ranges::find(names_, name) != names_.end()) {
-        throw file_.error(row_[i].offset, fmt::format("the header has '{}' twice", name));
-      }
-      names_.push_back(name);
-    }
-  }
-
-  bool next_of_table(std::vector<std::vector<Field>>& values) {
-    if (!table_->next(row_)) return false;
-    if (row_.size() != names_.size()) {
-      const std::size_t at = row_.size() > names_.size() ? row_[names_.size()].offset : row_.back().offset;
-      throw file_.error(at, fmt::format("found {} value{} in this row, expected {} ({})", row_.size(),
-                                        row_.size() == 1 ? "" : "s", names_.size(), listed(names_)));
-    }
-    for (std::size_t i = 0; i < chosen_.size(); ++i) values[i].push_back(std::move(row_[chosen_[i]]));
-    return true;
-  }
-
-  /// The object of the next line that is not empty, and where the line begins.
-  bool next_object(Json& object, std::size_t& begin) {
-    const std::string_view text = file_.contents();
-    while (at_ < text.size()) {
-      begin = at_;
-      const std::size_t end = std::min(text.find('\n', begin), text.size());
-      at_ = end + 1;
-      const std::string_view line = text.substr(begin, end - begin);
-      if (is_blank(line)) continue;
-      try {
-        object = Json::parse(line);
-      } catch (const Json::parse_error& e) {
-        throw file_.error(begin + std::min(e.byte > 0 ? e.byte - 1 : 0, line.size()),
-                          "is no JSON: " + reason(e.what()));
-      } catch (const Json::exception& e) {  // a number that is too large for any type
-        throw file_.error(begin, "is no JSON that can be read: " + reason(e.what()));
-      }
-      if (!object.is_object()) {
-        throw file_.error(begin, fmt::format("found a JSON {}, expected an object with texts", object.type_name()));
-      }
-      return true;
-    }
-    return false;
-  }
-  /// What nlohmann-json says, without where, which it counts within the line.
-  static std::string reason(const std::string& message) {
-    const std::size_t found = message.find(": ");
-    return found == std::string::npos ? message : message.substr(found + 2);
-  }
-
-  bool next_of_lines(std::vector<std::vector<Field>>& values) {
-    Json object;
-    std::size_t begin = 0;
-    if (!next_object(object, begin)) return false;
-    for (std::size_t i = 0; i < chosen_.size(); ++i) {
-      const std::string& name = names_[chosen_[i]];
-      const auto found = object.find(name);
-      if (found == object.end()) throw file_.error(begin, fmt::format("the object has no '{}'", name));
-      const std::size_t at = begin + place_of(name, begin);
-      const auto add = [&](const Json& value) {
-        if (!value.is_string()) {
-          throw file_.error(at, fmt::format("'{}' is a JSON {}, expected a text", name, value.type_name()));
-        }
-        values[i].push_back({value.get<std::string>(), at});
-      };
-      if (found->is_array()) {
-        for (const Json& value : *found) add(value);
-      } else {
-        add(*found);
-      }
-    }
-    return true;
-  }
-  /// Where the key stands in its line, as far as it is written without escapes.
-  std::size_t place_of(const std::string& name, std::size_t begin) const {
-    const std::string_view line = file_.contents().substr(begin, at_ - 1 - begin);
-    const std::size_t found = line.find('"' + name + '"');
-    return found == std::string_view::npos ? 0 : found;
-  }
-
-  TextFile file_;
-  bool header_;
-  std::optional<TableReader> table_;
-  std::vector<Field> row_;
-  std::size_t at_ = 0;  // of JSON Lines, where the next line begins
-  std::vector<std::string> names_;
-  std::vector<std::size_t> chosen_;
-};
-
 std::optional<std::string> first_of(const std::vector<std::string>& names, std::span<const std::string_view> known) {
   const auto found = std::ranges::find_if(names, [&](const std::string& name) { return is_one_of(name, known); });
   return found == names.end() ? std::nullopt : std::optional(*found);
@@ -206,7 +58,7 @@ struct Columns {
 };
 
 /// Of images and captions: those that are given, or that are known by their names.
-std::optional<Columns> image_columns(const Rows& rows, const PairsOptions& options) {
+std::optional<Columns> image_columns(const RowFile& rows, const PairsOptions& options) {
   const auto choose = [&](const std::string& given, std::span<const std::string_view> known) {
     return given.empty() ? first_of(rows.names(), known) : std::optional(given);
   };
@@ -219,7 +71,7 @@ std::optional<Columns> image_columns(const Rows& rows, const PairsOptions& optio
 }
 
 /// The columns by their names, or in their order.
-Columns known_columns(const Rows& rows, const PairsOptions& options) {
+Columns known_columns(const RowFile& rows, const PairsOptions& options) {
   const std::vector<std::string>& names = rows.names();
   if (!options.image.empty() || !options.caption.empty()) return *image_columns(rows, options);
   if (!rows.named()) return {names};
@@ -242,98 +94,164 @@ Columns known_columns(const Rows& rows, const PairsOptions& options) {
   return columns;
 }
 
+/// FNV-1a of a text, and of the texts before it.
+std::uint64_t hash(std::string_view bytes, std::uint64_t before = 0xcbf29ce484222325) {
+  for (const char byte : bytes) before = (before ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
+  return before;
+}
+
+/// Each chosen value of a row behind the other. Throws FileError for lists in the place of an anchor or a positive.
+std::vector<Field> texts_of(RowFile::Values& values, const RowFile& rows, const std::vector<std::string>& columns) {
+  std::vector<Field> texts;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (i < 2 && values[i].size() != 1) {
+      throw rows.file().error(values[i].empty() ? 0 : values[i].front().offset,
+                              fmt::format("'{}' is a list of {}, expected a text", columns[i], values[i].size()));
+    }
+    for (Field& value : values[i]) texts.push_back(std::move(value));
+  }
+  return texts;
+}
+
+void append(Pairs& pairs, std::vector<Field>& texts) {
+  pairs.anchors.push_back(std::move(texts[0].text));
+  pairs.positives.push_back(std::move(texts[1].text));
+  for (std::size_t i = 2; i < texts.size(); ++i) pairs.negatives.push_back(std::move(texts[i].text));
+}
+
 /// The lines of places that come one behind the other, each line end being looked for once.
 class LineCounter {
  public:
-  explicit LineCounter(const TextFile& file) : text_(file.contents()) {}
-  std::int64_t line_of(std::size_t offset) {
-    line_ += std::ranges::count(text_.substr(at_, offset - std::min(at_, offset)), '\n');
-    at_ = std::max(at_, offset);
+  explicit LineCounter(const TextFile& file) : file_(file) {}
+  std::int64_t line_of(std::size_t place) {
+    if (place > at_) line_ += std::ranges::count(file_.read(at_, place), '\n');
+    at_ = std::max(at_, place);
     return line_;
   }
 
  private:
-  std::string_view text_;
+  const TextFile& file_;
   std::size_t at_ = 0;
   std::int64_t line_ = 1;
 };
 
 }  // namespace
 
-Pairs Pairs::select(const std::vector<std::int64_t>& rows) const {
-  Pairs result{.images = images, .file = file, .hard_negatives = hard_negatives};
-  for (const std::int64_t row : rows) {
-    const auto at = static_cast<std::size_t>(row);
-    result.anchors.push_back(anchors[at]);
-    result.positives.push_back(positives[at]);
-    if (images) result.lines.push_back(lines[at]);
-    for (std::int64_t k = 0; k < hard_negatives; ++k) {
-      result.negatives.push_back(negatives[static_cast<std::size_t>(row * hard_negatives + k)]);
-    }
-  }
-  return result;
-}
-
 ImageFile Pairs::image(std::int64_t row) const {
   const auto at = static_cast<std::size_t>(row);
   return {file.parent_path() / anchors[at], fmt::format("{}: line {}", file.string(), lines[at])};
 }
 
-Pairs read_pairs(const std::filesystem::path& path, const PairsOptions& options) {
-  Rows rows(path, options.header);
-  const Columns chosen = options.columns.empty() ? known_columns(rows, options) : Columns{options.columns};
+PairsFile::PairsFile(const std::filesystem::path& path, const PairsOptions& options)
+    : PairsFile(path, options, nullptr) {}
+
+PairsFile::PairsFile(const std::filesystem::path& path, const PairsOptions& options, Pairs* all)
+    : path_(path), rows_(path, options.header), fingerprint_(hash("")) {
+  const Columns chosen = options.columns.empty() ? known_columns(rows_, options) : Columns{options.columns};
   const std::vector<std::string>& columns = chosen.names;
   if (columns.size() < 2) {
     throw FileError(fmt::format("{}: found {} column{}, expected at least an anchor and a positive", path.string(),
                                 columns.size(), columns.size() == 1 ? "" : "s"));
   }
-  rows.choose(columns);
-  Pairs pairs{.images = chosen.images, .file = path};
-  std::optional<std::size_t> negatives;
-  LineCounter lines(rows.file());
-  std::vector<std::vector<Field>> values;
-  while (rows.next(values)) {
-    std::vector<Field> texts;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      if (i < 2 && values[i].size() != 1) {
-        throw rows.file().error(values[i].empty() ? 0 : values[i].front().offset,
-                                fmt::format("'{}' is a list of {}, expected a text", columns[i], values[i].size()));
-      }
-      for (Field& value : values[i]) texts.push_back(std::move(value));
-    }
+  rows_.choose(columns);
+  images_ = chosen.images;
+  if (all) *all = no_pairs();
+  const TextFile& file = rows_.file();
+  LineCounter lines(file);
+  rows_.each([&](std::size_t begin, std::size_t end, RowFile::Values& values) {
+    std::vector<Field> texts = texts_of(values, rows_, columns);
     const auto empty = std::ranges::find_if(texts, [](const Field& f) { return is_blank(f.text); });
     if (empty != texts.end()) {
       if (!options.skip_empty) {
-        throw rows.file().error(empty->offset, "the text is empty; --skip-empty passes over such rows");
+        throw file.error(empty->offset, "the text is empty; --skip-empty passes over such rows");
       }
-      ++pairs.skipped;
-      continue;
+      ++skipped_;
+      return;
     }
-    if (!negatives) negatives = texts.size() - 2;
-    if (texts.size() - 2 != *negatives) {
-      throw rows.file().error(
-          texts.front().offset,
-          fmt::format("found {} hard negatives, expected {} as in the first row", texts.size() - 2, *negatives));
+    const auto negatives = static_cast<std::int64_t>(texts.size() - 2);
+    if (begins_.empty()) hard_negatives_ = negatives;
+    if (negatives != hard_negatives_) {
+      throw file.error(texts.front().offset, fmt::format("found {} hard negatives, expected {} as in the first row",
+                                                         negatives, hard_negatives_));
     }
-    if (pairs.images) {
+    if (images_) {
       std::error_code error;
-      if (!std::filesystem::is_regular_file(path.parent_path() / texts[0].text, error)) {
-        throw rows.file().error(texts[0].offset, fmt::format("there is no file {}, expected an image",
-                                                             (path.parent_path() / texts[0].text).string()));
+      const std::filesystem::path image = path.parent_path() / texts[0].text;
+      if (!std::filesystem::is_regular_file(image, error)) {
+        throw file.error(texts[0].offset, fmt::format("there is no file {}, expected an image", image.string()));
       }
-      pairs.lines.push_back(lines.line_of(texts[0].offset));
+      lines_.push_back(lines.line_of(texts[0].offset));
     }
-    pairs.anchors.push_back(std::move(texts[0].text));
-    pairs.positives.push_back(std::move(texts[1].text));
-    for (std::size_t i = 2; i < texts.size(); ++i) pairs.negatives.push_back(std::move(texts[i].text));
+    add(begin, end, texts);
+    if (all) append(*all, texts);
+  });
+  if (size() == 0) {
+    throw FileError(fmt::format("{}: holds no pair{}", path.string(),
+                                skipped_ > 0 ? fmt::format(", but {} rows with an empty text", skipped_) : ""));
   }
-  if (pairs.size() == 0) {
-    throw FileError(
-        fmt::format("{}: holds no pair{}", path.string(),
-                    pairs.skipped > 0 ? fmt::format(", but {} rows with an empty text", pairs.skipped) : ""));
+  if (all) {
+    all->lines.assign(lines_.begin(), lines_.end());
+    all->hard_negatives = hard_negatives_;
   }
-  pairs.hard_negatives = static_cast<std::int64_t>(negatives.value_or(0));
+}
+
+void PairsFile::add(std::size_t begin, std::size_t end, const std::vector<Field>& texts) {
+  if (end - begin > std::numeric_limits<std::uint32_t>::max()) {
+    throw rows_.file().error(begin, fmt::format("found a row of {} bytes, expected less than 4 GiB", end - begin));
+  }
+  begins_.push_back(begin);
+  bytes_.push_back(static_cast<std::uint32_t>(end - begin));
+  anchor_numbers_.push_back(static_cast<std::uint32_t>(hash(texts.front().text) >> 32));
+  for (const Field& field : texts)
+    fingerprint_ = hash(field.text, hash(fmt::format("{} ", field.text.size()), fingerprint_));
+}
+
+Pairs PairsFile::no_pairs() const { return {.images = images_, .file = path_, .hard_negatives = hard_negatives_}; }
+
+Pairs PairsFile::read(std::span<const std::int64_t> rows) const {
+  Pairs pairs = no_pairs();
+  try {
+    for (const std::int64_t row : rows) {
+      const auto at = static_cast<std::size_t>(row);
+      RowFile::Values values = rows_.read(begins_[at], begins_[at] + bytes_[at]);
+      std::vector<Field> texts;
+      for (auto& column : values) std::ranges::move(column, std::back_inserter(texts));
+      if (static_cast<std::int64_t>(texts.size()) != 2 + hard_negatives_) {
+        throw rows_.file().error(begins_[at], "the row is not what it was when the file was opened");
+      }
+      append(pairs, texts);
+      if (images_) pairs.lines.push_back(lines_[at]);
+    }
+  } catch (const FileError&) {
+    rows_.file().require_unchanged();
+    throw;
+  }
+  rows_.file().require_unchanged();
   return pairs;
+}
+
+Pairs PairsFile::take_out(std::span<const std::int64_t> rows) {
+  Pairs taken = read(rows);
+  const auto keep_others = [&]<class T>(std::deque<T>& of_pairs) {
+    std::size_t kept = 0, next = 0;
+    for (std::size_t i = 0; i < of_pairs.size(); ++i) {
+      if (next < rows.size() && rows[next] == static_cast<std::int64_t>(i)) ++next;
+      else of_pairs[kept++] = of_pairs[i];
+    }
+    of_pairs.resize(kept);
+    of_pairs.shrink_to_fit();
+  };
+  keep_others(begins_);
+  keep_others(bytes_);
+  keep_others(lines_);
+  std::deque<std::uint32_t>().swap(anchor_numbers_);
+  return taken;
+}
+
+Pairs read_pairs(const std::filesystem::path& path, const PairsOptions& options) {
+  Pairs all;
+  PairsFile(path, options, &all);
+  return all;
 }
 
 std::vector<std::string> read_texts(const std::filesystem::path& path, const TextsOptions& options) {
@@ -344,16 +262,15 @@ std::vector<std::string> read_texts(const std::filesystem::path& path, const Tex
   };
   if (lower(path.extension().string()) == ".txt") {
     const TextFile file(path);
-    const std::string_view all = file.contents();
-    for (std::size_t begin = 0; begin < all.size();) {
-      const std::size_t end = std::min(all.find('\n', begin), all.size());
-      std::string_view line = all.substr(begin, end - begin);
+    for (TextReader reader(file); !reader.text().empty();) {
+      const std::size_t end = std::min(reader.text().find('\n'), reader.text().size());
+      std::string_view line = reader.text().substr(0, end);
       if (line.ends_with('\r')) line.remove_suffix(1);
-      add(file, std::string(line), begin);
-      begin = end + 1;
+      add(file, std::string(line), reader.place());
+      reader.skip(std::min(end + 1, reader.text().size()));
     }
   } else {
-    Rows rows(path, options.header);
+    RowFile rows(path, options.header);
     std::string column = options.column;
     if (column.empty() && rows.names().size() == 1) column = rows.names().front();
     for (const std::string& name : rows.names()) {
@@ -366,11 +283,10 @@ std::vector<std::string> read_texts(const std::filesystem::path& path, const Tex
                                   rows.names().empty() ? "nothing" : listed(rows.names())));
     }
     rows.choose({column});
-    std::vector<std::vector<Field>> values;
-    while (rows.next(values)) {
+    rows.each([&](std::size_t, std::size_t, RowFile::Values& values) {
       if (values[0].size() != 1) throw rows.file().error(0, fmt::format("'{}' is a list, expected a text", column));
       add(rows.file(), std::move(values[0][0].text), values[0][0].offset);
-    }
+    });
   }
   if (texts.empty()) throw FileError(fmt::format("{}: holds no text", path.string()));
   return texts;

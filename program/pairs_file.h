@@ -1,9 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <vector>
+
+#include "csv.h"
+#include "row_file.h"
 
 namespace tapecache::program {
 
@@ -33,19 +38,56 @@ struct Pairs {
   std::filesystem::path file = {};       ///< that the pairs were read of
   std::vector<std::int64_t> lines = {};  ///< of the file, of each pair with an image
   std::int64_t hard_negatives = 0;       ///< of each pair
-  std::int64_t skipped = 0;              ///< rows passed over for an empty text
 
   std::int64_t size() const { return static_cast<std::int64_t>(anchors.size()); }
   /// The image of a pair.
   ImageFile image(std::int64_t row) const;
-  /// The given pairs, in their order.
-  Pairs select(const std::vector<std::int64_t>& rows) const;
 };
 
-/// Reads a table (.csv, .tsv) or JSON Lines (.jsonl, .ndjson: an object a line, with texts; a hard negative's value may
-/// be a list of them). A text of nothing but spaces is an empty one. Throws FileError with line and column for a row
-/// that is broken, has another number of values than the header or of negatives than the first, or an empty text; for
-/// columns that are not there, naming those that are; for an image that is no file; and for a file without a pair.
+/// Pairs that stay in their file: it is gone through once, and then a pair is read when it is asked for. What is kept
+/// of each is where it stands, so that a file may be larger than memory.
+///
+/// A file is a table (.csv, .tsv) or JSON Lines (.jsonl, .ndjson: an object a line, with texts; a hard negative's value
+/// may be a list of them). A text of nothing but spaces is an empty one.
+class PairsFile {
+ public:
+  /// Throws FileError with line and column for a row that is broken, has another number of values than the header or of
+  /// negatives than the first, or an empty text; for columns that are not there, naming those that are; for an image
+  /// that is no file; for a file without a pair, and for one that is written to meanwhile.
+  explicit PairsFile(const std::filesystem::path& path, const PairsOptions& options = {});
+
+  std::int64_t size() const { return static_cast<std::int64_t>(begins_.size()); }
+  bool images() const { return images_; }
+  std::int64_t hard_negatives() const { return hard_negatives_; }  ///< of each pair
+  std::int64_t skipped() const { return skipped_; }                ///< rows passed over for an empty text
+  /// Of the texts of all pairs, in their order, those that were taken out too.
+  std::uint64_t fingerprint() const { return fingerprint_; }
+
+  /// The given pairs, in their order. From any thread. Throws FileError for a file that was written to since.
+  Pairs read(std::span<const std::int64_t> rows) const;
+  /// A number of each pair's anchor, the same where anchors are equal, and seldom where not; none after `take_out`.
+  const std::deque<std::uint32_t>& anchor_numbers() const { return anchor_numbers_; }
+  /// Reads the given pairs, which ascend, and has them no more: those behind take their numbers.
+  Pairs take_out(std::span<const std::int64_t> rows);
+
+ private:
+  friend Pairs read_pairs(const std::filesystem::path&, const PairsOptions&);
+  PairsFile(const std::filesystem::path& path, const PairsOptions& options, Pairs* all);
+  void add(std::size_t begin, std::size_t end, const std::vector<Field>& texts);
+  Pairs no_pairs() const;
+
+  std::filesystem::path path_;
+  RowFile rows_;
+  bool images_ = false;
+  std::int64_t hard_negatives_ = 0, skipped_ = 0;
+  std::uint64_t fingerprint_;
+  // Of each pair, in containers that are not copied as they grow:
+  std::deque<std::uint64_t> begins_;
+  std::deque<std::uint32_t> bytes_, anchor_numbers_;
+  std::deque<std::int64_t> lines_;  // of pairs with images
+};
+
+/// All pairs of a file, read at once. Throws as `PairsFile`.
 Pairs read_pairs(const std::filesystem::path& path, const PairsOptions& options = {});
 
 struct TextsOptions {

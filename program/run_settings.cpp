@@ -11,21 +11,6 @@ namespace tapecache::program {
 
 namespace {
 
-/// FNV-1a over all texts, each with its length.
-std::uint64_t fingerprint(const Pairs& pairs) {
-  std::uint64_t hash = 0xcbf29ce484222325;
-  const auto add = [&hash](std::string_view bytes) {
-    for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
-  };
-  for (const auto* texts : {&pairs.anchors, &pairs.positives, &pairs.negatives}) {
-    for (const std::string& text : *texts) {
-      add(fmt::format("{} ", text.size()));
-      add(text);
-    }
-  }
-  return hash;
-}
-
 template <class T>
 std::string text_of(const std::optional<T>& value) {
   return value ? fmt::format("{}", *value) : "none";
@@ -33,11 +18,11 @@ std::string text_of(const std::optional<T>& value) {
 
 }  // namespace
 
-std::map<std::string, std::string> run_settings(const TrainOptions& options, const Pairs& training,
+std::map<std::string, std::string> run_settings(const TrainOptions& options, const PairsFile& training,
                                                 const Prefixes& prefixes) {
   std::map<std::string, std::string> settings = tuning_settings(options.tuning);
   settings.insert({
-      {"the pairs for training", fmt::format("{} of fingerprint {:016x}", training.size(), fingerprint(training))},
+      {"the pairs for training", fmt::format("{} of fingerprint {:016x}", training.size(), training.fingerprint())},
       {"--batch", fmt::format("{}", options.batch)},
       {"--bf16", fmt::format("{}", options.model.bf16)},
       {"--chunk", text_of(options.chunk)},
@@ -47,6 +32,8 @@ std::map<std::string, std::string> run_settings(const TrainOptions& options, con
       {"--over-white", fmt::format("{}", options.model.images.over_white)},
       {"--clip-norm", fmt::format("{}", options.clip_norm)},
       {"--dropout", text_of(options.dropout)},
+      {"--eval-limit", fmt::format("{}", options.eval_limit)},
+      {"--eval-share", fmt::format("{}", options.eval_pairs.empty() ? options.eval_share : 0)},
       {"--freeze", fmt::format("{}", fmt::join(options.freeze, " "))},
       {"--guide", options.loss.guide.string()},
       {"--loss", options.loss.name},
@@ -54,6 +41,7 @@ std::map<std::string, std::string> run_settings(const TrainOptions& options, con
       {"--memory", text_of(options.memory)},
       {"--passage-prefix", prefixes.passage},
       {"--query-prefix", prefixes.query},
+      {"--reproducible", fmt::format("{}", options.reproducible)},
       {"--rate", fmt::format("{}", options.rate)},
       {"--scale", text_of(options.loss.scale)},
       {"--seed", fmt::format("{}", options.seed)},

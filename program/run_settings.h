@@ -9,7 +9,7 @@ namespace tapecache::program {
 
 /// What the bits of a run depend on, by the options' names: a checkpoint keeps them, so that a run that goes on with
 /// others is refused.
-std::map<std::string, std::string> run_settings(const TrainOptions& options, const Pairs& training,
+std::map<std::string, std::string> run_settings(const TrainOptions& options, const PairsFile& training,
                                                 const Prefixes& prefixes);
 
 /// Throws ValueError naming the first setting that differs.

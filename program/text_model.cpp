@@ -86,7 +86,8 @@ std::string TextModel::prompt(std::initializer_list<std::string_view> names) con
   return info.default_prompt ? info.prompts.at(*info.default_prompt) : "";
 }
 
-models::TokenBatch TextModel::tokens(std::span<const std::string> texts, std::string_view prefix) const {
+std::vector<std::vector<std::int32_t>> TextModel::ids(std::span<const std::string> texts,
+                                                      std::string_view prefix) const {
   std::vector<std::string> whole;
   if (!prefix.empty()) {
     for (const std::string& text : texts) whole.push_back(fmt::format("{}{}", prefix, text));
@@ -96,7 +97,11 @@ models::TokenBatch TextModel::tokens(std::span<const std::string> texts, std::st
   for (data::Encoding& encoding : tokenizer_.encode_batch(texts, {.max_tokens = max_tokens_})) {
     ids.push_back(std::move(encoding.ids));
   }
-  return models::TokenBatch::pad(ids, tokenizer_.pad_id());
+  return ids;
+}
+
+models::TokenBatch TextModel::padded(std::span<const std::vector<std::int32_t>> ids, std::int64_t min_tokens) const {
+  return models::TokenBatch::pad(ids, tokenizer_.pad_id(), min_tokens);
 }
 
 Variable TextModel::representations(const models::TokenBatch& tokens) const {
@@ -122,8 +127,8 @@ Tensor TextModel::embed(std::span<const std::string> texts, const EmbedOptions& 
   std::int64_t done = 0;
   for (std::int64_t begin = 0; begin < count; begin += kWindow) {
     const std::int64_t size = std::min(kWindow, count - begin);
-    const models::TokenBatch window =
-        tokens(texts.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(size)), options.prefix);
+    const std::span some_texts = texts.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(size));
+    const models::TokenBatch window = padded(ids(some_texts, options.prefix));
     const std::vector<std::int64_t> lengths = window.lengths();
     std::vector<std::int64_t> order(static_cast<std::size_t>(size));
     std::iota(order.begin(), order.end(), 0);

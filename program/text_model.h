@@ -71,8 +71,10 @@ class TextModel {
   /// What texts of a kind begin with: the model's prompt of the first of these names that it has, else its default one.
   std::string prompt(std::initializer_list<std::string_view> names) const;
 
-  /// Texts that are too long are cut.
-  models::TokenBatch tokens(std::span<const std::string> texts, std::string_view prefix) const;
+  /// The tokens of each text; those that are too long are cut.
+  std::vector<std::vector<std::int32_t>> ids(std::span<const std::string> texts, std::string_view prefix) const;
+  /// Of these, a batch padded to the longest, or to `min_tokens` where that is more.
+  models::TokenBatch padded(std::span<const std::vector<std::int32_t>> ids, std::int64_t min_tokens = 1) const;
   /// [batch, width], so that inner products are the model's similarity: of length 1 where that is the cosine.
   Variable representations(const models::TokenBatch& tokens) const;
   /// [texts, width], f32 on the host, as the model gives them: in the order of the texts, while those of like length

@@ -48,9 +48,9 @@ Parameter scalar_parameter(const char* name, double value) { return Parameter(na
 
 }  // namespace
 
-std::string loss_name(const LossOptions& options, const Pairs& pairs) {
-  if (options.name.empty()) return pairs.images ? "clip" : "infonce";
-  if (pairs.images && options.name == "gist") {
+std::string loss_name(const LossOptions& options, bool images) {
+  if (options.name.empty()) return images ? "clip" : "infonce";
+  if (images && options.name == "gist") {
     throw ValueError("--loss gist compares texts, the pairs have images; expected clip, siglip, infonce or matryoshka");
   }
   return options.name;
@@ -102,7 +102,8 @@ void TrainingLoss::after_step() {
   if (log_scale_.defined()) losses::clamp_log_scale(log_scale_);
 }
 
-gradcache::Loss TrainingLoss::of(const PairBatch& batch, const Prefixes& prefixes, const EmbedOptions& options) const {
+gradcache::Loss TrainingLoss::of(const PairBatch& batch, const Prefixes& prefixes, const EmbedOptions& options,
+                                 const ProcessGroup& group) const {
   const ops::EqualTargets equal = batch.equal;
   switch (kind_) {
     case LossKind::kInfoNce:
@@ -122,8 +123,15 @@ gradcache::Loss TrainingLoss::of(const PairBatch& batch, const Prefixes& prefixe
       EmbedOptions of_anchors = options, of_targets = options;
       of_anchors.prefix = prefixes.query;
       of_targets.prefix = prefixes.passage;
-      return [equal, scale = scale_, anchors = guide_->embed(batch.anchor_texts, of_anchors),
-              targets = guide_->embed(batch.target_texts, of_targets)](const gradcache::Representations& r) {
+      const Shares of_all_targets = batch.targets_of_all();
+      Tensor anchors, targets;
+      group.together([&] {
+        anchors = guide_->embed(batch.pairs.of(batch.anchor_texts), of_anchors);
+        targets = guide_->embed(of_all_targets.of(batch.target_texts), of_targets);
+      });
+      anchors = group.gathered(anchors, batch.pairs);
+      targets = group.gathered(targets, of_all_targets);
+      return [equal, scale = scale_, anchors, targets](const gradcache::Representations& r) {
         return losses::gist_loss(r[0], r[1], anchors, targets, {.scale = scale, .equal_targets = equal});
       };
     }

@@ -20,9 +20,9 @@ struct LossOptions {
   std::filesystem::path guide = {};  ///< of gist, a model's folder; empty: the model as it was before training
 };
 
-/// The loss of pairs for which none was chosen: clip of images and texts, else infonce. Throws ValueError for one that
-/// takes no images.
-std::string loss_name(const LossOptions& options, const Pairs& pairs);
+/// The loss of pairs, with images or without, for which none was chosen: clip of images and texts, else infonce. Throws
+/// ValueError for one that takes no images.
+std::string loss_name(const LossOptions& options, bool images);
 
 /// The loss of a training run, with the parameters that it trains itself.
 class TrainingLoss {
@@ -31,8 +31,9 @@ class TrainingLoss {
   /// loss that takes none; FileError for the guide.
   TrainingLoss(const LossOptions& options, const TextModel& model, std::int64_t hard_negatives);
 
-  /// Of this batch; of the guide's vectors, too, which are computed here.
-  gradcache::Loss of(const PairBatch& batch, const Prefixes& prefixes, const EmbedOptions& options) const;
+  /// Of this batch; of the guide's vectors, too, which are computed here: collective.
+  gradcache::Loss of(const PairBatch& batch, const Prefixes& prefixes, const EmbedOptions& options,
+                     const ProcessGroup& group = {}) const;
   /// CLIP's and SigLIP's scale, and SigLIP's bias, unless the model has them.
   const std::vector<Parameter>& parameters() const { return parameters_; }
   /// To be called after each step of the optimiser.

@@ -56,19 +56,25 @@ def make_model(folder: Path) -> Path:
     return folder
 
 
+def make_pictures(folder: Path) -> "list[tuple[str, str]]":
+    """Files of FOLDER/data/pictures, each with the words for it; paths are from FOLDER/data."""
+    (folder / "data" / "pictures").mkdir(parents=True)
+    rows = []
+    for colour, paint in COLOURS.items():
+        for pattern, covers in PATTERNS.items():
+            name = f"pictures/{colour}-{pattern}.png"
+            write_png(folder / "data" / name,
+                      [[paint if covers(x, y) else (128, 128, 128) for x in range(WIDTH)] for y in range(HEIGHT)])
+            rows.append((name, f"{colour} {pattern}"))
+    return rows
+
+
 class ImagesTest(unittest.TestCase):
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
         self.model = make_model(self.folder / "model")
-        (self.folder / "data" / "pictures").mkdir(parents=True)
-        self.rows = []
-        for colour, paint in COLOURS.items():
-            for pattern, covers in PATTERNS.items():
-                name = f"pictures/{colour}-{pattern}.png"
-                write_png(self.folder / "data" / name,
-                          [[paint if covers(x, y) else (128, 128, 128) for x in range(WIDTH)] for y in range(HEIGHT)])
-                self.rows.append((name, f"{colour} {pattern}"))
+        self.rows = make_pictures(self.folder)
         self.pairs = self.folder / "data" / "pairs.csv"
         self.write_pairs(("filepath", "title"), self.rows)
 

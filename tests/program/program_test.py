@@ -1,32 +1,14 @@
 """The program `tapecache`, as it is used: on a small model of random weights. Argument: the program."""
 
-import csv
 import json
-import os
-import random
 import shutil
 import signal
 import struct
-import subprocess
 import sys
-import tempfile
-import time
-import unittest
 from pathlib import Path
 
 import small_model
-
-PROGRAM = ""
-PAIRS = 120
-
-
-def pairs() -> "list[tuple[str, str]]":
-    """Anchors of two words; each positive has the words that stand beside them in the vocabulary, and others."""
-    draw, words, rows = random.Random(2), small_model.WORDS, []
-    for i in range(PAIRS):
-        a, b = i % len(words), (i * 7 + i // len(words)) % len(words)
-        rows.append((f"{words[a]} {words[b]}", " ".join([words[a ^ 1], words[b ^ 1], *draw.choices(words, k=i % 9 // 3)])))
-    return rows
+from program_case import ProgramCase, main, pairs
 
 
 def read_npy(path: Path) -> "tuple[str, list[bytes]]":
@@ -38,47 +20,7 @@ def read_npy(path: Path) -> "tuple[str, list[bytes]]":
     return header, [data[i * len(data) // rows:(i + 1) * len(data) // rows] for i in range(rows)]
 
 
-class ProgramTest(unittest.TestCase):
-    def setUp(self) -> None:
-        self.folder = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, self.folder)
-        self.model = small_model.make(self.folder / "model")
-        self.pairs = self.folder / "pairs.csv"
-        self.write_csv(self.pairs, [("anchor", "positive"), *pairs()])
-
-    @staticmethod
-    def write_csv(path: Path, rows: list) -> None:
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
-
-    def run_program(self, *arguments, code: int = 0) -> subprocess.CompletedProcess:
-        done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120)
-        self.assertEqual(done.returncode, code, f"{arguments}\n{done.stdout}{done.stderr}")
-        return done
-
-    def train_arguments(self, out: str, *more) -> list:
-        return ["train", "--model", self.model, "--pairs", self.pairs, "--out", self.folder / out, "--batch", 16, "--chunk", 4,
-                "--rate", 1e-3, "--threads", 2, *more]
-
-    def train(self, out: str, *more) -> Path:
-        self.last = self.run_program(*self.train_arguments(out, *more))
-        return self.folder / out
-
-    def metrics(self, out: str, kind: str) -> list:
-        lines = (self.folder / f"{out}.run" / "metrics.jsonl").read_text().splitlines()
-        return [line for line in map(json.loads, lines) if line["kind"] == kind]
-
-    def weights(self, out: str) -> "dict[str, bytes]":
-        return small_model.read_safetensors(self.folder / out / "model.safetensors")
-
-    def assert_refused(self, words: "list[str]", *arguments) -> None:
-        """One line on standard error that names these, and code 1."""
-        done = self.run_program(*arguments, code=1)
-        for word in words:
-            self.assertIn(word, done.stderr)
-        self.assertEqual(done.stderr.count("tapecache: "), 1, done.stderr)
-        self.assertEqual(done.stderr.splitlines()[-1][:11], "tapecache: ")
-
+class ProgramTest(ProgramCase):
     # --- train -----------------------------------------------------------------------------------------------------
 
     def test_training_learns(self) -> None:
@@ -98,16 +40,6 @@ class ProgramTest(unittest.TestCase):
         for name in ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10"):
             self.assertEqual(measured[name], evaluations[2][name])
         self.assertEqual((out / "vocab.txt").read_text(), (self.model / "vocab.txt").read_text())
-
-    def interrupted(self, out: str, how: int, *more) -> int:
-        """Starts to train, and ends it by a signal once there is a checkpoint. Gives the exit code."""
-        process = subprocess.Popen([PROGRAM, *map(str, self.train_arguments(out, *more))], stderr=subprocess.DEVNULL,
-                                   stdout=subprocess.DEVNULL)
-        checkpoint, end = self.folder / f"{out}.run" / "checkpoint.safetensors", time.monotonic() + 60
-        while not checkpoint.exists() and time.monotonic() < end and process.poll() is None:
-            time.sleep(0.002)
-        process.send_signal(how)
-        return process.wait(timeout=60)
 
     def test_runs_go_on_to_the_same_bits(self) -> None:
         run = ["--steps", 300, "--save-every", 7, "--eval-every", 150]
@@ -383,11 +315,6 @@ class ProgramTest(unittest.TestCase):
         self.assertEqual({path.name for path in self.folder.iterdir()},
                          {"pairs.csv", "few", "few.run", "t.txt", "v.npy"})
 
-    def write(self, name: str, text: str) -> Path:
-        (self.folder / name).write_text(text)
-        return self.folder / name
-
 
 if __name__ == "__main__":
-    PROGRAM = os.path.abspath(sys.argv.pop(1))
-    unittest.main()
+    main(sys.argv.pop(1))

@@ -1,6 +1,11 @@
 #include "checks.h"
 #include "folder.h"
 
+#include <algorithm>
+#include <chrono>
+#include <deque>
+#include <filesystem>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -18,6 +23,18 @@ namespace {
 
 using Table = std::vector<std::vector<std::string>>;
 
+/// What a reader gives, line by line.
+std::string through(const TextFile& file) {
+  std::string all;
+  for (TextReader reader(file); !reader.text().empty();) {
+    BOOST_REQUIRE_EQUAL(reader.place(), all.size());
+    const std::size_t bytes = std::min(reader.text().find('\n'), reader.text().size() - 1) + 1;
+    all += reader.text().substr(0, bytes);
+    reader.skip(bytes);
+  }
+  return all;
+}
+
 Table rows_of(const std::string& contents, TableFormat format = TableFormat::kCsv) {
   const TextFile file("t", contents);
   TableReader reader(file, format);
@@ -33,6 +50,8 @@ void check_texts(const std::vector<std::string>& found, const std::vector<std::s
   BOOST_CHECK_EQUAL_COLLECTIONS(found.begin(), found.end(), expected.begin(), expected.end());
 }
 
+Pairs read_rows(const PairsFile& file, const std::vector<std::int64_t>& rows) { return file.read(rows); }
+
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(text_files)
@@ -41,7 +60,7 @@ BOOST_AUTO_TEST_CASE(places_are_lines_and_characters) {
   const TextFile file("f",
                       "\xEF\xBB\xBF"
                       "a\n\xC3\xA4\xE2\x82\xAC\xF0\x9F\x98\x80x");
-  BOOST_CHECK_EQUAL(file.contents().substr(0, 2), "a\n");
+  BOOST_CHECK_EQUAL(file.read(0, 2), "a\n");
   BOOST_CHECK_EQUAL(std::string(file.error(0, "what").what()), "f: line 1, column 1: what");
   BOOST_CHECK_EQUAL(std::string(file.error(2, "what").what()), "f: line 2, column 1: what");
   BOOST_CHECK_EQUAL(std::string(file.error(11, "what").what()), "f: line 2, column 4: what");
@@ -50,15 +69,62 @@ BOOST_AUTO_TEST_CASE(places_are_lines_and_characters) {
 BOOST_AUTO_TEST_CASE(what_is_utf8) {
   for (const char* right : {"", "a", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80",
                             "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF", "a\xEF\xBB\xBF"}) {
-    BOOST_CHECK_NO_THROW(TextFile("f", right));
+    BOOST_CHECK_EQUAL(through(TextFile("f", right)), right);
   }
   for (const char* wrong :
        {"\x80", "\xC0\xAF", "\xC1\xBF", "\xC3", "\xC3(", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xE2\x82", "\xE2\x82(",
         "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF", "\xF0\x9F\x98"}) {
-    BOOST_CHECK_EXCEPTION(TextFile("f", std::string("ok\nab") + wrong), FileError,
-                          says({"f: line 2, column 3", "UTF-8"}));
+    for (const char* before : {"ok\nab", "ok\nabcdefghi"}) {
+      BOOST_CHECK_EXCEPTION(through(TextFile("f", std::string(before) + wrong)), FileError,
+                            says({before[5] ? "f: line 2, column 10" : "f: line 2, column 3", "UTF-8"}));
+    }
   }
-  BOOST_CHECK_EXCEPTION(TextFile("f", std::string("a\0b", 3)), FileError, says({"line 1, column 2", "NUL"}));
+  for (const std::size_t place : {0, 1, 7, 8, 20}) {
+    std::string zero(30, 'a');
+    zero[place] = '\0';
+    BOOST_CHECK_EXCEPTION(through(TextFile("f", zero)), FileError,
+                          says({"line 1, column " + std::to_string(place + 1) + ":", "NUL"}));
+  }
+}
+
+BOOST_FIXTURE_TEST_CASE(files_of_several_pieces, Folder) {
+  // Lines of about 100 bytes and one that is longer than two pieces, with characters that no piece's end may cut.
+  std::string all = "\xEF\xBB\xBF";
+  for (int i = 0; i < 30'000; ++i) {
+    all += std::to_string(i) + ' ';
+    for (int k = 0; k < (i == 20'000 ? 1'000'000 : 30); ++k) all += "\xE2\x82\xAC";
+    all += '\n';
+  }
+  all += "the end";
+  put(*this / "f", all);
+  const TextFile file(*this / "f");
+  const std::string text = all.substr(3);
+  BOOST_CHECK_EQUAL(file.size(), text.size());
+  BOOST_CHECK(through(file) == text);
+  BOOST_CHECK(file.read(2'000'000, 5'000'000) == text.substr(2'000'000, 3'000'000));
+  BOOST_CHECK_EQUAL(std::string(file.error(text.size() - 3, "what").what()),
+                    (*this / "f").string() + ": line 30001, column 5: what");
+  all[2'999'999] = '\xFF';
+  put(*this / "f", all);
+  BOOST_CHECK_EXCEPTION(through(TextFile(*this / "f")), FileError, says({"f: line 20001, column ", "UTF-8"}));
+}
+
+BOOST_FIXTURE_TEST_CASE(files_that_change, Folder) {
+  put(*this / "f", "one\ntwo\n");
+  const TextFile file(*this / "f");
+  BOOST_CHECK_NO_THROW(file.require_unchanged());
+  std::filesystem::last_write_time(*this / "f", std::filesystem::file_time_type::clock::now() + std::chrono::hours(1));
+  BOOST_CHECK_EXCEPTION(file.require_unchanged(), FileError, says({"f: has changed since it was opened"}));
+  put(*this / "f", "one\n");
+  BOOST_CHECK_EXCEPTION(file.require_unchanged(), FileError, says({"f: has changed"}));
+  BOOST_CHECK_EXCEPTION(file.read(4, 8), FileError, says({"f: has changed"}));
+  // Another file of its name is another file.
+  put(*this / "g", "one\ntwo\n");
+  const TextFile kept(*this / "g");
+  put(*this / "h", "three\n");
+  std::filesystem::rename(*this / "h", *this / "g");
+  BOOST_CHECK_NO_THROW(kept.require_unchanged());
+  BOOST_CHECK_EQUAL(kept.read(4, 8), "two\n");
 }
 
 BOOST_FIXTURE_TEST_CASE(files_that_cannot_be_read, Folder) {
@@ -79,6 +145,18 @@ BOOST_AUTO_TEST_CASE(rows_of_rfc_4180) {
   BOOST_CHECK((rows_of("\"a\"") == Table{{"a"}}));
   BOOST_CHECK((rows_of("a\rb,c") == Table{{"a\rb", "c"}}));
   BOOST_CHECK(rows_of("").empty());
+}
+
+BOOST_AUTO_TEST_CASE(rows_that_are_longer_than_a_piece) {
+  std::string contents, lines;
+  for (int i = 0; i < 500'000; ++i) lines += "a\nb\"\"c\n";
+  contents = "before,1\n\"" + lines + "\",2\nbehind,3\n";
+  const Table rows = rows_of(contents);
+  BOOST_REQUIRE_EQUAL(rows.size(), 3u);
+  BOOST_CHECK_EQUAL(rows[1][0].size(), lines.size() - 500'000);
+  BOOST_CHECK((rows[2] == std::vector<std::string>{"behind", "3"}));
+  contents[contents.size() - 12] = ' ';  // the closing quote
+  BOOST_CHECK_EXCEPTION(rows_of(contents), FileError, says({"t: line 2, column 1", "never closed"}));
 }
 
 BOOST_AUTO_TEST_CASE(rows_between_tabs) {
@@ -102,9 +180,69 @@ BOOST_AUTO_TEST_CASE(columns_by_known_names) {
   check_texts(pairs.positives, {"pa", "pb"});
   check_texts(pairs.negatives, {"na2", "na1", "nb2", "nb1"});
   BOOST_CHECK_EQUAL(pairs.hard_negatives, 2);
-  const Pairs second = pairs.select({1});
+  const Pairs second = read_rows(PairsFile(*this / "p.csv"), {1});
   check_texts(second.anchors, {"q,b"});
   check_texts(second.negatives, {"nb2", "nb1"});
+}
+
+BOOST_AUTO_TEST_CASE(rows_are_read_where_they_stand) {
+  put(*this / "p.csv", "positive,query,negative\n\npa,\"q\na\",\"n, \"\"a\"\"\"\r\npb,,nb\npc,qc,nc\npd,qd,nd");
+  put(*this / "p.tsv", "a\tb\nc\td\n\ne\tf\n");
+  put(*this / "p.jsonl",
+      "{\"query\": \"q\\u00e4\", \"pos\": \"p1\", \"neg\": [\"n1\", \"n2\"]}\n\n"
+      "{\"neg\": [\"n3\", \"n4\"], \"pos\": \"p2\\n\", \"query\": \"q2\"}");
+  for (const char* name : {"p.csv", "p.tsv", "p.jsonl"}) {
+    const PairsOptions options{.header = name[2] != 't', .skip_empty = true};
+    const Pairs all = read_pairs(*this / name, options);
+    const PairsFile file(*this / name, options);
+    BOOST_REQUIRE_EQUAL(file.size(), all.size());
+    BOOST_CHECK_EQUAL(file.hard_negatives(), all.hard_negatives);
+    BOOST_CHECK_EQUAL(file.skipped(), name[2] == 'c' ? 1 : 0);
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(all.size()));
+    std::iota(rows.begin(), rows.end(), 0);
+    const Pairs read = file.read(rows);
+    check_texts(read.anchors, all.anchors);
+    check_texts(read.positives, all.positives);
+    check_texts(read.negatives, all.negatives);
+    check_texts(read_rows(file, {1}).anchors, {all.anchors[1]});
+  }
+  check_texts(read_pairs(*this / "p.csv", {.skip_empty = true}).anchors, {"q\na", "qc", "qd"});
+}
+
+BOOST_AUTO_TEST_CASE(pairs_are_taken_out) {
+  put(*this / "p.tsv", "query\tpositive\na\t0\nb\t1\na\t2\nc\t3\n");
+  PairsFile file(*this / "p.tsv");
+  const std::deque<std::uint32_t> numbers = file.anchor_numbers();
+  BOOST_CHECK(numbers[0] == numbers[2] && numbers[0] != numbers[1] && numbers[1] != numbers[3]);
+  const std::uint64_t fingerprint = file.fingerprint();
+  const Pairs taken = file.take_out(std::vector<std::int64_t>{0, 2});
+  check_texts(taken.positives, {"0", "2"});
+  BOOST_CHECK_EQUAL(file.size(), 2);
+  check_texts(read_rows(file, {1, 0}).positives, {"3", "1"});
+  BOOST_CHECK_EQUAL(file.fingerprint(), fingerprint);
+  put(*this / "q.tsv", "query\tpositive\na\t0\nb\t1\na\t2\nc\t4\n");
+  BOOST_CHECK_NE(PairsFile(*this / "q.tsv").fingerprint(), fingerprint);
+  // Texts that run into each other are others.
+  put(*this / "r.tsv", "query\tpositive\na1\t0\n");
+  put(*this / "s.tsv", "query\tpositive\na\t10\n");
+  BOOST_CHECK_NE(PairsFile(*this / "r.tsv").fingerprint(), PairsFile(*this / "s.tsv").fingerprint());
+}
+
+BOOST_AUTO_TEST_CASE(pairs_of_a_file_that_changes) {
+  for (const char* name : {"p.tsv", "p.jsonl"}) {
+    const bool table = name[2] == 't';
+    const std::string head = table ? "query\tpositive\n" : "",
+                      row = table ? "a\tb\n" : "{\"query\":\"a\",\"positive\":\"b\"}\n";
+    for (const std::string& changed : {head, head + std::string(row.size(), 'x'), head + row + row}) {
+      put(*this / name, head + row);
+      const PairsFile file(*this / name);
+      check_texts(read_rows(file, {0}).anchors, {"a"});
+      put(*this / name, changed);
+      std::filesystem::last_write_time(*this / name,
+                                       std::filesystem::file_time_type::clock::now() + std::chrono::hours(1));
+      BOOST_CHECK_EXCEPTION(read_rows(file, {0}), FileError, says({name, "has changed since it was opened"}));
+    }
+  }
 }
 
 BOOST_AUTO_TEST_CASE(columns_that_are_chosen) {
@@ -150,7 +288,7 @@ BOOST_AUTO_TEST_CASE(images_and_captions) {
   BOOST_CHECK(pairs.images);
   check_texts(pairs.anchors, {"pictures/a.png", "pictures/b.jpg", (*this / "c.png").string()});
   check_texts(pairs.positives, {"of\ntwo lines", "b", "c"});
-  const Pairs chosen = pairs.select({2, 0});
+  const Pairs chosen = read_rows(PairsFile(*this / "p.csv"), {2, 0});
   BOOST_CHECK(chosen.images);
   BOOST_CHECK_EQUAL(chosen.image(0).path, *this / "c.png");
   BOOST_CHECK_EQUAL(chosen.image(1).path, *this / "pictures/a.png");
@@ -231,7 +369,7 @@ BOOST_AUTO_TEST_CASE(broken_rows_name_line_and_column) {
 BOOST_AUTO_TEST_CASE(rows_with_an_empty_text_may_be_passed_over) {
   put(*this / "p.csv", "anchor,positive,negative\na,b,c\n,b,c\na,b,\"\t\"\nd,e,f\n");
   const Pairs pairs = read_pairs(*this / "p.csv", {.skip_empty = true});
-  BOOST_CHECK_EQUAL(pairs.skipped, 2);
+  BOOST_CHECK_EQUAL(PairsFile(*this / "p.csv", {.skip_empty = true}).skipped(), 2);
   check_texts(pairs.anchors, {"a", "d"});
   check_texts(pairs.negatives, {"c", "f"});
   put(*this / "p.csv", "anchor,positive\n,b\n");

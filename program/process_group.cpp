@@ -1,0 +1,150 @@
+#include "process_group.h"
+
+#include <charconv>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <string_view>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "exit_code.h"
+#include "tapecache/core/error.h"
+#ifdef TAPECACHE_HAS_MPI
+#include "tapecache/distributed/mpi.h"
+#endif
+
+namespace tapecache::program {
+
+namespace {
+
+using distributed::CommunicationError;
+using distributed::Reduction;
+
+struct Launched {
+  const char* variable = "";
+  int processes = 1;
+};
+
+/// Of Open MPI, of MPICH and others by PMI, and of SLURM, which starts programs that know no MPI as well.
+Launched launched_by_environment() {
+  const auto processes = [](const char* name) {
+    const char* const value = std::getenv(name);
+    int count = 0;
+    if (value != nullptr) std::from_chars(value, value + std::strlen(value), count);
+    return Launched{name, count};
+  };
+  for (const Launched& launched :
+       {processes("OMPI_COMM_WORLD_SIZE"), processes("PMI_SIZE"), processes("SLURM_STEP_NUM_TASKS")}) {
+    if (launched.processes > 0) return launched;
+  }
+  return {};
+}
+
+void tell(std::string_view message) { fmt::print(stderr, "tapecache: {}\n", message); }
+
+}  // namespace
+
+int launched_processes() { return launched_by_environment().processes; }
+
+ProcessGroup ProcessGroup::launched(std::chrono::seconds limit) {
+  const Launched launched = launched_by_environment();
+  if (launched.processes == 1) return {};
+#ifdef TAPECACHE_HAS_MPI
+  ProcessGroup group;
+  group.communicator_ = distributed::mpi_world(limit);
+  if (group.size() == 1) {
+    throw ValueError(
+        fmt::format("{} says that {} processes were started together, but {} found none beside this one, expected a "
+                    "launcher of that "
+                    "MPI, such as {}",
+                    launched.variable, launched.processes, TAPECACHE_HAS_MPI, TAPECACHE_MPI_LAUNCHER));
+  }
+  return group;
+#else
+  (void)limit;
+  throw ValueError(
+      fmt::format("{} says that {} processes were started together, but this tapecache was built without MPI "
+                  "(-Dmpi=enabled), expected one",
+                  launched.variable, launched.processes));
+#endif
+}
+
+void ProcessGroup::together(const std::function<void()>& work) const {
+  if (!communicator_) {
+    work();
+    return;
+  }
+  int code = kDone;
+  std::string why;
+  try {
+    work();
+  } catch (const std::exception& e) {
+    code = exit_code(e);
+    why = e.what();
+  }
+  const distributed::Agreed agreed = communicator_->agree(code, why);
+  if (agreed.status == kDone) return;
+  throw FailedTogether(agreed.status, agreed.rank == 0
+                                          ? agreed.message
+                                          : fmt::format("process {} of {}: {}", agreed.rank, size(), agreed.message));
+}
+
+void ProcessGroup::on_first(const std::function<void()>& work) const {
+  if (communicator_) communicator_->barrier();
+  together([&] {
+    if (is_first()) work();
+  });
+}
+
+Shares ProcessGroup::shares(std::int64_t total) const {
+  Shares shares{{}, rank()};
+  for (std::int64_t r = 0; r < size(); ++r) shares.counts.push_back(total * (r + 1) / size() - total * r / size());
+  return shares;
+}
+
+Tensor ProcessGroup::gathered(const Tensor& rows, const Shares& shares) const {
+  if (!communicator_) return rows;
+  Tensor all = Tensor::empty(rows.shape().with(0, shares.total()), rows.dtype());
+  communicator_->all_gather(rows, all, shares.counts);
+  return all;
+}
+
+void ProcessGroup::take_largest(std::span<std::int64_t> numbers) const {
+  if (!communicator_) return;
+  Tensor shared = Tensor::wrap(numbers.data(), {static_cast<std::int64_t>(numbers.size())});
+  communicator_->all_reduce(shared, Reduction::kMax);
+}
+
+void ProcessGroup::take_smallest(std::span<std::int64_t> numbers) const {
+  for (std::int64_t& number : numbers) number = -number;
+  take_largest(numbers);
+  for (std::int64_t& number : numbers) number = -number;
+}
+
+int ProcessGroup::run(const std::function<int()>& command) const {
+  if (!communicator_) return command();
+  try {
+    return command();
+  } catch (const FailedTogether& e) {
+    if (is_first()) tell(e.what());
+    return e.code();
+  } catch (const CommunicationError& e) {
+    tell(e.what());
+    return kLost;
+  } catch (const std::exception& e) {
+    // A step throws on all processes, and they meet here. Where this one failed alone, they do not.
+    try {
+      const distributed::Agreed agreed = communicator_->agree(exit_code(e), e.what());
+      if (is_first()) tell(agreed.message);
+      return agreed.status;
+    } catch (const CommunicationError&) {
+      tell(fmt::format("process {} of {}: {}", rank(), size(), e.what()));
+      return exit_code(e);
+    }
+  }
+}
+
+}  // namespace tapecache::program

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+#include "csv.h"
+#include "text_file.h"
+
+namespace tapecache::program {
+
+/// A file of rows, whatever its format: a table (.csv, .tsv) or JSON Lines (.jsonl, .ndjson). Its rows stay in the
+/// file.
+class RowFile {
+ public:
+  /// Of each chosen column its values: one, or as many as a JSON list has.
+  using Values = std::vector<std::vector<Field>>;
+
+  /// Opens it and finds its columns. Throws FileError for another ending, a broken first row and a header that has a
+  /// name twice.
+  RowFile(const std::filesystem::path& path, bool header);
+
+  const TextFile& file() const { return file_; }
+  /// Whether columns have names of their own.
+  bool named() const { return !format_ || header_; }
+  /// Of the columns: by the header, or the first object. Of a table without a header "1", "2", ….
+  const std::vector<std::string>& names() const { return names_; }
+  /// Whose values are read. Throws FileError naming the columns that there are.
+  void choose(const std::vector<std::string>& names);
+
+  /// Goes through all rows, with where each stands in the file. Throws FileError with line and column for one that is
+  /// broken.
+  void each(const std::function<void(std::size_t begin, std::size_t end, Values& values)>& use) const;
+  /// The row that stands there. From any thread. Throws FileError, also where it does not stand there any more.
+  Values read(std::size_t begin, std::size_t end) const;
+
+ private:
+  using Json = nlohmann::ordered_json;
+
+  void read_names();
+  Values of_table(std::vector<Field>& row) const;
+  /// Of a line of JSON that begins there. False where there is nothing in it.
+  bool parse_object(std::string_view line, std::size_t begin, Json& object) const;
+  Values of_object(const Json& object, std::string_view line, std::size_t begin) const;
+
+  TextFile file_;
+  std::optional<TableFormat> format_;  // none: JSON Lines
+  bool header_;
+  std::vector<std::string> names_;
+  std::vector<std::size_t> chosen_;
+};
+
+}  // namespace tapecache::program
