@@ -18,6 +18,7 @@
 #include "tapecache/autograd/tape.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/files.h"
+#include "tapecache/core/safetensors_header.h"
 #include "tapecache/models/argument_checks.h"
 #include "tapecache/models/config_fields.h"
 #include "tapecache/models/linear_adapter.h"
@@ -107,6 +108,7 @@ std::vector<std::shared_ptr<LinearAdapter>> adapt(const Builder& builder, const 
                                                   const std::vector<Plan>& plans) {
   struct Made {
     Parameter a, b;
+    Dropout dropout;
   };
   const std::size_t before = builder.parameters().size();
   std::vector<Made> made;
@@ -121,7 +123,8 @@ std::vector<std::shared_ptr<LinearAdapter>> adapt(const Builder& builder, const 
       const std::int64_t in = plan.layer->weight.value().size(1), out = plan.layer->weight.value().size(0);
       const double range = 1 / std::sqrt(static_cast<double>(in));  // kaiming_uniform_(a=√5)
       made.push_back({make(name + ".lora_A.weight", {plan.rank, in}, Init::uniform(-range, range), plan.a),
-                      make(name + ".lora_B.weight", {out, plan.rank}, Init::constant(0), plan.b)});
+                      make(name + ".lora_B.weight", {out, plan.rank}, Init::constant(0), plan.b),
+                      Dropout(builder, options.dropout)});
       const double scale = scale_of(plan.alpha, plan.rank, options.rank_stabilized);
       made.back().b.set("lora_scale", fmt::to_string(scale));
       layers.push_back(plan.layer);
@@ -139,7 +142,7 @@ std::vector<std::shared_ptr<LinearAdapter>> adapt(const Builder& builder, const 
     layer.b = made[i].b;
     layer.alpha = plans[i].alpha;
     layer.scale = scale_of(layer.alpha, plans[i].rank, options.rank_stabilized);
-    layer.dropout.emplace(builder, options.dropout);
+    layer.dropout = std::move(made[i].dropout);
   }
   return layers;
 }
@@ -374,15 +377,18 @@ Lora add_lora(const Model& model, const LoraOptions& options) {
     require_free(*layers[i]);
     plans.push_back({layers[i], options.rank, options.alpha});
   }
-  return Lora(std::make_shared<const Lora::Parts>(Lora::Parts{options, prefix, adapt(builder, options, plans)}));
+  const auto parts = std::make_shared<Lora::Parts>(Lora::Parts{options, prefix, {}});
+  parts->layers = adapt(builder, options, plans);
+  return Lora(parts);
 }
 
 Lora load_lora(const std::filesystem::path& folder, const Model& model) {
   AdapterReader reader(folder, model);
   const std::vector<Plan> plans = reader.read();
   const Builder& builder = model.builder();
-  return Lora(std::make_shared<const Lora::Parts>(
-      Lora::Parts{reader.options(), prefix_of(builder), adapt(builder, reader.options(), plans)}));
+  const auto parts = std::make_shared<Lora::Parts>(Lora::Parts{reader.options(), prefix_of(builder), {}});
+  parts->layers = adapt(builder, reader.options(), plans);
+  return Lora(parts);
 }
 
 void save_lora(const std::filesystem::path& folder, const Lora& lora, const std::string& base) {
@@ -418,8 +424,16 @@ void save_lora(const std::filesystem::path& folder, const Lora& lora, const std:
   config.set("use_dora", Json::of(false));
   config.set("use_rslora", Json::of(parts.options.rank_stabilized));
   const std::filesystem::path within = detail::folder_within(folder);
-  write_safetensors(within / (std::string(kWeights) + ".safetensors"), file);
-  write_file_atomically(within / kConfig, config.dump());
+  const std::filesystem::path weights_file = within / (std::string(kWeights) + ".safetensors");
+  // Both are written before either is in place, so that what fails leaves the adapter that was there.
+  AtomicFile weights(weights_file), settings(within / kConfig);
+  tapecache::detail::write_safetensors(weights, weights_file, file);
+  settings.write(config.dump());
+  // While the files of two adapters are there, the folder is that of none. A link stays.
+  std::error_code ignored;
+  std::filesystem::remove(std::filesystem::weakly_canonical(within / kConfig, ignored), ignored);
+  weights.finish();
+  settings.finish();
 }
 
 std::string base_of_lora(const std::filesystem::path& folder) {
