@@ -8,6 +8,7 @@
 #include "attack.h"
 #include "folder.h"
 #include "gradcache_checks.h"
+#include "tapecache/autograd/tape.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/lora.h"
 #include "tapecache/models/pretrained.h"
@@ -21,7 +22,6 @@ namespace {
 
 /// A small model, made anew for each try, and what its adapter is to be.
 struct Adapted {
-  static constexpr std::int64_t kLayers = 6;
   std::optional<Bert> bert;
   std::optional<Lora> lora;
   Folder folder;
@@ -46,9 +46,9 @@ struct Adapted {
   double sum() const {
     const NoRecording off;
     const Tensor y = (*bert)(TokenBatch{Tensor::from({1, 2, 3, 4}, {2, 2})}).value();
-    double sum = 0;
-    for (std::int64_t i = 0; i < y.numel(); ++i) sum += (1 + static_cast<double>(i)) * y.data<float>()[i];
-    return sum;
+    double total = 0;
+    for (std::int64_t i = 0; i < y.numel(); ++i) total += (1 + static_cast<double>(i)) * y.data<float>()[i];
+    return total;
   }
   /// Throws where the model is not as it was before it was to be adapted.
   void require_free(std::size_t parameters, double before) const {
@@ -56,9 +56,6 @@ struct Adapted {
     if (all.size() != parameters) throw std::logic_error("parameters are left");
     if (!std::ranges::all_of(all, &Parameter::requires_gradient)) throw std::logic_error("parameters are frozen");
     if (sum() != before) throw std::logic_error("the model computes something else");
-  }
-  Work work(const std::string& name, std::function<void()> prepare, std::function<double()> run) {
-    return {name, {}, std::move(prepare), std::move(run)};
   }
 };
 
@@ -72,19 +69,20 @@ BOOST_AUTO_TEST_CASE(adapters_that_are_added_and_loaded) {
   adapted.prepare_adapted();
   save_lora(adapted.folder / "adapter", *adapted.lora, "base");
   const auto attack_adapting = [&](const std::string& name, const std::function<Lora()>& adapt) {
-    const Work work = adapted.work(
-        name, [&] { adapted.prepare(); },
-        [&] {
-          const std::size_t parameters = adapted.bert->parameters().size();
-          const double before = adapted.sum();
-          try {
-            adapted.lora = adapt();
-          } catch (...) {
-            adapted.require_free(parameters, before);
-            throw;
-          }
-          return adapted.sum() + static_cast<double>(adapted.lora->layers().size());
-        });
+    const Work work{name,
+                    {},
+                    [&] { adapted.prepare(); },
+                    [&] {
+                      const std::size_t parameters = adapted.bert->parameters().size();
+                      const double before = adapted.sum();
+                      try {
+                        adapted.lora = adapt();
+                      } catch (...) {
+                        adapted.require_free(parameters, before);
+                        throw;
+                      }
+                      return adapted.sum() + static_cast<double>(adapted.lora->layers().size());
+                    }};
     BOOST_TEST(attack(work, Memory::kObjects, 5) > 20);
     BOOST_TEST(attack(work, Memory::kTensors) > 12);
   };
@@ -129,10 +127,10 @@ BOOST_AUTO_TEST_CASE(an_adapter_that_is_saved) {
   const auto loaded = [&] {
     const Bert bert(Adapted::config(), 3);
     const Lora lora = load_lora(folder, bert);
-    double sum = 0;
+    double total = 0;
     for (const Parameter& p : lora.parameters())
-      sum += p.value().data<float>()[0] + static_cast<double>(p.value().numel());
-    return sum;
+      total += p.value().data<float>()[0] + static_cast<double>(p.value().numel());
+    return total;
   };
   // Over another one, of another rank and scale.
   const Bert other(Adapted::config(), 5);
@@ -158,11 +156,11 @@ BOOST_AUTO_TEST_CASE(averages_of_parameters) {
     for (std::size_t i = 0; i < parameters.size(); ++i) parameters[i].mutable_value().copy_from(first[i]);
   };
   const auto sum = [&] {
-    double sum = static_cast<double>(ema->updates());
+    double total = static_cast<double>(ema->updates());
     for (const Buffer& b : ema->state()) {
-      for (const double value : doubles(b.value.to(DType::kFloat64))) sum += value;
+      for (const double value : doubles(b.value.to(DType::kFloat64))) total += value;
     }
-    return sum;
+    return total;
   };
   const Work make{"Ema",
                   {parameters, buffers},

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <new>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include <boost/test/unit_test.hpp>
 
 #include "attack.h"
+#include "compare.h"
 #include "gradcache_checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/distributed/communicator.h"
@@ -21,6 +23,7 @@ using namespace tapecache::gradcache;
 using namespace tapecache::losses;
 using namespace tapecache::testing;
 using distributed::Communicator;
+using distributed::run_in_threads;
 
 namespace {
 
@@ -171,7 +174,7 @@ std::string wrong(const std::vector<Ending>& found, const std::vector<Ending>& i
 }
 
 /// Every `stride`-th allocation, of whichever rank comes to it; every one in the whole attack.
-std::int64_t attack_ranks(const RankSteps& steps, Memory memory, std::int64_t stride, double tolerance = 0) {
+std::int64_t attack_steps_of_ranks(const RankSteps& steps, Memory memory, std::int64_t stride, double tolerance = 0) {
   const std::vector<Ending> in_peace = steps.take([] {});
   for (const Ending& ending : in_peace) BOOST_REQUIRE(!ending.threw);
   std::int64_t failures = 0;
@@ -200,14 +203,14 @@ std::int64_t attack_ranks(const RankSteps& steps, Memory memory, std::int64_t st
 }  // namespace
 
 /// One allocation of one rank fails: all throw, none waits for ever, and nothing has changed on any.
-BOOST_AUTO_TEST_SUITE(attack_ranks_suite)
+BOOST_AUTO_TEST_SUITE(attack_ranks)
 
 BOOST_AUTO_TEST_CASE(steps_of_several_ranks) {
   for (const Kind kind : {Kind::kWhole, Kind::kInfoNce, Kind::kClip, Kind::kSiglip}) {
     for (const bool direct : {false, true}) {
       const RankSteps steps{kind, {.cut = {2}}, direct};
-      BOOST_TEST(attack_ranks(steps, Memory::kTensors, 7) > 10);
-      BOOST_TEST(attack_ranks(steps, Memory::kObjects, 97) > 10);
+      BOOST_TEST(attack_steps_of_ranks(steps, Memory::kTensors, 7) > 10);
+      BOOST_TEST(attack_steps_of_ranks(steps, Memory::kObjects, 97) > 10);
     }
   }
 }
