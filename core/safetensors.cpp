@@ -300,16 +300,28 @@ SafetensorsFile read_safetensors(const std::filesystem::path& path, const Safete
   return file;
 }
 
-void write_safetensors(const std::filesystem::path& path, const SafetensorsFile& file) {
-  const std::string header = header_of(path, file);
+namespace {
+
+void write_parts(AtomicFile& out, const std::string& header, const SafetensorsFile& file) {
   const std::uint64_t size = header.size();
-  AtomicFile out(path);
   out.write({reinterpret_cast<const char*>(&size), sizeof(size)});
   out.write(header);
   for (const auto& [name, tensor] : file.tensors) {
     const Tensor host = tensor.to(Device::cpu());
     out.write({reinterpret_cast<const char*>(host.raw()), host.bytes()});
   }
+}
+
+}  // namespace
+
+void detail::write_safetensors(AtomicFile& out, const std::filesystem::path& path, const SafetensorsFile& file) {
+  write_parts(out, header_of(path, file), file);
+}
+
+void write_safetensors(const std::filesystem::path& path, const SafetensorsFile& file) {
+  const std::string header = header_of(path, file);
+  AtomicFile out(path);
+  write_parts(out, header, file);
   out.finish();
 }
 

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,7 +14,17 @@
 
 #pragma GCC visibility push(hidden)
 
+namespace tapecache {
+
+class AtomicFile;
+struct SafetensorsFile;
+
+}  // namespace tapecache
+
 namespace tapecache::detail {
+
+/// As `write_safetensors` of files.h, but for what makes a file appear; `path` begins messages.
+void write_safetensors(AtomicFile& out, const std::filesystem::path& path, const SafetensorsFile& file);
 
 constexpr std::uint64_t kMaxSafetensorsHeader = 100'000'000;  // the reference implementation's own bound, in bytes
 constexpr std::size_t kMaxSafetensorsText = 4 << 20;

@@ -11,6 +11,7 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/files.h"
 #include "tapecache/core/json_fields.h"
+#include "tapecache/core/safetensors_header.h"
 #include "tapecache/models/lora_parts.h"
 #include "tapecache/models/weight_reader.h"
 
@@ -237,8 +238,16 @@ void save_lora(const std::filesystem::path& folder, const Lora& lora, const std:
   config.set("use_dora", Json::of(false));
   config.set("use_rslora", Json::of(parts.options.rank_stabilized));
   const std::filesystem::path within = detail::folder_within(folder);
-  write_safetensors(within / (std::string(kWeights) + ".safetensors"), file);
-  write_file_atomically(within / kConfig, config.dump());
+  const std::filesystem::path weights_file = within / (std::string(kWeights) + ".safetensors");
+  // Both are written before either is in place, so that what fails leaves the adapter that was there.
+  AtomicFile weights(weights_file), settings(within / kConfig);
+  tapecache::detail::write_safetensors(weights, weights_file, file);
+  settings.write(config.dump());
+  // While the files of two adapters are there, the folder is that of none. A link stays.
+  std::error_code ignored;
+  std::filesystem::remove(std::filesystem::weakly_canonical(within / kConfig, ignored), ignored);
+  weights.finish();
+  settings.finish();
 }
 
 std::string base_of_lora(const std::filesystem::path& folder) {

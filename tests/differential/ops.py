@@ -225,6 +225,11 @@ def operand(d):
     return lambda shape: d.values(shape, kind).clamp(-1e15, 1e15), "float32"
 
 
+def result(d, autocast):
+    """Whether a product leaves what it is made of, which is of 16 bits where autocast has it so."""
+    return autocast != "float32" and d.flag(0.3)
+
+
 def matmul(d):
     values, autocast = operand(d)
     m, k, n = d.size(), d.size(), d.size()
@@ -249,7 +254,8 @@ def linear(d):
     lead, width, out = tokens_shape(d), d.size(1), d.size(1)
     bias, residual = values([out]) if d.flag() else None, values(lead + [out]) if d.flag(0.3) else None
     return Case("linear", [values(lead + [width]), values([out, width]), bias, residual],
-                lambda x, w, b, r: F.linear(x, w, b) + (0 if r is None else r), autocast=autocast)
+                lambda x, w, b, r: F.linear(x, w, b) + (0 if r is None else r), autocast=autocast,
+                operand=residual is None and result(d, autocast))
 
 
 def activated_linear(d):
@@ -267,7 +273,8 @@ def multi_linear(d):
     lead, width, outs = tokens_shape(d), d.size(1), [d.size(1), d.size(1)]
     biases = [values([n]) if d.flag() else None for n in outs]
     return Case("multi_linear", [values(lead + [width]), *[values([n, width]) for n in outs], *biases],
-                lambda x, v, w, b, c: torch.cat([F.linear(x, v, b), F.linear(x, w, c)], -1), autocast=autocast)
+                lambda x, v, w, b, c: torch.cat([F.linear(x, v, b), F.linear(x, w, c)], -1), autocast=autocast,
+                operand=result(d, autocast))
 
 
 def normalized_linear(d):
@@ -277,7 +284,7 @@ def normalized_linear(d):
     return Case("normalized_linear",
                 [values(lead + [width]), d.normal([width]), d.normal([width]), values([out, width]), bias],
                 lambda x, g, c, w, b: F.linear(norm_of_rows(x, g, c, 1e-5), w, b), autocast=autocast,
-                epsilon=1e-5)
+                epsilon=1e-5, operand=result(d, autocast))
 
 
 def attention(d):
@@ -310,7 +317,29 @@ def attention(d):
     # Of gradients: dP - Σ dY Y cancels, and meets keys.
     size = 4 * width * float(qkv.abs().max()) ** 2 if qkv.numel() else 0.0
     return Case("attention", [qkv, valid], reference, autocast=autocast, size=size, heads=heads, causal=causal,
-                kv_heads=kv_heads, window=-1 if window is None else window)
+                kv_heads=kv_heads, window=-1 if window is None else window, operand=result(d, autocast))
+
+
+def biased_attention(d):
+    """With what relative positions add to scores."""
+    kind = d.rng.choice(["normal", "integers", "constant", "tiny", "offset"])
+    batch, tokens, width, heads = d.size(), d.size(1), d.rng.choice([1, 4, 8, 33]), d.rng.choice([1, 2, 3])
+    valid = d.padding(batch, tokens) if d.flag() else None
+
+    def reference(qkv, bias, mask):
+        q, k, v = qkv.reshape(batch, tokens, 3, heads, width).permute(2, 0, 3, 1, 4)
+        allowed = torch.ones(batch, 1, tokens, tokens, dtype=torch.bool)
+        if mask is not None:
+            allowed = allowed & mask[:, None, None, :]
+        dead = ~allowed.any(-1, keepdim=True)
+        scores = (q @ k.transpose(-1, -2)) / math.sqrt(width) + bias
+        weights = torch.softmax(scores.masked_fill(~(allowed | dead), -math.inf), -1).masked_fill(dead, 0)
+        return (weights @ v).transpose(1, 2).reshape(batch, tokens, heads * width)
+
+    qkv = d.values([batch, tokens, 3 * heads * width], kind)
+    size = 4 * width * float(qkv.abs().max()) ** 2 if qkv.numel() else 0.0
+    return Case("biased_attention", [qkv, d.normal([heads, tokens, tokens], d.rng.choice([0.1, 3.0])), valid], reference,
+                size=size, heads=heads)
 
 
 def rope(d):
@@ -327,6 +356,18 @@ def rope(d):
         return torch.cat([turned, rest], 2).reshape(x.shape)
     return Case("rope", [d.spread([batch, tokens, (heads + others) * 2 * half])], reference, heads=heads,
                 frequencies=frequencies.tolist())
+
+
+def rope_table(d):
+    """Of the type of an input that is used for nothing else."""
+    half, positions = d.rng.choice([1, 3, 8, 32]), d.size(1)
+    frequencies = 1.0 / d.rng.choice([1e2, 1e4, 1.6e5, 1e6]) ** (torch.arange(half) / half)
+
+    def reference(like):
+        angles = (torch.arange(positions).float()[:, None] * frequencies.float()).double()
+        return torch.cat([angles.cos(), angles.sin()], -1).to(like.dtype)
+    return Case("rope_table", [d.normal([1])], reference, mixing=False, frequencies=frequencies.double().tolist(),
+                positions=positions).without_gradients_of(0)
 
 
 def gated(d):
@@ -418,7 +459,14 @@ def max_pool(d):
 
 
 def cls_pool(d):
-    return Case("cls_pool", [d.values(list(pooled(d)))], lambda x: x[:, 0], mixing=False)
+    batch, tokens, width = pooled(d)
+    valid = d.padding(batch, tokens, some=True) if d.flag(0.7) else None
+
+    def reference(x, mask):
+        first = torch.zeros(batch, dtype=torch.int64) if mask is None else mask.to(torch.uint8).argmax(1)
+        return x[torch.arange(batch), first]
+
+    return Case("cls_pool", [d.values([batch, tokens, width]), valid], reference, mixing=False)
 
 
 def last_token_pool(d):
@@ -438,18 +486,44 @@ def select_token(d):
                 lambda x, i: x[torch.arange(batch), i.long()], mixing=False)
 
 
+def first_token(d):
+    batch, tokens, wanted = d.size(), d.size(1), d.rng.randrange(4)
+    valid = d.padding(batch, tokens) if d.flag(0.7) else None
+
+    def reference(ids, mask):
+        found = ids == wanted if mask is None else (ids == wanted) & mask
+        return torch.where(found.any(1), found.to(torch.uint8).argmax(1), -1)
+
+    return Case("first_token", [d.indices([batch, tokens], 4), valid], reference, mixing=False, id=wanted)
+
+
+def token_positions(d):
+    first = d.rng.choice([0, 1, 2, 5])
+    return Case("token_positions", [d.padding(d.size(), d.size(1))],
+                lambda mask: torch.where(mask, mask.long().cumsum(1) + first - 1, first - 1), mixing=False, first=first)
+
+
+def activate(d):
+    number = d.rng.randrange(len(ACTIVATIONS))
+    return Case("activate", [d.values(d.shape())], ACTIVATIONS[number], mixing=False, activation=number,
+                size=0.25 if d.dtype == torch.float64 else 0.0)
+
+
+# All but `dropout`, `drop_path` and `sample_uniform`, whose draws PyTorch has not.
 OPS = [
     binary("add", torch.add), binary("subtract", torch.sub), binary("multiply", torch.mul), binary("divide", torch.div),
     scale, unary("negate", torch.neg), unary("exp", torch.exp), unary("log", torch.log), unary("sqrt", torch.sqrt),
     unary("rsqrt", torch.rsqrt), power, activation("tanh", torch.tanh), unary("erf", torch.erf),
     unary("sigmoid", torch.sigmoid), unary("relu", F.relu), activation("gelu", ACTIVATIONS[1]),
     activation("gelu_tanh", ACTIVATIONS[2]), activation("quick_gelu", ACTIVATIONS[0]), activation("silu", F.silu),
-    unary("softplus", lambda x: torch.logaddexp(x, torch.zeros_like(x))), clamp,
+    unary("softplus", lambda x: torch.logaddexp(x, torch.zeros_like(x))), clamp, activate,
     reduction("sum", lambda x, axis: x.sum(axis), 0), reduction("mean", lambda x, axis: x.mean(axis)),
     reduction("max", first_maximum), reduction("logsumexp", torch.logsumexp), reduction("norm", euclidean_norm, 0),
     distance, whole("sum_all", torch.sum), whole("mean_all", torch.mean),
     row_wise("softmax", lambda x: torch.softmax(x, -1)), row_wise("log_softmax", lambda x: torch.log_softmax(x, -1)),
     masked_softmax, cross_entropy, layer_norm, rms_norm, l2_normalize, batch_norm, frozen_batch_norm,
-    matmul, linear, activated_linear, multi_linear, normalized_linear, attention, rope, gated, patch_embedding,
-    embedding, gather_rows, reshape, concat, cut, transpose, mean_pool, max_pool, cls_pool, last_token_pool, select_token,
+    matmul, linear, activated_linear, multi_linear, normalized_linear, attention, biased_attention, rope, rope_table,
+    gated, patch_embedding,
+    embedding, gather_rows, reshape, concat, cut, transpose, mean_pool, max_pool, cls_pool, last_token_pool,
+    select_token, first_token, token_positions,
 ]

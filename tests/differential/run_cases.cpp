@@ -50,6 +50,15 @@ losses::Tiles tiles(const Arguments& x) {
                              .columns = x.option<std::int64_t>("tile_columns")};
 }
 
+/// Ids of targets and of queries, of which each may be left out, as inputs from the first on.
+losses::EqualTargets equal_targets(const Arguments& x, std::size_t first) {
+  return {.target_ids = x.tensor(first), .query_ids = x.tensor(first + 1)};
+}
+
+ops::ResultType result_type(const Arguments& x) {
+  return x.option<bool>("operand") ? ops::ResultType::kOperand : ops::ResultType::kComputed;
+}
+
 const std::map<std::string, Op>& all_ops() {
   using A = const Arguments&;
   static const std::map<std::string, Op> all{
@@ -64,6 +73,7 @@ const std::map<std::string, Op>& all_ops() {
       {"sqrt", [](A x) { return ops::sqrt(x[0]); }},
       {"rsqrt", [](A x) { return ops::rsqrt(x[0]); }},
       {"pow", [](A x) { return ops::pow(x[0], x.option<double>("exponent")); }},
+      {"activate", [](A x) { return ops::activate(static_cast<ops::Activation>(x.option<int>("activation")), x[0]); }},
       {"tanh", [](A x) { return ops::tanh(x[0]); }},
       {"erf", [](A x) { return ops::erf(x[0]); }},
       {"sigmoid", [](A x) { return ops::sigmoid(x[0]); }},
@@ -100,24 +110,32 @@ const std::map<std::string, Op>& all_ops() {
          return ops::matmul(
              x[0], x[1], {.transpose_a = x.option<bool>("transpose_a"), .transpose_b = x.option<bool>("transpose_b")});
        }},
-      {"linear", [](A x) { return ops::linear(x[0], x[1], x[2], x[3]); }},
+      {"linear", [](A x) { return ops::linear(x[0], x[1], x[2], x[3], result_type(x)); }},
       {"activated_linear",
        [](A x) {
          return ops::activated_linear(x[0], static_cast<ops::Activation>(x.option<int>("activation")), x[1], x[2],
                                       x[3]);
        }},
-      {"multi_linear", [](A x) { return ops::multi_linear(x[0], x.from(1).first(2), x.from(3)); }},
+      {"multi_linear", [](A x) { return ops::multi_linear(x[0], x.from(1).first(2), x.from(3), result_type(x)); }},
       {"normalized_linear",
        [](A x) {
          const ops::Norm norm{x[1], x[2], x.option<double>("epsilon")};
-         return ops::normalized_linear(x[0], norm, x.from(3).first(1), x.from(4)).y;
+         return ops::normalized_linear(x[0], norm, x.from(3).first(1), x.from(4), ops::KeepNorm::kNo, result_type(x)).y;
        }},
       {"attention",
        [](A x) {
-         ops::AttentionOptions options{.causal = x.option<bool>("causal"), .valid = x.tensor(1)};
+         ops::AttentionOptions options{
+             .causal = x.option<bool>("causal"), .valid = x.tensor(1), .result = result_type(x)};
          options.kv_heads = x.option<std::int64_t>("kv_heads");
          if (const auto window = x.option<std::int64_t>("window"); window >= 0) options.window = window;
          return ops::attention(x[0], x.option<std::int64_t>("heads"), options);
+       }},
+      {"biased_attention",
+       [](A x) { return ops::attention(x[0], x.option<std::int64_t>("heads"), {.valid = x.tensor(2), .bias = x[1]}); }},
+      {"rope_table",
+       [](A x) {
+         return Variable(ops::rope_table(x.option<std::vector<double>>("frequencies"),
+                                         x.option<std::int64_t>("positions"), x[0].dtype()));
        }},
       {"rope",
        [](A x) {
@@ -135,9 +153,13 @@ const std::map<std::string, Op>& all_ops() {
       {"transpose", [](A x) { return ops::transpose(x[0], x.option<int>("axis_a"), x.option<int>("axis_b")); }},
       {"mean_pool", [](A x) { return ops::mean_pool(x[0], x.tensor(1)); }},
       {"max_pool", [](A x) { return ops::max_pool(x[0], x.tensor(1)); }},
-      {"cls_pool", [](A x) { return ops::cls_pool(x[0]); }},
+      {"cls_pool", [](A x) { return ops::cls_pool(x[0], x.tensor(1)); }},
       {"last_token_pool", [](A x) { return ops::last_token_pool(x[0], x.tensor(1)); }},
       {"select_token", [](A x) { return ops::select_token(x[0], x.tensor(1)); }},
+      {"first_token",
+       [](A x) { return Variable(ops::first_token(x.tensor(0), x.option<std::int64_t>("id"), x.tensor(1))); }},
+      {"token_positions",
+       [](A x) { return Variable(ops::token_positions(x.tensor(0), x.option<std::int64_t>("first"))); }},
       {"patch_embedding", [](A x) { return ops::patch_embedding(x[0], x[1], x[2]); }},
       {"info_nce",
        [](A x) {
@@ -145,6 +167,7 @@ const std::map<std::string, Op>& all_ops() {
                                  {.scale = x[2],
                                   .label_smoothing = x.options.value("label_smoothing", 0.0),
                                   .hardness = x.options.value("hardness", 0.0),
+                                  .equal_targets = equal_targets(x, 3),
                                   .tiles = tiles(x)});
        }},
       {"clip_loss",
@@ -153,18 +176,43 @@ const std::map<std::string, Op>& all_ops() {
                                   {.scale = losses::Scale::from_log(x[2]),
                                    .label_smoothing = x.options.value("label_smoothing", 0.0),
                                    .hardness = x.options.value("hardness", 0.0),
+                                   .equal_targets = equal_targets(x, 3),
                                    .tiles = tiles(x)});
        }},
       {"siglip_loss",
        [](A x) {
          return losses::siglip_loss(x[0], x[1],
-                                    {.scale = losses::Scale::from_log(x[2]), .bias = x[3], .tiles = tiles(x)});
+                                    {.scale = losses::Scale::from_log(x[2]),
+                                     .bias = x[3],
+                                     .equal_targets = equal_targets(x, 4),
+                                     .tiles = tiles(x)});
        }},
-      {"nt_xent", [](A x) { return losses::nt_xent(x[0], x[1], {.scale = x[2]}); }},
+      {"nt_xent",
+       [](A x) { return losses::nt_xent(x[0], x[1], {.scale = x[2], .equal_targets = equal_targets(x, 3)}); }},
       {"sup_con", [](A x) { return losses::sup_con(x[0], x.tensor(2), {.scale = x[1]}); }},
       {"maxsim_loss",
        [](A x) {
-         return losses::maxsim_loss(x[0], x.tensor(3), x[1], x.tensor(4), {.scale = x[2], .tiles = tiles(x)});
+         return losses::maxsim_loss(x[0], x.tensor(3), x[1], x.tensor(4),
+                                    {.scale = x[2], .equal_targets = equal_targets(x, 5), .tiles = tiles(x)});
+       }},
+      {"maxsim_scores", [](A x) { return losses::maxsim_scores(x[0], x.tensor(2), x[1], x.tensor(3)); }},
+      {"gist_loss",
+       [](A x) {
+         return losses::gist_loss(x[0], x[1], x.tensor(5), x.tensor(6),
+                                  {.scale = x[2],
+                                   .margin = x.option<double>("margin"),
+                                   .relative = x.option<bool>("relative"),
+                                   .equal_targets = equal_targets(x, 3)});
+       }},
+      {"matryoshka",
+       [](A x) {
+         const auto of_prefix = [&](std::span<const Variable> r) {
+           return losses::info_nce(r[0], r[1], {.scale = x[2]});
+         };
+         return losses::matryoshka(of_prefix, x.from(0).first(2),
+                                   {.widths = x.option<std::vector<std::int64_t>>("widths"),
+                                    .weights = x.option<std::vector<double>>("weights"),
+                                    .normalize = x.option<bool>("normalize")});
        }},
   };
   return all;
@@ -194,7 +242,9 @@ void run_case(const json& what, const std::string& prefix, const std::map<std::s
     const Recording recording(tape);
     y = all_ops().at(what.at("op").get<std::string>())(arguments);
   }
-  results[prefix + ".y"] = y.value();
+  // Of 16 bits as it is compared.
+  const bool is_narrow = y.dtype() == DType::kBFloat16 || y.dtype() == DType::kFloat16;
+  results[prefix + ".y"] = is_narrow ? y.value().to(DType::kFloat32) : y.value();
   if (!tape.holds(y)) return;
   const Tensor dy = given.at(prefix + ".dy").to(y.dtype());
   tape.backward(std::span(&y, 1), std::span(&dy, 1));
