@@ -19,6 +19,7 @@
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/pretrained.h"
+#include "tapecache/models/sentence_modules.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/reduce.h"
 
