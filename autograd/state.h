@@ -5,6 +5,8 @@
 
 #include "tapecache/autograd/variable.h"
 
+#pragma GCC visibility push(hidden)
+
 namespace tapecache {
 
 /// The values of parameters, and after them buffers, by name. They share their elements with the model, so that writing
@@ -17,3 +19,5 @@ inline std::vector<Buffer> state_of(std::span<const Parameter> parameters, std::
 }
 
 }  // namespace tapecache
+
+#pragma GCC visibility pop

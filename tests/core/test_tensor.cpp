@@ -163,6 +163,30 @@ BOOST_AUTO_TEST_CASE(copies_beside_other_work_are_plain_copies_on_the_host) {
   BOOST_CHECK_EQUAL(pinned_allocator().stats().current, 0u);
 }
 
+BOOST_AUTO_TEST_CASE(the_cpu_answers_as_a_device) {
+  BOOST_CHECK_EQUAL(device_name(Device::cpu()), "cpu");
+  const std::uint64_t waits = device_waits();
+  synchronize(Device::cpu());
+  BOOST_CHECK_EQUAL(device_waits(), waits);
+  BOOST_CHECK_EXCEPTION(device_versions(Device::cpu()), DeviceError, says({"device_versions", "CPU", "CUDA device"}));
+  Tensor ids = Tensor::from({1, 2}, {2});
+  const std::uint64_t version = ids.version();
+  BOOST_CHECK_THROW(ids.accumulate(Tensor::from({1, 2}, {2})), DTypeError);
+  BOOST_CHECK_EQUAL(ids.version(), version);  // what is refused is no change
+}
+
+BOOST_AUTO_TEST_CASE(a_device_that_is_not_there_is_named) {
+  const Device missing = Device::cuda(cuda_device_count());
+  const Tensor t = Tensor::zeros({2});
+  const std::string name = to_string(missing);
+  BOOST_CHECK_EXCEPTION(t.to(missing), DeviceError, says({"to: ", name}));
+  BOOST_CHECK_EXCEPTION(t.to_async(missing), DeviceError, says({"to_async: ", name}));
+  BOOST_CHECK_EXCEPTION(Tensor(t).move_to(missing), DeviceError, says({"move_to: ", name}));
+  BOOST_CHECK_EXCEPTION(synchronize(missing), DeviceError, says({"synchronize: ", name}));
+  BOOST_CHECK_EXCEPTION(device_name(missing), DeviceError, says({"device_name: ", name}));
+  BOOST_CHECK_EXCEPTION(Tensor::zeros({2}, DType::kFloat32, missing), DeviceError, says({name}));
+}
+
 BOOST_AUTO_TEST_CASE(bad_views) {
   const Tensor t = Tensor::zeros({3, 2});
   BOOST_CHECK_EXCEPTION(t.reshape({5}), ShapeError, says({"reshape", "[3, 2]", "6", "[5]"}));

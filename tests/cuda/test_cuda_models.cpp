@@ -37,7 +37,7 @@ BertConfig small_bert(double dropout, BertPooling pooling) {
                       .layers = 2,
                       .heads = 3,
                       .mlp_width = 20,
-                      .activation = Activation::kGelu,
+                      .activation = ops::Activation::kGelu,
                       .dropout = dropout,
                       .epsilon = 1e-12,
                       .checkpoint = dropout > 0}};

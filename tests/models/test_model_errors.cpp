@@ -82,13 +82,13 @@ BOOST_AUTO_TEST_CASE(options_may_leave_members_out) {
   // Naming some of what is nested leaves the rest as the architecture has it.
   const BertConfig bert{.encoder = {.width = 768, .layers = 12}};
   BOOST_TEST(bert.encoder.heads == 12);
-  BOOST_TEST((bert.encoder.activation == Activation::kGelu));
+  BOOST_TEST((bert.encoder.activation == ops::Activation::kGelu));
   BOOST_TEST(bert.encoder.epsilon == 1e-12);
   const ClipConfig clip{.vision = {.encoder = {.layers = 3}}, .text = {.encoder = {.layers = 2}}};
   BOOST_TEST(clip.vision.encoder.width == 768);
   BOOST_TEST(clip.vision.encoder.heads == 12);
   BOOST_TEST(clip.vision.encoder.mlp_width == 3072);
-  BOOST_TEST((clip.vision.encoder.activation == Activation::kQuickGelu));
+  BOOST_TEST((clip.vision.encoder.activation == ops::Activation::kQuickGelu));
   BOOST_TEST(clip.text.encoder.width == 512);
   BOOST_TEST(clip.text.encoder.epsilon == 1e-5);
   static_assert(!std::is_convertible_v<TransformerConfig, BertEncoderConfig>);

@@ -14,8 +14,8 @@ BOOST_AUTO_TEST_SUITE(model_gradients)
 
 BOOST_AUTO_TEST_CASE(gradients_of_a_transformer_block) {
   const TokenBatch padded = TokenBatch::pad(std::vector<std::vector<std::int32_t>>{{1, 1, 1}, {1}, {1, 1, 1, 1}});
-  for (const Activation activation :
-       {Activation::kQuickGelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu}) {
+  for (const ops::Activation activation :
+       {ops::Activation::kQuickGelu, ops::Activation::kGelu, ops::Activation::kGeluTanh, ops::Activation::kSilu}) {
     for (const bool masked : {false, true}) {
       const Builder builder(3, DType::kFloat64);
       const TransformerBlock block(
@@ -42,10 +42,14 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_block_with_scales_and_a_gate) {
       const Builder builder(3, DType::kFloat64);
       const BlockStyle style{
           .norm = norm, .in_bias = false, .scale1 = "scale1.lambda1", .scale2 = "scale2.lambda1", .gated = true};
-      const TransformerBlock block(
-          builder,
-          {.width = 8, .layers = 1, .heads = 2, .mlp_width = 12, .activation = Activation::kSilu, .dropout = dropout},
-          style);
+      const TransformerBlock block(builder,
+                                   {.width = 8,
+                                    .layers = 1,
+                                    .heads = 2,
+                                    .mlp_width = 12,
+                                    .activation = ops::Activation::kSilu,
+                                    .dropout = dropout},
+                                   style);
       shake(builder.parameters(), 100);
       const Parameter x("x", random_values({3, 4, 8}, 8));
       std::vector<Parameter> parameters = builder.parameters();
@@ -81,7 +85,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_siglips_vision_transformer) {
     config.pooling = pooling;
     config.class_token = config.pre_norm = false;
     config.patch_bias = true;
-    config.encoder.activation = Activation::kGeluTanh;
+    config.encoder.activation = ops::Activation::kGeluTanh;
     const Builder builder(4, DType::kFloat64);
     const VisionTransformer vision(builder, config);
     shake(builder.parameters(), 250);

@@ -46,7 +46,7 @@ BOOST_AUTO_TEST_CASE(weights_are_not_loaded_under_other_settings) {
   };
   refused([](auto& c) { c.encoder.heads = 4; },
           {"'encoder.layer.0.attention.self.query.weight' was saved with heads 2, expected 4", "'encoder.layer.1."});
-  refused([](auto& c) { c.encoder.activation = Activation::kQuickGelu; },
+  refused([](auto& c) { c.encoder.activation = ops::Activation::kQuickGelu; },
           {"'encoder.layer.0.intermediate.dense.weight' was saved with activation gelu, expected quick_gelu"});
   refused([](auto& c) { c.encoder.epsilon = 1e-5; },
           {"'embeddings.LayerNorm.weight' was saved with epsilon 1e-12, expected 1e-05"});
@@ -69,7 +69,7 @@ BOOST_AUTO_TEST_CASE(weights_are_not_loaded_under_other_settings) {
   other([](auto& c) { c.text.pooling = TextPooling::kEndOfText; }, {"pooling last token, expected token 10"});
   other([](auto& c) { c.vision.pooling = VisionPooling::kMean; },
         {"'vision_model.embeddings.class_embedding'", "pooling cls"});
-  other([](auto& c) { c.text.encoder.activation = Activation::kGelu; }, {"activation quick_gelu, expected gelu"});
+  other([](auto& c) { c.text.encoder.activation = ops::Activation::kGelu; }, {"activation quick_gelu, expected gelu"});
 
   // A block by itself, and weights whose file does not tell.
   const Builder one(1), two(2);

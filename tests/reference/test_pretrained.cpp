@@ -19,6 +19,7 @@
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/models/bert.h"
 #include "tapecache/models/pretrained.h"
+#include "tapecache/models/sentence_modules.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/reduce.h"
 
@@ -193,7 +194,7 @@ BOOST_AUTO_TEST_CASE(a_folder_without_modules_is_pooled_as_the_options_say) {
                                .layers = 2,
                                .heads = 2,
                                .mlp_width = 24,
-                               .activation = Activation::kGeluTanh,
+                               .activation = ops::Activation::kGeluTanh,
                                .epsilon = 1e-3}},
                   1);
   load_weights(folder / "model.safetensors", bert.builder(), {.prefix = "bert."});
@@ -397,10 +398,11 @@ BOOST_AUTO_TEST_CASE(siglip_pads_its_texts_itself) {
 BOOST_AUTO_TEST_CASE(weights_of_one_pooling_are_no_bert_of_another) {
   const Folder folder;
   save_pretrained(folder / "saved", load_pretrained(case_folder("bert_last_left")));
-  const Bert bert({.vocabulary = 60,
-                   .max_tokens = 12,
-                   .encoder = {.width = 16, .layers = 2, .heads = 2, .mlp_width = 24, .activation = Activation::kSilu}},
-                  1);
+  const Bert bert(
+      {.vocabulary = 60,
+       .max_tokens = 12,
+       .encoder = {.width = 16, .layers = 2, .heads = 2, .mlp_width = 24, .activation = ops::Activation::kSilu}},
+      1);
   BOOST_CHECK_EXCEPTION(load_weights(folder / "saved/model.safetensors", bert.builder()), FileError,
                         says({"pooling lasttoken, expected mean"}));
 }
