@@ -44,7 +44,7 @@ std::map<std::string, Tensor> gradients_with_timm(const SafetensorsFile& file) {
     constexpr std::string_view kBefore = "gradient.";
     if (!key.starts_with(kBefore) || key.find("attn_pool.q.") != std::string::npos) continue;
     const std::string name = key.substr(kBefore.size());
-    const std::string kind = name.substr(name.rfind('.') + 1);
+    const std::string kind = name.ends_with("weight") ? "weight" : "bias";
     if (const std::size_t at = name.find("attn_pool.kv."); at != std::string::npos) {
       const Variable parts[] = {of(name.substr(0, at) + "attn_pool.q." + kind), tensor};
       gradients.emplace("vision_model.head.attention.in_proj_" + kind,
