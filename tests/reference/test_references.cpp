@@ -313,7 +313,7 @@ BOOST_AUTO_TEST_CASE(adapters_that_peft_made) {
 /// PEFT adapts the projections of SigLIP's pooling together, by the attention's name; the last of them alone has an
 /// adapter there that it does not read.
 BOOST_AUTO_TEST_CASE(adapters_of_an_attention_as_peft_has_them) {
-  const ReferenceCase of{"siglip_vision"};
+  const ReferenceCase of{"siglip"};
   const SafetensorsFile file = read_safetensors(of.folder() / "lora" / "reference.safetensors");
   const ReferenceInputs inputs(file, DType::kFloat32);
   const Pretrained model = of.load();
