@@ -171,7 +171,9 @@ class AdapterReader {
   /// projection of an attention by itself, which PEFT makes but reads only beside one of the attention.
   bool takes_no_part(const std::string& there) const {
     if (std::ranges::any_of(layers_, [&](const auto& layer) {
-          return !layer->attention.empty() && there == layer->attention.substr(prefix_.size()) + ".out_proj";
+          const std::string alone =
+              layer->attention.substr(std::min(prefix_.size(), layer->attention.size())) + ".out_proj";
+          return !layer->attention.empty() && (detail::ends_name(alone, there) || detail::ends_name(there, alone));
         })) {
       return true;
     }

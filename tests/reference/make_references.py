@@ -300,14 +300,14 @@ def lora_case(name):
 def attention_lora_case(name):
     """Of the attention that pools, whose projections PEFT adapts together; and an adapter that it does not read."""
     torch.manual_seed(27)
-    vision = get_peft_model(SiglipVisionModel.from_pretrained(CASES / name),
+    siglip = get_peft_model(SiglipModel.from_pretrained(CASES / name),
                             LoraConfig(r=3, lora_alpha=5, target_modules=["head.attention"]))
-    for key, parameter in vision.named_parameters():
+    for key, parameter in siglip.named_parameters():
         if "lora_" in key:
             parameter.data += 0.25 * torch.randn_like(parameter)
-    vision.peft_config["default"].base_model_name_or_path = ".."
+    siglip.peft_config["default"].base_model_name_or_path = ".."
     folder = CASES / name / "lora"
-    vision.save_pretrained(folder)
+    siglip.save_pretrained(folder)
     (folder / "README.md").unlink()
     tensors = load_file(folder / "adapter_model.safetensors")
     unread = next(key for key in tensors if key.endswith("base_layer.out_proj.lora_A.weight")).replace("base_layer.", "")
@@ -315,8 +315,12 @@ def attention_lora_case(name):
     tensors |= {unread: torch.ones(3, 24), unread.replace("lora_A", "lora_B"): torch.ones(24, 3)}
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
     names = lambda key, gradient: [(key.removeprefix("base_model.model.").replace(".default", ""), gradient)]
-    write(f"{name}/lora", evaluate(vision.eval(), names, lambda m, x: {"images": m(pixel_values=x["images"]).pooler_output},
-                                   lambda m, z: halves(z), {"images": torch.randn(4, 3, 10, 10)}))
+
+    def forward(m, x):
+        out = m(input_ids=padded_whole(x), pixel_values=x["images"])
+        return {"texts": out.text_embeds, "images": out.image_embeds}
+    write(f"{name}/lora", evaluate(siglip.eval(), names, forward,
+                                   lambda m, z: siglip_loss(z, m.model.logit_scale, m.model.logit_bias), texts() | images()))
 
 
 def minilm_beside(folder, bert):
@@ -659,7 +663,7 @@ def main():
     open_clip_siglip_case("open_clip_siglip")
     vit_cases()
     lora_case("bert_mean")
-    attention_lora_case("siglip_vision")
+    attention_lora_case("siglip")
 
 
 if __name__ == "__main__":

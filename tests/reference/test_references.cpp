@@ -44,7 +44,7 @@ std::map<std::string, Tensor> gradients_with_timm(const SafetensorsFile& file) {
     constexpr std::string_view kBefore = "gradient.";
     if (!key.starts_with(kBefore) || key.find("attn_pool.q.") != std::string::npos) continue;
     const std::string name = key.substr(kBefore.size());
-    const std::string kind = name.substr(name.rfind('.') + 1);
+    const std::string kind = name.ends_with("weight") ? "weight" : "bias";
     if (const std::size_t at = name.find("attn_pool.kv."); at != std::string::npos) {
       const Variable parts[] = {of(name.substr(0, at) + "attn_pool.q." + kind), tensor};
       gradients.emplace("vision_model.head.attention.in_proj_" + kind,
@@ -313,7 +313,7 @@ BOOST_AUTO_TEST_CASE(adapters_that_peft_made) {
 /// PEFT adapts the projections of SigLIP's pooling together, by the attention's name; the last of them alone has an
 /// adapter there that it does not read.
 BOOST_AUTO_TEST_CASE(adapters_of_an_attention_as_peft_has_them) {
-  const ReferenceCase of{"siglip_vision"};
+  const ReferenceCase of{"siglip"};
   const SafetensorsFile file = read_safetensors(of.folder() / "lora" / "reference.safetensors");
   const ReferenceInputs inputs(file, DType::kFloat32);
   const Pretrained model = of.load();
