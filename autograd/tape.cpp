@@ -28,14 +28,15 @@ std::uint64_t next_tape_id() {
   return ++last;
 }
 
-bool has_history(const InputList& inputs) {
+}  // namespace
+
+bool detail::will_record(const InputList& inputs) {
+  if (!Tape::active()) return false;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (inputs[i].has_history()) return true;
   }
   return false;
 }
-
-}  // namespace
 
 Tape::Tape() : id_(next_tape_id()), self_(std::make_shared<Tape*>(this)) {}
 
@@ -87,7 +88,7 @@ void Tape::append(const char* op, std::span<Variable> outputs, const InputList& 
       }
     }
   }
-  if (!tape || !has_history(inputs)) return;
+  if (!detail::will_record(inputs)) return;
   if (tape->consumed_) throw TapeError(fmt::format("{}: recorded on a tape whose backward has run", op));
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     if (inputs[i].tape_ != 0 && inputs[i].tape_ != tape->id_) {

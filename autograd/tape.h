@@ -131,6 +131,10 @@ class InputList {
   std::size_t size_;
 };
 
+/// Whether an operation with these inputs would be recorded now: an op whose derivative needs more than its result
+/// computes that only then.
+bool will_record(const InputList& inputs);
+
 /// Tensors to be saved for backward, for the duration of a call.
 class SavedList : public std::span<const Tensor> {
  public:

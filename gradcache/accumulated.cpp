@@ -88,7 +88,7 @@ StepResult take_groups(std::span<const Tower> towers, std::span<const Chunks> ch
 /// What all ranks must have found alike.
 detail::Account account_of(const StepResult& result, std::vector<Parameter> parameters) {
   std::string text;
-  for (const AuxiliaryResult& loss : result.auxiliary) {
+  for (const StepResult::Auxiliary& loss : result.auxiliary) {
     text += fmt::format("auxiliary loss '{}' of weight {}\n", loss.name, loss.weight);
   }
   for (const Parameter& p : parameters) {
@@ -101,7 +101,7 @@ detail::Account account_of(const StepResult& result, std::vector<Parameter> para
 
 void add_results(detail::Ranks& ranks, StepResult& result) {
   std::vector<double> numbers{result.loss.item(), result.non_finite.item()};
-  for (const AuxiliaryResult& loss : result.auxiliary) numbers.push_back(loss.mean);
+  for (const StepResult::Auxiliary& loss : result.auxiliary) numbers.push_back(loss.mean);
   Tensor shared = Tensor::wrap(numbers.data(), {static_cast<std::int64_t>(numbers.size())});
   ranks.sum(shared);
   result.loss = numbers[0];

@@ -25,7 +25,7 @@ class ComparedWeights {
   void note(std::span<const Parameter> parameters);
 
  private:
-  std::map<std::weak_ptr<const Storage>, std::uint64_t, std::owner_less<>> versions_;
+  std::map<std::weak_ptr<const tapecache::detail::Storage>, std::uint64_t, std::owner_less<>> versions_;
 };
 
 }  // namespace tapecache::gradcache::detail

@@ -53,7 +53,7 @@ Variable contrast(Communicator& ranks, const Contrast& of, const Variable& queri
   const char* const loss = name(of.loss);
   const kernels::TileSizes tile =
       ops::logit_tile(loss, of.tiles.value_or(TileOptions{}), queries.dtype(), queries.device());
-  const bool recorded = will_record({queries, targets, of.scale, of.bias});
+  const bool recorded = tapecache::detail::will_record({queries, targets, of.scale, of.bias});
   const Brought brought = bring(loss, ranks, in_common(of, queries, tile, recorded), queries.size(0), targets.size(0),
                                 targets.has_history(), queries.device());
   const std::int64_t own = queries.size(0);

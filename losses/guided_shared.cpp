@@ -118,7 +118,7 @@ Variable gist_loss_shared(const Variable& queries, const Variable& targets, cons
                                     of_type("type of the guide", guide_queries.dtype()),
                                     whole("width of the guide", guide_queries.size(1)),
                                     of_equal_targets(options.equal_targets),
-                                    of_recording(will_record({queries, targets, scale}))};
+                                    of_recording(tapecache::detail::will_record({queries, targets, scale}))};
   const Brought brought = bring(loss, ranks, alike, queries.size(0), targets.size(0),
                                 queries.has_history() || targets.has_history(), device);
   const std::int64_t step = targets_of_each(loss, brought, "queries", "targets", true), own = queries.size(0);

@@ -313,7 +313,7 @@ Variable shared_rows(Communicator& ranks, SharedRows rows) {
   std::vector<Tensor> saved;
   for (const Variable& input : inputs) saved.push_back(input.value());
   const char* const loss = rows.loss;
-  const bool records = will_record(inputs);
+  const bool records = tapecache::detail::will_record(inputs);
   std::shared_ptr<Work> work;
   Tensor value;
   {

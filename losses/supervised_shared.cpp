@@ -35,7 +35,7 @@ Variable nt_xent_shared(const Variable& a, const Variable& b, const NtXentOption
                                     of_scalar("scale", scale),
                                     of_equal_targets(options.equal_targets),
                                     of_candidates(options.candidates),
-                                    of_recording(will_record({a, b, scale}))};
+                                    of_recording(tapecache::detail::will_record({a, b, scale}))};
   Brought brought = bring(loss, ranks, alike, a.size(0), b.size(0), a.has_history() || b.has_history(), a.device());
   targets_of_each(loss, brought, "a", "b", false);
   for (std::int64_t& count : brought.queries) count *= 2;

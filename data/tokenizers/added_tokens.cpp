@@ -25,7 +25,7 @@ AddedTokens::AddedTokens(const Field& field, const Normalizer* normalizer, Vocab
     }
     vocabulary.add(content, id);
     Normalized form;
-    form.take(content);
+    form.take(content, false);
     const bool by_normal_form = token.boolean_or("normalized", true);
     if (by_normal_form && normalizer) normalizer->apply(form);
     if (form.text.empty()) throw token.at("content").refused(fmt::format("'{}' is normalised to nothing", content));
