@@ -1,7 +1,7 @@
 #pragma once
 
 #include <functional>
-#include <optional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,12 +19,12 @@ struct LinearAdapter {
   Parameter weight;          ///< the layer's own
   bool adaptable = true;     ///< whether it is of the network that adapters are for
   Parameter a = {}, b = {};  ///< [rank, in] and [out, rank]; undefined where nothing is added
-  double alpha = 0, scale = 0;
-  std::optional<Dropout> dropout = {};
-  Tensor base = {};  ///< the layer's own values, while the weight holds them and the adapter
+  double alpha = 0, scale = 0, dropout = 0;
+  std::shared_ptr<const bool> training = {};  ///< the builder's flag, without which nothing is dropped
+  Tensor base = {};                           ///< the layer's own values, while the weight holds them and the adapter
 
   bool active() const { return a.defined() && !base.defined(); }
-  bool drops() const { return active() && dropout->active(dropout->training()); }
+  bool drops() const { return active() && dropout > 0 && *training; }
 };
 
 namespace detail {
