@@ -82,17 +82,19 @@ class Builder {
   DType dtype() const { return shared_->dtype; }
 
   /// Whether layers such as dropout behave as in training; initially true.
-  bool training() const { return shared_->training; }
-  void set_training(bool on) const { shared_->training = on; }
+  bool training() const { return *shared_->training; }
+  void set_training(bool on) const { *shared_->training = on; }
   /// Sets the flag for as long as the returned object lives.
-  ScopedValue<bool> training_as(bool on) const { return ScopedValue<bool>(shared_->training, on); }
+  ScopedValue<bool> training_as(bool on) const { return ScopedValue<bool>(*shared_->training, on); }
+  /// The flag itself, for what the builder holds: if that held the builder, neither would ever be freed.
+  std::shared_ptr<const bool> training_flag() const { return shared_->training; }
 
  private:
   struct Shared {
     std::uint64_t seed;
     DType dtype;
     Device device = Device::cpu();
-    bool training = true;
+    std::shared_ptr<bool> training = std::make_shared<bool>(true);
     std::vector<Parameter> parameters;
     std::vector<Buffer> buffers;
     std::vector<std::shared_ptr<detail::LinearAdapter>> linear_layers;

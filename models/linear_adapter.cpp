@@ -43,7 +43,7 @@ Variable add_adapters(const Variable& y, std::span<const LinearAdapter* const> a
     const Variable x = input.value();
     std::vector<Variable> parts;
     for (const LinearAdapter* adapter : active) {
-      parts.push_back(ops::linear(adapter->drops() ? (*adapter->dropout)(x) : x, adapter->a));
+      parts.push_back(ops::linear(adapter->drops() ? ops::dropout(x, adapter->dropout) : x, adapter->a));
     }
     down = parts.size() == 1 ? parts.front() : ops::concat(std::span<const Variable>(parts), -1);
   } else {

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <functional>
-#include <optional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,12 +24,12 @@ struct LinearAdapter {
   /// no linear layer's. PEFT adds their adapters to the weights, without dropout.
   std::string attention = {};
   Parameter a = {}, b = {};  ///< [rank, in] and [out, rank]; undefined where nothing is added
-  double alpha = 0, scale = 0;
-  std::optional<Dropout> dropout = {};
-  Tensor base = {};  ///< the layer's own values, while the weight holds them and the adapter
+  double alpha = 0, scale = 0, dropout = 0;
+  std::shared_ptr<const bool> training = {};  ///< the builder's flag, without which nothing is dropped
+  Tensor base = {};                           ///< the layer's own values, while the weight holds them and the adapter
 
   bool active() const { return a.defined() && !base.defined(); }
-  bool drops() const { return active() && dropout->active(dropout->training()); }
+  bool drops() const { return active() && dropout > 0 && *training; }
 };
 
 /// What a product is made of: that of the layers' input with these weights, side by side; and the input itself.

@@ -85,7 +85,6 @@ std::vector<std::shared_ptr<LinearAdapter>> adapt(const Builder& builder, const 
                                                   const std::vector<AdapterPlan>& plans) {
   struct Made {
     Parameter a, b;
-    Dropout dropout;
   };
   const std::size_t before = builder.parameters().size();
   std::vector<Made> made;
@@ -100,8 +99,7 @@ std::vector<std::shared_ptr<LinearAdapter>> adapt(const Builder& builder, const 
       const std::int64_t in = plan.layer->weight.value().size(1), out = plan.layer->weight.value().size(0);
       const double range = 1 / std::sqrt(static_cast<double>(in));  // kaiming_uniform_(a=√5)
       made.push_back({make(name + ".lora_A.weight", {plan.rank, in}, Init::uniform(-range, range), plan.a),
-                      make(name + ".lora_B.weight", {out, plan.rank}, Init::constant(0), plan.b),
-                      Dropout(builder, plan.layer->attention.empty() ? options.dropout : 0)});
+                      make(name + ".lora_B.weight", {out, plan.rank}, Init::constant(0), plan.b)});
       const double scale = scale_of(plan.alpha, plan.rank, options.rank_stabilized);
       made.back().b.set("lora_scale", fmt::to_string(scale));
       layers.push_back(plan.layer);
@@ -119,7 +117,8 @@ std::vector<std::shared_ptr<LinearAdapter>> adapt(const Builder& builder, const 
     layer.b = made[i].b;
     layer.alpha = plans[i].alpha;
     layer.scale = scale_of(layer.alpha, plans[i].rank, options.rank_stabilized);
-    layer.dropout = std::move(made[i].dropout);
+    layer.dropout = layer.attention.empty() ? options.dropout : 0;
+    layer.training = builder.training_flag();
   }
   return layers;
 }

@@ -9,6 +9,7 @@
 #include "folder.h"
 #include "model_checks.h"
 #include "tapecache/autograd/modes.h"
+#include "tapecache/core/device.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/grad_cache.h"
@@ -144,6 +145,15 @@ BOOST_AUTO_TEST_CASE(a_forward_is_that_of_the_summed_weights) {
     }
     BOOST_TEST(max_difference(values_of(apart[2]), values_of(together[2])) > 1e-3);
   }
+}
+
+BOOST_AUTO_TEST_CASE(a_model_with_adapters_is_freed) {
+  const std::size_t before = memory_stats().current;
+  {
+    const Adapted adapted(kTargets[0], 0.1);
+    BOOST_TEST(memory_stats().current > before);
+  }
+  BOOST_TEST(memory_stats().current == before);
 }
 
 BOOST_AUTO_TEST_CASE(gradients_are_those_of_the_summed_weights) {
