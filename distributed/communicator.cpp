@@ -112,6 +112,10 @@ void Communicator::send_receive(const Tensor& sent, int to, Tensor& received, in
   check_rank("send_receive", "to", to);
   check_rank("send_receive", "from", from);
   check_apart("send_receive", sent, received);
+  if (sent.device() != received.device()) {
+    throw DeviceError(fmt::format("send_receive: 'sent' is {} and 'received' {}, expected one device", describe(sent),
+                                  describe(received)));
+  }
   if (size_ > 1) {
     do_send_receive(sent, to, received, from);
     return;

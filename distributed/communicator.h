@@ -63,7 +63,7 @@ class Communicator {
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
 
-  /// Of the backend, for messages: "threads", "mpi".
+  /// Of the backend, for messages: "threads", "mpi", "nccl".
   virtual std::string name() const = 0;
   int rank() const { return rank_; }
   int size() const { return size_; }
@@ -71,6 +71,8 @@ class Communicator {
   std::chrono::milliseconds limit() const { return limit_; }
   /// Whether tensors may be on this device. The host's always may.
   virtual bool takes(Device device) const { return device == Device::cpu(); }
+  /// Why the group is of no use, as far as this rank has heard; empty while it is. Not collective, and asks nobody.
+  virtual std::string failure() const { return {}; }
 
   /// Rows of axis 0 of all ranks, in rank order, in `all`. `counts` are the rows of each rank and the same on all of
   /// them; `rows` are this rank's. Any type.
@@ -84,7 +86,7 @@ class Communicator {
   void broadcast(Tensor& values, int root);
   /// Sends to rank `to` and receives from rank `from`, which may be the same, both at once: where all shift by one, a
   /// ring. Every rank makes the call, is sent to by one rank, and its `received` is as large as what that sends; shapes
-  /// may differ from rank to rank. Any type.
+  /// may differ from rank to rank. Any type, and both on one device.
   void send_receive(const Tensor& sent, int to, Tensor& received, int from);
   /// Returns when all have entered it.
   void barrier();
@@ -123,6 +125,19 @@ class Communicator {
   std::chrono::milliseconds limit_;
   std::shared_ptr<void> notes_;
 };
+
+/// The same ranks with tensors on a CUDA device as well, which NCCL moves and adds: a communicator that takes `device`,
+/// of each rank its own. Tensors of the host, `barrier`, `agree` and `fail` go to `ranks`, which must outlive it. By
+/// `ranks` all meet before each call of NCCL too, in one `all_reduce` of 16 bytes, so that who is late, gives up or
+/// calls something else is known by name; then NCCL does its part on a stream of its own, after all that the device was
+/// given before, and the host waits for it, until the limit that `ranks` has at most. What NCCL reports, or a call that
+/// does not end, ends `ranks` too.
+///
+/// Collective. libnccl.so.2 is looked for when this is first called, version 2.14 or newer; sums by NVLink's switches,
+/// which are other bits each time, are turned off in this process (NCCL_NVLS_ENABLE=0). A group of one needs no NCCL.
+/// Throws DeviceError on every rank where one has no such device or cannot use NCCL, and `ranks` goes on as it was;
+/// CommunicationError where NCCL cannot connect them.
+std::unique_ptr<Communicator> over_nccl(Communicator& ranks, Device device);
 
 /// Rank 0 does it when all have come, and all go on when it is done: a checkpoint is written so. Where it throws, all
 /// do, the others an Error that says what.

@@ -85,6 +85,11 @@ class Meeting {
     if (!present_.empty() && error_.empty()) end(fmt::format("rank {} has returned", rank));
   }
 
+  std::string failure() const {
+    const std::lock_guard lock(mutex_);
+    return error_;
+  }
+
   const Part& part(std::size_t rank) const { return parts_[rank]; }
   std::size_t size() const { return parts_.size(); }
 
@@ -122,7 +127,7 @@ class Meeting {
     return {};
   }
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<Part> parts_;
   std::vector<int> present_;
@@ -179,6 +184,7 @@ class ThreadCommunicator final : public Communicator {
       : Communicator(rank, static_cast<int>(meeting.size()), limit), meeting_(meeting) {}
 
   std::string name() const override { return "threads"; }
+  std::string failure() const override { return meeting_.failure(); }
   void fail(std::string_view why) noexcept override { meeting_.fail(rank(), why); }
 
  private:

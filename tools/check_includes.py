@@ -15,6 +15,7 @@ from tree_check import main, self_test
 CONTRACT = "ops/kernels"  # between ops and backends
 UMBRELLA = "tapecache.h"
 BACKENDS = ("ops/cpu", "ops/cuda", "ops/no_cuda")
+NCCL = "distributed/nccl"  # between ranks on GPUs, as a backend is between ops and a device
 MODULES = ("core", "autograd", "ops", "distributed", "losses", "gradcache", "models", "train", "data")
 PROGRAMS = ("demos", "bench", "program", "tests")
 
@@ -27,6 +28,7 @@ MAY_INCLUDE = {
     "ops": {"core", "autograd", "ops", CONTRACT},
     **{backend: {"core", CONTRACT, backend} for backend in BACKENDS},
     "distributed": {"core", "distributed"},
+    NCCL: {"core", "distributed", "ops/cuda", NCCL},
     "losses": {"core", "autograd", "ops", "distributed", "losses"},
     "gradcache": {"core", "autograd", "ops", "distributed", "gradcache"},
     "models": {"core", "autograd", "ops", CONTRACT, "models"},
@@ -43,7 +45,7 @@ HEADER_SUFFIXES = {".h", ".hpp", ".cuh"}
 COMMENT_OR_STRING = re.compile(
     r"""//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'""", re.DOTALL)
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>)', re.MULTILINE)
-HIDDEN_LIBRARY = re.compile(r"(nlohmann|hwy)/|(.*/)?(cuda|cublas|cudnn)", re.IGNORECASE)
+HIDDEN_LIBRARY = re.compile(r"(nlohmann|hwy)/|(.*/)?(cuda|cublas|cudnn|nccl)", re.IGNORECASE)
 
 
 class Include(NamedTuple):
@@ -81,7 +83,7 @@ def zone_of(path: PurePosixPath) -> Optional[str]:
     if str(path) == f"include/tapecache/{UMBRELLA}":
         return UMBRELLA
     folder = "/".join(path.parts[:2])
-    if folder in (CONTRACT, *BACKENDS) and len(path.parts) > 2:
+    if folder in (CONTRACT, *BACKENDS, NCCL) and len(path.parts) > 2:
         return folder
     if path.parts and path.parts[0] in MODULES + PROGRAMS:
         return path.parts[0]

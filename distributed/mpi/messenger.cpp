@@ -128,6 +128,11 @@ void Messenger::fail(std::string_view why) noexcept {
   }
 }
 
+std::string Messenger::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failed_;
+}
+
 std::string Messenger::leave() {
   {
     const std::lock_guard lock(mutex_);

@@ -65,6 +65,8 @@ class Messenger {
   void run(Call call, const std::function<void()>& work);
   /// Tells all others that this rank gives up. Returns when they have been told, or after a second.
   void fail(std::string_view why) noexcept;
+  /// Why the group has failed, as far as this rank has heard; empty while it has not.
+  std::string failure() const;
   /// Tells the others that this rank makes no more calls, waits for them to say so too, and ends the thread. Returns
   /// why the group has failed, if it has.
   std::string leave();
@@ -130,7 +132,7 @@ class Messenger {
   std::size_t expected_ = 0;
   Clock::time_point deadline_;
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   const std::function<void()>* work_ = nullptr;
   Call call_;

@@ -50,6 +50,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   std::string name() const override { return "mpi"; }
+  std::string failure() const override { return messenger_ ? messenger_->failure() : std::string(); }
 
   void fail(std::string_view why) noexcept override {
     if (messenger_ && detail::is_own_process()) messenger_->fail(why);

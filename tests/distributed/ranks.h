@@ -4,11 +4,11 @@
 #include <cmath>
 #include <functional>
 #include <numeric>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "checks.h"
+#include "require.h"
 #include "tapecache/core/random.h"
 #include "tapecache/distributed/communicator.h"
 #include "tapecache/gradcache/step.h"
@@ -19,12 +19,9 @@ namespace tapecache::testing {
 
 using distributed::Communicator;
 using distributed::run_in_threads;
+using test::require;
 
 inline constexpr std::chrono::milliseconds kLimit = std::chrono::seconds(60);
-
-inline void require(bool holds, const std::string& what) {
-  if (!holds) throw std::logic_error(what);
-}
 
 /// A group whose calls are told of before and after they are made.
 class Watched final : public Communicator {

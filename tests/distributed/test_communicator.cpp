@@ -8,6 +8,7 @@
 
 #include <boost/test/unit_test.hpp>
 
+#include "communicator_calls.h"
 #include "ranks.h"
 #include "tapecache/distributed/communicator.h"
 
@@ -44,6 +45,19 @@ bool same(const Tensor& a, const Tensor& b) {
 }
 
 BOOST_AUTO_TEST_SUITE(communicator)
+
+BOOST_AUTO_TEST_CASE(every_call_does_what_it_says) {
+  for (const int size : {1, 2, 3, 4}) {
+    run_in_threads(
+        size,
+        [](Communicator& ranks) {
+          test::check_every_call(ranks);
+          test::check_random_calls(ranks);
+          test::check_agree(ranks);
+        },
+        kLimit);
+  }
+}
 
 BOOST_AUTO_TEST_CASE(gathers_uneven_shares_of_every_type) {
   for (const int size : kSizes) {
@@ -304,7 +318,12 @@ BOOST_AUTO_TEST_CASE(calls_that_do_not_fit_end_all) {
 BOOST_AUTO_TEST_CASE(a_group_that_failed_stays_so) {
   const auto texts = endings(2, kLimit, [](Communicator& ranks) {
     ranks.barrier();
+    require(ranks.failure().empty(), "well");
+    ranks.barrier();
     if (ranks.rank() == 0) ranks.fail("no more");
+    else
+      while (ranks.failure().empty()) std::this_thread::yield();
+    require(ranks.failure() == "rank 0 gave up: no more", "heard of");
     try {
       ranks.barrier();
     } catch (const CommunicationError& error) {

@@ -119,6 +119,11 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device);
 /// Work on a stream waits in its queue or runs at once: see emulation::runs_at_once.
 cudaError_t cudaStreamCreate(cudaStream_t* stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+/// The library's NCCL works on such a stream: see emulation::enqueue.
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int priority);
+inline cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
+  return *least = 0, *greatest = -1, cudaSuccess;
+}
 cudaError_t cudaStreamSynchronize(cudaStream_t);
 cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned flags);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
@@ -173,6 +178,8 @@ bool is_pinned_memory(const void*);
 /// environment has TAPECACHE_EMULATED_ORDER=copies-first. So what waits for nothing finds old data, in one order or the
 /// other.
 bool runs_at_once(cudaStream_t);
+/// On a stream with a priority, work may return cudaErrorNotReady: it waits for another host thread, and is done again
+/// when somebody next asks how far the stream is. Other streams cannot wait for such a one, only the host can.
 cudaError_t enqueue(cudaStream_t, std::function<cudaError_t()> work);
 /// Has all streams do what they were given.
 void run_all();

@@ -26,13 +26,18 @@ std::vector<CUstream_st*>& streams() {
   return *all;
 }
 
-/// Does what a stream was given up to a place, and no more.
+/// Does what a stream was given up to a place, and no more; of one that is asked, as far as it can.
 void run(CUstream_st& stream, std::uint64_t place) {
   while (stream.done < place) {
     const Work work = std::move(stream.queue.front());
     stream.queue.pop_front();
     ++stream.done;
     const cudaError_t status = work();
+    if (stream.asked && status == cudaErrorNotReady) {
+      stream.queue.push_front(work);
+      --stream.done;
+      return;
+    }
     if (stream.failure == cudaSuccess) stream.failure = status;
   }
 }
@@ -47,9 +52,22 @@ bool is_done(const CUevent_st& event) {
   return !event.stream || event.stream->done >= event.at;
 }
 
+/// The host waits, for other threads too. Returns what failed of the stream's work since it was last asked.
+cudaError_t run_to_the_end(const CUevent_st& event) {
+  if (!event.stream) return cudaSuccess;
+  for (run(event); event.stream->asked && !is_done(event); run(event)) std::this_thread::yield();
+  const std::lock_guard lock(mutex());
+  return std::exchange(event.stream->failure, cudaSuccess);
+}
+
+CUevent_st end_of(cudaStream_t stream) {
+  const std::lock_guard lock(mutex());
+  return {stream, stream->given};
+}
+
 }  // namespace
 
-bool runs_at_once(cudaStream_t stream) { return !stream || stream->beside == copies_first(); }
+bool runs_at_once(cudaStream_t stream) { return !stream || (!stream->asked && stream->beside == copies_first()); }
 
 cudaError_t enqueue(cudaStream_t stream, Work work) {
   const std::lock_guard lock(mutex());
@@ -73,13 +91,17 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   return cudaSuccess;
 }
 
+cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, int) {
+  const cudaError_t status = cudaStreamCreateWithFlags(stream, flags);
+  (*stream)->asked = true;
+  return status;
+}
+
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (!stream) return cudaSuccess;
   if (stream->capture) return stream->capture->invalid = true, cudaErrorStreamCaptureUnsupported;
   if (const cudaError_t refused = emulation::refuse_unsafe_call(); refused != cudaSuccess) return refused;
-  const std::lock_guard lock(emulation::mutex());
-  emulation::run(*stream, stream->given);
-  return std::exchange(stream->failure, cudaSuccess);
+  return emulation::run_to_the_end(emulation::end_of(stream));
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
@@ -102,14 +124,15 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->capture) return emulation::refuse_captured(*event);
   if (const cudaError_t refused = emulation::refuse_unsafe_call(); refused != cudaSuccess) return refused;
-  emulation::run(*event);
-  return event->stream ? std::exchange(event->stream->failure, cudaSuccess) : cudaSuccess;
+  return emulation::run_to_the_end(*event);
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event->capture) return emulation::refuse_captured(*event);
   if (const cudaError_t refused = emulation::refuse_unsafe_call(); refused != cudaSuccess) return refused;
-  return emulation::is_done(*event) ? cudaSuccess : cudaErrorNotReady;
+  if (event->stream && event->stream->asked) emulation::run(*event);
+  if (!emulation::is_done(*event)) return cudaErrorNotReady;
+  return event->stream && event->stream->asked ? std::exchange(event->stream->failure, cudaSuccess) : cudaSuccess;
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }

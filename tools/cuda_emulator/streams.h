@@ -45,6 +45,7 @@ cudaError_t refuse_unsafe_call();
 
 struct CUstream_st {
   bool beside = false;  // the kernels' streams
+  bool asked = false;   // it goes on when somebody asks how far it is, as far as it can
   std::deque<emulation::Work> queue = {};
   std::uint64_t given = 0, done = 0;
   cudaError_t failure = cudaSuccess;

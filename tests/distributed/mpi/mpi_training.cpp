@@ -10,7 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "require.h"
+#include "../require.h"
 #include "tapecache/core/random.h"
 #include "tapecache/distributed/mpi.h"
 #include "tapecache/gradcache/step.h"

@@ -5,7 +5,7 @@
 
 namespace tapecache::test {
 
-/// Ranks are processes without a test framework.
+/// Ranks are processes without a test framework, or threads that it does not count in.
 inline void require(bool holds, const std::string& what) {
   if (!holds) throw std::logic_error(what);
 }
