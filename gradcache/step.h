@@ -113,7 +113,7 @@ struct Progress {
   double seconds = 0;     ///< since the step began
 };
 
-/// How the gradients of several processes are added. Both settings must be the same on all of them.
+/// How the gradients of several processes are added. `bucket_bytes` must be the same on all of them.
 struct ReductionOptions {
   /// Whether gradients travel while backward still runs: those of the tower with the most parameters first, during the
   /// backward of the others. A thread of the step makes the calls meanwhile. Gradients are the same bits without.
