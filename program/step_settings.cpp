@@ -1,5 +1,6 @@
 #include "step_settings.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -60,7 +61,9 @@ gradcache::StepOptions step_options(const TrainOptions& options, const ProcessGr
   return step;
 }
 
-gradcache::MemoryPlan agreed(gradcache::MemoryPlan plan, const ProcessGroup& group) {
+gradcache::MemoryPlan agreed(gradcache::MemoryPlan plan, const gradcache::StepOptions& step,
+                             const ProcessGroup& group) {
+  if (group.size() == 1) return plan;
   std::vector<std::int64_t> numbers = plan.chunk_sizes;
   numbers.push_back(plan.kept_chunks);
   numbers.push_back(plan.chunk_tokens);
@@ -69,6 +72,11 @@ gradcache::MemoryPlan agreed(gradcache::MemoryPlan plan, const ProcessGroup& gro
   numbers.pop_back();
   plan.kept_chunks = numbers.back();
   numbers.pop_back();
+  // A chunk of all that one process has need not be of whole blocks, but another process may have more.
+  for (std::int64_t& size : numbers) {
+    if (size >= step.reproducible_block && step.reproducible_block > 0) size -= size % step.reproducible_block;
+    else if (size > 0) size = std::max(size, step.reproducible_block);
+  }
   plan.chunk_sizes = std::move(numbers);
   return plan;
 }
