@@ -72,10 +72,10 @@ gradcache::MemoryPlan agreed(gradcache::MemoryPlan plan, const gradcache::StepOp
   numbers.pop_back();
   plan.kept_chunks = numbers.back();
   numbers.pop_back();
-  // A chunk of all that one process has need not be of whole blocks, but another process may have more.
+  // One process's may be all that it has, and no whole blocks.
+  const std::int64_t block = step.reproducible_block;
   for (std::int64_t& size : numbers) {
-    if (size >= step.reproducible_block && step.reproducible_block > 0) size -= size % step.reproducible_block;
-    else if (size > 0) size = std::max(size, step.reproducible_block);
+    if (block > 0 && size > 0) size = std::max(block, size / block * block);
   }
   plan.chunk_sizes = std::move(numbers);
   return plan;
