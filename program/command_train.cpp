@@ -282,7 +282,7 @@ class Run {
     trainee_->model().model().set_training(true);
     begin_random_step(options_.seed, static_cast<std::uint32_t>(step_));
     if (std::holds_alternative<gradcache::MemoryBudget>(step_options_.cut)) {
-      const gradcache::MemoryPlan plan = agreed(gradcache::plan_memory(towers, step_options_), group_);
+      const gradcache::MemoryPlan plan = agreed(gradcache::plan_memory(towers, step_options_), step_options_, group_);
       step_options_.cut = plan;
       say("memory {} at most: chunks of {}, {} kept", bytes_text(plan.bytes), fmt::join(plan.chunk_sizes, " and "),
           plan.kept_chunks);

@@ -1,5 +1,6 @@
 #include "step_settings.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -60,7 +61,9 @@ gradcache::StepOptions step_options(const TrainOptions& options, const ProcessGr
   return step;
 }
 
-gradcache::MemoryPlan agreed(gradcache::MemoryPlan plan, const ProcessGroup& group) {
+gradcache::MemoryPlan agreed(gradcache::MemoryPlan plan, const gradcache::StepOptions& step,
+                             const ProcessGroup& group) {
+  if (group.size() == 1) return plan;
   std::vector<std::int64_t> numbers = plan.chunk_sizes;
   numbers.push_back(plan.kept_chunks);
   numbers.push_back(plan.chunk_tokens);
@@ -69,6 +72,11 @@ gradcache::MemoryPlan agreed(gradcache::MemoryPlan plan, const ProcessGroup& gro
   numbers.pop_back();
   plan.kept_chunks = numbers.back();
   numbers.pop_back();
+  // One process's may be all that it has, and no whole blocks.
+  const std::int64_t block = step.reproducible_block;
+  for (std::int64_t& size : numbers) {
+    if (block > 0 && size > 0) size = std::max(block, size / block * block);
+  }
   plan.chunk_sizes = std::move(numbers);
   return plan;
 }

@@ -19,7 +19,7 @@ void check_batch(const TrainOptions& options, std::int64_t batch, int processes)
 /// How a run's steps are taken.
 gradcache::StepOptions step_options(const TrainOptions& options, const ProcessGroup& group);
 /// The plan that keeps to the budget of every process.
-gradcache::MemoryPlan agreed(gradcache::MemoryPlan plan, const ProcessGroup& group);
+gradcache::MemoryPlan agreed(gradcache::MemoryPlan plan, const gradcache::StepOptions& step, const ProcessGroup& group);
 
 /// A plan as a checkpoint keeps it. `plan_of` throws what nlohmann-json throws for what is none.
 std::string text_of(const gradcache::MemoryPlan& plan);

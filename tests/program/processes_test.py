@@ -135,7 +135,7 @@ class ProcessesTest(ProcessesCase):
             self.assertEqual(written[1:], written[:1] * 2, more)
 
     def test_runs_go_on_with_another_number_of_processes(self) -> None:
-        run = ["--steps", 400, "--save-every", 7, "--eval-every", 200, "--reproducible"]
+        run = ["--steps", 600, "--save-every", 7, "--eval-every", 300, "--reproducible"]
         self.train("whole", *run)
         for name, how, code, count in (("killed", signal.SIGKILL, None, 1), ("stopped", signal.SIGINT, 130, 4),
                                        ("ended", signal.SIGTERM, 143, 2)):
@@ -149,7 +149,7 @@ class ProcessesTest(ProcessesCase):
             if code:
                 self.assertIn("go on by the same command with --resume", errors)
             self.assertFalse((self.folder / name).exists())
-            self.assertLess(len(self.losses(name)), 400)
+            self.assertLess(len(self.losses(name)), 600)
             self.train(name, *run, "--resume", "--processes", count)
             self.assertIn("resume after", self.last.stderr)
             self.assertEqual(self.weights(name), self.weights("whole"), name)
@@ -171,6 +171,7 @@ class ProcessesTest(ProcessesCase):
         while self.processes_of(self.folder / "out"):
             self.assertLess(time.monotonic(), end)
             time.sleep(0.05)
+        process.communicate()
 
     def test_started_by_hand(self) -> None:
         self.train("one", "--steps", 3)

@@ -155,7 +155,7 @@ BOOST_AUTO_TEST_CASE(rows_that_are_longer_than_a_piece) {
   BOOST_REQUIRE_EQUAL(rows.size(), 3u);
   BOOST_CHECK_EQUAL(rows[1][0].size(), lines.size() - 500'000);
   BOOST_CHECK((rows[2] == std::vector<std::string>{"behind", "3"}));
-  contents[contents.size() - 12] = ' ';  // the closing quote
+  contents[contents.size() - 13] = ' ';  // the closing quote
   BOOST_CHECK_EXCEPTION(rows_of(contents), FileError, says({"t: line 2, column 1", "never closed"}));
 }
 
