@@ -5,7 +5,7 @@ namespace tapecache::distributed {
 
 std::unique_ptr<Communicator> over_nccl(Communicator&, Device device) {
   if (device.is_cpu()) throw DeviceError("over_nccl: the device is cpu, expected one of CUDA");
-  device_backend::require("over_nccl", device.index);
+  backend_of(device).devices.require("over_nccl", device.index);
   throw DeviceError("over_nccl: this build has no NCCL: nccl.h was not found when it was made");
 }
 

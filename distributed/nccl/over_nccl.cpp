@@ -227,7 +227,7 @@ std::unique_ptr<NcclGroup> join(Communicator& ranks, int device) {
 std::unique_ptr<Communicator> over_nccl(Communicator& ranks, Device device) {
   all_or_none(ranks, [&] {
     if (device.is_cpu()) throw DeviceError("over_nccl: the device is cpu, expected one of CUDA");
-    device_backend::require("over_nccl", device.index);
+    backend_of(device).devices.require("over_nccl", device.index);
   });
   return std::make_unique<NcclCommunicator>(ranks, device, ranks.size() == 1 ? nullptr : join(ranks, device.index));
 }
