@@ -111,6 +111,7 @@ SentencePieceFile::SentencePieceFile(const std::filesystem::path& path) {
       Message normalizer = model.message();
       while (normalizer.next()) {
         if (normalizer.field() == 2) charsmap = normalizer.text();
+        else if (normalizer.field() == 3) dummy_prefix = normalizer.number() != 0;
         else if (normalizer.field() == 4 || normalizer.field() == 5) plain_blanks &= normalizer.number() != 0;
       }
     }

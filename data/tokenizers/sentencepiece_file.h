@@ -25,6 +25,7 @@ struct SentencePieceFile {
   bool is_unigram = true;  ///< otherwise byte-pair encoding, or another
   bool is_bpe = false;
   bool byte_fallback = false;
+  bool dummy_prefix = true;  ///< a blank is put before each text
   bool plain_blanks = true;  ///< runs of them are one, and each is shown before what follows it
   std::int64_t unknown = 0;  ///< the place of the piece for what is unknown
   std::string charsmap;      ///< of characters to what they are normalised to

@@ -12,7 +12,7 @@
 namespace tapecache::data::tokenizers {
 
 Unigram::Unigram(const Field& field) {
-  field.check_keys({"type", "vocab", "unk_id", "byte_fallback", "sentencepiece_kinds"});
+  field.check_keys({"type", "vocab", "unk_id", "byte_fallback", "sentencepiece_kinds", "sentencepiece_prefix"});
   const Field vocabulary = field.at("vocab");
   const std::size_t count = vocabulary.size();
   if (count > static_cast<std::size_t>(kMaxTokens)) {
@@ -43,17 +43,16 @@ Unigram::Unigram(const Field& field) {
     if (!token.empty() && is_of_texts(static_cast<std::size_t>(id))) tokens.emplace_back(token, id);
   });
   tokens_ = Trie(std::move(tokens));
+  if (const auto prefix = field.find("sentencepiece_prefix")) {
+    std::vector<Best> best;
+    find_best(prefix->string(), best);
+    first_score_ = best.back().score;
+  }
 }
 
-void Unigram::encode(std::string_view piece, std::vector<std::int32_t>& ids) const {
-  struct Best {
-    double score = 0;
-    std::size_t begin = 0;  // of the last token of the best cut that ends here
-    std::int32_t id = kNone;
-    bool reached = false;
-  };
-  thread_local std::vector<Best> best;
+void Unigram::find_best(std::string_view piece, std::vector<Best>& best) const {
   best.assign(piece.size() + 1, {});
+  best.front().score = first_score_;
   for (std::size_t begin = 0, character; begin < piece.size(); begin += character) {
     character = character_size(piece[begin]);
     const double so_far = best[begin].score;
@@ -71,7 +70,11 @@ void Unigram::encode(std::string_view piece, std::vector<std::int32_t>& ids) con
     offer(character, rounded(so_far + unknown_score_), unknown_);
     if (best[begin + character].id == kNone) no_token(piece.substr(begin, character));
   }
+}
 
+void Unigram::encode(std::string_view piece, std::vector<std::int32_t>& ids) const {
+  thread_local std::vector<Best> best;
+  find_best(piece, best);
   struct Cut {
     std::size_t begin, end;
     std::int32_t id;

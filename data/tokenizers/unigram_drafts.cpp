@@ -110,13 +110,16 @@ void make_siglip(Draft& draft, const Field& config, const SentencePieceFile& fil
   }
   draft.set_model(unigram(std::move(vocabulary).take(), file.unknown));
   draft.set_of_model("sentencepiece_kinds", std::move(kinds));
+  // Its class puts the unknown token before each text, and takes it off again.
+  const std::string unknown = token_or(config, "unk_token", "<unk>");
+  draft.set_of_model("sentencepiece_prefix", text((file.dummy_prefix ? "\u2581" : "") + unknown));
   draft.set("normalizer", of_type("SiglipText", {{"lowercase", Json::of(config.boolean_or("do_lower_case", true))},
                                                  {"precompiled_charsmap", text(in_base64(file.charsmap))}}));
   const std::string end = token_or(config, "eos_token", "</s>"), pad = token_or(config, "pad_token", "</s>");
   Json parts = template_of(draft, {{"$A", 0}, {end, 0}}, {{"$A", 0}, {end, 0}, {"$B", 0}, {end, 0}});
   parts.set("end_once", Json::of(true));
   draft.set("post_processor", std::move(parts));
-  for (const std::string& token : {end, token_or(config, "unk_token", "<unk>"), pad}) draft.add_special(token);
+  for (const std::string& token : {end, unknown, pad}) draft.add_special(token);
   set_fixed_length(draft, config, pad);
 }
 
