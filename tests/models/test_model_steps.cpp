@@ -39,7 +39,7 @@ BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step, *on_device) {
       BOOST_TEST(c.parameters.size() == clip.parameters().size());
       BOOST_TEST(c.relative_norm <= 1e-12);
       BOOST_TEST(std::abs(c.loss_reference - c.loss_other) <= 1e-12);
-      for (const gradcache::ParameterDifference& p : c.parameters) {
+      for (const gradcache::Comparison::Difference& p : c.parameters) {
         // That gradient is 0 but for rounding, so that nothing is relative to it.
         const double difference = p.name.ends_with("k_proj.bias") ? p.max_absolute : p.max_relative;
         BOOST_TEST(difference <= 1e-12, p.name << ": " << difference);
