@@ -105,7 +105,7 @@ std::vector<Tensor> train(Communicator* ranks, const Way& way = {}, const Watch&
     options.communicator = ranks;
     options.shared_loss = way.shared_loss && ranks != nullptr;
     options.reproducible_segments = way.segments;
-    options.reduction.bucket_bytes = 4096;  // several of them
+    options.reduction.bucket_bytes = 32768;  // a few of them
     const gradcache::StepResult result = gradcache::cached_step(towers, loss, options);
     require(result.status == gradcache::StepStatus::kDone, result.message);
     train::clip_gradient_norm(parameters, 1.0);
