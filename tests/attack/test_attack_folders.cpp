@@ -1,7 +1,4 @@
 #include <filesystem>
-#include <new>
-#include <optional>
-#include <stdexcept>
 
 #include "attack.h"
 #include "folder.h"
@@ -33,48 +30,17 @@ double sum_of(const models::Pretrained& model) {
 BOOST_AUTO_TEST_SUITE(attack_folders)
 
 BOOST_AUTO_TEST_CASE(models_that_are_loaded) {
-  for (const char* name : {"bert_dense", "bert_cls_shards", "clip", "mpnet", "modernbert", "qwen3", "siglip",
-                           "dinov2_registers_classes", "open_clip"}) {
+  for (const char* name : {"bert_dense", "bert_cls_shards", "clip"}) {
     const std::filesystem::path folder = kReference / "cases" / name;
     for (const bool map : {false, true}) {
       const Work load{std::string("load_pretrained of ") + name,
                       {},
                       [] {},
                       [&] { return sum_of(models::load_pretrained(folder, {.memory_map = map})); }};
-      BOOST_TEST(attack(load, Memory::kObjects, 23) > 15);
+      BOOST_TEST(attack(load, Memory::kObjects, 7) > 50);
       if (!map) BOOST_TEST(attack(load, Memory::kTensors) > 5);
     }
   }
-}
-
-/// While the files of two models are in a folder it is that of none.
-BOOST_AUTO_TEST_CASE(a_model_that_is_saved_over_another) {
-  const models::Pretrained model = models::load_pretrained(kReference / "cases" / "bert_dense"),
-                           other = models::load_pretrained(kReference / "cases" / "bert_mean");
-  const Folder folder;
-  const auto loaded = [&] { return sum_of(models::load_pretrained(folder / "saved")); };
-  const auto begin = [&] {
-    std::filesystem::remove_all(folder / "saved");
-    models::save_pretrained(folder / "saved", other);
-  };
-  begin();
-  const double before = loaded();
-  const Work save{"save_pretrained over another", {}, begin, [&] {
-                    try {
-                      models::save_pretrained(folder / "saved", model);
-                    } catch (const std::bad_alloc&) {
-                      std::optional<double> found;
-                      try {
-                        found = loaded();
-                      } catch (const FileError&) {
-                        // It is that of none.
-                      }
-                      if (found && *found != before) throw std::logic_error("the folder has parts of both");
-                      throw;
-                    }
-                    return loaded();
-                  }};
-  BOOST_TEST(attack(save, Memory::kObjects, 17) > 50);
 }
 
 BOOST_AUTO_TEST_CASE(a_model_that_is_saved) {
@@ -100,8 +66,7 @@ BOOST_AUTO_TEST_CASE(a_model_that_is_saved) {
 
 #ifdef TAPECACHE_HAS_TOKENIZERS
 BOOST_AUTO_TEST_CASE(tokenizers_that_are_loaded) {
-  for (const char* name : {"bert_uncased", "bert_uncased_files", "roberta_files", "xlm_roberta", "llama_model",
-                           "t5_model", "xlm_roberta_model"}) {
+  for (const char* name : {"bert_uncased", "bert_uncased_files", "roberta_files", "xlm_roberta"}) {
     const Work load{std::string("Tokenizer::load of ") + name,
                     {},
                     [] {},
