@@ -14,14 +14,6 @@ namespace tapecache::models::detail {
 
 namespace {
 
-/// By PEFT's names, where what an attention consists of is within its base layer.
-std::shared_ptr<LinearAdapter> add_adapter(const Builder& attention, const Parameter& weight) {
-  auto adapter = std::make_shared<LinearAdapter>(
-      LinearAdapter{.layer = attention.prefix(), .weight = weight, .attention = attention.prefix()});
-  attention.add_linear_layer(adapter);
-  return adapter;
-}
-
 Init spread_over(std::int64_t width) { return Init::normal(1 / std::sqrt(static_cast<double>(width))); }
 
 }  // namespace
@@ -33,28 +25,20 @@ AttentionPool::AttentionPool(const Builder& builder, const TransformerConfig& co
       in_weight_(builder.child("attention")
                      .parameter("in_proj_weight", {3 * config.width, config.width}, spread_over(config.width))),
       in_bias_(builder.child("attention").parameter("in_proj_bias", {3 * config.width}, Init::constant(0))),
-      in_adapter_(add_adapter(builder.child("attention"), in_weight_)),
       out_(builder.child("attention.out_proj"), config.width, config.width, spread_over(config.width)),
       norm_(builder.child("layernorm"), config.width, config.epsilon),
       fc1_(builder.child("mlp.fc1"), config.width, config.mlp_width, spread_over(config.width)),
       fc2_(builder.child("mlp.fc2"), config.mlp_width, config.width, spread_over(config.mlp_width)) {
   in_weight_.set("heads", std::to_string(heads_));
   fc1_.weight.set("activation", std::string(ops::name(activation_)));
-  for (const auto& layer : builder.linear_layers()) {
-    if (layer->layer != in_adapter_->attention + ".out_proj") continue;
-    layer->attention = in_adapter_->attention;
-    layer->layer = layer->attention + ".base_layer.out_proj";
-  }
+  const std::string last = builder.child("attention.out_proj").prefix();
+  for (const auto& layer : builder.linear_layers()) layer->adaptable = layer->adaptable && layer->layer != last;
 }
 
 Variable AttentionPool::operator()(const Variable& x) const {
   const std::int64_t batch = x.size(0), tokens = x.size(1), width = x.size(2), head_width = width / heads_;
-  Variable weight = in_weight_;
-  if (in_adapter_->active()) {
-    weight = ops::add(weight, ops::scale(ops::matmul(in_adapter_->b, in_adapter_->a), in_adapter_->scale));
-  }
   const auto projected = [&](const Variable& of, std::int64_t first, std::int64_t last) {
-    return ops::linear(of, ops::slice(weight, 0, first * width, last * width),
+    return ops::linear(of, ops::slice(in_weight_, 0, first * width, last * width),
                        ops::slice(in_bias_, 0, first * width, last * width));
   };
   const Variable query =

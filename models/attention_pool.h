@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 
 #include "tapecache/models/layers.h"
 #include "tapecache/models/transformer_block.h"
@@ -14,7 +13,8 @@ namespace tapecache::models::detail {
 /// all tokens, then a perceptron with a norm and a residual. Parameters are named as in transformers, with the
 /// projections of query, keys and values in one, as in torch's MultiheadAttention.
 ///
-/// Adapters are as PEFT has them in that: of `attention`, for all of its projections, or of none of them.
+/// None of the attention's projections can be adapted: PEFT adapts them together, and adds the last one's adapter
+/// twice.
 class AttentionPool {
  public:
   AttentionPool(const Builder& builder, const TransformerConfig& config);
@@ -25,7 +25,6 @@ class AttentionPool {
   std::int64_t heads_;
   ops::Activation activation_;
   Parameter probe_, in_weight_, in_bias_;
-  std::shared_ptr<LinearAdapter> in_adapter_;
   Linear out_;
   LayerNorm norm_;
   Linear fc1_, fc2_;

@@ -17,12 +17,9 @@ namespace detail {
 /// What low-rank adaptation (Hu et al. 2021) adds to a linear layer's W x: scale · B A drop(x). The layer and its
 /// copies share it.
 struct LinearAdapter {
-  std::string layer;      ///< the layer's name
-  Parameter weight;       ///< the layer's own
-  bool adaptable = true;  ///< whether it is of the network that adapters are for
-  /// Of the projections of an attention that keeps those of its input in one: its name, which names all of them and is
-  /// no linear layer's. PEFT adds their adapters to the weights, without dropout.
-  std::string attention = {};
+  std::string layer;         ///< the layer's name
+  Parameter weight;          ///< the layer's own
+  bool adaptable = true;     ///< whether it is of the network that adapters are for
   Parameter a = {}, b = {};  ///< [rank, in] and [out, rank]; undefined where nothing is added
   double alpha = 0, scale = 0, dropout = 0;
   std::shared_ptr<const bool> training = {};  ///< the builder's flag, without which nothing is dropped
