@@ -21,20 +21,11 @@ namespace tapecache::models {
 
 namespace {
 
-/// Whether a target means a layer. Projections of an attention that keeps them in one are meant by its own name, and
-/// are not among all linear layers.
-std::function<bool(const LinearAdapter& layer)> matcher(const std::string& target, std::size_t prefix) {
-  if (target == "all-linear") return [](const LinearAdapter& layer) { return layer.attention.empty(); };
-  const auto name = [prefix](const LinearAdapter& layer) {
-    return (layer.attention.empty() ? layer.layer : layer.attention).substr(prefix);
-  };
-  if (detail::is_name(target)) {
-    return [=](const LinearAdapter& layer) { return detail::ends_name(name(layer), target); };
-  }
+std::function<bool(const std::string&)> matcher(const std::string& target) {
+  if (target == "all-linear") return [](const std::string&) { return true; };
+  if (detail::is_name(target)) return [target](const std::string& name) { return detail::ends_name(name, target); };
   try {
-    return [=, expression = std::regex(target)](const LinearAdapter& layer) {
-      return std::regex_match(name(layer), expression);
-    };
+    return [expression = std::regex(target)](const std::string& name) { return std::regex_match(name, expression); };
   } catch (const std::regex_error& e) {
     throw ValueError(fmt::format("lora: target '{}' is no regular expression: {}", target, e.what()));
   }
@@ -117,7 +108,7 @@ std::vector<std::shared_ptr<LinearAdapter>> adapt(const Builder& builder, const 
     layer.b = made[i].b;
     layer.alpha = plans[i].alpha;
     layer.scale = scale_of(layer.alpha, plans[i].rank, options.rank_stabilized);
-    layer.dropout = layer.attention.empty() ? options.dropout : 0;
+    layer.dropout = options.dropout;
     layer.training = builder.training_flag();
   }
   return layers;
@@ -176,10 +167,10 @@ Lora add_lora(const Model& model, const LoraOptions& options) {
   const std::string prefix = detail::prefix_of(builder);
   std::set<std::size_t> chosen;
   for (const std::string& target : options.targets) {
-    const auto matches = matcher(target, prefix.size());
+    const auto matches = matcher(target);
     bool matched = false;
     for (std::size_t i = 0; i < layers.size(); ++i) {
-      if (!matches(*layers[i])) continue;
+      if (!matches(layers[i]->layer.substr(prefix.size()))) continue;
       chosen.insert(i);
       matched = true;
     }

@@ -15,8 +15,8 @@ struct LoraOptions {
   double alpha = 8;    ///< what is added is scaled by alpha / rank
   double dropout = 0;  ///< of what A takes, in training
   /// Which linear layers: names, or the last parts of names ("query", "attention.output.dense"); regular expressions,
-  /// as which counts what has other characters than names have, of whole names; or "all-linear". The projections of an
-  /// attention that keeps them in one, as SigLIP's pooling has it, are meant by the attention's name alone, as in PEFT.
+  /// as which counts what has other characters than names have, of whole names; or "all-linear". The projections of the
+  /// attention that SigLIP pools by are none of them.
   std::vector<std::string> targets = {"all-linear"};
   bool rank_stabilized = false;  ///< scaled by alpha / √rank (Kalajdzievski 2023)
 };

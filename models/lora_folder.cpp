@@ -117,9 +117,8 @@ class AdapterReader {
       if (std::ranges::any_of(plans, [&](const AdapterPlan& plan) { return plan.layer == layer; })) {
         problems_.add(fmt::format("{}: adapts layer '{}' twice", files.path().string(), layer->layer));
       }
-      const std::string named = layer->attention.empty() ? there : layer->attention.substr(prefix_.size());
-      AdapterPlan plan{layer, ranks.size(pattern_of(ranks, named), options_.rank),
-                       alphas.number(pattern_of(alphas, named), options_.alpha)};
+      AdapterPlan plan{layer, ranks.size(pattern_of(ranks, there), options_.rank),
+                       alphas.number(pattern_of(alphas, there), options_.alpha)};
       const Shape& shape = layer->weight.value().shape();
       plan.a = reader.value(name_in_file(there, kA), {plan.rank, shape[1]}, builder_.dtype());
       plan.b = reader.value(name_in_file(there, kB), {shape[0], plan.rank}, builder_.dtype());
@@ -168,12 +167,11 @@ class AdapterReader {
   }
 
   /// Whether it is of what a folder's model keeps for saving alone, as a pooler that it does not use; or of the last
-  /// projection of an attention by itself, which PEFT makes but reads only beside one of the attention.
+  /// projection of SigLIP's pooling, which PEFT makes and does not read.
   bool takes_no_part(const std::string& there) const {
-    if (std::ranges::any_of(layers_, [&](const auto& layer) {
-          const std::string alone =
-              layer->attention.substr(std::min(prefix_.size(), layer->attention.size())) + ".out_proj";
-          return !layer->attention.empty() && (detail::ends_name(alone, there) || detail::ends_name(there, alone));
+    if (std::ranges::any_of(builder_.linear_layers(), [&](const auto& layer) {
+          return !layer->adaptable && layer->layer.ends_with(".attention.out_proj") &&
+                 (detail::ends_name(layer->layer, there) || detail::ends_name(there, layer->layer));
         })) {
       return true;
     }
@@ -214,11 +212,10 @@ void save_lora(const std::filesystem::path& folder, const Lora& lora, const std:
   for (const auto& layer : parts.layers) {
     const std::string name = parts.name(*layer);
     const std::int64_t rank = layer->a.value().size(0);
-    const std::string named = layer->attention.empty() ? name : layer->attention.substr(parts.prefix.size());
-    if (targets.items.empty() || targets.items.back().text != named) targets.items.push_back(Json::of(named));
+    targets.items.push_back(Json::of(name));
     // "^" keeps PEFT from taking it for the end of another name.
-    if (rank != parts.options.rank) ranks.set("^" + named, Json::of(rank));
-    if (layer->alpha != parts.options.alpha) alphas.set("^" + named, number_json(layer->alpha));
+    if (rank != parts.options.rank) ranks.set("^" + name, Json::of(rank));
+    if (layer->alpha != parts.options.alpha) alphas.set("^" + name, number_json(layer->alpha));
     file.tensors.emplace(name_in_file(name, kA), layer->a.value());
     file.tensors.emplace(name_in_file(name, kB), layer->b.value());
   }

@@ -297,32 +297,6 @@ def lora_case(name):
                                    lambda m, x: {"texts": m(x)}, lambda m, z: halves(z), texts(pairs=True)))
 
 
-def attention_lora_case(name):
-    """Of the attention that pools, whose projections PEFT adapts together; and an adapter that it does not read."""
-    torch.manual_seed(27)
-    siglip = get_peft_model(SiglipModel.from_pretrained(CASES / name),
-                            LoraConfig(r=3, lora_alpha=5, target_modules=["head.attention"]))
-    for key, parameter in siglip.named_parameters():
-        if "lora_" in key:
-            parameter.data += 0.25 * torch.randn_like(parameter)
-    siglip.peft_config["default"].base_model_name_or_path = ".."
-    folder = CASES / name / "lora"
-    siglip.save_pretrained(folder)
-    (folder / "README.md").unlink()
-    tensors = load_file(folder / "adapter_model.safetensors")
-    unread = next(key for key in tensors if key.endswith("base_layer.out_proj.lora_A.weight")).replace("base_layer.", "")
-    # As it stands in files of target_modules="all-linear".
-    tensors |= {unread: torch.ones(3, 24), unread.replace("lora_A", "lora_B"): torch.ones(24, 3)}
-    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-    names = lambda key, gradient: [(key.removeprefix("base_model.model.").replace(".default", ""), gradient)]
-
-    def forward(m, x):
-        out = m(input_ids=padded_whole(x), pixel_values=x["images"])
-        return {"texts": out.text_embeds, "images": out.image_embeds}
-    write(f"{name}/lora", evaluate(siglip.eval(), names, forward,
-                                   lambda m, z: siglip_loss(z, m.model.logit_scale, m.model.logit_bias), texts() | images()))
-
-
 def minilm_beside(folder, bert):
     """As in published folders: ids of positions in the file, a length, prompts."""
     tensors = load_file(folder / "model.safetensors")
@@ -663,7 +637,6 @@ def main():
     open_clip_siglip_case("open_clip_siglip")
     vit_cases()
     lora_case("bert_mean")
-    attention_lora_case("siglip")
 
 
 if __name__ == "__main__":

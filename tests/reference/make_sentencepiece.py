@@ -57,11 +57,12 @@ def ids_and_types(tokenizer, first, second=None):
     if tokenizer.model_max_length > 1000:
         found = tokenizer.backend_tokenizer.encode(first, second)
         return found.ids, found.type_ids
-    found = tokenizer(first, second, truncation=True, return_token_type_ids=True)
+    found = tokenizer([first], None if second is None else [second], truncation=True, return_token_type_ids=True)
+    ids, types = found.input_ids[0], found.token_type_ids[0]
     if second is None:
         padded = tokenizer(first, truncation=True, padding="max_length").input_ids
-        assert padded == found.input_ids + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(found.input_ids))
-    return found.input_ids, found.token_type_ids
+        assert padded == ids + [tokenizer.pad_token_id] * (tokenizer.model_max_length - len(ids))
+    return ids, types
 
 
 def write():
