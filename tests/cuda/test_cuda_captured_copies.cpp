@@ -263,14 +263,14 @@ BOOST_AUTO_TEST_CASE(what_a_replay_would_not_see_is_refused, *on_device) {
        {"tower 'x'", "map_tensors"}},
       {[&] { take(text.upload_to(kCuda), false, 20); }, {"cached_step", "'text'", "ordered by length", "ChunkSizes"}},
       {[&] { take(text_there, true, 20); }, {"cached_step", "'text'", "ordered by length", "ChunkSizes"}},
-      {[&] { device.to_async(Device::cpu()).data<float>(); }, {"only recorded", "captured step may not"}},
-      {[&] { device.to_async(Device::cpu()).clone(); }, {"only recorded"}},
+      {[&] { device.to_async(Device::cpu()).data<float>(); }, {"only captured", "captured step may not"}},
+      {[&] { device.to_async(Device::cpu()).clone(); }, {"only captured"}},
       {[&] {
          const Tensor there = pinned.to_async(kCuda);
          pinned.fill(3);
        },
-       {"only recorded"}},
-      {[&] { pinned.copy_from(device.to_async(Device::cpu())); }, {"only recorded"}},
+       {"only captured"}},
+      {[&] { pinned.copy_from(device.to_async(Device::cpu())); }, {"only captured"}},
       {[&] { device.to(Device::cpu()); }, {"waits for the device"}},
   };
   for (const auto& [call, words] : cases) {
