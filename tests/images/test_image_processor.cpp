@@ -124,7 +124,7 @@ BOOST_AUTO_TEST_CASE(what_is_not_supported_is_refused_by_its_field) {
   const auto clip = [](const std::string& fields) {
     return R"({"image_processor_type": "CLIPImageProcessor", )" + fields + "}";
   };
-  refused("[]", {"expected an object"});
+  refused("[]", {"expected a JSON object"});
   refused("{}", {"image_processor_type is missing", "BitImageProcessor"});
   refused(R"({"image_processor_type": "ConvNextImageProcessor"})", {"image_processor_type", "ConvNext"});
   refused(R"({"feature_extractor_type": "DetrFeatureExtractor"})", {"feature_extractor_type", "Detr"});
