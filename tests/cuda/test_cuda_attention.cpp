@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
 #include <string>
 #include <tuple>
@@ -224,7 +225,8 @@ std::int64_t many_tokens() { return device_name(kCuda) == "emulated" ? 193 : 257
 template <class Low>
 void check_shapes(bool causal, Masked masked) {
   for (const std::int64_t width : {16, 32, 64, 80, 128}) {
-    for (const std::int64_t tokens : {1, 15, 16, 50, 63, 64, 65, 77, 130, many_tokens()}) {
+    for (const std::int64_t tokens :
+         std::initializer_list<std::int64_t>{1, 15, 16, 50, 63, 64, 65, 77, 130, many_tokens()}) {
       check_case<Low>(make_case(tokens, width, causal, masked));
     }
   }
@@ -259,7 +261,7 @@ BOOST_AUTO_TEST_CASE_TEMPLATE(other_widths, Low, LowTypes) {
 BOOST_TEST_DECORATOR(*on_device)
 BOOST_AUTO_TEST_CASE_TEMPLATE(windows, Low, LowTypes) {
   for (const bool causal : {false, true}) {
-    for (const std::int64_t tokens : {15, 64, 65, 130, many_tokens()}) {
+    for (const std::int64_t tokens : std::initializer_list<std::int64_t>{15, 64, 65, 130, many_tokens()}) {
       for (const std::int64_t window : {0, 3, 31, 64, 100}) {
         Case c = make_case(tokens, tokens == 130 ? 80 : 32, causal, window == 31 ? Masked::kHoles : Masked::kNothing);
         c.layout.window = window;
