@@ -56,18 +56,18 @@ void Unigram::find_best(std::string_view piece, std::vector<Best>& best) const {
   for (std::size_t begin = 0, character; begin < piece.size(); begin += character) {
     character = character_size(piece[begin]);
     const double so_far = best[begin].score;
-    const auto rounded = [this](double sum) { return rounds_ ? static_cast<double>(static_cast<float>(sum)) : sum; };
-    const auto offer = [&](std::size_t bytes, double sum, std::int32_t id) {
+    const auto offer = [&](std::size_t bytes, double score, std::int32_t id) {
+      const double exact = so_far + score, sum = rounds_ ? static_cast<double>(static_cast<float>(exact)) : exact;
       Best& end = best[begin + bytes];
-      if (!end.reached || sum > end.score) end = {rounded(sum), begin, id, true};
+      if (!end.reached || sum > end.score) end = {sum, begin, id, true};
     };
     bool alone = false;
     tokens_.prefixes(piece.substr(begin), [&](std::size_t bytes, std::int32_t id) {
-      offer(bytes, so_far + scores_[static_cast<std::size_t>(id)], id);
+      offer(bytes, scores_[static_cast<std::size_t>(id)], id);
       alone = alone || bytes == character;
     });
     if (alone) continue;
-    offer(character, rounded(so_far + unknown_score_), unknown_);
+    offer(character, unknown_score_, unknown_);
     if (best[begin + character].id == kNone) no_token(piece.substr(begin, character));
   }
 }

@@ -63,7 +63,8 @@ def encode(folder, reference):
               if any(has_pooler or not name.startswith("pooler.") for name in names)}
     if unused:
         raise SystemExit(f"{folder}: {unused}")
-    if config["model_type"] not in ("clip", "clip_text_model", "clip_vision_model"):
+    is_clip = config["model_type"].startswith(("clip", "siglip"))
+    if "ids" in reference and not is_clip:
         out = model(**text_inputs(reference))
         if not (folder / "modules.json").exists():
             return {"texts": out.pooler_output}
