@@ -365,11 +365,13 @@ class Run {
 
 int run_train(const TrainOptions& options) {
   const ProcessGroup group = ProcessGroup::launched(std::chrono::seconds(options.wait));
-  if (options.processes && *options.processes != group.size()) {
-    throw ValueError(
-        fmt::format("--processes is {}, but this process was started as one of {}", *options.processes, group.size()));
-  }
-  return group.run([&] { return Run(options, group).go(); });
+  return group.run([&] {
+    if (options.processes && *options.processes != group.size()) {
+      throw ValueError(fmt::format("--processes is {}, but this process was started as one of {}", *options.processes,
+                                   group.size()));
+    }
+    return Run(options, group).go();
+  });
 }
 
 }  // namespace tapecache::program

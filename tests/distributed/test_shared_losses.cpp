@@ -421,7 +421,7 @@ BOOST_AUTO_TEST_CASE(no_rank_hangs_where_some_throw) {
   }
 }
 
-/// Seven targets a query: with their gradient, all of them would be 7 MiB on each of four ranks, which share 11 MiB.
+/// Seven targets a query: with their gradient, all of them would be 7 MiB on each of four ranks, which share 13 MiB.
 BOOST_AUTO_TEST_CASE(the_ring_is_taken_where_memory_is_short) {
   constexpr std::int64_t kQueries = 2048, kStep = 7, kWidth = 64;
   const Tensor queries = random_values({kQueries, kWidth}, 1, DType::kFloat32),
@@ -445,7 +445,7 @@ BOOST_AUTO_TEST_CASE(the_ring_is_taken_where_memory_is_short) {
         },
         kLimit);
   };
-  constexpr std::size_t kShort = 11 << 20;
+  constexpr std::size_t kShort = 13 << 20;
   take(4, SharedCandidates::kGathered, 0);
   take(4, SharedCandidates::kAutomatic, kShort);
   BOOST_CHECK_THROW(take(4, SharedCandidates::kGathered, kShort), Error);
