@@ -13,12 +13,11 @@ import sys
 from pathlib import Path
 from typing import Iterator
 
+from installed_headers import installed_headers
 from tree_check import main, self_test
 
 MOST_HEADERS = 50
 MOST_NAMES = 320
-
-MODULES = ("core", "autograd", "ops", "distributed", "losses", "gradcache", "models", "train", "data")
 
 NO_CODE = re.compile(r"""//[^\n]*|/\*.*?\*/|^[ \t]*\#(?:[^\n]*\\\n)*[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])'""",
                      re.DOTALL | re.MULTILINE)
@@ -28,16 +27,6 @@ OPERATOR = re.compile(r"\b(operator\s*[^\w\s(]+)\s*\(")
 FUNCTION = re.compile(r"(?:\w+\s*\(\s*)?(\w+)\s*\)?\s*\(")  # also `(name)(`, for names that a macro may have
 VARIABLE = re.compile(r"(\w+)\s*(?:<[^<>]*>)?\s*(?:=|$)")
 NOT_NAMES = ("static_assert", "extern template", "template <>", "friend")
-
-
-def installed_headers(root: Path) -> "list[str]":
-    found = ["include/tapecache/tapecache.h"]
-    for module in MODULES:
-        build_file = root / module / "meson.build"
-        for block in re.findall(r"^ *install_headers\((.*?)\)", build_file.read_text() if build_file.exists() else "",
-                                re.DOTALL | re.MULTILINE):
-            found += [f"{module}/{name}" for name in re.findall(r"'([\w/]+\.h)'", block)]
-    return found
 
 
 def without_balanced(text: str, before: str, opening: str, closing: str) -> str:
@@ -117,9 +106,14 @@ def names_in(text: str) -> "Iterator[str]":
             declaration += token
 
 
+def file_of(root: Path, header: str) -> Path:
+    """Where the tree has it, whose links in include/ a copy may lack."""
+    name = header.removeprefix("tapecache/")
+    return root / (name if "/" in name else f"include/{header}")
+
+
 def public_names(root: Path) -> "dict[str, set[str]]":
-    return {header: set(names_in((root / header).read_text())) for header in installed_headers(root)
-            if (root / header).exists()}
+    return {header: set(names_in(file_of(root, header).read_text())) for header in installed_headers(root)}
 
 
 def faults(root: Path) -> "tuple[int, list[str]]":

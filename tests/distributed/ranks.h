@@ -19,6 +19,7 @@ namespace tapecache::testing {
 
 using distributed::Communicator;
 using distributed::run_in_threads;
+using test::contains;
 using test::require;
 
 inline constexpr std::chrono::milliseconds kLimit = std::chrono::seconds(60);

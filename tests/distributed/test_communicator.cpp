@@ -254,8 +254,6 @@ std::vector<std::string> endings(int size, std::chrono::milliseconds limit,
   return texts;
 }
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
 BOOST_AUTO_TEST_CASE(a_rank_that_throws_ends_the_others) {
   BOOST_CHECK_EXCEPTION(run_in_threads(
                             3,

@@ -14,7 +14,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from installed import installed_headers
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from installed_headers import installed_headers  # noqa: E402
 
 OURS = re.compile(r"_Z(N|NK|TIN|TSN|TVN)9tapecache")
 THEIRS = re.compile(r"_Z\w*?(3fmt|8nlohmann|3hwy)\w*")

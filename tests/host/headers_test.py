@@ -14,7 +14,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from installed import installed_headers
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+from installed_headers import installed_headers  # noqa: E402
 
 UMBRELLA = "tapecache/tapecache.h"
 

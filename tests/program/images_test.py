@@ -6,17 +6,14 @@ import os
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
-import time
-import unittest
 import zlib
 from pathlib import Path
 
-import small_model
+from program_case import ProgramCase, main
 
-PROGRAM = CLIP = ""
+CLIP = ""
 COLOURS = {"red": (230, 30, 20), "green": (30, 200, 60), "blue": (20, 60, 220), "white": (250, 250, 245),
            "black": (10, 5, 15), "yellow": (240, 220, 30)}
 PATTERNS = {"plain": lambda x, y: True, "left": lambda x, y: x < 6, "top": lambda x, y: y < 5,
@@ -69,7 +66,7 @@ def make_pictures(folder: Path) -> "list[tuple[str, str]]":
     return rows
 
 
-class ImagesTest(unittest.TestCase):
+class ImagesTest(ProgramCase):
     def setUp(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
         self.addCleanup(shutil.rmtree, self.folder)
@@ -82,31 +79,10 @@ class ImagesTest(unittest.TestCase):
         with self.pairs.open("w", newline="") as file:
             csv.writer(file).writerows([header, *rows])
 
-    def run_program(self, *arguments, code: int = 0) -> subprocess.CompletedProcess:
-        done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=120)
-        self.assertEqual(done.returncode, code, f"{arguments}\n{done.stdout}{done.stderr}")
-        return done
-
-    def assert_refused(self, words: "list[str]", *arguments) -> None:
-        done = self.run_program(*arguments, code=1)
-        for word in words:
-            self.assertIn(word, done.stderr)
-
     def train_arguments(self, out: str, *more) -> list:
         held_out = [] if "--eval-pairs" in more else ["--eval-share", 0]
         return ["train", "--model", self.model, "--pairs", self.pairs, "--out", self.folder / out, "--batch", 12,
                 "--rate", 3e-3, "--threads", 2, *held_out, *more]
-
-    def train(self, out: str, *more) -> Path:
-        self.last = self.run_program(*self.train_arguments(out, *more))
-        return self.folder / out
-
-    def metrics(self, out: str, kind: str) -> list:
-        lines = (self.folder / f"{out}.run" / "metrics.jsonl").read_text().splitlines()
-        return [line for line in map(json.loads, lines) if line["kind"] == kind]
-
-    def weights(self, out: str) -> "dict[str, bytes]":
-        return small_model.read_safetensors(self.folder / out / "model.safetensors")
 
     def evaluated(self, model: Path, *more) -> dict:
         return json.loads(self.run_program("eval", "--model", model, "--pairs", self.pairs, "--json", *more).stdout)
@@ -150,12 +126,7 @@ class ImagesTest(unittest.TestCase):
         self.train("uncropped", *run[:4], "--crop", 1)
         self.assertNotEqual(self.weights("uncropped"), self.weights("whole"))
         for name, how, code in (("killed", signal.SIGKILL, -signal.SIGKILL), ("stopped", signal.SIGINT, 130)):
-            process = subprocess.Popen([PROGRAM, *map(str, self.train_arguments(name, *run))], stderr=subprocess.DEVNULL)
-            checkpoint, end = self.folder / f"{name}.run" / "checkpoint.safetensors", time.monotonic() + 60
-            while not checkpoint.exists() and time.monotonic() < end and process.poll() is None:
-                time.sleep(0.002)
-            process.send_signal(how)
-            self.assertEqual(process.wait(timeout=60), code, name)
+            self.assertEqual(self.interrupted(name, how, *run), code, name)
             self.assertLess(len(self.metrics(name, "train")), 200)
             self.assert_refused(["--crop '0.3', found '0.4'"], *self.train_arguments(name, *run, "--crop", 0.4, "--resume"))
             self.train(name, *run, "--resume")
@@ -229,5 +200,4 @@ class ImagesTest(unittest.TestCase):
 
 if __name__ == "__main__":
     CLIP = os.path.abspath(sys.argv.pop(2))
-    PROGRAM = os.path.abspath(sys.argv.pop(1))
-    unittest.main()
+    main(sys.argv.pop(1))
