@@ -239,9 +239,8 @@ int run_command_line(int argc, char** argv) {
   app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   app.set_version_flag("--version", std::string("tapecache " TAPECACHE_VERSION));
   app.footer(
-      "Exit codes: 0 done, 1 wrong usage or input, 2 training or a check failed, 3 out of memory, 4 another process of "
-      "the "
-      "run failed, 128 + n ended by signal n.");
+      "Exit codes: 0 done, 1 wrong usage or input, 2 training or a check failed, 3 out of memory, "
+      "4 another process of the run failed, 128 + n ended by signal n.");
   int threads = 0;
   std::function<int()> run;
 

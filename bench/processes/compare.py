@@ -2,7 +2,8 @@
 
     ./run bench processes [--rounds N] [--no-record] [arguments of bench_processes]
 
-What else the machine does falls on both sides of a round. Prints what bench_processes says of the last round, and puts
+What else the machine does falls on both sides of a round. Then takes steps as over a link of 1 Gbit/s, to see how much of the
+gradients' journey backward hides. Prints what bench_processes says of the last round, and puts
 "processes_2x1_over_1x2" into bench/results/<processor>.json, unless --batch, --chunk or --tiny asks for another step.
 """
 
@@ -59,7 +60,9 @@ def main():
         pairs.append((float(field(r"seconds a step +([0-9.]+)", said)), alone))
         print(f"round {number}: {pairs[-1][0]:.3f} s in two processes, {alone:.3f} s in one", flush=True)
     ratio = statistics.median(two / one for two, one in pairs)
-    print(f"{said.rstrip()}\nmedian of the ratios   {ratio:.3f}, of {len(pairs)} rounds")
+    print(f"{said.rstrip()}\nmedian of the ratios   {ratio:.3f}, of {len(pairs)} rounds", flush=True)
+    slowed = [*shlex.split(arguments.launcher), arguments.program, "--threads", "1", "--link", "1000"]
+    print(output_of([*slowed, *passed], 600), end="", flush=True)
     if arguments.no_record or any(word.split("=")[0] in ANOTHER_STEP for word in passed):
         return
     figure = {"value": round(ratio, 4), "rounds": len(pairs),

@@ -167,18 +167,12 @@ struct Total {
 };
 BOOST_TEST_GLOBAL_FIXTURE(Total);
 
-}  // namespace
-
 bool whole_attack() {
   const char* set = std::getenv("TAPECACHE_ATTACK");
   return set && std::string_view(set) == "whole";
 }
 
-void count_attack(bool threw, bool wrong) {
-  ++total.failures;
-  ++(threw ? total.thrown : total.recovered);
-  if (wrong) ++total.wrong;
-}
+}  // namespace
 
 std::int64_t attack(const Work& work, Memory memory, std::int64_t stride) {
   const Attack one(work, memory);
