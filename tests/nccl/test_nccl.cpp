@@ -81,8 +81,6 @@ std::vector<std::string> endings(int size, std::chrono::milliseconds limit, cons
   return texts;
 }
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
-
 Tensor ones(std::int64_t elements) { return Tensor::full({elements}, 1).to(kCuda); }
 
 /// Ranks are threads, in which Boost.Test does not count.
