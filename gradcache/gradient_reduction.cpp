@@ -23,6 +23,19 @@ std::int64_t given_or_zeros(Parameter& p) {
 
 bool is_like(const Tensor& a, const Tensor& b) { return a.dtype() == b.dtype() && a.device() == b.device(); }
 
+/// Of rooms of each type on each device the one of this.
+std::vector<Tensor>::iterator room_of(std::vector<Tensor>& rooms, DType dtype, Device device) {
+  return std::ranges::find_if(rooms, [&](const Tensor& r) { return r.dtype() == dtype && r.device() == device; });
+}
+
+/// Sees to it that there is one of so many elements.
+void enlarge(std::vector<Tensor>& rooms, std::int64_t elements, DType dtype, Device device) {
+  const auto known = room_of(rooms, dtype, device);
+  if (elements == 0 || (known != rooms.end() && known->numel() >= elements)) return;
+  if (known != rooms.end()) rooms.erase(known);
+  rooms.push_back(Tensor::empty({elements}, dtype, device));
+}
+
 }  // namespace
 
 std::vector<Parameter> in_common_order(std::vector<Parameter> parameters) {
@@ -89,24 +102,17 @@ void GradientReduction::make_buckets() {
 }
 
 void GradientReduction::make_room() {
-  std::size_t largest = 0;
   for (const Bucket& bucket : buckets_) {
-    std::int64_t elements = 0;
+    std::int64_t together = 0, largest = 0;
     for (const Member& member : members_of(bucket)) {
       const Tensor& value = member.parameter.value();
-      if (is_alone(member.parameter)) largest = std::max(largest, value.bytes());
-      else elements += value.numel();
+      if (is_alone(member.parameter)) largest = std::max(largest, value.numel());
+      else together += value.numel();
     }
-    if (elements == 0) continue;
     const Tensor& like = members_[bucket.begin].parameter.value();
-    const auto known = std::ranges::find_if(joined_, [&](const Tensor& room) { return is_like(room, like); });
-    if (known != joined_.end() && known->numel() >= elements) continue;
-    if (known != joined_.end()) joined_.erase(known);
-    joined_.push_back(Tensor::empty({elements}, like.dtype(), like.device()));
-  }
-  for (const Tensor& room : joined_) largest = std::max(largest, room.bytes());
-  if (as_tree_ && largest > 0) {
-    received_ = Tensor::empty({static_cast<std::int64_t>(largest)}, DType::kUInt8);
+    enlarge(joined_, together, like.dtype(), like.device());
+    if (!as_tree_) continue;
+    enlarge(received_, std::max(together, largest), like.dtype(), ranks_.place_of(like.device()));
   }
 }
 
@@ -135,7 +141,7 @@ void GradientReduction::finish() {
   else reduce_all();
   if (error_) std::rethrow_exception(error_);
   joined_.clear();
-  received_ = Tensor();
+  received_.clear();
 }
 
 bool GradientReduction::is_complete(const Bucket& bucket) {
@@ -174,8 +180,7 @@ void GradientReduction::reduce(const Bucket& bucket) {
   }
   if (elements > 0) {
     const Tensor& like = members_[bucket.begin].parameter.value();
-    Tensor joined =
-        std::ranges::find_if(joined_, [&](const Tensor& room) { return is_like(room, like); })->slice(0, elements);
+    Tensor joined = room_of(joined_, like.dtype(), like.device())->slice(0, elements);
     const auto each = [&](const auto& copy) {
       std::int64_t at = 0;
       for (Member& member : members_of(bucket)) {
@@ -196,8 +201,9 @@ void GradientReduction::reduce(const Bucket& bucket) {
 }
 
 void GradientReduction::sum(Tensor& values) {
-  if (as_tree_) ranks_.sum_as_tree(values, received_);
-  else ranks_.sum(values);
+  if (!as_tree_) return ranks_.sum(values);
+  const Tensor& room = *room_of(received_, values.dtype(), ranks_.place_of(values.device()));
+  ranks_.sum_as_tree(values, room.slice(0, values.numel()));
 }
 
 void GradientsOfLoss::make_room() {

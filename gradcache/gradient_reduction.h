@@ -76,9 +76,9 @@ class GradientReduction {
   std::vector<Bucket> buckets_;
   std::unordered_map<const void*, std::size_t> member_of_;  // a parameter
   std::vector<std::size_t> bucket_of_;                      // a member
-  std::vector<Tensor> joined_;  // of each type and device, room for a bucket's small gradients
-  Tensor received_;             // room for what another rank sends, as a tree has it
-  std::mutex mutex_;            // of what is complete
+  std::vector<Tensor> joined_;    // of each type and device, room for a bucket's small gradients
+  std::vector<Tensor> received_;  // the same, for what another rank sends, as a tree has it
+  std::mutex mutex_;              // of what is complete
   std::condition_variable changed_;
   bool gave_up_ = false;
   std::thread thread_;

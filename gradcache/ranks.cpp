@@ -321,9 +321,11 @@ void Ranks::sum(Tensor& values) {
   on_host(values, [&](Tensor& v) { communicator_->all_reduce(v); });
 }
 
-void Ranks::sum_as_tree(Tensor& values, Tensor& room) {
+Device Ranks::place_of(Device device) const { return communicator_->takes(device) ? device : Device::cpu(); }
+
+void Ranks::sum_as_tree(Tensor& values, Tensor room) {
   on_host(values, [&](Tensor& own) {
-    Tensor received = Tensor::wrap(room.mutable_raw(), own.shape(), own.dtype());
+    Tensor received = room.reshape(own.shape());
     for (int distance = 1; distance < communicator_->size(); distance *= 2) {
       const int other = communicator_->rank() ^ distance;
       communicator_->send_receive(own, other, received, other);

@@ -86,9 +86,11 @@ class Ranks {
 
   void gather(const Tensor& rows, Tensor& all, const Share& share);
   void sum(Tensor& values);
-  /// Of 2^n ranks: neighbours first, then pairs of neighbours, and so on. `room` is bytes of the host, as many as the
-  /// values have.
-  void sum_as_tree(Tensor& values, Tensor& room);
+  /// Where calls take a device's tensors: there, or on the host.
+  Device place_of(Device device) const;
+  /// Of 2^n ranks: neighbours first, then pairs of neighbours, and so on. `room` has as many elements as the values, of
+  /// their type, in their place.
+  void sum_as_tree(Tensor& values, Tensor room);
   void maximum(Tensor& values);
   void broadcast(Tensor& values);
 

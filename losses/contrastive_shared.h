@@ -13,6 +13,9 @@ Variable siglip_loss_shared(const Variable& images, const Variable& texts, const
 Variable gist_loss_shared(const Variable& queries, const Variable& targets, const Tensor& guide_queries,
                           const Tensor& guide_targets, const GistOptions& options);
 Variable nt_xent_shared(const Variable& a, const Variable& b, const NtXentOptions& options);
+Variable sup_con_shared(const Variable& representations, const Tensor& labels, const SupConOptions& options);
+Variable maxsim_loss_shared(const Variable& queries, const Tensor& query_mask, const Variable& documents,
+                            const Tensor& document_mask, const MaxsimOptions& options);
 
 }  // namespace tapecache::losses::detail
 

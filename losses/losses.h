@@ -175,6 +175,9 @@ Variable nt_xent(const Variable& a, const Variable& b, const NtXentOptions& opti
 
 struct SupConOptions {
   Scale scale = 10;  ///< a temperature of 0.1
+  /// As InfoNceOptions has it: this rank's own rows and labels. Labels of a device are copied to the host.
+  distributed::Communicator* communicator = nullptr;
+  SharedCandidates candidates = SharedCandidates::kAutomatic;
 };
 
 /// SupCon (Khosla et al. 2020, L_out) of representations [N, width] and labels [N] (i32 or i64; any number is a class):
@@ -216,6 +219,10 @@ struct MaxsimOptions {
   Scale scale = 1;
   EqualTargets equal_targets = {};  ///< documents are the targets; equal_rows compares their valid tokens
   Tiles tiles = std::nullopt;       ///< of queries and documents, each of many tokens
+  /// As InfoNceOptions has it; masks are of this rank's own as well, and on all ranks or on none. Documents have the
+  /// same number of tokens on all.
+  distributed::Communicator* communicator = nullptr;
+  SharedCandidates candidates = SharedCandidates::kAutomatic;
 };
 
 /// InfoNCE over scale · maxsim_scores, with documents as the targets of info_nce: M = N·(1+h).

@@ -1,39 +1,22 @@
 #include "tapecache/ops/maxsim.h"
 #include "tapecache/losses/checks.h"
+#include "tapecache/losses/contrastive_shared.h"
+#include "tapecache/losses/late_interaction.h"
 #include "tapecache/losses/losses.h"
+#include "tapecache/losses/shared.h"
 #include "tapecache/ops/elementwise.h"
-#include "tapecache/ops/layout.h"
-#include "tapecache/ops/linear.h"
 #include "tapecache/ops/reduce.h"
 
 namespace tapecache::losses {
 
 namespace {
 
-/// `where_false` at the invalid tokens, `where_true` at the others.
-Variable as_numbers(const Tensor& mask, double where_true, double where_false, const Variable& like) {
-  const Variable marks(mask.to(like.dtype()));
-  return ops::add(ops::scale(marks, where_true - where_false), detail::constant_like(like, where_false));
-}
-
 /// Of what check_maxsim has let pass.
 Variable scores_of(const char* loss, const Variable& queries, const Tensor& query_mask, const Variable& documents,
                    const Tensor& document_mask) {
   ops::check_documents_have_tokens(loss, document_mask);
-  const std::int64_t n = queries.size(0), m = documents.size(0), query_tokens = queries.size(1),
-                     document_tokens = documents.size(1), width = queries.size(2);
-  const Variable rows = ops::reshape(queries, {n * query_tokens, width});
-  const Variable cols = ops::reshape(documents, {m * document_tokens, width});
-  Variable similarities =
-      ops::reshape(ops::matmul(rows, cols, {.transpose_b = true}), {n * query_tokens, m, document_tokens});
-  if (document_mask.defined()) {
-    similarities = ops::add(similarities, as_numbers(document_mask, 0, detail::kExcluded, queries));
-  }
-  Variable best = ops::reshape(ops::max(similarities, 2), {n, query_tokens, m});
-  if (query_mask.defined()) {
-    best = ops::multiply(best, ops::reshape(as_numbers(query_mask, 1, 0, queries), {n, query_tokens, 1}));
-  }
-  return ops::sum(best, 1);
+  return detail::late_interaction(queries, detail::token_marks(query_mask, queries), documents,
+                                  detail::token_marks(document_mask, queries));
 }
 
 }  // namespace
@@ -47,6 +30,11 @@ Variable maxsim_scores(const Variable& queries, const Tensor& query_mask, const 
 Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Variable& documents,
                      const Tensor& document_mask, const MaxsimOptions& options) {
   constexpr const char* kLoss = "maxsim_loss";
+  if (options.communicator) {
+    return detail::take_shared(*options.communicator, [&] {
+      return detail::maxsim_loss_shared(queries, query_mask, documents, document_mask, options);
+    });
+  }
   ops::check_maxsim(kLoss, queries, query_mask, documents, document_mask);
   const std::int64_t step = detail::require_multiple(kLoss, "documents", documents.size(0), queries.size(0));
   ops::check_equal_targets(kLoss, options.equal_targets, queries.size(0), documents.size(0));

@@ -21,9 +21,11 @@ Variable along(const Variable& x, int axis) { return axis == 0 ? ops::reshape(x,
 Variable wide(const Variable& x) { return x.value().to(DType::kFloat64); }
 
 /// exp(x - shift) · factor of a tile, for shifts and factors in f64: what f32 loses of a shift is left to the factor.
+/// Of a row without negatives, whose factor is 0, the shift is so large that exp of what f32 loses overflows.
 Variable exponentials(const Variable& x, int axis, const Variable& shift, const Variable& factor) {
+  constexpr double kMost = 64;
   const Tensor near = shift.value().to(x.dtype());
-  const Variable rest = shift - wide(near);
+  const Variable rest = ops::clamp(shift - wide(near), -kMost, kMost);
   return ops::exp(x - along(near, axis)) * along((factor * ops::exp(-rest)).value().to(x.dtype()), axis);
 }
 

@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "tapecache/autograd/variable.h"
+#include "tapecache/autograd/tape.h"
 #include "tapecache/distributed/communicator.h"
 
 #pragma GCC visibility push(hidden)
@@ -17,6 +19,24 @@ namespace tapecache::losses::detail {
 /// Runs what calls other ranks. Who cannot go on tells them.
 void or_fail(distributed::Communicator& ranks, const std::function<void()>& work);
 Variable take_shared(distributed::Communicator& ranks, const std::function<Variable()>& loss);
+
+/// The value of a loss, recorded where one of its inputs wants a gradient: `work->backward` gives them, and may call
+/// other ranks.
+template <class Work>
+Variable recorded(const char* loss, distributed::Communicator& ranks, Tensor value, const std::vector<Variable>& inputs,
+                  std::shared_ptr<Work> work) {
+  Variable result(std::move(value));
+  if (!tapecache::detail::will_record(inputs)) return result;
+  std::vector<Tensor> saved;
+  for (const Variable& input : inputs) saved.push_back(input.value());
+  Work* const of_tape = work.get();
+  const auto derivative = [of_tape, group = &ranks](Backward& context) {
+    or_fail(*group, [&] { of_tape->backward(context); });
+  };
+  Tape::append(loss, std::span(&result, 1), inputs, saved, tapecache::detail::derivative_of(derivative),
+               std::move(work));
+  return result;
+}
 
 /// Rows that ranks have between them, in the order of ranks.
 struct Shares {

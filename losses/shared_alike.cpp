@@ -11,7 +11,8 @@ namespace tapecache::losses::detail {
 
 namespace {
 
-const std::vector<std::string> kLosses{"info_nce", "clip_loss", "siglip_loss", "gist_loss", "nt_xent"};
+const std::vector<std::string> kLosses{"info_nce", "clip_loss", "siglip_loss", "gist_loss",
+                                       "nt_xent",  "sup_con",   "maxsim_loss"};
 
 std::int64_t sum(const std::vector<std::int64_t>& counts) {
   return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
@@ -49,7 +50,7 @@ bool in_ring(const distributed::Communicator& ranks, SharedCandidates candidates
   constexpr int kFewest = 4;
   if (candidates != SharedCandidates::kAutomatic) return candidates == SharedCandidates::kRing;
   if (ranks.size() < kFewest || brought.limit == 0) return false;
-  const auto elements = static_cast<std::size_t>(rows * like.size(1));
+  const auto elements = static_cast<std::size_t>(like.shape().with(0, rows).numel());
   return 2 * elements * size_of(like.dtype()) > brought.limit / 2;
 }
 
@@ -68,8 +69,9 @@ std::int64_t targets_of_each(const char* loss, const Brought& brought, const cha
 
 Variable positives_of(const Variable& targets, std::int64_t queries, std::int64_t step) {
   if (step == 1) return targets;
-  const std::int64_t width = targets.size(1);
-  return ops::reshape(ops::slice(ops::reshape(targets, {queries, step, width}), 1, 0, 1), {queries, width});
+  const Shape one = targets.shape().with(0, queries);
+  const std::int64_t elements = targets.shape().product(1, targets.rank());
+  return ops::reshape(ops::slice(ops::reshape(targets, {queries, step, elements}), 1, 0, 1), one);
 }
 
 }  // namespace tapecache::losses::detail

@@ -11,7 +11,7 @@
 /// What ranks that take a loss together must be told alike.
 namespace tapecache::losses::detail {
 
-enum class SharedLoss { kInfoNce, kClip, kSiglip, kGist, kNtXent };
+enum class SharedLoss { kInfoNce, kClip, kSiglip, kGist, kNtXent, kSupCon, kMaxsim };
 const char* name(SharedLoss loss);
 
 InCommon of_loss(SharedLoss loss);
@@ -31,7 +31,7 @@ bool in_ring(const distributed::Communicator& ranks, SharedCandidates candidates
 /// where no rank has a query, or a rank has another number for each.
 std::int64_t targets_of_each(const char* loss, const Brought& brought, const char* queries, const char* targets,
                              bool several);
-/// The first target of each query.
+/// The first target of each query, of targets [targets, …].
 Variable positives_of(const Variable& targets, std::int64_t queries, std::int64_t step);
 
 }  // namespace tapecache::losses::detail

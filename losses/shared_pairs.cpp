@@ -5,6 +5,7 @@
 #include <cstring>
 #include <iterator>
 #include <map>
+#include <span>
 #include <vector>
 
 namespace tapecache::losses::detail {
@@ -20,25 +21,45 @@ std::uint64_t mixed(std::uint64_t x) {
   return x ^ (x >> 33);
 }
 
-/// i64 [rows, 2] on the host.
-Tensor digests(const Tensor& rows) {
-  const Tensor host = rows.to(Device::cpu());
-  const std::int64_t count = host.size(0);
+/// 128 bits made of all that is added.
+class Digest {
+ public:
+  void add(std::uint64_t word) {
+    a_ = mixed(a_ ^ word);
+    b_ = mixed(b_ * 31 + word);
+  }
+  void add(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      std::uint64_t word = 0;
+      const std::size_t count = std::min(sizeof word, bytes.size());
+      std::memcpy(&word, bytes.data(), count);
+      add(word);
+      bytes = bytes.subspan(count);
+    }
+  }
+  std::array<std::int64_t, 2> bits() const { return {static_cast<std::int64_t>(a_), static_cast<std::int64_t>(b_)}; }
+
+ private:
+  std::uint64_t a_ = 0x9e3779b97f4a7c15ull, b_ = 0xc2b2ae3d27d4eb4full;
+};
+
+/// i64 [rows, 2] on the host, of rows [rows, …] and, where there is one, the mask [rows, tokens] of their tokens.
+Tensor digests(const Tensor& rows, const Tensor& mask) {
+  const Tensor host = rows.to(Device::cpu()), marks = mask.defined() ? mask.to(Device::cpu()) : Tensor();
+  const std::int64_t count = host.size(0), tokens = mask.defined() ? host.size(1) : 1;
   Tensor digests = Tensor::empty({count, 2}, DType::kInt64);
   if (count == 0) return digests;
-  const std::size_t bytes = host.bytes() / static_cast<std::size_t>(count);
-  const std::byte* row = host.raw();
-  auto* to = digests.mutable_data<std::int64_t>();
-  for (std::int64_t i = 0; i < count; ++i, row += bytes, to += 2) {
-    std::uint64_t a = 0x9e3779b97f4a7c15ull, b = 0xc2b2ae3d27d4eb4full;
-    for (std::size_t at = 0; at < bytes; at += sizeof(std::uint64_t)) {
-      std::uint64_t word = 0;
-      std::memcpy(&word, row + at, std::min(sizeof word, bytes - at));
-      a = mixed(a ^ word);
-      b = mixed(b * 31 + word);
+  const std::size_t token_bytes = host.bytes() / static_cast<std::size_t>(count * tokens);
+  std::span<const std::byte> left(host.raw(), host.bytes());
+  for (std::int64_t i = 0; i < count; ++i) {
+    Digest digest;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const bool valid = !mask.defined() || marks.data<bool>()[i * tokens + t];
+      if (mask.defined()) digest.add(valid);
+      if (valid) digest.add(left.first(token_bytes));
+      left = left.subspan(token_bytes);
     }
-    to[0] = static_cast<std::int64_t>(a);
-    to[1] = static_cast<std::int64_t>(b);
+    std::ranges::copy(digest.bits(), digests.mutable_data<std::int64_t>() + 2 * i);
   }
   return digests;
 }
@@ -62,22 +83,23 @@ std::vector<std::int64_t> numbered_ids(Communicator& ranks, const Tensor& ids, c
   return numbered(gather_rows(ranks, own, shares));
 }
 
-std::vector<std::int64_t> numbered_rows(Communicator& ranks, const Tensor& rows, const Shares& shares) {
-  return numbered(gather_rows(ranks, digests(rows), shares));
+std::vector<std::int64_t> numbered_rows(Communicator& ranks, const Tensor& rows, const Tensor& mask,
+                                        const Shares& shares) {
+  return numbered(gather_rows(ranks, digests(rows, mask), shares));
 }
 
 }  // namespace
 
 ops::PairKeys shared_pairs(Communicator& ranks, const ops::EqualTargets& equal, const Tensor& queries,
                            const Tensor& targets, const Shares& of_queries, const Shares& of_targets, std::int64_t step,
-                           ops::RowsOf rows) {
+                           ops::RowsOf rows, const Tensor& target_mask) {
   std::vector<std::int64_t> of_query, of_target;
   if (!equal.equal_rows) {
     of_query = numbered_ids(ranks, equal.query_ids, of_queries);
     of_target = numbered_ids(ranks, equal.target_ids, of_targets);
   } else {
-    if (rows == ops::RowsOf::kBoth) of_query = numbered_rows(ranks, queries, of_queries);
-    of_target = numbered_rows(ranks, targets, of_targets);
+    if (rows == ops::RowsOf::kBoth) of_query = numbered_rows(ranks, queries, {}, of_queries);
+    of_target = numbered_rows(ranks, targets, target_mask, of_targets);
   }
   const auto tensor = [&](const std::vector<std::int64_t>& numbers) {
     return Tensor::from(numbers, {std::ssize(numbers)}).to(queries.device());

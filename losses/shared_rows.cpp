@@ -47,8 +47,15 @@ class Work {
   bool sigmoid() const { return of_.kind == RowLoss::kSigmoid; }
   bool both_ways() const { return of_.kind == RowLoss::kBothWays; }
   double weight() const { return (both_ways() ? 0.5 : 1.0) / static_cast<double>(shares().total); }
-  Variable rows_at(const Place& at) const { return of_.sets[at.pairing.rows].value().slice(at.row, at.row + at.rows); }
-  Variable scaled(const Variable& rows) const { return rows * Variable(of_.scale.value()); }
+  const Tensor& scale() const { return of_.scale.value(); }
+  /// Own rows [begin, end) of the first pairing, which are those with positives.
+  Part rows_between(std::int64_t begin, std::int64_t end) const {
+    return {of_.sets[of_.pairings[0].rows].value().slice(begin, end), begin};
+  }
+  Part rows_at(const Place& at) const {
+    return {of_.sets[at.pairing.rows].value().slice(at.row, at.row + at.rows), at.row};
+  }
+  static Part candidates_at(const Place& at) { return {at.block.rows, at.block.first}; }
 
   void for_rows(const std::function<void(std::int64_t begin, std::int64_t end)>& visitor) const;
   void for_tiles(std::size_t candidates, CandidateBlock& block, const std::function<void(const Place&)>& visitor) const;
@@ -60,7 +67,8 @@ class Work {
   void add_to_loss(const Variable& x) { loss_.accumulate(ops::reshape(x, {1}).value()); }
   void add_losses(const RowTotals& totals, const RowConstants& of, std::int64_t begin, std::int64_t end);
   Tensor gradient(const Place& at) const;
-  void add_to_rows(Tensor& sum, const Variable& factors, const Variable& x) const;
+  void add_of_positives(const Variable& of_scores, std::int64_t begin, std::int64_t end, Tensor of_rows,
+                        Tensor of_positives) const;
 
   Communicator& ranks_;
   SharedRows of_;
@@ -102,7 +110,7 @@ void Work::fill_outside(const Place& at, Tensor& tile, double value) const {
 }
 
 Work::Logits Work::logits(const Place& at) const {
-  Tensor z = ops::similarities(scaled(rows_at(at)).value(), at.block.rows);
+  Tensor z = of_.similarity->logits(rows_at(at), candidates_at(at), scale());
   if (sigmoid()) z = (Variable(z) + Variable(of_.bias.value())).value();
   if (!at.pairing.left_out) return {z, {}};
   Tensor left_out =
@@ -115,9 +123,8 @@ Work::Logits Work::logits(const Place& at) const {
 void Work::compare_positives() {
   similarity_ = Tensor::empty({shares().own}, DType::kFloat64, device());
   for_rows([&](std::int64_t begin, std::int64_t end) {
-    const Variable rows = of_.sets[of_.pairings[0].rows].value().slice(begin, end);
-    const Variable positives = of_.positives.value().slice(begin, end);
-    similarity_.slice(begin, end).copy_from(wide(ops::sum(rows * positives, 1)).value());
+    const Tensor positives = of_.positives.value().slice(begin, end);
+    similarity_.slice(begin, end).copy_from(of_.similarity->scores_of_positives(rows_between(begin, end), positives));
   });
   Variable logits = Variable(similarity_) * wide(of_.scale);
   if (sigmoid()) logits = logits + wide(of_.bias);
@@ -235,8 +242,8 @@ Tensor Work::gradient(const Place& at) const {
   return spread;
 }
 
-/// With G = d loss / d logits and g that of the positives': dA = scale (G B + g p), dB = scale Gᵀ A, dp = scale g A,
-/// dscale = Σ A (G B + g p), dbias = Σ G + Σ g, of rows A, candidates B and positives p.
+/// With G = d loss / d logits and g that of the positives', of products of rows A, candidates B and positives p:
+/// dA = scale (G B + g p), dB = scale Gᵀ A, dp = scale g A, dscale = Σ A (G B + g p), dbias = Σ G + Σ g.
 void Work::backward(Backward& context) {
   const NoRecording constants;
   share_ = context.output_gradient().item() * weight();
@@ -252,8 +259,7 @@ void Work::backward(Backward& context) {
       for_tiles(set, block, [&](const Place& at) {
         const Tensor tile = gradient(at);
         Tensor product = products[at.pairing.rows].slice(at.row, at.row + at.rows);
-        ops::add_product(tile, block.rows, product);
-        if (of_.gradient) ops::add_transposed_product(tile, scaled(rows_at(at)).value(), block.gradient);
+        of_.similarity->add_gradients(tile, rows_at(at), candidates_at(at), scale(), product, block.gradient);
         if (sigmoid()) of_bias = of_bias + sum_of(tile);
       });
     });
@@ -273,10 +279,10 @@ void Work::backward(Backward& context) {
   for (std::size_t set = 0; set < products.size(); ++set) {
     if (!context.needs(set)) continue;
     if (products[set].defined()) {
-      if (set == of_.pairings[0].rows) add_to_rows(products[set], of_positives, of_.positives);
       for_rows([&](std::int64_t begin, std::int64_t end) {
         Tensor part = products[set].slice(begin, end);
-        part.copy_from(scaled(part).value());
+        if (set == of_.pairings[0].rows) add_of_positives(of_positives, begin, end, part, {});
+        part.copy_from((Variable(part) * Variable(scale())).value());
       });
       context.pass(set, std::exchange(products[set], {}));
     }
@@ -286,7 +292,10 @@ void Work::backward(Backward& context) {
   if (context.needs(positives)) {
     GradientTarget target = context.gradient(positives);
     if (!target.accumulate) target.tensor.fill(0);
-    add_to_rows(target.tensor, of_positives * wide(of_.scale), of_.sets[of_.pairings[0].rows]);
+    const Variable of_scores = of_positives * wide(of_.scale);
+    for_rows([&](std::int64_t begin, std::int64_t end) {
+      add_of_positives(of_scores, begin, end, {}, target.tensor.slice(begin, end));
+    });
   }
   for (std::size_t i = 0; i < 2; ++i) {
     if (!context.needs(positives + 1 + i)) continue;
@@ -295,13 +304,12 @@ void Work::backward(Backward& context) {
   }
 }
 
-/// sum[i] += factors[i] · x[i]
-void Work::add_to_rows(Tensor& sum, const Variable& factors, const Variable& x) const {
-  for_rows([&](std::int64_t begin, std::int64_t end) {
-    const Tensor own = factors.value().slice(begin, end).to(x.dtype());
-    sum.slice(begin, end)
-        .accumulate((Variable(x.value().slice(begin, end)) * ops::reshape(own, {end - begin, 1})).value());
-  });
+/// What gradients of own positives' scores are of rows [begin, end) and of their positives.
+void Work::add_of_positives(const Variable& of_scores, std::int64_t begin, std::int64_t end, Tensor of_rows,
+                            Tensor of_positives) const {
+  of_.similarity->add_gradients_of_positives(of_scores.value().slice(begin, end), rows_between(begin, end),
+                                             of_.positives.value().slice(begin, end), std::move(of_rows),
+                                             std::move(of_positives));
 }
 
 }  // namespace
@@ -310,10 +318,7 @@ Variable shared_rows(Communicator& ranks, SharedRows rows) {
   std::vector<Variable> inputs = rows.sets;
   if (rows.kind != RowLoss::kSigmoid) rows.bias = constant_like(rows.scale, 0);
   inputs.insert(inputs.end(), {rows.positives, rows.scale, rows.bias});
-  std::vector<Tensor> saved;
-  for (const Variable& input : inputs) saved.push_back(input.value());
   const char* const loss = rows.loss;
-  const bool records = tapecache::detail::will_record(inputs);
   std::shared_ptr<Work> work;
   Tensor value;
   {
@@ -321,14 +326,7 @@ Variable shared_rows(Communicator& ranks, SharedRows rows) {
     work = std::make_shared<Work>(ranks, std::move(rows));
     value = work->forward();
   }
-  if (!records) return value;
-  Variable result(std::move(value));
-  Work* const of_tape = work.get();
-  const auto derivative = [of_tape, group = &ranks](Backward& context) {
-    or_fail(*group, [&] { of_tape->backward(context); });
-  };
-  Tape::append(loss, std::span(&result, 1), inputs, saved, tapecache::detail::derivative_of(derivative), work);
-  return result;
+  return recorded(loss, ranks, std::move(value), inputs, std::move(work));
 }
 
 }  // namespace tapecache::losses::detail

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "tapecache/losses/row_totals.h"
 #include "tapecache/losses/shared.h"
+#include "tapecache/losses/similarity.h"
 #include "tapecache/ops/logit_tile.h"
 #include "tapecache/ops/pair_masks.h"
 
@@ -21,7 +23,7 @@ struct Pairing {
   std::function<Tensor(const ops::PairBlock&)> left_out = {};
 };
 
-/// Which loss is taken of the logits z = scale · rows candidatesᵀ + bias.
+/// Which loss is taken of the logits z = scale · scores of rows and candidates + bias.
 enum class RowLoss {
   kSoftmax,   // the mean over rows of their cross-entropies
   kBothWays,  // the mean of that and the same over columns
@@ -33,12 +35,13 @@ struct SharedRows {
   const char* loss;
   RowLoss kind = RowLoss::kSoftmax;
   Weighting how = {};
-  /// Own rows [rows, width] of each set, and how many every rank has.
+  std::shared_ptr<const Similarity> similarity = std::make_shared<DotProducts>();
+  /// Own rows [rows, …] of each set, and how many every rank has.
   std::vector<Variable> sets = {};
   std::vector<Shares> shares = {};
   /// Of equally many rows each. The losses of a row are over the candidates of all; kBothWays and `how` are for one.
   std::vector<Pairing> pairings = {};
-  /// [rows, width]: of each row of the first pairing its positive, which is no negative of it.
+  /// [rows, …]: of each row of the first pairing its positive, which is no negative of it.
   Variable positives = {};
   Variable scale = {}, bias = {};  // the same on all ranks; bias of kSigmoid alone
   bool ring = false;

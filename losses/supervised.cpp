@@ -58,6 +58,10 @@ Variable nt_xent(const Variable& a, const Variable& b, const NtXentOptions& opti
 }
 
 Variable sup_con(const Variable& representations, const Tensor& labels, const SupConOptions& options) {
+  if (options.communicator) {
+    return detail::take_shared(*options.communicator,
+                               [&] { return detail::sup_con_shared(representations, labels, options); });
+  }
   detail::require_rows("sup_con", "representations", representations);
   ops::detail::require_ids("sup_con", "labels", labels, representations.size(0));
   const Variable scale = options.scale.factor("sup_con", representations);

@@ -29,15 +29,16 @@ struct Buffers {
 }  // namespace
 
 void check_maxsim(const char* op, const Variable& queries, const Tensor& query_mask, const Variable& documents,
-                  const Tensor& document_mask) {
+                  const Tensor& document_mask, bool some) {
   detail::require_floating(op, "queries", queries);
   detail::require_alike(op, "queries", queries, "documents", documents);
-  const bool fits = queries.rank() == 3 && documents.rank() == 3 && queries.size(2) == documents.size(2) &&
-                    queries.numel() > 0 && documents.numel() > 0;
-  if (!fits) {
-    throw ShapeError(
-        fmt::format("{}: queries are {} and documents {}, expected [batch, tokens, width] of one width, none empty", op,
-                    describe(queries.value()), describe(documents.value())));
+  const auto fits = [some](const Variable& x) {
+    return x.rank() == 3 && x.size(1) > 0 && x.size(2) > 0 && (x.size(0) > 0 || !some);
+  };
+  if (!fits(queries) || !fits(documents) || queries.size(2) != documents.size(2)) {
+    throw ShapeError(fmt::format("{}: queries are {} and documents {}, expected [batch, tokens, width] of one width{}",
+                                 op, describe(queries.value()), describe(documents.value()),
+                                 some ? ", none empty" : ""));
   }
   if (query_mask.defined()) {
     detail::require_mask(op, "query_mask", query_mask, {queries.size(0), queries.size(1)}, queries.device());

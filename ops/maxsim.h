@@ -19,9 +19,10 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
                      const Tensor& document_mask, const Variable& scale, const TileOptions& tile = {},
                      const EqualTargets& equal = {});
 
-/// What both forms of the loss demand of their arguments, whatever the masks hold.
+/// What all forms of the loss demand of their arguments, whatever the masks hold. `some`: there is a query and a
+/// document.
 void check_maxsim(const char* op, const Variable& queries, const Tensor& query_mask, const Variable& documents,
-                  const Tensor& document_mask);
+                  const Tensor& document_mask, bool some = true);
 /// ValueError for a document without a valid token, as value_checks.h says.
 void check_documents_have_tokens(const char* op, const Tensor& document_mask);
 

@@ -8,6 +8,8 @@
 #include "ranks.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/losses/losses.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/layout.h"
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
@@ -16,7 +18,7 @@ using namespace tapecache::testing;
 
 namespace {
 
-enum class Kind { kInfoNce, kClip, kSiglip };
+enum class Kind { kInfoNce, kClip, kSiglip, kSupCon, kMaxsim };
 
 /// What a shared loss is told that the whole one is not.
 struct Way {
@@ -33,8 +35,21 @@ Program shared_step(Kind kind, std::int64_t samples, std::int64_t step, DType dt
     const std::vector<Tower> towers{
         {"query", slice(0, random_values({samples, 5}, 1, dtype)), with_size(query, "size", 0.2)},
         {"target", slice(1, random_values({samples * step, 5}, 2, dtype)), target}};
+    Tensor classes = Tensor::zeros({samples}, DType::kInt64);
+    for (std::int64_t i = 0; i < samples; ++i) classes.mutable_data<std::int64_t>()[i] = i % 3;
+    const Tensor labels = slice(0, classes);
     const Loss loss = [=](std::span<const Variable> r) {
       const Tiles tiles = ranks ? way.tiles : Tiles();
+      if (kind == Kind::kSupCon) {
+        // The other tower's part, so that each has a gradient.
+        const Variable both = ops::multiply(r[0], r[1]);
+        return sup_con(both, labels, {.scale = scale, .communicator = ranks, .candidates = way.candidates});
+      }
+      if (kind == Kind::kMaxsim) {
+        const auto tokens = [](const Variable& x) { return ops::reshape(x, {x.size(0), 2, x.size(1) / 2}); };
+        return maxsim_loss(tokens(r[0]), {}, tokens(r[1]), {},
+                           {.scale = scale, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
+      }
       if (kind == Kind::kInfoNce) {
         return info_nce(r[0], r[1],
                         {.scale = scale, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
@@ -67,10 +82,11 @@ std::vector<std::int64_t> times(std::vector<std::int64_t> counts, std::int64_t f
 BOOST_AUTO_TEST_SUITE(distributed_shared)
 
 BOOST_AUTO_TEST_CASE(shared_losses_are_the_whole_ones) {
-  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip}) {
+  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip, Kind::kSupCon, Kind::kMaxsim}) {
     for (const std::int64_t samples : {1, 11}) {
+      if (samples == 1 && kind == Kind::kSupCon) continue;  // of no two labels
       for (const std::int64_t step : {1, 3}) {
-        if (step > 1 && kind != Kind::kInfoNce) continue;
+        if (step > 1 && kind != Kind::kInfoNce && kind != Kind::kMaxsim) continue;
         for (const bool direct : {false, true}) {
           const Program program = shared_step(kind, samples, step, DType::kFloat64, direct);
           const Outcome alone = outcome_of(program, nullptr, {});
@@ -88,7 +104,7 @@ BOOST_AUTO_TEST_CASE(shared_losses_are_the_whole_ones) {
 
 /// In f32 and with encoders in bf16 as well.
 BOOST_AUTO_TEST_CASE(steps_in_tiles_and_in_a_ring) {
-  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip}) {
+  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip, Kind::kSupCon, Kind::kMaxsim}) {
     for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {
       for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
         Way way{TileOptions{3, 2}, candidates};

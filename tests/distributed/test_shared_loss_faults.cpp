@@ -102,6 +102,45 @@ BOOST_AUTO_TEST_CASE(a_rank_with_another_loss_or_width_is_named) {
               {"rank 1 has another recording than rank 0: none in the place of one for backward"});
 }
 
+BOOST_AUTO_TEST_CASE(a_rank_with_other_tokens_is_named) {
+  const auto maxsim = [](std::int64_t of_query, std::int64_t of_document, bool masked, Communicator& ranks) {
+    const Variable queries(random_values({3, of_query, 4}, 1)), documents(random_values({3, of_document, 4}, 2));
+    const Tensor mask = masked ? Tensor::full({3, of_document}, 1, DType::kBool) : Tensor();
+    maxsim_loss(queries, {}, documents, mask, {.communicator = &ranks});
+  };
+  check_named(messages(2, [&](Communicator& ranks) { maxsim(2 + ranks.rank(), 5, false, ranks); }),
+              {"maxsim_loss: rank 1 has another number of query tokens than rank 0: 3 in the place of 2"});
+  check_named(messages(2, [&](Communicator& ranks) { maxsim(2, 5 + ranks.rank(), false, ranks); }),
+              {"maxsim_loss: rank 1 has another number of document tokens than rank 0: 6 in the place of 5"});
+  check_named(messages(2, [&](Communicator& ranks) { maxsim(2, 5, ranks.rank() == 1, ranks); }),
+              {"maxsim_loss: rank 1 has another document_mask than rank 0: one in the place of none"});
+  check_named(messages(2,
+                       [&](Communicator& ranks) {
+                         const Variable tokens(random_values({2, 3, 4}, 1));
+                         Tensor mask = Tensor::full({2, 3}, 1, DType::kBool);
+                         if (ranks.rank() == 1) mask.slice(1, 2).fill(0);
+                         maxsim_loss(tokens, {}, tokens, mask, {.communicator = &ranks});
+                       }),
+              {"maxsim_loss: document 1 has no valid token"});
+}
+
+BOOST_AUTO_TEST_CASE(labels_of_which_no_two_are_equal) {
+  check_named(
+      messages(3,
+               [](Communicator& ranks) {
+                 const Tensor labels = Tensor::from<std::int64_t>({2 * ranks.rank(), 2 * ranks.rank() + 1}, {2});
+                 sup_con(Variable(random_values({2, 4}, 1)), labels, {.communicator = &ranks});
+               }),
+      {"sup_con: no two of 6 labels of 3 ranks are equal"});
+  check_named(
+      messages(
+          2,
+          [](Communicator& ranks) {
+            sup_con(Variable(random_values({2, 4}, 1)), Tensor::zeros({3}, DType::kInt64), {.communicator = &ranks});
+          }),
+      {"sup_con", "[3]", "[2]"});
+}
+
 /// In each case the ring has ranks that wait for the one that gives up.
 BOOST_AUTO_TEST_CASE(no_rank_hangs_where_some_throw) {
   for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {

@@ -1,5 +1,6 @@
 #include <boost/test/unit_test.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -17,14 +18,18 @@ using namespace tapecache::testing;
 
 namespace {
 
-enum class Kind { kInfoNce, kClip, kSiglip, kGist, kNtXent };
-constexpr int kKinds = 5;
+enum class Kind { kInfoNce, kClip, kSiglip, kGist, kNtXent, kSupCon, kMaxsim };
+constexpr int kKinds = 7;
+constexpr Kind kEachKind[kKinds] = {Kind::kInfoNce, Kind::kClip,   Kind::kSiglip, Kind::kGist,
+                                    Kind::kNtXent,  Kind::kSupCon, Kind::kMaxsim};
 
 /// A loss of whole tensors, of which a rank takes rows.
 struct Case {
   Kind kind = Kind::kInfoNce;
   std::int64_t queries = 1, step = 1, width = 1;
   Tensor a, b, guide_a, guide_b, query_ids, target_ids;
+  Tensor labels;                     // of sup_con
+  Tensor query_mask, document_mask;  // of maxsim_loss
   bool equal_rows = false, relative = false, matryoshka = false, frozen_targets = false;
   double scale = 1, bias = 0, label_smoothing = 0, hardness = 0, margin = 0;
   bool tiled = false;
@@ -48,6 +53,23 @@ Tensor random_ids(Dice& dice, std::int64_t count) {
   return ids;
 }
 
+/// At least two labels are equal where there are two.
+Tensor random_labels(Dice& dice, std::int64_t count) {
+  Tensor labels = random_ids(dice, count);
+  if (count > 1) labels.slice(1, 2).copy_from(labels.slice(0, 1).clone());
+  return labels;
+}
+
+/// One token of each row is valid, where `some`.
+Tensor random_mask(Dice& dice, std::int64_t rows, std::int64_t tokens, bool some) {
+  Tensor mask = Tensor::empty({rows, tokens}, DType::kBool);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t t = 0; t < tokens; ++t) mask.mutable_data<bool>()[i * tokens + t] = dice.chance(60);
+    if (some) mask.mutable_data<bool>()[i * tokens + dice.between(0, tokens - 1)] = true;
+  }
+  return mask;
+}
+
 /// Some rows are the same as others.
 void repeat_rows(Dice& dice, Tensor& x) {
   for (std::int64_t i = 1; i < x.size(0); ++i) {
@@ -62,15 +84,24 @@ Case random_case(std::uint64_t seed) {
   Case c;
   c.kind = static_cast<Kind>(dice.between(0, kKinds - 1));
   c.queries = dice.between(1, 23);
-  if (c.kind == Kind::kInfoNce || c.kind == Kind::kGist) c.step = dice.between(1, 3);
+  if (c.kind == Kind::kInfoNce || c.kind == Kind::kGist || c.kind == Kind::kMaxsim) c.step = dice.between(1, 3);
+  if (c.kind == Kind::kSupCon) c.queries = std::max<std::int64_t>(2, c.queries);
   c.width = dice.between(1, 9);
   c.a = random_values({c.queries, c.width}, seed);
   c.b = random_values({c.queries * c.step, c.width}, seed + 1);
+  if (c.kind == Kind::kMaxsim) {
+    const std::int64_t query_tokens = dice.between(1, 4), document_tokens = dice.between(1, 4);
+    c.a = random_values({c.queries, query_tokens, c.width}, seed);
+    c.b = random_values({c.queries * c.step, document_tokens, c.width}, seed + 1);
+    if (dice.chance(60)) c.query_mask = random_mask(dice, c.queries, query_tokens, false);
+    if (dice.chance(60)) c.document_mask = random_mask(dice, c.queries * c.step, document_tokens, true);
+  }
+  if (c.kind == Kind::kSupCon) c.labels = random_labels(dice, c.queries);
   c.guide_a = random_values({c.queries, 4}, seed + 2);
   c.guide_b = random_values({c.queries * c.step, 4}, seed + 3);
   c.margin = dice.chance(50) ? 0 : 0.1;
   c.relative = dice.chance(50);
-  c.scale = dice.chance(50) ? 1 : dice.between(2, 30);
+  c.scale = dice.chance(50) ? 1 : static_cast<double>(dice.between(2, 30));
   c.bias = static_cast<double>(dice.between(-30, 10)) / 10;
   if (c.kind == Kind::kInfoNce || c.kind == Kind::kClip) {
     if (dice.chance(50)) c.label_smoothing = static_cast<double>(dice.between(1, 6)) / 10;
@@ -85,8 +116,8 @@ Case random_case(std::uint64_t seed) {
     if (which == 1 || which == 3) c.target_ids = random_ids(dice, c.b.size(0));
     if (which == 2 || which == 3) c.query_ids = random_ids(dice, c.queries);
   }
-  c.matryoshka = dice.chance(20);
-  c.frozen_targets = dice.chance(10) && c.kind != Kind::kNtXent;
+  c.matryoshka = dice.chance(20) && c.kind != Kind::kMaxsim;
+  c.frozen_targets = c.kind == Kind::kSupCon || (dice.chance(10) && c.kind != Kind::kNtXent);
   c.tiled = dice.chance(70);
   if (dice.chance(90)) c.tile = {dice.between(1, 7), dice.between(1, 7)};
   c.candidates = static_cast<SharedCandidates>(dice.between(0, 2));
@@ -142,6 +173,15 @@ Variable loss_of(const Case& c, std::span<const Variable> r, const Variable& sca
       case Kind::kNtXent:
         return nt_xent(x[0], x[1],
                        {.scale = scale, .equal_targets = equal, .communicator = ranks, .candidates = c.candidates});
+      case Kind::kSupCon:
+        return sup_con(x[0], queries(c.labels), {.scale = scale, .communicator = ranks, .candidates = c.candidates});
+      case Kind::kMaxsim:
+        return maxsim_loss(x[0], queries(c.query_mask), x[1], targets(c.document_mask),
+                           {.scale = scale,
+                            .equal_targets = equal,
+                            .tiles = tiles,
+                            .communicator = ranks,
+                            .candidates = c.candidates});
     }
     return {};
   };
@@ -239,17 +279,31 @@ BOOST_AUTO_TEST_CASE(random_cases_in_f32) {
   }
 }
 
+/// What the loss takes that others do not.
+void give_own(Case& c) {
+  c.frozen_targets = c.kind == Kind::kSupCon;
+  if (c.kind == Kind::kSupCon) {
+    c.labels = Tensor::zeros({c.queries}, DType::kInt64);
+    for (std::int64_t i = 0; i < c.queries; ++i) c.labels.mutable_data<std::int64_t>()[i] = i / 2;
+  }
+  if (c.kind == Kind::kMaxsim) {
+    c.a = random_values({c.queries, 2, c.width}, 1);
+    c.b = random_values({c.queries, 3, c.width}, 2);
+  }
+}
+
 /// Logits so far apart that exp of their differences vanishes.
 BOOST_AUTO_TEST_CASE(large_logits) {
-  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip, Kind::kGist, Kind::kNtXent}) {
+  for (const Kind kind : kEachKind) {
     for (const double hardness : {0.0, 3.0}) {
       Case c = random_case(7);
       c.kind = kind;
       c.queries = 9, c.step = 1, c.width = 5;
       c.a = random_values({9, 5}, 1), c.b = random_values({9, 5}, 2);
       c.guide_a = random_values({9, 4}, 3), c.guide_b = random_values({9, 4}, 4);
+      give_own(c);
       c.query_ids = c.target_ids = Tensor();
-      c.equal_rows = c.matryoshka = c.frozen_targets = false;
+      c.equal_rows = c.matryoshka = false;
       c.label_smoothing = 0;
       c.hardness = kind == Kind::kInfoNce || kind == Kind::kClip ? hardness : 0;
       c.scale = kind == Kind::kClip ? 100 : 2000;
@@ -259,9 +313,27 @@ BOOST_AUTO_TEST_CASE(large_logits) {
   }
 }
 
+/// Of a single pair, and where all others are equal to the positive, nothing is left to push away.
+BOOST_AUTO_TEST_CASE(rows_without_negatives) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    for (const Kind kind : {Kind::kInfoNce, Kind::kClip}) {
+      for (const double hardness : {0.0, 1.4}) {
+        for (const std::int64_t queries : {1, 3}) {
+          Case c;
+          c.kind = kind, c.queries = queries, c.width = 7, c.scale = 20, c.hardness = hardness;
+          c.a = random_values({queries, 7}, 1), c.b = random_values({queries, 7}, 2);
+          if (queries > 1) c.target_ids = Tensor::zeros({queries}, DType::kInt64);
+          c.counts = {queries - 1, 0, 1};
+          check_as_whole(c, dtype == DType::kFloat64 ? 1e-12 : 2e-5, dtype);
+        }
+      }
+    }
+  }
+}
+
 /// A NaN in a representation is one in the loss, on every rank.
 BOOST_AUTO_TEST_CASE(not_a_number) {
-  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip, Kind::kGist, Kind::kNtXent}) {
+  for (const Kind kind : kEachKind) {
     for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {
       for (const bool in_targets : {false, true}) {
         for (const bool some_equal : {false, true}) {
@@ -270,6 +342,8 @@ BOOST_AUTO_TEST_CASE(not_a_number) {
           c.queries = 7, c.width = 3;
           c.a = random_values({7, 3}, 1), c.b = random_values({7, 3}, 2);
           c.guide_a = random_values({7, 4}, 3), c.guide_b = random_values({7, 4}, 4);
+          give_own(c);
+          if (in_targets && kind == Kind::kSupCon) continue;  // which has none
           if (some_equal) c.target_ids = Tensor::from(std::vector<std::int64_t>{1, 2, 1, 3, 4, 4, 1}, {7});
           (in_targets ? c.b : c.a).mutable_data<double>()[4] = std::numeric_limits<double>::quiet_NaN();
           c.tiled = true, c.tile = {2, 3};

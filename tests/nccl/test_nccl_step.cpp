@@ -7,6 +7,8 @@
 #include "ranks.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/losses/losses.h"
+#include "tapecache/ops/elementwise.h"
+#include "tapecache/ops/layout.h"
 
 using namespace tapecache;
 using namespace tapecache::gradcache;
@@ -15,9 +17,25 @@ using distributed::over_nccl;
 
 namespace {
 
+enum class Of { kClip, kSupCon, kMaxsim };
+
 struct Kind {
   bool direct = false, shared = false, by_host = false;
+  Of loss = Of::kClip;
 };
+
+/// The loss by whole tensors, or shared where there are ranks.
+Loss loss_of(Of kind, const Parameter& log_scale, const Tensor& labels, Communicator* ranks) {
+  const losses::Scale scale = losses::Scale::from_log(log_scale);
+  return [=](std::span<const Variable> r) {
+    if (kind == Of::kClip) return losses::clip_loss(r[0], r[1], {.scale = scale, .communicator = ranks});
+    if (kind == Of::kSupCon) {
+      return losses::sup_con(ops::multiply(r[0], r[1]), labels, {.scale = scale, .communicator = ranks});
+    }
+    const auto tokens = [](const Variable& x) { return ops::reshape(x, {x.size(0), 2, x.size(1) / 2}); };
+    return losses::maxsim_loss(tokens(r[0]), {}, tokens(r[1]), {}, {.scale = scale, .communicator = ranks});
+  };
+}
 
 /// A step of a small CLIP on the device; its ranks are those of threads, by NCCL, or, to compare, by way of the host.
 Program clip_on_device(Kind kind, StepOptions options, DType dtype = DType::kFloat64) {
@@ -30,9 +48,10 @@ Program clip_on_device(Kind kind, StepOptions options, DType dtype = DType::kFlo
     own.device = kCuda;
     own.communicator = kind.by_host ? threads : by_nccl.get();
     own.shared_loss = kind.shared && threads != nullptr;
-    const losses::ClipOptions of_loss{.scale = losses::Scale::from_log(setup.log_scale),
-                                      .communicator = kind.shared ? own.communicator : nullptr};
-    const Loss loss = [of_loss](std::span<const Variable> r) { return losses::clip_loss(r[0], r[1], of_loss); };
+    Tensor classes = Tensor::zeros({setup.images.size(0)}, DType::kInt64);
+    for (std::int64_t i = 0; i < classes.size(0); ++i) classes.mutable_data<std::int64_t>()[i] = i % 3;
+    const Loss loss =
+        loss_of(kind.loss, setup.log_scale, slice(0, classes).to(kCuda), kind.shared ? own.communicator : nullptr);
     const std::vector<Tower> towers{{"image", slice(0, setup.images).to(kCuda), setup.image},
                                     {"text", slice(1, setup.texts).to(kCuda), setup.text}};
     Run run{kind.direct ? direct_step(towers, loss, own.direct()) : cached_step(towers, loss, own), setup.parameters()};
@@ -53,7 +72,9 @@ BOOST_AUTO_TEST_CASE(a_cached_step_on_devices_is_that_of_one_process) {
 BOOST_AUTO_TEST_CASE(a_direct_step_and_a_shared_loss_are_those_of_one_process) {
   check_ranks(clip_on_device({.direct = true}, {}), {13, 13});
   for (const bool direct : {false, true}) {
-    check_ranks(clip_on_device({.direct = direct, .shared = true}, {{4}}), {13, 13});
+    for (const Of loss : {Of::kClip, Of::kSupCon, Of::kMaxsim}) {
+      check_ranks(clip_on_device({.direct = direct, .shared = true, .loss = loss}, {{4}}), {13, 13});
+    }
   }
 }
 
@@ -98,13 +119,18 @@ BOOST_AUTO_TEST_CASE(a_failure_in_a_step_is_that_of_all_ranks_and_the_group_goes
       kLimit);
 }
 
-BOOST_AUTO_TEST_CASE(reproducible_segments_are_for_the_communicator_below) {
-  const StepOptions options{.cut = {2}, .reproducible_segments = 2};
-  const std::vector<std::vector<std::int64_t>> counts{{6, 7}, {6, 7}};
-  BOOST_CHECK_EXCEPTION(outcomes_of(clip_on_device({}, options), 2, counts), DeviceError,
-                        says({"send_receive", "expected one device"}));
+/// A tree of ranks adds on the device what it adds on the host: to the same bits for any number of ranks.
+BOOST_AUTO_TEST_CASE(reproducible_segments) {
+  const StepOptions options{.cut = {2}, .reproducible_segments = 4};
   const Outcome alone = outcome_of(clip_on_device({}, options), nullptr, {});
-  check_as_alone(outcomes_of(clip_on_device({.by_host = true}, options), 2, counts), alone, 1e-13);
+  for (const bool by_host : {false, true}) {
+    for (const std::vector<std::int64_t>& counts : {std::vector<std::int64_t>{6, 7}, {3, 3, 3, 4}}) {
+      const int size = static_cast<int>(counts.size());
+      const std::vector<Outcome> found =
+          outcomes_of(clip_on_device({.by_host = by_host}, options), size, {counts, counts});
+      check_as_alone(found, alone, 0);
+    }
+  }
 }
 
 BOOST_AUTO_TEST_SUITE_END()
