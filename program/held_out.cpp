@@ -21,7 +21,8 @@ std::vector<std::int64_t> held_out(const std::deque<std::uint32_t>& anchors, dou
   for (const std::int64_t row : data::shuffled(static_cast<std::int64_t>(anchors.size()), seed, kShuffle)) {
     if (count >= wanted) break;
     const std::uint32_t anchor = anchors[static_cast<std::size_t>(row)];
-    const auto pairs = static_cast<std::int64_t>(std::ranges::equal_range(sorted, anchor).size());
+    const auto [begin, end] = std::equal_range(sorted.begin(), sorted.end(), anchor);
+    const std::int64_t pairs = end - begin;
     if (count + pairs <= wanted && taken.insert(anchor).second) count += pairs;
   }
   for (std::size_t row = 0; row < anchors.size(); ++row) {
