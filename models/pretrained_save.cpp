@@ -1,9 +1,12 @@
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/file.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <exception>
+#include <memory>
 #include <random>
 #include <string>
 #include <string_view>
@@ -42,6 +45,50 @@ constexpr std::array kCopied{"tokenizer.json",
                              "preprocessor_config.json",
                              "processor_config.json"};
 
+/// What a folder holds, as far as it can be read. The iterators of std::filesystem end the program where they find no
+/// memory.
+std::vector<path> entries_of(const path& folder, std::error_code& error) {
+  struct Close {
+    void operator()(DIR* entries) const { ::closedir(entries); }
+  };
+  const std::unique_ptr<DIR, Close> entries(::opendir(folder.c_str()));
+  if (!entries) {
+    error.assign(errno, std::generic_category());
+    return {};
+  }
+  std::vector<path> found;
+  while (const dirent* entry = ::readdir(entries.get())) {
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") found.push_back(folder / name);
+  }
+  return found;
+}
+
+bool is_folder(const path& entry) {
+  std::error_code error;
+  return std::filesystem::is_directory(std::filesystem::symlink_status(entry, error));
+}
+
+void add_files(const path& folder, std::vector<path>& files) {
+  std::error_code error;
+  const std::vector<path> entries = entries_of(folder, error);
+  if (error) throw FileError(fmt::format("{}: cannot be read: {}", folder.string(), error.message()));
+  for (const path& entry : entries) {
+    if (is_folder(entry)) add_files(entry, files);
+    else files.push_back(entry);
+  }
+}
+
+/// As far as that is allowed. What links point to stays.
+void remove_tree(const path& folder) {
+  std::error_code ignored;
+  for (const path& entry : entries_of(folder, ignored)) {
+    if (is_folder(entry)) remove_tree(entry);
+    else std::filesystem::remove(entry, ignored);
+  }
+  std::filesystem::remove(folder, ignored);
+}
+
 /// A new folder beside the one that is to be written, `NAME.tmp-` and 16 hexadecimal digits, removed with all it holds
 /// unless it was given that one's place. It is locked for as long as it is written to: one of a process that was killed
 /// is not, and the next writer of that name removes it.
@@ -60,8 +107,10 @@ class Staging {
     throw FileError(fmt::format("{}: cannot be kept from other writers", path_.string()));
   }
   ~Staging() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
+    try {
+      remove_tree(path_);
+    } catch (const std::exception&) {  // the next writer removes it
+    }
   }
   Staging(const Staging&) = delete;
   Staging& operator=(const Staging&) = delete;
@@ -88,18 +137,14 @@ class Staging {
 
   static void remove_left(const path& final_place) {
     const std::string stem = final_place.filename().string().append(kMark);
-    std::error_code error;
+    std::error_code ignored;
     const path parent = final_place.has_parent_path() ? final_place.parent_path() : ".";
-    std::vector<path> left;
-    for (const auto& entry : std::filesystem::directory_iterator(parent, error)) {
-      const std::string name = entry.path().filename().string();
+    for (const path& entry : entries_of(parent, ignored)) {
+      const std::string name = entry.filename().string();
       const bool is_ours = name.size() == stem.size() + kDigits && name.starts_with(stem) &&
                            name.find_first_not_of("0123456789abcdef", stem.size()) == name.npos;
-      if (is_ours) left.push_back(entry.path());
-    }
-    for (const path& folder : left) {
       tapecache::detail::Descriptor held;
-      if (lock(folder, held)) std::filesystem::remove_all(folder, error);
+      if (is_ours && lock(entry, held)) remove_tree(entry);
     }
   }
 
@@ -110,13 +155,6 @@ class Staging {
 void copy_contents(const path& from, const path& to) {
   constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 30;
   write_file_atomically(to, tapecache::detail::read_small_file(from, kMostBytes));
-}
-
-void move(const path& from, const path& to) {
-  std::error_code error;
-  Staging::make(to.parent_path());
-  std::filesystem::rename(from, to, error);
-  if (error) throw FileError(fmt::format("{}: cannot be put in place: {}", to.string(), error.message()));
 }
 
 /// The configuration as it was read, but for what the saved weights are.
@@ -190,22 +228,33 @@ class Writer {
 };
 
 /// Puts what was staged in the place of what a folder has. While the parts of two models are there its configuration is
-/// not, so that neither library nor ours takes it for a whole one.
+/// not, so that neither library nor ours takes it for a whole one. By then there is nothing left that needs memory.
 void replace(const path& staging, const path& folder, const path& config) {
-  std::error_code error;
+  struct Move {
+    path from, to;
+  };
+  std::vector<path> files, removed;
+  add_files(staging, files);
+  std::vector<Move> moves;
+  for (const path& from : files) {
+    Move& move = moves.emplace_back(Move{from, folder / from.lexically_relative(staging)});
+    Staging::make(move.to.parent_path());
+  }
+  const path last = staging / config;
+  std::ranges::partition(moves, [&](const Move& move) { return move.from != last; });
   for (const char* old : {"config.json", "open_clip_config.json", "modules.json", "model.safetensors.index.json",
                           "open_clip_model.safetensors.index.json"}) {
-    std::filesystem::remove(folder / old, error);
-    if (error) throw FileError(fmt::format("{}: cannot be replaced: {}", (folder / old).string(), error.message()));
+    removed.push_back(folder / old);
   }
-  std::vector<path> files;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(staging)) {
-    if (entry.is_regular_file()) files.push_back(std::filesystem::relative(entry.path(), staging));
+  std::error_code error;
+  for (const path& old : removed) {
+    std::filesystem::remove(old, error);
+    if (error) throw FileError(fmt::format("{}: cannot be replaced: {}", old.string(), error.message()));
   }
-  for (const path& file : files) {
-    if (file != config) move(staging / file, folder / file);
+  for (const auto& [from, to] : moves) {
+    std::filesystem::rename(from, to, error);
+    if (error) throw FileError(fmt::format("{}: cannot be put in place: {}", to.string(), error.message()));
   }
-  move(staging / config, folder / config);
 }
 
 }  // namespace
