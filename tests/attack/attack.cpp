@@ -85,7 +85,11 @@ struct Attack {
         in_use(bytes_in_use()),
         value(work.run()),
         kept(bytes_since(in_use)),
-        end(work.changes) {}
+        end(work.changes) {
+    value = looked_at(value);
+  }
+
+  double looked_at(double found) const { return work.look ? found + work.look() : found; }
 
   static std::size_t bytes_in_use() { return allocator().stats().current; }
   static std::int64_t bytes_since(std::size_t before) {
@@ -135,7 +139,7 @@ struct Attack {
     ++(found ? count.recovered : count.thrown);
     const std::int64_t now_kept = bytes_since(before);
     if (found) {
-      wrong = wrong_result(*found);
+      wrong = wrong_result(looked_at(*found));
       if (wrong.empty() && now_kept > kept) wrong = fmt::format("kept {} bytes, expected {}", now_kept, kept);
     } else if (wrong.empty()) {
       const std::string different = difference(Snapshot(work.changes), begin, 0);
@@ -143,7 +147,7 @@ struct Attack {
       else if (now_kept > 0) wrong = fmt::format("threw {} and kept {} bytes", thrown, now_kept);
       // What is left behind must not spoil the next try.
       if (wrong.empty()) {
-        wrong = wrong_result(work.run());
+        wrong = wrong_result(looked_at(work.run()));
         if (!wrong.empty()) wrong = fmt::format("threw {} and, done again, {}", thrown, wrong);
       }
     }
@@ -167,12 +171,18 @@ struct Total {
 };
 BOOST_TEST_GLOBAL_FIXTURE(Total);
 
+}  // namespace
+
 bool whole_attack() {
   const char* set = std::getenv("TAPECACHE_ATTACK");
   return set && std::string_view(set) == "whole";
 }
 
-}  // namespace
+void count_attack(bool threw, bool wrong) {
+  ++total.failures;
+  ++(threw ? total.thrown : total.recovered);
+  if (wrong) ++total.wrong;
+}
 
 std::int64_t attack(const Work& work, Memory memory, std::int64_t stride) {
   const Attack one(work, memory);

@@ -37,11 +37,17 @@ struct Work {
   /// How far numbers and tensors may be from the run in peace, relative to the largest: chunks made smaller add in
   /// another order.
   double tolerance = 0;
+  /// Adds to that number what is looked at when the work is done and no allocation fails any more.
+  std::function<double()> look = {};
 };
 
 /// Does the work again and again, each time with another allocation that fails, every `stride`-th of them; in the whole
 /// attack (TAPECACHE_ATTACK=whole) every one. Reports to Boost.Test what is wrong or half done. Returns how many
 /// failed.
 std::int64_t attack(const Work& work, Memory memory, std::int64_t stride = 1);
+
+bool whole_attack();
+/// Adds a failure to what is said in the end, for attacks on what `Work` is not made for.
+void count_attack(bool threw, bool wrong);
 
 }  // namespace tapecache::testing
