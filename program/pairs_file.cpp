@@ -232,6 +232,7 @@ Pairs PairsFile::read(std::span<const std::int64_t> rows) const {
 
 Pairs PairsFile::take_out(std::span<const std::int64_t> rows) {
   Pairs taken = read(rows);
+  std::deque<std::uint32_t> no_numbers;  // which needs memory
   const auto keep_others = [&]<class T>(std::deque<T>& of_pairs) {
     std::size_t kept = 0, next = 0;
     for (std::size_t i = 0; i < of_pairs.size(); ++i) {
@@ -244,7 +245,7 @@ Pairs PairsFile::take_out(std::span<const std::int64_t> rows) {
   keep_others(begins_);
   keep_others(bytes_);
   keep_others(lines_);
-  std::deque<std::uint32_t>().swap(anchor_numbers_);
+  no_numbers.swap(anchor_numbers_);
   return taken;
 }
 

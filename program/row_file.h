@@ -8,8 +8,6 @@
 #include <string_view>
 #include <vector>
 
-#include <nlohmann/json_fwd.hpp>
-
 #include "csv.h"
 #include "text_file.h"
 
@@ -41,13 +39,13 @@ class RowFile {
   Values read(std::size_t begin, std::size_t end) const;
 
  private:
-  using Json = nlohmann::ordered_json;
+  struct Object;
 
   void read_names();
   Values of_table(std::vector<Field>& row) const;
   /// Of a line of JSON that begins there. False where there is nothing in it.
-  bool parse_object(std::string_view line, std::size_t begin, Json& object) const;
-  Values of_object(const Json& object, std::string_view line, std::size_t begin) const;
+  bool parse_object(std::string_view line, std::size_t begin, Object& object) const;
+  Values of_object(Object& object, std::string_view line, std::size_t begin) const;
 
   TextFile file_;
   std::optional<TableFormat> format_;  // none: JSON Lines
