@@ -1,20 +1,40 @@
 #pragma once
 
 #include <exception>
+#include <new>
 #include <string>
+
+#include "tapecache/distributed/communicator.h"
 
 #pragma GCC visibility push(hidden)
 
 namespace tapecache::distributed::detail {
 
-/// Within a handler: what the exception says, for other ranks.
-inline std::string exception_text() {
+inline constexpr const char* kNoException = "an exception that is no std::exception";
+
+/// Within a handler: what the exception says, for other ranks; less where there is no memory for it.
+inline std::string exception_text() noexcept {
+  try {
+    try {
+      throw;
+    } catch (const std::exception& error) {
+      return error.what();
+    } catch (...) {
+      return kNoException;
+    }
+  } catch (const std::bad_alloc&) {
+    return "out of memory";
+  }
+}
+
+/// Within a handler: this rank gives up, with what the exception says. Needs no memory.
+inline void give_up(Communicator& ranks) noexcept {
   try {
     throw;
   } catch (const std::exception& error) {
-    return error.what();
+    ranks.fail(error.what());
   } catch (...) {
-    return "an exception that is no std::exception";
+    ranks.fail(kNoException);
   }
 }
 

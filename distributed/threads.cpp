@@ -294,7 +294,7 @@ void run_in_threads(int size, const std::function<void(Communicator&)>& function
     } catch (...) {
       const std::lock_guard lock(mutex);
       if (!first) first = std::current_exception();
-      communicator.fail(detail::exception_text());
+      detail::give_up(communicator);
     }
   };
   std::vector<std::thread> threads;

@@ -121,9 +121,7 @@ void add_gradients_of_all(detail::Ranks& ranks, const std::vector<Parameter>& pa
   reduction.finish();
 }
 
-}  // namespace
-
-StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const AccumulatedOptions& options) {
+StepResult take_accumulated_step(std::span<const Tower> towers, const Loss& loss, const AccumulatedOptions& options) {
   const PeakMeter meter(options.device);
   detail::Ranks ranks("accumulated_step", options.communicator);
   std::vector<Chunks> chunks;
@@ -157,6 +155,12 @@ StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, con
   ranks.together([&] { detail::join_step(transaction, sum, false); });
   transaction.keep_joined();
   return sum;
+}
+
+}  // namespace
+
+StepResult accumulated_step(std::span<const Tower> towers, const Loss& loss, const AccumulatedOptions& options) {
+  return detail::of_group(options.communicator, [&] { return take_accumulated_step(towers, loss, options); });
 }
 
 }  // namespace tapecache::gradcache

@@ -44,6 +44,43 @@ detail::TowerShare share_of(const CachedBatch& batch) {
   return share;
 }
 
+StepResult take_backward(std::span<const CachedBatch> towers, const Loss& loss, const CachedBackwardOptions& options) {
+  const PeakMeter meter(options.device);
+  detail::Ranks ranks("cached_backward", options.communicator);
+  std::vector<detail::Side> sides;
+  ranks.open([&] {
+    if (towers.empty()) throw ValueError("cached_backward: no towers, expected at least one");
+    std::vector<std::string> names;
+    for (const CachedBatch& batch : towers) names.push_back(batch.name);
+    detail::check_names("cached_backward", std::move(names));
+    detail::check_scale("cached_backward", options.scale);
+    detail::check_has_loss("cached_backward", loss);
+    detail::check_not_deferred("cached_backward", options.deferred, ranks.several());
+    detail::StepStart start;
+    for (const CachedBatch& batch : towers) {
+      sides.push_back(side_of(batch));
+      start.towers.push_back(share_of(batch));
+    }
+    if (ranks.several())
+      start.options.add(options.scale.item())
+          .add(std::int64_t{options.allow_unused})
+          .add(std::int64_t{options.shared_loss})
+          .add(static_cast<std::int64_t>(options.reduction.bucket_bytes));
+    return start;
+  });
+  GradientTransaction transaction;
+  detail::Pipeline pipeline("cached_backward", std::move(sides),
+                            {.loss = {options.scale, options.allow_unused, options.deferred},
+                             .offload = options.offload,
+                             .device = options.device,
+                             .shared_loss = options.shared_loss,
+                             .reduction = options.reduction},
+                            ranks);
+  pipeline.begin_forwarded();
+  if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
+  return pipeline.commit(transaction, meter.peak());
+}
+
 }  // namespace
 
 const std::shared_ptr<CachedForward::State>& CachedForward::state() const {
@@ -117,40 +154,7 @@ void CachedForward::backward(std::span<const Tensor> gradients) const {
 
 StepResult cached_backward(std::span<const CachedBatch> towers, const Loss& loss,
                            const CachedBackwardOptions& options) {
-  const PeakMeter meter(options.device);
-  detail::Ranks ranks("cached_backward", options.communicator);
-  std::vector<detail::Side> sides;
-  ranks.open([&] {
-    if (towers.empty()) throw ValueError("cached_backward: no towers, expected at least one");
-    std::vector<std::string> names;
-    for (const CachedBatch& batch : towers) names.push_back(batch.name);
-    detail::check_names("cached_backward", std::move(names));
-    detail::check_scale("cached_backward", options.scale);
-    detail::check_has_loss("cached_backward", loss);
-    detail::check_not_deferred("cached_backward", options.deferred, ranks.several());
-    detail::StepStart start;
-    for (const CachedBatch& batch : towers) {
-      sides.push_back(side_of(batch));
-      start.towers.push_back(share_of(batch));
-    }
-    if (ranks.several())
-      start.options.add(options.scale.item())
-          .add(std::int64_t{options.allow_unused})
-          .add(std::int64_t{options.shared_loss})
-          .add(static_cast<std::int64_t>(options.reduction.bucket_bytes));
-    return start;
-  });
-  GradientTransaction transaction;
-  detail::Pipeline pipeline("cached_backward", std::move(sides),
-                            {.loss = {options.scale, options.allow_unused, options.deferred},
-                             .offload = options.offload,
-                             .device = options.device,
-                             .shared_loss = options.shared_loss,
-                             .reduction = options.reduction},
-                            ranks);
-  pipeline.begin_forwarded();
-  if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
-  return pipeline.commit(transaction, meter.peak());
+  return detail::of_group(options.communicator, [&] { return take_backward(towers, loss, options); });
 }
 
 }  // namespace tapecache::gradcache

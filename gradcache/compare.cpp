@@ -12,6 +12,7 @@
 #include "tapecache/core/forward_context.h"
 #include "tapecache/gradcache/encoded_parts.h"
 #include "tapecache/gradcache/gradient_transaction.h"
+#include "tapecache/gradcache/ranks.h"
 #include "tapecache/gradcache/tower_run.h"
 
 namespace tapecache::gradcache {
@@ -143,13 +144,16 @@ Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOp
                    std::span<const Parameter> parameters) {
   StepOptions read = options;
   read.deferred = false;
-  return compare_steps([&] { return direct_step(towers, loss, read.direct()); },
-                       [&] { return cached_step(towers, loss, read); }, parameters);
+  return detail::of_group(options.communicator, [&] {
+    return compare_steps([&] { return direct_step(towers, loss, read.direct()); },
+                         [&] { return cached_step(towers, loss, read); }, parameters);
+  });
 }
 
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
   if (options.communicator != nullptr) {
-    return compare(towers, loss, options, parameters_given(towers, loss, options));
+    return detail::of_group(options.communicator,
+                            [&] { return compare(towers, loss, options, parameters_given(towers, loss, options)); });
   }
   return compare(towers, loss, options, parameters_read(towers, loss));
 }

@@ -61,6 +61,10 @@ GradCache::GradCache(Loss loss, StepOptions options, SelfCheck self_check)
 }
 
 StepResult GradCache::step(std::span<const Tower> towers) {
+  return detail::of_group(options_.communicator, [&] { return take_step(towers); });
+}
+
+StepResult GradCache::take_step(std::span<const Tower> towers) {
   checked_.reset();
   if (self_check_.every > 0 && steps_ % self_check_.every == 0) check(towers);
   StepOptions options = options_;

@@ -76,6 +76,7 @@ class GradCache {
   void set_scale(const Number& scale) { options_.scale = scale; }
 
  private:
+  StepResult take_step(std::span<const Tower> towers);
   void check(std::span<const Tower> towers);
 
   Loss loss_;

@@ -1,7 +1,7 @@
 #include "tapecache/gradcache/gradient_reduction.h"
 
 #include <algorithm>
-#include <system_error>
+#include <exception>
 #include <utility>
 
 namespace tapecache::gradcache::detail {
@@ -79,7 +79,7 @@ void GradientReduction::begin(std::span<const Parameter> expected) {
         error_ = std::current_exception();
       }
     });
-  } catch (const std::system_error&) {  // the same calls, later
+  } catch (const std::exception&) {  // no thread, or no memory for it: the same calls, later
   }
 }
 

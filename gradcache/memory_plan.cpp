@@ -153,17 +153,19 @@ std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double av
 }  // namespace
 
 MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options) {
-  detail::Ranks ranks("plan_memory", options.communicator);
-  ranks.open([&] {
-    const auto* const budget = std::get_if<MemoryBudget>(&options.cut);
-    if (!budget) throw ValueError("plan_memory: the cut is none by a MemoryBudget");
-    detail::check_step("plan_memory", towers, options.reproducible_block, options.scale, ranks.several());
-    detail::check_budget("plan_memory", *budget);
-    return detail::StepStart{detail::shares_of(towers)};
+  return detail::of_group(options.communicator, [&] {
+    detail::Ranks ranks("plan_memory", options.communicator);
+    ranks.open([&] {
+      const auto* const budget = std::get_if<MemoryBudget>(&options.cut);
+      if (!budget) throw ValueError("plan_memory: the cut is none by a MemoryBudget");
+      detail::check_step("plan_memory", towers, options.reproducible_block, options.scale, ranks.several());
+      detail::check_budget("plan_memory", *budget);
+      return detail::StepStart{detail::shares_of(towers)};
+    });
+    MemoryPlan plan;
+    ranks.together([&] { plan = detail::plan_shares(towers, ranks.shares(), options); });
+    return plan;
   });
-  MemoryPlan plan;
-  ranks.together([&] { plan = detail::plan_shares(towers, ranks.shares(), options); });
-  return plan;
 }
 
 namespace detail {

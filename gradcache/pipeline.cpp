@@ -219,7 +219,8 @@ void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transactio
       buffers.keep();
       return;
     } catch (const OutOfMemory&) {
-      if (!options_.may_drop_tapes) throw;
+      // A loss that ranks take together cannot be taken again by one.
+      if (!options_.may_drop_tapes || options_.shared_loss) throw;
       transaction.clear();
       random_state() = random;
       if (!drop_a_kept_tape()) throw;

@@ -101,6 +101,18 @@ std::string difference(std::string_view own, std::string_view reference) {
   return fmt::format("has {}, but rank 0 {}", line_of(own, number), line_of(reference, number));
 }
 
+/// What is known of a group from one step to the next.
+struct GroupNotes {
+  ComparedWeights weights;
+  std::exception_ptr thrown_by_all;  // the last
+};
+
+GroupNotes& notes_of(distributed::Communicator& communicator) {
+  std::shared_ptr<void>& notes = communicator.notes();
+  if (!notes) notes = std::make_shared<GroupNotes>();
+  return *static_cast<GroupNotes*>(notes.get());
+}
+
 Tensor bytes_of(std::string& text) {
   return Tensor::wrap(reinterpret_cast<std::uint8_t*>(text.data()), {static_cast<std::int64_t>(text.size())});
 }
@@ -111,6 +123,12 @@ std::vector<TowerShare> shares_of(std::span<const Tower> towers) {
   std::vector<TowerShare> shares;
   for (const Tower& tower : towers) shares.push_back({.name = tower.name(), .samples = tower.size()});
   return shares;
+}
+
+void end_unless_all_throw(distributed::Communicator* communicator) noexcept {
+  if (communicator == nullptr || communicator->size() == 1) return;
+  const auto* const notes = static_cast<const GroupNotes*>(communicator->notes().get());
+  if (notes == nullptr || notes->thrown_by_all != std::current_exception()) distributed::detail::give_up(*communicator);
 }
 
 Ranks::Ranks(const char* step, distributed::Communicator* communicator)
@@ -147,37 +165,40 @@ void Ranks::open(const std::function<StepStart()>& checks) {
     message = distributed::detail::exception_text();
     own.status = kFailed;
   }
+  notes_of(*communicator_).thrown_by_all = nullptr;
   own.call = Digest().add(step_).value();
   const std::vector<Opening> all = of_all(*communicator_, own, failed);
   const std::size_t size = all.size();
   for (const Opening& opening : all) {
     if (opening.status != kWell) conclude(failed, static_cast<int>(own.status), message);
   }
-  for (std::size_t r = 1; r < size; ++r) {
-    for (const Field& field : kFields) {
-      if (all[r].*field.value == all[0].*field.value) continue;
-      throw ValueError(fmt::format("{}: {} {} than rank 0", step_, of(static_cast<int>(r)), field.what));
-    }
-  }
-  for (std::size_t t = 0; t < start.towers.size(); ++t) {
-    Share& share = shares_.emplace_back();
-    std::int64_t expected = 0;  // first sample of a rank, counted from rank 0's
-    for (std::size_t r = 0; r < size; ++r) {
-      share.counts.push_back(all[r].samples[t]);
-      if (static_cast<int>(r) == rank()) share.first = share.total;
-      const std::int64_t first = all[r].first_samples[t], reference = all[0].first_samples[t];
-      expected = share.total + std::max<std::int64_t>(reference, 0);
-      if (first >= 0 && first != expected) {
-        throw ValueError(
-            fmt::format("{}: tower '{}' of {} begins with sample {}, expected {}: those of lower ranks come "
-                        "first (CachedOptions::first_sample)",
-                        step_, start.towers[t].name, of(static_cast<int>(r)), first, expected));
+  check_alike([&] {
+    for (std::size_t r = 1; r < size; ++r) {
+      for (const Field& field : kFields) {
+        if (all[r].*field.value == all[0].*field.value) continue;
+        throw ValueError(fmt::format("{}: {} {} than rank 0", step_, of(static_cast<int>(r)), field.what));
       }
-      share.total += all[r].samples[t];
     }
-    share.own = start.towers[t].samples;
-    if (share.total == 0) throw ValueError(fmt::format("{}: tower '{}' has no samples", step_, start.towers[t].name));
-  }
+    for (std::size_t t = 0; t < start.towers.size(); ++t) {
+      Share& share = shares_.emplace_back();
+      std::int64_t expected = 0;  // first sample of a rank, counted from rank 0's
+      for (std::size_t r = 0; r < size; ++r) {
+        share.counts.push_back(all[r].samples[t]);
+        if (static_cast<int>(r) == rank()) share.first = share.total;
+        const std::int64_t first = all[r].first_samples[t], reference = all[0].first_samples[t];
+        expected = share.total + std::max<std::int64_t>(reference, 0);
+        if (first >= 0 && first != expected) {
+          throw ValueError(
+              fmt::format("{}: tower '{}' of {} begins with sample {}, expected {}: those of lower ranks come "
+                          "first (CachedOptions::first_sample)",
+                          step_, start.towers[t].name, of(static_cast<int>(r)), first, expected));
+        }
+        share.total += all[r].samples[t];
+      }
+      share.own = start.towers[t].samples;
+      if (share.total == 0) throw ValueError(fmt::format("{}: tower '{}' has no samples", step_, start.towers[t].name));
+    }
+  });
 }
 
 void Ranks::together(const std::function<void()>& work, const std::function<Account()>& account) {
@@ -221,21 +242,28 @@ void Ranks::together(const std::function<void()>& work, const std::function<Acco
     compare_weights(own.weights);
   }
   if (!own.weights.empty()) compared().note(own.weights);
-  const double reference = std::bit_cast<double>(all[0].value);
-  for (std::size_t r = 1; r < size; ++r) {
-    const double value = std::bit_cast<double>(all[r].value);
-    if (near(value, reference)) continue;
-    throw ValueError(fmt::format("{}: the loss of {} is {}, but that of rank 0 {}: all must take the same one", step_,
-                                 of(static_cast<int>(r)), value, reference));
-  }
+  check_alike([&] {
+    const double reference = std::bit_cast<double>(all[0].value);
+    for (std::size_t r = 1; r < size; ++r) {
+      const double value = std::bit_cast<double>(all[r].value);
+      if (near(value, reference)) continue;
+      throw ValueError(fmt::format("{}: the loss of {} is {}, but that of rank 0 {}: all must take the same one", step_,
+                                   of(static_cast<int>(r)), value, reference));
+    }
+  });
+}
+
+void Ranks::throw_on_all(const std::exception_ptr& error) {
+  notes_of(*communicator_).thrown_by_all = error;
+  std::rethrow_exception(error);
 }
 
 void Ranks::conclude(const std::exception_ptr& own, int status, const std::string& message) {
   const Agreed worst = communicator_->agree(status, message);
-  if (own && status == worst.status) std::rethrow_exception(own);
+  if (own && status == worst.status) throw_on_all(own);
   const std::string text = fmt::format("{}: {}: {}", step_, of(worst.rank), worst.message);
-  if (worst.status == kShortOfMemory) throw OutOfMemory(text, 0, 0, 0);
-  throw Error(text);
+  if (worst.status == kShortOfMemory) throw_on_all(std::make_exception_ptr(OutOfMemory(text, 0, 0, 0)));
+  throw_on_all(std::make_exception_ptr(Error(text)));
 }
 
 void Ranks::tell_difference(const std::string& text) {
@@ -247,14 +275,10 @@ void Ranks::tell_difference(const std::string& text) {
   communicator_->broadcast(shared, 0);
   const std::string differs = difference(text, reference);
   const Agreed told = communicator_->agree(differs.empty() ? kWell : kFailed, differs);
-  throw ValueError(fmt::format("{}: {} {}", step_, of(told.rank), told.message));
+  throw_on_all(std::make_exception_ptr(ValueError(fmt::format("{}: {} {}", step_, of(told.rank), told.message))));
 }
 
-ComparedWeights& Ranks::compared() {
-  std::shared_ptr<void>& notes = communicator_->notes();
-  if (!notes) notes = std::make_shared<ComparedWeights>();
-  return *static_cast<ComparedWeights*>(notes.get());
-}
+ComparedWeights& Ranks::compared() { return notes_of(*communicator_).weights; }
 
 void Ranks::compare_weights(std::span<const Parameter> weights) {
   std::vector<std::int64_t> digests;
@@ -263,12 +287,14 @@ void Ranks::compare_weights(std::span<const Parameter> weights) {
   });
   std::vector<std::int64_t> all(digests.size() * static_cast<std::size_t>(communicator_->size()));
   gather_numbers(*communicator_, digests.data(), static_cast<std::int64_t>(digests.size()), all.data());
-  for (std::size_t i = digests.size(); i < all.size(); ++i) {
-    const std::size_t parameter = i % digests.size();
-    if (all[i] == all[parameter]) continue;
-    throw ValueError(fmt::format("{}: {} has other values of parameter '{}' than rank 0", step_,
-                                 of(static_cast<int>(i / digests.size())), weights[parameter].name()));
-  }
+  check_alike([&] {
+    for (std::size_t i = digests.size(); i < all.size(); ++i) {
+      const std::size_t parameter = i % digests.size();
+      if (all[i] == all[parameter]) continue;
+      throw ValueError(fmt::format("{}: {} has other values of parameter '{}' than rank 0", step_,
+                                   of(static_cast<int>(i / digests.size())), weights[parameter].name()));
+    }
+  });
 }
 
 void Ranks::or_fail(const std::function<void()>& work) {
@@ -277,7 +303,8 @@ void Ranks::or_fail(const std::function<void()>& work) {
   } catch (const CommunicationError&) {
     throw;
   } catch (...) {
-    if (several()) communicator_->fail(distributed::detail::exception_text());
+    gave_up_ = true;
+    if (several()) distributed::detail::give_up(*communicator_);
     throw;
   }
 }

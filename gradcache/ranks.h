@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -51,8 +52,25 @@ struct Account {
   std::vector<Parameter> weights = {};  // to the bit; all have as many
 };
 
-/// What a step asks of the others. Alone, without a communicator or in a group of one, each of these is nothing but the
-/// work that it is given.
+/// Within a handler: this rank gives up, unless what was thrown is thrown by all.
+void end_unless_all_throw(distributed::Communicator* communicator) noexcept;
+
+/// Does this rank's part of what a group does. Where it fails here alone, whatever it was that failed, the group ends,
+/// so that no rank waits for this one.
+template <class Work>
+auto of_group(distributed::Communicator* communicator, const Work& work) {
+  try {
+    return work();
+  } catch (const distributed::CommunicationError&) {
+    throw;
+  } catch (...) {
+    end_unless_all_throw(communicator);
+    throw;
+  }
+}
+
+/// What a step asks of the others, within `of_group`. Alone, without a communicator or in a group of one, each of these
+/// is nothing but the work that it is given.
 ///
 /// Whatever may fail on one rank is done `together`: then it fails on all, and no rank waits for one that has given up.
 class Ranks {
@@ -79,6 +97,18 @@ class Ranks {
   void together(const std::function<void()>& work, const std::function<Account()>& account = {});
   /// Does what calls the others itself: where it fails here, this rank ends the group, so that none waits for it.
   void or_fail(const std::function<void()>& work);
+  /// Whether this rank has ended the group so.
+  bool gave_up() const { return gave_up_; }
+  /// Looks at what is alike on all ranks, so that all throw where this does. Needs no memory where it does not.
+  template <class Check>
+  void check_alike(const Check& check) {
+    try {
+      check();
+    } catch (const ValueError&) {
+      if (!several()) throw;
+      throw_on_all(std::current_exception());
+    }
+  }
   /// Whether it holds for any rank.
   bool any(bool here);
   /// Sets status and message to those of the rank that fares worst.
@@ -95,6 +125,7 @@ class Ranks {
   void broadcast(Tensor& values);
 
  private:
+  [[noreturn]] void throw_on_all(const std::exception_ptr& error);
   [[noreturn]] void conclude(const std::exception_ptr& own, int status, const std::string& message);
   [[noreturn]] void tell_difference(const std::string& text);
   void compare_weights(std::span<const Parameter> weights);
@@ -106,6 +137,7 @@ class Ranks {
   const char* step_;
   distributed::Communicator* communicator_;
   std::vector<Share> shares_;
+  std::atomic<bool> gave_up_ = false;
 };
 
 }  // namespace tapecache::gradcache::detail

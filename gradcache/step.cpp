@@ -74,9 +74,7 @@ std::vector<Chunks> whole(std::span<const Tower> towers) {
   return chunks;
 }
 
-}  // namespace
-
-StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
+StepResult take_cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
   const auto begun = std::chrono::steady_clock::now();
   const bool has_budget = std::holds_alternative<MemoryBudget>(options.cut);
   const PeakMeter meter(options.device);
@@ -98,7 +96,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
     return detail::StepStart{detail::shares_of(towers), digest_of(options)};
   });
   const detail::Segments segments{options.reproducible_segments};
-  detail::check_shares("cached_step", segments, ranks);
+  ranks.check_alike([&] { detail::check_shares("cached_step", segments, ranks); });
   if (has_budget) ranks.together([&] { plan = detail::plan_shares(towers, ranks.shares(), options); });
   const MemoryLimit within(plan.bytes, options.device);
   const detail::ForwardOptions forward{.step = "cached_step",
@@ -128,6 +126,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
       pipeline.forward(plan.kept_chunks);
       if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
     } catch (const OutOfMemory&) {
+      if (ranks.gave_up()) throw;
       transaction.roll_back();
       // All ranks begin again, whichever ran out of memory; each cuts its own samples as it can.
       bool smaller = false;
@@ -145,7 +144,7 @@ StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const St
   }
 }
 
-StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const DirectOptions& options) {
+StepResult take_direct_step(std::span<const Tower> towers, const Loss& loss, const DirectOptions& options) {
   const PeakMeter meter(options.device);
   detail::Ranks ranks("direct_step", options.communicator);
   ranks.open([&] {
@@ -159,7 +158,7 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const Di
   const detail::ForwardOptions forward{
       .step = "direct_step", .autocast = options.autocast, .reproducible_block = options.reproducible_block};
   const detail::Segments segments{options.reproducible_segments};
-  detail::check_shares("direct_step", segments, ranks);
+  ranks.check_alike([&] { detail::check_shares("direct_step", segments, ranks); });
   std::vector<Chunks> chunks = whole(towers);
   if (segments.any()) {
     ranks.together([&] { detail::cut_in_segments("direct_step", segments, towers, ranks.shares(), chunks); });
@@ -174,6 +173,16 @@ StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const Di
   pipeline.forward(kAll);
   if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
   return pipeline.commit(transaction, meter.peak());
+}
+
+}  // namespace
+
+StepResult cached_step(std::span<const Tower> towers, const Loss& loss, const StepOptions& options) {
+  return detail::of_group(options.communicator, [&] { return take_cached_step(towers, loss, options); });
+}
+
+StepResult direct_step(std::span<const Tower> towers, const Loss& loss, const DirectOptions& options) {
+  return detail::of_group(options.communicator, [&] { return take_direct_step(towers, loss, options); });
 }
 
 }  // namespace tapecache::gradcache

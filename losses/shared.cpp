@@ -42,7 +42,7 @@ void or_fail(Communicator& ranks, const std::function<void()>& work) {
   } catch (const distributed::CommunicationError&) {
     throw;
   } catch (...) {
-    ranks.fail(distributed::detail::exception_text());
+    distributed::detail::give_up(ranks);
     throw;
   }
 }

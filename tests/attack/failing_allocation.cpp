@@ -13,8 +13,11 @@ namespace {
 std::atomic<std::int64_t> until_failure{0};           // calls of operator new; 0 and below: none fails
 std::atomic<std::int64_t> in_use{0}, most_in_use{0};  // bytes
 
+thread_local bool failed_on_this_thread = false;
+
 void* allocate(std::size_t bytes, std::size_t alignment) {
   if (until_failure.load(std::memory_order_relaxed) > 0 && until_failure.fetch_sub(1, std::memory_order_relaxed) == 1) {
+    failed_on_this_thread = true;
     throw std::bad_alloc();
   }
   bytes = (bytes + alignment - 1) / alignment * alignment;
@@ -79,6 +82,8 @@ FailingAllocation::FailingAllocation(Memory memory, std::uint64_t number) : memo
       break;
   }
 }
+
+bool& FailingAllocation::failed_here() { return failed_on_this_thread; }
 
 bool FailingAllocation::end() {
   if (ended_) return failed_;

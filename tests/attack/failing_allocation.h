@@ -27,6 +27,9 @@ class FailingAllocation {
   /// From here on none fails. Says whether one had; of a limit, false.
   bool end();
 
+  /// Set on a thread when an allocation of an object fails there.
+  static bool& failed_here();
+
  private:
   Memory memory_;
   bool ended_ = false, failed_ = false;
