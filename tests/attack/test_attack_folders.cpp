@@ -53,9 +53,10 @@ BOOST_AUTO_TEST_CASE(a_model_that_is_saved_over_another) {
                            other = models::load_pretrained(kReference / "cases" / "bert_mean");
   const Folder folder;
   const auto loaded = [&] { return sum_of(models::load_pretrained(folder / "saved")); };
+  models::save_pretrained(folder / "other", other);
   const auto begin = [&] {
     std::filesystem::remove_all(folder / "saved");
-    models::save_pretrained(folder / "saved", other);
+    std::filesystem::copy(folder / "other", folder / "saved", std::filesystem::copy_options::recursive);
   };
   begin();
   const double before = loaded();
@@ -68,9 +69,9 @@ BOOST_AUTO_TEST_CASE(a_model_that_is_saved_over_another) {
                     }
                     return loaded();
                   }};
-  BOOST_TEST(attack(save, Memory::kObjects, 29) > 50);
+  BOOST_TEST(attack(save, Memory::kObjects, 67) > 50);
   for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
-    BOOST_TEST(entry.path().filename() == "saved");
+    BOOST_TEST((entry.path().filename() == "saved" || entry.path().filename() == "other"));
   }
 }
 
@@ -92,7 +93,7 @@ BOOST_AUTO_TEST_CASE(a_model_that_is_saved) {
                     sum = sum_of(models::load_pretrained(folder / "saved"));
                     return sum;
                   }};
-  BOOST_TEST(attack(save, Memory::kObjects, 7) > 50);
+  BOOST_TEST(attack(save, Memory::kObjects, 29) > 50);
 }
 
 #ifdef TAPECACHE_HAS_TOKENIZERS
