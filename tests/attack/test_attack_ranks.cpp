@@ -25,7 +25,6 @@ using Views = std::span<const Variable>;
 
 struct NamedLoss {
   const char* name;
-  bool is_shared;  // whether there is a form of it that ranks take together
   LossOfRank take;
 };
 
@@ -42,8 +41,8 @@ std::vector<NamedLoss> all_losses() {
     return clip_loss(r[0], r[1], {.scale = scale_of(rank), .communicator = shared});
   };
   return {
-      {"clip_loss", true, clip},
-      {"clip_loss in tiles, in a ring", true,
+      {"clip_loss", clip},
+      {"clip_loss in tiles, in a ring",
        [](Views r, const Rank& rank, Communicator* shared) {
          return clip_loss(r[0], r[1],
                           {.scale = scale_of(rank),
@@ -51,11 +50,11 @@ std::vector<NamedLoss> all_losses() {
                            .communicator = shared,
                            .candidates = SharedCandidates::kRing});
        }},
-      {"info_nce", true,
+      {"info_nce",
        [](Views r, const Rank& rank, Communicator* shared) {
          return info_nce(r[0], r[1], {.scale = scale_of(rank), .communicator = shared});
        }},
-      {"info_nce with every option, in a ring", true,
+      {"info_nce with every option, in a ring",
        [](Views r, const Rank& rank, Communicator* shared) {
          return info_nce(r[0], r[1],
                          {.scale = scale_of(rank),
@@ -65,7 +64,7 @@ std::vector<NamedLoss> all_losses() {
                           .communicator = shared,
                           .candidates = SharedCandidates::kRing});
        }},
-      {"siglip_loss", true,
+      {"siglip_loss",
        [](Views r, const Rank& rank, Communicator* shared) {
          return siglip_loss(r[0], r[1],
                             {.scale = scale_of(rank),
@@ -73,28 +72,34 @@ std::vector<NamedLoss> all_losses() {
                              .equal_targets = {.equal_rows = true},
                              .communicator = shared});
        }},
-      {"nt_xent", true,
+      {"nt_xent",
        [](Views r, const Rank& rank, Communicator* shared) {
          return nt_xent(r[0], r[1], {.scale = scale_of(rank), .communicator = shared});
        }},
-      {"gist_loss", true,
+      {"gist_loss",
        [](Views r, const Rank& rank, Communicator* shared) {
          const auto guide = [&](const Tensor& x) { return shared ? rank.own(x) : x; };
          return gist_loss(r[0], r[1], guide(rank.setup.images), guide(rank.setup.texts),
                           {.scale = scale_of(rank), .communicator = shared});
        }},
-      {"matryoshka of clip_loss", true,
+      {"matryoshka of clip_loss",
        [clip](Views r, const Rank& rank, Communicator* shared) {
          return matryoshka([&](Views part) { return clip(part, rank, shared); }, r, {.widths = {2, 4}});
        }},
-      {"sup_con", false,
+      {"sup_con, in a ring",
        [](Views r, const Rank& rank, Communicator* shared) {
-         return ops::add(sup_con(r[0], ids(rank, shared), {.scale = scale_of(rank)}), ops::sum(r[1]));
+         const Variable sum = shared ? ops::scale(ops::sum(r[1]), 0.0) : ops::sum(r[1]);
+         return ops::add(
+             sup_con(r[0], ids(rank, shared),
+                     {.scale = scale_of(rank), .communicator = shared, .candidates = SharedCandidates::kRing}),
+             sum);
        }},
-      {"maxsim_loss", false,
-       [](Views r, const Rank& rank, Communicator*) {
+      {"maxsim_loss",
+       [](Views r, const Rank& rank, Communicator* shared) {
          const auto tokens = [](const Variable& x) { return ops::reshape(x, {x.size(0), 2, 2}); };
-         return maxsim_loss(tokens(r[0]), {}, tokens(r[1]), {}, {.scale = scale_of(rank)});
+         const Tensor all = Tensor::from(std::vector<std::uint8_t>(2 * Rank::kSamples, 1), {Rank::kSamples, 2});
+         const Tensor mask = (shared ? rank.own(all) : all).to(DType::kBool);
+         return maxsim_loss(tokens(r[0]), mask, tokens(r[1]), mask, {.scale = scale_of(rank), .communicator = shared});
        }},
   };
 }
@@ -205,7 +210,7 @@ BOOST_AUTO_TEST_CASE(losses_that_each_rank_takes_of_all) {
 
 BOOST_AUTO_TEST_CASE(losses_that_ranks_share) {
   for (const NamedLoss& loss : all_losses()) {
-    if (loss.is_shared) attack_both(cached_of(loss, true, {.cut = {2}}), 197);
+    attack_both(cached_of(loss, true, {.cut = {2}}), 197);
   }
 }
 
