@@ -144,9 +144,14 @@ Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOp
                    std::span<const Parameter> parameters) {
   StepOptions read = options;
   read.deferred = false;
+  detail::Ranks ranks("compare", options.communicator);
   return detail::of_group(options.communicator, [&] {
-    return compare_steps([&] { return direct_step(towers, loss, read.direct()); },
-                         [&] { return cached_step(towers, loss, read); }, parameters);
+    Comparison result;
+    ranks.check_alike([&] {
+      result = compare_steps([&] { return direct_step(towers, loss, read.direct()); },
+                             [&] { return cached_step(towers, loss, read); }, parameters);
+    });
+    return result;
   });
 }
 

@@ -90,27 +90,29 @@ StepResult GradCache::take_step(std::span<const Tower> towers) {
 }
 
 void GradCache::check(std::span<const Tower> towers) {
-  const bool several = options_.communicator != nullptr && options_.communicator->size() > 1;
-  detail::check_step("GradCache", towers, options_.reproducible_block, options_.scale, several);
+  detail::Ranks ranks("GradCache", options_.communicator);
   std::vector<Tower> parts;
-  const std::int64_t samples = std::min(self_check_.samples, towers.front().size());
-  for (const Tower& tower : towers) {
-    if (!tower.own_chunks().empty()) {
-      throw ValueError(
-          fmt::format("GradCache: the self-check takes the first samples of each tower, but tower '{}' is made of "
-                      "chunks, which cannot be cut; leave SelfCheck::every at 0",
-                      tower.name()));
-    }
-    if (tower.size() == 0 || samples == 0) {
-      parts.push_back(tower);
-      continue;
-    }
-    parts.push_back(tower.first(std::max<std::int64_t>(1, tower.size() * samples / towers.front().size())));
-  }
   StepOptions options = options_;
-  options.observer = nullptr;
-  const std::int64_t unit = detail::chunk_unit(options.reproducible_block);
-  options.cut = ChunkSizes{std::max(unit, samples / 4 / unit * unit)};
+  ranks.together([&] {
+    detail::check_step("GradCache", towers, options_.reproducible_block, options_.scale, ranks.several());
+    const std::int64_t samples = std::min(self_check_.samples, towers.front().size());
+    for (const Tower& tower : towers) {
+      if (!tower.own_chunks().empty()) {
+        throw ValueError(
+            fmt::format("GradCache: the self-check takes the first samples of each tower, but tower '{}' is made of "
+                        "chunks, which cannot be cut; leave SelfCheck::every at 0",
+                        tower.name()));
+      }
+      if (tower.size() == 0 || samples == 0) {
+        parts.push_back(tower);
+        continue;
+      }
+      parts.push_back(tower.first(std::max<std::int64_t>(1, tower.size() * samples / towers.front().size())));
+    }
+    options.observer = nullptr;
+    const std::int64_t unit = detail::chunk_unit(options.reproducible_block);
+    options.cut = ChunkSizes{std::max(unit, samples / 4 / unit * unit)};
+  });
   checked_ = compare(parts, loss_, options);
 }
 

@@ -1,5 +1,6 @@
 #include <boost/test/unit_test.hpp>
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -302,6 +303,33 @@ BOOST_AUTO_TEST_CASE(comparisons_and_self_checks_are_taken_by_all) {
     BOOST_TEST(found[r] <= 1e-12);
     BOOST_TEST(parameters[r] == 7);
   }
+}
+
+BOOST_AUTO_TEST_CASE(comparisons_and_self_checks_that_all_refuse_leave_the_group) {
+  run_in_threads(
+      2,
+      [&](Communicator& ranks) {
+        const ClipSetup setup(9, DType::kFloat64, 0.2);
+        const std::vector<Tower> towers = towers_of(setup, Slice(ranks.rank(), {{4, 5}}));
+        const StepOptions options{.cut = {2}, .communicator = &ranks};
+        const auto refused = [](const auto& call) {
+          try {
+            call();
+          } catch (const ValueError&) {
+            return true;
+          }
+          return false;
+        };
+        const std::vector<Parameter> others{Parameter("other", Tensor::zeros({2}, DType::kFloat64))};
+        require(refused([&] { compare(towers, setup.loss(), options, others); }), "a comparison of nothing");
+        StepOptions odd = options;
+        odd.scale = std::nan("");
+        GradCache steps(setup.loss(), odd, {.every = 1, .samples = 4});
+        require(refused([&] { steps.step(towers); }), "a scale that is no number");
+        require(ranks.failure().empty(), "the group has ended");
+        cached_step(towers, setup.loss(), options);
+      },
+      kLimit);
 }
 
 BOOST_AUTO_TEST_CASE(one_gather_of_each_tower_and_one_reduction_a_step) {
