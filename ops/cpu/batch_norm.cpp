@@ -167,9 +167,6 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
     sums = channel_sums(layout, x, centre, dy, [](auto d, auto g) TAPECACHE_INLINE {
       return std::array{g, hn::Mul(g, d)};
     });
-    for (std::size_t k = 0; k < inverse.size(); ++k) {
-      if (inverse[k] == T{0}) sums[second + k] = 0;
-    }
   }
   if (dx) {
     // dx = factor (dy - shift - slope (x - mean))
@@ -180,6 +177,7 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
       if (!own_statistics) continue;
       shifts[k] = static_cast<T>(sums[k] / count);
       const auto of_sum = static_cast<double>(inverse[k]);
+      if (of_sum == 0) continue;  // of a sum that may have overflowed
       slopes[k] = static_cast<T>(sums[second + k] / count * of_sum * of_sum);
     }
     const T *factor = factors.data(), *shift = shifts.data(), *slope = slopes.data();

@@ -109,13 +109,14 @@ __global__ void channel_gradients_kernel(Channels layout, T epsilon, bool own_st
   const Long count = static_cast<Long>(layout.outer * layout.inner);
   for (std::int64_t i = thread_index(); i < layout.count; i += thread_count()) {
     const T inverse = T{1} / std::sqrt(variance[i] + epsilon);
-    Pair<Long> total = sums ? sums[i] : Pair<Long>(0);
-    if (inverse == T{0}) total.second = 0;
+    const Pair<Long> total = sums ? sums[i] : Pair<Long>(0);
     if (slopes) {
       slopes[i] = {inverse * gamma[i], T{0}, T{0}, mean[i]};
       if (own_statistics) {
         slopes[i].shift = static_cast<T>(total.first / count);
-        slopes[i].slope = static_cast<T>(total.second / count * Long{inverse} * Long{inverse});
+        if (inverse != T{0}) {  // of a sum that may have overflowed
+          slopes[i].slope = static_cast<T>(total.second / count * Long{inverse} * Long{inverse});
+        }
       }
     }
     if (dgamma) put(dgamma[i], static_cast<T>(total.second * Long{inverse}), dgamma_mode);
