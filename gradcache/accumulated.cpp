@@ -131,10 +131,10 @@ StepResult take_accumulated_step(std::span<const Tower> towers, const Loss& loss
     chunks = groups_of(towers, options);
     detail::StepStart start{detail::shares_of(towers)};
     if (ranks.several()) {
-      start.options.add(options.scale.item())
-          .add(options.reproducible_block)
-          .add(static_cast<std::int64_t>(options.autocast))
-          .add(static_cast<std::int64_t>(options.reduction.bucket_bytes));
+      start.options.add("scale", options.scale.item())
+          .add("reproducible_block", options.reproducible_block)
+          .add("autocast", options.autocast)
+          .add("reduction.bucket_bytes", static_cast<std::int64_t>(options.reduction.bucket_bytes));
     }
     return start;
   });

@@ -62,10 +62,10 @@ StepResult take_backward(std::span<const CachedBatch> towers, const Loss& loss, 
       start.towers.push_back(share_of(batch));
     }
     if (ranks.several())
-      start.options.add(options.scale.item())
-          .add(std::int64_t{options.allow_unused})
-          .add(std::int64_t{options.shared_loss})
-          .add(static_cast<std::int64_t>(options.reduction.bucket_bytes));
+      start.options.add("scale", options.scale.item())
+          .add("allow_unused", options.allow_unused)
+          .add("shared_loss", options.shared_loss)
+          .add("reduction.bucket_bytes", static_cast<std::int64_t>(options.reduction.bucket_bytes));
     return start;
   });
   GradientTransaction transaction;

@@ -10,6 +10,7 @@
 #include "tapecache/core/captured_step.h"
 #include "tapecache/core/random.h"
 #include "tapecache/distributed/exception_text.h"
+#include "tapecache/gradcache/digest.h"
 
 namespace tapecache::gradcache::detail {
 
@@ -20,22 +21,23 @@ using distributed::CommunicationError;
 
 enum Status { kWell, kShortOfMemory, kFailed };
 
-constexpr std::size_t kMaxTowers = 16;
+constexpr std::size_t kMaxTowers = 16, kMaxOptions = 8;
 
 /// What a rank begins a step with: one line of the header that all exchange.
 struct Opening {
-  std::int64_t status = kWell, call = 0, towers = 0, names = 0, options = 0, seed = 0, step = 0, draws = 0;
+  std::int64_t status = kWell, call = 0, towers = 0, names = 0, seed = 0, step = 0, draws = 0;
+  std::array<std::int64_t, kMaxOptions> options = {};
   std::array<std::int64_t, kMaxTowers> samples = {}, first_samples = {};
 };
 
 struct Field {
   const char* what;
   std::int64_t Opening::*value;
+  bool is_digest = false;
 };
-constexpr Field kFields[] = {{"calls another step", &Opening::call},
+constexpr Field kFields[] = {{"calls another step", &Opening::call, true},
                              {"has another number of towers", &Opening::towers},
-                             {"has towers of other names", &Opening::names},
-                             {"has other options", &Opening::options},
+                             {"has towers of other names", &Opening::names, true},
                              {"has another seed of random numbers", &Opening::seed},
                              {"is in another random step", &Opening::step},
                              {"has made another number of random draws in this step", &Opening::draws}};
@@ -51,7 +53,7 @@ Opening opening_of(const StepStart& start) {
     own.first_samples[t] = towers[t].first_sample;
   }
   own.names = names.value();
-  own.options = start.options.value();
+  for (std::size_t i = 0; i < start.options.size(); ++i) own.options.at(i) = start.options.number(i);
   const RandomKey& key = random_state().key;
   own.seed = std::bit_cast<std::int64_t>(key.seed);
   own.step = key.step.value;
@@ -131,6 +133,28 @@ void end_unless_all_throw(distributed::Communicator* communicator) noexcept {
   if (notes == nullptr || notes->thrown_by_all != std::current_exception()) distributed::detail::give_up(*communicator);
 }
 
+CommonOptions& CommonOptions::add(const char* name, std::int64_t value) {
+  all_.push_back({name, value, [](std::int64_t n) { return fmt::to_string(n); }});
+  return *this;
+}
+
+CommonOptions& CommonOptions::add(const char* name, double value) {
+  all_.push_back({name, std::bit_cast<std::int64_t>(value),
+                  [](std::int64_t bits) { return fmt::to_string(std::bit_cast<double>(bits)); }});
+  return *this;
+}
+
+CommonOptions& CommonOptions::add(const char* name, bool value) {
+  all_.push_back({name, value, [](std::int64_t n) { return std::string(n != 0 ? "true" : "false"); }});
+  return *this;
+}
+
+CommonOptions& CommonOptions::add(const char* name, DType value) {
+  all_.push_back({name, static_cast<std::int64_t>(value),
+                  [](std::int64_t n) { return std::string(tapecache::name(static_cast<DType>(n))); }});
+  return *this;
+}
+
 Ranks::Ranks(const char* step, distributed::Communicator* communicator)
     : step_(step), communicator_(communicator != nullptr && communicator->size() > 1 ? communicator : nullptr) {}
 
@@ -175,8 +199,17 @@ void Ranks::open(const std::function<StepStart()>& checks) {
   check_alike([&] {
     for (std::size_t r = 1; r < size; ++r) {
       for (const Field& field : kFields) {
-        if (all[r].*field.value == all[0].*field.value) continue;
-        throw ValueError(fmt::format("{}: {} {} than rank 0", step_, of(static_cast<int>(r)), field.what));
+        const auto found = static_cast<std::uint64_t>(all[r].*field.value);
+        const auto expected = static_cast<std::uint64_t>(all[0].*field.value);
+        if (found == expected) continue;
+        throw ValueError(fmt::format("{}: {} {} than rank 0{}", step_, of(static_cast<int>(r)), field.what,
+                                     field.is_digest ? "" : fmt::format(": {} in the place of {}", found, expected)));
+      }
+      for (std::size_t i = 0; i < start.options.size(); ++i) {
+        if (all[r].options[i] == all[0].options[i]) continue;
+        throw ValueError(fmt::format(
+            "{}: {} has another {} than rank 0: {} in the place of {}", step_, of(static_cast<int>(r)),
+            start.options.name(i), start.options.text(i, all[r].options[i]), start.options.text(i, all[0].options[i])));
       }
     }
     for (std::size_t t = 0; t < start.towers.size(); ++t) {

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "tapecache/distributed/communicator.h"
-#include "tapecache/gradcache/digest.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/gradcache/weights.h"
 
@@ -39,10 +38,33 @@ struct TowerShare {
 
 std::vector<TowerShare> shares_of(std::span<const Tower> towers);
 
+/// What all ranks must be told alike, by the names of options.
+class CommonOptions {
+ public:
+  CommonOptions& add(const char* name, std::int64_t value);
+  CommonOptions& add(const char* name, double value);
+  CommonOptions& add(const char* name, bool value);
+  CommonOptions& add(const char* name, DType value);
+
+  std::size_t size() const { return all_.size(); }
+  std::int64_t number(std::size_t i) const { return all_[i].number; }
+  const char* name(std::size_t i) const { return all_[i].name; }
+  /// The option with another rank's number.
+  std::string text(std::size_t i, std::int64_t number) const { return all_[i].text(number); }
+
+ private:
+  struct Option {
+    const char* name;
+    std::int64_t number;
+    std::string (*text)(std::int64_t);
+  };
+  std::vector<Option> all_;
+};
+
 /// What a rank begins a step with.
 struct StepStart {
   std::vector<TowerShare> towers;
-  Digest options = {};  // of what all must be told alike; only looked at where there are several ranks
+  CommonOptions options = {};  // the same names on all ranks; only looked at where there are several
 };
 
 /// What all ranks must have in common, to go on.

@@ -52,19 +52,20 @@ bool halve_chunks(MemoryPlan& plan, std::span<const Tower> towers, std::span<con
   return smaller || by_tokens;
 }
 
-/// A digest of the options that must be equal on all ranks.
-detail::Digest digest_of(const DirectOptions& options) {
-  detail::Digest digest;
-  digest.add(options.scale.item()).add(options.reproducible_block).add(static_cast<std::int64_t>(options.autocast));
-  digest.add(options.reproducible_segments).add(std::int64_t{options.shared_loss});
-  digest.add(static_cast<std::int64_t>(options.reduction.bucket_bytes));
-  return digest;
+/// The options that must be equal on all ranks.
+detail::CommonOptions common(const DirectOptions& options) {
+  detail::CommonOptions all;
+  all.add("scale", options.scale.item()).add("reproducible_block", options.reproducible_block);
+  all.add("autocast", options.autocast).add("reproducible_segments", options.reproducible_segments);
+  all.add("shared_loss", options.shared_loss);
+  all.add("reduction.bucket_bytes", static_cast<std::int64_t>(options.reduction.bucket_bytes));
+  return all;
 }
 
-detail::Digest digest_of(const StepOptions& options) {
-  detail::Digest digest = digest_of(options.direct());
-  digest.add(std::int64_t{options.allow_unused}).add(std::int64_t{options.retry_smaller_chunks});
-  return digest;
+detail::CommonOptions common(const StepOptions& options) {
+  detail::CommonOptions all = common(options.direct());
+  all.add("allow_unused", options.allow_unused).add("retry_smaller_chunks", options.retry_smaller_chunks);
+  return all;
 }
 
 /// One chunk for each tower: its whole batch.
@@ -93,7 +94,7 @@ StepResult take_cached_step(std::span<const Tower> towers, const Loss& loss, con
     if (!has_budget) plan = plan_of(options.cut);
     if (!ranks.several()) return detail::StepStart{detail::shares_of(towers)};
     if (!has_budget) cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
-    return detail::StepStart{detail::shares_of(towers), digest_of(options)};
+    return detail::StepStart{detail::shares_of(towers), common(options)};
   });
   const detail::Segments segments{options.reproducible_segments};
   ranks.check_alike([&] { detail::check_shares("cached_step", segments, ranks); });
@@ -152,7 +153,7 @@ StepResult take_direct_step(std::span<const Tower> towers, const Loss& loss, con
     detail::check_has_loss("direct_step", loss);
     detail::check_not_deferred("direct_step", options.deferred, ranks.several());
     detail::check_segments("direct_step", options.reproducible_segments);
-    return detail::StepStart{detail::shares_of(towers), ranks.several() ? digest_of(options) : detail::Digest()};
+    return detail::StepStart{detail::shares_of(towers), ranks.several() ? common(options) : detail::CommonOptions()};
   });
   GradientTransaction transaction;
   const detail::ForwardOptions forward{

@@ -111,6 +111,17 @@ std::vector<T> inverse_deviations(std::int64_t channels, const T* variance, doub
   return inverse;
 }
 
+/// The mean of each channel, or 0 where its variance does not fit T: 0 times what is left of x would be NaN where the
+/// difference to the mean overflows too.
+template <class T>
+std::vector<T> centres(std::int64_t channels, const T* mean, const T* variance) {
+  std::vector<T> centre(mean, mean + channels);
+  for (std::int64_t k = 0; k < channels; ++k) {
+    if (std::isinf(variance[k])) centre[static_cast<std::size_t>(k)] = T{0};
+  }
+  return centre;
+}
+
 template <class T>
 void channel_statistics(const Channels& layout, const T* x, T* mean, T* variance) {
   const double count = static_cast<double>(layout.outer * layout.inner);
@@ -136,10 +147,11 @@ void batch_norm(const Channels& layout, double epsilon, const T* x, const T* gam
                 const T* variance, T* y) {
   std::vector<T> factors = inverse_deviations(layout.count, variance, epsilon);
   for (std::int64_t k = 0; k < layout.count; ++k) factors[static_cast<std::size_t>(k)] *= gamma[k];
-  map_channels(layout, Mode::kWrite, y,
-               [=, factor = factors.data()](auto at, std::int64_t i, const auto& of_channel) TAPECACHE_INLINE {
-                 return hn::MulAdd(hn::Sub(at.load(x + i), of_channel(mean)), of_channel(factor), of_channel(beta));
-               });
+  const std::vector<T> middles = centres(layout.count, mean, variance);
+  const T *factor = factors.data(), *centre = middles.data();
+  map_channels(layout, Mode::kWrite, y, [=](auto at, std::int64_t i, const auto& of_channel) TAPECACHE_INLINE {
+    return hn::MulAdd(hn::Sub(at.load(x + i), of_channel(centre)), of_channel(factor), of_channel(beta));
+  });
 }
 
 template <class T>
@@ -147,10 +159,12 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
                          const T* mean, const T* variance, const T* dy, T* dx, Mode dx_mode, T* dgamma,
                          Mode dgamma_mode, T* dbeta, Mode dbeta_mode) {
   const std::vector<T> inverse = inverse_deviations(layout.count, variance, epsilon);
+  const std::vector<T> middles = centres(layout.count, mean, variance);
+  const T* centre = middles.data();
   const auto second = static_cast<std::size_t>(column_sums_size<T>(layout.count));
   std::vector<double> sums;  // Σ dy, Σ dy (x - mean)
   if (dgamma || dbeta || own_statistics) {
-    sums = channel_sums(layout, x, mean, dy, [](auto d, auto g) TAPECACHE_INLINE {
+    sums = channel_sums(layout, x, centre, dy, [](auto d, auto g) TAPECACHE_INLINE {
       return std::array{g, hn::Mul(g, d)};
     });
   }
@@ -163,12 +177,13 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
       if (!own_statistics) continue;
       shifts[k] = static_cast<T>(sums[k] / count);
       const auto of_sum = static_cast<double>(inverse[k]);
+      if (of_sum == 0) continue;  // of a sum that may have overflowed
       slopes[k] = static_cast<T>(sums[second + k] / count * of_sum * of_sum);
     }
     const T *factor = factors.data(), *shift = shifts.data(), *slope = slopes.data();
     if (own_statistics) {
       map_channels(layout, dx_mode, dx, [=](auto at, std::int64_t i, const auto& of_channel) TAPECACHE_INLINE {
-        const auto g = hn::Sub(at.load(dy + i), of_channel(shift)), d = hn::Sub(at.load(x + i), of_channel(mean));
+        const auto g = hn::Sub(at.load(dy + i), of_channel(shift)), d = hn::Sub(at.load(x + i), of_channel(centre));
         return hn::Mul(of_channel(factor), hn::NegMulAdd(of_channel(slope), d, g));
       });
     } else {  // a slope of 0 times an infinite x would be NaN

@@ -86,7 +86,9 @@ __global__ void batch_norm_kernel(std::int64_t n, Channels layout, T epsilon, co
                                   const T* mean, const T* variance, T* y) {
   for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
     const std::int64_t i = channel_of(layout, at);
-    y[at] = (x[at] - mean[i]) * (gamma[i] / std::sqrt(variance[i] + epsilon)) + beta[i];
+    // 0 times what is left of x would be NaN where the variance does not fit T and the difference to the mean neither.
+    const T d = std::isinf(variance[i]) ? x[at] : x[at] - mean[i];
+    y[at] = d * (gamma[i] / std::sqrt(variance[i] + epsilon)) + beta[i];
   }
 }
 
@@ -112,7 +114,9 @@ __global__ void channel_gradients_kernel(Channels layout, T epsilon, bool own_st
       slopes[i] = {inverse * gamma[i], T{0}, T{0}, mean[i]};
       if (own_statistics) {
         slopes[i].shift = static_cast<T>(total.first / count);
-        slopes[i].slope = static_cast<T>(total.second / count * Long{inverse} * Long{inverse});
+        if (inverse != T{0}) {  // of a sum that may have overflowed
+          slopes[i].slope = static_cast<T>(total.second / count * Long{inverse} * Long{inverse});
+        }
       }
     }
     if (dgamma) put(dgamma[i], static_cast<T>(total.second * Long{inverse}), dgamma_mode);

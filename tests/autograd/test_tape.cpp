@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "op_table.h"
@@ -215,6 +216,25 @@ static_assert(!MadeByNew<Recording, Tape&> && !MadeByNew<NoRecording> && !MadeBy
 static_assert(!MadeByNew<AnomalyMode> && !MadeByNew<Autocast, DType> && !MadeByNew<UndoLog>);
 static_assert(!MadeByNew<OpScope, const char*> && !MadeByNew<ScopedValue<bool>, bool&>);
 static_assert(!MadeByNewInArrays<NoRecording> && !MadeByNewInArrays<UndoLog>);
+
+BOOST_AUTO_TEST_CASE(a_buffer_is_undone_whichever_part_of_it_changed_first) {
+  Tensor whole = Tensor::from({1.0, 2.0, 3.0, 4.0}, {4});
+  for (const auto& [begin, end] : {std::pair{0, 2}, {2, 4}, {1, 3}, {0, 4}}) {
+    Tensor part = whole.slice(begin, end);
+    const UndoLog log;
+    before_change(part);
+    part.fill(7);
+    before_change(whole);
+    whole.fill(8);
+    before_change(part);
+    part.fill(9);
+    UndoLog within;
+    before_change(part);
+    part.fill(10);
+    within.keep();
+  }
+  BOOST_TEST(doubles(whole) == std::vector<double>({1, 2, 3, 4}));
+}
 
 /// With a tape and without, on whatever thread a block runs, and with any number of them.
 BOOST_AUTO_TEST_CASE(an_op_that_is_refused_in_a_body_has_drawn_no_random_numbers) {

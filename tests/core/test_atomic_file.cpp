@@ -11,8 +11,10 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "tapecache/core/error.h"
@@ -45,6 +47,31 @@ class Umask {
   mode_t before_;
 };
 
+constexpr int kNoNamespaces = 77;
+
+/// Starts a process whose child is process 1 of a namespace of its own, as in a container, and writes texts of one
+/// letter.
+pid_t start_writer_in_a_namespace(const fs::path& path, char letter) {
+  const pid_t started = ::fork();
+  if (started != 0) return started;
+  if (::unshare(CLONE_NEWPID) != 0 && ::unshare(CLONE_NEWUSER | CLONE_NEWPID) != 0) ::_exit(kNoNamespaces);
+  const pid_t writer = ::fork();
+  if (writer == 0) {
+    int failed = ::getpid() != 1;
+    for (int i = 0; i < 50; ++i) {
+      try {
+        write_file_atomically(path, std::string(300'000, letter));
+      } catch (const FileError&) {
+        ++failed;
+      }
+    }
+    ::_exit(failed);
+  }
+  int status = 0;
+  const bool ended = writer > 0 && ::waitpid(writer, &status, 0) == writer && WIFEXITED(status);
+  ::_exit(ended ? WEXITSTATUS(status) : 1);
+}
+
 }  // namespace
 
 BOOST_FIXTURE_TEST_SUITE(atomic_files, Folder)
@@ -75,6 +102,27 @@ BOOST_AUTO_TEST_CASE(written_by_two_threads) {
   }
   threads.clear();
   BOOST_CHECK_EQUAL(failed.load(), 0);
+  BOOST_CHECK_EQUAL(entries(), 1);
+}
+
+BOOST_AUTO_TEST_CASE(written_by_two_processes_of_one_number) {
+  write_file_atomically(*this / "f", std::string(300'000, 'a'));
+  std::vector<pid_t> writers{start_writer_in_a_namespace(*this / "f", 'a'),
+                             start_writer_in_a_namespace(*this / "f", 'b')};
+  int torn = 0, without_namespaces = 0;
+  while (!writers.empty()) {
+    const std::string found = contents(*this / "f");
+    torn += found.size() != 300'000 || found.find_first_not_of(found.front()) != std::string::npos;
+    int status = 0;
+    const pid_t ended = ::waitpid(writers.back(), &status, WNOHANG);
+    BOOST_REQUIRE(ended >= 0);
+    if (ended == 0) continue;
+    writers.pop_back();
+    if (WIFEXITED(status) && WEXITSTATUS(status) == kNoNamespaces) ++without_namespaces;
+    else BOOST_CHECK_EQUAL(status, 0);
+  }
+  if (without_namespaces > 0) BOOST_TEST_MESSAGE("this system gives no namespaces of processes");
+  BOOST_CHECK_EQUAL(torn, 0);
   BOOST_CHECK_EQUAL(entries(), 1);
 }
 

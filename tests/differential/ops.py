@@ -153,14 +153,14 @@ def normalized(x, axes, epsilon):
     return centred / ((centred**2).mean(axes, keepdim=True) + epsilon).sqrt()
 
 
-def norm_of_rows(x, weight, bias, epsilon):
-    if x.dtype == torch.float64:
+def norm_of_rows(x, weight, bias, epsilon, own=False):
+    if x.dtype == torch.float64 and not own:
         return normalized(x, -1, epsilon) * weight + bias
     return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
 
 
-def norm_of_channels(x, weight, bias, epsilon):
-    if x.dtype == torch.float64:
+def norm_of_channels(x, weight, bias, epsilon, own=False):
+    if x.dtype == torch.float64 and not own:
         of_channels = [1, -1] + [1] * (x.dim() - 2)
         axes = [i for i in range(x.dim()) if i != 1]
         return normalized(x, axes, epsilon) * weight.reshape(of_channels) + bias.reshape(of_channels)
@@ -172,11 +172,11 @@ def layer_norm(d):
     epsilon = d.rng.choice([1e-5, 1e-12, 1e-6, 0.5])
     residual = d.spread(shape) if d.flag(0.4) else None
 
-    def reference(x, weight, bias, r):
-        return norm_of_rows(x if r is None else x + r, weight, bias, epsilon)
+    def norm(own):
+        return lambda x, weight, bias, r: norm_of_rows(x if r is None else x + r, weight, bias, epsilon, own)
 
-    return Case("layer_norm", [d.spread(shape), d.tame(shape[-1:]), d.tame(shape[-1:]), residual], reference,
-                epsilon=epsilon)
+    return Case("layer_norm", [d.spread(shape), d.tame(shape[-1:]), d.tame(shape[-1:]), residual], norm(False),
+                peer=norm(True), epsilon=epsilon)
 
 
 def rms_norm(d):
@@ -197,8 +197,12 @@ def batch_norm(d):
     shape[0] += 1
     epsilon = d.rng.choice([1e-5, 1e-3])
     parameters = [d.tame([shape[1]]), d.tame([shape[1]])]
-    return Case("batch_norm", [d.spread(shape), *parameters],
-                lambda x, w, b: norm_of_channels(x, w, b, epsilon), epsilon=epsilon)
+    # Where a variance does not fit f32, channels are normalised to 0 here, and to 0 or NaN by PyTorch.
+    x = d.spread(shape)
+    x = torch.where(x.isfinite(), x.clamp(-1e16, 1e16), x)
+    return Case("batch_norm", [x, *parameters],
+                lambda x, w, b: norm_of_channels(x, w, b, epsilon),
+                peer=lambda x, w, b: norm_of_channels(x, w, b, epsilon, own=True), epsilon=epsilon)
 
 
 def frozen_batch_norm(d):
@@ -281,10 +285,13 @@ def normalized_linear(d):
     values, autocast = operand(d)
     lead, width, out = tokens_shape(d), d.size(2), d.size(1)
     bias = values([out]) if d.flag() else None
+
+    def norm(own):
+        return lambda x, g, c, w, b: F.linear(norm_of_rows(x, g, c, 1e-5, own), w, b)
+
     return Case("normalized_linear",
                 [values(lead + [width]), d.normal([width]), d.normal([width]), values([out, width]), bias],
-                lambda x, g, c, w, b: F.linear(norm_of_rows(x, g, c, 1e-5), w, b), autocast=autocast,
-                epsilon=1e-5, operand=result(d, autocast))
+                norm(False), peer=norm(True), autocast=autocast, epsilon=1e-5, operand=result(d, autocast))
 
 
 def attention(d):

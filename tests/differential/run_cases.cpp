@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tapecache/ops/tokens.h"
 #include "tapecache/tapecache.h"
 
 // Runs ops on the cases that compare_with_torch.py draws. Pairs of lines of the standard input name two files: one of

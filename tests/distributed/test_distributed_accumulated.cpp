@@ -147,7 +147,7 @@ BOOST_AUTO_TEST_CASE(refuses_what_ranks_do_not_have_in_common) {
          return accumulated_step(halves(ranks, setup), setup.loss(),
                                  {.chunk_sizes = {2}, .scale = 1.0 + ranks.rank(), .communicator = &ranks});
        }),
-       "accumulated_step: rank 1 of 2 has other options than rank 0");
+       "accumulated_step: rank 1 of 2 has another scale than rank 0: 2 in the place of 1");
   both(endings_of([](Communicator& ranks, const ClipSetup& setup) {
          if (ranks.rank() == 1) {
            Tensor scale = setup.log_scale.value();

@@ -1,5 +1,6 @@
 #include <boost/test/unit_test.hpp>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -50,16 +51,41 @@ BOOST_AUTO_TEST_CASE(what_differs_is_named_before_anything_is_added) {
   const auto check = [](const std::string& expected, const auto& step) {
     BOOST_TEST(differences(step)[0] == expected);
   };
-  check("cached_step: rank 1 of 2 has other options than rank 0", [](Communicator& ranks, const ClipSetup& setup) {
-    return cached_step(halves(ranks, setup), setup.loss(),
-                       {.cut = {2}, .scale = 1.0 + ranks.rank(), .communicator = &ranks});
+  const auto check_option = [&](const std::string& expected, const std::function<void(StepOptions&, bool)>& change) {
+    check("cached_step: rank 1 of 2 has another " + expected, [&](Communicator& ranks, const ClipSetup& setup) {
+      StepOptions options{.cut = {2}, .communicator = &ranks};
+      change(options, ranks.rank() == 1);
+      return cached_step(halves(ranks, setup), setup.loss(), options);
+    });
+  };
+  check_option("scale than rank 0: 2.5 in the place of 1", [](auto& o, bool other) { o.scale = other ? 2.5 : 1; });
+  check_option("reproducible_block than rank 0: 2 in the place of 1",
+               [](auto& o, bool other) { o.reproducible_block = other ? 2 : 1; });
+  check_option("autocast than rank 0: bfloat16 in the place of float32",
+               [](auto& o, bool other) { o.autocast = other ? DType::kBFloat16 : DType::kFloat32; });
+  check_option("reproducible_segments than rank 0: 2 in the place of 4",
+               [](auto& o, bool other) { o.reproducible_segments = other ? 2 : 4; });
+  check_option("shared_loss than rank 0: true in the place of false",
+               [](auto& o, bool other) { o.shared_loss = other; });
+  check_option("reduction.bucket_bytes than rank 0: 1000 in the place of 16777216", [](auto& o, bool other) {
+    if (other) o.reduction.bucket_bytes = 1000;
   });
-  check("cached_step: rank 1 of 2 is in another random step than rank 0",
+  check_option("allow_unused than rank 0: true in the place of false",
+               [](auto& o, bool other) { o.allow_unused = other; });
+  check_option("retry_smaller_chunks than rank 0: true in the place of false",
+               [](auto& o, bool other) { o.retry_smaller_chunks = other; });
+  check("cached_step: rank 1 of 2 has another number of towers than rank 0: 1 in the place of 2",
+        [](Communicator& ranks, const ClipSetup& setup) {
+          const std::vector<Tower> towers = halves(ranks, setup);
+          return cached_step(std::span(towers).first(ranks.rank() == 0 ? 2 : 1), setup.loss(),
+                             {.cut = {2}, .communicator = &ranks});
+        });
+  check("cached_step: rank 1 of 2 is in another random step than rank 0: 3 in the place of 2",
         [](Communicator& ranks, const ClipSetup& setup) {
           begin_random_step(1, static_cast<std::uint32_t>(2 + ranks.rank()));
           return cached_step(halves(ranks, setup), setup.loss(), {.cut = {2}, .communicator = &ranks});
         });
-  check("cached_step: rank 1 of 2 has another seed of random numbers than rank 0",
+  check("cached_step: rank 1 of 2 has another seed of random numbers than rank 0: 1 in the place of 0",
         [](Communicator& ranks, const ClipSetup& setup) {
           begin_random_step(static_cast<std::uint64_t>(ranks.rank()), 2);
           return cached_step(halves(ranks, setup), setup.loss(), {.cut = {2}, .communicator = &ranks});

@@ -214,6 +214,21 @@ BOOST_AUTO_TEST_CASE(small_losses_of_large_logits_keep_their_digits) {
   }
 }
 
+BOOST_AUTO_TEST_CASE(losses_of_many_candidates_keep_their_digits) {
+  // Of 8192 candidates that are equal each has its share, however much of it is spread.
+  const Tensor queries = Tensor::full({8, 1}, 0.95, DType::kFloat32),
+               targets = Tensor::full({8192, 1}, 0.95, DType::kFloat32);
+  for (const double smoothing : {0.0, 0.1, 0.9}) {
+    for (const double hardness : {0.0, 0.5}) {
+      const InfoNceOptions options{.label_smoothing = smoothing, .hardness = hardness};
+      const double loss = info_nce(queries, targets, options).value().item();
+      BOOST_TEST(std::abs(loss - std::log(8192.0)) <= 1e-6 * std::log(8192.0), smoothing << ", " << hardness);
+    }
+  }
+  const double in_tiles = info_nce(queries, targets, {.tiles = {{}}}).value().item();
+  BOOST_TEST(std::abs(in_tiles - std::log(8192.0)) <= 1e-6 * std::log(8192.0));
+}
+
 BOOST_AUTO_TEST_CASE(clip_scale_is_clamped_at_100) {
   const Tensor a = random_values({4, 3}, 5), b = random_values({4, 3}, 6);
   for (const Tiles& tiles : {Tiles{}, Tiles{TileOptions{}}}) {

@@ -198,6 +198,38 @@ BOOST_AUTO_TEST_CASE(batch_norm_of_squares_that_overflow, *on_device) {
   for (std::size_t i = 0; i < expected.size(); ++i) BOOST_TEST(std::abs(result.value[i] - 1 - expected[i]) <= 1e-5);
 }
 
+BOOST_AUTO_TEST_CASE(batch_norm_of_a_variance_that_overflows, *on_device) {
+  // Of the first channel the variance does not fit the type, nor do distances from its mean: it is normalised to 0.
+  const Function norm = [](std::span<const Variable> v) { return ops::batch_norm(v[0], v[1], v[2]).y; };
+  const Tensor weight = Tensor::from({2.0, 1.0}, {2}), bias = Tensor::from({0.5, 0.0}, {2});
+  for (const auto& [dtype, most] :
+       {std::pair{DType::kFloat32, std::numeric_limits<float>::max() * 1.0}, {DType::kFloat64, 1e300}}) {
+    const std::vector<double> by_row{most, 1, -most, -1, -most, 1, 7, -1, 3, 1, 0, -1}, ones{1, -1, 1, -1, 1, -1};
+    std::vector<double> by_channel;  // the same with three values of a channel side by side
+    for (const std::size_t first : {0, 6}) {
+      for (const std::size_t channel : {0, 1}) {
+        for (std::size_t i = first; i < first + 6; i += 2) by_channel.push_back(by_row[i + channel]);
+      }
+    }
+    for (const bool side_by_side : {false, true}) {
+      const Tensor x = side_by_side ? Tensor::from(by_channel, {2, 2, 3}) : Tensor::from(by_row, {6, 2});
+      for (const double seed : {1.0, 1e30}) {
+        const Result found = run(norm, {x, weight, bias}, dtype, kDevice, seed);
+        std::vector<double> of_first, of_second, gradient;
+        for (std::size_t i = 0; i < 12; ++i) {
+          const bool is_first = side_by_side ? i / 3 % 2 == 0 : i % 2 == 0;
+          (is_first ? of_first : of_second).push_back(found.value[i]);
+          if (is_first) gradient.push_back(found.gradients[0][i]);
+        }
+        check_near(of_first, std::vector<double>(6, 0.5), 0);
+        check_near(of_second, ones, 1e-5);  // and ε = 1e-5
+        check_near(gradient, std::vector<double>(6, 0), 0);
+        check_near({found.gradients[2][0]}, {6 * seed}, 1e-6 * seed);
+      }
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(attention_of_large_scores, *on_device) {
   const Function attend = [](std::span<const Variable> x) { return ops::attention(x[0], 1); };
   // Queries (size, i mod 3), keys (size, i mod 2), values (i, 1): scores differ by little from size².
