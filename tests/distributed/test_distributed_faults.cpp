@@ -1,5 +1,6 @@
 #include <boost/test/unit_test.hpp>
 
+#include <array>
 #include <chrono>
 #include <limits>
 #include <string>
@@ -185,7 +186,7 @@ BOOST_AUTO_TEST_CASE(all_try_again_where_one_runs_out_of_memory) {
   for (const Place place : kPlaces) {
     if (place == Place::kHook) continue;  // after which there are no more tries
     std::vector<std::int64_t> retries(kRanks, -1);
-    std::vector<bool> same(kRanks, false);
+    std::array<bool, kRanks> same{};
     run_in_threads(
         kRanks,
         [&](Communicator& ranks) {
@@ -221,7 +222,7 @@ BOOST_AUTO_TEST_CASE(every_allocation_that_fails_is_every_ranks) {
   int thrown = 0;
   for (std::uint64_t number = 1; failed; ++number) {
     std::vector<std::string> texts(kTwo);
-    std::vector<bool> out_of_memory(kTwo, false), as_before(kTwo, false);
+    std::array<bool, kTwo> out_of_memory{}, as_before{};
     run_in_threads(
         kTwo,
         [&](Communicator& ranks) {
