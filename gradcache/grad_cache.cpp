@@ -88,6 +88,7 @@ StepResult GradCache::step(std::span<const Tower> towers) {
 void GradCache::check(std::span<const Tower> towers) {
   const bool several = options_.communicator != nullptr && options_.communicator->size() > 1;
   detail::check_step("GradCache", towers, options_.reproducible_block, options_.scale, several);
+  detail::check_precision("GradCache", options_.autocast);
   std::vector<Tower> parts;
   const std::int64_t samples = std::min(self_check_.samples, towers.front().size());
   for (const Tower& tower : towers) {
