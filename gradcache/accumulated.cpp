@@ -127,6 +127,7 @@ StepResult take_accumulated_step(std::span<const Tower> towers, const Loss& loss
   std::vector<Chunks> chunks;
   ranks.open([&] {
     detail::check_step("accumulated_step", towers, options.reproducible_block, options.scale);
+    detail::check_precision("accumulated_step", options.autocast);
     detail::check_has_loss("accumulated_step", loss);
     chunks = groups_of(towers, options);
     detail::StepStart start{detail::shares_of(towers)};

@@ -94,6 +94,7 @@ std::int64_t CachedForward::size() const { return state()->tower.size(); }
 
 CachedForward cached(Tower tower, const CachedOptions& options) {
   detail::check_step("cached", std::span(&tower, 1), 0, 1);
+  detail::check_precision("cached", options.autocast);
   ForwardContext context = forward_context();
   context.partial_batch = true;  // a sub-batch is no batch
   if (options.after) {

@@ -95,6 +95,7 @@ void GradCache::check(std::span<const Tower> towers) {
   StepOptions options = options_;
   ranks.together([&] {
     detail::check_step("GradCache", towers, options_.reproducible_block, options_.scale, ranks.several());
+    detail::check_precision("GradCache", options_.autocast);
     const std::int64_t samples = std::min(self_check_.samples, towers.front().size());
     for (const Tower& tower : towers) {
       if (!tower.own_chunks().empty()) {

@@ -159,6 +159,7 @@ MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options
       const auto* const budget = std::get_if<MemoryBudget>(&options.cut);
       if (!budget) throw ValueError("plan_memory: the cut is none by a MemoryBudget");
       detail::check_step("plan_memory", towers, options.reproducible_block, options.scale, ranks.several());
+      detail::check_precision("plan_memory", options.autocast);
       detail::check_budget("plan_memory", *budget);
       return detail::StepStart{detail::shares_of(towers)};
     });

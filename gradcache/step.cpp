@@ -83,6 +83,7 @@ StepResult take_cached_step(std::span<const Tower> towers, const Loss& loss, con
   detail::Ranks ranks("cached_step", options.communicator);
   ranks.open([&] {
     detail::check_step("cached_step", towers, options.reproducible_block, options.scale, ranks.several());
+    detail::check_precision("cached_step", options.autocast);
     detail::check_has_loss("cached_step", loss);
     detail::check_not_deferred("cached_step", options.deferred, ranks.several());
     detail::check_segments("cached_step", options.reproducible_segments);
@@ -150,6 +151,7 @@ StepResult take_direct_step(std::span<const Tower> towers, const Loss& loss, con
   detail::Ranks ranks("direct_step", options.communicator);
   ranks.open([&] {
     detail::check_step("direct_step", towers, options.reproducible_block, options.scale, ranks.several());
+    detail::check_precision("direct_step", options.autocast);
     detail::check_has_loss("direct_step", loss);
     detail::check_not_deferred("direct_step", options.deferred, ranks.several());
     detail::check_segments("direct_step", options.reproducible_segments);

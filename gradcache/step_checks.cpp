@@ -38,6 +38,11 @@ void check_scale(const char* step, const Number& scale) {
   throw ValueError(fmt::format("{}: scale is {}, expected a finite number", step, scale.item()));
 }
 
+void check_precision(const char* step, DType autocast) {
+  if (autocast == DType::kFloat32 || autocast == DType::kBFloat16 || autocast == DType::kFloat16) return;
+  throw ValueError(fmt::format("{}: autocast is {}, expected float32, bfloat16 or float16", step, name(autocast)));
+}
+
 void check_has_loss(const char* step, const Loss& loss) {
   if (!loss) throw ValueError(fmt::format("{}: the loss is an empty function", step));
 }

@@ -23,6 +23,8 @@ void check_step(const char* step, std::span<const Tower> towers, std::int64_t re
 void check_names(const char* step, std::vector<std::string> names);
 /// Throws ValueError for a scale that the host knows and that is not finite.
 void check_scale(const char* step, const Number& scale);
+/// Throws ValueError for a precision that encoders cannot be run in.
+void check_precision(const char* step, DType autocast);
 /// Throws ValueError for a loss that is an empty function.
 void check_has_loss(const char* step, const Loss& loss);
 /// Throws ValueError for a deferred step of several ranks.

@@ -87,6 +87,12 @@ void require_weighting(const char* loss, double label_smoothing, double hardness
   require_finite(loss, "hardness", hardness, x.dtype());
 }
 
+void require_candidates(const char* loss, SharedCandidates candidates) {
+  if (candidates >= SharedCandidates::kAutomatic && candidates <= SharedCandidates::kRing) return;
+  throw ValueError(
+      fmt::format("{}: candidates is {}, expected kAutomatic, kGathered or kRing", loss, static_cast<int>(candidates)));
+}
+
 void require_guide(const char* loss, const Tensor& guide_queries, const Tensor& guide_targets, std::int64_t queries,
                    std::int64_t targets) {
   const auto check = [&](const char* argument, const Tensor& guide, std::int64_t rows) {

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "tapecache/autograd/variable.h"
+#include "tapecache/losses/losses.h"
 #include "tapecache/ops/contrastive.h"
 #include "tapecache/ops/equal_targets.h"
 
@@ -39,6 +40,8 @@ void require_weighting(const char* loss, double label_smoothing, double hardness
 /// Throws unless a guide's representations are f32 or f64 [rows, width], as many as given, of one type and width.
 void require_guide(const char* loss, const Tensor& guide_queries, const Tensor& guide_targets, std::int64_t queries,
                    std::int64_t targets);
+/// Throws ValueError for what is no way of candidates.
+void require_candidates(const char* loss, SharedCandidates candidates);
 /// Throws ValueError for tiles below one sample.
 void require_tiles(const char* loss, const std::optional<ops::TileOptions>& tiles);
 /// Throws ValueError unless the option, which tiles cannot have, is 0.

@@ -83,6 +83,7 @@ Variable info_nce(const Variable& queries, const Variable& targets, const InfoNc
     return detail::take_shared(*options.communicator,
                                [&] { return detail::info_nce_shared(queries, targets, options); });
   }
+  detail::require_candidates(kLoss, options.candidates);
   detail::require_rows(kLoss, queries, targets, "queries", "targets");
   const std::int64_t step = detail::require_multiple(kLoss, "targets", targets.size(0), queries.size(0));
   check_options(kLoss, options, "queries", queries);
@@ -102,6 +103,7 @@ Variable clip_loss(const Variable& images, const Variable& texts, const ClipOpti
   if (options.communicator) {
     return detail::take_shared(*options.communicator, [&] { return detail::clip_loss_shared(images, texts, options); });
   }
+  detail::require_candidates(kLoss, options.candidates);
   detail::require_pairs(kLoss, images, texts, "images", "texts");
   check_options(kLoss, options, "images", images);
   check_pairs(kLoss, options, images, texts);
@@ -123,6 +125,7 @@ Variable siglip_loss(const Variable& images, const Variable& texts, const Siglip
     return detail::take_shared(*options.communicator,
                                [&] { return detail::siglip_loss_shared(images, texts, options); });
   }
+  detail::require_candidates(kLoss, options.candidates);
   detail::require_pairs(kLoss, images, texts, "images", "texts");
   check_pairs(kLoss, options, images, texts);
   const Variable scale = options.scale.factor(kLoss, images);

@@ -30,6 +30,7 @@ void check_sides(const Contrast& of, const Variable& queries, const Variable& ta
   require_rows_or_none(loss, queries, targets, of.queries, of.targets);
   ops::check_equal_targets(loss, of.equal, queries.size(0), targets.size(0));
   require_tiles(loss, of.tiles);
+  require_candidates(loss, of.candidates);
 }
 
 std::vector<InCommon> in_common(const Contrast& of, const Variable& queries, const kernels::TileSizes& tile,

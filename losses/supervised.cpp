@@ -39,6 +39,7 @@ Variable nt_xent(const Variable& a, const Variable& b, const NtXentOptions& opti
   if (options.communicator) {
     return detail::take_shared(*options.communicator, [&] { return detail::nt_xent_shared(a, b, options); });
   }
+  detail::require_candidates("nt_xent", options.candidates);
   detail::require_pairs("nt_xent", a, b, "a", "b");
   ops::check_equal_targets("nt_xent", options.equal_targets, a.size(0), b.size(0));
   const Variable scale = options.scale.factor("nt_xent", a);

@@ -26,6 +26,7 @@ Variable nt_xent_shared(const Variable& a, const Variable& b, const NtXentOption
   const char* const loss = name(SharedLoss::kNtXent);
   require_rows_or_none(loss, a, b, "a", "b");
   ops::check_equal_targets(loss, options.equal_targets, a.size(0), b.size(0));
+  require_candidates(loss, options.candidates);
   distributed::Communicator& ranks = *options.communicator;
   const Variable scale = options.scale.factor(loss, a);
   const kernels::TileSizes tile = ops::logit_tile(loss, {}, a.dtype(), a.device());

@@ -34,8 +34,13 @@ std::function<bool(const std::string&)> matcher(const std::string& target) {
 void check_options(const LoraOptions& options) {
   detail::require_sizes("lora", {{"rank", options.rank}});
   detail::require_probability("lora", "dropout", options.dropout);
-  if (!std::isfinite(options.alpha)) {
-    throw ValueError(fmt::format("lora: alpha is {}, expected a finite number", options.alpha));
+  // No layer is as wide: A and B would be of more numbers than what they add to.
+  constexpr std::int64_t kMostRank = 65536;
+  if (options.rank > kMostRank) {
+    throw ValueError(fmt::format("lora: rank is {}, expected at most {}", options.rank, kMostRank));
+  }
+  if (!std::isfinite(static_cast<float>(options.alpha))) {
+    throw ValueError(fmt::format("lora: alpha is {}, expected a number that is finite in float32", options.alpha));
   }
 }
 

@@ -18,9 +18,19 @@ Ema::Ema(std::span<const Parameter> parameters, const EmaOptions& options, std::
   if (!(options.decay >= 0 && options.decay < 1)) {
     throw ValueError(fmt::format("ema: decay is {}, expected 0 <= decay < 1", options.decay));
   }
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    if (!parameters[i].defined()) {
+      throw ValueError(
+          fmt::format("ema: parameter {} of {} is undefined, expected one with a value", i, parameters.size()));
+    }
+  }
+  for (const auto& [name, value] : buffers) {
+    if (!value.defined()) throw ValueError(fmt::format("ema: buffer '{}' is undefined, expected a tensor", name));
+  }
   std::set<std::string> names;
   for (const auto& [name, value] : state_of(parameters, buffers)) {
-    if (!names.insert(name).second) throw ValueError(fmt::format("ema: two parameters are named '{}'", name));
+    if (!names.insert(name).second)
+      throw ValueError(fmt::format("ema: two parameters or buffers are named '{}'", name));
     live_.push_back(value);
     state_.push_back({"ema." + name, value.clone()});
   }

@@ -36,12 +36,19 @@ Channels channels(const JsonFields& fields, std::string_view name, const Channel
   const bool list = found->is(Json::Kind::kArray);
   for (std::size_t c = 0; c < values.size(); ++c) {
     const auto value = !list ? found->number() : found->items.size() == 3 ? found->items[c].number() : std::nullopt;
-    if (!value || !std::isfinite(*value) || (divisors && !(*value > 0))) {
-      throw fields.refused(name, divisors ? "3 numbers above 0" : "3 numbers");
+    const float held = static_cast<float>(value.value_or(NAN));
+    if (!std::isfinite(held) || (divisors && !(held > 0))) {
+      throw fields.refused(name, divisors ? "3 numbers above 0 in float32" : "3 numbers that are finite in float32");
     }
     values[c] = *value;
   }
   return values;
+}
+
+float normalized(const JsonFields& fields, std::string_view divisor, float value, double mean, double std) {
+  const float result = (value - static_cast<float>(mean)) / static_cast<float>(std);
+  if (std::isfinite(result)) return result;
+  throw fields.refused(divisor, fmt::format("what {} less {} divided by it is finite in float32", value, mean));
 }
 
 /// A number for both sides, [height, width] or {"height": …, "width": …}.
@@ -149,10 +156,13 @@ Preprocessing of_transformers(const JsonFields& fields) {
   const double factor = fields.number("rescale_factor", 1 / 255.0);
   const Channels mean = channels(fields, "image_mean", defaults.mean, false);
   const Channels std = channels(fields, "image_std", defaults.std, true);
+  if (!std::isfinite(static_cast<float>(255 * factor))) {
+    throw fields.refused("rescale_factor", "a number by which 255 is finite in float32");
+  }
   for (std::size_t c = 0; c < 3; ++c) {
     for (int sample = 0; sample < 256; ++sample) {
       float value = rescales ? static_cast<float>(sample * factor) : static_cast<float>(sample);
-      if (normalizes) value = (value - static_cast<float>(mean[c])) / static_cast<float>(std[c]);
+      if (normalizes) value = normalized(fields, "image_std", value, mean[c], std[c]);
       steps.values[c][static_cast<std::size_t>(sample)] = value;
     }
   }
@@ -189,9 +199,8 @@ Preprocessing of_open_clip(const JsonFields& root) {
   const Channels mean = channels(fields, "mean", kClipMean, false), std = channels(fields, "std", kClipStd, true);
   for (std::size_t c = 0; c < 3; ++c) {
     for (int sample = 0; sample < 256; ++sample) {
-      const float value = static_cast<float>(sample) / 255.0f;
       steps.values[c][static_cast<std::size_t>(sample)] =
-          (value - static_cast<float>(mean[c])) / static_cast<float>(std[c]);
+          normalized(fields, "std", static_cast<float>(sample) / 255.0f, mean[c], std[c]);
     }
   }
   return steps;

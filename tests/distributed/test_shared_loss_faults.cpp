@@ -64,6 +64,20 @@ void check_other_options(const std::function<void(ClipOptions&)>& change, const 
 /// What ranks are told where they differ, one fails, or there is little memory.
 BOOST_AUTO_TEST_SUITE(shared_loss_faults)
 
+BOOST_AUTO_TEST_CASE(a_way_of_candidates_that_there_is_not) {
+  for (const bool pairs : {false, true}) {
+    check_named(messages(3,
+                         [&](Communicator& ranks) {
+                           Views views;
+                           const auto neither = static_cast<SharedCandidates>(7);
+                           if (pairs)
+                             clip_loss(views.a, views.b, {.scale = 3, .communicator = &ranks, .candidates = neither});
+                           else nt_xent(views.a, views.b, {.communicator = &ranks, .candidates = neither});
+                         }),
+                {pairs ? "clip_loss: " : "nt_xent: ", "candidates is 7, expected kAutomatic, kGathered or kRing"});
+  }
+}
+
 BOOST_AUTO_TEST_CASE(a_rank_with_other_options_is_named) {
   check_other_options([](ClipOptions& o) { o.scale = 4; }, "scale than rank 0: 4 in the place of 3");
   check_other_options([](ClipOptions& o) { o.label_smoothing = 0.25; }, "label_smoothing than rank 0: 0.25");

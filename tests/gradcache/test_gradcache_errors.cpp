@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "gradcache_checks.h"
+#include "tapecache/gradcache/cached.h"
 #include "tapecache/gradcache/step.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/reduce.h"
@@ -34,6 +35,16 @@ BOOST_AUTO_TEST_CASE(bad_arguments_name_what_is_wrong) {
   check_throws<ValueError>([&] { cached_step(towers, setup.loss(), {}); }, "0 chunk sizes for 2 towers");
   check_throws<ValueError>([&] { cached_step({}, setup.loss(), {{1}}); }, "no towers");
   check_throws<ValueError>([&] { direct_step({}, setup.loss()); }, "no towers");
+  for (const DType precision : {DType::kFloat64, DType::kInt64}) {
+    const std::string words = "autocast is " + std::string(name(precision)) + ", expected float32, bfloat16 or float16";
+    const StepOptions options{.cut = {2}, .autocast = precision};
+    check_throws<ValueError>([&] { cached_step(towers, setup.loss(), options); }, "cached_step: " + words);
+    check_throws<ValueError>([&] { direct_step(towers, setup.loss(), options.direct()); }, "direct_step: " + words);
+    check_throws<ValueError>(
+        [&] { accumulated_step(towers, setup.loss(), {.chunk_sizes = {2}, .autocast = precision}); },
+        "accumulated_step: " + words);
+    check_throws<ValueError>([&] { cached(setup.image, setup.images, {.autocast = precision}); }, "cached: " + words);
+  }
   const std::vector<Tower> empty{{"image", setup.images.slice(0, 0), setup.image}};
   check_throws<ValueError>([&] { cached_step(empty, setup.loss(), {{1}}); }, "tower 'image' has no samples");
   for (const Parameter& p : setup.parameters()) BOOST_TEST(!p.gradient().defined());

@@ -145,7 +145,11 @@ BOOST_AUTO_TEST_CASE(what_is_not_supported_is_refused_by_its_field) {
            {R"("rescale_factor": "1/255")", {"rescale_factor", "a number"}},
            {R"("image_mean": [0.5, 0.5])", {"image_mean", "3 numbers"}},
            {R"("image_std": [0.5, 0, 0.5])", {"image_std", "above 0"}},
-           {R"("image_std": 0)", {"image_std", "above 0"}}}) {
+           {R"("image_std": 0)", {"image_std", "above 0"}},
+           {R"("image_std": 1e-60)", {"image_std is 1e-60", "3 numbers above 0 in float32"}},
+           {R"("image_std": 1e-39)", {"image_std is 1e-39", "finite in float32"}},
+           {R"("image_mean": [0, 1e39, 0])", {"image_mean is [0, ", "3 numbers that are finite in float32"}},
+           {R"("rescale_factor": 1e37)", {"rescale_factor is 1e", "255 is finite in float32"}}}) {
     refused(clip(fields), words);
   }
   refused(R"({"image_processor": {"image_processor_type": "CLIPImageProcessor", "resample": 9}})",

@@ -85,6 +85,15 @@ BOOST_AUTO_TEST_CASE(limits_of_the_options) {
     BOOST_CHECK_EXCEPTION(matryoshka(plain, std::vector<Variable>{a, b}, {.widths = {2, 3}, .weights = {1, bad}}),
                           ValueError, says({"matryoshka: weight 1 is"}));
   }
+  const auto neither = static_cast<SharedCandidates>(7);
+  const auto refused = [](const char* loss) {
+    return says({loss, "candidates is 7, expected kAutomatic, kGathered or kRing"});
+  };
+  BOOST_CHECK_EXCEPTION(info_nce(a, b, {.candidates = neither}), ValueError, refused("info_nce: "));
+  BOOST_CHECK_EXCEPTION(clip_loss(a, b, {.scale = 1, .candidates = neither}), ValueError, refused("clip_loss: "));
+  BOOST_CHECK_EXCEPTION(siglip_loss(a, b, {.scale = 1, .bias = 0, .candidates = neither}), ValueError,
+                        refused("siglip_loss: "));
+  BOOST_CHECK_EXCEPTION(nt_xent(a, b, {.candidates = neither}), ValueError, refused("nt_xent: "));
   const Tensor single = a.to(DType::kFloat32);
   BOOST_CHECK_EXCEPTION(info_nce(single, single, {.hardness = 1e39}), ValueError,
                         says({"info_nce: hardness is 1e+39, expected a finite number in float32"}));

@@ -261,7 +261,10 @@ BOOST_AUTO_TEST_CASE(what_cannot_be_adapted) {
     BOOST_CHECK_EXCEPTION(add_lora(clip, options), ValueError, says(std::move(words)));
   };
   refused({.rank = 0}, {"lora: rank 0; each must be at least 1"});
-  refused({.alpha = NAN}, {"lora: alpha is nan, expected a finite number"});
+  refused({.rank = std::int64_t{1} << 40}, {"lora: rank is 1099511627776, expected at most 65536"});
+  for (const double alpha : {1.0 * NAN, 1e39}) {
+    refused({.alpha = alpha}, {"lora: alpha is ", "expected a number that is finite in float32"});
+  }
   refused({.dropout = 1}, {"lora: dropout is 1"});
   refused({.targets = {}}, {"targets is empty"});
   refused({.targets = {"q_proj", "query"}},

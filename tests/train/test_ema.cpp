@@ -103,7 +103,12 @@ BOOST_AUTO_TEST_CASE(averages_that_are_refused) {
   BOOST_CHECK_EXCEPTION(Ema(parameters, {.decay = 1}), ValueError, says({"ema: decay is 1, expected 0 <= decay < 1"}));
   BOOST_CHECK_EXCEPTION(Ema(parameters, {.decay = -0.1}), ValueError, says({"decay is -0.1"}));
   parameters.push_back(parameters.front());
-  BOOST_CHECK_EXCEPTION(Ema(parameters, {}), ValueError, says({"two parameters are named 'matrix'"}));
+  BOOST_CHECK_EXCEPTION(Ema(parameters, {}), ValueError, says({"two parameters or buffers are named 'matrix'"}));
+  const std::vector<Parameter> undefined{parameters.front(), Parameter()};
+  BOOST_CHECK_EXCEPTION(Ema(undefined, {}), ValueError, says({"ema: parameter 1 of 2 is undefined"}));
+  const std::vector<Buffer> buffers{{"count", Tensor()}};
+  BOOST_CHECK_EXCEPTION(Ema({}, {}, buffers), ValueError,
+                        says({"ema: buffer 'count' is undefined, expected a tensor"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
