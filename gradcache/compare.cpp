@@ -142,10 +142,16 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
 
 Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOptions& options,
                    std::span<const Parameter> parameters) {
-  StepOptions read = options;
-  read.deferred = false;
   detail::Ranks ranks("compare", options.communicator);
   return detail::of_group(options.communicator, [&] {
+    StepOptions read = options;
+    read.deferred = false;
+    ranks.together([] {},
+                   [&] {
+                     detail::Account names;
+                     for (const Parameter& p : parameters) names.text += p.name() + '\n';
+                     return names;
+                   });
     Comparison result;
     ranks.check_alike([&] {
       result = compare_steps([&] { return direct_step(towers, loss, read.direct()); },

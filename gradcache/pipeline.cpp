@@ -220,7 +220,7 @@ void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transactio
       return;
     } catch (const OutOfMemory&) {
       // A loss that ranks take together cannot be taken again by one.
-      if (!options_.may_drop_tapes || options_.shared_loss) throw;
+      if (!options_.may_drop_tapes || (options_.shared_loss && ranks_.several())) throw;
       transaction.clear();
       random_state() = random;
       if (!drop_a_kept_tape()) throw;

@@ -115,6 +115,12 @@ GroupNotes& notes_of(distributed::Communicator& communicator) {
   return *static_cast<GroupNotes*>(notes.get());
 }
 
+/// Within a handler.
+bool is_thrown_by_all(distributed::Communicator& communicator) noexcept {
+  const auto* const notes = static_cast<const GroupNotes*>(communicator.notes().get());
+  return notes != nullptr && notes->thrown_by_all == std::current_exception();
+}
+
 Tensor bytes_of(std::string& text) {
   return Tensor::wrap(reinterpret_cast<std::uint8_t*>(text.data()), {static_cast<std::int64_t>(text.size())});
 }
@@ -129,8 +135,7 @@ std::vector<TowerShare> shares_of(std::span<const Tower> towers) {
 
 void end_unless_all_throw(distributed::Communicator* communicator) noexcept {
   if (communicator == nullptr || communicator->size() == 1) return;
-  const auto* const notes = static_cast<const GroupNotes*>(communicator->notes().get());
-  if (notes == nullptr || notes->thrown_by_all != std::current_exception()) distributed::detail::give_up(*communicator);
+  if (!is_thrown_by_all(*communicator)) distributed::detail::give_up(*communicator);
 }
 
 CommonOptions& CommonOptions::add(const char* name, std::int64_t value) {
@@ -336,11 +341,12 @@ void Ranks::or_fail(const std::function<void()>& work) {
   } catch (const CommunicationError&) {
     throw;
   } catch (...) {
-    gave_up_ = true;
     if (several()) distributed::detail::give_up(*communicator_);
     throw;
   }
 }
+
+bool Ranks::all_throw() const noexcept { return !several() || is_thrown_by_all(*communicator_); }
 
 bool Ranks::any(bool here) {
   if (!several()) return here;

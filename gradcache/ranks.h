@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -83,8 +82,6 @@ template <class Work>
 auto of_group(distributed::Communicator* communicator, const Work& work) {
   try {
     return work();
-  } catch (const distributed::CommunicationError&) {
-    throw;
   } catch (...) {
     end_unless_all_throw(communicator);
     throw;
@@ -119,9 +116,9 @@ class Ranks {
   void together(const std::function<void()>& work, const std::function<Account()>& account = {});
   /// Does what calls the others itself: where it fails here, this rank ends the group, so that none waits for it.
   void or_fail(const std::function<void()>& work);
-  /// Whether this rank has ended the group so.
-  bool gave_up() const { return gave_up_; }
-  /// Looks at what is alike on all ranks, so that all throw where this does. Needs no memory where it does not.
+  /// Within a handler: whether what was thrown is thrown by all.
+  bool all_throw() const noexcept;
+  /// Looks at what is alike on all ranks, so that all throw where this throws ValueError.
   template <class Check>
   void check_alike(const Check& check) {
     try {
@@ -159,7 +156,6 @@ class Ranks {
   const char* step_;
   distributed::Communicator* communicator_;
   std::vector<Share> shares_;
-  std::atomic<bool> gave_up_ = false;
 };
 
 }  // namespace tapecache::gradcache::detail

@@ -128,7 +128,7 @@ StepResult take_cached_step(std::span<const Tower> towers, const Loss& loss, con
       pipeline.forward(plan.kept_chunks);
       if (pipeline.take_loss(loss, transaction)) pipeline.backward(transaction);
     } catch (const OutOfMemory&) {
-      if (ranks.gave_up()) throw;
+      if (!ranks.all_throw()) throw;
       transaction.roll_back();
       // All ranks begin again, whichever ran out of memory; each cuts its own samples as it can.
       bool smaller = false;

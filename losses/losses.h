@@ -219,8 +219,8 @@ struct MaxsimOptions {
   Scale scale = 1;
   EqualTargets equal_targets = {};  ///< documents are the targets; equal_rows compares their valid tokens
   Tiles tiles = std::nullopt;       ///< of queries and documents, each of many tokens
-  /// As InfoNceOptions has it; masks are of this rank's own as well, and on all ranks or on none. Documents have the
-  /// same number of tokens on all.
+  /// As InfoNceOptions has it; masks are of this rank's own as well, and on all ranks or on none. Queries have the
+  /// same number of tokens on all, and so have documents.
   distributed::Communicator* communicator = nullptr;
   SharedCandidates candidates = SharedCandidates::kAutomatic;
 };

@@ -39,6 +39,7 @@ Variable maxsim_loss(const Variable& queries, const Tensor& query_mask, const Va
   const std::int64_t step = detail::require_multiple(kLoss, "documents", documents.size(0), queries.size(0));
   ops::check_equal_targets(kLoss, options.equal_targets, queries.size(0), documents.size(0));
   detail::require_tiles(kLoss, options.tiles);
+  detail::require_candidates(kLoss, options.candidates);
   const Variable scale = options.scale.factor(kLoss, queries);
   if (options.tiles) {
     return ops::maxsim_loss(queries, query_mask, documents, document_mask, scale, *options.tiles,

@@ -103,6 +103,7 @@ Variable maxsim_loss_shared(const Variable& queries, const Tensor& query_mask, c
   ops::check_documents_have_tokens(loss, document_mask);
   ops::check_equal_targets(loss, options.equal_targets, queries.size(0), documents.size(0));
   require_tiles(loss, options.tiles);
+  require_candidates(loss, options.candidates);
   distributed::Communicator& ranks = *options.communicator;
   const Variable scale = options.scale.factor(loss, queries);
   const kernels::TileSizes tile = tile_of(loss, options.tiles, queries, documents);

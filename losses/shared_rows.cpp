@@ -242,8 +242,9 @@ Tensor Work::gradient(const Place& at) const {
   return spread;
 }
 
-/// With G = d loss / d logits and g that of the positives', of products of rows A, candidates B and positives p:
-/// dA = scale (G B + g p), dB = scale Gᵀ A, dp = scale g A, dscale = Σ A (G B + g p), dbias = Σ G + Σ g.
+/// With G = d loss / d logits and g that of the positives', and where scores are products of rows A with candidates B
+/// and positives p: dA = scale (G B + g p), dB = scale Gᵀ A, dp = scale g A, dscale = Σ A (G B + g p), dbias = Σ G + Σ
+/// g.
 void Work::backward(Backward& context) {
   const NoRecording constants;
   share_ = context.output_gradient().item() * weight();

@@ -121,8 +121,11 @@ Tensor Work::forward() {
   Tensor of_positives = Tensor::zeros({of_.shares.own}, DType::kFloat64, device);
   candidates_.visit([&](const CandidateBlock& block) {
     for_tiles(block, [&](const Tile& tile) {
-      totals.add(tile.logits, 0, tile.begin);
-      RowTotals::add_to(of_positives, tile.begin, ops::sum(tile.logits * tile.positives, 1));
+      // In f64: what f32 loses of these sums is all that there is of a small loss.
+      const Variable logits = tile.logits.value().to(DType::kFloat64);
+      const Variable positives = tile.positives.value().to(DType::kFloat64);
+      totals.add(logits, 0, tile.begin);
+      RowTotals::add_to(of_positives, tile.begin, ops::sum(logits * positives, 1));
     });
   });
   const Variable normalizer = Variable(totals.largest) + ops::log(Variable(totals.exponentials));
@@ -168,6 +171,7 @@ Variable sup_con_shared(const Variable& representations, const Tensor& labels, c
   const char* const loss = name(SharedLoss::kSupCon);
   require_rows_or_none(loss, "representations", representations);
   ops::detail::require_ids(loss, "labels", labels, representations.size(0));
+  require_candidates(loss, options.candidates);
   Communicator& ranks = *options.communicator;
   const Variable scale = options.scale.factor(loss, representations);
   const DType dtype = representations.dtype();
@@ -176,6 +180,8 @@ Variable sup_con_shared(const Variable& representations, const Tensor& labels, c
                                     of_type("type", dtype),
                                     whole("width", representations.size(1)),
                                     of_scalar("scale", scale),
+                                    whole("number of rows in a tile", tile.rows),
+                                    whole("number of columns in a tile", tile.cols),
                                     of_candidates(options.candidates),
                                     of_recording(tapecache::detail::will_record({representations, scale}))};
   const std::int64_t own = representations.size(0);

@@ -63,6 +63,7 @@ Variable sup_con(const Variable& representations, const Tensor& labels, const Su
     return detail::take_shared(*options.communicator,
                                [&] { return detail::sup_con_shared(representations, labels, options); });
   }
+  detail::require_candidates("sup_con", options.candidates);
   detail::require_rows("sup_con", "representations", representations);
   ops::detail::require_ids("sup_con", "labels", labels, representations.size(0));
   const Variable scale = options.scale.factor("sup_con", representations);

@@ -34,6 +34,8 @@ Variable nt_xent_shared(const Variable& a, const Variable& b, const NtXentOption
                                     of_type("type", a.dtype()),
                                     whole("width", a.size(1)),
                                     of_scalar("scale", scale),
+                                    whole("number of rows in a tile", tile.rows),
+                                    whole("number of columns in a tile", tile.cols),
                                     of_equal_targets(options.equal_targets),
                                     of_candidates(options.candidates),
                                     of_recording(tapecache::detail::will_record({a, b, scale}))};

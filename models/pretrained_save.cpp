@@ -57,11 +57,16 @@ std::vector<path> entries_of(const path& folder, std::error_code& error) {
     return {};
   }
   std::vector<path> found;
-  while (const dirent* entry = ::readdir(entries.get())) {
+  for (;;) {
+    errno = 0;
+    const dirent* const entry = ::readdir(entries.get());
+    if (!entry) {
+      if (errno != 0) error.assign(errno, std::generic_category());
+      return found;
+    }
     const std::string_view name = entry->d_name;
     if (name != "." && name != "..") found.push_back(folder / name);
   }
-  return found;
 }
 
 bool is_folder(const path& entry) {

@@ -4,6 +4,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <new>
 #include <string_view>
 #include <utility>
 
@@ -121,10 +122,14 @@ void Messenger::run(Call call, const std::function<void()>& work) {
 
 void Messenger::fail(std::string_view why) noexcept {
   try {
-    break_off(std::string(why), true);
+    try {
+      break_off(std::string(why), true);
+    } catch (const std::bad_alloc&) {
+      break_off("short of memory", true);  // so few letters that a string needs no memory for them
+    }
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, 1s, [&] { return !tells_ || ended_; });
-  } catch (...) {  // no memory for the words: who waits learns from the deadline
+  } catch (...) {  // who waits learns from the deadline
   }
 }
 

@@ -193,7 +193,8 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
     }
   }
   for (std::size_t k = 0; dgamma && k < inverse.size(); ++k) {
-    put(dgamma[k], static_cast<T>(sums[second + k] * static_cast<double>(inverse[k])), dgamma_mode);
+    const auto factor = static_cast<double>(inverse[k]);
+    put(dgamma[k], static_cast<T>(factor == 0 ? 0 : sums[second + k] * factor), dgamma_mode);
   }
   for (std::size_t k = 0; dbeta && k < inverse.size(); ++k) put(dbeta[k], static_cast<T>(sums[k]), dbeta_mode);
 }

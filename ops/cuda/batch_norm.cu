@@ -119,7 +119,8 @@ __global__ void channel_gradients_kernel(Channels layout, T epsilon, bool own_st
         }
       }
     }
-    if (dgamma) put(dgamma[i], static_cast<T>(total.second * Long{inverse}), dgamma_mode);
+    const Long of_gamma = inverse == T{0} ? Long{0} : total.second * Long{inverse};
+    if (dgamma) put(dgamma[i], static_cast<T>(of_gamma), dgamma_mode);
     if (dbeta) put(dbeta[i], static_cast<T>(total.first), dbeta_mode);
   }
 }

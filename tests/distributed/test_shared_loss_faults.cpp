@@ -65,17 +65,21 @@ void check_other_options(const std::function<void(ClipOptions&)>& change, const 
 BOOST_AUTO_TEST_SUITE(shared_loss_faults)
 
 BOOST_AUTO_TEST_CASE(a_way_of_candidates_that_there_is_not) {
-  for (const bool pairs : {false, true}) {
-    check_named(messages(3,
-                         [&](Communicator& ranks) {
-                           Views views;
-                           const auto neither = static_cast<SharedCandidates>(7);
-                           if (pairs)
-                             clip_loss(views.a, views.b, {.scale = 3, .communicator = &ranks, .candidates = neither});
-                           else nt_xent(views.a, views.b, {.communicator = &ranks, .candidates = neither});
-                         }),
-                {pairs ? "clip_loss: " : "nt_xent: ", "candidates is 7, expected kAutomatic, kGathered or kRing"});
-  }
+  const auto neither = static_cast<SharedCandidates>(7);
+  const auto check = [](const std::string& loss, const std::function<void(Communicator&)>& take) {
+    check_named(messages(3, take), {loss + ": ", "candidates is 7, expected kAutomatic, kGathered or kRing"});
+  };
+  const Variable rows(random_values({3, 4}, 1)), tokens(random_values({3, 2, 4}, 2));
+  check("clip_loss", [&](Communicator& ranks) {
+    clip_loss(rows, rows, {.scale = 3, .communicator = &ranks, .candidates = neither});
+  });
+  check("nt_xent", [&](Communicator& ranks) { nt_xent(rows, rows, {.communicator = &ranks, .candidates = neither}); });
+  check("sup_con", [&](Communicator& ranks) {
+    sup_con(rows, Tensor::zeros({3}, DType::kInt64), {.communicator = &ranks, .candidates = neither});
+  });
+  check("maxsim_loss", [&](Communicator& ranks) {
+    maxsim_loss(tokens, {}, tokens, {}, {.communicator = &ranks, .candidates = neither});
+  });
 }
 
 BOOST_AUTO_TEST_CASE(a_rank_with_other_options_is_named) {

@@ -313,6 +313,25 @@ BOOST_AUTO_TEST_CASE(large_logits) {
   }
 }
 
+/// Two of a class that are equal, and a third opposite to them: in f32 a small loss at large logits.
+BOOST_AUTO_TEST_CASE(small_losses_keep_their_digits) {
+  const std::vector<Tensor> rows{Tensor::from({1.0f, 0.0f, 1.0f, 0.0f}, {2, 2}), Tensor::from({-1.0f, 0.0f}, {1, 2})};
+  const std::vector<Tensor> labels{Tensor::from<std::int64_t>({0, 0}, {2}), Tensor::from<std::int64_t>({1}, {1})};
+  for (const float scale : {4.5f, 5.2f, 6.1f, 7.3f}) {
+    const double expected = std::log1p(std::exp(-2 * static_cast<double>(scale)));
+    std::vector<double> found(2);
+    run_in_threads(
+        2,
+        [&](Communicator& ranks) {
+          const auto r = static_cast<std::size_t>(ranks.rank());
+          found[r] =
+              sup_con(rows[r], labels[r], {.scale = Tensor::scalar(scale), .communicator = &ranks}).value().item();
+        },
+        kLimit);
+    for (const double loss : found) BOOST_TEST(std::abs(loss - expected) <= 1e-5 * expected, scale << ": " << loss);
+  }
+}
+
 /// Of a single pair, and where all others are equal to the positive, nothing is left to push away.
 BOOST_AUTO_TEST_CASE(rows_without_negatives) {
   for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {

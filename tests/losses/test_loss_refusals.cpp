@@ -7,6 +7,7 @@
 #include "checks.h"
 #include "loss_table.h"
 #include "tapecache/losses/losses.h"
+#include "tapecache/ops/layout.h"
 
 // What losses refuse, and at which bounds of their options.
 
@@ -91,6 +92,11 @@ BOOST_AUTO_TEST_CASE(limits_of_the_options) {
   };
   BOOST_CHECK_EXCEPTION(info_nce(a, b, {.candidates = neither}), ValueError, refused("info_nce: "));
   BOOST_CHECK_EXCEPTION(clip_loss(a, b, {.scale = 1, .candidates = neither}), ValueError, refused("clip_loss: "));
+  BOOST_CHECK_EXCEPTION(sup_con(a, Tensor::zeros({a.size(0)}, DType::kInt64), {.candidates = neither}), ValueError,
+                        refused("sup_con: "));
+  const Variable tokens = ops::reshape(a, {a.size(0), 1, a.size(1)});
+  BOOST_CHECK_EXCEPTION(maxsim_loss(tokens, {}, tokens, {}, {.candidates = neither}), ValueError,
+                        refused("maxsim_loss: "));
   BOOST_CHECK_EXCEPTION(siglip_loss(a, b, {.scale = 1, .bias = 0, .candidates = neither}), ValueError,
                         refused("siglip_loss: "));
   BOOST_CHECK_EXCEPTION(nt_xent(a, b, {.candidates = neither}), ValueError, refused("nt_xent: "));
