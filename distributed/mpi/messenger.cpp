@@ -438,7 +438,7 @@ void Messenger::compare(const Notice& answered, int from) {
   if (answered.signature != own.signature) {
     throw Broken{fmt::format("rank {} calls {}, but this rank {}", from, text, text_of(own.call))};
   }
-  if (from != expected_from_) return;
+  if (from != expected_from_ || own.call.to < 0) return;  // those of a barrier have neither receiver nor bytes
   if (answered.to != rank_ || answered.bytes != expected_) {
     throw Broken{fmt::format("rank {} calls {}, but this rank is to receive {} bytes from it", from, text, expected_)};
   }

@@ -98,6 +98,28 @@ void host_single() {
   MPI_Finalize();
 }
 
+/// A rank is so late in each call that others ask it, and each other, what they do.
+void waits() {
+  const auto ranks = mpi_world(20s);
+  const int rank = ranks->rank(), size = ranks->size();
+  Tensor values = Tensor::full({3}, rank), all = Tensor::zeros({size, 3}), own = Tensor::zeros({1, 3});
+  const Tensor rows = values.reshape({1, 3});
+  const std::vector<std::int64_t> one_each(static_cast<std::size_t>(size), 1);
+  const std::function<void()> calls[] = {
+      [&] { ranks->barrier(); },
+      [&] { ranks->all_gather(rows, all, one_each); },
+      [&] { ranks->reduce_scatter(all, own, one_each); },
+      [&] { ranks->send_receive(rows, (rank + 1) % size, own, (rank + size - 1) % size); },
+      [&] { ranks->broadcast(values, 2); },
+      [&] { ranks->all_reduce(values); },
+  };
+  for (const auto& call : calls) {
+    if (rank == 1) std::this_thread::sleep_for(1200ms);
+    call();
+  }
+  if (rank == 0) std::printf("%d ranks, all right\n", size);
+}
+
 // --- failures ------------------------------------------------------------------------------------
 
 /// What rank 1 does while the others call; they have made one call before.
@@ -225,6 +247,7 @@ int main(int argc, char** argv) {
   const std::map<std::string, std::function<void()>> roles = {
       {"calls", calls},
       {"large", large},
+      {"waits", waits},
       {"host", [] { host(MPI_THREAD_MULTIPLE); }},
       {"host-serialized", [] { host(MPI_THREAD_SERIALIZED); }},
       {"host-single", host_single},

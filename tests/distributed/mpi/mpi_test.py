@@ -54,6 +54,9 @@ class MpiTest(unittest.TestCase):
             with self.subTest(count=count):
                 self.good(count, "calls", f"{count} ranks, all right")
 
+    def test_a_rank_that_is_late_within_the_limit_is_waited_for(self) -> None:
+        self.good(4, "waits", "4 ranks, all right")
+
     def test_over_the_network(self) -> None:
         if KIND == "mpich":
             self.skipTest("MPI_Finalize of MPICH 4.0 may not end over TCP: a rank that is done does not answer the others")
