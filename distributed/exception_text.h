@@ -38,6 +38,19 @@ inline void give_up(Communicator& ranks) noexcept {
   }
 }
 
+/// Does what calls the others itself: a rank for which it fails gives up, so that none waits for it.
+template <class Work>
+void or_give_up(Communicator& ranks, const Work& work) {
+  try {
+    work();
+  } catch (const CommunicationError&) {
+    throw;
+  } catch (...) {
+    give_up(ranks);
+    throw;
+  }
+}
+
 }  // namespace tapecache::distributed::detail
 
 #pragma GCC visibility pop

@@ -336,14 +336,8 @@ void Ranks::compare_weights(std::span<const Parameter> weights) {
 }
 
 void Ranks::or_fail(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const CommunicationError&) {
-    throw;
-  } catch (...) {
-    if (several()) distributed::detail::give_up(*communicator_);
-    throw;
-  }
+  if (several()) distributed::detail::or_give_up(*communicator_, work);
+  else work();
 }
 
 bool Ranks::all_throw() const noexcept { return !several() || is_thrown_by_all(*communicator_); }

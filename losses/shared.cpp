@@ -9,7 +9,6 @@
 #include <fmt/format.h>
 
 #include "tapecache/core/device.h"
-#include "tapecache/distributed/exception_text.h"
 
 namespace tapecache::losses::detail {
 
@@ -36,20 +35,9 @@ void write_for_ranks(const Communicator& ranks, Tensor& tensor, Call call) {
 
 }  // namespace
 
-void or_fail(Communicator& ranks, const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const distributed::CommunicationError&) {
-    throw;
-  } catch (...) {
-    distributed::detail::give_up(ranks);
-    throw;
-  }
-}
-
 Variable take_shared(Communicator& ranks, const std::function<Variable()>& loss) {
   Variable value;
-  or_fail(ranks, [&] { value = loss(); });
+  distributed::detail::or_give_up(ranks, [&] { value = loss(); });
   return value;
 }
 

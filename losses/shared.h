@@ -10,14 +10,14 @@
 
 #include "tapecache/autograd/tape.h"
 #include "tapecache/distributed/communicator.h"
+#include "tapecache/distributed/exception_text.h"
 
 #pragma GCC visibility push(hidden)
 
 /// What losses that ranks take together ask of the other ranks. Private to losses.
 namespace tapecache::losses::detail {
 
-/// Runs what calls other ranks. Who cannot go on tells them.
-void or_fail(distributed::Communicator& ranks, const std::function<void()>& work);
+/// A loss that calls other ranks. Who cannot take it tells them.
 Variable take_shared(distributed::Communicator& ranks, const std::function<Variable()>& loss);
 
 /// The value of a loss, recorded where one of its inputs wants a gradient: `work->backward` gives them, and may call
@@ -31,7 +31,7 @@ Variable recorded(const char* loss, distributed::Communicator& ranks, Tensor val
   for (const Variable& input : inputs) saved.push_back(input.value());
   Work* const of_tape = work.get();
   const auto derivative = [of_tape, group = &ranks](Backward& context) {
-    or_fail(*group, [&] { of_tape->backward(context); });
+    distributed::detail::or_give_up(*group, [&] { of_tape->backward(context); });
   };
   Tape::append(loss, std::span(&result, 1), inputs, saved, tapecache::detail::derivative_of(derivative),
                std::move(work));

@@ -14,6 +14,7 @@
 #include "tapecache/losses/shared_alike.h"
 #include "tapecache/losses/shared_candidates.h"
 #include "tapecache/losses/shared_pairs.h"
+#include "tapecache/losses/similarity.h"
 #include "tapecache/ops/checks.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
@@ -91,7 +92,7 @@ class Work {
       return ops::reshape(of_rows.slice(begin, end).to(logits.dtype()), {end - begin, 1});
     }
   };
-  Variable scaled(const Tensor& rows) const { return Variable(rows) * Variable(of_.scale.value()); }
+  Part rows_between(std::int64_t begin, std::int64_t end) const { return {of_.rows.value().slice(begin, end), begin}; }
   void for_tiles(const CandidateBlock& block, const std::function<void(const Tile&)>& visitor) const;
 
   Communicator& ranks_;
@@ -99,6 +100,7 @@ class Work {
   Candidates candidates_;
   AnchorWeights weights_;
   RowConstants rows_;
+  DotProducts products_;
 };
 
 void Work::for_tiles(const CandidateBlock& block, const std::function<void(const Tile&)>& visitor) const {
@@ -106,7 +108,7 @@ void Work::for_tiles(const CandidateBlock& block, const std::function<void(const
   const ops::Diagonal itself{.count = own};
   for (std::int64_t begin = 0; begin < own; begin += of_.tile.rows) {
     const std::int64_t end = std::min(own, begin + of_.tile.rows), count = block.rows.size(0);
-    Tensor logits = ops::similarities(scaled(of_.rows.value().slice(begin, end)).value(), block.rows);
+    Tensor logits = products_.logits(rows_between(begin, end), {block.rows, block.first}, of_.scale.value());
     Tensor positives = ops::equal_pairs(of_.labels, {first + begin, end - begin, block.first, count}, logits.dtype());
     const ops::Diagonal here = itself.within(begin, end - begin, block.first - first, count);
     ops::fill_diagonal(logits, here, kExcluded);
@@ -150,16 +152,15 @@ void Work::backward(Backward& context) {
       const Tensor gradient =
           (probabilities * tile.column(weights_.of_anchor) - ops::scale(of_positives, of_loss)).value();
       Tensor product = products.slice(tile.begin, tile.end);
-      ops::add_product(gradient, block.rows, product);
-      if (!of_.gradient) return;
-      ops::add_transposed_product(gradient, scaled(anchors.slice(tile.begin, tile.end)).value(), block.gradient);
+      products_.add_gradients(gradient, rows_between(tile.begin, tile.end), {block.rows, block.first},
+                              of_.scale.value(), product, block.gradient);
     });
   });
   const Variable by_row = ops::sum(Variable(anchors) * Variable(products), 1);
   Tensor of_scale = ops::reshape(ops::sum(Variable(by_row.value().to(DType::kFloat64))), {1}).value();
   all_reduce(ranks_, of_scale, distributed::Reduction::kSum);
   if (context.needs(0)) {
-    context.pass(0, scaled(products).value());
+    context.pass(0, (Variable(products) * Variable(of_.scale.value())).value());
     if (of_candidates.defined()) context.pass(0, of_candidates);
   }
   if (context.needs(1)) context.pass(1, of_scale.to(anchors.dtype()).reshape(Shape()));
