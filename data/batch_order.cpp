@@ -10,7 +10,7 @@
 
 namespace tapecache::data {
 
-std::vector<std::int64_t> shuffled(std::int64_t count, std::uint64_t seed, std::uint64_t number) {
+std::vector<std::int64_t> BatchOrder::shuffled(std::int64_t count, std::uint64_t seed, std::uint64_t number) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(count));
   std::iota(order.begin(), order.end(), 0);
   std::seed_seq words{static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32),

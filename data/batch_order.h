@@ -23,14 +23,14 @@ class BatchOrder {
   /// `reproducible_segments`, where the ranks can share these evenly. Throws ValueError for a rank that there is not.
   std::vector<std::int64_t> rows(std::int64_t step, int rank, int ranks);
 
+  /// Numbers 0 to `count`, in an order that the seed and the number of the shuffle give.
+  static std::vector<std::int64_t> shuffled(std::int64_t count, std::uint64_t seed, std::uint64_t number);
+
  private:
   std::int64_t samples_, batch_;
   std::uint64_t seed_;
   std::int64_t epoch_ = -1;
   std::vector<std::int64_t> order_;  // of that epoch
 };
-
-/// Numbers 0 to `count`, in an order that the seed and the number of the shuffle give.
-std::vector<std::int64_t> shuffled(std::int64_t count, std::uint64_t seed, std::uint64_t number);
 
 }  // namespace tapecache::data

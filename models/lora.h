@@ -37,6 +37,11 @@ class Lora {
   void unmerge() const;
   bool merged() const;
 
+  /// Whether a folder is an adapter's.
+  static bool is_in(const std::filesystem::path& folder);
+  /// What a folder's adapter_config.json calls the model it adapts; empty where that is not said. Throws FileError.
+  static std::string base_of(const std::filesystem::path& folder);
+
  private:
   friend Lora add_lora(const Model& model, const LoraOptions& options);
   friend Lora load_lora(const std::filesystem::path& folder, const Model& model);
@@ -61,10 +66,5 @@ void save_lora(const std::filesystem::path& folder, const Lora& lora, const std:
 /// names, in one message, the fields that are malformed or not supported, the layers that the model has not, and the
 /// tensors that are missing or of another shape, as where the adapter is another model's.
 Lora load_lora(const std::filesystem::path& folder, const Model& model);
-
-/// What a folder's adapter_config.json calls the model it adapts; empty where that is not said. Throws FileError.
-std::string base_of_lora(const std::filesystem::path& folder);
-/// Whether a folder is an adapter's.
-bool is_lora(const std::filesystem::path& folder);
 
 }  // namespace tapecache::models

@@ -249,7 +249,7 @@ void save_lora(const std::filesystem::path& folder, const Lora& lora, const std:
   settings.finish();
 }
 
-std::string base_of_lora(const std::filesystem::path& folder) {
+std::string Lora::base_of(const std::filesystem::path& folder) {
   detail::Problems problems;
   const std::filesystem::path file = detail::folder_within(folder) / kConfig;
   const Json json = tapecache::detail::read_json(file);
@@ -258,7 +258,7 @@ std::string base_of_lora(const std::filesystem::path& folder) {
   return base;
 }
 
-bool is_lora(const std::filesystem::path& folder) {
+bool Lora::is_in(const std::filesystem::path& folder) {
   std::error_code error;
   return std::filesystem::exists(detail::folder_within(folder) / kConfig, error);
 }

@@ -74,7 +74,7 @@ int run_embed(const EmbedCommand& command) {
     const std::vector<ImageFile> files = list_images(command.images, command.texts);
     const std::filesystem::path base = base_folder(command.model.folder, command.model.base);
     const models::Pretrained model = models::load_pretrained(base);
-    if (models::is_lora(command.model.folder)) models::load_lora(command.model.folder, model).merge();
+    if (models::Lora::is_in(command.model.folder)) models::load_lora(command.model.folder, model).merge();
     const ImageEncoder images(base, model, command.model.images);
     architecture = model.info().architecture;
     vectors = embed(files.size(), "images", [&] { return images.embed(files, options); });

@@ -65,7 +65,7 @@ int run_inspect(const InspectCommand& command) {
   std::vector<std::string> faults;
   show("folder", model_folder(command.folder).string());
   const std::filesystem::path base = base_folder(command.folder, command.base);
-  const bool is_adapter = models::is_lora(command.folder);
+  const bool is_adapter = models::Lora::is_in(command.folder);
   if (is_adapter) show("base", base.string());
   std::optional<std::int64_t> ids;
   std::optional<std::string> no_tokenizer;  // which encoders of images alone do without

@@ -18,7 +18,7 @@ std::vector<std::int64_t> held_out(const std::deque<std::uint32_t>& anchors, dou
   std::ranges::sort(sorted);
   std::unordered_set<std::uint32_t> taken;
   std::int64_t count = 0;
-  for (const std::int64_t row : data::shuffled(static_cast<std::int64_t>(anchors.size()), seed, kShuffle)) {
+  for (const std::int64_t row : data::BatchOrder::shuffled(static_cast<std::int64_t>(anchors.size()), seed, kShuffle)) {
     if (count >= wanted) break;
     const std::uint32_t anchor = anchors[static_cast<std::size_t>(row)];
     const auto [begin, end] = std::equal_range(sorted.begin(), sorted.end(), anchor);

@@ -42,13 +42,13 @@ const std::filesystem::path& model_folder(const std::filesystem::path& path) {
 }
 
 std::filesystem::path base_folder(const std::filesystem::path& path, const std::filesystem::path& base) {
-  if (!models::is_lora(model_folder(path))) {
+  if (!models::Lora::is_in(model_folder(path))) {
     if (base.empty()) return path;
     throw FileError(fmt::format("{}: has no adapter_config.json, expected an adapter's folder beside --base {}",
                                 path.string(), base.string()));
   }
   if (!base.empty()) return model_folder(base);
-  const std::filesystem::path named = models::base_of_lora(path);
+  const std::filesystem::path named = models::Lora::base_of(path);
   std::error_code error;
   for (const std::filesystem::path& folder : {named, path / named}) {
     if (!named.empty() && std::filesystem::is_directory(folder, error)) return folder;
@@ -62,7 +62,7 @@ TextModel::TextModel(const std::filesystem::path& folder, const TextModelOptions
       base_(base_folder(folder, options.base)),
       model_(load(base_, options)),
       tokenizer_(data::Tokenizer::load(base_, {.lower_case = model_.info().lower_case})) {
-  if (models::is_lora(folder)) {
+  if (models::Lora::is_in(folder)) {
     adapter_ = models::load_lora(folder, model_);
     if (options.merge) adapter_->merge();
   }

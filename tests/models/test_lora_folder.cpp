@@ -20,9 +20,9 @@ BOOST_AUTO_TEST_CASE(a_saved_adapter_loads_again_to_the_same_bits) {
   for (const Targets& targets : kTargets) {
     const Adapted adapted(targets);
     save_lora(folder / "adapter", adapted.of_bert, "some/base");
-    BOOST_TEST(is_lora(folder / "adapter"));
-    BOOST_TEST(!is_lora(folder.path()));
-    BOOST_TEST(base_of_lora(folder / "adapter") == "some/base");
+    BOOST_TEST(Lora::is_in(folder / "adapter"));
+    BOOST_TEST(!Lora::is_in(folder.path()));
+    BOOST_TEST(Lora::base_of(folder / "adapter") == "some/base");
     const Builder builder(7, DType::kFloat64);
     const Bert other(builder.child("text"), small_bert());
     for (Parameter p : builder.parameters()) p.assign(named(adapted.bert.parameters(), p.name().substr(5)).value());

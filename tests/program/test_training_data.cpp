@@ -18,7 +18,6 @@ using namespace tapecache;
 using namespace tapecache::program;
 using namespace tapecache::testing;
 using data::BatchOrder;
-using data::shuffled;
 
 namespace {
 
@@ -66,10 +65,10 @@ BOOST_AUTO_TEST_CASE(shares_of_ranks_are_the_whole_batch) {
 
 BOOST_AUTO_TEST_CASE(shuffles_are_the_same_everywhere) {
   // As the definitions of std::seed_seq and std::mt19937_64 have it.
-  BOOST_CHECK(shuffled(8, 1, 0) == Rows({7, 6, 0, 5, 2, 3, 1, 4}));
-  BOOST_CHECK(shuffled(8, 2, 3) == Rows({2, 7, 3, 1, 6, 0, 5, 4}));
-  BOOST_CHECK(shuffled(0, 1, 0).empty());
-  BOOST_CHECK(shuffled(1, 1, 0) == Rows{0});
+  BOOST_CHECK(BatchOrder::shuffled(8, 1, 0) == Rows({7, 6, 0, 5, 2, 3, 1, 4}));
+  BOOST_CHECK(BatchOrder::shuffled(8, 2, 3) == Rows({2, 7, 3, 1, 6, 0, 5, 4}));
+  BOOST_CHECK(BatchOrder::shuffled(0, 1, 0).empty());
+  BOOST_CHECK(BatchOrder::shuffled(1, 1, 0) == Rows{0});
 }
 
 BOOST_AUTO_TEST_CASE(pairs_of_one_anchor_are_on_one_side) {

@@ -264,7 +264,7 @@ BOOST_AUTO_TEST_CASE(adapters_that_peft_made) {
   const ReferenceInputs inputs(file, DType::kFloat32);
   const Pretrained model = load_pretrained(folder);
   const Lora lora = load_lora(folder / "lora", model);
-  BOOST_TEST(base_of_lora(folder / "lora") == "..");
+  BOOST_TEST(Lora::base_of(folder / "lora") == "..");
   const auto loss_of = [&] {
     for (Parameter p : lora.parameters()) p.clear_gradient();
     Tape tape;
@@ -296,7 +296,7 @@ BOOST_AUTO_TEST_CASE(adapters_that_peft_made) {
   save_pretrained(saved / "merged", model);
   lora.unmerge();
   check_outputs(ReferenceResults(load_pretrained(saved / "merged"), inputs), file, 1e-5);
-  const Pretrained again = load_pretrained(base_of_lora(saved / "adapter"));
+  const Pretrained again = load_pretrained(Lora::base_of(saved / "adapter"));
   load_lora(saved / "adapter", again);
   BOOST_TEST(same_bits(ReferenceResults(again, inputs).texts.value(), ReferenceResults(model, inputs).texts.value()));
 
