@@ -246,7 +246,7 @@ void replace(const path& staging, const path& folder, const path& config) {
     Staging::make(move.to.parent_path());
   }
   const path last = staging / config;
-  std::ranges::partition(moves, [&](const Move& move) { return move.from != last; });
+  std::partition(moves.begin(), moves.end(), [&](const Move& move) { return move.from != last; });
   for (const char* old : {"config.json", "open_clip_config.json", "modules.json", "model.safetensors.index.json",
                           "open_clip_model.safetensors.index.json"}) {
     removed.push_back(folder / old);
