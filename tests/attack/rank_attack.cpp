@@ -36,7 +36,7 @@ bool same(const Tensor& a, const Tensor& b) { return a.defined() == b.defined() 
 struct Ending {
   enum class How { kDone, kNoMemory, kGroupEnded, kError, kForeign } how = How::kDone;
   std::array<char, 400> text = {};
-  bool here = false;  // whether the allocation that failed was this thread's
+  bool here = false;  // whether the allocation that failed was this rank's, as far as its thread can tell
   double loss = 0;
 
   bool threw() const { return how != How::kDone; }
@@ -54,6 +54,7 @@ Ending ending_of(const std::function<gradcache::StepResult()>& step) {
     ending.loss = result.status == StepStatus::kDone ? result.loss.item() : std::nan("");
   } catch (const OutOfMemory& error) {
     ending.note(Ending::How::kNoMemory, error.what());
+    ending.here = error.in_use() > 0;  // of another rank's it does not say how much
   } catch (const std::bad_alloc& error) {
     ending.note(Ending::How::kNoMemory, error.what());
   } catch (const CommunicationError& error) {
@@ -139,7 +140,7 @@ class Attack {
     if (group.rank() == 0) failing.emplace(memory_, number);
     all.arrive_and_wait();
     own.ending = ending_of(step);
-    own.ending.here = FailingAllocation::failed_here();
+    own.ending.here = own.ending.here || FailingAllocation::failed_here();
     all.arrive_and_wait();
     if (group.rank() == 0) failed = failing->end();
     all.arrive_and_wait();
@@ -174,7 +175,8 @@ class Attack {
   std::string wrong_of(const std::vector<Tried>& tried) const {
     const bool threw = tried[0].ending.threw(),
                no_memory =
-                   std::ranges::any_of(tried, [](const Tried&one) { return one.ending.how == Ending::How::kNoMemory; });
+                   std::ranges::any_of(tried, [](const Tried&one) { return one.ending.how == Ending::How::kNoMemory; }),
+               here = std::ranges::any_of(tried, [](const Tried&one) { return one.ending.here; });
     for (std::size_t r = 0; r < tried.size(); ++r) {
       const Tried& one = tried[r];
       const Ending& ending = one.ending;
@@ -186,6 +188,7 @@ class Attack {
         continue;
       }
       if (!no_memory) return "threw, but no rank for want of memory";
+      if (!here && memory_ == Memory::kTensors) return "threw another rank's error where it was";
       if (ending.here && ending.how != Ending::How::kNoMemory) {
         return fmt::format("threw something else on rank {}, where it was", r);
       }
