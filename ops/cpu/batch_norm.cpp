@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -104,6 +106,19 @@ std::pair<double, double> wide_moments(const Channels& layout, std::int64_t chan
   return {mean, mean_of([=](double v) { return (v - mean) * (v - mean); })};
 }
 
+/// Σ dy (x - mean) of a channel in f64, element by element: where terms or sums in T overflow.
+template <class T>
+double wide_gradient_sum(const Channels& layout, std::int64_t channel, const T* x, T mean, const T* dy) {
+  double sum = 0;
+  for (std::int64_t i = 0; i < layout.outer; ++i) {
+    const std::int64_t from = (i * layout.count + channel) * layout.inner;
+    for (std::int64_t j = from; j < from + layout.inner; ++j) {
+      sum += static_cast<double>(dy[j]) * (static_cast<double>(x[j]) - static_cast<double>(mean));
+    }
+  }
+  return sum;
+}
+
 template <class T>
 std::vector<T> inverse_deviations(std::int64_t channels, const T* variance, double epsilon) {
   std::vector<T> inverse(variance, variance + channels);
@@ -111,8 +126,8 @@ std::vector<T> inverse_deviations(std::int64_t channels, const T* variance, doub
   return inverse;
 }
 
-/// The mean of each channel, or 0 where its variance does not fit T: 0 times what is left of x would be NaN where the
-/// difference to the mean overflows too.
+/// The mean of each channel, or 0 where its variance does not fit T: a slope of 0 times what is left of x would be NaN
+/// where the difference to the mean overflows too.
 template <class T>
 std::vector<T> centres(std::int64_t channels, const T* mean, const T* variance) {
   std::vector<T> centre(mean, mean + channels);
@@ -120,6 +135,14 @@ std::vector<T> centres(std::int64_t channels, const T* mean, const T* variance) 
     if (std::isinf(variance[k])) centre[static_cast<std::size_t>(k)] = T{0};
   }
   return centre;
+}
+
+/// Whether a difference x - centre may overflow though x and the centre do not.
+template <class T>
+bool differences_may_overflow(std::int64_t channels, const T* centre) {
+  // Less than half of the largest number's last digit: such a difference rounds to that number.
+  constexpr T kSafe = std::numeric_limits<T>::max() * (std::numeric_limits<T>::epsilon() / 8);
+  return std::any_of(centre, centre + channels, [](T c) { return std::abs(c) > kSafe; });
 }
 
 template <class T>
@@ -147,10 +170,18 @@ void batch_norm(const Channels& layout, double epsilon, const T* x, const T* gam
                 const T* variance, T* y) {
   std::vector<T> factors = inverse_deviations(layout.count, variance, epsilon);
   for (std::int64_t k = 0; k < layout.count; ++k) factors[static_cast<std::size_t>(k)] *= gamma[k];
-  const std::vector<T> middles = centres(layout.count, mean, variance);
-  const T *factor = factors.data(), *centre = middles.data();
+  const T* factor = factors.data();
+  if (differences_may_overflow(layout.count, mean)) {  // and those of halves do not
+    for (T& f : factors) f *= T{2};
+    map_channels(layout, Mode::kWrite, y, [=](auto at, std::int64_t i, const auto& of_channel) TAPECACHE_INLINE {
+      const auto half = set(T{0.5});
+      const auto d = hn::Sub(hn::Mul(at.load(x + i), half), hn::Mul(of_channel(mean), half));
+      return hn::MulAdd(d, of_channel(factor), of_channel(beta));
+    });
+    return;
+  }
   map_channels(layout, Mode::kWrite, y, [=](auto at, std::int64_t i, const auto& of_channel) TAPECACHE_INLINE {
-    return hn::MulAdd(hn::Sub(at.load(x + i), of_channel(centre)), of_channel(factor), of_channel(beta));
+    return hn::MulAdd(hn::Sub(at.load(x + i), of_channel(mean)), of_channel(factor), of_channel(beta));
   });
 }
 
@@ -167,6 +198,11 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
     sums = channel_sums(layout, x, centre, dy, [](auto d, auto g) TAPECACHE_INLINE {
       return std::array{g, hn::Mul(g, d)};
     });
+  }
+  for (std::size_t k = 0; k < inverse.size() && !sums.empty(); ++k) {
+    if (!std::isfinite(sums[second + k]) && inverse[k] != 0) {
+      sums[second + k] = wide_gradient_sum(layout, static_cast<std::int64_t>(k), x, centre[k], dy);
+    }
   }
   if (dx) {
     // dx = factor (dy - shift - slope (x - mean))

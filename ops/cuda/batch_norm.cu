@@ -52,6 +52,14 @@ struct GradientTerm {
   }
 };
 
+/// Σ term(k) in f64 by a block of threads: where terms or sums in T overflow.
+template <class Term>
+__device__ double wide_sum(std::int64_t length, const Term& term) {
+  double sum = 0;
+  for (std::int64_t k = threadIdx.x; k < length; k += blockDim.x) sum += term(k);
+  return block_sum(sum);
+}
+
 /// Two passes, where the second makes good what rounding took from the first mean (Chan et al. 1983). A block takes a
 /// channel, whose values it reads anew in f64 where squares overflow in T.
 template <class T>
@@ -67,10 +75,8 @@ __global__ void statistics_kernel(Channels layout, const T* x, const Pair<T>* de
       continue;
     }
     const auto mean_of = [&](const auto& term) {
-      double sum = 0;
-      for (std::int64_t k = threadIdx.x; k < length; k += blockDim.x)
-        sum += term(static_cast<double>(x[place(layout, i, k)]));
-      return block_sum(sum) / static_cast<double>(length);
+      return wide_sum(length, [&](std::int64_t k) { return term(static_cast<double>(x[place(layout, i, k)])); }) /
+             static_cast<double>(length);
     };
     const double average = mean_of([](double v) { return v; });
     const double spread = mean_of([=](double v) { return (v - average) * (v - average); });
@@ -86,9 +92,9 @@ __global__ void batch_norm_kernel(std::int64_t n, Channels layout, T epsilon, co
                                   const T* mean, const T* variance, T* y) {
   for (std::int64_t at = thread_index(); at < n; at += thread_count()) {
     const std::int64_t i = channel_of(layout, at);
-    // 0 times what is left of x would be NaN where the variance does not fit T and the difference to the mean neither.
-    const T d = std::isinf(variance[i]) ? x[at] : x[at] - mean[i];
-    y[at] = d * (gamma[i] / std::sqrt(variance[i] + epsilon)) + beta[i];
+    // Halves, whose difference does not overflow; 0 times it would be NaN where the variance does not fit T.
+    const T half = x[at] / 2 - mean[i] / 2, factor = gamma[i] / std::sqrt(variance[i] + epsilon);
+    y[at] = half * (2 * factor) + beta[i];
   }
 }
 
@@ -99,28 +105,35 @@ struct Slope {
 };
 
 /// The slopes where they are wanted, and the gradients of the parameters. `sums` is of GradientTerm, or null where only
-/// dx is wanted and the statistics are constants.
+/// dx is wanted and the statistics are constants. A block takes a channel.
 template <class T>
 __global__ void channel_gradients_kernel(Channels layout, T epsilon, bool own_statistics,
-                                         const Pair<typename LongSum<T>::Type>* sums, const T* gamma, const T* mean,
-                                         const T* variance, Slope<T>* slopes, T* dgamma, Mode dgamma_mode, T* dbeta,
-                                         Mode dbeta_mode) {
+                                         const Pair<typename LongSum<T>::Type>* sums, const T* x, const T* gamma,
+                                         const T* mean, const T* variance, const T* dy, Slope<T>* slopes, T* dgamma,
+                                         Mode dgamma_mode, T* dbeta, Mode dbeta_mode) {
   using Long = typename LongSum<T>::Type;  // which a sum fits that T has not room for before it is scaled
-  const Long count = static_cast<Long>(layout.outer * layout.inner);
-  for (std::int64_t i = thread_index(); i < layout.count; i += thread_count()) {
+  const std::int64_t length = layout.outer * layout.inner;
+  const Long count = static_cast<Long>(length);
+  for (std::int64_t i = blockIdx.x; i < layout.count; i += gridDim.x) {
     const T inverse = T{1} / std::sqrt(variance[i] + epsilon);
-    const Pair<Long> total = sums ? sums[i] : Pair<Long>(0);
+    Pair<Long> total = sums ? sums[i] : Pair<Long>(0);
+    if (inverse == T{0}) {
+      total.second = Long{0};  // what may have overflowed, times 0
+    } else if (!std::isfinite(total.second)) {
+      total.second = static_cast<Long>(wide_sum(length, [&](std::int64_t k) {
+        const std::int64_t at = place(layout, i, k);
+        return static_cast<double>(dy[at]) * (static_cast<double>(x[at]) - static_cast<double>(mean[i]));
+      }));
+    }
+    if (threadIdx.x != 0) continue;
     if (slopes) {
       slopes[i] = {inverse * gamma[i], T{0}, T{0}, mean[i]};
       if (own_statistics) {
         slopes[i].shift = static_cast<T>(total.first / count);
-        if (inverse != T{0}) {  // of a sum that may have overflowed
-          slopes[i].slope = static_cast<T>(total.second / count * Long{inverse} * Long{inverse});
-        }
+        slopes[i].slope = static_cast<T>(total.second / count * Long{inverse} * Long{inverse});
       }
     }
-    const Long of_gamma = inverse == T{0} ? Long{0} : total.second * Long{inverse};
-    if (dgamma) put(dgamma[i], static_cast<T>(of_gamma), dgamma_mode);
+    if (dgamma) put(dgamma[i], static_cast<T>(total.second * Long{inverse}), dgamma_mode);
     if (dbeta) put(dbeta[i], static_cast<T>(total.first), dbeta_mode);
   }
 }
@@ -160,9 +173,9 @@ void batch_norm_backward(const Channels& layout, double epsilon, bool own_statis
   const Scratch<Pair<typename LongSum<T>::Type>> sums(needs_sums ? layout.count : 0);
   if (needs_sums) channel_sums(layout, GradientTerm<T>{layout, x, mean, dy}, Pair<T>(1), sums.data());
   const Scratch<Slope<T>> slopes(dx ? layout.count : 0);
-  launch(channel_gradients_kernel<T>, grid_for(layout.count), layout, epsilon, own_statistics,
-         needs_sums ? sums.data() : nullptr, gamma, mean, variance, dx ? slopes.data() : nullptr, dgamma, dgamma_mode,
-         dbeta, dbeta_mode);
+  launch(channel_gradients_kernel<T>, grid_of_rows(layout.count), layout, epsilon, own_statistics,
+         needs_sums ? sums.data() : nullptr, x, gamma, mean, variance, dy, dx ? slopes.data() : nullptr, dgamma,
+         dgamma_mode, dbeta, dbeta_mode);
   if (dx) launch(batch_norm_backward_kernel<T>, grid_for(n), n, layout, slopes.data(), x, dy, dx, dx_mode);
 }
 
