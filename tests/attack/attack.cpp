@@ -173,6 +173,12 @@ BOOST_TEST_GLOBAL_FIXTURE(Total);
 
 }  // namespace
 
+double sum_of(const Tensor& x) {
+  double sum = 0;
+  for (const double value : doubles(x)) sum += value;
+  return sum;
+}
+
 bool whole_attack() {
   const char* set = std::getenv("TAPECACHE_ATTACK");
   return set && std::string_view(set) == "whole";

@@ -46,6 +46,9 @@ struct Work {
 /// failed.
 std::int64_t attack(const Work& work, Memory memory, std::int64_t stride = 1);
 
+/// The sum of all elements: a number to compare.
+double sum_of(const Tensor& x);
+
 bool whole_attack();
 /// Adds a failure to what is said in the end, for attacks on what `Work` is not made for.
 void count_attack(bool threw, bool wrong);

@@ -99,9 +99,9 @@ struct Tried {
   std::optional<Left> left, again;
 };
 
-class Attack {
+class RankAttack {
  public:
-  Attack(const RankStep& step, Memory memory) : step_(step), memory_(memory) {
+  RankAttack(const RankStep& step, Memory memory) : step_(step), memory_(memory) {
     for (int r = 0; r < kRanks; ++r) ranks_.emplace_back(r);
     in_peace_ = again();
     for (const Left& left : in_peace_) BOOST_REQUIRE(std::isfinite(left.loss));
@@ -252,7 +252,7 @@ std::vector<Tower> Rank::towers() const {
 }
 
 std::int64_t attack_ranks(const RankStep& step, Memory memory, std::int64_t stride) {
-  Attack attack(step, memory);
+  RankAttack attack(step, memory);
   std::int64_t failures = 0;
   const auto next = static_cast<std::uint64_t>(whole_attack() ? 1 : stride);
   for (std::uint64_t number = 1; attack.fail(number); number += next) ++failures;

@@ -28,12 +28,6 @@ double open_files() {
       std::distance(std::filesystem::directory_iterator("/proc/self/fd"), std::filesystem::directory_iterator()));
 }
 
-double sum_of(const Tensor& x) {
-  double sum = 0;
-  for (const double value : doubles(x.to(DType::kFloat64))) sum += value;
-  return sum;
-}
-
 double length_of(const std::vector<std::string>& texts) {
   double length = 0;
   for (const std::string& text : texts) length = 3 * length + static_cast<double>(text.size());

@@ -16,12 +16,6 @@ namespace {
 
 const std::filesystem::path kImages = std::filesystem::path(TAPECACHE_REFERENCE) / "images";
 
-double sum_of(const Tensor& pixels) {
-  double sum = 0;
-  for (std::int64_t i = 0; i < pixels.numel(); ++i) sum += pixels.data<float>()[i];
-  return sum;
-}
-
 }  // namespace
 
 /// Pictures and what they are made into: whole, or not there. The decoders are C, and call back into the library.

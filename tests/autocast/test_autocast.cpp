@@ -26,8 +26,6 @@ using Function = std::function<Variable(Span)>;
 
 Tensor rounded(const Tensor& x, DType low = DType::kBFloat16) { return x.to(low).to(DType::kFloat32); }
 
-Tensor single(const Shape& shape, std::uint64_t seed) { return random_values(shape, seed, DType::kFloat32); }
-
 /// The value, then the gradients of <c, f> in f64 or f32, as the inputs are.
 std::vector<Tensor> run(const Function& f, const std::vector<Tensor>& inputs, const Tensor& cotangent) {
   Tape tape;
@@ -141,8 +139,6 @@ std::array<std::vector<double>, 2> attention_over_rounded(const std::vector<doub
 }
 
 }  // namespace
-
-BOOST_TEST_DONT_PRINT_LOG_VALUE(tapecache::DType)
 
 BOOST_AUTO_TEST_SUITE(autocast)
 

@@ -13,8 +13,6 @@
 using namespace tapecache;
 using namespace tapecache::testing;
 
-BOOST_TEST_DONT_PRINT_LOG_VALUE(tapecache::DType)
-
 BOOST_AUTO_TEST_SUITE(autocast)
 
 BOOST_AUTO_TEST_CASE(cached_steps_encode_twice_in_one_precision) {

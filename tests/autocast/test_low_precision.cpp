@@ -16,8 +16,6 @@
 using namespace tapecache;
 using namespace tapecache::testing;
 
-BOOST_TEST_DONT_PRINT_LOG_VALUE(tapecache::DType)
-
 namespace {
 
 using Span = std::span<const Variable>;

@@ -20,8 +20,6 @@ namespace {
 
 constexpr std::int64_t kIn = 24, kOut = 16;
 
-Tensor single(const Shape& shape, std::uint64_t seed) { return random_values(shape, seed, DType::kFloat32); }
-
 /// Queries, keys and values of one x.
 struct Layer {
   std::vector<Parameter> weights, biases;

@@ -17,6 +17,7 @@
 #include "../../demos/clip_emoji/report.h"
 #include "../../demos/clip_emoji/results.h"
 #include "../../demos/clip_emoji/retrieval.h"
+#include "compare.h"
 #include "folder.h"
 #include "tapecache/core/error.h"
 
@@ -26,8 +27,6 @@ using tapecache::testing::Folder;
 using Json = nlohmann::json;
 
 namespace {
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 bool starts(const char* program) {
   return std::system((std::string(program) + " --version >/dev/null 2>&1").c_str()) == 0;
@@ -146,7 +145,7 @@ BOOST_AUTO_TEST_CASE(summary_has_every_key) {
 
 BOOST_AUTO_TEST_CASE(summary_survives_odd_numbers_and_bytes) {
   Results results = plausible();
-  results.ways[1].records[2].relative_gradient_difference = kNaN;
+  results.ways[1].records[2].relative_gradient_difference = tapecache::testing::kNaN;
   results.ways[2].records.clear();
   results.direct_large_error = "not UTF-8: \xFF";
   const Json summary = Json::parse(summary_json(results));
@@ -158,8 +157,8 @@ BOOST_AUTO_TEST_CASE(summary_survives_odd_numbers_and_bytes) {
 BOOST_AUTO_TEST_CASE(claims_fail_on_nan) {
   Results results = plausible();
   for (const auto& [claim, holds] : check_claims(results)) BOOST_TEST(holds, claim);
-  results.ways[1].records[4].relative_gradient_difference = kNaN;
-  results.ways[2].records[4].relative_gradient_difference = kNaN;
+  results.ways[1].records[4].relative_gradient_difference = tapecache::testing::kNaN;
+  results.ways[2].records[4].relative_gradient_difference = tapecache::testing::kNaN;
   results.ways[3].peak_bytes = results.memory_limit_bytes + 1;
   for (const auto& [claim, holds] : check_claims(results)) BOOST_TEST(!holds, claim);
 }
@@ -176,9 +175,9 @@ BOOST_AUTO_TEST_CASE(metrics_appear_whole_or_not_at_all) {
 
   MetricsLog log(folder / "metrics.jsonl");
   log.append("direct", record);
-  record.loss = kNaN;
+  record.loss = tapecache::testing::kNaN;
   record.gradient_norm = std::numeric_limits<double>::infinity();
-  record.relative_gradient_difference = kNaN;
+  record.relative_gradient_difference = tapecache::testing::kNaN;
   log.append("gradcache", record);
   log.finish();
   BOOST_TEST(folder.entries() == 1);
@@ -217,8 +216,8 @@ BOOST_AUTO_TEST_CASE(plots_take_zero_and_nan, *kNeedsGnuplot) {
   for (StepRecord& record : results.ways[1].records) {
     if (record.relative_gradient_difference) record.relative_gradient_difference = 0.0;
   }
-  results.ways[2].records[1].relative_gradient_difference = kNaN;
-  results.ways[2].records[1].loss = kNaN;
+  results.ways[2].records[1].relative_gradient_difference = tapecache::testing::kNaN;
+  results.ways[2].records[1].loss = tapecache::testing::kNaN;
   for (WayResult& result : results.ways) result.records.resize(3);
   for (const std::string& svg : {loss_plot(results), gradient_plot(results)}) BOOST_TEST(parsed(svg).child("svg"));
 }

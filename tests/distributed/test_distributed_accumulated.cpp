@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gradcache_checks.h"
+#include "halves.h"
 #include "ranks.h"
 
 using namespace tapecache;
@@ -73,11 +74,6 @@ std::vector<std::string> endings_of(const std::function<StepResult(Communicator&
       },
       kLimit);
   return texts;
-}
-
-std::vector<Tower> halves(const Communicator& ranks, const ClipSetup& setup) {
-  const Slice slice(ranks.rank(), {{4, 4}});
-  return {{"image", slice(0, setup.images), setup.image}, {"text", slice(1, setup.texts), setup.text}};
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gradcache_checks.h"
+#include "halves.h"
 #include "ranks.h"
 #include "tapecache/gradcache/cached.h"
 
@@ -35,11 +36,6 @@ std::vector<std::string> differences(
       kLimit);
   BOOST_TEST(texts[0] == texts[1]);
   return texts;
-}
-
-std::vector<Tower> halves(const Communicator& ranks, const ClipSetup& setup) {
-  const Slice slice(ranks.rank(), {{4, 4}});
-  return {{"image", slice(0, setup.images), setup.image}, {"text", slice(1, setup.texts), setup.text}};
 }
 
 }  // namespace

@@ -216,13 +216,13 @@ std::vector<std::string> adapter_seeds() {
   return seeds;
 }
 
-constexpr FuzzTarget kTargets[] = {
+constexpr FuzzTarget kFolderTargets[] = {
     {"pretrained", load_any_folder, folder_seeds},
     {"adapter", load_any_adapter, adapter_seeds},
 };
 
 }  // namespace
 
-std::span<const FuzzTarget> folder_targets() { return kTargets; }
+std::span<const FuzzTarget> folder_targets() { return kFolderTargets; }
 
 }  // namespace tapecache::testing

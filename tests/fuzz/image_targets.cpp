@@ -58,14 +58,14 @@ std::vector<std::string> preprocessor_seeds() {
 "interpolation": "bilinear", "fill_color": 3, "mean": [0.1, 0.2, 0.3]}})"};
 }
 
-constexpr FuzzTarget kTargets[] = {
+constexpr FuzzTarget kImageTargets[] = {
     {"image", decode_any_image, image_seeds},
     {"preprocessor", load_any_preprocessor, preprocessor_seeds},
 };
 
 }  // namespace
 
-std::span<const FuzzTarget> image_targets() { return kTargets; }
+std::span<const FuzzTarget> image_targets() { return kImageTargets; }
 
 }  // namespace tapecache::testing
 #else

@@ -137,7 +137,7 @@ std::vector<std::string> npy_seeds() {
   return seeds;
 }
 
-constexpr FuzzTarget kTargets[] = {
+constexpr FuzzTarget kTensorTargets[] = {
     {"safetensors", read_any_safetensors, safetensors_seeds},
     {"checkpoint", read_any_checkpoint, checkpoint_seeds},
     {"weights", read_any_weights, weights_seeds},
@@ -146,6 +146,6 @@ constexpr FuzzTarget kTargets[] = {
 
 }  // namespace
 
-std::span<const FuzzTarget> tensor_targets() { return kTargets; }
+std::span<const FuzzTarget> tensor_targets() { return kTensorTargets; }
 
 }  // namespace tapecache::testing

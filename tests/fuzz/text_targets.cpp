@@ -166,7 +166,7 @@ std::vector<std::string> tokenizer_file_seeds() {
 }
 #endif
 
-constexpr FuzzTarget kTargets[] = {
+constexpr FuzzTarget kTextTargets[] = {
     {"pairs", read_any_pairs, pairs_seeds},
     {"word_tokenizer", tokenize_anything, tokenizer_seeds},
 #ifdef TAPECACHE_HAS_TOKENIZERS
@@ -177,6 +177,6 @@ constexpr FuzzTarget kTargets[] = {
 
 }  // namespace
 
-std::span<const FuzzTarget> text_targets() { return kTargets; }
+std::span<const FuzzTarget> text_targets() { return kTextTargets; }
 
 }  // namespace tapecache::testing

@@ -18,8 +18,6 @@ namespace {
 
 using Span = std::span<const Variable>;
 
-Variable pairwise(Span r) { return info_nce(r[0], r[1]); }
-
 }  // namespace
 
 BOOST_AUTO_TEST_SUITE(gradcache_edges)

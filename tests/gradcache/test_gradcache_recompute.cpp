@@ -20,8 +20,6 @@ using namespace tapecache::testing;
 
 namespace {
 
-Variable pairwise(std::span<const Variable> r) { return info_nce(r[0], r[1]); }
-
 /// Every kind of draw an encoder makes: augmentation of its input, dropout, drop path.
 struct DrawingEncoder {
   Encoder inner;

@@ -10,7 +10,7 @@
 /// What tests/reference/make_images.py has written.
 namespace tapecache::testing {
 
-inline const std::filesystem::path kImages = TAPECACHE_IMAGES;
+inline const std::filesystem::path kImages = TAPECACHE_IMAGES, kFiles = kImages / "files";
 
 inline data::Image image_of(const Tensor& pixels) {
   const auto* const bytes = pixels.data<std::uint8_t>();

@@ -23,8 +23,6 @@ using namespace tapecache::testing;
 
 namespace {
 
-const std::filesystem::path kFiles = kImages / "files";
-
 /// A PNG's bytes with another width and height in its header, whose checksum fits.
 std::string with_size(std::string png, std::uint32_t width, std::uint32_t height) {
   const auto put32 = [&](std::size_t at, std::uint32_t value) {

@@ -21,7 +21,7 @@ using namespace tapecache::testing;
 
 namespace {
 
-const std::filesystem::path kFiles = kImages / "files", kProcessors = kImages / "processors";
+const std::filesystem::path kProcessors = kImages / "processors";
 const std::vector<std::filesystem::path> kPair{kFiles / "420.jpg", kFiles / "444.jpg"};
 
 struct Given : Folder {

@@ -15,7 +15,7 @@ namespace tapecache::testing {
 
 using namespace tapecache::models;
 
-inline BertConfig small_bert(bool checkpoint = false) {
+inline BertConfig tiny_bert(bool checkpoint = false) {
   return {.vocabulary = 11,
           .max_tokens = 6,
           .encoder = {.width = 8, .layers = 2, .heads = 2, .mlp_width = 12, .checkpoint = checkpoint}};
@@ -42,7 +42,7 @@ struct Adapted {
 
   explicit Adapted(const Targets& targets, double dropout = 0, bool checkpoint = false)
       : clip(small_clip(0, checkpoint), 3, DType::kFloat64),
-        bert(builder, small_bert(checkpoint)),
+        bert(builder, tiny_bert(checkpoint)),
         of_clip((shake(clip.parameters(), 60), add_lora(clip, options(targets.clip, dropout)))),
         of_bert((shake(bert.parameters(), 80), add_lora(bert, options(targets.bert, dropout)))) {
     shake(of_clip.parameters(), 160);

@@ -141,7 +141,7 @@ BOOST_AUTO_TEST_CASE(unmerged_weights_have_the_bits_they_had) {
 BOOST_AUTO_TEST_CASE(scales) {
   const auto difference = [](const LoraOptions& options) {
     const Builder builder(9, DType::kFloat64);
-    const Bert model(builder, small_bert());
+    const Bert model(builder, tiny_bert());
     const Lora lora = add_lora(model, options);
     shake(lora.parameters(), 12);
     const Parameter& weight = named(builder.parameters(), lora.layers()[0] + ".weight");

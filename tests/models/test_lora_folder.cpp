@@ -24,7 +24,7 @@ BOOST_AUTO_TEST_CASE(a_saved_adapter_loads_again_to_the_same_bits) {
     BOOST_TEST(!Lora::is_in(folder.path()));
     BOOST_TEST(Lora::base_of(folder / "adapter") == "some/base");
     const Builder builder(7, DType::kFloat64);
-    const Bert other(builder.child("text"), small_bert());
+    const Bert other(builder.child("text"), tiny_bert());
     for (Parameter p : builder.parameters()) p.assign(named(adapted.bert.parameters(), p.name().substr(5)).value());
     const Lora again = load_lora(folder / "adapter", other);
     BOOST_TEST(again.layers().size() == adapted.of_bert.layers().size());
@@ -53,7 +53,7 @@ BOOST_AUTO_TEST_CASE(ranks_and_scales_by_layer) {
   put(folder / "a/adapter_config.json", config);
   const auto load = [&](const char* name) {
     const Builder builder(4, DType::kFloat64);
-    const Bert bert(builder, small_bert());
+    const Bert bert(builder, tiny_bert());
     shake(bert.parameters(), 80);
     const Lora lora = load_lora(folder / name, bert);
     return std::pair(lora, values_of([&] { return bert(sentences()); }));
@@ -74,7 +74,7 @@ BOOST_AUTO_TEST_CASE(adapters_that_are_refused) {
   const Folder folder;
   const Adapted adapted(kTargets[1]);
   const auto refused = [&](const std::function<void(std::string&, SafetensorsFile&)>& change,
-                           std::vector<std::string> words, const BertConfig& config = small_bert()) {
+                           std::vector<std::string> words, const BertConfig& config = tiny_bert()) {
     save_lora(folder / "a", adapted.of_bert);
     std::string text = contents(folder / "a/adapter_config.json");
     SafetensorsFile file = read_safetensors(folder / "a/adapter_model.safetensors");
@@ -109,7 +109,7 @@ BOOST_AUTO_TEST_CASE(adapters_that_are_refused) {
           {"'base_model.model.x.lora_embedding_A' is no part of a linear layer's adapter"});
   refused([&](auto&, auto& file) { file.tensors[query] = Tensor::full({3, 8}, NAN); }, {"NaN"});
   refused([&](auto&, auto& file) { file.tensors.clear(); }, {"adapts no layer"});
-  BertConfig wider = small_bert(), fewer = small_bert();
+  BertConfig wider = tiny_bert(), fewer = tiny_bert();
   wider.encoder.width = 10;
   fewer.encoder.layers = 1;
   refused([](auto&, auto&) {}, {"'" + query + "' has shape [3, 8], expected [3, 10]"}, wider);

@@ -141,7 +141,6 @@ BOOST_AUTO_TEST_CASE(layers_without_a_size_are_refused) {
 }
 
 BOOST_AUTO_TEST_CASE(rates_and_epsilons_out_of_range_are_refused) {
-  constexpr double kNan = std::numeric_limits<double>::quiet_NaN(), kInf = std::numeric_limits<double>::infinity();
   const Builder builder(1);
   const Builder part = builder.child("part");
   const auto refused = [&](const auto& change, const std::vector<std::string>& words) {
@@ -166,11 +165,11 @@ BOOST_AUTO_TEST_CASE(rates_and_epsilons_out_of_range_are_refused) {
                           in("bert block"));
     BOOST_CHECK_EXCEPTION(Bert(part, bert), ValueError, in("bert"));
   };
-  for (const double bad : {1.0, 2.0, -0.1, kNan, kInf}) {
+  for (const double bad : {1.0, 2.0, -0.1, kNaN, kInfinity}) {
     refused([&](auto& c) { c.dropout = bad; }, {"dropout is " + fmt::to_string(bad), "0 <= p < 1"});
     refused([&](auto& c) { c.drop_path = bad; }, {"drop_path is " + fmt::to_string(bad), "0 <= p < 1"});
   }
-  for (const double bad : {0.0, -1e-5, kNan, kInf}) {
+  for (const double bad : {0.0, -1e-5, kNaN, kInfinity}) {
     const std::vector<std::string> words{"epsilon is " + fmt::to_string(bad), "above 0 and finite"};
     refused([&](auto& c) { c.epsilon = bad; }, words);
     BOOST_CHECK_EXCEPTION(LayerNorm(part, 3, bad), ValueError, says({"layer norm 'part'", words[0], words[1]}));
@@ -180,15 +179,14 @@ BOOST_AUTO_TEST_CASE(rates_and_epsilons_out_of_range_are_refused) {
 
 BOOST_AUTO_TEST_CASE(first_values_that_cannot_be_drawn) {
   const Builder builder(1);
-  constexpr double kNan = std::numeric_limits<double>::quiet_NaN(), kInf = std::numeric_limits<double>::infinity();
   const auto refused = [&](const Init& init, const char* what) {
     BOOST_CHECK_EXCEPTION(builder.parameter("w", {2}, init), ValueError, says({"'w'", what}));
   };
-  for (const double bad : {kNan, -1.0, kInf}) refused(Init::normal(bad), "standard_deviation");
-  for (const double bad : {kNan, kInf}) refused(Init::constant(bad), "mean");
+  for (const double bad : {kNaN, -1.0, kInfinity}) refused(Init::normal(bad), "standard_deviation");
+  for (const double bad : {kNaN, kInfinity}) refused(Init::constant(bad), "mean");
   refused(Init::uniform(1, 0), "half_range");
-  refused({.half_range = kInf}, "half_range");
-  BOOST_CHECK_THROW(Linear(builder, 2, 3, Init::normal(kNan)), ValueError);
+  refused({.half_range = kInfinity}, "half_range");
+  BOOST_CHECK_THROW(Linear(builder, 2, 3, Init::normal(kNaN)), ValueError);
   BOOST_TEST(builder.parameters().empty());
 }
 

@@ -28,7 +28,7 @@ struct Result {
   std::vector<std::vector<double>> gradients;
 };
 
-Result run(const Function& f, const std::vector<Tensor>& inputs, DType dtype, Device device, double seed = 1) {
+Result run_function(const Function& f, const std::vector<Tensor>& inputs, DType dtype, Device device, double seed = 1) {
   Tape tape;
   std::vector<Variable> leaves;
   for (const Tensor& input : inputs) leaves.push_back(tape.leaf(input.to(dtype).to(device)));
@@ -52,8 +52,8 @@ void check_near(const std::vector<double>& found, const std::vector<double>& exp
 
 /// That f32, which holds the logits exactly, has the gradients of f64.
 void check_gradients(const Function& loss, const std::vector<Tensor>& inputs, double tolerance) {
-  const Result expected = run(loss, inputs, DType::kFloat64, Device::cpu());
-  const Result found = run(loss, inputs, DType::kFloat32, kDevice);
+  const Result expected = run_function(loss, inputs, DType::kFloat64, Device::cpu());
+  const Result found = run_function(loss, inputs, DType::kFloat32, kDevice);
   for (std::size_t i = 0; i < inputs.size(); ++i) check_near(found.gradients[i], expected.gradients[i], tolerance);
 }
 
@@ -104,10 +104,10 @@ BOOST_AUTO_TEST_CASE(sigmoid_loss_of_certain_pairs_keeps_its_digits, *on_device)
   const Tensor one_hot = Tensor::from(rows, {6, 6});
   const std::vector<Tensor> inputs{one_hot, one_hot, Tensor::scalar(60.0), Tensor::scalar(-30.0)};
   const double each = std::exp(-30.0);  // to 1e-13
-  const Result exact = run(loss, inputs, DType::kFloat64, Device::cpu());
+  const Result exact = run_function(loss, inputs, DType::kFloat64, Device::cpu());
   BOOST_TEST(std::abs(exact.value[0] - 6 * each) <= 1e-12 * each);
   BOOST_TEST(std::abs(exact.gradients[2][0] + each) <= 1e-12 * each);
-  const Result found = run(loss, inputs, DType::kFloat32, kDevice);
+  const Result found = run_function(loss, inputs, DType::kFloat32, kDevice);
   check_near(found.value, exact.value, 1e-5 * each);
   for (std::size_t i = 0; i < inputs.size(); ++i) check_near(found.gradients[i], exact.gradients[i], 1e-4 * each);
 }
@@ -122,19 +122,19 @@ BOOST_AUTO_TEST_CASE(l2_normalize_of_long_rows, *on_device) {
   for (const auto& [dtype, large] : {std::pair{DType::kFloat32, 1e20}, {DType::kFloat64, 1e200}}) {
     const double tolerance = dtype == DType::kFloat32 ? 1e-6 : 1e-14;
     const Tensor x = Tensor::from({3 * large, 4 * large, 0.0, 1.0}, {2, 2});
-    const Result result = run(normalize, {x}, dtype, kDevice);
+    const Result result = run_function(normalize, {x}, dtype, kDevice);
     check_near(result.value, {0.6, 0.8, 0, 1}, tolerance);
     // (g - y Σ g y) / ‖x‖
     check_near({result.gradients[0][0] * large, result.gradients[0][1] * large}, {0.032, -0.024}, tolerance);
     for (const std::int64_t cols : {1, 100, 3000, 9000}) {
       const std::vector<double> y =
-          run(normalize, {Tensor::full({2, cols}, large, DType::kFloat64)}, dtype, kDevice).value;
+          run_function(normalize, {Tensor::full({2, cols}, large, DType::kFloat64)}, dtype, kDevice).value;
       const double expected = 1 / std::sqrt(static_cast<double>(cols));
       check_near(y, std::vector<double>(y.size(), expected), 10 * tolerance);
     }
   }
   const double infinity = std::numeric_limits<double>::infinity();
-  const Result result = run(normalize, {Tensor::from({1.0, infinity}, {1, 2})}, DType::kFloat32, kDevice);
+  const Result result = run_function(normalize, {Tensor::from({1.0, infinity}, {1, 2})}, DType::kFloat32, kDevice);
   BOOST_TEST(result.value[0] == 0);
   BOOST_TEST(std::isnan(result.value[1]));
 }
@@ -144,14 +144,14 @@ BOOST_AUTO_TEST_CASE(rms_norm_of_large_rows, *on_device) {
   for (const auto& [dtype, large] : {std::pair{DType::kFloat32, 1e20}, {DType::kFloat64, 1e200}}) {
     const double tolerance = dtype == DType::kFloat32 ? 1e-6 : 1e-14;
     const Tensor x = Tensor::from({1 * large, 7 * large}, {1, 2});
-    const Result result = run(normalize, {x, Tensor::full({2}, 1, DType::kFloat64)}, dtype, kDevice);
+    const Result result = run_function(normalize, {x, Tensor::full({2}, 1, DType::kFloat64)}, dtype, kDevice);
     check_near(result.value, {0.2, 1.4}, tolerance);
     // (g - y mean(g y)) / (5 · large)
     check_near({result.gradients[0][0] * large, result.gradients[0][1] * large}, {0.168, -0.024}, tolerance);
     for (const std::int64_t cols : {1, 100, 3000, 9000}) {
       const Tensor row = Tensor::full({2, cols}, large, DType::kFloat64),
                    ones = Tensor::full({cols}, 1, DType::kFloat64);
-      const std::vector<double> y = run(normalize, {row, ones}, dtype, kDevice).value;
+      const std::vector<double> y = run_function(normalize, {row, ones}, dtype, kDevice).value;
       check_near(y, std::vector<double>(y.size(), 1), 10 * tolerance);
     }
   }
@@ -169,11 +169,11 @@ BOOST_AUTO_TEST_CASE(layer_norm_of_large_rows, *on_device) {
     }
     const Tensor x = Tensor::from(values, {1, 4}), weight = Tensor::from({1.0, 2.0, 3.0, 4.0}, {4});
     const Tensor ones = Tensor::full({4}, 1, DType::kFloat64), zeros = Tensor::zeros({4}, DType::kFloat64);
-    const Result result = run(norm, {x, ones, zeros}, dtype, kDevice);
+    const Result result = run_function(norm, {x, ones, zeros}, dtype, kDevice);
     check_near(result.value, expected, tolerance);
     check_near(result.gradients[1], expected, tolerance);
     // (g γ - mean g γ - x̂ mean g γ x̂) / σ
-    const Result steep = run(norm, {x, weight, zeros}, dtype, kDevice);
+    const Result steep = run_function(norm, {x, weight, zeros}, dtype, kDevice);
     double along = 0;
     for (std::size_t i = 0; i < 4; ++i) along += static_cast<double>(i + 1) * expected[i] / 4;
     for (std::size_t i = 0; i < 4; ++i) {
@@ -193,9 +193,34 @@ BOOST_AUTO_TEST_CASE(batch_norm_of_squares_that_overflow, *on_device) {
     // (1 - 1/64) / √(63 / 64²), and -1/64 of the same
     expected.insert(expected.end(), {(i == 5 ? 63 : -1) / std::sqrt(63.0), i % 2 == 0 ? 1.0 : -1.0});
   }
-  const Result result = run([](std::span<const Variable> v) { return ops::batch_norm(v[0], v[1], v[1]).y; }, {x, one},
-                            DType::kFloat32, kDevice);
+  const Result result = run_function([](std::span<const Variable> v) { return ops::batch_norm(v[0], v[1], v[1]).y; },
+                                     {x, one}, DType::kFloat32, kDevice);
   for (std::size_t i = 0; i < expected.size(); ++i) BOOST_TEST(std::abs(result.value[i] - 1 - expected[i]) <= 1e-5);
+}
+
+BOOST_AUTO_TEST_CASE(batch_norm_by_given_statistics_far_from_x, *on_device) {
+  // x - mean does not fit f32, and neither do the terms of the weight's gradient; what they are scaled to does.
+  const Tensor mean = Tensor::from({-2e38f, 1.0f}, {2}), variance = Tensor::from({1e38f, 4.0f}, {2});
+  const Tensor weight = Tensor::from({2.0, 1.0}, {2}), bias = Tensor::from({0.5, 0.0}, {2});
+  const std::vector<double> by_row{3e38, 1, -3e38, 5, 2e38, 3}, by_channel{3e38, -3e38, 2e38, 1, 5, 3};
+  for (const bool side_by_side : {false, true}) {
+    const Tensor x = side_by_side ? Tensor::from(by_channel, {1, 2, 3}) : Tensor::from(by_row, {3, 2});
+    const Function norm = [&](std::span<const Variable> v) {
+      return ops::batch_norm(v[0], v[1], v[2], mean.to(kDevice), variance.to(kDevice), 1e-5);
+    };
+    const Result found = run_function(norm, {x, weight, bias}, DType::kFloat32, kDevice, 3);
+    const std::vector<double> first{1e20, -2e19, 8e19}, second{0, 2, 1};  // 2 (x - mean) / 1e19, and ε left out
+    for (std::size_t i = 0; i < 3; ++i) {
+      const std::size_t at = side_by_side ? i : 2 * i, next = side_by_side ? 3 + i : 2 * i + 1;
+      check_near({found.value[at], found.value[next]}, {first[i], second[i]}, 1e14);
+      check_near({found.value[next]}, {second[i]}, 1e-5);
+      check_near({found.gradients[0][at]}, {6e-19}, 1e-24);
+      check_near({found.gradients[0][next]}, {1.5}, 1e-5);
+    }
+    check_near({found.gradients[1][0]}, {2.4e20}, 1e14);  // 3 (5 - 1 + 4)·10³⁸ / 10¹⁹
+    check_near({found.gradients[1][1]}, {9}, 1e-4);
+    check_near({found.gradients[2][0], found.gradients[2][1]}, {9, 9}, 1e-5);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(batch_norm_of_a_variance_that_overflows, *on_device) {
@@ -214,7 +239,7 @@ BOOST_AUTO_TEST_CASE(batch_norm_of_a_variance_that_overflows, *on_device) {
     for (const bool side_by_side : {false, true}) {
       const Tensor x = side_by_side ? Tensor::from(by_channel, {2, 2, 3}) : Tensor::from(by_row, {6, 2});
       for (const double seed : {1.0, 1e30}) {
-        const Result found = run(norm, {x, weight, bias}, dtype, kDevice, seed);
+        const Result found = run_function(norm, {x, weight, bias}, dtype, kDevice, seed);
         std::vector<double> of_first, of_second, gradient;
         for (std::size_t i = 0; i < 12; ++i) {
           const bool is_first = side_by_side ? i / 3 % 2 == 0 : i % 2 == 0;
@@ -239,8 +264,8 @@ BOOST_AUTO_TEST_CASE(attention_of_large_scores, *on_device) {
     for (int i = 0; i < 6; ++i) values.insert(values.end(), {size, i % 3 * 1.0, size, i % 2 * 1.0, i * 1.0, 1});
     const bool held = size < 1e4;  // beyond, f32 does not tell the scores apart
     if (held) check_gradients(attend, {Tensor::from(values, {1, 6, 6})}, size * 1e-5);
-    const Result exact = run(attend, {Tensor::from(values, {1, 6, 6})}, DType::kFloat64, Device::cpu());
-    const Result found = run(attend, {Tensor::from(values, {1, 6, 6})}, DType::kFloat32, kDevice);
+    const Result exact = run_function(attend, {Tensor::from(values, {1, 6, 6})}, DType::kFloat64, Device::cpu());
+    const Result found = run_function(attend, {Tensor::from(values, {1, 6, 6})}, DType::kFloat32, kDevice);
     for (std::size_t i = 1; i < 12; i += 2) BOOST_TEST(std::abs(found.value[i] - 1) <= 1e-6);  // weights add up to 1
     if (held) check_near(found.value, exact.value, 1e-5);
   }
@@ -252,7 +277,7 @@ BOOST_AUTO_TEST_CASE(gelu_of_negative_numbers_keeps_its_digits, *on_device) {
     const double value = 0.5 * x * std::erfc(-x / std::sqrt(2.0));
     const double slope =
         0.5 * std::erfc(-x / std::sqrt(2.0)) + x * std::exp(-0.5 * x * x) / std::sqrt(2 * std::acos(-1.0));
-    const Result result = run(gelu, {Tensor::from({x}, {1})}, DType::kFloat32, kDevice);
+    const Result result = run_function(gelu, {Tensor::from({x}, {1})}, DType::kFloat32, kDevice);
     check_near(result.value, {value}, 3e-6 * std::abs(value));
     check_near(result.gradients[0], {slope}, 3e-5 * std::abs(slope));
   }
@@ -264,8 +289,8 @@ BOOST_AUTO_TEST_CASE(activations_far_from_0_are_straight, *on_device) {
     for (const double large : {100.0, 1e4, 1e13, 1e20, most}) {
       for (const Activation activation :
            {Activation::kQuickGelu, Activation::kGelu, Activation::kGeluTanh, Activation::kSilu, Activation::kRelu}) {
-        const Result result = run([=](std::span<const Variable> x) { return ops::activate(activation, x[0]); },
-                                  {Tensor::from({-large, large}, {2})}, dtype, kDevice);
+        const Result result = run_function([=](std::span<const Variable> x) { return ops::activate(activation, x[0]); },
+                                           {Tensor::from({-large, large}, {2})}, dtype, kDevice);
         BOOST_TEST_CONTEXT(static_cast<int>(activation) << " of " << large) {
           check_near(result.gradients[0], {0, 1}, 1e-30);
         }

@@ -1,6 +1,5 @@
 #include <cmath>
 #include <functional>
-#include <limits>
 
 #include "checks.h"
 #include "op_table.h"
@@ -16,9 +15,6 @@ using namespace tapecache;
 using namespace tapecache::testing;
 
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 template <class F>
 std::vector<double> gradient_of_sum(const Tensor& x, F f) {

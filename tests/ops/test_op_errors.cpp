@@ -3,6 +3,7 @@
 #include <utility>
 #include <vector>
 
+#include "compare.h"
 #include "op_error_cases.h"
 #include "tapecache/core/forward_context.h"
 #include "tapecache/core/random.h"
@@ -18,8 +19,6 @@ using namespace tapecache;
 using namespace tapecache::testing;
 
 namespace {
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 std::vector<ErrorCase> binary_cases() {
   std::vector<ErrorCase> cases;
@@ -493,7 +492,8 @@ std::vector<ErrorCase> layout_cases() {
   };
 }
 
-const ErrorTests tests({binary_cases(), value_cases(), axis_cases(), mask_cases(), index_cases(), layout_cases()},
-                       __FILE__);
+const ErrorTests tests_of_values({binary_cases(), value_cases(), axis_cases(), mask_cases(), index_cases(),
+                                  layout_cases()},
+                                 __FILE__);
 
 }  // namespace

@@ -1,9 +1,9 @@
-#include <limits>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "compare.h"
 #include "op_error_cases.h"
 #include "tapecache/core/forward_context.h"
 #include "tapecache/core/random.h"
@@ -14,9 +14,6 @@ using namespace tapecache;
 using namespace tapecache::testing;
 
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 Tensor ones(const Shape& shape, DType dtype = DType::kFloat32) { return Tensor::full(shape, 1, dtype); }
 
@@ -137,6 +134,6 @@ std::vector<ErrorCase> draw_cases() {
   };
 }
 
-const ErrorTests tests({rms_norm_cases(), batch_norm_cases(), draw_cases()}, __FILE__);
+const ErrorTests tests_of_norms({rms_norm_cases(), batch_norm_cases(), draw_cases()}, __FILE__);
 
 }  // namespace

@@ -167,6 +167,6 @@ std::vector<ErrorCase> product_cases() {
   };
 }
 
-const ErrorTests tests({product_cases()}, __FILE__);
+const ErrorTests tests_of_products({product_cases()}, __FILE__);
 
 }  // namespace

@@ -53,6 +53,6 @@ std::vector<ErrorCase> update_cases() {
   };
 }
 
-const ErrorTests tests({update_cases()}, __FILE__);
+const ErrorTests tests_of_updates({update_cases()}, __FILE__);
 
 }  // namespace

@@ -9,6 +9,8 @@
 #include "compare.h"
 #include "tapecache/core/random.h"
 
+BOOST_TEST_DONT_PRINT_LOG_VALUE(tapecache::DType)
+
 namespace tapecache::testing {
 
 inline Tensor vector_of(const std::vector<double>& values) {
@@ -26,6 +28,9 @@ inline Tensor random_values(const Shape& shape, std::uint64_t seed, DType dtype 
   }
   return t.to(dtype);
 }
+
+/// Of the same in f32.
+inline Tensor single(const Shape& shape, std::uint64_t seed) { return random_values(shape, seed, DType::kFloat32); }
 
 inline void check_equal(const std::vector<double>& found, const std::vector<double>& expected) {
   BOOST_CHECK_EQUAL_COLLECTIONS(found.begin(), found.end(), expected.begin(), expected.end());

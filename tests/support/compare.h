@@ -10,10 +10,13 @@
 
 namespace tapecache::testing {
 
+inline constexpr double kInfinity = std::numeric_limits<double>::infinity();
+inline constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
 /// Largest |a - b| / max(1, |b|) over all elements: NaN where either holds one, infinity where the counts differ.
 /// Compare it as `<=`, so that NaN fails.
 inline double max_difference(std::span<const double> a, std::span<const double> b) {
-  if (a.size() != b.size()) return std::numeric_limits<double>::infinity();
+  if (a.size() != b.size()) return kInfinity;
   double worst = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
     const double difference = a[i] == b[i] ? 0 : std::abs(a[i] - b[i]) / std::fmax(1, std::abs(b[i]));

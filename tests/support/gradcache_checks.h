@@ -94,6 +94,8 @@ struct ClipSetup {
   std::vector<Parameter> parameters() const { return joined({image.parameters(), text.parameters(), {log_scale}}); }
 };
 
+inline Variable pairwise(std::span<const Variable> r) { return losses::info_nce(r[0], r[1]); }
+
 /// The types of a step, and to how much of each parameter's largest gradient two ways to take it agree in them.
 inline constexpr std::pair<DType, double> kStepTypes[] = {{DType::kFloat64, 1e-12}, {DType::kFloat32, 1e-5}};
 

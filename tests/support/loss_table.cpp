@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "checks.h"
 #include "tapecache/losses/losses.h"
@@ -15,7 +14,6 @@ namespace {
 
 using Span = std::span<const Variable>;
 using Matrix = std::vector<std::vector<double>>;
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 Matrix matrix_of(const Tensor& t) {
   const std::vector<double> values = doubles(t);

@@ -23,8 +23,6 @@ std::vector<Parameter> named_apart(std::vector<Parameter> parameters) {
   return parameters;
 }
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
 struct Training {
   const ClipSetup setup{8, DType::kFloat32};
   std::vector<Parameter> parameters = named_apart(setup.parameters());

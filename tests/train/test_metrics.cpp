@@ -1,6 +1,5 @@
 #include <array>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <vector>
 
@@ -15,9 +14,6 @@ using namespace tapecache::testing;
 using namespace tapecache::train;
 
 namespace {
-
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
 
 Tensor matrix(const std::vector<double>& values, std::int64_t rows, DType dtype = DType::kFloat64) {
   return Tensor::from(values, {rows, static_cast<std::int64_t>(values.size()) / rows}).to(dtype);
@@ -90,11 +86,11 @@ BOOST_AUTO_TEST_CASE(recall_counts_ties_against_the_query) {
 BOOST_AUTO_TEST_CASE(recall_takes_no_nan_for_a_hit) {
   // A query of NaN never hits, not even where k is everything.
   const Tensor targets = matrix({1, 0, 0, 1, 1, 1}, 3);
-  check_recall(recall_at_k(matrix({1, 0, kNan, 0, 2, 2}, 3), targets, std::vector{1, 3}), {{1, 1.0 / 3}, {3, 2.0 / 3}});
+  check_recall(recall_at_k(matrix({1, 0, kNaN, 0, 2, 2}, 3), targets, std::vector{1, 3}), {{1, 1.0 / 3}, {3, 2.0 / 3}});
   // A target of NaN stands before all others.
-  check_recall(recall_at_k(matrix({1, 0, 0, 1, 2, 2}, 3), matrix({1, 0, 0, 1, kNan, 1}, 3), std::vector{1, 2, 3}),
+  check_recall(recall_at_k(matrix({1, 0, 0, 1, 2, 2}, 3), matrix({1, 0, 0, 1, kNaN, 1}, 3), std::vector{1, 2, 3}),
                {{1, 0}, {2, 2.0 / 3}, {3, 2.0 / 3}});
-  check_recall(recall_at_k(Tensor::full({3, 2}, kNan), Tensor::full({3, 2}, kNan), std::vector{1, 3}),
+  check_recall(recall_at_k(Tensor::full({3, 2}, kNaN), Tensor::full({3, 2}, kNaN), std::vector{1, 3}),
                {{1, 0}, {3, 0}});
 }
 
@@ -218,11 +214,11 @@ BOOST_AUTO_TEST_CASE(a_linear_probe_names_negative_classes) {
 BOOST_AUTO_TEST_CASE(a_linear_probe_takes_no_nan_for_right) {
   const Labelled fitted = blobs(30, 0.5, 1), held_out = blobs(30, 0.5, 2);
   Tensor some = held_out.features.clone();
-  for (std::int64_t i = 0; i < 15; ++i) some.mutable_data<double>()[2 * i + i % 2] = kNan;
+  for (std::int64_t i = 0; i < 15; ++i) some.mutable_data<double>()[2 * i + i % 2] = kNaN;
   BOOST_TEST(linear_probe(fitted.features, fitted.classes, some, held_out.classes) == 0.5);
   for (const std::int64_t element : {0, 7, 59}) {
     Tensor spoilt = fitted.features.clone();
-    spoilt.mutable_data<double>()[element] = kNan;
+    spoilt.mutable_data<double>()[element] = kNaN;
     BOOST_TEST(linear_probe(spoilt, fitted.classes, held_out.features, held_out.classes) == 0);
   }
 }

@@ -2,7 +2,6 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
-#include <limits>
 #include <map>
 #include <string>
 #include <utility>
@@ -18,8 +17,6 @@ using namespace tapecache::testing;
 using namespace tapecache::train;
 
 namespace {
-
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 Tensor golds(const std::vector<std::int64_t>& rows, std::int64_t queries) {
   return Tensor::from(rows, {queries, static_cast<std::int64_t>(rows.size()) / queries});
@@ -175,10 +172,10 @@ BOOST_AUTO_TEST_CASE(ties_and_nan_count_against_the_query) {
   close(mean_reciprocal_rank(level.queries, level.targets, gold), 1.0 / 3);
   // A gold of NaN is no hit, and stands before the other one.
   Tensor queries = Tensor::full({1, 1}, 1, DType::kFloat64),
-         targets = Tensor::from(std::vector<double>{kNan, 2, 1}, {3, 1});
+         targets = Tensor::from(std::vector<double>{kNaN, 2, 1}, {3, 1});
   close(mean_reciprocal_rank(queries, targets, gold), 0.5);
   close(recall_at_k(queries, targets, gold, ks).at(4), 0.5);
-  queries.fill(kNan);
+  queries.fill(kNaN);
   close(mean_reciprocal_rank(queries, targets, gold), 0);
   close(ndcg_at_k(queries, targets, gold, ks).at(4), 0);
 }
