@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a cached step of CLIP ViT-B/32 costs in so many processes: a model from measured parts and assumed networks.
 
-    bench/cost_model.py            prints the tables
+    bench/cost_model.py            prints the tables, which bench/peers/table.py puts into docs/distributed.md
     bench/cost_model.py --measure BUILD --launcher COMMAND   measures the parts and records them for this processor
 
 The parts are the figure "step_parts" of bench/results/<processor>.json; what else goes in is below, and named an assumption.
@@ -234,9 +234,29 @@ def assumptions():
     return lines
 
 
+def measured_network(link):
+    """The network that an all-reduce of two processes makes of what a small and a large one took."""
+    return Network("of this machine", link["small_seconds"] / 2, link["large_bytes"] / link["large_seconds"], False)
+
+
+def held_against(result):
+    """Whole steps of this processor beside what the model makes of its parts."""
+    figures = result["figures"]
+    if "step_link" not in figures:
+        return []
+    network = measured_network(figures["step_link"])
+    lines = ["", row("whole steps on that machine", "measured, seconds", "by the model"), "|---" * 3 + "|"]
+    for whole in figures["step_processes"]["steps"]:
+        processes = whole["processes"]
+        made = step(figures["step_parts"], Setting("", 1, whole["pairs"] // processes, network), processes, overlap=True)
+        name = f"{whole['pairs']} pairs, {processes} process{'es' if processes > 1 else ''} of one thread"
+        lines.append(row(name, written(whole["seconds"]), written(made.seconds)))
+    return lines
+
+
 def pages(result):
     parts = result["figures"]["step_parts"]
-    return [*inputs(parts, result["processor"]), "", *assumptions(), "", *table(parts), "",
+    return [*inputs(parts, result["processor"]), *held_against(result), "", *assumptions(), "", *table(parts), "",
             f"Where it stops scaling: how many processes there are when each first has less than {100 * WORST:.0f} % of its",
             "speed alone, and what takes most of the rest:", "", *ends(parts)]
 
@@ -276,9 +296,7 @@ def main():
     result = results.load(results.FOLDER / f"{SOURCE}.json")
     if "step_parts" not in result["figures"]:
         sys.exit(f"cost_model: {SOURCE}.json has no parts of a step; --measure BUILD on that processor records them")
-    lines = pages(result)
-    print("\n".join(lines))
-
+    print("\n".join(pages(result)))
 
 
 if __name__ == "__main__":

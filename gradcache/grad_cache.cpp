@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/gradcache/plan_shares.h"
 #include "tapecache/gradcache/ranks.h"
 #include "tapecache/gradcache/step_checks.h"
 
@@ -68,16 +69,16 @@ StepResult GradCache::take_step(std::span<const Tower> towers) {
   checked_.reset();
   if (self_check_.every > 0 && steps_ % self_check_.every == 0) check(towers);
   StepOptions options = options_;
-  if (std::holds_alternative<MemoryBudget>(options.cut)) {
-    std::vector<std::int64_t> sizes;
-    for (const Tower& tower : towers) sizes.push_back(tower.size());
-    // One rank's new plan is everyone's.
-    if (detail::Ranks("GradCache", options.communicator).any(!plan_ || sizes != planned_sizes_)) {
-      plan_ = plan_memory(towers, options);
-      planned_sizes_ = std::move(sizes);
-    }
-    options.cut = *plan_;
+  const bool has_budget = std::holds_alternative<MemoryBudget>(options.cut);
+  std::vector<std::int64_t> sizes;
+  for (const Tower& tower : towers) sizes.push_back(tower.size());
+  // Where one rank plans, all that have a budget plan anew, and the others wait for them.
+  const bool stale = has_budget && (!plan_ || sizes != planned_sizes_);
+  if (detail::Ranks("GradCache", options.communicator).any(stale)) {
+    plan_ = detail::plan_in_group(towers, options);
+    planned_sizes_ = std::move(sizes);
   }
+  if (has_budget) options.cut = *plan_;
   StepResult result = cached_step(towers, loss_, options);
   ++steps_;
   if (result.status != StepStatus::kDone && result.status != StepStatus::kDeferred) ++skipped_;

@@ -154,22 +154,33 @@ std::int64_t chunk_size_for(const Tower& tower, const TowerCost& cost, double av
 
 MemoryPlan plan_memory(std::span<const Tower> towers, const StepOptions& options) {
   return detail::of_group(options.communicator, [&] {
-    detail::Ranks ranks("plan_memory", options.communicator);
-    ranks.open([&] {
-      const auto* const budget = std::get_if<MemoryBudget>(&options.cut);
-      if (!budget) throw ValueError("plan_memory: the cut is none by a MemoryBudget");
-      detail::check_step("plan_memory", towers, options.reproducible_block, options.scale, ranks.several());
-      detail::check_precision("plan_memory", options.autocast);
-      detail::check_budget("plan_memory", *budget);
-      return detail::StepStart{detail::shares_of(towers)};
+    return *detail::plan_in_group(towers, options, [&] {
+      if (!std::holds_alternative<MemoryBudget>(options.cut)) {
+        throw ValueError("plan_memory: the cut is none by a MemoryBudget");
+      }
     });
-    MemoryPlan plan;
-    ranks.together([&] { plan = detail::plan_shares(towers, ranks.shares(), options); });
-    return plan;
   });
 }
 
 namespace detail {
+
+std::optional<MemoryPlan> plan_in_group(std::span<const Tower> towers, const StepOptions& options,
+                                        const std::function<void()>& check) {
+  const auto* const budget = std::get_if<MemoryBudget>(&options.cut);
+  Ranks ranks("plan_memory", options.communicator);
+  ranks.open([&] {
+    if (check) check();
+    check_step("plan_memory", towers, options.reproducible_block, options.scale, ranks.several());
+    check_precision("plan_memory", options.autocast);
+    if (budget) check_budget("plan_memory", *budget);
+    return StepStart{shares_of(towers)};
+  });
+  std::optional<MemoryPlan> plan;
+  ranks.together([&] {
+    if (budget) plan = plan_shares(towers, ranks.shares(), options);
+  });
+  return plan;
+}
 
 MemoryPlan plan_shares(std::span<const Tower> towers, std::span<const Share> shares, const StepOptions& options) {
   const auto* const budget = &std::get<MemoryBudget>(options.cut);
@@ -190,7 +201,9 @@ MemoryPlan plan_shares(std::span<const Tower> towers, std::span<const Share> sha
     if (!tower.own_chunks().empty()) order = cut_as_given(tower.own_chunks());
     else if (!tower.lengths().empty()) order = cut_by_cost(tower.lengths(), 1);
     costs.push_back(measure(tower, order, options));
-    representations += 2 * costs.back().output_bytes * static_cast<double>(shares[t].total);
+    // A shared loss leaves each rank its own, and takes what it needs of the others' as memory allows.
+    const std::int64_t samples = options.shared_loss ? tower.size() : shares[t].total;
+    representations += 2 * costs.back().output_bytes * static_cast<double>(samples);
   }
   // They stay for the whole step, or are there for the loss, when there is no work on a chunk.
   if (!offloads(options)) available -= std::exchange(representations, 0);

@@ -25,7 +25,7 @@ constexpr std::size_t kMaxTowers = 16, kMaxOptions = 8;
 
 /// What a rank begins a step with: one line of the header that all exchange.
 struct Opening {
-  std::int64_t status = kWell, call = 0, towers = 0, names = 0, seed = 0, step = 0, draws = 0;
+  std::int64_t status = kWell, call = 0, towers = 0, names = 0, seed = 0, step = 0, draws = 0, plans = 0;
   std::array<std::int64_t, kMaxOptions> options = {};
   std::array<std::int64_t, kMaxTowers> samples = {}, first_samples = {};
 };
@@ -58,6 +58,7 @@ Opening opening_of(const StepStart& start) {
   own.seed = std::bit_cast<std::int64_t>(key.seed);
   own.step = key.step.value;
   own.draws = key.call;
+  own.plans = start.plans ? 1 : 0;
   return own;
 }
 
@@ -168,9 +169,11 @@ std::string Ranks::of(int rank) const { return fmt::format("rank {} of {}", rank
 void Ranks::open(const std::function<StepStart()>& checks) {
   shares_.clear();
   if (!several()) {
-    for (const TowerShare& tower : checks().towers) {
+    const StepStart start = checks();
+    for (const TowerShare& tower : start.towers) {
       shares_.push_back({{tower.samples}, 0, tower.samples, tower.samples});
     }
+    anyone_plans_ = start.plans;
     return;
   }
   Opening own;
@@ -201,6 +204,7 @@ void Ranks::open(const std::function<StepStart()>& checks) {
   for (const Opening& opening : all) {
     if (opening.status != kWell) conclude(failed, static_cast<int>(own.status), message);
   }
+  anyone_plans_ = std::any_of(all.begin(), all.end(), [](const Opening& o) { return o.plans != 0; });
   check_alike([&] {
     for (std::size_t r = 1; r < size; ++r) {
       for (const Field& field : kFields) {

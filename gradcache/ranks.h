@@ -64,6 +64,7 @@ class CommonOptions {
 struct StepStart {
   std::vector<TowerShare> towers;
   CommonOptions options = {};  // the same names on all ranks; only looked at where there are several
+  bool plans = false;          // whether this rank measures what fits a budget before it goes on
 };
 
 /// What all ranks must have in common, to go on.
@@ -108,6 +109,8 @@ class Ranks {
   /// tells who has which samples. Throws ValueError on every rank, naming the one that differs.
   void open(const std::function<StepStart()>& checks);
   const std::vector<Share>& shares() const { return shares_; }
+  /// Whether any rank plans: then all wait for it, whatever they are cut by.
+  bool anyone_plans() const { return anyone_plans_; }
 
   /// Does what may fail here alone. Where it fails on any rank, all throw: the one that failed its own exception, the
   /// others an Error that names it, or OutOfMemory where that is all that any rank has met. Where it does not, but
@@ -156,6 +159,7 @@ class Ranks {
   const char* step_;
   distributed::Communicator* communicator_;
   std::vector<Share> shares_;
+  bool anyone_plans_ = false;
 };
 
 }  // namespace tapecache::gradcache::detail

@@ -19,7 +19,13 @@ Tensor sum_of(Tensor a, const Tensor& b) {
 
 }  // namespace
 
-void check_segments(const char* step, std::int64_t count) {
+void check_segments(const char* step, std::int64_t count, bool shared_loss) {
+  if (count > 0 && shared_loss) {
+    throw ValueError(fmt::format(
+        "{}: {} reproducible segments with a shared loss, whose sums depend on how many ranks take it; leave "
+        "one of reproducible_segments and shared_loss out",
+        step, count));
+  }
   if (count == 0 || (count > 0 && count <= 1024 && std::has_single_bit(static_cast<std::uint64_t>(count)))) return;
   throw ValueError(
       fmt::format("{}: {} reproducible segments, expected a power of two up to 1024, or 0 for none", step, count));

@@ -25,7 +25,7 @@ struct Segments {
 };
 
 /// Throws ValueError for a count that is no power of two, or above 1,024.
-void check_segments(const char* step, std::int64_t count);
+void check_segments(const char* step, std::int64_t count, bool shared_loss);
 /// Throws ValueError where a tower has fewer samples than segments, or where a rank does not have as many whole
 /// segments as each other. Finds the same on every rank.
 void check_shares(const char* step, const Segments& segments, const Ranks& ranks);

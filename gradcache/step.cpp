@@ -86,20 +86,24 @@ StepResult take_cached_step(std::span<const Tower> towers, const Loss& loss, con
     detail::check_precision("cached_step", options.autocast);
     detail::check_has_loss("cached_step", loss);
     detail::check_not_deferred("cached_step", options.deferred, ranks.several());
-    detail::check_segments("cached_step", options.reproducible_segments);
+    detail::check_segments("cached_step", options.reproducible_segments, options.shared_loss);
     if (has_budget) detail::check_budget("cached_step", std::get<MemoryBudget>(options.cut));
     if (has_budget && CapturedStep::is_capturing()) {
       throw ValueError(
           "cached_step: a step that is captured cannot measure what fits its memory budget; give a MemoryPlan");
     }
     if (!has_budget) plan = plan_of(options.cut);
-    if (!ranks.several()) return detail::StepStart{detail::shares_of(towers)};
+    if (!ranks.several()) return detail::StepStart{.towers = detail::shares_of(towers), .plans = has_budget};
     if (!has_budget) cut_towers("cached_step", towers, plan, options.reproducible_block, options.offload);
-    return detail::StepStart{detail::shares_of(towers), common(options)};
+    return detail::StepStart{detail::shares_of(towers), common(options), has_budget};
   });
   const detail::Segments segments{options.reproducible_segments};
   ranks.check_alike([&] { detail::check_shares("cached_step", segments, ranks); });
-  if (has_budget) ranks.together([&] { plan = detail::plan_shares(towers, ranks.shares(), options); });
+  if (ranks.anyone_plans()) {
+    ranks.together([&] {
+      if (has_budget) plan = detail::plan_shares(towers, ranks.shares(), options);
+    });
+  }
   const MemoryLimit within(plan.bytes, options.device);
   const detail::ForwardOptions forward{.step = "cached_step",
                                        .autocast = options.autocast,
@@ -154,7 +158,7 @@ StepResult take_direct_step(std::span<const Tower> towers, const Loss& loss, con
     detail::check_precision("direct_step", options.autocast);
     detail::check_has_loss("direct_step", loss);
     detail::check_not_deferred("direct_step", options.deferred, ranks.several());
-    detail::check_segments("direct_step", options.reproducible_segments);
+    detail::check_segments("direct_step", options.reproducible_segments, options.shared_loss);
     return detail::StepStart{detail::shares_of(towers), ranks.several() ? common(options) : detail::CommonOptions()};
   });
   GradientTransaction transaction;

@@ -153,7 +153,7 @@ struct DirectOptions {
   /// as a fixed binary tree. The bits of gradients then do not depend on the number of processes, as long as each has
   /// the same number of whole segments (segment s of n is samples ⌊s·N/n⌋ to ⌊(s+1)·N/n⌋ of each tower) and chunks are
   /// of one size or of whole `reproducible_block`s. Needs memory for up to log2 n + 1 more gradients of all parameters.
-  /// 0: no segments.
+  /// Not with `shared_loss`, whose sums depend on how many ranks take it. 0: no segments.
   std::int64_t reproducible_segments = 0;
   /// For several processes: does not gather representations, but gives the loss this rank's alone. The loss must
   /// compute the whole batch's value together with the other ranks (`losses::InfoNceOptions::communicator`): every rank

@@ -208,6 +208,10 @@ BOOST_AUTO_TEST_CASE(refuses_what_cannot_be_cut_into_segments) {
   };
   refused({.cut = {2}, .reproducible_segments = 6}, {"6 reproducible segments", "power of two"}, setup.towers());
   refused({.cut = {2}, .reproducible_segments = -1}, {"-1 reproducible segments"}, setup.towers());
+  refused({.cut = {2}, .reproducible_segments = 4, .shared_loss = true}, {"cached_step", "segments", "shared loss"},
+          setup.towers());
+  BOOST_CHECK_EXCEPTION(direct_step(setup.towers(), setup.loss(), {.reproducible_segments = 4, .shared_loss = true}),
+                        ValueError, says({"direct_step", "segments", "shared loss"}));
   refused({.cut = {2}, .reproducible_segments = 16}, {"12 samples", "16 reproducible segments"}, setup.towers());
   std::vector<Tower> towers = setup.towers();
   towers[0] =

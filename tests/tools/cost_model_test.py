@@ -59,6 +59,19 @@ class Model(unittest.TestCase):
         self.assertLess(model.efficiency(PARTS, self.setting, processes), model.WORST)
         self.assertGreaterEqual(model.efficiency(PARTS, self.setting, processes // 2), model.WORST)
 
+    def test_a_network_is_what_sums_over_it_took(self):
+        network = model.measured_network({"small_seconds": 2e-5, "large_bytes": 64 * MIB, "large_seconds": 0.5})
+        self.assertAlmostEqual(model.summed(network, 2, 64 * MIB), 0.5, places=4)
+        self.assertAlmostEqual(model.summed(network, 2, 8), 2e-5, places=6)
+
+    def test_whole_steps_stand_beside_the_model(self):
+        figures = {"step_parts": PARTS, "step_link": {"small_seconds": 2e-5, "large_bytes": 64 * MIB, "large_seconds": 0.5},
+                   "step_processes": {"steps": [{"processes": 1, "pairs": 32, "seconds": 8.5}]}}
+        last = model.held_against({"figures": figures})[-1]
+        alone = model.step(PARTS, model.Setting("", 1, 32, model.ETHERNET), 1).seconds
+        self.assertEqual(last, f"| 32 pairs, 1 process of one thread | 8.50 | {model.written(alone)} |")
+        self.assertEqual(model.held_against({"figures": {"step_parts": PARTS}}), [])
+
 
 if __name__ == "__main__":
     unittest.main()
