@@ -14,7 +14,7 @@ from worker_process import Worker
 
 
 def step_pairs(this, other, seconds):
-    """Pairs of answers to `step` until steps have taken so long, three at least; each build is the first of every second pair."""
+    """Pairs of answers to `step` until steps have taken so long, three at least; each build begins every second pair."""
     pairs, taken = [], 0.0
     while taken < seconds or len(pairs) < 3:
         asked = (this, other) if len(pairs) % 2 == 0 else (other, this)
