@@ -66,8 +66,8 @@ Tensor unit_rows(std::int64_t rows, std::int64_t width, std::uint32_t seed) {
 /// Forward and backward of so many own pairs.
 void measure(const std::string& what, std::int64_t rows, std::int64_t width, OneOfMany* ranks,
              losses::SharedCandidates candidates) {
-  release_memory_cache();
-  reset_memory_peak();
+  Device::cpu().release_memory_cache();
+  Device::cpu().reset_memory_peak();
   const auto begin = std::chrono::steady_clock::now();
   {
     Tape tape;
@@ -83,7 +83,7 @@ void measure(const std::string& what, std::int64_t rows, std::int64_t width, One
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   fmt::print("{:<28} {:>8} own pairs  peak {:>8.1f} MiB  {:>7.1f} s  sent {:>7.1f} MiB\n", what, rows,
-             static_cast<double>(memory_stats().peak) / (1 << 20), seconds.count(),
+             static_cast<double>(Device::cpu().memory_stats().peak) / (1 << 20), seconds.count(),
              ranks ? static_cast<double>(ranks->bytes) / (1 << 20) : 0.0);
   std::fflush(stdout);
 }

@@ -84,7 +84,7 @@ class Tiles : public std::optional<TileOptions> {
 /// How the ranks of a shared loss meet each other's candidates.
 enum class SharedCandidates {
   /// In a ring where there are four ranks at least, and all candidates with their gradient would take more than half of
-  /// the memory that a rank has been limited to (`set_memory_limit`, the least of all ranks'); else gathered.
+  /// the memory that a rank has been limited to (`Device::set_memory_limit`, the least of all ranks'); else gathered.
   kAutomatic,
   kGathered,  ///< each rank holds the candidates of all, and in backward their gradient
   /// A rank holds its own candidates and a block of a tile's columns, and in backward its gradient, which travel around

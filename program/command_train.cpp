@@ -74,8 +74,9 @@ class Run {
       figures.emplace_back("seconds", seconds);
       log("train", figures);
       if (progress) {
-        progress->update(step_, fmt::format("loss {:.4f}  {:.0f} pairs/s  {}", figures.front().second,
-                                            static_cast<double>(batch_) / seconds, bytes_text(memory_stats().peak)));
+        progress->update(
+            step_, fmt::format("loss {:.4f}  {:.0f} pairs/s  {}", figures.front().second,
+                               static_cast<double>(batch_) / seconds, bytes_text(Device::cpu().memory_stats().peak)));
       }
       const bool last = step_ == steps_;
       if (held_out_ && (last || (eval_every_ > 0 && step_ % eval_every_ == 0))) {
@@ -96,7 +97,7 @@ class Run {
         [this] { trainee_->with_averages([this] { trainee_->write(options_.out, folder_ / "adapter"); }); });
     if (held_out_ && group_.is_first()) show(before_, after);
     say("{} written after {} steps in {}, at most {} in use", options_.out.string(), steps_, clock_text(seconds),
-        bytes_text(memory_stats().peak));
+        bytes_text(Device::cpu().memory_stats().peak));
     return kDone;
   }
 

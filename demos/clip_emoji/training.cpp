@@ -123,7 +123,7 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
   auto* const communicator = way.method == Method::kAccumulated ? nullptr : setup.communicator;
   const std::int64_t warmup = std::max<std::int64_t>(1, way.steps / 10);
 
-  tapecache::reset_memory_peak();
+  tapecache::Device::cpu().reset_memory_peak();
   std::size_t peak = 0;
   Stopwatch watch;
   for (std::int64_t step = 0; step < way.steps; ++step) {
@@ -139,13 +139,13 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
     if (way.compare_with_direct && step < kComparedSteps) {
       // Held out of the clock and of the peak: it is evidence, not training.
       watch.stop();
-      peak = std::max(peak, tapecache::memory_stats().peak);
+      peak = std::max(peak, tapecache::Device::cpu().memory_stats().peak);
       record.relative_gradient_difference =
           tapecache::gradcache::compare_steps(
               [&] { return take_step(Method::kDirect, towers, loss, 0, communicator); },
               [&] { return take_step(way.method, towers, loss, way.chunk, communicator); }, parameters)
               .relative_norm;
-      tapecache::reset_memory_peak();
+      tapecache::Device::cpu().reset_memory_peak();
       watch.start();
     }
     record.loss = take_step(way.method, towers, loss, way.chunk, communicator).loss.item();
@@ -162,7 +162,7 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
     result.records.push_back(record);
     on_step(record);
   }
-  result.peak_bytes = of_each_process(std::max(peak, tapecache::memory_stats().peak), setup.communicator);
+  result.peak_bytes = of_each_process(std::max(peak, tapecache::Device::cpu().memory_stats().peak), setup.communicator);
   result.seconds = watch.seconds();
   return result;
 }

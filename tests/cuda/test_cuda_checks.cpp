@@ -37,7 +37,7 @@ std::string error_of(const std::function<void()>& f) {
 
 /// What the next wait for the device throws.
 std::string later_error() {
-  return error_of([] { synchronize(kCuda); });
+  return error_of([] { kCuda.synchronize(); });
 }
 
 struct BadValue {
@@ -243,15 +243,15 @@ BOOST_AUTO_TEST_CASE(a_step_waits_for_its_device_once, *on_device) {
   train::AdamW optimizer(parameters);
   for (const auto& [name, step] : kSteps) {
     BOOST_TEST_CONTEXT(name) {
-      const std::uint64_t before = device_waits();
+      const std::uint64_t before = Device::waits();
       step(setup, kGoodIds);
-      BOOST_TEST(device_waits() - before == 1u);
+      BOOST_TEST(Device::waits() - before == 1u);
       train::clip_gradient_norm(parameters, 1);
       optimizer.step(0.1);
       optimizer.clear_gradients();
       Parameter scale = setup.scale;
       clamp_log_scale(scale);
-      BOOST_TEST(device_waits() - before == 1u);
+      BOOST_TEST(Device::waits() - before == 1u);
     }
   }
 }
@@ -267,9 +267,9 @@ BOOST_AUTO_TEST_CASE(clipping_on_a_device_is_that_of_the_host_without_a_wait, *o
       Parameter(b[i]).mutable_gradient() = gradient.to(kCuda);
     }
     const double norm = train::clip_gradient_norm(a, max_norm).item();
-    const std::uint64_t waits = device_waits();
+    const std::uint64_t waits = Device::waits();
     const Number found_there = train::clip_gradient_norm(b, max_norm);
-    BOOST_TEST(device_waits() == waits);
+    BOOST_TEST(Device::waits() == waits);
     const double found = found_there.item();
     BOOST_TEST(std::abs(found - norm) <= 1e-13 * norm);
     for (std::size_t i = 0; i < a.size(); ++i) BOOST_TEST(max_difference(b[i].gradient(), a[i].gradient()) <= 1e-7);

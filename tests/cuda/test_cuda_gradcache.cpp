@@ -20,7 +20,7 @@ namespace {
 /// Hidden layers that take far more memory than anything else, the room that products work in on a real device
 /// included.
 struct WideThere {
-  bool emulated = device_name(kCuda) == "emulated";
+  bool emulated = kCuda.name() == "emulated";
   std::int64_t samples = emulated ? 64 : 1024, hidden = emulated ? 64 : 8192;
   Encoder image = Encoder(1, DType::kFloat32, 0.1, 8, hidden, 4);
   Encoder text = Encoder(2, DType::kFloat32, 0.1, 8, hidden, 4);

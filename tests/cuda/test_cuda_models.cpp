@@ -146,7 +146,7 @@ BOOST_AUTO_TEST_CASE(a_model_that_does_not_fit_stays_where_it_was, *on_device) {
     const MemoryLimit limit(allocator(kCuda).stats().current + 10'000, kCuda);
     BOOST_CHECK_THROW(builder.to(kCuda), OutOfMemory);
   }
-  BOOST_CHECK_EXCEPTION(builder.to(Device::cuda(cuda_device_count())), DeviceError, says({"move_to"}));
+  BOOST_CHECK_EXCEPTION(builder.to(Device::cuda(Device::cuda_count())), DeviceError, says({"move_to"}));
   BOOST_TEST((builder.device() == Device::cpu()));
   for (const Parameter& p : builder.parameters()) BOOST_TEST((p.value().device() == Device::cpu()), p.name());
   BOOST_TEST(same_bits(small.weight.value(), before));

@@ -23,7 +23,7 @@ namespace {
 struct WideOutputs {
   explicit WideOutputs(std::int64_t input = 1, std::int64_t hidden = 8) : in(input * width), between(hidden * width) {}
 
-  bool emulated = device_name(kCuda) == "emulated";
+  bool emulated = kCuda.name() == "emulated";
   std::int64_t samples = emulated ? 512 : 8192, width = emulated ? 64 : 1024, chunk = samples / 4, in, between;
   Encoder image = Encoder(1, DType::kFloat32, 0.1, in, between, width);
   Encoder text = Encoder(2, DType::kFloat32, 0.1, in, between, width);

@@ -212,7 +212,7 @@ BOOST_AUTO_TEST_CASE(the_ring_is_taken_where_memory_is_short) {
   const Tensor queries = random_values({kQueries, kWidth}, 1, DType::kFloat32),
                targets = random_values({kQueries * kStep, kWidth}, 2, DType::kFloat32);
   const auto take = [&](int size, SharedCandidates candidates, std::size_t limit) {
-    release_memory_cache();
+    Device::cpu().release_memory_cache();
     const MemoryLimit scope(limit);
     run_in_threads(
         size,
