@@ -43,7 +43,7 @@ class OneOfMany final : public Communicator {
     bytes += of_others(all);
     std::memcpy(rows.mutable_raw(), all.raw() + rows.bytes() * static_cast<std::size_t>(rank()), rows.bytes());
   }
-  void do_all_reduce(Tensor& values, distributed::Reduction) override { bytes += 2 * of_others(values); }
+  void do_all_reduce(Tensor& values, distributed::Communicator::Reduction) override { bytes += 2 * of_others(values); }
   void do_broadcast(Tensor& values, int) override { bytes += values.bytes(); }
   void do_send_receive(const Tensor& sent, int, Tensor& received, int) override {
     bytes += sent.bytes();

@@ -106,7 +106,7 @@ Tensor scatter_sum(Communicator& ranks, const Tensor& all, const Shares& shares)
   return own.to(all.device());
 }
 
-void all_reduce(Communicator& ranks, Tensor& values, distributed::Reduction reduction) {
+void all_reduce(Communicator& ranks, Tensor& values, distributed::Communicator::Reduction reduction) {
   write_for_ranks(ranks, values, [&](Tensor& here) { ranks.all_reduce(here, reduction); });
 }
 
