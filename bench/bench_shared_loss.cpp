@@ -76,8 +76,7 @@ void measure(const std::string& what, std::int64_t rows, std::int64_t width, One
     {
       const Recording recording(tape);
       loss = losses::clip_loss(
-          images, texts,
-          {.scale = 20, .tiles = losses::TileOptions{}, .communicator = ranks, .candidates = candidates});
+          images, texts, {.scale = 20, .tiles = ops::TileOptions{}, .communicator = ranks, .candidates = candidates});
     }
     tape.backward(loss);
   }

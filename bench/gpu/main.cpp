@@ -150,8 +150,8 @@ class Benchmark {
     Variable loss;
     {
       const Recording recording(tape);
-      loss = losses::clip_loss(images, texts,
-                               {.scale = losses::Scale::from_log(log_scale), .tiles = losses::TileOptions{}});
+      loss =
+          losses::clip_loss(images, texts, {.scale = losses::Scale::from_log(log_scale), .tiles = ops::TileOptions{}});
     }
     tape.backward(loss);
     kDevice.synchronize();

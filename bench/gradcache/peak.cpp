@@ -19,7 +19,8 @@ std::vector<Peak> measure_peaks(const Effort& effort) {
     Workload workload(batch);
     const std::size_t before = Device::cpu().memory_stats().current;
     const Loss loss = [&](std::span<const Variable> r) {
-      return clip_loss(r[1], r[0], {.scale = Scale::from_log(workload.clip.logit_scale()), .tiles = TileOptions{}});
+      return clip_loss(r[1], r[0],
+                       {.scale = Scale::from_log(workload.clip.logit_scale()), .tiles = ops::TileOptions{}});
     };
     const StepResult result = cached_step(workload.towers(), loss, {{32}});
     workload.clear_gradients();
@@ -51,7 +52,7 @@ TiledLoss measure_tiled_loss(std::int64_t batch) {
   Variable loss;
   {
     const Recording recording(tape);
-    loss = clip_loss(images, texts, {.scale = Scale::from_log(log_scale), .tiles = TileOptions{}});
+    loss = clip_loss(images, texts, {.scale = Scale::from_log(log_scale), .tiles = ops::TileOptions{}});
   }
   tape.backward(loss);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

@@ -46,7 +46,7 @@ std::vector<NamedLoss> all_losses() {
        [](Views r, const Rank& rank, Communicator* shared) {
          return clip_loss(r[0], r[1],
                           {.scale = scale_of(rank),
-                           .tiles = TileOptions{2, 2},
+                           .tiles = ops::TileOptions{2, 2},
                            .communicator = shared,
                            .candidates = SharedCandidates::kRing});
        }},

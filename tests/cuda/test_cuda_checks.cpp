@@ -142,7 +142,7 @@ struct TextSetup {
   }
   Loss loss() const {
     return [scale = scale](std::span<const Variable> r) {
-      return info_nce(r[0], r[1], {.scale = scale, .tiles = TileOptions{}});
+      return info_nce(r[0], r[1], {.scale = scale, .tiles = ops::TileOptions{}});
     };
   }
 };

@@ -27,7 +27,7 @@ struct WideThere {
   std::vector<Tower> towers{{"image", device_values({samples, 8}, 3, DType::kFloat32), image},
                             {"text", device_values({samples, 8}, 4, DType::kFloat32), text}};
   std::vector<Parameter> parameters = joined({image.parameters(), text.parameters()});
-  Loss loss = [tile = TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
+  Loss loss = [tile = ops::TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
     return info_nce(r[0], r[1], {.scale = 3.0, .tiles = tile});
   };
 };

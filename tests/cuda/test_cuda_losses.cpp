@@ -76,7 +76,9 @@ std::vector<Case> cases(Device device) {
   const auto ids = [](std::uint64_t step) {
     return std::vector{labels_of(step, DType::kInt64), labels_of(1, DType::kInt32)};
   };
-  const auto equal_of = [](std::span<const Tensor> c) { return EqualTargets{.target_ids = c[0], .query_ids = c[1]}; };
+  const auto equal_of = [](std::span<const Tensor> c) {
+    return ops::EqualTargets{.target_ids = c[0], .query_ids = c[1]};
+  };
   add("info_nce, equal targets", ids, [=](std::span<const Variable> r, std::span<const Tensor> c) {
     return info_nce(r[0], r[1], {.scale = 2.0, .label_smoothing = 0.1, .hardness = 0.5, .equal_targets = equal_of(c)});
   });

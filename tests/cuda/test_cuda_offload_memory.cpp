@@ -29,7 +29,7 @@ struct WideOutputs {
   Encoder text = Encoder(2, DType::kFloat32, 0.1, in, between, width);
   Tensor images = random_values({samples, in}, 3, DType::kFloat32),
          texts = random_values({samples, in}, 4, DType::kFloat32);
-  Loss loss = [tile = TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
+  Loss loss = [tile = ops::TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
     return info_nce(r[0], r[1], {.scale = 3.0, .tiles = tile});
   };
   std::vector<Parameter> parameters = joined({image.parameters(), text.parameters()});
