@@ -69,7 +69,7 @@ void refuse_foreign_code(const JsonFields& fields) {
   fields.none("quantization_config");
 }
 
-void note_attention_dropout(const JsonFields& fields, const char* field, PretrainedInfo& info) {
+void note_attention_dropout(const JsonFields& fields, const char* field, Pretrained::Info& info) {
   if (const double probability = fields.probability(field, 0); probability > 0) {
     info.notes.push_back(
         fmt::format("{} is {}, but attention weights are not dropped in training", field, probability));

@@ -38,7 +38,7 @@ std::string prefix_in(const WeightFiles& files, std::string_view words);
 void refuse_foreign_code(const JsonFields& fields);
 
 /// Notes dropout of attention weights, which is not drawn here.
-void note_attention_dropout(const JsonFields& fields, const char* field, PretrainedInfo& info);
+void note_attention_dropout(const JsonFields& fields, const char* field, Pretrained::Info& info);
 
 }  // namespace tapecache::models::detail
 

@@ -182,7 +182,7 @@ class Run {
   }
 
   void describe_run() const {
-    const models::PretrainedInfo& info = trainee_->model().model().info();
+    const models::Pretrained::Info& info = trainee_->model().model().info();
     const auto count = [](const std::vector<Parameter>& parameters) {
       std::int64_t sum = 0;
       for (const Parameter& p : parameters) sum += p.value().numel();

@@ -19,7 +19,7 @@ using tapecache::gradcache::StepResult;
 using tapecache::gradcache::Tower;
 using tapecache::models::Clip;
 using tapecache::models::ClipConfig;
-using tapecache::models::TextPooling;
+using tapecache::models::TextConfig;
 
 namespace {
 
@@ -35,7 +35,7 @@ ClipConfig model_config(const Dataset& data) {
   config.vision.encoder = {.width = kWidth, .layers = 3, .heads = 4, .mlp_width = 4 * kWidth, .dropout = kDropout};
   config.text.vocabulary = data.tokenizer.vocabulary_size();
   config.text.max_tokens = kMaxTokens;
-  config.text.pooling = TextPooling::kLastToken;  // the tokeniser has no end-of-text token
+  config.text.pooling = TextConfig::Pooling::kLastToken;  // the tokeniser has no end-of-text token
   config.text.encoder = {.width = kWidth, .layers = 2, .heads = 4, .mlp_width = 4 * kWidth, .dropout = kDropout};
   config.projection_width = kWidth;
   return config;

@@ -57,7 +57,7 @@ models::TextTransformer text_tower(const models::Builder& builder) {
   return {builder,
           {.vocabulary = 10,
            .max_tokens = 4,
-           .pooling = models::TextPooling::kLastToken,
+           .pooling = models::TextConfig::Pooling::kLastToken,
            .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16}}};
 }
 

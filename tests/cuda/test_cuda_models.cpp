@@ -29,7 +29,7 @@ namespace {
 
 constexpr std::pair<DType, double> kTypes[] = {{DType::kFloat64, 1e-10}, {DType::kFloat32, 1e-4}};
 
-BertConfig small_bert(double dropout, BertPooling pooling) {
+BertConfig small_bert(double dropout, BertConfig::Pooling pooling) {
   return {.vocabulary = 11,
           .max_tokens = 6,
           .pooling = pooling,
@@ -223,7 +223,7 @@ BOOST_AUTO_TEST_CASE(clip_as_on_the_cpu, *on_device) {
 
 BOOST_AUTO_TEST_CASE(bert_as_on_the_cpu, *on_device) {
   for (const auto& [dtype, tolerance] : kTypes) {
-    for (const BertPooling pooling : {BertPooling::kMean, BertPooling::kCls}) {
+    for (const BertConfig::Pooling pooling : {BertConfig::Pooling::kMean, BertConfig::Pooling::kCls}) {
       for (const double dropout : {0.0, 0.2}) {
         const Builder here(6, dtype), there(6, dtype);
         const Bert a(here, small_bert(dropout, pooling)), b(there, small_bert(dropout, pooling));
@@ -289,10 +289,10 @@ BOOST_AUTO_TEST_CASE(texts_as_on_the_cpu, *on_device) {
   TokenBatch pairs = TokenBatch::pad_pairs(std::vector<std::vector<std::int32_t>>{{1, 2}, {3}, {5, 6, 7}},
                                            std::vector<std::vector<std::int32_t>>{{4}, {9, 8, 7}, {1}});
   pairs.valid.mutable_data<bool>()[0] = false;
-  BertConfig roberta = small_bert(0, BertPooling::kCls);
+  BertConfig roberta = small_bert(0, BertConfig::Pooling::kCls);
   roberta.position_offset = 2;
   TextConfig text = small_text();
-  text.pooling = TextPooling::kEndOfText;
+  text.pooling = TextConfig::Pooling::kEndOfText;
   for (const auto& [dtype, tolerance] : kTypes) {
     const Builder here(6, dtype), there(6, dtype);
     const Bert bert(here.child("bert"), roberta), bert_there(there.child("bert"), roberta);

@@ -51,7 +51,7 @@ struct ThreeTowers {
                                {.vocabulary = 10,
                                 .max_tokens = 8,
                                 .causal = true,
-                                .pooling = models::TextPooling::kLastToken,
+                                .pooling = models::TextConfig::Pooling::kLastToken,
                                 .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16, .dropout = 0.2}}};
   Tensor images = random_values({n, kAligned}, 3, DType::kFloat32),
          left = random_values({n, kAligned}, 4, DType::kFloat32),

@@ -254,7 +254,7 @@ BOOST_AUTO_TEST_CASE(chunks_by_tokens_equal_the_padded_batch, *on_device) {
         builder, {.vocabulary = 10,
                   .max_tokens = 8,
                   .causal = true,
-                  .pooling = models::TextPooling::kLastToken,
+                  .pooling = models::TextConfig::Pooling::kLastToken,
                   .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16, .dropout = 0.2}});
     builder.to(kDevice);
     const Encoder other(1, dtype, 0.2, 5, 7, 8);

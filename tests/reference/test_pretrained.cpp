@@ -53,7 +53,7 @@ BOOST_AUTO_TEST_SUITE(pretrained)
 
 BOOST_AUTO_TEST_CASE(info_is_what_the_folder_says) {
   const Pretrained bert = load_pretrained(case_folder("bert_mean"));
-  const PretrainedInfo& info = bert.info();
+  const Pretrained::Info& info = bert.info();
   BOOST_TEST(info.architecture == "bert");
   BOOST_TEST(info.pooling == "mean");
   BOOST_TEST(info.normalized);
