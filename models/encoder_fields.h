@@ -15,9 +15,6 @@ namespace tapecache::models::detail {
 
 using ops::Activation;
 
-/// The activation that transformers has under this name; none where there is none here.
-std::optional<ops::Activation> activation_named(std::string_view name);
-
 /// What the fields of transformers that all encoders share say, where they are given, beside `encoder`. Sizes that the
 /// files cannot hold are refused: more layers than tensors, and heads that do not divide the width.
 TransformerConfig read_encoder(const JsonFields& fields, const FamilySource& source, TransformerConfig encoder);

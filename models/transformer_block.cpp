@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "tapecache/autograd/function.h"
+#include "tapecache/models/activation_names.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 
@@ -50,7 +51,7 @@ TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConf
       dropout_(builder, config.dropout),
       drop_path_(builder, config.drop_path) {
   parts_.norm1.weight.set("norm", norm_ == BlockStyle::Norm::kPre ? "before the branch" : "after the branch");
-  parts_.fc1.weight.set("activation", std::string(name(activation_)));
+  parts_.fc1.weight.set("activation", std::string(detail::name_of(activation_)));
 }
 
 template <class Branch>
