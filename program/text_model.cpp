@@ -94,7 +94,7 @@ std::vector<std::vector<std::int32_t>> TextModel::ids(std::span<const std::strin
     texts = whole;
   }
   std::vector<std::vector<std::int32_t>> ids;
-  for (data::Encoding& encoding : tokenizer_.encode_batch(texts, {.max_tokens = max_tokens_})) {
+  for (data::Tokenizer::Encoding& encoding : tokenizer_.encode_batch(texts, {.max_tokens = max_tokens_})) {
     ids.push_back(std::move(encoding.ids));
   }
   return ids;
