@@ -43,7 +43,7 @@ class OneOfMany final : public Communicator {
     bytes += of_others(all);
     std::memcpy(rows.mutable_raw(), all.raw() + rows.bytes() * static_cast<std::size_t>(rank()), rows.bytes());
   }
-  void do_all_reduce(Tensor& values, distributed::Reduction) override { bytes += 2 * of_others(values); }
+  void do_all_reduce(Tensor& values, distributed::Communicator::Reduction) override { bytes += 2 * of_others(values); }
   void do_broadcast(Tensor& values, int) override { bytes += values.bytes(); }
   void do_send_receive(const Tensor& sent, int, Tensor& received, int) override {
     bytes += sent.bytes();
@@ -66,8 +66,8 @@ Tensor unit_rows(std::int64_t rows, std::int64_t width, std::uint32_t seed) {
 /// Forward and backward of so many own pairs.
 void measure(const std::string& what, std::int64_t rows, std::int64_t width, OneOfMany* ranks,
              losses::SharedCandidates candidates) {
-  release_memory_cache();
-  reset_memory_peak();
+  Device::cpu().release_memory_cache();
+  Device::cpu().reset_memory_peak();
   const auto begin = std::chrono::steady_clock::now();
   {
     Tape tape;
@@ -76,14 +76,13 @@ void measure(const std::string& what, std::int64_t rows, std::int64_t width, One
     {
       const Recording recording(tape);
       loss = losses::clip_loss(
-          images, texts,
-          {.scale = 20, .tiles = losses::TileOptions{}, .communicator = ranks, .candidates = candidates});
+          images, texts, {.scale = 20, .tiles = ops::TileOptions{}, .communicator = ranks, .candidates = candidates});
     }
     tape.backward(loss);
   }
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
   fmt::print("{:<28} {:>8} own pairs  peak {:>8.1f} MiB  {:>7.1f} s  sent {:>7.1f} MiB\n", what, rows,
-             static_cast<double>(memory_stats().peak) / (1 << 20), seconds.count(),
+             static_cast<double>(Device::cpu().memory_stats().peak) / (1 << 20), seconds.count(),
              ranks ? static_cast<double>(ranks->bytes) / (1 << 20) : 0.0);
   std::fflush(stdout);
 }

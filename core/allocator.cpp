@@ -32,7 +32,7 @@ constexpr std::size_t kGuard = 64;
 constexpr std::size_t kGuard = 0;
 #endif
 
-[[noreturn]] void throw_out_of_memory(std::size_t requested, const MemoryStats& stats, bool pinned) {
+[[noreturn]] void throw_out_of_memory(std::size_t requested, const Device::MemoryStats& stats, bool pinned) {
   const char* op = OpScope::current() ? OpScope::current() : "allocate";
   const std::string bound = stats.limit ? fmt::format("a limit of {} bytes", stats.limit) : "what the system gives";
   throw OutOfMemory(fmt::format("{}: out of memory: {} bytes{} requested with {} in use exceed {}", op, requested,
@@ -261,9 +261,9 @@ void Allocator::deallocate_after(CopyEvent copy, void* block, std::size_t bytes)
   }
 }
 
-MemoryStats Allocator::stats() const {
+Device::MemoryStats Allocator::stats() const {
   std::lock_guard lock(mutex_);
-  MemoryStats stats = stats_;
+  Device::MemoryStats stats = stats_;
   stats.cached = reserved() - stats.current;
   return stats;
 }

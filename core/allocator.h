@@ -40,7 +40,7 @@ class [[gnu::visibility("hidden")]] Allocator {
   /// The same where a copy may still be under way from or to the block: it is handed out again when that has ended.
   void deallocate_after(CopyEvent copy, void* block, std::size_t bytes) noexcept;
 
-  MemoryStats stats() const;
+  Device::MemoryStats stats() const;
   /// Starts a new peak measurement at the bytes in use now.
   void reset_peak();
   /// Sets the most bytes that may be in use at once; 0 is no limit. Segments of which nothing is in use are returned to
@@ -124,7 +124,7 @@ class [[gnu::visibility("hidden")]] Allocator {
   std::array<Recent, kSmallest / 64> recent_;  // by size in units of 64 bytes, less one
   std::vector<std::unique_ptr<Pool>> pools_;
   std::vector<InCopy> in_copy_;  // given back, but not yet free
-  MemoryStats stats_;
+  Device::MemoryStats stats_;
   std::size_t set_limit_ = 0;
   std::vector<std::size_t> scoped_limits_;   // in force, in no order
   std::vector<std::size_t*> metered_peaks_;  // of the PeakMeters there are

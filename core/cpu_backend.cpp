@@ -29,7 +29,7 @@ constexpr std::size_t kAlignment = 64;
 int count() { return 1; }
 std::string name(int) { return "cpu"; }
 std::vector<std::pair<std::string, std::string>> versions(int) {
-  throw DeviceError("device_versions: asked for those of the CPU, expected a CUDA device");
+  throw DeviceError("Device::versions: asked for those of the CPU, expected a CUDA device");
 }
 void require(const char*, int) {}
 void synchronize(int) {}

@@ -14,31 +14,31 @@ std::atomic<bool> tf32{false};
 
 }  // namespace
 
-void allow_tf32(bool allowed) { tf32 = allowed; }
-
-bool tf32_allowed() { return tf32; }
-
-int cuda_device_count() { return cuda_backend.devices.count(); }
-
-std::string device_name(Device device) {
-  const DeviceBackend::Devices& devices = backend_of(device).devices;
-  devices.require("device_name", device.index);
-  return devices.name(device.index);
+std::string Device::name() const {
+  const DeviceBackend::Devices& devices = backend_of(*this).devices;
+  devices.require("Device::name", index);
+  return devices.name(index);
 }
 
-std::vector<std::pair<std::string, std::string>> device_versions(Device device) {
-  const DeviceBackend::Devices& devices = backend_of(device).devices;
-  devices.require("device_versions", device.index);
-  return devices.versions(device.index);
+std::vector<std::pair<std::string, std::string>> Device::versions() const {
+  const DeviceBackend::Devices& devices = backend_of(*this).devices;
+  devices.require("Device::versions", index);
+  return devices.versions(index);
 }
 
-void synchronize(Device device) {
-  const DeviceBackend::Devices& devices = backend_of(device).devices;
-  devices.require("synchronize", device.index);
-  devices.synchronize(device.index);
+void Device::synchronize() const {
+  const DeviceBackend::Devices& devices = backend_of(*this).devices;
+  devices.require("Device::synchronize", index);
+  devices.synchronize(index);
 }
 
-std::uint64_t device_waits() { return cuda_backend.devices.waits(); }
+int Device::cuda_count() { return cuda_backend.devices.count(); }
+
+std::uint64_t Device::waits() { return cuda_backend.devices.waits(); }
+
+void Device::allow_tf32(bool allowed) { tf32 = allowed; }
+
+bool Device::tf32_allowed() { return tf32; }
 
 std::string to_string(Device device) { return device.is_cpu() ? "cpu" : fmt::format("cuda:{}", device.index); }
 

@@ -8,11 +8,11 @@
 
 namespace tapecache {
 
-MemoryStats memory_stats(Device device) { return allocator(device).stats(); }
-MemoryStats pinned_memory_stats() { return pinned_allocator().stats(); }
-void reset_memory_peak(Device device) { allocator(device).reset_peak(); }
-void set_memory_limit(std::size_t bytes, Device device) { allocator(device).set_limit(bytes); }
-void release_memory_cache(Device device) { allocator(device).release_cache(); }
+Device::MemoryStats Device::memory_stats() const { return allocator(*this).stats(); }
+void Device::reset_memory_peak() const { allocator(*this).reset_peak(); }
+void Device::set_memory_limit(std::size_t bytes) const { allocator(*this).set_limit(bytes); }
+void Device::release_memory_cache() const { allocator(*this).release_cache(); }
+Device::MemoryStats Device::pinned_memory_stats() { return pinned_allocator().stats(); }
 
 MemoryLimit::MemoryLimit(std::size_t bytes, Device device) : allocator_(allocator(device)), bytes_(bytes) {
   const std::lock_guard lock(allocator_.mutex_);

@@ -20,7 +20,7 @@ Allocator& allocator_for(Device device, bool pinned) { return pinned ? pinned_al
 }  // namespace
 
 Storage::Storage(std::size_t bytes, Device device, bool pinned)
-    : bytes_(bytes), device_(device), pinned_(pinned && device.is_cpu() && cuda_device_count() > 0) {
+    : bytes_(bytes), device_(device), pinned_(pinned && device.is_cpu() && Device::cuda_count() > 0) {
   data_ = static_cast<std::byte*>(allocator_for(device_, pinned_).allocate(bytes));
 }
 
@@ -163,7 +163,7 @@ void Storage::move_to(Device device) {
     backend_of(device_).copies.to_host(device_.index, there.data_, data_, bytes_);
   } else if (device_.is_cpu()) {
     backend_of(device).copies.from_host(device.index, there.data_, data_, bytes_);
-    if (pinned_) synchronize(device);  // page-locked memory may still be read, and is released next
+    if (pinned_) device.synchronize();  // page-locked memory may still be read, and is released next
   } else {
     const Storage host(bytes_, Device::cpu());
     backend_of(device_).copies.to_host(device_.index, host.data_, data_, bytes_);

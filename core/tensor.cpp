@@ -180,7 +180,7 @@ Tensor Tensor::to(DType dtype) const {
 }
 
 Tensor Tensor::pinned() const {
-  if (device().is_cpu() && (is_pinned() || cuda_device_count() == 0)) return *this;
+  if (device().is_cpu() && (is_pinned() || Device::cuda_count() == 0)) return *this;
   Tensor copy = empty_pinned(shape_, dtype_);
   copy.copy_from_async(*this);
   return copy;

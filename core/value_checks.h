@@ -10,8 +10,8 @@
 
 /// Checks of the values in tensors. On the CPU they throw at once. On a CUDA device they are queued with the rest of
 /// its work, so that the host need not wait: the device remembers the first that fails, and the next call that waits
-/// for the device (`synchronize`, `item`, a copy to the host) throws its error and forgets it. Until then, optimiser
-/// steps on the device change nothing.
+/// for the device (`Device::synchronize`, `item`, a copy to the host) throws its error and forgets it. Until then,
+/// optimiser steps on the device change nothing.
 namespace tapecache {
 
 /// The message of a failed check. In `text`, {position} and {value} stand for the index of the element and its value,

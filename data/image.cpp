@@ -49,20 +49,20 @@ std::size_t sample_count(int width, int height, int channels) {
 
 }  // namespace
 
-void check_image(const Image& image, const char* operation) {
-  if (image.width < 1 || image.height < 1 || image.channels < 1 || image.channels > 4) {
+void Image::check(const char* operation) const {
+  if (width < 1 || height < 1 || channels < 1 || channels > 4) {
     throw ValueError(fmt::format("{}: image is {} x {} with {} channels, expected positive sizes and 1 to 4 channels",
-                                 operation, image.width, image.height, image.channels));
+                                 operation, width, height, channels));
   }
-  const std::size_t expected = sample_count(image.width, image.height, image.channels);
-  if (image.pixels.size() != expected) {
-    throw ValueError(fmt::format("{}: image of {} x {} x {} holds {} bytes, expected {}", operation, image.height,
-                                 image.width, image.channels, image.pixels.size(), expected));
+  const std::size_t expected = sample_count(width, height, channels);
+  if (pixels.size() != expected) {
+    throw ValueError(fmt::format("{}: image of {} x {} x {} holds {} bytes, expected {}", operation, height, width,
+                                 channels, pixels.size(), expected));
   }
 }
 
 Image resize_area(const Image& image, int width, int height) {
-  check_image(image, "resize_area");
+  image.check("resize_area");
   if (width < 1 || height < 1) {
     throw ValueError(fmt::format("resize_area: target is {} x {}, expected positive sizes", width, height));
   }
@@ -97,8 +97,8 @@ Image resize_area(const Image& image, int width, int height) {
   return result;
 }
 
-Image composite_over_white(const Image& rgba, Alpha alpha) {
-  check_image(rgba, "composite_over_white");
+Image composite_over_white(const Image& rgba, Image::Alpha alpha) {
+  rgba.check("composite_over_white");
   if (rgba.channels != 4) {
     throw ValueError(fmt::format("composite_over_white: image has {} channels, expected 4 (RGBA)", rgba.channels));
   }
@@ -107,7 +107,7 @@ Image composite_over_white(const Image& rgba, Alpha alpha) {
   for (std::size_t target = 0; target < result.pixels.size(); target += 3, source += 4) {
     const int opacity = source[3];
     for (std::size_t c = 0; c < 3; ++c) {
-      const int colour = alpha == Alpha::premultiplied ? source[c] : (source[c] * opacity + 127) / 255;
+      const int colour = alpha == Image::Alpha::premultiplied ? source[c] : (source[c] * opacity + 127) / 255;
       result.pixels[target + c] = static_cast<std::uint8_t>(std::min(255, colour + 255 - opacity));
     }
   }
@@ -115,7 +115,7 @@ Image composite_over_white(const Image& rgba, Alpha alpha) {
 }
 
 Image pad_to_square(const Image& image, std::uint8_t fill) {
-  check_image(image, "pad_to_square");
+  image.check("pad_to_square");
   const int side = std::max(image.width, image.height);
   Image result{side, side, image.channels, std::vector<std::uint8_t>(sample_count(side, side, image.channels), fill)};
   const std::size_t row_bytes = sample_count(image.width, 1, image.channels);

@@ -45,7 +45,7 @@ std::vector<std::uint8_t> encode(const Image& image) {
 }  // namespace
 
 void write_png(const std::filesystem::path& path, const Image& image) {
-  check_image(image, "write_png");
+  image.check("write_png");
   const std::vector<std::uint8_t> bytes = encode(image);
   write_file_atomically(path, std::string_view{reinterpret_cast<const char*>(bytes.data()), bytes.size()});
 }

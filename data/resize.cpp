@@ -44,15 +44,15 @@ struct Filter {
   double support;
 };
 
-Filter filter_of(Resampling resampling) {
+Filter filter_of(Image::Resampling resampling) {
   switch (resampling) {
-    case Resampling::kBox:
+    case Image::Resampling::kBox:
       return {box, 0.5};
-    case Resampling::kHamming:
+    case Image::Resampling::kHamming:
       return {hamming, 1};
-    case Resampling::kBicubic:
+    case Image::Resampling::kBicubic:
       return {bicubic, 2};
-    case Resampling::kLanczos:
+    case Image::Resampling::kLanczos:
       return {lanczos, 3};
     default:
       return {bilinear, 1};
@@ -191,9 +191,9 @@ Image resize_nearest(const Image& image, int width, int height, const Region& re
 
 }  // namespace
 
-Image resize_region(const Image& image, int width, int height, Resampling resampling, const Region& region) {
+Image resize_region(const Image& image, int width, int height, Image::Resampling resampling, const Region& region) {
   if (width == image.width && height == image.height) return crop(image, region);
-  if (resampling == Resampling::kNearest) return resize_nearest(image, width, height, region);
+  if (resampling == Image::Resampling::kNearest) return resize_nearest(image, width, height, region);
   const Filter filter = filter_of(resampling);
   if (height == image.height) {
     return resize_columns(image, width, filter, region.x, region.width, region.y, region.height);
@@ -212,8 +212,8 @@ Image resize_region(const Image& image, int width, int height, Resampling resamp
 
 }  // namespace images
 
-Image resize(const Image& image, int width, int height, Resampling filter) {
-  check_image(image, "resize");
+Image resize(const Image& image, int width, int height, Image::Resampling filter) {
+  image.check("resize");
   if (width < 1 || height < 1) {
     throw ValueError(fmt::format("resize: target is {} x {}, expected positive sizes", width, height));
   }

@@ -12,7 +12,7 @@ struct Region {
 };
 
 /// What `resize` to width x height gives within a region of its result, without computing the rest.
-Image resize_region(const Image& image, int width, int height, Resampling filter, const Region& region);
+Image resize_region(const Image& image, int width, int height, Image::Resampling filter, const Region& region);
 
 }  // namespace tapecache::data::images
 

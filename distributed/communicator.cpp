@@ -131,7 +131,7 @@ void Communicator::barrier() {
 }
 
 // The numbers lie on the stack, where no allocator counts them: what is short of memory must be able to say so.
-Agreed Communicator::agree(int status, std::string_view message) {
+Communicator::Agreed Communicator::agree(int status, std::string_view message) {
   constexpr int kWorst = 1 << 20;
   constexpr std::size_t kMessage = 2000;
   if (status < 0 || status > kWorst) {
@@ -164,7 +164,7 @@ void on_rank_0(Communicator& ranks, const std::function<void()>& work) {
       why = detail::exception_text();
     }
   }
-  const Agreed agreed = ranks.agree(failed ? 1 : 0, why);
+  const Communicator::Agreed agreed = ranks.agree(failed ? 1 : 0, why);
   if (failed) std::rethrow_exception(failed);
   if (agreed.status != 0) throw Error(fmt::format("on_rank_0: {}", agreed.message));
 }

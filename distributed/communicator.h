@@ -29,15 +29,6 @@ class CommunicationError : public Error {
   int rank_;
 };
 
-enum class Reduction { kSum, kMax };
-
-/// What `Communicator::agree` finds: the largest status of all ranks, and who has it.
-struct Agreed {
-  int status = 0;
-  int rank = 0;         ///< the lowest rank of that status; 0 where all have 0
-  std::string message;  ///< that rank's, in full or its first 2,000 bytes; empty where all have 0
-};
-
 /// A group of ranks that call each other. All its calls but `fail` are collective: every rank makes the same calls, in
 /// the same order, with arguments that fit one another, and none returns before its own part is done. No call is a
 /// barrier unless it says so.
@@ -59,6 +50,15 @@ struct Agreed {
 /// nothing is sent, and no backend is asked.
 class Communicator {
  public:
+  enum class Reduction { kSum, kMax };
+
+  /// What `agree` finds: the largest status of all ranks, and who has it.
+  struct Agreed {
+    int status = 0;
+    int rank = 0;         ///< the lowest rank of that status; 0 where all have 0
+    std::string message;  ///< that rank's, in full or its first 2,000 bytes; empty where all have 0
+  };
+
   virtual ~Communicator() = default;
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;

@@ -145,7 +145,7 @@ T larger(T a, T b) {
 /// Elements [begin, end) of all ranks' arrays, joined in rank order, into `target`, or to their places in all ranks'
 /// arrays where that is null.
 template <class T>
-void reduce_elements(const Meeting& meeting, std::size_t begin, std::size_t end, Reduction reduction,
+void reduce_elements(const Meeting& meeting, std::size_t begin, std::size_t end, Communicator::Reduction reduction,
                      std::byte* target) {
   constexpr std::size_t kBlock = 512;
   T block[kBlock];
@@ -155,7 +155,7 @@ void reduce_elements(const Meeting& meeting, std::size_t begin, std::size_t end,
       const T* const values = reinterpret_cast<const T*>(meeting.part(rank).read) + first;
       if (rank == 0) {
         std::copy_n(values, count, block);
-      } else if (reduction == Reduction::kSum) {
+      } else if (reduction == Communicator::Reduction::kSum) {
         for (std::size_t i = 0; i < count; ++i) block[i] += values[i];
       } else {
         for (std::size_t i = 0; i < count; ++i) block[i] = larger(block[i], values[i]);
@@ -171,7 +171,7 @@ void reduce_elements(const Meeting& meeting, std::size_t begin, std::size_t end,
   }
 }
 
-void reduce(DType dtype, const Meeting& meeting, std::size_t begin, std::size_t end, Reduction reduction,
+void reduce(DType dtype, const Meeting& meeting, std::size_t begin, std::size_t end, Communicator::Reduction reduction,
             std::byte* target) {
   if (dtype == DType::kFloat32) reduce_elements<float>(meeting, begin, end, reduction, target);
   else if (dtype == DType::kFloat64) reduce_elements<double>(meeting, begin, end, reduction, target);

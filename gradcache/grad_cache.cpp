@@ -50,6 +50,8 @@ void shrink(Cut& cut, const StepResult& result, std::int64_t halvings, std::int6
 
 }  // namespace
 
+GradCache::GradCache(Loss loss, StepOptions options) : GradCache(std::move(loss), std::move(options), SelfCheck()) {}
+
 GradCache::GradCache(Loss loss, StepOptions options, SelfCheck self_check)
     : loss_(std::move(loss)), options_(std::move(options)), self_check_(self_check) {
   detail::check_has_loss("GradCache", loss_);
@@ -81,7 +83,7 @@ StepResult GradCache::take_step(std::span<const Tower> towers) {
   if (has_budget) options.cut = *plan_;
   StepResult result = cached_step(towers, loss_, options);
   ++steps_;
-  if (result.status != StepStatus::kDone && result.status != StepStatus::kDeferred) ++skipped_;
+  if (result.status != StepResult::Status::kDone && result.status != StepResult::Status::kDeferred) ++skipped_;
   if (result.retries > 0) {
     shrink(options.cut, result, result.retries, detail::chunk_unit(options.reproducible_block));
     if (plan_) plan_ = std::get<MemoryPlan>(options.cut);

@@ -44,19 +44,21 @@ Comparison compare(std::span<const Tower> towers, const Loss& loss, const StepOp
 Comparison compare_steps(const std::function<StepResult()>& reference, const std::function<StepResult()>& other,
                          std::span<const Parameter> parameters);
 
-/// Checks of a running training against the direct step, on the first samples of its towers: these may not be made of
-/// chunks, and the loss may not hold labels or masks of the whole batch.
-struct SelfCheck {
-  std::int64_t every = 0;     ///< steps between two checks; 0: none
-  std::int64_t samples = 16;  ///< of each step's batch, that the check takes
-};
-
 /// Cached steps that learn from one another: a loss, its options, and what was measured. With a memory budget the first
 /// step makes the plan, and the following ones keep it while the batch has the same size and memory suffices.
 class GradCache {
  public:
+  /// Checks of a running training against the direct step, on the first samples of its towers: these may not be made of
+  /// chunks, and the loss may not hold labels or masks of the whole batch.
+  struct SelfCheck {
+    std::int64_t every = 0;     ///< steps between two checks; 0: none
+    std::int64_t samples = 16;  ///< of each step's batch, that the check takes
+  };
+
   /// Throws ValueError for an empty loss, a self-check of fewer than 1 sample or every -1 steps.
-  GradCache(Loss loss, StepOptions options, SelfCheck self_check = {});
+  GradCache(Loss loss, StepOptions options, SelfCheck self_check);
+  /// Without self-checks.
+  GradCache(Loss loss, StepOptions options);
 
   /// `cached_step` over these towers. Throws what that throws, and ValueError where a tower made of chunks is to be
   /// checked.

@@ -122,7 +122,7 @@ TowerCost measure(const Tower& tower, const Chunks& order, const StepOptions& op
   std::optional<Measured> a = run(small), b = a && large.size() > small.size() ? run(large) : a;
   if (!a && !given) a = b = run(last(1));
   if (!a) {
-    const MemoryStats stats = allocator(options.device).stats();
+    const Device::MemoryStats stats = allocator(options.device).stats();
     throw OutOfMemory(fmt::format("memory budget: {} bytes do not hold the work on one chunk of tower '{}' beside the "
                                   "{} in use",
                                   stats.limit, tower.name(), stats.current),

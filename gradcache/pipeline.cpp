@@ -72,7 +72,7 @@ void Pipeline::forward_chunks(std::int64_t keep) {
     const ScopedValue first(context.random.first_sample, context.random.first_sample + samples.first);
     const ScopedValue partial(context.partial_batch, context.partial_batch || !samples.whole());
     forward_chunk(order[i], static_cast<std::int64_t>(order.size() - i) <= keep && samples.own > 0);
-    report(Phase::kForward, sides_[order[i].side].name, order[i].chunk, count);
+    report(Progress::Phase::kForward, sides_[order[i].side].name, order[i].chunk, count);
     if (order[i].chunk + 1 == count) run.finish_forward();
   }
   count_kept();
@@ -200,7 +200,7 @@ bool Pipeline::take_loss(const Loss& loss, GradientTransaction& transaction) {
         return Account{text, result_.loss.item(), std::move(parameters)};
       });
   ranks_.share_status(result_);
-  return result_.status == StepStatus::kDone;
+  return result_.status == StepResult::Status::kDone;
 }
 
 void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transaction) {
@@ -211,8 +211,8 @@ void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transactio
       UndoLog buffers;
       take_representations(inputs);
       caches_ = detail::take_loss(step_, inputs, loss, options_.loss, transaction, readings_, result_).caches;
-      report(Phase::kLoss, "", 0, 1);
-      if (result_.status != StepStatus::kDone) return;
+      report(Progress::Phase::kLoss, "", 0, 1);
+      if (result_.status != StepResult::Status::kDone) return;
       for (std::size_t s = 0; s < caches_.size() && ranks_.several(); ++s) gathering_.keep_own_rows(s, caches_[s]);
       off_load(result_.representations);
       for (std::vector<Tensor>& caches : caches_) off_load(caches);
@@ -329,7 +329,7 @@ void Pipeline::backward_chunk(const BackwardStep& step, const GradientWatch::Com
   const std::size_t count = run.chunks().parts.size(), chunk = step.place.chunk;
   run.backward(chunk, complete && !left.empty() ? tell : GradientWatch::Complete());
   if (complete) std::ranges::for_each(left, complete);
-  report(Phase::kBackward, sides_[step.place.side].name, count - 1 - chunk, count);
+  report(Progress::Phase::kBackward, sides_[step.place.side].name, count - 1 - chunk, count);
 }
 
 /// Segment by segment, of all towers of the group, so that those that share parameters are added in the same order
@@ -380,7 +380,7 @@ StepResult Pipeline::commit(GradientTransaction& transaction, std::size_t peak_b
   return std::move(result_);
 }
 
-void Pipeline::report(Phase phase, const std::string& side, std::size_t chunk, std::size_t chunks) const {
+void Pipeline::report(Progress::Phase phase, const std::string& side, std::size_t chunk, std::size_t chunks) const {
   if (!options_.observer) return;
   options_.observer({phase, side, static_cast<std::int64_t>(chunk), static_cast<std::int64_t>(chunks),
                      allocator(options_.device).stats().current,

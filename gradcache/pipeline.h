@@ -79,7 +79,7 @@ class Pipeline {
   void count_kept();
   void off_load(std::vector<Tensor>& tensors) const;
   void begin_backward(const Place& place);
-  void report(Phase phase, const std::string& side, std::size_t chunk, std::size_t chunks) const;
+  void report(Progress::Phase phase, const std::string& side, std::size_t chunk, std::size_t chunks) const;
 
   const char* step_;
   std::vector<Side> sides_;

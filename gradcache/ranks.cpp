@@ -16,7 +16,7 @@ namespace tapecache::gradcache::detail {
 
 namespace {
 
-using distributed::Agreed;
+using Agreed = distributed::Communicator::Agreed;
 using distributed::CommunicationError;
 
 enum Status { kWell, kShortOfMemory, kFailed };
@@ -350,7 +350,7 @@ bool Ranks::any(bool here) {
   if (!several()) return here;
   std::int64_t value = here ? 1 : 0;
   Tensor shared = Tensor::wrap(&value, {1});
-  communicator_->all_reduce(shared, distributed::Reduction::kMax);
+  communicator_->all_reduce(shared, distributed::Communicator::Reduction::kMax);
   return value != 0;
 }
 
@@ -358,7 +358,7 @@ void Ranks::share_status(StepResult& result) {
   if (!several()) return;
   const Agreed worst = communicator_->agree(static_cast<int>(result.status), result.message);
   if (worst.status == 0) return;
-  result.status = static_cast<StepStatus>(worst.status);
+  result.status = static_cast<StepResult::Status>(worst.status);
   result.message = worst.message;
   if (result.non_finite.item() == 0) result.non_finite = 1;  // it was another rank's
 }
@@ -399,7 +399,7 @@ void Ranks::sum_as_tree(Tensor& values, Tensor room) {
 }
 
 void Ranks::maximum(Tensor& values) {
-  on_host(values, [&](Tensor& v) { communicator_->all_reduce(v, distributed::Reduction::kMax); });
+  on_host(values, [&](Tensor& v) { communicator_->all_reduce(v, distributed::Communicator::Reduction::kMax); });
 }
 
 void Ranks::broadcast(Tensor& values) {

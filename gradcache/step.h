@@ -102,10 +102,10 @@ namespace tapecache::gradcache {
 /// and labels or weights that it holds, which are never cut.
 using Loss = std::function<Variable(const Representations& representations)>;
 
-enum class Phase { kForward, kLoss, kBackward };
-
 /// The progress of a running step: chunk `chunk` of the `chunks` of a tower is done, or the loss is.
 struct Progress {
+  enum class Phase { kForward, kLoss, kBackward };
+
   Phase phase = Phase::kForward;
   std::string tower;  ///< empty for the loss
   std::int64_t chunk = 0, chunks = 0;
@@ -210,14 +210,13 @@ struct StepOptions {
   }
 };
 
-enum class StepStatus {
-  kDone,
-  kNonFiniteLoss,   ///< the loss is NaN or Inf; no gradient was added
-  kNonFiniteCache,  ///< a cached gradient is; the message names tower, sample and chunk, counted from 0
-  kDeferred,        ///< the step was queued; its numbers are on the device
-};
-
 struct StepResult {
+  enum class Status {
+    kDone,
+    kNonFiniteLoss,   ///< the loss is NaN or Inf; no gradient was added
+    kNonFiniteCache,  ///< a cached gradient is; the message names tower, sample and chunk, counted from 0
+    kDeferred,        ///< the step was queued; its numbers are on the device
+  };
   struct Auxiliary {
     std::string name;
     double mean = 0;  ///< over the batch, unweighted
@@ -227,7 +226,7 @@ struct StepResult {
     double forward = 0, loss = 0, backward = 0;
   };
 
-  StepStatus status = StepStatus::kDone;
+  Status status = Status::kDone;
   std::string message;  ///< what was not finite
   /// The loss with its auxiliary parts, unscaled. For a deferred step it is on the device, and `item` waits for it.
   Number loss = 0;

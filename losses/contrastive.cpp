@@ -107,7 +107,7 @@ Variable clip_loss(const Variable& images, const Variable& texts, const ClipOpti
   detail::require_pairs(kLoss, images, texts, "images", "texts");
   check_options(kLoss, options, "images", images);
   check_pairs(kLoss, options, images, texts);
-  const Variable scale = options.scale.factor(kLoss, images, kMaxLogitScale);
+  const Variable scale = options.scale.factor(kLoss, images, ClipOptions::kMaxScale);
   if (options.tiles) {
     return ops::contrastive_loss(ContrastiveOp::kRowsAndColumns, images, texts, scale, {}, *options.tiles,
                                  options.equal_targets);
@@ -148,7 +148,7 @@ void clamp_log_scale(Parameter& log_scale) {
   const Variable value = log_scale.defined() ? Variable(log_scale.value()) : Variable();
   ops::detail::require_scalar_like("clamp_log_scale", "log_scale", value, value);
   ops::detail::require_floating("clamp_log_scale", "log_scale", value);
-  const Variable clamped = ops::clamp(value, -kInfinity, std::log(kMaxLogitScale));
+  const Variable clamped = ops::clamp(value, -kInfinity, std::log(ClipOptions::kMaxScale));
   log_scale.mutable_value().copy_from(clamped.value());
 }
 

@@ -20,7 +20,7 @@ struct Contrast {
   RowLoss kind;
   Variable scale, bias = {};
   Weighting how = {};
-  const EqualTargets& equal;
+  const ops::EqualTargets& equal;
   const Tiles& tiles;
   SharedCandidates candidates;
 };
@@ -53,7 +53,7 @@ Variable contrast(Communicator& ranks, const Contrast& of, const Variable& queri
   check_sides(of, queries, targets);
   const char* const loss = name(of.loss);
   const kernels::TileSizes tile =
-      ops::logit_tile(loss, of.tiles.value_or(TileOptions{}), queries.dtype(), queries.device());
+      ops::logit_tile(loss, of.tiles.value_or(ops::TileOptions{}), queries.dtype(), queries.device());
   const bool recorded = tapecache::detail::will_record({queries, targets, of.scale, of.bias});
   const Brought brought = bring(loss, ranks, in_common(of, queries, tile, recorded), queries.size(0), targets.size(0),
                                 targets.has_history(), queries.device());
@@ -109,7 +109,7 @@ Variable clip_loss_shared(const Variable& images, const Variable& texts, const C
                    .queries = "images",
                    .targets = "texts",
                    .kind = RowLoss::kBothWays,
-                   .scale = options.scale.factor(loss, images, kMaxLogitScale),
+                   .scale = options.scale.factor(loss, images, ClipOptions::kMaxScale),
                    .how = {options.label_smoothing, options.hardness},
                    .equal = options.equal_targets,
                    .tiles = options.tiles,

@@ -66,25 +66,22 @@ class Communicator;
 /// range or not finite, and for ids together with equal_rows. Errors are the same with and without tiles.
 namespace tapecache::losses {
 
-using ops::EqualTargets;
-using ops::TileOptions;
-
 /// With tiles, a loss never holds all its logits in memory: forward and backward compute a few tiles of them at a time
 /// (Cheng et al. 2024, "Breaking the memory barrier: near infinite batch size scaling for contrastive loss"). The
-/// result differs by rounding only. `TileOptions{}`, or `{{}}`, uses the tile sizes that suit the device;
+/// result differs by rounding only. `ops::TileOptions{}`, or `{{}}`, uses the tile sizes that suit the device;
 /// `std::nullopt` turns tiles off; `{}` alone would be ambiguous and does not compile. Throws ValueError for tile sizes
 /// below 1, and for options that need a whole row of logits, naming them.
-class Tiles : public std::optional<TileOptions> {
+class Tiles : public std::optional<ops::TileOptions> {
  public:
   explicit Tiles() = default;
   Tiles(std::nullopt_t) {}
-  Tiles(TileOptions tiles) : optional(tiles) {}
+  Tiles(ops::TileOptions tiles) : optional(tiles) {}
 };
 
 /// How the ranks of a shared loss meet each other's candidates.
 enum class SharedCandidates {
   /// In a ring where there are four ranks at least, and all candidates with their gradient would take more than half of
-  /// the memory that a rank has been limited to (`set_memory_limit`, the least of all ranks'); else gathered.
+  /// the memory that a rank has been limited to (`Device::set_memory_limit`, the least of all ranks'); else gathered.
   kAutomatic,
   kGathered,  ///< each rank holds the candidates of all, and in backward their gradient
   /// A rank holds its own candidates and a block of a tile's columns, and in backward its gradient, which travel around
@@ -103,7 +100,7 @@ struct InfoNceOptions {
   double hardness = 0;
   /// Which targets equal a query's positive and are therefore not negatives. They are left out of the denominator, of
   /// label smoothing and of the mean of hardness.
-  EqualTargets equal_targets = {};
+  ops::EqualTargets equal_targets = {};
   Tiles tiles = std::nullopt;
   /// For a step with `StepOptions::shared_loss`: queries, targets and ids are this rank's own, even none, each query's
   /// targets with it; the loss is that over those of all ranks, of which each computes its own queries' rows of the
@@ -122,16 +119,16 @@ struct InfoNceOptions {
 /// Representations are used as they are; normalise them for cosine similarity.
 Variable info_nce(const Variable& queries, const Variable& targets, const InfoNceOptions& options = {});
 
-/// The largest factor by which CLIP's logits are scaled.
-inline constexpr double kMaxLogitScale = 100.0;
-
 struct ClipOptions {
-  Scale scale;                 ///< at most kMaxLogitScale; a trained one is Scale::from_log(clip.logit_scale())
+  /// The largest factor by which CLIP's logits are scaled.
+  static constexpr double kMaxScale = 100;
+
+  Scale scale;                 ///< at most kMaxScale; a trained one is Scale::from_log(clip.logit_scale())
   double label_smoothing = 0;  ///< as in InfoNceOptions
   double hardness = 0;         ///< as in InfoNceOptions
   /// Images are the queries and texts the targets. A pair is left out in both directions, since pairs that share an
   /// image or a text match each other.
-  EqualTargets equal_targets = {};
+  ops::EqualTargets equal_targets = {};
   Tiles tiles = std::nullopt;
   distributed::Communicator* communicator = nullptr;  ///< as InfoNceOptions has it
   SharedCandidates candidates = SharedCandidates::kAutomatic;
@@ -144,7 +141,7 @@ Variable clip_loss(const Variable& images, const Variable& texts, const ClipOpti
 struct SiglipOptions {
   Scale scale;
   Scalar bias;
-  EqualTargets equal_targets = {};  ///< pairs that are left out, as in ClipOptions, are not terms of the sum
+  ops::EqualTargets equal_targets = {};  ///< pairs that are left out, as in ClipOptions, are not terms of the sum
   Tiles tiles = std::nullopt;
   distributed::Communicator* communicator = nullptr;  ///< as InfoNceOptions has it
   SharedCandidates candidates = SharedCandidates::kAutomatic;
@@ -162,7 +159,7 @@ struct NtXentOptions {
   Scale scale = 2;  ///< a temperature of 0.5
   /// Which samples are the same (views a are the queries, views b the targets). They are not negatives of each other in
   /// either view; sup_con treats them as positives.
-  EqualTargets equal_targets = {};
+  ops::EqualTargets equal_targets = {};
   /// As InfoNceOptions has it: both views of this rank's own samples.
   distributed::Communicator* communicator = nullptr;
   SharedCandidates candidates = SharedCandidates::kAutomatic;
@@ -194,7 +191,7 @@ struct GistOptions {
   /// Whether the margin is relative to the absolute value of the positive's similarity.
   bool relative = false;
   /// Which targets are left out whatever the guide says, together with the queries and positives they belong to.
-  EqualTargets equal_targets = {};
+  ops::EqualTargets equal_targets = {};
   /// As InfoNceOptions has it; what the guide says is of this rank's own as well. Both sides and the guide's are
   /// gathered, since all are candidates or decide of them.
   distributed::Communicator* communicator = nullptr;
@@ -217,8 +214,8 @@ Variable maxsim_scores(const Variable& queries, const Tensor& query_mask, const 
 
 struct MaxsimOptions {
   Scale scale = 1;
-  EqualTargets equal_targets = {};  ///< documents are the targets; equal_rows compares their valid tokens
-  Tiles tiles = std::nullopt;       ///< of queries and documents, each of many tokens
+  ops::EqualTargets equal_targets = {};  ///< documents are the targets; equal_rows compares their valid tokens
+  Tiles tiles = std::nullopt;            ///< of queries and documents, each of many tokens
   /// As InfoNceOptions has it; masks are of this rank's own as well, and on all ranks or on none. Queries have the
   /// same number of tokens on all, and so have documents.
   distributed::Communicator* communicator = nullptr;

@@ -89,7 +89,7 @@ kernels::TileSizes tile_of(const char* loss, const Tiles& tiles, const Variable&
   kernels::TileSizes own = ops::logit_tile(loss, {}, queries.dtype(), queries.device());
   own.rows = std::max<std::int64_t>(1, own.rows / queries.size(1));
   own.cols = std::max<std::int64_t>(1, own.cols / documents.size(1));
-  return ops::detail::tile_sizes(loss, tiles.value_or(TileOptions{}), own);
+  return ops::detail::tile_sizes(loss, tiles.value_or(ops::TileOptions{}), own);
 }
 
 InCommon of_mask(const char* what, const Tensor& mask) { return named(what, mask.defined(), {"none", "one"}); }

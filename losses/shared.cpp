@@ -67,7 +67,7 @@ Brought bring(const char* loss, Communicator& ranks, std::span<const InCommon> a
   constexpr std::size_t kNumbers = kOfEach + kInCommon;
   if (alike.size() > kInCommon) throw ValueError(fmt::format("{}: {} numbers in common", loss, alike.size()));
   std::array<std::int64_t, kNumbers> own{queries, targets, gradient,
-                                         static_cast<std::int64_t>(memory_stats(device).limit)};
+                                         static_cast<std::int64_t>(device.memory_stats().limit)};
   for (std::size_t i = 0; i < alike.size(); ++i) own[kOfEach + i] = alike[i].number;
   const auto size = static_cast<std::size_t>(ranks.size());
   std::vector<std::int64_t> numbers(size * kNumbers);
@@ -106,7 +106,7 @@ Tensor scatter_sum(Communicator& ranks, const Tensor& all, const Shares& shares)
   return own.to(all.device());
 }
 
-void all_reduce(Communicator& ranks, Tensor& values, distributed::Reduction reduction) {
+void all_reduce(Communicator& ranks, Tensor& values, distributed::Communicator::Reduction reduction) {
   write_for_ranks(ranks, values, [&](Tensor& here) { ranks.all_reduce(here, reduction); });
 }
 

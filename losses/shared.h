@@ -73,7 +73,7 @@ Brought bring(const char* loss, distributed::Communicator& ranks, std::span<cons
 Tensor gather_rows(distributed::Communicator& ranks, const Tensor& rows, const Shares& shares);
 /// The sum over ranks of their `all`, of which this rank's rows are returned.
 Tensor scatter_sum(distributed::Communicator& ranks, const Tensor& all, const Shares& shares);
-void all_reduce(distributed::Communicator& ranks, Tensor& values, distributed::Reduction reduction);
+void all_reduce(distributed::Communicator& ranks, Tensor& values, distributed::Communicator::Reduction reduction);
 /// Sends to the next rank and receives from the one before.
 void pass_on(distributed::Communicator& ranks, const Tensor& sent, Tensor& received);
 

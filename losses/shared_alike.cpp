@@ -33,7 +33,7 @@ InCommon of_scalar(const char* what, const Variable& scalar) {
   return real(what, scalar.defined() && scalar.device().is_cpu() ? scalar.value().item() : 0.0);
 }
 
-InCommon of_equal_targets(const EqualTargets& equal) {
+InCommon of_equal_targets(const ops::EqualTargets& equal) {
   const std::int64_t given =
       equal.equal_rows ? 4 : (equal.target_ids.defined() ? 1 : 0) + (equal.query_ids.defined() ? 2 : 0);
   return named("kind of equal_targets", given, {"none", "target_ids", "query_ids", "ids of both", "equal_rows"});

@@ -18,7 +18,7 @@ InCommon of_loss(SharedLoss loss);
 InCommon of_type(const char* what, DType dtype);
 /// Of a scalar that is on a device or undefined nothing is compared.
 InCommon of_scalar(const char* what, const Variable& scalar);
-InCommon of_equal_targets(const EqualTargets& equal);
+InCommon of_equal_targets(const ops::EqualTargets& equal);
 InCommon of_candidates(SharedCandidates candidates);
 /// Backward is on all ranks or on none.
 InCommon of_recording(bool recorded);

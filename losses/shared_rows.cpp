@@ -13,7 +13,7 @@
 namespace tapecache::losses::detail {
 
 using distributed::Communicator;
-using distributed::Reduction;
+using Reduction = distributed::Communicator::Reduction;
 
 namespace {
 

@@ -135,7 +135,7 @@ Tensor Work::forward() {
   const Variable losses =
       normalizer * Variable(weights_.of_anchor) - Variable(of_positives) * Variable(weights_.of_positive);
   Tensor loss = ops::reshape(ops::sum(losses), {1}).value();
-  all_reduce(ranks_, loss, distributed::Reduction::kSum);
+  all_reduce(ranks_, loss, distributed::Communicator::Reduction::kSum);
   return loss.to(of_.rows.dtype()).reshape(Shape());
 }
 
@@ -158,7 +158,7 @@ void Work::backward(Backward& context) {
   });
   const Variable by_row = ops::sum(Variable(anchors) * Variable(products), 1);
   Tensor of_scale = ops::reshape(ops::sum(Variable(by_row.value().to(DType::kFloat64))), {1}).value();
-  all_reduce(ranks_, of_scale, distributed::Reduction::kSum);
+  all_reduce(ranks_, of_scale, distributed::Communicator::Reduction::kSum);
   if (context.needs(0)) {
     context.pass(0, (Variable(products) * Variable(of_.scale.value())).value());
     if (of_candidates.defined()) context.pass(0, of_candidates);

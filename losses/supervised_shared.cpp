@@ -49,8 +49,8 @@ Variable nt_xent_shared(const Variable& a, const Variable& b, const NtXentOption
   // An anchor is no candidate of its own, and its other view is its positive.
   Pairing pairing{.outside = {{.count = 2 * n}, {.column = n, .count = n}, {.row = n, .count = n}}};
   if (options.equal_targets.some()) {
-    const EqualTargets equal{of_both_views(options.equal_targets.target_ids),
-                             of_both_views(options.equal_targets.query_ids), options.equal_targets.equal_rows};
+    const ops::EqualTargets equal{of_both_views(options.equal_targets.target_ids),
+                                  of_both_views(options.equal_targets.query_ids), options.equal_targets.equal_rows};
     const ops::PairKeys keys = shared_pairs(ranks, equal, of_both_views(a.value()), of_both_views(b.value()), shares,
                                             shares, 1, ops::RowsOf::kBoth);
     pairing.left_out = [keys, dtype = a.dtype()](const ops::PairBlock& block) {

@@ -19,8 +19,7 @@ std::int64_t checked_heads(std::int64_t width, std::int64_t heads) {
 }  // namespace
 
 MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in,
-                                       const Init& out, const AttentionNames& names, ops::ResultType projected,
-                                       bool in_bias)
+                                       const Init& out, const Names& names, ops::ResultType projected, bool in_bias)
     : heads_(checked_heads(width, heads)),
       projected_(projected),
       q_(builder.child(names.query), width, width, in, in_bias),
@@ -29,6 +28,10 @@ MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t widt
       out_(builder.child(names.out), width, width, out) {
   q_.weight.set("heads", fmt::to_string(heads));
 }
+
+MultiHeadAttention::MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in,
+                                       const Init& out)
+    : MultiHeadAttention(builder, width, heads, in, out, Names()) {}
 
 detail::LinearRow MultiHeadAttention::qkv() const { return detail::LinearRow({&q_, &k_, &v_}); }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "tapecache/models/activation_names.h"
 #include "tapecache/models/linear_adapter.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
@@ -30,7 +31,7 @@ AttentionPool::AttentionPool(const Builder& builder, const TransformerConfig& co
       fc1_(builder.child("mlp.fc1"), config.width, config.mlp_width, spread_over(config.width)),
       fc2_(builder.child("mlp.fc2"), config.mlp_width, config.width, spread_over(config.mlp_width)) {
   in_weight_.set("heads", std::to_string(heads_));
-  fc1_.weight.set("activation", std::string(ops::name(activation_)));
+  fc1_.weight.set("activation", std::string(name_of(activation_)));
   const std::string last = builder.child("attention.out_proj").prefix();
   for (const auto& layer : builder.linear_layers()) layer->adaptable = layer->adaptable && layer->layer != last;
 }

@@ -37,9 +37,9 @@ Bert::Bert(const Builder& builder, const BertConfig& config)
       types_(builder.child("embeddings.token_type_embeddings"), config.types, config.encoder.width, kInit),
       norm_(builder.child("embeddings.LayerNorm"), config.encoder.width, config.encoder.epsilon),
       dropout_(builder, config.encoder.dropout),
-      encoder_(builder, TransformerConfig(config.encoder), kBertBlock, "encoder.layer") {
+      encoder_(builder, TransformerConfig(config.encoder), BlockStyle::bert(), "encoder.layer") {
   positions_.weight.set("position_offset", fmt::to_string(config.position_offset.value_or(0)));
-  positions_.weight.set("pooling", config.pooling == BertPooling::kCls ? "cls" : "mean");
+  positions_.weight.set("pooling", config.pooling == BertConfig::Pooling::kCls ? "cls" : "mean");
 }
 
 Variable Bert::embed(const TokenBatch& tokens) const {
@@ -62,7 +62,8 @@ Variable Bert::hidden_states(const TokenBatch& tokens) const {
 
 Variable Bert::operator()(const TokenBatch& tokens) const {
   const Variable x = hidden_states(tokens);
-  return config_.pooling == BertPooling::kCls ? ops::cls_pool(x, tokens.valid) : ops::mean_pool(x, tokens.valid);
+  return config_.pooling == BertConfig::Pooling::kCls ? ops::cls_pool(x, tokens.valid)
+                                                      : ops::mean_pool(x, tokens.valid);
 }
 
 }  // namespace tapecache::models

@@ -11,9 +11,9 @@
 
 namespace tapecache::models {
 
-enum class BertPooling { kMean, kCls };
-
 struct BertConfig {
+  enum class Pooling { kMean, kCls };
+
   std::int64_t vocabulary = 30522;
   std::int64_t max_tokens = 512;
   std::int64_t types = 2;  ///< kinds of segment that TokenBatch::types may tell
@@ -21,7 +21,7 @@ struct BertConfig {
   /// 512 tokens and which count positions over the valid tokens alone. Must be given where there is one type, as in
   /// RoBERTa's files, which else would load into a BERT of 514 tokens.
   std::optional<std::int64_t> position_offset = {};
-  BertPooling pooling = BertPooling::kMean;
+  Pooling pooling = Pooling::kMean;
   BertEncoderConfig encoder = {};  ///< `drop_path` and `checkpoint` are as in the pre-norm block
 
   /// Returns the config. Throws ValueError for sizes below 1, an offset below 0 or one that must be given, and as that

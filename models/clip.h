@@ -10,15 +10,15 @@
 
 namespace tapecache::models {
 
-/// What a text's vector is taken from: the first end-of-text token, as in CLIP; the last valid token; the mean of the
-/// valid ones.
-enum class TextPooling { kEndOfText, kLastToken, kMean };
-
 struct TextConfig {
+  /// What a text's vector is taken from: the first end-of-text token, as in CLIP; the last valid token; the mean of the
+  /// valid ones.
+  enum class Pooling { kEndOfText, kLastToken, kMean };
+
   std::int64_t vocabulary = 49408;
   std::int64_t max_tokens = 77;
   bool causal = true;
-  TextPooling pooling = TextPooling::kEndOfText;
+  Pooling pooling = Pooling::kEndOfText;
   std::optional<std::int64_t> end_of_text =
       {};  ///< the id that kEndOfText looks for; unset: the last of the vocabulary
   /// The id that each text is padded with to max_tokens, which is then a token as any other, also where the batch has

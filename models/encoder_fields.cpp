@@ -1,26 +1,10 @@
 #include "tapecache/models/encoder_fields.h"
 
-#include <algorithm>
-#include <array>
-#include <utility>
-
 #include <fmt/format.h>
 
-namespace tapecache::models::detail {
+#include "tapecache/models/activation_names.h"
 
-std::optional<ops::Activation> activation_named(std::string_view name) {
-  constexpr std::array<std::pair<std::string_view, ops::Activation>, 8> kNames{
-      {{"gelu", ops::Activation::kGelu},
-       {"gelu_new", ops::Activation::kGeluTanh},
-       {"gelu_pytorch_tanh", ops::Activation::kGeluTanh},
-       {"gelu_fast", ops::Activation::kGeluTanh},
-       {"quick_gelu", ops::Activation::kQuickGelu},
-       {"relu", ops::Activation::kRelu},
-       {"silu", ops::Activation::kSilu},
-       {"swish", ops::Activation::kSilu}}};
-  const auto* const found = std::find_if(kNames.begin(), kNames.end(), [&](const auto& n) { return n.first == name; });
-  return found == kNames.end() ? std::nullopt : std::optional(found->second);
-}
+namespace tapecache::models::detail {
 
 TransformerConfig read_encoder(const JsonFields& fields, const FamilySource& source, TransformerConfig encoder) {
   encoder.width = fields.size("hidden_size", encoder.width);
@@ -47,7 +31,7 @@ void check_layers(const JsonFields& fields, const FamilySource& source, std::int
 }
 
 ops::Activation read_activation(const JsonFields& fields, std::string_view field, ops::Activation otherwise) {
-  if (const auto known = activation_named(fields.text(field, name(otherwise)))) return *known;
+  if (const auto known = activation_named(fields.text(field, name_of(otherwise)))) return *known;
   fields.refuse(field, "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu or silu");
   return otherwise;
 }
@@ -69,7 +53,7 @@ void refuse_foreign_code(const JsonFields& fields) {
   fields.none("quantization_config");
 }
 
-void note_attention_dropout(const JsonFields& fields, const char* field, PretrainedInfo& info) {
+void note_attention_dropout(const JsonFields& fields, const char* field, Pretrained::Info& info) {
   if (const double probability = fields.probability(field, 0); probability > 0) {
     info.notes.push_back(
         fmt::format("{} is {}, but attention weights are not dropped in training", field, probability));

@@ -15,9 +15,6 @@ namespace tapecache::models::detail {
 
 using ops::Activation;
 
-/// The activation that transformers has under this name; none where there is none here.
-std::optional<ops::Activation> activation_named(std::string_view name);
-
 /// What the fields of transformers that all encoders share say, where they are given, beside `encoder`. Sizes that the
 /// files cannot hold are refused: more layers than tensors, and heads that do not divide the width.
 TransformerConfig read_encoder(const JsonFields& fields, const FamilySource& source, TransformerConfig encoder);
@@ -38,7 +35,7 @@ std::string prefix_in(const WeightFiles& files, std::string_view words);
 void refuse_foreign_code(const JsonFields& fields);
 
 /// Notes dropout of attention weights, which is not drawn here.
-void note_attention_dropout(const JsonFields& fields, const char* field, PretrainedInfo& info);
+void note_attention_dropout(const JsonFields& fields, const char* field, Pretrained::Info& info);
 
 }  // namespace tapecache::models::detail
 

@@ -9,6 +9,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/autograd/function.h"
+#include "tapecache/models/activation_names.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 #include "tapecache/ops/linear.h"
@@ -89,7 +90,7 @@ GatedBlock::GatedBlock(const Builder& builder, const GatedBlockConfig& config, c
   qkv_.set("causal", causal_ ? "true" : "false");
   qkv_.set("positions", positions.rope.name());
   qkv_.set("window", positions.window ? fmt::to_string(*positions.window) : "none");
-  gate_.set("activation", std::string(name(config.activation)));
+  gate_.set("activation", std::string(name_of(config.activation)));
 }
 
 Variable GatedBlock::normed_heads(const Variable& qkv) const {

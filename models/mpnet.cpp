@@ -20,7 +20,7 @@ constexpr std::int64_t kBuckets = 32;
 
 constexpr BlockStyle kMpnetBlock = {
     .name = "mpnet block",
-    .norm = NormPlacement::kPost,
+    .norm = BlockStyle::Norm::kPost,
     .attention = {"attention.attn.q", "attention.attn.k", "attention.attn.v", "attention.attn.o"},
     .norm1 = "attention.LayerNorm",
     .norm2 = "output.LayerNorm",

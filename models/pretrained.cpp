@@ -217,7 +217,7 @@ class Loader {
   }
 
   void keep_parts(const std::vector<SentenceModule>& modules) {
-    PretrainedInfo& info = plan_.info;
+    Pretrained::Info& info = plan_.info;
     if (!modules.empty()) {
       info.normalized = modules.back().kind == SentenceModule::Kind::kNormalize;
       if (!sentence_.there) sentence_.files.merge(files_of(modules, plan_.info.width));
@@ -254,7 +254,7 @@ class Loader {
 }  // namespace detail
 
 const std::filesystem::path& Pretrained::folder() const { return parts_->folder; }
-const PretrainedInfo& Pretrained::info() const { return parts_->info; }
+const Pretrained::Info& Pretrained::info() const { return parts_->info; }
 bool Pretrained::encodes_texts() const { return parts_->model.states || parts_->model.texts; }
 bool Pretrained::encodes_images() const { return parts_->model.images != nullptr; }
 bool Pretrained::classifies_images() const { return parts_->model.classes != nullptr; }

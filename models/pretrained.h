@@ -70,30 +70,30 @@ struct PretrainedOptions {
   std::uint64_t seed = 0;              ///< of parameters that are made under its builder later
 };
 
-/// What a folder says of its model.
-struct PretrainedInfo {
-  std::string architecture = {};  ///< `model_type`: "bert", "clip", …; "open_clip"
-  std::string pooling = {};       ///< of texts, by the names of `token_pooling`, or "pooler" or "end of text"
-  bool normalized = false;        ///< whether representations have length 1
-  std::int64_t width = 0;         ///< of representations
-  std::int64_t vocabulary = 0;    ///< token ids go from 0 to below it
-  std::int64_t max_tokens = 0;    ///< of a text, special ones included; 0 where it encodes none
-  std::int64_t image_size = 0;    ///< of each side; 0 where it encodes no images
-  std::int64_t image_channels = 0;
-  std::vector<std::string> labels = {};             ///< of the classes, where it classifies images
-  bool lower_case = false;                          ///< texts are to be lower-cased before their tokenizer sees them
-  std::map<std::string, std::string> prompts = {};  ///< by name, such as "query": what texts of a kind begin with
-  std::optional<std::string> default_prompt = {};   ///< the name of the one that texts of no kind begin with
-  std::string similarity = "cosine";                ///< or "dot", "euclidean", "manhattan"
-  std::vector<std::string> notes = {};              ///< fields that have no effect here, a sentence each
-};
-
 /// The model of a folder in the layout of transformers, sentence-transformers or OpenCLIP.
 class Pretrained : public Model {
  public:
+  /// What a folder says of its model.
+  struct Info {
+    std::string architecture = {};  ///< `model_type`: "bert", "clip", …; "open_clip"
+    std::string pooling = {};       ///< of texts, by the names of `token_pooling`, or "pooler" or "end of text"
+    bool normalized = false;        ///< whether representations have length 1
+    std::int64_t width = 0;         ///< of representations
+    std::int64_t vocabulary = 0;    ///< token ids go from 0 to below it
+    std::int64_t max_tokens = 0;    ///< of a text, special ones included; 0 where it encodes none
+    std::int64_t image_size = 0;    ///< of each side; 0 where it encodes no images
+    std::int64_t image_channels = 0;
+    std::vector<std::string> labels = {};             ///< of the classes, where it classifies images
+    bool lower_case = false;                          ///< texts are to be lower-cased before their tokenizer sees them
+    std::map<std::string, std::string> prompts = {};  ///< by name, such as "query": what texts of a kind begin with
+    std::optional<std::string> default_prompt = {};   ///< the name of the one that texts of no kind begin with
+    std::string similarity = "cosine";                ///< or "dot", "euclidean", "manhattan"
+    std::vector<std::string> notes = {};              ///< fields that have no effect here, a sentence each
+  };
+
   /// That it was read from.
   const std::filesystem::path& folder() const;
-  const PretrainedInfo& info() const;
+  const Info& info() const;
   bool encodes_texts() const;
   bool encodes_images() const;
   bool classifies_images() const;

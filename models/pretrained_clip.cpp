@@ -22,7 +22,7 @@ std::int64_t end_of_text(const JsonFields& fields, std::int64_t vocabulary) {
   return id;
 }
 
-TextConfig read_text(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
+TextConfig read_text(const JsonFields& fields, const FamilySource& source, Pretrained::Info& info) {
   TextConfig config;
   config.vocabulary = fields.size("vocab_size", 49408);
   config.max_tokens = fields.size("max_position_embeddings", 77);
@@ -34,7 +34,7 @@ TextConfig read_text(const JsonFields& fields, const FamilySource& source, Pretr
   return config;
 }
 
-VisionConfig read_vision(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
+VisionConfig read_vision(const JsonFields& fields, const FamilySource& source, Pretrained::Info& info) {
   VisionConfig config;
   config.image_size = fields.size("image_size", 224);
   config.patch_size = fields.size("patch_size", 32);
@@ -107,7 +107,7 @@ FamilyPlan plan_of(const ClipConfig& config, bool normalizes) {
 }
 
 FamilyPlan plan_clip(const FamilySource& source) {
-  PretrainedInfo info;
+  Pretrained::Info info;
   ClipConfig config;
   config.text = read_text(tower(source.config, "text_config"), source, info);
   config.vision = read_vision(tower(source.config, "vision_config"), source, info);
@@ -119,7 +119,7 @@ FamilyPlan plan_clip(const FamilySource& source) {
 }
 
 FamilyPlan plan_clip_text(const FamilySource& source) {
-  PretrainedInfo info;
+  Pretrained::Info info;
   const TextConfig config = read_text(source.config, source, info);
   info.pooling = "end of text";
   info.width = config.encoder.width;
@@ -129,7 +129,7 @@ FamilyPlan plan_clip_text(const FamilySource& source) {
 }
 
 FamilyPlan plan_clip_vision(const FamilySource& source) {
-  PretrainedInfo info;
+  Pretrained::Info info;
   const VisionConfig config = read_vision(source.config, source, info);
   info.width = config.encoder.width;
   info.image_size = config.image_size;

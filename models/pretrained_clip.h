@@ -27,7 +27,7 @@ std::int64_t name_tower(FamilyPlan& plan, const FamilySource& source, const Towe
 
 /// A plan for a tower alone, whose states are as wide as the info says.
 template <class Tower, class Config, class Input>
-FamilyPlan plan_of_tower(const FamilySource& source, const TowerKind& kind, const Config& config, PretrainedInfo info,
+FamilyPlan plan_of_tower(const FamilySource& source, const TowerKind& kind, const Config& config, Pretrained::Info info,
                          std::function<Variable(const Input&)> FamilyModel::*encodes) {
   FamilyPlan plan;
   const std::int64_t width = info.width;

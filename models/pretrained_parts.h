@@ -39,7 +39,7 @@ using NamedTensors = std::map<std::string, Tensor>;
 
 /// How a family makes its model of a folder.
 struct FamilyPlan {
-  PretrainedInfo info = {};
+  Pretrained::Info info = {};
   std::string prefix = {};  ///< before the model's names in the files
   /// The tensors of the files as those of the model, where names alone do not tell.
   std::function<std::vector<RenamedTensor>(const std::string&, const SafetensorsReader::Entry&)> from_files = {};
@@ -74,7 +74,7 @@ FamilyPlan plan_dinov2(const FamilySource& source);
 FamilyPlan plan_dinov2_with_registers(const FamilySource& source);
 
 struct PretrainedParts {
-  PretrainedInfo info;
+  Pretrained::Info info;
   FamilyModel model;
   SentenceHead head;  ///< what follows the states
   // What the folder is written again by.

@@ -79,7 +79,7 @@ std::int64_t padding_id(const JsonFields& fields, const FamilySource& source, st
 
 namespace {
 
-SiglipText read_text(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
+SiglipText read_text(const JsonFields& fields, const FamilySource& source, Pretrained::Info& info) {
   SiglipText text{.vocabulary = fields.size("vocab_size", 32000),
                   .max_tokens = fields.size("max_position_embeddings", 64),
                   .encoder = read_encoder(fields, source, kTower)};
@@ -91,7 +91,7 @@ SiglipText read_text(const JsonFields& fields, const FamilySource& source, Pretr
   return text;
 }
 
-SiglipVision read_vision(const JsonFields& fields, const FamilySource& source, PretrainedInfo& info) {
+SiglipVision read_vision(const JsonFields& fields, const FamilySource& source, Pretrained::Info& info) {
   SiglipVision vision = siglip_vision(fields, 16);
   vision.config.channels = fields.size("num_channels", 3);
   vision.config.encoder = VisionEncoderConfig(read_encoder(fields, source, kTower));
@@ -106,7 +106,7 @@ TextConfig config_of(const SiglipText& text) {
   return {.vocabulary = text.vocabulary,
           .max_tokens = text.max_tokens,
           .causal = false,
-          .pooling = TextPooling::kLastToken,
+          .pooling = TextConfig::Pooling::kLastToken,
           .padding = text.padding,
           .encoder = text.encoder};
 }
@@ -153,7 +153,7 @@ NamedTensors with_vectors(const NamedTensors& tensors) {
 
 SiglipVision siglip_vision(const JsonFields& fields, std::int64_t patch_size) {
   SiglipVision vision{{.patch_size = fields.size("patch_size", patch_size),
-                       .pooling = VisionPooling::kAttention,
+                       .pooling = VisionConfig::Pooling::kAttention,
                        .class_token = false,
                        .patch_bias = true,
                        .pre_norm = false},
@@ -167,14 +167,14 @@ SiglipVision siglip_vision(const JsonFields& fields, std::int64_t patch_size) {
   return vision;
 }
 
-void describe(const SiglipText& text, PretrainedInfo& info) {
+void describe(const SiglipText& text, Pretrained::Info& info) {
   info.pooling = name(TokenPooling::kLastToken);
   info.width = text.projection;
   info.vocabulary = text.vocabulary;
   info.max_tokens = text.max_tokens;
 }
 
-void describe(const SiglipVision& vision, PretrainedInfo& info) {
+void describe(const SiglipVision& vision, Pretrained::Info& info) {
   info.width = vision.config.encoder.width;
   info.image_size = vision.image_size;
   info.image_channels = vision.config.channels;
@@ -212,14 +212,14 @@ FamilyPlan plan_siglip(const FamilySource& source) {
 
 FamilyPlan plan_siglip_text(const FamilySource& source) {
   constexpr TowerKind kText{"text_model", "embeddings.token_embedding.weight", "SiglipTextModel"};
-  PretrainedInfo info;
+  Pretrained::Info info;
   const SiglipText text = read_text(source.config, source, info);
   return plan_of_tower<TextTower>(source, kText, text, std::move(info), &FamilyModel::texts);
 }
 
 FamilyPlan plan_siglip_vision(const FamilySource& source) {
   constexpr TowerKind kVision{"vision_model", "embeddings.patch_embedding.weight", "SiglipVisionModel"};
-  PretrainedInfo info;
+  Pretrained::Info info;
   const SiglipVision vision = read_vision(source.config, source, info);
   return plan_of_tower<VisionTower>(source, kVision, vision, std::move(info), &FamilyModel::images);
 }

@@ -29,8 +29,8 @@ std::int64_t padding_id(const JsonFields& fields, const FamilySource& source, st
 /// Of the fields of its images; without those of its encoder.
 SiglipVision siglip_vision(const JsonFields& fields, std::int64_t patch_size);
 
-void describe(const SiglipText& text, PretrainedInfo& info);
-void describe(const SiglipVision& vision, PretrainedInfo& info);
+void describe(const SiglipText& text, Pretrained::Info& info);
+void describe(const SiglipVision& vision, Pretrained::Info& info);
 
 /// Both towers, by the names of transformers.
 std::function<FamilyModel(const Builder&)> make_siglip(const SiglipText& text, const SiglipVision& vision,

@@ -26,8 +26,8 @@ struct Kind {
   BlockStyle block;
 };
 
-constexpr AttentionNames kAttention{"attention.attention.query", "attention.attention.key", "attention.attention.value",
-                                    "attention.output.dense"};
+constexpr MultiHeadAttention::Names kAttention{"attention.attention.query", "attention.attention.key",
+                                               "attention.attention.value", "attention.output.dense"};
 constexpr Kind kVit{"ViTModel",
                     "ViTForImageClassification",
                     "vit.",
@@ -66,7 +66,7 @@ std::string prefix_of(const WeightFiles& files) {
   return "";
 }
 
-VitConfig read_config(const FamilySource& source, const Kind& kind, PretrainedInfo& info) {
+VitConfig read_config(const FamilySource& source, const Kind& kind, Pretrained::Info& info) {
   const JsonFields& fields = source.config;
   VitConfig config{.image_size = fields.size("image_size", 224),
                    .patch_size = fields.size("patch_size", kind.patch_size),
@@ -87,7 +87,7 @@ VitConfig read_config(const FamilySource& source, const Kind& kind, PretrainedIn
   return config;
 }
 
-VitConfig read_dinov2(const FamilySource& source, const Kind& kind, PretrainedInfo& info) {
+VitConfig read_dinov2(const FamilySource& source, const Kind& kind, Pretrained::Info& info) {
   const JsonFields& fields = source.config;
   VitConfig config = read_config(source, kind, info);
   config.other_sizes = VitConfig::OtherSizes::kInterpolated;

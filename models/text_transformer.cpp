@@ -20,11 +20,11 @@ std::int64_t end_of_text(const TextConfig& config) { return config.end_of_text.v
 
 std::string pooling_name(const TextConfig& config) {
   switch (config.pooling) {
-    case TextPooling::kEndOfText:
+    case TextConfig::Pooling::kEndOfText:
       return fmt::format("token {}", end_of_text(config));
-    case TextPooling::kLastToken:
+    case TextConfig::Pooling::kLastToken:
       return "last token";
-    case TextPooling::kMean:
+    case TextConfig::Pooling::kMean:
       return "mean";
   }
   throw ValueError(
@@ -93,7 +93,7 @@ Tensor TextTransformer::ends_of_text(const TokenBatch& tokens) const {
   return checked_indices(ops::first_token(tokens.ids, end, tokens.valid), tokens.ids.size(1), [&] {
     return CheckText{
         fmt::format("text transformer: sample {{position}} has no end-of-text token, {}, among its valid ones; "
-                    "TextPooling::kLastToken needs none",
+                    "TextConfig::Pooling::kLastToken needs none",
                     end)};
   });
 }
@@ -106,12 +106,12 @@ Variable TextTransformer::encoded(const TokenBatch& tokens) const {
 
 Variable TextTransformer::operator()(const TokenBatch& given) const {
   const TokenBatch tokens = padded(given);
-  if (config_.pooling == TextPooling::kMean) return ops::mean_pool(encoded(tokens), tokens.valid);
+  if (config_.pooling == TextConfig::Pooling::kMean) return ops::mean_pool(encoded(tokens), tokens.valid);
   const Variable embedded = embed(tokens);
   TransformerEncoder::TokenChoice choice = [valid = tokens.valid](const Variable& x) {
     return ops::last_token_pool(x, valid);
   };
-  if (config_.pooling == TextPooling::kEndOfText) {
+  if (config_.pooling == TextConfig::Pooling::kEndOfText) {
     choice = [ends = ends_of_text(tokens)](const Variable& x) { return ops::select_token(x, ends); };
   }
   // The norm works on each token alone, so it may follow the choice of one.

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "tapecache/autograd/function.h"
+#include "tapecache/models/activation_names.h"
 #include "tapecache/ops/elementwise.h"
 #include "tapecache/ops/layout.h"
 
@@ -32,7 +33,7 @@ TransformerBlock::Parts TransformerBlock::make_parts(const Builder& builder, con
   const auto scale = [&](const char* name) {
     return name ? builder.parameter(name, {config.width}, Init::constant(1)) : Parameter();
   };
-  if (style.norm == NormPlacement::kPre) {
+  if (style.norm == BlockStyle::Norm::kPre) {
     return {norm(style.norm1), attention(), norm(style.norm2), fc1(), fc2(), scale(style.scale1), scale(style.scale2)};
   }
   const MultiHeadAttention attention_first = attention();
@@ -49,8 +50,8 @@ TransformerBlock::TransformerBlock(const Builder& builder, const TransformerConf
       parts_(make_parts(builder, config, style)),
       dropout_(builder, config.dropout),
       drop_path_(builder, config.drop_path) {
-  parts_.norm1.weight.set("norm", norm_ == NormPlacement::kPre ? "before the branch" : "after the branch");
-  parts_.fc1.weight.set("activation", std::string(name(activation_)));
+  parts_.norm1.weight.set("norm", norm_ == BlockStyle::Norm::kPre ? "before the branch" : "after the branch");
+  parts_.fc1.weight.set("activation", std::string(detail::name_of(activation_)));
 }
 
 template <class Branch>
@@ -73,7 +74,7 @@ Variable TransformerBlock::forward(const Variable& x, const LayerNorm* before, c
                                    const TokenChoice& choice, bool training) const {
   // The lambdas below capture these by name, since clang before 16 cannot capture a structured binding otherwise.
   const auto& [norm1, attention, norm2, fc1, fc2, scale1, scale2] = parts_;
-  const bool post = norm_ == NormPlacement::kPost;
+  const bool post = norm_ == BlockStyle::Norm::kPost;
   const auto keep = post ? ops::KeepNorm::kYes : ops::KeepNorm::kNo;
   const LayerNorm* const first = post ? before : &norm1;
   const auto [qkv, entering] =

@@ -75,22 +75,22 @@ using VisionEncoderConfig = detail::TransformerConfigOf<detail::ClipVisionArchit
 /// The sizes of post-norm blocks as in MiniLM.
 using BertEncoderConfig = detail::TransformerConfigOf<detail::BertArchitecture>;
 
-/// What the projections of a MultiHeadAttention are called; as in a Hugging Face CLIP layer unless given.
-struct AttentionNames {
-  const char *query = "q_proj", *key = "k_proj", *value = "v_proj", *out = "out_proj";
-};
-
 /// Multi-head self-attention of x [batch, tokens, width], plus a residual if one is given.
 class MultiHeadAttention {
  public:
   /// Picks one token of each sample: x [batch, tokens, width] to [batch, width], as `ops::cls_pool` does.
   using TokenChoice = std::function<Variable(const Variable& x)>;
 
+  /// What the projections are called; as in a Hugging Face CLIP layer unless given.
+  struct Names {
+    const char *query = "q_proj", *key = "k_proj", *value = "v_proj", *out = "out_proj";
+  };
+
   /// `in` and `out` initialise the input and output projections. Queries, keys and values have the type `projected`,
   /// and biases unless `in_bias` is false. Throws ValueError if the heads do not divide the width.
   MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in, const Init& out,
-                     const AttentionNames& names = {}, ops::ResultType projected = ops::ResultType::kOperand,
-                     bool in_bias = true);
+                     const Names& names, ops::ResultType projected = ops::ResultType::kOperand, bool in_bias = true);
+  MultiHeadAttention(const Builder& builder, std::int64_t width, std::int64_t heads, const Init& in, const Init& out);
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {},
                       const Variable& residual = {}) const;
   /// The first half of attention: queries, keys and values of x or of norm(x), side by side, in the type of a product's
@@ -110,16 +110,17 @@ class MultiHeadAttention {
   Linear q_, k_, v_, out_;
 };
 
-enum class NormPlacement {
-  kPre,   ///< x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020)
-  kPost,  ///< norm(x + attention(x)), then norm(x + mlp(x)) (Vaswani et al. 2017)
-};
-
 /// Where a block has its norms, what its parts are called and how their weights are drawn.
 struct BlockStyle {
+  enum class Norm {
+    kPre,   ///< x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020)
+    kPost,  ///< norm(x + attention(x)), then norm(x + mlp(x)) (Vaswani et al. 2017)
+  };
+
   const char* name = "transformer";  ///< for messages
-  NormPlacement norm = NormPlacement::kPre;
-  AttentionNames attention = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"};
+  Norm norm = Norm::kPre;
+  MultiHeadAttention::Names attention = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                         "self_attn.out_proj"};
   const char *norm1 = "layer_norm1", *norm2 = "layer_norm2", *fc1 = "mlp.fc1", *fc2 = "mlp.fc2";
   /// The type of queries, keys and values; kComputed for biased scores.
   ops::ResultType projected = ops::ResultType::kOperand;
@@ -132,22 +133,23 @@ struct BlockStyle {
   /// The perceptron multiplies the activation of its hidden features, mlp_width, by as many others (Shazeer 2020),
   /// which fc1 makes too, behind them.
   bool gated = false;
+
+  /// A Hugging Face CLIP encoder layer, initialised as there (`CLIPPreTrainedModel._init_weights`). OpenAI's own code
+  /// draws q, k, v and out_proj the other way round.
+  static constexpr BlockStyle clip() { return {}; }
+  /// A Hugging Face BERT layer.
+  static constexpr BlockStyle bert() {
+    return {
+        .name = "bert block",
+        .norm = Norm::kPost,
+        .attention = {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"},
+        .norm1 = "attention.output.LayerNorm",
+        .norm2 = "output.LayerNorm",
+        .fc1 = "intermediate.dense",
+        .fc2 = "output.dense",
+        .weights = Init::normal(0.02)};
+  }
 };
-
-/// A Hugging Face CLIP encoder layer, initialised as there (`CLIPPreTrainedModel._init_weights`). OpenAI's own code
-/// draws q, k, v and out_proj the other way round.
-inline constexpr BlockStyle kClipBlock = {};
-
-/// A Hugging Face BERT layer.
-inline constexpr BlockStyle kBertBlock = {
-    .name = "bert block",
-    .norm = NormPlacement::kPost,
-    .attention = {"attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"},
-    .norm1 = "attention.output.LayerNorm",
-    .norm2 = "output.LayerNorm",
-    .fc1 = "intermediate.dense",
-    .fc2 = "output.dense",
-    .weights = Init::normal(0.02)};
 
 /// Transformer block over [batch, tokens, width]: attention and a two-layer perceptron, each in a residual branch, with
 /// dropout and drop path in training. Biases are 0 at first.
@@ -156,7 +158,8 @@ class TransformerBlock {
   using TokenChoice = MultiHeadAttention::TokenChoice;
 
   /// Throws as `TransformerConfig::checked`.
-  TransformerBlock(const Builder& builder, const TransformerConfig& config, const BlockStyle& style = kClipBlock);
+  TransformerBlock(const Builder& builder, const TransformerConfig& config,
+                   const BlockStyle& style = BlockStyle::clip());
   /// With a `choice`, the result is of the chosen tokens alone: all that follows the attention works on each token by
   /// itself, so that the last block of a stack need not compute tokens that are not pooled.
   Variable operator()(const Variable& x, const ops::AttentionOptions& options = {},
@@ -174,7 +177,7 @@ class TransformerBlock {
   Variable add_branch(const Variable& x, const Parameter& scale, bool training, const Branch& branch) const;
   Variable project_hidden(const Variable& hidden, const Variable& residual) const;
   /// The norm that the block ends with; null for a pre-norm block.
-  const LayerNorm* last_norm() const { return norm_ == NormPlacement::kPost ? &parts_.norm2 : nullptr; }
+  const LayerNorm* last_norm() const { return norm_ == BlockStyle::Norm::kPost ? &parts_.norm2 : nullptr; }
 
   struct Parts {
     LayerNorm norm1;
@@ -185,7 +188,7 @@ class TransformerBlock {
   };
   static Parts make_parts(const Builder& builder, const TransformerConfig& config, const BlockStyle& style);
 
-  NormPlacement norm_;
+  BlockStyle::Norm norm_;
   ops::Activation activation_;
   bool gated_, checkpoint_;
   Parts parts_;
@@ -199,8 +202,8 @@ class TransformerEncoder {
   using TokenChoice = MultiHeadAttention::TokenChoice;
 
   /// Throws as `TransformerConfig::checked`.
-  TransformerEncoder(const Builder& builder, const TransformerConfig& config, const BlockStyle& style = kClipBlock,
-                     const char* layers = "layers");
+  TransformerEncoder(const Builder& builder, const TransformerConfig& config,
+                     const BlockStyle& style = BlockStyle::clip(), const char* layers = "layers");
   /// [batch, tokens, width], or [batch, width] with a `choice`. `before` is a norm to be applied to x first; post-norm
   /// blocks fuse it with their first product, so that its output is not kept.
   Variable operator()(Variable x, const ops::AttentionOptions& options = {}, const TokenChoice& choice = {},

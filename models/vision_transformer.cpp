@@ -21,13 +21,13 @@ std::int64_t patch_count(const VisionConfig& config) {
   return side * side;
 }
 
-const char* name(VisionPooling pooling) {
+const char* name(VisionConfig::Pooling pooling) {
   switch (pooling) {
-    case VisionPooling::kCls:
+    case VisionConfig::Pooling::kCls:
       return "cls";
-    case VisionPooling::kMean:
+    case VisionConfig::Pooling::kMean:
       return "mean";
-    case VisionPooling::kAttention:
+    case VisionConfig::Pooling::kAttention:
       return "attention";
   }
   throw ValueError(fmt::format("vision transformer: pooling is {}, expected one there is", static_cast<int>(pooling)));
@@ -57,7 +57,7 @@ const VisionConfig& VisionConfig::checked() const {
         fmt::format("vision transformer: patches of {} do not divide images of {}", patch_size, image_size));
   }
   detail::require_sizes("vision transformer", {{"channels", channels}});
-  if (pooling == VisionPooling::kCls && !class_token) {
+  if (pooling == VisionConfig::Pooling::kCls && !class_token) {
     throw ValueError("vision transformer: pools the class token, but class_token is false");
   }
   encoder.checked("vision transformer");
@@ -89,7 +89,7 @@ VisionTransformer::VisionTransformer(const Builder& builder, const VisionConfig&
       encoder_(builder.child("encoder"), TransformerConfig(config.encoder)),
       post_norm_(builder.child("post_layernorm"), config.encoder.width, config.encoder.epsilon) {
   (class_embedding_.defined() ? class_embedding_ : positions_.weight).set("pooling", name(config.pooling));
-  if (config.pooling == VisionPooling::kAttention) {
+  if (config.pooling == VisionConfig::Pooling::kAttention) {
     attention_pool_ = std::make_shared<const AttentionPool>(builder.child("head"), TransformerConfig(config.encoder));
   }
 }
@@ -114,12 +114,12 @@ Variable VisionTransformer::embed(const Variable& images) const {
 Variable VisionTransformer::hidden_states(const Variable& images) const { return encoder_(embed(images)); }
 
 Variable VisionTransformer::operator()(const Variable& images) const {
-  if (config_.pooling == VisionPooling::kCls) {
+  if (config_.pooling == VisionConfig::Pooling::kCls) {
     const TransformerEncoder::TokenChoice cls = [](const Variable& x) { return ops::cls_pool(x); };
     return post_norm_(encoder_(embed(images), {}, cls));
   }
   const Variable encoded = hidden_states(images);
-  if (config_.pooling == VisionPooling::kAttention) return (*attention_pool_)(post_norm_(encoded));
+  if (config_.pooling == VisionConfig::Pooling::kAttention) return (*attention_pool_)(post_norm_(encoded));
   return post_norm_(ops::mean_pool(config_.class_token ? ops::slice(encoded, 1, 1, encoded.size(1)) : encoded));
 }
 

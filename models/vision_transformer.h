@@ -9,17 +9,17 @@
 
 namespace tapecache::models {
 
-enum class VisionPooling {
-  kCls,        ///< the class token
-  kMean,       ///< of the patches
-  kAttention,  ///< what a learnt query finds among all tokens, and a perceptron makes of it, as in SigLIP
-};
-
 struct VisionConfig {
+  enum class Pooling {
+    kCls,        ///< the class token
+    kMean,       ///< of the patches
+    kAttention,  ///< what a learnt query finds among all tokens, and a perceptron makes of it, as in SigLIP
+  };
+
   std::int64_t image_size = 224;
   std::int64_t patch_size = 32;
   std::int64_t channels = 3;
-  VisionPooling pooling = VisionPooling::kCls;
+  Pooling pooling = Pooling::kCls;
   bool class_token = true;  ///< a learnt token before those of the patches
   bool patch_bias = false;
   bool pre_norm = true;  ///< a norm of what the encoder is given

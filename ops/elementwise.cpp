@@ -129,22 +129,6 @@ Variable activate(Activation activation, const Variable& x) {
   throw ValueError("activate: unknown activation");
 }
 
-std::string_view name(Activation activation) {
-  switch (activation) {
-    case Activation::kQuickGelu:
-      return "quick_gelu";
-    case Activation::kGelu:
-      return "gelu";
-    case Activation::kGeluTanh:
-      return "gelu_pytorch_tanh";
-    case Activation::kSilu:
-      return "silu";
-    case Activation::kRelu:
-      return "relu";
-  }
-  throw ValueError("activation: unknown");
-}
-
 Variable softplus(const Variable& x) { return unary("softplus", UnaryOp::kSoftplus, x); }
 
 Variable clamp(const Variable& x, double low, double high) {

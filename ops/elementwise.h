@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string_view>
 
 #include "tapecache/autograd/variable.h"
 #include "tapecache/core/tensor.h"
@@ -42,8 +41,6 @@ Variable silu(const Variable& x);
 /// The activations of the models' layers.
 enum class Activation { kQuickGelu, kGelu, kGeluTanh, kSilu, kRelu };
 Variable activate(Activation activation, const Variable& x);
-/// As Hugging Face's configurations call it.
-std::string_view name(Activation activation);
 
 /// log(1 + eˣ), without overflow; -softplus(-x) is log σ(x)
 Variable softplus(const Variable& x);

@@ -23,7 +23,7 @@ namespace {
 void show(const char* name, const std::string& value) { fmt::print("{:<14} {}\n", name, value); }
 
 void show_model(const models::Pretrained& model, bool list) {
-  const models::PretrainedInfo& info = model.info();
+  const models::Pretrained::Info& info = model.info();
   std::int64_t numbers = 0;
   std::map<std::string, std::pair<std::int64_t, std::int64_t>> groups;  // parameters, numbers
   std::vector<std::string> order;

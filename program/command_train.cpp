@@ -74,8 +74,9 @@ class Run {
       figures.emplace_back("seconds", seconds);
       log("train", figures);
       if (progress) {
-        progress->update(step_, fmt::format("loss {:.4f}  {:.0f} pairs/s  {}", figures.front().second,
-                                            static_cast<double>(batch_) / seconds, bytes_text(memory_stats().peak)));
+        progress->update(
+            step_, fmt::format("loss {:.4f}  {:.0f} pairs/s  {}", figures.front().second,
+                               static_cast<double>(batch_) / seconds, bytes_text(Device::cpu().memory_stats().peak)));
       }
       const bool last = step_ == steps_;
       if (held_out_ && (last || (eval_every_ > 0 && step_ % eval_every_ == 0))) {
@@ -96,7 +97,7 @@ class Run {
         [this] { trainee_->with_averages([this] { trainee_->write(options_.out, folder_ / "adapter"); }); });
     if (held_out_ && group_.is_first()) show(before_, after);
     say("{} written after {} steps in {}, at most {} in use", options_.out.string(), steps_, clock_text(seconds),
-        bytes_text(memory_stats().peak));
+        bytes_text(Device::cpu().memory_stats().peak));
     return kDone;
   }
 
@@ -181,7 +182,7 @@ class Run {
   }
 
   void describe_run() const {
-    const models::PretrainedInfo& info = trainee_->model().model().info();
+    const models::Pretrained::Info& info = trainee_->model().model().info();
     const auto count = [](const std::vector<Parameter>& parameters) {
       std::int64_t sum = 0;
       for (const Parameter& p : parameters) sum += p.value().numel();
@@ -289,7 +290,7 @@ class Run {
     }
     if (options_.check_every > 0 && step_ % options_.check_every == 0) check(batch);
     const gradcache::StepResult result = gradcache::cached_step(towers, loss, step_options_);
-    if (result.status != gradcache::StepStatus::kDone) {
+    if (result.status != gradcache::StepResult::Status::kDone) {
       throw NumericalError(fmt::format("step {}: {}; nothing was changed by it", step_ + 1, result.message));
     }
     const double rate = scheduled_rate(options_.tuning.schedule, step_, warmup_, steps_, options_.rate);

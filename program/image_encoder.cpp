@@ -29,7 +29,7 @@ struct ImageEncoder::State {
 
 namespace {
 
-data::ImageProcessor processor_of(const std::filesystem::path& folder, const models::PretrainedInfo& info,
+data::ImageProcessor processor_of(const std::filesystem::path& folder, const models::Pretrained::Info& info,
                                   const ImageOptions& options) {
   if (info.image_size == 0) {
     throw FileError(fmt::format("{}: the model ({}) encodes no images", folder.string(), info.architecture));
@@ -92,7 +92,7 @@ Tensor ImageEncoder::pixels(std::span<const ImageFile> files) const {
 }
 
 Variable ImageEncoder::representations(const Tensor& pixels) const {
-  const models::PretrainedInfo& info = state_->model.info();
+  const models::Pretrained::Info& info = state_->model.info();
   const Variable encoded = state_->model.encode_images(state_->processor.normalize(pixels));
   return info.normalized || info.similarity != "cosine" ? encoded : ops::l2_normalize(encoded);
 }

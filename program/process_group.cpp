@@ -21,7 +21,7 @@ namespace tapecache::program {
 namespace {
 
 using distributed::CommunicationError;
-using distributed::Reduction;
+using Reduction = distributed::Communicator::Reduction;
 
 struct Launched {
   const char* variable = "";
@@ -85,7 +85,7 @@ void ProcessGroup::together(const std::function<void()>& work) const {
     code = exit_code(e);
     why = e.what();
   }
-  const distributed::Agreed agreed = communicator_->agree(code, why);
+  const distributed::Communicator::Agreed agreed = communicator_->agree(code, why);
   if (agreed.status == kDone) return;
   throw FailedTogether(agreed.status, agreed.rank == 0
                                           ? agreed.message
@@ -137,7 +137,7 @@ int ProcessGroup::run(const std::function<int()>& command) const {
   } catch (const std::exception& e) {
     // A step throws on all processes, and they meet here. Where this one failed alone, they do not.
     try {
-      const distributed::Agreed agreed = communicator_->agree(exit_code(e), e.what());
+      const distributed::Communicator::Agreed agreed = communicator_->agree(exit_code(e), e.what());
       if (is_first()) tell(agreed.message);
       return agreed.status;
     } catch (const CommunicationError&) {

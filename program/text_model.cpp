@@ -22,7 +22,7 @@ models::Pretrained load(const std::filesystem::path& folder, const TextModelOpti
   pretrained.checkpoint = options.checkpoint;
   pretrained.seed = options.seed;
   models::Pretrained model = models::load_pretrained(folder, pretrained);
-  const models::PretrainedInfo& info = model.info();
+  const models::Pretrained::Info& info = model.info();
   if (!model.encodes_texts()) {
     throw FileError(fmt::format("{}: the model ({}) encodes no texts", folder.string(), info.architecture));
   }
@@ -66,7 +66,7 @@ TextModel::TextModel(const std::filesystem::path& folder, const TextModelOptions
     adapter_ = models::load_lora(folder, model_);
     if (options.merge) adapter_->merge();
   }
-  const models::PretrainedInfo& info = model_.info();
+  const models::Pretrained::Info& info = model_.info();
   if (tokenizer_.vocabulary_size() > info.vocabulary) {
     throw FileError(fmt::format("{}: its tokenizer has {} ids, its model's embedding table {} rows", folder.string(),
                                 tokenizer_.vocabulary_size(), info.vocabulary));
@@ -79,7 +79,7 @@ TextModel::TextModel(const std::filesystem::path& folder, const TextModelOptions
 }
 
 std::string TextModel::prompt(std::initializer_list<std::string_view> names) const {
-  const models::PretrainedInfo& info = model_.info();
+  const models::Pretrained::Info& info = model_.info();
   for (const std::string_view name : names) {
     if (const auto found = info.prompts.find(std::string(name)); found != info.prompts.end()) return found->second;
   }
@@ -94,7 +94,7 @@ std::vector<std::vector<std::int32_t>> TextModel::ids(std::span<const std::strin
     texts = whole;
   }
   std::vector<std::vector<std::int32_t>> ids;
-  for (data::Encoding& encoding : tokenizer_.encode_batch(texts, {.max_tokens = max_tokens_})) {
+  for (data::Tokenizer::Encoding& encoding : tokenizer_.encode_batch(texts, {.max_tokens = max_tokens_})) {
     ids.push_back(std::move(encoding.ids));
   }
   return ids;

@@ -23,14 +23,14 @@ std::optional<double> number_in(std::string_view text) {
   return value;
 }
 
-train::ParameterGroup parse_group(const std::string& text, double rate) {
+train::Optimizer::Group parse_group(const std::string& text, double rate) {
   const std::size_t colon = text.rfind(':');
   const auto refuse = [&] {
     throw ValueError(
         fmt::format("--group is '{}', expected PATTERN:rate=NUMBER,decay=NUMBER, or one of the two", text));
   };
   if (colon == std::string::npos || colon == 0) refuse();
-  train::ParameterGroup group{.pattern = text.substr(0, colon)};
+  train::Optimizer::Group group{.pattern = text.substr(0, colon)};
   std::string_view rest = std::string_view(text).substr(colon + 1);
   while (true) {
     const std::string_view field = rest.substr(0, rest.find(','));
@@ -67,8 +67,8 @@ std::optional<models::Lora> adapter_of(const TextModel& model, const TuningOptio
   return models::add_lora(model.model(), lora);
 }
 
-std::vector<train::ParameterGroup> parse_groups(const std::vector<std::string>& texts, double rate) {
-  std::vector<train::ParameterGroup> groups;
+std::vector<train::Optimizer::Group> parse_groups(const std::vector<std::string>& texts, double rate) {
+  std::vector<train::Optimizer::Group> groups;
   for (const std::string& text : texts) groups.push_back(parse_group(text, rate));
   return groups;
 }
@@ -77,7 +77,7 @@ double scheduled_rate(const std::string& schedule, std::int64_t step, std::int64
                       double peak) {
   if (schedule == kWarmupCosine) return train::warmup_cosine(step, warmup, total, peak);
   try {
-    return peak * train::schedule_factor(train::schedule(schedule), step, warmup, total);
+    return peak * train::Schedule::parse(schedule).factor(step, warmup, total);
   } catch (const ValueError& e) {
     throw ValueError(fmt::format("--{}, or {}", e.what(), kWarmupCosine));
   }

@@ -32,7 +32,7 @@ struct TuningOptions {
 std::optional<models::Lora> adapter_of(const TextModel& model, const TuningOptions& options);
 
 /// The groups, of which `rate` is the learning rate of all others. Throws ValueError naming the text that is no group.
-std::vector<train::ParameterGroup> parse_groups(const std::vector<std::string>& texts, double rate);
+std::vector<train::Optimizer::Group> parse_groups(const std::vector<std::string>& texts, double rate);
 
 /// The learning rate of a step counted from 0. Throws ValueError for a schedule that is not known.
 double scheduled_rate(const std::string& schedule, std::int64_t step, std::int64_t warmup, std::int64_t total,

@@ -26,12 +26,12 @@ bool is_rate(double value) { return std::isfinite(value) && value >= 0; }
 
 Tensor zeros_like(const Tensor& t) { return Tensor::zeros(t.shape(), t.dtype(), t.device()); }
 
-bool is_in(const ParameterGroup& group, const Parameter& p) {
+bool is_in(const Optimizer::Group& group, const Parameter& p) {
   return ::fnmatch(group.pattern.c_str(), p.name().c_str(), 0) == 0;
 }
 
-const ParameterGroup* group_of(const Parameter& p, const std::vector<ParameterGroup>& groups) {
-  const auto found = std::ranges::find_if(groups, [&](const ParameterGroup& group) { return is_in(group, p); });
+const Optimizer::Group* group_of(const Parameter& p, const std::vector<Optimizer::Group>& groups) {
+  const auto found = std::ranges::find_if(groups, [&](const Optimizer::Group& group) { return is_in(group, p); });
   return found == groups.end() ? nullptr : &*found;
 }
 
@@ -124,9 +124,9 @@ void Optimizer::check_gradients() const {
 }
 
 std::vector<double> Optimizer::weight_decays(double weight_decay, const std::function<double(const Parameter&)>& chosen,
-                                             const std::vector<ParameterGroup>& groups) const {
+                                             const std::vector<Optimizer::Group>& groups) const {
   require(is_rate(weight_decay), "weight_decay", weight_decay, "finite and at least 0");
-  for (const ParameterGroup& group : groups) {
+  for (const Optimizer::Group& group : groups) {
     if (std::ranges::any_of(parameters_, [&](const Parameter& p) { return is_in(group, p); })) continue;
     throw ValueError(fmt::format("{}: group '{}' matches none of {} parameters{}", name_, group.pattern,
                                  parameters_.size(),
@@ -134,7 +134,7 @@ std::vector<double> Optimizer::weight_decays(double weight_decay, const std::fun
   }
   std::vector<double> decays;
   for (const Parameter& p : parameters_) {
-    const ParameterGroup* const group = group_of(p, groups);
+    const Optimizer::Group* const group = group_of(p, groups);
     if (group && group->weight_decay) decays.push_back(*group->weight_decay);
     else if (chosen) decays.push_back(chosen(p));
     else decays.push_back(p.value().rank() >= 2 ? weight_decay : 0.0);
@@ -147,7 +147,7 @@ std::vector<double> Optimizer::weight_decays(double weight_decay, const std::fun
   return decays;
 }
 
-std::vector<double> Optimizer::rate_factors(double layer_decay, const std::vector<ParameterGroup>& groups) const {
+std::vector<double> Optimizer::rate_factors(double layer_decay, const std::vector<Optimizer::Group>& groups) const {
   require(layer_decay > 0 && layer_decay <= 1, "layer_decay", layer_decay, "0 < layer_decay <= 1");
   std::map<std::string, int> counts;  // of blocks, by what stands before their number
   int most = 0;
@@ -169,7 +169,7 @@ std::vector<double> Optimizer::rate_factors(double layer_decay, const std::vecto
   };
   std::vector<double> factors;
   for (const Parameter& p : parameters_) {
-    const ParameterGroup* const group = group_of(p, groups);
+    const Optimizer::Group* const group = group_of(p, groups);
     const auto block = block_of(p.name());
     int below = 0;  // how many steps below the top
     if (block) below = counts.at(block->first) - block->second;

@@ -25,16 +25,16 @@ Number gradient_norm(std::span<const Parameter> parameters);
 /// ValueError unless max_norm > 0, DeviceError for gradients on several devices.
 Number clip_gradient_norm(std::span<const Parameter> parameters, double max_norm);
 
-/// How the parameters of some names are trained, where not as all others.
-struct ParameterGroup {
-  std::string pattern;                      ///< of whole names, as a shell has them: "encoder.layer.0.*", "*.bias"
-  std::optional<double> rate_factor = {};   ///< of the learning rate, in the place of what `layer_decay` makes of it
-  std::optional<double> weight_decay = {};  ///< in the place of what the other options say
-};
-
 /// What optimisers share: parameters, and state that a checkpoint can keep.
 class Optimizer {
  public:
+  /// How the parameters of some names are trained, where not as all others.
+  struct Group {
+    std::string pattern;                      ///< of whole names, as a shell has them: "encoder.layer.0.*", "*.bias"
+    std::optional<double> rate_factor = {};   ///< of the learning rate, in the place of what `layer_decay` makes of it
+    std::optional<double> weight_decay = {};  ///< in the place of what the other options say
+  };
+
   virtual ~Optimizer() = default;
 
   /// Updates every parameter that has a gradient, which is multiplied by `gradient_scale` first, unless `skip_if` is
@@ -69,9 +69,9 @@ class Optimizer {
   /// two or more axes. Throws ValueError naming the parameter for a decay that is not finite or below 0, and for a
   /// group that no parameter is in.
   std::vector<double> weight_decays(double weight_decay, const std::function<double(const Parameter&)>& chosen,
-                                    const std::vector<ParameterGroup>& groups) const;
+                                    const std::vector<Group>& groups) const;
   /// The same of factors of the learning rate: of blocks of layers, each `layer_decay` times the one above it.
-  std::vector<double> rate_factors(double layer_decay, const std::vector<ParameterGroup>& groups) const;
+  std::vector<double> rate_factors(double layer_decay, const std::vector<Group>& groups) const;
 
   std::string name_;
   std::vector<Parameter> parameters_;
@@ -91,7 +91,7 @@ struct AdamWOptions {
   /// axes. It is called once for each parameter, when the optimiser is made.
   std::function<double(const Parameter&)> weight_decay_of = {};
   /// Of a parameter that several match the first counts.
-  std::vector<ParameterGroup> groups = {};
+  std::vector<Optimizer::Group> groups = {};
   /// Layer-wise decay of the learning rate (Clark et al. 2020, "ELECTRA"), as timm has it: of L numbered blocks the
   /// last is trained at layer_decay times the rate, each other at layer_decay times that of the next one, embeddings
   /// below the first; what stands above the blocks at the rate itself. Towers are counted each by itself.
@@ -122,7 +122,7 @@ struct SgdOptions {
   double weight_decay = 0.0;  ///< an L2 penalty, on parameters of two or more axes
   // As in AdamWOptions.
   std::function<double(const Parameter&)> weight_decay_of = {};
-  std::vector<ParameterGroup> groups = {};
+  std::vector<Optimizer::Group> groups = {};
   double layer_decay = 1;
 };
 
@@ -146,16 +146,24 @@ class Sgd : public Optimizer {
 /// Throws ValueError unless step >= 0, 0 <= warmup <= total, total >= 1 and 0 <= floor <= peak.
 double warmup_cosine(std::int64_t step, std::int64_t warmup, std::int64_t total, double peak, double floor = 0.0);
 
-/// Schedules by the names of transformers' `get_scheduler`.
-enum class Schedule { kConstant, kConstantWithWarmup, kLinear, kCosine, kCosineWithRestarts };
-/// The schedule of a name, such as "cosine_with_restarts". Throws ValueError.
-Schedule schedule(std::string_view name);
+/// A schedule as transformers' `get_scheduler` has it.
+class Schedule {
+ public:
+  enum class Kind { kConstant, kConstantWithWarmup, kLinear, kCosine, kCosineWithRestarts };
 
-/// Factor of the peak learning rate of a step counted from 0, as transformers computes it: step / warmup over the first
-/// `warmup` steps (constant has none), of which the first has a rate of 0; then down to 0 at step `total`, but for the
-/// constant ones. `cycles` is how often kCosineWithRestarts begins anew. Throws ValueError unless step and warmup are
-/// at least 0, total and cycles at least 1.
-double schedule_factor(Schedule schedule, std::int64_t step, std::int64_t warmup, std::int64_t total, int cycles = 1);
+  explicit Schedule(Kind kind) : kind_(kind) {}
+  /// The schedule of a name there, such as "cosine_with_restarts". Throws ValueError.
+  static Schedule parse(std::string_view name);
+
+  /// Factor of the peak learning rate of a step counted from 0, as transformers computes it: step / warmup over the
+  /// first `warmup` steps (constant has none), of which the first has a rate of 0; then down to 0 at step `total`, but
+  /// for the constant ones. `cycles` is how often kCosineWithRestarts begins anew. Throws ValueError unless step and
+  /// warmup are at least 0, total and cycles at least 1.
+  double factor(std::int64_t step, std::int64_t warmup, std::int64_t total, int cycles = 1) const;
+
+ private:
+  Kind kind_;
+};
 
 struct EmaOptions {
   double decay = 0.999;  ///< how much of the average stays in an update

@@ -28,19 +28,19 @@ double warmup_cosine(std::int64_t step, std::int64_t warmup, std::int64_t total,
 namespace {
 
 constexpr std::array<std::string_view, 5> kNames{"constant", "constant_with_warmup", "linear", "cosine",
-                                                 "cosine_with_restarts"};  // in the order of Schedule
+                                                 "cosine_with_restarts"};  // in the order of Schedule::Kind
 
 }  // namespace
 
-Schedule schedule(std::string_view name) {
+Schedule Schedule::parse(std::string_view name) {
   const auto* const found = std::ranges::find(kNames, name);
   if (found == kNames.end()) {
     throw ValueError(fmt::format("schedule: '{}', expected one of {}", name, fmt::join(kNames, ", ")));
   }
-  return static_cast<Schedule>(found - kNames.begin());
+  return Schedule(static_cast<Kind>(found - kNames.begin()));
 }
 
-double schedule_factor(Schedule schedule, std::int64_t step, std::int64_t warmup, std::int64_t total, int cycles) {
+double Schedule::factor(std::int64_t step, std::int64_t warmup, std::int64_t total, int cycles) const {
   if (step < 0 || warmup < 0 || total < 1 || cycles < 1) {
     throw ValueError(
         fmt::format("schedule: step {}, warmup {}, total {}, cycles {}; expected step and warmup >= 0, "
@@ -50,21 +50,21 @@ double schedule_factor(Schedule schedule, std::int64_t step, std::int64_t warmup
   const auto share = [](std::int64_t part, std::int64_t whole) {
     return static_cast<double>(part) / static_cast<double>(std::max<std::int64_t>(1, whole));
   };
-  if (schedule != Schedule::kConstant && step < warmup) return share(step, warmup);
+  if (kind_ != Kind::kConstant && step < warmup) return share(step, warmup);
   const double progress = share(step - warmup, total - warmup);
-  switch (schedule) {
-    case Schedule::kConstant:
-    case Schedule::kConstantWithWarmup:
+  switch (kind_) {
+    case Kind::kConstant:
+    case Kind::kConstantWithWarmup:
       return 1;
-    case Schedule::kLinear:
+    case Kind::kLinear:
       return std::max(0.0, share(total - step, total - warmup));
-    case Schedule::kCosine:
+    case Kind::kCosine:
       return std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * progress)));
-    case Schedule::kCosineWithRestarts:
+    case Kind::kCosineWithRestarts:
       if (progress >= 1) return 0;
       return std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * std::fmod(cycles * progress, 1.0))));
   }
-  throw ValueError(fmt::format("schedule: {}, expected one there is", static_cast<int>(schedule)));
+  throw ValueError(fmt::format("schedule: {}, expected one there is", static_cast<int>(kind_)));
 }
 
 }  // namespace tapecache::train

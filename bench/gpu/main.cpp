@@ -145,16 +145,16 @@ class Benchmark {
     const Variable log_scale = tape.leaf(Tensor::full({}, -1.0).to(kDevice));
     const PeakMeter meter(kDevice);
     const std::size_t before = allocator(kDevice).stats().current;
-    synchronize(kDevice);
+    kDevice.synchronize();
     const auto begin = Clock::now();
     Variable loss;
     {
       const Recording recording(tape);
-      loss = losses::clip_loss(images, texts,
-                               {.scale = losses::Scale::from_log(log_scale), .tiles = losses::TileOptions{}});
+      loss =
+          losses::clip_loss(images, texts, {.scale = losses::Scale::from_log(log_scale), .tiles = ops::TileOptions{}});
     }
     tape.backward(loss);
-    synchronize(kDevice);
+    kDevice.synchronize();
     const double seconds = seconds_since(begin);
     // The gradients of both inputs are the result, not extra.
     const std::size_t gradients = images.value().bytes() + texts.value().bytes();
@@ -191,10 +191,10 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   try {
-    if (cuda_device_count() == 0) throw DeviceError("there is no CUDA device");
+    if (Device::cuda_count() == 0) throw DeviceError("there is no CUDA device");
     if (describe) {
-      Json versions{{"name", device_name(kDevice)}};
-      for (const auto& [library, version] : device_versions(kDevice)) versions[library] = version;
+      Json versions{{"name", kDevice.name()}};
+      for (const auto& [library, version] : kDevice.versions()) versions[library] = version;
       fmt::print("{}\n", versions.dump());
       return 0;
     }

@@ -31,7 +31,7 @@ double seconds_of(const std::function<void()>& work, int most, double seconds) {
     if (round >= kFewest && std::chrono::duration<double>(Clock::now() - begin).count() > seconds) break;
     const auto start = Clock::now();
     work();
-    synchronize(kDevice);
+    kDevice.synchronize();
     if (round >= 0) rounds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
   }
   return Timings::median(std::move(rounds));

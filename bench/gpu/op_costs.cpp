@@ -46,7 +46,7 @@ struct Pass {
     const auto begin = Clock::now();
     for (int i = 0; i < repeats; ++i) work(i);
     host_seconds.push_back(since(begin) / repeats);
-    synchronize(kDevice);
+    kDevice.synchronize();
     seconds.push_back(since(begin) / repeats);
   }
   Json figures(double flops, double bytes, const Ceilings& ceilings) const {
@@ -83,7 +83,7 @@ Json cost(const Part& part, const Ceilings& ceilings) {
       for (const Tensor& input : part.inputs) leaves[i].push_back(tapes[i]->leaf(input));
     }
     Pass discarded;
-    synchronize(kDevice);
+    kDevice.synchronize();
     (round < 0 ? discarded : forward).time(part.repeats, [&](int i) {
       const Recording recording(*tapes[i]);
       const Autocast autocast(DType::kBFloat16);
@@ -92,7 +92,7 @@ Json cost(const Part& part, const Ceilings& ceilings) {
     if (!seed.defined()) {
       const Tensor& y = outputs.front().value();
       seed = random_tensor(y.shape(), 7, y.dtype());
-      synchronize(kDevice);
+      kDevice.synchronize();
     }
     (round < 0 ? discarded : backward).time(part.repeats, [&](int i) {
       tapes[i]->backward({&outputs[i], 1}, {&seed, 1});

@@ -55,7 +55,7 @@ Lengths measure_lengths(const Effort& effort) {
       builder, {.vocabulary = tokenizer.vocabulary_size(),
                 .max_tokens = longest,
                 .causal = false,
-                .pooling = models::TextPooling::kMean,
+                .pooling = models::TextConfig::Pooling::kMean,
                 .encoder = {.width = 64, .layers = 3, .heads = 4, .mlp_width = 256, .dropout = 0.1}});
   const auto encode = [&](const models::TokenBatch& tokens) { return ops::l2_normalize(tower(tokens)); };
   const std::vector<Tower> towers{{"names", name_tokens, encode}, {"keywords", keyword_tokens, encode}};

@@ -17,24 +17,25 @@ std::vector<Peak> measure_peaks(const Effort& effort) {
   std::vector<Peak> peaks;
   for (std::int64_t batch = 64; batch <= effort.largest_batch; batch *= 4) {
     Workload workload(batch);
-    const std::size_t before = memory_stats().current;
+    const std::size_t before = Device::cpu().memory_stats().current;
     const Loss loss = [&](std::span<const Variable> r) {
-      return clip_loss(r[1], r[0], {.scale = Scale::from_log(workload.clip.logit_scale()), .tiles = TileOptions{}});
+      return clip_loss(r[1], r[0],
+                       {.scale = Scale::from_log(workload.clip.logit_scale()), .tiles = ops::TileOptions{}});
     };
     const StepResult result = cached_step(workload.towers(), loss, {{32}});
     workload.clear_gradients();
     std::size_t data = before;
     for (const Tensor& r : result.representations) data += 2 * r.bytes();
     peaks.push_back({batch, result.peak_bytes, result.peak_bytes - data});
-    release_memory_cache();
+    Device::cpu().release_memory_cache();
   }
   return peaks;
 }
 
 TiledLoss measure_tiled_loss(std::int64_t batch) {
   constexpr std::int64_t kWidth = 512;
-  release_memory_cache();
-  const std::size_t before = memory_stats().current;
+  Device::cpu().release_memory_cache();
+  const std::size_t before = Device::cpu().memory_stats().current;
   const PeakMeter meter;
   const auto rows = [&](std::uint32_t state) {
     Tensor t = Tensor::empty({batch, kWidth});
@@ -51,7 +52,7 @@ TiledLoss measure_tiled_loss(std::int64_t batch) {
   Variable loss;
   {
     const Recording recording(tape);
-    loss = clip_loss(images, texts, {.scale = Scale::from_log(log_scale), .tiles = TileOptions{}});
+    loss = clip_loss(images, texts, {.scale = Scale::from_log(log_scale), .tiles = ops::TileOptions{}});
   }
   tape.backward(loss);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();

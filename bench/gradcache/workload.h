@@ -19,7 +19,7 @@ struct Workload {
       : clip(config, 1), images(random_images(samples, config)), texts(random_texts(samples, config)) {}
 
   /// The ids are random, without an end of text.
-  static constexpr auto kPooling = tapecache::models::TextPooling::kLastToken;
+  static constexpr auto kPooling = tapecache::models::TextConfig::Pooling::kLastToken;
 
   static tapecache::models::ClipConfig demo_size() {
     const tapecache::models::TransformerConfig encoder{

@@ -26,7 +26,7 @@ class Pretended final : public tapecache::distributed::Communicator {
   void do_reduce_scatter(const Tensor& all, Tensor& rows, Counts) override {
     std::memcpy(rows.mutable_raw(), all.raw(), rows.bytes());
   }
-  void do_all_reduce(Tensor&, tapecache::distributed::Reduction) override {}
+  void do_all_reduce(Tensor&, tapecache::distributed::Communicator::Reduction) override {}
   void do_broadcast(Tensor&, int) override {}
   void do_send_receive(const Tensor& sent, int, Tensor& received, int) override {
     std::memcpy(received.mutable_raw(), sent.raw(), received.bytes());

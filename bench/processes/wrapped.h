@@ -10,7 +10,7 @@ namespace processes {
 
 using tapecache::Tensor;
 using tapecache::distributed::Communicator;
-using tapecache::distributed::Reduction;
+using Reduction = tapecache::distributed::Communicator::Reduction;
 
 /// A link that each rank has to the others: calls take what they would over it, and beside that what they take here.
 struct Link {

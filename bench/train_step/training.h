@@ -26,7 +26,7 @@ struct Training {
     const double loss = workload->loss_and_gradients();
     optimizer.step(kLearningRate);
     optimizer.clear_gradients();
-    if (!device.is_cpu()) tapecache::synchronize(device);
+    if (!device.is_cpu()) device.synchronize();
     return loss;
   }
 };

@@ -264,7 +264,7 @@ std::unique_ptr<Workload> make_workload(const std::string& name, const Setting& 
 
 models::ClipConfig clip_config(ClipSize size) {
   constexpr auto kActivation = ops::Activation::kQuickGelu;
-  constexpr auto kPooling = models::TextPooling::kLastToken;  // ids are random, without an end of text
+  constexpr auto kPooling = models::TextConfig::Pooling::kLastToken;  // ids are random, without an end of text
   switch (size) {
     case ClipSize::kTiny:
       return {

@@ -71,7 +71,7 @@ Image prepared(const Image& image, const Preprocessing& steps) {
 }
 
 void check_rgb(const Image& image) {
-  check_image(image, "ImageProcessor");
+  image.check("ImageProcessor");
   if (image.channels != 3) {
     throw ValueError(fmt::format("ImageProcessor: image has {} channels, expected 3 (RGB)", image.channels));
   }
@@ -111,7 +111,7 @@ class Draws {
 
 /// A rectangle of a share of the area and a ratio of sides that are drawn; where none of ten lies within the picture,
 /// the largest from the centre whose ratio is allowed.
-images::Region random_region(const Image& image, const Augmentation& augmentation, Draws& draws) {
+images::Region random_region(const Image& image, const ImageProcessor::Augmentation& augmentation, Draws& draws) {
   const double area = static_cast<double>(image.width) * image.height, most = std::log(augmentation.widest);
   for (int attempt = 0; attempt < 10; ++attempt) {
     const double part = area * (augmentation.smallest_area + draws.next() * (1 - augmentation.smallest_area));

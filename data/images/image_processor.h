@@ -35,15 +35,6 @@ struct ImageProcessorOptions {
   std::int64_t max_pixels = ImageReadOptions::kMaxPixels;
 };
 
-/// Part of a picture that training sees in the place of the whole: as OpenCLIP and torchvision crop at random.
-struct Augmentation {
-  /// Of the crop, as a share of the picture's; the largest is 1. Where this is 1, images are what they are otherwise.
-  double smallest_area = 0.9;
-  double widest = 4.0 / 3;  ///< the ratio of the crop's sides is between 1 / widest and widest
-  double flip = 0;          ///< how probable it is that left and right are exchanged
-  std::uint64_t seed = 0;
-};
-
 /// Resizes, crops and normalises images as a published model's files say: `preprocessor_config.json` (of
 /// CLIPImageProcessor, SiglipImageProcessor, ViTImageProcessor and BitImageProcessor), `image_processor` within
 /// `processor_config.json`, or OpenCLIP's `open_clip_config.json`. Its pixels are those of transformers' processors
@@ -53,6 +44,15 @@ struct Augmentation {
 /// where it is OpenCLIP's. Calls from several threads are safe.
 class ImageProcessor {
  public:
+  /// Part of a picture that training sees in the place of the whole: as OpenCLIP and torchvision crop at random.
+  struct Augmentation {
+    /// Of the crop, as a share of the picture's; the largest is 1. Where this is 1, images are what they are otherwise.
+    double smallest_area = 0.9;
+    double widest = 4.0 / 3;  ///< the ratio of the crop's sides is between 1 / widest and widest
+    double flip = 0;          ///< how probable it is that left and right are exchanged
+    std::uint64_t seed = 0;
+  };
+
   /// Throws FileError naming the field that is malformed or would change the result and is not supported.
   static ImageProcessor load(const std::filesystem::path& folder_or_file, const ImageProcessorOptions& options = {});
 

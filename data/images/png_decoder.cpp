@@ -174,7 +174,7 @@ Decoded decode_png(std::string_view bytes, const DecodeOptions& options) {
   reader.rows = image.pixels.data();
   run(read_rows);
   const int orientation = orientation_of(reader);
-  if (options.over_white) image = composite_over_white(image, Alpha::straight);
+  if (options.over_white) image = composite_over_white(image, Image::Alpha::straight);
   else if (type == PNG_COLOR_TYPE_PALETTE) image = rgb_of_palette(reader, image);
   else if (!(type & PNG_COLOR_MASK_COLOR))
     image = rgb_of_grey(image, type == PNG_COLOR_TYPE_GRAY && depth == 16 ? 2 : 1);

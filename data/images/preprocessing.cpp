@@ -71,21 +71,22 @@ struct Defaults {
   std::string_view name;
   Preprocessing::Fit fit;
   bool whole_is_shortest;  ///< a size that is a number is the shorter side's
-  Resampling filter;
+  Image::Resampling filter;
   bool crops;
   const Channels& mean;
   const Channels& std;
 };
 using Fit = Preprocessing::Fit;
 constexpr Defaults kDefaults[] = {
-    {"CLIPImageProcessor", Fit::kShortest, true, Resampling::kBicubic, true, kClipMean, kClipStd},
-    {"BitImageProcessor", Fit::kShortest, true, Resampling::kBicubic, true, kClipMean, kClipStd},
-    {"SiglipImageProcessor", Fit::kExact, true, Resampling::kBicubic, false, kHalf, kHalf},
-    {"ViTImageProcessor", Fit::kExact, false, Resampling::kBilinear, false, kHalf, kHalf},
+    {"CLIPImageProcessor", Fit::kShortest, true, Image::Resampling::kBicubic, true, kClipMean, kClipStd},
+    {"BitImageProcessor", Fit::kShortest, true, Image::Resampling::kBicubic, true, kClipMean, kClipStd},
+    {"SiglipImageProcessor", Fit::kExact, true, Image::Resampling::kBicubic, false, kHalf, kHalf},
+    {"ViTImageProcessor", Fit::kExact, false, Image::Resampling::kBilinear, false, kHalf, kHalf},
 };
 /// By Pillow's numbers.
-constexpr Resampling kResamplings[] = {Resampling::kNearest, Resampling::kLanczos, Resampling::kBilinear,
-                                       Resampling::kBicubic, Resampling::kBox,     Resampling::kHamming};
+constexpr Image::Resampling kResamplings[] = {Image::Resampling::kNearest,  Image::Resampling::kLanczos,
+                                              Image::Resampling::kBilinear, Image::Resampling::kBicubic,
+                                              Image::Resampling::kBox,      Image::Resampling::kHamming};
 
 const Defaults& defaults_of(const JsonFields& fields) {
   const char* field = fields.given("image_processor_type") || !fields.given("feature_extractor_type")
@@ -182,7 +183,7 @@ Preprocessing of_open_clip(const JsonFields& root) {
   if (filter != "bicubic" && filter != "bilinear" && filter != "random") {
     throw fields.refused("interpolation", "bicubic, bilinear or random (bicubic, where nothing is trained)");
   }
-  steps.filter = filter == "bilinear" ? Resampling::kBilinear : Resampling::kBicubic;
+  steps.filter = filter == "bilinear" ? Image::Resampling::kBilinear : Image::Resampling::kBicubic;
   steps.size = size;
   if (mode != "squash") steps.crop = size;
   if (mode == "squash") {
@@ -192,7 +193,7 @@ Preprocessing of_open_clip(const JsonFields& root) {
     steps.fill = static_cast<std::uint8_t>(fields.given("fill_color") ? whole(fields, "fill_color", 0, 255) : 0);
   } else if (mode == "shortest") {
     steps.fit = size.width == size.height ? Fit::kShortest : Fit::kCover;
-    if (steps.fit == Fit::kCover) steps.filter = Resampling::kBicubic;  // whatever the file says
+    if (steps.fit == Fit::kCover) steps.filter = Image::Resampling::kBicubic;  // whatever the file says
   } else {
     throw fields.refused("resize_mode", "shortest, longest or squash");
   }

@@ -27,7 +27,7 @@ struct Preprocessing {
 
   Fit fit = Fit::kNone;
   Size size = {};
-  Resampling filter = Resampling::kBicubic;
+  Image::Resampling filter = Image::Resampling::kBicubic;
   std::optional<Size> crop = {};  ///< from the centre; what is smaller is filled up
   /// Where a centre lies between two pixels: torchvision takes the one of even number (and pads rather behind), and
   /// transformers the one before (and pads rather before).

@@ -56,7 +56,7 @@ struct [[gnu::visibility("hidden")]] Tokenizer::State {
 
 namespace {
 
-void pad(Encoding& encoding, std::size_t length, const Padding& padding) {
+void pad(Tokenizer::Encoding& encoding, std::size_t length, const Padding& padding) {
   if (encoding.ids.size() >= length) return;
   const std::size_t missing = length - encoding.ids.size();
   const auto fill = [&](std::vector<std::int32_t>& values, std::int32_t value) {
@@ -66,10 +66,10 @@ void pad(Encoding& encoding, std::size_t length, const Padding& padding) {
   fill(encoding.types, padding.type);
 }
 
-void pad_alike(std::span<Encoding> encodings, const Padding& padding) {
+void pad_alike(std::span<Tokenizer::Encoding> encodings, const Padding& padding) {
   std::size_t longest = 0;
-  for (const Encoding& encoding : encodings) longest = std::max(longest, encoding.ids.size());
-  for (Encoding& encoding : encodings) pad(encoding, padding.length_for(longest), padding);
+  for (const Tokenizer::Encoding& encoding : encodings) longest = std::max(longest, encoding.ids.size());
+  for (Tokenizer::Encoding& encoding : encodings) pad(encoding, padding.length_for(longest), padding);
 }
 
 bool lower_cases(const tokenizers::Field& normalizer) {
@@ -94,8 +94,8 @@ void lower_case_first(tokenizers::JsonFile& file) {
 
 }  // namespace
 
-Encoding Tokenizer::State::encode(std::string_view first, const std::string_view* second, const EncodeOptions& options,
-                                  Workspace& workspace) const {
+Tokenizer::Encoding Tokenizer::State::encode(std::string_view first, const std::string_view* second,
+                                             const EncodeOptions& options, Workspace& workspace) const {
   std::optional<Truncation> truncation = pipeline.truncation;
   if (options.max_tokens) {
     if (!truncation) truncation.emplace();
@@ -186,21 +186,23 @@ Tokenizer Tokenizer::load(const std::filesystem::path& folder_or_file, const Tok
   return Tokenizer(std::move(state));
 }
 
-Encoding Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
+Tokenizer::Encoding Tokenizer::encode(std::string_view text, const EncodeOptions& options) const {
   Encoding encoding;
   state_->with_workspace([&](Workspace& workspace) { encoding = state_->encode(text, nullptr, options, workspace); });
   if (options.pad && state_->pipeline.padding) pad_alike({&encoding, 1}, *state_->pipeline.padding);
   return encoding;
 }
 
-Encoding Tokenizer::encode_pair(std::string_view first, std::string_view second, const EncodeOptions& options) const {
+Tokenizer::Encoding Tokenizer::encode_pair(std::string_view first, std::string_view second,
+                                           const EncodeOptions& options) const {
   Encoding encoding;
   state_->with_workspace([&](Workspace& workspace) { encoding = state_->encode(first, &second, options, workspace); });
   if (options.pad && state_->pipeline.padding) pad_alike({&encoding, 1}, *state_->pipeline.padding);
   return encoding;
 }
 
-std::vector<Encoding> Tokenizer::encode_batch(std::span<const std::string> texts, const EncodeOptions& options) const {
+std::vector<Tokenizer::Encoding> Tokenizer::encode_batch(std::span<const std::string> texts,
+                                                         const EncodeOptions& options) const {
   std::vector<Encoding> encodings(texts.size());
   constexpr std::int64_t kBlock = 16;
   parallel_for(static_cast<std::int64_t>(texts.size()), kBlock, [&](std::int64_t begin, std::int64_t end) {

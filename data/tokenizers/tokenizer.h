@@ -13,12 +13,6 @@
 
 namespace tapecache::data {
 
-/// A text, or a pair of texts, as a model takes it.
-struct Encoding {
-  std::vector<std::int32_t> ids;
-  std::vector<std::int32_t> types;  ///< the segment of each id
-};
-
 struct EncodeOptions {
   /// Ids at most, special tokens included; none: as many as the tokenizer's own files say.
   std::optional<std::int64_t> max_tokens = {};
@@ -41,6 +35,12 @@ struct TokenizerOptions {
 /// Calls on one tokenizer from several threads are safe.
 class Tokenizer {
  public:
+  /// A text, or a pair of texts, as a model takes it.
+  struct Encoding {
+    std::vector<std::int32_t> ids;
+    std::vector<std::int32_t> types;  ///< the segment of each id
+  };
+
   /// Reads a `tokenizer.json`, or what a folder has: `tokenizer.json`, else `vocab.txt` (WordPiece), else `vocab.json`
   /// and `merges.txt` (byte-level BPE: CLIP's, RoBERTa's, Qwen's or GPT-2's, by the folder's configuration or its
   /// vocabulary), else a model of SentencePiece (`sentencepiece.bpe.model`, `spiece.model` or `tokenizer.model`:

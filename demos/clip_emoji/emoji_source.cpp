@@ -63,7 +63,7 @@ std::vector<EmojiPair> load_emoji(const EmojiPaths& paths, int image_size, Emoji
       ++found.without_picture;
       continue;
     }
-    const data::Image opaque = data::composite_over_white(*picture, data::Alpha::premultiplied);
+    const data::Image opaque = data::composite_over_white(*picture, data::Image::Alpha::premultiplied);
     data::Image image = data::resize_area(data::pad_to_square(opaque, 255), image_size, image_size);
 
     EmojiPair pair{emoji.sequence,         emoji.name, {}, emoji.group, emoji.subgroup, bases.find(emoji),

@@ -36,7 +36,7 @@ void fill(Image& image, int x, int y, int width, int height, std::array<std::uin
 }
 
 void paste(Image& image, int x, int y, const Image& picture) {
-  tapecache::data::check_image(picture, "draw_retrieval");
+  picture.check("draw_retrieval");
   if (picture.width != kPicture || picture.height != kPicture || picture.channels != 3) {
     throw tapecache::ValueError(
         fmt::format("draw_retrieval: a picture is {} x {} with {} channels, expected {} x {} "

@@ -19,7 +19,7 @@ using tapecache::gradcache::StepResult;
 using tapecache::gradcache::Tower;
 using tapecache::models::Clip;
 using tapecache::models::ClipConfig;
-using tapecache::models::TextPooling;
+using tapecache::models::TextConfig;
 
 namespace {
 
@@ -35,7 +35,7 @@ ClipConfig model_config(const Dataset& data) {
   config.vision.encoder = {.width = kWidth, .layers = 3, .heads = 4, .mlp_width = 4 * kWidth, .dropout = kDropout};
   config.text.vocabulary = data.tokenizer.vocabulary_size();
   config.text.max_tokens = kMaxTokens;
-  config.text.pooling = TextPooling::kLastToken;  // the tokeniser has no end-of-text token
+  config.text.pooling = TextConfig::Pooling::kLastToken;  // the tokeniser has no end-of-text token
   config.text.encoder = {.width = kWidth, .layers = 2, .heads = 4, .mlp_width = 4 * kWidth, .dropout = kDropout};
   config.projection_width = kWidth;
   return config;
@@ -123,7 +123,7 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
   auto* const communicator = way.method == Method::kAccumulated ? nullptr : setup.communicator;
   const std::int64_t warmup = std::max<std::int64_t>(1, way.steps / 10);
 
-  tapecache::reset_memory_peak();
+  tapecache::Device::cpu().reset_memory_peak();
   std::size_t peak = 0;
   Stopwatch watch;
   for (std::int64_t step = 0; step < way.steps; ++step) {
@@ -139,13 +139,13 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
     if (way.compare_with_direct && step < kComparedSteps) {
       // Held out of the clock and of the peak: it is evidence, not training.
       watch.stop();
-      peak = std::max(peak, tapecache::memory_stats().peak);
+      peak = std::max(peak, tapecache::Device::cpu().memory_stats().peak);
       record.relative_gradient_difference =
           tapecache::gradcache::compare_steps(
               [&] { return take_step(Method::kDirect, towers, loss, 0, communicator); },
               [&] { return take_step(way.method, towers, loss, way.chunk, communicator); }, parameters)
               .relative_norm;
-      tapecache::reset_memory_peak();
+      tapecache::Device::cpu().reset_memory_peak();
       watch.start();
     }
     record.loss = take_step(way.method, towers, loss, way.chunk, communicator).loss.item();
@@ -162,7 +162,7 @@ TrainedWay train(const TrainingSetup& setup, const WaySettings& way,
     result.records.push_back(record);
     on_step(record);
   }
-  result.peak_bytes = of_each_process(std::max(peak, tapecache::memory_stats().peak), setup.communicator);
+  result.peak_bytes = of_each_process(std::max(peak, tapecache::Device::cpu().memory_stats().peak), setup.communicator);
   result.seconds = watch.seconds();
   return result;
 }

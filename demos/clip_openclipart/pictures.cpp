@@ -24,8 +24,8 @@ data::Image squared(const std::filesystem::path& path, int side) {
   const data::Image image = data::read_image(path, {.over_white = true});
   const int longer = std::max(image.width, image.height);
   const auto scaled = [&](int size) { return std::max(1, static_cast<int>(std::int64_t{size} * side / longer)); };
-  return data::pad_to_square(data::resize(image, scaled(image.width), scaled(image.height), data::Resampling::kBicubic),
-                             255);
+  return data::pad_to_square(
+      data::resize(image, scaled(image.width), scaled(image.height), data::Image::Resampling::kBicubic), 255);
 }
 
 std::vector<std::string> lines_of(const char* path) {

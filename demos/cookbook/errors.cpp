@@ -19,7 +19,7 @@ int main() {
 
   // Memory is counted and can be limited; after OutOfMemory all goes on.
   try {
-    const MemoryLimit limit(memory_stats().current + 100'000);
+    const MemoryLimit limit(Device::cpu().memory_stats().current + 100'000);
     for (Variable y = x;;) y = ops::concat({y, y});
   } catch (const OutOfMemory& error) {
     std::printf("%zu bytes were too many\n", error.requested());

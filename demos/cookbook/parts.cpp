@@ -110,7 +110,7 @@ int main() {
   std::printf("%zu bytes\n", std::get<gradcache::MemoryBudget>(all_options().cut).bytes);
   std::printf("loss %.2f\n", captured(Device::cpu()));
   std::printf("%lld numbers\n", static_cast<long long>(augmented(next_images()).numel()));
-  if (cuda_device_count() == 0) return 0;
+  if (Device::cuda_count() == 0) return 0;
   builder.to(Device::cuda(0));
   for (Parameter p : builder.parameters()) p.clear_gradient();
   copies(next_images());

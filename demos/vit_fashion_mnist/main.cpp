@@ -40,7 +40,7 @@ struct Classifier {
         body(builder.child("vision"), {.image_size = side,
                                        .patch_size = 4,
                                        .channels = 1,
-                                       .pooling = models::VisionPooling::kMean,
+                                       .pooling = models::VisionConfig::Pooling::kMean,
                                        .encoder = {.width = 64, .layers = 4, .heads = 4, .mlp_width = 128}}),
         head(builder.child("head"), 64, kClasses, models::Init::normal(0.02)) {}
 

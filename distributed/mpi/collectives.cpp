@@ -13,22 +13,22 @@ constexpr std::size_t kSmall = 4096;
 constexpr std::size_t kLink = std::size_t{1} << 20;
 
 template <class T>
-void join(std::byte* into, const std::byte* more, std::size_t bytes, Reduction reduction) {
+void join(std::byte* into, const std::byte* more, std::size_t bytes, Communicator::Reduction reduction) {
   T* const a = reinterpret_cast<T*>(into);
   const T* const b = reinterpret_cast<const T*>(more);
   const std::size_t count = bytes / sizeof(T);
-  if (reduction == Reduction::kSum) {
+  if (reduction == Communicator::Reduction::kSum) {
     for (std::size_t i = 0; i < count; ++i) a[i] += b[i];
   } else {
     for (std::size_t i = 0; i < count; ++i) a[i] = b[i] > a[i] ? b[i] : a[i];
   }
 }
 
-void join(std::byte* into, const std::byte* more, std::size_t bytes, DType dtype, Reduction reduction) {
+void join(std::byte* into, const std::byte* more, std::size_t bytes, DType dtype, Communicator::Reduction reduction) {
   if (dtype == DType::kFloat32) join<float>(into, more, bytes, reduction);
   else if (dtype == DType::kFloat64) join<double>(into, more, bytes, reduction);
   // A sum that is too large wraps.
-  else if (reduction == Reduction::kSum) join<std::uint64_t>(into, more, bytes, reduction);
+  else if (reduction == Communicator::Reduction::kSum) join<std::uint64_t>(into, more, bytes, reduction);
   else join<std::int64_t>(into, more, bytes, reduction);
 }
 
@@ -37,7 +37,7 @@ Received copied(std::byte* to, std::size_t bytes, int from) {
           [to](std::size_t begin, const std::byte* piece, std::size_t size) { std::memcpy(to + begin, piece, size); }};
 }
 
-Received joined(std::byte* to, std::size_t bytes, int from, DType dtype, Reduction reduction) {
+Received joined(std::byte* to, std::size_t bytes, int from, DType dtype, Communicator::Reduction reduction) {
   return {bytes, from, [=](std::size_t begin, const std::byte* piece, std::size_t size) {
             join(to + begin, piece, size, dtype, reduction);
           }};
@@ -61,7 +61,8 @@ void in_rounds(const Messenger& messenger, Round round) {
 }
 
 /// Ranks counted from the root form a binomial tree: the parent of one lacks its lowest bit.
-void reduce_to_first(Messenger& messenger, std::byte* values, std::size_t bytes, DType dtype, Reduction reduction) {
+void reduce_to_first(Messenger& messenger, std::byte* values, std::size_t bytes, DType dtype,
+                     Communicator::Reduction reduction) {
   const int rank = messenger.rank();
   for (int bit = 1; bit < messenger.size(); bit *= 2) {
     if ((rank & bit) != 0) {
@@ -117,7 +118,7 @@ void gather(Messenger& messenger, std::byte* all, const Bounds& bounds) {
 }
 
 void reduce_shares(Messenger& messenger, const std::byte* all, const Bounds& bounds, std::byte* own, DType dtype,
-                   Reduction reduction) {
+                   Communicator::Reduction reduction) {
   const Share mine = share(bounds, messenger.rank());
   if (own != all + mine.begin && mine.bytes > 0) std::memcpy(own, all + mine.begin, mine.bytes);
   in_rounds(messenger, [&](int to, int from) {
@@ -126,7 +127,8 @@ void reduce_shares(Messenger& messenger, const std::byte* all, const Bounds& bou
   });
 }
 
-void reduce_all(Messenger& messenger, std::byte* values, std::size_t bytes, DType dtype, Reduction reduction) {
+void reduce_all(Messenger& messenger, std::byte* values, std::size_t bytes, DType dtype,
+                Communicator::Reduction reduction) {
   if (bytes <= kSmall) {
     reduce_to_first(messenger, values, bytes, dtype, reduction);
     hand_out_by_tree(messenger, values, bytes, 0);

@@ -23,8 +23,9 @@ using Bounds = std::vector<std::size_t>;
 void gather(Messenger& messenger, std::byte* all, const Bounds& bounds);
 /// Of each share of `all` the sum, which is in `own` on its rank. `own` may be in `all`.
 void reduce_shares(Messenger& messenger, const std::byte* all, const Bounds& bounds, std::byte* own, DType dtype,
-                   Reduction reduction);
-void reduce_all(Messenger& messenger, std::byte* values, std::size_t bytes, DType dtype, Reduction reduction);
+                   Communicator::Reduction reduction);
+void reduce_all(Messenger& messenger, std::byte* values, std::size_t bytes, DType dtype,
+                Communicator::Reduction reduction);
 void hand_out(Messenger& messenger, std::byte* values, std::size_t bytes, int root);
 void meet(Messenger& messenger);
 

@@ -179,8 +179,8 @@ void NcclGroup::reduce_scatter(const Deadline& deadline, const std::byte* all, s
 }
 
 void NcclGroup::all_reduce(const Deadline& deadline, std::byte* values, std::size_t elements, DType dtype,
-                           Reduction reduction) {
-  const ncclRedOp_t operation = reduction == Reduction::kSum ? ncclSum : ncclMax;
+                           Communicator::Reduction reduction) {
+  const ncclRedOp_t operation = reduction == Communicator::Reduction::kSum ? ncclSum : ncclMax;
   run(deadline, [&](auto give) {
     give("ncclAllReduce", nccl_.all_reduce(values, values, elements, type_of(dtype), operation, comm_, stream_));
   });

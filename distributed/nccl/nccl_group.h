@@ -54,7 +54,8 @@ class NcclGroup {
 
   void all_gather(const Deadline& deadline, const std::byte* own, std::byte* all, Sizes bytes);
   void reduce_scatter(const Deadline& deadline, const std::byte* all, std::byte* own, Sizes elements, DType dtype);
-  void all_reduce(const Deadline& deadline, std::byte* values, std::size_t elements, DType dtype, Reduction reduction);
+  void all_reduce(const Deadline& deadline, std::byte* values, std::size_t elements, DType dtype,
+                  Communicator::Reduction reduction);
   void broadcast(const Deadline& deadline, std::byte* values, std::size_t bytes, int root);
   void send_receive(const Deadline& deadline, const std::byte* sent, std::size_t sent_bytes, int to,
                     std::byte* received, std::size_t received_bytes, int from);

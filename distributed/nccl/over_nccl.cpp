@@ -194,7 +194,7 @@ void all_or_none(Communicator& ranks, const std::function<void()>& work) {
   } catch (const Error& error) {
     wrong = error.what();
   }
-  const Agreed agreed = ranks.agree(wrong.empty() ? 0 : 1, wrong);
+  const Communicator::Agreed agreed = ranks.agree(wrong.empty() ? 0 : 1, wrong);
   if (!wrong.empty()) throw DeviceError(wrong);
   if (agreed.status != 0) throw DeviceError(fmt::format("over_nccl: rank {}: {}", agreed.rank, agreed.message));
 }

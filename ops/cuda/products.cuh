@@ -38,7 +38,7 @@ constexpr cudaDataType_t kDataType = std::is_same_v<T, double>     ? CUDA_R_64F
 template <class T>
 cublasComputeType_t compute_type() {
   if (std::is_same_v<T, double>) return CUBLAS_COMPUTE_64F;
-  return std::is_same_v<T, float> && tf32_allowed() ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
+  return std::is_same_v<T, float> && Device::tf32_allowed() ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F;
 }
 
 inline std::uint32_t alignment_of(const void* p) {

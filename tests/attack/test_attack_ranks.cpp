@@ -46,7 +46,7 @@ std::vector<NamedLoss> all_losses() {
        [](Views r, const Rank& rank, Communicator* shared) {
          return clip_loss(r[0], r[1],
                           {.scale = scale_of(rank),
-                           .tiles = TileOptions{2, 2},
+                           .tiles = ops::TileOptions{2, 2},
                            .communicator = shared,
                            .candidates = SharedCandidates::kRing});
        }},
@@ -186,7 +186,7 @@ RankStep grad_cache_of(const NamedLoss& loss, bool shared) {
   const auto of = [&loss, shared](const Rank& rank, Communicator& ranks) {
     const StepOptions options{.cut = MemoryBudget{1 << 30}, .communicator = &ranks, .shared_loss = shared};
     const auto steps = std::make_shared<GradCache>(loss_for(loss, rank, shared ? &ranks : nullptr), options,
-                                                   SelfCheck{.every = 1, .samples = 4});
+                                                   GradCache::SelfCheck{.every = 1, .samples = 4});
     return [steps, towers = rank.towers()] { return steps->step(towers); };
   };
   return {named("GradCache", loss, shared), of, 1e-12};

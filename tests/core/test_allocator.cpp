@@ -190,7 +190,7 @@ BOOST_AUTO_TEST_CASE(poisoned_memory_is_nan) {
 BOOST_AUTO_TEST_CASE(a_pool_keeps_its_blocks_to_itself) {
   Allocator& memory = allocator();
   memory.release_cache();
-  const MemoryStats before = memory.stats();
+  const Device::MemoryStats before = memory.stats();
   Tensor old = Tensor::full({1000}, 1), outliving;
   const std::byte* const old_place = old.raw();
   {

@@ -18,11 +18,11 @@ using namespace tapecache::testing;
 BOOST_AUTO_TEST_SUITE(device)
 
 BOOST_AUTO_TEST_CASE(devices_that_are_not_there_are_refused) {
-  const Device absent = Device::cuda(cuda_device_count());
+  const Device absent = Device::cuda(Device::cuda_count());
   const std::string asked_for = to_string(absent);
   BOOST_CHECK_EXCEPTION(Tensor::zeros({3}).to(absent), DeviceError, says({"to:", asked_for}));
   BOOST_CHECK_EXCEPTION(Tensor::zeros({3}, DType::kFloat32, absent), DeviceError, says({"allocate:", asked_for}));
-  BOOST_CHECK_THROW(device_name(absent), DeviceError);
+  BOOST_CHECK_THROW(absent.name(), DeviceError);
   BOOST_CHECK_THROW(allocator(Device::cuda(-1)), DeviceError);
 }
 

@@ -155,7 +155,7 @@ BOOST_AUTO_TEST_CASE(copies_beside_other_work_are_plain_copies_on_the_host) {
   BOOST_CHECK(same_bits(copy, t));
   BOOST_CHECK_EXCEPTION(copy.copy_from_async(t.slice(0, 2)), ShapeError, says({"copy_from_async", "[2, 4]", "[3, 4]"}));
   BOOST_CHECK_EXCEPTION(copy.copy_from_async(Tensor()), ShapeError, says({"undefined"}));
-  if (cuda_device_count() > 0) return;  // then there is page-locked memory: test_cuda_copies.cpp
+  if (Device::cuda_count() > 0) return;  // then there is page-locked memory: test_cuda_copies.cpp
   BOOST_CHECK(t.pinned().shares_storage(t) && !t.is_pinned());
   BOOST_CHECK(!Tensor::empty_pinned({3, 4}).is_pinned());
   BOOST_CHECK_THROW(t.to_async(Device::cuda()), DeviceError);
@@ -164,11 +164,11 @@ BOOST_AUTO_TEST_CASE(copies_beside_other_work_are_plain_copies_on_the_host) {
 }
 
 BOOST_AUTO_TEST_CASE(the_cpu_answers_as_a_device) {
-  BOOST_CHECK_EQUAL(device_name(Device::cpu()), "cpu");
-  const std::uint64_t waits = device_waits();
-  synchronize(Device::cpu());
-  BOOST_CHECK_EQUAL(device_waits(), waits);
-  BOOST_CHECK_EXCEPTION(device_versions(Device::cpu()), DeviceError, says({"device_versions", "CPU", "CUDA device"}));
+  BOOST_CHECK_EQUAL(Device::cpu().name(), "cpu");
+  const std::uint64_t waits = Device::waits();
+  Device::cpu().synchronize();
+  BOOST_CHECK_EQUAL(Device::waits(), waits);
+  BOOST_CHECK_EXCEPTION(Device::cpu().versions(), DeviceError, says({"Device::versions", "CPU", "CUDA device"}));
   Tensor ids = Tensor::from({1, 2}, {2});
   const std::uint64_t version = ids.version();
   BOOST_CHECK_THROW(ids.accumulate(Tensor::from({1, 2}, {2})), DTypeError);
@@ -176,14 +176,14 @@ BOOST_AUTO_TEST_CASE(the_cpu_answers_as_a_device) {
 }
 
 BOOST_AUTO_TEST_CASE(a_device_that_is_not_there_is_named) {
-  const Device missing = Device::cuda(cuda_device_count());
+  const Device missing = Device::cuda(Device::cuda_count());
   const Tensor t = Tensor::zeros({2});
   const std::string name = to_string(missing);
   BOOST_CHECK_EXCEPTION(t.to(missing), DeviceError, says({"to: ", name}));
   BOOST_CHECK_EXCEPTION(t.to_async(missing), DeviceError, says({"to_async: ", name}));
   BOOST_CHECK_EXCEPTION(Tensor(t).move_to(missing), DeviceError, says({"move_to: ", name}));
-  BOOST_CHECK_EXCEPTION(synchronize(missing), DeviceError, says({"synchronize: ", name}));
-  BOOST_CHECK_EXCEPTION(device_name(missing), DeviceError, says({"device_name: ", name}));
+  BOOST_CHECK_EXCEPTION(missing.synchronize(), DeviceError, says({"Device::synchronize: ", name}));
+  BOOST_CHECK_EXCEPTION(missing.name(), DeviceError, says({"Device::name: ", name}));
   BOOST_CHECK_EXCEPTION(Tensor::zeros({2}, DType::kFloat32, missing), DeviceError, says({name}));
 }
 

@@ -191,7 +191,7 @@ BOOST_AUTO_TEST_CASE(an_unchanged_type_is_the_same_handle) {
 BOOST_AUTO_TEST_CASE(other_devices_are_refused) {
   BOOST_CHECK_EXCEPTION(Tensor::zeros({3}).to(Device::cuda(99)), DeviceError, says({"to:", "cuda:99"}));
   BOOST_CHECK_EXCEPTION(Tensor::zeros({3}, DType::kFloat32, Device::cuda(99)), DeviceError, says({"cuda:99"}));
-  BOOST_CHECK_EXCEPTION(synchronize(Device::cuda(99)), DeviceError, says({"synchronize:", "cuda:99"}));
+  BOOST_CHECK_EXCEPTION(Device::cuda(99).synchronize(), DeviceError, says({"Device::synchronize:", "cuda:99"}));
   BOOST_CHECK_EQUAL(to_string(Device::cpu()), "cpu");
   BOOST_CHECK_EQUAL(to_string(Device::cuda(2)), "cuda:2");
 }

@@ -94,7 +94,7 @@ BOOST_AUTO_TEST_CASE(is_released_when_a_device_takes_its_place) {
   int released = 0;
   std::vector<double> values{1, 2};
   Tensor t = Tensor::wrap(values.data(), {2}, [&] { ++released; });
-  if (cuda_device_count() == 0) {
+  if (Device::cuda_count() == 0) {
     BOOST_CHECK_THROW(t.move_to(Device::cuda()), DeviceError);
     BOOST_CHECK_EQUAL(released, 0);
     BOOST_CHECK(t.data<double>() == values.data());

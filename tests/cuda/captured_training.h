@@ -121,9 +121,9 @@ struct Both {
     plain.step();
     const RandomState after = random_state();
     replayed.prepare(t, batch);
-    const std::uint64_t waits = device_waits();
+    const std::uint64_t waits = Device::waits();
     captured.replay(t);
-    BOOST_TEST(device_waits() == waits);
+    BOOST_TEST(Device::waits() == waits);
     BOOST_TEST((random_state() == after));
   }
   void step(std::uint32_t t) { step(t, batch_of(t)); }

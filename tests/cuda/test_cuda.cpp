@@ -41,11 +41,11 @@ BOOST_AUTO_TEST_CASE(tf32_is_a_switch, *on_device) {
   const auto error = [&] {
     return max_difference(ops::matmul(a.to(kCuda), b.to(kCuda)).value().to(Device::cpu()).to(DType::kFloat64), exact);
   };
-  BOOST_CHECK(!tf32_allowed());
+  BOOST_CHECK(!Device::tf32_allowed());
   BOOST_CHECK_LE(error(), 1e-5);
-  allow_tf32(true);
+  Device::allow_tf32(true);
   const double rounded = error();
-  allow_tf32(false);
+  Device::allow_tf32(false);
   BOOST_CHECK_LE(rounded, 5e-3);
   BOOST_CHECK_GT(rounded, 1e-5);
   BOOST_CHECK_LE(error(), 1e-5);
@@ -88,7 +88,7 @@ BOOST_AUTO_TEST_CASE(fill_and_accumulate, *on_device) {
 
 BOOST_AUTO_TEST_CASE(memory_is_counted_cached_and_limited, *on_device) {
   Allocator& memory = allocator(kCuda);
-  const MemoryStats before = memory.stats();
+  const Device::MemoryStats before = memory.stats();
   {
     const Tensor t = Tensor::empty({1000, 1000}, DType::kFloat32, kCuda);
     BOOST_CHECK_EQUAL(memory.stats().current - before.current, Allocator::block_size(t.bytes()));

@@ -220,7 +220,7 @@ void check_case(const Case& c, bool accumulate = false) {
 }
 
 /// More than two tiles, and one token of another: on a device five tiles, where the emulator takes long for each.
-std::int64_t many_tokens() { return device_name(kCuda) == "emulated" ? 193 : 257; }
+std::int64_t many_tokens() { return kCuda.name() == "emulated" ? 193 : 257; }
 
 template <class Low>
 void check_shapes(bool causal, Masked masked) {

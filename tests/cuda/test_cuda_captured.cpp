@@ -154,7 +154,7 @@ BOOST_AUTO_TEST_CASE(a_captured_step_may_not_wait, *on_device) {
       {[&] { x.item(); }, "item: waits for the device, which a captured step may not"},
       {[&] { x.to(Device::cpu()); }, "copy to the host: waits for the device"},
       {[&] { first_non_finite(x); }, "waits for the device"},
-      {[&] { synchronize(kCuda); }, "waits for the device"},
+      {[&] { kCuda.synchronize(); }, "waits for the device"},
       {[&] { train::gradient_norm(std::span(&p, 1)).item(); }, "waits for the device"},
       {[&] { training.step(); }, "step (not deferred): waits for the device"},
       {[&] { adamw.step(0.1); }, "AdamW: a learning rate of the host's"},
@@ -187,7 +187,7 @@ BOOST_AUTO_TEST_CASE(memory_of_a_captured_step_returns_with_it, *on_device) {
   const Tensor x = random_values({300, 300}, 1, DType::kFloat32).to(kCuda);
   Tensor y;
   memory.release_cache();
-  const MemoryStats before = memory.stats();
+  const Device::MemoryStats before = memory.stats();
   for (const bool result_outlives : {false, true}) {
     {
       CapturedStep step(kCuda, [&] { y = ops::scale(ops::tanh(ops::tanh(Variable(x))), 3).value(); });

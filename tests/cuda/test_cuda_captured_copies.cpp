@@ -65,7 +65,7 @@ BOOST_AUTO_TEST_CASE(a_batch_may_be_refilled_as_soon_as_a_replay_was_asked_for, 
       begin_random_step(kSeed, t);
       both.plain.step();
     }
-    const std::uint64_t waits = device_waits();
+    const std::uint64_t waits = Device::waits();
     std::vector<Tensor> kept;
     for (std::uint32_t t = 0; t < kSteps; ++t) {
       both.replayed.prepare(t);
@@ -73,7 +73,7 @@ BOOST_AUTO_TEST_CASE(a_batch_may_be_refilled_as_soon_as_a_replay_was_asked_for, 
       kept = occupied();
       for (int i = 0; i < 3; ++i) kept.push_back(sevens().pinned());
     }
-    BOOST_TEST(device_waits() == waits);
+    BOOST_TEST(Device::waits() == waits);
     both.check_alike();
   }
 }
@@ -179,7 +179,7 @@ BOOST_AUTO_TEST_CASE(memory_freed_behind_a_recorded_copy_is_handed_out_after_it,
   });
   for (std::uint32_t t = 0; t < 4; ++t) {
     step.replay(t);
-    if (device_name(kCuda) == "emulated" && t == 1) {
+    if (kCuda.name() == "emulated" && t == 1) {
       BOOST_TEST(places[0] == places[1]);
       BOOST_TEST(places[2] == places[3]);
     }

@@ -37,7 +37,7 @@ std::string error_of(const std::function<void()>& f) {
 
 /// What the next wait for the device throws.
 std::string later_error() {
-  return error_of([] { synchronize(kCuda); });
+  return error_of([] { kCuda.synchronize(); });
 }
 
 struct BadValue {
@@ -57,7 +57,7 @@ models::TextTransformer text_tower(const models::Builder& builder) {
   return {builder,
           {.vocabulary = 10,
            .max_tokens = 4,
-           .pooling = models::TextPooling::kLastToken,
+           .pooling = models::TextConfig::Pooling::kLastToken,
            .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16}}};
 }
 
@@ -142,7 +142,7 @@ struct TextSetup {
   }
   Loss loss() const {
     return [scale = scale](std::span<const Variable> r) {
-      return info_nce(r[0], r[1], {.scale = scale, .tiles = TileOptions{}});
+      return info_nce(r[0], r[1], {.scale = scale, .tiles = ops::TileOptions{}});
     };
   }
 };
@@ -217,7 +217,7 @@ BOOST_AUTO_TEST_CASE(a_bad_value_leaves_no_half_step_behind, *on_device) {
       BOOST_TEST((random_state() == random));
       for (std::size_t i = 0; i < before.size(); ++i)
         BOOST_TEST(same_bits(setup.parameters()[i].gradient(), before[i]));
-      BOOST_TEST((step(setup, kGoodIds).status == StepStatus::kDone));
+      BOOST_TEST((step(setup, kGoodIds).status == StepResult::Status::kDone));
     }
   }
 }
@@ -243,15 +243,15 @@ BOOST_AUTO_TEST_CASE(a_step_waits_for_its_device_once, *on_device) {
   train::AdamW optimizer(parameters);
   for (const auto& [name, step] : kSteps) {
     BOOST_TEST_CONTEXT(name) {
-      const std::uint64_t before = device_waits();
+      const std::uint64_t before = Device::waits();
       step(setup, kGoodIds);
-      BOOST_TEST(device_waits() - before == 1u);
+      BOOST_TEST(Device::waits() - before == 1u);
       train::clip_gradient_norm(parameters, 1);
       optimizer.step(0.1);
       optimizer.clear_gradients();
       Parameter scale = setup.scale;
       clamp_log_scale(scale);
-      BOOST_TEST(device_waits() - before == 1u);
+      BOOST_TEST(Device::waits() - before == 1u);
     }
   }
 }
@@ -267,9 +267,9 @@ BOOST_AUTO_TEST_CASE(clipping_on_a_device_is_that_of_the_host_without_a_wait, *o
       Parameter(b[i]).mutable_gradient() = gradient.to(kCuda);
     }
     const double norm = train::clip_gradient_norm(a, max_norm).item();
-    const std::uint64_t waits = device_waits();
+    const std::uint64_t waits = Device::waits();
     const Number found_there = train::clip_gradient_norm(b, max_norm);
-    BOOST_TEST(device_waits() == waits);
+    BOOST_TEST(Device::waits() == waits);
     const double found = found_there.item();
     BOOST_TEST(std::abs(found - norm) <= 1e-13 * norm);
     for (std::size_t i = 0; i < a.size(); ++i) BOOST_TEST(max_difference(b[i].gradient(), a[i].gradient()) <= 1e-7);

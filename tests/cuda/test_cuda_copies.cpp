@@ -28,7 +28,7 @@ BOOST_AUTO_TEST_SUITE(cuda)
 BOOST_AUTO_TEST_SUITE(copies)
 
 BOOST_AUTO_TEST_CASE(pinned_tensors_are_the_hosts, *on_device) {
-  const MemoryStats before = pinned_allocator().stats();
+  const Device::MemoryStats before = pinned_allocator().stats();
   {
     const Tensor host = values(1), pinned = host.pinned();
     BOOST_TEST((pinned.is_pinned() && !host.is_pinned() && pinned.device().is_cpu()));
@@ -128,7 +128,7 @@ BOOST_AUTO_TEST_CASE(memory_that_work_still_uses_is_not_copied_into, *on_device)
     const std::byte* place = x.raw();
     x = Tensor();
     const Tensor z = host.to_async(kCuda);
-    if (device_name(kCuda) == "emulated") BOOST_TEST(z.raw() == place);
+    if (kCuda.name() == "emulated") BOOST_TEST(z.raw() == place);
     BOOST_TEST(same_bits(y, Tensor::full({kMany}, 2 * i)));
     BOOST_TEST(same_bits(z, host));
   }
@@ -169,7 +169,7 @@ BOOST_AUTO_TEST_CASE(a_steady_state_of_copies_asks_the_system_for_nothing, *on_d
 
 BOOST_AUTO_TEST_CASE(a_block_freed_while_it_is_copied_goes_back_to_its_pool, *on_device) {
   Allocator& memory = allocator(kCuda);
-  synchronize(kCuda);
+  kCuda.synchronize();
   memory.release_cache();
   const std::size_t before = memory.stats().current + memory.stats().cached;
   {
@@ -189,7 +189,7 @@ BOOST_AUTO_TEST_CASE(a_block_freed_while_it_is_copied_goes_back_to_its_pool, *on
 }
 
 BOOST_AUTO_TEST_CASE(more_than_a_device_has_is_out_of_memory, *on_device) {
-  const std::int64_t too_many = std::int64_t{1} << (device_name(kCuda) == "emulated" ? 48 : 40);
+  const std::int64_t too_many = std::int64_t{1} << (kCuda.name() == "emulated" ? 48 : 40);
   BOOST_CHECK_EXCEPTION(Tensor::empty({too_many}, DType::kFloat32, kCuda), OutOfMemory,
                         says({"allocate", std::to_string(4 * too_many), "what the system gives"}));
   const Tensor x = values(1, 1 << 20).to(kCuda);

@@ -48,7 +48,7 @@ struct Branches {
   Tensor kept = Tensor::zeros({64}, DType::kUInt8, kCuda);
 
   explicit Branches(cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed) {
-    synchronize(kCuda);
+    kCuda.synchronize();
     check(cudaStreamBeginCapture(main, mode), "");
   }
   Branches(const Branches&) = delete;

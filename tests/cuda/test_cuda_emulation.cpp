@@ -66,7 +66,7 @@ Tensor device_vector(std::int64_t n, DType dtype = DType::kFloat64) {
 
 BOOST_AUTO_TEST_SUITE(emulation)
 
-BOOST_AUTO_TEST_CASE(it_says_what_it_is) { BOOST_CHECK_EQUAL(device_name(Device::cuda()), "emulated"); }
+BOOST_AUTO_TEST_CASE(it_says_what_it_is) { BOOST_CHECK_EQUAL(Device::cuda().name(), "emulated"); }
 
 BOOST_AUTO_TEST_CASE(blocks_reduce) {
   const Tensor x = random_values({3 * 256}, 1).to(Device::cuda());
@@ -178,7 +178,7 @@ BOOST_AUTO_TEST_CASE(streams_of_one_kind_run_at_once_and_of_the_other_when_they_
                      late = eager == kernels ? copies : kernels;
   Tensor pinned = vector_of({1, 2, 3}).pinned(), there = device_vector(3),
          back = Tensor::empty_pinned({3}, DType::kFloat64);
-  synchronize(Device::cuda());
+  Device::cuda().synchronize();
   const auto upload = [&](cudaStream_t stream) {
     check(cudaMemcpyAsync(there.mutable_raw(), pinned.raw(), 24, cudaMemcpyHostToDevice, stream), "");
   };

@@ -20,14 +20,14 @@ namespace {
 /// Hidden layers that take far more memory than anything else, the room that products work in on a real device
 /// included.
 struct WideThere {
-  bool emulated = device_name(kCuda) == "emulated";
+  bool emulated = kCuda.name() == "emulated";
   std::int64_t samples = emulated ? 64 : 1024, hidden = emulated ? 64 : 8192;
   Encoder image = Encoder(1, DType::kFloat32, 0.1, 8, hidden, 4);
   Encoder text = Encoder(2, DType::kFloat32, 0.1, 8, hidden, 4);
   std::vector<Tower> towers{{"image", device_values({samples, 8}, 3, DType::kFloat32), image},
                             {"text", device_values({samples, 8}, 4, DType::kFloat32), text}};
   std::vector<Parameter> parameters = joined({image.parameters(), text.parameters()});
-  Loss loss = [tile = TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
+  Loss loss = [tile = ops::TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
     return info_nce(r[0], r[1], {.scale = 3.0, .tiles = tile});
   };
 };

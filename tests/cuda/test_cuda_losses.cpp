@@ -76,7 +76,9 @@ std::vector<Case> cases(Device device) {
   const auto ids = [](std::uint64_t step) {
     return std::vector{labels_of(step, DType::kInt64), labels_of(1, DType::kInt32)};
   };
-  const auto equal_of = [](std::span<const Tensor> c) { return EqualTargets{.target_ids = c[0], .query_ids = c[1]}; };
+  const auto equal_of = [](std::span<const Tensor> c) {
+    return ops::EqualTargets{.target_ids = c[0], .query_ids = c[1]};
+  };
   add("info_nce, equal targets", ids, [=](std::span<const Variable> r, std::span<const Tensor> c) {
     return info_nce(r[0], r[1], {.scale = 2.0, .label_smoothing = 0.1, .hardness = 0.5, .equal_targets = equal_of(c)});
   });
@@ -123,7 +125,7 @@ BOOST_AUTO_TEST_CASE(they_give_what_the_cpu_gives_without_a_wait, *on_device) {
         const auto take = [&](const Case& c, Device device) {
           Tape tape;
           const std::vector<Variable> leaves{tape.leaf(a.to(device)), tape.leaf(b.to(device))};
-          const std::uint64_t waits = device_waits();
+          const std::uint64_t waits = Device::waits();
           std::vector<Tensor> results;
           {
             const Recording recording(tape);
@@ -131,7 +133,7 @@ BOOST_AUTO_TEST_CASE(they_give_what_the_cpu_gives_without_a_wait, *on_device) {
             results.push_back(loss.value());
             tape.backward(loss);
           }
-          BOOST_TEST(device_waits() == waits);
+          BOOST_TEST(Device::waits() == waits);
           for (std::size_t t = 0; t < towers_of(c); ++t) results.push_back(tape.gradient(leaves[t]));
           return results;
         };
@@ -168,9 +170,9 @@ BOOST_AUTO_TEST_CASE(they_may_be_in_a_deferred_step, *on_device) {
       const std::vector<Tensor> gradients = gradients_of(setup.parameters());
       options.deferred = true;
       begin_random_step(1, 2);
-      const std::uint64_t waits = device_waits();
+      const std::uint64_t waits = Device::waits();
       const StepResult result = cached_step(towers, loss, options);
-      BOOST_TEST(device_waits() == waits);
+      BOOST_TEST(Device::waits() == waits);
       BOOST_TEST(result.loss.item() == expected);
       const std::vector<Tensor> found = gradients_of(setup.parameters());
       for (std::size_t i = 0; i < found.size(); ++i) {
@@ -228,10 +230,10 @@ BOOST_AUTO_TEST_CASE(equal_rows_are_found_without_a_wait, *on_device) {
   for (const std::int64_t to : {3, 6}) host.slice(to, to + 1).copy_from(host.slice(1, 2));
   const Tensor a = device_values({kSamples, kWidth}, 6), b = host.to(kCuda);
   const Tensor ids = Tensor::from<std::int64_t>({0, 1, 2, 1, 4, 5, 1, 7}, {kSamples}).to(kCuda);
-  const std::uint64_t waits = device_waits();
+  const std::uint64_t waits = Device::waits();
   const Tensor found = info_nce(a, b, {.scale = 2.0, .equal_targets = {.equal_rows = true}}).value(),
                tiled = info_nce(a, b, {.scale = 2.0, .equal_targets = {.equal_rows = true}, .tiles = {{3, 2}}}).value();
-  BOOST_TEST(device_waits() == waits);
+  BOOST_TEST(Device::waits() == waits);
   BOOST_TEST(found.item() == info_nce(a, b, {.scale = 2.0, .equal_targets = {.target_ids = ids}}).value().item());
   BOOST_TEST(tiled.item() ==
              info_nce(a, b, {.scale = 2.0, .equal_targets = {.target_ids = ids}, .tiles = {{3, 2}}}).value().item());
@@ -247,7 +249,7 @@ BOOST_AUTO_TEST_CASE(labels_without_a_pair_are_named_when_the_device_is_waited_f
   fails([&] { sup_con(x, labels); });
   fails([&] { sup_con(x.to(Device::cpu()), labels.to(kCuda)); });
   const Tensor loss = sup_con(x, labels.to(kCuda)).value();
-  fails([&] { synchronize(kCuda); });
+  fails([&] { kCuda.synchronize(); });
   BOOST_TEST(loss.item() == 0);
 
   Tensor there = Tensor::from<std::int32_t>({1, 1, 3, 4}, {4}).to(kCuda), value;

@@ -29,7 +29,7 @@ namespace {
 
 constexpr std::pair<DType, double> kTypes[] = {{DType::kFloat64, 1e-10}, {DType::kFloat32, 1e-4}};
 
-BertConfig small_bert(double dropout, BertPooling pooling) {
+BertConfig small_bert(double dropout, BertConfig::Pooling pooling) {
   return {.vocabulary = 11,
           .max_tokens = 6,
           .pooling = pooling,
@@ -146,7 +146,7 @@ BOOST_AUTO_TEST_CASE(a_model_that_does_not_fit_stays_where_it_was, *on_device) {
     const MemoryLimit limit(allocator(kCuda).stats().current + 10'000, kCuda);
     BOOST_CHECK_THROW(builder.to(kCuda), OutOfMemory);
   }
-  BOOST_CHECK_EXCEPTION(builder.to(Device::cuda(cuda_device_count())), DeviceError, says({"move_to"}));
+  BOOST_CHECK_EXCEPTION(builder.to(Device::cuda(Device::cuda_count())), DeviceError, says({"move_to"}));
   BOOST_TEST((builder.device() == Device::cpu()));
   for (const Parameter& p : builder.parameters()) BOOST_TEST((p.value().device() == Device::cpu()), p.name());
   BOOST_TEST(same_bits(small.weight.value(), before));
@@ -223,7 +223,7 @@ BOOST_AUTO_TEST_CASE(clip_as_on_the_cpu, *on_device) {
 
 BOOST_AUTO_TEST_CASE(bert_as_on_the_cpu, *on_device) {
   for (const auto& [dtype, tolerance] : kTypes) {
-    for (const BertPooling pooling : {BertPooling::kMean, BertPooling::kCls}) {
+    for (const BertConfig::Pooling pooling : {BertConfig::Pooling::kMean, BertConfig::Pooling::kCls}) {
       for (const double dropout : {0.0, 0.2}) {
         const Builder here(6, dtype), there(6, dtype);
         const Bert a(here, small_bert(dropout, pooling)), b(there, small_bert(dropout, pooling));
@@ -289,10 +289,10 @@ BOOST_AUTO_TEST_CASE(texts_as_on_the_cpu, *on_device) {
   TokenBatch pairs = TokenBatch::pad_pairs(std::vector<std::vector<std::int32_t>>{{1, 2}, {3}, {5, 6, 7}},
                                            std::vector<std::vector<std::int32_t>>{{4}, {9, 8, 7}, {1}});
   pairs.valid.mutable_data<bool>()[0] = false;
-  BertConfig roberta = small_bert(0, BertPooling::kCls);
+  BertConfig roberta = small_bert(0, BertConfig::Pooling::kCls);
   roberta.position_offset = 2;
   TextConfig text = small_text();
-  text.pooling = TextPooling::kEndOfText;
+  text.pooling = TextConfig::Pooling::kEndOfText;
   for (const auto& [dtype, tolerance] : kTypes) {
     const Builder here(6, dtype), there(6, dtype);
     const Bert bert(here.child("bert"), roberta), bert_there(there.child("bert"), roberta);
@@ -327,7 +327,7 @@ BOOST_AUTO_TEST_CASE(a_step_within_a_memory_budget_of_the_device, *on_device) {
   gradcache::StepOptions options;
   options.cut = gradcache::MemoryBudget{allocator(kCuda).stats().current + (1 << 20)};
   const gradcache::StepResult found = there.step(options, kCuda);
-  BOOST_TEST((found.status == gradcache::StepStatus::kDone));
+  BOOST_TEST((found.status == gradcache::StepResult::Status::kDone));
   BOOST_TEST(found.peak_bytes <= std::get<gradcache::MemoryBudget>(options.cut).bytes);
 }
 

@@ -51,7 +51,7 @@ struct ThreeTowers {
                                {.vocabulary = 10,
                                 .max_tokens = 8,
                                 .causal = true,
-                                .pooling = models::TextPooling::kLastToken,
+                                .pooling = models::TextConfig::Pooling::kLastToken,
                                 .encoder = {.width = 8, .layers = 1, .heads = 2, .mlp_width = 16, .dropout = 0.2}}};
   Tensor images = random_values({n, kAligned}, 3, DType::kFloat32),
          left = random_values({n, kAligned}, 4, DType::kFloat32),
@@ -103,7 +103,7 @@ Outcome take_step(const ThreeTowers& setup, Batch batch, const StepOptions& opti
 }
 
 void check_same(const Outcome& found, const Outcome& expected) {
-  BOOST_TEST((found.result.status == StepStatus::kDone));
+  BOOST_TEST((found.result.status == StepResult::Status::kDone));
   BOOST_TEST(found.result.loss.item() == expected.result.loss.item());
   BOOST_TEST(found.result.representation_norms == expected.result.representation_norms);
   BOOST_TEST(found.result.auxiliary.at(0).mean == expected.result.auxiliary.at(0).mean);
@@ -203,7 +203,7 @@ BOOST_AUTO_TEST_CASE(other_options_give_the_same_bits_wherever_the_data_lies, *o
     StepOptions budget = device_options();
     budget.reproducible_block = 8;
     budget.offload = true;
-    budget.cut = MemoryBudget{base + (device_name(kCuda) == "emulated" ? room : std::size_t{1} << 30)};
+    budget.cut = MemoryBudget{base + (kCuda.name() == "emulated" ? room : std::size_t{1} << 30)};
     Outcome found = take_step(setup, Batch::kHost, budget);
     BOOST_TEST(found.result.peak_bytes <= std::get<MemoryBudget>(budget.cut).bytes);
     found.result.kept_chunks = expected.result.kept_chunks;
@@ -279,7 +279,7 @@ BOOST_AUTO_TEST_CASE(other_ways_to_take_a_step_upload_too, *on_device) {
   const auto encode = [&](const Fixed& batch) { return setup.image(batch.values); };
   const Tower fixed("odd", Fixed{setup.images}, encode);
   BOOST_CHECK_EXCEPTION(fixed.upload_to(kCuda), ValueError, says({"'odd'", "map_tensors", "to(device)", "cuda:0"}));
-  BOOST_CHECK_THROW(uploading[0].upload_to(Device::cuda(cuda_device_count())), DeviceError);
+  BOOST_CHECK_THROW(uploading[0].upload_to(Device::cuda(Device::cuda_count())), DeviceError);
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -103,7 +103,7 @@ BOOST_AUTO_TEST_CASE(a_sub_batch_that_was_off_loaded_is_replayed_by_hand, *on_de
 }
 
 BOOST_AUTO_TEST_CASE(off_loaded_sub_batches_take_less_of_the_devices_memory, *on_device) {
-  const bool emulated = device_name(kCuda) == "emulated";
+  const bool emulated = kCuda.name() == "emulated";
   const SubBatches setup(emulated ? 512 : 8192, emulated ? 64 : 1024, emulated ? 64 : 1024);
   const std::size_t rows = static_cast<std::size_t>(setup.samples * setup.width) * sizeof(float);  // of one tower
   const std::size_t slack = emulated ? 0 : std::size_t{33} << 20;  // cuBLASLt's memory for one product

@@ -23,13 +23,13 @@ namespace {
 struct WideOutputs {
   explicit WideOutputs(std::int64_t input = 1, std::int64_t hidden = 8) : in(input * width), between(hidden * width) {}
 
-  bool emulated = device_name(kCuda) == "emulated";
+  bool emulated = kCuda.name() == "emulated";
   std::int64_t samples = emulated ? 512 : 8192, width = emulated ? 64 : 1024, chunk = samples / 4, in, between;
   Encoder image = Encoder(1, DType::kFloat32, 0.1, in, between, width);
   Encoder text = Encoder(2, DType::kFloat32, 0.1, in, between, width);
   Tensor images = random_values({samples, in}, 3, DType::kFloat32),
          texts = random_values({samples, in}, 4, DType::kFloat32);
-  Loss loss = [tile = TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
+  Loss loss = [tile = ops::TileOptions{samples / 8, samples / 64}](std::span<const Variable> r) {
     return info_nce(r[0], r[1], {.scale = 3.0, .tiles = tile});
   };
   std::vector<Parameter> parameters = joined({image.parameters(), text.parameters()});

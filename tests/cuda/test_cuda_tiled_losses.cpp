@@ -78,7 +78,7 @@ BOOST_AUTO_TEST_SUITE(cuda)
 BOOST_AUTO_TEST_CASE(tiled_contrastive_losses_at_the_edges_of_tiles, *on_device) {
   using kernels::ContrastiveOp;
   using ops::TileOptions;
-  const std::vector<TileOptions> tiles{{}, {130, 17}, {128, 16}, {64, {}}, {{}, 9}, {127, 33}};
+  const std::vector<ops::TileOptions> tiles{{}, {130, 17}, {128, 16}, {64, {}}, {{}, 9}, {127, 33}};
   for (const ContrastiveOp op : {ContrastiveOp::kRows, ContrastiveOp::kRowsAndColumns, ContrastiveOp::kSigmoid}) {
     for (const std::int64_t rows : {1, 63, 128, 129, 300}) {
       for (const std::int64_t step : {1, 2}) {
@@ -86,7 +86,7 @@ BOOST_AUTO_TEST_CASE(tiled_contrastive_losses_at_the_edges_of_tiles, *on_device)
         for (const auto& [dtype, tolerance] : kTypes) {
           const Tensor a = random_values({rows, 3}, 1, dtype), b = random_values({step * rows, 3}, 2, dtype),
                        scale = Tensor::full({}, 4, dtype);
-          for (const TileOptions& tile : tiles) {
+          for (const ops::TileOptions& tile : tiles) {
             const TiledLoss loss = [op, tile](std::span<const Variable> x) {
               const Variable bias = op == ContrastiveOp::kSigmoid
                                         ? Variable(Tensor::full({}, -3, x[0].dtype(), x[0].device()))
@@ -121,7 +121,7 @@ BOOST_AUTO_TEST_CASE(tiled_losses_leave_equal_targets_out, *on_device) {
         const Tensor a = random_values({kRows, 3}, 1, dtype), b = random_values({step * kRows, 3}, 2, dtype),
                      targets = ids_of(step * kRows, 31), queries = ids_of(kRows, 61);
         for (const double factor : {4.0, 0.0, -3.0}) {
-          for (const TileOptions& tile : std::vector<TileOptions>{{}, {130, 17}, {7, 3}}) {
+          for (const ops::TileOptions& tile : std::vector<ops::TileOptions>{{}, {130, 17}, {7, 3}}) {
             for (const ops::EqualTargets& equal : {ops::EqualTargets{.target_ids = targets},
                                                    {.target_ids = targets.to(kCuda), .query_ids = queries},
                                                    {.query_ids = queries}}) {
@@ -142,7 +142,7 @@ BOOST_AUTO_TEST_CASE(tiled_losses_leave_equal_targets_out, *on_device) {
   for (const auto& [dtype, tolerance] : kTypes) {
     const Tensor q = random_values({13, 7, 5}, 1, dtype), d = random_values({26, 5, 5}, 2, dtype),
                  scale = Tensor::full({}, 0.5, dtype), ids = ids_of(26, 11);
-    for (const TileOptions& tile : std::vector<TileOptions>{{}, {4, 3}}) {
+    for (const ops::TileOptions& tile : std::vector<ops::TileOptions>{{}, {4, 3}}) {
       check_as_on_cpu("equal documents", {q, d, scale}, tolerance, [&](std::span<const Variable> x) {
         return ops::maxsim_loss(x[0], {}, x[1], {}, x[2], tile, {.target_ids = ids});
       });
@@ -203,7 +203,7 @@ BOOST_AUTO_TEST_CASE(tiled_maxsim_loss_at_the_edges_of_tiles, *on_device) {
     for (const auto& [dtype, tolerance] : kTypes) {
       const Tensor q = random_values({13, query_tokens, width}, 1, dtype), d = random_values({26, 5, width}, 2, dtype),
                    scale = Tensor::full({}, 0.5, dtype);
-      for (const TileOptions& tile : std::vector<TileOptions>{{}, {4, 3}, {5, {}}, {{}, 2}}) {
+      for (const ops::TileOptions& tile : std::vector<ops::TileOptions>{{}, {4, 3}, {5, {}}, {{}, 2}}) {
         const TiledLoss loss = [tile](std::span<const Variable> x) {
           return ops::maxsim_loss(x[0], {}, x[1], {}, x[2], tile);
         };

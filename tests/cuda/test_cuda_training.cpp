@@ -267,9 +267,9 @@ BOOST_AUTO_TEST_CASE(a_loss_scaler_of_the_device_goes_as_that_of_the_host, *on_d
   BOOST_TEST((scale.tensor().device() == kCuda));
   for (const int non_finite : {0, 0, 0, 2, 0, 1, 1, 0, 0, 0, 0, 7, 0, 0}) {
     const Number counted = Tensor::full({}, non_finite, DType::kFloat64, kCuda);
-    const std::uint64_t waits = device_waits();
+    const std::uint64_t waits = Device::waits();
     there.update(counted);
-    BOOST_TEST(device_waits() == waits);
+    BOOST_TEST(Device::waits() == waits);
     here.update(counted);  // waits, and reads it
     BOOST_TEST(scale.item() == here.scale().item());
     BOOST_TEST(inverse.item() == here.gradient_scale().item());

@@ -84,7 +84,7 @@ Attention layout(std::int64_t batch, std::int64_t tokens, std::int64_t heads, st
 std::vector<Attention> layouts() {
   std::vector<Attention> all{layout(2, 9, 2, 8, false), layout(2, 17, 3, 16, true), layout(1, 50, 2, 64, false),
                              layout(1, 77, 2, 64, true), layout(1, 130, 1, 40, true)};
-  if (device_name(kCuda) != "emulated") {
+  if (kCuda.name() != "emulated") {
     all.insert(all.end(), {layout(8, 50, 12, 64, false), layout(8, 77, 8, 64, true), layout(4, 257, 16, 64, false),
                            layout(4, 197, 6, 128, true)});
   }

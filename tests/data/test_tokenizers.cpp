@@ -33,7 +33,7 @@ void check_equal(const Tokenizer& tokenizer, const std::filesystem::path& expect
     BOOST_TEST_REQUIRE(static_cast<bool>(rows >> std::hex >> ids >> pair_ids >> pair_types));
     BOOST_TEST_CONTEXT(json(line).dump()) {
       BOOST_TEST(digest(tokenizer.encode(line).ids) == ids);
-      const Encoding pair = tokenizer.encode_pair(line, before);
+      const Tokenizer::Encoding pair = tokenizer.encode_pair(line, before);
       BOOST_TEST(digest(pair.ids) == pair_ids);
       BOOST_TEST(digest(pair.types) == pair_types);
     }
@@ -71,10 +71,10 @@ BOOST_AUTO_TEST_CASE(a_batch_is_its_texts) {
   const std::vector<std::string> lines = kept_lines();
   for (const char* const kind : {"bert_uncased", "qwen", "xlm_roberta"}) {
     const Tokenizer tokenizer = Tokenizer::load(kReference / kind);
-    const std::vector<Encoding> batch = tokenizer.encode_batch(lines);
+    const std::vector<Tokenizer::Encoding> batch = tokenizer.encode_batch(lines);
     BOOST_TEST_REQUIRE(batch.size() == lines.size());
     for (std::size_t i = 0; i < lines.size(); ++i) {
-      const Encoding alone = tokenizer.encode(lines[i]);
+      const Tokenizer::Encoding alone = tokenizer.encode(lines[i]);
       BOOST_TEST(batch[i].ids == alone.ids, boost::test_tools::per_element());
       BOOST_TEST(batch[i].types == alone.types, boost::test_tools::per_element());
     }
@@ -97,7 +97,7 @@ BOOST_AUTO_TEST_CASE(truncation_and_padding_are_the_references) {
       BOOST_TEST(tokenizer.pads_left() == (row["padding"]["direction"] == "Left"));
       BOOST_TEST(tokenizer.max_tokens().value() == row["truncation"]["max_length"].get<std::int64_t>());
       if (row.contains("ids")) {
-        const Encoding pair = tokenizer.encode_pair(first, second, options);
+        const Tokenizer::Encoding pair = tokenizer.encode_pair(first, second, options);
         BOOST_TEST(pair.ids == row["ids"].get<std::vector<std::int32_t>>(), boost::test_tools::per_element());
         BOOST_TEST(pair.types == row["types"].get<std::vector<std::int32_t>>(), boost::test_tools::per_element());
       } else {
@@ -105,7 +105,7 @@ BOOST_AUTO_TEST_CASE(truncation_and_padding_are_the_references) {
         ++refused;
       }
       if (row.contains("single")) {
-        const Encoding single = tokenizer.encode(first, options);
+        const Tokenizer::Encoding single = tokenizer.encode(first, options);
         BOOST_TEST(single.ids == row["single"].get<std::vector<std::int32_t>>(), boost::test_tools::per_element());
       } else {
         BOOST_CHECK_THROW(tokenizer.encode(first, options), ValueError);

@@ -17,7 +17,6 @@
 #include "tapecache/data/png.h"
 #include "tapecache/data/word_tokenizer.h"
 
-using tapecache::data::Alpha;
 using tapecache::data::Image;
 using tapecache::data::WordTokenizer;
 using tapecache::testing::Folder;
@@ -144,10 +143,10 @@ BOOST_AUTO_TEST_CASE(resize_keeps_channels_apart) {
 BOOST_AUTO_TEST_CASE(composite_over_white_of_both_kinds_of_alpha) {
   const std::vector<std::uint8_t> expected{255, 127, 127, 255, 255, 255, 1, 2, 3};
   const Image straight{3, 1, 4, {255, 0, 0, 128, 9, 9, 9, 0, 1, 2, 3, 255}};
-  BOOST_TEST(tapecache::data::composite_over_white(straight, Alpha::straight).pixels == expected,
+  BOOST_TEST(tapecache::data::composite_over_white(straight, Image::Alpha::straight).pixels == expected,
              boost::test_tools::per_element());
   const Image premultiplied{3, 1, 4, {128, 0, 0, 128, 0, 0, 0, 0, 1, 2, 3, 255}};
-  BOOST_TEST(tapecache::data::composite_over_white(premultiplied, Alpha::premultiplied).pixels == expected,
+  BOOST_TEST(tapecache::data::composite_over_white(premultiplied, Image::Alpha::premultiplied).pixels == expected,
              boost::test_tools::per_element());
 }
 
@@ -165,7 +164,8 @@ BOOST_AUTO_TEST_CASE(malformed_images_are_rejected) {
   BOOST_CHECK_THROW(tapecache::data::write_png("unused.png", short_buffer), tapecache::ValueError);
   BOOST_CHECK_THROW(tapecache::data::resize_area({0, 0, 3, {}}, 2, 2), tapecache::ValueError);
   BOOST_CHECK_THROW(tapecache::data::resize_area(noise(4, 4, 3), 0, 2), tapecache::ValueError);
-  BOOST_CHECK_THROW(tapecache::data::composite_over_white(noise(4, 4, 3), Alpha::straight), tapecache::ValueError);
+  BOOST_CHECK_THROW(tapecache::data::composite_over_white(noise(4, 4, 3), Image::Alpha::straight),
+                    tapecache::ValueError);
 }
 
 BOOST_AUTO_TEST_CASE(png_holds_the_pixels_written) {

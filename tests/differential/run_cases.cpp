@@ -47,12 +47,12 @@ using Op = std::function<Variable(const Arguments&)>;
 /// Where the case has them.
 losses::Tiles tiles(const Arguments& x) {
   if (!x.options.contains("tile_rows")) return std::nullopt;
-  return losses::TileOptions{.rows = x.option<std::int64_t>("tile_rows"),
-                             .columns = x.option<std::int64_t>("tile_columns")};
+  return ops::TileOptions{.rows = x.option<std::int64_t>("tile_rows"),
+                          .columns = x.option<std::int64_t>("tile_columns")};
 }
 
 /// Ids of targets and of queries, of which each may be left out, as inputs from the first on.
-losses::EqualTargets equal_targets(const Arguments& x, std::size_t first) {
+ops::EqualTargets equal_targets(const Arguments& x, std::size_t first) {
   return {.target_ids = x.tensor(first), .query_ids = x.tensor(first + 1)};
 }
 

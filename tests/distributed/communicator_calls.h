@@ -21,7 +21,7 @@
 namespace tapecache::test {
 
 using distributed::Communicator;
-using distributed::Reduction;
+using Reduction = distributed::Communicator::Reduction;
 
 using Counts = std::vector<std::int64_t>;
 
@@ -181,7 +181,7 @@ inline void check_every_call(Communicator& ranks, Device device = Device::cpu())
 
 inline void check_agree(Communicator& ranks) {
   require(ranks.agree(0, "unheard").status == 0, "all well");
-  const distributed::Agreed agreed =
+  const distributed::Communicator::Agreed agreed =
       ranks.agree(ranks.rank() == 0 ? 0 : 2, std::string(3000, static_cast<char>('a' + ranks.rank())));
   if (ranks.size() == 1) require(agreed.status == 0, "alone");
   else require(agreed.status == 2 && agreed.rank == 1 && agreed.message == std::string(2000, 'b'), "worst");

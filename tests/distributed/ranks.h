@@ -49,7 +49,7 @@ class Watched final : public Communicator {
     inner_.reduce_scatter(all, rows, counts);
     after_("scatter", all);
   }
-  void do_all_reduce(Tensor& values, distributed::Reduction reduction) override {
+  void do_all_reduce(Tensor& values, distributed::Communicator::Reduction reduction) override {
     before_("reduce", values);
     inner_.all_reduce(values, reduction);
     after_("reduce", values);

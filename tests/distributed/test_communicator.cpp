@@ -16,7 +16,7 @@ namespace {
 
 using namespace tapecache;
 using distributed::CommunicationError;
-using distributed::Reduction;
+using Reduction = distributed::Communicator::Reduction;
 using namespace tapecache::testing;
 
 const std::vector<int> kSizes = {1, 2, 3, 4, 7};
@@ -189,14 +189,14 @@ BOOST_AUTO_TEST_CASE(agrees_on_the_worst_status_of_the_lowest_rank) {
       [](Communicator& ranks) {
         require(ranks.agree(0, "unheard").status == 0, "all well");
         const std::vector<int> statuses = {0, 2, 1, 2};
-        const distributed::Agreed agreed = ranks.agree(statuses[static_cast<std::size_t>(ranks.rank())],
-                                                       std::string(3000, static_cast<char>('a' + ranks.rank())));
+        const distributed::Communicator::Agreed agreed = ranks.agree(
+            statuses[static_cast<std::size_t>(ranks.rank())], std::string(3000, static_cast<char>('a' + ranks.rank())));
         require(agreed.status == 2 && agreed.rank == 1 && agreed.message == std::string(2000, 'b'), "worst");
         require(ranks.agree(0).message.empty(), "well again");
       },
       kLimit);
   run_in_threads(1, [](Communicator& alone) {
-    const distributed::Agreed agreed = alone.agree(3, "own");
+    const distributed::Communicator::Agreed agreed = alone.agree(3, "own");
     require(agreed.status == 3 && agreed.rank == 0 && agreed.message == "own", "alone");
   });
 }

@@ -107,7 +107,7 @@ BOOST_AUTO_TEST_CASE(steps_in_tiles_and_in_a_ring) {
   for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip, Kind::kSupCon, Kind::kMaxsim}) {
     for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {
       for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
-        Way way{TileOptions{3, 2}, candidates};
+        Way way{ops::TileOptions{3, 2}, candidates};
         if (dtype == DType::kBFloat16) way.autocast = dtype;
         const DType own = dtype == DType::kFloat64 ? dtype : DType::kFloat32;
         const Program program = shared_step(kind, 13, 1, own, false, way);
@@ -213,8 +213,8 @@ BOOST_AUTO_TEST_CASE(refuses_what_the_whole_losses_refuse) {
     BOOST_CHECK_EXCEPTION(clip_loss(a, b, {.scale = 2, .hardness = -1, .communicator = &ranks}), ValueError,
                           says({"clip_loss", "hardness", "-1"}));
     BOOST_CHECK_EXCEPTION(
-        siglip_loss(a, b, {.scale = 2, .bias = 0, .tiles = TileOptions{.rows = 0}, .communicator = &ranks}), ValueError,
-        says({"siglip_loss", "tiles", "0"}));
+        siglip_loss(a, b, {.scale = 2, .bias = 0, .tiles = ops::TileOptions{.rows = 0}, .communicator = &ranks}),
+        ValueError, says({"siglip_loss", "tiles", "0"}));
     const Tensor id = Tensor::from({1}, {1});
     BOOST_CHECK_EXCEPTION(info_nce(a, b, {.equal_targets = {.target_ids = id}, .communicator = &ranks}), ShapeError,
                           says({"info_nce", "target_ids"}));

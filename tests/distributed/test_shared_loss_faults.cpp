@@ -88,7 +88,7 @@ BOOST_AUTO_TEST_CASE(a_rank_with_other_options_is_named) {
   check_other_options([](ClipOptions& o) { o.hardness = 0.5; }, "hardness than rank 0: 0.5");
   check_other_options([](ClipOptions& o) { o.equal_targets.equal_rows = true; },
                       "kind of equal_targets than rank 0: equal_rows in the place of none");
-  check_other_options([](ClipOptions& o) { o.tiles = TileOptions{.columns = 5}; }, "number of columns in a tile");
+  check_other_options([](ClipOptions& o) { o.tiles = ops::TileOptions{.columns = 5}; }, "number of columns in a tile");
   check_other_options([](ClipOptions& o) { o.candidates = SharedCandidates::kRing; },
                       "way of candidates than rank 0: kRing in the place of kAutomatic");
 }
@@ -164,7 +164,7 @@ BOOST_AUTO_TEST_CASE(no_rank_hangs_where_some_throw) {
   for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {
     const auto clip = [=](Communicator& ranks, std::span<const Variable> r) {
       return clip_loss(r[0], r[1],
-                       {.scale = 3, .tiles = TileOptions{1, 1}, .communicator = &ranks, .candidates = candidates});
+                       {.scale = 3, .tiles = ops::TileOptions{1, 1}, .communicator = &ranks, .candidates = candidates});
     };
     for (const bool all : {false, true}) {
       const auto throws = [=](const Communicator& ranks) { return all || ranks.rank() == 2; };
@@ -212,7 +212,7 @@ BOOST_AUTO_TEST_CASE(the_ring_is_taken_where_memory_is_short) {
   const Tensor queries = random_values({kQueries, kWidth}, 1, DType::kFloat32),
                targets = random_values({kQueries * kStep, kWidth}, 2, DType::kFloat32);
   const auto take = [&](int size, SharedCandidates candidates, std::size_t limit) {
-    release_memory_cache();
+    Device::cpu().release_memory_cache();
     const MemoryLimit scope(limit);
     run_in_threads(
         size,
@@ -224,7 +224,8 @@ BOOST_AUTO_TEST_CASE(the_ring_is_taken_where_memory_is_short) {
           Variable loss;
           {
             const Recording recording(tape);
-            loss = info_nce(q, t, {.tiles = TileOptions{64, 64}, .communicator = &ranks, .candidates = candidates});
+            loss =
+                info_nce(q, t, {.tiles = ops::TileOptions{64, 64}, .communicator = &ranks, .candidates = candidates});
           }
           tape.backward(loss);
         },

@@ -33,7 +33,7 @@ struct Case {
   bool equal_rows = false, relative = false, matryoshka = false, frozen_targets = false;
   double scale = 1, bias = 0, label_smoothing = 0, hardness = 0, margin = 0;
   bool tiled = false;
-  TileOptions tile = {};
+  ops::TileOptions tile = {};
   SharedCandidates candidates = SharedCandidates::kAutomatic;
   std::vector<std::int64_t> counts;  // of queries, of each rank
 
@@ -133,7 +133,7 @@ Variable loss_of(const Case& c, std::span<const Variable> r, const Variable& sca
                  std::int64_t begin, std::int64_t end, Communicator* ranks) {
   const auto queries = [&](const Tensor& x) { return x.defined() ? x.slice(begin, end) : Tensor(); };
   const auto targets = [&](const Tensor& x) { return x.defined() ? x.slice(begin * c.step, end * c.step) : Tensor(); };
-  const EqualTargets equal{targets(c.target_ids), queries(c.query_ids), c.equal_rows};
+  const ops::EqualTargets equal{targets(c.target_ids), queries(c.query_ids), c.equal_rows};
   const Tiles tiles = ranks && c.tiled ? Tiles(c.tile) : Tiles();
   const auto loss = [&](std::span<const Variable> x) -> Variable {
     switch (c.kind) {

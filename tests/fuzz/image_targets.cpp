@@ -21,11 +21,11 @@ void decode_any_image(std::string_view bytes) {
   const bool taken = decode(false, image);
   require(decode(true, white) == taken, "what is transparent decides whether a picture is taken");
   if (!taken) return;
-  data::check_image(image, "fuzz");
+  image.check("fuzz");
   require(image.channels == 3 && std::int64_t{image.width} * image.height <= kMost,
           "a picture is not RGB, or too large");
   require(image.width == white.width && image.height == white.height, "a picture has two sizes");
-  for (const data::Resampling filter : {data::Resampling::kNearest, data::Resampling::kLanczos}) {
+  for (const data::Image::Resampling filter : {data::Image::Resampling::kNearest, data::Image::Resampling::kLanczos}) {
     require(data::resize(image, 5, 7, filter).pixels.size() == 105, "a resized picture has another size");
   }
 }

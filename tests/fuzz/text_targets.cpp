@@ -85,13 +85,13 @@ void tokenize_by_any_file(std::string_view bytes) {
   const MemoryFile file(bytes.substr(0, end));
   std::optional<data::Tokenizer> tokenizer;
   if (!takes([&] { tokenizer.emplace(data::Tokenizer::load(file.path())); })) return;
-  const auto check = [&](const data::Encoding& encoding) {
+  const auto check = [&](const data::Tokenizer::Encoding& encoding) {
     require(encoding.ids.size() == encoding.types.size(), "ids and types differ in number");
     require(std::ranges::all_of(encoding.ids, [&](auto id) { return id >= 0 && id < tokenizer->vocabulary_size(); }),
             "an id is out of range");
   };
   try {
-    const data::Encoding alone = tokenizer->encode(text);
+    const data::Tokenizer::Encoding alone = tokenizer->encode(text);
     check(alone);
     check(tokenizer->encode_pair(text, text, {.pad = true}));
     const std::string batch[] = {text, "", text};
@@ -115,7 +115,7 @@ void tokenize_by_any_model(std::string_view bytes) {
   std::optional<data::Tokenizer> tokenizer;
   if (!takes([&] { tokenizer.emplace(data::Tokenizer::load(folder.path())); })) return;
   try {
-    const data::Encoding found = tokenizer->encode("Hello <s> \u00c5land, don't!  \u4e2d\u6587 123\xff");
+    const data::Tokenizer::Encoding found = tokenizer->encode("Hello <s> \u00c5land, don't!  \u4e2d\u6587 123\xff");
     require(std::ranges::all_of(found.ids, [&](auto id) { return id >= 0 && id < tokenizer->vocabulary_size(); }),
             "an id that the vocabulary has not");
   } catch (const ValueError&) {

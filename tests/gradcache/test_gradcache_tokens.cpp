@@ -17,10 +17,10 @@ namespace {
 
 using Sequences = std::vector<std::vector<std::int32_t>>;
 
-models::TextConfig text_config(models::TextPooling pooling, double dropout) {
+models::TextConfig text_config(models::TextConfig::Pooling pooling, double dropout) {
   return {.vocabulary = 30,
           .max_tokens = 20,
-          .causal = pooling == models::TextPooling::kLastToken,
+          .causal = pooling == models::TextConfig::Pooling::kLastToken,
           .pooling = pooling,
           .encoder = {.width = 8, .layers = 2, .heads = 2, .mlp_width = 16, .dropout = dropout}};
 }
@@ -51,7 +51,7 @@ BOOST_AUTO_TEST_CASE(lengths_and_selections_of_token_batches) {
 }
 
 BOOST_AUTO_TEST_CASE(chunks_by_tokens_equal_the_padded_batch) {
-  for (const auto pooling : {models::TextPooling::kLastToken, models::TextPooling::kMean}) {
+  for (const auto pooling : {models::TextConfig::Pooling::kLastToken, models::TextConfig::Pooling::kMean}) {
     for (const double dropout : {0.0, 0.3}) {
       models::Builder builder(5, DType::kFloat64);
       const models::TextTransformer tower(builder, text_config(pooling, dropout));
@@ -90,7 +90,7 @@ BOOST_AUTO_TEST_CASE(chunks_by_tokens_equal_the_padded_batch) {
 
 BOOST_AUTO_TEST_CASE(a_tuple_is_cut_by_the_lengths_in_it) {
   models::Builder builder(5, DType::kFloat64);
-  const models::TextTransformer tower(builder, text_config(models::TextPooling::kMean, 0.2));
+  const models::TextTransformer tower(builder, text_config(models::TextConfig::Pooling::kMean, 0.2));
   const models::TokenBatch batch = sentences(14);
   const Tensor weights = random_values({14, 1}, 4);
   const auto encode = [&](const models::TokenBatch& tokens, const Tensor& weight) {

@@ -24,6 +24,8 @@ namespace {
 const std::filesystem::path kProcessors = kImages / "processors";
 const std::vector<std::filesystem::path> kPair{kFiles / "420.jpg", kFiles / "444.jpg"};
 
+using Augmentation = ImageProcessor::Augmentation;
+
 struct Given : Folder {
   ImageProcessor processor(const std::string& json, const char* file = "preprocessor_config.json") {
     put(*this / file, json);
@@ -198,7 +200,7 @@ BOOST_AUTO_TEST_CASE(without_crop_and_flip_nothing_is_augmented) {
 BOOST_AUTO_TEST_CASE(a_crop_that_does_not_fit_is_the_largest_from_the_centre) {
   const ImageProcessor processor = ImageProcessor::load(kProcessors / "siglip");
   const Image image = read_image(kPair[0]);
-  const Image whole = resize(image, 16, 16, Resampling::kBicubic);
+  const Image whole = resize(image, 16, 16, Image::Resampling::kBicubic);
   const Tensor flipped = processor.pixels(kPair[0], {.smallest_area = 0.999, .widest = 1, .flip = 1}, 0, 0);
   const Tensor plain = processor.pixels(kPair[0], {.smallest_area = 0.999, .widest = 1, .flip = 0}, 0, 0);
   const Image a = image_of(flipped), b = image_of(plain);
@@ -218,7 +220,7 @@ BOOST_AUTO_TEST_CASE(a_crop_that_does_not_fit_is_the_largest_from_the_centre) {
     const auto row = image.pixels.begin() + (y * 45 + 7) * 3;
     centre.pixels.insert(centre.pixels.end(), row, row + 31 * 3);
   }
-  BOOST_TEST(same_pixels(b, resize(centre, 16, 16, Resampling::kBicubic)));
+  BOOST_TEST(same_pixels(b, resize(centre, 16, 16, Image::Resampling::kBicubic)));
   BOOST_TEST(!same_pixels(b, whole));
 }
 

@@ -20,8 +20,9 @@ using namespace tapecache::testing;
 namespace {
 
 /// By Pillow's numbers.
-constexpr Resampling kFilters[] = {Resampling::kNearest, Resampling::kLanczos, Resampling::kBilinear,
-                                   Resampling::kBicubic, Resampling::kBox,     Resampling::kHamming};
+constexpr Image::Resampling kFilters[] = {Image::Resampling::kNearest,  Image::Resampling::kLanczos,
+                                          Image::Resampling::kBilinear, Image::Resampling::kBicubic,
+                                          Image::Resampling::kBox,      Image::Resampling::kHamming};
 
 }  // namespace
 
@@ -68,7 +69,7 @@ BOOST_AUTO_TEST_CASE(large_pictures_are_pillows_to_the_bit) {
 
 BOOST_AUTO_TEST_CASE(a_region_is_cut_from_the_whole) {
   const Image image = noise(23, 17);
-  for (const Resampling filter : kFilters) {
+  for (const Image::Resampling filter : kFilters) {
     for (const auto& [width, height] :
          {std::pair(11, 8), std::pair(40, 33), std::pair(23, 30), std::pair(9, 17), std::pair(23, 17)}) {
       const Image whole = resize(image, width, height, filter);
@@ -86,7 +87,7 @@ BOOST_AUTO_TEST_CASE(a_region_is_cut_from_the_whole) {
 
 BOOST_AUTO_TEST_CASE(channels_go_by_themselves) {
   const Image four = noise(9, 14, 4);
-  for (const Resampling filter : kFilters) {
+  for (const Image::Resampling filter : kFilters) {
     const Image resized = resize(four, 13, 5, filter);
     for (std::size_t c = 0; c < 4; ++c) {
       Image one{9, 14, 1, {}}, expected{13, 5, 1, {}};
@@ -99,9 +100,9 @@ BOOST_AUTO_TEST_CASE(channels_go_by_themselves) {
 
 BOOST_AUTO_TEST_CASE(refuses_sizes_that_are_none) {
   const Image image = noise(3, 3);
-  BOOST_CHECK_EXCEPTION(resize(image, 0, 3, Resampling::kBox), ValueError, says({"resize", "0 x 3"}));
-  BOOST_CHECK_EXCEPTION(resize(image, 3, -1, Resampling::kBox), ValueError, says({"resize", "3 x -1"}));
-  BOOST_CHECK_EXCEPTION(resize({3, 3, 3, {}}, 2, 2, Resampling::kBox), ValueError, says({"resize", "0 bytes"}));
+  BOOST_CHECK_EXCEPTION(resize(image, 0, 3, Image::Resampling::kBox), ValueError, says({"resize", "0 x 3"}));
+  BOOST_CHECK_EXCEPTION(resize(image, 3, -1, Image::Resampling::kBox), ValueError, says({"resize", "3 x -1"}));
+  BOOST_CHECK_EXCEPTION(resize({3, 3, 3, {}}, 2, 2, Image::Resampling::kBox), ValueError, says({"resize", "0 bytes"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

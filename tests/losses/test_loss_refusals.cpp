@@ -14,6 +14,7 @@
 using namespace tapecache;
 using namespace tapecache::losses;
 using namespace tapecache::testing;
+using tapecache::ops::EqualTargets;
 
 BOOST_AUTO_TEST_SUITE(refusals_of_losses)
 
@@ -30,7 +31,7 @@ BOOST_AUTO_TEST_CASE(ids_that_do_not_fit) {
   const auto are_no_ids = [](const auto& f, std::vector<std::string> words) {
     BOOST_CHECK_EXCEPTION(f(), DTypeError, says(std::move(words)));
   };
-  for (const Tiles& tiles : {Tiles{}, Tiles{TileOptions{}}}) {
+  for (const Tiles& tiles : {Tiles{}, Tiles{ops::TileOptions{}}}) {
     const auto info = [&](const Tensor& targets, const EqualTargets& e) {
       return info_nce(a, targets, {.equal_targets = e, .tiles = tiles});
     };
@@ -112,9 +113,9 @@ BOOST_AUTO_TEST_CASE(tiles_refuse_what_needs_rows_of_logits) {
   }
   BOOST_TEST(refusing > 0);
   const Tensor a = random_values({4, 3}, 5);
-  BOOST_CHECK_EXCEPTION(info_nce(a, a, {.label_smoothing = 0.25, .tiles = TileOptions{}}), ValueError,
+  BOOST_CHECK_EXCEPTION(info_nce(a, a, {.label_smoothing = 0.25, .tiles = ops::TileOptions{}}), ValueError,
                         says({"info_nce: label_smoothing is 0.25 beside tiles"}));
-  BOOST_CHECK_EXCEPTION(clip_loss(a, a, {.scale = 1, .hardness = 0.5, .tiles = TileOptions{}}), ValueError,
+  BOOST_CHECK_EXCEPTION(clip_loss(a, a, {.scale = 1, .hardness = 0.5, .tiles = ops::TileOptions{}}), ValueError,
                         says({"clip_loss: hardness is 0.5 beside tiles"}));
 }
 
@@ -254,7 +255,7 @@ BOOST_AUTO_TEST_CASE(late_interaction_is_checked) {
     const auto loss = [&](const Variable& a, const Tensor& query_mask, const Variable& b, const Tensor& document_mask,
                           const Tensor& scale) {
       return maxsim_loss(a, query_mask, b, document_mask,
-                         {.scale = scale, .tiles = tiled ? Tiles{TileOptions{}} : Tiles{}});
+                         {.scale = scale, .tiles = tiled ? Tiles{ops::TileOptions{}} : Tiles{}});
     };
     mask.fill(1);
     const double plain = loss(q, {}, d, {}, Tensor::scalar(1)).value().item();

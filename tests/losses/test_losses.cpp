@@ -17,6 +17,8 @@
 using namespace tapecache;
 using namespace tapecache::losses;
 using namespace tapecache::testing;
+using tapecache::ops::EqualTargets;
+using tapecache::ops::TileOptions;
 
 namespace {
 

@@ -17,6 +17,7 @@
 using namespace tapecache;
 using namespace tapecache::losses;
 using namespace tapecache::testing;
+using tapecache::ops::TileOptions;
 
 namespace {
 
@@ -174,7 +175,7 @@ BOOST_AUTO_TEST_CASE(memory_for_a_row_of_tiles) {
   constexpr std::int64_t kRows = 4096, kWidth = 64;
   const Tensor a = random_values({kRows, kWidth}, 1, DType::kFloat32),
                b = random_values({kRows, kWidth}, 2, DType::kFloat32);
-  for (const EqualTargets& equal : {EqualTargets{}, {.equal_rows = true}}) {
+  for (const ops::EqualTargets& equal : {ops::EqualTargets{}, {.equal_rows = true}}) {
     const PeakMeter meter;
     const std::size_t before = allocator().stats().current;
     value_and_gradients(

@@ -64,7 +64,7 @@ class NaiveBert : public NaiveTransformer {
       add(x, linear(hidden, block + "output.dense"));
       x = norm(x, block + "output.LayerNorm", c);
     }
-    return config_.pooling == models::BertPooling::kCls ? x.front() : mean(x);
+    return config_.pooling == models::BertConfig::Pooling::kCls ? x.front() : mean(x);
   }
 
  private:

@@ -67,7 +67,7 @@ BOOST_AUTO_TEST_CASE(parameters_are_named_as_in_hugging_face_checkpoints) {
 }
 
 BOOST_AUTO_TEST_CASE(computes_what_bert_computes) {
-  for (const BertPooling pooling : {BertPooling::kMean, BertPooling::kCls}) {
+  for (const BertConfig::Pooling pooling : {BertConfig::Pooling::kMean, BertConfig::Pooling::kCls}) {
     for (const double epsilon : {1e-12, 1e-3}) {  // the larger one shows where it goes
       BertConfig config = small_bert();
       config.pooling = pooling;
@@ -95,7 +95,7 @@ BOOST_AUTO_TEST_CASE(hidden_states_are_what_is_pooled) {
 }
 
 BOOST_AUTO_TEST_CASE(a_norm_before_blocks_of_either_kind) {
-  for (const BlockStyle& style : {kClipBlock, kBertBlock}) {
+  for (const BlockStyle& style : {BlockStyle::clip(), BlockStyle::bert()}) {
     const Builder builder(3, DType::kFloat64);
     const LayerNorm norm(builder.child("norm"), 8);
     const TransformerEncoder encoder(builder, {.width = 8, .layers = 2, .heads = 2, .mlp_width = 8}, style);
@@ -114,7 +114,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_block) {
       BertEncoderConfig config = small_bert(dropout).encoder;
       config.drop_path = dropout;
       const Builder builder(3, DType::kFloat64);
-      const TransformerBlock block(builder, TransformerConfig(config), kBertBlock);
+      const TransformerBlock block(builder, TransformerConfig(config), BlockStyle::bert());
       shake(builder.parameters(), 100);
       const Parameter x("x", random_values({3, 4, 12}, 8));
       std::vector<Parameter> parameters = builder.parameters();
@@ -128,7 +128,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_block) {
 }
 
 BOOST_AUTO_TEST_CASE(gradients) {
-  for (const BertPooling pooling : {BertPooling::kMean, BertPooling::kCls}) {
+  for (const BertConfig::Pooling pooling : {BertConfig::Pooling::kMean, BertConfig::Pooling::kCls}) {
     for (const double dropout : {0.0, 0.25}) {
       BertConfig config = small_bert(dropout);
       config.pooling = pooling;
@@ -142,7 +142,7 @@ BOOST_AUTO_TEST_CASE(gradients) {
 }
 
 BOOST_AUTO_TEST_CASE(padding_changes_no_representation) {
-  for (const BertPooling pooling : {BertPooling::kMean, BertPooling::kCls}) {
+  for (const BertConfig::Pooling pooling : {BertConfig::Pooling::kMean, BertConfig::Pooling::kCls}) {
     BertConfig config = small_bert();
     config.pooling = pooling;
     const BertSetup setup(config);
@@ -192,7 +192,7 @@ BOOST_AUTO_TEST_CASE(cached_step_equals_direct_step) {
     std::int64_t chunks;
   };
   const Expected expected[] = {{{2}, 6}, {gradcache::ChunkTokens{8}, 6}, {gradcache::ChunkTokens{1}, 10}};
-  for (const BertPooling pooling : {BertPooling::kMean, BertPooling::kCls}) {
+  for (const BertConfig::Pooling pooling : {BertConfig::Pooling::kMean, BertConfig::Pooling::kCls}) {
     for (const double dropout : {0.0, 0.25}) {
       BertConfig config = small_bert(dropout, dropout > 0);
       config.pooling = pooling;
@@ -247,8 +247,8 @@ BOOST_AUTO_TEST_CASE(models_that_cannot_be_built) {
     BOOST_CHECK_EXCEPTION(built([&](auto& c) { c.encoder.dropout = p; }), ValueError, says({"dropout"}));
     BOOST_CHECK_EXCEPTION(built([&](auto& c) { c.encoder.drop_path = p; }), ValueError, says({"drop"}));
   }
-  BOOST_CHECK_EXCEPTION(TransformerBlock(Builder(1), {.width = 8, .heads = 3, .mlp_width = 8}, kBertBlock), ValueError,
-                        says({"3 heads"}));
+  BOOST_CHECK_EXCEPTION(TransformerBlock(Builder(1), {.width = 8, .heads = 3, .mlp_width = 8}, BlockStyle::bert()),
+                        ValueError, says({"3 heads"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -45,7 +45,7 @@ TokenBatch pairs() { return TokenBatch::pad_pairs(kSentences, kSeconds); }
 BOOST_AUTO_TEST_SUITE(bert_tokens)
 
 BOOST_AUTO_TEST_CASE(padding_before_a_text_is_not_pooled) {
-  for (const BertPooling pooling : {BertPooling::kMean, BertPooling::kCls}) {
+  for (const BertConfig::Pooling pooling : {BertConfig::Pooling::kMean, BertConfig::Pooling::kCls}) {
     BertConfig config = small_bert();
     config.pooling = pooling;
     const BertSetup setup(config);
@@ -57,7 +57,7 @@ BOOST_AUTO_TEST_CASE(padding_before_a_text_is_not_pooled) {
       const std::vector<double> states = doubles(hidden.slice(i, i + 1));
       for (std::int64_t j = 0; j < 12; ++j) {
         double expected = 0;
-        const std::int64_t pooled = pooling == BertPooling::kCls ? 1 : count;
+        const std::int64_t pooled = pooling == BertConfig::Pooling::kCls ? 1 : count;
         for (std::int64_t k = 0; k < pooled; ++k)
           expected += states[(5 - count + k) * 12 + j] / static_cast<double>(pooled);
         BOOST_TEST(std::abs(found[i * 12 + j] - expected) <= 1e-14, static_cast<int>(pooling) << ", sample " << i);
@@ -70,7 +70,7 @@ BOOST_AUTO_TEST_CASE(positions_begin_behind_their_offset) {
   BertConfig config = small_bert();
   config.types = 1;
   config.position_offset = 2;
-  for (const BertPooling pooling : {BertPooling::kMean, BertPooling::kCls}) {
+  for (const BertConfig::Pooling pooling : {BertConfig::Pooling::kMean, BertConfig::Pooling::kCls}) {
     config.pooling = pooling;
     const BertSetup setup(config);
     BOOST_TEST(

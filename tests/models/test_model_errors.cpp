@@ -117,8 +117,9 @@ BOOST_AUTO_TEST_CASE(layers_without_a_size_are_refused) {
     BOOST_CHECK_EXCEPTION(MultiHeadAttention(part, 4, bad, init, init), ValueError, says({found + " heads"}));
     BOOST_CHECK_EXCEPTION(TransformerBlock(part, {.width = 8, .layers = bad, .heads = 2, .mlp_width = 8}), ValueError,
                           says({"layers " + found}));
-    BOOST_CHECK_EXCEPTION(TransformerBlock(part, {.width = 8, .layers = 1, .heads = 2, .mlp_width = bad}, kBertBlock),
-                          ValueError, says({"mlp_width " + found}));
+    BOOST_CHECK_EXCEPTION(
+        TransformerBlock(part, {.width = 8, .layers = 1, .heads = 2, .mlp_width = bad}, BlockStyle::bert()), ValueError,
+        says({"mlp_width " + found}));
     TextConfig text = small_text();
     text.vocabulary = bad;
     BOOST_CHECK_EXCEPTION(TextTransformer(part, text), ValueError, says({"text transformer", "vocabulary " + found}));
@@ -161,7 +162,7 @@ BOOST_AUTO_TEST_CASE(rates_and_epsilons_out_of_range_are_refused) {
     BOOST_CHECK_EXCEPTION(VisionTransformer(part, clip.vision), ValueError, in("vision transformer"));
     BertConfig bert;
     change(bert.encoder);
-    BOOST_CHECK_EXCEPTION(TransformerBlock(part, TransformerConfig(bert.encoder), kBertBlock), ValueError,
+    BOOST_CHECK_EXCEPTION(TransformerBlock(part, TransformerConfig(bert.encoder), BlockStyle::bert()), ValueError,
                           in("bert block"));
     BOOST_CHECK_EXCEPTION(Bert(part, bert), ValueError, in("bert"));
   };
@@ -243,7 +244,7 @@ BOOST_AUTO_TEST_CASE(tokens_that_do_not_fit) {
 }
 
 BOOST_AUTO_TEST_CASE(samples_without_a_valid_token) {
-  for (const TextPooling pooling : {TextPooling::kLastToken, TextPooling::kMean}) {
+  for (const TextConfig::Pooling pooling : {TextConfig::Pooling::kLastToken, TextConfig::Pooling::kMean}) {
     TextConfig config = small_text();
     config.pooling = pooling;
     const Builder builder(1);

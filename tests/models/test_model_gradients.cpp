@@ -37,7 +37,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_transformer_block) {
 }
 
 BOOST_AUTO_TEST_CASE(gradients_of_a_block_with_scales_and_a_gate) {
-  for (const NormPlacement norm : {NormPlacement::kPre, NormPlacement::kPost}) {
+  for (const BlockStyle::Norm norm : {BlockStyle::Norm::kPre, BlockStyle::Norm::kPost}) {
     for (const double dropout : {0.0, 0.2}) {
       const Builder builder(3, DType::kFloat64);
       const BlockStyle style{
@@ -54,7 +54,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_block_with_scales_and_a_gate) {
       const Parameter x("x", random_values({3, 4, 8}, 8));
       std::vector<Parameter> parameters = builder.parameters();
       parameters.push_back(x);
-      BOOST_TEST_CONTEXT((norm == NormPlacement::kPre ? "pre" : "post") << ", dropout " << dropout) {
+      BOOST_TEST_CONTEXT((norm == BlockStyle::Norm::kPre ? "pre" : "post") << ", dropout " << dropout) {
         BOOST_TEST(parameters.size() == 16u);
         check_gradients([&] { return begin_random_step(1, 2), block(x); }, parameters);
       }
@@ -63,7 +63,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_block_with_scales_and_a_gate) {
 }
 
 BOOST_AUTO_TEST_CASE(gradients_of_a_vision_transformer) {
-  for (const VisionPooling pooling : {VisionPooling::kCls, VisionPooling::kMean}) {
+  for (const VisionConfig::Pooling pooling : {VisionConfig::Pooling::kCls, VisionConfig::Pooling::kMean}) {
     for (const double dropout : {0.0, 0.25}) {
       VisionConfig config = small_vision();
       config.pooling = pooling;
@@ -80,7 +80,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_vision_transformer) {
 }
 
 BOOST_AUTO_TEST_CASE(gradients_of_siglips_vision_transformer) {
-  for (const VisionPooling pooling : {VisionPooling::kAttention, VisionPooling::kMean}) {
+  for (const VisionConfig::Pooling pooling : {VisionConfig::Pooling::kAttention, VisionConfig::Pooling::kMean}) {
     VisionConfig config = small_vision();
     config.pooling = pooling;
     config.class_token = config.pre_norm = false;
@@ -98,7 +98,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_siglips_vision_transformer) {
 
 BOOST_AUTO_TEST_CASE(gradients_of_a_text_transformer_that_attends_to_padding) {
   TextConfig config = small_text();
-  config.pooling = TextPooling::kLastToken;
+  config.pooling = TextConfig::Pooling::kLastToken;
   config.causal = false;
   config.padding = 2;
   config.max_tokens = 10;  // more than the longest text has
@@ -109,7 +109,7 @@ BOOST_AUTO_TEST_CASE(gradients_of_a_text_transformer_that_attends_to_padding) {
 }
 
 BOOST_AUTO_TEST_CASE(gradients_of_a_text_transformer) {
-  for (const TextPooling pooling : {TextPooling::kLastToken, TextPooling::kMean}) {
+  for (const TextConfig::Pooling pooling : {TextConfig::Pooling::kLastToken, TextConfig::Pooling::kMean}) {
     for (const bool causal : {true, false}) {
       TextConfig config = small_text();
       config.pooling = pooling;

@@ -55,7 +55,7 @@ BOOST_AUTO_TEST_CASE(representations_have_length_one) {
 }
 
 BOOST_AUTO_TEST_CASE(padding_changes_no_representation) {
-  for (const TextPooling pooling : {TextPooling::kLastToken, TextPooling::kMean}) {
+  for (const TextConfig::Pooling pooling : {TextConfig::Pooling::kLastToken, TextConfig::Pooling::kMean}) {
     for (const bool causal : {true, false}) {
       TextConfig config = small_text();
       config.pooling = pooling;
@@ -105,7 +105,7 @@ BOOST_AUTO_TEST_CASE(later_tokens_do_not_reach_earlier_ones_under_the_causal_mas
 
 BOOST_AUTO_TEST_CASE(the_first_end_of_text_is_pooled) {
   TextConfig config = small_text();
-  config.pooling = TextPooling::kEndOfText;
+  config.pooling = TextConfig::Pooling::kEndOfText;
   const Builder builder(8, DType::kFloat64);
   const TextTransformer text(builder, config);
   shake(builder.parameters(), 700);
@@ -151,7 +151,7 @@ BOOST_AUTO_TEST_CASE(the_first_end_of_text_is_pooled) {
 
 BOOST_AUTO_TEST_CASE(a_text_without_its_end_is_refused) {
   TextConfig config = small_text();
-  config.pooling = TextPooling::kEndOfText;
+  config.pooling = TextConfig::Pooling::kEndOfText;
   const TextTransformer text(Builder(1), config);
   const Tensor ids = Tensor::from({1, 10, 10, 4, 2, 3}, {3, 2});
   BOOST_CHECK_EXCEPTION(text({ids, {}}), ValueError, says({"sample 2", "no end-of-text token, 10", "kLastToken"}));

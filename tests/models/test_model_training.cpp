@@ -166,10 +166,10 @@ BOOST_AUTO_TEST_CASE(a_steady_state_asks_the_system_for_no_tensor_memory) {
     };
     step();
     step();
-    const MemoryStats before = allocator().stats();
+    const Device::MemoryStats before = allocator().stats();
     // Together far more than a segment.
     for (int i = 0; i < 1000; ++i) step();
-    const MemoryStats after = allocator().stats();
+    const Device::MemoryStats after = allocator().stats();
     BOOST_TEST(after.system_allocations == before.system_allocations, (cached ? "cached" : "direct"));
     BOOST_TEST(after.current == before.current, (cached ? "cached" : "direct"));
   }

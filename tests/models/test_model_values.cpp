@@ -45,7 +45,7 @@ class NaiveClip : public NaiveTransformer {
     }
     add_positions(x, embeddings + "position_embedding.weight");
     x = encoder(norm(x, "vision_model.pre_layrnorm", encoder_config), "vision_model.encoder.", encoder_config, false);
-    if (c.pooling == VisionPooling::kMean) x.erase(x.begin());
+    if (c.pooling == VisionConfig::Pooling::kMean) x.erase(x.begin());
     else x.resize(1);
     return projected(norm({mean(x)}, "vision_model.post_layernorm", encoder_config), "visual_projection");
   }
@@ -56,7 +56,7 @@ class NaiveClip : public NaiveTransformer {
     Rows x = rows(embeddings + "token_embedding.weight", ids, c.encoder.width);
     add_positions(x, embeddings + "position_embedding.weight");
     x = norm(encoder(x, "text_model.encoder.", c.encoder, c.causal), "text_model.final_layer_norm", c.encoder);
-    return projected({c.pooling == TextPooling::kMean ? mean(x) : x.back()}, "text_projection");
+    return projected({c.pooling == TextConfig::Pooling::kMean ? mean(x) : x.back()}, "text_projection");
   }
 
  private:
@@ -89,8 +89,8 @@ class NaiveClip : public NaiveTransformer {
 BOOST_AUTO_TEST_SUITE(model_values)
 
 BOOST_AUTO_TEST_CASE(towers_compute_what_clip_computes) {
-  for (const VisionPooling vision : {VisionPooling::kCls, VisionPooling::kMean}) {
-    for (const TextPooling text : {TextPooling::kLastToken, TextPooling::kMean}) {
+  for (const VisionConfig::Pooling vision : {VisionConfig::Pooling::kCls, VisionConfig::Pooling::kMean}) {
+    for (const TextConfig::Pooling text : {TextConfig::Pooling::kLastToken, TextConfig::Pooling::kMean}) {
       for (const bool causal : {true, false}) {
         ClipConfig config = small_clip();
         config.vision.pooling = vision;
@@ -121,8 +121,8 @@ BOOST_AUTO_TEST_CASE(towers_compute_what_clip_computes) {
 
 BOOST_AUTO_TEST_CASE(hidden_states_are_what_is_pooled) {
   ClipConfig config = small_clip();
-  config.text.pooling = TextPooling::kMean;
-  config.vision.pooling = VisionPooling::kMean;
+  config.text.pooling = TextConfig::Pooling::kMean;
+  config.vision.pooling = VisionConfig::Pooling::kMean;
   const Clip clip(config, 9, DType::kFloat64);
   shake(clip.parameters(), 900);
   const TokenBatch words = sentences();

@@ -50,7 +50,7 @@ BOOST_AUTO_TEST_CASE(weights_are_not_loaded_under_other_settings) {
           {"'encoder.layer.0.intermediate.dense.weight' was saved with activation gelu, expected quick_gelu"});
   refused([](auto& c) { c.encoder.epsilon = 1e-5; },
           {"'embeddings.LayerNorm.weight' was saved with epsilon 1e-12, expected 1e-05"});
-  refused([](auto& c) { c.pooling = BertPooling::kCls; }, {"pooling mean, expected cls"});
+  refused([](auto& c) { c.pooling = BertConfig::Pooling::kCls; }, {"pooling mean, expected cls"});
   refused([](auto& c) { c.max_tokens = 4, c.position_offset = 2; }, {"position_offset 0, expected 2"});
 
   ClipConfig config = small_clip();
@@ -66,8 +66,8 @@ BOOST_AUTO_TEST_CASE(weights_are_not_loaded_under_other_settings) {
         {"'vision_model.encoder.layers.0.self_attn.q_proj.weight'", "heads 2, expected 4"});
   other([](auto& c) { c.text.causal = false; },
         {"'text_model.embeddings.position_embedding.weight'", "causal true, expected false"});
-  other([](auto& c) { c.text.pooling = TextPooling::kEndOfText; }, {"pooling last token, expected token 10"});
-  other([](auto& c) { c.vision.pooling = VisionPooling::kMean; },
+  other([](auto& c) { c.text.pooling = TextConfig::Pooling::kEndOfText; }, {"pooling last token, expected token 10"});
+  other([](auto& c) { c.vision.pooling = VisionConfig::Pooling::kMean; },
         {"'vision_model.embeddings.class_embedding'", "pooling cls"});
   other([](auto& c) { c.text.encoder.activation = ops::Activation::kGelu; }, {"activation quick_gelu, expected gelu"});
 

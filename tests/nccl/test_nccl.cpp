@@ -150,7 +150,7 @@ BOOST_AUTO_TEST_CASE(calls_that_do_not_fit_end_all) {
   check("rank 1 calls broadcast of float32 [1] from 0, but rank 0 all_reduce of float32 [1], maximum",
         [](Communicator& ranks) {
           Tensor values = ones(1);
-          if (ranks.rank() == 0) ranks.all_reduce(values, distributed::Reduction::kMax);
+          if (ranks.rank() == 0) ranks.all_reduce(values, distributed::Communicator::Reduction::kMax);
           else ranks.broadcast(values, 0);
         });
   check("but rank 0 barrier", [](Communicator& ranks) {

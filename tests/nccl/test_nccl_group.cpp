@@ -13,7 +13,7 @@
 using namespace tapecache;
 using namespace tapecache::testing;
 using namespace std::chrono_literals;
-using distributed::Reduction;
+using Reduction = distributed::Communicator::Reduction;
 using distributed::detail::Deadline;
 using distributed::detail::nccl_library;
 using distributed::detail::NcclGroup;

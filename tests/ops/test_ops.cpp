@@ -24,8 +24,8 @@ constexpr double kBFloat16Tolerance = 2e-2, kFloat16Tolerance = 4e-3;
 /// Of all tests of the program.
 struct PoisonDevice {
   PoisonDevice() {
-    if (!kDevice.is_cpu() && cuda_device_count() == 0) return;
-    std::printf("on %s: %s\n", to_string(kDevice).c_str(), device_name(kDevice).c_str());
+    if (!kDevice.is_cpu() && Device::cuda_count() == 0) return;
+    std::printf("on %s: %s\n", to_string(kDevice).c_str(), kDevice.name().c_str());
     poison.emplace(kDevice);
   }
   std::optional<Poison> poison;

@@ -76,7 +76,7 @@ BOOST_AUTO_TEST_CASE(without_two_of_a_class_nothing_is_positive, *on_device) {
     Tensor found;
     const auto wait = [&] {
       found = ops::positive_pairs(ids, DType::kFloat64, kNone);
-      synchronize(kDevice);
+      kDevice.synchronize();
     };
     BOOST_CHECK_EXCEPTION(wait(), ValueError, says({"nothing is positive"}));
     BOOST_TEST(found.defined() != kDevice.is_cpu());  // the host throws at once

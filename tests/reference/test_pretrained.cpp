@@ -53,7 +53,7 @@ BOOST_AUTO_TEST_SUITE(pretrained)
 
 BOOST_AUTO_TEST_CASE(info_is_what_the_folder_says) {
   const Pretrained bert = load_pretrained(case_folder("bert_mean"));
-  const PretrainedInfo& info = bert.info();
+  const Pretrained::Info& info = bert.info();
   BOOST_TEST(info.architecture == "bert");
   BOOST_TEST(info.pooling == "mean");
   BOOST_TEST(info.normalized);
@@ -263,10 +263,10 @@ BOOST_AUTO_TEST_CASE(loading_takes_the_memory_of_the_model_once) {
           "intermediate_size": 64})");
   std::size_t bytes = 0;
   for (const Parameter& p : bert.parameters()) bytes += p.value().bytes();
-  const std::size_t before = memory_stats().current;
-  reset_memory_peak();
+  const std::size_t before = Device::cpu().memory_stats().current;
+  Device::cpu().reset_memory_peak();
   const Pretrained model = load_pretrained(folder.path());
-  BOOST_TEST(memory_stats().peak - before <= bytes + bytes / 10);
+  BOOST_TEST(Device::cpu().memory_stats().peak - before <= bytes + bytes / 10);
 }
 
 BOOST_AUTO_TEST_CASE(a_saved_folder_keeps_what_its_own_had) {

@@ -19,7 +19,7 @@ int main(int count, char** arguments) try {
   const auto tokenizer = tapecache::data::Tokenizer::load(arguments[1]);
   std::vector<std::string> texts;
   for (std::string line; std::getline(std::cin, line);) texts.push_back(nlohmann::json::parse(line).get<std::string>());
-  std::vector<tapecache::data::Encoding> encodings;
+  std::vector<tapecache::data::Tokenizer::Encoding> encodings;
   encodings.reserve(texts.size());
   const auto began = std::chrono::steady_clock::now();
   for (const std::string& text : texts) encodings.push_back(tokenizer.encode(text));

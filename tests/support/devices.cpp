@@ -10,7 +10,7 @@ namespace tapecache::testing {
 namespace {
 
 boost::test_tools::assertion_result needs_device(boost::unit_test::test_unit_id id) {
-  if (kDevice.is_cpu() || cuda_device_count() > 0) return true;
+  if (kDevice.is_cpu() || Device::cuda_count() > 0) return true;
   return skip(id, "there is no CUDA device");
 }
 
@@ -19,7 +19,7 @@ class WaitsForItsDevice : public boost::unit_test::test_unit_fixture {
   void setup() override {}
   void teardown() override {
     try {
-      synchronize(kDevice);
+      kDevice.synchronize();
     } catch (const std::exception& e) {
       BOOST_ERROR("left to the device: " << e.what());
     }

@@ -205,7 +205,7 @@ void add(std::vector<LossRow>& rows, const std::string& name, const std::vector<
   rows.push_back(row);
   if (refuses_tiles) return;
   row.name += ", in tiles";
-  row.loss = [loss](Span x) { return loss(x, TileOptions{4, 5}); };
+  row.loss = [loss](Span x) { return loss(x, ops::TileOptions{4, 5}); };
   row.in_tiles = {};
   rows.push_back(row);
 }
@@ -229,7 +229,7 @@ void add_pairwise(std::vector<LossRow>& rows, std::int64_t n, std::int64_t width
   const auto info = [&](const std::string& name, const Tensor& targets, const Weighting& weighting, const Ids& q = {},
                         const Ids& t = {}) {
     const Ids query_ids = repeated(q, n), target_ids = repeated(t, targets.size(0));
-    const EqualTargets equal{.target_ids = tensor_of(target_ids), .query_ids = tensor_of(query_ids)};
+    const ops::EqualTargets equal{.target_ids = tensor_of(target_ids), .query_ids = tensor_of(query_ids)};
     add(
         rows, "info_nce" + name, {a, targets, scalar(3)},
         [=](Span x, const Tiles& tiles) {
@@ -248,7 +248,7 @@ void add_pairwise(std::vector<LossRow>& rows, std::int64_t n, std::int64_t width
   };
   const auto clip = [&](const std::string& name, const Weighting& weighting, const Ids& q = {}, const Ids& t = {}) {
     const Ids query_ids = repeated(q, n), target_ids = repeated(t, n);
-    const EqualTargets equal{.target_ids = tensor_of(target_ids), .query_ids = tensor_of(query_ids)};
+    const ops::EqualTargets equal{.target_ids = tensor_of(target_ids), .query_ids = tensor_of(query_ids)};
     add(
         rows, "clip_loss" + name, {a, b, scalar(1.2)},
         [=](Span x, const Tiles& tiles) {
@@ -295,7 +295,7 @@ void add_pairwise(std::vector<LossRow>& rows, std::int64_t n, std::int64_t width
       [=] { return naive_siglip(a, b, std::exp(0.7), -2); });
   for (const auto& [q, t] : {std::pair{Ids{}, pair_ids}, {query_ids, pair_ids}}) {
     const Ids images = repeated(q, n), texts = repeated(t, n);
-    const EqualTargets equal{.target_ids = tensor_of(texts), .query_ids = tensor_of(images)};
+    const ops::EqualTargets equal{.target_ids = tensor_of(texts), .query_ids = tensor_of(images)};
     add(
         rows, q.empty() ? "siglip_loss, equal pairs" : "siglip_loss, equal images and texts",
         {a, b, scalar(0.7), scalar(-2)},
@@ -423,7 +423,7 @@ void add_late_interaction(std::vector<LossRow>& rows, std::int64_t n, std::int64
   const auto maxsim = [&](const std::string& name, const Tensor& own, const Tensor& documents, const Tensor& other,
                           const Ids& document_ids) {
     const Ids ids = repeated(document_ids, documents.size(0));
-    const EqualTargets equal{.target_ids = tensor_of(ids)};
+    const ops::EqualTargets equal{.target_ids = tensor_of(ids)};
     add(
         rows, "maxsim_loss" + name, {q, documents, scalar(0.8)},
         [=](Span x, const Tiles& tiles) {

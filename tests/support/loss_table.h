@@ -19,7 +19,7 @@ struct LossRow {
   std::function<double()> reference;  ///< of the inputs, in plain loops over doubles
   std::size_t representations = 2;
   /// The same in tiles, where it takes them. With tiles of 4 by 5 it is a row of its own, too.
-  std::function<Variable(std::span<const Variable>, const losses::TileOptions&)> in_tiles = {};
+  std::function<Variable(std::span<const Variable>, const ops::TileOptions&)> in_tiles = {};
   bool refuses_tiles = false;  ///< for an option that it has, with a ValueError
 };
 

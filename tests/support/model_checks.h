@@ -59,7 +59,7 @@ inline models::VisionConfig small_vision() {
   return {.image_size = 8,
           .patch_size = 4,
           .channels = 3,
-          .pooling = models::VisionPooling::kCls,
+          .pooling = models::VisionConfig::Pooling::kCls,
           .encoder = {.width = 8, .layers = 2, .heads = 2, .mlp_width = 16}};
 }
 
@@ -67,7 +67,7 @@ inline models::TextConfig small_text() {
   return {.vocabulary = 11,
           .max_tokens = 6,
           .causal = true,
-          .pooling = models::TextPooling::kLastToken,
+          .pooling = models::TextConfig::Pooling::kLastToken,
           .encoder = {.width = 12, .layers = 2, .heads = 3, .mlp_width = 20}};
 }
 

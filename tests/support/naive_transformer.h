@@ -82,7 +82,7 @@ class NaiveTransformer {
   }
 
   Rows attention(const Rows& x, const std::string& name, const models::TransformerConfig& c, bool causal,
-                 const models::AttentionNames& names = {}) const {
+                 const models::MultiHeadAttention::Names& names = {}) const {
     const Rows q = linear(x, name + names.query), k = linear(x, name + names.key), v = linear(x, name + names.value);
     const auto width = static_cast<std::size_t>(c.width), head = width / static_cast<std::size_t>(c.heads);
     Rows y(x.size(), std::vector<double>(width, 0.0));

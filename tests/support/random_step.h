@@ -179,7 +179,7 @@ struct RandomStep {
     const Parameter target("target", random_values({1, width}, dice.seed(), dtype));
     const std::int64_t kind = negatives > 0 ? 4 * dice.between(0, 1) : dice.between(0, 7);
     const double smoothing = dice.chance(30) ? 0.1 : 0, hardness = dice.chance(30) ? 0.5 : 0;
-    const losses::TileOptions tile{dice.between(1, 20), dice.between(1, 20)};
+    const ops::TileOptions tile{dice.between(1, 20), dice.between(1, 20)};
     loss = [=](const Representations& r) {
       const losses::Scale log = losses::Scale::from_log(scale);
       Variable total;

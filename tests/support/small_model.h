@@ -23,10 +23,12 @@ struct SmallModel {
   static models::ClipConfig config(double dropout, std::int64_t layers = 2) {
     const models::TransformerConfig encoder{
         .width = 16, .layers = layers, .heads = 2, .mlp_width = 32, .dropout = dropout};
-    return {
-        .vision = {.image_size = 16, .patch_size = 4, .encoder = models::VisionEncoderConfig(encoder)},
-        .text = {.vocabulary = 30, .max_tokens = 12, .pooling = models::TextPooling::kLastToken, .encoder = encoder},
-        .projection_width = 8};
+    return {.vision = {.image_size = 16, .patch_size = 4, .encoder = models::VisionEncoderConfig(encoder)},
+            .text = {.vocabulary = 30,
+                     .max_tokens = 12,
+                     .pooling = models::TextConfig::Pooling::kLastToken,
+                     .encoder = encoder},
+            .projection_width = 8};
   }
   static models::TokenBatch make_texts(std::int64_t samples) {
     std::vector<std::vector<std::int32_t>> words;

@@ -55,7 +55,7 @@ BOOST_AUTO_TEST_CASE(a_group_is_trained_as_by_an_optimizer_of_its_own) {
     }
     BOOST_TEST(same(together, copies(apart)));
   };
-  const std::vector<ParameterGroup> groups{
+  const std::vector<Optimizer::Group> groups{
       {"vec*", 3, 0}, {"s[bc]*", 0.5, 0.01}, {"*[kx]", {}, 0.3}, {"vector", 9, 9}};  // of two that match the first
   check([&](auto& p) { return AdamW(p, {.groups = groups}); },
         [](auto& p, double decay) { return AdamW(p, {.weight_decay_of = [=](const Parameter&) { return decay; }}); });

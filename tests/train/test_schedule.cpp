@@ -150,15 +150,16 @@ BOOST_AUTO_TEST_CASE(schedules_are_those_of_transformers) {
   for (const Published& of : kPublished) {
     for (std::size_t step = 0; step < of.factors.size(); ++step) {
       const double found =
-          schedule_factor(schedule(of.name), static_cast<std::int64_t>(step), of.warmup, of.total, of.cycles);
+          Schedule::parse(of.name).factor(static_cast<std::int64_t>(step), of.warmup, of.total, of.cycles);
       BOOST_TEST(std::abs(found - of.factors[step]) <= 1e-15, of.name << " at step " << step << " is " << found);
     }
   }
-  BOOST_CHECK_EXCEPTION(schedule("cosin"), ValueError,
+  BOOST_CHECK_EXCEPTION(Schedule::parse("cosin"), ValueError,
                         says({"'cosin'", "constant, constant_with_warmup, linear, cosine, cosine_with_restarts"}));
-  BOOST_CHECK_EXCEPTION(schedule_factor(Schedule::kLinear, -1, 0, 1), ValueError, says({"step -1"}));
-  BOOST_CHECK_EXCEPTION(schedule_factor(Schedule::kLinear, 0, 0, 0), ValueError, says({"total 0"}));
-  BOOST_CHECK_EXCEPTION(schedule_factor(Schedule::kCosineWithRestarts, 0, 0, 1, 0), ValueError, says({"cycles 0"}));
+  BOOST_CHECK_EXCEPTION(Schedule(Schedule::Kind::kLinear).factor(-1, 0, 1), ValueError, says({"step -1"}));
+  BOOST_CHECK_EXCEPTION(Schedule(Schedule::Kind::kLinear).factor(0, 0, 0), ValueError, says({"total 0"}));
+  BOOST_CHECK_EXCEPTION(Schedule(Schedule::Kind::kCosineWithRestarts).factor(0, 0, 1, 0), ValueError,
+                        says({"cycles 0"}));
 }
 
 BOOST_AUTO_TEST_SUITE_END()

@@ -30,7 +30,10 @@ namespace {
 models::ClipConfig tiny_clip() {
   const models::TransformerConfig encoder{.width = 8, .layers = 1, .heads = 2, .mlp_width = 16, .dropout = 0.2};
   return {.vision = {.image_size = 8, .patch_size = 4, .encoder = models::VisionEncoderConfig(encoder)},
-          .text = {.vocabulary = 12, .max_tokens = 4, .pooling = models::TextPooling::kLastToken, .encoder = encoder},
+          .text = {.vocabulary = 12,
+                   .max_tokens = 4,
+                   .pooling = models::TextConfig::Pooling::kLastToken,
+                   .encoder = encoder},
           .projection_width = 6};
 }
 

@@ -23,7 +23,7 @@ using namespace std::chrono_literals;
 using distributed::CommunicationError;
 using distributed::Communicator;
 using distributed::mpi_world;
-using distributed::Reduction;
+using Reduction = distributed::Communicator::Reduction;
 using namespace test;
 
 void calls() {

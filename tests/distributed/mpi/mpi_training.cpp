@@ -34,7 +34,10 @@ models::Clip new_model(DType dtype) {
   const models::TransformerConfig encoder{.width = 16, .layers = 2, .heads = 2, .mlp_width = 32, .dropout = 0.1};
   models::ClipConfig config{
       .vision = {.image_size = 16, .patch_size = 4, .encoder = models::VisionEncoderConfig(encoder)},
-      .text = {.vocabulary = 30, .max_tokens = 12, .pooling = models::TextPooling::kLastToken, .encoder = encoder},
+      .text = {.vocabulary = 30,
+               .max_tokens = 12,
+               .pooling = models::TextConfig::Pooling::kLastToken,
+               .encoder = encoder},
       .projection_width = 8};
   models::Clip model(config, 3, dtype);
   model.set_training(true);
@@ -107,7 +110,7 @@ std::vector<Tensor> train(Communicator* ranks, const Way& way = {}, const Watch&
     options.reproducible_segments = way.segments;
     options.reduction.bucket_bytes = 32768;  // a few of them
     const gradcache::StepResult result = gradcache::cached_step(towers, loss, options);
-    require(result.status == gradcache::StepStatus::kDone, result.message);
+    require(result.status == gradcache::StepResult::Status::kDone, result.message);
     train::clip_gradient_norm(parameters, 1.0);
     optimizer.step(1e-3);
     optimizer.clear_gradients();
