@@ -15,11 +15,13 @@ using namespace tapecache::testing;
 
 namespace {
 
-Tensor single(const Shape& shape, std::uint64_t seed) { return random_values(shape, seed, DType::kFloat32).to(kCuda); }
+Tensor single_there(const Shape& shape, std::uint64_t seed) {
+  return random_values(shape, seed, DType::kFloat32).to(kCuda);
+}
 
 struct Fixture {
-  Tensor x = single({5, 24}, 1), y;
-  Parameter weight{"weight", single({16, 24}, 2)};
+  Tensor x = single_there({5, 24}, 1), y;
+  Parameter weight{"weight", single_there({16, 24}, 2)};
 
   Tensor product() const { return ops::linear(x, weight).value(); }
   Tensor afresh() const {
@@ -40,16 +42,16 @@ BOOST_AUTO_TEST_CASE(a_replay_rounds_parameters_as_they_are, *on_device) {
   for (std::uint32_t t = 0; t < 5; ++t) {
     step.replay(t);
     BOOST_TEST(same_bits(y, afresh()), "replay " << t);
-    weight.mutable_value().copy_from(single({16, 24}, 10 + t));
+    weight.mutable_value().copy_from(single_there({16, 24}, 10 + t));
   }
 }
 
 BOOST_AUTO_TEST_CASE(a_parameter_that_a_replay_changes_is_rounded_anew, *on_device) {
   const Autocast autocast(DType::kBFloat16);
-  Tensor next = single({16, 24}, 3);
+  Tensor next = single_there({16, 24}, 3);
   CapturedStep step(kCuda, [&] { weight.mutable_value().copy_from(next); });
   for (std::uint32_t t = 0; t < 5; ++t) {
-    next.copy_from(single({16, 24}, 20 + t));
+    next.copy_from(single_there({16, 24}, 20 + t));
     step.replay(t);
     BOOST_TEST(same_bits(product(), afresh()), "replay " << t);
   }
