@@ -11,9 +11,10 @@
 namespace tapecache::models {
 
 struct TextConfig {
-  /// What a text's vector is taken from: the first end-of-text token, as in CLIP; the last valid token; the mean of the
-  /// valid ones.
-  enum class Pooling { kEndOfText, kLastToken, kMean };
+  /// What a text's vector is taken from: the first end-of-text token, as in CLIP; the first token of the largest id,
+  /// which that is unless tokens were added, as in its older versions and OpenCLIP; the last valid token; the mean of
+  /// the valid ones.
+  enum class Pooling { kEndOfText, kLargestId, kLastToken, kMean };
 
   std::int64_t vocabulary = 49408;
   std::int64_t max_tokens = 77;

@@ -74,6 +74,13 @@ std::string pooling_name(const std::vector<SentenceModule>& modules) {
   return fmt::format("{}", fmt::join(names, "+"));
 }
 
+/// What a tokenizer's configuration has texts cut to, or as many tokens as the model takes. Without a bound the number
+/// is beyond all texts.
+std::int64_t tokens_of_tokenizer(const JsonFields& fields, std::int64_t most) {
+  const char* const name = fields.has("model_max_length") ? "model_max_length" : "max_len";
+  return fields.number(name, static_cast<double>(most)) < static_cast<double>(most) ? fields.size(name, most) : most;
+}
+
 /// Reads a folder's parts one after another; what is wrong with them is told at once.
 class Loader {
  public:
@@ -86,8 +93,10 @@ class Loader {
   }
 
   PretrainedParts load() {
-    sentence_ = read_sentence_modules(folder_, problems_);
+    sentence_ = read_sentence_modules(folder_, options_.files_from, problems_);
     const std::filesystem::path inner = folder_within(folder_, sentence_.transformer);
+    parts_.tokenizer = folder_of(OtherFiles::of_tokenizer(), inner);
+    parts_.processor = folder_of(OtherFiles::of_processor(), inner);
     std::error_code error;
     // A folder that has both is read as that of transformers.
     const bool is_open_clip = !std::filesystem::exists(inner / "config.json", error) &&
@@ -102,8 +111,10 @@ class Loader {
     plan_ = family.plan({fields, files, options_, sentence_.there});
     if (plan_.from_files) files.rename(plan_.from_files);
     plan_.info.architecture = family.model_type;
+    // OpenCLIP cuts texts to the model's length, whatever its tokenizer says.
+    read_max_tokens(is_open_clip ? std::filesystem::path() : parts_.tokenizer / "tokenizer_config.json");
     const std::vector<SentenceModule> modules = modules_after(plan_);
-    const std::int64_t width = width_after(modules, plan_.info.width, folder_, problems_);
+    const std::int64_t width = width_after(modules, plan_.info.width, sentence_.folder, problems_);
     if (!problems_.sizes_known()) problems_.throw_any();
     make_model(files, modules);
     problems_.throw_any();
@@ -116,6 +127,14 @@ class Loader {
   const Builder& builder() const { return builder_; }
 
  private:
+  /// The first that has them.
+  std::filesystem::path folder_of(const OtherFiles& files, const std::filesystem::path& inner) const {
+    for (const std::filesystem::path& folder : {options_.files_from, inner}) {
+      if (!folder.empty() && files.are_in(folder)) return folder_within(folder);
+    }
+    return folder_;
+  }
+
   const Family& family_of(const JsonFields& fields) {
     const std::string type = fields.text("model_type", "");
     const auto* const found = std::ranges::find(kFamilies, type, &Family::model_type);
@@ -157,18 +176,34 @@ class Loader {
       problems_.add(fmt::format("{}: there is one, expected none beside a {}", (folder_ / "modules.json").string(),
                                 plan_.info.architecture));
     }
-    name_pooling(modules);
+    // First as the files were saved, where other modules take the place of theirs.
+    name_pooling(!sentence_.own           ? modules
+                 : sentence_.own->empty() ? unsaid_modules(plan_.pooling, false)
+                                          : *sentence_.own);
     for (const std::string& name : plan_.kept) {
       const Shape shape{std::span<const std::int64_t>(files.entry(plan_.prefix + name).sizes)};
       if (const Tensor value = reader.value(name, shape, options_.dtype); value.defined()) builder_.buffer(name, value);
     }
     note(files, reader, builder_.parameters(), builder_.buffers());
+    if (sentence_.own) name_pooling(modules);
     try {
       make_head(modules, read_by);
     } catch (const TooLarge&) {
       problems_.add("modules.json: a module asks for larger tensors than there can be");
     }
     builder_.set_first_values({});
+  }
+
+  /// As sentence-transformers takes it from transformers where no file of its own has one.
+  void read_max_tokens(const std::filesystem::path& file) {
+    std::int64_t& tokens = plan_.info.max_tokens;
+    std::error_code error;
+    if (sentence_.max_tokens) {
+      tokens = std::min(tokens, *sentence_.max_tokens);
+    } else if (tokens > 0 && std::filesystem::exists(file, error)) {
+      const Json json = tapecache::detail::read_json(file);
+      tokens = tokens_of_tokenizer(JsonFields(file, json, problems_), tokens);
+    }
   }
 
   /// Beside the weights too, so that they are not loaded into a model of another pooling without a word.
@@ -188,7 +223,9 @@ class Loader {
       if (module.kind != SentenceModule::Kind::kDense) continue;
       auto& of = readers[module.path];
       of = std::make_unique<std::pair<WeightFiles, std::optional<WeightReader>>>(
-          WeightFiles::of_folder(folder_ / module.path, "model", {.memory_map = options_.memory_map}), std::nullopt);
+          WeightFiles::of_folder(folder_within(sentence_.folder, module.path), "model",
+                                 {.memory_map = options_.memory_map}),
+          std::nullopt);
       of->second.emplace(of->first, LoadOptions());
     }
     builder_.set_first_values([&](const std::string& name, const Shape& shape) {
@@ -222,7 +259,6 @@ class Loader {
       info.normalized = modules.back().kind == SentenceModule::Kind::kNormalize;
       if (!sentence_.there) sentence_.files.merge(files_of(modules, plan_.info.width));
     }
-    if (sentence_.max_tokens) info.max_tokens = std::min(info.max_tokens, *sentence_.max_tokens);
     info.lower_case = sentence_.lower_case;
     info.prompts = sentence_.prompts;
     info.default_prompt = sentence_.default_prompt;
@@ -254,6 +290,8 @@ class Loader {
 }  // namespace detail
 
 const std::filesystem::path& Pretrained::folder() const { return parts_->folder; }
+const std::filesystem::path& Pretrained::tokenizer_folder() const { return parts_->tokenizer; }
+const std::filesystem::path& Pretrained::processor_folder() const { return parts_->processor; }
 const Pretrained::Info& Pretrained::info() const { return parts_->info; }
 bool Pretrained::encodes_texts() const { return parts_->model.states || parts_->model.texts; }
 bool Pretrained::encodes_images() const { return parts_->model.images != nullptr; }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tapecache/models/builder.h"
+#include "tapecache/models/lora.h"
 #include "tapecache/models/token_batch.h"
 
 namespace tapecache::models {
@@ -68,6 +69,9 @@ struct PretrainedOptions {
   std::optional<double> dropout = {};  ///< in the place of config.json's
   bool checkpoint = false;             ///< keep only each block's input and compute the block again in backward
   std::uint64_t seed = 0;              ///< of parameters that are made under its builder later
+  /// A folder whose files of sentence-transformers, tokenizer and preprocessor count before the model's own, such as an
+  /// adapter's that sentence-transformers wrote: all of its modules where it has a modules.json.
+  std::filesystem::path files_from = {};
 };
 
 /// The model of a folder in the layout of transformers, sentence-transformers or OpenCLIP.
@@ -83,6 +87,8 @@ class Pretrained : public Model {
     std::int64_t max_tokens = 0;    ///< of a text, special ones included; 0 where it encodes none
     std::int64_t image_size = 0;    ///< of each side; 0 where it encodes no images
     std::int64_t image_channels = 0;
+    /// Images may be of any whole number of patches of this size instead; 0 where they may not.
+    std::int64_t image_patch = 0;
     std::vector<std::string> labels = {};             ///< of the classes, where it classifies images
     bool lower_case = false;                          ///< texts are to be lower-cased before their tokenizer sees them
     std::map<std::string, std::string> prompts = {};  ///< by name, such as "query": what texts of a kind begin with
@@ -93,6 +99,9 @@ class Pretrained : public Model {
 
   /// That it was read from.
   const std::filesystem::path& folder() const;
+  /// Those that have its tokenizer and how its images are prepared: mostly the same.
+  const std::filesystem::path& tokenizer_folder() const;
+  const std::filesystem::path& processor_folder() const;
   const Info& info() const;
   bool encodes_texts() const;
   bool encodes_images() const;
@@ -112,6 +121,7 @@ class Pretrained : public Model {
  private:
   friend Pretrained load_pretrained(const std::filesystem::path& folder, const PretrainedOptions& options);
   friend void save_pretrained(const std::filesystem::path& folder, const Pretrained& model);
+  friend void save_lora(const std::filesystem::path& folder, const Lora& lora, const Pretrained& model);
   struct Parts;
   Pretrained(const Builder& builder, std::shared_ptr<const Parts> parts) : Model(builder), parts_(std::move(parts)) {}
 
@@ -132,5 +142,10 @@ Pretrained load_pretrained(const std::filesystem::path& folder, const Pretrained
 /// missing for as long as they do not belong together. Throws FileError, and ValueError for a model that is adapted
 /// (`add_lora`) and not merged, whose weights alone are another model.
 void save_pretrained(const std::filesystem::path& folder, const Pretrained& model);
+
+/// The folder of an adapter of a model, with the model's own folder for its base and, beside the adapter, what
+/// sentence-transformers looks for there and nowhere else: the modules behind the transformer, prompts, tokenizer and
+/// preprocessor. It appears as that of `save_pretrained`, and throws FileError as that does.
+void save_lora(const std::filesystem::path& folder, const Lora& lora, const Pretrained& model);
 
 }  // namespace tapecache::models

@@ -12,14 +12,18 @@ namespace tapecache::models::detail {
 
 namespace {
 
-/// As transformers reads it: its first version wrote 2 where it meant the largest id, which its models still look for.
-/// A vocabulary ends with it, unless tokens were added, whose texts that model pools at the wrong place.
-std::int64_t end_of_text(const JsonFields& fields, std::int64_t vocabulary) {
+/// As transformers reads it: its first version wrote 2 where it meant the largest id of a text, which its models still
+/// look for.
+void read_end_of_text(const JsonFields& fields, TextConfig& config) {
   constexpr std::int64_t kLegacy = 2;
   const std::int64_t id = fields.size("eos_token_id", 49407, 0);
-  if (id == kLegacy) return vocabulary - 1;
-  if (id >= vocabulary) fields.refuse("eos_token_id", fmt::format("an id below vocab_size, {}", vocabulary));
-  return id;
+  if (id == kLegacy) {
+    config.pooling = TextConfig::Pooling::kLargestId;
+  } else if (id < config.vocabulary) {
+    config.end_of_text = id;
+  } else {
+    fields.refuse("eos_token_id", fmt::format("an id below vocab_size, {}", config.vocabulary));
+  }
 }
 
 TextConfig read_text(const JsonFields& fields, const FamilySource& source, Pretrained::Info& info) {
@@ -28,8 +32,7 @@ TextConfig read_text(const JsonFields& fields, const FamilySource& source, Pretr
   config.max_tokens = fields.size("max_position_embeddings", 77);
   config.encoder = read_encoder(fields, source, config.encoder);
   config.encoder.dropout = source.options.dropout.value_or(0);
-  config.end_of_text = end_of_text(fields, config.vocabulary);
-  if (*config.end_of_text >= config.vocabulary) config.end_of_text = 0;  // which was refused
+  read_end_of_text(fields, config);
   note_attention_dropout(fields, "attention_dropout", info);
   return config;
 }

@@ -65,7 +65,7 @@ TextConfig read_text(const JsonFields& fields, const FamilySource& source) {
   TextConfig config;
   config.vocabulary = fields.size("vocab_size", 49408);
   config.max_tokens = fields.size("context_length", 77);
-  config.end_of_text = config.vocabulary - 1;  // what the largest id is in a text that has it
+  config.pooling = TextConfig::Pooling::kLargestId;
   config.encoder = read_text_blocks(fields, source);
   fields.only_text("pool_type", "argmax");
   for (const char* field : {"no_causal_mask", "proj_bias", "act_kwargs", "norm_kwargs"}) fields.none(field);

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -73,6 +74,16 @@ FamilyPlan plan_vit(const FamilySource& source);
 FamilyPlan plan_dinov2(const FamilySource& source);
 FamilyPlan plan_dinov2_with_registers(const FamilySource& source);
 
+/// What a tokenizer is read from, and how images are prepared; each where a folder has it. The first of either list are
+/// those of which one at least must be there.
+struct OtherFiles {
+  std::span<const char*const> needed, others;
+
+  bool are_in(const std::filesystem::path& folder) const;
+  static OtherFiles of_tokenizer();
+  static OtherFiles of_processor();
+};
+
 struct PretrainedParts {
   Pretrained::Info info;
   FamilyModel model;
@@ -80,7 +91,8 @@ struct PretrainedParts {
   // What the folder is written again by.
   std::filesystem::path folder;       ///< that it came from
   std::filesystem::path transformer;  ///< the folder within it that has config.json and the weights; mostly none
-  std::string weights;                ///< without its ending
+  std::filesystem::path tokenizer, processor;  ///< the folders that have these
+  std::string weights;                         ///< without its ending
   std::string config_file;
   Json config;
   std::map<std::filesystem::path, std::string> carried;  ///< files that are written as they were read

@@ -31,20 +31,6 @@ namespace {
 
 using std::filesystem::path;
 
-/// What tokenizers and preprocessors are read from; each is copied where the model's folder has it.
-constexpr std::array kCopied{"tokenizer.json",
-                             "tokenizer_config.json",
-                             "special_tokens_map.json",
-                             "added_tokens.json",
-                             "vocab.txt",
-                             "vocab.json",
-                             "merges.txt",
-                             "sentencepiece.bpe.model",
-                             "spiece.model",
-                             "tokenizer.model",
-                             "preprocessor_config.json",
-                             "processor_config.json"};
-
 /// What a folder holds, as far as it can be read. The iterators of std::filesystem end the program where they find no
 /// memory.
 std::vector<path> entries_of(const path& folder, std::error_code& error) {
@@ -183,25 +169,59 @@ class Writer {
 
   void write() {
     for (const auto& [file, text] : parts_.carried) write_file_atomically(staging_ / file, text);
-    copy_others();
+    copy_others(parts_.transformer);
     write_file_atomically(folder_within(staging_, parts_.transformer) / parts_.config_file, saved_config(parts_));
+    write_all_weights([](const path&) { return true; });
+  }
+
+  /// What stands beside the adapter of a transformer, which takes the transformer's place: at the root.
+  void write_beside_adapter() {
+    for (const auto& [file, text] : parts_.carried) {
+      const bool is_of_transformer = !parts_.transformer.empty() && is_within(file, parts_.transformer);
+      write_file_atomically(staging_ / (is_of_transformer ? file.lexically_relative(parts_.transformer) : file),
+                            file == path("modules.json") ? modules_of_adapter(text) : text);
+    }
+    // Of OpenCLIP's the folder's configuration says how they are used.
+    if (parts_.config_file == "config.json") copy_others({});
+    write_all_weights([](const path& module) { return !module.empty(); });
+  }
+
+ private:
+  static bool is_within(const path& file, const path& folder) {
+    return *file.lexically_relative(folder).begin() != path("..");
+  }
+
+  std::string modules_of_adapter(const std::string& text) const {
+    if (parts_.transformer.empty()) return text;
+    Json modules = tapecache::detail::parse_json("modules.json", text);
+    for (Json& module : modules.items) {
+      if (module.find("path")->text == parts_.transformer) module.set("path", Json::of(""));
+    }
+    return modules.dump();
+  }
+
+  /// Of those modules that `which` wants; the transformer's path is empty.
+  template <class Which>
+  void write_all_weights(const Which& which) const {
     std::map<path, SafetensorsFile> files;
     std::map<path, std::vector<Parameter>> parameters;
     for (const Parameter& p : parts_.parameters) {
       const path module = parts_.module_of(p.name());
+      if (!which(module)) continue;
       files[module].tensors.emplace(name_within(module, p.name()), p.value());
       parameters[module].push_back(p);
     }
-    for (const Buffer& b : parts_.buffers) files[{}].tensors.emplace(b.name, b.value);
+    for (const Buffer& b : parts_.buffers) {
+      if (which({})) files[{}].tensors.emplace(b.name, b.value);
+    }
     for (auto& [module, file] : files) write_weights(module, std::move(file), parameters[module]);
   }
 
- private:
   static std::string name_within(const path& module, const std::string& name) {
     return module.empty() ? name : name.substr(module.string().size() + 1);
   }
 
-  void copy_others() const {
+  void copy_others(const path& within) const {
     std::error_code error;
     if (!std::filesystem::is_directory(parts_.folder, error)) {
       throw FileError(
@@ -209,10 +229,19 @@ class Writer {
                       "be copied",
                       parts_.folder.string()));
     }
-    for (const path& within : {path(), parts_.transformer}) {
-      for (const char* file : kCopied) {
-        const path from = folder_within(parts_.folder, within) / file;
-        if (std::filesystem::exists(from, error)) copy_contents(from, folder_within(staging_, within) / file);
+    copy(OtherFiles::of_tokenizer(), parts_.tokenizer, within);
+    copy(OtherFiles::of_processor(), parts_.processor, within);
+  }
+
+  void copy(const OtherFiles& files, const path& from, const path& within) const {
+    std::error_code error;
+    // Beside modules.json, where they do not stand with the transformer.
+    const path to = from == parts_.folder ? path() : within;
+    for (const auto& names : {files.needed, files.others}) {
+      for (const char* file : names) {
+        if (std::filesystem::exists(from / file, error)) {
+          copy_contents(from / file, folder_within(staging_, to) / file);
+        }
       }
     }
   }
@@ -247,8 +276,8 @@ void replace(const path& staging, const path& folder, const path& config) {
   }
   const path last = staging / config;
   std::partition(moves.begin(), moves.end(), [&](const Move& move) { return move.from != last; });
-  for (const char* old : {"config.json", "open_clip_config.json", "modules.json", "model.safetensors.index.json",
-                          "open_clip_model.safetensors.index.json"}) {
+  for (const char* old : {"config.json", "open_clip_config.json", "adapter_config.json", "modules.json",
+                          "model.safetensors.index.json", "open_clip_model.safetensors.index.json"}) {
     removed.push_back(folder / old);
   }
   std::error_code error;
@@ -264,25 +293,63 @@ void replace(const path& staging, const path& folder, const path& config) {
 
 }  // namespace
 
+OtherFiles OtherFiles::of_tokenizer() {
+  static constexpr std::array kNeeded{"tokenizer.json",          "vocab.txt",    "vocab.json",
+                                      "sentencepiece.bpe.model", "spiece.model", "tokenizer.model"};
+  static constexpr std::array kOthers{"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                                      "merges.txt"};
+  return {kNeeded, kOthers};
+}
+
+OtherFiles OtherFiles::of_processor() {
+  static constexpr std::array kNeeded{"preprocessor_config.json", "processor_config.json"};
+  return {kNeeded, {}};
+}
+
+bool OtherFiles::are_in(const path& folder) const {
+  std::error_code error;
+  return std::ranges::any_of(needed, [&](const char* file) { return std::filesystem::exists(folder / file, error); });
+}
+
 }  // namespace detail
 
-void save_pretrained(const std::filesystem::path& folder, const Pretrained& model) try {
+namespace {
+
+/// Calls `write(staging)` for a new folder, which then takes the place of `folder`, the file `config` last.
+template <class Write>
+void write_folder(const std::filesystem::path& folder, const std::filesystem::path& config, const Write& write) try {
+  std::error_code error;
+  // A symbolic link is followed, and stays.
+  std::filesystem::path target = std::filesystem::weakly_canonical(folder);
+  if (!target.has_filename()) target = target.parent_path();
+  const detail::Staging staging(target);
+  write(staging.folder());
+  std::filesystem::rename(staging.folder(), target, error);  // where there is none, or an empty one
+  if (error) detail::replace(staging.folder(), target, config);
+} catch (const std::filesystem::filesystem_error& e) {
+  throw FileError(fmt::format("{}: cannot be written: {}", folder.string(), e.what()));
+}
+
+}  // namespace
+
+void save_pretrained(const std::filesystem::path& folder, const Pretrained& model) {
   const detail::PretrainedParts& parts = *model.parts_;
   for (const auto& layer : model.builder().linear_layers()) {
     if (!layer->active()) continue;
     throw ValueError(fmt::format(
         "save_pretrained: layer '{}' has an adapter, expected one that is merged, or save_lora", layer->layer));
   }
-  std::error_code error;
-  // A symbolic link is followed, and stays.
-  std::filesystem::path target = std::filesystem::weakly_canonical(folder);
-  if (!target.has_filename()) target = target.parent_path();
-  const detail::Staging staging(target);
-  detail::Writer(parts, staging.folder()).write();
-  std::filesystem::rename(staging.folder(), target, error);  // where there is none, or an empty one
-  if (error) detail::replace(staging.folder(), target, parts.transformer / parts.config_file);
-} catch (const std::filesystem::filesystem_error& e) {
-  throw FileError(fmt::format("{}: cannot be written: {}", folder.string(), e.what()));
+  write_folder(folder, parts.transformer / parts.config_file,
+               [&](const std::filesystem::path& staging) { detail::Writer(parts, staging).write(); });
+}
+
+void save_lora(const std::filesystem::path& folder, const Lora& lora, const Pretrained& model) {
+  const detail::PretrainedParts& parts = *model.parts_;
+  const std::filesystem::path base = std::filesystem::absolute(detail::folder_within(parts.folder, parts.transformer));
+  write_folder(folder, "adapter_config.json", [&](const std::filesystem::path& staging) {
+    detail::Writer(parts, staging).write_beside_adapter();
+    save_lora(staging, lora, base.lexically_normal().string());
+  });
 }
 
 }  // namespace tapecache::models

@@ -91,6 +91,7 @@ VitConfig read_dinov2(const FamilySource& source, const Kind& kind, Pretrained::
   const JsonFields& fields = source.config;
   VitConfig config = read_config(source, kind, info);
   config.other_sizes = VitConfig::OtherSizes::kInterpolated;
+  info.image_patch = config.patch_size;
   config.encoder.drop_path = fields.probability("drop_path_rate", 0);
   const double ratio = std::min(fields.positive("mlp_ratio", 4), 1024.0);
   config.encoder.mlp_width =

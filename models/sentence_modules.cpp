@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <initializer_list>
 #include <system_error>
 #include <utility>
 
@@ -20,8 +21,10 @@ namespace {
 
 constexpr const char* kModulesFile = "modules.json";
 /// The first that is there counts.
-constexpr std::array kTransformerFiles{"sentence_bert_config.json", "sentence_roberta_config.json",
-                                       "sentence_xlm-roberta_config.json"};
+constexpr std::array kTransformerFiles{"sentence_bert_config.json",       "sentence_roberta_config.json",
+                                       "sentence_distilbert_config.json", "sentence_camembert_config.json",
+                                       "sentence_albert_config.json",     "sentence_xlm-roberta_config.json",
+                                       "sentence_xlnet_config.json"};
 
 struct NamedActivation {
   std::string_view name;
@@ -72,17 +75,31 @@ bool is_inside(const std::filesystem::path& path) {
 /// The configuration of one module.
 class ModuleReader {
  public:
-  ModuleReader(const std::filesystem::path& folder, SentenceModules& all, Problems& problems)
-      : folder_(folder), all_(all), problems_(problems) {}
+  ModuleReader(const std::filesystem::path& folder, const std::filesystem::path& before, SentenceModules& all,
+               Problems& problems)
+      : folder_(folder), before_(before), all_(all), problems_(problems) {}
+
+  /// Where a file is read: in the folder, unless the one that counts before it has it.
+  std::filesystem::path place(const std::filesystem::path& file) const {
+    std::error_code error;
+    return !before_.empty() && std::filesystem::exists(before_ / file, error) ? before_ / file
+                                                                              : folder_within(folder_) / file;
+  }
+  bool has(const std::filesystem::path& file) const {
+    std::error_code error;
+    return std::filesystem::exists(place(file), error);
+  }
 
   /// A JSON file of the folder, as an object; without members where it is optional and not there.
   const Json& read(const std::filesystem::path& file, bool optional) {
-    std::error_code error;
-    if (optional && !std::filesystem::exists(folder_ / file, error)) return *kept_.emplace_back(keep(Json::object()));
-    std::string text = tapecache::detail::read_small_file(folder_ / file, kMostBytes);
-    Json json = tapecache::detail::parse_json((folder_ / file).string(), text);
+    if (optional && !has(file)) return *kept_.emplace_back(keep(Json::object()));
+    std::string text = tapecache::detail::read_small_file(place(file), kMostBytes);
+    Json json = tapecache::detail::parse_json(place(file).string(), text);
     all_.files[file] = std::move(text);
     return *kept_.emplace_back(keep(std::move(json)));
+  }
+  JsonFields fields(const std::filesystem::path& file, bool optional) {
+    return {place(file), read(file, optional), problems_};
   }
 
   void add(const JsonFields& entry) {
@@ -121,13 +138,12 @@ class ModuleReader {
 
   static std::unique_ptr<Json> keep(Json json) { return std::make_unique<Json>(std::move(json)); }
 
-  JsonFields fields(const std::string& path, bool optional) {
-    const std::filesystem::path file = std::filesystem::path(path) / "config.json";
-    return {folder_ / file, read(file, optional), problems_};
+  JsonFields config_of(const std::string& path, bool optional) {
+    return fields(std::filesystem::path(path) / "config.json", optional);
   }
 
   void add_pooling(const std::string& path) {
-    const JsonFields config = fields(path, false);
+    const JsonFields config = config_of(path, false);
     SentenceModule module{.kind = SentenceModule::Kind::kPooling, .path = path};
     module.in = config.size(config.has("embedding_dimension") ? "embedding_dimension" : "word_embedding_dimension", 0);
     config.only_flag("include_prompt", true);
@@ -150,7 +166,7 @@ class ModuleReader {
   }
 
   void add_dense(const std::string& path) {
-    const JsonFields config = fields(path, false);
+    const JsonFields config = config_of(path, false);
     SentenceModule module{.kind = SentenceModule::Kind::kDense, .path = path};
     module.in = config.size("in_features", 0);
     module.out = config.size("out_features", 0);
@@ -172,23 +188,62 @@ class ModuleReader {
   }
 
   void add_normalize(const std::string& path) {
-    const JsonFields config = fields(path, true);
+    const JsonFields config = config_of(path, true);
     config.only_text("module_input_name", "sentence_embedding");
     config.only_text("module_output_name", "sentence_embedding");
     all_.modules.push_back({.kind = SentenceModule::Kind::kNormalize, .path = path});
   }
 
-  const std::filesystem::path& folder_;
+  const std::filesystem::path &folder_, &before_;
   SentenceModules& all_;
   Problems& problems_;
   bool has_transformer_ = false;
   std::vector<std::unique_ptr<Json>> kept_;
 };
 
+bool is_one_of(std::string_view name, std::initializer_list<std::string_view> names) {
+  return std::ranges::find(names, name) != names.end();
+}
+
+/// What the tokenizer and the processor of images are called with.
+void read_calls(const JsonFields& fields) {
+  for (const char* kind : {"common", "text", "image"}) {
+    const JsonFields given = fields.object("processing_kwargs").object(kind);
+    for (const auto& [name, value] : given.json().members) {
+      const bool is_usual = name == "padding"      ? value.flag || value.text == "longest"
+                            : name == "truncation" ? value.flag || value.text == "longest_first"
+                                                   : name == "return_tensors";
+      if (!is_usual) given.refuse(name, "none");
+    }
+  }
+}
+
+/// What the classes of transformers are loaded with: how they compute is no matter here, what they compute is.
+void read_arguments(const JsonFields& fields, SentenceModules& all) {
+  for (const char* kind :
+       {"model_args", "model_kwargs", "config_args", "config_kwargs", "tokenizer_args", "processor_kwargs"}) {
+    const JsonFields given = fields.object(kind);
+    for (const auto& [name, value] : given.json().members) {
+      if (is_one_of(kind, {"tokenizer_args", "processor_kwargs"}) && name == "model_max_length") {
+        all.max_tokens = given.size(name, 1);
+      } else if (!is_one_of(name, {"trust_remote_code", "attn_implementation", "torch_dtype", "dtype", "device_map",
+                                   "low_cpu_mem_usage", "use_safetensors", "use_cache", "add_pooling_layer", "use_fast",
+                                   "padding_side"})) {
+        given.refuse(name, "none");
+      }
+    }
+  }
+}
+
 /// What sentence-transformers keeps of the transformer beside its config.json. Of its fields those count that change
 /// what a text is represented by.
 void read_transformer_fields(const JsonFields& fields, SentenceModules& all) {
   if (fields.has("max_seq_length")) all.max_tokens = fields.size("max_seq_length", 0);
+  read_arguments(fields, all);
+  read_calls(fields);
+  for (const char* field : {"query_length", "document_length", "query_expansion", "tokenizer_name_or_path"}) {
+    fields.none(field);
+  }
   all.lower_case = fields.flag("do_lower_case", false);
   fields.only_text("transformer_task", "feature-extraction");
   fields.only_text("module_output_name", all.is_clip ? "sentence_embedding" : "token_embeddings");
@@ -214,13 +269,25 @@ void read_prompts(const JsonFields& fields, SentenceModules& all) {
 
 }  // namespace
 
-SentenceModules read_sentence_modules(const std::filesystem::path& folder, Problems& problems) {
-  SentenceModules all;
-  ModuleReader reader(folder, all, problems);
+SentenceModules read_sentence_modules(const std::filesystem::path& folder, const std::filesystem::path& before,
+                                      Problems& problems) {
   std::error_code error;
-  if (std::filesystem::exists(folder / kModulesFile, error)) {
+  if (!before.empty() && std::filesystem::exists(before / kModulesFile, error)) {
+    SentenceModules all = read_sentence_modules(before, {}, problems);
+    // But for the transformer, which is the model's.
+    Problems ignored;
+    SentenceModules own = read_sentence_modules(folder, {}, ignored);
+    all.transformer = std::move(own.transformer);
+    all.own = std::move(own.modules);
+    return all;
+  }
+  SentenceModules all;
+  all.folder = folder;
+  ModuleReader reader(folder, before, all, problems);
+  if (reader.has(kModulesFile)) {
     all.there = true;
-    const std::string where = (folder / kModulesFile).string();
+    const std::filesystem::path place = reader.place(kModulesFile);
+    const std::string where = place.string();
     const Json& modules = reader.read(kModulesFile, false);
     if (!modules.is(Json::Kind::kArray)) {
       problems.add(fmt::format("{}: is {}, expected a list of modules", where, modules.brief()));
@@ -231,18 +298,15 @@ SentenceModules read_sentence_modules(const std::filesystem::path& folder, Probl
       problems.add(fmt::format("{}: {} modules, expected at most {}", where, modules.items.size(), kMost));
       return all;
     }
-    for (const Json& module : modules.items) reader.add({folder / kModulesFile, module, problems});
+    for (const Json& module : modules.items) reader.add({place, module, problems});
     reader.finish(where);
   }
-  const auto fields = [&](const std::filesystem::path& file) {
-    return JsonFields(folder / file, reader.read(file, true), problems);
-  };
   for (const char* file : kTransformerFiles) {
-    if (!std::filesystem::exists(folder_within(folder, all.transformer) / file, error)) continue;
-    read_transformer_fields(fields(all.transformer / file), all);
+    if (!reader.has(all.transformer / file)) continue;
+    read_transformer_fields(reader.fields(all.transformer / file, true), all);
     break;
   }
-  read_prompts(fields("config_sentence_transformers.json"), all);
+  read_prompts(reader.fields("config_sentence_transformers.json", true), all);
   return all;
 }
 

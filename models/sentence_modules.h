@@ -47,8 +47,11 @@ struct SentenceModule {
 struct SentenceModules {
   bool there = false;                   ///< whether there is a modules.json
   bool is_clip = false;                 ///< whether a CLIP stands in the place of a transformer and its pooling
+  std::filesystem::path folder;         ///< that the modules' folders are within
   std::filesystem::path transformer;    ///< the folder of the transformer, within that of the model; mostly none
   std::vector<SentenceModule> modules;  ///< that follow it
+  /// Those that the model's own folder has, where the others are not of it; empty where it has none.
+  std::optional<std::vector<SentenceModule>> own;
   std::optional<std::int64_t> max_tokens;
   bool lower_case = false;
   std::map<std::string, std::string> prompts;
@@ -57,8 +60,10 @@ struct SentenceModules {
   std::map<std::filesystem::path, std::string> files;  ///< that were read, as they are
 };
 
-/// Of a folder, of which only what is there is read. Throws FileError for what is no JSON; the rest goes to `problems`.
-SentenceModules read_sentence_modules(const std::filesystem::path& folder, Problems& problems);
+/// Of a folder, of which only what is there is read, and of one, if any, whose files count before its own: all of that
+/// one's where it has a modules.json. Throws FileError for what is no JSON; the rest goes to `problems`.
+SentenceModules read_sentence_modules(const std::filesystem::path& folder, const std::filesystem::path& before,
+                                      Problems& problems);
 
 /// The modules of a folder that has none: these alone.
 std::vector<SentenceModule> unsaid_modules(TokenPooling pooling, bool normalize);

@@ -22,6 +22,8 @@ std::string pooling_name(const TextConfig& config) {
   switch (config.pooling) {
     case TextConfig::Pooling::kEndOfText:
       return fmt::format("token {}", end_of_text(config));
+    case TextConfig::Pooling::kLargestId:  // the same for every text that ends in it
+      return fmt::format("token {}", config.vocabulary - 1);
     case TextConfig::Pooling::kLastToken:
       return "last token";
     case TextConfig::Pooling::kMean:
@@ -29,6 +31,19 @@ std::string pooling_name(const TextConfig& config) {
   }
   throw ValueError(
       fmt::format("text transformer: pooling is {}, expected one there is", static_cast<int>(config.pooling)));
+}
+
+/// Ids of 1 where a text's largest valid id stands, and of 0 elsewhere. In f64, as below.
+Tensor are_largest(const TokenBatch& tokens) {
+  const NoRecording off;
+  const auto filled = [&](std::int64_t columns) {
+    return Variable(Tensor::full({tokens.ids.size(0), columns}, 1, DType::kFloat64, tokens.ids.device()));
+  };
+  // Of padding below every id.
+  Variable ids = ops::add(Variable(tokens.ids.to(DType::kFloat64)), filled(1));
+  if (tokens.valid.defined()) ids = ops::multiply(ids, Variable(tokens.valid.to(DType::kFloat64)));
+  const Variable largest = ops::reshape(ops::max(ids, 1), {ids.size(0), 1});
+  return ops::relu(ops::add(ops::subtract(ids, largest), filled(1))).value().to(DType::kInt64);
 }
 
 }  // namespace
@@ -89,6 +104,7 @@ Variable TextTransformer::embed(const TokenBatch& tokens) const {
 }
 
 Tensor TextTransformer::ends_of_text(const TokenBatch& tokens) const {
+  if (config_.pooling == TextConfig::Pooling::kLargestId) return ops::first_token(are_largest(tokens), 1, tokens.valid);
   const std::int64_t end = end_of_text(config_);
   return checked_indices(ops::first_token(tokens.ids, end, tokens.valid), tokens.ids.size(1), [&] {
     return CheckText{
@@ -111,7 +127,7 @@ Variable TextTransformer::operator()(const TokenBatch& given) const {
   TransformerEncoder::TokenChoice choice = [valid = tokens.valid](const Variable& x) {
     return ops::last_token_pool(x, valid);
   };
-  if (config_.pooling == TextConfig::Pooling::kEndOfText) {
+  if (config_.pooling == TextConfig::Pooling::kEndOfText || config_.pooling == TextConfig::Pooling::kLargestId) {
     choice = [ends = ends_of_text(tokens)](const Variable& x) { return ops::select_token(x, ends); };
   }
   // The norm works on each token alone, so it may follow the choice of one.

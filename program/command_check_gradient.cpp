@@ -40,7 +40,7 @@ int run_check_gradient(const CheckGradientCommand& command) {
   chosen.name = loss_name(chosen, pairs.images());
   const TrainingLoss loss(chosen, model, pairs.hard_negatives());
   std::optional<ImageEncoder> encoder;
-  if (pairs.images()) encoder.emplace(model.folder(), model.model(), command.model.images);
+  if (pairs.images()) encoder.emplace(model.model(), command.model.images);
   const ImageEncoder* const images = encoder ? &*encoder : nullptr;
   std::vector<std::int64_t> rows(static_cast<std::size_t>(std::min(command.samples, pairs.size())));
   std::iota(rows.begin(), rows.end(), 0);

@@ -73,9 +73,9 @@ int run_embed(const EmbedCommand& command) {
     // Without a tokenizer, which encoders of images alone have none of.
     const std::vector<ImageFile> files = list_images(command.images, command.texts);
     const std::filesystem::path base = base_folder(command.model.folder, command.model.base);
-    const models::Pretrained model = models::load_pretrained(base);
+    const models::Pretrained model = models::load_pretrained(base, pretrained_options(command.model.folder));
     if (models::Lora::is_in(command.model.folder)) models::load_lora(command.model.folder, model).merge();
-    const ImageEncoder images(base, model, command.model.images);
+    const ImageEncoder images(model, command.model.images);
     architecture = model.info().architecture;
     vectors = embed(files.size(), "images", [&] { return images.embed(files, options); });
     write_list(command, files);

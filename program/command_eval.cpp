@@ -16,7 +16,7 @@ int run_eval(const EvalCommand& command) {
   const RetrievalTask task(pairs);
   const TextModel model(command.model.folder, command.model.text_model());
   std::optional<ImageEncoder> images;
-  if (pairs.images) images.emplace(model.base(), model.model(), command.model.images);
+  if (pairs.images) images.emplace(model.model(), command.model.images);
   const Evaluation found =
       evaluate(model, images ? &*images : nullptr, task, command.prefixes.of(model), command.model.embed());
   const RetrievalFigures& figures = found.forward;

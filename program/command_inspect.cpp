@@ -42,7 +42,9 @@ void show_model(const models::Pretrained& model, bool list) {
                               info.pooling, info.normalized ? ", length 1" : ""));
   }
   if (model.encodes_images()) {
-    show("images", fmt::format("{} x {} with {} channels", info.image_size, info.image_size, info.image_channels));
+    show("images", fmt::format("{} x {}{} with {} channels", info.image_size, info.image_size,
+                               info.image_patch > 0 ? fmt::format(", or other multiples of {}", info.image_patch) : "",
+                               info.image_channels));
   }
   show("similarity", info.similarity);
   for (const auto& [name, prompt] : info.prompts) {
@@ -67,19 +69,24 @@ int run_inspect(const InspectCommand& command) {
   const std::filesystem::path base = base_folder(command.folder, command.base);
   const bool is_adapter = models::Lora::is_in(command.folder);
   if (is_adapter) show("base", base.string());
-  std::optional<std::int64_t> ids;
-  std::optional<std::string> no_tokenizer;  // which encoders of images alone do without
+  // Of a model that cannot be loaded the tokenizer is still worth a look.
+  std::optional<data::Tokenizer> tokenizer;
+  const auto load_tokenizer = [&](const std::filesystem::path& folder, bool lower_case) {
+    try {
+      tokenizer = data::Tokenizer::load(folder, {.lower_case = lower_case, .model = base});
+      show("tokenizer", fmt::format("{} ids, pads with {}{}", tokenizer->vocabulary_size(), tokenizer->pad_id(),
+                                    tokenizer->pads_left() ? " on the left" : ""));
+    } catch (const Error& e) {
+      faults.push_back(fmt::format("tokenizer: {}", e.what()));
+    }
+  };
+  models::PretrainedOptions options = pretrained_options(command.folder);
+  options.memory_map = true;
+  bool is_loaded = false;
   try {
-    const data::Tokenizer tokenizer = data::Tokenizer::load(base);
-    ids = tokenizer.vocabulary_size();
-    show("tokenizer",
-         fmt::format("{} ids, pads with {}{}{}", *ids, tokenizer.pad_id(), tokenizer.pads_left() ? " on the left" : "",
-                     tokenizer.max_tokens() ? fmt::format(", cuts at {}", *tokenizer.max_tokens()) : ""));
-  } catch (const Error& e) {
-    no_tokenizer = fmt::format("tokenizer: {}", e.what());
-  }
-  try {
-    const models::Pretrained model = models::load_pretrained(base, {.memory_map = true});
+    const models::Pretrained model = models::load_pretrained(base, options);
+    is_loaded = true;
+    if (model.encodes_texts()) load_tokenizer(model.tokenizer_folder(), model.info().lower_case);
     if (is_adapter) {
       const models::Lora lora = models::load_lora(command.folder, model);
       std::int64_t numbers = 0;
@@ -88,21 +95,20 @@ int run_inspect(const InspectCommand& command) {
     }
     if (model.encodes_images()) {
       try {
-        show("preprocessing", ImageEncoder(base, model, {}).description());
+        show("preprocessing", ImageEncoder(model, {}).description());
       } catch (const Error& e) {
         faults.push_back(fmt::format("preprocessing: {}", e.what()));
       }
     }
     show_model(model, command.parameters);
-    if (!model.encodes_texts()) no_tokenizer.reset();
-    if (ids && model.encodes_texts() && *ids > model.info().vocabulary) {
-      faults.push_back(
-          fmt::format("tokenizer: has {} ids, the model's embedding table {} rows", *ids, model.info().vocabulary));
+    if (tokenizer && tokenizer->vocabulary_size() > model.info().vocabulary) {
+      faults.push_back(fmt::format("tokenizer: has {} ids, the model's embedding table {} rows",
+                                   tokenizer->vocabulary_size(), model.info().vocabulary));
     }
   } catch (const Error& e) {
+    if (!is_loaded) load_tokenizer(base, false);
     faults.push_back(fmt::format("model: {}", e.what()));
   }
-  if (no_tokenizer) faults.insert(faults.begin(), *no_tokenizer);
   std::fflush(stdout);
   for (const std::string& fault : faults) fmt::print(stderr, "tapecache: not supported: {}\n", fault);
   return faults.empty() ? kDone : kBadInput;

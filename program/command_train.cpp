@@ -93,8 +93,7 @@ class Run {
     }
     const double seconds = seconds_since(begin);
     if (held_out_ && after.empty()) after = evaluated("after", false);  // which was logged before the last checkpoint
-    group_.on_first(
-        [this] { trainee_->with_averages([this] { trainee_->write(options_.out, folder_ / "adapter"); }); });
+    group_.on_first([this] { trainee_->with_averages([this] { trainee_->write(options_.out); }); });
     if (held_out_ && group_.is_first()) show(before_, after);
     say("{} written after {} steps in {}, at most {} in use", options_.out.string(), steps_, clock_text(seconds),
         bytes_text(Device::cpu().memory_stats().peak));

@@ -22,25 +22,30 @@ struct ImageEncoder::State {
   models::Pretrained model;
   ImageOptions options;
   data::ImageProcessor processor;
-  std::int64_t size;  // of each side
 
-  std::size_t bytes() const { return static_cast<std::size_t>(size * size * 3); }
+  std::int64_t size() const { return processor.width(); }  // of each side
+  std::size_t bytes() const { return static_cast<std::size_t>(size() * size() * 3); }
 };
 
 namespace {
 
-data::ImageProcessor processor_of(const std::filesystem::path& folder, const models::Pretrained::Info& info,
-                                  const ImageOptions& options) {
+data::ImageProcessor processor_of(const models::Pretrained& model, const ImageOptions& options) {
+  const models::Pretrained::Info& info = model.info();
+  const std::filesystem::path& folder = model.processor_folder();
   if (info.image_size == 0) {
     throw FileError(fmt::format("{}: the model ({}) encodes no images", folder.string(), info.architecture));
   }
   data::ImageProcessor processor = data::ImageProcessor::load(folder, {.over_white = options.over_white});
-  if (processor.width() != info.image_size || processor.height() != info.image_size || info.image_channels != 3) {
+  const std::int64_t width = processor.width(), patch = info.image_patch;
+  const bool fits = width == info.image_size || (patch > 0 && width > 0 && width % patch == 0);
+  if (!fits || processor.height() != width || info.image_channels != 3) {
     const std::string found = processor.width() == 0 ? "of the size of each picture"
                                                      : fmt::format("of {} x {}", processor.width(), processor.height());
     throw FileError(
-        fmt::format("{}: its preprocessing gives images {} with 3 channels, its model takes {} x {} with {}",
-                    folder.string(), found, info.image_size, info.image_size, info.image_channels));
+        fmt::format("{}: its preprocessing gives images {} with 3 channels, its model takes {} x {}{} with {}",
+                    folder.string(), found, info.image_size, info.image_size,
+                    patch > 0 ? fmt::format(", or others whose sides are alike and multiples of {},", patch) : "",
+                    info.image_channels));
   }
   return processor;
 }
@@ -57,9 +62,8 @@ void read_into(const ImageFile& file, std::uint8_t* pixels, Read read) {
 
 }  // namespace
 
-ImageEncoder::ImageEncoder(const std::filesystem::path& folder, const models::Pretrained& model,
-                           const ImageOptions& options)
-    : state_(new State{model, options, processor_of(folder, model.info(), options), model.info().image_size}) {}
+ImageEncoder::ImageEncoder(const models::Pretrained& model, const ImageOptions& options)
+    : state_(new State{model, options, processor_of(model, options)}) {}
 
 std::string ImageEncoder::description() const { return state_->processor.description(); }
 
@@ -77,7 +81,7 @@ void ImageEncoder::read_for_training(const ImageFile& file, std::uint64_t seed, 
 }
 
 Tensor ImageEncoder::empty_pixels(std::int64_t files) const {
-  return Tensor::empty({files, state_->size, state_->size, 3}, DType::kUInt8);
+  return Tensor::empty({files, state_->size(), state_->size(), 3}, DType::kUInt8);
 }
 
 Tensor ImageEncoder::pixels(std::span<const ImageFile> files) const {
@@ -128,7 +132,7 @@ namespace {
 }
 }  // namespace
 
-ImageEncoder::ImageEncoder(const std::filesystem::path&, const models::Pretrained&, const ImageOptions&) { refuse(); }
+ImageEncoder::ImageEncoder(const models::Pretrained&, const ImageOptions&) { refuse(); }
 std::string ImageEncoder::description() const { refuse(); }
 void ImageEncoder::read(const ImageFile&, std::uint8_t*) const { refuse(); }
 void ImageEncoder::read_for_training(const ImageFile&, std::uint64_t, std::uint32_t, std::uint32_t,

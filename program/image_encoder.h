@@ -23,7 +23,7 @@ class ImageEncoder {
  public:
   /// Throws FileError for a model that encodes no images, or preprocessing that cannot be done or gives other sizes
   /// than the model takes; ValueError where the library was built without images, and for options out of range.
-  ImageEncoder(const std::filesystem::path& folder, const models::Pretrained& model, const ImageOptions& options);
+  ImageEncoder(const models::Pretrained& model, const ImageOptions& options);
   ~ImageEncoder();
 
   std::string description() const;

@@ -16,12 +16,13 @@ namespace tapecache::program {
 
 namespace {
 
-models::Pretrained load(const std::filesystem::path& folder, const TextModelOptions& options) {
-  models::PretrainedOptions pretrained;
+models::Pretrained load(const std::filesystem::path& folder, const std::filesystem::path& base,
+                        const TextModelOptions& options) {
+  models::PretrainedOptions pretrained = pretrained_options(folder);
   pretrained.dropout = options.dropout;
   pretrained.checkpoint = options.checkpoint;
   pretrained.seed = options.seed;
-  models::Pretrained model = models::load_pretrained(folder, pretrained);
+  models::Pretrained model = models::load_pretrained(base, pretrained);
   const models::Pretrained::Info& info = model.info();
   if (!model.encodes_texts()) {
     throw FileError(fmt::format("{}: the model ({}) encodes no texts", folder.string(), info.architecture));
@@ -57,11 +58,18 @@ std::filesystem::path base_folder(const std::filesystem::path& path, const std::
                               (path / "adapter_config.json").string(), named.string()));
 }
 
+models::PretrainedOptions pretrained_options(const std::filesystem::path& folder) {
+  models::PretrainedOptions options;
+  if (models::Lora::is_in(folder)) options.files_from = folder;
+  return options;
+}
+
 TextModel::TextModel(const std::filesystem::path& folder, const TextModelOptions& options)
     : folder_(model_folder(folder)),
       base_(base_folder(folder, options.base)),
-      model_(load(base_, options)),
-      tokenizer_(data::Tokenizer::load(base_, {.lower_case = model_.info().lower_case})) {
+      model_(load(folder_, base_, options)),
+      tokenizer_(
+          data::Tokenizer::load(model_.tokenizer_folder(), {.lower_case = model_.info().lower_case, .model = base_})) {
   if (models::Lora::is_in(folder)) {
     adapter_ = models::load_lora(folder, model_);
     if (options.merge) adapter_->merge();

@@ -38,6 +38,10 @@ const std::filesystem::path& model_folder(const std::filesystem::path& path);
 /// or within the adapter's folder. Throws FileError.
 std::filesystem::path base_folder(const std::filesystem::path& path, const std::filesystem::path& base);
 
+/// Of an adapter's folder those by which its base is loaded with what stands beside the adapter: modules, prompts,
+/// tokenizer and preprocessor.
+models::PretrainedOptions pretrained_options(const std::filesystem::path& folder);
+
 /// Dropout is off as long as this lives, and then as it was.
 class WithoutDropout {
  public:
@@ -53,7 +57,8 @@ class WithoutDropout {
   bool before_;
 };
 
-/// A folder's model with its tokenizer, or an adapter's folder's with those of its base.
+/// A folder's model with its tokenizer. Of an adapter's folder the model is its base, and the tokenizer is the base's
+/// where the folder has none.
 class TextModel {
  public:
   /// Throws FileError for what cannot be loaded, a model that encodes no texts, and a tokenizer with more ids than the

@@ -20,7 +20,7 @@ Trainee::Trainee(const TrainOptions& options, const PairsFile& pairs) : merge_(o
                                                                               .merge = false});
   adapter_ = adapter_of(*model_, options.tuning);
   if (pairs.images()) {
-    images_ = std::make_unique<ImageEncoder>(model_->base(), model_->model(), options.model.images);
+    images_ = std::make_unique<ImageEncoder>(model_->model(), options.model.images);
   }
   freeze(options.freeze);
   loss_ = std::make_unique<TrainingLoss>(options.loss, *model_, pairs.hard_negatives());
@@ -61,9 +61,9 @@ void Trainee::step(double rate) {
   if (ema_) ema_->update();
 }
 
-void Trainee::write(const std::filesystem::path& out, const std::filesystem::path& staging) const {
+void Trainee::write(const std::filesystem::path& out) const {
   if (adapter_ && !merge_) {
-    write_adapter(out, staging, *adapter_, model_->base());
+    models::save_lora(out, *adapter_, model_->model());
     return;
   }
   if (adapter_) adapter_->merge();

@@ -46,8 +46,8 @@ class Trainee {
     const train::Ema::Scope scope = ema_->use();
     return function();
   }
-  /// Writes the model, or its adapter by way of a folder `staging`. Throws FileError.
-  void write(const std::filesystem::path& out, const std::filesystem::path& staging) const;
+  /// Writes the model or its adapter. Throws FileError.
+  void write(const std::filesystem::path& out) const;
 
  private:
   void freeze(const std::vector<std::string>& patterns);

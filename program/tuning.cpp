@@ -83,15 +83,6 @@ double scheduled_rate(const std::string& schedule, std::int64_t step, std::int64
   }
 }
 
-void write_adapter(const std::filesystem::path& out, const std::filesystem::path& staging, const models::Lora& lora,
-                   const std::filesystem::path& base) {
-  std::error_code error;
-  std::filesystem::remove_all(staging, error);
-  models::save_lora(staging, lora, std::filesystem::absolute(base).lexically_normal().string());
-  std::filesystem::rename(staging, out, error);
-  if (error) throw FileError(fmt::format("{}: cannot be put in place: {}", out.string(), error.message()));
-}
-
 std::map<std::string, std::string> tuning_settings(const TuningOptions& options) {
   const auto text_of = [](const auto& value) { return value ? fmt::format("{}", *value) : "none"; };
   return {

@@ -38,10 +38,6 @@ std::vector<train::Optimizer::Group> parse_groups(const std::vector<std::string>
 double scheduled_rate(const std::string& schedule, std::int64_t step, std::int64_t warmup, std::int64_t total,
                       double peak);
 
-/// Writes an adapter's folder, which appears whole: from a folder beside it that is no one else's. Throws FileError.
-void write_adapter(const std::filesystem::path& out, const std::filesystem::path& staging, const models::Lora& lora,
-                   const std::filesystem::path& base);
-
 /// What bits depend on, as `run_settings`.
 std::map<std::string, std::string> tuning_settings(const TuningOptions& options);
 

@@ -30,12 +30,19 @@ std::vector<std::string> lines_of(const fs::path& path) {
   return lines;
 }
 
-std::string kind_of(const fs::path& folder, const Field& config, const std::map<std::string, std::string>& kinds) {
+std::optional<std::string> class_of(const Field& config) {
+  const auto name = config.find("tokenizer_class");
+  if (!name) return std::nullopt;
+  std::string kind = name->string();
+  for (const std::string_view ending : {"Fast", "Tokenizer"}) {
+    if (kind.ends_with(ending)) kind.erase(kind.size() - ending.size());
+  }
+  return kind;
+}
+
+std::string kind_of(const fs::path& model, const Field& config, const std::map<std::string, std::string>& kinds) {
   if (const auto name = config.find("tokenizer_class")) {
-    std::string kind = name->string();
-    for (const std::string_view ending : {"Fast", "Tokenizer"}) {
-      if (kind.ends_with(ending)) kind.erase(kind.size() - ending.size());
-    }
+    const std::string kind = class_of(config).value_or("");
     // This class is any tokenizer's.
     if (kind != "PreTrained") {
       const auto found = kinds.find(kind);
@@ -43,8 +50,8 @@ std::string kind_of(const fs::path& folder, const Field& config, const std::map<
       return found->second;
     }
   }
-  const JsonFile model = optional_file(folder / "config.json");
-  const auto type = model.root().find("model_type");
+  const JsonFile configuration = optional_file(model / "config.json");
+  const auto type = configuration.root().find("model_type");
   if (!type) return "";
   for (const auto& [name, kind] : kinds) {
     std::string lower;
@@ -54,11 +61,11 @@ std::string kind_of(const fs::path& folder, const Field& config, const std::map<
   return "";
 }
 
-bool is_siglip(const fs::path& folder, const Field& config) {
+bool is_siglip(const fs::path& model, const Field& config) {
   const auto name = config.find("tokenizer_class");
   if (name && name->string().starts_with("Siglip")) return true;
-  const JsonFile model = optional_file(folder / "config.json");
-  const auto type = model.root().find("model_type");
+  const JsonFile configuration = optional_file(model / "config.json");
+  const auto type = configuration.root().find("model_type");
   return type && type->string().starts_with("siglip");
 }
 
@@ -84,6 +91,21 @@ Json sequence_of(const char* what, std::vector<Json> parts) {
 }
 
 Json regex(const char* expression) { return Json::object({{"Regex", text(expression)}}); }
+
+Json bert_normalizer(const Field& config) {
+  const auto strip = config.find("strip_accents");
+  return of_type("BertNormalizer",
+                 {{"clean_text", Json::of(true)},
+                  {"handle_chinese_chars", Json::of(config.boolean_or("tokenize_chinese_chars", true))},
+                  {"strip_accents", strip ? Json::of(strip->boolean()) : Json{}},
+                  {"lowercase", Json::of(config.boolean_or("do_lower_case", true))}});
+}
+
+Json byte_level(bool prefix, bool words) {
+  return of_type(
+      "ByteLevel",
+      {{"add_prefix_space", Json::of(prefix)}, {"trim_offsets", Json::of(true)}, {"use_regex", Json::of(words)}});
+}
 
 Draft::Draft(const fs::path& folder, const Field& config) : folder_(folder), config_(config) {
   const JsonFile others = optional_file(folder_ / "added_tokens.json");

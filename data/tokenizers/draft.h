@@ -25,13 +25,16 @@ JsonFile optional_file(const std::filesystem::path& path);
 /// Of a file of UTF-8, without their ends.
 std::vector<std::string> lines_of(const std::filesystem::path& path);
 
+/// The class that a configuration names, without its endings "Tokenizer" and "Fast".
+std::optional<std::string> class_of(const Field& config);
+
 /// What names the kind of a folder's tokenizer: its class, or the model's type. `kinds` has the kind by the beginning
 /// of both; empty where neither is said.
-std::string kind_of(const std::filesystem::path& folder, const Field& config,
+std::string kind_of(const std::filesystem::path& model, const Field& config,
                     const std::map<std::string, std::string>& kinds);
 
 /// Whether it is a SigLIP's, whose texts are lower-cased by the class of its tokenizer.
-bool is_siglip(const std::filesystem::path& folder, const Field& config);
+bool is_siglip(const std::filesystem::path& model, const Field& config);
 
 /// A token under its name in tokenizer_config.json: "[PAD]", or {"content": "[PAD]", …}.
 std::optional<std::string> token_of(const Field& config, std::string_view key);
@@ -42,6 +45,10 @@ Json text(std::string_view value);
 Json of_type(const char* type, std::vector<Json::Member> others = {});
 Json sequence_of(const char* what, std::vector<Json> parts);
 Json regex(const char* expression);
+
+/// BERT's normaliser as tokenizer_config.json has it, and the pre-tokenizer of bytes.
+Json bert_normalizer(const Field& config);
+Json byte_level(bool prefix, bool words);
 
 /// A tokenizer.json, as it is put together.
 class Draft {

@@ -8,22 +8,16 @@ namespace tapecache::data::tokenizers {
 
 namespace {
 
-Json byte_level(bool prefix, bool words) {
-  return of_type(
-      "ByteLevel",
-      {{"add_prefix_space", Json::of(prefix)}, {"trim_offsets", Json::of(true)}, {"use_regex", Json::of(words)}});
-}
-
 Json split(const char* expression, const char* behavior, bool invert) {
   return of_type("Split", {{"pattern", regex(expression)}, {"behavior", text(behavior)}, {"invert", Json::of(invert)}});
 }
 
 }  // namespace
 
-std::unique_ptr<JsonFile> from_merges(const std::filesystem::path& folder) {
+std::unique_ptr<JsonFile> from_merges(const std::filesystem::path& folder, const std::filesystem::path& model) {
   const JsonFile config_file = optional_file(folder / "tokenizer_config.json");
   const Field config = config_file.root();
-  std::string kind = kind_of(folder, config,
+  std::string kind = kind_of(model, config,
                              {{"CLIP", "clip"},
                               {"Roberta", "roberta"},
                               {"Bart", "roberta"},

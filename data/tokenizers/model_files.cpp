@@ -1,6 +1,8 @@
 #include "tapecache/data/tokenizers/model_files.h"
 
 #include <algorithm>
+#include <array>
+#include <string_view>
 #include <utility>
 
 #include <fmt/format.h>
@@ -8,6 +10,7 @@
 #include "tapecache/core/json.h"
 #include "tapecache/data/tokenizers/draft.h"
 #include "tapecache/data/tokenizers/folders.h"
+#include "tapecache/data/tokenizers/open_clip_text.h"
 
 namespace tapecache::data::tokenizers {
 
@@ -28,12 +31,56 @@ bool lower_cases(const Json& normalizer) {
   return parts && std::ranges::any_of(parts->items, lower_cases);
 }
 
+/// The class that transformers makes of a folder's tokenizer.json; empty where it takes the file as it is.
+std::string class_over_file(const fs::path& model, const Field& config) {
+  const JsonFile configuration = optional_file(model / "config.json");
+  const auto field = configuration.root().find("model_type");
+  const std::string type = field ? field->string() : "";
+  // Whose published folders name a class that is not theirs.
+  constexpr std::array kByFile{"modernbert", "modernbert-decoder", "qwen2", "siglip2"};
+  if (std::ranges::find(kByFile, type) != kByFile.end()) return "";
+  for (const Field& of : {config, configuration.root()}) {
+    if (const auto name = class_of(of)) return *name;
+  }
+  constexpr std::array<std::pair<std::string_view, const char*>, 9> kByType{{{"bert", "Bert"},
+                                                                             {"distilbert", "Bert"},
+                                                                             {"electra", "Bert"},
+                                                                             {"mobilebert", "Bert"},
+                                                                             {"mpnet", "MPNet"},
+                                                                             {"roberta", "Roberta"},
+                                                                             {"bart", "Roberta"},
+                                                                             {"longformer", "Roberta"},
+                                                                             {"gpt2", "GPT2"}}};
+  const auto* const found = std::ranges::find(kByType, type, &std::pair<std::string_view, const char*>::first);
+  return found == kByType.end() ? "" : found->second;
+}
+
+/// What the classes of BERT, RoBERTa and GPT-2 have in the place of what their file says, by tokenizer_config.json or,
+/// for what that leaves out, by themselves.
+std::unique_ptr<JsonFile> by_class(std::unique_ptr<JsonFile> file, const fs::path& model, const Field& config) {
+  constexpr std::array kBerts{"Bert", "DistilBert", "Electra", "MobileBert", "MPNet"};
+  constexpr std::array kByteLevel{"Roberta", "Bart", "Longformer", "GPT2"};
+  const auto cut = file->root().find("model");
+  const auto type = cut ? cut->find("type") : std::nullopt;
+  const std::string kind = class_over_file(model, config);
+  if (type && type->string() == "WordPiece" && std::ranges::find(kBerts, kind) != kBerts.end()) {
+    file->set("normalizer", bert_normalizer(config));
+    file->set("pre_tokenizer", of_type("BertPreTokenizer"));
+  } else if (type && type->string() == "BPE" && std::ranges::find(kByteLevel, kind) != kByteLevel.end()) {
+    file->set("normalizer", Json());
+    file->set("pre_tokenizer", byte_level(config.boolean_or("add_prefix_space", false), true));
+  }
+  return file;
+}
+
 /// The tokenizer.json of a folder, and what its class does beside it.
-std::unique_ptr<JsonFile> from_json(const fs::path& folder) {
+std::unique_ptr<JsonFile> from_json(const fs::path& folder, const fs::path& model_folder) {
   const fs::path path = folder / "tokenizer.json";
   const JsonFile config = optional_file(folder / "tokenizer_config.json");
-  if (!is_siglip(folder, config.root()) || !config.root().boolean_or("do_lower_case", true)) {
-    return std::make_unique<JsonFile>(path);
+  // OpenCLIP's own cleaning of texts is before all else.
+  if (OpenClipText::of_folder(folder)) return by_class(std::make_unique<JsonFile>(path), model_folder, config.root());
+  if (!is_siglip(model_folder, config.root()) || !config.root().boolean_or("do_lower_case", true)) {
+    return by_class(std::make_unique<JsonFile>(path), model_folder, config.root());
   }
   Json root = tapecache::detail::parse_json(path.string(), file_bytes(path));
   const Json* const normalizer = root.find("normalizer");
@@ -53,15 +100,16 @@ std::unique_ptr<JsonFile> from_json(const fs::path& folder) {
 
 }  // namespace
 
-std::unique_ptr<JsonFile> find_tokenizer(const fs::path& folder_or_file) {
+std::unique_ptr<JsonFile> find_tokenizer(const fs::path& folder_or_file, const fs::path& model) {
   std::error_code error;
   if (!fs::is_directory(folder_or_file, error)) return std::make_unique<JsonFile>(folder_or_file);
   const fs::path& folder = folder_or_file;
-  if (is_there(folder / "tokenizer.json")) return from_json(folder);
-  if (is_there(folder / "vocab.txt")) return from_word_pieces(folder);
-  if (is_there(folder / "vocab.json") && is_there(folder / "merges.txt")) return from_merges(folder);
+  const fs::path& of_model = model.empty() || is_there(folder / "config.json") ? folder : model;
+  if (is_there(folder / "tokenizer.json")) return from_json(folder, of_model);
+  if (is_there(folder / "vocab.txt")) return from_word_pieces(folder, of_model);
+  if (is_there(folder / "vocab.json") && is_there(folder / "merges.txt")) return from_merges(folder, of_model);
   for (const char* const name : {"sentencepiece.bpe.model", "spiece.model", "tokenizer.model"}) {
-    if (is_there(folder / name)) return from_sentencepiece(folder, name);
+    if (is_there(folder / name)) return from_sentencepiece(folder, of_model, name);
   }
   throw FileError(fmt::format(
       "{}: holds no tokenizer: expected tokenizer.json, vocab.txt, vocab.json and merges.txt, or a model of "
@@ -76,15 +124,19 @@ Settings read_settings(const fs::path& folder) {
     const JsonFile file(folder / name);
     const Field root = file.root();
     if (const auto token = token_of(root, "pad_token")) settings.pad_token = token;
-    if (const auto side = root.find("padding_side")) {
+    for (const auto& [key, left] :
+         {std::pair("padding_side", &settings.pads_left), std::pair("truncation_side", &settings.cuts_left)}) {
+      const auto side = root.find(key);
+      if (!side) continue;
       if (side->string() != "left" && side->string() != "right") {
         throw side->refused(fmt::format("'{}', expected left or right", side->string()));
       }
-      settings.pads_left = side->string() == "left";
+      *left = side->string() == "left";
     }
-    // A number beyond all texts says that there is no bound.
+    // A number beyond all texts says that there is no bound. Older files call it otherwise.
     constexpr double kNoBound = 1e9;
-    if (const auto length = root.find("model_max_length"); length && length->number() < kNoBound) {
+    const auto length = root.find(root.find("model_max_length") ? "model_max_length" : "max_len");
+    if (length && length->number() < kNoBound) {
       settings.max_tokens = length->integer(std::int64_t{1} << 30);
     }
   }

@@ -62,10 +62,11 @@ void set_fixed_length(Draft& draft, const Field& config, const std::string& padd
                                      {"pad_id", draft.named(padding).items[1]}}));
 }
 
-std::unique_ptr<JsonFile> from_sentencepiece(const std::filesystem::path& folder, const char* name) {
+std::unique_ptr<JsonFile> from_sentencepiece(const std::filesystem::path& folder, const std::filesystem::path& model,
+                                             const char* name) {
   const JsonFile config_file = optional_file(folder / "tokenizer_config.json");
   const Field config = config_file.root();
-  std::string kind = kind_of(folder, config,
+  std::string kind = kind_of(model, config,
                              {{"XLMRoberta", "xlm_roberta"},
                               {"XLM-RoBERTa", "xlm_roberta"},
                               {"T5", "t5"},
@@ -87,7 +88,7 @@ std::unique_ptr<JsonFile> from_sentencepiece(const std::filesystem::path& folder
   Draft draft(folder, config);
   draft.add_listed();
   if (kind == "llama") make_llama(draft, config, file, folder / name);
-  else if (kind == "gemma") make_gemma(draft, config, file, folder / name, is_siglip(folder, config));
+  else if (kind == "gemma") make_gemma(draft, config, file, folder / name, is_siglip(model, config));
   else if (kind == "siglip") make_siglip(draft, config, file, folder / name);
   else if (kind == "t5") make_t5(draft, config, file);
   else make_xlm_roberta(draft, config, file);

@@ -10,7 +10,9 @@
 #include "tapecache/core/error.h"
 #include "tapecache/core/parallel_for.h"
 #include "tapecache/data/tokenizers/model_files.h"
+#include "tapecache/data/tokenizers/open_clip_text.h"
 #include "tapecache/data/tokenizers/pipeline.h"
+#include "tapecache/data/tokenizers/unicode.h"
 
 namespace tapecache::data {
 
@@ -46,8 +48,9 @@ struct [[gnu::visibility("hidden")]] Tokenizer::State {
   }
 
   Pipeline pipeline;
+  std::optional<tokenizers::OpenClipText> cleaning;  // before all else
   std::int32_t pad_id = 0;
-  bool pads_left = false;
+  bool pads_left = false, cuts_left = false;
   std::int64_t vocabulary_size = 0;
 
   mutable std::mutex mutex;
@@ -98,16 +101,19 @@ Tokenizer::Encoding Tokenizer::State::encode(std::string_view first, const std::
                                              const EncodeOptions& options, Workspace& workspace) const {
   std::optional<Truncation> truncation = pipeline.truncation;
   if (options.max_tokens) {
-    if (!truncation) truncation.emplace();
+    if (!truncation) truncation.emplace(Truncation{.left = cuts_left});
     truncation->max_tokens = *options.max_tokens;
   }
+  const auto encode_text = [&](std::string_view text, std::size_t enough, std::vector<std::int32_t>& ids) {
+    if (!cleaning) return pipeline.encode(text, enough, workspace, ids);
+    pipeline.encode(cleaning->cleaned(tokenizers::well_formed(text)), enough, workspace, ids);
+  };
   // What is cut off the end need not be made; of a pair, what is cut depends on both texts.
   constexpr std::size_t kAll = std::numeric_limits<std::size_t>::max();
   const bool may_stop = truncation && !second && !truncation->left && truncation->max_tokens >= 0 &&
                         truncation->strategy != Truncation::Strategy::kOnlySecond;
-  pipeline.encode(first, may_stop ? static_cast<std::size_t>(truncation->max_tokens) : kAll, workspace,
-                  workspace.first);
-  if (second) pipeline.encode(*second, kAll, workspace, workspace.second);
+  encode_text(first, may_stop ? static_cast<std::size_t>(truncation->max_tokens) : kAll, workspace.first);
+  if (second) encode_text(*second, kAll, workspace.second);
 
   const auto& parts = second ? pipeline.special_tokens().pair : pipeline.special_tokens().single;
   const std::size_t special = options.special_tokens ? special_tokens_of(parts) : 0;
@@ -145,7 +151,7 @@ Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 Tokenizer::~Tokenizer() = default;
 
 Tokenizer Tokenizer::load(const std::filesystem::path& folder_or_file, const TokenizerOptions& options) {
-  const std::unique_ptr<tokenizers::JsonFile> file = tokenizers::find_tokenizer(folder_or_file);
+  const std::unique_ptr<tokenizers::JsonFile> file = tokenizers::find_tokenizer(folder_or_file, options.model);
   if (options.lower_case) lower_case_first(*file);
   auto state = std::make_unique<State>(file->root());
   Pipeline& pipeline = state->pipeline;
@@ -163,11 +169,18 @@ Tokenizer Tokenizer::load(const std::filesystem::path& folder_or_file, const Tok
     state->pads_left = pipeline.padding->left;
   }
   if (folder_or_file != file->path()) {
+    state->cleaning = tokenizers::OpenClipText::of_folder(folder_or_file);
+    if (state->cleaning) {
+      if (!pipeline.truncation) pipeline.truncation.emplace();
+      pipeline.truncation->max_tokens = state->cleaning->max_tokens();
+    }
     const tokenizers::Settings settings = tokenizers::read_settings(folder_or_file);
     if (!pipeline.truncation && settings.max_tokens) {
       pipeline.truncation.emplace();
       pipeline.truncation->max_tokens = *settings.max_tokens;
     }
+    state->cuts_left = settings.cuts_left.value_or(false);
+    if (pipeline.truncation && settings.cuts_left) pipeline.truncation->left = state->cuts_left;
     if (!pipeline.padding) {
       const auto named = settings.pad_token ? pipeline.vocabulary().find(*settings.pad_token) : tokenizers::kNone;
       if (settings.pad_token && named == tokenizers::kNone) {

@@ -25,6 +25,9 @@ struct TokenizerOptions {
   /// Texts are lower-cased before all else, unless the tokenizer does that itself: what `do_lower_case` of
   /// sentence_bert_config.json asks for.
   bool lower_case = false;
+  /// The model's folder, by whose configuration the kind of a tokenizer is known where it stands in a folder without
+  /// one, such as an adapter's; none: its own.
+  std::filesystem::path model = {};
 };
 
 /// The tokenizer of a published model, by the model's own files: WordPiece, BPE, Unigram or whole words, with the
@@ -45,9 +48,10 @@ class Tokenizer {
   /// and `merges.txt` (byte-level BPE: CLIP's, RoBERTa's, Qwen's or GPT-2's, by the folder's configuration or its
   /// vocabulary), else a model of SentencePiece (`sentencepiece.bpe.model`, `spiece.model` or `tokenizer.model`:
   /// XLM-RoBERTa's, T5's, SigLIP's, Llama's or Gemma's, by the folder's configuration), completed by
-  /// `tokenizer_config.json`. What
-  /// SigLIP's tokenizers do beside their tokenizer.json, as lower-casing, is done too. Throws FileError, naming file
-  /// and field, for what is malformed or not supported.
+  /// `tokenizer_config.json`. What tokenizers of transformers and OpenCLIP do beside their tokenizer.json is done too,
+  /// as SigLIP's lower-casing, BERT's where `tokenizer_config.json` says otherwise than its file, and what OpenCLIP
+  /// cleans texts of, but for ftfy's mending of texts that were decoded by a wrong encoding. Throws FileError, naming
+  /// file and field, for what is malformed or not supported.
   static Tokenizer load(const std::filesystem::path& folder_or_file, const TokenizerOptions& options = {});
 
   Tokenizer(Tokenizer&&) noexcept;

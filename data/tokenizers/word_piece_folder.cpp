@@ -4,10 +4,10 @@
 
 namespace tapecache::data::tokenizers {
 
-std::unique_ptr<JsonFile> from_word_pieces(const std::filesystem::path& folder) {
+std::unique_ptr<JsonFile> from_word_pieces(const std::filesystem::path& folder, const std::filesystem::path& model) {
   const JsonFile config_file = optional_file(folder / "tokenizer_config.json");
   const Field config = config_file.root();
-  const bool mpnet = kind_of(folder, config,
+  const bool mpnet = kind_of(model, config,
                              {{"Bert", "bert"},
                               {"DistilBert", "bert"},
                               {"Electra", "bert"},
@@ -26,13 +26,7 @@ std::unique_ptr<JsonFile> from_word_pieces(const std::filesystem::path& folder) 
     for (std::size_t end = line.size(); end > 0 && is_whitespace(previous_character(line, end));) line.resize(end);
     draft.put(line, id++);
   }
-  const auto strip = config.find("strip_accents");
-  draft.set(
-      "normalizer",
-      of_type("BertNormalizer", {{"clean_text", Json::of(true)},
-                                 {"handle_chinese_chars", Json::of(config.boolean_or("tokenize_chinese_chars", true))},
-                                 {"strip_accents", strip ? Json::of(strip->boolean()) : Json{}},
-                                 {"lowercase", Json::of(config.boolean_or("do_lower_case", true))}}));
+  draft.set("normalizer", bert_normalizer(config));
   draft.set("pre_tokenizer", of_type("BertPreTokenizer"));
   draft.set("post_processor", mpnet
                                   ? roberta_processing(draft, cls, sep)

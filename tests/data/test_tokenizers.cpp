@@ -1,5 +1,6 @@
 // Tokenizers of every kind against what the `tokenizers` package makes of lines in many scripts.
 #include <fstream>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -11,6 +12,7 @@
 #include "checks.h"
 #include "tapecache/core/error.h"
 #include "tapecache/core/parallel_for.h"
+#include "tapecache/data/tokenizers/open_clip_text.h"
 #include "tapecache/data/tokenizers/tokenizer.h"
 #include "tokenizer_cases.h"
 
@@ -220,6 +222,144 @@ BOOST_AUTO_TEST_CASE(siglips_texts_are_padded_to_their_length) {
   BOOST_TEST(siglip.encode("the end</s>").ids == siglip.encode("the end").ids, boost::test_tools::per_element());
 }
 
+/// The values are those of transformers 5, whose classes of BERT, RoBERTa and GPT-2 keep the vocabulary of a
+/// tokenizer.json alone.
+BOOST_AUTO_TEST_CASE(classes_count_before_their_file) {
+  const auto ids = [](const char* kind, const char* config, const std::string& text, const char* model = nullptr) {
+    const Folder folder;
+    std::filesystem::copy(kReference / kind / "tokenizer.json", folder / "tokenizer.json");
+    if (config) put(folder / "tokenizer_config.json", config);
+    if (model) put(folder / "config.json", model);
+    return Tokenizer::load(folder.path()).encode(text).ids;
+  };
+  using Ids = std::vector<std::int32_t>;
+  const std::string text = "H\u00e9llo WORLD \u4e2d\u6587 the end";
+  const Ids lowered{2,    65,   1984, 2008, 2008, 2016, 80, 2016, 2004, 2008,
+                    2015, 1518, 1609, 77,   2012, 1984, 62, 2006, 2015, 3};
+  const Ids kept{2, 35, 2167, 2008, 2008, 2016, 1, 1518, 1609, 77, 2012, 1984, 62, 2006, 2015, 3};
+  const Ids of_uncased{2,    41,   1622, 1645, 1645, 1623, 56, 1623, 1639, 1645,
+                       1718, 1231, 1322, 53,   1657, 1622, 38, 1609, 1718, 3};
+  struct Row {
+    const char *kind, *config, *model;
+    Ids expected;
+  };
+  const Row rows[] = {
+      {"bert_cased", R"({"tokenizer_class": "BertTokenizer"})", nullptr, lowered},
+      {"bert_cased", R"({"tokenizer_class": "BertTokenizer", "do_lower_case": false})", nullptr, kept},
+      {"bert_cased", R"({"tokenizer_class": "BertTokenizerFast", "do_lower_case": true})", nullptr, lowered},
+      {"bert_cased", R"({"tokenizer_class": "PreTrainedTokenizerFast", "do_lower_case": true})", nullptr, kept},
+      {"bert_cased", nullptr, R"({"model_type": "bert"})", lowered},
+      {"bert_cased", nullptr, nullptr, kept},
+      {"bert_cased", R"({"tokenizer_class": "BertTokenizer"})", R"({"model_type": "modernbert"})", kept},
+      {"bert_cased",
+       R"({"tokenizer_class": "BertTokenizer", "strip_accents": false})",
+       nullptr,
+       {2, 65, 2167, 2008, 2008, 2016, 80, 2016, 2004, 2008, 2015, 1518, 1609, 77, 2012, 1984, 62, 2006, 2015, 3}},
+      {"bert_cased",
+       R"({"tokenizer_class": "BertTokenizer", "tokenize_chinese_chars": false})",
+       nullptr,
+       {2, 65, 1984, 2008, 2008, 2016, 80, 2016, 2004, 2008, 2015, 1, 77, 2012, 1984, 62, 2006, 2015, 3}},
+      {"bert_uncased", R"({"tokenizer_class": "BertTokenizer"})", nullptr, of_uncased},
+      {"bert_uncased",
+       R"({"tokenizer_class": "BertTokenizer", "do_lower_case": false})",
+       nullptr,
+       {2, 1, 1, 1231, 1322, 53, 1657, 1622, 38, 1609, 1718, 3}},
+      {"bert_uncased",
+       R"({"tokenizer_class": "BertTokenizer", "strip_accents": false})",
+       nullptr,
+       {2, 1, 56, 1623, 1639, 1645, 1718, 1231, 1322, 53, 1657, 1622, 38, 1609, 1718, 3}},
+  };
+  for (const Row& row : rows) {
+    BOOST_TEST_CONTEXT(row.kind << ' ' << (row.config ? row.config : "") << (row.model ? row.model : "")) {
+      BOOST_TEST(ids(row.kind, row.config, text, row.model) == row.expected, boost::test_tools::per_element());
+    }
+  }
+  // Of another folder, as an adapter's is, the model's configuration tells.
+  const Folder model;
+  put(model / "config.json", R"({"model_type": "bert"})");
+  BOOST_TEST(Tokenizer::load(kReference / "bert_cased", {.model = model.path()}).encode(text).ids == lowered,
+             boost::test_tools::per_element());
+  const Ids bare{0, 87, 75, 72, 224, 294, 71, 335, 73, 224, 55, 43, 40, 2};
+  const Ids prefixed{0, 320, 75, 72, 224, 294, 71, 335, 73, 224, 55, 43, 40, 2};
+  for (const auto& [config, expected] :
+       {std::pair(R"({"tokenizer_class": "RobertaTokenizer"})", bare),
+        std::pair(R"({"tokenizer_class": "RobertaTokenizer", "add_prefix_space": true})", prefixed),
+        std::pair(R"({"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": true})", prefixed),
+        std::pair(R"({"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": true})", bare)}) {
+    BOOST_TEST_CONTEXT(config) {
+      BOOST_TEST(ids("roberta", config, "the end of THE") == expected, boost::test_tools::per_element());
+      BOOST_TEST(ids("roberta", config, " the end of THE") == prefixed, boost::test_tools::per_element());
+    }
+  }
+}
+
+/// By OpenCLIP, of which a folder is where it has no config.json.
+BOOST_AUTO_TEST_CASE(open_clips_texts_are_cleaned) {
+  const Folder folder;
+  const auto configure = [&](const char* text) {
+    put(folder / "open_clip_config.json", std::string(R"({"model_cfg": {"text_cfg": {)") + text + "}}}");
+  };
+  struct Row {
+    const char *text, *whitespace, *lower, *canonical;
+  };
+  const Row rows[] = {
+      {"A Dog.", "A Dog.", "a dog.", "a dog"},
+      {" A_dog,  (the)\tEND\u00a0 of it! ", "A_dog, (the) END of it!", "a_dog, (the) end of it!",
+       "a dog the end of it"},
+      {"\u039f\u03a3 Caf\u00e9 \u201cquoted\u201d don\u2019t", "\u039f\u03a3 Caf\u00e9 \"quoted\" don't",
+       "\u03bf\u03c2 caf\u00e9 \"quoted\" don't", "\u03bf\u03c2 caf\u00e9 quoted dont"},
+      {"Tom &amp; Jerry &amp;lt;b&amp;gt;", "Tom & Jerry <b>", "tom & jerry <b>", "tom jerry b"},
+      {"caf&eacute; P&EACUTE;REZ &notit; &#39;x&#x27; &ampx &#8217;", "caf\u00e9 P\u00c9REZ \u00acit; 'x' &x '",
+       "caf\u00e9 p\u00e9rez \u00acit; 'x' &x '", "caf\u00e9 p\u00e9rez \u00acit x x"},
+      {"<b>a &amp;amp; b</b>", "<b>a & b</b>", "<b>a & b</b>", "ba bb"},
+      {"\ufb01ne \uff21\uff22\u3000\uff11 e\u0301", "fine AB 1 \u00e9", "fine ab 1 \u00e9", "fine ab 1 \u00e9"},
+      {"a\ab\033[31mred\033[0m \ufeffz", "abred z", "abred z", "abred z"},
+      {"&amp;amp;amp;quot; &szlig; &SZLIG; &LTRI; &copy2", "\" \u00df SS <RI; \u00a92", "\" \u00df ss <ri; \u00a92",
+       "\u00df ss ri \u00a92"},
+      {"a\r\nb\u2028c", "a b c", "a b c", "a b c"},
+  };
+  using tapecache::data::tokenizers::OpenClipText;
+  const auto cleaned = [&](const char* config, const char* text) {
+    configure(config);
+    return OpenClipText::of_folder(folder.path()).value().cleaned(text);
+  };
+  for (const Row& row : rows) {
+    BOOST_TEST_CONTEXT(json(row.text).dump()) {
+      BOOST_TEST(cleaned(R"("hf_tokenizer_name": "x")", row.text) == row.whitespace);
+      BOOST_TEST(cleaned("", row.text) == row.lower);
+      BOOST_TEST(cleaned(R"("tokenizer_kwargs": {"clean": "canonicalize"})", row.text) == row.canonical);
+      BOOST_TEST(cleaned(R"("tokenizer_kwargs": {"clean": "whitespace"})", row.text) == row.whitespace);
+    }
+  }
+  // And then tokenised, tokens that stand in a text by themselves too.
+  std::filesystem::copy(kReference / "gemma" / "tokenizer.json", folder / "tokenizer.json");
+  const auto check = [&](const char* config, const char* text, const std::vector<std::int32_t>& expected) {
+    configure(config);
+    const Tokenizer tokenizer = Tokenizer::load(folder.path());
+    BOOST_TEST(tokenizer.max_tokens().value() == 12);
+    BOOST_TEST(tokenizer.encode(text).ids == expected, boost::test_tools::per_element());
+  };
+  const char* const kText = "The end, of  THE &amp; world</s> it [SEP]";
+  const char* const kPlain = R"("hf_tokenizer_name": "x", "context_length": 12)";
+  const char* const kCanonical =
+      R"("hf_tokenizer_name": "x", "context_length": 12, "tokenizer_kwargs": {"clean": "canonicalize"})";
+  check(kPlain, "A Dog.", {298, 0, 298, 0, 22, 14, 4});
+  check(kPlain, kText, {298, 0, 15, 12, 298, 306, 11, 0, 321, 13, 298, 0});
+  check(kCanonical, "A Dog.", {303, 508, 14});
+  check(kCanonical, kText, {812, 12, 298, 306, 11, 321, 13, 812, 12, 604, 335, 19});
+  // What else it may ask of a tokenizer is refused; of a folder that is transformers' too it counts for nothing.
+  for (const auto& [config, word] : {std::pair(R"("tokenizer_kwargs": {"clean": "both"})", "tokenizer_kwargs.clean"),
+                                     std::pair(R"("tokenizer_kwargs": {"strip_sep_token": true})", "strip_sep_token"),
+                                     std::pair(R"("tokenizer_kwargs": {"reduction_mask": "simple"})", "reduction_mask"),
+                                     std::pair(R"("tokenizer_mode": "clips")", "tokenizer_mode")}) {
+    configure(config);
+    BOOST_CHECK_EXCEPTION(Tokenizer::load(folder.path()), FileError, says({"open_clip_config.json", word}));
+  }
+  put(folder / "config.json", "{}");
+  BOOST_TEST(!OpenClipText::of_folder(folder.path()).has_value());
+  BOOST_TEST(!Tokenizer::load(folder.path()).max_tokens().has_value());
+}
+
 BOOST_AUTO_TEST_CASE(settings_of_a_folder) {
   const Folder folder;
   std::filesystem::copy(kReference / "gpt2" / "tokenizer.json", folder / "tokenizer.json");
@@ -233,6 +373,23 @@ BOOST_AUTO_TEST_CASE(settings_of_a_folder) {
   BOOST_TEST(tokenizer.pads_left());
   BOOST_TEST(tokenizer.max_tokens().value() == 5);
   BOOST_TEST(tokenizer.encode("a b c d e f g h").ids.size() == 5u);
+
+  // Of the text "a b c d e f g h" what is kept is its end.
+  const std::vector<std::int32_t> whole = tokenizer.encode("a b c d e f g h", {.max_tokens = 100}).ids;
+  put(folder / "tokenizer_config.json", R"({"truncation_side": "left", "model_max_length": 5})");
+  for (const std::optional<std::int64_t> tokens : {std::optional<std::int64_t>(), std::optional<std::int64_t>(5)}) {
+    BOOST_TEST(Tokenizer::load(folder.path()).encode("a b c d e f g h", {.max_tokens = tokens}).ids ==
+                   std::vector(whole.end() - 5, whole.end()),
+               boost::test_tools::per_element());
+  }
+  put(folder / "tokenizer_config.json", R"({"truncation_side": "left"})");
+  BOOST_TEST(Tokenizer::load(folder.path()).encode("a b c d e f g h", {.max_tokens = 5}).ids ==
+                 std::vector(whole.end() - 5, whole.end()),
+             boost::test_tools::per_element());
+  put(folder / "tokenizer_config.json", R"({"truncation_side": "Left"})");
+  BOOST_CHECK_EXCEPTION(Tokenizer::load(folder.path()), FileError, says({"truncation_side", "left or right"}));
+  put(folder / "tokenizer_config.json", R"({"max_len": 6})");
+  BOOST_TEST(Tokenizer::load(folder.path()).max_tokens().value() == 6);
 
   put(folder / "tokenizer_config.json", R"({"model_max_length": 1000000000000000019884624838656})");
   BOOST_TEST(!Tokenizer::load(folder.path()).max_tokens().has_value());

@@ -144,6 +144,46 @@ class ImagesTest(ProgramCase):
                              "--chunk", 4)
         self.assert_refused(["gist compares texts"], *self.train_arguments("gist", "--loss", "gist"))
 
+    def test_an_adapters_gradient_is_checked_on_images(self) -> None:
+        out = self.train("out", "--lora", 2, "--steps", 2)
+        for name in ("preprocessor_config.json", "tokenizer.json"):
+            self.assertEqual((out / name).read_bytes(), (self.model / name).read_bytes())
+        for folder in (out, self.folder / "bare"):
+            done = self.run_program("check-gradient", "--model", folder, "--pairs", self.pairs, "--samples", 9, "--chunk", 4)
+            self.assertIn("equal to rounding", done.stdout)
+            expected = self.evaluated(out)
+            self.assertEqual(self.evaluated(folder), expected)
+            # An adapter of PEFT's alone has its base's preprocessing and tokenizer.
+            shutil.copytree(out, self.folder / "bare", ignore=lambda _, names: [n for n in names if "adapter_" not in n],
+                            dirs_exist_ok=True)
+        # One of its own counts before.
+        config = json.loads((out / "preprocessor_config.json").read_text())
+        (out / "preprocessor_config.json").write_text(json.dumps({**config, "image_mean": [0, 0, 0]}))
+        self.assertNotEqual(self.evaluated(out), expected)
+
+    def test_images_of_the_size_that_the_preprocessor_gives(self) -> None:
+        """DINOv2's positions are for other images than its preprocessor cuts, as in those that are published."""
+        model = self.folder / "dinov2"
+        shutil.copytree(Path(CLIP).parent / "dinov2", model)
+        config = {"image_processor_type": "BitImageProcessor", "do_resize": True, "size": {"shortest_edge": 10},
+                  "do_center_crop": True, "do_normalize": True, "image_mean": [0.485, 0.456, 0.406],
+                  "image_std": [0.229, 0.224, 0.225], "resample": 3}
+        embed = ["embed", "--model", model, "--images", self.folder / "data", "--out", self.folder / "v.npy"]
+        # Of transformers, for the picture "red left".
+        expected = {8: (0.4406810, 0.6975558, 2.9838407, -0.0971751), 12: (0.5021901, 0.7883799, 2.7703233, -0.6173413)}
+        row = sorted(name for name, _ in self.rows).index("pictures/red-left.png")
+        for side, numbers in expected.items():
+            (model / "preprocessor_config.json").write_text(json.dumps({**config, "crop_size": side}))
+            self.run_program(*embed)
+            data = (self.folder / "v.npy").read_bytes()[128:]
+            begin = len(data) // len(self.rows) * row
+            for found, number in zip(struct.unpack("<4f", data[begin:begin + 16]), numbers):
+                self.assertAlmostEqual(found, number, places=4)
+        shown = self.run_program("inspect", model).stdout
+        self.assertIn("or other multiples of 4", shown)
+        (model / "preprocessor_config.json").write_text(json.dumps({**config, "crop_size": 10}))
+        self.assert_refused(["10 x 10", "multiples of 4"], *embed)
+
     def test_columns(self) -> None:
         expected = self.evaluated(self.model)
         self.write_pairs(("id", "picture", "words"), [(number, *row) for number, row in enumerate(self.rows)])

@@ -120,7 +120,13 @@ class ProgramTest(ProgramCase):
         lora = ["--lora", 3, "--lora-targets", "query,value", "--steps", 60, "--rate", 3e-2, "--dropout", 0,
                 "--eval-pairs", self.pairs, "--eval-every", 0]
         out = self.train("out", *lora, "--check-every", 20)
-        self.assertEqual({path.name for path in out.iterdir()}, {"adapter_config.json", "adapter_model.safetensors"})
+        # With what sentence-transformers looks for beside an adapter, as the model's folder has it.
+        beside = ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+                  "vocab.txt", "tokenizer_config.json"]
+        self.assertEqual({str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()},
+                         {"adapter_config.json", "adapter_model.safetensors", *beside})
+        for name in beside:
+            self.assertEqual((out / name).read_bytes(), (self.model / name).read_bytes(), name)
         config = json.loads((out / "adapter_config.json").read_text())
         self.assertEqual((config["r"], config["lora_alpha"], config["peft_type"]), (3, 6, "LORA"))
         self.assertEqual(config["base_model_name_or_path"], str(self.model))
@@ -161,6 +167,75 @@ class ProgramTest(ProgramCase):
         self.assert_refused(["need --lora"], *self.train_arguments("other", "--lora-alpha", 2))
         self.assert_refused(["target 'quary'", "encoder.layer.0.attention.self.query"],
                             *self.train_arguments("other", "--lora", 2, "--lora-targets", "quary"))
+
+    def test_an_adapters_own_files_count_before_its_bases(self) -> None:
+        run = ["--lora", 2, "--steps", 3, "--rate", 3e-2]
+        out, merged = self.train("out", *run), self.train("merged", *run, "--merge")
+        texts = self.write("texts.txt", "".join(f"{b} {a}\n" for a, b in pairs()))
+
+        def vectors(model: Path, *more) -> bytes:
+            self.run_program("embed", "--model", model, "--input", texts, "--out", self.folder / "v.npy", *more)
+            return (self.folder / "v.npy").read_bytes()
+
+        # That its pooling was another one the whole model's weights would tell.
+        raw = (merged / "model.safetensors").read_bytes()
+        size = struct.unpack("<Q", raw[:8])[0]
+        header = json.loads(raw[8:8 + size])
+        header["__metadata__"] = {"format": "pt"}
+        text = json.dumps(header).encode()
+        (merged / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size:])
+
+        def edit(name: str, **fields) -> None:
+            for folder in (out, merged):
+                (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **fields}))
+
+        before = [vectors(out), vectors(out, "--prompt", "query")]
+        self.assertEqual(before[0], vectors(merged))
+        edit("1_Pooling/config.json", pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+        self.assertIn("pooling: cls", self.run_program("inspect", out).stdout)
+        seen = {*before, vectors(out)}
+        edit("sentence_bert_config.json", max_seq_length=4)
+        seen.add(vectors(out))
+        edit("config_sentence_transformers.json", prompts={"query": "ka: "}, default_prompt_name="query")
+        seen.add(vectors(out))
+        words = (out / "vocab.txt").read_text().splitlines()
+        for folder in (out, merged):
+            (folder / "vocab.txt").write_text("\n".join([*words[:5], *reversed(words[5:])]) + "\n")
+        seen.add(vectors(out))
+        self.assertEqual(len(seen), 6)
+        self.assertEqual(vectors(out), vectors(merged))
+        # They stay when it is trained further, and belong to the whole model.
+        for name, more in (("further", []), ("further-merged", ["--merge"])):
+            self.run_program("train", "--model", out, "--pairs", self.pairs, "--steps", 1, "--batch", 16, "--out",
+                             self.folder / name, *more)
+            for file in ("1_Pooling/config.json", "sentence_bert_config.json", "vocab.txt"):
+                self.assertEqual((self.folder / name / file).read_bytes(), (out / file).read_bytes())
+        # One that has nothing but the adapter is its base's model with it.
+        for path in out.rglob("*"):
+            if path.is_file() and not path.name.startswith("adapter_"):
+                path.unlink()
+        self.assertEqual(vectors(out), before[0])
+
+    def test_texts_are_cut_as_sentence_transformers_does_it(self) -> None:
+        """Where no file of its own has a length, its version 6 takes the tokenizer's."""
+        (self.model / "sentence_bert_config.json").write_text(json.dumps({"transformer_task": "feature-extraction"}))
+        config = json.loads((self.model / "tokenizer_config.json").read_text())
+        words = small_model.WORDS[:12]
+        texts = self.write("texts.txt", f"{' '.join(words)}\n{' '.join(words[:6])}\n{' '.join(words[:5])}\n")
+
+        def rows(length) -> list:
+            (self.model / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": length}))
+            self.run_program("embed", "--model", self.model, "--input", texts, "--out", self.folder / "v.npy")
+            data = (self.folder / "v.npy").read_bytes()[128:]
+            return [data[i:i + 64] for i in range(0, 192, 64)]
+
+        cut, whole = rows(8), rows(int(1e30))
+        self.assertEqual(cut[0], cut[1])
+        self.assertNotEqual(cut[0], cut[2])
+        self.assertNotEqual(whole[0], whole[1])
+        (self.model / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 8}))
+        self.assertIn("at most 8 tokens", self.run_program("inspect", self.model).stdout)
+        self.assert_refused(["--max-tokens is 9", "1 to 8"], *self.train_arguments("out", "--max-tokens", 9))
 
     def test_groups_averages_and_schedules_go_on_to_the_same_bits(self) -> None:
         run = ["--steps", 200, "--save-every", 7, "--eval-every", 100, "--ema", 0.9, "--schedule", "linear",

@@ -18,6 +18,7 @@
 #include "tapecache/core/random.h"
 #include "tapecache/gradcache/grad_cache.h"
 #include "tapecache/models/bert.h"
+#include "tapecache/models/lora.h"
 #include "tapecache/models/pretrained.h"
 #include "tapecache/models/sentence_modules.h"
 #include "tapecache/ops/elementwise.h"
@@ -86,6 +87,86 @@ BOOST_AUTO_TEST_CASE(info_is_what_the_folder_says) {
   BOOST_TEST(vision.info().width == 24);
   BOOST_TEST(!vision.info().normalized);
   BOOST_CHECK_EXCEPTION(vision.encode(some_texts()), ValueError, says({"encodes no texts"}));
+}
+
+/// Where sentence-transformers has no length of its own, it takes the tokenizer's and that of the positions.
+BOOST_AUTO_TEST_CASE(the_length_of_texts_is_the_tokenizers_where_no_other_is_said) {
+  const Folder folder;
+  const auto tokens = [&](const char* sentence, const char* tokenizer) {
+    std::filesystem::remove_all(folder / "model");
+    std::filesystem::copy(case_folder("bert_mean"), folder / "model", std::filesystem::copy_options::recursive);
+    put(folder / "model/sentence_bert_config.json", sentence);
+    if (tokenizer) put(folder / "model/tokenizer_config.json", tokenizer);
+    return load_pretrained(folder / "model").info().max_tokens;
+  };
+  BOOST_TEST(tokens("{}", nullptr) == 12);
+  BOOST_TEST(tokens("{}", R"({"model_max_length": 7})") == 7);
+  BOOST_TEST(tokens("{}", R"({"max_len": 6})") == 6);
+  BOOST_TEST(tokens("{}", R"({"model_max_length": 512})") == 12);
+  BOOST_TEST(tokens("{}", R"({"model_max_length": 1000000000000000019884624838656})") == 12);
+  BOOST_TEST(tokens("{}", R"({"model_max_length": null})") == 12);
+  BOOST_TEST(tokens(R"({"max_seq_length": 10})", R"({"model_max_length": 7})") == 10);
+  BOOST_TEST(tokens(R"({"tokenizer_args": {"model_max_length": 9}, "max_seq_length": 10})", "{}") == 9);
+  BOOST_CHECK_EXCEPTION(tokens("{}", R"({"model_max_length": 0})"), FileError,
+                        says({"tokenizer_config.json: model_max_length is 0"}));
+}
+
+BOOST_AUTO_TEST_CASE(files_of_another_folder_count_before) {
+  const Folder folder;
+  const Pretrained plain = load_pretrained(case_folder("bert_mean"));
+  const auto load = [&] { return load_pretrained(case_folder("bert_mean"), {.files_from = folder.path()}); };
+  BOOST_TEST(same_bits(encoded(load(), some_texts()), encoded(plain, some_texts())));
+  // One by one, where it has no modules.
+  put(folder / "sentence_bert_config.json", R"({"max_seq_length": 5, "do_lower_case": true})");
+  put(folder / "tokenizer.json", "{}");
+  Pretrained model = load();
+  BOOST_TEST(model.info().max_tokens == 5);
+  BOOST_TEST(model.info().lower_case);
+  BOOST_TEST(model.info().prompts.at("query") == "query: ");
+  BOOST_TEST(model.tokenizer_folder() == folder.path());
+  BOOST_TEST(model.processor_folder() == case_folder("bert_mean"));
+  BOOST_TEST(same_bits(encoded(model, some_texts()), encoded(plain, some_texts())));
+  // All of them, where it has: no prompts then.
+  put(folder / "modules.json", R"([{"type": "sentence_transformers.models.Transformer", "path": ""},
+                                   {"type": "sentence_transformers.models.Pooling", "path": "pool"}])");
+  std::filesystem::create_directory(folder / "pool");
+  put(folder / "pool/config.json", R"({"word_embedding_dimension": 16, "pooling_mode_cls_token": true})");
+  model = load();
+  BOOST_TEST(model.info().pooling == "cls");
+  BOOST_TEST(!model.info().normalized);
+  BOOST_TEST(model.info().prompts.empty());
+  BOOST_TEST(model.folder() == case_folder("bert_mean"));
+  BOOST_TEST(!same_bits(encoded(model, some_texts()), encoded(plain, some_texts())));
+  save_pretrained(folder / "saved", model);
+  BOOST_TEST(contents(folder / "saved/pool/config.json") == contents(folder / "pool/config.json"));
+  BOOST_TEST(contents(folder / "saved/tokenizer.json") == "{}");
+  BOOST_TEST(same_bits(encoded(load_pretrained(folder / "saved"), some_texts()), encoded(model, some_texts())));
+  // Also where the model's weights tell that they were saved with another pooling.
+  save_pretrained(folder / "mean", plain);
+  const Pretrained other = load_pretrained(folder / "mean", {.files_from = folder.path()});
+  BOOST_TEST(same_bits(encoded(other, some_texts()), encoded(model, some_texts())));
+}
+
+/// Its transformer is at the root, and the modules behind it are the model's.
+BOOST_AUTO_TEST_CASE(an_adapters_folder_has_what_its_model_has_behind_the_transformer) {
+  const Folder folder;
+  const Pretrained dense = load_pretrained(case_folder("bert_dense"));
+  const Lora lora = add_lora(dense, {.targets = {"query"}});
+  for (Parameter p : lora.parameters()) p.mutable_value().fill(0.25);
+  save_lora(folder / "adapter", lora, dense);
+  BOOST_TEST(Lora::base_of(folder / "adapter") == case_folder("bert_dense"));
+  const Pretrained again = load_pretrained(Lora::base_of(folder / "adapter"), {.files_from = folder / "adapter"});
+  BOOST_TEST(again.info().pooling == "max+mean");
+  load_lora(folder / "adapter", again);
+  BOOST_TEST(same_bits(encoded(again, some_texts()), encoded(dense, some_texts())));
+  // In the place of another one, and of a folder that keeps its transformer in one of its own.
+  const Pretrained clip = load_pretrained(case_folder("sentence_clip"));
+  const Lora of_clip = add_lora(clip, {.targets = {"q_proj"}});
+  save_lora(folder / "adapter", of_clip, clip);
+  const std::string modules = contents(folder / "adapter/modules.json");
+  BOOST_TEST(modules.find("CLIPModel") != std::string::npos);
+  BOOST_TEST(modules.find("\"path\": \"\"") != std::string::npos);
+  BOOST_TEST(std::filesystem::exists(std::filesystem::path(Lora::base_of(folder / "adapter")) / "config.json"));
 }
 
 BOOST_AUTO_TEST_CASE(dropout_is_off_until_training_is_set) {
@@ -320,10 +401,34 @@ BOOST_AUTO_TEST_CASE(distances_of_mpnet_fall_into_the_same_ranges) {
 }
 
 BOOST_AUTO_TEST_CASE(a_text_without_its_end_is_refused_by_clip) {
-  for (const char* name : {"clip", "clip_text", "open_clip"}) {
-    const Pretrained model = load_pretrained(case_folder(name));
-    BOOST_CHECK_EXCEPTION(model.encode({Tensor::from({1, 4, 59, 1, 4, 5}, {2, 3})}), ValueError,
-                          says({"sample 1 has no end-of-text token, 59"}));
+  const Pretrained model = load_pretrained(case_folder("clip_end"));
+  BOOST_CHECK_EXCEPTION(model.encode({Tensor::from({1, 4, 58, 1, 4, 5}, {2, 3})}), ValueError,
+                        says({"sample 1 has no end-of-text token, 58"}));
+}
+
+/// As transformers does it where the end of a text is 2, and OpenCLIP always; also of texts without the vocabulary's
+/// last id, whose values are those libraries'.
+BOOST_AUTO_TEST_CASE(the_largest_id_is_pooled_by_older_clips) {
+  const std::vector<double> expected{
+      0.191978738036,  0.274315693835,  -0.125985745096, -0.439717807974, 0.700593658968,  -0.192450969514,
+      -0.158722881184, 0.354413744058,  0.129030682250,  0.455606964666,  -0.239981975056, -0.310821658091,
+      0.698853566124,  -0.223188495462, -0.186660336866, 0.220273540278,  -0.203896653266, -0.345201343797,
+      0.187819250730,  -0.544368618510, 0.699516324991,  -0.051287869681, 0.040895584507,  0.118418494865};
+  const std::vector<double> of_open_clip{
+      0.095237628709,  -0.221389798745, -0.456999302847, 0.279064414348,  -0.004006634749, -0.295501680105,
+      -0.056316108813, -0.751453418884, 0.269945466087,  0.152718647093,  -0.231114458732, -0.374680032077,
+      -0.562799027226, 0.393968501440,  0.303144989177,  -0.382304369660, -0.554839900998, -0.671249957691,
+      0.290762056405,  0.022921975942,  -0.109411964492, -0.322640027152, 0.100939700573,  0.173930445546};
+  const Tensor ids = Tensor::from({5, 7, 58, 9, 6, 59, 3, 59, 7, 8, 40, 2}, {3, 4});
+  for (const auto& [name, values] : {std::pair("clip", expected), std::pair("open_clip", of_open_clip)}) {
+    const Pretrained model = load_pretrained(case_folder(name), {.dtype = DType::kFloat64});
+    const Tensor right = Tensor::from(values, {3, 8});
+    BOOST_TEST(max_difference(encoded(model, {ids}), right) <= 1e-9);
+    // Padding takes no part, whatever its id.
+    const Tensor padded = Tensor::from({5, 7, 58, 9, 59, 6, 59, 3, 59, 59, 7, 8, 40, 2, 41}, {3, 5});
+    std::vector<bool> valid(15, true);
+    for (const std::size_t column : {4, 9, 14}) valid[column] = false;
+    BOOST_TEST(max_difference(encoded(model, {padded, Tensor::from(valid, {3, 5})}), right) <= 1e-9);
   }
 }
 

@@ -97,6 +97,45 @@ BOOST_AUTO_TEST_CASE(all_that_is_wrong_is_named_together) {
                   "'embeddings.word_embeddings.weight' has shape [60, 16], expected [61, 16]"});
 }
 
+/// What sentence-transformers hands to the classes of transformers, and lengths of queries and documents.
+BOOST_AUTO_TEST_CASE(fields_of_a_sentence_transformer) {
+  for (const char* fields :
+       {R"("query_length": 32)", R"("document_length": 180)",
+        R"("query_expansion": {"strategy": "fixed", "length": 32})",
+        R"("processing_kwargs": {"text": {"max_length": 5}})",
+        R"("processing_kwargs": {"text": {"padding": "max_length"}})",
+        R"("processing_kwargs": {"text": {"truncation": false}})",
+        R"("processing_kwargs": {"common": {"add_special_tokens": false}})",
+        R"("processing_kwargs": {"image": {"do_resize": false}})", R"("model_args": {"num_hidden_layers": 1})",
+        R"("model_kwargs": {"subfolder": "other"})", R"("config_args": {"hidden_act": "relu"})",
+        R"("config_kwargs": {"is_decoder": true})", R"("tokenizer_args": {"do_lower_case": true})",
+        R"("processor_kwargs": {"truncation_side": "left"})", R"("tokenizer_name_or_path": "other")"}) {
+    const std::string all = fields;
+    BOOST_TEST_CONTEXT(all) {
+      // Whatever is within, the innermost name is told.
+      const std::size_t end = all.rfind("\": "), begin = all.rfind('"', end - 1) + 1;
+      const std::string name =
+          all.starts_with("\"query_expansion") ? "query_expansion" : all.substr(begin, end - begin);
+      const Broken broken("bert_mean");
+      put(broken / "sentence_bert_config.json", "{" + all + "}");
+      broken.refused({"sentence_bert_config.json", name});
+    }
+  }
+  for (
+      const char* fields :
+      {R"("query_length": null, "document_length": null, "query_expansion": null, "processing_kwargs": {})",
+       R"("processing_kwargs": {"text": {"padding": true, "truncation": "longest_first"}, "audio": {"sampling_rate": 1},
+           "chat_template": {"add_generation_prompt": true}, "common": {"return_tensors": "pt"}})",
+       R"("model_args": {"trust_remote_code": true, "attn_implementation": "sdpa", "torch_dtype": "float16"})",
+       R"("config_args": {}, "tokenizer_args": {"use_fast": true, "padding_side": "left"}, "unpad_inputs": false)"}) {
+    Folder folder;
+    std::filesystem::copy(ReferenceCase{"bert_mean"}.folder(), folder / "model",
+                          std::filesystem::copy_options::recursive);
+    put(folder / "model/sentence_bert_config.json", std::string("{") + fields + "}");
+    BOOST_CHECK_NO_THROW(load_pretrained(folder / "model"));
+  }
+}
+
 BOOST_AUTO_TEST_CASE(fields_of_bert) {
   const auto refused = [](const std::string& field, const std::string& other, std::vector<std::string> words) {
     Broken broken("bert_mean");
