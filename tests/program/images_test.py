@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
+import small_model
 from program_case import ProgramCase, main
 
 CLIP = ""
@@ -143,6 +145,29 @@ class ImagesTest(ProgramCase):
             self.run_program("check-gradient", "--model", self.model, "--pairs", self.pairs, "--loss", loss, "--samples", 9,
                              "--chunk", 4)
         self.assert_refused(["gist compares texts"], *self.train_arguments("gist", "--loss", "gist"))
+
+    def scale_of(self, folder: Path) -> float:
+        return struct.unpack("<f", small_model.read_safetensors(folder / "model.safetensors")["logit_scale"])[0]
+
+    def test_the_models_own_scale(self) -> None:
+        # Above CLIP's limit, as published SigLIPs have it.
+        own = math.log(115)
+        small_model.change(self.model / "model.safetensors", "logit_scale", lambda _: own)
+        before = self.weights("model")["logit_scale"]
+        run = ["--steps", 2, "--warmup", 0]
+        for loss in ("siglip", "clip"):
+            out = self.train(f"free-{loss}", "--loss", loss, *run)
+            # Two steps move it by little; CLIP's begin at its limit.
+            self.assertLess(abs(self.scale_of(out) - (own if loss == "siglip" else math.log(100))), 3 * 2 * 3e-3)
+            self.assertNotEqual(self.weights(f"free-{loss}")["logit_scale"], before)
+            for name, more in (("frozen", ["--freeze", "logit_scale"]), ("lora", ["--lora", 2, "--merge"])):
+                self.train(f"{name}-{loss}", "--loss", loss, *run, *more)
+                self.assertEqual(self.weights(f"{name}-{loss}")["logit_scale"], before, f"{name} {loss}")
+                for chosen in (["--scale", 20], ["--temperature", 0.05]):
+                    self.assert_refused([chosen[0], "'logit_scale'", "frozen"],
+                                        *self.train_arguments("other", "--loss", loss, *more, *chosen))
+        self.assertLess(self.scale_of(self.folder / "free-clip"), math.log(100) + 1e-6)
+        self.assertLess(abs(self.scale_of(self.train("given", "--scale", 20, *run)) - math.log(20)), 0.02)
 
     def test_columns(self) -> None:
         expected = self.evaluated(self.model)
