@@ -4,8 +4,10 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <span>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "held_out.h"
@@ -197,6 +199,15 @@ class Run {
         negatives > 0 ? fmt::format(" with {} hard negatives each", negatives) : "",
         held_out_ ? std::to_string(held_out_->queries.size()) + " searches" : "none",
         skipped > 0 ? fmt::format("; {} rows with an empty text passed over", skipped) : "");
+    const PairsSource& source = training_->source();
+    const std::span columns(source.columns);
+    const auto listed = [](std::span<const std::string> names) {
+      return fmt::format("'{}'", fmt::join(names, "', '"));
+    };
+    say("columns {} '{}', {} '{}'{}; {}", training_->images() ? "image" : "anchor", columns[0],
+        training_->images() ? "caption" : "positive", columns[1],
+        columns.size() > 2 ? fmt::format(", hard negatives {}", listed(columns.subspan(2))) : "",
+        source.unused.empty() ? "all are used" : fmt::format("not used: {}", listed(source.unused)));
     if (batch_ < options_.batch) say("note   the batch is all {} pairs, --batch asks for {}", batch_, options_.batch);
     if (!prefixes_.query.empty() || !prefixes_.passage.empty()) {
       say("prefix '{}' for anchors, '{}' for the others", prefixes_.query, prefixes_.passage);

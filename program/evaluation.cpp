@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/error.h"
 #include "tapecache/train/metrics.h"
 
 namespace tapecache::program {
@@ -41,6 +42,14 @@ Prefixes prefixes_for(const TextModel& model, const std::optional<std::string>& 
                       const std::optional<std::string>& passage) {
   return {query ? *query : model.prompt({"query"}),
           passage ? *passage : model.prompt({"document", "passage", "corpus"})};
+}
+
+void require_texts(const std::string& column, const PairsSource& source, const TextModel& model) {
+  if (column.empty() || !model.model().encodes_images()) return;
+  throw FileError(fmt::format(
+      "{}: column '{}' has the paths of images, which would be taken for texts; of a model of images and "
+      "texts, --image-column {} --caption-column {} takes the images themselves",
+      source.file.string(), column, column, column == source.columns[0] ? source.columns[1] : source.columns[0]));
 }
 
 Evaluation evaluate(const TextModel& model, const ImageEncoder* images, const RetrievalTask& task,

@@ -33,6 +33,7 @@ Shares PairBatch::targets_of_all() const {
 PairBatches::PairBatches(const PairsFile& pairs, const TextModel& model, const Prefixes& prefixes,
                          const ImageEncoder* images, const LoadingOptions& loading)
     : pairs_(pairs), model_(model), prefixes_(prefixes), images_(images), seed_(loading.seed) {
+  require_texts(pairs.paths(), pairs.source(), model);
   if (pairs.images()) work_ = std::make_unique<WorkAhead>(loading.threads);
 }
 

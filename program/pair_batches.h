@@ -38,7 +38,7 @@ struct LoadingOptions {
 
 class PairBatches {
  public:
-  /// Holds on to the arguments; `images` encodes the anchors of pairs that have images.
+  /// Holds on to the arguments; `images` encodes the anchors of pairs that have images. Throws as `require_texts`.
   PairBatches(const PairsFile& pairs, const TextModel& model, const Prefixes& prefixes,
               const ImageEncoder* images = nullptr, const LoadingOptions& loading = {});
 

@@ -169,6 +169,22 @@ class ImagesTest(ProgramCase):
         self.assertLess(self.scale_of(self.folder / "free-clip"), math.log(100) + 1e-6)
         self.assertLess(abs(self.scale_of(self.train("given", "--scale", 20, *run)) - math.log(20)), 0.02)
 
+    def test_paths_are_no_texts(self) -> None:
+        self.write_pairs(("filepath", "title"), self.rows)
+        for command in (self.train_arguments("out"), ["eval", "--model", self.model, "--pairs", self.pairs],
+                        ["check-gradient", "--model", self.model, "--pairs", self.pairs]):
+            self.assert_refused(["column 'filepath' has the paths of images", "--image-column filepath --caption-column title"],
+                                *command, "--columns", "filepath,title")
+        listed = self.folder / "data" / "list.csv"
+        listed.write_text("filepath\n" + "".join(f"{name}\n" for name, _ in self.rows))
+        self.assert_refused(["list.csv: line 2, column 1", "path of an image", "--images"], "embed", "--model", self.model,
+                            "--input", listed, "--out", self.folder / "v.npy")
+        self.write_pairs(("words", "picture"), [row[::-1] for row in self.rows])
+        self.assert_refused(["column 'picture' has the paths", "--image-column picture --caption-column words"],
+                            *self.train_arguments("out"), "--columns", "words,picture")
+        self.write_pairs(("words", "others"), [(text, text) for _, text in self.rows])
+        self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--columns", "words,others")
+
     def test_columns(self) -> None:
         expected = self.evaluated(self.model)
         self.write_pairs(("id", "picture", "words"), [(number, *row) for number, row in enumerate(self.rows)])

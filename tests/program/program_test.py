@@ -1,12 +1,17 @@
 """The program `tapecache`, as it is used: on a small model of random weights. Argument: the program."""
 
 import json
+import os
+import re
 import shutil
 import signal
 import struct
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import program_case
 import small_model
 from program_case import ProgramCase, main, pairs
 
@@ -18,6 +23,44 @@ def read_npy(path: Path) -> "tuple[str, list[bytes]]":
     header, data = raw[10:10 + size].decode(), raw[10 + size:]
     rows = int(header.split("(")[1].split(",")[0])
     return header, [data[i * len(data) // rows:(i + 1) * len(data) // rows] for i in range(rows)]
+
+
+def events_of(path: Path) -> "list[tuple[int, bool]]":
+    """Of each event of an event file that has a value, or says that what is there is taken back: the step, and which."""
+    raw, events, at = path.read_bytes(), [], 0
+    while at + 12 <= len(raw):
+        size = struct.unpack("<Q", raw[at:at + 8])[0]
+        fields, step = message_fields(raw[at + 12:at + 12 + size]), 0
+        for number, value in fields:
+            step = value if number == 2 else step
+        kinds = [number for number, _ in fields]
+        if 5 in kinds or 7 in kinds:
+            events.append((step, 7 in kinds))
+        at += 16 + size
+    return events
+
+
+def message_fields(message: bytes) -> "list[tuple[int, int | bytes]]":
+    """Those of a message of Protocol Buffers."""
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            value |= (message[at] & 0x7f) << shift
+            at, shift = at + 1, shift + 7
+            if message[at - 1] < 0x80:
+                return value
+
+    fields, at = [], 0
+    while at < len(message):
+        key = varint()
+        if key & 7 == 0:
+            fields.append((key >> 3, varint()))
+        else:
+            size = {1: 8, 5: 4}.get(key & 7) or varint()
+            fields.append((key >> 3, message[at:at + size]))
+            at += size
+    return fields
 
 
 class ProgramTest(ProgramCase):
@@ -94,6 +137,28 @@ class ProgramTest(ProgramCase):
         self.train("cold", "--temperature", 0.1, "--steps", 1)
         self.train("scaled", "--scale", 10, "--steps", 1)
         self.assertEqual(self.weights("cold"), self.weights("scaled"))
+
+    def test_columns_that_are_used_and_those_that_are_not(self) -> None:
+        rows = [{"id": i, "query": a, "positive": p, "negatives": [p2, a2], "source_file": "x"}
+                for i, ((a, p), (a2, p2)) in enumerate(zip(pairs(), pairs()[1:] + pairs()[:1]))]
+        csv_pairs, self.pairs = self.pairs, self.folder / "pairs.jsonl"
+        self.pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.train("out", "--steps", 2)
+        self.assertIn("2 hard negatives", self.last.stderr)
+        self.assertIn("columns anchor 'query', positive 'positive', hard negatives 'negatives'; "
+                      "not used: 'source_file', 'id'\n",
+                      self.last.stderr)
+        self.pairs = csv_pairs
+        self.train("plain", "--steps", 2)
+        self.assertIn("columns anchor 'anchor', positive 'positive'; all are used\n", self.last.stderr)
+        self.assertNotEqual(self.weights("plain"), self.weights("out"))
+        for name in ("label", "Score"):
+            self.write_csv(self.pairs, [("sentence1", "sentence2", name), *((a, p, i % 2) for i, (a, p) in enumerate(pairs()))])
+            for command in (self.train_arguments("other"), ["eval", "--model", self.model, "--pairs", self.pairs]):
+                self.assert_refused([f"column '{name}'", "--columns sentence1,sentence2"], *command)
+        self.train("chosen", "--steps", 2, "--columns", "sentence1,sentence2")
+        self.assertIn("not used: 'Score'", self.last.stderr)
+        self.assertEqual(self.weights("chosen"), self.weights("plain"))
 
     def test_hard_negatives_prefixes_and_bf16(self) -> None:
         rows = [{"query": a, "positive": p, "negative": [p2, a2]}
