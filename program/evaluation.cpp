@@ -62,9 +62,13 @@ Evaluation evaluate(const TextModel& model, const ImageEncoder* images, const Re
   const Shares of_all_targets = group.shares(static_cast<std::int64_t>(task.targets.size()));
   Tensor queries, targets;
   group.together([&] {
-    queries = of_images ? images->embed(of_all_queries.of(task.images), options)
-                        : model.embed(of_all_queries.of(task.queries), of_queries);
-    targets = model.embed(of_all_targets.of(task.targets), of_targets);
+    try {
+      queries = of_images ? images->embed(of_all_queries.of(task.images), options)
+                          : model.embed(of_all_queries.of(task.queries), of_queries);
+      targets = model.embed(of_all_targets.of(task.targets), of_targets);
+    } catch (const TextWithoutTokens& e) {
+      throw task.source.error(e.text(), e.what());
+    }
   });
   queries = model.comparable(group.gathered(queries, of_all_queries));
   targets = model.comparable(group.gathered(targets, of_all_targets));

@@ -24,7 +24,7 @@ class DistinctTexts {
 
 }  // namespace
 
-RetrievalTask::RetrievalTask(const Pairs& pairs) {
+RetrievalTask::RetrievalTask(const Pairs& pairs) : source(pairs.source) {
   DistinctTexts distinct_queries(queries), distinct_targets(targets);
   for (std::size_t i = 0; i < pairs.anchors.size(); ++i) {
     const auto query = static_cast<std::size_t>(distinct_queries.row(pairs.anchors[i]));

@@ -15,6 +15,7 @@ struct RetrievalTask {
   std::vector<std::string> queries = {}, targets = {};
   std::vector<std::vector<std::int64_t>> gold = {};  ///< of each query, rows of the targets
   std::vector<ImageFile> images = {};                ///< the queries, where they are images
+  PairsSource source = {};
 
   explicit RetrievalTask(const Pairs& pairs);
   /// i64 [queries, golds], filled up with -1.

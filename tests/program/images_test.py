@@ -185,6 +185,30 @@ class ImagesTest(ProgramCase):
         self.write_pairs(("words", "others"), [(text, text) for _, text in self.rows])
         self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--columns", "words,others")
 
+    def test_a_list_of_images_replaces_no_other_file(self) -> None:
+        images, vectors = self.folder / "data" / "pictures", self.folder / "v.npy"
+        arguments = ["embed", "--model", self.model, "--images", images, "--out", vectors]
+        for text in ("my notes\n", "", f"{images / 'red-top.png'}\n"):
+            self.write("v.txt", text)
+            self.assert_refused(["v.txt: is there already"], *arguments)
+            self.assertEqual((self.folder / "v.txt").read_text(), text)
+        self.assertFalse(vectors.exists())
+        (self.folder / "v.txt").unlink()
+        self.run_program(*arguments)
+        self.assertEqual(len((self.folder / "v.txt").read_text().splitlines()), len(self.rows))
+        # It is its own when another image has come.
+        shutil.copy(images / "red-top.png", images / "a.png")
+        self.run_program(*arguments)
+        self.run_program(*arguments[:-3], f"{images}/", *arguments[-2:])
+        self.assertEqual(len((self.folder / "v.txt").read_text().splitlines()), len(self.rows) + 1)
+        self.write("v.txt", (self.folder / "v.txt").read_text() + "and a note\n")
+        self.assert_refused(["v.txt: is there already"], *arguments)
+        # What is no folder has no list.
+        listed = self.folder / "data" / "list.csv"
+        listed.write_text("image\n" + "".join(f"{name}\n" for name, _ in self.rows))
+        self.run_program("embed", "--model", self.model, "--images", listed, "--out", vectors)
+        self.assertIn("and a note", (self.folder / "v.txt").read_text())
+
     def test_columns(self) -> None:
         expected = self.evaluated(self.model)
         self.write_pairs(("id", "picture", "words"), [(number, *row) for number, row in enumerate(self.rows)])
