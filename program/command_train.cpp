@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <numeric>
 #include <span>
 
 #include <fmt/format.h>
@@ -38,6 +39,7 @@ using Json = nlohmann::ordered_json;
 const Clock::time_point program_begin = Clock::now();
 
 constexpr std::int64_t kCheckedPairs = 16, kCheckedChunk = 4;
+constexpr std::int64_t kProbedPairs = 64;  // whose tokens tell one tokenizer from another
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
@@ -180,7 +182,14 @@ class Run {
 
     step_options_ = step_options(options_, group_);
     settings_ = run_settings(options_, *training_, prefixes_);
-    settings_["the number of steps"] = std::to_string(steps_);
+    settings_.merge(std::map(trainee_->origin()));
+    std::vector<std::int64_t> first(static_cast<std::size_t>(std::min(batch_, kProbedPairs)));
+    std::iota(first.begin(), first.end(), 0);
+    settings_["the tokens of texts"] = fmt::format("fingerprint {:016x}", batches_->fingerprint(first));
+    settings_["the steps in all"] = std::to_string(steps_);
+    settings_["the searches held out"] =
+        held_out_ ? fmt::format("{} of fingerprint {:016x}", held_out_->queries.size(), held_out_->fingerprint())
+                  : "none";
   }
 
   void describe_run() const {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "fingerprint.h"
+
 namespace tapecache::program {
 
 namespace {
@@ -61,6 +63,15 @@ Tensor RetrievalTask::reversed_gold_rows() const {
     }
   }
   return filled_up(reversed);
+}
+
+std::uint64_t RetrievalTask::fingerprint() const {
+  Fingerprint all;
+  for (const std::string& text : queries) all.add(text);
+  for (const std::string& text : targets) all.add(text);
+  const Tensor right = gold_rows();
+  all.add(std::span(right.raw(), right.bytes()));
+  return all.value();
 }
 
 }  // namespace tapecache::program

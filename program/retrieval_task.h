@@ -22,6 +22,8 @@ struct RetrievalTask {
   Tensor gold_rows() const;
   /// The same of each target, rows of the queries, for the search the other way round; all targets have one then.
   Tensor reversed_gold_rows() const;
+  /// Of its texts, and of which belong together.
+  std::uint64_t fingerprint() const;
 };
 
 }  // namespace tapecache::program

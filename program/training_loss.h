@@ -36,7 +36,9 @@ class TrainingLoss {
                      const ProcessGroup& group = {}) const;
   /// CLIP's and SigLIP's scale, and SigLIP's bias, unless the model has them.
   const std::vector<Parameter>& parameters() const { return parameters_; }
-  /// To be called after each step of the optimiser.
+  /// Gist's guide, else null.
+  const TextModel* guide() const { return guide_.get(); }
+  /// To be called after each step of the optimiser: keeps CLIP's scale, where it is trained, to 100 at most.
   void after_step();
   /// What similarities are multiplied by now.
   double scale() const;

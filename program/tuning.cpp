@@ -87,7 +87,8 @@ void write_adapter(const std::filesystem::path& out, const std::filesystem::path
                    const std::filesystem::path& base) {
   std::error_code error;
   std::filesystem::remove_all(staging, error);
-  models::save_lora(staging, lora, std::filesystem::absolute(base).lexically_normal().string());
+  const std::filesystem::path whole = std::filesystem::absolute(base, error);
+  models::save_lora(staging, lora, (error ? base : whole).lexically_normal().string());
   std::filesystem::rename(staging, out, error);
   if (error) throw FileError(fmt::format("{}: cannot be put in place: {}", out.string(), error.message()));
 }
@@ -102,6 +103,7 @@ std::map<std::string, std::string> tuning_settings(const TuningOptions& options)
       {"--lora-alpha", text_of(options.lora_alpha)},
       {"--lora-dropout", text_of(options.lora_dropout)},
       {"--lora-targets", fmt::format("{}", fmt::join(options.lora_targets, " "))},
+      {"--merge", fmt::format("{}", options.merge)},
       {"--schedule", options.schedule},
   };
 }

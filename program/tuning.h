@@ -42,7 +42,7 @@ double scheduled_rate(const std::string& schedule, std::int64_t step, std::int64
 void write_adapter(const std::filesystem::path& out, const std::filesystem::path& staging, const models::Lora& lora,
                    const std::filesystem::path& base);
 
-/// What bits depend on, as `run_settings`.
+/// What the bits of a run, or what it leaves, depend on, as `run_settings`.
 std::map<std::string, std::string> tuning_settings(const TuningOptions& options);
 
 }  // namespace tapecache::program

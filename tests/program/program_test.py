@@ -110,6 +110,74 @@ class ProgramTest(ProgramCase):
         self.write_csv(self.pairs, [("anchor", "positive"), *pairs()[1:]])
         self.assert_refused(["--resume", "the pairs"], *self.train_arguments("out", "--steps", 3, "--resume"))
 
+    def assert_resume_refused(self, words: "list[str]", out: str, *more) -> None:
+        self.assert_refused(["--resume: the run began with", *words], *self.train_arguments(out, *more, "--resume"))
+
+    def test_resume_with_another_model(self) -> None:
+        run = ["--steps", 3]
+        for name, more in (("whole", []), ("lora", ["--lora", 2]), ("merged", ["--lora", 2, "--merge"])):
+            shutil.rmtree(self.train(name, *run, *more))
+        adapter = self.train("adapter", *run, "--lora", 2)
+        base, self.model = self.model, adapter
+        shutil.rmtree(self.train("further", *run))
+        self.model = base
+        # The same bits elsewhere are the same model; others under its name are another.
+        moved = self.folder / "moved"
+        shutil.copytree(base, moved)
+        small_model.change(base / "model.safetensors", "embeddings.word_embeddings.weight", lambda value: 1.5 * value)
+        for name, more in (("whole", []), ("lora", ["--lora", 2]), ("merged", ["--lora", 2, "--merge"])):
+            self.assert_resume_refused(["the weights of --model", "fingerprint"], name, *run, *more)
+        self.model = adapter
+        self.assert_resume_refused(["the weights of --base", "fingerprint"], "further", *run)
+        self.train("further", *run, "--base", moved, "--resume")
+        self.model = moved
+        self.train("whole", *run, "--resume")
+        self.assert_resume_refused(["--merge 'true', found 'false'"], "merged", *run, "--lora", 2)
+        self.train("merged", *run, "--lora", 2, "--merge", "--resume")
+        # The same numbers in another kind of model, or behind another tokenizer.
+        for name in ("whole", "merged"):
+            shutil.rmtree(self.folder / name)
+        pooling, vocabulary = "1_Pooling/config.json", self.model / "vocab.txt"
+        self.set_in(pooling, pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+        self.assert_resume_refused(["the kind of model 'bert, pooling: mean", "found 'bert, pooling: cls"], "merged", *run,
+                                   "--lora", 2, "--merge")
+        self.set_in(pooling, pooling_mode_cls_token=False, pooling_mode_mean_tokens=True)
+        tokens = vocabulary.read_text()
+        vocabulary.write_text(tokens.replace("\nba\n", "\n?\n").replace("\nbe\n", "\nba\n").replace("\n?\n", "\nbe\n"))
+        self.assert_resume_refused(["the tokens of texts"], "whole", *run)
+        vocabulary.write_text(tokens)
+        self.train("whole", *run, "--resume")
+        # Of an adapter what counts are its own numbers, too.
+        shutil.rmtree(self.folder / "further")
+        self.model = adapter
+        small_model.change(adapter / "adapter_model.safetensors",
+                           "base_model.model.encoder.layer.1.output.dense.lora_B.weight", lambda value: value + 1)
+        self.assert_resume_refused(["the weights of --model", "fingerprint"], "further", *run, "--base", moved)
+
+    def test_resume_with_other_held_out_pairs_and_another_guide(self) -> None:
+        run = ["--steps", 2, "--eval-pairs", self.folder / "held.csv"]
+        self.write_csv(self.folder / "held.csv", [("anchor", "positive"), *pairs()[:9]])
+        shutil.rmtree(self.train("out", *run))
+        self.write_csv(self.folder / "held.csv", [("anchor", "positive"), *pairs()[1:9], pairs()[0]])
+        self.assert_resume_refused(["the searches held out '9 of"], "out", *run)
+        self.write_csv(self.folder / "held.csv", [("anchor", "positive"), *pairs()[:9]])
+        self.train("out", *run, "--resume")
+        guide = shutil.copytree(self.model, self.folder / "guide")
+        gist = ["--steps", 2, "--loss", "gist", "--guide"]
+        shutil.rmtree(self.train("gist", *gist, guide))
+        shutil.rmtree(self.train("own", *gist[:-1]))
+        small_model.change(guide / "model.safetensors", "embeddings.word_embeddings.weight", lambda value: -value)
+        for out in ("gist", "own"):
+            self.assert_resume_refused(["the weights of --guide"], out, *gist, guide)
+        self.train("gist", *gist, shutil.copytree(self.model, self.folder / "moved"), "--resume")
+
+    def test_checks_change_no_bits(self) -> None:
+        for name, more in (("whole", []), ("lora", ["--lora", 2, "--lora-dropout", 0.1, "--merge"])):
+            plain = self.train(f"{name}-plain", "--steps", 4, *more)
+            self.train(f"{name}-checked", "--steps", 4, "--check-every", 1, *more)
+            self.assertEqual(len(self.metrics(f"{name}-checked", "check")), 4)
+            self.assertEqual(self.weights(f"{name}-checked"), self.weights(plain.name))
+
     def test_ways_to_cut(self) -> None:
         for number, cut in enumerate((["--chunk", 8], ["--chunk-tokens", 64], ["--memory", "64M"],
                                       ["--memory", "64M", "--chunk-tokens", 64])):

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <deque>
 #include <set>
 #include <string>
@@ -101,6 +102,14 @@ BOOST_AUTO_TEST_CASE(searches_count_equal_texts_once) {
   BOOST_CHECK_EQUAL(to_string(task.reversed_gold_rows().shape()), "[4, 2]");
   check_equal(task.reversed_gold_rows(), {0, -1, 0, 1, -1, -1, -1, -1});
   BOOST_CHECK(task.images.empty());
+  const std::uint64_t fingerprint = task.fingerprint();
+  BOOST_CHECK_EQUAL(RetrievalTask(pairs).fingerprint(), fingerprint);
+  Pairs others = pairs;
+  others.positives[1] = "a";
+  BOOST_CHECK_NE(RetrievalTask(others).fingerprint(), fingerprint);
+  others = pairs;
+  others.negatives[0] = "e";
+  BOOST_CHECK_NE(RetrievalTask(others).fingerprint(), fingerprint);
 }
 
 BOOST_AUTO_TEST_CASE(groups_of_parameters) {
