@@ -178,6 +178,35 @@ class ProgramTest(ProgramCase):
             self.assertEqual(len(self.metrics(f"{name}-checked", "check")), 4)
             self.assertEqual(self.weights(f"{name}-checked"), self.weights(plain.name))
 
+    def test_a_run_that_begins_anew_shows_nothing_of_the_old_one(self) -> None:
+        run = ["--steps", 3000, "--save-every", 0]
+        process = subprocess.Popen([program_case.PROGRAM, *map(str, self.train_arguments("out", *run))],
+                                   stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not (self.folder / "out.run/metrics.jsonl").exists():
+            time.sleep(0.002)
+        while time.monotonic() < end and len(self.metrics_so_far("out")) < 5:
+            time.sleep(0.002)
+        process.kill()
+        process.wait(timeout=60)
+        self.assertFalse((self.folder / "out.run/checkpoint.safetensors").exists())
+        self.train("out", "--steps", 3, "--save-every", 0, "--resume")
+        files = sorted((self.folder / "out.run").glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
+        self.assertEqual(len(files), 2)
+        self.assertGreater(max(step for step, _ in events_of(files[0])), 3)
+        shown = []
+        for step, starts in [event for file in files for event in events_of(file)]:
+            if starts:
+                shown = [other for other in shown if other < step]
+            else:
+                shown.append(step)
+        values = [len(line) - 2 for kind in ("train", "eval") for line in self.metrics("out", kind)]
+        self.assertEqual(len(shown), sum(values))
+        self.assertEqual(max(shown), 3)
+
+    def metrics_so_far(self, out: str) -> list:
+        return (self.folder / f"{out}.run/metrics.jsonl").read_text().splitlines()
+
     def test_ways_to_cut(self) -> None:
         for number, cut in enumerate((["--chunk", 8], ["--chunk-tokens", 64], ["--memory", "64M"],
                                       ["--memory", "64M", "--chunk-tokens", 64])):
