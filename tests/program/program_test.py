@@ -235,6 +235,48 @@ class ProgramTest(ProgramCase):
         self.train("scaled", "--scale", 10, "--steps", 1)
         self.assertEqual(self.weights("cold"), self.weights("scaled"))
 
+    def test_options_by_their_effects(self) -> None:
+        # The pairs are 120, 6 of them held out: seven batches of 16 an epoch.
+        for epochs, steps in (([], 7), (["--epochs", 2], 14), (["--epochs", 0.5], 4)):
+            self.train(f"epochs{steps}", *epochs)
+            self.assertEqual(len(self.metrics(f"epochs{steps}", "train")), steps)
+        self.assertIn("114 for training, 6 searches held out", self.last.stderr)
+        self.train("limited", "--steps", 1, "--eval-limit", 3)
+        self.assertIn("117 for training, 3 searches held out", self.last.stderr)
+
+        rate, name = 1e-2, "encoder.layer.0.output.dense"
+        weights = []
+        for decay in (0, 0.5):
+            out = self.train(f"decay{decay}", "--steps", 1, "--warmup", 0, "--rate", rate, "--weight-decay", decay)
+            weights.append(self.weights(out.name))
+        self.assertEqual(weights[0][f"{name}.bias"], weights[1][f"{name}.bias"])
+        before = struct.unpack("<512f", self.weights("model")[f"{name}.weight"])
+        for old, free, decayed in zip(before, *(struct.unpack("<512f", found[f"{name}.weight"]) for found in weights)):
+            self.assertAlmostEqual(decayed - free, -rate * 0.5 * old, places=6)
+
+        guide = shutil.copytree(self.model, self.folder / "guide")
+        gist = ["--loss", "gist", "--steps", 3, "--dropout", 0]
+        self.train("own-guide", *gist)
+        self.train("same-guide", *gist, "--guide", guide)
+        self.assertEqual(self.weights("same-guide"), self.weights("own-guide"))
+        small_model.change(guide / "model.safetensors", "embeddings.word_embeddings.weight", lambda value: -value)
+        self.train("other-guide", *gist, "--guide", guide)
+        self.assertNotEqual(self.weights("other-guide"), self.weights("own-guide"))
+        self.assert_refused(["--guide is for --loss gist"], *self.train_arguments("none", "--guide", guide))
+
+        prefixed = ["--query-prefix", "", "--steps", 2, "--eval-share", 0]
+        self.train("prefix", *prefixed, "--passage-prefix", "fo: ")
+        self.train("none", *prefixed)
+        measured = [self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--json", *more).stdout
+                    for more in ([], ["--passage-prefix", "fo: "])]
+        self.write_csv(self.pairs, [("anchor", "positive"), *((anchor, f"fo: {text}") for anchor, text in pairs())])
+        self.train("written", *prefixed)
+        self.assertEqual(self.weights("prefix"), self.weights("written"))
+        self.assertNotEqual(self.weights("prefix"), self.weights("none"))
+        measured.append(self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--json").stdout)
+        self.assertEqual(measured[1], measured[2])
+        self.assertNotEqual(measured[0], measured[1])
+
     def test_columns_that_are_used_and_those_that_are_not(self) -> None:
         rows = [{"id": i, "query": a, "positive": p, "negatives": [p2, a2], "source_file": "x"}
                 for i, ((a, p), (a2, p2)) in enumerate(zip(pairs(), pairs()[1:] + pairs()[:1]))]
@@ -535,6 +577,19 @@ class ProgramTest(ProgramCase):
             self.assertIn("--threads", self.run_program(command, "--help").stdout)
         self.assertIn("check-gradient", self.run_program("--help").stdout)
         self.assertRegex(self.run_program("--version").stdout, r"^tapecache \d+\.\d+\.\d+\n$")
+
+    def test_every_option_stands_in_the_page(self) -> None:
+        page = (Path(__file__).parents[2] / "docs" / "program.md").read_text()
+        written = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page))
+        known = set()
+        for command in ("", "train", "embed", "search", "eval", "inspect", "check-gradient"):
+            shown = self.run_program(*filter(None, [command]), "--help").stdout
+            options = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", shown))
+            self.assertIn("--help", options)
+            known |= options
+            self.assertEqual(options - written, set(), f"tapecache {command}: options that docs/program.md has not")
+        others = {"--logdir"}  # TensorBoard's
+        self.assertEqual(written - known - others, set(), "docs/program.md has options that are none")
 
     def test_broken_files(self) -> None:
         self.pairs.write_text("anchor,positive\nba,be\nbi,\"bo\n")
