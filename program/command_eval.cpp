@@ -15,6 +15,7 @@ int run_eval(const EvalCommand& command) {
   const Pairs pairs = read_pairs(command.pairs, command.columns);
   const RetrievalTask task(pairs);
   const TextModel model(command.model.folder, command.model.text_model());
+  require_texts(pairs.paths, pairs.source, model);
   std::optional<ImageEncoder> images;
   if (pairs.images) images.emplace(model.model(), command.model.images);
   const Evaluation found =

@@ -190,8 +190,10 @@ void add_embed(CLI::App& app, EmbedCommand& o) {
   add_over_white(app, o.model.images);
   app.add_option("--out", o.out, "Vectors, in their order: .npy, or .safetensors (tensor 'embeddings')")->required();
   add_texts(app, o.texts);
-  auto* prefix = app.add_option("--prefix", o.prefix, "Before every text (default: the model's default prompt)");
-  app.add_option("--prompt", o.prompt, "Name of one of the model's prompts, as query")->excludes(prefix);
+  auto* prefix = app.add_option("--prefix", o.prefix,
+                                "Before every text (default: the model's prompt for documents, else its default one)");
+  app.add_option("--prompt", o.prompt, "Name of one of the model's prompts, as query of texts to search for")
+      ->excludes(prefix);
   app.add_flag("--float16", o.float16, "Write half-precision numbers");
 }
 

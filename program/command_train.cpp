@@ -4,8 +4,11 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <numeric>
+#include <span>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
 #include "held_out.h"
@@ -36,6 +39,7 @@ using Json = nlohmann::ordered_json;
 const Clock::time_point program_begin = Clock::now();
 
 constexpr std::int64_t kCheckedPairs = 16, kCheckedChunk = 4;
+constexpr std::int64_t kProbedPairs = 64;  // whose tokens tell one tokenizer from another
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
@@ -177,7 +181,14 @@ class Run {
 
     step_options_ = step_options(options_, group_);
     settings_ = run_settings(options_, *training_, prefixes_);
-    settings_["the number of steps"] = std::to_string(steps_);
+    settings_.merge(std::map(trainee_->origin()));
+    std::vector<std::int64_t> first(static_cast<std::size_t>(std::min(batch_, kProbedPairs)));
+    std::iota(first.begin(), first.end(), 0);
+    settings_["the tokens of texts"] = fmt::format("fingerprint {:016x}", batches_->fingerprint(first));
+    settings_["the steps in all"] = std::to_string(steps_);
+    settings_["the searches held out"] =
+        held_out_ ? fmt::format("{} of fingerprint {:016x}", held_out_->queries.size(), held_out_->fingerprint())
+                  : "none";
   }
 
   void describe_run() const {
@@ -196,6 +207,15 @@ class Run {
         negatives > 0 ? fmt::format(" with {} hard negatives each", negatives) : "",
         held_out_ ? std::to_string(held_out_->queries.size()) + " searches" : "none",
         skipped > 0 ? fmt::format("; {} rows with an empty text passed over", skipped) : "");
+    const PairsSource& source = training_->source();
+    const std::span columns(source.columns);
+    const auto listed = [](std::span<const std::string> names) {
+      return fmt::format("'{}'", fmt::join(names, "', '"));
+    };
+    say("columns {} '{}', {} '{}'{}; {}", training_->images() ? "image" : "anchor", columns[0],
+        training_->images() ? "caption" : "positive", columns[1],
+        columns.size() > 2 ? fmt::format(", hard negatives {}", listed(columns.subspan(2))) : "",
+        source.unused.empty() ? "all are used" : fmt::format("not used: {}", listed(source.unused)));
     if (batch_ < options_.batch) say("note   the batch is all {} pairs, --batch asks for {}", batch_, options_.batch);
     if (!prefixes_.query.empty() || !prefixes_.passage.empty()) {
       say("prefix '{}' for anchors, '{}' for the others", prefixes_.query, prefixes_.passage);

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/core/error.h"
 #include "tapecache/train/metrics.h"
 
 namespace tapecache::program {
@@ -43,6 +44,14 @@ Prefixes prefixes_for(const TextModel& model, const std::optional<std::string>& 
           passage ? *passage : model.prompt({"document", "passage", "corpus"})};
 }
 
+void require_texts(const std::string& column, const PairsSource& source, const TextModel& model) {
+  if (column.empty() || !model.model().encodes_images()) return;
+  throw FileError(fmt::format(
+      "{}: column '{}' has the paths of images, which would be taken for texts; of a model of images and "
+      "texts, --image-column {} --caption-column {} takes the images themselves",
+      source.file.string(), column, column, column == source.columns[0] ? source.columns[1] : source.columns[0]));
+}
+
 Evaluation evaluate(const TextModel& model, const ImageEncoder* images, const RetrievalTask& task,
                     const Prefixes& prefixes, const EmbedOptions& options, const ProcessGroup& group) {
   EmbedOptions of_queries = options, of_targets = options;
@@ -53,9 +62,13 @@ Evaluation evaluate(const TextModel& model, const ImageEncoder* images, const Re
   const Shares of_all_targets = group.shares(static_cast<std::int64_t>(task.targets.size()));
   Tensor queries, targets;
   group.together([&] {
-    queries = of_images ? images->embed(of_all_queries.of(task.images), options)
-                        : model.embed(of_all_queries.of(task.queries), of_queries);
-    targets = model.embed(of_all_targets.of(task.targets), of_targets);
+    try {
+      queries = of_images ? images->embed(of_all_queries.of(task.images), options)
+                          : model.embed(of_all_queries.of(task.queries), of_queries);
+      targets = model.embed(of_all_targets.of(task.targets), of_targets);
+    } catch (const TextWithoutTokens& e) {
+      throw task.source.error(e.text(), e.what());
+    }
   });
   queries = model.comparable(group.gathered(queries, of_all_queries));
   targets = model.comparable(group.gathered(targets, of_all_targets));

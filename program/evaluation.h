@@ -36,6 +36,9 @@ struct Prefixes {
 Prefixes prefixes_for(const TextModel& model, const std::optional<std::string>& query,
                       const std::optional<std::string>& passage);
 
+/// Throws FileError for a column of images' paths that is taken for texts, where the model could read the images.
+void require_texts(const std::string& column, const PairsSource& source, const TextModel& model);
+
 /// `images` is looked at where the task's queries are images. Each process encodes its share, and all find the same.
 Evaluation evaluate(const TextModel& model, const ImageEncoder* images, const RetrievalTask& task,
                     const Prefixes& prefixes, const EmbedOptions& options, const ProcessGroup& group = {});

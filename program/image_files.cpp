@@ -10,13 +10,13 @@
 
 namespace tapecache::program {
 
-namespace {
-
 bool is_image(const std::filesystem::path& path) {
   std::string ending = path.extension().string();
   for (char& c : ending) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   return ending == ".jpg" || ending == ".jpeg" || ending == ".png";
 }
+
+namespace {
 
 std::vector<ImageFile> of_folder(const std::filesystem::path& folder) {
   std::vector<ImageFile> files;

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <sstream>
 #include <string>
+#include <system_error>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -29,10 +30,22 @@ std::string lines_until(const std::filesystem::path& path, std::int64_t step) {
   return kept;
 }
 
+/// From which step on earlier event files of the folder count no more: all, where a run begins anew; none where there
+/// is no such file.
+std::optional<std::int64_t> first_new_step(const std::filesystem::path& folder,
+                                           std::optional<std::int64_t> resumed_step) {
+  if (resumed_step) return *resumed_step + 1;
+  std::error_code error;
+  for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    if (at->path().filename().string().starts_with("events.out.tfevents.")) return 0;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 MetricsLog::MetricsLog(const std::filesystem::path& folder, std::optional<std::int64_t> resumed_step)
-    : path_(folder / "metrics.jsonl"), events_(folder, resumed_step ? std::optional(*resumed_step + 1) : std::nullopt) {
+    : path_(folder / "metrics.jsonl"), events_(folder, first_new_step(folder, resumed_step)) {
   write_file_atomically(path_, resumed_step ? lines_until(path_, *resumed_step) : "");
   lines_.open(path_, std::ios::binary | std::ios::app);
 }

@@ -18,8 +18,8 @@ class MetricsLog {
  public:
   using Figures = std::vector<std::pair<std::string, double>>;
 
-  /// Begins new files in the folder. With `resumed_step` it goes on with those that are there, without what they have
-  /// after that step. Throws FileError.
+  /// Begins new files in the folder; TensorBoard shows nothing any more of event files that are there. With
+  /// `resumed_step` it goes on with those that are there, without what they have after that step. Throws FileError.
   explicit MetricsLog(const std::filesystem::path& folder, std::optional<std::int64_t> resumed_step = {});
 
   /// Figures of one kind ("train", "eval", "check") after so many steps. A number that is not finite is null in

@@ -11,7 +11,7 @@ namespace tapecache::program {
 namespace {
 
 /// Numbers of texts, where equal ones have the same. Undefined where all differ.
-Tensor ids_of(const std::vector<std::string>& texts) {
+Tensor numbers_of(const std::vector<std::string>& texts) {
   std::unordered_map<std::string_view, std::int64_t> numbers;
   std::vector<std::int64_t> ids;
   ids.reserve(texts.size());
@@ -33,6 +33,7 @@ Shares PairBatch::targets_of_all() const {
 PairBatches::PairBatches(const PairsFile& pairs, const TextModel& model, const Prefixes& prefixes,
                          const ImageEncoder* images, const LoadingOptions& loading)
     : pairs_(pairs), model_(model), prefixes_(prefixes), images_(images), seed_(loading.seed) {
+  require_texts(pairs.paths(), pairs.source(), model);
   if (pairs.images()) work_ = std::make_unique<WorkAhead>(loading.threads);
 }
 
@@ -72,11 +73,31 @@ PairBatches::Parts PairBatches::read(const std::vector<std::int64_t>& rows, cons
     work_->finish();
     batch.pixels = std::exchange(pixels_, {});
   } else {
-    parts.anchors = model_.ids(shares.of(batch.anchor_texts), prefixes_.query);
+    parts.anchors = ids_of(shares.of(batch.anchor_texts), prefixes_.query);
   }
-  parts.targets = model_.ids(batch.targets_of_all().of(batch.target_texts), prefixes_.passage);
-  batch.equal = {.target_ids = ids_of(batch.target_texts), .query_ids = ids_of(batch.anchor_texts)};
+  parts.targets = ids_of(batch.targets_of_all().of(batch.target_texts), prefixes_.passage);
+  batch.equal = {.target_ids = numbers_of(batch.target_texts), .query_ids = numbers_of(batch.anchor_texts)};
   return parts;
+}
+
+std::vector<std::vector<std::int32_t>> PairBatches::ids_of(std::span<const std::string> texts,
+                                                           const std::string& prefix) const {
+  try {
+    return model_.ids(texts, prefix);
+  } catch (const TextWithoutTokens& e) {
+    throw pairs_.source().error(e.text(), e.what());
+  }
+}
+
+std::uint64_t PairBatches::fingerprint(const std::vector<std::int64_t>& rows) const {
+  const Pairs pairs = pairs_.read(rows);
+  Fingerprint all;
+  const auto add = [&](const std::vector<std::string>& texts, const std::string& prefix) {
+    for (const auto& ids : ids_of(texts, prefix)) all.add(std::as_bytes(std::span(ids)));
+  };
+  if (!pairs.images) add(pairs.anchors, prefixes_.query);
+  add(pairs.positives, prefixes_.passage);
+  return all.value();
 }
 
 std::array<std::int64_t, 2> PairBatches::Parts::longest() const {
@@ -121,7 +142,7 @@ PairBatch first_pairs(const PairBatch& batch, std::int64_t count) {
   if (batch.pixels.defined()) first.pixels = batch.pixels.slice(0, first.pairs.own());
   else first.anchors = batch.anchors.slice(0, first.pairs.own());
   first.targets = batch.targets.slice(0, first.pairs.own() * targets_each);
-  first.equal = {.target_ids = ids_of(first.target_texts), .query_ids = ids_of(first.anchor_texts)};
+  first.equal = {.target_ids = numbers_of(first.target_texts), .query_ids = numbers_of(first.anchor_texts)};
   return first;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -38,7 +39,7 @@ struct LoadingOptions {
 
 class PairBatches {
  public:
-  /// Holds on to the arguments; `images` encodes the anchors of pairs that have images.
+  /// Holds on to the arguments; `images` encodes the anchors of pairs that have images. Throws as `require_texts`.
   PairBatches(const PairsFile& pairs, const TextModel& model, const Prefixes& prefixes,
               const ImageEncoder* images = nullptr, const LoadingOptions& loading = {});
 
@@ -55,12 +56,16 @@ class PairBatches {
   Parts read(const std::vector<std::int64_t>& rows, const Shares& shares, std::optional<std::uint32_t> epoch = {});
   /// The batch, with anchors and targets of at least so many tokens.
   PairBatch padded(Parts parts, const std::array<std::int64_t, 2>& tokens) const;
+  /// Of the tokens that the texts of these pairs become.
+  std::uint64_t fingerprint(const std::vector<std::int64_t>& rows) const;
   /// Of one process.
   PairBatch batch(const std::vector<std::int64_t>& rows);
   /// Begins to read the images of what `read` is called with next; what goes wrong is thrown there.
   void load_ahead(const std::vector<std::int64_t>& rows, const Shares& shares, std::optional<std::uint32_t> epoch = {});
 
  private:
+  std::vector<std::vector<std::int32_t>> ids_of(std::span<const std::string> texts, const std::string& prefix) const;
+
   const PairsFile& pairs_;
   const TextModel& model_;
   Prefixes prefixes_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <functional>
 #include <iterator>
 #include <limits>
 #include <optional>
@@ -11,6 +12,7 @@
 
 #include <fmt/format.h>
 
+#include "image_files.h"
 #include "tapecache/core/error.h"
 #include "text_file.h"
 
@@ -22,6 +24,10 @@ constexpr std::string_view kAnchorNames[] = {"anchor", "query", "question", "sen
 constexpr std::string_view kPositiveNames[] = {"positive", "pos",       "passage", "document",
                                                "answer",   "sentence2", "text2",   "target"};
 constexpr std::string_view kNegativeNames[] = {"negative", "neg", "hard_negative"};
+constexpr std::string_view kNegativeListNames[] = {"negatives", "negs", "hard_negatives"};
+constexpr std::string_view kLabelNames[] = {
+    "label",      "labels",    "score",        "scores",           "gold_label",
+    "similarity", "relevance", "is_duplicate", "similarity_score", "relatedness_score"};
 constexpr std::string_view kImageNames[] = {"image",     "image_path", "filepath", "file_path",
                                             "file_name", "filename",   "path"};
 constexpr std::string_view kCaptionNames[] = {"caption", "captions", "title", "text", "sentence", "description"};
@@ -70,6 +76,10 @@ std::optional<Columns> image_columns(const RowFile& rows, const PairsOptions& op
                               image ? "--caption-column NAME" : "--image-column NAME"));
 }
 
+bool is_negative(std::string_view name) {
+  return is_one_of(name, kNegativeNames, true) || is_one_of(name, kNegativeListNames, true);
+}
+
 /// The columns by their names, or in their order.
 Columns known_columns(const RowFile& rows, const PairsOptions& options) {
   const std::vector<std::string>& names = rows.names();
@@ -80,7 +90,7 @@ Columns known_columns(const RowFile& rows, const PairsOptions& options) {
   for (const std::string& name : names) {
     if (!anchor && is_one_of(name, kAnchorNames)) anchor = name;
     if (!positive && is_one_of(name, kPositiveNames)) positive = name;
-    if (is_one_of(name, kNegativeNames, true)) negatives.push_back(name);
+    if (is_negative(name)) negatives.push_back(name);
   }
   if (!anchor || !positive) {
     if (const auto images = image_columns(rows, options)) return *images;
@@ -94,18 +104,39 @@ Columns known_columns(const RowFile& rows, const PairsOptions& options) {
   return columns;
 }
 
-/// FNV-1a of a text, and of the texts before it.
-std::uint64_t hash(std::string_view bytes, std::uint64_t before = 0xcbf29ce484222325) {
-  for (const char byte : bytes) before = (before ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
-  return before;
+/// What takes these columns as they are.
+std::string options_for(const Columns& columns) {
+  if (columns.images) return fmt::format("--image-column {} --caption-column {}", columns.names[0], columns.names[1]);
+  return fmt::format("--columns {}", fmt::join(columns.names, ","));
+}
+
+/// Refuses what training on these columns would pass over or misread, unless they are the ones that were asked for.
+void require_columns_as_meant(const RowFile& rows, const Columns& columns) {
+  std::vector<std::string> all = rows.names();
+  all.insert(all.end(), rows.other_names().begin(), rows.other_names().end());
+  if (const auto label = first_of(all, kLabelNames)) {
+    throw FileError(
+        fmt::format("{}: column '{}' seems to say which rows belong together, or how nearly; it is not read, and every "
+                    "row would be taken for one that does. Take out the rows that do not, and then say by {} that all "
+                    "others do",
+                    rows.file().name(), *label, options_for(columns)));
+  }
+  for (const std::string& name : columns.names) {
+    if (rows.has_lists() || !is_one_of(name, kNegativeListNames, true)) continue;
+    throw FileError(fmt::format(
+        "{}: column '{}' seems to have lists, which only JSON Lines can hold; if each value is one text, say "
+        "so by {}",
+        rows.file().name(), name, options_for(columns)));
+  }
 }
 
 /// Each chosen value of a row behind the other. Throws FileError for lists in the place of an anchor or a positive.
-std::vector<Field> texts_of(RowFile::Values& values, const RowFile& rows, const std::vector<std::string>& columns) {
+std::vector<Field> texts_of(RowFile::Values& values, const RowFile& rows, const std::vector<std::string>& columns,
+                            std::size_t begin) {
   std::vector<Field> texts;
   for (std::size_t i = 0; i < values.size(); ++i) {
     if (i < 2 && values[i].size() != 1) {
-      throw rows.file().error(values[i].empty() ? 0 : values[i].front().offset,
+      throw rows.file().error(values[i].empty() ? begin : values[i].front().offset,
                               fmt::format("'{}' is a list of {}, expected a text", columns[i], values[i].size()));
     }
     for (Field& value : values[i]) texts.push_back(std::move(value));
@@ -139,27 +170,34 @@ class LineCounter {
 
 ImageFile Pairs::image(std::int64_t row) const {
   const auto at = static_cast<std::size_t>(row);
-  return {file.parent_path() / anchors[at], fmt::format("{}: line {}", file.string(), lines[at])};
+  return {source.file.parent_path() / anchors[at], fmt::format("{}: line {}", source.file.string(), lines[at])};
+}
+
+FileError PairsSource::error(const std::string& text, const std::string& what) const {
+  RowFile rows(file, header);
+  rows.choose(columns);
+  std::optional<std::size_t> place;
+  rows.each([&](std::size_t, std::size_t, RowFile::Values& values) {
+    for (const auto& column : values) {
+      const auto found = std::ranges::find(column, text, &Field::text);
+      if (!place && found != column.end()) place = found->offset;
+    }
+  });
+  return place ? rows.file().error(*place, what) : FileError(fmt::format("{}: {}", file.string(), what));
 }
 
 PairsFile::PairsFile(const std::filesystem::path& path, const PairsOptions& options)
     : PairsFile(path, options, nullptr) {}
 
 PairsFile::PairsFile(const std::filesystem::path& path, const PairsOptions& options, Pairs* all)
-    : path_(path), rows_(path, options.header), fingerprint_(hash("")) {
-  const Columns chosen = options.columns.empty() ? known_columns(rows_, options) : Columns{options.columns};
-  const std::vector<std::string>& columns = chosen.names;
-  if (columns.size() < 2) {
-    throw FileError(fmt::format("{}: found {} column{}, expected at least an anchor and a positive", path.string(),
-                                columns.size(), columns.size() == 1 ? "" : "s"));
-  }
-  rows_.choose(columns);
-  images_ = chosen.images;
+    : source_{path, options.header}, rows_(path, options.header) {
+  choose(options);
+  const std::vector<std::string>& columns = source_.columns;
   if (all) *all = no_pairs();
   const TextFile& file = rows_.file();
   LineCounter lines(file);
   rows_.each([&](std::size_t begin, std::size_t end, RowFile::Values& values) {
-    std::vector<Field> texts = texts_of(values, rows_, columns);
+    std::vector<Field> texts = texts_of(values, rows_, columns, begin);
     const auto empty = std::ranges::find_if(texts, [](const Field& f) { return is_blank(f.text); });
     if (empty != texts.end()) {
       if (!options.skip_empty) {
@@ -182,6 +220,13 @@ PairsFile::PairsFile(const std::filesystem::path& path, const PairsOptions& opti
       }
       lines_.push_back(lines.line_of(texts[0].offset));
     }
+    for (std::size_t i = 0; i < 2 && begins_.empty() && !images_; ++i) {
+      std::error_code error;
+      const bool is_path =
+          is_one_of(columns[i], kImageNames) ||
+          (is_image(texts[i].text) && std::filesystem::is_regular_file(path.parent_path() / texts[i].text, error));
+      if (is_path && paths_.empty()) paths_ = columns[i];
+    }
     add(begin, end, texts);
     if (all) append(*all, texts);
   });
@@ -192,6 +237,30 @@ PairsFile::PairsFile(const std::filesystem::path& path, const PairsOptions& opti
   if (all) {
     all->lines.assign(lines_.begin(), lines_.end());
     all->hard_negatives = hard_negatives_;
+    all->paths = paths_;
+  }
+}
+
+void PairsFile::choose(const PairsOptions& options) {
+  const bool asked = !options.columns.empty() || (!options.image.empty() && !options.caption.empty());
+  const Columns chosen = options.columns.empty() ? known_columns(rows_, options) : Columns{options.columns};
+  if (chosen.names.size() < 2) {
+    throw FileError(fmt::format("{}: found {} column{}, expected at least an anchor and a positive",
+                                source_.file.string(), chosen.names.size(), chosen.names.size() == 1 ? "" : "s"));
+  }
+  rows_.choose(chosen.names);
+  if (!asked) {
+    require_columns_as_meant(rows_, chosen);
+    rows_.refuse_later([images = chosen.images](const std::string& name) {
+      return is_one_of(name, kLabelNames) || (!images && is_negative(name));
+    });
+  }
+  images_ = chosen.images;
+  source_.columns = chosen.names;
+  for (const auto* names : {&rows_.names(), &rows_.other_names()}) {
+    std::ranges::copy_if(*names, std::back_inserter(source_.unused), [&](const std::string& name) {
+      return std::ranges::find(chosen.names, name) == chosen.names.end();
+    });
   }
 }
 
@@ -201,12 +270,15 @@ void PairsFile::add(std::size_t begin, std::size_t end, const std::vector<Field>
   }
   begins_.push_back(begin);
   bytes_.push_back(static_cast<std::uint32_t>(end - begin));
-  anchor_numbers_.push_back(static_cast<std::uint32_t>(hash(texts.front().text) >> 32));
-  for (const Field& field : texts)
-    fingerprint_ = hash(field.text, hash(fmt::format("{} ", field.text.size()), fingerprint_));
+  Fingerprint anchor;
+  anchor.add(texts.front().text);
+  anchor_numbers_.push_back(static_cast<std::uint32_t>(anchor.value() >> 32));
+  for (const Field& field : texts) fingerprint_.add(field.text);
 }
 
-Pairs PairsFile::no_pairs() const { return {.images = images_, .file = path_, .hard_negatives = hard_negatives_}; }
+Pairs PairsFile::no_pairs() const {
+  return {.images = images_, .source = source_, .hard_negatives = hard_negatives_, .paths = paths_};
+}
 
 Pairs PairsFile::read(std::span<const std::int64_t> rows) const {
   Pairs pairs = no_pairs();
@@ -255,42 +327,62 @@ Pairs read_pairs(const std::filesystem::path& path, const PairsOptions& options)
   return all;
 }
 
-std::vector<std::string> read_texts(const std::filesystem::path& path, const TextsOptions& options) {
-  std::vector<std::string> texts;
-  const auto add = [&](const TextFile& file, std::string text, std::size_t offset) {
-    if (is_blank(text)) throw file.error(offset, "the text is empty, expected one for each row of the vectors");
-    texts.push_back(std::move(text));
-  };
+namespace {
+
+/// Goes through the texts of a file, with where each stands in it.
+void each_text(const std::filesystem::path& path, const TextsOptions& options,
+               const std::function<void(const TextFile&, std::string, std::size_t)>& use) {
   if (lower(path.extension().string()) == ".txt") {
     const TextFile file(path);
     for (TextReader reader(file); !reader.text().empty();) {
       const std::size_t end = std::min(reader.text().find('\n'), reader.text().size());
       std::string_view line = reader.text().substr(0, end);
       if (line.ends_with('\r')) line.remove_suffix(1);
-      add(file, std::string(line), reader.place());
+      use(file, std::string(line), reader.place());
       reader.skip(std::min(end + 1, reader.text().size()));
     }
-  } else {
-    RowFile rows(path, options.header);
-    std::string column = options.column;
-    if (column.empty() && rows.names().size() == 1) column = rows.names().front();
-    for (const std::string& name : rows.names()) {
-      if (column.empty() && (options.images ? is_one_of(name, kImageNames) : is_one_of(name, kTextNames)))
-        column = name;
-    }
-    if (column.empty()) {
-      throw FileError(fmt::format("{}: cannot tell which column has the {}, found {}; say so by --column NAME",
-                                  path.string(), options.images ? "images" : "texts",
-                                  rows.names().empty() ? "nothing" : listed(rows.names())));
-    }
-    rows.choose({column});
-    rows.each([&](std::size_t, std::size_t, RowFile::Values& values) {
-      if (values[0].size() != 1) throw rows.file().error(0, fmt::format("'{}' is a list, expected a text", column));
-      add(rows.file(), std::move(values[0][0].text), values[0][0].offset);
-    });
+    return;
   }
+  RowFile rows(path, options.header);
+  std::string column = options.column;
+  if (column.empty() && rows.names().size() == 1) column = rows.names().front();
+  for (const std::string& name : rows.names()) {
+    if (column.empty() && (options.images ? is_one_of(name, kImageNames) : is_one_of(name, kTextNames))) column = name;
+  }
+  if (column.empty()) {
+    throw FileError(fmt::format("{}: cannot tell which column has the {}, found {}; say so by --column NAME",
+                                path.string(), options.images ? "images" : "texts",
+                                rows.names().empty() ? "nothing" : listed(rows.names())));
+  }
+  rows.choose({column});
+  rows.each([&](std::size_t begin, std::size_t, RowFile::Values& values) {
+    if (values[0].size() != 1) {
+      throw rows.file().error(values[0].empty() ? begin : values[0].front().offset,
+                              fmt::format("'{}' is a list of {}, expected a text", column, values[0].size()));
+    }
+    use(rows.file(), std::move(values[0][0].text), values[0][0].offset);
+  });
+}
+
+}  // namespace
+
+std::vector<std::string> read_texts(const std::filesystem::path& path, const TextsOptions& options) {
+  std::vector<std::string> texts;
+  each_text(path, options, [&](const TextFile& file, std::string text, std::size_t place) {
+    if (is_blank(text)) throw file.error(place, "the text is empty, expected one for each row of the vectors");
+    texts.push_back(std::move(text));
+  });
   if (texts.empty()) throw FileError(fmt::format("{}: holds no text", path.string()));
   return texts;
+}
+
+FileError text_error(const std::filesystem::path& path, const TextsOptions& options, const std::string& text,
+                     const std::string& what) {
+  std::optional<FileError> error;
+  each_text(path, options, [&](const TextFile& file, const std::string& found, std::size_t place) {
+    if (!error && found == text) error = file.error(place, what);
+  });
+  return error ? *error : FileError(fmt::format("{}: {}", path.string(), what));
 }
 
 }  // namespace tapecache::program

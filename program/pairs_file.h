@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "csv.h"
+#include "fingerprint.h"
 #include "row_file.h"
 
 namespace tapecache::program {
@@ -30,14 +31,26 @@ struct ImageFile {
   std::string where;
 };
 
+/// Where pairs come from.
+struct PairsSource {
+  std::filesystem::path file = {};
+  bool header = true;
+  /// Of anchor, positive and hard negatives, in this order, and those that are not read.
+  std::vector<std::string> columns = {}, unused = {};
+
+  /// "pairs.csv: line 3, column 5: what", of where the text stands first.
+  FileError error(const std::string& text, const std::string& what) const;
+};
+
 /// Texts that belong together, or images and texts. Pair i has the hard negatives [i·hard_negatives, (i +
 /// 1)·hard_negatives).
 struct Pairs {
   std::vector<std::string> anchors = {}, positives = {}, negatives = {};
-  bool images = false;                   ///< whether anchors are the paths of images, from the file's own folder
-  std::filesystem::path file = {};       ///< that the pairs were read of
+  bool images = false;  ///< whether anchors are the paths of images, from the file's own folder
+  PairsSource source = {};
   std::vector<std::int64_t> lines = {};  ///< of the file, of each pair with an image
   std::int64_t hard_negatives = 0;       ///< of each pair
+  std::string paths = {};                ///< a column that is read as texts and has the paths of images; empty: none
 
   std::int64_t size() const { return static_cast<std::int64_t>(anchors.size()); }
   /// The image of a pair.
@@ -52,16 +65,21 @@ struct Pairs {
 class PairsFile {
  public:
   /// Throws FileError with line and column for a row that is broken, has another number of values than the header or of
-  /// negatives than the first, or an empty text; for columns that are not there, naming those that are; for an image
-  /// that is no file; for a file without a pair, and for one that is written to meanwhile.
+  /// negatives than the first, or an empty text; for columns that are not there, naming those that are; for one that
+  /// says which pairs belong together ("label", "score", …), unless all are chosen; for an image that is no file; for a
+  /// file without a pair, and for one that is written to meanwhile.
   explicit PairsFile(const std::filesystem::path& path, const PairsOptions& options = {});
 
   std::int64_t size() const { return static_cast<std::int64_t>(begins_.size()); }
+  const PairsSource& source() const { return source_; }
   bool images() const { return images_; }
+  /// A column that is read as texts and has the paths of images, by its name or by its first value; empty where none
+  /// has.
+  const std::string& paths() const { return paths_; }
   std::int64_t hard_negatives() const { return hard_negatives_; }  ///< of each pair
   std::int64_t skipped() const { return skipped_; }                ///< rows passed over for an empty text
   /// Of the texts of all pairs, in their order, those that were taken out too.
-  std::uint64_t fingerprint() const { return fingerprint_; }
+  std::uint64_t fingerprint() const { return fingerprint_.value(); }
 
   /// The given pairs, in their order. From any thread. Throws FileError for a file that was written to since.
   Pairs read(std::span<const std::int64_t> rows) const;
@@ -73,14 +91,16 @@ class PairsFile {
  private:
   friend Pairs read_pairs(const std::filesystem::path&, const PairsOptions&);
   PairsFile(const std::filesystem::path& path, const PairsOptions& options, Pairs* all);
+  void choose(const PairsOptions& options);
   void add(std::size_t begin, std::size_t end, const std::vector<Field>& texts);
   Pairs no_pairs() const;
 
-  std::filesystem::path path_;
+  PairsSource source_;
   RowFile rows_;
+  std::string paths_;
   bool images_ = false;
   std::int64_t hard_negatives_ = 0, skipped_ = 0;
-  std::uint64_t fingerprint_;
+  Fingerprint fingerprint_;
   // Of each pair, in containers that are not copied as they grow:
   std::deque<std::uint64_t> begins_;
   std::deque<std::uint32_t> bytes_, anchor_numbers_;
@@ -98,5 +118,8 @@ struct TextsOptions {
 
 /// Reads texts, one a line (.txt) or one a row of what `read_pairs` reads. Throws as that, and for an empty text.
 std::vector<std::string> read_texts(const std::filesystem::path& path, const TextsOptions& options = {});
+/// "texts.csv: line 3, column 5: what", of where the text stands first.
+FileError text_error(const std::filesystem::path& path, const TextsOptions& options, const std::string& text,
+                     const std::string& what);
 
 }  // namespace tapecache::program

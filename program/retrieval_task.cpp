@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "fingerprint.h"
+
 namespace tapecache::program {
 
 namespace {
@@ -24,7 +26,7 @@ class DistinctTexts {
 
 }  // namespace
 
-RetrievalTask::RetrievalTask(const Pairs& pairs) {
+RetrievalTask::RetrievalTask(const Pairs& pairs) : source(pairs.source) {
   DistinctTexts distinct_queries(queries), distinct_targets(targets);
   for (std::size_t i = 0; i < pairs.anchors.size(); ++i) {
     const auto query = static_cast<std::size_t>(distinct_queries.row(pairs.anchors[i]));
@@ -61,6 +63,15 @@ Tensor RetrievalTask::reversed_gold_rows() const {
     }
   }
   return filled_up(reversed);
+}
+
+std::uint64_t RetrievalTask::fingerprint() const {
+  Fingerprint all;
+  for (const std::string& text : queries) all.add(text);
+  for (const std::string& text : targets) all.add(text);
+  const Tensor right = gold_rows();
+  all.add(std::span(right.raw(), right.bytes()));
+  return all.value();
 }
 
 }  // namespace tapecache::program

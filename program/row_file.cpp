@@ -145,7 +145,7 @@ void RowFile::read_names() {
       reader.skip(bytes);
     }
     for (const ObjectReader::Value& value : first.values) {
-      if (value.has_texts()) names_.push_back(value.name);
+      (value.has_texts() ? names_ : other_names_).push_back(value.name);
     }
     return;
   }
@@ -235,6 +235,14 @@ bool RowFile::parse_object(std::string_view line, std::size_t begin, Object& obj
 }
 
 RowFile::Values RowFile::of_object(Object& object, std::string_view line, std::size_t begin) const {
+  for (const ObjectReader::Value& value : object.values) {
+    if (!refused_later_ || std::ranges::find(names_, value.name) != names_.end() ||
+        std::ranges::find(other_names_, value.name) != other_names_.end() || !refused_later_(value.name)) {
+      continue;
+    }
+    throw file_.error(begin + place_of(value.name, line),
+                      fmt::format("the object has '{}', which the first has not", value.name));
+  }
   Values values(chosen_.size());
   for (std::size_t i = 0; i < chosen_.size(); ++i) {
     const std::string& name = names_[chosen_[i]];

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "csv.h"
@@ -27,8 +28,14 @@ class RowFile {
   const TextFile& file() const { return file_; }
   /// Whether columns have names of their own.
   bool named() const { return !format_ || header_; }
+  /// Whether a value may be a list.
+  bool has_lists() const { return !format_; }
   /// Of the columns: by the header, or the first object. Of a table without a header "1", "2", ….
   const std::vector<std::string>& names() const { return names_; }
+  /// What else the first object has, whose values are no texts and which cannot be chosen.
+  const std::vector<std::string>& other_names() const { return other_names_; }
+  /// Names of this kind are refused in objects where the first has none of that name, since what they hold is not read.
+  void refuse_later(std::function<bool(const std::string&)> kind) { refused_later_ = std::move(kind); }
   /// Whose values are read. Throws FileError naming the columns that there are.
   void choose(const std::vector<std::string>& names);
 
@@ -50,7 +57,8 @@ class RowFile {
   TextFile file_;
   std::optional<TableFormat> format_;  // none: JSON Lines
   bool header_;
-  std::vector<std::string> names_;
+  std::vector<std::string> names_, other_names_;
+  std::function<bool(const std::string&)> refused_later_;
   std::vector<std::size_t> chosen_;
 };
 

@@ -35,7 +35,6 @@ std::map<std::string, std::string> run_settings(const TrainOptions& options, con
       {"--eval-limit", fmt::format("{}", options.eval_limit)},
       {"--eval-share", fmt::format("{}", options.eval_pairs.empty() ? options.eval_share : 0)},
       {"--freeze", fmt::format("{}", fmt::join(options.freeze, " "))},
-      {"--guide", options.loss.guide.string()},
       {"--loss", options.loss.name},
       {"--max-tokens", text_of(options.model.max_tokens)},
       {"--memory", text_of(options.memory)},

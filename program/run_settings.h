@@ -7,8 +7,8 @@
 
 namespace tapecache::program {
 
-/// What the bits of a run depend on, by the options' names: a checkpoint keeps them, so that a run that goes on with
-/// others is refused.
+/// What the bits of a run, or what it leaves, depend on among the options, by their names: a checkpoint keeps them, so
+/// that a run that goes on with others is refused. What files hold is compared by fingerprints, since they may move.
 std::map<std::string, std::string> run_settings(const TrainOptions& options, const PairsFile& training,
                                                 const Prefixes& prefixes);
 

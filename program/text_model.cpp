@@ -27,11 +27,32 @@ models::Pretrained load(const std::filesystem::path& folder, const std::filesyst
   if (!model.encodes_texts()) {
     throw FileError(fmt::format("{}: the model ({}) encodes no texts", folder.string(), info.architecture));
   }
-  if (info.similarity != "cosine" && info.similarity != "dot") {
+  if (options.compares && info.similarity != "cosine" && info.similarity != "dot") {
     throw FileError(
         fmt::format("{}: its similarity is '{}', expected cosine or dot", folder.string(), info.similarity));
   }
   return model;
+}
+
+/// For a message, on its one line.
+std::string shortened(std::string text) {
+  constexpr std::size_t kMost = 60;
+  if (text.size() > kMost) {
+    std::size_t end = kMost;
+    while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xC0) == 0x80) --end;  // not within a character of UTF-8
+    text = text.substr(0, end) + "...";
+  }
+  std::ranges::replace_if(
+      text, [](unsigned char c) { return c < 0x20; }, ' ');
+  return text;
+}
+
+/// How many of these texts are tokenized at a time, so that any number of them can be embedded.
+std::size_t window_of(std::span<const std::string> texts) {
+  constexpr std::size_t kTexts = 65536, kBytes = std::size_t{64} << 20;
+  std::size_t count = 0, bytes = 0;
+  while (count < std::min(texts.size(), kTexts) && bytes < kBytes) bytes += texts[count++].size();
+  return count;
 }
 
 }  // namespace
@@ -63,6 +84,9 @@ models::PretrainedOptions pretrained_options(const std::filesystem::path& folder
   if (models::Lora::is_in(folder)) options.files_from = folder;
   return options;
 }
+
+TextWithoutTokens::TextWithoutTokens(const std::string& text)
+    : ValueError(fmt::format("the text '{}' has no tokens, expected at least one", shortened(text))), text_(text) {}
 
 TextModel::TextModel(const std::filesystem::path& folder, const TextModelOptions& options)
     : folder_(model_folder(folder)),
@@ -96,6 +120,7 @@ std::string TextModel::prompt(std::initializer_list<std::string_view> names) con
 
 std::vector<std::vector<std::int32_t>> TextModel::ids(std::span<const std::string> texts,
                                                       std::string_view prefix) const {
+  const std::span<const std::string> given = texts;
   std::vector<std::string> whole;
   if (!prefix.empty()) {
     for (const std::string& text : texts) whole.push_back(fmt::format("{}{}", prefix, text));
@@ -103,6 +128,7 @@ std::vector<std::vector<std::int32_t>> TextModel::ids(std::span<const std::strin
   }
   std::vector<std::vector<std::int32_t>> ids;
   for (data::Tokenizer::Encoding& encoding : tokenizer_.encode_batch(texts, {.max_tokens = max_tokens_})) {
+    if (encoding.ids.empty()) throw TextWithoutTokens(given[ids.size()]);
     ids.push_back(std::move(encoding.ids));
   }
   return ids;
@@ -130,26 +156,23 @@ Tensor TextModel::embed(std::span<const std::string> texts, const EmbedOptions& 
   const std::int64_t count = static_cast<std::int64_t>(texts.size()), width = model_.info().width;
   Tensor result = Tensor::empty({count, width});
   float* rows_of_result = result.mutable_data<float>();
-  // Tokens are kept for a while only, so that any number of texts can be embedded.
-  constexpr std::int64_t kWindow = 65536;
   std::int64_t done = 0;
-  for (std::int64_t begin = 0; begin < count; begin += kWindow) {
-    const std::int64_t size = std::min(kWindow, count - begin);
-    const std::span some_texts = texts.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(size));
-    const models::TokenBatch window = padded(ids(some_texts, options.prefix));
-    const std::vector<std::int64_t> lengths = window.lengths();
-    std::vector<std::int64_t> order(static_cast<std::size_t>(size));
-    std::iota(order.begin(), order.end(), 0);
+  for (std::size_t begin = 0, size = 0; begin < texts.size(); begin += size) {
+    size = window_of(texts.subspan(begin));
+    std::vector<std::vector<std::int32_t>> tokens = ids(texts.subspan(begin, size), options.prefix);
+    std::vector<std::size_t> order(size);
+    std::iota(order.begin(), order.end(), std::size_t{0});
     // The longest first: where memory does not suffice, that shows at once.
-    std::ranges::stable_sort(order, std::greater(),
-                             [&](std::int64_t i) { return lengths[static_cast<std::size_t>(i)]; });
-    for (std::size_t first = 0; first < order.size();) {
-      const std::int64_t longest = lengths[static_cast<std::size_t>(order[first])];
+    std::ranges::stable_sort(order, std::greater(), [&](std::size_t i) { return tokens[i].size(); });
+    for (std::size_t first = 0; first < size;) {
+      const auto longest = static_cast<std::int64_t>(tokens[order[first]].size());
       const auto rows = static_cast<std::size_t>(std::max<std::int64_t>(1, options.batch_tokens / longest));
-      const std::span some = std::span(order).subspan(first, std::min(rows, order.size() - first));
-      const Tensor vectors = model_.encode(window.select(some)).value().to(Device::cpu()).to(DType::kFloat32);
+      const std::span some = std::span(order).subspan(first, std::min(rows, size - first));
+      std::vector<std::vector<std::int32_t>> batch;
+      for (const std::size_t i : some) batch.push_back(std::move(tokens[i]));
+      const Tensor vectors = model_.encode(padded(batch)).value().to(Device::cpu()).to(DType::kFloat32);
       for (std::size_t i = 0; i < some.size(); ++i) {
-        std::memcpy(rows_of_result + (begin + some[i]) * width,
+        std::memcpy(rows_of_result + static_cast<std::int64_t>(begin + some[i]) * width,
                     vectors.data<float>() + static_cast<std::int64_t>(i) * width,
                     static_cast<std::size_t>(width) * sizeof(float));
       }

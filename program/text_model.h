@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "tapecache/core/error.h"
 #include "tapecache/data/tokenizers/tokenizer.h"
 #include "tapecache/models/lora.h"
 #include "tapecache/models/pretrained.h"
@@ -22,6 +23,7 @@ struct TextModelOptions {
   std::filesystem::path base = {};              ///< in the place of what an adapter's folder says
   bool checkpoint = false;                      ///< as PretrainedOptions has it
   bool merge = true;                            ///< an adapter, so that the model costs what its base does
+  bool compares = true;                         ///< vectors are compared, by an inner product
 };
 
 struct EmbedOptions {
@@ -57,12 +59,23 @@ class WithoutDropout {
   bool before_;
 };
 
+/// Of a text that a tokenizer without special tokens makes nothing of.
+class TextWithoutTokens : public ValueError {
+ public:
+  explicit TextWithoutTokens(const std::string& text);
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+};
+
 /// A folder's model with its tokenizer. Of an adapter's folder the model is its base, and the tokenizer is the base's
 /// where the folder has none.
 class TextModel {
  public:
-  /// Throws FileError for what cannot be loaded, a model that encodes no texts, and a tokenizer with more ids than the
-  /// model; ValueError for more tokens than that takes.
+  /// Throws FileError for what cannot be loaded, a model that encodes no texts, one of another similarity than an inner
+  /// product where vectors are compared, and a tokenizer with more ids than the model; ValueError for more tokens than
+  /// that takes.
   explicit TextModel(const std::filesystem::path& folder, const TextModelOptions& options = {});
 
   const std::filesystem::path& folder() const { return folder_; }
@@ -76,7 +89,7 @@ class TextModel {
   /// What texts of a kind begin with: the model's prompt of the first of these names that it has, else its default one.
   std::string prompt(std::initializer_list<std::string_view> names) const;
 
-  /// The tokens of each text; those that are too long are cut.
+  /// The tokens of each text; those that are too long are cut. Throws TextWithoutTokens.
   std::vector<std::vector<std::int32_t>> ids(std::span<const std::string> texts, std::string_view prefix) const;
   /// Of these, a batch padded to the longest, or to `min_tokens` where that is more.
   models::TokenBatch padded(std::span<const std::vector<std::int32_t>> ids, std::int64_t min_tokens = 1) const;

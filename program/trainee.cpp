@@ -7,9 +7,31 @@
 
 #include <fmt/format.h>
 
+#include "fingerprint.h"
 #include "tapecache/core/error.h"
 
 namespace tapecache::program {
+
+namespace {
+
+std::string fingerprint_of(const std::vector<Parameter>& parameters) {
+  Fingerprint all;
+  std::int64_t numbers = 0;
+  for (const Parameter& p : parameters) {
+    const Tensor value = p.value().to(Device::cpu());
+    for (const std::string_view text : {std::string_view(p.name()), name(value.dtype())}) all.add(text);
+    all.add(to_string(value.shape()));
+    for (const auto& [setting, text] : p.settings()) {
+      all.add(setting);
+      all.add(text);
+    }
+    all.add(std::span(value.raw(), value.bytes()));
+    numbers += value.numel();
+  }
+  return fmt::format("{} numbers of fingerprint {:016x}", numbers, all.value());
+}
+
+}  // namespace
 
 Trainee::Trainee(const TrainOptions& options, const PairsFile& pairs) : merge_(options.tuning.merge) {
   model_ = std::make_unique<TextModel>(options.model.folder, TextModelOptions{.max_tokens = options.model.max_tokens,
@@ -32,6 +54,26 @@ Trainee::Trainee(const TrainOptions& options, const PairsFile& pairs) : merge_(o
                                   .layer_decay = options.tuning.layer_decay};
   optimizer_ = std::make_unique<train::AdamW>(trained_, adamw);
   if (options.tuning.ema) ema_.emplace(trained_, train::EmaOptions{.decay = *options.tuning.ema});
+  origin_ = found_origin();
+}
+
+std::map<std::string, std::string> Trainee::found_origin() const {
+  std::map<std::string, std::string> found;
+  // What --lora adds follows from its options and the seed.
+  const std::vector<Parameter> added = adapter_ ? adapter_->parameters() : std::vector<Parameter>();
+  std::vector<Parameter> own;
+  std::ranges::copy_if(model_->model().parameters(), std::back_inserter(own),
+                       [&](const Parameter& p) { return std::ranges::find(added, p) == added.end(); });
+  found.emplace(model_->adapter() ? "the weights of --base" : "the weights of --model", fingerprint_of(own));
+  if (model_->adapter()) found.emplace("the weights of --model", fingerprint_of(added));
+  const models::Pretrained::Info& info = model_->model().info();
+  found.emplace("the kind of model",
+                fmt::format("{}, pooling: {}{}, {}, {} tokens", info.architecture, info.pooling,
+                            info.normalized ? ", length 1" : "", info.similarity, model_->max_tokens()));
+  if (const TextModel* guide = loss_->guide()) {
+    found.emplace("the weights of --guide", fingerprint_of(guide->model().parameters()));
+  }
+  return found;
 }
 
 /// By the patterns; each must match something.

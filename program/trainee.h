@@ -1,9 +1,11 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <type_traits>
 #include <vector>
 
@@ -35,6 +37,10 @@ class Trainee {
   train::AdamW& optimizer() { return *optimizer_; }
   std::span<const Buffer> averages() const { return ema_ ? std::span(ema_->state()) : std::span<const Buffer>(); }
 
+  /// What training began from, as `run_settings`: the kind of model, and the weights of it, or of an adapter and its
+  /// base, and of a guide.
+  const std::map<std::string, std::string>& origin() const { return origin_; }
+
   /// The norm of the gradient, which is cut to `clip_norm` where that is above 0.
   double clip_gradient(double clip_norm);
   void step(double rate);
@@ -51,6 +57,7 @@ class Trainee {
 
  private:
   void freeze(const std::vector<std::string>& patterns);
+  std::map<std::string, std::string> found_origin() const;
 
   bool merge_;
   std::unique_ptr<TextModel> model_;
@@ -60,6 +67,7 @@ class Trainee {
   std::vector<Parameter> all_, trained_;
   std::unique_ptr<train::AdamW> optimizer_;
   std::optional<train::Ema> ema_;
+  std::map<std::string, std::string> origin_;
 };
 
 }  // namespace tapecache::program

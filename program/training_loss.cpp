@@ -79,7 +79,15 @@ TrainingLoss::TrainingLoss(const LossOptions& options, const TextModel& model, s
   if (kind_ == LossKind::kClip || kind_ == LossKind::kSiglip) {
     const std::optional<Parameter> own = model.model().logit_scale();
     log_scale_ = own ? *own : scalar_parameter("loss.log_scale", std::log(scale_));
-    if (own && options.scale) log_scale_.mutable_value().fill(std::log(scale_));
+    if (own && options.scale) {
+      if (!own->requires_gradient()) {
+        throw ValueError(fmt::format(
+            "--scale or --temperature would change '{}', the model's own scale, which is frozen as --freeze "
+            "or --lora says; expected one of the two alone",
+            own->name()));
+      }
+      log_scale_.mutable_value().fill(std::log(scale_));
+    }
     if (!own) parameters_.push_back(log_scale_);
   }
   if (kind_ == LossKind::kSiglip) {
@@ -99,7 +107,8 @@ TrainingLoss::TrainingLoss(const LossOptions& options, const TextModel& model, s
 double TrainingLoss::scale() const { return log_scale_.defined() ? std::exp(log_scale_.value().item()) : scale_; }
 
 void TrainingLoss::after_step() {
-  if (log_scale_.defined()) losses::clamp_log_scale(log_scale_);
+  // As CLIP was trained; SigLIP's published scales are above CLIP's limit.
+  if (kind_ == LossKind::kClip && log_scale_.requires_gradient()) losses::clamp_log_scale(log_scale_);
 }
 
 gradcache::Loss TrainingLoss::of(const PairBatch& batch, const Prefixes& prefixes, const EmbedOptions& options,

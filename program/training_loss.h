@@ -27,8 +27,8 @@ std::string loss_name(const LossOptions& options, bool images);
 /// The loss of a training run, with the parameters that it trains itself.
 class TrainingLoss {
  public:
-  /// Throws ValueError for a name or widths that are not known, a scale that is not above 0, and hard negatives with a
-  /// loss that takes none; FileError for the guide.
+  /// Throws ValueError for a name or widths that are not known, a scale that is not above 0 or that the model has
+  /// frozen, and hard negatives with a loss that takes none; FileError for the guide.
   TrainingLoss(const LossOptions& options, const TextModel& model, std::int64_t hard_negatives);
 
   /// Of this batch; of the guide's vectors, too, which are computed here: collective.
@@ -36,7 +36,9 @@ class TrainingLoss {
                      const ProcessGroup& group = {}) const;
   /// CLIP's and SigLIP's scale, and SigLIP's bias, unless the model has them.
   const std::vector<Parameter>& parameters() const { return parameters_; }
-  /// To be called after each step of the optimiser.
+  /// Gist's guide, else null.
+  const TextModel* guide() const { return guide_.get(); }
+  /// To be called after each step of the optimiser: keeps CLIP's scale, where it is trained, to 100 at most.
   void after_step();
   /// What similarities are multiplied by now.
   double scale() const;

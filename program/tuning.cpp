@@ -93,6 +93,7 @@ std::map<std::string, std::string> tuning_settings(const TuningOptions& options)
       {"--lora-alpha", text_of(options.lora_alpha)},
       {"--lora-dropout", text_of(options.lora_dropout)},
       {"--lora-targets", fmt::format("{}", fmt::join(options.lora_targets, " "))},
+      {"--merge", fmt::format("{}", options.merge)},
       {"--schedule", options.schedule},
   };
 }

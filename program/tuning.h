@@ -38,7 +38,7 @@ std::vector<train::Optimizer::Group> parse_groups(const std::vector<std::string>
 double scheduled_rate(const std::string& schedule, std::int64_t step, std::int64_t warmup, std::int64_t total,
                       double peak);
 
-/// What bits depend on, as `run_settings`.
+/// What the bits of a run, or what it leaves, depend on, as `run_settings`.
 std::map<std::string, std::string> tuning_settings(const TuningOptions& options);
 
 }  // namespace tapecache::program

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import tempfile
 import zlib
 from pathlib import Path
 
+import small_model
 from program_case import ProgramCase, main
 
 CLIP = ""
@@ -183,6 +185,69 @@ class ImagesTest(ProgramCase):
         self.assertIn("or other multiples of 4", shown)
         (model / "preprocessor_config.json").write_text(json.dumps({**config, "crop_size": 10}))
         self.assert_refused(["10 x 10", "multiples of 4"], *embed)
+
+    def scale_of(self, folder: Path) -> float:
+        return struct.unpack("<f", small_model.read_safetensors(folder / "model.safetensors")["logit_scale"])[0]
+
+    def test_the_models_own_scale(self) -> None:
+        # Above CLIP's limit, as published SigLIPs have it.
+        own = math.log(115)
+        small_model.change(self.model / "model.safetensors", "logit_scale", lambda _: own)
+        before = self.weights("model")["logit_scale"]
+        run = ["--steps", 2, "--warmup", 0]
+        for loss in ("siglip", "clip"):
+            out = self.train(f"free-{loss}", "--loss", loss, *run)
+            # Two steps move it by little; CLIP's begin at its limit.
+            self.assertLess(abs(self.scale_of(out) - (own if loss == "siglip" else math.log(100))), 3 * 2 * 3e-3)
+            self.assertNotEqual(self.weights(f"free-{loss}")["logit_scale"], before)
+            for name, more in (("frozen", ["--freeze", "logit_scale"]), ("lora", ["--lora", 2, "--merge"])):
+                self.train(f"{name}-{loss}", "--loss", loss, *run, *more)
+                self.assertEqual(self.weights(f"{name}-{loss}")["logit_scale"], before, f"{name} {loss}")
+                for chosen in (["--scale", 20], ["--temperature", 0.05]):
+                    self.assert_refused([chosen[0], "'logit_scale'", "frozen"],
+                                        *self.train_arguments("other", "--loss", loss, *more, *chosen))
+        self.assertLess(self.scale_of(self.folder / "free-clip"), math.log(100) + 1e-6)
+        self.assertLess(abs(self.scale_of(self.train("given", "--scale", 20, *run)) - math.log(20)), 0.02)
+
+    def test_paths_are_no_texts(self) -> None:
+        self.write_pairs(("filepath", "title"), self.rows)
+        for command in (self.train_arguments("out"), ["eval", "--model", self.model, "--pairs", self.pairs],
+                        ["check-gradient", "--model", self.model, "--pairs", self.pairs]):
+            self.assert_refused(["column 'filepath' has the paths of images", "--image-column filepath --caption-column title"],
+                                *command, "--columns", "filepath,title")
+        listed = self.folder / "data" / "list.csv"
+        listed.write_text("filepath\n" + "".join(f"{name}\n" for name, _ in self.rows))
+        self.assert_refused(["list.csv: line 2, column 1", "path of an image", "--images"], "embed", "--model", self.model,
+                            "--input", listed, "--out", self.folder / "v.npy")
+        self.write_pairs(("words", "picture"), [row[::-1] for row in self.rows])
+        self.assert_refused(["column 'picture' has the paths", "--image-column picture --caption-column words"],
+                            *self.train_arguments("out"), "--columns", "words,picture")
+        self.write_pairs(("words", "others"), [(text, text) for _, text in self.rows])
+        self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--columns", "words,others")
+
+    def test_a_list_of_images_replaces_no_other_file(self) -> None:
+        images, vectors = self.folder / "data" / "pictures", self.folder / "v.npy"
+        arguments = ["embed", "--model", self.model, "--images", images, "--out", vectors]
+        for text in ("my notes\n", "", f"{images / 'red-top.png'}\n"):
+            self.write("v.txt", text)
+            self.assert_refused(["v.txt: is there already"], *arguments)
+            self.assertEqual((self.folder / "v.txt").read_text(), text)
+        self.assertFalse(vectors.exists())
+        (self.folder / "v.txt").unlink()
+        self.run_program(*arguments)
+        self.assertEqual(len((self.folder / "v.txt").read_text().splitlines()), len(self.rows))
+        # It is its own when another image has come.
+        shutil.copy(images / "red-top.png", images / "a.png")
+        self.run_program(*arguments)
+        self.run_program(*arguments[:-3], f"{images}/", *arguments[-2:])
+        self.assertEqual(len((self.folder / "v.txt").read_text().splitlines()), len(self.rows) + 1)
+        self.write("v.txt", (self.folder / "v.txt").read_text() + "and a note\n")
+        self.assert_refused(["v.txt: is there already"], *arguments)
+        # What is no folder has no list.
+        listed = self.folder / "data" / "list.csv"
+        listed.write_text("image\n" + "".join(f"{name}\n" for name, _ in self.rows))
+        self.run_program("embed", "--model", self.model, "--images", listed, "--out", vectors)
+        self.assertIn("and a note", (self.folder / "v.txt").read_text())
 
     def test_columns(self) -> None:
         expected = self.evaluated(self.model)

@@ -78,6 +78,11 @@ class ProgramCase(unittest.TestCase):
         process.send_signal(how)
         return process.wait(timeout=60)
 
+    def set_in(self, name: str, **values) -> None:
+        """In a JSON file of the model's folder."""
+        path = self.model / name
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
     def write(self, name: str, text: str) -> Path:
         (self.folder / name).write_text(text)
         return self.folder / name

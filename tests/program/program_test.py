@@ -1,12 +1,17 @@
 """The program `tapecache`, as it is used: on a small model of random weights. Argument: the program."""
 
 import json
+import os
+import re
 import shutil
 import signal
 import struct
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import program_case
 import small_model
 from program_case import ProgramCase, main, pairs
 
@@ -18,6 +23,44 @@ def read_npy(path: Path) -> "tuple[str, list[bytes]]":
     header, data = raw[10:10 + size].decode(), raw[10 + size:]
     rows = int(header.split("(")[1].split(",")[0])
     return header, [data[i * len(data) // rows:(i + 1) * len(data) // rows] for i in range(rows)]
+
+
+def events_of(path: Path) -> "list[tuple[int, bool]]":
+    """Of each event of an event file that has a value, or says that what is there is taken back: the step, and which."""
+    raw, events, at = path.read_bytes(), [], 0
+    while at + 12 <= len(raw):
+        size = struct.unpack("<Q", raw[at:at + 8])[0]
+        fields, step = message_fields(raw[at + 12:at + 12 + size]), 0
+        for number, value in fields:
+            step = value if number == 2 else step
+        kinds = [number for number, _ in fields]
+        if 5 in kinds or 7 in kinds:
+            events.append((step, 7 in kinds))
+        at += 16 + size
+    return events
+
+
+def message_fields(message: bytes) -> "list[tuple[int, int | bytes]]":
+    """Those of a message of Protocol Buffers."""
+    def varint() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            value |= (message[at] & 0x7f) << shift
+            at, shift = at + 1, shift + 7
+            if message[at - 1] < 0x80:
+                return value
+
+    fields, at = [], 0
+    while at < len(message):
+        key = varint()
+        if key & 7 == 0:
+            fields.append((key >> 3, varint()))
+        else:
+            size = {1: 8, 5: 4}.get(key & 7) or varint()
+            fields.append((key >> 3, message[at:at + size]))
+            at += size
+    return fields
 
 
 class ProgramTest(ProgramCase):
@@ -67,6 +110,103 @@ class ProgramTest(ProgramCase):
         self.write_csv(self.pairs, [("anchor", "positive"), *pairs()[1:]])
         self.assert_refused(["--resume", "the pairs"], *self.train_arguments("out", "--steps", 3, "--resume"))
 
+    def assert_resume_refused(self, words: "list[str]", out: str, *more) -> None:
+        self.assert_refused(["--resume: the run began with", *words], *self.train_arguments(out, *more, "--resume"))
+
+    def test_resume_with_another_model(self) -> None:
+        run = ["--steps", 3]
+        for name, more in (("whole", []), ("lora", ["--lora", 2]), ("merged", ["--lora", 2, "--merge"])):
+            shutil.rmtree(self.train(name, *run, *more))
+        adapter = self.train("adapter", *run, "--lora", 2)
+        base, self.model = self.model, adapter
+        shutil.rmtree(self.train("further", *run))
+        self.model = base
+        # The same bits elsewhere are the same model; others under its name are another.
+        moved = self.folder / "moved"
+        shutil.copytree(base, moved)
+        small_model.change(base / "model.safetensors", "embeddings.word_embeddings.weight", lambda value: 1.5 * value)
+        for name, more in (("whole", []), ("lora", ["--lora", 2]), ("merged", ["--lora", 2, "--merge"])):
+            self.assert_resume_refused(["the weights of --model", "fingerprint"], name, *run, *more)
+        self.model = adapter
+        self.assert_resume_refused(["the weights of --base", "fingerprint"], "further", *run)
+        self.train("further", *run, "--base", moved, "--resume")
+        self.model = moved
+        self.train("whole", *run, "--resume")
+        self.assert_resume_refused(["--merge 'true', found 'false'"], "merged", *run, "--lora", 2)
+        self.train("merged", *run, "--lora", 2, "--merge", "--resume")
+        # The same numbers in another kind of model, or behind another tokenizer.
+        for name in ("whole", "merged"):
+            shutil.rmtree(self.folder / name)
+        pooling, vocabulary = "1_Pooling/config.json", self.model / "vocab.txt"
+        self.set_in(pooling, pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
+        self.assert_resume_refused(["the kind of model 'bert, pooling: mean", "found 'bert, pooling: cls"], "merged", *run,
+                                   "--lora", 2, "--merge")
+        self.set_in(pooling, pooling_mode_cls_token=False, pooling_mode_mean_tokens=True)
+        tokens = vocabulary.read_text()
+        vocabulary.write_text(tokens.replace("\nba\n", "\n?\n").replace("\nbe\n", "\nba\n").replace("\n?\n", "\nbe\n"))
+        self.assert_resume_refused(["the tokens of texts"], "whole", *run)
+        vocabulary.write_text(tokens)
+        self.train("whole", *run, "--resume")
+        # Of an adapter what counts are its own numbers, too.
+        shutil.rmtree(self.folder / "further")
+        self.model = adapter
+        small_model.change(adapter / "adapter_model.safetensors",
+                           "base_model.model.encoder.layer.1.output.dense.lora_B.weight", lambda value: value + 1)
+        self.assert_resume_refused(["the weights of --model", "fingerprint"], "further", *run, "--base", moved)
+
+    def test_resume_with_other_held_out_pairs_and_another_guide(self) -> None:
+        run = ["--steps", 2, "--eval-pairs", self.folder / "held.csv"]
+        self.write_csv(self.folder / "held.csv", [("anchor", "positive"), *pairs()[:9]])
+        shutil.rmtree(self.train("out", *run))
+        self.write_csv(self.folder / "held.csv", [("anchor", "positive"), *pairs()[1:9], pairs()[0]])
+        self.assert_resume_refused(["the searches held out '9 of"], "out", *run)
+        self.write_csv(self.folder / "held.csv", [("anchor", "positive"), *pairs()[:9]])
+        self.train("out", *run, "--resume")
+        guide = shutil.copytree(self.model, self.folder / "guide")
+        gist = ["--steps", 2, "--loss", "gist", "--guide"]
+        shutil.rmtree(self.train("gist", *gist, guide))
+        shutil.rmtree(self.train("own", *gist[:-1]))
+        small_model.change(guide / "model.safetensors", "embeddings.word_embeddings.weight", lambda value: -value)
+        for out in ("gist", "own"):
+            self.assert_resume_refused(["the weights of --guide"], out, *gist, guide)
+        self.train("gist", *gist, shutil.copytree(self.model, self.folder / "moved"), "--resume")
+
+    def test_checks_change_no_bits(self) -> None:
+        for name, more in (("whole", []), ("lora", ["--lora", 2, "--lora-dropout", 0.1, "--merge"])):
+            plain = self.train(f"{name}-plain", "--steps", 4, *more)
+            self.train(f"{name}-checked", "--steps", 4, "--check-every", 1, *more)
+            self.assertEqual(len(self.metrics(f"{name}-checked", "check")), 4)
+            self.assertEqual(self.weights(f"{name}-checked"), self.weights(plain.name))
+
+    def test_a_run_that_begins_anew_shows_nothing_of_the_old_one(self) -> None:
+        run = ["--steps", 3000, "--save-every", 0]
+        process = subprocess.Popen([program_case.PROGRAM, *map(str, self.train_arguments("out", *run))],
+                                   stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not (self.folder / "out.run/metrics.jsonl").exists():
+            time.sleep(0.002)
+        while time.monotonic() < end and len(self.metrics_so_far("out")) < 5:
+            time.sleep(0.002)
+        process.kill()
+        process.wait(timeout=60)
+        self.assertFalse((self.folder / "out.run/checkpoint.safetensors").exists())
+        self.train("out", "--steps", 3, "--save-every", 0, "--resume")
+        files = sorted((self.folder / "out.run").glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
+        self.assertEqual(len(files), 2)
+        self.assertGreater(max(step for step, _ in events_of(files[0])), 3)
+        shown = []
+        for step, starts in [event for file in files for event in events_of(file)]:
+            if starts:
+                shown = [other for other in shown if other < step]
+            else:
+                shown.append(step)
+        values = [len(line) - 2 for kind in ("train", "eval") for line in self.metrics("out", kind)]
+        self.assertEqual(len(shown), sum(values))
+        self.assertEqual(max(shown), 3)
+
+    def metrics_so_far(self, out: str) -> list:
+        return (self.folder / f"{out}.run/metrics.jsonl").read_text().splitlines()
+
     def test_ways_to_cut(self) -> None:
         for number, cut in enumerate((["--chunk", 8], ["--chunk-tokens", 64], ["--memory", "64M"],
                                       ["--memory", "64M", "--chunk-tokens", 64])):
@@ -94,6 +234,70 @@ class ProgramTest(ProgramCase):
         self.train("cold", "--temperature", 0.1, "--steps", 1)
         self.train("scaled", "--scale", 10, "--steps", 1)
         self.assertEqual(self.weights("cold"), self.weights("scaled"))
+
+    def test_options_by_their_effects(self) -> None:
+        # The pairs are 120, 6 of them held out: seven batches of 16 an epoch.
+        for epochs, steps in (([], 7), (["--epochs", 2], 14), (["--epochs", 0.5], 4)):
+            self.train(f"epochs{steps}", *epochs)
+            self.assertEqual(len(self.metrics(f"epochs{steps}", "train")), steps)
+        self.assertIn("114 for training, 6 searches held out", self.last.stderr)
+        self.train("limited", "--steps", 1, "--eval-limit", 3)
+        self.assertIn("117 for training, 3 searches held out", self.last.stderr)
+
+        rate, name = 1e-2, "encoder.layer.0.output.dense"
+        weights = []
+        for decay in (0, 0.5):
+            out = self.train(f"decay{decay}", "--steps", 1, "--warmup", 0, "--rate", rate, "--weight-decay", decay)
+            weights.append(self.weights(out.name))
+        self.assertEqual(weights[0][f"{name}.bias"], weights[1][f"{name}.bias"])
+        before = struct.unpack("<512f", self.weights("model")[f"{name}.weight"])
+        for old, free, decayed in zip(before, *(struct.unpack("<512f", found[f"{name}.weight"]) for found in weights)):
+            self.assertAlmostEqual(decayed - free, -rate * 0.5 * old, places=6)
+
+        guide = shutil.copytree(self.model, self.folder / "guide")
+        gist = ["--loss", "gist", "--steps", 3, "--dropout", 0]
+        self.train("own-guide", *gist)
+        self.train("same-guide", *gist, "--guide", guide)
+        self.assertEqual(self.weights("same-guide"), self.weights("own-guide"))
+        small_model.change(guide / "model.safetensors", "embeddings.word_embeddings.weight", lambda value: -value)
+        self.train("other-guide", *gist, "--guide", guide)
+        self.assertNotEqual(self.weights("other-guide"), self.weights("own-guide"))
+        self.assert_refused(["--guide is for --loss gist"], *self.train_arguments("none", "--guide", guide))
+
+        prefixed = ["--query-prefix", "", "--steps", 2, "--eval-share", 0]
+        self.train("prefix", *prefixed, "--passage-prefix", "fo: ")
+        self.train("none", *prefixed)
+        measured = [self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--json", *more).stdout
+                    for more in ([], ["--passage-prefix", "fo: "])]
+        self.write_csv(self.pairs, [("anchor", "positive"), *((anchor, f"fo: {text}") for anchor, text in pairs())])
+        self.train("written", *prefixed)
+        self.assertEqual(self.weights("prefix"), self.weights("written"))
+        self.assertNotEqual(self.weights("prefix"), self.weights("none"))
+        measured.append(self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--json").stdout)
+        self.assertEqual(measured[1], measured[2])
+        self.assertNotEqual(measured[0], measured[1])
+
+    def test_columns_that_are_used_and_those_that_are_not(self) -> None:
+        rows = [{"id": i, "query": a, "positive": p, "negatives": [p2, a2], "source_file": "x"}
+                for i, ((a, p), (a2, p2)) in enumerate(zip(pairs(), pairs()[1:] + pairs()[:1]))]
+        csv_pairs, self.pairs = self.pairs, self.folder / "pairs.jsonl"
+        self.pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.train("out", "--steps", 2)
+        self.assertIn("2 hard negatives", self.last.stderr)
+        self.assertIn("columns anchor 'query', positive 'positive', hard negatives 'negatives'; "
+                      "not used: 'source_file', 'id'\n",
+                      self.last.stderr)
+        self.pairs = csv_pairs
+        self.train("plain", "--steps", 2)
+        self.assertIn("columns anchor 'anchor', positive 'positive'; all are used\n", self.last.stderr)
+        self.assertNotEqual(self.weights("plain"), self.weights("out"))
+        for name in ("label", "Score"):
+            self.write_csv(self.pairs, [("sentence1", "sentence2", name), *((a, p, i % 2) for i, (a, p) in enumerate(pairs()))])
+            for command in (self.train_arguments("other"), ["eval", "--model", self.model, "--pairs", self.pairs]):
+                self.assert_refused([f"column '{name}'", "--columns sentence1,sentence2"], *command)
+        self.train("chosen", "--steps", 2, "--columns", "sentence1,sentence2")
+        self.assertIn("not used: 'Score'", self.last.stderr)
+        self.assertEqual(self.weights("chosen"), self.weights("plain"))
 
     def test_hard_negatives_prefixes_and_bf16(self) -> None:
         rows = [{"query": a, "positive": p, "negative": [p2, a2]}
@@ -305,6 +509,91 @@ class ProgramTest(ProgramCase):
         self.assert_refused(["--prompt is 'passage'", "'query'"], "embed", "--model", self.model, "--input",
                             self.folder / "t.txt", "--out", self.folder / "v.npy", "--prompt", "passage")
 
+    def test_prompts_of_documents_and_queries(self) -> None:
+        """As encode_document and encode_query of sentence-transformers have it."""
+        name = "config_sentence_transformers.json"
+        vectors = {}
+        for prefix in ("", "bu: ", "fo: ", "ga: "):
+            vectors[prefix] = self.embed(["ba be", "go"], "--prefix", prefix).read_bytes()
+        self.assertEqual(len(set(vectors.values())), 4)
+        prompts = {"query": "bu: ", "passage": "fo: ", "other": "ga: "}
+        for more, default, expected in (([], None, "fo: "), ([], "query", "fo: "), (["--prompt", "query"], None, "bu: "),
+                                        (["--prompt", "other"], None, "ga: "), (["--prefix", ""], "other", "")):
+            self.set_in(name, prompts=prompts, default_prompt_name=default)
+            self.assertEqual(self.embed(["ba be", "go"], *more).read_bytes(), vectors[expected], (more, default))
+        self.set_in(name, prompts={"query": "bu: ", "corpus": "ga: ", "document": "fo: "}, default_prompt_name=None)
+        self.assertEqual(self.embed(["ba be", "go"]).read_bytes(), vectors["fo: "])
+        self.set_in(name, prompts={"query": "bu: ", "corpus": "ga: "}, default_prompt_name="query")
+        self.assertEqual(self.embed(["ba be", "go"]).read_bytes(), vectors["ga: "])
+        self.set_in(name, prompts={"query": "bu: ", "other": "ga: "}, default_prompt_name="other")
+        self.assertEqual(self.embed(["ba be", "go"]).read_bytes(), vectors["ga: "])
+        # What embed and search do without options is what eval measures.
+        self.set_in(name, prompts=prompts, default_prompt_name=None)
+        anchors, texts = ([row[side] for row in pairs()[:30]] for side in (0, 1))
+        index = self.embed(texts)
+        found = self.run_program("search", "--model", self.model, "--index", index, "--top", 1, "--json", *anchors).stdout
+        nearest = [texts[json.loads(line)["row"]] for line in found.splitlines()]
+        self.write_csv(self.pairs, [("anchor", "positive"), *zip(anchors, texts)])
+        measured = json.loads(self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--json").stdout)
+        right = {anchor: {t for a, t in zip(anchors, texts) if a == anchor} for anchor in anchors}
+        hits = {anchor: text in right[anchor] for anchor, text in zip(anchors, nearest)}
+        self.assertAlmostEqual(measured["recall@1"], sum(hits.values()) / len(hits))
+
+    def test_memory_of_texts_of_which_one_is_long(self) -> None:
+        tokens, texts = 2000, 30_000
+        self.model = small_model.make(self.folder / "long", tokens)
+        peaks = []
+        for last in ("ba", "ba " * (tokens - 2)):
+            self.write("t.txt", "ba be\n" * texts + last + "\n")
+            process = subprocess.Popen(
+                [program_case.PROGRAM, "embed", "--model", self.model, "--input", self.folder / "t.txt", "--out",
+                 self.folder / f"v{len(peaks)}.npy", "--threads", "2"], stderr=subprocess.DEVNULL)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            self.assertEqual(process.returncode, 0)
+            peaks.append(usage.ru_maxrss / 1024)
+        # Padded to the longest, ids and mask would be 286 MiB.
+        self.assertLess(peaks[1] - peaks[0], 150)
+        (_, short), (_, with_long) = (read_npy(self.folder / f"v{i}.npy") for i in range(2))
+        self.assertEqual(short[:-1], with_long[:-1])
+        self.assertNotEqual(short[-1], with_long[-1])
+
+    def test_vectors_of_any_similarity(self) -> None:
+        expected = self.embed(["ba be", "go"]).read_bytes()
+        for similarity in ("euclidean", "manhattan", "dot"):
+            self.set_in("config_sentence_transformers.json", similarity_fn_name=similarity)
+            index = self.embed(["ba be", "go"])
+            self.assertEqual(index.read_bytes(), expected)
+            if similarity != "dot":
+                self.assert_refused([f"'{similarity}'", "cosine or dot"], "search", "--model", self.model, "--index", index,
+                                    "go")
+                self.assert_refused([f"'{similarity}'", "cosine or dot"], *self.train_arguments("out"))
+
+    def test_texts_without_tokens(self) -> None:
+        vocabulary = {token: number for number, token in enumerate((self.model / "vocab.txt").read_text().splitlines())}
+        (self.model / "tokenizer.json").write_text(json.dumps({
+            "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None,
+            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"}}))
+        nothing = "\u00a0\u3000"
+        words = ["line 4", f"'{nothing}' has no tokens"]
+        for name, lines in (("t.txt", ["ba", "be", "bi", nothing]), ("t.csv", ["text", "ba", "be", nothing])):
+            self.write(name, "".join(f"{line}\n" for line in lines))
+            self.assert_refused([f"{name}: line 4, column 1", words[1]], "embed", "--model", self.model, "--input",
+                                self.folder / name, "--out", self.folder / "v.npy")
+        self.assert_refused([words[1]], "search", "--model", self.model, "--index", self.embed(["ba"]), nothing,
+                            "--query-prefix", "")
+        for rows in ([("anchor", "positive"), ("ba", "be"), ("bo", "bi"), ("bu", nothing)],
+                     [("anchor", "positive", "negative"), ("ba", "be", "go"), ("bo", "bi", "ga"), ("bu", "ba", nothing)]):
+            self.write_csv(self.pairs, rows)
+            for command in (["eval", "--model", self.model], ["check-gradient", "--model", self.model],
+                            self.train_arguments("out", "--eval-share", 0, "--batch", 3)):
+                self.assert_refused(["pairs.csv: line 4, column", words[1]], *command, "--pairs", self.pairs)
+        self.write_csv(self.folder / "held.csv", rows)
+        self.write_csv(self.pairs, [row[:2] for row in rows[:3]])
+        shutil.rmtree(self.folder / "out.run")
+        self.assert_refused(["held.csv: line 4, column", words[1]],
+                            *self.train_arguments("out", "--eval-pairs", self.folder / "held.csv"))
+
     def test_search(self) -> None:
         texts = sorted({row[1] for row in pairs()})
         index = self.embed(texts)
@@ -363,6 +652,19 @@ class ProgramTest(ProgramCase):
             self.assertIn("--threads", self.run_program(command, "--help").stdout)
         self.assertIn("check-gradient", self.run_program("--help").stdout)
         self.assertRegex(self.run_program("--version").stdout, r"^tapecache \d+\.\d+\.\d+\n$")
+
+    def test_every_option_stands_in_the_page(self) -> None:
+        page = (Path(__file__).parents[2] / "docs" / "program.md").read_text()
+        written = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page))
+        known = set()
+        for command in ("", "train", "embed", "search", "eval", "inspect", "check-gradient"):
+            shown = self.run_program(*filter(None, [command]), "--help").stdout
+            options = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", shown))
+            self.assertIn("--help", options)
+            known |= options
+            self.assertEqual(options - written, set(), f"tapecache {command}: options that docs/program.md has not")
+        others = {"--logdir"}  # TensorBoard's
+        self.assertEqual(written - known - others, set(), "docs/program.md has options that are none")
 
     def test_broken_files(self) -> None:
         self.pairs.write_text("anchor,positive\nba,be\nbi,\"bo\n")

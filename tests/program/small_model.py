@@ -30,7 +30,17 @@ def read_safetensors(path: Path) -> "dict[str, bytes]":
             for name, entry in header.items() if name != "__metadata__"}
 
 
-def make(folder: Path) -> Path:
+def change(path: Path, name: str, function) -> None:
+    """Puts function(value) in the place of every number of a tensor."""
+    raw = bytearray(path.read_bytes())
+    size = struct.unpack("<Q", raw[:8])[0]
+    begin, end = (8 + size + offset for offset in json.loads(raw[8:8 + size])[name]["data_offsets"])
+    values = struct.unpack(f"<{(end - begin) // 4}f", raw[begin:end])
+    raw[begin:end] = struct.pack(f"<{len(values)}f", *map(function, values))
+    path.write_bytes(raw)
+
+
+def make(folder: Path, positions: int = POSITIONS) -> Path:
     draw = random.Random(1)
     vocabulary = SPECIAL + WORDS + PUNCTUATION
     tensors = {}
@@ -50,7 +60,7 @@ def make(folder: Path) -> Path:
         add(f"{name}.bias", WIDTH, value=0.0)
 
     add("embeddings.word_embeddings.weight", len(vocabulary), WIDTH)
-    add("embeddings.position_embeddings.weight", POSITIONS, WIDTH)
+    add("embeddings.position_embeddings.weight", positions, WIDTH)
     add("embeddings.token_type_embeddings.weight", 2, WIDTH)
     norm("embeddings.LayerNorm")
     for layer in range(LAYERS):
@@ -67,7 +77,7 @@ def make(folder: Path) -> Path:
         "config.json": {
             "architectures": ["BertModel"], "model_type": "bert", "vocab_size": len(vocabulary), "hidden_size": WIDTH,
             "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": INNER, "hidden_act": "gelu",
-            "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "max_position_embeddings": POSITIONS,
+            "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1, "max_position_embeddings": positions,
             "type_vocab_size": 2, "initializer_range": 0.02, "layer_norm_eps": 1e-12, "pad_token_id": 0,
             "position_embedding_type": "absolute",
         },
@@ -80,12 +90,12 @@ def make(folder: Path) -> Path:
             "word_embedding_dimension": WIDTH, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True,
             "pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False,
         },
-        "sentence_bert_config.json": {"max_seq_length": POSITIONS, "do_lower_case": False},
+        "sentence_bert_config.json": {"max_seq_length": positions, "do_lower_case": False},
         "config_sentence_transformers.json": {"prompts": {"query": "bu: "}, "default_prompt_name": None,
                                               "similarity_fn_name": "cosine"},
         "tokenizer_config.json": {"do_lower_case": True, "tokenizer_class": "BertTokenizer", "unk_token": "[UNK]",
                                   "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]", "mask_token": "[MASK]",
-                                  "model_max_length": POSITIONS},
+                                  "model_max_length": positions},
     }
     for name, contents in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

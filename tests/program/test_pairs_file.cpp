@@ -279,6 +279,84 @@ BOOST_AUTO_TEST_CASE(json_lines) {
   check_texts(pairs.negatives, {"n1", "n2", "n3", "n4"});
 }
 
+BOOST_AUTO_TEST_CASE(lists_of_hard_negatives) {
+  for (const std::string name : {"negatives", "Negs", "hard_negatives"}) {
+    put(*this / "p.jsonl", "{\"id\": 1, \"query\": \"a\", \"pos\": \"b\", \"" + name +
+                               "\": [\"c\", \"d\"]}\n{\"query\": \"e\", \"pos\": \"f\", \"" + name +
+                               "\": [\"g\", \"h\"]}\n");
+    const PairsFile file(*this / "p.jsonl");
+    BOOST_CHECK_EQUAL(file.hard_negatives(), 2);
+    check_texts(read_rows(file, {1}).negatives, {"g", "h"});
+    check_texts(file.source().columns, {"query", "pos", name});
+    check_texts(file.source().unused, {"id"});
+    // A table has no lists, and what stands there may be one that was written as a text.
+    put(*this / "p.csv", "query,pos," + name + "\na,b,\"['c', 'd']\"\n");
+    BOOST_CHECK_EXCEPTION(
+        read_pairs(*this / "p.csv"), FileError,
+        says({"p.csv", "'" + name + "' seems to have lists", "JSON Lines", "--columns query,pos," + name}));
+    BOOST_CHECK_EQUAL(read_pairs(*this / "p.csv", {.columns = {"query", "pos", name}}).hard_negatives, 1);
+  }
+  put(*this / "p.jsonl",
+      "{\"query\": \"a\", \"pos\": \"b\"}\n{\"query\": \"e\", \"pos\": \"f\", \"negatives\": [\"g\"], \"note\": "
+      "\"n\"}\n");
+  BOOST_CHECK_EXCEPTION(read_pairs(*this / "p.jsonl"), FileError,
+                        says({"p.jsonl: line 2, column 28", "'negatives', which the first has not"}));
+  check_texts(read_pairs(*this / "p.jsonl", {.columns = {"query", "pos"}}).anchors, {"a", "e"});
+}
+
+BOOST_AUTO_TEST_CASE(labels_are_not_passed_over) {
+  for (const char* label : {"label", "labels", "Score", "scores", "gold_label", "similarity", "similarity_score",
+                            "relatedness_score", "relevance", "is_duplicate"}) {
+    put(*this / "p.csv", std::string("sentence1,") + label + ",sentence2\na,1,b\nc,0,d\n");
+    put(*this / "p.jsonl", std::string("{\"sentence1\": \"a\", \"sentence2\": \"b\", \"") + label + "\": 0.5}\n");
+    for (const char* name : {"p.csv", "p.jsonl"}) {
+      BOOST_CHECK_EXCEPTION(
+          read_pairs(*this / name), FileError,
+          says({name, std::string("column '") + label + "'", "every row", "--columns sentence1,sentence2"}));
+      const PairsFile chosen(*this / name, {.columns = {"sentence1", "sentence2"}});
+      check_texts(chosen.source().unused, {label});
+    }
+    put(*this / "p.jsonl",
+        std::string("{\"query\": \"a\", \"pos\": \"b\"}\n{\"query\": \"a\", \"pos\": \"b\", \"") + label + "\": 0}\n");
+    BOOST_CHECK_EXCEPTION(read_pairs(*this / "p.jsonl"), FileError, says({"line 2, column 28", label}));
+  }
+  put(*this / "c.png", "");
+  put(*this / "q.csv", "image,text,label\nc.png,a,3\n");
+  BOOST_CHECK_EXCEPTION(read_pairs(*this / "q.csv"), FileError,
+                        says({"column 'label'", "--image-column image --caption-column text"}));
+  BOOST_CHECK_EXCEPTION(read_pairs(*this / "q.csv", {.image = "image"}), FileError, says({"column 'label'"}));
+  BOOST_CHECK(read_pairs(*this / "q.csv", {.image = "image", .caption = "text"}).images);
+}
+
+BOOST_AUTO_TEST_CASE(columns_of_paths_that_are_taken_for_texts) {
+  put(*this / "c.png", "");
+  put(*this / "p.csv", "filepath,title,place\nc.png,a,c.png\nd,b,e.png\n");
+  BOOST_CHECK_EQUAL(PairsFile(*this / "p.csv", {.columns = {"filepath", "title"}}).paths(), "filepath");
+  BOOST_CHECK_EQUAL(read_pairs(*this / "p.csv", {.columns = {"title", "place"}}).paths, "place");
+  put(*this / "p.csv", "title,place\na,e.png\n");
+  BOOST_CHECK_EQUAL(read_pairs(*this / "p.csv", {.columns = {"title", "place"}}).paths, "");  // there is no such file
+  put(*this / "p.csv", "filepath,title\nc.png,a\n");
+  BOOST_CHECK_EQUAL(read_pairs(*this / "p.csv").paths, "");
+}
+
+BOOST_AUTO_TEST_CASE(where_texts_stand) {
+  put(*this / "p.csv", "id,query,pos\n1,a,b\n2,\"c\nd\",a\n3,e,f\n");
+  const PairsFile file(*this / "p.csv");
+  const auto error = [&](const char* text) { return std::string(file.source().error(text, "what").what()); };
+  const std::string name = (*this / "p.csv").string();
+  BOOST_CHECK_EQUAL(error("a"), name + ": line 2, column 3: what");
+  BOOST_CHECK_EQUAL(error("c\nd"), name + ": line 3, column 3: what");
+  BOOST_CHECK_EQUAL(error("f"), name + ": line 5, column 5: what");
+  BOOST_CHECK_EQUAL(error("2"), name + ": what");  // in a column that is not read
+  BOOST_CHECK_EQUAL(std::string(read_pairs(*this / "p.csv").source.error("e", "what").what()),
+                    name + ": line 5, column 3: what");
+  BOOST_CHECK_EQUAL(std::string(text_error(*this / "p.csv", {.column = "id"}, "3", "what").what()),
+                    name + ": line 5, column 1: what");
+  put(*this / "t.txt", "one\r\ntwo\n");
+  BOOST_CHECK_EQUAL(std::string(text_error(*this / "t.txt", {}, "two", "what").what()),
+                    (*this / "t.txt").string() + ": line 2, column 1: what");
+}
+
 BOOST_AUTO_TEST_CASE(images_and_captions) {
   std::filesystem::create_directory(*this / "pictures");
   for (const char* name : {"pictures/a.png", "pictures/b.jpg", "c.png"}) put(*this / name, "");
@@ -332,7 +410,6 @@ BOOST_AUTO_TEST_CASE(broken_rows_name_line_and_column) {
     const char* contents;
     std::vector<std::string> words;
   };
-  const std::string good = "{\"anchor\": \"a\", \"positive\": \"b\"}\n";
   const std::vector<Case> cases{
       {"p.csv", "anchor,positive\na,b\nc\n", {"p.csv: line 3, column 1", "found 1 value in", "expected 2"}},
       {"p.csv", "anchor,positive\na,b\nc,d,e\n", {"p.csv: line 3, column 5", "found 3 values", "expected 2"}},
@@ -358,6 +435,9 @@ BOOST_AUTO_TEST_CASE(broken_rows_name_line_and_column) {
       {"p.jsonl",
        "{\"anchor\":\"a\",\"positive\":\"b\",\"neg\":[\"c\"]}\n{\"anchor\":\"a\",\"positive\":\"b\",\"neg\":[]}\n",
        {"line 2", "found 0 hard negatives, expected 1"}},
+      {"p.jsonl",
+       "{\"anchor\": \"a\", \"positive\": \"b\"}\n{\"anchor\": [], \"positive\": \"b\"}\n",
+       {"line 2, column 1", "'anchor' is a list of 0"}},
       {"p.parquet", "", {"'.parquet'", ".csv, .tsv or .jsonl"}},
   };
   for (const Case& c : cases) {
@@ -388,6 +468,8 @@ BOOST_AUTO_TEST_CASE(texts) {
   check_texts(read_texts(*this / "t.jsonl"), {"a", "b"});
   put(*this / "t.csv", "id,words\n1,a\n");
   BOOST_CHECK_EXCEPTION(read_texts(*this / "t.csv"), FileError, says({"'id', 'words'", "--column"}));
+  put(*this / "t.jsonl", "{\"text\": \"a\"}\n{\"text\": [\"b\", \"c\"]}\n{\"text\": []}\n");
+  BOOST_CHECK_EXCEPTION(read_texts(*this / "t.jsonl"), FileError, says({"line 2, column 2", "list of 2"}));
   put(*this / "t.txt", "");
   BOOST_CHECK_EXCEPTION(read_texts(*this / "t.txt"), FileError, says({"holds no text"}));
 }

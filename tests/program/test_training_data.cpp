@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <deque>
+#include <filesystem>
 #include <set>
 #include <string>
 #include <vector>
@@ -101,6 +103,14 @@ BOOST_AUTO_TEST_CASE(searches_count_equal_texts_once) {
   BOOST_CHECK_EQUAL(to_string(task.reversed_gold_rows().shape()), "[4, 2]");
   check_equal(task.reversed_gold_rows(), {0, -1, 0, 1, -1, -1, -1, -1});
   BOOST_CHECK(task.images.empty());
+  const std::uint64_t fingerprint = task.fingerprint();
+  BOOST_CHECK_EQUAL(RetrievalTask(pairs).fingerprint(), fingerprint);
+  Pairs others = pairs;
+  others.positives[1] = "a";
+  BOOST_CHECK_NE(RetrievalTask(others).fingerprint(), fingerprint);
+  others = pairs;
+  others.negatives[0] = "e";
+  BOOST_CHECK_NE(RetrievalTask(others).fingerprint(), fingerprint);
 }
 
 BOOST_AUTO_TEST_CASE(groups_of_parameters) {
@@ -130,6 +140,20 @@ BOOST_FIXTURE_TEST_CASE(metrics_of_a_run_that_goes_on, Folder) {
   { MetricsLog log(path()); }
   BOOST_CHECK_EQUAL(contents(*this / "metrics.jsonl"), "");
   BOOST_CHECK_EQUAL(entries(), 5);  // and an event file each
+  // TensorBoard takes what is there for undone from a step on: a field 2, the step, and a field 7 whose field 1 is 1.
+  const auto undone = [](const std::filesystem::path& file, char step) {
+    return contents(file).find(std::string{'\x10', step, '\x3a', '\x02', '\x08', '\x01'}) != std::string::npos;
+  };
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(path())) {
+    if (entry.path().filename() != "metrics.jsonl") files.push_back(entry.path());
+  }
+  std::ranges::sort(files);
+  BOOST_REQUIRE_EQUAL(files.size(), 4u);
+  BOOST_CHECK(contents(files[0]).find("\x3a\x02\x08\x01") == std::string::npos);
+  BOOST_CHECK(undone(files[1], 4));
+  BOOST_CHECK(undone(files[2], 3));
+  BOOST_CHECK(undone(files[3], 0));
 }
 
 BOOST_AUTO_TEST_SUITE_END()
