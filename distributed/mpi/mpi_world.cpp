@@ -8,6 +8,7 @@
 
 #include <fmt/format.h>
 
+#include "tapecache/distributed/launched.h"
 #include "tapecache/distributed/mpi.h"
 #include "tapecache/distributed/mpi/collectives.h"
 #include "tapecache/distributed/mpi/messenger.h"
@@ -127,11 +128,30 @@ class MpiCommunicator final : public Communicator {
   const int exceptions_ = std::uncaught_exceptions();
 };
 
+std::string mpi_library() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING + 1] = {};
+  int length = 0;
+  if (MPI_Get_library_version(text, &length) != MPI_SUCCESS) return "MPI";
+  const std::string words(text);
+  return words.starts_with("MPICH") ? "MPICH" : words.substr(0, words.find_first_of(",\n"));
+}
+
+/// By the launcher of another MPI each process would be one of one, and train alone.
+void check_that_all_are_here(int found) {
+  const detail::Launched launched = detail::launched();
+  if (launched.processes <= found) return;
+  throw ValueError(
+      fmt::format("mpi_world: {} says that {} processes were started together, but {} found {}, expected a launcher of "
+                  "that MPI: its own mpirun or mpiexec, or srun --mpi=pmix for Open MPI and srun --mpi=pmi2 for MPICH",
+                  launched.variable, launched.processes, mpi_library(), found));
+}
+
 }  // namespace
 
 bool mpi_launched() {
   const auto is_set = [](const char* name) { return std::getenv(name) != nullptr; };
-  return is_set("OMPI_COMM_WORLD_SIZE") || is_set("PMI_SIZE") || is_set("PMI_RANK") || is_set("PMIX_RANK");
+  return is_set("OMPI_COMM_WORLD_SIZE") || is_set("PMI_SIZE") || is_set("PMI_RANK") || is_set("PMIX_RANK") ||
+         detail::launched().processes > 1;
 }
 
 std::unique_ptr<Communicator> mpi_world(std::chrono::milliseconds limit) {
@@ -140,15 +160,15 @@ std::unique_ptr<Communicator> mpi_world(std::chrono::milliseconds limit) {
   if (lives) throw ValueError("mpi_world: another communicator of MPI lives");
   World world;
   try {
-    detail::start_mpi();
+    detail::start_mpi(limit);
+    check_that_all_are_here(detail::place().size);
     world.messenger = detail::open_messenger(limit);
-    if (world.messenger) {
-      world.rank = world.messenger->rank();
-      world.size = world.messenger->size();
-    }
   } catch (const detail::Broken& broken) {
-    throw CommunicationError("mpi_world", "mpi", 0, 1, broken.message);
+    const detail::Place place = detail::place();
+    throw CommunicationError("mpi_world", "mpi", place.rank, place.size, broken.message);
   }
+  world.rank = detail::place().rank;
+  world.size = detail::place().size;
   return std::make_unique<MpiCommunicator>(std::move(world), limit);
 }
 
