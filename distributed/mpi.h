@@ -22,7 +22,8 @@ bool mpi_launched();
 /// Its end: the destructor waits for the others', for `limit` at most. Where an exception leaves its scope, it calls
 /// `fail`. After a failure, this rank's or another's, the program may do what it has left to do, but no later than
 /// `limit` after it, and when the program exits, MPI_Abort ends all processes with its exit status, or 1. A process
-/// that is killed is for mpirun to notice, which ends the others too. A child made by fork has no communicator.
+/// that is killed is for mpirun to notice, which ends the others too. What a call that failed was to send stays in
+/// memory, since MPI may still read it. A child made by fork has no communicator.
 ///
 /// MPI's own start and end cannot be given up. Where they are this library's and take longer than `limit`, since a
 /// process does not begin or does not exit, it says so on standard error and ends this process: with status 1 at the

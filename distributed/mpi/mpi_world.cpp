@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <new>
 #include <string>
 #include <utility>
 
@@ -58,12 +59,18 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
+  /// Where a call is given up, what it was to send stays in memory: MPI may still read it.
   template <class Work>
-  void call(const char* name, std::string what, Work work, int to = -1, std::size_t bytes = 0) {
+  void call(const char* name, std::string what, const Tensor& sent, Work work, int to = -1, std::size_t bytes = 0) {
     if (!detail::is_own_process()) {
       throw CommunicationError(name, "mpi", rank(), size(), "a child made by fork has no communicator");
     }
-    messenger_->run({name, std::move(what), to, bytes}, work);
+    try {
+      messenger_->run({name, std::move(what), to, bytes}, work);
+    } catch (const CommunicationError&) {
+      new (std::nothrow) Tensor(sent);
+      throw;
+    }
   }
 
   static Bounds bounds(const Tensor& all, std::span<const std::int64_t> counts) {
@@ -79,7 +86,7 @@ class MpiCommunicator final : public Communicator {
     const std::byte* const own = rows.raw();
     std::byte* const to = all.mutable_raw();
     const Bounds shares = bounds(all, counts);
-    call("all_gather", fmt::format(" into {}, shares [{}]", describe(all), fmt::join(counts, ", ")), [&] {
+    call("all_gather", fmt::format(" into {}, shares [{}]", describe(all), fmt::join(counts, ", ")), all, [&] {
       if (rows.numel() > 0) std::memcpy(to + shares[self()], own, rows.bytes());
       detail::gather(*messenger_, to, shares);
     });
@@ -89,20 +96,20 @@ class MpiCommunicator final : public Communicator {
     const std::byte* const from = all.raw();
     std::byte* const own = rows.mutable_raw();
     const Bounds shares = bounds(all, counts);
-    call("reduce_scatter", fmt::format(" of {}, shares [{}]", describe(all), fmt::join(counts, ", ")),
+    call("reduce_scatter", fmt::format(" of {}, shares [{}]", describe(all), fmt::join(counts, ", ")), all,
          [&] { detail::reduce_shares(*messenger_, from, shares, own, all.dtype(), Reduction::kSum); });
   }
 
   void do_all_reduce(Tensor& values, Reduction reduction) override {
     std::byte* const own = values.mutable_raw();
     const char* const kind = reduction == Reduction::kSum ? "sum" : "maximum";
-    call("all_reduce", fmt::format(" of {}, {}", describe(values), kind),
+    call("all_reduce", fmt::format(" of {}, {}", describe(values), kind), values,
          [&] { detail::reduce_all(*messenger_, own, values.bytes(), values.dtype(), reduction); });
   }
 
   void do_broadcast(Tensor& values, int root) override {
     std::byte* const own = values.mutable_raw();
-    call("broadcast", fmt::format(" of {} from {}", describe(values), root),
+    call("broadcast", fmt::format(" of {} from {}", describe(values), root), values,
          [&] { detail::hand_out(*messenger_, own, values.bytes(), root); });
   }
 
@@ -113,7 +120,7 @@ class MpiCommunicator final : public Communicator {
       if (bytes > 0) std::memcpy(written + begin, piece, bytes);
     };
     call(
-        "send_receive", "",
+        "send_receive", "", sent,
         [&] {
           messenger_->transfer({read, sent.bytes(), to}, {received.bytes(), from, take}, true);
         },
@@ -121,7 +128,7 @@ class MpiCommunicator final : public Communicator {
   }
 
   void do_barrier() override {
-    call("barrier", "", [&] { detail::meet(*messenger_); });
+    call("barrier", "", Tensor(), [&] { detail::meet(*messenger_); });
   }
 
   std::shared_ptr<Messenger> messenger_;

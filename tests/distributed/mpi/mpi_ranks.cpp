@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../communicator_calls.h"
+#include "tapecache/core/device.h"
 #include "tapecache/distributed/mpi.h"
 
 namespace {
@@ -186,6 +187,24 @@ void late() {
   Tensor values = Tensor::zeros({3});
   if (ranks->rank() == 1) std::this_thread::sleep_for(100s);
   learns(*ranks, [&] { ranks->all_reduce(values); });
+}
+
+/// What was to be sent when rank 1 did not come, and is not needed any more.
+void given_up() {
+  const auto ranks = mpi_world(kShort);
+  ranks->barrier();
+  if (ranks->rank() == 1) std::this_thread::sleep_for(100s);
+  Tensor values = Tensor::zeros({1 << 22});
+  const std::size_t before = memory_stats().current;
+  learns(*ranks, [&] {
+    try {
+      ranks->all_reduce(values);
+    } catch (const CommunicationError&) {
+      values = Tensor();
+      std::printf("%s\n", memory_stats().current < before ? "MPI reads what is gone" : "what MPI reads is kept");
+      throw;
+    }
+  });
 }
 
 void stopped() {
@@ -379,6 +398,7 @@ int main(int argc, char** argv) {
       {"gives-up", gives_up},
       {"late", late},
       {"stopped", stopped},
+      {"given-up", given_up},
       {"other-call", other_call},
       {"other-size", other_size},
       {"other-block", other_block},

@@ -142,6 +142,7 @@ class MpiTest(unittest.TestCase):
     def test_a_late_rank_is_named(self) -> None:
         self.failure(3, "late", "all_reduce (mpi, rank 0 of 3): ",
                      "call 2 has waited 2000 ms for rank 1, which has made call 1, barrier")
+        self.failure(2, "given-up", "what MPI reads is kept")
         self.failure(3, "stopped", "call 2 has waited 2000 ms for rank 1, which does not answer")
 
     def test_a_rank_that_is_late_by_20_seconds(self) -> None:
