@@ -44,6 +44,25 @@ Communicator::Communicator(int rank, int size, std::chrono::milliseconds limit)
   }
 }
 
+/// While a call runs. The others cannot tell in which order two of them are made.
+class Communicator::Calling {
+ public:
+  Calling(Communicator& ranks, const char* call) : ranks_(ranks) {
+    const char* running = nullptr;
+    if (ranks.calling_.compare_exchange_strong(running, call)) return;
+    const std::string why =
+        fmt::format("another thread of this rank is in {}, and one call at a time can be made", running);
+    ranks.fail(fmt::format("{}: {}", call, why));
+    throw CommunicationError(call, ranks.name(), ranks.rank(), ranks.size(), why);
+  }
+  ~Calling() { ranks_.calling_ = nullptr; }
+  Calling(const Calling&) = delete;
+  Calling& operator=(const Calling&) = delete;
+
+ private:
+  Communicator& ranks_;
+};
+
 void Communicator::check(const char* call, const char* argument, const Tensor& tensor) const {
   if (!tensor.defined()) throw ValueError(fmt::format("{}: '{}' is undefined", call, argument));
   if (takes(tensor.device())) return;
@@ -83,7 +102,9 @@ void Communicator::all_gather(const Tensor& rows, Tensor& all, std::span<const s
   check_shares("all_gather", rows, all, counts);
   check_apart("all_gather", rows, all);
   if (size_ == 1) all.copy_from(rows);
-  else if (all.numel() > 0) do_all_gather(rows, all, counts);
+  if (size_ == 1 || all.numel() == 0) return;
+  const Calling calling(*this, "all_gather");
+  do_all_gather(rows, all, counts);
 }
 
 void Communicator::reduce_scatter(const Tensor& all, Tensor& rows, std::span<const std::int64_t> counts) {
@@ -91,19 +112,25 @@ void Communicator::reduce_scatter(const Tensor& all, Tensor& rows, std::span<con
   check_addable("reduce_scatter", all);
   check_apart("reduce_scatter", all, rows);
   if (size_ == 1) rows.copy_from(all);
-  else if (all.numel() > 0) do_reduce_scatter(all, rows, counts);
+  if (size_ == 1 || all.numel() == 0) return;
+  const Calling calling(*this, "reduce_scatter");
+  do_reduce_scatter(all, rows, counts);
 }
 
 void Communicator::all_reduce(Tensor& values, Reduction reduction) {
   check("all_reduce", "values", values);
   check_addable("all_reduce", values);
-  if (size_ > 1 && values.numel() > 0) do_all_reduce(values, reduction);
+  if (size_ == 1 || values.numel() == 0) return;
+  const Calling calling(*this, "all_reduce");
+  do_all_reduce(values, reduction);
 }
 
 void Communicator::broadcast(Tensor& values, int root) {
   check("broadcast", "values", values);
   check_rank("broadcast", "root", root);
-  if (size_ > 1 && values.numel() > 0) do_broadcast(values, root);
+  if (size_ == 1 || values.numel() == 0) return;
+  const Calling calling(*this, "broadcast");
+  do_broadcast(values, root);
 }
 
 void Communicator::send_receive(const Tensor& sent, int to, Tensor& received, int from) {
@@ -117,6 +144,7 @@ void Communicator::send_receive(const Tensor& sent, int to, Tensor& received, in
                                   describe(received)));
   }
   if (size_ > 1) {
+    const Calling calling(*this, "send_receive");
     do_send_receive(sent, to, received, from);
     return;
   }
@@ -127,7 +155,9 @@ void Communicator::send_receive(const Tensor& sent, int to, Tensor& received, in
 }
 
 void Communicator::barrier() {
-  if (size_ > 1) do_barrier();
+  if (size_ == 1) return;
+  const Calling calling(*this, "barrier");
+  do_barrier();
 }
 
 // The numbers lie on the stack, where no allocator counts them: what is short of memory must be able to say so.

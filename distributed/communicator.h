@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <functional>
@@ -46,8 +47,9 @@ class CommunicationError : public Error {
 /// is sent: the others wait, so whoever gives up calls `fail`. Everything else is a CommunicationError. A call ends
 /// within `limit` of the moment when the rank made it, done or with an error, on every rank that is able to run.
 ///
-/// One call at a time, from any thread; a step calls from threads of its own too, until it returns. In a group of one
-/// nothing is sent, and no backend is asked.
+/// One call at a time, from any thread; a step calls from threads of its own too, until it returns. Who calls while
+/// another thread's call runs ends the group, and both calls with a CommunicationError that names them. In a group of
+/// one nothing is sent, and no backend is asked.
 class Communicator {
  public:
   enum class Reduction { kSum, kMax };
@@ -116,6 +118,8 @@ class Communicator {
   virtual void do_barrier() = 0;
 
  private:
+  class Calling;
+
   void check(const char* call, const char* argument, const Tensor& tensor) const;
   void check_shares(const char* call, const Tensor& rows, const Tensor& all,
                     std::span<const std::int64_t> counts) const;
@@ -124,6 +128,7 @@ class Communicator {
   int rank_, size_;
   std::chrono::milliseconds limit_;
   std::shared_ptr<void> notes_;
+  std::atomic<const char*> calling_{nullptr};  // the call that runs
 };
 
 /// The same ranks with tensors on a CUDA device as well, which NCCL moves and adds: a communicator that takes `device`,

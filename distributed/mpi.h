@@ -8,7 +8,7 @@
 /// Of the plug-in tapecache-mpi, which programs link to beside the library.
 namespace tapecache::distributed {
 
-/// Whether this process was started by mpirun, mpiexec or srun, as their environment variables say.
+/// Whether this process was started by mpirun, mpiexec or, with others, by srun, as their environment variables say.
 bool mpi_launched();
 
 /// All processes that mpirun, mpiexec or srun started together. Collective. Starts MPI where the program has not, and
@@ -22,9 +22,16 @@ bool mpi_launched();
 /// Its end: the destructor waits for the others', for `limit` at most. Where an exception leaves its scope, it calls
 /// `fail`. After a failure, this rank's or another's, the program may do what it has left to do, but no later than
 /// `limit` after it, and when the program exits, MPI_Abort ends all processes with its exit status, or 1. A process
-/// that is killed is for mpirun to notice, which ends the others too. A child made by fork has no communicator.
+/// that is killed is for mpirun to notice, which ends the others too. What a call that failed was to send stays in
+/// memory, since MPI may still read it. A child made by fork has no communicator.
 ///
-/// Throws CommunicationError where MPI cannot be started or a rank does not come; ValueError while another one lives.
+/// MPI's own start and end cannot be given up. Where they are this library's and take longer than `limit`, since a
+/// process does not begin or does not exit, it says so on standard error and ends this process: with status 1 at the
+/// start, and at the end with the status that it exits with.
+///
+/// Throws CommunicationError where MPI cannot be started or a rank does not come, after which no other is to be had;
+/// ValueError while another one lives, and where MPI finds fewer processes than the launcher says that it started, as
+/// by the launcher of another MPI.
 std::unique_ptr<Communicator> mpi_world(std::chrono::milliseconds limit = std::chrono::minutes(10));
 
 }  // namespace tapecache::distributed

@@ -1,9 +1,6 @@
 #include "process_group.h"
 
-#include <charconv>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <exception>
 #include <string_view>
 #include <utility>
@@ -12,6 +9,7 @@
 
 #include "exit_code.h"
 #include "tapecache/core/error.h"
+#include "tapecache/distributed/launched.h"
 #ifdef TAPECACHE_HAS_MPI
 #include "tapecache/distributed/mpi.h"
 #endif
@@ -23,45 +21,18 @@ namespace {
 using distributed::CommunicationError;
 using Reduction = distributed::Communicator::Reduction;
 
-struct Launched {
-  const char* variable = "";
-  int processes = 1;
-};
-
-/// Of Open MPI, of MPICH and others by PMI, and of SLURM, which starts programs that know no MPI as well.
-Launched launched_by_environment() {
-  const auto processes = [](const char* name) {
-    const char* const value = std::getenv(name);
-    int count = 0;
-    if (value != nullptr) std::from_chars(value, value + std::strlen(value), count);
-    return Launched{name, count};
-  };
-  for (const Launched& launched :
-       {processes("OMPI_COMM_WORLD_SIZE"), processes("PMI_SIZE"), processes("SLURM_STEP_NUM_TASKS")}) {
-    if (launched.processes > 0) return launched;
-  }
-  return {};
-}
-
 void tell(std::string_view message) { fmt::print(stderr, "tapecache: {}\n", message); }
 
 }  // namespace
 
-int launched_processes() { return launched_by_environment().processes; }
+int launched_processes() { return distributed::detail::launched().processes; }
 
 ProcessGroup ProcessGroup::launched(std::chrono::seconds limit) {
-  const Launched launched = launched_by_environment();
+  const distributed::detail::Launched launched = distributed::detail::launched();
   if (launched.processes == 1) return {};
 #ifdef TAPECACHE_HAS_MPI
   ProcessGroup group;
   group.communicator_ = distributed::mpi_world(limit);
-  if (group.size() == 1) {
-    throw ValueError(
-        fmt::format("{} says that {} processes were started together, but {} found none beside this one, expected a "
-                    "launcher of that "
-                    "MPI, such as {}",
-                    launched.variable, launched.processes, TAPECACHE_HAS_MPI, TAPECACHE_MPI_LAUNCHER));
-  }
   return group;
 #else
   (void)limit;

@@ -56,18 +56,39 @@ std::string text_of(const Call& call) {
 
 std::string joined(std::string all, const std::string& more) { return all.empty() ? more : all + "; " + more; }
 
-MPI_Comm copy_of(MPI_Comm world, Messenger::Clock::time_point deadline, bool has_deadline) {
+/// No memory of the communication thread's: few enough letters that a string has room for them.
+constexpr const char* kNoMemory = "out of memory";
+
+/// Within a handler.
+std::string words_of_exception() noexcept {
+  try {
+    throw;
+  } catch (const std::bad_alloc&) {
+    return kNoMemory;
+  } catch (...) {
+    return exception_text();
+  }
+}
+
+struct Copying {
   MPI_Comm copy = MPI_COMM_NULL;
   MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi("MPI_Comm_idup", MPI_Comm_idup(world, &copy, &request));
+};
+
+MPI_Comm copy_of(MPI_Comm world, Messenger::Clock::time_point deadline, std::chrono::milliseconds limit) {
+  // Where it is given up it stays, since MPI may write to it later.
+  auto* const copying = new Copying;
+  check_mpi("MPI_Comm_idup", MPI_Comm_idup(world, &copying->copy, &copying->request));
   for (int done = 0;;) {
-    check_mpi("MPI_Test", MPI_Test(&request, &done, MPI_STATUS_IGNORE));
+    check_mpi("MPI_Test", MPI_Test(&copying->request, &done, MPI_STATUS_IGNORE));
     if (done) break;
-    if (has_deadline && Messenger::Clock::now() > deadline) {
-      throw Broken{"a rank has not come: MPI_Comm_idup did not end within the limit"};
+    if (limit.count() > 0 && Messenger::Clock::now() > deadline) {
+      throw Broken{fmt::format("a rank has not come: MPI_Comm_idup has not ended within {} ms", limit.count())};
     }
     std::this_thread::sleep_for(100us);
   }
+  const MPI_Comm copy = copying->copy;
+  delete copying;
   check_mpi("MPI_Comm_set_errhandler", MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN));
   return copy;
 }
@@ -82,13 +103,29 @@ void check_mpi(const char* function, int code) {
   throw Broken{fmt::format("{}: {}", function, text)};
 }
 
+std::thread start_thread(std::function<void()> function) {
+  sigset_t others, before;
+  sigfillset(&others);
+  for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, SIGPROF}) sigdelset(&others, own);
+  pthread_sigmask(SIG_BLOCK, &others, &before);
+  std::thread thread;
+  try {
+    thread = std::thread(std::move(function));
+  } catch (...) {
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    throw;
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return thread;
+}
+
 Messenger::Messenger(MPI_Comm world, bool serves_idle, std::chrono::milliseconds limit)
     : serves_idle_(serves_idle), limit_(limit) {
   check_mpi("MPI_Comm_rank", MPI_Comm_rank(world, &rank_));
   check_mpi("MPI_Comm_size", MPI_Comm_size(world, &size_));
   const auto deadline = Clock::now() + limit;
-  data_ = copy_of(world, deadline, limit.count() > 0);
-  control_ = copy_of(world, deadline, limit.count() > 0);
+  data_ = copy_of(world, deadline, limit);
+  control_ = copy_of(world, deadline, limit);
   int* tag = nullptr;
   int found = 0;
   check_mpi("MPI_Comm_get_attr", MPI_Comm_get_attr(data_, MPI_TAG_UB, &tag, &found));
@@ -96,13 +133,8 @@ Messenger::Messenger(MPI_Comm world, bool serves_idle, std::chrono::milliseconds
   for (auto& piece : pieces_) piece.resize(kPiece);
   answers_.resize(static_cast<std::size_t>(size_));
   left_after_.assign(static_cast<std::size_t>(size_), -1);
-  // Signals are for the program's threads, but for those that tell a thread of its own fault, and a profiler's.
-  sigset_t others, before;
-  sigfillset(&others);
-  for (const int own : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT, SIGPROF}) sigdelset(&others, own);
-  pthread_sigmask(SIG_BLOCK, &others, &before);
-  thread_ = std::thread([this] { loop(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  last_words_sent_.assign(static_cast<std::size_t>(size_), MPI_REQUEST_NULL);
+  thread_ = start_thread([this] { loop(); });
 }
 
 // --- of the program's threads --------------------------------------------------------------------
@@ -125,7 +157,7 @@ void Messenger::fail(std::string_view why) noexcept {
     try {
       break_off(std::string(why), true);
     } catch (const std::bad_alloc&) {
-      break_off("short of memory", true);  // so few letters that a string needs no memory for them
+      break_off(kNoMemory, true);
     }
     std::unique_lock lock(mutex_);
     changed_.wait_for(lock, 1s, [&] { return !tells_ || ended_; });
@@ -181,8 +213,10 @@ void Messenger::loop() {
     } else if (serves) {
       try {
         serve();
-      } catch (const Broken& broken) {
-        break_off(broken.message, false);
+      } catch (Broken& broken) {
+        break_off(std::move(broken.message), false);
+      } catch (...) {  // told next time
+        break_off(words_of_exception(), true);
       }
     }
     abort_if_overdue();
@@ -200,18 +234,19 @@ void Messenger::do_call(const std::function<void()>& work) {
     in_call_ = true;
     throw_if_failed();
     work();
-  } catch (const Broken& broken) {
-    error = broken.message;
+  } catch (Broken& broken) {
+    error = std::move(broken.message);
   } catch (...) {
-    error = exception_text();
+    error = words_of_exception();
   }
   in_call_ = false;
   if (!error.empty()) {
     try {
       break_off(fmt::format("{}: {}", call_.name, error), true);
-      tell_failure();
-    } catch (const Broken&) {  // what can be told has been
+    } catch (const std::bad_alloc&) {
+      break_off(kNoMemory, true);
     }
+    try_to_tell();
   }
   const std::lock_guard lock(mutex_);
   error_ = std::move(error);
@@ -243,8 +278,11 @@ void Messenger::do_leave() {
     flush(Clock::now() + 1s);
     check_mpi("MPI_Comm_free", MPI_Comm_free(&control_));
     check_mpi("MPI_Comm_free", MPI_Comm_free(&data_));
-  } catch (const Broken& broken) {
-    break_off(broken.message, false);
+  } catch (Broken& broken) {
+    break_off(std::move(broken.message), false);
+  } catch (...) {
+    break_off(words_of_exception(), true);
+    try_to_tell();
   }
 }
 
@@ -363,26 +401,40 @@ void Messenger::serve() {
 }
 
 void Messenger::tell_failure() {
-  Notice failure;
-  failure.kind = Notice::kFailed;
   {
     const std::lock_guard lock(mutex_);
     if (!tells_) return;
-    failure.set_text(failed_);
+    last_words_->kind = Notice::kFailed;
+    last_words_->set_text(failed_);
   }
   const auto told = [&] {
     const std::lock_guard lock(mutex_);
     tells_ = false;
     changed_.notify_all();
   };
+  const auto until = Clock::now() + 500ms;
   try {
-    tell_all(failure);
-    flush(Clock::now() + 500ms);
+    for (int other = 0; other < size_; ++other) {
+      if (other == rank_) continue;
+      check_mpi("MPI_Isend", MPI_Isend(last_words_.get(), sizeof(Notice), MPI_BYTE, other, kNoticeTag, control_,
+                                       &last_words_sent_[static_cast<std::size_t>(other)]));
+    }
+    for (int done = 0; !done && Clock::now() < until; sched_yield()) {
+      check_mpi("MPI_Testall", MPI_Testall(size_, last_words_sent_.data(), &done, MPI_STATUSES_IGNORE));
+    }
+    flush(until);
   } catch (...) {
     told();
     throw;
   }
   told();
+}
+
+void Messenger::try_to_tell() noexcept {
+  try {
+    tell_failure();
+  } catch (...) {  // what can be told has been
+  }
 }
 
 void Messenger::take(const Notice& notice, int from) {
@@ -470,13 +522,17 @@ void Messenger::flush(Clock::time_point until) {
 }
 
 void Messenger::abort_if_overdue() {
-  std::string why;
   {
     const std::lock_guard lock(mutex_);
     if (failed_.empty() || limit_.count() == 0 || Clock::now() < failed_at_ + limit_) return;
-    why = failed_;
   }
-  abort_all(rank_, size_, fmt::format("{} ms have passed since a failure: {}", limit_.count(), why), 1);
+  // From now on it does not change.
+  try {
+    const std::string why = fmt::format("{} ms have passed since a failure: {}", limit_.count(), failed_);
+    abort_all(rank_, size_, why.c_str(), 1);
+  } catch (const std::bad_alloc&) {
+    abort_all(rank_, size_, kNoMemory, 1);
+  }
 }
 
 }  // namespace tapecache::distributed::detail

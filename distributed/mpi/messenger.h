@@ -102,6 +102,7 @@ class Messenger {
   /// Takes and answers notices, and sends that of a failure.
   void serve();
   void tell_failure();
+  void try_to_tell() noexcept;
   void take(const Notice& notice, int from);
   void answer(const Notice& asked, int to);
   void compare(const Notice& answered, int from);
@@ -122,6 +123,9 @@ class Messenger {
 
   // Of the communication thread.
   std::vector<std::byte> pieces_[2];
+  // There from the start, since it may be memory that the group fails for.
+  std::unique_ptr<Notice> last_words_ = std::make_unique<Notice>();
+  std::vector<MPI_Request> last_words_sent_;
   std::deque<Posted> posted_;
   std::deque<Made> made_;
   std::vector<Answer> answers_;
@@ -147,6 +151,10 @@ class Messenger {
 struct Broken {
   std::string message;
 };
+
+/// A thread that takes no signals but those that tell it of its own fault, and a profiler's: others are for the
+/// program's threads.
+std::thread start_thread(std::function<void()> function);
 
 /// Throws Broken where `code`, which `function` returned, is an error.
 void check_mpi(const char* function, int code);

@@ -333,6 +333,34 @@ BOOST_AUTO_TEST_CASE(a_group_that_failed_stays_so) {
   for (const std::string& text : texts) BOOST_TEST(contains(text, "rank 0 gave up: no more"));
 }
 
+/// Rank 1 is in one of its threads' calls, since rank 0 makes none, when the other makes its own.
+BOOST_AUTO_TEST_CASE(a_second_call_beside_the_first_ends_the_group) {
+  std::vector<std::string> of_threads(2);
+  const auto texts = endings(2, kLimit, [&](Communicator& ranks) {
+    const auto call = [&](std::size_t thread) {
+      Tensor values = Tensor::zeros({2});
+      try {
+        if (thread == 0) ranks.all_reduce(values);
+        else ranks.barrier();
+      } catch (const CommunicationError& error) {
+        of_threads[thread] = error.what();
+      }
+    };
+    if (ranks.rank() == 1) {
+      std::thread other(call, 1);
+      call(0);
+      other.join();
+    } else {
+      while (ranks.failure().empty()) std::this_thread::yield();
+    }
+    ranks.barrier();
+  });
+  for (const std::string& text : {texts[0], texts[1], of_threads[0], of_threads[1]}) {
+    BOOST_TEST(contains(text, "another thread of this rank is in"), text);
+  }
+  BOOST_TEST(contains(texts[0], "rank 1 gave up: "), texts[0]);
+}
+
 BOOST_AUTO_TEST_CASE(refuses_what_a_rank_can_tell_to_be_wrong) {
   run_in_threads(1, [](Communicator& alone) {
     Tensor rows = Tensor::zeros({2, 3}), all = Tensor::zeros({2, 3}), other = Tensor::zeros({2, 4});

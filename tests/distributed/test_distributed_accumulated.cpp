@@ -95,23 +95,24 @@ BOOST_AUTO_TEST_CASE(groups_of_all_ranks_are_those_of_one_process) {
 }
 
 BOOST_AUTO_TEST_CASE(a_step_makes_one_reduction_and_gathers_nothing) {
-  std::vector<std::string> calls;
-  run_in_threads(
-      2,
-      [&](Communicator& ranks) {
-        Watched watched(ranks, [&](const std::string& call, const Tensor& of) {
-          if (ranks.rank() == 0 && is_floating(of.dtype())) calls.push_back(call + " " + describe(of));
-        });
-        const ClipSetup setup(8);
-        accumulated_step(halves(ranks, setup), setup.loss(), {.chunk_sizes = {1}, .communicator = &watched});
-      },
-      kLimit);
+  using Calls = std::vector<std::string>;
+  const std::vector<Calls> all = results_of<Calls>(2, [](Communicator& ranks) {
+    Calls calls;
+    Watched watched(ranks, [&](const std::string& call, const Tensor& of) {
+      if (is_floating(of.dtype())) calls.push_back(call + " " + describe(of));
+    });
+    const ClipSetup setup(8);
+    accumulated_step(halves(ranks, setup), setup.loss(), {.chunk_sizes = {1}, .communicator = &watched});
+    return calls;
+  });
   // Loss and what is not finite, then all gradients.
-  BOOST_TEST(calls == (std::vector<std::string>{"reduce float64 [2] on cpu", "reduce float64 [141] on cpu"}),
-             boost::test_tools::per_element());
+  for (const Calls& calls : all) {
+    BOOST_TEST(calls == (Calls{"reduce float64 [2] on cpu", "reduce float64 [141] on cpu"}),
+               boost::test_tools::per_element());
+  }
 }
 
-BOOST_AUTO_TEST_CASE(what_fails_on_one_rank_fails_on_all) {
+BOOST_AUTO_TEST_CASE(what_fails_on_one_rank_fails_on_all, *boost::unit_test::precondition(on_threads)) {
   const auto step = [](Communicator& ranks, const ClipSetup& setup, const Loss& loss) {
     return accumulated_step(halves(ranks, setup), loss, {.chunk_sizes = {2}, .communicator = &ranks});
   };
@@ -135,7 +136,7 @@ BOOST_AUTO_TEST_CASE(what_fails_on_one_rank_fails_on_all) {
   BOOST_TEST(texts[0].find("in group 1: the loss is nan") != std::string::npos, texts[0]);
 }
 
-BOOST_AUTO_TEST_CASE(refuses_what_ranks_do_not_have_in_common) {
+BOOST_AUTO_TEST_CASE(refuses_what_ranks_do_not_have_in_common, *boost::unit_test::precondition(on_threads)) {
   const auto both = [](const std::vector<std::string>& texts, const std::string& expected) {
     BOOST_TEST(texts[0] == expected);
     BOOST_TEST(texts[1] == expected);

@@ -18,7 +18,7 @@ using namespace tapecache::testing;
 
 namespace {
 
-enum class Kind { kInfoNce, kClip, kSiglip, kSupCon, kMaxsim };
+enum class LossKind { kInfoNce, kClip, kSiglip, kSupCon, kMaxsim };
 
 /// What a shared loss is told that the whole one is not.
 struct Way {
@@ -28,7 +28,8 @@ struct Way {
 };
 
 /// A step whose loss is the whole one without ranks, and shared among them with.
-Program shared_step(Kind kind, std::int64_t samples, std::int64_t step, DType dtype, bool direct, const Way& way = {}) {
+Program shared_step(LossKind kind, std::int64_t samples, std::int64_t step, DType dtype, bool direct,
+                    const Way& way = {}) {
   return [=](Communicator* ranks, const Slice& slice) {
     const Encoder query(10, dtype, 0.2), target(20, dtype, 0.2);
     const Parameter scale("scale", Tensor::full({}, 1.1, dtype)), bias("bias", Tensor::full({}, -0.7, dtype));
@@ -40,22 +41,22 @@ Program shared_step(Kind kind, std::int64_t samples, std::int64_t step, DType dt
     const Tensor labels = slice(0, classes);
     const Loss loss = [=](std::span<const Variable> r) {
       const Tiles tiles = ranks ? way.tiles : Tiles();
-      if (kind == Kind::kSupCon) {
+      if (kind == LossKind::kSupCon) {
         // The other tower's part, so that each has a gradient.
         const Variable both = ops::multiply(r[0], r[1]);
         return sup_con(both, labels, {.scale = scale, .communicator = ranks, .candidates = way.candidates});
       }
-      if (kind == Kind::kMaxsim) {
+      if (kind == LossKind::kMaxsim) {
         const auto tokens = [](const Variable& x) { return ops::reshape(x, {x.size(0), 2, x.size(1) / 2}); };
         return maxsim_loss(tokens(r[0]), {}, tokens(r[1]), {},
                            {.scale = scale, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
       }
-      if (kind == Kind::kInfoNce) {
+      if (kind == LossKind::kInfoNce) {
         return info_nce(r[0], r[1],
                         {.scale = scale, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
       }
       const Scale log = Scale::from_log(scale);
-      if (kind == Kind::kClip) {
+      if (kind == LossKind::kClip) {
         return clip_loss(r[0], r[1],
                          {.scale = log, .tiles = tiles, .communicator = ranks, .candidates = way.candidates});
       }
@@ -82,11 +83,12 @@ std::vector<std::int64_t> times(std::vector<std::int64_t> counts, std::int64_t f
 BOOST_AUTO_TEST_SUITE(distributed_shared)
 
 BOOST_AUTO_TEST_CASE(shared_losses_are_the_whole_ones) {
-  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip, Kind::kSupCon, Kind::kMaxsim}) {
+  for (const LossKind kind :
+       {LossKind::kInfoNce, LossKind::kClip, LossKind::kSiglip, LossKind::kSupCon, LossKind::kMaxsim}) {
     for (const std::int64_t samples : {1, 11}) {
-      if (samples == 1 && kind == Kind::kSupCon) continue;  // of no two labels
+      if (samples == 1 && kind == LossKind::kSupCon) continue;  // of no two labels
       for (const std::int64_t step : {1, 3}) {
-        if (step > 1 && kind != Kind::kInfoNce && kind != Kind::kMaxsim) continue;
+        if (step > 1 && kind != LossKind::kInfoNce && kind != LossKind::kMaxsim) continue;
         for (const bool direct : {false, true}) {
           const Program program = shared_step(kind, samples, step, DType::kFloat64, direct);
           const Outcome alone = outcome_of(program, nullptr, {});
@@ -104,7 +106,8 @@ BOOST_AUTO_TEST_CASE(shared_losses_are_the_whole_ones) {
 
 /// In f32 and with encoders in bf16 as well.
 BOOST_AUTO_TEST_CASE(steps_in_tiles_and_in_a_ring) {
-  for (const Kind kind : {Kind::kInfoNce, Kind::kClip, Kind::kSiglip, Kind::kSupCon, Kind::kMaxsim}) {
+  for (const LossKind kind :
+       {LossKind::kInfoNce, LossKind::kClip, LossKind::kSiglip, LossKind::kSupCon, LossKind::kMaxsim}) {
     for (const SharedCandidates candidates : {SharedCandidates::kGathered, SharedCandidates::kRing}) {
       for (const DType dtype : {DType::kFloat64, DType::kFloat32, DType::kBFloat16}) {
         Way way{ops::TileOptions{3, 2}, candidates};
@@ -168,7 +171,7 @@ std::vector<std::string> messages_of(const std::vector<std::vector<std::int64_t>
   return texts;
 }
 
-BOOST_AUTO_TEST_CASE(pairs_must_be_with_their_queries) {
+BOOST_AUTO_TEST_CASE(pairs_must_be_with_their_queries, *boost::unit_test::precondition(on_threads)) {
   const std::vector<std::string> texts = messages_of(
       {{4, 4}, {5, 3}}, 8,
       [](Communicator& ranks, std::span<const Variable> r) { return info_nce(r[0], r[1], {.communicator = &ranks}); });
@@ -179,7 +182,7 @@ BOOST_AUTO_TEST_CASE(pairs_must_be_with_their_queries) {
 }
 
 /// A loss without a communicator would be over each rank's own rows, and lose all other negatives.
-BOOST_AUTO_TEST_CASE(a_loss_that_is_not_shared_is_found_out) {
+BOOST_AUTO_TEST_CASE(a_loss_that_is_not_shared_is_found_out, *boost::unit_test::precondition(on_threads)) {
   const std::vector<std::string> texts =
       messages_of({{4, 4}}, 8, [](Communicator&, std::span<const Variable> r) { return info_nce(r[0], r[1]); });
   for (const std::string& text : texts) {
@@ -188,7 +191,7 @@ BOOST_AUTO_TEST_CASE(a_loss_that_is_not_shared_is_found_out) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(what_fails_in_a_shared_loss_ends_the_group) {
+BOOST_AUTO_TEST_CASE(what_fails_in_a_shared_loss_ends_the_group, *boost::unit_test::precondition(on_threads)) {
   const std::vector<std::string> texts =
       messages_of({{3, 3, 3}}, 9, [](Communicator& ranks, std::span<const Variable> r) {
         if (ranks.rank() == 2) throw ValueError("the milk is sour");
@@ -201,7 +204,7 @@ BOOST_AUTO_TEST_CASE(what_fails_in_a_shared_loss_ends_the_group) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(refuses_what_the_whole_losses_refuse) {
+BOOST_AUTO_TEST_CASE(refuses_what_the_whole_losses_refuse, *boost::unit_test::precondition(on_threads)) {
   run_in_threads(1, [](Communicator& ranks) {
     const Variable a(random_values({3, 4}, 1)), b(random_values({3, 4}, 2)), c(random_values({3, 5}, 2));
     BOOST_CHECK_EXCEPTION(info_nce(a, b, {.label_smoothing = 1, .communicator = &ranks}), ValueError,

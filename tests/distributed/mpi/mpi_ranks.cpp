@@ -5,16 +5,34 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <map>
+#include <new>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "../communicator_calls.h"
+#include "tapecache/core/device.h"
 #include "tapecache/distributed/mpi.h"
+
+namespace {
+
+std::atomic<bool> starved{false};  // all threads but the first
+const std::thread::id first_thread = std::this_thread::get_id();
+
+}  // namespace
+
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  void* const memory = starved && std::this_thread::get_id() != first_thread ? nullptr : std::malloc(bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -45,21 +63,28 @@ void calls() {
   if (ranks->rank() == 0) std::printf("%d ranks, all right\n", ranks->size());
 }
 
-/// More bytes than an int counts.
+/// A message of more bytes than an int counts.
 void large() {
-  const auto ranks = mpi_world(500s);
-  const std::int64_t width = (std::int64_t{1} << 31) / ranks->size() + 4097;
-  const Counts counts(static_cast<std::size_t>(ranks->size()), 1);
-  Tensor mine = Tensor::empty({1, width}, DType::kUInt8), all = Tensor::empty({ranks->size(), width}, DType::kUInt8);
-  const auto value = [](int rank, std::int64_t i) { return static_cast<std::uint8_t>(i * 7 / 5 + rank * 31); };
-  std::uint8_t* const out = mine.mutable_data<std::uint8_t>();
-  for (std::int64_t i = 0; i < width; ++i) out[i] = value(ranks->rank(), i);
-  ranks->all_gather(mine, all, counts);
-  const std::uint8_t* const in = all.data<std::uint8_t>();
-  for (int rank = 0; rank < ranks->size(); ++rank) {
-    for (std::int64_t i = 0; i < width; ++i) require(in[rank * width + i] == value(rank, i), "large gather");
+  const auto ranks = mpi_world(120s);
+  Tensor values = Tensor::zeros({(std::int64_t{1} << 28) + 4097}, DType::kInt64);
+  std::int64_t* const numbers = values.mutable_data<std::int64_t>();
+  const auto value = [](std::int64_t i) { return i * 0x9E3779B97F4A7C1 + 5; };
+  if (ranks->rank() == 0) {
+    for (std::int64_t i = 0; i < values.numel(); ++i) numbers[i] = value(i);
   }
+  ranks->broadcast(values, 0);
+  bool same = true;
+  for (std::int64_t i = 0; i < values.numel(); ++i) same &= numbers[i] == value(i);
+  require(same, "large broadcast");
+  ranks->barrier();
   if (ranks->rank() == 0) std::printf("all right\n");
+}
+
+/// What the environment says, and what MPI finds.
+void launched() {
+  std::printf("launched: %d\n", distributed::mpi_launched() ? 1 : 0);
+  const auto ranks = mpi_world(60s);
+  std::printf("%d ranks, all right\n", ranks->size());
 }
 
 // --- a program that starts MPI itself ------------------------------------------------------------
@@ -89,11 +114,13 @@ void host_single() {
   int level = 0, rank = 0;
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SINGLE, &level);
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  try {
-    const auto ranks = mpi_world(60s);
-    if (rank == 0) std::printf("started\n");
-  } catch (const CommunicationError& error) {
-    if (rank == 0) std::printf("%s\n", error.what());
+  for (const char* const time : {"first", "second"}) {
+    try {
+      const auto ranks = mpi_world(60s);
+      if (rank == 0) std::printf("%s: started\n", time);
+    } catch (const CommunicationError& error) {
+      if (rank == 0) std::printf("%s: %s\n", time, error.what());
+    }
   }
   MPI_Finalize();
 }
@@ -162,6 +189,24 @@ void late() {
   learns(*ranks, [&] { ranks->all_reduce(values); });
 }
 
+/// What was to be sent when rank 1 did not come, and is not needed any more.
+void given_up() {
+  const auto ranks = mpi_world(kShort);
+  ranks->barrier();
+  if (ranks->rank() == 1) std::this_thread::sleep_for(100s);
+  Tensor values = Tensor::zeros({1 << 22});
+  const std::size_t before = memory_stats().current;
+  learns(*ranks, [&] {
+    try {
+      ranks->all_reduce(values);
+    } catch (const CommunicationError&) {
+      values = Tensor();
+      std::printf("%s\n", memory_stats().current < before ? "MPI reads what is gone" : "what MPI reads is kept");
+      throw;
+    }
+  });
+}
+
 void stopped() {
   const auto ranks = mpi_world(kShort);
   ranks->barrier();
@@ -200,6 +245,92 @@ void leaves() {
     return;
   }
   learns(*ranks, [&] { ranks->barrier(); });
+}
+
+/// Rank 1 has started MPI, and does not ask for a communicator.
+void absent() {
+  int level = 0, rank = 0;
+  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &level);
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  if (rank == 1) std::this_thread::sleep_for(100s);
+  for (int time = 0; time < 2; ++time) {
+    try {
+      mpi_world(kShort);
+      std::printf("rank %d went on\n", rank);
+    } catch (const CommunicationError& error) {
+      std::printf("%s\n", error.what());
+    }
+  }
+  std::fflush(stdout);
+  std::this_thread::sleep_for(500ms);  // as long as others may need for their words
+}
+
+/// The rank of this process before MPI has begun.
+int launched_rank() {
+  const char* const rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  const char* const other = std::getenv("PMI_RANK");
+  return std::atoi(rank ? rank : other ? other : "-1");
+}
+
+void late_to_begin() {
+  if (launched_rank() == 1) std::this_thread::sleep_for(100s);
+  const auto ranks = mpi_world(kShort);
+  std::printf("rank %d went on\n", ranks->rank());
+}
+
+/// The communicator is over, and a rank does something else before it exits.
+void late_to_end() {
+  const auto rank = [] {
+    const auto ranks = mpi_world(kShort);
+    ranks->barrier();
+    return ranks->rank();
+  }();
+  if (rank == 1) std::this_thread::sleep_for(100s);
+  std::printf("rank %d exits\n", rank);
+  std::exit(rank == 0 ? 7 : 0);
+}
+
+/// From here on rank 1's communication thread gets no memory: in a call, while others ask it, or when it leaves.
+void starves(const std::string& when) {
+  auto ranks = mpi_world(20s);
+  ranks->barrier();
+  const bool here = ranks->rank() == 1;
+  if (here) starved = true;
+  Tensor values = Tensor::zeros({3});
+  if (when == "leave" && here) {
+    ranks.reset();
+    return;
+  }
+  if (when == "idle" && here) std::this_thread::sleep_for(3s);
+  learns(*ranks, [&] { ranks->all_reduce(values); });
+}
+
+/// Another thread of rank 1 calls while a call runs.
+void two_callers() {
+  const auto ranks = mpi_world(20s);
+  ranks->barrier();
+  if (ranks->rank() == 0) std::this_thread::sleep_for(2s);
+  std::thread other;
+  if (ranks->rank() == 1) {
+    other = std::thread([&] {
+      std::this_thread::sleep_for(500ms);
+      try {
+        ranks->barrier();
+      } catch (const CommunicationError& error) {
+        std::printf("%s\n", error.what());
+      }
+    });
+  }
+  Tensor values = Tensor::zeros({3});
+  try {
+    ranks->all_reduce(values);
+    std::printf("rank %d went on\n", ranks->rank());
+  } catch (const CommunicationError& error) {
+    std::printf("%s\n", error.what());
+  }
+  std::fflush(stdout);
+  if (other.joinable()) other.join();
+  std::this_thread::sleep_for(1s);
 }
 
 /// Whoever hears of the failure neither calls nor exits.
@@ -251,6 +382,14 @@ int main(int argc, char** argv) {
       {"host", [] { host(MPI_THREAD_MULTIPLE); }},
       {"host-serialized", [] { host(MPI_THREAD_SERIALIZED); }},
       {"host-single", host_single},
+      {"launched", launched},
+      {"absent", absent},
+      {"late-to-begin", late_to_begin},
+      {"late-to-end", late_to_end},
+      {"starves-call", [] { starves("call"); }},
+      {"starves-idle", [] { starves("idle"); }},
+      {"starves-leave", [] { starves("leave"); }},
+      {"two-callers", two_callers},
       {"throws", [] { fails([](Communicator&) { throw std::runtime_error("out of tea"); }); }},
       {"exits", [] { fails([](Communicator&) { std::exit(4); }); }},
       {"quits", [] { fails([](Communicator&) { _exit(4); }); }},
@@ -259,6 +398,7 @@ int main(int argc, char** argv) {
       {"gives-up", gives_up},
       {"late", late},
       {"stopped", stopped},
+      {"given-up", given_up},
       {"other-call", other_call},
       {"other-size", other_size},
       {"other-block", other_block},

@@ -1,5 +1,5 @@
-"""The plug-in tapecache-mpi under a launcher. Arguments: the launcher's kind (openmpi, mpich), the programs mpi_ranks
-and mpi_training.
+"""The plug-in tapecache-mpi under a launcher. Arguments: the launcher's kind (openmpi, mpich), the programs mpi_ranks,
+mpi_training and mpi_cases.
 
 Exits with 77 where the launcher is missing.
 """
@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import unittest
 from pathlib import Path
 
@@ -15,15 +16,30 @@ sys.path.insert(0, str(Path(__file__).parent))
 from hosts import Hosts
 from launch import launch_command, launch_environment, launcher_of
 
-KIND, RANKS, TRAINING = "", "", ""
+KIND, RANKS, TRAINING, CASES = "", "", "", ""
 LIMIT = 2  # seconds, of the program's failures
 SLACK = 20  # for starting, ending and a busy machine
+# Cases of threads that every number of processes has too.
+ON_PROCESSES = """a_cached_step_is_that_of_one_process a_direct_step_is_that_of_one_process a_loss_scaler_is_that_of_one_process
+    a_model_takes_any_share auxiliary_losses_are_means_over_all_samples every_loss_is_that_of_one_process
+    groups_of_all_ranks_are_those_of_one_process hard_negatives random_cases_are_the_whole_loss ranks_equal_one_process
+    scales_of_host_and_device_and_accumulation shared_losses_are_the_whole_ones the_functional_form_is_that_of_one_process
+    tied_frozen_and_three_towers towers_have_shares_of_their_own""".split()
+BITS = "distributed_reproducible/five_steps*:distributed_reproducible/transformers*"
+
+
+def available_memory() -> int:
+    """In bytes."""
+    lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
 
 
 class MpiTest(unittest.TestCase):
     def ranks(self, count: int, role: str, transport: str = "memory", within: float = 120,
               launch: "list[str] | None" = None) -> subprocess.CompletedProcess:
         program = [TRAINING, *role.split()[1:]] if role.startswith("training ") else [RANKS, role]
+        if role.startswith("cases "):
+            program = [CASES, "--report_level=short", f"--run_test={role.split()[1]}"]
         with subprocess.Popen((launch or launch_command(KIND, count, transport)) + program, text=True, stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, env=launch_environment(transport), start_new_session=True) as process:
             try:
@@ -57,6 +73,43 @@ class MpiTest(unittest.TestCase):
     def test_a_rank_that_is_late_within_the_limit_is_waited_for(self) -> None:
         self.good(4, "waits", "4 ranks, all right")
 
+    def test_more_bytes_than_an_int_counts(self) -> None:
+        if KIND == "openmpi" and launcher_of("mpich"):
+            self.skipTest("it is cut into pieces before MPI sees it, and MPICH sends them sooner")
+        if available_memory() < 8 << 30:
+            self.skipTest("it takes 6 GiB of memory")
+        self.good(2, "large", "all right")
+
+    def test_what_holds_on_threads_holds_on_processes(self) -> None:
+        for count in (2, 3, 4):
+            with self.subTest(count=count):
+                # Fifty steps: below, of a larger model.
+                done = self.ranks(count, "cases !distributed_reproducible/fifty*")
+                self.assertEqual(done.returncode, 0, f"{count} ranks\n{done.stdout}\n{done.stderr}")
+                ran = done.stdout.split(f" cases on {count} ranks: ")
+                self.assertGreater(int(ran[0].split()[-1]), 80, done.stdout)
+                self.assertLessEqual(set(ON_PROCESSES), set(ran[1].splitlines()[0].split()))
+
+    def test_the_same_bits_on_eight_processes(self) -> None:
+        self.good(8, f"cases {BITS}", "2 cases on 8 ranks: five_steps_of_each_kind_have_the_same_bits_for_any_number_of_ranks "
+                  "transformers_have_the_same_bits\n")
+
+    def test_as_many_processes_as_the_launcher_says(self) -> None:
+        def alone(**variables) -> subprocess.CompletedProcess:
+            environment = {**launch_environment(), **variables}
+            return subprocess.run([RANKS, "launched"], env=environment, capture_output=True, text=True, timeout=60)
+
+        done = alone()
+        self.assertEqual((done.returncode, done.stdout), (0, "launched: 0\n1 ranks, all right\n"), done)
+        self.assertIn("launched: 0\n", alone(SLURM_STEP_NUM_TASKS="1").stdout)
+        self.assertIn("launched: 0\n", alone(SLURM_NTASKS="4", SLURM_PROCID="0").stdout)  # a shell of an allocation
+        other = {"openmpi": "PMI_SIZE", "mpich": "OMPI_COMM_WORLD_SIZE"}[KIND]
+        for variable in (other, "SLURM_STEP_NUM_TASKS"):
+            done = alone(**{variable: "3"})
+            self.assertEqual((done.returncode, done.stdout), (3, "launched: 1\n"), done)
+            self.assertIn(f"mpi_world: {variable} says that 3 processes were started together, but ", done.stderr)
+            self.assertIn(" found 1, expected a launcher of that MPI", done.stderr)
+
     def test_over_the_network(self) -> None:
         if KIND == "mpich":
             self.skipTest("MPI_Finalize of MPICH 4.0 may not end over TCP: a rank that is done does not answer the others")
@@ -67,7 +120,9 @@ class MpiTest(unittest.TestCase):
         self.good(3, "host-serialized", "3 ranks, all right")
         done = self.ranks(2, "host-single")
         # A library may give more than was asked for.
-        self.assertTrue("started" in done.stdout or "expected MPI_THREAD_SERIALIZED" in done.stdout, done.stdout + done.stderr)
+        words = "started" if "first: started" in done.stdout else "expected MPI_THREAD_SERIALIZED"
+        for line in ("first", "second"):
+            self.assertRegex(done.stdout, f"{line}: .*{words}", done.stderr)
 
     def test_forks_and_exits(self) -> None:
         self.good(2, "forks", "all right")
@@ -87,7 +142,33 @@ class MpiTest(unittest.TestCase):
     def test_a_late_rank_is_named(self) -> None:
         self.failure(3, "late", "all_reduce (mpi, rank 0 of 3): ",
                      "call 2 has waited 2000 ms for rank 1, which has made call 1, barrier")
+        self.failure(2, "given-up", "what MPI reads is kept")
         self.failure(3, "stopped", "call 2 has waited 2000 ms for rank 1, which does not answer")
+
+    def test_a_rank_that_is_late_by_20_seconds(self) -> None:
+        begun = time.monotonic()
+        self.failure(3, "training late-by-20 loss", "has waited 5000 ms for rank 1, which has made call", within=5)
+        self.assertLess(time.monotonic() - begun, 20)
+
+    def test_a_rank_that_does_not_come(self) -> None:
+        who = [f"mpi_world (mpi, rank {rank} of 3): a rank has not come: MPI_Comm_idup has not ended within 2000 ms"
+               for rank in (0, 2)]
+        self.failure(3, "absent", *who, "ends all processes: a rank has not come")
+        self.failure(2, "late-to-begin", "MPI_Init_thread has not ended within 2000 ms", "this process ends with status 1")
+
+    def test_a_rank_that_does_not_end(self) -> None:
+        self.failure(2, "late-to-end", "rank 0 exits", "MPI_Finalize has not ended within 2000 ms",
+                     "this process ends with status 7")
+
+    def test_a_communication_thread_without_memory(self) -> None:
+        for when in ("call", "idle", "leave"):
+            with self.subTest(when=when):
+                self.failure(3, f"starves-{when}", *(f"all_reduce (mpi, rank {rank} of 3): rank 1 gave up: out of memory"
+                                                     for rank in (0, 2)), "ends all processes: ", within=5)
+
+    def test_two_callers_at_once(self) -> None:
+        self.failure(2, "two-callers", "barrier (mpi, rank 1 of 2): ", "all_reduce (mpi, rank 1 of 2): ",
+                     "another thread of this rank is in ", "and one call at a time can be made", within=5)
 
     def test_calls_that_do_not_fit_are_found_soon(self) -> None:
         self.failure(3, "other-call", "all_reduce of float32 [3] on cpu, sum", "this rank", within=5)
@@ -127,9 +208,9 @@ class MpiTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    KIND, RANKS, TRAINING = sys.argv[1:4]
+    KIND, RANKS, TRAINING, CASES = sys.argv[1:5]
     if not launcher_of(KIND):
         print(f"skipped: there is no launcher of {KIND}")
         sys.exit(77)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    unittest.main(argv=sys.argv[:1] + sys.argv[4:], verbosity=2)
+    unittest.main(argv=sys.argv[:1] + sys.argv[5:], verbosity=2)

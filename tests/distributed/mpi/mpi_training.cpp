@@ -166,10 +166,11 @@ int main(int argc, char** argv) {
       {"throws", [] { throw std::runtime_error("out of tea"); }},
       {"killed", [] { raise(SIGKILL); }},
       {"late", [] { std::this_thread::sleep_for(100s); }},
+      {"late-by-20", [] { std::this_thread::sleep_for(20s); }},
   };
   try {
     if (role == "train") train_alike();
-    else goes_wrong(argv[2], role == "late" ? 2s : 20s, faults.at(role));
+    else goes_wrong(argv[2], role == "late" ? 2s : role == "late-by-20" ? 5s : 20s, faults.at(role));
     return 0;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
