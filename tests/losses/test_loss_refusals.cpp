@@ -39,7 +39,7 @@ BOOST_AUTO_TEST_CASE(ids_that_do_not_fit) {
       return clip_loss(a, a, {.scale = 1, .equal_targets = e, .tiles = tiles});
     };
     const auto siglip = [&](const EqualTargets& e) {
-      return siglip_loss(a, a, {.scale = 1, .bias = Tensor::scalar(1), .equal_targets = e, .tiles = tiles});
+      return siglip_loss(a, a, {.scale = 1, .bias = scalar(1), .equal_targets = e, .tiles = tiles});
     };
     const auto maxsim = [&](const EqualTargets& e) {
       return maxsim_loss(tokens, {}, tokens, {}, {.equal_targets = e, .tiles = tiles});
@@ -155,7 +155,7 @@ BOOST_AUTO_TEST_CASE(inputs_that_do_not_fit_each_other_are_refused_by_name) {
 
 BOOST_AUTO_TEST_CASE(what_is_particular_to_a_loss_is_checked) {
   const Tensor a = random_values({4, 3}, 1), labels = Tensor::from<std::int64_t>({1, 2, 1, 2}, {4});
-  BOOST_CHECK_THROW(siglip_loss(a, random_values({5, 3}, 2), {.scale = 1, .bias = Tensor::scalar(0.0)}), ShapeError);
+  BOOST_CHECK_THROW(siglip_loss(a, random_values({5, 3}, 2), {.scale = 1, .bias = scalar(0.0)}), ShapeError);
   BOOST_CHECK_THROW(info_nce(a, random_values({4, 3}, 2).to(DType::kFloat32)), DTypeError);
   BOOST_CHECK_EXCEPTION(nt_xent(a, random_values({5, 3}, 2)), ShapeError, says({"nt_xent", "4 a and 5 b"}));
   BOOST_CHECK_EXCEPTION(sup_con(a, labels.slice(0, 3)), ShapeError, says({"sup_con", "[3]", "[4]"}));
@@ -258,19 +258,19 @@ BOOST_AUTO_TEST_CASE(late_interaction_is_checked) {
                          {.scale = scale, .tiles = tiled ? Tiles{ops::TileOptions{}} : Tiles{}});
     };
     mask.fill(1);
-    const double plain = loss(q, {}, d, {}, Tensor::scalar(1)).value().item();
-    BOOST_TEST(loss(q, Tensor::full({2, 3}, 1, DType::kBool), d, mask, Tensor::scalar(1)).value().item() == plain);
+    const double plain = loss(q, {}, d, {}, scalar(1)).value().item();
+    BOOST_TEST(loss(q, Tensor::full({2, 3}, 1, DType::kBool), d, mask, scalar(1)).value().item() == plain);
     mask.slice(2, 3).fill(0);
-    BOOST_CHECK_EXCEPTION(loss(q, {}, d, mask, Tensor::scalar(1)), ValueError, says({"document 2"}));
-    BOOST_CHECK_THROW(loss(q, {}, d, mask.slice(0, 3), Tensor::scalar(1)), ShapeError);
-    BOOST_CHECK_THROW(loss(q, {}, random_values({4, 5, 3}, 2), {}, Tensor::scalar(1)), ShapeError);
-    BOOST_CHECK_THROW(loss(q, {}, random_values({3, 5, 4}, 2), {}, Tensor::scalar(1)), ShapeError);
-    BOOST_CHECK_THROW(loss(q.reshape({6, 4}), {}, d, {}, Tensor::scalar(1)), ShapeError);
+    BOOST_CHECK_EXCEPTION(loss(q, {}, d, mask, scalar(1)), ValueError, says({"document 2"}));
+    BOOST_CHECK_THROW(loss(q, {}, d, mask.slice(0, 3), scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q, {}, random_values({4, 5, 3}, 2), {}, scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q, {}, random_values({3, 5, 4}, 2), {}, scalar(1)), ShapeError);
+    BOOST_CHECK_THROW(loss(q.reshape({6, 4}), {}, d, {}, scalar(1)), ShapeError);
     BOOST_CHECK_THROW(loss(q, {}, d, {}, Tensor::zeros({2}, DType::kFloat64)), ShapeError);
     // A NaN is not lost among maxima.
     Tensor broken = d.clone();
     broken.slice(1, 2).reshape({20}).slice(7, 8).fill(std::numeric_limits<double>::quiet_NaN());
-    if (tiled) BOOST_TEST(std::isnan(loss(q, {}, broken, {}, Tensor::scalar(1)).value().item()));
+    if (tiled) BOOST_TEST(std::isnan(loss(q, {}, broken, {}, scalar(1)).value().item()));
   }
   BOOST_CHECK_EXCEPTION(maxsim_loss(q, {}, d, {}, {.tiles = {{0, 1}}}), ValueError,
                         says({"maxsim_loss: tiles of 0 rows"}));

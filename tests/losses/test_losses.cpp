@@ -87,7 +87,7 @@ BOOST_AUTO_TEST_CASE(the_same_bits_for_any_number_of_threads) {
 
 BOOST_AUTO_TEST_CASE(two_equal_pairs_cost_nothing) {
   const Tensor x = Tensor::full({2, 3}, 0.5, DType::kFloat64), tokens = Tensor::full({2, 4, 3}, 0.5, DType::kFloat64),
-               one = Tensor::scalar(1), ids = Tensor::from<std::int64_t>({9, 9}, {2});
+               one = scalar(1), ids = Tensor::from<std::int64_t>({9, 9}, {2});
   for (const EqualTargets& equal : {EqualTargets{.target_ids = ids}, {.query_ids = ids}, {.equal_rows = true}}) {
     for (const Variable& loss :
          {info_nce(x, x, {.equal_targets = equal}), clip_loss(x, x, {.scale = one, .equal_targets = equal}),
@@ -184,7 +184,7 @@ BOOST_AUTO_TEST_CASE(rows_of_the_same_bits_are_equal_targets) {
       const auto outcome = [&](const EqualTargets& equal) {
         const LossRow row{c.name, c.inputs, [&](Span x) { return c.loss(x, equal); }, {}};
         std::vector<Tensor> all = gradients_of(row, dtype);
-        all.push_back(Tensor::scalar(value_of(row, dtype)));
+        all.push_back(scalar(value_of(row, dtype)));
         return all;
       };
       const auto found = outcome({.equal_rows = true}), expected = outcome(c.ids), without = outcome({});
@@ -201,7 +201,7 @@ BOOST_AUTO_TEST_CASE(small_losses_of_large_logits_keep_their_digits) {
   const Tensor labels = Tensor::from<std::int64_t>({0, 0, 1}, {3});
   for (const float scale : {4.5f, 5.2f, 6.1f, 7.3f}) {
     const double expected = std::log1p(std::exp(-2 * static_cast<double>(scale)));
-    const double loss = sup_con(rows, labels, {.scale = Tensor::scalar(scale)}).value().item();
+    const double loss = sup_con(rows, labels, {.scale = scalar(scale)}).value().item();
     BOOST_TEST(std::abs(loss - expected) <= 1e-5 * expected, scale);
   }
   // Logits that are all 4096, of which each of 3 candidates has a third.
@@ -235,15 +235,15 @@ BOOST_AUTO_TEST_CASE(clip_scale_is_clamped_at_100) {
     const auto of = [&](const Scale& scale) {
       return clip_loss(a, b, {.scale = scale, .tiles = tiles}).value().item();
     };
-    BOOST_TEST(of(Scale::from_log(Tensor::scalar(9.0))) == of(Scale::from_log(Tensor::scalar(std::log(100.0)))));
+    BOOST_TEST(of(Scale::from_log(scalar(9.0))) == of(Scale::from_log(scalar(std::log(100.0)))));
     BOOST_TEST(of(170) == of(100));
-    BOOST_TEST(of(Tensor::scalar(170)) == of(100));
+    BOOST_TEST(of(scalar(170)) == of(100));
     BOOST_TEST(of(99) != of(100));
   }
-  Parameter log_scale("log_scale", Tensor::scalar(9.0));
+  Parameter log_scale("log_scale", scalar(9.0));
   clamp_log_scale(log_scale);
   BOOST_TEST(log_scale.value().item() == std::log(100.0));
-  Parameter below("log_scale", Tensor::scalar(1.0));
+  Parameter below("log_scale", scalar(1.0));
   clamp_log_scale(below);
   BOOST_TEST(below.value().item() == 1.0);
   Parameter matrix("scales", Tensor::zeros({2, 2}));
@@ -280,7 +280,7 @@ BOOST_AUTO_TEST_CASE(a_scale_is_a_number_a_variable_a_logarithm_or_a_temperature
   BOOST_CHECK_EXCEPTION(value(like), ShapeError, says({"a loss: scale is float32 [2, 2]"}));
   BOOST_CHECK_EXCEPTION(value(Parameter()), ValueError, says({"a loss: scale is undefined", "expected a scalar"}));
   BOOST_CHECK_EXCEPTION(value(Variable()), ValueError, says({"a loss: scale is undefined", "expected a scalar"}));
-  BOOST_CHECK_EXCEPTION(value(Tensor::scalar(1)), DTypeError, says({"a loss: scale is float64, expected float32"}));
+  BOOST_CHECK_EXCEPTION(value(scalar(1)), DTypeError, says({"a loss: scale is float64, expected float32"}));
   BOOST_CHECK_EXCEPTION(value(Scale::from_log(like)), ShapeError, says({"a loss: log_scale is float32 [2, 2]"}));
 }
 
@@ -290,13 +290,13 @@ BOOST_AUTO_TEST_CASE(a_bias_is_read_when_the_loss_is_taken) {
     const auto of = [&](const Scalar& bias) {
       return siglip_loss(a, b, {.scale = 2, .bias = bias, .tiles = tiles}).value();
     };
-    Parameter bias("bias", Tensor::scalar(-2));
+    Parameter bias("bias", scalar(-2));
     const SiglipOptions kept{.scale = 2, .bias = bias, .tiles = tiles},
         of_value{.scale = 2, .bias = Variable(bias), .tiles = tiles};
     BOOST_TEST(same_bits(siglip_loss(a, b, kept).value(), of(-2)));
-    bias.mutable_value() = Tensor::scalar(3);  // another tensor
+    bias.mutable_value() = scalar(3);  // another tensor
     BOOST_TEST(same_bits(siglip_loss(a, b, kept).value(), of(3)));
-    BOOST_TEST(same_bits(siglip_loss(a, b, of_value).value(), of(Tensor::scalar(3))));
+    BOOST_TEST(same_bits(siglip_loss(a, b, of_value).value(), of(scalar(3))));
     BOOST_TEST(!same_bits(of(3), of(-2)));
   }
 }
@@ -324,8 +324,8 @@ BOOST_AUTO_TEST_CASE(scales_that_are_not_given) {
   const auto same = [](const Variable& x, const Variable& y) {
     BOOST_TEST(std::abs(x.value().item() - y.value().item()) <= 1e-14 * std::abs(y.value().item()));
   };
-  same(info_nce(a, b), info_nce(a, b, {.scale = Tensor::scalar(20)}));
-  same(info_nce(a, b, {.tiles = TileOptions{}}), info_nce(a, b, {.scale = Tensor::scalar(20)}));
+  same(info_nce(a, b), info_nce(a, b, {.scale = scalar(20)}));
+  same(info_nce(a, b, {.tiles = TileOptions{}}), info_nce(a, b, {.scale = scalar(20)}));
   same(nt_xent(a, b), nt_xent(a, b, {.scale = Scale::from_temperature(0.5)}));
   same(sup_con(a, labels), sup_con(a, labels, {.scale = Scale::from_temperature(0.1)}));
   same(gist_loss(a, b, a, b), gist_loss(a, b, a, b, {.scale = Scale::from_temperature(0.01)}));

@@ -101,8 +101,6 @@ double contrast(const Matrix& z, std::size_t step, const Weighting& weighting = 
   return total / static_cast<double>(z.size());
 }
 
-Tensor scalar(double value) { return Tensor::scalar(value); }
-
 double naive_siglip(const Tensor& a, const Tensor& b, double scale, double bias, const Ids& query_ids = {},
                     const Ids& target_ids = {}) {
   const Matrix z = logits_of(a, b, scale);

@@ -11,6 +11,9 @@
 
 namespace tapecache::testing {
 
+/// Of f64, whole numbers too.
+inline Tensor scalar(double value) { return Tensor::scalar(value); }
+
 /// A contrastive loss with its arguments and what it is by its definition.
 struct LossRow {
   std::string name;            ///< the function's, and what is particular after a comma
