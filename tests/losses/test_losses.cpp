@@ -184,7 +184,7 @@ BOOST_AUTO_TEST_CASE(rows_of_the_same_bits_are_equal_targets) {
       const auto outcome = [&](const EqualTargets& equal) {
         const LossRow row{c.name, c.inputs, [&](Span x) { return c.loss(x, equal); }, {}};
         std::vector<Tensor> all = gradients_of(row, dtype);
-        all.push_back(scalar(value_of(row, dtype)));
+        all.push_back(Tensor::scalar(value_of(row, dtype)));
         return all;
       };
       const auto found = outcome({.equal_rows = true}), expected = outcome(c.ids), without = outcome({});
@@ -201,7 +201,7 @@ BOOST_AUTO_TEST_CASE(small_losses_of_large_logits_keep_their_digits) {
   const Tensor labels = Tensor::from<std::int64_t>({0, 0, 1}, {3});
   for (const float scale : {4.5f, 5.2f, 6.1f, 7.3f}) {
     const double expected = std::log1p(std::exp(-2 * static_cast<double>(scale)));
-    const double loss = sup_con(rows, labels, {.scale = scalar(scale)}).value().item();
+    const double loss = sup_con(rows, labels, {.scale = Tensor::scalar(scale)}).value().item();
     BOOST_TEST(std::abs(loss - expected) <= 1e-5 * expected, scale);
   }
   // Logits that are all 4096, of which each of 3 candidates has a third.
