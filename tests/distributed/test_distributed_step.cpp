@@ -257,25 +257,6 @@ BOOST_AUTO_TEST_CASE(a_budget_may_be_one_ranks_alone) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(a_plan_counts_the_representations_that_a_rank_will_hold) {
-  // Beside the encoder's 5 × 7 and 7 × 4 numbers, 20,000 representations of a rank and 40,000 of both count.
-  const ClipSetup setup(40000, DType::kFloat32, 0);
-  const auto chunk_size = [&](bool shared) {
-    std::int64_t size = 0;
-    run_in_threads(2, [&](Communicator& ranks) {
-      const Slice slice(ranks.rank(), {{20000, 20000}});
-      const std::vector<Tower> towers = towers_of(setup, slice);
-      const MemoryPlan plan = plan_memory(
-          towers, {.cut = MemoryBudget{std::size_t{12} << 20}, .communicator = &ranks, .shared_loss = shared});
-      if (ranks.rank() == 0) size = plan.chunk_sizes.at(0);
-    });
-    return size;
-  };
-  const std::int64_t gathered = chunk_size(false), shared = chunk_size(true);
-  BOOST_TEST(shared > gathered);
-  BOOST_TEST_MESSAGE("chunks of " << gathered << " and of " << shared);
-}
-
 BOOST_AUTO_TEST_CASE(the_functional_form_is_that_of_one_process) {
   const Program program = [](Communicator* ranks, const Slice& slice) {
     const ClipSetup setup(14, DType::kFloat64, 0.3);

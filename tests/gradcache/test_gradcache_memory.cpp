@@ -6,6 +6,7 @@
 #include "tapecache/core/allocator.h"
 #include "tapecache/core/device.h"
 #include "tapecache/gradcache/grad_cache.h"
+#include "tapecache/gradcache/plan_shares.h"
 #include "tapecache/ops/reduce.h"
 
 using namespace tapecache;
@@ -260,6 +261,21 @@ BOOST_AUTO_TEST_CASE(fits_under_a_limit_that_direct_does_not) {
   BOOST_CHECK_THROW(direct_step(towers, loss), OutOfMemory);
   BOOST_TEST(allocator().stats().current == in_use);
   BOOST_CHECK_NO_THROW(cached_step(towers, loss, {{16}}));
+}
+
+BOOST_AUTO_TEST_CASE(a_plan_counts_the_representations_that_a_rank_will_hold) {
+  // Of the other rank's 20,000 samples too, unless the loss is shared.
+  const ClipSetup setup(20000, DType::kFloat32);
+  const detail::Share half{{20000, 20000}, 0, 20000, 40000};
+  const auto chunk_size = [&](bool shared) {
+    const std::size_t budget = Device::cpu().memory_stats().current + (std::size_t{6} << 20);
+    const std::vector<detail::Share> shares{half, half};
+    return detail::plan_shares(setup.towers(), shares, {.cut = MemoryBudget{budget}, .shared_loss = shared})
+        .chunk_sizes.at(0);
+  };
+  const std::int64_t gathered = chunk_size(false), alone = chunk_size(true);
+  BOOST_TEST(gathered < alone);
+  BOOST_TEST(alone < 20000);
 }
 
 BOOST_AUTO_TEST_SUITE_END()
