@@ -266,11 +266,11 @@ BOOST_AUTO_TEST_CASE(fits_under_a_limit_that_direct_does_not) {
 BOOST_AUTO_TEST_CASE(a_plan_counts_the_representations_that_a_rank_will_hold) {
   // Of the other rank's 20,000 samples too, unless the loss is shared.
   const ClipSetup setup(20000, DType::kFloat32);
-  const detail::Share half{{20000, 20000}, 0, 20000, 40000};
+  const gradcache::detail::Share half{{20000, 20000}, 0, 20000, 40000};
   const auto chunk_size = [&](bool shared) {
     const std::size_t budget = Device::cpu().memory_stats().current + (std::size_t{6} << 20);
-    const std::vector<detail::Share> shares{half, half};
-    return detail::plan_shares(setup.towers(), shares, {.cut = MemoryBudget{budget}, .shared_loss = shared})
+    const std::vector<gradcache::detail::Share> shares{half, half};
+    return gradcache::detail::plan_shares(setup.towers(), shares, {.cut = MemoryBudget{budget}, .shared_loss = shared})
         .chunk_sizes.at(0);
   };
   const std::int64_t gathered = chunk_size(false), alone = chunk_size(true);
