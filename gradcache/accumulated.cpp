@@ -27,7 +27,7 @@ void add_group(StepResult& sum, const StepResult& group, std::size_t number) {
     sum.auxiliary[i] = group.auxiliary[i];
     sum.auxiliary[i].mean = mean;
   }
-  if (sum.status == StepResult::Status::kDone && group.status != StepResult::Status::kDone) {
+  if (sum.status == StepStatus::kDone && group.status != StepStatus::kDone) {
     sum.status = group.status;
     sum.message = fmt::format("in group {}: {}", number, group.message);
   }
@@ -79,7 +79,7 @@ StepResult take_groups(std::span<const Tower> towers, std::span<const Chunks> ch
                               {.loss = {options.scale, true, false}, .device = options.device}, alone);
     pipeline.forward(kAll);
     const bool finite = pipeline.take_loss(weighted, transaction);
-    if (finite && sum.status == StepResult::Status::kDone) pipeline.backward(transaction);
+    if (finite && sum.status == StepStatus::kDone) pipeline.backward(transaction);
     add_group(sum, pipeline.result(), c);
   }
   return sum;
@@ -150,7 +150,7 @@ StepResult take_accumulated_step(std::span<const Tower> towers, const Loss& loss
   if (ranks.several()) {
     add_results(ranks, sum);
     ranks.share_status(sum);
-    if (sum.status == StepResult::Status::kDone) add_gradients_of_all(ranks, parameters, options.reduction);
+    if (sum.status == StepStatus::kDone) add_gradients_of_all(ranks, parameters, options.reduction);
   }
   sum.peak_bytes = meter.peak();
   ranks.together([&] { detail::join_step(transaction, sum, false); });

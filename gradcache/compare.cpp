@@ -117,7 +117,7 @@ Comparison compare_steps(const std::function<StepResult()>& reference, const std
   const std::vector<Tensor> other_gradients = take();
   result.loss_reference = step_reference.loss.item();
   result.loss_other = step_other.loss.item();
-  if (step_reference.status != StepResult::Status::kDone || step_other.status != StepResult::Status::kDone) {
+  if (step_reference.status != StepStatus::kDone || step_other.status != StepStatus::kDone) {
     // There are no gradients to compare, and no difference is not what that means.
     constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
     for (const Parameter& p : parameters) result.parameters.push_back({p.name(), kNaN, kNaN});

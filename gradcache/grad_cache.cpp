@@ -83,7 +83,7 @@ StepResult GradCache::take_step(std::span<const Tower> towers) {
   if (has_budget) options.cut = *plan_;
   StepResult result = cached_step(towers, loss_, options);
   ++steps_;
-  if (result.status != StepResult::Status::kDone && result.status != StepResult::Status::kDeferred) ++skipped_;
+  if (result.status != StepStatus::kDone && result.status != StepStatus::kDeferred) ++skipped_;
   if (result.retries > 0) {
     shrink(options.cut, result, result.retries, detail::chunk_unit(options.reproducible_block));
     if (plan_) plan_ = std::get<MemoryPlan>(options.cut);

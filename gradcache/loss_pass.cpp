@@ -93,7 +93,7 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   const double total = result.loss.item();
   result.non_finite = not_finite + (std::isfinite(total) ? 0 : 1);
   if (!std::isfinite(total)) {
-    result.status = StepResult::Status::kNonFiniteLoss;
+    result.status = StepStatus::kNonFiniteLoss;
     result.message = non_finite_loss(total) + first_of_outputs(towers, [&](std::size_t t, std::size_t i) {
                        return non_finite_cause(towers[t].names[i], towers[t].representations[i], towers[t].chunks);
                      });
@@ -101,7 +101,7 @@ LossPass take_loss(const char* step, std::span<const LossInput> towers, const Lo
   }
   if (!options.allow_unused) check_used(step, towers, pass);
   if (not_finite == 0) return pass;
-  result.status = StepResult::Status::kNonFiniteCache;
+  result.status = StepStatus::kNonFiniteCache;
   result.message = first_of_outputs(towers, [&](std::size_t t, std::size_t i) -> std::string {
     const std::string place = non_finite_place(pass.caches[t][i], towers[t].chunks);
     if (place.empty()) return {};

@@ -200,7 +200,7 @@ bool Pipeline::take_loss(const Loss& loss, GradientTransaction& transaction) {
         return Account{text, result_.loss.item(), std::move(parameters)};
       });
   ranks_.share_status(result_);
-  return result_.status == StepResult::Status::kDone;
+  return result_.status == StepStatus::kDone;
 }
 
 void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transaction) {
@@ -212,7 +212,7 @@ void Pipeline::take_whole_loss(const Loss& loss, GradientTransaction& transactio
       take_representations(inputs);
       caches_ = detail::take_loss(step_, inputs, loss, options_.loss, transaction, readings_, result_).caches;
       report(Progress::Phase::kLoss, "", 0, 1);
-      if (result_.status != StepResult::Status::kDone) return;
+      if (result_.status != StepStatus::kDone) return;
       for (std::size_t s = 0; s < caches_.size() && ranks_.several(); ++s) gathering_.keep_own_rows(s, caches_[s]);
       off_load(result_.representations);
       for (std::vector<Tensor>& caches : caches_) off_load(caches);

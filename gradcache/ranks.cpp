@@ -358,7 +358,7 @@ void Ranks::share_status(StepResult& result) {
   if (!several()) return;
   const Agreed worst = communicator_->agree(static_cast<int>(result.status), result.message);
   if (worst.status == 0) return;
-  result.status = static_cast<StepResult::Status>(worst.status);
+  result.status = static_cast<StepStatus>(worst.status);
   result.message = worst.message;
   if (result.non_finite.item() == 0) result.non_finite = 1;  // it was another rank's
 }

@@ -210,13 +210,14 @@ struct StepOptions {
   }
 };
 
+enum class StepStatus {
+  kDone,
+  kNonFiniteLoss,   ///< the loss is NaN or Inf; no gradient was added
+  kNonFiniteCache,  ///< a cached gradient is; the message names tower, sample and chunk, counted from 0
+  kDeferred,        ///< the step was queued; its numbers are on the device
+};
+
 struct StepResult {
-  enum class Status {
-    kDone,
-    kNonFiniteLoss,   ///< the loss is NaN or Inf; no gradient was added
-    kNonFiniteCache,  ///< a cached gradient is; the message names tower, sample and chunk, counted from 0
-    kDeferred,        ///< the step was queued; its numbers are on the device
-  };
   struct Auxiliary {
     std::string name;
     double mean = 0;  ///< over the batch, unweighted
@@ -226,7 +227,7 @@ struct StepResult {
     double forward = 0, loss = 0, backward = 0;
   };
 
-  Status status = Status::kDone;
+  StepStatus status = StepStatus::kDone;
   std::string message;  ///< what was not finite
   /// The loss with its auxiliary parts, unscaled. For a deferred step it is on the device, and `item` waits for it.
   Number loss = 0;

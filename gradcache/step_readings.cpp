@@ -68,7 +68,7 @@ Number StepReadings::total_loss() const {
 }
 
 void join_step(GradientTransaction& transaction, StepResult& result, bool deferred) {
-  if (result.status != StepResult::Status::kDone) {
+  if (result.status != StepStatus::kDone) {
     transaction.keep_random_state();
     return;
   }
@@ -80,7 +80,7 @@ void join_step(GradientTransaction& transaction, StepResult& result, bool deferr
     std::vector<Tensor> values{result.loss.tensor()};
     for (const Parameter& parameter : given) values.push_back(parameter.gradient());
     result.non_finite = ops::count_non_finite(values);
-    result.status = StepResult::Status::kDeferred;
+    result.status = StepStatus::kDeferred;
   });
 }
 

@@ -309,7 +309,7 @@ class Run {
     }
     if (options_.check_every > 0 && step_ % options_.check_every == 0) check(batch);
     const gradcache::StepResult result = gradcache::cached_step(towers, loss, step_options_);
-    if (result.status != gradcache::StepResult::Status::kDone) {
+    if (result.status != gradcache::StepStatus::kDone) {
       throw NumericalError(fmt::format("step {}: {}; nothing was changed by it", step_ + 1, result.message));
     }
     const double rate = scheduled_rate(options_.tuning.schedule, step_, warmup_, steps_, options_.rate);

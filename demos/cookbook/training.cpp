@@ -32,7 +32,7 @@ struct Training {
     const std::vector<gradcache::Tower> towers{{"once", batch, encode}, {"again", batch, encode}};
     const auto result =
         gradcache::cached_step(towers, loss, {.cut = gradcache::ChunkTokens{64}, .autocast = DType::kBFloat16});
-    if (result.status == gradcache::StepResult::Status::kDone) {
+    if (result.status == gradcache::StepStatus::kDone) {
       train::clip_gradient_norm(builder.parameters(), 1.0);
       optimizer.step(train::warmup_cosine(number, /*warmup=*/5, kSteps, /*peak=*/3e-3));
     }

@@ -104,7 +104,7 @@ struct Setup {
 };
 
 double done(const StepResult& result) {
-  if (result.status != StepResult::Status::kDone) return std::numeric_limits<double>::quiet_NaN();
+  if (result.status != StepStatus::kDone) return std::numeric_limits<double>::quiet_NaN();
   return result.loss.item();
 }
 

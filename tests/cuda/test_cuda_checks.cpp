@@ -217,7 +217,7 @@ BOOST_AUTO_TEST_CASE(a_bad_value_leaves_no_half_step_behind, *on_device) {
       BOOST_TEST((random_state() == random));
       for (std::size_t i = 0; i < before.size(); ++i)
         BOOST_TEST(same_bits(setup.parameters()[i].gradient(), before[i]));
-      BOOST_TEST((step(setup, kGoodIds).status == StepResult::Status::kDone));
+      BOOST_TEST((step(setup, kGoodIds).status == StepStatus::kDone));
     }
   }
 }

@@ -327,7 +327,7 @@ BOOST_AUTO_TEST_CASE(a_step_within_a_memory_budget_of_the_device, *on_device) {
   gradcache::StepOptions options;
   options.cut = gradcache::MemoryBudget{allocator(kCuda).stats().current + (1 << 20)};
   const gradcache::StepResult found = there.step(options, kCuda);
-  BOOST_TEST((found.status == gradcache::StepResult::Status::kDone));
+  BOOST_TEST((found.status == gradcache::StepStatus::kDone));
   BOOST_TEST(found.peak_bytes <= std::get<gradcache::MemoryBudget>(options.cut).bytes);
 }
 

@@ -103,7 +103,7 @@ Outcome take_step(const ThreeTowers& setup, Batch batch, const StepOptions& opti
 }
 
 void check_same(const Outcome& found, const Outcome& expected) {
-  BOOST_TEST((found.result.status == StepResult::Status::kDone));
+  BOOST_TEST((found.result.status == StepStatus::kDone));
   BOOST_TEST(found.result.loss.item() == expected.result.loss.item());
   BOOST_TEST(found.result.representation_norms == expected.result.representation_norms);
   BOOST_TEST(found.result.auxiliary.at(0).mean == expected.result.auxiliary.at(0).mean);

@@ -65,8 +65,7 @@ std::vector<std::string> endings_of(const std::function<StepResult(Communicator&
         begin_random_step(1, 2);
         try {
           const StepResult result = step(ranks, setup);
-          texts[static_cast<std::size_t>(ranks.rank())] =
-              result.status == StepResult::Status::kDone ? "done" : result.message;
+          texts[static_cast<std::size_t>(ranks.rank())] = result.status == StepStatus::kDone ? "done" : result.message;
         } catch (const Error& error) {
           texts[static_cast<std::size_t>(ranks.rank())] = error.what();
         }

@@ -277,8 +277,7 @@ BOOST_AUTO_TEST_CASE(a_nan_of_one_rank_refuses_the_step_on_all_alike) {
       return Run{cached_step(towers, loss, {.cut = {2}, .communicator = ranks}), setup.parameters()};
     };
     const Outcome alone = outcome_of(program, nullptr, {});
-    BOOST_TEST(
-        (alone.result.status == (in_cache ? StepResult::Status::kNonFiniteCache : StepResult::Status::kNonFiniteLoss)));
+    BOOST_TEST((alone.result.status == (in_cache ? StepStatus::kNonFiniteCache : StepStatus::kNonFiniteLoss)));
     for (const int size : {2, 3}) {
       for (const Outcome& found : outcomes_of(program, size, {uneven(9, size)})) {
         BOOST_TEST((found.result.status == alone.result.status));

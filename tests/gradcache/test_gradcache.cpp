@@ -337,7 +337,7 @@ BOOST_AUTO_TEST_CASE(what_is_not_finite_is_named, *on_device) {
   const Loss bad_loss = [](std::span<const Variable> r) {
     return ops::scale(info_nce(r[0], r[1]), std::numeric_limits<double>::infinity());
   };
-  BOOST_TEST((cached_step(setup.towers(), bad_loss, device_options({2})).status == StepResult::Status::kNonFiniteLoss));
+  BOOST_TEST((cached_step(setup.towers(), bad_loss, device_options({2})).status == StepStatus::kNonFiniteLoss));
   Tensor factors = Tensor::full({6, 1}, 1.0);
   factors.slice(3, 4).fill(std::numeric_limits<double>::infinity());
   const Loss bad_slope = [factors = factors.to(kDevice)](std::span<const Variable> r) {
@@ -346,7 +346,7 @@ BOOST_AUTO_TEST_CASE(what_is_not_finite_is_named, *on_device) {
                     ops::sum(ops::sum(ops::scale(ops::tanh(ops::multiply(r[1], factors)), 0.1), 1), 0));
   };
   const StepResult result = cached_step(setup.towers(), bad_slope, device_options({2}));
-  BOOST_TEST((result.status == StepResult::Status::kNonFiniteCache));
+  BOOST_TEST((result.status == StepStatus::kNonFiniteCache));
   BOOST_TEST(result.message.find("'text' is not finite, first at sample 3, in chunk 1 of 3") != std::string::npos,
              result.message);
   for (const Parameter& p : setup.parameters()) BOOST_TEST(!p.gradient().defined());

@@ -290,7 +290,7 @@ BOOST_AUTO_TEST_CASE(a_hook_that_takes_the_gradient_of_a_deferred_step) {
   StepOptions options{{4}};
   options.deferred = true;
   const StepResult result = cached_step(towers, pair_loss(), options);
-  BOOST_TEST((result.status == StepResult::Status::kDeferred));
+  BOOST_TEST((result.status == StepStatus::kDeferred));
   BOOST_TEST(result.non_finite.item() == 0);
   BOOST_TEST(b.w1.gradient().defined());
 }
@@ -369,7 +369,7 @@ BOOST_AUTO_TEST_CASE(averages_move_once_however_often_a_step_is_tried) {
   const Loss infinite = [&](const Representations& r) {
     return ops::scale(loss(r), std::numeric_limits<double>::infinity());
   };
-  BOOST_TEST((cached_step(towers, infinite, options).status == StepResult::Status::kNonFiniteLoss));
+  BOOST_TEST((cached_step(towers, infinite, options).status == StepStatus::kNonFiniteLoss));
   BOOST_TEST(averages() == std::vector<double>(5, 0));
 }
 

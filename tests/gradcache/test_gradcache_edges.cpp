@@ -163,7 +163,7 @@ BOOST_AUTO_TEST_CASE(a_scale_reaches_every_gradient) {
       return result = cached ? cached_step(setup.towers(), setup.loss(), options)
                              : direct_step(setup.towers(), setup.loss(), options.direct());
     });
-    BOOST_TEST((result.status == StepResult::Status::kDeferred));
+    BOOST_TEST((result.status == StepStatus::kDeferred));
     BOOST_TEST(std::abs(result.loss.item() - plain[0][0]) <= 1e-14);
     BOOST_TEST(result.non_finite.item() == 0);
     for (std::size_t p = 1; p < plain.size(); ++p) {
@@ -282,7 +282,7 @@ BOOST_AUTO_TEST_CASE(the_result_tells_of_the_step) {
   BOOST_TEST((seen == std::vector<std::string>{"fimage0/3", "fimage1/3", "fimage2/3", "ftext0/3", "ftext1/3",
                                                "ftext2/3", "l0/1", "btext0/3", "btext1/3", "btext2/3", "bimage0/3",
                                                "bimage1/3", "bimage2/3"}));
-  BOOST_TEST((result.status == StepResult::Status::kDone));
+  BOOST_TEST((result.status == StepStatus::kDone));
   BOOST_TEST(result.message.empty());
   BOOST_TEST(result.chunks == 6);
   BOOST_TEST(result.kept_chunks == 0);

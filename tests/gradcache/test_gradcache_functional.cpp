@@ -223,7 +223,7 @@ BOOST_AUTO_TEST_CASE(a_tower_with_a_dot_in_its_name_as_a_sub_batch) {
   const Tensor x = random_values({6, 5}, 3);
   const std::vector<CachedBatch> batches{{"image", {cached(Tower("clip.image", x, a))}}, {"text", {cached(b, x)}}};
   const Loss loss = [](const Representations& r) { return info_nce(r.at("image"), r.at("text"), {.scale = 3.0}); };
-  BOOST_TEST((cached_backward(batches, loss).status == StepResult::Status::kDone));
+  BOOST_TEST((cached_backward(batches, loss).status == StepStatus::kDone));
 }
 
 BOOST_AUTO_TEST_CASE(sub_batches_with_other_numbers_of_random_draws_are_refused) {

@@ -182,7 +182,7 @@ BOOST_AUTO_TEST_CASE(the_class_form_plans_once) {
     begin_random_step(1, static_cast<std::uint32_t>(step));
     const RandomState before = random_state();
     const StepResult result = grad_cache.step(towers);
-    BOOST_TEST((result.status == StepResult::Status::kDone));
+    BOOST_TEST((result.status == StepStatus::kDone));
     BOOST_TEST(result.peak_bytes <= base + (direct - base) / 3);
     BOOST_TEST(grad_cache.checked().has_value() == (step % 2 == 0));
     if (grad_cache.checked()) {

@@ -50,7 +50,7 @@ BOOST_DATA_TEST_CASE(cached_equals_direct, boost::unit_test::data::xrange(600), 
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
   const StepResult cached = cached_step(c.towers, c.loss, c.options);
   BOOST_TEST((random_state() == after));
-  BOOST_TEST((cached.status == StepResult::Status::kDone));
+  BOOST_TEST((cached.status == StepStatus::kDone));
 }
 
 /// The same batches, emitted by a loader in parts.
@@ -80,7 +80,7 @@ BOOST_DATA_TEST_CASE(functional_form_equals_direct, boost::unit_test::data::xran
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
   const StepResult result = by_parts();
   BOOST_TEST((random_state() == after));
-  BOOST_TEST((result.status == StepResult::Status::kDone));
+  BOOST_TEST((result.status == StepStatus::kDone));
   for (Parameter& p : parameters) p.clear_gradient();
   begin_random_step(static_cast<std::uint64_t>(seed), 3);
   const Comparison found =

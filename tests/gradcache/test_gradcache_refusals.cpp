@@ -146,14 +146,14 @@ BOOST_AUTO_TEST_CASE(a_loss_that_is_not_finite) {
     begin_random_step(1, 1);
     const Unchanged unchanged(setup.parameters());
     const StepResult result = cached_step(towers, loss, {{3}});
-    BOOST_TEST((result.status == StepResult::Status::kNonFiniteLoss));
+    BOOST_TEST((result.status == StepStatus::kNonFiniteLoss));
     BOOST_TEST(result.message.find("loss is") != std::string::npos);
     BOOST_TEST(encoded == 3);
     BOOST_TEST(result.parameters.empty());
     unchanged.check(false);
     const RandomState after = random_state();
     begin_random_step(1, 1);
-    BOOST_TEST((direct_step(towers, loss).status == StepResult::Status::kNonFiniteLoss));
+    BOOST_TEST((direct_step(towers, loss).status == StepStatus::kNonFiniteLoss));
     BOOST_TEST((random_state() == after));
     unchanged.check(false);
   }
@@ -165,7 +165,7 @@ BOOST_AUTO_TEST_CASE(a_sample_that_spoils_the_loss_is_named) {
   images.slice(5, 6).fill(std::numeric_limits<double>::quiet_NaN());
   const std::vector<Tower> towers{{"image", images, setup.image}, {"text", setup.texts, setup.text}};
   const StepResult cached = cached_step(towers, setup.loss(), {{2}});
-  BOOST_TEST((cached.status == StepResult::Status::kNonFiniteLoss));
+  BOOST_TEST((cached.status == StepStatus::kNonFiniteLoss));
   BOOST_TEST(
       cached.message ==
       "the loss is nan; the representations of tower 'image' are not finite, first at sample 5, in chunk 2 of 4");
@@ -193,13 +193,13 @@ BOOST_AUTO_TEST_CASE(a_cache_that_is_not_finite) {
   };
   const Unchanged unchanged(setup.parameters());
   const StepResult result = cached_step(towers, loss, {{2}});
-  BOOST_TEST((result.status == StepResult::Status::kNonFiniteCache));
+  BOOST_TEST((result.status == StepStatus::kNonFiniteCache));
   BOOST_TEST(says({"'text'", "sample 5", "chunk 2 of 4"})(std::runtime_error(result.message)));
   BOOST_TEST(encoded == 4);
   unchanged.check(false);
 
   const auto refused = [&](const StepResult& other, const char* place) {
-    BOOST_TEST((other.status == StepResult::Status::kNonFiniteCache));
+    BOOST_TEST((other.status == StepStatus::kNonFiniteCache));
     BOOST_TEST(says({"'text'", place})(std::runtime_error(other.message)), other.message);
     BOOST_TEST(other.parameters.empty());
     unchanged.check(false);

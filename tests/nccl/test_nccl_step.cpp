@@ -114,7 +114,7 @@ BOOST_AUTO_TEST_CASE(a_failure_in_a_step_is_that_of_all_ranks_and_the_group_goes
         }
         for (const Parameter& p : setup.parameters()) require(!p.gradient().defined(), "no gradient");
         fails = false;
-        require(cached_step(towers, setup.loss(), options).status == StepResult::Status::kDone, "the next step");
+        require(cached_step(towers, setup.loss(), options).status == StepStatus::kDone, "the next step");
       },
       kLimit);
 }

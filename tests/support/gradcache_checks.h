@@ -114,7 +114,7 @@ inline void check_alike(const gradcache::StepResult& found, std::span<const Para
                         const gradcache::StepResult& expected, std::span<const Parameter> expected_parameters,
                         double tolerance) {
   using gradcache::StepResult;
-  BOOST_TEST((found.status == StepResult::Status::kDone && expected.status == StepResult::Status::kDone));
+  BOOST_TEST((found.status == StepStatus::kDone && expected.status == StepStatus::kDone));
   BOOST_TEST(std::abs(found.loss.item() - expected.loss.item()) <=
              tolerance * std::max(1.0, std::abs(expected.loss.item())));
   for (std::size_t i = 0; i < expected.representations.size(); ++i) {

@@ -136,7 +136,7 @@ BOOST_AUTO_TEST_CASE(a_step_that_overflows_is_skipped) {
     const gradcache::StepResult result = gradcache::cached_step(setup.towers(), loss, options);
     const Number non_finite = scaler.unscale(setup.parameters(), result.non_finite);
     scaler.update(non_finite);
-    BOOST_TEST((result.non_finite.item() == 0) == (result.status == gradcache::StepResult::Status::kDone));
+    BOOST_TEST((result.non_finite.item() == 0) == (result.status == gradcache::StepStatus::kDone));
     if (non_finite.item() == 0) {
       ++taken;
       for (const Parameter& p : setup.parameters()) BOOST_TEST(first_non_finite(p.gradient()) == -1);

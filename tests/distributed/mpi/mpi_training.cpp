@@ -110,7 +110,7 @@ std::vector<Tensor> train(Communicator* ranks, const Way& way = {}, const Watch&
     options.reproducible_segments = way.segments;
     options.reduction.bucket_bytes = 32768;  // a few of them
     const gradcache::StepResult result = gradcache::cached_step(towers, loss, options);
-    require(result.status == gradcache::StepResult::Status::kDone, result.message);
+    require(result.status == gradcache::StepStatus::kDone, result.message);
     train::clip_gradient_norm(parameters, 1.0);
     optimizer.step(1e-3);
     optimizer.clear_gradients();
