@@ -51,7 +51,7 @@ Ending ending_of(const std::function<gradcache::StepResult()>& step) {
   Ending ending;
   try {
     const gradcache::StepResult result = step();
-    ending.loss = result.status == StepStatus::kDone ? result.loss.item() : std::nan("");
+    ending.loss = result.status == gradcache::StepStatus::kDone ? result.loss.item() : std::nan("");
   } catch (const OutOfMemory& error) {
     ending.note(Ending::How::kNoMemory, error.what());
     ending.here = error.in_use() > 0;  // of another rank's it does not say how much

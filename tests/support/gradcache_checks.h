@@ -113,7 +113,7 @@ inline void check_equal(const Comparison& c, double tolerance) {
 inline void check_alike(const gradcache::StepResult& found, std::span<const Parameter> found_parameters,
                         const gradcache::StepResult& expected, std::span<const Parameter> expected_parameters,
                         double tolerance) {
-  using gradcache::StepResult;
+  using gradcache::StepStatus;
   BOOST_TEST((found.status == StepStatus::kDone && expected.status == StepStatus::kDone));
   BOOST_TEST(std::abs(found.loss.item() - expected.loss.item()) <=
              tolerance * std::max(1.0, std::abs(expected.loss.item())));
