@@ -101,8 +101,11 @@ void Communicator::check_shares(const char* call, const Tensor& rows, const Tens
 void Communicator::all_gather(const Tensor& rows, Tensor& all, std::span<const std::int64_t> counts) {
   check_shares("all_gather", rows, all, counts);
   check_apart("all_gather", rows, all);
-  if (size_ == 1) all.copy_from(rows);
-  if (size_ == 1 || all.numel() == 0) return;
+  if (size_ == 1) {
+    all.copy_from(rows);
+    return;
+  }
+  if (all.numel() == 0) return;
   const Calling calling(*this, "all_gather");
   do_all_gather(rows, all, counts);
 }
@@ -111,8 +114,11 @@ void Communicator::reduce_scatter(const Tensor& all, Tensor& rows, std::span<con
   check_shares("reduce_scatter", rows, all, counts);
   check_addable("reduce_scatter", all);
   check_apart("reduce_scatter", all, rows);
-  if (size_ == 1) rows.copy_from(all);
-  if (size_ == 1 || all.numel() == 0) return;
+  if (size_ == 1) {
+    rows.copy_from(all);
+    return;
+  }
+  if (all.numel() == 0) return;
   const Calling calling(*this, "reduce_scatter");
   do_reduce_scatter(all, rows, counts);
 }

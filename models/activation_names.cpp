@@ -8,33 +8,30 @@
 
 namespace tapecache::models::detail {
 
-std::string_view name_of(ops::Activation activation) {
-  switch (activation) {
-    case ops::Activation::kQuickGelu:
-      return "quick_gelu";
-    case ops::Activation::kGelu:
-      return "gelu";
-    case ops::Activation::kGeluTanh:
-      return "gelu_pytorch_tanh";
-    case ops::Activation::kSilu:
-      return "silu";
-    case ops::Activation::kRelu:
-      return "relu";
-  }
-  throw ValueError("activation: unknown");
+namespace {
+
+using ops::Activation;
+
+/// The first name of each is the one that is written.
+constexpr std::array<std::pair<std::string_view, Activation>, 8> kNames{{{"gelu", Activation::kGelu},
+                                                                         {"gelu_pytorch_tanh", Activation::kGeluTanh},
+                                                                         {"gelu_new", Activation::kGeluTanh},
+                                                                         {"gelu_fast", Activation::kGeluTanh},
+                                                                         {"quick_gelu", Activation::kQuickGelu},
+                                                                         {"relu", Activation::kRelu},
+                                                                         {"silu", Activation::kSilu},
+                                                                         {"swish", Activation::kSilu}}};
+
+}  // namespace
+
+std::string_view name_of(Activation activation) {
+  const auto* const found = std::ranges::find(kNames, activation, [](const auto& n) { return n.second; });
+  if (found == kNames.end()) throw ValueError("activation: unknown");
+  return found->first;
 }
 
-std::optional<ops::Activation> activation_named(std::string_view name) {
-  constexpr std::array<std::pair<std::string_view, ops::Activation>, 8> kNames{
-      {{"gelu", ops::Activation::kGelu},
-       {"gelu_new", ops::Activation::kGeluTanh},
-       {"gelu_pytorch_tanh", ops::Activation::kGeluTanh},
-       {"gelu_fast", ops::Activation::kGeluTanh},
-       {"quick_gelu", ops::Activation::kQuickGelu},
-       {"relu", ops::Activation::kRelu},
-       {"silu", ops::Activation::kSilu},
-       {"swish", ops::Activation::kSilu}}};
-  const auto* const found = std::find_if(kNames.begin(), kNames.end(), [&](const auto& n) { return n.first == name; });
+std::optional<Activation> activation_named(std::string_view name) {
+  const auto* const found = std::ranges::find(kNames, name, [](const auto& n) { return n.first; });
   return found == kNames.end() ? std::nullopt : std::optional(found->second);
 }
 

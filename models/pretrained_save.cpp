@@ -345,8 +345,9 @@ void save_pretrained(const std::filesystem::path& folder, const Pretrained& mode
 
 void save_lora(const std::filesystem::path& folder, const Lora& lora, const Pretrained& model) {
   const detail::PretrainedParts& parts = *model.parts_;
-  const std::filesystem::path base = std::filesystem::absolute(detail::folder_within(parts.folder, parts.transformer));
   write_folder(folder, "adapter_config.json", [&](const std::filesystem::path& staging) {
+    const std::filesystem::path base =
+        std::filesystem::absolute(detail::folder_within(parts.folder, parts.transformer));
     detail::Writer(parts, staging).write_beside_adapter();
     save_lora(staging, lora, base.lexically_normal().string());
   });

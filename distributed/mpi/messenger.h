@@ -15,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "tapecache/distributed/mpi/mpi_calls.h"
 #include "tapecache/distributed/mpi/notice.h"
 
 #pragma GCC visibility push(hidden)
@@ -146,18 +147,6 @@ class Messenger {
   bool tells_ = false, leaves_ = false, ended_ = false;
   std::thread thread_;
 };
-
-/// What MPI says, or what ends a call.
-struct Broken {
-  std::string message;
-};
-
-/// A thread that takes no signals but those that tell it of its own fault, and a profiler's: others are for the
-/// program's threads.
-std::thread start_thread(std::function<void()> function);
-
-/// Throws Broken where `code`, which `function` returned, is an error.
-void check_mpi(const char* function, int code);
 
 }  // namespace tapecache::distributed::detail
 

@@ -19,8 +19,6 @@ using namespace tapecache::data;
 using namespace tapecache::testing;
 using nlohmann::json;
 
-namespace {
-
 struct Files : Folder {
   void refused(const std::string& text, std::vector<std::string> words) {
     put(*this / "given.json", text);
@@ -37,8 +35,6 @@ struct Files : Folder {
     refused(file.dump(), std::move(words));
   }
 };
-
-}  // namespace
 
 BOOST_FIXTURE_TEST_SUITE(tokenizer_refusals, Files)
 

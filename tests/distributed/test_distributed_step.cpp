@@ -250,7 +250,7 @@ BOOST_AUTO_TEST_CASE(a_budget_may_be_one_ranks_alone) {
       if (!kept_plan) return Run{cached_step(towers_of(setup, slice), setup.loss(), options), setup.parameters()};
       GradCache steps(setup.loss(), options);
       const StepResult result = steps.step(towers_of(setup, slice));
-      BOOST_CHECK(steps.plan().has_value() == std::holds_alternative<MemoryBudget>(options.cut));
+      require(steps.plan().has_value() == std::holds_alternative<MemoryBudget>(options.cut), "who has a plan");
       return Run{result, setup.parameters()};
     };
     check_ranks(program, {13, 13});

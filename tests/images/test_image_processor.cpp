@@ -26,6 +26,8 @@ const std::vector<std::filesystem::path> kPair{kFiles / "420.jpg", kFiles / "444
 
 using Augmentation = ImageProcessor::Augmentation;
 
+}  // namespace
+
 struct Given : Folder {
   ImageProcessor processor(const std::string& json, const char* file = "preprocessor_config.json") {
     put(*this / file, json);
@@ -36,8 +38,6 @@ struct Given : Folder {
     BOOST_TEST_CONTEXT(json) { BOOST_CHECK_EXCEPTION(processor(json, file), FileError, says(words)); }
   }
 };
-
-}  // namespace
 
 BOOST_FIXTURE_TEST_SUITE(image_processor, Given)
 

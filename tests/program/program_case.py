@@ -78,6 +78,11 @@ class ProgramCase(unittest.TestCase):
         process.send_signal(how)
         return process.wait(timeout=60)
 
+    def embed(self, texts: "list[str]", *more, name: str = "v.npy") -> Path:
+        (self.folder / "t.txt").write_text("".join(f"{text}\n" for text in texts))
+        self.run_program("embed", "--model", self.model, "--input", self.folder / "t.txt", "--out", self.folder / name, *more)
+        return self.folder / name
+
     def set_in(self, name: str, **values) -> None:
         """In a JSON file of the model's folder."""
         path = self.model / name

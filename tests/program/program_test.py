@@ -1,71 +1,17 @@
 """The program `tapecache`, as it is used: on a small model of random weights. Argument: the program."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import struct
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-import program_case
 import small_model
 from program_case import ProgramCase, main, pairs
 
 
-def read_npy(path: Path) -> "tuple[str, list[bytes]]":
-    """The header, and the bytes of each row."""
-    raw = path.read_bytes()
-    size = struct.unpack("<H", raw[8:10])[0]
-    header, data = raw[10:10 + size].decode(), raw[10 + size:]
-    rows = int(header.split("(")[1].split(",")[0])
-    return header, [data[i * len(data) // rows:(i + 1) * len(data) // rows] for i in range(rows)]
-
-
-def events_of(path: Path) -> "list[tuple[int, bool]]":
-    """Of each event of an event file that has a value, or says that what is there is taken back: the step, and which."""
-    raw, events, at = path.read_bytes(), [], 0
-    while at + 12 <= len(raw):
-        size = struct.unpack("<Q", raw[at:at + 8])[0]
-        fields, step = message_fields(raw[at + 12:at + 12 + size]), 0
-        for number, value in fields:
-            step = value if number == 2 else step
-        kinds = [number for number, _ in fields]
-        if 5 in kinds or 7 in kinds:
-            events.append((step, 7 in kinds))
-        at += 16 + size
-    return events
-
-
-def message_fields(message: bytes) -> "list[tuple[int, int | bytes]]":
-    """Those of a message of Protocol Buffers."""
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            value |= (message[at] & 0x7f) << shift
-            at, shift = at + 1, shift + 7
-            if message[at - 1] < 0x80:
-                return value
-
-    fields, at = [], 0
-    while at < len(message):
-        key = varint()
-        if key & 7 == 0:
-            fields.append((key >> 3, varint()))
-        else:
-            size = {1: 8, 5: 4}.get(key & 7) or varint()
-            fields.append((key >> 3, message[at:at + size]))
-            at += size
-    return fields
-
-
 class ProgramTest(ProgramCase):
-    # --- train -----------------------------------------------------------------------------------------------------
-
     def test_training_learns(self) -> None:
         out = self.train("out", "--eval-pairs", self.pairs, "--steps", 120, "--eval-every", 60, "--dropout", 0,
                          "--rate", 1e-2)
@@ -83,129 +29,6 @@ class ProgramTest(ProgramCase):
         for name in ("recall@1", "recall@5", "recall@10", "mrr", "ndcg@10"):
             self.assertEqual(measured[name], evaluations[2][name])
         self.assertEqual((out / "vocab.txt").read_text(), (self.model / "vocab.txt").read_text())
-
-    def test_runs_go_on_to_the_same_bits(self) -> None:
-        run = ["--steps", 300, "--save-every", 7, "--eval-every", 150]
-        self.train("whole", *run)
-        for name, how, code in (("killed", signal.SIGKILL, -signal.SIGKILL), ("stopped", signal.SIGINT, 130),
-                                ("ended", signal.SIGTERM, 143)):
-            self.assertEqual(self.interrupted(name, how, *run), code, name)
-            self.assertFalse((self.folder / name).exists())
-            before = self.metrics(name, "train")
-            self.assertLess(len(before), 300)
-            self.train(name, *run, "--resume")
-            self.assertIn("resume after", self.last.stderr)
-            self.assertEqual(self.weights(name), self.weights("whole"), name)
-            self.assertEqual([line["loss"] for line in self.metrics(name, "train")],
-                             [line["loss"] for line in self.metrics("whole", "train")])
-            self.assertEqual(self.metrics(name, "eval"), self.metrics("whole", "eval"))
-
-    def test_resume_where_nothing_is_to_go_on_from(self) -> None:
-        self.train("out", "--steps", 3, "--resume")
-        self.assert_refused(["out: is there already"], *self.train_arguments("out", "--steps", 3, "--resume"))
-        shutil.rmtree(self.folder / "out")
-        self.assert_refused(["out.run: an earlier run is there", "--resume"], *self.train_arguments("out", "--steps", 3))
-        self.assert_refused(["--resume", "--rate '0.001', found '0.002'"],
-                            *self.train_arguments("out", "--steps", 3, "--resume", "--rate", 2e-3))
-        self.write_csv(self.pairs, [("anchor", "positive"), *pairs()[1:]])
-        self.assert_refused(["--resume", "the pairs"], *self.train_arguments("out", "--steps", 3, "--resume"))
-
-    def assert_resume_refused(self, words: "list[str]", out: str, *more) -> None:
-        self.assert_refused(["--resume: the run began with", *words], *self.train_arguments(out, *more, "--resume"))
-
-    def test_resume_with_another_model(self) -> None:
-        run = ["--steps", 3]
-        for name, more in (("whole", []), ("lora", ["--lora", 2]), ("merged", ["--lora", 2, "--merge"])):
-            shutil.rmtree(self.train(name, *run, *more))
-        adapter = self.train("adapter", *run, "--lora", 2)
-        base, self.model = self.model, adapter
-        shutil.rmtree(self.train("further", *run))
-        self.model = base
-        # The same bits elsewhere are the same model; others under its name are another.
-        moved = self.folder / "moved"
-        shutil.copytree(base, moved)
-        small_model.change(base / "model.safetensors", "embeddings.word_embeddings.weight", lambda value: 1.5 * value)
-        for name, more in (("whole", []), ("lora", ["--lora", 2]), ("merged", ["--lora", 2, "--merge"])):
-            self.assert_resume_refused(["the weights of --model", "fingerprint"], name, *run, *more)
-        self.model = adapter
-        self.assert_resume_refused(["the weights of --base", "fingerprint"], "further", *run)
-        self.train("further", *run, "--base", moved, "--resume")
-        self.model = moved
-        self.train("whole", *run, "--resume")
-        self.assert_resume_refused(["--merge 'true', found 'false'"], "merged", *run, "--lora", 2)
-        self.train("merged", *run, "--lora", 2, "--merge", "--resume")
-        # The same numbers in another kind of model, or behind another tokenizer.
-        for name in ("whole", "merged"):
-            shutil.rmtree(self.folder / name)
-        pooling, vocabulary = "1_Pooling/config.json", self.model / "vocab.txt"
-        self.set_in(pooling, pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)
-        self.assert_resume_refused(["the kind of model 'bert, pooling: mean", "found 'bert, pooling: cls"], "merged", *run,
-                                   "--lora", 2, "--merge")
-        self.set_in(pooling, pooling_mode_cls_token=False, pooling_mode_mean_tokens=True)
-        tokens = vocabulary.read_text()
-        vocabulary.write_text(tokens.replace("\nba\n", "\n?\n").replace("\nbe\n", "\nba\n").replace("\n?\n", "\nbe\n"))
-        self.assert_resume_refused(["the tokens of texts"], "whole", *run)
-        vocabulary.write_text(tokens)
-        self.train("whole", *run, "--resume")
-        # Of an adapter what counts are its own numbers, too.
-        shutil.rmtree(self.folder / "further")
-        self.model = adapter
-        small_model.change(adapter / "adapter_model.safetensors",
-                           "base_model.model.encoder.layer.1.output.dense.lora_B.weight", lambda value: value + 1)
-        self.assert_resume_refused(["the weights of --model", "fingerprint"], "further", *run, "--base", moved)
-
-    def test_resume_with_other_held_out_pairs_and_another_guide(self) -> None:
-        run = ["--steps", 2, "--eval-pairs", self.folder / "held.csv"]
-        self.write_csv(self.folder / "held.csv", [("anchor", "positive"), *pairs()[:9]])
-        shutil.rmtree(self.train("out", *run))
-        self.write_csv(self.folder / "held.csv", [("anchor", "positive"), *pairs()[1:9], pairs()[0]])
-        self.assert_resume_refused(["the searches held out '9 of"], "out", *run)
-        self.write_csv(self.folder / "held.csv", [("anchor", "positive"), *pairs()[:9]])
-        self.train("out", *run, "--resume")
-        guide = shutil.copytree(self.model, self.folder / "guide")
-        gist = ["--steps", 2, "--loss", "gist", "--guide"]
-        shutil.rmtree(self.train("gist", *gist, guide))
-        shutil.rmtree(self.train("own", *gist[:-1]))
-        small_model.change(guide / "model.safetensors", "embeddings.word_embeddings.weight", lambda value: -value)
-        for out in ("gist", "own"):
-            self.assert_resume_refused(["the weights of --guide"], out, *gist, guide)
-        self.train("gist", *gist, shutil.copytree(self.model, self.folder / "moved"), "--resume")
-
-    def test_checks_change_no_bits(self) -> None:
-        for name, more in (("whole", []), ("lora", ["--lora", 2, "--lora-dropout", 0.1, "--merge"])):
-            plain = self.train(f"{name}-plain", "--steps", 4, *more)
-            self.train(f"{name}-checked", "--steps", 4, "--check-every", 1, *more)
-            self.assertEqual(len(self.metrics(f"{name}-checked", "check")), 4)
-            self.assertEqual(self.weights(f"{name}-checked"), self.weights(plain.name))
-
-    def test_a_run_that_begins_anew_shows_nothing_of_the_old_one(self) -> None:
-        run = ["--steps", 3000, "--save-every", 0]
-        process = subprocess.Popen([program_case.PROGRAM, *map(str, self.train_arguments("out", *run))],
-                                   stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        end = time.monotonic() + 60
-        while time.monotonic() < end and not (self.folder / "out.run/metrics.jsonl").exists():
-            time.sleep(0.002)
-        while time.monotonic() < end and len(self.metrics_so_far("out")) < 5:
-            time.sleep(0.002)
-        process.kill()
-        process.wait(timeout=60)
-        self.assertFalse((self.folder / "out.run/checkpoint.safetensors").exists())
-        self.train("out", "--steps", 3, "--save-every", 0, "--resume")
-        files = sorted((self.folder / "out.run").glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns)
-        self.assertEqual(len(files), 2)
-        self.assertGreater(max(step for step, _ in events_of(files[0])), 3)
-        shown = []
-        for step, starts in [event for file in files for event in events_of(file)]:
-            if starts:
-                shown = [other for other in shown if other < step]
-            else:
-                shown.append(step)
-        values = [len(line) - 2 for kind in ("train", "eval") for line in self.metrics("out", kind)]
-        self.assertEqual(len(shown), sum(values))
-        self.assertEqual(max(shown), 3)
-
-    def metrics_so_far(self, out: str) -> list:
-        return (self.folder / f"{out}.run/metrics.jsonl").read_text().splitlines()
 
     def test_ways_to_cut(self) -> None:
         for number, cut in enumerate((["--chunk", 8], ["--chunk-tokens", 64], ["--memory", "64M"],
@@ -420,204 +243,11 @@ class ProgramTest(ProgramCase):
                 path.unlink()
         self.assertEqual(vectors(out), before[0])
 
-    def test_texts_are_cut_as_sentence_transformers_does_it(self) -> None:
-        """Where no file of its own has a length, its version 6 takes the tokenizer's."""
-        (self.model / "sentence_bert_config.json").write_text(json.dumps({"transformer_task": "feature-extraction"}))
-        config = json.loads((self.model / "tokenizer_config.json").read_text())
-        words = small_model.WORDS[:12]
-        texts = self.write("texts.txt", f"{' '.join(words)}\n{' '.join(words[:6])}\n{' '.join(words[:5])}\n")
-
-        def rows(length) -> list:
-            (self.model / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": length}))
-            self.run_program("embed", "--model", self.model, "--input", texts, "--out", self.folder / "v.npy")
-            data = (self.folder / "v.npy").read_bytes()[128:]
-            return [data[i:i + 64] for i in range(0, 192, 64)]
-
-        cut, whole = rows(8), rows(int(1e30))
-        self.assertEqual(cut[0], cut[1])
-        self.assertNotEqual(cut[0], cut[2])
-        self.assertNotEqual(whole[0], whole[1])
-        (self.model / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 8}))
-        self.assertIn("at most 8 tokens", self.run_program("inspect", self.model).stdout)
-        self.assert_refused(["--max-tokens is 9", "1 to 8"], *self.train_arguments("out", "--max-tokens", 9))
-
-    def test_groups_averages_and_schedules_go_on_to_the_same_bits(self) -> None:
-        run = ["--steps", 200, "--save-every", 7, "--eval-every", 100, "--ema", 0.9, "--schedule", "linear",
-               "--layer-decay", 0.8, "--group", "embeddings.*:rate=0", "--group", "*.bias:rate=1e-4,decay=0.1"]
-        for more in ([], ["--lora", 2, "--lora-dropout", 0.1, "--group", "*.lora_B.weight:rate=1e-2"]):
-            name = f"run{len(more)}"
-            if more:
-                run = [option for option in run if option not in ("embeddings.*:rate=0", "*.bias:rate=1e-4,decay=0.1")]
-                run = [option for option in run if option != "--group"]
-            whole = self.train(f"{name}-whole", *run, *more)
-            self.assertEqual(self.interrupted(name, signal.SIGKILL, *run, *more), -signal.SIGKILL)
-            self.train(name, *run, *more, "--resume")
-            file = "adapter_model.safetensors" if more else "model.safetensors"
-            self.assertEqual((self.folder / name / file).read_bytes(), (whole / file).read_bytes())
-            self.assertEqual(self.metrics(name, "eval"), self.metrics(f"{name}-whole", "eval"))
-        rates = [line["learning_rate"] for line in self.metrics("run0", "train")]
-        self.assertEqual((rates[0], rates[10], rates[20]), (0, 0.5e-3, 1e-3))
-        self.assertAlmostEqual(rates[110], 0.5e-3)
-        before, after = self.weights("model"), self.weights("run0")
-        for name in before:
-            self.assertEqual(before[name] == after[name], name.startswith("embeddings."), name)
-        # What is written are the averages, which are not the last weights.
-        last = small_model.read_safetensors(self.folder / "run0.run/checkpoint.safetensors")
-        name = "encoder.layer.0.output.dense.weight"
-        self.assertEqual(after[name], last[f"model.ema.{name}"])
-        self.assertNotEqual(after[name], last[f"model.{name}"])
-        measured = json.loads(self.run_program("eval", "--model", self.folder / "run0", "--pairs", self.pairs, "--json").stdout)
-        self.assertGreater(measured["mrr"], 0)
-        self.train("kept", "--steps", 2)
-        self.train("again", "--steps", 2, "--checkpointing")
-        self.assertEqual(self.weights("kept"), self.weights("again"))
-        for options, words in ((["--group", "pooler.*:rate=1"], ["group 'pooler.*' matches none"]),
-                               (["--group", "x:rates=1"], ["--group is 'x:rates=1'", "rate=NUMBER"]),
-                               (["--schedule", "cosin"], ["--schedule: 'cosin'", "constant_with_warmup", "warmup_cosine"]),
-                               (["--ema", 1], ["--ema"]), (["--layer-decay", 0], ["--layer-decay"])):
-            self.assert_refused(words, *self.train_arguments("other", *options))
-
     def test_a_loss_that_is_not_finite(self) -> None:
         done = self.run_program(*self.train_arguments("out", "--steps", 30, "--rate", 1e30, "--clip-norm", 0, "--warmup", 0),
                                 code=2)
         self.assertIn("step ", done.stderr.splitlines()[-1])
         self.assertFalse((self.folder / "out").exists())
-
-    # --- embed, search, eval ---------------------------------------------------------------------------------------
-
-    def embed(self, texts: "list[str]", *more, name: str = "v.npy") -> Path:
-        (self.folder / "t.txt").write_text("".join(f"{text}\n" for text in texts))
-        self.run_program("embed", "--model", self.model, "--input", self.folder / "t.txt", "--out", self.folder / name, *more)
-        return self.folder / name
-
-    def test_vectors_stand_in_the_order_of_the_texts(self) -> None:
-        texts = [row[1] for row in pairs()]
-        header, rows = read_npy(self.embed(texts))
-        self.assertIn(f"'shape': ({len(texts)}, 16)", header)
-        self.assertEqual(read_npy(self.embed(texts[::-1], "--batch-tokens", 40))[1], rows[::-1])
-        self.assertEqual(read_npy(self.embed(texts[5:6]))[1], rows[5:6])
-        norm = sum(x * x for x in struct.unpack("<16f", rows[0]))
-        self.assertAlmostEqual(norm, 1, places=5)
-        other = small_model.read_safetensors(self.embed(texts, name="v.safetensors"))
-        self.assertEqual(other["embeddings"], b"".join(rows))
-        self.assertIn("'descr': '<f2'", read_npy(self.embed(texts, "--float16"))[0])
-
-    def test_prompts(self) -> None:
-        plain, query = self.embed(["ba be"]).read_bytes(), self.embed(["ba be"], "--prompt", "query").read_bytes()
-        self.assertNotEqual(plain, query)
-        self.assertEqual(self.embed(["ba be"], "--prefix", "bu: ").read_bytes(), query)
-        self.assert_refused(["--prompt is 'passage'", "'query'"], "embed", "--model", self.model, "--input",
-                            self.folder / "t.txt", "--out", self.folder / "v.npy", "--prompt", "passage")
-
-    def test_prompts_of_documents_and_queries(self) -> None:
-        """As encode_document and encode_query of sentence-transformers have it."""
-        name = "config_sentence_transformers.json"
-        vectors = {}
-        for prefix in ("", "bu: ", "fo: ", "ga: "):
-            vectors[prefix] = self.embed(["ba be", "go"], "--prefix", prefix).read_bytes()
-        self.assertEqual(len(set(vectors.values())), 4)
-        prompts = {"query": "bu: ", "passage": "fo: ", "other": "ga: "}
-        for more, default, expected in (([], None, "fo: "), ([], "query", "fo: "), (["--prompt", "query"], None, "bu: "),
-                                        (["--prompt", "other"], None, "ga: "), (["--prefix", ""], "other", "")):
-            self.set_in(name, prompts=prompts, default_prompt_name=default)
-            self.assertEqual(self.embed(["ba be", "go"], *more).read_bytes(), vectors[expected], (more, default))
-        self.set_in(name, prompts={"query": "bu: ", "corpus": "ga: ", "document": "fo: "}, default_prompt_name=None)
-        self.assertEqual(self.embed(["ba be", "go"]).read_bytes(), vectors["fo: "])
-        self.set_in(name, prompts={"query": "bu: ", "corpus": "ga: "}, default_prompt_name="query")
-        self.assertEqual(self.embed(["ba be", "go"]).read_bytes(), vectors["ga: "])
-        self.set_in(name, prompts={"query": "bu: ", "other": "ga: "}, default_prompt_name="other")
-        self.assertEqual(self.embed(["ba be", "go"]).read_bytes(), vectors["ga: "])
-        # What embed and search do without options is what eval measures.
-        self.set_in(name, prompts=prompts, default_prompt_name=None)
-        anchors, texts = ([row[side] for row in pairs()[:30]] for side in (0, 1))
-        index = self.embed(texts)
-        found = self.run_program("search", "--model", self.model, "--index", index, "--top", 1, "--json", *anchors).stdout
-        nearest = [texts[json.loads(line)["row"]] for line in found.splitlines()]
-        self.write_csv(self.pairs, [("anchor", "positive"), *zip(anchors, texts)])
-        measured = json.loads(self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--json").stdout)
-        right = {anchor: {t for a, t in zip(anchors, texts) if a == anchor} for anchor in anchors}
-        hits = {anchor: text in right[anchor] for anchor, text in zip(anchors, nearest)}
-        self.assertAlmostEqual(measured["recall@1"], sum(hits.values()) / len(hits))
-
-    def test_memory_of_texts_of_which_one_is_long(self) -> None:
-        tokens, texts = 2000, 30_000
-        self.model = small_model.make(self.folder / "long", tokens)
-        peaks = []
-        for last in ("ba", "ba " * (tokens - 2)):
-            self.write("t.txt", "ba be\n" * texts + last + "\n")
-            process = subprocess.Popen(
-                [program_case.PROGRAM, "embed", "--model", self.model, "--input", self.folder / "t.txt", "--out",
-                 self.folder / f"v{len(peaks)}.npy", "--threads", "2"], stderr=subprocess.DEVNULL)
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            self.assertEqual(process.returncode, 0)
-            peaks.append(usage.ru_maxrss / 1024)
-        # Padded to the longest, ids and mask would be 286 MiB.
-        self.assertLess(peaks[1] - peaks[0], 150)
-        (_, short), (_, with_long) = (read_npy(self.folder / f"v{i}.npy") for i in range(2))
-        self.assertEqual(short[:-1], with_long[:-1])
-        self.assertNotEqual(short[-1], with_long[-1])
-
-    def test_vectors_of_any_similarity(self) -> None:
-        expected = self.embed(["ba be", "go"]).read_bytes()
-        for similarity in ("euclidean", "manhattan", "dot"):
-            self.set_in("config_sentence_transformers.json", similarity_fn_name=similarity)
-            index = self.embed(["ba be", "go"])
-            self.assertEqual(index.read_bytes(), expected)
-            if similarity != "dot":
-                self.assert_refused([f"'{similarity}'", "cosine or dot"], "search", "--model", self.model, "--index", index,
-                                    "go")
-                self.assert_refused([f"'{similarity}'", "cosine or dot"], *self.train_arguments("out"))
-
-    def test_texts_without_tokens(self) -> None:
-        vocabulary = {token: number for number, token in enumerate((self.model / "vocab.txt").read_text().splitlines())}
-        (self.model / "tokenizer.json").write_text(json.dumps({
-            "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None,
-            "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"}}))
-        nothing = "\u00a0\u3000"
-        words = ["line 4", f"'{nothing}' has no tokens"]
-        for name, lines in (("t.txt", ["ba", "be", "bi", nothing]), ("t.csv", ["text", "ba", "be", nothing])):
-            self.write(name, "".join(f"{line}\n" for line in lines))
-            self.assert_refused([f"{name}: line 4, column 1", words[1]], "embed", "--model", self.model, "--input",
-                                self.folder / name, "--out", self.folder / "v.npy")
-        self.assert_refused([words[1]], "search", "--model", self.model, "--index", self.embed(["ba"]), nothing,
-                            "--query-prefix", "")
-        for rows in ([("anchor", "positive"), ("ba", "be"), ("bo", "bi"), ("bu", nothing)],
-                     [("anchor", "positive", "negative"), ("ba", "be", "go"), ("bo", "bi", "ga"), ("bu", "ba", nothing)]):
-            self.write_csv(self.pairs, rows)
-            for command in (["eval", "--model", self.model], ["check-gradient", "--model", self.model],
-                            self.train_arguments("out", "--eval-share", 0, "--batch", 3)):
-                self.assert_refused(["pairs.csv: line 4, column", words[1]], *command, "--pairs", self.pairs)
-        self.write_csv(self.folder / "held.csv", rows)
-        self.write_csv(self.pairs, [row[:2] for row in rows[:3]])
-        shutil.rmtree(self.folder / "out.run")
-        self.assert_refused(["held.csv: line 4, column", words[1]],
-                            *self.train_arguments("out", "--eval-pairs", self.folder / "held.csv"))
-
-    def test_search(self) -> None:
-        texts = sorted({row[1] for row in pairs()})
-        index = self.embed(texts)
-        done = self.run_program("search", "--model", self.model, "--index", index, "--texts", self.folder / "t.txt", "--top", 3,
-                                "--json", "--query-prefix", "", texts[7], texts[11])
-        found = [json.loads(line) for line in done.stdout.splitlines()]
-        self.assertEqual([line["rank"] for line in found], [1, 2, 3, 1, 2, 3])
-        for first, row in ((found[0], 7), (found[3], 11)):
-            self.assertEqual((first["row"], first["text"]), (row, texts[row]))
-            self.assertAlmostEqual(first["score"], 1, places=5)
-        shown = self.run_program("search", "--model", self.model, "--index", index, "--query-prefix", "", texts[7]).stdout
-        self.assertEqual(len(shown.splitlines()), 10)
-        self.assertEqual(shown.split()[:3], ["1", "1.0000", "7"])
-
-    def test_eval(self) -> None:
-        self.write_csv(self.pairs, [("query", "passage"), ("ba be", "ba be"), ("ba be", "ba  be"), ("fo", "fo"), ("gu", "gu")])
-        done = self.run_program("eval", "--model", self.model, "--pairs", self.pairs, "--query-prefix", "", "--json")
-        measured = json.loads(done.stdout)
-        self.assertEqual((measured["queries"], measured["targets"]), (3, 4))
-        self.assertEqual((measured["recall@5"], measured["mrr"], measured["ndcg@10"]), (1, 1, 1))
-        self.assertIn("mrr        1.0000", self.run_program("eval", "--model", self.model, "--pairs", self.pairs,
-                                                            "--query-prefix", "").stdout)
-
-    # --- inspect, check-gradient -----------------------------------------------------------------------------------
 
     def test_inspect(self) -> None:
         shown = self.run_program("inspect", self.model).stdout
@@ -636,8 +266,6 @@ class ProgramTest(ProgramCase):
                                     3, "--loss", loss)
             self.assertIn("encoder.layer.1", done.stdout)
             self.assertIn("equal to rounding", done.stdout)
-
-    # --- errors ----------------------------------------------------------------------------------------------------
 
     def test_usage(self) -> None:
         self.assert_refused(["--help"])
