@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "tapecache/distributed/exception_text.h"
+#include "tapecache/distributed/time_limit.h"
 
 namespace tapecache::distributed {
 
@@ -39,9 +40,7 @@ Communicator::Communicator(int rank, int size, std::chrono::milliseconds limit)
   if (size < 1) throw ValueError(fmt::format("communicator: {} ranks, expected at least 1", size));
   if (rank < 0 || rank >= size)
     throw ValueError(fmt::format("communicator: rank {}, expected 0 to {}", rank, size - 1));
-  if (limit.count() < 0) {
-    throw ValueError(fmt::format("communicator: a limit of {} ms, expected at least 0", limit.count()));
-  }
+  detail::check_limit("communicator", limit);
 }
 
 /// While a call runs. The others cannot tell in which order two of them are made.
@@ -84,7 +83,9 @@ void Communicator::check_shares(const char* call, const Tensor& rows, const Tens
   std::int64_t total = 0;
   for (const std::int64_t count : counts) {
     if (count < 0) throw ValueError(fmt::format("{}: a count of {} rows, expected at least 0", call, count));
-    total += count;
+    if (__builtin_add_overflow(total, count, &total)) {
+      throw ValueError(fmt::format("{}: the counts of rows together exceed 2^63 - 1", call));
+    }
   }
   const std::int64_t own = counts[static_cast<std::size_t>(rank_)];
   if (rows.rank() == 0 || all.rank() == 0 || rows.size(0) != own || all.size(0) != total ||

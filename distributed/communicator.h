@@ -69,7 +69,7 @@ class Communicator {
   virtual std::string name() const = 0;
   int rank() const { return rank_; }
   int size() const { return size_; }
-  /// Longest wait of a call for the others; 0: none.
+  /// Longest wait of a call for the others, up to a year; 0: none, and they wait for ever.
   std::chrono::milliseconds limit() const { return limit_; }
   /// Whether tensors may be on this device. The host's always may.
   virtual bool takes(Device device) const { return device == Device::cpu(); }
@@ -82,7 +82,7 @@ class Communicator {
   /// The opposite: `all` of all ranks are added, and `rows` are this rank's `counts[rank]` of the sum. f32, f64, i64.
   void reduce_scatter(const Tensor& all, Tensor& rows, std::span<const std::int64_t> counts);
   /// Element by element, over all ranks and in place. f32, f64, i64. A NaN in any is a NaN in the sum; of a maximum it
-  /// is not said.
+  /// is not said. Sums of i64 wrap around.
   void all_reduce(Tensor& values, Reduction reduction = Reduction::kSum);
   /// What rank `root` holds, in place. Any type.
   void broadcast(Tensor& values, int root);
@@ -104,7 +104,7 @@ class Communicator {
   std::shared_ptr<void>& notes() { return notes_; }
 
  protected:
-  /// Throws ValueError for a size below 1, a rank outside it, a negative limit.
+  /// Throws ValueError for a size below 1, a rank outside it, a limit below 0 or above a year.
   Communicator(int rank, int size, std::chrono::milliseconds limit);
 
   /// The same calls behind the checks: two ranks at least, something to send, arguments of the right sizes, types and
@@ -152,7 +152,7 @@ void on_rank_0(Communicator& ranks, const std::function<void()>& work);
 /// debugging. The first that throws ends the calls of the others, and when all have returned, its exception is thrown
 /// here. A rank that does not return is waited for: only calls of the communicator have a limit. The threads share one
 /// pool of workers and everything that is not of a thread; each has its own random state, tape and `Autocast`. The rank
-/// of a group of one is the caller's thread. Throws ValueError for fewer than 1.
+/// of a group of one is the caller's thread. Throws ValueError for fewer than 1, and for a limit that no communicator has.
 void run_in_threads(int size, const std::function<void(Communicator&)>& function,
                     std::chrono::milliseconds limit = std::chrono::minutes(10));
 

@@ -4,6 +4,7 @@
 #include <exception>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -11,6 +12,7 @@
 
 #include "tapecache/distributed/communicator.h"
 #include "tapecache/distributed/exception_text.h"
+#include "tapecache/distributed/time_limit.h"
 
 namespace tapecache::distributed {
 
@@ -142,6 +144,16 @@ T larger(T a, T b) {
   return b > a ? b : a;
 }
 
+/// Whole numbers wrap around, as MPI's and NCCL's do.
+template <class T>
+T sum(T a, T b) {
+  if constexpr (std::is_integral_v<T>) {
+    return static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) + static_cast<std::make_unsigned_t<T>>(b));
+  } else {
+    return a + b;
+  }
+}
+
 /// Elements [begin, end) of all ranks' arrays, joined in rank order, into `target`, or to their places in all ranks'
 /// arrays where that is null.
 template <class T>
@@ -156,7 +168,7 @@ void reduce_elements(const Meeting& meeting, std::size_t begin, std::size_t end,
       if (rank == 0) {
         std::copy_n(values, count, block);
       } else if (reduction == Communicator::Reduction::kSum) {
-        for (std::size_t i = 0; i < count; ++i) block[i] += values[i];
+        for (std::size_t i = 0; i < count; ++i) block[i] = sum(block[i], values[i]);
       } else {
         for (std::size_t i = 0; i < count; ++i) block[i] = larger(block[i], values[i]);
       }
@@ -278,6 +290,7 @@ class ThreadCommunicator final : public Communicator {
 
 void run_in_threads(int size, const std::function<void(Communicator&)>& function, std::chrono::milliseconds limit) {
   if (size < 1) throw ValueError(fmt::format("run_in_threads: {} ranks, expected at least 1", size));
+  detail::check_limit("run_in_threads", limit);
   Meeting meeting(size);
   if (size == 1) {
     ThreadCommunicator alone(meeting, 0, limit);

@@ -14,6 +14,7 @@
 #include "tapecache/distributed/mpi/collectives.h"
 #include "tapecache/distributed/mpi/messenger.h"
 #include "tapecache/distributed/mpi/process.h"
+#include "tapecache/distributed/time_limit.h"
 
 namespace tapecache::distributed {
 
@@ -162,8 +163,7 @@ bool mpi_launched() {
 }
 
 std::unique_ptr<Communicator> mpi_world(std::chrono::milliseconds limit) {
-  if (limit.count() < 0)
-    throw ValueError(fmt::format("mpi_world: a limit of {} ms, expected at least 0", limit.count()));
+  detail::check_limit("mpi_world", limit);
   if (lives) throw ValueError("mpi_world: another communicator of MPI lives");
   World world;
   try {

@@ -145,6 +145,47 @@ BOOST_AUTO_TEST_CASE(a_sum_keeps_a_nan_and_integers) {
       kLimit);
 }
 
+BOOST_AUTO_TEST_CASE(sums_of_integers_wrap_around) {
+  constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max();
+  run_in_threads(
+      3,
+      [](Communicator& ranks) {
+        Tensor values = Tensor::from({kLargest, std::int64_t{-2} * ranks.rank()}, {2});
+        ranks.all_reduce(values);
+        // 3 (2^63 - 1) - 2^64 = 2^63 - 3.
+        require(values.to_vector<std::int64_t>() == std::vector<std::int64_t>{kLargest - 2, -6}, "all_reduce");
+        Tensor all = Tensor::from({kLargest, kLargest, kLargest}, {3}), own = Tensor::zeros({1}, DType::kInt64);
+        ranks.reduce_scatter(all, own, std::vector<std::int64_t>{1, 1, 1});
+        require(own.to_vector<std::int64_t>() == std::vector<std::int64_t>{kLargest - 2}, "reduce_scatter");
+      },
+      kLimit);
+}
+
+BOOST_AUTO_TEST_CASE(refuses_limits_and_counts_that_no_clock_or_number_holds) {
+  using std::chrono::milliseconds;
+  for (const int size : {1, 3}) {
+    for (const milliseconds limit : {milliseconds(-1), milliseconds::min(), milliseconds::max(),
+                                     milliseconds(std::chrono::hours(24 * 365)) + milliseconds(1)}) {
+      BOOST_CHECK_EXCEPTION(run_in_threads(
+                                size, [](Communicator& ranks) { ranks.barrier(); }, limit),
+                            ValueError,
+                            [](const ValueError& e) { return contains(e.what(), "run_in_threads: a limit of "); });
+    }
+    run_in_threads(
+        size, [](Communicator& ranks) { ranks.barrier(); }, std::chrono::hours(24 * 365));
+  }
+  run_in_threads(2, [](Communicator& ranks) {
+    Tensor all = Tensor::zeros({2}), own = Tensor::zeros({1});
+    const std::int64_t large = std::int64_t{1} << 62;
+    try {
+      ranks.all_gather(own, all, std::vector<std::int64_t>{large, large});
+      require(false, "no error");
+    } catch (const ValueError& error) {
+      require(contains(error.what(), "all_gather: the counts of rows together exceed 2^63 - 1"), error.what());
+    }
+  });
+}
+
 BOOST_AUTO_TEST_CASE(hands_out_and_round) {
   for (const int size : kSizes) {
     run_in_threads(
