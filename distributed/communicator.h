@@ -152,7 +152,8 @@ void on_rank_0(Communicator& ranks, const std::function<void()>& work);
 /// debugging. The first that throws ends the calls of the others, and when all have returned, its exception is thrown
 /// here. A rank that does not return is waited for: only calls of the communicator have a limit. The threads share one
 /// pool of workers and everything that is not of a thread; each has its own random state, tape and `Autocast`. The rank
-/// of a group of one is the caller's thread. Throws ValueError for fewer than 1, and for a limit that no communicator has.
+/// of a group of one is the caller's thread. Throws ValueError for fewer than 1, and for a limit that no communicator
+/// has.
 void run_in_threads(int size, const std::function<void(Communicator&)>& function,
                     std::chrono::milliseconds limit = std::chrono::minutes(10));
 

@@ -30,8 +30,8 @@ bool mpi_launched();
 /// start, and at the end with the status that it exits with.
 ///
 /// Throws CommunicationError where MPI cannot be started or a rank does not come, after which no other is to be had;
-/// ValueError while another one lives, for a limit below 0 or above a year, and where MPI finds fewer processes than the
-/// launcher says that it started, as by the launcher of another MPI.
+/// ValueError while another one lives, for a limit below 0 or above a year, and where MPI finds fewer processes than
+/// the launcher says that it started, as by the launcher of another MPI.
 std::unique_ptr<Communicator> mpi_world(std::chrono::milliseconds limit = std::chrono::minutes(10));
 
 }  // namespace tapecache::distributed
