@@ -2,9 +2,10 @@
 """What a cached step of CLIP ViT-B/32 costs in so many processes: a model from measured parts and assumed networks.
 
     bench/cost_model.py            prints the tables, which bench/peers/table.py puts into docs/distributed.md
-    bench/cost_model.py --measure BUILD --launcher COMMAND   measures the parts and records them for this processor
+    ./run bench cost_model         measures the parts, records them for this processor, and puts the tables there
 
-The parts are the figure "step_parts" of bench/results/<processor>.json; what else goes in is below, and named an assumption.
+The parts are the figure "step_parts" of bench/results/<processor>.json, of the processor that was measured last; what else goes
+in is below, and named an assumption.
 """
 
 import argparse
@@ -23,7 +24,6 @@ sys.dont_write_bytecode = True
 
 import results  # noqa: E402
 
-SOURCE = "amd-zen-3"
 WHOLE_PAIRS = 32  # of the whole steps that the model is held against
 WHOLE_STEP = ["--batch", WHOLE_PAIRS, "--chunk", 16, "--threads", 1, "--steps", 1]
 WORST = 0.5  # share of its time that a process must get of one alone, to count as scaling
@@ -254,7 +254,16 @@ def held_against(result):
     return lines
 
 
-def pages(result):
+def measured_last(stored):
+    """Of the results of processors, the one whose parts are the newest; None where no parts are in any."""
+    return max((result for result in stored if "step_parts" in result["figures"]),
+               key=lambda result: result["figures"]["step_parts"]["date"], default=None)
+
+
+def pages(stored):
+    result = measured_last(stored)
+    if result is None:
+        return ["Not measured yet: `./run bench cost_model` does it."]
     parts = result["figures"]["step_parts"]
     return [*inputs(parts, result["processor"]), *held_against(result), "", *assumptions(), "", *table(parts), "",
             f"Where it stops scaling: how many processes there are when each first has less than {100 * WORST:.0f} % of its",
@@ -275,7 +284,7 @@ def measure(build, launcher):
     steps = [{"processes": 1, "pairs": WHOLE_PAIRS, "seconds": alone}]
     figures = {"step_parts": json.loads(text_of([programs / "bench_step_parts"]))}
     if launcher:
-        two = [*shlex.split(launcher), "-n", "2"]
+        two = shlex.split(launcher)
         figures["step_link"] = json.loads(text_of([*two, str(programs / "bench_link")]))
         said = text_of([*two, *whole])
         seconds = float(re.search(r"seconds a step +([0-9.]+)", said)[1])
@@ -288,15 +297,14 @@ def measure(build, launcher):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", metavar="BUILD")
-    parser.add_argument("--launcher", default="", help="that starts processes of MPI, such as 'mpirun --bind-to none'")
+    parser.add_argument("--launcher", default="", help="that starts two processes of MPI, such as 'mpirun -n 2 --bind-to none'")
     arguments = parser.parse_args()
+    import table
     if arguments.measure:
         measure(arguments.measure, arguments.launcher)
-        return
-    result = results.load(results.FOLDER / f"{SOURCE}.json")
-    if "step_parts" not in result["figures"]:
-        sys.exit(f"cost_model: {SOURCE}.json has no parts of a step; --measure BUILD on that processor records them")
-    print("\n".join(pages(result)))
+        table.write()
+    else:
+        print("\n".join(pages(table.stored_results())))
 
 
 if __name__ == "__main__":

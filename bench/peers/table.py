@@ -2,6 +2,7 @@
 
     README.md            one line
     docs/benchmarks.md   the goals, and every step
+    docs/distributed.md  what a step costs in many processes
 
 `table.py` writes them; `table.py --check` says where a page has others, as the suite does.
 """
@@ -11,6 +12,9 @@ import textwrap
 from pathlib import Path
 
 from results import FOLDER, ROOT, load
+
+sys.path.insert(0, str(ROOT / "bench"))
+import cost_model  # noqa: E402
 
 MODELS = {
     "vit_ti_4_32_b64": "ViT-Ti/4 of 32 × 32, batch 64",
@@ -169,7 +173,8 @@ def summary(results):
 
 
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
-PLACES = [(ROOT / "README.md", "summary", summary), (BENCHMARKS, "goals", goals_table), (BENCHMARKS, "steps", steps_table)]
+PLACES = [(ROOT / "README.md", "summary", summary), (BENCHMARKS, "goals", goals_table), (BENCHMARKS, "steps", steps_table),
+          (ROOT / "docs" / "distributed.md", "many processes", cost_model.pages)]
 
 
 def with_table(page, name, lines):

@@ -72,6 +72,11 @@ class Model(unittest.TestCase):
         self.assertEqual(last, f"| 32 pairs, 1 process of one thread | 8.50 | {model.written(alone)} |")
         self.assertEqual(model.held_against({"figures": {"step_parts": PARTS}}), [])
 
+    def test_the_pages_show_what_was_measured_last(self):
+        newer, without = {"figures": {"step_parts": {**PARTS, "date": "2002-02-02"}}}, {"figures": {}}
+        self.assertIs(model.measured_last([{"figures": {"step_parts": {**PARTS, "date": "2001-01-01"}}}, newer, without]), newer)
+        self.assertIn("Not measured yet", model.pages([without])[0])
+
 
 if __name__ == "__main__":
     unittest.main()

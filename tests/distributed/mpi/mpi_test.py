@@ -185,6 +185,11 @@ class MpiTest(unittest.TestCase):
             with self.subTest(count=count):
                 self.good(count, "training train", f"{count} ranks, all right")
 
+    def test_what_all_have_caught_is_done_again(self) -> None:
+        for count in (2, 3, 4):
+            with self.subTest(count=count):
+                self.good(count, "training recovers", f"{count} ranks, all right")
+
     def test_a_fault_in_any_phase_of_a_step_ends_all(self) -> None:
         for phase in ("forward", "loss", "backward"):
             with self.subTest(phase=phase):

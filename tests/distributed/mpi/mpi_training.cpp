@@ -1,8 +1,10 @@
 // Training by cached steps, on one rank of a group that an MPI launcher started; see mpi_test.py.
 #include <signal.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <exception>
 #include <functional>
 #include <map>
 #include <random>
@@ -76,10 +78,19 @@ std::int64_t begin_of(int rank, int size, std::int64_t step, const Way& way) {
   return kBatch * rank / size + (way.segments > 0 ? 0 : (step + rank) % 2);
 }
 
-/// Called when the images of a chunk are encoded, and in the loss.
+/// Called when the images of a chunk are encoded, which it may change, and in the loss.
 struct Watch {
-  std::function<void(std::int64_t step)> encode = [](std::int64_t) {}, loss = encode;
+  std::function<void(std::int64_t step, Tensor& images)> encode = [](std::int64_t, Tensor&) {};
+  std::function<void(std::int64_t step)> loss = [](std::int64_t) {};
+  /// Whether a step that did not end well is taken again: what it threw, or why it was refused.
+  std::function<bool(std::int64_t step, const std::string& why)> again = [](std::int64_t, const std::string&) {
+    return false;
+  };
 };
+
+bool without_gradients(const std::vector<Parameter>& parameters) {
+  return std::none_of(parameters.begin(), parameters.end(), [](const Parameter& p) { return p.gradient().defined(); });
+}
 
 /// The parameters after the last step; `ranks` null: of one process that has the whole batch.
 std::vector<Tensor> train(Communicator* ranks, const Way& way = {}, const Watch& watch = {}) {
@@ -92,8 +103,8 @@ std::vector<Tensor> train(Communicator* ranks, const Way& way = {}, const Watch&
     const Batch batch = batch_of(step, begin_of(rank, size, step, way), begin_of(rank + 1, size, step, way));
     const std::vector<Tower> towers = {
         {"image", batch.images.to(way.dtype),
-         [&](const Tensor& images) {
-           watch.encode(step);
+         [&](Tensor images) {
+           watch.encode(step, images);
            return model.encode_image(images);
          }},
         {"text", batch.texts, [&](const models::TokenBatch& texts) { return model.encode_text(texts); }}};
@@ -103,14 +114,31 @@ std::vector<Tensor> train(Communicator* ranks, const Way& way = {}, const Watch&
           r[0], r[1],
           {.scale = losses::Scale::from_log(model.logit_scale()), .communicator = way.shared_loss ? ranks : nullptr});
     };
-    begin_random_step(kSeed, static_cast<std::uint32_t>(step));
     gradcache::StepOptions options{.cut = {2}};
     options.communicator = ranks;
     options.shared_loss = way.shared_loss && ranks != nullptr;
     options.reproducible_segments = way.segments;
     options.reduction.bucket_bytes = 32768;  // a few of them
-    const gradcache::StepResult result = gradcache::cached_step(towers, loss, options);
-    require(result.status == gradcache::StepStatus::kDone, result.message);
+    for (;;) {
+      begin_random_step(kSeed, static_cast<std::uint32_t>(step));
+      const RandomState random = random_state();
+      std::exception_ptr thrown;
+      std::string why;
+      try {
+        const gradcache::StepResult result = gradcache::cached_step(towers, loss, options);
+        if (result.status == gradcache::StepStatus::kDone) break;
+        why = result.message;
+      } catch (const std::exception& error) {
+        thrown = std::current_exception();
+        why = error.what();
+      }
+      if (!watch.again(step, why)) {
+        if (thrown) std::rethrow_exception(thrown);
+        require(false, why);
+      }
+      require(without_gradients(parameters), "gradients are left after: " + why);
+      require(!thrown || random_state() == random, "the random state is another after: " + why);
+    }
     train::clip_gradient_norm(parameters, 1.0);
     optimizer.step(1e-3);
     optimizer.clear_gradients();
@@ -120,14 +148,22 @@ std::vector<Tensor> train(Communicator* ranks, const Way& way = {}, const Watch&
   return values;
 }
 
-void require_alike(Communicator& ranks, const Way& way, double tolerance) {
-  const std::vector<Tensor> alone = train(nullptr, way), together = train(&ranks, way);
-  double difference = 0;
-  for (std::size_t i = 0; i < alone.size(); ++i) {
-    const std::vector<double> a = alone[i].to(DType::kFloat64).to_vector<double>();
-    const std::vector<double> b = together[i].to(DType::kFloat64).to_vector<double>();
-    for (std::size_t j = 0; j < a.size(); ++j) difference = std::max(difference, std::abs(a[j] - b[j]));
+/// NaN where either has one.
+double largest_difference(const std::vector<Tensor>& left, const std::vector<Tensor>& right) {
+  double largest = 0;
+  for (std::size_t i = 0; i < left.size(); ++i) {
+    const std::vector<double> a = left[i].to(DType::kFloat64).to_vector<double>();
+    const std::vector<double> b = right[i].to(DType::kFloat64).to_vector<double>();
+    for (std::size_t j = 0; j < a.size(); ++j) {
+      const double difference = std::abs(a[j] - b[j]);
+      if (!(difference <= largest)) largest = difference;
+    }
   }
+  return largest;
+}
+
+void require_alike(Communicator& ranks, const Way& way, double tolerance) {
+  const double difference = largest_difference(train(nullptr, way), train(&ranks, way));
   require(difference <= tolerance, "parameters differ by " + std::to_string(difference * 1e12) + "e-12");
 }
 
@@ -147,7 +183,7 @@ void goes_wrong(const std::string& phase, std::chrono::seconds limit, const std:
   const bool here = ranks->rank() == 1;
   bool lossy = false;
   Watch watch;
-  watch.encode = [&](std::int64_t step) {
+  watch.encode = [&](std::int64_t step, Tensor&) {
     if (here && step == 3 && (phase == "forward" || (phase == "backward" && lossy))) what();
   };
   watch.loss = [&](std::int64_t step) {
@@ -156,6 +192,58 @@ void goes_wrong(const std::string& phase, std::chrono::seconds limit, const std:
   };
   train(ranks.get(), {}, watch);
   std::printf("rank %d went on\n", ranks->rank());
+}
+
+/// Rank 1 fails once in some steps, each time in another phase or by another fault. What all have caught is done again,
+/// and the training ends as if nothing had been.
+void recovers() {
+  enum class Phase { kForward, kLoss, kBackward };
+  enum class Fault { kThrows, kOutOfMemory, kNaN };
+  struct Case {
+    Phase phase;
+    Fault fault;
+    std::string text;
+  };
+  const std::map<std::int64_t, Case> cases = {
+      {3, {Phase::kForward, Fault::kThrows, "out of tea"}},
+      {8, {Phase::kLoss, Fault::kThrows, "out of tea"}},
+      {13, {Phase::kBackward, Fault::kThrows, "out of tea"}},
+      {18, {Phase::kForward, Fault::kOutOfMemory, "no room for tea"}},
+      {23, {Phase::kLoss, Fault::kOutOfMemory, "no room for tea"}},
+      {28, {Phase::kBackward, Fault::kOutOfMemory, "no room for tea"}},
+      {33, {Phase::kForward, Fault::kNaN, "loss is nan"}},
+      {34, {Phase::kForward, Fault::kThrows, "out of tea"}},  // the step after one that failed
+  };
+  const auto ranks = mpi_world(20s);
+  std::map<std::int64_t, int> left, caught;
+  for (const auto& [step, fault] : cases) left[step] = ranks->rank() == 1 ? 1 : 0;
+  std::int64_t losses_taken_of = -1;
+  const auto strike = [&](std::int64_t step, Phase phase, Tensor* images) {
+    const auto found = cases.find(step);
+    if (found == cases.end() || found->second.phase != phase || left[step] == 0) return;
+    --left[step];
+    if (found->second.fault == Fault::kThrows) throw ValueError("out of tea");
+    if (found->second.fault == Fault::kOutOfMemory) throw OutOfMemory("no room for tea", 1, 2, 3);
+    *images = Tensor::full(images->shape(), std::nan(""), images->dtype());
+  };
+  Watch watch;
+  watch.encode = [&](std::int64_t step, Tensor& images) {
+    strike(step, losses_taken_of == step ? Phase::kBackward : Phase::kForward, &images);
+  };
+  watch.loss = [&](std::int64_t step) {
+    losses_taken_of = step;
+    strike(step, Phase::kLoss, nullptr);
+  };
+  watch.again = [&](std::int64_t step, const std::string& why) {
+    losses_taken_of = -1;
+    require(why.find(cases.at(step).text) != std::string::npos, "another error than was thrown: " + why);
+    return ++caught[step] == 1;
+  };
+  const std::vector<Tensor> alone = train(nullptr), together = train(ranks.get(), {}, watch);
+  require(caught.size() == cases.size(), "every fault is met on every rank");
+  require(largest_difference(alone, together) <= 1e-12, "parameters differ");
+  ranks->barrier();
+  if (ranks->rank() == 0) std::printf("%d ranks, all right\n", ranks->size());
 }
 
 }  // namespace
@@ -170,6 +258,7 @@ int main(int argc, char** argv) {
   };
   try {
     if (role == "train") train_alike();
+    else if (role == "recovers") recovers();
     else goes_wrong(argv[2], role == "late" ? 2s : role == "late-by-20" ? 5s : 20s, faults.at(role));
     return 0;
   } catch (const std::exception& error) {
