@@ -74,7 +74,8 @@ class Model(unittest.TestCase):
 
     def test_the_pages_show_what_was_measured_last(self):
         newer, without = {"figures": {"step_parts": {**PARTS, "date": "2002-02-02"}}}, {"figures": {}}
-        self.assertIs(model.measured_last([{"figures": {"step_parts": {**PARTS, "date": "2001-01-01"}}}, newer, without]), newer)
+        older = {"figures": {"step_parts": {**PARTS, "date": "2001-01-01"}}}
+        self.assertIs(model.measured_last([older, newer, without]), newer)
         self.assertIn("Not measured yet", model.pages([without])[0])
 
 
