@@ -296,7 +296,9 @@ class Run {
 
   /// The next step. Throws NumericalError where it cannot be taken.
   MetricsLog::Figures step() {
+    const Clock::time_point begin = Clock::now();
     const PairBatch batch = next_batch();
+    const double loading_seconds = seconds_since(begin);
     const std::vector<gradcache::Tower> towers = towers_of(batch, trainee_->model(), trainee_->images());
     const gradcache::Loss loss = trainee_->loss().of(batch, prefixes_, options_.model.embed(), group_);
     trainee_->model().model().set_training(true);
@@ -321,7 +323,8 @@ class Run {
             {"learning_rate", rate},
             {"gradient_norm", norm},
             {"scale", trainee_->loss().scale()},
-            {"peak_bytes", static_cast<double>(result.peak_bytes)}};
+            {"peak_bytes", static_cast<double>(result.peak_bytes)},
+            {"loading_seconds", loading_seconds}};
   }
 
   /// The cached against the direct gradient, on the first pairs of each process.

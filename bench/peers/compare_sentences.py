@@ -4,7 +4,8 @@
 Both take the same batch of pairs (descriptions of Debian's packages, see demos/minilm_finetune), one by the program `tapecache`
 in chunks of 4,096 tokens, its default, the other by `CachedMultipleNegativesRankingLoss` in mini-batches of 32 texts of at most
 128 tokens. Without dropout the first step's loss and gradient are compared; then each takes steps in turn, as a user has them,
-tokens and optimiser included, and encodes texts of mixed length. Figures go into bench/results/<processor>.json.
+tokens and optimiser included, and encodes texts of mixed length. After as many steps of one learning rate, each searches among
+pairs that were held out. Figures go into bench/results/<processor>.json.
 """
 
 import argparse
@@ -114,6 +115,31 @@ def compare_encoding(ours, theirs, options, folder, texts):
     return statistics.median(ratios), difference
 
 
+def recall_at_1(vectors):
+    """Of pairs, whose first sides are the first half of the rows: how many find their own second side first."""
+    first, second = numpy.split(vectors / numpy.linalg.norm(vectors, axis=1, keepdims=True), 2)
+    return float(((first @ second.T).argmax(axis=1) == numpy.arange(len(first))).mean())
+
+
+def compare_recall(ours, theirs, options, folder, held_out):
+    """Before training, and of each after `rounds` steps of the same rate, which the other has taken."""
+    path = folder / "held_out.txt"
+    path.write_text("".join(f"{text}\n" for side in zip(*held_out) for text in side), encoding="utf-8")
+
+    def recall_of(model):
+        ours.run("embed", "--model", model, "--input", path, "--out", folder / "v.safetensors", "--max-tokens",
+                 options.max_tokens)
+        return recall_at_1(load_file(folder / "v.safetensors")["embeddings"])
+
+    ours.train(folder / "trained", options.rounds, "--schedule", "constant")
+    theirs.ask(f"encode {path}")
+    recalls = {"before": recall_of(ours.model), "ours": recall_of(folder / "trained"),
+               "theirs": recall_at_1(load_file(f"{path}.safetensors")["embeddings"])}
+    print(f"recall@1 of {len(held_out)} pairs held out: {recalls['before']:.3f} before, after {options.rounds} steps "
+          f"{recalls['ours']:.3f} and {recalls['theirs']:.3f}", flush=True)
+    return recalls
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", type=Path, required=True, help="tapecache of a build")
@@ -137,13 +163,16 @@ def main():
         loss, gradient = compare_first_step(ours, theirs, folder)
         encoding, embedding = compare_encoding(ours, theirs, options, folder, texts)  # before their model is another
         seconds, peaks, first = compare_steps(ours, theirs, options, folder)
+        recalls = compare_recall(ours, theirs, options, folder, rows[-ENCODED // 2:])
         theirs.kill()
     finally:
         shutil.rmtree(folder)
     figures = {"sentences_step": seconds[1] / seconds[0], "sentences_memory": peaks[0] / peaks[1],
                "sentences_encoding": encoding, "sentences_first_step_seconds": first,
                "sentences_loss_difference": loss, "sentences_gradient_difference": gradient,
-               "sentences_embedding_difference": embedding}
+               "sentences_embedding_difference": embedding, "sentences_recall": recalls["ours"],
+               "sentences_recall_before": recalls["before"],
+               "sentences_recall_difference": recalls["ours"] - recalls["theirs"]}
     for name, value in figures.items():
         print(f"{name:32} {value:.4g}")
     print(f"{options.pairs / seconds[0]:.1f} and {options.pairs / seconds[1]:.1f} pairs a second; "

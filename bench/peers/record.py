@@ -2,7 +2,8 @@
 
     ./run bench record [--demo SUMMARY] [--gradcache REPORT] [--overhead REPORT] [NAME=VALUE ...]
 
-NAME is one of activation_copy_share, library_megabytes and demo_minutes.
+NAME is one of activation_copy_share, library_megabytes, demo_minutes and tokenizing, the least of what
+tests/reference/make_tokenizers.py compares.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import results
 import table
 
 READERS = {"demo": results.of_demo, "gradcache": results.of_gradcache, "overhead": results.of_overhead}
-GIVEN = ("activation_copy_share", "library_megabytes", "demo_minutes")
+GIVEN = ("activation_copy_share", "library_megabytes", "demo_minutes", "tokenizing")
 
 
 def main():

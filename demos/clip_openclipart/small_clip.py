@@ -5,10 +5,23 @@ import json
 import random
 import struct
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-IMAGE, PATCH, WIDTH, HEADS, PROJECTION, TOKENS = 48, 8, 128, 4, 128, 24
-LAYERS = {"vision_model": 4, "text_model": 2}
+
+@dataclass(frozen=True)
+class Sizes:
+    image: int = 48
+    patch: int = 8
+    width: int = 128
+    heads: int = 4
+    projection: int = 128
+    tokens: int = 24
+    vision_layers: int = 4
+    text_layers: int = 2
+
+    def layers(self) -> "dict[str, int]":
+        return {"vision_model": self.vision_layers, "text_model": self.text_layers}
 
 
 def vocabulary_of(captions: "list[str]") -> "dict[str, int]":
@@ -36,9 +49,10 @@ def write_tokenizer(folder: Path, vocabulary: "dict[str, int]") -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
 
 
-def write_weights(path: Path, vocabulary: int) -> int:
+def write_weights(path: Path, vocabulary: int, sizes: Sizes) -> int:
     """Gives how many numbers. Each matrix keeps the size of what goes through it, and residual parts begin small."""
     draw = random.Random(1)
+    width, patch = sizes.width, sizes.patch
     tensors: "dict[str, tuple[list[int], array.array]]" = {}
 
     def add(name: str, shape: "list[int]", deviation: float = 0, value: float = 0) -> None:
@@ -53,29 +67,29 @@ def write_weights(path: Path, vocabulary: int) -> int:
         add(f"{name}.bias", [outputs])
 
     def norm(name: str) -> None:
-        add(f"{name}.weight", [WIDTH], value=1)
-        add(f"{name}.bias", [WIDTH])
+        add(f"{name}.weight", [width], value=1)
+        add(f"{name}.bias", [width])
 
-    add("vision_model.embeddings.class_embedding", [WIDTH], 0.1)
-    add("vision_model.embeddings.patch_embedding.weight", [WIDTH, 3, PATCH, PATCH], (3 * PATCH * PATCH) ** -0.5)
-    add("vision_model.embeddings.position_embedding.weight", [(IMAGE // PATCH) ** 2 + 1, WIDTH], 0.1)
-    add("text_model.embeddings.token_embedding.weight", [vocabulary, WIDTH], 0.1)
-    add("text_model.embeddings.position_embedding.weight", [TOKENS, WIDTH], 0.02)
+    add("vision_model.embeddings.class_embedding", [width], 0.1)
+    add("vision_model.embeddings.patch_embedding.weight", [width, 3, patch, patch], (3 * patch * patch) ** -0.5)
+    add("vision_model.embeddings.position_embedding.weight", [(sizes.image // patch) ** 2 + 1, width], 0.1)
+    add("text_model.embeddings.token_embedding.weight", [vocabulary, width], 0.1)
+    add("text_model.embeddings.position_embedding.weight", [sizes.tokens, width], 0.02)
     norm("vision_model.pre_layrnorm")
     norm("vision_model.post_layernorm")
     norm("text_model.final_layer_norm")
-    for tower, layers in LAYERS.items():
+    for tower, layers in sizes.layers().items():
         for layer in range(layers):
             prefix, scale = f"{tower}.encoder.layers.{layer}", (2 * layers) ** -0.5
             for part in ("q_proj", "k_proj", "v_proj"):
-                linear(f"{prefix}.self_attn.{part}", WIDTH, WIDTH)
-            linear(f"{prefix}.self_attn.out_proj", WIDTH, WIDTH, scale)
-            linear(f"{prefix}.mlp.fc1", WIDTH, 4 * WIDTH)
-            linear(f"{prefix}.mlp.fc2", 4 * WIDTH, WIDTH, scale)
+                linear(f"{prefix}.self_attn.{part}", width, width)
+            linear(f"{prefix}.self_attn.out_proj", width, width, scale)
+            linear(f"{prefix}.mlp.fc1", width, 4 * width)
+            linear(f"{prefix}.mlp.fc2", 4 * width, width, scale)
             norm(f"{prefix}.layer_norm1")
             norm(f"{prefix}.layer_norm2")
     for name in ("visual_projection", "text_projection"):
-        add(f"{name}.weight", [PROJECTION, WIDTH], WIDTH ** -0.5)
+        add(f"{name}.weight", [sizes.projection, width], width ** -0.5)
     add("logit_scale", [], value=2.6593)
 
     header, offset = {}, 0
@@ -91,21 +105,22 @@ def write_weights(path: Path, vocabulary: int) -> int:
     return offset // 4
 
 
-def make(folder: Path, captions: "list[str]") -> None:
+def make(folder: Path, captions: "list[str]", sizes: Sizes = Sizes()) -> None:
     folder.mkdir(parents=True)
     vocabulary = vocabulary_of(captions)
     write_tokenizer(folder, vocabulary)
-    tower = {"hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_attention_heads": HEADS, "hidden_act": "gelu",
-             "projection_dim": PROJECTION}
+    tower = {"hidden_size": sizes.width, "intermediate_size": 4 * sizes.width, "num_attention_heads": sizes.heads,
+             "hidden_act": "gelu", "projection_dim": sizes.projection}
     (folder / "config.json").write_text(json.dumps({
-        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": PROJECTION,
-        "vision_config": {**tower, "num_hidden_layers": LAYERS["vision_model"], "image_size": IMAGE, "patch_size": PATCH},
-        "text_config": {**tower, "num_hidden_layers": LAYERS["text_model"], "vocab_size": len(vocabulary),
-                        "max_position_embeddings": TOKENS, "bos_token_id": 1, "eos_token_id": vocabulary["<end>"],
+        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": sizes.projection,
+        "vision_config": {**tower, "num_hidden_layers": sizes.vision_layers, "image_size": sizes.image,
+                          "patch_size": sizes.patch},
+        "text_config": {**tower, "num_hidden_layers": sizes.text_layers, "vocab_size": len(vocabulary),
+                        "max_position_embeddings": sizes.tokens, "bos_token_id": 1, "eos_token_id": vocabulary["<end>"],
                         "pad_token_id": 0}}, indent=2) + "\n")
-    side = {"height": IMAGE, "width": IMAGE}
+    side = {"height": sizes.image, "width": sizes.image}
     (folder / "preprocessor_config.json").write_text(json.dumps(
         {"image_processor_type": "SiglipImageProcessor", "size": side, "image_mean": [0.5, 0.5, 0.5],
          "image_std": [0.5, 0.5, 0.5]}, indent=2) + "\n")
-    numbers = write_weights(folder / "model.safetensors", len(vocabulary))
+    numbers = write_weights(folder / "model.safetensors", len(vocabulary), sizes)
     print(f"{folder}: {numbers / 1e6:.1f} million numbers, {len(vocabulary)} words", flush=True)

@@ -101,6 +101,9 @@ class ImagesTest(ProgramCase):
             self.assertLess(before[name], 0.2)
             self.assertGreater(after[name], 0.5)
         self.assertLess(max(line["gradient_distance"] for line in self.metrics("out", "check")), 1e-5)
+        for line in self.metrics("out", "train"):
+            self.assertGreater(line["loading_seconds"], 0)
+            self.assertLess(line["loading_seconds"], line["seconds"])
         for name in ("preprocessor_config.json", "tokenizer.json"):
             self.assertEqual((out / name).read_bytes(), (self.model / name).read_bytes())
         # Of a folder of images, in the order of their paths, the right ones are found by texts.
