@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -19,6 +20,7 @@ namespace tapecache::testing {
 // Targets by what they read.
 std::span<const FuzzTarget> tensor_targets();
 std::span<const FuzzTarget> text_targets();
+std::span<const FuzzTarget> tokenizer_targets();
 std::span<const FuzzTarget> folder_targets();
 std::span<const FuzzTarget> image_targets();
 
@@ -59,6 +61,20 @@ bool takes(Read read) {
   } catch (const OutOfMemory&) {
   }
   return false;
+}
+
+/// Bytes that are files one after another, each after a line with its name: "=== 1_Pooling/config.json".
+template <class Take>
+void for_each_file(std::string_view bytes, Take take) {
+  constexpr std::string_view kMark = "=== ";
+  while (bytes.starts_with(kMark)) {
+    const std::size_t line = std::min(bytes.find('\n'), bytes.size());
+    const std::string_view name = bytes.substr(kMark.size(), line - std::min(line, kMark.size()));
+    bytes.remove_prefix(std::min(line + 1, bytes.size()));
+    const std::size_t end = std::min(bytes.find(kMark), bytes.size());
+    take(name, bytes.substr(0, end));
+    bytes.remove_prefix(end);
+  }
 }
 
 }  // namespace tapecache::testing

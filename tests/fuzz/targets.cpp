@@ -13,7 +13,8 @@ namespace tapecache::testing {
 std::span<const FuzzTarget> fuzz_targets() {
   static const std::vector<FuzzTarget> all = [] {
     std::vector<FuzzTarget> targets;
-    for (const auto& some : {tensor_targets(), text_targets(), folder_targets(), image_targets()}) {
+    for (const auto& some :
+         {tensor_targets(), text_targets(), tokenizer_targets(), folder_targets(), image_targets()}) {
       targets.insert(targets.end(), some.begin(), some.end());
     }
     return targets;
