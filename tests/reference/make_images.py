@@ -1,7 +1,7 @@
 """Makes the folder images/: pictures of every kind, what Pillow decodes and resizes them to, and what the image processors of
 transformers and the transform of OpenCLIP make of them.
 
-    pip install 'pillow<13' transformers torch torchvision open_clip_torch
+    pip install -r requirements.txt
     python make_images.py
 
 The processors are those that use Pillow; given a path they turn it as its EXIF orientation says, and convert it to RGB.

@@ -1,7 +1,7 @@
 """Makes the folders of cases/: small random models, saved as their own libraries save them, with what those libraries make
 of some inputs: representations, a loss, each of its gradients, and the losses of 20 steps of AdamW.
 
-    pip install transformers sentence-transformers open_clip_torch timm peft
+    pip install -r requirements.txt
     python make_references.py
 
 All is computed in f64 from weights that their file holds exactly. reference.safetensors has, beside it, the inputs.

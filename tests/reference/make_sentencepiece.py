@@ -1,8 +1,7 @@
 """Makes the folders of tokenizers/ that hold a model of SentencePiece alone, and what transformers makes of them.
 
-    pip install transformers sentencepiece protobuf
     make_sentencepiece.py write
-    make_sentencepiece.py compare BINARY
+    ./run reference sentencepiece, or make_sentencepiece.py compare BINARY
         compares 20,000 lines a kind, by larger models, with BINARY, a build's tests/tokenize_lines
 """
 

@@ -3,7 +3,7 @@
     make_tokenizers.py write
         rewrites tests/reference/tokenizers, which the suite `tokenizers` replays without Python; make_sentencepiece.py
         then adds folders to it
-    make_tokenizers.py compare BINARY [TOKENIZER ...]
+    ./run reference tokenizers, or make_tokenizers.py compare BINARY [TOKENIZER ...]
         compares 20,000 lines a tokenizer with BINARY, a build's tests/tokenize_lines, and times both on one thread
 
 It needs the packages of requirements.txt beside it, and the annotations of CLDR (Debian's unicode-cldr-core) and
