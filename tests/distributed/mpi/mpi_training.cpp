@@ -156,7 +156,7 @@ double largest_difference(const std::vector<Tensor>& left, const std::vector<Ten
     const std::vector<double> b = right[i].to(DType::kFloat64).to_vector<double>();
     for (std::size_t j = 0; j < a.size(); ++j) {
       const double difference = std::abs(a[j] - b[j]);
-      if (!(difference <= largest)) largest = difference;
+      if (std::isnan(difference) || difference > largest) largest = difference;
     }
   }
   return largest;
