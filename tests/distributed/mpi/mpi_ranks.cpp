@@ -75,7 +75,9 @@ void large() {
   const auto ranks = mpi_world(120s);
   Tensor values = Tensor::zeros({(std::int64_t{1} << 28) + 4097}, DType::kInt64);
   std::int64_t* const numbers = values.mutable_data<std::int64_t>();
-  const auto value = [](std::int64_t i) { return i * 0x9E3779B97F4A7C1 + 5; };
+  const auto value = [](std::int64_t i) {
+    return static_cast<std::int64_t>(static_cast<std::uint64_t>(i) * 0x9E3779B97F4A7C1u + 5);
+  };
   if (ranks->rank() == 0) {
     for (std::int64_t i = 0; i < values.numel(); ++i) numbers[i] = value(i);
   }
@@ -303,7 +305,10 @@ void starves(const std::string& when) {
   auto ranks = mpi_world(20s);
   ranks->barrier();
   const bool here = ranks->rank() == 1;
-  if (here) starved = true;
+  if (here) {
+    std::this_thread::sleep_for(1s);  // the others are through the barrier
+    starved = true;
+  }
   Tensor values = Tensor::zeros({3});
   if (when == "leave" && here) {
     ranks.reset();
