@@ -1,6 +1,7 @@
 #include "checks.h"
 
-#include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -256,22 +257,23 @@ BOOST_AUTO_TEST_CASE(ops_are_refused_in_bodies_of_parallel_for) {
         Tape tape;
         std::optional<Recording> recording;
         if (recorded) recording.emplace(tape);
-        std::vector<int> refused(static_cast<std::size_t>(blocks));
+        std::atomic<std::int64_t> refused{0};
         const auto body = [&](std::int64_t begin, std::int64_t end) {
           for (std::int64_t i = begin; i < end; ++i) {
             try {
               ops::scale(p, 2);
             } catch (const TapeError& e) {
-              const bool says_so = std::string(e.what()).starts_with("scale: called by a body of parallel_for");
-              refused[static_cast<std::size_t>(i)] = says_so;
+              refused += std::string(e.what()).starts_with("scale: called by a body of parallel_for");
             }
           }
         };
         parallel_for(blocks, 1, body);
-        BOOST_TEST(std::ranges::count(refused, 1) == blocks);
+        BOOST_TEST(refused == blocks);
         BOOST_TEST(tape.nodes().empty());
-        parallel_for(2, 1, [&](std::int64_t, std::int64_t) { parallel_for(blocks, 1, body); });
-        BOOST_TEST(std::ranges::count(refused, 1) == blocks);
+        parallel_for(2, 1, [&](std::int64_t begin, std::int64_t end) {
+          for (std::int64_t i = begin; i < end; ++i) parallel_for(blocks, 1, body);
+        });
+        BOOST_TEST(refused == 3 * blocks);
         ops::scale(p, 2);
         BOOST_TEST(tape.nodes().size() == (recorded ? 1u : 0u));
       }
