@@ -147,7 +147,9 @@ BOOST_AUTO_TEST_CASE(take_no_memory_of_the_process) {
     BOOST_TEST(ops::sum(file.tensors.at("a")).value().item() == 3.0 * static_cast<double>(size / 4));
     return anonymous_bytes() - before;
   };
+#if !defined(__SANITIZE_THREAD__)  // which keeps four bytes of its own for each that is read
   BOOST_TEST(grown(kMapped) < size / 8);
+#endif
   allocator().release_cache();
   BOOST_TEST(grown({}) > size / 2);
   const auto mappings = [] {
