@@ -96,6 +96,19 @@ class Walk {
 
   /// The first of the largest; a NaN is taken, so that it is not lost.
   std::int32_t best_token(const T* similarities, std::int64_t document) const {
+    if (!document_mask_) {
+      // Without branches, which no processor foresees here. A NaN is left to the loop below.
+      T largest = similarities[0];
+      std::int32_t first = 0;
+      bool ordered = largest == largest;
+      for (std::int32_t s = 1; s < m_.document_tokens; ++s) {
+        const T value = similarities[s];
+        first = value > largest ? s : first;
+        largest = value > largest ? value : largest;
+        ordered &= value == value;
+      }
+      if (ordered) return first;
+    }
     std::int64_t best = -1;
     for (std::int64_t s = 0; s < m_.document_tokens; ++s) {
       if (document_mask_ && !document_mask_[document * m_.document_tokens + s]) continue;
