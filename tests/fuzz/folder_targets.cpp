@@ -149,19 +149,20 @@ class ModelFolder {
 
 /// Representations of two texts and of an image; undefined where the model has none of them.
 std::vector<Tensor> encoded(const models::Pretrained& model) {
-  const auto found = [](const auto& encode) {
-    try {
-      return encode().value();
-    } catch (const ValueError&) {  // no end of a text, as CLIP's pooling needs it, or no such side at all
-    } catch (const ShapeError&) {  // another number of channels
-    }
-    return Tensor();
-  };
   const models::TokenBatch texts{Tensor::from({1, 2, 3, 4}, {2, 2})};
-  const std::int64_t side = std::min<std::int64_t>(model.info().image_size, 64);
-  return {found([&] { return model.encode(texts); }), found([&] {
-            return model.encode_images(Variable(Tensor::full({1, 3, side, side}, 0.5)));
-          })};
+  const std::int64_t side = model.info().image_size;
+  std::vector<Tensor> found(2);
+  if (model.encodes_texts()) {
+    try {
+      found[0] = model.encode(texts).value();
+    } catch (const ValueError&) {
+      require(model.encodes_images(), "a model of texts alone refuses texts");  // CLIP wants the end of a text
+    }
+  }
+  if (model.encodes_images() && side <= 64) {
+    found[1] = model.encode_images(Variable(Tensor::full({1, 3, side, side}, 0.5))).value();
+  }
+  return found;
 }
 
 /// What is taken can be used, saved, and loaded to the same bits.
