@@ -41,7 +41,8 @@ class ProgramCase(unittest.TestCase):
             csv.writer(file).writerows(rows)
 
     def run_program(self, *arguments, code: int = 0) -> subprocess.CompletedProcess:
-        done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True, timeout=600)
+        done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True,
+                              timeout=120 * int(os.environ.get("TAPECACHE_TIMEOUT_MULTIPLIER", "1")))
         self.assertEqual(done.returncode, code, f"{arguments}\n{done.stdout}{done.stderr}")
         return done
 

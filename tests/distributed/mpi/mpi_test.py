@@ -19,7 +19,7 @@ from launch import launch_command, launch_environment, launcher_of
 KIND, RANKS, TRAINING, CASES = "", "", "", ""
 LIMIT = 2  # seconds, of the program's failures
 SLACK = 20  # for starting, ending and a busy machine
-ENDS = 600  # for what is to end well, under a sanitizer too
+ENDS = 120 * int(os.environ.get("TAPECACHE_TIMEOUT_MULTIPLIER", "1"))  # for what is to end well
 # Cases of threads that every number of processes has too.
 ON_PROCESSES = """a_cached_step_is_that_of_one_process a_direct_step_is_that_of_one_process a_loss_scaler_is_that_of_one_process
     a_model_takes_any_share auxiliary_losses_are_means_over_all_samples every_loss_is_that_of_one_process
