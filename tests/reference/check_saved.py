@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 import open_clip
 import transformers
-from make_references import CLIP_TEXTS, SmallTimm, padded_whole, pictures
+from models.clip import CLIP_TEXTS, pictures
+from models.siglip import SmallTimm, padded_whole
 from peft import PeftModel
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
