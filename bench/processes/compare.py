@@ -1,10 +1,11 @@
 """Takes training steps in two processes of one thread, by MPI, in turn with one process of two threads, and records the ratio.
 
-    ./run bench processes [--rounds N] [--no-record] [arguments of bench_processes]
+    ./run bench processes [--rounds N] [--link-steps N] [--no-record] [arguments of bench_processes]
 
-What else the machine does falls on both sides of a round. Then takes steps as over a link of 1 Gbit/s, to see how much of the
-gradients' journey backward hides. Prints what bench_processes says of the last round, and puts
-"processes_2x1_over_1x2" into bench/results/<processor>.json, unless --batch, --chunk or --tiny asks for another step.
+What else the machine does falls on both sides of a round. Then takes steps as over a link of 1 Gbit/s, also of half the pairs
+in chunks of half the size, to see how much of the gradients' journey backward hides. Prints what bench_processes says of the
+last round, and puts "processes_2x1_over_1x2" and "reduction_hidden" into bench/results/<processor>.json, unless --batch, --chunk
+or --tiny asks for another step.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import results  # noqa: E402
 import table  # noqa: E402
 
 ANOTHER_STEP = ("--batch", "--chunk", "--tiny")
+HALF = ("--batch", "32", "--chunk", "8")
 
 
 def output_of(command, seconds):
@@ -48,10 +50,13 @@ def main():
     parser.add_argument("--launcher", required=True, help="command that starts two processes")
     parser.add_argument("--build", required=True)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=1, help="of a round (default: %(default)s)")
+    parser.add_argument("--link-steps", type=int, default=3, help="of each kind, as over a link (default: %(default)s)")
     parser.add_argument("--no-record", action="store_true")
     arguments, passed = parser.parse_known_args()
-    if not any(word.split("=")[0] == "--steps" for word in passed):
-        passed += ["--steps", "1"]
+    is_another = any(word.split("=")[0] in ANOTHER_STEP for word in passed)
+    over_link = [*passed, "--steps", str(arguments.link_steps)]
+    passed += ["--steps", str(arguments.steps)]
     pairs, said = [], ""
     for number in range(1, arguments.rounds + 1):
         alone = float(output_of([arguments.program, "--threads", "2", *passed], 300))
@@ -62,8 +67,13 @@ def main():
     ratio = statistics.median(two / one for two, one in pairs)
     print(f"{said.rstrip()}\nmedian of the ratios   {ratio:.3f}, of {len(pairs)} rounds", flush=True)
     slowed = [*shlex.split(arguments.launcher), arguments.program, "--threads", "1", "--link", "1000"]
-    print(output_of([*slowed, *passed], 600), end="", flush=True)
-    if arguments.no_record or any(word.split("=")[0] in ANOTHER_STEP for word in passed):
+    hidden = {}
+    for name, step in [("reduction_hidden", ())] + ([] if is_another else [("reduction_hidden_half", HALF)]):
+        said_of_link = output_of([*slowed, *over_link, *step], 1800)
+        print(said_of_link, end="", flush=True)
+        share, seconds = (float(field(rf"hidden +{pattern}", said_of_link)) for pattern in (r"([-0-9.]+)", r"\S+ of ([-0-9.]+)"))
+        hidden[name] = {"value": share, "seconds": seconds, "steps": arguments.link_steps}
+    if arguments.no_record or is_another:
         return
     figure = {"value": round(ratio, 4), "rounds": len(pairs),
               "seconds": statistics.median(two for two, _ in pairs),
@@ -71,7 +81,7 @@ def main():
               "bytes_over_least": float(field(r"least possible ([0-9.]+)", said))}
     here = processor.describe()
     path = results.FOLDER / f"{processor.slug(here)}.json"
-    results.record(path, here, {"processes_2x1_over_1x2": figure}, results.stamp_now(arguments.build))
+    results.record(path, here, {"processes_2x1_over_1x2": figure, **hidden}, results.stamp_now(arguments.build))
     table.write()
     print(f"recorded in {path}")
 
