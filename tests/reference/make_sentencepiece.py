@@ -14,7 +14,9 @@ from pathlib import Path
 import sentencepiece
 from transformers import AutoTokenizer
 
-from make_tokenizers import KEPT, annotations, digest, encoded, many_lines, small_rules
+from make_tokenizers import KEPT, digest, encoded
+from tokenizer_kinds import small_rules
+from tokenizer_lines import annotations, many_lines
 
 # By the folder: the file, what transformers is told, and how SentencePiece is trained.
 UNIGRAM = {"model_type": "unigram"}
