@@ -5,30 +5,20 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
-#include <cstdint>
-#include <deque>
 #include <functional>
-#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <vector>
 
+#include "tapecache/distributed/mpi/call_log.h"
 #include "tapecache/distributed/mpi/mpi_calls.h"
-#include "tapecache/distributed/mpi/notice.h"
+#include "tapecache/distributed/mpi/notice_box.h"
 
 #pragma GCC visibility push(hidden)
 
 namespace tapecache::distributed::detail {
-
-/// What a rank calls.
-struct Call {
-  const char* name = "";
-  std::string what;       ///< of its arguments that every rank's are alike
-  int to = -1;            ///< of send_receive
-  std::size_t bytes = 0;  ///< of send_receive
-};
 
 /// What is sent to one rank; to -1: nothing.
 struct Sent {
@@ -77,25 +67,6 @@ class Messenger {
   void transfer(const Sent& sent, const Received& received, bool even_empty = false);
 
  private:
-  /// A message that is under way.
-  struct Posted {
-    MPI_Request request = MPI_REQUEST_NULL;
-    std::unique_ptr<Notice> notice;
-  };
-  /// What this rank called, for who asks.
-  struct Made {
-    std::uint64_t number = 0;
-    std::uint64_t signature = 0;
-    Call call;
-  };
-  /// What another rank has answered.
-  struct Answer {
-    bool given = false;
-    std::uint64_t calls = 0;
-    bool in_call = false;
-    std::string last;
-  };
-
   void loop();
   void do_call(const std::function<void()>& work);
   void do_leave();
@@ -105,11 +76,6 @@ class Messenger {
   void tell_failure();
   void try_to_tell() noexcept;
   void take(const Notice& notice, int from);
-  void answer(const Notice& asked, int to);
-  void compare(const Notice& answered, int from);
-  void post(Notice notice, int to);
-  void tell_all(const Notice& notice);
-  void flush(Clock::time_point until);
   void ask(int rank);
   void throw_if_failed();
   /// The group has failed, as far as this rank knows first.
@@ -118,23 +84,14 @@ class Messenger {
   void abort_if_overdue();
 
   int rank_ = 0, size_ = 1, largest_tag_ = 0;
-  MPI_Comm data_ = MPI_COMM_NULL, control_ = MPI_COMM_NULL;
+  MPI_Comm data_ = MPI_COMM_NULL;
   const bool serves_idle_;
   const std::chrono::milliseconds limit_;
 
   // Of the communication thread.
   std::vector<std::byte> pieces_[2];
-  // There from the start, since it may be memory that the group fails for.
-  std::unique_ptr<Notice> last_words_ = std::make_unique<Notice>();
-  std::vector<MPI_Request> last_words_sent_;
-  std::deque<Posted> posted_;
-  std::deque<Made> made_;
-  std::vector<Answer> answers_;
-  std::vector<std::int64_t> left_after_;  // calls; -1: has not left
-  std::uint64_t calls_ = 0;
-  bool in_call_ = false;
-  int expected_from_ = -1;  // of send_receive
-  std::size_t expected_ = 0;
+  NoticeBox notices_;
+  CallLog log_;
   Clock::time_point deadline_;
 
   mutable std::mutex mutex_;
