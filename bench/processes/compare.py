@@ -3,9 +3,9 @@
     ./run bench processes [--rounds N] [--link-steps N] [--no-record] [arguments of bench_processes]
 
 What else the machine does falls on both sides of a round. Then takes steps as over a link of 1 Gbit/s, also of half the pairs
-in chunks of half the size, to see how much of the gradients' journey backward hides. Prints what bench_processes says of the
-last round, and puts "processes_2x1_over_1x2" and "reduction_hidden" into bench/results/<processor>.json, unless --batch, --chunk
-or --tiny asks for another step.
+in chunks of half the size, to see how much of the gradients' journey backward hides. Prints what bench_processes says of
+the last round, and puts "processes_2x1_over_1x2", "reduction_hidden" and "reduction_hidden_half" into
+bench/results/<processor>.json, unless --batch, --chunk or --tiny asks for another step.
 """
 
 import argparse
@@ -71,8 +71,8 @@ def main():
     for name, step in [("reduction_hidden", ())] + ([] if is_another else [("reduction_hidden_half", HALF)]):
         said_of_link = output_of([*slowed, *over_link, *step], 1800)
         print(said_of_link, end="", flush=True)
-        share, seconds = (float(field(rf"hidden +{pattern}", said_of_link)) for pattern in (r"([-0-9.]+)", r"\S+ of ([-0-9.]+)"))
-        hidden[name] = {"value": share, "seconds": seconds, "steps": arguments.link_steps}
+        hidden[name] = {"value": float(field(r"hidden +([-0-9.]+)", said_of_link)),
+                        "seconds": float(field(r"hidden +\S+ of ([-0-9.]+)", said_of_link)), "steps": arguments.link_steps}
     if arguments.no_record or is_another:
         return
     figure = {"value": round(ratio, 4), "rounds": len(pairs),
