@@ -1,4 +1,7 @@
-"""How ranks are started here: more than there are cores, on this machine alone, by root too."""
+"""How ranks are started here: more than there are cores, on this machine alone, by root too.
+
+By the MPI's own launcher, or by SLURM's where TAPECACHE_TEST_LAUNCHER is srun.
+"""
 
 import os
 import shutil
@@ -6,11 +9,20 @@ import shutil
 LAUNCHERS = {"openmpi": ("mpiexec.openmpi", "mpiexec"), "mpich": ("mpiexec.mpich", "mpiexec.hydra", "mpiexec")}
 
 
+def is_slurm() -> bool:
+    return os.environ.get("TAPECACHE_TEST_LAUNCHER") == "srun"
+
+
 def launcher_of(kind: str) -> "str | None":
+    if is_slurm():
+        return shutil.which("srun")
     return next(filter(None, map(shutil.which, LAUNCHERS[kind])), None)
 
 
 def launch_command(kind: str, ranks: int, transport: str = "memory") -> "list[str]":
+    if is_slurm():
+        interface = {"openmpi": "pmix", "mpich": "pmi2"}[kind]
+        return [launcher_of(kind), f"--mpi={interface}", "--kill-on-bad-exit=1", "--overcommit", "-n", str(ranks)]
     if kind == "mpich":
         return [launcher_of(kind), "-launcher", "fork", "-n", str(ranks)]
     layers = "self,tcp" if transport == "network" else "self,vader"
