@@ -44,19 +44,7 @@ def field(pattern, text):
     return found[1]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--program", required=True)
-    parser.add_argument("--launcher", required=True, help="command that starts two processes")
-    parser.add_argument("--build", required=True)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1, help="of a round (default: %(default)s)")
-    parser.add_argument("--link-steps", type=int, default=3, help="of each kind, as over a link (default: %(default)s)")
-    parser.add_argument("--no-record", action="store_true")
-    arguments, passed = parser.parse_known_args()
-    is_another = any(word.split("=")[0] in ANOTHER_STEP for word in passed)
-    over_link = [*passed, "--steps", str(arguments.link_steps)]
-    passed += ["--steps", str(arguments.steps)]
+def compare_rounds(arguments, passed):
     pairs, said = [], ""
     for number in range(1, arguments.rounds + 1):
         alone = float(output_of([arguments.program, "--threads", "2", *passed], 300))
@@ -66,22 +54,42 @@ def main():
         print(f"round {number}: {pairs[-1][0]:.3f} s in two processes, {alone:.3f} s in one", flush=True)
     ratio = statistics.median(two / one for two, one in pairs)
     print(f"{said.rstrip()}\nmedian of the ratios   {ratio:.3f}, of {len(pairs)} rounds", flush=True)
+    return {"value": round(ratio, 4), "rounds": len(pairs),
+            "seconds": statistics.median(two for two, _ in pairs),
+            "alone_seconds": statistics.median(one for _, one in pairs),
+            "bytes_over_least": float(field(r"least possible ([0-9.]+)", said))}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--program", required=True)
+    parser.add_argument("--launcher", required=True, help="command that starts two processes")
+    parser.add_argument("--build", required=True)
+    parser.add_argument("--rounds", type=int, default=3, help="0: only those over a link (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=1, help="of a round (default: %(default)s)")
+    parser.add_argument("--link-steps", type=int, default=3, help="of each kind, as over a link (default: %(default)s)")
+    parser.add_argument("--no-record", action="store_true")
+    arguments, passed = parser.parse_known_args()
+    is_another = any(word.split("=")[0] in ANOTHER_STEP for word in passed)
+    over_link = [*passed, "--steps", str(arguments.link_steps)]
+    passed += ["--steps", str(arguments.steps)]
+    figures = {}
+    if arguments.rounds > 0:
+        figures["processes_2x1_over_1x2"] = compare_rounds(arguments, passed)
     slowed = [*shlex.split(arguments.launcher), arguments.program, "--threads", "1", "--link", "1000"]
-    hidden = {}
     for name, step in [("reduction_hidden", ())] + ([] if is_another else [("reduction_hidden_half", HALF)]):
-        said_of_link = output_of([*slowed, *over_link, *step], 1800)
-        print(said_of_link, end="", flush=True)
-        hidden[name] = {"value": float(field(r"hidden +([-0-9.]+)", said_of_link)),
-                        "seconds": float(field(r"hidden +\S+ of ([-0-9.]+)", said_of_link)), "steps": arguments.link_steps}
+        said = output_of([*slowed, *over_link, *step], 1800)
+        print(said, end="", flush=True)
+        figures[name] = {"value": float(field(r"hidden +([-0-9.]+)", said)),
+                         "journey_seconds": float(field(r"journey +([0-9.]+)", said)),
+                         "seconds": float(field(r"([0-9.]+) beside", said)),
+                         "seconds_after": float(field(r"([0-9.]+) with it after", said)),
+                         "seconds_without": float(field(r"([0-9.]+) without", said)), "steps": arguments.link_steps}
     if arguments.no_record or is_another:
         return
-    figure = {"value": round(ratio, 4), "rounds": len(pairs),
-              "seconds": statistics.median(two for two, _ in pairs),
-              "alone_seconds": statistics.median(one for _, one in pairs),
-              "bytes_over_least": float(field(r"least possible ([0-9.]+)", said))}
     here = processor.describe()
     path = results.FOLDER / f"{processor.slug(here)}.json"
-    results.record(path, here, {"processes_2x1_over_1x2": figure, **hidden}, results.stamp_now(arguments.build))
+    results.record(path, here, figures, results.stamp_now(arguments.build))
     table.write()
     print(f"recorded in {path}")
 

@@ -78,35 +78,47 @@ void describe(const Options& options, const Wrapped& ranks) {
 }
 
 /// How much of what gradients take over a link is hidden behind backward: of steps with them, in turn, beside it and
-/// after it, and without.
+/// after it, the seconds from the end of backward until all are added. What else both sides do costs time too, so that
+/// it prints seconds of whole steps as well, and of some without gradients' journey.
 void measure_link(const Options& options, Wrapped& ranks) {
   gradcache::ReductionOptions reduction;
+  Clock::time_point backward_ended;
   train_step::Setting setting;
   setting.communicator = &ranks;
   setting.reduction = &reduction;
+  setting.observer = [&](const gradcache::Progress& progress) {
+    if (progress.phase == gradcache::Progress::Phase::kBackward) backward_ended = Clock::now();
+  };
   train_step::Training training = make_training(options, setting);
-  std::vector<double> without, after, beside;
+  struct Seconds {
+    std::vector<double> step, seen;
+  };
+  Seconds without, after, beside;
   const processes::Link link{options.link * 1e6 / 8, options.latency * 1e-6};
   for (std::int64_t step = 0; step <= options.steps; ++step) {
-    const auto take = [&](std::vector<double>& seconds, bool carries_gradients, bool overlap) {
+    const auto take = [&](Seconds& seconds, bool carries_gradients, bool overlap) {
       ranks.link = link;
       ranks.link.carries_gradients = carries_gradients;
       reduction.overlap = overlap;
       ranks.barrier();
       const double taken = seconds_of_step(training);
-      if (step > 0) seconds.push_back(taken);  // one warms up
+      if (step == 0) return;  // it warms up
+      seconds.step.push_back(taken);
+      seconds.seen.push_back(std::chrono::duration<double>(ranks.reduced_at - backward_ended).count());
     };
     take(without, false, true);
     take(after, true, false);
     take(beside, true, true);
   }
   if (ranks.rank() != 0) return;
-  const double least = median(without), whole = median(after) - least, seen = median(beside) - least;
   describe(options, ranks);
   fmt::print("link                  {:.0f} Mbit/s, {:.0f} µs a message\n", options.link, options.latency);
   fmt::print("seconds a step        {:.3f} without gradients' journey, {:.3f} with it after backward, {:.3f} beside\n",
-             least, median(after), median(beside));
-  fmt::print("hidden                {:.3f} of {:.3f} s\n", 1 - seen / whole, whole);
+             median(without.step), median(after.step), median(beside.step));
+  const double whole = median(after.seen), seen = std::max(0.0, median(beside.seen));
+  fmt::print("gradients' journey    {:.3f} s when it is after backward, {:.3f} s of it when it is beside\n", whole,
+             seen);
+  fmt::print("hidden                {:.3f}\n", 1 - seen / whole);
 }
 
 int run(const Options& options) {

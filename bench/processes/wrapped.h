@@ -29,6 +29,8 @@ class Wrapped final : public Communicator {
   Link link;
   /// Of more bytes than go into the messages that ranks agree by.
   int large_gathers = 0, large_reductions = 0, small_calls = 0;
+  /// When the last large all-reduce ended. Written by the thread that makes the calls, and read when it has ended.
+  std::chrono::steady_clock::time_point reduced_at;
 
  private:
   static constexpr std::size_t kLarge = 4096;
@@ -61,6 +63,7 @@ class Wrapped final : public Communicator {
     if (!link.carries_gradients && is_large(values)) return;
     inner_.all_reduce(values, reduction);
     travel_round(2, values);
+    if (is_large(values)) reduced_at = std::chrono::steady_clock::now();
   }
   void do_broadcast(Tensor& values, int root) override {
     ++small_calls;

@@ -159,6 +159,7 @@ class ClipWorkload : public Workload {
     gradcache::StepOptions options{.cut = gradcache::MemoryPlan{{chunk_, chunk_}, kKeptChunks},
                                    .autocast = setting_.precision,
                                    .device = setting_.device,
+                                   .observer = setting_.observer,
                                    .communicator = setting_.communicator};
     if (setting_.reduction != nullptr) options.reduction = *setting_.reduction;
     return gradcache::cached_step(

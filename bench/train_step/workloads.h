@@ -37,6 +37,7 @@ struct Setting {
   tapecache::Device device = tapecache::Device::cpu();
   tapecache::distributed::Communicator* communicator = nullptr;       ///< of cached CLIP
   const tapecache::gradcache::ReductionOptions* reduction = nullptr;  ///< read in each step; null: as it is by itself
+  std::function<void(const tapecache::gradcache::Progress&)> observer = {};  ///< of cached CLIP
 };
 
 /// All names for the host, in the order they are measured.
